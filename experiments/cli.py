@@ -1,0 +1,70 @@
+"""The command: ``layerscope probe ...``, ``layerscope demo``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.config import ProbeConfig, add_options, from_arguments
+
+_EPILOG = """examples:
+  layerscope demo
+  layerscope probe --model openai-community/gpt2 --corpus en_ewt-ud-train.conllu --dev en_ewt-ud-dev.conllu \\
+      --test en_ewt-ud-test.conllu --property upos --property deprel --limit-sentences 3000 --out runs/gpt2
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 2 bad input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="layerscope",
+        description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    probe = commands.add_parser("probe", help="probe every layer for properties of an annotated corpus")
+    add_options(probe, ProbeConfig)
+    demo = commands.add_parser("demo", help="the same study on an embedded model and corpus, in about two minutes")
+    demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    if given.version:
+        from experiments.results import versions
+
+        print(f"layerscope {versions()['layerscope']}")
+        return 0
+    if given.command is None:
+        parser.print_help()
+        return 2
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    return _guarded(given)
+
+
+def _guarded(given: argparse.Namespace) -> int:
+    """Run the command; what the user can mend is one line, and a Ctrl-C says how to go on."""
+    from experiments.layerwise import demo_config, run
+    from experiments.screen import show
+
+    try:
+        config = demo_config(given.out) if given.command == "demo" else from_arguments(ProbeConfig, given)
+        results = run(config)
+        show(results, config.out)
+    except (ValueError, LookupError, OSError) as error:
+        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        print(f"layerscope: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("layerscope: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

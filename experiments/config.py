@@ -1,0 +1,97 @@
+"""What a run is told: frozen dataclasses whose fields carry their help; the command line is read from them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def option(text: str, default: Any = MISSING, **more: Any) -> Any:
+    """A field with its help text; without a default it is required."""
+    metadata = {"help": text, **more}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A layer-wise probing study."""
+
+    model: str = option("hub id, local folder or GGUF file", metavar="M")
+    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
+    property: tuple[str, ...] = option("what to read: upos, deprel, feats:Number, depth, arc:deprel, ... (repeatable)")
+    out: Path = option("the run's folder", metavar="DIR")
+    dev: Path | None = option("sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE")
+    test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
+    site: str = option("what to read at every layer: a site's name or a glob", "hook_resid_post")
+    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
+    control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
+    random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
+    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens a batch", 4096)
+    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
+    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("everything random comes from it", 0)
+    keep_features: bool = option("keep the features on disk when the run is done", False)
+    trust_remote_code: bool = option("run model code that comes with the weights", False)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Give a parser one option for each field."""
+    hints = typing.get_type_hints(config)
+    for item in dataclasses.fields(config):
+        flag = "--" + item.name.replace("_", "-")
+        kind, several = _kind(hints[item.name])
+        more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
+        text = item.metadata["help"]
+        if kind is bool:
+            parser.add_argument(flag, action="store_true", help=text)
+            continue
+        required = item.default is MISSING
+        if not required and item.default not in (None, ()):
+            text += f" (default: {item.default})"
+        action = "append" if several else "store"
+        parser.add_argument(flag, type=kind, required=required, action=action, help=text, **more)
+
+
+def from_arguments(config: type, arguments: argparse.Namespace) -> Any:
+    """The configuration that a parsed command line gives; options not given keep their defaults."""
+    given = {}
+    for item in dataclasses.fields(config):
+        value = getattr(arguments, item.name)
+        if value is not None:
+            given[item.name] = tuple(value) if isinstance(value, list) else value
+    return config(**given)
+
+
+def as_command(name: str, config: Any) -> str:
+    """The command line that gives this configuration again."""
+    import shlex
+
+    words = ["layerscope", name]
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if value == item.default:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        values: Sequence[Any] = value if isinstance(value, tuple) else (value,)
+        for one in values:
+            words += [flag] if one is True else [flag, str(one)]
+    return shlex.join(words)
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """(type of one value, whether several may be given)."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return typing.get_args(hint)[0], True
+    if origin in (types.UnionType, typing.Union):
+        return next(a for a in typing.get_args(hint) if a is not type(None)), False
+    return hint, False

@@ -1,0 +1,409 @@
+"""One layer's probes scored, and all layers summed up: scores with intervals, controls, baselines, mistakes, findings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.config import ProbeConfig
+from experiments.corpus import Corpus
+from experiments.tasks import Part, Split, Task
+from hooks import Site
+from probes import controls, evaluation
+from probes.evaluation import ClusterBootstrap, Interval
+from probes.linear import RIDGE_L2, ridge_many
+from probes.solver import DEFAULT_L2, Design, fit_many
+
+N_ERRORS = 50
+N_CONFUSIONS = 30
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One property at one site: what its probe said on the test items, and what stands beside it.
+
+    `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
+    that the interval of the selectivity needs; `random_model` the mean over the random-weight models.
+    """
+
+    property: str
+    site: str
+    predicted: list[Any]
+    confidence: list[float]
+    l2: float
+    converged: bool
+    gradient_norm: float
+    control: list[float]
+    control_values: list[float]
+    control_converged: bool
+    random_model: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept of an unfinished run."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Cell:
+        """The cell again."""
+        return cls(**record)
+
+
+def score_cell(
+    site: str, tasks: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+) -> list[Cell]:
+    """Probe every property at one site.
+
+    Args:
+        features: the model's, then those of each random-weight model.
+
+    Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
+    the same probe.
+    """
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((task.key, task.property.kind), []).append(task)
+    found: dict[str, Cell] = {}
+    for group in groups.values():
+        numbers = group[0].property.kind == "number"
+        cells = _number_cells(site, group, features, config) if numbers else _class_cells(site, group, features, config)
+        found |= {cell.property: cell for cell in cells}
+    return [found[task.property.name] for task in tasks]
+
+
+def _class_cells(
+    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+) -> list[Cell]:
+    labels = {task.property.name: task.parts for task in group}
+    train = {name: parts["train"].labels for name, parts in labels.items()}
+    dev = {name: parts["dev"].labels for name, parts in labels.items()}
+    path = config.l2 or DEFAULT_L2
+
+    random_scores: dict[str, list[float]] = {name: [] for name in labels}
+    for values in features[1:]:
+        design = Design(group[0].vectors(values, "train"), device=config.device)
+        fits = fit_many(design, train, path, dev=(group[0].vectors(values, "dev"), dev))
+        test = group[0].vectors(values, "test")
+        for name, fit in fits.items():
+            random_scores[name].append(evaluation.accuracy(labels[name]["test"].labels, fit.predict(test)))
+
+    design = Design(group[0].vectors(features[0], "train"), device=config.device)
+    test = group[0].vectors(features[0], "test")
+    fits = fit_many(design, train, path, dev=(group[0].vectors(features[0], "dev"), dev))
+    by_penalty: dict[float, dict[tuple[str, int], np.ndarray]] = {}
+    for name, fit in fits.items():
+        part = labels[name]["train"]
+        for seed in range(config.control_seeds):
+            drawn = controls.control_labels(part.types, part.labels, config.seed + seed)
+            if len(set(drawn)) > 1:
+                by_penalty.setdefault(fit.l2, {})[name, seed] = drawn
+    control_fits = {}
+    for l2, targets in by_penalty.items():
+        solved = fit_many(design, {f"{name}\n{seed}": drawn for (name, seed), drawn in targets.items()}, l2)
+        control_fits |= {key: solved[f"{key[0]}\n{key[1]}"] for key in targets}
+
+    cells = []
+    for name, fit in fits.items():
+        parts = labels[name]
+        right = []
+        for seed in range(config.control_seeds):
+            if (name, seed) in control_fits:
+                gold = controls.control_labels(parts["test"].types, parts["train"].labels, config.seed + seed)
+                right.append(gold == control_fits[name, seed].predict(test))
+        probability = fit.predict_proba(test)
+        cells.append(
+            Cell(
+                property=name,
+                site=site,
+                predicted=[str(p) for p in fit.predict(test)],
+                confidence=[round(float(p), 4) for p in np.asarray(probability).max(axis=1)],
+                l2=fit.l2,
+                converged=bool(fit.converged),
+                gradient_norm=float(fit.gradient_norm),
+                control=[float(r.mean()) for r in right],
+                control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
+                control_converged=all(control_fits[k].converged for k in control_fits if k[0] == name),
+                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+            )
+        )
+    return cells
+
+
+def _number_cells(
+    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+) -> list[Cell]:
+    parts = {task.property.name: task.parts for task in group}
+    train = {name: p["train"].labels for name, p in parts.items()}
+    dev = {name: p["dev"].labels for name, p in parts.items()}
+    path = config.l2 or RIDGE_L2
+    random_scores: dict[str, list[float]] = {name: [] for name in parts}
+    fits: dict[str, Any] = {}
+    for values in reversed(features):  # the model itself comes last, so that its fits stay
+        x, x_dev, x_test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
+        fits = ridge_many(x, train, path, dev=(x_dev, dev))
+        if values is not features[0]:
+            for name, fit in fits.items():
+                random_scores[name].append(_r2(parts[name]["test"].labels, fit.predict(x_test)))
+    x, x_test = group[0].vectors(features[0], "train"), group[0].vectors(features[0], "test")
+    cells = []
+    for name, fit in fits.items():
+        p = parts[name]
+        scores = []
+        for seed in range(config.control_seeds):
+            draw = {s: controls.control_numbers(p[s].types, p["train"].labels, config.seed + seed) for s in ("train", "test")}
+            control = ridge_many(x, {"control": draw["train"]}, fit.l2)["control"]
+            scores.append(_r2(draw["test"], control.predict(x_test)))
+        cells.append(
+            Cell(
+                property=name,
+                site=site,
+                predicted=[float(v) for v in fit.predict(x_test)],
+                confidence=[],
+                l2=float(fit.l2),
+                converged=True,  # a closed form
+                gradient_norm=0.0,
+                control=scores,
+                control_values=[],
+                control_converged=True,
+                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+            )
+        )
+    return cells
+
+
+def _r2(gold: np.ndarray, predicted: np.ndarray) -> float:
+    return float(evaluation.r2_of_sums(evaluation.r2_columns(gold, np.asarray(predicted)).sum(0)))
+
+
+def summarise(
+    cells: Sequence[Cell], tasks: Sequence[Task], splits: dict[str, dict[Split, Corpus]], config: ProbeConfig
+) -> dict[str, Any]:
+    """Everything that ``results.json`` says beside its provenance."""
+    results: dict[str, Any] = {
+        k: [] for k in ("records", "classes", "errors", "confused", "comparisons", "notes", "findings")
+    }
+    for task in tasks:
+        own = [cell for cell in cells if cell.property == task.property.name]
+        part = _summarise_property(own, task, splits[task.property.name]["test"], config)
+        for key, values in part.items():
+            results[key] += values
+    if config.control_seeds == 0:
+        results["notes"].append({"kind": "skipped", "text": "control tasks skipped: selectivity is not supported"})
+    if config.random_models == 0:
+        results["notes"].append(
+            {"kind": "skipped", "text": "random-weight model skipped: the comparison with it is not supported"}
+        )
+    return results
+
+
+def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, config: ProbeConfig) -> dict[str, list[Any]]:
+    train, test = task.parts["train"], task.parts["test"]
+    numbers = task.property.kind == "number"
+    boot = ClusterBootstrap(test.clusters, seed=config.seed)
+    known = set(train.types)
+    seen = np.array([t in known for t in test.types])
+    base = _baselines(task)
+    columns = [_columns(cell, test, numbers) for cell in cells]
+    score_of = evaluation.r2_of_sums if numbers else _mean_of_sums
+    replicates = np.column_stack([score_of(boot.sums(c)) for c in columns])
+    scores = [float(score_of(c.sum(0))) for c in columns]
+    is_best, p_worse = evaluation.best_set(scores, replicates)
+
+    records = []
+    for i, cell in enumerate(cells):
+        score = evaluation.interval(scores[i], replicates[:, i])
+        control = float(np.mean(cell.control)) if cell.control else None
+        selectivity: Interval | None = None
+        if cell.control_values:
+            selectivity = boot.mean(columns[i][:, 0] - np.array(cell.control_values))
+        macro = _macro_f1(cell, test, boot) if not numbers else None
+        records.append(
+            {
+                "site": cell.site,
+                "layer": layer_of(cell.site, i),
+                "property": task.property.name,
+                "level": task.property.level,
+                "kind": task.property.kind,
+                "metric": "r2" if numbers else "accuracy",
+                "score": score.value,
+                "low": score.low,
+                "high": score.high,
+                "control": control,
+                "control_scores": cell.control,
+                "selectivity": None if control is None else score.value - control,
+                "selectivity_low": selectivity.low if selectivity else None,
+                "selectivity_high": selectivity.high if selectivity else None,
+                **base,
+                "embedding": scores[0],
+                "random_model": cell.random_model,
+                "score_seen": float(score_of(columns[i][seen].sum(0))) if seen.sum() > 1 else None,
+                "score_unseen": float(score_of(columns[i][~seen].sum(0))) if (~seen).sum() > 1 else None,
+                "n_seen": int(seen.sum()),
+                "n_unseen": int((~seen).sum()),
+                "macro_f1": macro.value if macro else None,
+                "macro_f1_low": macro.low if macro else None,
+                "macro_f1_high": macro.high if macro else None,
+                "n_train": len(train),
+                "n_dev": len(task.parts["dev"]),
+                "n_test": len(test),
+                "n_classes": None if numbers else len(set(train.labels)),
+                "l2": cell.l2,
+                "converged": cell.converged,
+                "gradient_norm": cell.gradient_norm,
+                "best": bool(is_best[i]),
+                "p_worse": p_worse[i],
+            }
+        )
+    comparisons = [
+        {
+            "property": task.property.name,
+            "layer_a": records[c.a]["layer"],
+            "layer_b": records[c.b]["layer"],
+            "difference": c.difference.value,
+            "low": c.difference.low,
+            "high": c.difference.high,
+            "p_holm": c.p,
+        }
+        for c in evaluation.compare_pairs(scores, replicates)
+    ]
+    top = int(np.argmax(scores))
+    return {
+        "records": records,
+        "comparisons": comparisons,
+        "classes": [] if numbers else [row for cell, r in zip(cells, records, strict=True) for row in _classes(cell, r, test)],
+        "errors": [] if numbers else _errors(cells[top], records[top], task, corpus),
+        "confused": [] if numbers else _confused(cells[top], test),
+        "notes": _notes(cells, task, config),
+        "findings": [{"property": task.property.name, "text": finding(records)}],
+    }
+
+
+def layer_of(site: str, place: int) -> int:
+    """0 for the embedding layer, k + 1 for anything in block k; the place in the list for raw modules."""
+    if place == 0:
+        return 0
+    layer = Site(site).layer
+    return place if layer is None else layer + 1
+
+
+def _mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def _columns(cell: Cell, test: Part, numbers: bool) -> Float[np.ndarray, "n k"]:
+    if numbers:
+        return evaluation.r2_columns(test.labels, np.array(cell.predicted))
+    right = np.array([str(g) for g in test.labels], dtype=object) == np.array(cell.predicted, dtype=object)
+    return np.column_stack([right.astype(float), np.ones(len(test))])
+
+
+def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
+    gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
+    classes = sorted({*gold, *predicted})
+    return boot.statistic(evaluation.confusion_columns(gold, predicted, classes), evaluation.macro_f1_of_sums)
+
+
+def _baselines(task: Task) -> dict[str, float]:
+    train, test = task.parts["train"], task.parts["test"]
+    if task.property.kind == "number":
+        flat = np.full(len(test), float(np.mean(train.labels)))
+        by_type = controls.type_mean(train.types, train.labels, test.types)
+        return {"majority": _r2(test.labels, flat), "type_majority": _r2(test.labels, by_type)}
+    by_type = controls.type_majority(train.types, train.labels, test.types)
+    return {
+        "majority": float(np.mean(test.labels == controls.majority(train.labels))),
+        "type_majority": evaluation.accuracy(test.labels, by_type),
+    }
+
+
+def _classes(cell: Cell, record: dict[str, Any], test: Part) -> list[dict[str, Any]]:
+    gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
+    head = {"property": cell.property, "site": cell.site, "layer": record["layer"]}
+    return [{**head, **row} for row in evaluation.per_class(gold, predicted)]
+
+
+def _errors(cell: Cell, record: dict[str, Any], task: Task, corpus: Corpus) -> list[dict[str, Any]]:
+    test = task.parts["test"]
+    wrong = [i for i in range(len(test)) if str(test.labels[i]) != cell.predicted[i]]
+    wrong.sort(key=lambda i: -cell.confidence[i])
+    rows = []
+    for i in wrong[:N_ERRORS]:
+        sentence = corpus.sentences[test.clusters[i]]
+        rows.append(
+            {
+                "property": cell.property,
+                "site": cell.site,
+                "layer": record["layer"],
+                "sentence_id": sentence.id,
+                "words": [w.form for w in sentence.words],
+                "index": int(test.words[i]) if test.words[i] >= 0 else None,
+                "gold": str(test.labels[i]),
+                "predicted": cell.predicted[i],
+                "confidence": cell.confidence[i],
+            }
+        )
+    return rows
+
+
+def _confused(cell: Cell, test: Part) -> list[dict[str, Any]]:
+    counts: dict[tuple[str, str], int] = {}
+    for gold, predicted in zip(test.labels, cell.predicted, strict=True):
+        if str(gold) != predicted:
+            counts[str(gold), predicted] = counts.get((str(gold), predicted), 0) + 1
+    top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:N_CONFUSIONS]
+    return [{"property": cell.property, "gold": g, "predicted": p, "count": n} for (g, p), n in top]
+
+
+def _notes(cells: Sequence[Cell], task: Task, config: ProbeConfig) -> list[dict[str, str]]:
+    notes = []
+    name = task.property.name
+    late = [c.site for c in cells if not c.converged]
+    if late:
+        notes.append({"kind": "warning", "text": f"{name}: probes not converged at {', '.join(late)}"})
+    late = [c.site for c in cells if not c.control_converged]
+    if late:
+        notes.append({"kind": "warning", "text": f"{name}: control probes not converged at {', '.join(late)}"})
+    if config.control_seeds and any(len(c.control) < config.control_seeds for c in cells):
+        notes.append({"kind": "skipped", "text": f"{name}: some control tasks drew one class only and were left out"})
+    if task.property.kind == "class":
+        absent = sorted({str(v) for v in task.parts["test"].labels} - {str(v) for v in task.parts["train"].labels})
+        if absent:
+            count = sum(str(v) in absent for v in task.parts["test"].labels)
+            notes.append(
+                {
+                    "kind": "warning",
+                    "text": f"{name}: classes absent from training count as wrong: {', '.join(absent)} ({count} test items)",
+                }
+            )
+    elif config.control_seeds:
+        notes.append({"kind": "info", "text": f"{name}: selectivity of a number has no interval (R2 less the control's R2)"})
+    if task.property.level == "sentence":
+        notes.append({"kind": "info", "text": f"{name}: the control task keys on the sentence's first word"})
+    return notes
+
+
+def finding(records: Sequence[dict[str, Any]]) -> str:
+    """One paragraph in words, from the records of one property."""
+    top = max(records, key=lambda r: r["score"])
+    first = records[0]
+    names = ["the embeddings" if r["layer"] == 0 else f"layer {r['layer'] - 1}" for r in records if r["best"]]
+    where = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    metric = "R2" if top["metric"] == "r2" else "accuracy"
+    text = (
+        f"{top['property']} is decodable from the embeddings with {metric} {first['score']:.3f} and best at {where} "
+        f"({top['score']:.3f}, 95% {top['low']:.3f}-{top['high']:.3f}); the last layer has {records[-1]['score']:.3f}. "
+        f"The most frequent {'label' if metric == 'accuracy' else 'value'} of each word type gives {top['type_majority']:.3f}."
+    )
+    if top["selectivity"] is not None:
+        interval = ""
+        if top["selectivity_low"] is not None:
+            interval = f", 95% {top['selectivity_low']:.3f}-{top['selectivity_high']:.3f}"
+        text += f" Selectivity there is {top['selectivity']:.3f}{interval} (the control task reaches {top['control']:.3f})."
+    if top["random_model"] is not None:
+        text += f" The same layer of a random-weight model gives {top['random_model']:.3f}."
+    return text

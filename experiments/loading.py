@@ -1,0 +1,332 @@
+"""Models and tokenizers from a hub id, a folder or a GGUF file, with the hash of what was read."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class SubjectError(ValueError):
+    """A model, tokenizer or text that cannot be used as asked; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode with its tokenizer, where they came from, and what to know."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    weight_files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+def read_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    tokenizer: Any,
+    body_only: bool,
+    random_weights: int | None,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+) -> Loaded:
+    """Read a model and its tokenizer; see `experiments.subject.load` for the arguments.
+
+    Raises:
+        SubjectError: one line that says what was tried and what to do.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    gguf = _find_gguf(path)
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if gguf is not None:
+        source, where = str(gguf.parent), {"gguf_file": gguf.name}
+    elif path.is_dir():
+        source = str(path)
+        _require_safetensors(path, allow_pickle or random_weights is not None)
+    elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SubjectError(f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id")
+    else:
+        source = name
+        where["local_files_only"] = _offline()
+    silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
+    with silence, _quiet(), _one_line(name, bool(where.get("local_files_only"))):
+        return _read(
+            name, source, where, gguf, _as_dtype(dtype), device, tokenizer,
+            body_only, random_weights, allow_pickle,
+        )  # fmt: skip
+
+
+def _read(
+    name: str,
+    source: str,
+    where: dict[str, Any],
+    gguf: Path | None,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+    tokenizer: Any,
+    body_only: bool,
+    random_weights: int | None,
+    allow_pickle: bool,
+) -> Loaded:
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+
+    config = AutoConfig.from_pretrained(source, **where)
+    if tokenizer is None:
+        # AutoTokenizer would parse the whole GGUF header once more only to choose a class.
+        reader = AutoTokenizer if gguf is None else PreTrainedTokenizerFast
+        tokenizer = reader.from_pretrained(source, **where)
+    elif isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
+    auto = auto_class(config, body_only=body_only)
+    notes: list[str] = []
+    files: tuple[Path, ...] = ()
+    if random_weights is not None:
+        build = functools.partial(auto.from_config, config, trust_remote_code=where.get("trust_remote_code", False))
+        model = build_seeded(build, random_weights, dtype)
+        notes.append(f"weights freshly initialised with seed {random_weights}; none were read")
+    else:
+        extra = {} if gguf is not None else {"use_safetensors": None if allow_pickle else True}
+        model, info = auto.from_pretrained(
+            source, config=config, dtype=dtype, output_loading_info=True, **where, **extra
+        )
+        missing = sorted(info["missing_keys"])
+        needed = [key for key in missing if "pooler" not in key]
+        if needed:
+            raise SubjectError(
+                f"{name} lacks {len(needed)} of the weights that {type(model).__name__} needs "
+                f"(first: {needed[0]}): the checkpoint does not fit its config.json"
+            )
+        if missing:
+            notes.append(f"{len(missing)} pooler weights are absent and unused")
+        files = (gguf,) if gguf is not None else _weight_files(source)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
+
+
+def auto_class(config: Any, *, body_only: bool = False) -> Any:
+    """The transformers Auto class that builds what `config.architectures` names.
+
+    A head other than a language model's (a classifier, say) is left out: its body is built.
+    """
+    import transformers as t
+    from transformers.models.auto import modeling_auto as names
+
+    kind = config.model_type
+    architecture = (getattr(config, "architectures", None) or [None])[0]
+    encoder = kind in names.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
+    if body_only:
+        return t.AutoModelForTextEncoding if encoder and seq2seq else t.AutoModel
+
+    def offers(table: Any) -> bool:
+        known = table.get(kind, ())
+        return architecture in ((known,) if isinstance(known, str) else known)
+
+    if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        return t.AutoModelForCausalLM
+    masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if offers(masked) or (kind in masked and str(architecture).endswith("ForPreTraining")):
+        return t.AutoModelForMaskedLM
+    if offers(names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES):
+        return t.AutoModelForSeq2SeqLM
+    if encoder and str(architecture).endswith("EncoderModel"):
+        return t.AutoModelForTextEncoding
+    if architecture is None and kind in names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        # GGUF files name no class; what llama.cpp runs are language models.
+        return t.AutoModelForMaskedLM if kind in masked else t.AutoModelForCausalLM
+    return t.AutoModel
+
+
+def build_seeded(build: Any, seed: int, dtype: torch.dtype) -> Any:
+    """`build()` on the CPU under its own random stream: the global one is left where it was."""
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    return model.to(dtype).eval()
+
+
+def random_twin(model: Any, seed: int) -> Any:
+    """The same class and configuration with fresh weights, by the model's own init."""
+    if not hasattr(type(model), "_from_config"):
+        raise SubjectError(
+            f"{type(model).__name__} cannot be built from a configuration: expected a "
+            "transformers model; build the random one yourself and pass it to Subject"
+        )
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the twin holds plain tensors
+    attention = getattr(model.config, "_attn_implementation", None)
+    first = next(model.parameters())
+    build = functools.partial(type(model)._from_config, config, attn_implementation=attention)
+    return build_seeded(build, seed, first.dtype).to(first.device)
+
+
+def hash_files(files: Sequence[Path]) -> str:
+    """SHA-256 of one file's bytes, or of the files' hex digests in order when there are several."""
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def hash_tensors(model: nn.Module) -> str:
+    """SHA-256 over every entry of the state dict: name, dtype, shape and bytes, by name."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            continue
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()
+
+
+def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SubjectError(f"dtype {dtype!r} is not one of float32, bfloat16, float16, float64")
+    return found
+
+
+def _find_gguf(path: Path) -> Path | None:
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if path.is_dir() and not (path / "config.json").exists():
+        found = sorted(path.glob("*.gguf"))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise SubjectError(f"{path} holds {len(found)} GGUF files: name one, such as {found[0].name}")
+        raise SubjectError(f"no model in the folder {path}: expected config.json or a .gguf file")
+    return None
+
+
+def _require_safetensors(folder: Path, allow_pickle: bool) -> None:
+    if allow_pickle or any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise SubjectError(
+            f"{folder} holds pickled weights (.bin) and no .safetensors: convert them, or pass "
+            "allow_pickle=True if you trust where they come from"
+        )
+    raise SubjectError(f"no weights in the folder {folder}: expected .safetensors beside config.json")
+
+
+def _weight_files(source: str) -> tuple[Path, ...]:
+    folder = Path(source)
+    if not folder.is_dir():
+        from transformers.utils.hub import cached_file
+
+        config = cached_file(source, "config.json", local_files_only=True)
+        if config is None:
+            return ()
+        folder = Path(config).parent
+    for pattern in ("model*.safetensors", "*.safetensors", "*.bin"):
+        if found := sorted(folder.glob(pattern)):
+            return tuple(found)
+    return ()
+
+
+def _offline() -> bool:
+    """Whether the hub is out of reach, found at once rather than after a minute of retries."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return True
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return False
+    host = constants.ENDPOINT.split("//")[-1].split("/")[0]
+    try:
+        socket.getaddrinfo(host.split(":")[0], 443)
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _one_line(name: str, offline: bool) -> Iterator[None]:
+    """Give what transformers raises over many lines as one that says what to do."""
+    try:
+        yield
+    except SubjectError:
+        raise
+    except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        if offline:
+            raise SubjectError(
+                f"model {name!r} is neither a local path nor in the local hub cache, and the hub "
+                "cannot be reached: give a folder or a .gguf file, or connect once to fetch it"
+            ) from error
+        hint = "; pass trust_remote_code=True if you trust its code" if "remote" in first else ""
+        raise SubjectError(
+            f"model {name!r} could not be loaded ({type(error).__name__}: {first[:300]}){hint}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back transformers' own bars and reports while loading; problems are raised instead."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _quick_gguf() -> Iterator[None]:
+    """Let one GGUF load parse the header once and build its name table once.
+
+    transformers parses the whole header for the config and again for the weights, and builds the
+    same table of tensor names for each of several hundred modules: minutes for a small model.
+    The same functions are memoised here for the length of the load; nothing they return changes.
+    """
+    try:
+        import gguf
+        import numpy as np
+    except ImportError as error:
+        raise SubjectError("reading a GGUF file needs the package gguf: pip install gguf") from error
+
+    class Reader(gguf.GGUFReader):
+        # Slices of a plain array cost a tenth of slices of a memmap, and there are millions.
+        @property
+        def data(self) -> Any:
+            return self._array
+
+        @data.setter
+        def data(self, value: Any) -> None:
+            self._array = np.asarray(value)
+
+    found = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader = functools.cache(Reader)
+    gguf.get_tensor_name_map = functools.cache(found[1])
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = found

@@ -1,0 +1,249 @@
+"""The parts that every report is composed of; each is drawn by templates/parts/<kind>.html.j2.
+
+A report of another kind of run is another list of these parts: nothing here knows what a probe is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from markupsafe import Markup
+
+from .words import ABSENT, finite, general, interval, number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what is read, what it sorts by, and what adorns it."""
+
+    text: str
+    sort: float | str | None = None
+    note: str = ""
+    drawing: Markup | None = None
+    tone: str = ""
+    head: bool = False
+    bar: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The sort key as an attribute; empty sorts last."""
+        if self.sort is None:
+            return "" if self.text in ("", ABSENT) else self.text
+        return self.sort if isinstance(self.sort, str) else f"{self.sort:.6g}"
+
+    def style(self, numeric: bool) -> str:
+        """Classes of the cell's element."""
+        tone = self.tone if self.tone in ("strong", "code") else ""
+        return f"n {tone}".rstrip() if numeric else tone
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column: its name, whether it holds numbers, and a word of explanation."""
+
+    name: str
+    numeric: bool = True
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that scrolls inside its own frame and sorts by any column."""
+
+    kind: ClassVar[str] = "table"
+    uid: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    sortable: bool = True
+    tall: bool = False
+    compact: bool = False
+    copy: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs of plain text."""
+
+    kind: ClassVar[str] = "text"
+    paragraphs: Sequence[str]
+    lead: bool = False
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The few numbers to take home: (name, value, detail)."""
+
+    kind: ClassVar[str] = "stats"
+    items: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One chart: its wide and narrow form, and the key of what the pointer reads."""
+
+    uid: str
+    wide: Markup
+    caption: str
+    label: str
+    narrow: Markup | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawing, or several small ones abreast."""
+
+    kind: ClassVar[str] = "picture"
+    drawings: Sequence[Drawing]
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All pairs compared: the drawing, and the key of the data from which its table is made."""
+
+    kind: ClassVar[str] = "matrix"
+    uid: str
+    drawing: Markup
+    caption: str
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Parts that open on demand."""
+
+    kind: ClassVar[str] = "fold"
+    summary: str
+    parts: Sequence[Any]
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A table whose numbers belong to one of several layers, chosen by name."""
+
+    kind: ClassVar[str] = "choice"
+    uid: str
+    label: str
+    options: Sequence[str]
+    chosen: int
+    table: Table
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A sentence with one word marked: what it is and what was said of it."""
+
+    before: str
+    word: str
+    after: str
+    gold: str
+    predicted: str
+    confidence: str
+    source: str
+    where: str
+
+    @property
+    def pair(self) -> str:
+        """The confusion that this mistake is one of."""
+        return f"{self.gold} → {self.predicted}"
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Confident mistakes as sentences, to be narrowed to one confusion."""
+
+    kind: ClassVar[str] = "mistakes"
+    uid: str
+    rows: Sequence[Mistake]
+    pairs: Sequence[tuple[str, int]]
+    first: int = 10
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a reader must know before believing: (badge, tone, text)."""
+
+    kind: ClassVar[str] = "notes"
+    rows: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Names and values: (name, value, whether it is code)."""
+
+    kind: ClassVar[str] = "pairs"
+    title: str
+    rows: Sequence[tuple[str, str, bool]]
+
+    @property
+    def short(self) -> bool:
+        """Whether all values are short enough to stand in two columns."""
+        return len(self.rows) > 3 and all(len(value) < 32 for _, value, _ in self.rows)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to copy."""
+
+    kind: ClassVar[str] = "command"
+    uid: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading and a place in the table of contents."""
+
+    uid: str
+    title: str
+    parts: Sequence[Any]
+    about: str = ""
+    badges: Sequence[tuple[str, str]] = ()
+    study: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    kicker: str
+    facts: Sequence[str]
+    findings: Sequence[tuple[str, str, str]]
+    sections: Sequence[Section]
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def score_cell(value: Any, low: Any = None, high: Any = None, *, tone: str = "") -> Cell:
+    """A score, with its interval in small print."""
+    return Cell(number(value), finite(value), interval(low, high), tone=tone)
+
+
+def plain_cell(value: Any) -> Cell:
+    """Whatever a record holds, as text that sorts the way it should."""
+    if value is None:
+        return Cell(ABSENT)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", float(value))
+    x = finite(value)
+    if x is not None:
+        text = f"{int(x):,}" if isinstance(value, int) else general(x)
+        return Cell(text, x)
+    if isinstance(value, float):
+        return Cell(ABSENT)
+    if isinstance(value, (list, tuple)):
+        return Cell(", ".join(plain_cell(v).text for v in value))
+    return Cell(str(value))

@@ -1,0 +1,150 @@
+"""Where the numbers come from: model, data, versions, machine, time, memory, and the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .parts import Cell, Column, Command, Fold, Notes, Pairs, Section, Table, Text
+from .study import Study
+from .words import ABSENT, count, duration, finite, listed, runs, size
+
+BADGES = {
+    "skipped": ("not supported", "warn"),
+    "dropped": ("dropped", "warn"),
+    "unconverged": ("unconverged", "warn"),
+    "warning": ("warning", "warn"),
+    "approximate": ("approximate", "warn"),
+    "info": ("note", "quiet"),
+}
+
+
+def model_name(provenance: Mapping[str, Any]) -> str:
+    """The model's name without the folder that it lies in (a hub id keeps its owner)."""
+    name = str((provenance.get("model") or {}).get("name") or "a model")
+    return Path(name).name or name if name.startswith(("/", ".", "~")) else name
+
+
+def caveats(results: Mapping[str, Any], studies: list[Study]) -> Section:
+    """What was skipped, dropped, unconverged or approximated; said outright where nothing was."""
+    rows: list[tuple[str, str, str]] = []
+    for study in studies:
+        if missing := study.missing():
+            text = f"{study.title}: no {listed(missing)}. Conclusions that rest on it are not supported by this run."
+            rows.append(("not supported", "warn", text))
+        if late := study.unconverged():
+            where = runs(late, study.labels)
+            text = f"{study.title}: the probe did not converge at layer {where}; its score there may be too low."
+            rows.append(("unconverged", "warn", text))
+    for note in results.get("notes") or ():
+        kind = str(note.get("kind", "info"))
+        badge, tone = BADGES.get(kind, (kind, "quiet"))
+        rows.append((badge, tone, str(note.get("text", ""))))
+    if not rows:
+        rows.append(
+            (
+                "none",
+                "good",
+                "Every control ran, every probe converged, nothing was dropped or approximated.",
+            )
+        )
+    rows.sort(key=lambda row: row[1] != "warn")
+    about = "What was skipped, dropped, unconverged or approximated, and what that means for the numbers above."
+    return Section("caveats", "Caveats", [Notes(rows)], about)
+
+
+def model_pairs(model: Mapping[str, Any]) -> Pairs:
+    """The model's identity card."""
+    bos = model.get("bos")
+    reason = model.get("bos_reason")
+    bos_text = (str(bos) if bos is not None else "none") + (f" ({reason})" if reason else "")
+    rows = [
+        ("name", _text(model.get("name")), True),
+        ("architecture", _text(model.get("architecture")), False),
+        (
+            "size",
+            f"{count(model.get('n_layers'))} layers, width {count(model.get('d_model'))}, "
+            f"{count(model.get('n_parameters'))} parameters",
+            False,
+        ),
+        ("dtype", _text(model.get("dtype")), False),
+        ("beginning of text", bos_text, False),
+        ("sha256", _text(model.get("sha256")), True),
+    ]
+    return Pairs("Model", rows)
+
+
+def data_table(data: list[Mapping[str, Any]]) -> Table:
+    """The splits with their sizes and hashes."""
+    columns = [
+        Column("split", False),
+        Column("sentences"),
+        Column("words"),
+        Column("words used"),
+        Column("file", False),
+        Column("sha256", False),
+    ]
+    rows = [
+        [
+            Cell(_text(d.get("split")), head=True),
+            *(Cell(count(d.get(k)), finite(d.get(k))) for k in ("sentences", "words", "used_words")),
+            Cell(_text(d.get("path")), tone="code"),
+            Cell(_text(d.get("sha256")), tone="code"),
+        ]
+        for d in data
+    ]
+    return Table("data-table", "Data", columns, rows, sortable=False)
+
+
+def provenance(results: Mapping[str, Any]) -> Section:
+    """Everything that a second run has to equal."""
+    about = results.get("provenance") or {}
+    machine, memory = about.get("machine") or {}, about.get("memory") or {}
+    timings = [(str(k), duration(v), False) for k, v in (about.get("timings") or {}).items()]
+    held = {
+        "held_bytes": "held in memory",
+        "disk_bytes": "on disk",
+        "peak_rss_bytes": "peak of the process",
+    }
+    run = [
+        ("started", _text(about.get("started")), False),
+        ("finished", _text(about.get("finished")), False),
+        ("seed", _text(about.get("seed")), False),
+        *((str(name).removesuffix("_gb"), _machine(machine[name], str(name)), False) for name in machine),
+    ]
+    cost = [("in all", duration(about.get("seconds")), False), *timings]
+    cost += [(words, size(memory.get(key)), False) for key, words in held.items() if key in memory]
+    parts: list[Any] = [
+        model_pairs(about.get("model") or {}),
+        data_table(list(about.get("data") or ())),
+        Pairs("Run and machine", run),
+        Pairs("Time and memory", cost),
+        Pairs(
+            "Versions",
+            [(str(k), _text(v), False) for k, v in (about.get("versions") or {}).items()],
+        ),
+    ]
+    config = json.dumps(about.get("config") or {}, indent=2, ensure_ascii=False, default=str)
+    parts.append(Fold("Full configuration", [Command("config", config)]))
+    return Section("provenance", "Provenance", [p for p in parts if getattr(p, "rows", True)])
+
+
+def again(results: Mapping[str, Any]) -> Section:
+    """The command that made this page."""
+    about = results.get("provenance") or {}
+    text = _text(about.get("command"))
+    words = "The same seed on the same machine gives the same numbers, bit for bit."
+    return Section("again", "Run it again", [Text([words]), Command("command", text)])
+
+
+def _text(value: Any) -> str:
+    return ABSENT if value is None or value == "" else str(value)
+
+
+def _machine(value: Any, name: str) -> str:
+    x = finite(value)
+    if x is None:
+        return _text(value)
+    return f"{x:.1f} GB" if name.endswith("_gb") else f"{x:g}"

@@ -1,0 +1,276 @@
+"use strict";
+const root = document.documentElement;
+addEventListener("error", (event) => root.setAttribute("data-error", event.message));
+addEventListener("securitypolicyviolation", (event) =>
+  root.setAttribute("data-error", `blocked: ${event.violatedDirective} ${event.blockedURI}`));
+
+const data = JSON.parse(document.getElementById("report-data").textContent);
+const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
+const make = (name, text, kind) => {
+  const node = document.createElement(name);
+  if (text !== undefined) node.textContent = text;
+  if (kind) node.className = kind;
+  return node;
+};
+const absent = "–";
+const number = (x, digits = 3) => (x === null || x === undefined ? absent : x.toFixed(digits).replace("-", "−"));
+
+// --- the tooltip: filled with text nodes only, placed inside the window ---
+const tip = document.getElementById("tip");
+function showTip(x, y, nodes) {
+  tip.replaceChildren(...nodes);
+  tip.hidden = false;
+  const gap = 14;
+  const right = scrollX + root.clientWidth;
+  let left = x + gap;
+  if (left + tip.offsetWidth > right - 6) left = Math.max(scrollX + 6, x - gap - tip.offsetWidth);
+  tip.style.left = `${Math.min(left, Math.max(scrollX + 6, right - tip.offsetWidth - 6))}px`;
+  tip.style.top = `${Math.max(scrollY + 6, y - tip.offsetHeight / 2)}px`;
+}
+function hideTip() { tip.hidden = true; }
+
+// --- charts: pointer and arrow keys read all curves at one layer ---
+function chart(box) {
+  const source = data.charts[box.dataset.chart];
+  if (!source) return;
+  const last = source.labels.length - 1;
+  let at = source.best.length ? source.best[0] : 0;
+  const layer = (i) => (source.labels[i] === "emb" ? "embedding" : `layer ${source.labels[i]}`) +
+    (source.best.includes(i) ? ", among the best" : "");
+  const words = (i) => `${layer(i)}: ` + source.series
+    .map((s) => `${s.name} ${s.values[i][0]}${s.values[i][1] ? ` (${s.values[i][1]})` : ""}`).join("; ");
+  box.setAttribute("aria-valuemax", String(last));
+  function read(i, announce) {
+    at = Math.min(Math.max(i, 0), last);
+    const svg = all("svg", box).find((node) => node.getBoundingClientRect().width > 0);
+    const cursor = svg.querySelector(".cursor");
+    const place = Number(svg.dataset.x0) + at * Number(svg.dataset.dx);
+    cursor.setAttribute("transform", `translate(${place} 0)`);
+    cursor.classList.add("on");
+    if (announce) {
+      box.setAttribute("aria-valuenow", String(at));
+      box.setAttribute("aria-valuetext", words(at));
+    }
+    const rows = source.series.map((s) => {
+      const row = make("div", undefined, `s-${s.kind}`);
+      row.append(make("i"), make("span", s.name, "t"), make("span", s.values[at][0], "t"));
+      if (s.values[at][1]) row.append(make("small", s.values[at][1]));
+      return row;
+    });
+    const frame = svg.getBoundingClientRect();
+    const scale = frame.width / svg.viewBox.baseVal.width;
+    const head = layer(at);
+    showTip(frame.left + scrollX + place * scale, frame.top + scrollY + frame.height * 0.42,
+      [make("b", head[0].toUpperCase() + head.slice(1)), ...rows]);
+  }
+  function leave() {
+    all(".cursor", box).forEach((node) => node.classList.remove("on"));
+    hideTip();
+  }
+  function nearest(event) {
+    const svg = event.target.closest("svg");
+    if (!svg) return null;
+    const frame = svg.getBoundingClientRect();
+    const x = (event.clientX - frame.left) * svg.viewBox.baseVal.width / frame.width;
+    const step = Number(svg.dataset.dx);
+    return step ? Math.round((x - Number(svg.dataset.x0)) / step) : 0;
+  }
+  box.setAttribute("aria-valuenow", String(at));
+  box.setAttribute("aria-valuetext", words(at));
+  box.addEventListener("pointermove", (event) => {
+    const i = nearest(event);
+    if (i !== null) read(i, false);
+  });
+  box.addEventListener("pointerleave", leave);
+  box.addEventListener("focus", () => { if (box.matches(":focus-visible")) read(at, true); });
+  box.addEventListener("blur", leave);
+  box.addEventListener("keydown", (event) => {
+    const to = { ArrowLeft: at - 1, ArrowDown: at - 1, ArrowRight: at + 1, ArrowUp: at + 1, Home: 0, End: last }[event.key];
+    if (event.key === "Escape") leave();
+    if (to === undefined) return;
+    event.preventDefault();
+    read(to, true);
+  });
+}
+
+// --- tables: headings become buttons ---
+function sortKey(row, column) {
+  const cell = row.cells[column];
+  const text = cell.dataset.s ?? cell.textContent;
+  if (text === "" || text === absent) return null;
+  const value = Number(text.replace(/,/g, ""));
+  return Number.isNaN(value) ? text : value;
+}
+function sortBy(table, column, direction) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map((row) => [sortKey(row, column), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = typeof a === "number" && typeof b === "number" ? a - b
+      : String(a).localeCompare(String(b), undefined, { numeric: true });
+    return direction * order;
+  });
+  body.append(...rows.map(([, row]) => row));
+}
+function sortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = make("button", head.textContent);
+    button.type = "button";
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const now = head.getAttribute("aria-sort");
+      const up = now ? now === "descending" : !head.classList.contains("n");
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      sortBy(table, column, up ? 1 : -1);
+    });
+  });
+}
+
+// --- the class table: numbers of the chosen layer, in whatever order the rows stand ---
+function chooseLayer(select) {
+  const layers = data.classes[select.dataset.classes];
+  const table = document.getElementById(`${select.dataset.classes}-classes`);
+  const order = [...table.tBodies[0].rows];
+  select.addEventListener("change", () => {
+    const k = Number(select.value);
+    order.forEach((row, j) => {
+      const [support, precision, recall, f1] = layers[k][j];
+      [support, precision, recall, f1].forEach((value, c) => {
+        const cell = row.cells[c + 1];
+        cell.dataset.s = value === null ? "" : String(value);
+        cell.querySelector(".v").textContent = c === 0 && value !== null ? value.toLocaleString("en-US") : number(value);
+      });
+      row.querySelector(".meter .part").setAttribute("width", String(60 * (f1 ?? 0)));
+      const dot = row.querySelector(".spark .dot");
+      if (dot) {
+        dot.setAttribute("visibility", f1 === null ? "hidden" : "visible");
+        dot.setAttribute("cx", String(layers.length > 1 ? 4 + (88 * k) / (layers.length - 1) : 4));
+        dot.setAttribute("cy", String(20 - 16 * (f1 ?? 0)));
+      }
+    });
+    const sorted = [...table.tHead.rows[0].cells].findIndex((head) => head.hasAttribute("aria-sort"));
+    if (sorted >= 0) {
+      const head = table.tHead.rows[0].cells[sorted];
+      sortBy(table, sorted, head.getAttribute("aria-sort") === "ascending" ? 1 : -1);
+    }
+  });
+}
+
+// --- mistakes: one confusion, or all ---
+function mistakes(box) {
+  const list = box.querySelector("ol");
+  const more = box.querySelector("[data-more]");
+  const select = box.querySelector("select");
+  select?.addEventListener("change", () => {
+    const pair = select.value;
+    list.classList.toggle("all", pair !== "" || more?.getAttribute("aria-expanded") === "true");
+    [...list.children].forEach((item) => { item.hidden = pair !== "" && item.dataset.pair !== pair; });
+    if (more) more.hidden = pair !== "";
+  });
+  more?.addEventListener("click", () => {
+    const open = more.getAttribute("aria-expanded") !== "true";
+    more.setAttribute("aria-expanded", String(open));
+    list.classList.toggle("all", open);
+    more.textContent = open ? `Show the first ${list.dataset.first}` : `Show all ${list.children.length}`;
+  });
+}
+
+// --- the triangle of comparisons, and its table, made when it is opened ---
+function matrix(figure) {
+  const { pairs, metric } = data.matrices[figure.dataset.matrix];
+  figure.addEventListener("pointermove", (event) => {
+    const k = event.target.dataset?.k;
+    if (k === undefined) return hideTip();
+    const [a, b, difference, span, p] = pairs[Number(k)];
+    const row = make("span", `${metric} ${difference}`, "t");
+    showTip(event.pageX, event.pageY, [make("b", `layer ${a} minus layer ${b}`), row,
+      make("small", `${span ? `${span}, ` : ""}p ${p.startsWith("<") ? p : `= ${p}`}`)]);
+  });
+  figure.addEventListener("pointerleave", hideTip);
+}
+function pairTable(details) {
+  details.addEventListener("toggle", () => {
+    if (!details.open || details.querySelector("table")) return;
+    const { pairs, metric } = data.matrices[details.dataset.pairs];
+    const table = make("table");
+    const head = table.createTHead().insertRow();
+    ["layer", "minus layer", `${metric} difference`, "95% interval", "p (Holm)"].forEach((name, i) => {
+      const cell = make("th", name, i === 2 || i === 4 ? "n" : "");
+      cell.scope = "col";
+      head.append(cell);
+    });
+    const body = table.createTBody();
+    for (const [a, b, difference, span, p, d, raw] of pairs) {
+      const row = body.insertRow();
+      [a, b, difference, span, p].forEach((text, i) => {
+        const cell = row.insertCell();
+        cell.textContent = text;
+        if (i === 2 || i === 4) {
+          cell.className = "n";
+          cell.dataset.s = String((i === 2 ? d : raw) ?? "");
+        }
+        if (i < 2) cell.dataset.s = text === "emb" ? "-1" : text;
+      });
+    }
+    const frame = make("div", undefined, "frame tall");
+    frame.tabIndex = 0;
+    frame.setAttribute("role", "region");
+    frame.setAttribute("aria-label", "Comparisons of layers");
+    frame.append(table);
+    details.append(frame);
+    sortable(table);
+  });
+}
+
+// --- copying, also where the clipboard needs the old way (file://) ---
+async function copy(text, button) {
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(text);
+    done = true;
+  } catch {
+    const area = make("textarea", text);
+    document.body.append(area);
+    area.select();
+    done = document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  const before = button.dataset.text ??= button.textContent;
+  button.textContent = done ? "Copied" : "Press Ctrl+C";
+  setTimeout(() => { button.textContent = before; }, 1600);
+}
+const tabbed = (table) => [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent).join("\t")).join("\n");
+
+all(".chart").forEach(chart);
+all("table[data-sortable]").forEach(sortable);
+all("[data-classes]").forEach(chooseLayer);
+all(".mistakes").forEach(mistakes);
+all("[data-matrix]").forEach(matrix);
+all("[data-pairs]").forEach(pairTable);
+all("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));
+all("[data-copy-table]").forEach((b) => b.addEventListener("click", () => copy(tabbed(document.getElementById(b.dataset.copyTable)), b)));
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = all("details:not([open])");
+  opened.forEach((node) => { node.open = true; });
+});
+addEventListener("afterprint", () => opened.forEach((node) => { node.open = false; }));
+
+const links = new Map(all("nav a").map((link) => [link.hash.slice(1), link]));
+const watch = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    links.forEach((link, id) => {
+      link.classList.toggle("here", id === entry.target.id);
+      if (id === entry.target.id) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    });
+  }
+}, { rootMargin: "-12% 0px -80% 0px" });
+all("main > section").forEach((section) => watch.observe(section));
+root.setAttribute("data-ready", "true");

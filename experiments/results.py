@@ -1,0 +1,155 @@
+"""The run folder: configuration, cells that are done, results, report; and where the numbers come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+SCHEMA = 1
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        raise RunError(
+            f"cannot write {path}: {error.strerror} ({free / 1e9:.2f} GB free there); what is computed so far is kept"
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all; NaN is refused, not written."""
+    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """One run's folder: made on first use, continued by the same configuration, refused to another.
+
+    Args:
+        path: the folder.
+        config: all that decides the results; written to ``config.json``.
+
+    Raises:
+        RunError: the folder holds a run of another configuration, or files that are no run's.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.config = json.loads(json.dumps(dict(config), default=str))
+        if path.exists() and not path.is_dir():
+            raise RunError(f"--out {path}: expected a folder, it is a file")
+        known = path / "config.json"
+        if known.exists():
+            self._compare(json.loads(known.read_text(encoding="utf-8")))
+        elif path.exists() and any(path.iterdir()):
+            raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
+        else:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"--out {path}: cannot make the folder: {error.strerror}") from error
+            write_json(known, self.config)
+
+    def _compare(self, found: Mapping[str, Any]) -> None:
+        differing = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
+        if differing:
+            first = differing[0]
+            raise RunError(
+                f"--out {self.path} holds a run of another configuration ({', '.join(differing)} differ; {first}: "
+                f"{found.get(first)!r} there, {self.config.get(first)!r} here): choose another folder or delete it"
+            )
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """The finished results, if the run is complete."""
+        path = self.path / "results.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def cell(self, name: str) -> Any | None:
+        """What was saved for one cell of an unfinished run."""
+        path = self._cell_path(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def save_cell(self, name: str, value: Any) -> None:
+        """Keep one cell, so that an interrupted run does not compute it again."""
+        self._cell_path(name).parent.mkdir(exist_ok=True)
+        write_json(self._cell_path(name), value)
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Write the results and drop the cells."""
+        write_json(self.path / "results.json", results)
+        shutil.rmtree(self.path / "cells", ignore_errors=True)
+
+    def _cell_path(self, name: str) -> Path:
+        return self.path / "cells" / f"{name}.json"
+
+
+def now() -> str:
+    """The time, in ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    packages = ("layerscope", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The machine that ran it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "device": name,
+    }
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,63 @@
+"""What a person sees in the terminal: the plan, progress bars, the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True)
+
+
+def progress() -> Progress:
+    """A progress display; silent where standard error is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def say(text: str) -> None:
+    """One line to standard error."""
+    console.print(text, highlight=False, markup=False)
+
+
+def show(results: dict[str, Any], out: Path) -> None:
+    """The table of a run on standard output, then its findings and where the report is."""
+    printer = Console(width=None if console.is_terminal else 140)
+    for name in dict.fromkeys(r["property"] for r in results["records"]):
+        printer.print(_table(name, [r for r in results["records"] if r["property"] == name]))
+    for finding in results["findings"]:
+        printer.print(finding["text"], highlight=False, markup=False)
+    for note in results["notes"]:
+        if note["kind"] != "info":
+            printer.print(f"{note['kind']}: {note['text']}", highlight=False, markup=False)
+    printer.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
+
+
+def _table(name: str, records: list[dict[str, Any]]) -> Table:
+    first = records[0]
+    title = (
+        f"{name} ({first['metric']}; n = {first['n_test']}; majority {_number(first['majority'])}, "
+        f"type majority {_number(first['type_majority'])})"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    headings = ("layer", "score", "95%", "control", "selectivity", "random model", "seen", "unseen", "macro-F1", "l2", "")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layer", "") else "right")
+    for r in records:
+        mark = ("best " if r["best"] else "") + ("" if r["converged"] else "UNCONVERGED")
+        table.add_row(
+            "emb" if r["layer"] == 0 else str(r["layer"] - 1),
+            _number(r["score"]),
+            f"{_number(r['low'])}-{_number(r['high'])}",
+            *(_number(r[k]) for k in ("control", "selectivity", "random_model", "score_seen", "score_unseen", "macro_f1")),
+            f"{r['l2']:g}",
+            mark.strip(),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "n.s." if value is None else f"{value:.3f}"

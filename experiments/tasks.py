@@ -1,0 +1,146 @@
+"""Tasks: a property read off the three splits, as rows of the features with labels, word types and sentences."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.corpus import Corpus, Sentence
+from experiments.features import Layout
+from experiments.properties import Property
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+class TaskError(ValueError):
+    """A property that cannot be probed on this corpus."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a task.
+
+    Args:
+        rows: for each item the rows of the features that make its vector: one for a word, two (dependent, head) for
+            an arc, those of all its words for a sentence.
+        labels: a class (str) or a number for each item.
+        types: what a control task keys on: the word's form, the two forms of an arc, a sentence's first word.
+        clusters: the item's sentence, as an index into the split.
+        words: the item's word within its sentence, -1 for a sentence.
+    """
+
+    rows: list[tuple[int, ...]]
+    labels: np.ndarray
+    types: list[str]
+    clusters: np.ndarray
+    words: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A property on all splits."""
+
+    property: Property
+    parts: dict[Split, Part]
+    n_dropped: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Tasks with equal keys read the same vectors and are solved together."""
+        return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
+
+    def vectors(self, features: Float[Tensor, "rows d"], split: Split) -> Float[Tensor, "n width"]:
+        """The items' vectors: a word's own, dependent and head side by side, or the mean over a sentence's words."""
+        rows = self.parts[split].rows
+        if self.property.level == "word":
+            return features[torch.tensor(rows, dtype=torch.long)[:, 0]]
+        if self.property.level == "arc":
+            return features[torch.tensor(rows, dtype=torch.long)].flatten(1)
+        lengths = torch.tensor([len(r) for r in rows])
+        flat = torch.tensor([row for item in rows for row in item], dtype=torch.long)
+        return torch.segment_reduce(features[flat], "mean", lengths=lengths, axis=0)
+
+
+def build_task(prop: Property, splits: dict[Split, Corpus], layouts: dict[Split, Layout], offsets: dict[Split, int]) -> Task:
+    """Read one property off the splits.
+
+    Args:
+        layouts: where each split's words are in the features; `offsets` the row at which each split begins.
+
+    Raises:
+        TaskError: no item, one class only, or no test class that training knows.
+    """
+    parts, dropped = {}, 0
+    for split in SPLITS:
+        parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split])
+        dropped += lost
+    for split in SPLITS:
+        if not len(parts[split]):
+            raise TaskError(f"property {prop.name!r}: expected items in the {split} split, got none")
+    if prop.kind == "class":
+        classes = set(parts["train"].labels)
+        if len(classes) < 2:
+            raise TaskError(f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}")
+        if not classes & set(parts["test"].labels):
+            raise TaskError(f"property {prop.name!r}: no class of the test split occurs in training")
+    elif float(np.ptp(parts["train"].labels)) == 0:
+        raise TaskError(f"property {prop.name!r}: expected numbers that vary in training, got one value only")
+    return Task(prop, parts, dropped)
+
+
+def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset: int) -> tuple[Part, int]:
+    rows: list[tuple[int, ...]] = []
+    labels: list[Any] = []
+    types: list[str] = []
+    clusters: list[int] = []
+    words: list[int] = []
+    dropped = 0
+
+    def add(item: Sequence[int | None], label: Any, kind: str, cluster: int, word: int) -> None:
+        nonlocal dropped
+        if any(row is None for row in item) or not item:
+            dropped += 1
+            return
+        rows.append(tuple(row + offset for row in item if row is not None))
+        labels.append(label)
+        types.append(kind)
+        clusters.append(cluster)
+        words.append(word)
+
+    for cluster, (sentence, at) in enumerate(zip(corpus.sentences, layout.rows, strict=True)):
+        values = prop.read(sentence, train)
+        if prop.level == "sentence":
+            if values is not None:
+                kept = [row for row in at if row is not None]
+                add(kept, values, sentence.words[0].form.lower(), cluster, -1)
+            continue
+        for index, (word, value) in enumerate(zip(sentence.words, values, strict=True)):
+            if value is None:
+                continue
+            if prop.level == "arc":
+                head = sentence.words[word.head - 1]
+                add((at[index], at[word.head - 1]), value, f"{word.form}\t{head.form}", cluster, index)
+            else:
+                add((at[index],), value, word.form, cluster, index)
+    dtype = object if prop.kind == "class" else np.float64
+    return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
+
+
+def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
+    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out."""
+    if prop.rewrite is None:
+        return corpus
+    rng = random.Random(seed)
+    kept: list[Sentence] = [new for s in corpus.sentences if (new := prop.rewrite(s, rng)) is not None]
+    return Corpus(tuple(kept), corpus.path, corpus.sha256)

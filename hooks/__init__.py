@@ -1,0 +1,24 @@
+"""Read activations, attention and gradients inside any PyTorch model, by name.
+
+>>> from hooks import capture, sites  # doctest: +SKIP
+>>> with capture(model, "blocks.*.hook_resid_post") as acts:  # doctest: +SKIP
+...     model(**batch)
+"""
+
+from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, sites
+from hooks.capture import Activations, SiteNeverFired, capture
+from hooks.sites import Site, UnknownSite
+from hooks.store import ActivationStore
+
+__all__ = [
+    "ActivationStore",
+    "Activations",
+    "Anatomy",
+    "Site",
+    "SiteNeverFired",
+    "UnknownArchitecture",
+    "UnknownSite",
+    "anatomy",
+    "capture",
+    "sites",
+]

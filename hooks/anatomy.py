@@ -1,0 +1,268 @@
+"""Anatomy: which module, and which of its tensors, a site's name stands for in one model.
+
+The map comes from, in this order: the hook points of a TransformerBridge; a row of `hooks.families`; the adapters of
+TransformerLens (imported only then). Raw ``module:path:output`` sites need none of them and work on any `nn.Module`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from hooks import views
+from hooks.families import FAMILIES, Family, PlaceSpec
+from hooks.sites import Site, SiteLike, UnknownSite, expand
+from hooks.views import View
+
+_MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
+
+#: Sites that only exist while attention is being computed; see `hooks.attention`.
+ATTENTION_SITES = ("attn.hook_attn_scores", "attn.hook_pattern")
+
+
+class UnknownArchitecture(LookupError):
+    """No anatomy is known for a model: only raw module paths can be used."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site's tensor is found.
+
+    Args:
+        path: the module, as `nn.Module.get_submodule` takes it.
+        end: its ``input``, its ``output``, or the ``scores``/``pattern`` computed inside an attention module.
+        view: raw tensor -> site tensor.
+        item: which element of a tuple, or which key of a mapping; None takes the first tensor.
+        call: which of the module's calls within one forward, for a block that is shared by all layers.
+        calls: how many calls one forward makes.
+    """
+
+    path: str
+    end: Literal["input", "output", "scores", "pattern"]
+    view: View = views.identity
+    item: int | str | None = None
+    call: int = 0
+    calls: int = 1
+    like: str | None = None  # the raw tensor is ``(batch pos) d``: this module's input tells batch and pos
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The places of one model, in the order in which a forward meets them, and the figures that describe it."""
+
+    places: Mapping[str, Place]
+    n_layers: int
+    n_heads: int
+    source: str
+
+
+_CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
+
+
+def anatomy(model: nn.Module) -> Anatomy:
+    """The anatomy of a model; raises `UnknownArchitecture` with what can be done instead."""
+    known = _CACHE.get(model)
+    if known is None:
+        known = _CACHE[model] = _find(model)
+    return known
+
+
+def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
+    """The names of a model's sites, all or those that match.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8))
+    >>> sites(model, "blocks.*.attn.hook_z")
+    ['blocks.0.attn.hook_z', 'blocks.1.attn.hook_z']
+    """
+    names = list(anatomy(model).places)
+    return [str(site) for site in expand(patterns, names)] if patterns else names
+
+
+def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
+    """Sites and their places for names, globs, pairs and raw module paths.
+
+    Raises:
+        UnknownSite: a name that this model does not have, with the nearest ones that it has.
+        UnknownArchitecture: a TransformerLens name asked of a model whose anatomy is not known.
+    """
+    raw = [s for s in specs if isinstance(s, str) and s.startswith("module:")]
+    named = [s for s in specs if s not in raw]
+    found = {Site(spec): _raw_place(model, spec) for spec in raw}
+    if named:
+        places = anatomy(model).places
+        found |= {site: places[site.name] for site in expand(named, list(places))}
+    return found
+
+
+def _find(model: nn.Module) -> Anatomy:
+    if hasattr(model, "hook_dict") and hasattr(model, "original_model"):
+        return _from_bridge(model)
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    if kind is None:
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has no Hugging Face config, so its sites are not known by name: "
+            "use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+        )
+    for family in FAMILIES.get(kind, ()):
+        if family.when(config):
+            return _from_family(model, family, "layerscope's table")
+    from hooks.adapters import family_from_transformer_lens
+
+    return _from_family(model, family_from_transformer_lens(model), "TransformerLens's adapter")
+
+
+def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
+    prefix = _body_prefix(model, family)
+    config: Any = model.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
+    n_kv = int(_first(text, "num_key_value_heads", "num_kv_heads", default=n_heads))
+    stack = _submodule(model, prefix + family.blocks)
+    if stack is None:
+        raise UnknownArchitecture(
+            f"{type(model).__name__}: expected its blocks at {prefix + family.blocks!r} ({source}), found no such module; "
+            "use raw paths such as 'module:encoder.rnn:output[0]'"
+        )
+    n_layers = int(text.num_hidden_layers) if family.shared else len(list(stack.children()))
+    places: dict[str, Place] = {}
+
+    calls = n_layers if family.shared else 1
+
+    def add(name: str, spec: PlaceSpec, base: str, call: int = 0) -> None:
+        part = Site(name).part
+        per_head = n_kv if part in ("attn.hook_k", "attn.hook_v") else n_heads
+        path, end, view = _parse_place(spec, per_head) if isinstance(spec, str) else spec
+        like = base.removesuffix(".") if isinstance(spec, str) and spec.endswith("|unflatten") else None
+        full = base + path if path else base.removesuffix(".")
+        if _submodule(model, full) is not None:
+            places[name] = Place(full, end, view, call=call, calls=calls, like=like)
+
+    for name, spec in family.outside.items():
+        if not name.startswith("ln_final"):
+            add(name, spec, prefix)
+    for layer in range(n_layers):
+        base = prefix + family.blocks + ("." if family.shared else f".{layer}.")
+        call = layer if family.shared else 0
+        for part, spec in family.inside.items():
+            add(f"blocks.{layer}.{part}", spec, base, call)
+        if family.attention is not None and _submodule(model, base + family.attention) is not None:
+            for part, end in zip(ATTENTION_SITES, ("scores", "pattern"), strict=True):
+                places[f"blocks.{layer}.{part}"] = Place(base + family.attention, end, call=call, calls=calls)  # type: ignore[arg-type]
+    for name, spec in family.outside.items():
+        if name.startswith("ln_final"):
+            add(name, spec, prefix)
+    return Anatomy(_in_order(places), n_layers, n_heads, source)
+
+
+#: The order in which a forward meets the sites of a block.
+_ORDER = (
+    "hook_resid_pre",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "attn.hook_attn_scores",
+    "attn.hook_pattern",
+    "attn.hook_z",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "mlp.hook_pre",
+    "mlp.hook_post",
+    "hook_mlp_out",
+    "hook_resid_post",
+)
+
+
+def _in_order(places: dict[str, Place]) -> dict[str, Place]:
+    def rank(name: str) -> tuple[int, int]:
+        site = Site(name)
+        if site.layer is None:
+            return (10**9, 0) if name.startswith("ln_final") else (-1, 0)
+        return (site.layer, _ORDER.index(site.part) if site.part in _ORDER else len(_ORDER))
+
+    return {name: places[name] for name in sorted(places, key=rank)}
+
+
+def _body_prefix(model: nn.Module, family: Family) -> str:
+    """``"transformer."`` for a GPT2LMHeadModel, ``""`` for a GPT2Model: rows are written from the body."""
+    name = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, name, None) if name else None
+    if isinstance(inner, nn.Module) and _submodule(model, f"{name}.{family.blocks}") is not None:
+        return f"{name}."
+    return ""
+
+
+def _parse_place(spec: str, n_heads: int) -> tuple[str, Literal["input", "output"], View]:
+    where, _, how = spec.partition("|")
+    path, _, end = where.rpartition(":")
+    kind, _, part = how.partition(":")
+    match kind:
+        case "" | "unflatten":
+            view = views.identity
+        case "heads":
+            view = views.heads(n_heads)
+        case "thirds":
+            view = views.thirds(int(part), n_heads)
+        case "interleaved":
+            view = views.interleaved(int(part), n_heads)
+        case "halves":
+            view = views.halves(int(part))
+        case _:
+            raise ValueError(f"place {spec!r}: no view {kind!r}")
+    if end not in ("input", "output"):
+        raise ValueError(f"place {spec!r}: expected ':input' or ':output', got {end!r}")
+    return path, end, view
+
+
+def _raw_place(model: nn.Module, spec: str) -> Place:
+    match = _MODULE.match(spec)
+    if match is None:
+        raise ValueError(f"site {spec!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple")
+    path = match["path"]
+    if _submodule(model, path) is None:
+        paths = [name for name, _ in model.named_modules()]
+        near = difflib.get_close_matches(path, paths, n=3, cutoff=0.3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UnknownSite(f"no module {path!r} in {type(model).__name__}{hint}")
+    item = match["item"]
+    return Place(path, match["end"], item=int(item) if item and item.isdigit() else item)  # type: ignore[arg-type]
+
+
+def _from_bridge(model: Any) -> Anatomy:
+    """A TransformerBridge's own hook points, by identity; head views where its tensors are flat."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    config = model.cfg
+    n_kv = getattr(config, "n_key_value_heads", None) or config.n_heads
+    places: dict[str, Place] = {}
+    for name, point in model.hook_dict.items():
+        part = Site(name).part
+        if id(point) in paths:
+            per_head = part in ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
+            view = views.heads(n_kv if part[-1] in "kv" else config.n_heads) if per_head else views.identity
+            places[name] = Place(paths[id(point)], "output", view)
+    return Anatomy(_in_order(places), config.n_layers, config.n_heads, "TransformerBridge's hook points")
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _first(config: Any, *names: str, default: int) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    return default

@@ -1,0 +1,207 @@
+"""Site: the name of a place inside a model, and the grammar that picks several of them.
+
+The vocabulary is TransformerLens's (``blocks.3.attn.hook_z``). On top of it:
+
+- globs over names: ``blocks.*.hook_resid_post``, ``blocks.{0,5}.attn.hook_z``, ``blocks.-1.hook_resid_post``
+- selections along the site's own axis: ``blocks.3.attn.hook_z[5]`` is head 5, ``blocks.3.mlp.hook_post[1024]`` a neuron,
+  ``[0,3]`` two of them, ``[0:4]`` a range
+- shorthand pairs: ``("z", 3)`` is ``blocks.3.attn.hook_z``, ``("resid_post", "*")`` all of them
+- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+#: Short name -> the part of the canonical name that follows ``blocks.{layer}.``
+SHORTHAND: dict[str, str] = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "z": "attn.hook_z",
+    "attn_scores": "attn.hook_attn_scores",
+    "pattern": "attn.hook_pattern",
+    "pre": "mlp.hook_pre",
+    "post": "mlp.hook_post",
+}
+
+#: The axis that ``[...]`` selects on: heads where a site has heads, the last axis elsewhere.
+HEAD_AXIS: dict[str, int] = {
+    "attn.hook_q": 2,
+    "attn.hook_k": 2,
+    "attn.hook_v": 2,
+    "attn.hook_z": 2,
+    "attn.hook_attn_scores": 1,
+    "attn.hook_pattern": 1,
+}
+
+Index: TypeAlias = int | tuple[int, ...] | slice
+SiteLike: TypeAlias = "str | Site | tuple[str, int | str | Sequence[int]]"
+
+_SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
+_LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d+)\.(?P<part>.+)$")
+_NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
+
+
+class UnknownSite(LookupError):
+    """A name that no site of this model has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place in a model: a canonical name and, optionally, a selection along the site's own axis.
+
+    >>> Site.parse("blocks.3.attn.hook_z[5]")
+    Site(name='blocks.3.attn.hook_z', select=5)
+    >>> str(Site.parse(("z", 3)))
+    'blocks.3.attn.hook_z'
+    """
+
+    name: str
+    select: Index | None = None
+
+    @classmethod
+    def parse(cls, spec: SiteLike) -> Site:
+        """Read one site or pattern; raises `UnknownSite` for an unknown shorthand, `ValueError` for bad brackets."""
+        if isinstance(spec, Site):
+            return spec
+        if isinstance(spec, tuple):
+            return cls(_from_pair(spec))
+        if spec.startswith("module:"):
+            return cls(spec)
+        match = _SELECTION.match(spec)
+        if match is None:
+            if "[" in spec or "]" in spec:
+                raise ValueError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
+            return cls(spec)
+        return cls(match["name"], _parse_index(match["index"], spec))
+
+    @property
+    def layer(self) -> int | None:
+        """The block's number, or None for a site outside the blocks."""
+        match = _LAYER.match(self.name)
+        return int(match["layer"]) if match else None
+
+    @property
+    def part(self) -> str:
+        """The name without its block: ``attn.hook_z``."""
+        match = _LAYER.match(self.name)
+        return match["part"] if match else self.name
+
+    @property
+    def axis(self) -> int:
+        """The axis that a selection applies to."""
+        return HEAD_AXIS.get(self.part, -1)
+
+    def __str__(self) -> str:
+        return self.name if self.select is None else f"{self.name}[{_show_index(self.select)}]"
+
+
+def expand(specs: Iterable[SiteLike], known: Sequence[str]) -> list[Site]:
+    """Turn patterns into the model's own sites, in the model's order, without repeats.
+
+    Args:
+        specs: names, globs, shorthand pairs, sites; ``module:`` paths pass through for the anatomy to check.
+        known: every name the model has, as `hooks.sites` lists them.
+
+    Raises:
+        UnknownSite: a pattern matched nothing; the message names the nearest names that exist.
+
+    >>> [str(s) for s in expand(["blocks.{0,1}.hook_mlp_out"], ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"])]
+    ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']
+    """
+    order = {name: place for place, name in enumerate(known)}
+    found: dict[Site, None] = {}
+    for spec in specs:
+        site = Site.parse(spec)
+        if site.name.startswith("module:"):
+            found[site] = None
+            continue
+        pattern = _count_from_end(site.name, known)
+        names = [n for alternative in _braces(pattern) for n in _match(alternative, order)]
+        if not names:
+            raise UnknownSite(_no_such_site(site.name, known))
+        for name in sorted(set(names), key=order.__getitem__):
+            found[Site(name, site.select)] = None
+    return list(found)
+
+
+def _match(pattern: str, order: dict[str, int]) -> list[str]:
+    if pattern in order:
+        return [pattern]
+    if not any(c in pattern for c in "*?"):
+        return []
+    return [name for name in order if fnmatch.fnmatchcase(name, pattern)]
+
+
+def _braces(pattern: str) -> list[str]:
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [full for choice in match[1].split(",") for full in _braces(head + choice.strip() + tail)]
+
+
+def _count_from_end(pattern: str, known: Sequence[str]) -> str:
+    match = _NEGATIVE.match(pattern)
+    if match is None:
+        return pattern
+    stack = match[1]
+    layers = {int(m["layer"]) for n in known if (m := _LAYER.match(n)) and m["stack"] == stack}
+    wanted = int(match[2]) + len(layers)
+    return f"{stack}.{wanted}.{pattern[match.end() :]}"
+
+
+def _no_such_site(pattern: str, known: Sequence[str]) -> str:
+    wanted = _LAYER.match(pattern)
+    layers = sorted({s for n in known if (s := Site(n).layer) is not None})
+    if wanted and layers and int(wanted["layer"]) not in layers:
+        return f"no site {pattern!r}: the model has blocks 0 to {layers[-1]}"
+    # Compare without layer numbers first, so that a typo in the part is not drowned by the layer.
+    folded = {re.sub(r"\.\d+\.", ".*.", n): n for n in reversed(known)}
+    query = re.sub(r"\.(\d+|\{[^}]*\}|-\d+)\.", ".*.", pattern)
+    near = difflib.get_close_matches(query, list(folded), n=3, cutoff=0.4)
+    if wanted:
+        near = [n.replace(".*.", f".{wanted['layer']}.") for n in near]
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return f"no site {pattern!r} in this model{hint} (hooks.sites(model) lists all {len(known)})"
+
+
+def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:
+    short, layer = pair
+    if short not in SHORTHAND:
+        near = difflib.get_close_matches(short, SHORTHAND, n=3, cutoff=0.3) or sorted(SHORTHAND)
+        raise UnknownSite(f"no shorthand {short!r}: expected one of {', '.join(near)}")
+    chosen = str(layer) if isinstance(layer, int | str) else "{" + ",".join(map(str, layer)) + "}"
+    return f"blocks.{chosen}.{SHORTHAND[short]}"
+
+
+def _parse_index(text: str, spec: str) -> Index:
+    try:
+        if ":" in text:
+            return slice(*(int(p) if p.strip() else None for p in text.split(":")))
+        if "," in text:
+            return tuple(int(p) for p in text.split(",") if p.strip())
+        return int(text)
+    except (ValueError, TypeError):
+        raise ValueError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]") from None
+
+
+def _show_index(index: Index) -> str:
+    if isinstance(index, slice):
+        parts = [index.start, index.stop] + ([index.step] if index.step is not None else [])
+        return ":".join("" if p is None else str(p) for p in parts)
+    return ",".join(map(str, index)) if isinstance(index, tuple) else str(index)

@@ -1,0 +1,221 @@
+r"""How probe predictions are judged: each metric, interval and correction is defined here once.
+
+Intervals and p-values resample *sentences* (clusters), not words: the words of a sentence are not independent, and a
+bootstrap over words is too narrow. Every statistic here is a function of sums over items, so one matrix of multinomial
+weights (replicates x sentences) serves them all: the resampled sums of any columns are one product,
+
+.. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim \mathrm{Multinomial}(S, 1/S).
+
+Source: Efron & Tibshirani 1993, chapters 6 and 13; Davison & Hinkley 1997, section 3.8 (cluster resampling).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+REPLICATES = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClusterBootstrap:
+    """Resamples whole clusters; every statistic of one test set shares the same draws, so differences are paired.
+
+    Args:
+        clusters: the cluster (sentence) of each item.
+        replicates: how many resamples.
+        seed: of the draws.
+
+    >>> boot = ClusterBootstrap(np.array([0, 0, 1, 1, 2]), replicates=1000)
+    >>> boot.mean(np.array([1.0, 1, 0, 1, 1])).value
+    0.8
+    """
+
+    def __init__(self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0) -> None:
+        if not len(clusters):
+            raise ValueError("expected at least one item to resample, got none")
+        _, self._index = np.unique(clusters, return_inverse=True)
+        self.n_clusters = int(self._index.max()) + 1
+        self._weights = _weights(self.n_clusters, replicates, seed)
+
+    def sums(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
+        """The resampled sums of each column."""
+        by_cluster = np.zeros((self.n_clusters, values.shape[1]))
+        np.add.at(by_cluster, self._index, values)
+        return self._weights @ by_cluster
+
+    def statistic(
+        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], np.ndarray], level: float = LEVEL
+    ) -> Interval:
+        """The interval of a function of column sums, ``[..., k] -> [...]``."""
+        return interval(float(function(columns.sum(0))), function(self.sums(columns)), level)
+
+    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL) -> Interval:
+        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two."""
+        columns = np.column_stack([values.astype(float), np.ones(len(values))])
+        return self.statistic(columns, lambda s: s[..., 0] / s[..., 1], level)
+
+    def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
+        """Resampled means of several columns, for comparing them in pairs."""
+        columns = np.column_stack([values.astype(float), np.ones(len(values))])
+        sums = self.sums(columns)
+        return sums[:, :-1] / sums[:, -1:]
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "b s"]:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, n_clusters, size=(replicates, n_clusters))
+    offset = drawn + np.arange(replicates)[:, None] * n_clusters
+    counts = np.bincount(offset.ravel(), minlength=replicates * n_clusters)
+    return counts.reshape(replicates, n_clusters).astype(np.float64)
+
+
+def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
+    """Percentile interval of the replicates around an estimate."""
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """The share of items predicted right."""
+    return float(np.mean(gold == predicted))
+
+
+def confusion_columns(gold: np.ndarray, predicted: np.ndarray, classes: Sequence[Any]) -> Float[np.ndarray, "n k"]:
+    """Per item and class: right, predicted, gold (3 x classes columns), whose sums give every F1."""
+    is_gold = gold[:, None] == np.asarray(classes, dtype=object)
+    is_predicted = predicted[:, None] == np.asarray(classes, dtype=object)
+    return np.concatenate([is_gold & is_predicted, is_predicted, is_gold], axis=1).astype(float)
+
+
+def macro_f1_of_sums(sums: np.ndarray) -> np.ndarray:
+    r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over classes that occur."""
+    right, predicted, gold = np.split(sums, 3, axis=-1)
+    occurs = (predicted + gold) > 0
+    f1 = np.divide(2 * right, predicted + gold, out=np.zeros_like(right), where=occurs)
+    return f1.sum(-1) / np.maximum(occurs.sum(-1), 1)
+
+
+def macro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """The unweighted mean of the classes' F1, over the classes that occur in gold or predicted."""
+    classes = sorted({*gold, *predicted}, key=str)
+    return float(macro_f1_of_sums(confusion_columns(gold, predicted, classes).sum(0)))
+
+
+def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """Support, precision, recall and F1 of each class, by falling support; precision is None where nothing was predicted."""
+    classes = sorted({*gold, *predicted}, key=str)
+    right, made, there = np.split(confusion_columns(gold, predicted, classes).sum(0), 3)
+    rows = [
+        {
+            "label": label,
+            "support": int(g),
+            "precision": float(r / p) if p else None,
+            "recall": float(r / g) if g else None,
+            "f1": float(2 * r / (p + g)),
+        }
+        for label, r, p, g in zip(classes, right, made, there, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (-row["support"], str(row["label"])))
+
+
+def r2_columns(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n k"]:
+    """Per item: squared error, y, y squared, 1; their sums give :math:`R^2`."""
+    return np.column_stack([(gold - predicted) ** 2, gold, gold**2, np.ones(len(gold))])
+
+
+def r2_of_sums(sums: np.ndarray) -> np.ndarray:
+    r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample."""
+    total = sums[..., 2] - sums[..., 1] ** 2 / sums[..., 3]
+    return 1 - sums[..., 0] / np.maximum(total, 1e-300)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j\le i} \min(1, (m-j+1)\,p_{(j)})`.
+
+    Source: Holm 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p, kind="stable")
+    adjusted, running = np.empty(len(p)), 0.0
+    for rank, place in enumerate(order):
+        running = max(running, min(1.0, (len(p) - rank) * p[place]))
+        adjusted[place] = running
+    return [float(value) for value in adjusted]
+
+
+def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) -> float:
+    """How often the resampled difference is not above 0 (two-sided: not on the estimate's side), with +1 in both counts.
+
+    Source: Davison & Hinkley 1997, section 4.2.3.
+    """
+    b = len(replicates)
+    below = (np.sum(replicates <= 0) + 1) / (b + 1)
+    above = (np.sum(replicates >= 0) + 1) / (b + 1)
+    return float(min(1.0, 2 * min(below, above)) if two_sided else below)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of conditions: their difference, its interval and the corrected p-value."""
+
+    a: int
+    b: int
+    difference: Interval
+    p: float
+
+
+def compare_pairs(estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]) -> list[Comparison]:
+    """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs."""
+    pairs = [(a, b) for a in range(len(estimates)) for b in range(a + 1, len(estimates))]
+    differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
+    corrected = holm([bootstrap_p(d) for d in differences])
+    return [
+        Comparison(a, b, interval(estimates[b] - estimates[a], d), p)
+        for (a, b), d, p in zip(pairs, differences, corrected, strict=True)
+    ]
+
+
+def best_set(
+    estimates: Sequence[float], replicates: Float[np.ndarray, "b k"], alpha: float = 0.05
+) -> tuple[Bool[np.ndarray, " k"], list[float]]:
+    """Which conditions are not significantly worse than the best one.
+
+    Each is compared with the best estimate on the same resamples, one-sided, Holm-corrected over the conditions.
+
+    Returns:
+        A mask over the conditions, and each one's corrected p of being worse (1 for the best itself).
+    """
+    best = int(np.argmax(estimates))
+    others = [i for i in range(len(estimates)) if i != best]
+    corrected = holm([bootstrap_p(replicates[:, best] - replicates[:, i], two_sided=False) for i in others])
+    p = np.ones(len(estimates))
+    p[others] = corrected
+    return p > alpha, [float(v) for v in p]
+
+
+def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `ValueError`, naming an offender, if something is in two splits."""
+    seen: dict[Any, str] = {}
+    for name, members in splits.items():
+        for member in set(members):
+            if member in seen:
+                raise ValueError(f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one")
+            seen[member] = name

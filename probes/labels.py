@@ -1,0 +1,67 @@
+"""Labels of any hashable kind, turned into class indices and back."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+Labels = Sequence[Any] | np.ndarray | torch.Tensor
+"""One label per row: a sequence, a NumPy array or a tensor; labels may be any hashable objects."""
+
+
+def as_label_array(labels: Labels) -> np.ndarray:
+    """A 1-d array of labels; objects stay objects (tuples are not unpacked into columns).
+
+    Raises:
+        ValueError: if the labels are an array of more than one dimension.
+    """
+    if isinstance(labels, torch.Tensor):
+        labels = labels.detach().cpu().numpy()
+    if isinstance(labels, np.ndarray):
+        if labels.ndim != 1:
+            raise ValueError(f"labels must have one dimension [n], got shape {labels.shape}")
+        return labels
+    kinds = {type(label) for label in labels}
+    if len(kinds) == 1 and next(iter(kinds)) in (str, int, bool, float):
+        return np.asarray(labels)
+    array = np.empty(len(labels), dtype=object)
+    array[:] = list(labels)
+    return array
+
+
+def ordered(values: Iterable[Hashable]) -> list[Any]:
+    """Distinct values in a fixed order: their own where they have one, else by type and repr."""
+    distinct = list(dict.fromkeys(values))
+    try:
+        return sorted(distinct)  # type: ignore[type-var]
+    except TypeError:
+        return sorted(distinct, key=lambda value: (type(value).__name__, repr(value)))
+
+
+def encode(labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
+    """Classes in order and the class index of each row: ``classes[index] == labels``.
+
+    >>> encode(["b", "a", "b"])
+    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
+    """
+    array = as_label_array(labels)
+    if array.dtype != object:
+        classes, index = np.unique(array, return_inverse=True)
+        return classes, index.astype(np.int64)
+    kinds = ordered(array.tolist())
+    place = {kind: i for i, kind in enumerate(kinds)}
+    index = np.fromiter((place[label] for label in array), dtype=np.int64, count=len(array))
+    classes = np.empty(len(kinds), dtype=object)
+    classes[:] = kinds
+    return classes, index
+
+
+def encode_with(labels: Labels, classes: np.ndarray) -> Int[np.ndarray, " n"]:
+    """Class index of each row among known classes; -1 for a label that is not among them."""
+    place = {label: i for i, label in enumerate(classes.tolist())}
+    array = as_label_array(labels).tolist()
+    return np.fromiter((place.get(label, -1) for label in array), dtype=np.int64, count=len(array))

