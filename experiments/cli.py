@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     probe = commands.add_parser("probe", help="probe every layer for properties of an annotated corpus")
     add_options(probe, ProbeConfig)
     demo = commands.add_parser("demo", help="the same study on an embedded model and corpus, in about two minutes")
-    demo.add_argument("--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     if given.version:
         from experiments.results import versions

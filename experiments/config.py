@@ -26,7 +26,9 @@ class ProbeConfig:
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: tuple[str, ...] = option("what to read: upos, deprel, feats:Number, depth, arc:deprel, ... (repeatable)")
     out: Path = option("the run's folder", metavar="DIR")
-    dev: Path | None = option("sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE")
+    dev: Path | None = option(
+        "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
+    )
     test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
     site: str = option("what to read at every layer: a site's name or a glob", "hook_resid_post")
     limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import conllu
 
@@ -165,7 +165,7 @@ class _Failure:
     def __init__(self, path: Path, first: int) -> None:
         self.path, self.first = path, first
 
-    def __call__(self, offset: int, expected: str, got: str) -> None:
+    def __call__(self, offset: int, expected: str, got: str) -> NoReturn:
         where = f"{self.path}:{self.first + offset}"
         raise CorpusError(f"{where}: expected {expected}, got {got}")
 
@@ -237,15 +237,15 @@ def _parse(lines: list[str], fail: _Failure) -> conllu.TokenList:
         columns = line.split("\t")
         if len(columns) != 10:
             fail(offset, "10 tab-separated columns", str(len(columns)))
-        for name, value in zip(COLUMNS, columns, strict=True):
-            if not value or "  " in value:
-                what = "two spaces in a row" if value else "nothing"
-                fail(offset, f"column {name} to hold text or _", what)
+        if "" in columns or "  " in line:
+            wrong = next(i for i, value in enumerate(columns) if not value or "  " in value)
+            what = "two spaces in a row" if columns[wrong] else "nothing"
+            fail(offset, f"column {COLUMNS[wrong]} to hold text or _", what)
         number = columns[0]
-        if _WORD_ID.fullmatch(number):
-            if int(number) != expected_id:
-                fail(offset, f"the word id {expected_id}", number)
+        if number == str(expected_id):
             expected_id += 1
+        elif _WORD_ID.fullmatch(number):
+            fail(offset, f"the word id {expected_id}", number)
         elif match := _RANGE_ID.fullmatch(number):
             first, last = int(match[1]), int(match[2])
             if first != expected_id or last < first or first <= range_end:
@@ -257,22 +257,21 @@ def _parse(lines: list[str], fail: _Failure) -> conllu.TokenList:
                 fail(offset, f"an empty node {expected_id - 1}.n", number)
         else:
             fail(offset, "an id such as 3, 3-4 or 3.1", repr(number))
-        feats = columns[5]
-        if feats != "_" and any(not a or not b for a, _, b in _pairs(feats)):
-            fail(offset, "features as Name=Value|Name=Value or _", repr(feats))
+        if not _well_formed(columns[5]):
+            fail(offset, "features as Name=Value|Name=Value or _", repr(columns[5]))
     if range_end >= expected_id:
         fail(len(lines) - 1, f"words up to {range_end} in a multiword token", str(expected_id - 1))
     try:
         parsed = conllu.parse("\n".join(lines), field_parsers=_FIELD_PARSERS)
     except Exception as error:  # the parser's own refusal, whatever its class
         fail(0, "a CoNLL-U sentence", f"{type(error).__name__}: {error}")
-        raise
     return parsed[0] if parsed else conllu.TokenList()
 
 
 @lru_cache(maxsize=100_000)
-def _pairs(feats: str) -> tuple[tuple[str, str, str], ...]:
-    return tuple(part.partition("=") for part in feats.split("|"))
+def _well_formed(feats: str) -> bool:
+    parts = [part.partition("=") for part in feats.split("|")]
+    return feats == "_" or all(name and value for name, _, value in parts)
 
 
 def _is(token: Mapping[str, Any], mark: str) -> bool:
@@ -318,7 +317,6 @@ def _align(
         if end is None:
             expected = f"{form!r} in the text at character {start}"
             fail(lines[index], expected, repr(text[start : start + len(form) + 10]))
-            continue
         spans[first] = (start, end)
         cursor = end
     rest = text[_skip_blank(text, cursor, "") :]
@@ -367,12 +365,16 @@ def _words(
         heads.append(int(head))
         if heads[-1] > len(rows):
             fail(lines[index], f"a head from 0 to {len(rows)}", head)
+    rooted = {0}
     for index, token in rows:
-        seen, at = 0, int(token["id"])
-        while at and seen <= len(rows):
-            at, seen = heads[at], seen + 1
-        if at:
-            fail(lines[index], "a chain of heads that ends at 0", f"a cycle from word {token['id']}")
+        at, path = token["id"], []
+        while at not in rooted:
+            path.append(at)
+            if len(path) > len(rows):
+                got = f"a cycle from word {token['id']}"
+                fail(lines[index], "a chain of heads that ends at 0", got)
+            at = heads[at]
+        rooted.update(path)
     return tuple(
         Word(
             id=token["id"],

@@ -17,7 +17,7 @@ from experiments.tasks import Part, Split, Task
 from hooks import Site
 from probes import controls, evaluation
 from probes.evaluation import ClusterBootstrap, Interval
-from probes.linear import RIDGE_L2, ridge_many
+from probes.ridge import RIDGE_L2, ridge_many
 from probes.solver import DEFAULT_L2, Design, fit_many
 
 N_ERRORS = 50
@@ -155,7 +155,10 @@ def _number_cells(
         p = parts[name]
         scores = []
         for seed in range(config.control_seeds):
-            draw = {s: controls.control_numbers(p[s].types, p["train"].labels, config.seed + seed) for s in ("train", "test")}
+            draw = {
+                s: controls.control_numbers(p[s].types, p["train"].labels, config.seed + seed)
+                for s in ("train", "test")
+            }
             control = ridge_many(x, {"control": draw["train"]}, fit.l2)["control"]
             scores.append(_r2(draw["test"], control.predict(x_test)))
         cells.append(
@@ -275,7 +278,9 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
     return {
         "records": records,
         "comparisons": comparisons,
-        "classes": [] if numbers else [row for cell, r in zip(cells, records, strict=True) for row in _classes(cell, r, test)],
+        "classes": []
+        if numbers
+        else [row for cell, r in zip(cells, records, strict=True) for row in _classes(cell, r, test)],
         "errors": [] if numbers else _errors(cells[top], records[top], task, corpus),
         "confused": [] if numbers else _confused(cells[top], test),
         "notes": _notes(cells, task, config),
@@ -381,7 +386,9 @@ def _notes(cells: Sequence[Cell], task: Task, config: ProbeConfig) -> list[dict[
                 }
             )
     elif config.control_seeds:
-        notes.append({"kind": "info", "text": f"{name}: selectivity of a number has no interval (R2 less the control's R2)"})
+        notes.append(
+            {"kind": "info", "text": f"{name}: selectivity of a number has no interval (R2 less the control's R2)"}
+        )
     if task.property.level == "sentence":
         notes.append({"kind": "info", "text": f"{name}: the control task keys on the sentence's first word"})
     return notes
@@ -403,7 +410,9 @@ def finding(records: Sequence[dict[str, Any]]) -> str:
         interval = ""
         if top["selectivity_low"] is not None:
             interval = f", 95% {top['selectivity_low']:.3f}-{top['selectivity_high']:.3f}"
-        text += f" Selectivity there is {top['selectivity']:.3f}{interval} (the control task reaches {top['control']:.3f})."
+        text += (
+            f" Selectivity there is {top['selectivity']:.3f}{interval} (the control task reaches {top['control']:.3f})."
+        )
     if top["random_model"] is not None:
         text += f" The same layer of a random-weight model gives {top['random_model']:.3f}."
     return text

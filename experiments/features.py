@@ -34,9 +34,7 @@ class Layout:
     def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
         """Tokenize the sentences and find every word's tokens."""
         encoded = subject.encode([s.text for s in sentences])
-        spans = [
-            word_spans(e, [(w.start, w.end) for w in s.words]) for e, s in zip(encoded, sentences, strict=True)
-        ]
+        spans = [word_spans(e, [(w.start, w.end) for w in s.words]) for e, s in zip(encoded, sentences, strict=True)]
         return cls(encoded, spans)
 
     @cached_property

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments import screen
 from experiments.config import ProbeConfig, as_command
 from experiments.corpus import Corpus
@@ -94,7 +92,9 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     for view in views:
         for task in view.tasks:
             if task.n_dropped:
-                notes.append(f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)")
+                notes.append(
+                    f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
+                )
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     memory = plan(views, models, places, config.out)
 
@@ -143,9 +143,7 @@ def study_sites(subject: Subject, site: str) -> list[str]:
     return [EMBEDDING, *(s for s in chosen if s != EMBEDDING)]
 
 
-def build_views(
-    subject: Subject, splits: dict[Split, Corpus], properties: Sequence[Property], seed: int
-) -> list[View]:
+def build_views(subject: Subject, splits: dict[Split, Corpus], properties: Sequence[Property], seed: int) -> list[View]:
     """Group the properties by the text that the model must see, and read their tasks."""
     groups: dict[str, list[Property]] = {}
     for prop in properties:
@@ -241,7 +239,9 @@ def _probe_all(
                 name = f"{view.name}-{site}".replace(":", "_").replace("/", "_")
                 saved = folder.cell(name)
                 if saved is None:
-                    features = [stores[i, view.name].read(site, view.layout.n_rows) for i in range(1 + config.random_models)]
+                    features = [
+                        stores[i, view.name].read(site, view.layout.n_rows) for i in range(1 + config.random_models)
+                    ]
                     found = score_cell(site, view.tasks, features, config)
                     saved = [cell.to_json() for cell in found]
                     folder.save_cell(name, saved)
@@ -260,5 +260,3 @@ def _describe(split: Split, corpus: Corpus, view: View) -> dict[str, Any]:
         "words": corpus.n_words,
         "used_words": view.layouts[split].n_rows,
     }
-
-

@@ -195,7 +195,7 @@ def hash_tensors(model: nn.Module) -> str:
             continue
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
+        digest.update(flat.numpy().data)
     return digest.hexdigest()
 
 

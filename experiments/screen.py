@@ -14,7 +14,13 @@ console = Console(stderr=True)
 
 def progress() -> Progress:
     """A progress display; silent where standard error is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -43,7 +49,19 @@ def _table(name: str, records: list[dict[str, Any]]) -> Table:
         f"type majority {_number(first['type_majority'])})"
     )
     table = Table(title=title, title_justify="left", title_style="bold")
-    headings = ("layer", "score", "95%", "control", "selectivity", "random model", "seen", "unseen", "macro-F1", "l2", "")
+    headings = (
+        "layer",
+        "score",
+        "95%",
+        "control",
+        "selectivity",
+        "random model",
+        "seen",
+        "unseen",
+        "macro-F1",
+        "l2",
+        "",
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("layer", "") else "right")
     for r in records:
@@ -52,7 +70,10 @@ def _table(name: str, records: list[dict[str, Any]]) -> Table:
             "emb" if r["layer"] == 0 else str(r["layer"] - 1),
             _number(r["score"]),
             f"{_number(r['low'])}-{_number(r['high'])}",
-            *(_number(r[k]) for k in ("control", "selectivity", "random_model", "score_seen", "score_unseen", "macro_f1")),
+            *(
+                _number(r[k])
+                for k in ("control", "selectivity", "random_model", "score_seen", "score_unseen", "macro_f1")
+            ),
             f"{r['l2']:g}",
             mark.strip(),
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.corpus import Corpus, CorpusError, Sentence, read_conllu
+from experiments.corpus import Corpus, CorpusError, read_conllu
 from experiments.tasks import SPLITS, Split
+from probes.evaluation import check_disjoint
 
 
 def read_splits(
@@ -17,8 +17,8 @@ def read_splits(
     """Read or cut the three splits.
 
     Files that are not given are cut from the training file, a tenth of its sentences each. A training sentence whose
-    text is also in dev or test is left out of training, so that nothing is tested on what was learned. `limit` then
-    draws that many training sentences with the seed; dev and test stay whole.
+    text is also in dev or test is left out of training (and a dev sentence whose text is in test, of dev), so that
+    nothing is tested on what was learned. `limit` then draws that many training sentences with the seed; dev and test stay whole.
 
     Returns:
         The corpora by split, and notes on what was left out.
@@ -39,12 +39,15 @@ def read_splits(
             size = max(1, len(train) // 10)
             found[split], order = replace(train, sentences=tuple(order[:size])), order[size:]
             notes.append(f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given")
-    held_out = {s.text for split in given for s in found[split].sentences}
+    tested = {s.text for s in found["test"].sentences}
+    kept = tuple(s for s in found["dev"].sentences if s.text not in tested)
+    if len(kept) < len(found["dev"]):
+        notes.append(f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test")
+    found["dev"] = replace(found["dev"], sentences=kept)
+    held_out = tested | {s.text for s in kept}
     clean = [s for s in order if s.text not in held_out]
     if len(clean) < len(order):
-        notes.append(
-            f"{len(order) - len(clean)} training sentences left out because their text is also in dev or test"
-        )
+        notes.append(f"{len(order) - len(clean)} training sentences left out because their text is also in dev or test")
     if limit is not None and limit < len(clean):
         notes.append(f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
         clean = clean[:limit]
@@ -57,20 +60,5 @@ def read_splits(
     for split, part in found.items():
         if not part.sentences:
             raise CorpusError(f"{part.path}: expected sentences for the {split} split, none is left")
-    _check(found)
+    check_disjoint({split: [s.text for s in part.sentences] for split, part in found.items()})
     return found, notes
-
-
-def _check(splits: dict[Split, Corpus]) -> None:
-    seen: dict[str, str] = {}
-    for split, corpus in splits.items():
-        for text in {s.text for s in corpus.sentences}:
-            if text in seen and "train" in (split, seen[text]):
-                raise CorpusError(f"a sentence is in two splits ({seen[text]} and {split}): {text[:60]!r}")
-            seen[text] = split
-
-
-def shared_texts(first: Sequence[Sentence], second: Sequence[Sentence]) -> int:
-    """How many sentences of the second have a text that the first has too."""
-    texts = {s.text for s in first}
-    return sum(s.text in texts for s in second)

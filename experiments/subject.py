@@ -216,7 +216,7 @@ class Subject:
         return Encoded(
             text,
             (*prefix, *ids[front:stop], *ids[len(ids) - back :]),
-            (*([zero] * len(prefix)), *map(tuple, offsets[front:stop]), *([zero] * back)),
+            (*([zero] * len(prefix)), *((start, end) for start, end in offsets[front:stop]), *([zero] * back)),
             (*([True] * len(prefix)), *map(bool, special[front:stop]), *([True] * back)),
             cut,
         )

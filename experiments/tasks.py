@@ -72,7 +72,9 @@ class Task:
         return torch.segment_reduce(features[flat], "mean", lengths=lengths, axis=0)
 
 
-def build_task(prop: Property, splits: dict[Split, Corpus], layouts: dict[Split, Layout], offsets: dict[Split, int]) -> Task:
+def build_task(
+    prop: Property, splits: dict[Split, Corpus], layouts: dict[Split, Layout], offsets: dict[Split, int]
+) -> Task:
     """Read one property off the splits.
 
     Args:
@@ -91,7 +93,9 @@ def build_task(prop: Property, splits: dict[Split, Corpus], layouts: dict[Split,
     if prop.kind == "class":
         classes = set(parts["train"].labels)
         if len(classes) < 2:
-            raise TaskError(f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}")
+            raise TaskError(
+                f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}"
+            )
         if not classes & set(parts["test"].labels):
             raise TaskError(f"property {prop.name!r}: no class of the test split occurs in training")
     elif float(np.ptp(parts["train"].labels)) == 0:

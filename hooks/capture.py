@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hooks.anatomy import Place, locate
 from hooks.attention import AttentionWatch, forbid
-from hooks.sites import Site, SiteLike, UnknownSite, expand
+from hooks.sites import Site, SiteLike, Span, UnknownSite, expand
 
 
 class SiteNeverFired(RuntimeError):
@@ -43,6 +43,7 @@ class Gradients(Mapping[str, Tensor]):
     def __init__(self, known: list[Site]) -> None:
         self._known = known
         self._values: dict[Site, Tensor] = {}
+        self._paused = False
 
     def __getitem__(self, spec: SiteLike) -> Tensor:
         site = _one(spec, self._known)
@@ -61,6 +62,8 @@ class Gradients(Mapping[str, Tensor]):
         self._values.clear()
 
     def _add(self, site: Site, value: Tensor) -> None:
+        if self._paused:
+            return
         held = self._values.get(site)
         self._values[site] = value if held is None else held + value
 
@@ -83,7 +86,9 @@ class Activations(Mapping[str, Tensor]):
     def __getitem__(self, spec: SiteLike) -> Tensor:
         values = self.all(spec)
         if len(values) != 1:
-            raise LookupError(f"{spec} fired in {len(values)} forwards: take acts.all({str(spec)!r}), one tensor for each")
+            raise LookupError(
+                f"{spec} fired in {len(values)} forwards: take acts.all({str(spec)!r}), one tensor for each"
+            )
         return values[0]
 
     def __iter__(self) -> Iterator[str]:
@@ -120,7 +125,11 @@ class Activations(Mapping[str, Tensor]):
             raise RuntimeError("no graph is held: use capture(..., grad=True), and call inside the with block")
         names = list(self._raw)
         raws = [self._raw[site][0] for site in names]
-        found = torch.autograd.grad(loss, raws, retain_graph=retain_graph, allow_unused=True)
+        self.grad._paused = True  # autograd.grad runs the tensors' hooks too
+        try:
+            found = torch.autograd.grad(loss, raws, retain_graph=retain_graph, allow_unused=True)
+        finally:
+            self.grad._paused = False
         return {
             str(site): self._raw[site][1](raw if raw is not None else torch.zeros_like(self._raw[site][0]))
             for site, raw in zip(names, found, strict=True)
@@ -349,7 +358,8 @@ def _select(value: Tensor, site: Site) -> Tensor:
     if site.select is None:
         return value
     axis = site.axis % value.ndim
-    index = list(site.select) if isinstance(site.select, tuple) else site.select
+    chosen = site.select
+    index = slice(*chosen) if isinstance(chosen, Span) else list(chosen) if isinstance(chosen, tuple) else chosen
     try:
         return value[(slice(None),) * axis + (index,)]
     except IndexError:

@@ -16,7 +16,7 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 #: Short name -> the part of the canonical name that follows ``blocks.{layer}.``
 SHORTHAND: dict[str, str] = {
@@ -45,7 +45,16 @@ HEAD_AXIS: dict[str, int] = {
     "attn.hook_pattern": 1,
 }
 
-Index: TypeAlias = int | tuple[int, ...] | slice
+
+class Span(NamedTuple):
+    """A range of indices, ``[start:stop:step]``; a slice that can be hashed."""
+
+    start: int | None = None
+    stop: int | None = None
+    step: int | None = None
+
+
+Index: TypeAlias = int | tuple[int, ...] | Span
 SiteLike: TypeAlias = "str | Site | tuple[str, int | str | Sequence[int]]"
 
 _SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
@@ -192,7 +201,7 @@ def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:
 def _parse_index(text: str, spec: str) -> Index:
     try:
         if ":" in text:
-            return slice(*(int(p) if p.strip() else None for p in text.split(":")))
+            return Span(*(int(p) if p.strip() else None for p in text.split(":")))
         if "," in text:
             return tuple(int(p) for p in text.split(",") if p.strip())
         return int(text)
@@ -201,7 +210,7 @@ def _parse_index(text: str, spec: str) -> Index:
 
 
 def _show_index(index: Index) -> str:
-    if isinstance(index, slice):
+    if isinstance(index, Span):
         parts = [index.start, index.stop] + ([index.step] if index.step is not None else [])
         return ":".join("" if p is None else str(p) for p in parts)
     return ",".join(map(str, index)) if isinstance(index, tuple) else str(index)

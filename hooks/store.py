@@ -78,7 +78,9 @@ class ActivationStore:
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             with self._open(path) as shard:
                 if site not in shard.keys():  # noqa: SIM118 (a safetensors handle, not a mapping)
-                    raise StoreError(f"{path}: expected site {site!r}, it holds {sorted(set(shard.keys()) - {_ROWS})[:5]}")
+                    raise StoreError(
+                        f"{path}: expected site {site!r}, it holds {sorted(set(shard.keys()) - {_ROWS})[:5]}"
+                    )
                 rows, part = shard.get_tensor(_ROWS), shard.get_tensor(site)
             if values is None:
                 values = torch.empty(n_rows, part.shape[1], dtype=part.dtype)

@@ -23,9 +23,7 @@ class ClassScore:
     f1: float
 
 
-def paired_codes(
-    gold: Labels, predicted: Labels
-) -> tuple[np.ndarray, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+def paired_codes(gold: Labels, predicted: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Classes that occur in gold or predicted, and both as indices among them."""
     gold_array, predicted_array = as_label_array(gold), as_label_array(predicted)
     if len(gold_array) != len(predicted_array) or not len(gold_array):
@@ -97,9 +95,7 @@ def r2(gold: ArrayLike, predicted: ArrayLike) -> float:
 
 def average_ranks(values: ArrayLike) -> Float[np.ndarray, " n"]:
     """Ranks from 1; tied values share the mean of the ranks that they take up."""
-    _, index, counts = np.unique(
-        np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
-    )
+    _, index, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 

@@ -27,9 +27,7 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=64, **_IDS)),
     "llama": _llama,
     "neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_WIDE, **_IDS)),
-    "neox-sequential": lambda: hf.GPTNeoXForCausalLM(
-        hf.GPTNeoXConfig(**_WIDE, **_IDS, use_parallel_residual=False)
-    ),
+    "neox-sequential": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_WIDE, **_IDS, use_parallel_residual=False)),
     "gemma2": lambda: hf.Gemma2ForCausalLM(hf.Gemma2Config(**_WIDE, **_IDS, num_key_value_heads=2, head_dim=8)),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**_WIDE, **_IDS, num_key_value_heads=2)),
     "opt": lambda: hf.OPTForCausalLM(
@@ -45,9 +43,7 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "electra": lambda: hf.ElectraModel(hf.ElectraConfig(**_BERT, embedding_size=16)),
     "albert": lambda: hf.AlbertModel(hf.AlbertConfig(**_BERT, embedding_size=16)),
     "deberta-v2": lambda: hf.DebertaV2Model(hf.DebertaV2Config(**_BERT)),
-    "modernbert": lambda: hf.ModernBertModel(
-        hf.ModernBertConfig(**_WIDE, **_IDS, cls_token_id=1, sep_token_id=2)
-    ),
+    "modernbert": lambda: hf.ModernBertModel(hf.ModernBertConfig(**_WIDE, **_IDS, cls_token_id=1, sep_token_id=2)),
     "t5-encoder": lambda: hf.T5EncoderModel(
         hf.T5Config(d_model=32, num_heads=4, d_kv=8, num_layers=2, d_ff=64, vocab_size=VOCAB)
     ),
@@ -58,7 +54,9 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     ),
     # Through TransformerLens's adapters.
     "falcon": lambda: hf.FalconForCausalLM(
-        hf.FalconConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, new_decoder_architecture=False, **_IDS)
+        hf.FalconConfig(
+            hidden_size=32, num_attention_heads=4, num_hidden_layers=2, new_decoder_architecture=False, **_IDS
+        )
     ),
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(hidden_size=32, n_head=4, n_layer=2, **_IDS)),
     "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(n_embd=32, n_head=4, n_layer=2, rotary_dim=4, **_IDS)),

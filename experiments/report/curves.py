@@ -28,8 +28,8 @@ from .words import interval, number, plural
 
 HERE = Path(__file__).parent
 X_TITLE = "layer (emb = embedding, k = after block k)"
-# Colour-blind safe (checked against deuteranopia and protanopia: the hues differ in lightness too);
-# each at least 4.5:1 on its background because the names at the lines' ends wear them.
+# Blue, teal, orange and purple, the usual colour-blind safe set; names and dashes tell the curves apart
+# without colour. Each is at least 4.5:1 on its background, because the names at the lines' ends wear them.
 PALETTE: dict[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#14171c"),
     "ink": ("#1c2129", "#e7e9ec"),
@@ -43,8 +43,8 @@ PALETTE: dict[str, tuple[str, str]] = {
     "control": ("#b4500f", "#ee9a5c"),
     "random": ("#7b4f9d", "#c5a3e4"),
     "plain": ("#5b6470", "#a3abb6"),
-    "good": ("#e3f1ee", "#17332f"),
-    "warn": ("#fbeee3", "#3a2616"),
+    "good": ("#ebf6f3", "#17332f"),
+    "warn": ("#fdf3ea", "#3a2616"),
     "mark": ("#fde9a8", "#5b4708"),
 }
 

@@ -15,7 +15,9 @@ from hooks import capture, sites
 SCORES = {"blocks.0.attn.hook_attn_scores", "blocks.1.attn.hook_attn_scores"}
 NOT_AN_ORACLE = {
     "opt": SCORES,
-    "bert": SCORES | {f"blocks.{i}.{part}" for i in (0, 1) for part in ("hook_attn_out", "hook_resid_mid")} | {"hook_embed"},
+    "bert": SCORES
+    | {f"blocks.{i}.{part}" for i in (0, 1) for part in ("hook_attn_out", "hook_resid_mid")}
+    | {"hook_embed"},
     "gptj": SCORES,
 }
 
@@ -68,7 +70,9 @@ def test_where_the_bridge_is_not_an_oracle(both):
     assert theirs.abs().max() > 1e-3
     assert ours.abs().max() < 1e-6
     if name == "bert":
-        assert (cache["blocks.0.hook_resid_pre"] + cache["blocks.0.hook_attn_out"] - cache["blocks.0.hook_resid_mid"]).abs().max() > 1e-2
+        assert (
+            cache["blocks.0.hook_resid_pre"] + cache["blocks.0.hook_attn_out"] - cache["blocks.0.hook_resid_mid"]
+        ).abs().max() > 1e-2
         torch.testing.assert_close(acts["resid_pre", 0] + acts["attn_out", 0], acts["resid_mid", 0])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hooks.sites import Site, UnknownSite, expand
+from hooks.sites import Site, Span, UnknownSite, expand
 
 KNOWN = [f"blocks.{i}.{part}" for i in range(3) for part in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")]
 
@@ -16,7 +16,7 @@ KNOWN = [f"blocks.{i}.{part}" for i in range(3) for part in ("hook_resid_pre", "
         ("blocks.3.attn.hook_z[5]", "blocks.3.attn.hook_z", 5),
         ("blocks.3.attn.hook_z[-1]", "blocks.3.attn.hook_z", -1),
         ("blocks.3.mlp.hook_post[1,4]", "blocks.3.mlp.hook_post", (1, 4)),
-        ("blocks.3.mlp.hook_post[2:8]", "blocks.3.mlp.hook_post", slice(2, 8)),
+        ("blocks.3.mlp.hook_post[2:8]", "blocks.3.mlp.hook_post", Span(2, 8)),
         (("z", 3), "blocks.3.attn.hook_z", None),
         (("resid_post", "*"), "blocks.*.hook_resid_post", None),
         (("pattern", [0, 2]), "blocks.{0,2}.attn.hook_pattern", None),
@@ -51,7 +51,9 @@ def test_expand(patterns, expected):
 
 
 def test_expand_keeps_selections():
-    assert [str(s) for s in expand(["blocks.*.attn.hook_z[1]"], KNOWN)] == [f"blocks.{i}.attn.hook_z[1]" for i in range(3)]
+    assert [str(s) for s in expand(["blocks.*.attn.hook_z[1]"], KNOWN)] == [
+        f"blocks.{i}.attn.hook_z[1]" for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -54,4 +54,7 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     monkeypatch.setattr("hooks.store.save_file", full)
     with pytest.raises(StoreError, match=r"No space left.*kept"):
         store.write(2, torch.tensor([0]), {"a": whole[:1]})
-    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["shard-000000.safetensors", "shard-000001.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "shard-000000.safetensors",
+        "shard-000001.safetensors",
+    ]

@@ -1,0 +1,172 @@
+"""What a joint solve needs from X alone: standardisation and the eigenbasis of its Gram matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CPU_BLOCK = 2048  # rows whose logits, softmax and gradient stay in cache together
+CUDA_BLOCK = 1 << 16
+
+
+class NonFiniteError(ValueError):
+    """The features hold NaN or infinity."""
+
+
+def as_features(X: object, device: torch.device | str | None = None) -> Float[Tensor, "n d"]:
+    """X as a float32 or float64 matrix: float64 stays, half precision becomes float32.
+
+    Raises:
+        ValueError: if X is not a non-empty matrix of real numbers.
+    """
+    tensor = X.detach() if isinstance(X, Tensor) else torch.as_tensor(np.asarray(X))
+    if tensor.ndim != 2 or 0 in tensor.shape:
+        raise ValueError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
+    if tensor.is_complex():
+        raise ValueError("X must hold real numbers. Complex data not supported")
+    if not tensor.is_floating_point():
+        tensor = tensor.double()
+    elif tensor.dtype not in (torch.float32, torch.float64):
+        tensor = tensor.float()
+    return tensor.to(device) if device is not None else tensor
+
+
+def check_finite(X: Float[Tensor, "n d"], block: int = 1 << 14) -> None:
+    """Raise one line that says how many rows are not finite and where the first one is.
+
+    Raises:
+        NonFiniteError: naming the number of bad rows, and the first row and column.
+    """
+    bad, first = 0, None
+    for start in range(0, len(X), block):
+        part = X[start : start + block]
+        # The sum is finite only if every entry is, apart from overflow, which the slow way settles.
+        if bool(torch.isfinite(part.sum())):
+            continue
+        wrong = ~torch.isfinite(part)
+        rows = wrong.any(1)
+        if first is None and bool(rows.any()):
+            row = int(rows.nonzero()[0, 0])
+            column = int(wrong[row].nonzero()[0, 0])
+            first = (start + row, column, float(part[row, column]))
+        bad += int(rows.sum())
+    if first is not None:
+        row, column, value = first
+        raise NonFiniteError(
+            f"X must be finite, got NaN or infinity in {bad} of {len(X)} rows, "
+            f"first at row {row}, column {column} ({value})"
+        )
+
+
+class Design:
+    """Standardised features in the eigenbasis of their Gram matrix, ready to be shared by solves.
+
+        Z = [(X - mean) / scale] Q,    Q diag(e) Q' = Gram matrix of the standardised features
+
+    In this basis the ridge penalty keeps its form (Q is orthogonal), a Kronecker-factored curvature
+    is diagonal in the features, and directions without variance drop out, which also makes n < d
+    cheap. Centring is always done: the bias is unpenalised and absorbs it.
+
+    Args:
+        X: features, [n d]; float64 is kept, everything else is solved in float32.
+        standardize: divide by the standard deviation of the rows given here (the training rows).
+        device: where to compute; None leaves X where it is.
+
+    Attributes:
+        mean, scale: [d], float64; the scale of a constant feature is 1 and its coefficient 0.
+        basis: Q, [d r].
+        rotated: [n r+1], the last column is 1 (the bias).
+        eigenvalues: [r+1], float64, the last one is n.
+
+    Raises:
+        NonFiniteError: naming how many rows are bad and the first row and column.
+    """
+
+    def __init__(
+        self,
+        X: Float[Tensor, "n d"] | np.ndarray,
+        standardize: bool = True,
+        device: torch.device | str | None = None,
+    ) -> None:
+        features = as_features(X, device)
+        check_finite(features)
+        self.features = features
+        self.standardize = standardize
+        self.n, self.d = features.shape
+        self.device, self.dtype = features.device, features.dtype
+        self.block = CUDA_BLOCK if features.is_cuda else CPU_BLOCK
+        with torch.no_grad():
+            self.mean, self.scale = self._moments()
+            self._rotate()
+
+    def _moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+        """Mean and standard deviation in float64, in two passes (no cancellation)."""
+        X, kind = self.features, {"dtype": torch.float64, "device": self.device}
+        total = torch.zeros(self.d, **kind)
+        for start in range(0, self.n, self.block):
+            total += X[start : start + self.block].sum(0, dtype=torch.float64)
+        mean = total / self.n
+        square = torch.zeros(self.d, **kind)
+        for start in range(0, self.n, self.block):
+            square += (X[start : start + self.block].double() - mean).square_().sum(0)
+        deviation = (square / self.n).sqrt()
+        self.constant = deviation <= 10 * torch.finfo(self.dtype).eps * mean.abs()
+        scale = deviation if self.standardize else torch.ones_like(deviation)
+        return mean, torch.where(self.constant, torch.ones_like(scale), scale)
+
+    def standardized(self, X: Float[Tensor, "m d"], dtype: torch.dtype | None = None) -> Float[Tensor, "m d"]:
+        """(X - mean) / scale, subtracted in float64; constant features become 0."""
+        dtype = dtype or self.dtype
+        if dtype == torch.float64 or X.dtype == torch.float64:
+            out = (X.double() - self.mean).div_(self.scale)
+        else:  # the rounding of the mean is corrected by its remainder
+            high = self.mean.float()
+            out = (X - high).sub_((self.mean - high).float()).div_(self.scale.float())
+        out[:, self.constant] = 0
+        return out.to(dtype)
+
+    def blocks(self, dtype: torch.dtype | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Standardised rows of the original features, block by block."""
+        for start in range(0, self.n, self.block):
+            rows = slice(start, min(start + self.block, self.n))
+            yield rows, self.standardized(self.features[rows], dtype)
+
+    def _rotate(self) -> None:
+        wide = self.n < self.d
+        if wide:
+            part = self.standardized(self.features, torch.float64)
+            gram = part @ part.T
+        else:
+            gram = torch.zeros(self.d, self.d, dtype=torch.float64, device=self.device)
+            for _, part in self.blocks():
+                gram += part.T @ part
+        values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+        exact = self.dtype == torch.float64
+        floor = float(values[-1]) * (1e-15 * max(self.n, self.d) if exact else 1e-9)
+        keep = values > max(floor, 0.0)
+        values, vectors = values[keep], vectors[:, keep]
+        if wide:
+            vectors = self.standardized(self.features, torch.float64).T @ (vectors / values.sqrt())
+        self.basis = vectors
+        rank = len(values)
+        turn = vectors.to(self.dtype)
+        self.rotated = torch.empty(self.n, rank + 1, dtype=self.dtype, device=self.device)
+        for rows, part in self.blocks():
+            torch.mm(part, turn, out=self.rotated[rows, :rank])
+        self.rotated[:, rank] = 1
+        self.eigenvalues = torch.cat([values, values.new_tensor([float(self.n)])])
+
+    def rotate(self, X: Float[Tensor, "m d"]) -> Float[Tensor, "m r"]:
+        """Other rows (dev, test) in the same basis, with the column of ones."""
+        part = self.standardized(X.to(self.device)) @ self.basis.to(self.dtype)
+        return torch.cat([part, part.new_ones(len(part), 1)], dim=1)
+
+    def unrotate(self, W: Float[Tensor, "r1 c"]) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
+        """Coefficients [c d] and intercept [c] in the original feature units, float64."""
+        coef = (self.basis @ W[:-1].double()) / self.scale[:, None]
+        coef[self.constant] = 0
+        return coef.T.contiguous(), W[-1].double() - self.mean @ coef

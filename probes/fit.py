@@ -1,0 +1,56 @@
+"""What a solve returns: one frozen result per target, in the units of the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.design import as_features
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted multinomial logistic regression.
+
+    Attributes:
+        l2: the penalty (chosen on dev where a path was given).
+        coef, intercept: [c d] and [c], float64, for features in their original units.
+        classes: [c], in order.
+        objective: sum_i CE_i + l2/2 ||W||^2 (nats; W on standardised features), in float64.
+        gradient_norm: norm of its gradient, all rows, computed in float64 from the features as they
+            were given.
+        gap: bound on objective - minimum that follows from the gradient (see ``newton.gap_bound``).
+        n_iter: Newton iterations at the chosen penalty.
+        converged: whether the relative error of the objective is certified to be within tol.
+        dev_scores: dev accuracy by penalty; a penalty that is absent was not tried.
+    """
+
+    l2: float
+    coef: Float[Tensor, "c d"]
+    intercept: Float[Tensor, " c"]
+    classes: np.ndarray
+    objective: float
+    gradient_norm: float
+    gap: float
+    n_iter: int
+    converged: bool
+    dev_scores: dict[float, float] = field(default_factory=dict)
+
+    def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
+        """Log-probabilities (nats) of every class for every row, float64."""
+        features = as_features(X, self.coef.device)
+        if features.shape[1] != self.coef.shape[1]:
+            raise ValueError(f"X has {features.shape[1]} features, but the fit expects {self.coef.shape[1]}")
+        return torch.log_softmax(features.double() @ self.coef.T + self.intercept, dim=1)
+
+    def predict_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
+        """Probabilities of every class for every row, float64."""
+        return self.log_proba(X).exp()
+
+    def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> np.ndarray:
+        """The most probable class of every row."""
+        return self.classes[self.log_proba(X).argmax(1).cpu().numpy()]

@@ -1,0 +1,242 @@
+"""Linear probes as scikit-learn estimators: thin faces on the joint solver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probes import storage
+from probes.design import as_features, check_finite
+from probes.ridge import ridge_many
+from probes.solver import fit_many
+
+
+def _features(estimator: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
+    """X as scikit-learn checks it, and finite by our own check, which says where it is not."""
+    kinds = [np.float64, np.float32]
+    X = validate_data(estimator, X, dtype=kinds, ensure_all_finite=False, reset=reset)
+    check_finite(as_features(X))
+    return X
+
+
+class LogisticProbe(ClassifierMixin, BaseEstimator):
+    """Multinomial logistic regression on standardised features, solved by ``fit_many``.
+
+        min_W,b  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2
+
+    The same as scikit-learn's ``LogisticRegression(C=1/l2)`` on standardised features for three or
+    more classes. Two classes are a two-column softmax, which equals ``C=2/l2`` there.
+
+    Args:
+        l2: strength of the penalty; the bias is not penalised.
+        standardize: divide features by their standard deviation on the training rows.
+        tol: largest relative error of the objective.
+        max_iter: Newton iterations.
+        device: where to solve ("cuda", "cpu"); None is the CPU.
+
+    Attributes:
+        coef_, intercept_: [c d] and [c], for features in their original units (also for two
+            classes).
+        classes_: [c].
+        n_iter_, converged_: iterations, and whether tol was reached.
+        objective_, gradient_norm_: in float64, over all rows.
+
+    >>> probe = LogisticProbe(l2=1.0).fit([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
+    >>> probe.predict([[2.5]]).tolist()
+    ['b']
+    """
+
+    classes_: np.ndarray
+    coef_: Float[np.ndarray, "c d"]
+    intercept_: Float[np.ndarray, " c"]
+
+    def __init__(
+        self,
+        l2: float = 1.0,
+        standardize: bool = True,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        device: str | None = None,
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, or y with one class.
+
+        Warns:
+            ConvergenceWarning: if tol was not reached.
+        """
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        check_classification_targets(y)
+        fit = fit_many(
+            X,
+            {"y": y},
+            l2=self.l2,
+            standardize=self.standardize,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            device=self.device,
+        )["y"]
+        self.classes_ = fit.classes
+        self.coef_ = fit.coef.cpu().numpy()
+        self.intercept_ = fit.intercept.cpu().numpy()
+        self.n_iter_ = max(1, fit.n_iter)
+        self.converged_ = fit.converged
+        self.objective_ = fit.objective
+        self.gradient_norm_ = fit.gradient_norm
+        return self
+
+    def _logits(self, X: Any) -> Float[np.ndarray, "n c"]:
+        check_is_fitted(self)
+        return _features(self, X, reset=False) @ self.coef_.T + self.intercept_
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits [n c]; for two classes the log-odds of the second one, [n]."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of every row."""
+        return self.classes_[self._logits(X).argmax(1)]
+
+    def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
+        """Log-probabilities in nats."""
+        logits = self._logits(X)
+        logits -= logits.max(1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
+        """Probabilities of the classes, in the order of ``classes_``."""
+        return np.exp(self.predict_log_proba(X))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted probe as safetensors with a JSON header; the labels must be JSON values.
+
+        Raises:
+            ValueError: if the labels are not strings, numbers or booleans.
+        """
+        check_is_fitted(self)
+        header = {
+            "params": self.get_params(),
+            "classes": self.classes_.tolist(),
+            "classes_dtype": self.classes_.dtype.str,
+            "n_iter": self.n_iter_,
+            "converged": self.converged_,
+            "objective": self.objective_,
+            "gradient_norm": self.gradient_norm_,
+        }
+        tensors = {"coef": self.coef_, "intercept": self.intercept_}
+        return storage.write(path, type(self).__name__, tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a probe written by ``save``.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is none, or the file is something else.
+        """
+        tensors, header = storage.read(path, cls.__name__)
+        probe = cls(**header["params"])
+        probe.coef_, probe.intercept_ = tensors["coef"], tensors["intercept"]
+        kind = np.dtype(object if header["classes_dtype"] == "|O" else header["classes_dtype"])
+        probe.classes_ = np.asarray(header["classes"], dtype=kind)
+        probe.n_features_in_ = probe.coef_.shape[1]
+        probe.n_iter_, probe.converged_ = header["n_iter"], header["converged"]
+        probe.objective_, probe.gradient_norm_ = header["objective"], header["gradient_norm"]
+        return probe
+
+
+class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Ridge regression on standardised features, in closed form.
+
+        min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
+
+    The same as scikit-learn's ``Ridge(alpha=l2)`` on standardised features. For several penalties
+    from one factorisation see ``ridge_many``.
+
+    Args:
+        l2: strength of the penalty; the bias is not penalised.
+        standardize: divide features by their standard deviation on the training rows.
+        device: where to solve; None is the CPU.
+
+    Attributes:
+        coef_, intercept_: [d] and a number, or [t d] and [t] for y of shape [n t]; for features in
+            their original units.
+        objective_, gradient_norm_: in float64, summed (in quadrature) over outputs.
+    """
+
+    coef_: np.ndarray
+    intercept_: Any
+
+    def __init__(self, l2: float = 1.0, standardize: bool = True, device: str | None = None) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on features [n d] and numbers [n] or [n t].
+
+        Raises:
+            ValueError: for X or y that are not finite.
+        """
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            multi_output=True,
+            y_numeric=True,
+        )
+        columns = {str(j): column for j, column in enumerate(np.atleast_2d(y.T))}
+        fits = ridge_many(X, columns, l2=self.l2, standardize=self.standardize, device=self.device).values()
+        coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
+        intercept = np.array([fit.intercept for fit in fits])
+        self.coef_, self.intercept_ = (coef, intercept) if y.ndim == 2 else (coef[0], intercept[0])
+        self.objective_ = float(sum(fit.objective for fit in fits))
+        self.gradient_norm_ = float(np.sqrt(sum(fit.gradient_norm**2 for fit in fits)))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predicted numbers, [n] or [n t] as in fit."""
+        check_is_fitted(self)
+        return _features(self, X, reset=False) @ self.coef_.T + self.intercept_
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted probe as safetensors with a JSON header."""
+        check_is_fitted(self)
+        header = {
+            "params": self.get_params(),
+            "objective": self.objective_,
+            "gradient_norm": self.gradient_norm_,
+        }
+        tensors = {"coef": self.coef_, "intercept": np.atleast_1d(self.intercept_)}
+        return storage.write(path, type(self).__name__, tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a probe written by ``save``.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is none, or the file is something else.
+        """
+        tensors, header = storage.read(path, cls.__name__)
+        probe = cls(**header["params"])
+        probe.coef_, intercept = tensors["coef"], tensors["intercept"]
+        probe.intercept_ = intercept if probe.coef_.ndim == 2 else float(intercept[0])
+        probe.n_features_in_ = probe.coef_.shape[-1]
+        probe.objective_, probe.gradient_norm_ = header["objective"], header["gradient_norm"]
+        return probe

@@ -1,0 +1,149 @@
+"""Ridge regression for number-valued properties: all targets and penalties from one factorisation.
+
+    min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
+    w = Q (diag(e) + l2)^-1 Z'y,   b = mean(y)
+
+in the eigenbasis Q, e of a ``Design``, where the features are standardised and centred. The same
+convention as scikit-learn's ``Ridge(alpha=l2)`` on standardised features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from probes.design import Design, as_features, check_finite
+from probes.metrics import r2
+
+RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
+"""Strong to weak; e is of the order of n, so these run from 'almost the mean' to 'almost free'."""
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """A fitted ridge regression for features in their original units.
+
+    Attributes:
+        l2: the penalty (chosen on dev where a path was given).
+        coef, intercept: [d] float64 and a number.
+        objective: sum of squares plus penalty at the solution.
+        gradient_norm: norm of the normal equations' residual, in float64.
+        dev_scores: dev R^2 by penalty.
+    """
+
+    l2: float
+    coef: Float[Tensor, " d"]
+    intercept: float
+    objective: float
+    gradient_norm: float
+    dev_scores: dict[float, float] = field(default_factory=dict)
+
+    def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[np.ndarray, " n"]:
+        """Predicted numbers, float64."""
+        features = as_features(X, self.coef.device)
+        if features.shape[1] != len(self.coef):
+            raise ValueError(f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}")
+        return (features.double() @ self.coef + self.intercept).cpu().numpy()
+
+
+def moments(design: Design, Y: Float[Tensor, "n t"]) -> tuple[Float[Tensor, " t"], Float[Tensor, "r t"]]:
+    """Mean of each target and Z'(Y - mean) without the bias row, in float64."""
+    mean = Y.mean(0)
+    total = torch.zeros(design.rotated.shape[1], Y.shape[1], dtype=torch.float64, device=Y.device)
+    for start in range(0, design.n, design.block):
+        rows = slice(start, start + design.block)
+        total += design.rotated[rows].double().T @ (Y[rows] - mean)
+    return mean, total[:-1]
+
+
+def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (n,):
+        raise ValueError(f"target {name!r} must be [{n}], one number per row, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"target {name!r} must be finite, got NaN or infinity in "
+            f"{int((~np.isfinite(array)).sum())} rows, "
+            f"first at row {int(np.flatnonzero(~np.isfinite(array))[0])}"
+        )
+    return array
+
+
+def ridge_many(
+    X: Float[Tensor, "n d"] | np.ndarray | Design,
+    targets: Mapping[str, ArrayLike],
+    l2: float | Sequence[float] = RIDGE_L2,
+    *,
+    dev: tuple[Float[Tensor, "m d"] | np.ndarray, Mapping[str, ArrayLike]] | None = None,
+    standardize: bool = True,
+    device: torch.device | str | None = None,
+) -> dict[str, RidgeFit]:
+    """Ridge regression of every target on the same features; the counterpart of ``fit_many``.
+
+    Args:
+        X: training features [n d], or a ``Design`` made from them.
+        targets: a number for every training row, by name.
+        l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
+            R^2 (ties: the stronger). All come from the same factorisation.
+        dev: features [m d] and numbers by target name.
+
+    Raises:
+        ValueError: for features or targets that are not finite, lengths that differ, a penalty that
+            is not positive, or a path without dev.
+
+    >>> X = np.arange(6.0).reshape(6, 1); fit = ridge_many(X, {"line": 2 * X[:, 0] + 1}, l2=1e-9)
+    >>> fit["line"].predict(np.array([[10.0]])).round(3).tolist()
+    [21.0]
+    """
+    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
+    if not path or not all(np.isfinite(path)) or min(path) <= 0:
+        raise ValueError(f"l2 must be positive and finite, got {l2}")
+    if len(path) > 1 and dev is None:
+        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, numbers), got none")
+    design = X if isinstance(X, Design) else Design(X, standardize, device)
+    names = list(targets)
+    Y = np.stack([_values(name, targets[name], design.n) for name in names], axis=1)
+    with torch.no_grad():
+        numbers = torch.from_numpy(Y).to(design.device)
+        mean, cross = moments(design, numbers)
+        values = design.eigenvalues[:-1, None]
+        choice = dict.fromkeys(names, path[0])
+        scores: dict[str, dict[float, float]] = {name: {} for name in names}
+        if dev is not None:
+            features = as_features(dev[0], design.device)
+            check_finite(features)
+            rows = design.rotate(features)[:, :-1].double()
+            gold = {name: _values(name, dev[1][name], len(rows)) for name in names}
+            for penalty in path:
+                said = (rows @ (cross / (values + penalty)) + mean).cpu().numpy()
+                for j, name in enumerate(names):
+                    scores[name][penalty] = r2(gold[name], said[:, j])
+            choice = {name: max(path, key=lambda v, s=scores[name]: s[v]) for name in names}
+        penalties = values.new_tensor([choice[name] for name in names])
+        W = cross / (values + penalties)
+        V = design.basis @ W
+        residual_norm, gradient = torch.zeros_like(mean), torch.zeros_like(V)
+        for block, part in design.blocks(torch.float64):
+            residual = numbers[block] - mean - part @ V
+            residual_norm += residual.square().sum(0)
+            gradient -= 2 * part.T @ residual
+        gradient += 2 * penalties * V
+        coef, intercept = design.unrotate(torch.cat([W, mean[None]]))
+        objective = residual_norm + penalties * V.square().sum(0)
+    return {
+        name: RidgeFit(
+            l2=choice[name],
+            coef=coef[j],
+            intercept=float(intercept[j]),
+            objective=float(objective[j]),
+            gradient_norm=float(gradient[:, j].norm()),
+            dev_scores=scores[name],
+        )
+        for j, name in enumerate(names)
+    }

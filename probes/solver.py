@@ -1,0 +1,260 @@
+"""``fit_many``: every probe that shares an X, tasks and controls and penalties, in one joint solve.
+
+The objective is  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2  with x standardised on the
+rows given and the bias unpenalised: scikit-learn's multinomial LogisticRegression with C = 1/l2 on
+standardised features. Two classes are a softmax over two columns, not a single logit; scikit-learn's
+binomial fit of the same data has penalty C = 2/l2.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from probes.design import Design, as_features, check_finite
+from probes.fit import Fit
+from probes.labels import Labels, encode, encode_with
+from probes.newton import gap_bound, minimise
+from probes.objective import ABSENT, dot
+
+DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
+"""Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
+tens of thousands of words and around 1e1 for thousands; half a decade apart where it matters."""
+
+MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
+
+Features = Float[Tensor, "n d"] | np.ndarray
+
+
+@dataclass
+class _Target:
+    """One target on its way: its labels, and the best penalty so far."""
+
+    name: str
+    classes: np.ndarray
+    index: Int[np.ndarray, " n"]
+    dev: Int[np.ndarray, " m"] | None
+    scores: dict[float, float] = field(default_factory=dict)
+    best: tuple[float, float, Tensor, int, bool] | None = None  # score, l2, W, n_iter, converged
+    falls: int = 0
+
+    def consider(self, l2: float, W: Tensor, n_iter: int, ok: bool, score: float | None) -> None:
+        if score is not None:
+            last = self.scores[min(self.scores)] if self.scores else -1.0
+            self.falls = self.falls + 1 if score < last else 0
+            self.scores[l2] = score
+        if self.best is None or score is None or score > self.best[0]:
+            self.best = (score if score is not None else 0.0, l2, W, n_iter, ok)
+
+
+def _targets(n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None) -> list[_Target]:
+    out = []
+    for name, labels in targets.items():
+        classes, index = encode(labels)
+        if len(index) != n:
+            raise ValueError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
+        if len(classes) < 2:
+            raise ValueError(f"target {name!r} needs at least 2 classes, got one class: {classes.tolist()}")
+        held = None
+        if dev is not None:
+            if name not in dev[1]:
+                raise ValueError(f"target {name!r} has no dev labels, got them for {list(dev[1])}")
+            held = encode_with(dev[1][name], classes)
+        out.append(_Target(name, classes, index, held))
+    return out
+
+
+def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
+    """Targets of about the same number of classes, so that little is wasted on padding."""
+    group: list[_Target] = []
+    for target in sorted(targets, key=lambda t: -len(t.classes)):
+        width = len(group[0].classes) if group else 0
+        narrow = group and len(target.classes) < 0.85 * width
+        if narrow or (group and (len(group) + 1) * width > MAX_COLUMNS):
+            yield group
+            group = []
+        group.append(target)
+    if group:
+        yield group
+
+
+def _start(group: Sequence[_Target], design: Design, width: int) -> Float[Tensor, "r k c"]:
+    """Coefficients 0 and the bias at the log class frequencies."""
+    W = torch.zeros(design.rotated.shape[1], len(group), width, dtype=torch.float64)
+    W[-1] = ABSENT
+    for j, target in enumerate(group):
+        counts = np.bincount(target.index, minlength=len(target.classes))
+        W[-1, j, : len(counts)] = torch.from_numpy(np.log(counts / counts.sum()))
+    return W.to(design.device, design.dtype)
+
+
+def fit_many(
+    X: Features | Design,
+    targets: Mapping[str, Labels],
+    l2: float | Sequence[float] = DEFAULT_L2,
+    *,
+    dev: tuple[Features, Mapping[str, Labels]] | None = None,
+    standardize: bool = True,
+    tol: float = 5e-7,
+    max_iter: int = 100,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Fit]:
+    """Fit one multinomial logistic probe per target, all on the same rows, in one joint solve.
+
+        min_W,b  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2
+
+    Args:
+        X: training features, [n d], or a ``Design`` made from them (shared between calls;
+            ``standardize`` and ``device`` are then the design's).
+        targets: labels of every training row by target name; any hashable labels.
+        l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
+            accuracy (ties: the stronger). Solved strong to weak, each from the one before; a target
+            goes no weaker once its dev accuracy has fallen for two successive penalties.
+        dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
+            that training does not have counts as wrong.
+        tol: largest relative error of the objective.
+        max_iter: Newton iterations per penalty.
+        progress: called with (solves done, solves at most) after every penalty.
+
+    Returns:
+        A ``Fit`` per target, in the order given.
+
+    Raises:
+        ValueError: for features that are not finite (naming where), a target with one class, labels
+            of another length, a penalty that is not positive, or a path without dev.
+
+    Warns:
+        ConvergenceWarning: naming the targets that did not reach tol.
+
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 3)); y = np.where(X[:, 0] > 0, "yes", "no")
+    >>> float((fit_many(X, {"sign": y}, l2=1.0)["sign"].predict(X) == y).mean()) > 0.9
+    True
+    """
+    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
+    if not path or not all(np.isfinite(path)) or min(path) <= 0:
+        raise ValueError(f"l2 must be positive and finite, got {l2}")
+    if len(path) > 1 and dev is None:
+        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, labels), got none")
+    if not tol > 0 or max_iter < 1:
+        raise ValueError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
+    design = X if isinstance(X, Design) else Design(X, standardize, device)
+    todo = _targets(design.n, targets, dev)
+    held = None
+    with torch.no_grad():
+        if dev is not None:
+            held = _dev_rows(design, dev[0], todo)
+        done, fits = 0, {}
+        for group in _groups(todo):
+            W = _start(group, design, len(group[0].classes))
+            active = list(range(len(group)))
+            for step, penalty in enumerate(path):
+                members = [group[j] for j in active]
+                W[:, active] = _solve(design, members, W[:, active], penalty, held, tol, max_iter)
+                active = [j for j in active if group[j].falls < 2]
+                done += len(members)
+                if step + 1 == len(path) or not active:
+                    break
+                if progress is not None:
+                    progress(done, len(todo) * len(path))
+            done = done + len(group) * len(path) - sum(max(len(t.scores), 1) for t in group)
+            fits |= _certify(design, group, tol)
+            if progress is not None:
+                progress(done, len(todo) * len(path))
+    bad = [name for name in targets if not fits[name].converged]
+    if bad:
+        worst = max(fits[name].gap / fits[name].objective for name in bad)
+        warnings.warn(
+            f"{len(bad)} of {len(fits)} probes did not converge to a relative error of {tol:g} in "
+            f"{max_iter} iterations (bound {worst:.1e}): {', '.join(bad[:5])}",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return {name: fits[name] for name in targets}
+
+
+def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[Tensor, "m r"]:
+    features = as_features(X, design.device)
+    if features.shape[1] != design.d:
+        raise ValueError(f"dev has {features.shape[1]} features, but X has {design.d}")
+    check_finite(features)
+    for target in targets:
+        if target.dev is None or len(target.dev) != len(features):
+            got = 0 if target.dev is None else len(target.dev)
+            raise ValueError(f"target {target.name!r} has {got} dev labels for {len(features)} rows")
+    return design.rotate(features)
+
+
+def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
+    return torch.from_numpy(np.stack([t.index for t in group], axis=1)).to(design.device)
+
+
+def _solve(
+    design: Design,
+    group: Sequence[_Target],
+    start: Float[Tensor, "r k c"],
+    penalty: float,
+    held: Float[Tensor, "m r"] | None,
+    tol: float,
+    max_iter: int,
+) -> Float[Tensor, "r k c"]:
+    """One penalty for a group; every target remembers its best by dev accuracy."""
+    l2 = torch.full((len(group),), penalty, dtype=torch.float64, device=design.device)
+    found = minimise(design, _labels(group, design), start, l2, tol=tol, max_iter=max_iter)
+    for j, target in enumerate(group):
+        score = None
+        if held is not None and target.dev is not None:
+            said = (held @ found.W[:, j, : len(target.classes)]).argmax(1).cpu().numpy()
+            score = float((said == target.dev).mean())
+        target.consider(penalty, found.W[:, j].clone(), int(found.n_iter[j]), bool(found.converged[j]), score)
+    return found.W
+
+
+def _certify(design: Design, group: Sequence[_Target], tol: float) -> dict[str, Fit]:
+    """Objective and gradient of the final coefficients in float64, from the features as given."""
+    best = [t.best for t in group if t.best is not None]
+    W = torch.stack([b[2] for b in best], dim=1).double()
+    l2 = torch.tensor([b[1] for b in best], dtype=torch.float64, device=design.device)
+    r, k, c = W.shape
+    coef = (design.basis @ W[:-1].reshape(r - 1, k * c)).view(design.d, k, c)
+    V = torch.cat([coef, W[-1:]])
+    Y = _labels(group, design)
+    gradient, loss = torch.zeros_like(V), torch.zeros_like(l2)
+    predicted = torch.zeros_like(V[-1])
+    for rows, part in design.blocks(torch.float64):
+        ones = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
+        log_p = torch.log_softmax((ones @ V.view(-1, k * c)).view(-1, k, c), dim=-1)
+        y = Y[rows].unsqueeze(-1)
+        loss -= log_p.gather(2, y).squeeze(-1).sum(0)
+        residual = log_p.exp()
+        predicted += residual.sum(0)
+        residual.scatter_add_(2, y, residual.new_full((), -1.0).expand(y.shape))
+        gradient += (ones.T @ residual.view(-1, k * c)).view_as(gradient)
+    gradient[:-1] += l2.view(1, -1, 1) * coef
+    loss += l2 / 2 * dot(coef, coef)
+    norm, gap = dot(gradient, gradient).sqrt(), gap_bound(gradient, predicted, l2)
+    out = {}
+    for j, target in enumerate(group):
+        width = len(target.classes)
+        weights, intercept = design.unrotate(W[:, j, :width])
+        out[target.name] = Fit(
+            l2=best[j][1],
+            coef=weights,
+            intercept=intercept,
+            classes=target.classes,
+            objective=float(loss[j]),
+            gradient_norm=float(norm[j]),
+            gap=float(gap[j]),
+            n_iter=best[j][3],
+            converged=best[j][4] or bool(gap[j] <= tol * loss[j]),
+            dev_scores=target.scores,
+        )
+    return out

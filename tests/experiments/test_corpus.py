@@ -1,0 +1,212 @@
+"""Reading CoNLL-U, against hand-written files whose spans and errors are known."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from experiments.corpus import CorpusError, read_conllu
+
+
+def row(number: str, form: str, head: str = "0", deprel: str = "dep", misc: str = "_", feats: str = "_") -> str:
+    columns = (number, form, form.lower(), "X", "_", feats, head, deprel, "_", misc)
+    return "\t".join(columns)
+
+
+def token(number: str, form: str, misc: str = "_") -> str:
+    return "\t".join((number, form, *["_"] * 7, misc))
+
+
+def write(folder: Path, *lines: str, end: str = "\n\n") -> Path:
+    path = folder / "x.conllu"
+    path.write_bytes(("\n".join(lines) + end).encode())
+    return path
+
+
+def spans(path: Path) -> list[tuple[str, int, int]]:
+    return [(w.form, w.start, w.end) for s in read_conllu(path) for w in s.words]
+
+
+def message(path: Path) -> str:
+    with pytest.raises(CorpusError) as caught:
+        read_conllu(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+ODD = [
+    "# newdoc id = d1",
+    "# sent_id = a",
+    "# text = They don't, du\u00a0Pont!",
+    row("1", "They", "2", "nsubj", feats="Case=Nom|Number=Plur"),
+    token("2-3", "don't", "SpaceAfter=No"),
+    row("2", "do", "0", "root"),
+    row("3", "n't", "2"),
+    row("3.1", "gone", "_"),
+    row("4", ",", "2", "punct"),
+    token("5-6", "du"),
+    row("5", "de", "7"),
+    row("6", "le", "7"),
+    row("7", "Pont", "2", misc="SpaceAfter=No"),
+    row("8", "!", "2", "punct"),
+]
+
+
+def test_every_oddity_of_the_format_at_once(tmp_path: Path) -> None:
+    corpus = read_conllu(write(tmp_path, *ODD))
+    (sentence,) = corpus.sentences
+    assert (sentence.id, sentence.document, sentence.text) == ("a", "d1", "They don't, du\u00a0Pont!")
+    assert [(w.form, sentence.text[w.start : w.end]) for w in sentence.words] == [
+        ("They", "They"), ("do", "do"), ("n't", "n't"), (",", ","),
+        ("de", "du"), ("le", "du"), ("Pont", "Pont"), ("!", "!"),
+    ]  # fmt: skip
+    assert [w.id for w in sentence.words] == list(range(1, 9))
+    assert [w.head for w in sentence.words] == [2, 0, 2, 2, 7, 7, 2, 2]
+    assert sentence.words[0].feats == {"Case": "Nom", "Number": "Plur"}
+    assert sentence.words[1].feats == {}
+    assert (corpus.n_multiword, corpus.n_empty, corpus.n_words, len(corpus)) == (2, 1, 8, 1)
+
+
+def test_digest_is_of_the_bytes_on_disk_whatever_the_limit(tmp_path: Path) -> None:
+    path = write(tmp_path, row("1", "a"), "", row("1", "b"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_conllu(path).sha256 == read_conllu(path, limit=1).sha256 == digest
+
+
+def test_text_is_built_from_forms_where_it_is_missing(tmp_path: Path) -> None:
+    lines = [line for line in ODD if not line.startswith("# text")]
+    sentence = read_conllu(write(tmp_path, *lines)).sentences[0]
+    assert sentence.text == "They don't, du Pont!"
+    assert [sentence.text[w.start : w.end] for w in sentence.words[3:]] == [",", "du", "du", "Pont", "!"]
+
+
+@pytest.mark.parametrize("blank", ["\u00a0", "  ", "\u2009", "\u200b", "\t", "\u3000 "])
+def test_any_blank_in_the_text_separates_words(tmp_path: Path, blank: str) -> None:
+    path = write(tmp_path, f"# text = ab{blank}cd", row("1", "ab", "2"), row("2", "cd"))
+    assert spans(path) == [("ab", 0, 2), ("cd", 2 + len(blank), 4 + len(blank))]
+
+
+def test_a_form_with_a_blank_matches_another_blank(tmp_path: Path) -> None:
+    path = write(tmp_path, "# text = 10\u00a0000 Ω", row("1", "10 000", "2"), row("2", "Ω"))
+    assert spans(path) == [("10 000", 0, 6), ("Ω", 7, 8)]
+
+
+def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "dos.conllu"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(ODD).encode())  # nor does a missing last blank line
+    assert len(read_conllu(path).sentences[0].words) == 8
+
+
+def test_unicode_line_separators_stay_inside_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "# text = a\u2028b\x85", row("1", "a", "2"), row("2", "b"))
+    assert spans(path) == [("a", 0, 1), ("b", 2, 3)]
+
+
+def test_sentence_ids_are_unique_and_documents_carry_on(tmp_path: Path) -> None:
+    head = ["# newdoc id = d", "# sent_id = s"]
+    lines = [
+        *head,
+        row("1", "a"),
+        "",
+        head[1],
+        row("1", "b"),
+        "",
+        row("1", "c"),
+        "",
+        "# newdoc",
+        head[1],
+        row("1", "d"),
+    ]
+    corpus = read_conllu(write(tmp_path, *lines))
+    assert [s.id for s in corpus] == ["s", "s#2", "sentence-3", "s#3"]
+    assert [s.document for s in corpus] == ["d", "d", "d", "document-2"]
+
+
+def test_limit_stops_before_a_later_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, row("1", "a"), "", "1\tbroken")
+    assert len(read_conllu(path, limit=1)) == 1
+    assert message(path).startswith(f"{path}:3: ")
+    with pytest.raises(CorpusError, match="limit to be at least 1, got 0"):
+        read_conllu(path, limit=0)
+
+
+def test_comments_alone_are_no_sentence(tmp_path: Path) -> None:
+    assert len(read_conllu(write(tmp_path, "# a licence", "", row("1", "a"), "", "# the end"))) == 1
+
+
+NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "said"),
+    [
+        ([NINE], 1, "expected 10 tab-separated columns, got 9"),
+        (["# c", row("1", "a"), "", "# c", row("1", "b"), NINE + "\t_\t_"], 6, "10 tab-separated columns, got 11"),
+        ([row("1", "a").replace("\t", "    ")], 1, "expected 10 tab-separated columns, got 1"),
+        ([row("1", "")], 1, "column form to hold text or _, got nothing"),
+        ([row("1", "a").removesuffix("_")], 1, "column misc to hold text or _, got nothing"),
+        ([row("1", "a  b")], 1, "column form to hold text or _, got two spaces in a row"),
+        ([row("1", "a"), row("3", "b", "1")], 2, "expected the word id 2, got 3"),
+        ([row("1", "a"), row("1", "b", "1")], 2, "expected the word id 2, got 1"),
+        ([row("one", "a")], 1, "expected an id such as 3, 3-4 or 3.1, got 'one'"),
+        ([row("1", "a"), row("0.1", "b", "_")], 2, "expected an empty node 1.n, got 0.1"),
+        ([token("2-3", "ab"), row("1", "a")], 1, "a multiword token that begins at word 1, outside any other, got 2-3"),
+        ([token("1-3", "ab"), row("1", "a"), row("2", "b", "1")], 3, "words up to 3 in a multiword token, got 2"),
+        ([row("1", "a"), row("2", "b", "x")], 2, "expected a head that is a word id or 0, got 'x'"),
+        ([row("1", "a"), row("2", "b", "_")], 2, "expected a head that is a word id or 0, got '_'"),
+        ([row("1", "a", "-1")], 1, "expected a head that is a word id or 0, got '-1'"),
+        ([row("1", "a"), row("2", "b", "3")], 2, "expected a head from 0 to 2, got 3"),
+        ([row("1", "a"), row("2", "b", "3"), row("3", "c", "2")], 2, "a chain of heads that ends at 0, got a cycle"),
+        ([row("1", "a", "1")], 1, "a chain of heads that ends at 0, got a cycle from word 1"),
+        ([row("1", "a", feats="Number")], 1, "expected features as Name=Value|Name=Value or _, got 'Number'"),
+        (["# text = a c", row("1", "a"), row("2", "b", "1")], 3, "expected 'b' in the text at character 2, got 'c'"),
+        (["# text = a b", row("1", "a")], 1, "the text to end with the last token, got 'b' after it"),
+        ([row("0.1", "a", "_")], 1, "expected a word in the sentence, got only empty nodes"),
+        (["", ""], 1, "expected at least one sentence, got none"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line_with_file_and_line_number(tmp_path: Path, lines: list[str], line: int, said: str) -> None:
+    path = write(tmp_path, *lines)
+    got = message(path)
+    assert got.startswith(f"{path}:{line}: expected ")
+    assert said in got
+
+
+def test_bytes_that_are_not_utf8_are_found_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "latin.conllu"
+    path.write_bytes(b"# c\n" + row("1", "caf").encode() + b"\n# \xe9\n")
+    assert message(path) == f"{path}:3: expected UTF-8 text, got the byte 0xe9"
+
+
+def test_what_is_not_a_file_is_named_with_what_is(tmp_path: Path) -> None:
+    near = write(tmp_path, row("1", "a"))
+    missing = tmp_path / "xx.conllu"
+    assert message(missing) == f"{missing}: expected a CoNLL-U file, got no such file; the nearest is {near}"
+    assert message(tmp_path) == f"{tmp_path}: expected a CoNLL-U file, got a directory (it holds x.conllu)"
+    assert "no such file" in message(tmp_path / "nowhere" / "x.conllu")
+    (tmp_path / "empty.conllu").touch()
+    assert "expected at least one sentence, got none" in message(tmp_path / "empty.conllu")
+
+
+# Sentences and words as the treebank's own statistics give them.
+EWT = [
+    pytest.param("test", 2_077, 25_094),
+    pytest.param("dev", 2_001, 25_149, marks=pytest.mark.slow),
+    pytest.param("train", 12_544, 204_577, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("split", "sentences", "words"), EWT)
+def test_english_ewt_whole(ud: Path, split: str, sentences: int, words: int) -> None:
+    corpus = read_conllu(ud / f"en_ewt-ud-{split}.conllu")
+    assert (len(corpus), corpus.n_words) == (sentences, words)
+    assert len({s.id for s in corpus}) == len(corpus)
+    for s in corpus:
+        shown = [s.text[w.start : w.end] for w in s.words]
+        # All its multiword tokens are made of their parts, so every span is its word's form,
+        assert shown == [w.form for w in s.words]
+        # and the spans tile the text: nothing is between them but white space.
+        assert "".join("".join(shown).split()) == "".join(s.text.split())

@@ -1,0 +1,118 @@
+"""Metrics against scikit-learn, corrections against numbers worked by hand, intervals against simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from probes import evaluation
+from probes.evaluation import ClusterBootstrap
+
+
+@pytest.fixture
+def said():
+    rng = np.random.default_rng(0)
+    gold = rng.choice(np.array(["a", "b", "c", "d"], dtype=object), 300, p=[0.5, 0.3, 0.15, 0.05])
+    predicted = np.where(rng.random(300) < 0.7, gold, rng.choice(np.array(["a", "b", "c", "e"], dtype=object), 300))
+    return gold, predicted
+
+
+def test_metrics_equal_scikit_learn(said):
+    gold, predicted = said
+    assert evaluation.accuracy(gold, predicted) == metrics.accuracy_score(list(gold), list(predicted))
+    f1 = metrics.f1_score(list(gold), list(predicted), average="macro", zero_division=0)
+    assert evaluation.macro_f1(gold, predicted) == pytest.approx(f1)
+    rows = {row["label"]: row for row in evaluation.per_class(gold, predicted)}
+    report = metrics.classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
+    for label, row in rows.items():
+        assert row["support"] == report[label]["support"]
+        assert row["f1"] == pytest.approx(report[label]["f1-score"])
+    assert rows["e"]["recall"] is None  # predicted, never gold: nothing to recall
+
+
+def test_r2_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    gold, predicted = rng.normal(size=50), rng.normal(size=50)
+    ours = evaluation.r2_of_sums(evaluation.r2_columns(gold, predicted).sum(0))
+    assert float(ours) == pytest.approx(metrics.r2_score(gold, predicted))
+
+
+def test_holm_by_hand():
+    # 0.005 x 4, 0.01 x 3, then 0.03 x 2 = 0.06 and max(0.06, 0.04) = 0.06
+    assert evaluation.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert evaluation.holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_sums_are_multinomial_resamples_of_whole_clusters():
+    clusters = np.array([7, 7, 3, 9, 9, 9])
+    boot = ClusterBootstrap(clusters, replicates=500, seed=1)
+    counts = boot.sums(np.column_stack([clusters == c for c in (3, 7, 9)]).astype(float))
+    assert np.array_equal((counts / [1, 2, 3]).sum(1), np.full(500, 3))  # 3 clusters drawn each time
+    assert np.array_equal(counts % [1, 2, 3], np.zeros((500, 3)))  # always whole
+    assert np.allclose(counts.mean(0), [1, 2, 3], atol=0.2)
+
+
+def test_interval_of_a_mean_has_the_closed_form_width():
+    """One item a cluster: the bootstrap's standard error is that of a binomial proportion."""
+    n, p = 2000, 0.8
+    values = (np.arange(n) < n * p).astype(float)
+    found = ClusterBootstrap(np.arange(n)).mean(values)
+    assert found.value == p
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / n), rel=0.05)
+
+
+def test_correlated_items_need_a_wider_interval_and_get_it():
+    rng = np.random.default_rng(0)
+    covered = {"clusters": 0, "items": 0}
+    runs, n_clusters, size = 200, 60, 10
+    clusters = np.repeat(np.arange(n_clusters), size)
+    for run in range(runs):
+        values = np.repeat(rng.normal(size=n_clusters), size) + 0.5 * rng.normal(size=n_clusters * size)  # true mean 0
+        for name, groups in (("clusters", clusters), ("items", np.arange(len(clusters)))):
+            found = ClusterBootstrap(groups, replicates=400, seed=run).mean(values)
+            covered[name] += found.low <= 0 <= found.high
+    assert 0.90 <= covered["clusters"] / runs <= 0.98
+    assert covered["items"] / runs < 0.75
+
+
+def test_differences_are_paired_and_the_best_set_is_right():
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(200), 5)
+    easy = rng.random(1000) < 0.8
+    same = easy.copy()
+    same[:3] ^= True
+    worse = easy & (rng.random(1000) < 0.9)
+    columns = np.column_stack([worse, easy, same]).astype(float)
+    replicates = ClusterBootstrap(clusters).means(columns)
+    estimates = list(columns.mean(0))
+    best, p = evaluation.best_set(estimates, replicates)
+    assert list(best) == [False, True, True]
+    assert p[0] < 0.01
+    pairs = {(c.a, c.b): c for c in evaluation.compare_pairs(estimates, replicates)}
+    assert pairs[0, 1].p < 0.01 < pairs[1, 2].p
+    assert pairs[0, 1].difference.low > 0
+    assert pairs[1, 2].difference.low <= 0 <= pairs[1, 2].difference.high
+
+
+def test_a_null_difference_is_rarely_called():
+    rng = np.random.default_rng(1)
+    called = 0
+    for run in range(200):
+        a, b = rng.random((2, 300)) < 0.7
+        draws = ClusterBootstrap(np.repeat(np.arange(60), 5), replicates=400, seed=run).means(
+            np.column_stack([a, b]).astype(float)
+        )
+        called += evaluation.bootstrap_p(draws[:, 1] - draws[:, 0]) < 0.05
+    assert called / 200 < 0.10
+
+
+def test_check_disjoint_names_the_offender():
+    evaluation.check_disjoint({"train": ["a", "b"], "test": ["c"]})
+    with pytest.raises(ValueError, match="'b' is in two splits, train and test"):
+        evaluation.check_disjoint({"train": ["a", "b"], "test": ["b"]})
+
+
+def test_nothing_to_resample():
+    with pytest.raises(ValueError, match="at least one item"):
+        ClusterBootstrap(np.array([], dtype=int))

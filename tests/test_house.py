@@ -1,0 +1,74 @@
+"""The house rules that a test can hold: imports point one way, the public face is typed, imports stay light."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hooks
+import probes
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {"hooks": {"hooks"}, "probes": {"probes"}, "experiments": {"experiments", "hooks", "probes"}}
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module]
+        yield from (name.split(".")[0] for name in names if name.split(".")[0] in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_point_one_way(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    wrong = [(str(f.relative_to(ROOT)), r) for f in files for r in imported_rooms(f) if r not in MAY_IMPORT[room]]
+    assert not wrong
+
+
+def test_the_import_rule_can_fail(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("import experiments.cli\nfrom probes.solver import fit_many\n")
+    assert set(imported_rooms(path)) == {"experiments", "probes"}
+
+
+@pytest.mark.parametrize("room", [hooks, probes], ids=lambda m: m.__name__)
+def test_the_public_face_is_typed(room):
+    untyped = []
+    for name in room.__all__:
+        thing = getattr(room, name)
+        functions = [thing] if inspect.isfunction(thing) else []
+        if inspect.isclass(thing):
+            members = vars(thing).items()
+            functions = [f for n, f in members if inspect.isfunction(f) and (not n.startswith("_") or n == "__init__")]
+        for function in functions:
+            signature = inspect.signature(function)
+            missing = [
+                p for p, v in signature.parameters.items() if v.annotation is v.empty and p not in ("self", "cls")
+            ]
+            if missing or (signature.return_annotation is signature.empty and function.__name__ != "__init__"):
+                untyped.append(f"{name}.{function.__name__}{missing}")
+    assert not untyped
+
+
+def test_importing_hooks_costs_torch_and_little_more():
+    code = (
+        "import sys, hooks; heavy = {'transformers', 'transformer_lens', 'sklearn', 'matplotlib', 'pandas'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_has_a_docstring():
+    for room in (hooks, probes):
+        assert not [n for n in room.__all__ if not (getattr(room, n).__doc__ or "").strip()]
