@@ -34,7 +34,7 @@ Reader = Callable[[Sentence, Corpus], "list[Value] | Value"]
 Rewriter = Callable[[Sentence, np.random.Generator], Sentence | None]
 
 
-class UnknownProperty(LookupError):  # noqa: N818
+class UnknownProperty(LookupError):
     """No property of that name; the message names the nearest and lists all."""
 
     def __str__(self) -> str:

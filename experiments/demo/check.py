@@ -1,0 +1,91 @@
+"""What the demo model has learned: agreement on minimal pairs, plain probes of every layer.
+
+These are quick looks for the person who makes the demo again, with scikit-learn's probe and no
+controls; the honest study is ``layerscope demo``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from experiments.corpus import Corpus, read_conllu
+
+
+@torch.no_grad()
+def pair_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Path) -> dict[str, float]:
+    """The share of pairs, by UID, in which the good sentence is the likelier one."""
+    model.eval()
+    right: dict[str, list[bool]] = defaultdict(list)
+    for line in pairs.read_text(encoding="utf-8").splitlines():
+        pair = json.loads(line)
+        scores: list[float] = []
+        for text in (pair["sentence_good"], pair["sentence_bad"]):
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            scores.append(float(logits.gather(1, ids[0, 1:, None]).sum()))
+        right[pair["UID"]].append(scores[0] > scores[1])
+    return {uid: float(np.mean(values)) for uid, values in right.items()}
+
+
+@torch.no_grad()
+def word_vectors(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus: Corpus
+) -> list[Float[np.ndarray, "words d_model"]]:
+    """The last subword's state of every word: the embedding, then the output of each block."""
+    model.eval()
+    layers: list[list[Tensor]] = [[] for _ in range(len(model.model.layers) + 1)]
+    caught: list[Tensor] = []
+    handles = [model.model.embed_tokens.register_forward_hook(lambda m, a, out: caught.append(out))]
+    for block in model.model.layers:
+        # A block's own output: the last of transformers' hidden_states is after the final norm.
+        handles.append(
+            block.register_forward_hook(lambda m, a, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        )
+    try:
+        for sentence in corpus:
+            encoded = tokenizer(sentence.text, return_offsets_mapping=True)
+            ends = [end for _, end in encoded["offset_mapping"]]
+            last = [next(i for i, end in enumerate(ends) if end >= word.end) for word in sentence.words]
+            caught.clear()
+            model(input_ids=torch.tensor([encoded["input_ids"]]))
+            for layer, states in zip(layers, caught, strict=True):
+                layer.append(states[0, last])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [torch.cat(states).float().numpy() for states in layers]
+
+
+def layer_scores(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, train: Path, test: Path
+) -> dict[str, dict[str, list[float] | float]]:
+    """Per property: test accuracy of a plain probe at every layer, and of the word type's usual tag."""
+    corpora = read_conllu(train), read_conllu(test)
+    vectors = [word_vectors(model, tokenizer, corpus) for corpus in corpora]
+    types = [[w.form.lower() for s in corpus for w in s.words] for corpus in corpora]
+    found: dict[str, dict[str, list[float] | float]] = {}
+    for name in ("upos", "deprel"):
+        labels = [np.array([getattr(w, name) for s in c for w in s.words]) for c in corpora]
+        scores: list[float] = []
+        for x_train, x_test in zip(*vectors, strict=True):
+            scaler = StandardScaler().fit(x_train)
+            probe = LogisticRegression(C=0.1, max_iter=100, tol=1e-2)
+            probe.fit(scaler.transform(x_train), labels[0])
+            scores.append(float(probe.score(scaler.transform(x_test), labels[1])))
+        by_type: dict[str, Counter[str]] = defaultdict(Counter)
+        for form, label in zip(types[0], labels[0].tolist(), strict=True):
+            by_type[form][label] += 1
+        usual = Counter(labels[0].tolist()).most_common(1)[0][0]
+        guesses = [by_type[form].most_common(1)[0][0] if form in by_type else usual for form in types[1]]
+        found[name] = {"layers": scores, "type_majority": float(np.mean(np.array(guesses) == labels[1]))}
+    return found
