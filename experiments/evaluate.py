@@ -296,7 +296,7 @@ def layer_of(site: str, place: int) -> int:
     return place if layer is None else layer + 1
 
 
-def _mean_of_sums(sums: np.ndarray) -> np.ndarray:
+def _mean_of_sums(sums: np.ndarray) -> Any:
     return sums[..., 0] / sums[..., 1]
 
 

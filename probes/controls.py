@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from probes.labels import Labels
 
-def control_labels(types: Sequence[str], labels: Sequence[Any], seed: int) -> np.ndarray:
+
+def control_labels(types: Sequence[str], labels: Labels, seed: int) -> np.ndarray:
     r"""A random label for each type, the same wherever the type occurs: :math:`C(v) \sim \hat p(y)`.
 
     The draw depends on the type, the seed and the label distribution only, so that train, dev and test agree without
@@ -44,13 +46,13 @@ def control_numbers(types: Sequence[str], numbers: Float[np.ndarray, " m"], seed
     return ordered[(_uniform(types, seed) * len(ordered)).astype(int)]
 
 
-def majority(train_labels: Sequence[Any]) -> Any:
+def majority(train_labels: Labels) -> Any:
     """The most frequent training label; ties go to the first in alphabetical order."""
     counts = Counter(train_labels)
     return min(counts, key=lambda label: (-counts[label], str(label)))
 
 
-def type_majority(train_types: Sequence[str], train_labels: Sequence[Any], types: Sequence[str]) -> np.ndarray:
+def type_majority(train_types: Sequence[str], train_labels: Labels, types: Sequence[str]) -> np.ndarray:
     """The most frequent training label of each item's word type; the overall one for types not seen in training."""
     by_type: dict[str, list[Any]] = defaultdict(list)
     for kind, label in zip(train_types, train_labels, strict=True):

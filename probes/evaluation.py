@@ -59,7 +59,7 @@ class ClusterBootstrap:
         return self._weights @ by_cluster
 
     def statistic(
-        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], np.ndarray], level: float = LEVEL
+        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], Any], level: float = LEVEL
     ) -> Interval:
         """The interval of a function of column sums, ``[..., k] -> [...]``."""
         return interval(float(function(columns.sum(0))), function(self.sums(columns)), level)
@@ -103,7 +103,7 @@ def confusion_columns(gold: np.ndarray, predicted: np.ndarray, classes: Sequence
     return np.concatenate([is_gold & is_predicted, is_predicted, is_gold], axis=1).astype(float)
 
 
-def macro_f1_of_sums(sums: np.ndarray) -> np.ndarray:
+def macro_f1_of_sums(sums: np.ndarray) -> Any:
     r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over classes that occur."""
     right, predicted, gold = np.split(sums, 3, axis=-1)
     occurs = (predicted + gold) > 0
@@ -139,7 +139,7 @@ def r2_columns(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]
     return np.column_stack([(gold - predicted) ** 2, gold, gold**2, np.ones(len(gold))])
 
 
-def r2_of_sums(sums: np.ndarray) -> np.ndarray:
+def r2_of_sums(sums: np.ndarray) -> Any:
     r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample."""
     total = sums[..., 2] - sums[..., 1] ** 2 / sums[..., 3]
     return 1 - sums[..., 0] / np.maximum(total, 1e-300)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -70,7 +70,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> LogisticProbe:
         """Fit on features [n d] and one label per row.
 
         Raises:
@@ -142,7 +142,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         return storage.write(path, type(self).__name__, tensors, header)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> LogisticProbe:
         """Read a probe written by ``save``.
 
         Raises:
@@ -186,7 +186,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> RidgeProbe:
         """Fit on features [n d] and numbers [n] or [n t].
 
         Raises:
@@ -227,7 +227,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return storage.write(path, type(self).__name__, tensors, header)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> RidgeProbe:
         """Read a probe written by ``save``.
 
         Raises:

@@ -231,7 +231,7 @@ def minimise(
             sample = (Z, Y, torch.ones(n, dtype=Z.dtype, device=Z.device))
         curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block)
         exact = rows == n
-        accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.05, 0.25)
+        accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
         limit = 250 if exact else 25
 
         def solve(B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit) -> Tensor:
@@ -247,7 +247,7 @@ def minimise(
         relative = -slope / (2 * state.loss.clamp(min=floor))
         new, taken = _line_search(Z, Y, l2, state, step, slope, block)
         stuck = torch.where(taken > 0, 0, stuck + 1)
-        if MEMORY and rows < n and bool((relative < FAR).all()):
+        if bool((relative < FAR).all()) and not exact:
             memory.add(new.W - state.W, new.gradient - state.gradient)
         else:
             memory.pairs = []
@@ -256,7 +256,7 @@ def minimise(
         if trace is not None:
             trace({"rows": rows, "loss": state.loss, "relative": relative, "taken": taken})
         # Sampling noise shows as short steps and slow decrease: see more rows.
-        slow = (relative > 0.15 * before) | (taken < 1)
-        if rows < n and iteration > 0 and float(slow.double().mean()) > 0.5 and bool((relative < FAR).any()):
+        slow = (relative > 0.4 * before) & (relative < FAR)
+        if rows < n and bool(slow.any()):
             rows = min(n, 2 * rows)
     return Solution(final, n_iter, converged)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from experiments.corpus import Corpus, read_conllu
+from experiments.demo.generate import SEED, SPLITS
 
 
 @torch.no_grad()
@@ -45,12 +47,13 @@ def word_vectors(
     model.eval()
     layers: list[list[Tensor]] = [[] for _ in range(len(model.model.layers) + 1)]
     caught: list[Tensor] = []
-    handles = [model.model.embed_tokens.register_forward_hook(lambda m, a, out: caught.append(out))]
-    for block in model.model.layers:
-        # A block's own output: the last of transformers' hidden_states is after the final norm.
-        handles.append(
-            block.register_forward_hook(lambda m, a, out: caught.append(out[0] if isinstance(out, tuple) else out))
-        )
+
+    def catch(module: torch.nn.Module, arguments: Any, output: Any) -> None:
+        caught.append(output[0] if isinstance(output, tuple) else output)
+
+    # A block's own output: the last of transformers' hidden_states is after the final norm.
+    modules = [model.model.embed_tokens, *model.model.layers]
+    handles = [module.register_forward_hook(catch) for module in modules]
     try:
         for sentence in corpus:
             encoded = tokenizer(sentence.text, return_offsets_mapping=True)
@@ -89,3 +92,51 @@ def layer_scores(
         guesses = [by_type[form].most_common(1)[0][0] if form in by_type else usual for form in types[1]]
         found[name] = {"layers": scores, "type_majority": float(np.mean(np.array(guesses) == labels[1]))}
     return found
+
+
+def describe(facts: dict[str, Any], folder: Path) -> str:
+    """The README of the data folder, with what was measured."""
+    files = ("train.conllu", "dev.conllu", "test.conllu", "agreement_pairs.jsonl", "model/model.safetensors")
+    sizes = [f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |" for name in files]
+    pairs = [f"| `{uid}` | {value:.3f} |" for uid, value in facts["pairs"].items()]
+    probes: list[str] = []
+    for name, found in facts["probes"].items():
+        cells = " | ".join(f"{score:.3f}" for score in found["layers"])
+        probes.append(f"| {name} | {found['type_majority']:.3f} | {cells} |")
+    n_layers = len(facts["probes"]["upos"]["layers"])
+    heads = " | ".join(["embedding", *(f"block {i}" for i in range(n_layers - 1))])
+    return f"""# The embedded demo
+
+Made by `python -m experiments.demo.make` (seed {SEED}) and covered by this project's licence: the
+grammar, its words and its trees are ours (`lexicon.py`, `nominals.py`, `verbs.py`, `grammar.py`).
+
+- `train.conllu`, `dev.conllu`, `test.conllu`: {SPLITS["train"]}, {SPLITS["dev"]} and {SPLITS["test"]}
+  sentences with gold annotation. No sentence is in two of them or in the model's training text,
+  and every ninth noun, verb and adjective is missing from the train split, so that the others
+  hold word types a probe has not seen. The same bytes on every machine.
+- `agreement_pairs.jsonl`: minimal pairs of subject-verb agreement in BLiMP's form, with no noun or
+  with one of the other number between subject and verb.
+- `model/`: a Llama of {n_layers - 1} blocks, width 128, 4 heads, {facts["parameters"]:,} parameters in
+  float32, and its byte-level BPE tokenizer of 1,200 tokens, which puts `<bos>` in front. Trained
+  on {facts["sentences"]:,} sentences ({facts["tokens"]:,} tokens) of the grammar; `training.log` has the losses.
+
+| file | size |
+|---|---|
+{chr(10).join(sizes)}
+
+On 2,000 held-out sentences the model needs {facts["nats"]:.2f} nats per sentence. The choices that made
+them hold {facts["entropy"]:.2f} nats, an upper bound on the entropy of the text.
+
+The good sentence is the likelier one in this share of the pairs (chance: 0.5):
+
+| pairs | accuracy |
+|---|---|
+{chr(10).join(pairs)}
+
+A plain logistic probe of each layer (last subword of the word, test accuracy), beside the most
+frequent tag of the word type:
+
+| property | word type | {heads} |
+|---|---|{"---|" * n_layers}
+{chr(10).join(probes)}
+"""

@@ -16,8 +16,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Write corpus, minimal pairs, tokenizer and model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
-    parser.add_argument("--sentences", type=int, default=110_000, help="training sentences")
+    parser.add_argument("--sentences", type=int, default=80_000, help="training sentences")
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--corpus-only", action="store_true", help="leave the model alone")
     chosen = parser.parse_args(arguments)
 
@@ -30,26 +31,37 @@ def main(arguments: list[str] | None = None) -> None:
 
     # No hub: nothing here is downloaded.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from experiments.demo import train
+    import torch
+
+    from experiments.demo import check, train
 
     started = time.time()
+    torch.set_num_threads(chosen.threads)
     texts, _ = generate.training_text(chosen.sentences, annotated)
     held_out, entropy = generate.training_text(2000, annotated, seed=generate.SEED + 1)
     print(f"generated {len(texts)} sentences in {time.time() - started:.0f} s")
-    print(f"information of a derivation: {entropy:.3f} nats per sentence")
     tokenizer = train.train_tokenizer(texts[:50_000])
-    rows = train.encode(tokenizer, texts)
-    n_tokens = sum(map(len, rows))
-    print(f"{n_tokens} tokens, {n_tokens / len(rows):.2f} per sentence", flush=True)
+    rows, held_out_rows = train.encode(tokenizer, texts), train.encode(tokenizer, held_out)
     model = train.new_model(generate.SEED)
     folder = chosen.out / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "training.log"
-    held_out_rows = train.encode(tokenizer, held_out)
-    train.train(model, rows, held_out_rows, epochs=chosen.epochs, seed=generate.SEED, log=log)
     tokenizer.save_pretrained(folder)
+    log = folder / "training.log"
+    train.train(model, rows, held_out_rows[:300], epochs=chosen.epochs, seed=generate.SEED, log=log)
     model.set_attn_implementation("sdpa")
     model.save_pretrained(folder)
+
+    facts = {
+        "sentences": len(texts) * chosen.epochs,
+        "tokens": sum(map(len, rows)) * chosen.epochs,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "nats": train.nats_per_sentence(model, held_out_rows),
+        "entropy": entropy,
+        "pairs": check.pair_accuracy(model, tokenizer, chosen.out / "agreement_pairs.jsonl"),
+        "probes": check.layer_scores(model, tokenizer, chosen.out / "train.conllu", chosen.out / "test.conllu"),
+    }
+    (chosen.out / "README.md").write_text(check.describe(facts, chosen.out), encoding="utf-8")
+    print(f"done in {time.time() - started:.0f} s; see {chosen.out / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,272 @@
+"""The joint solve against scikit-learn's newton-cholesky, numerical gradients and known data."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from probes import Design, Fit, NonFiniteError, fit_many
+from probes import newton as newton_module
+
+
+def softmax_data(n, d, c, seed, noise=3.0):
+    """Labels from a softmax over random directions; the features have uneven variances."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+    z = X @ rng.normal(size=(d, c))
+    return X, (z + noise * rng.gumbel(size=z.shape)).argmax(1)
+
+
+def objective(X, y, coef, intercept, l2):
+    """Written out again, in NumPy and float64, on features that are already standardised."""
+    z = X @ coef.T + intercept
+    z = z - z.max(1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    return -log_p[np.arange(len(y)), y].sum() + l2 / 2 * (coef**2).sum()
+
+
+def standardized_solution(fit: Fit, scaler: StandardScaler):
+    coef = fit.coef.numpy() * scaler.scale_
+    return coef, fit.intercept.numpy() + fit.coef.numpy() @ scaler.mean_
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "c", "l2", "kind", "noise"),
+    [
+        (500, 20, 5, 1.0, np.float64, 3.0),
+        (500, 20, 5, 1.0, np.float32, 3.0),
+        (60, 100, 3, 1e-2, np.float64, 3.0),  # fewer rows than features
+        (400, 10, 4, 1e-2, np.float64, 0.01),  # separable, weak penalty
+        (400, 10, 4, 1e-2, np.float32, 0.01),
+        (3000, 30, 7, 100.0, np.float32, 3.0),
+        (12000, 15, 4, 1.0, np.float32, 3.0),  # the curvature is sampled
+    ],
+)
+def test_objective_is_that_of_newton_cholesky(n, d, c, l2, kind, noise):
+    X, y = softmax_data(n, d, c, seed=n + d, noise=noise)
+    X = X.astype(kind)
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    Z = scaler.transform(X.astype(np.float64))
+    best = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-9, max_iter=500).fit(Z, y)
+    reference = objective(Z, y, best.coef_, best.intercept_, l2)
+    fits = fit_many(X, {"real": y, "other": np.roll(y, 7)}, l2=l2)
+    fit = fits["real"]
+    assert fit.converged and fits["other"].converged
+    assert fit.objective <= reference * (1 + 1e-6)
+    coef, intercept = standardized_solution(fit, scaler)
+    assert objective(Z, y, coef, intercept, l2) == pytest.approx(fit.objective, rel=1e-7)
+    assert np.abs(coef - best.coef_).max() < 5e-3
+
+
+def test_high_precision_in_float64():
+    X, y = softmax_data(300, 8, 3, seed=1)
+    scaler = StandardScaler().fit(X)
+    Z = scaler.transform(X)
+    best = LogisticRegression(C=0.5, solver="newton-cholesky", tol=1e-12, max_iter=500).fit(Z, y)
+    fit = fit_many(X, {"y": y}, l2=2.0, tol=1e-14)["y"]
+    coef, intercept = standardized_solution(fit, scaler)
+    np.testing.assert_allclose(coef, best.coef_, atol=1e-7)
+    shift = (intercept - best.intercept_).mean()  # the bias is known up to a constant
+    np.testing.assert_allclose(intercept - shift, best.intercept_, atol=1e-6)
+
+
+def test_two_classes_are_a_softmax_which_is_binomial_with_twice_c():
+    X, y = softmax_data(300, 6, 2, seed=3)
+    scaler = StandardScaler().fit(X)
+    best = LogisticRegression(C=2 / 3.0, tol=1e-10, max_iter=1000).fit(scaler.transform(X), y)
+    fit = fit_many(X, {"y": y}, l2=3.0, tol=1e-12)["y"]
+    coef, intercept = standardized_solution(fit, scaler)
+    np.testing.assert_allclose(coef[1] - coef[0], best.coef_[0], atol=1e-5)
+    np.testing.assert_allclose(coef.sum(0), 0, atol=1e-6)
+    assert intercept[1] - intercept[0] == pytest.approx(best.intercept_[0], abs=1e-5)
+
+
+def test_certificate_is_the_gradient_by_finite_differences():
+    X, y = softmax_data(80, 4, 3, seed=5)
+    Z = StandardScaler().fit_transform(X)
+    with pytest.warns(ConvergenceWarning, match="1 of 1 probes did not converge.*'?y"):
+        fit = fit_many(X, {"y": y}, l2=0.5, tol=1e-12, max_iter=2)["y"]
+    assert not fit.converged
+    coef, intercept = standardized_solution(fit, StandardScaler().fit(X))
+    theta = np.concatenate([coef.ravel(), intercept])
+    f = lambda t: objective(Z, y, t[:12].reshape(3, 4), t[12:], 0.5)  # noqa: E731
+    gradient = [(f(theta + e) - f(theta - e)) / 2e-5 for e in np.eye(15) * 1e-5]
+    assert fit.gradient_norm == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+    best = fit_many(X, {"y": y}, l2=0.5, tol=1e-12)["y"]
+    assert 0 < fit.objective - best.objective <= fit.gap
+
+
+def test_many_targets_are_the_same_as_one_at_a_time():
+    X, y = softmax_data(400, 6, 5, seed=8)
+    rng = np.random.default_rng(0)
+    targets = {"five": y, "four": np.minimum(y, 3), "two": y > 2, "noise": rng.permutation(y)}
+    targets["absent"] = np.where(y == 4, 0, y)  # padded to the width of its group
+    together = fit_many(X, targets, l2=0.7, tol=1e-12)
+    assert list(together) == list(targets)
+    for name, labels in targets.items():
+        alone = fit_many(X, {name: labels}, l2=0.7, tol=1e-12)[name]
+        assert together[name].objective == pytest.approx(alone.objective, rel=1e-10)
+        np.testing.assert_allclose(together[name].coef, alone.coef, atol=1e-5)
+        assert len(together[name].classes) == len(np.unique(labels))
+
+
+def test_padding_keeps_absent_columns_out():
+    X, _ = softmax_data(300, 4, 3, seed=2)
+    rng = np.random.default_rng(1)
+    ten, nine = rng.integers(0, 10, 300), rng.integers(0, 9, 300)
+    for kind in (np.float64, np.float32):
+        fits = fit_many(X.astype(kind), {"ten": ten, "nine": nine}, l2=1.0)
+        alone = fit_many(X.astype(kind), {"nine": nine}, l2=1.0)["nine"]
+        assert fits["nine"].coef.shape == (9, 4)
+        assert fits["nine"].objective == pytest.approx(alone.objective, rel=1e-6)
+
+
+def test_bit_for_bit_again():
+    X, y = softmax_data(9000, 5, 3, seed=4)
+    one, two = (fit_many(X.astype(np.float32), {"y": y}, l2=1.0)["y"] for _ in range(2))
+    assert torch.equal(one.coef, two.coef) and one.objective == two.objective
+
+
+def test_constant_and_duplicate_features():
+    X, y = softmax_data(200, 4, 3, seed=6)
+    wide = np.column_stack([X, np.full(200, 3.7), X[:, 0]])
+    for kind in (np.float64, np.float32):
+        fit = fit_many(wide.astype(kind), {"y": y}, l2=1.0)["y"]
+        assert torch.all(fit.coef[:, 4] == 0)
+        np.testing.assert_allclose(fit.coef[:, 0], fit.coef[:, 5], atol=1e-4)
+
+
+def test_without_standardisation_the_penalty_is_on_the_features_as_they_are():
+    X, y = softmax_data(300, 5, 3, seed=9)
+    best = LogisticRegression(C=0.1, solver="newton-cholesky", tol=1e-11, max_iter=500).fit(X, y)
+    fit = fit_many(X, {"y": y}, l2=10.0, standardize=False, tol=1e-12)["y"]
+    np.testing.assert_allclose(fit.coef, best.coef_, atol=1e-5)
+
+
+def test_labels_of_any_hashable_kind():
+    X, y = softmax_data(120, 3, 3, seed=10)
+    kinds = {
+        "text": [("A", "B", "C")[i] for i in y],
+        "pairs": [(int(i), "x") for i in y],
+        "mixed": [(None, "b", 3)[i] for i in y],
+        "tensor": torch.as_tensor(y),
+    }
+    for name, labels in kinds.items():
+        fit = fit_many(X, {name: labels}, l2=0.1)[name]
+        predicted = fit.predict(X)
+        assert set(predicted.tolist()) <= set(list(labels) if name != "tensor" else y.tolist())
+        hits = [p == (g.item() if name == "tensor" else g) for p, g in zip(predicted, labels, strict=True)]
+        assert np.mean(hits) > 0.5
+        np.testing.assert_allclose(fit.predict_proba(X).sum(1), 1, atol=1e-12)
+
+
+def test_path_takes_the_best_dev_penalty_and_stops_after_two_falls():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 60))
+    signal = (X[:, 0] + X[:, 1] + 2 * rng.normal(size=150) > 0).astype(int)
+    D = rng.normal(size=(2000, 60))
+    gold = (D[:, 0] + D[:, 1] + 2 * rng.normal(size=2000) > 0).astype(int)
+    path = [0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 1e5]
+    fit = fit_many(X, {"y": signal}, l2=path, dev=(D, {"y": gold}))["y"]
+    for l2, score in fit.dev_scores.items():
+        alone = fit_many(X, {"y": signal}, l2=l2)["y"]
+        assert score == pytest.approx((alone.predict(D) == gold).mean(), abs=2e-3)
+    best = max(fit.dev_scores.values())
+    assert fit.l2 == max(l2 for l2, s in fit.dev_scores.items() if s == best)
+    tried = sorted(fit.dev_scores, reverse=True)
+    assert len(tried) < len(path), "dev accuracy falls here, so the weakest is not tried"
+    scores = [fit.dev_scores[l2] for l2 in tried]
+    falls = [b < a for a, b in itertools.pairwise(scores)]
+    assert falls[-2:] == [True, True]
+
+
+def test_dev_may_lack_classes_and_have_unknown_ones():
+    X, y = softmax_data(200, 4, 3, seed=12)
+    dev = (X[:50], {"y": ["never seen" if i == 0 else int(v % 2) for i, v in enumerate(y[:50])]})
+    fit = fit_many(X, {"y": y}, l2=[1.0, 10.0], dev=dev)["y"]
+    assert 0 < max(fit.dev_scores.values()) < 1
+
+
+def test_design_is_shared_and_progress_is_told():
+    X, y = softmax_data(200, 4, 3, seed=13)
+    design, seen = Design(X), []
+    fit = fit_many(design, {"y": y}, l2=1.0, progress=lambda *a: seen.append(a))["y"]
+    assert fit.objective == fit_many(X, {"y": y}, l2=1.0)["y"].objective
+    assert seen[-1] == (1, 1)
+
+
+def test_a_planted_direction_is_found_and_random_labels_are_not():
+    rng = np.random.default_rng(0)
+    X, test = rng.normal(size=(3000, 20)), rng.normal(size=(3000, 20))
+    direction = rng.normal(size=20)
+    targets = {"planted": X @ direction > 0, "random": rng.integers(0, 2, 3000)}
+    fits = fit_many(X, targets, l2=1.0)
+    assert (fits["planted"].predict(test) == (test @ direction > 0)).mean() > 0.97
+    assert abs((fits["random"].predict(test) == rng.integers(0, 2, 3000)).mean() - 0.5) < 0.04
+
+
+def test_rare_class_among_many_rows_when_the_curvature_is_sampled():
+    X, y = softmax_data(10000, 6, 3, seed=14)
+    y[17] = 3  # a class of one row, whose bias no uniform sample would see
+    Z = StandardScaler().fit_transform(X)
+    best = LogisticRegression(C=0.1, solver="newton-cholesky", tol=1e-9, max_iter=200).fit(Z, y)
+    fit = fit_many(X.astype(np.float32), {"y": y}, l2=10.0)["y"]
+    assert fit.objective <= objective(Z, y, best.coef_, best.intercept_, 10.0) * (1 + 1e-6)
+
+
+def test_sample_is_unbiased():
+    generator = torch.Generator().manual_seed(0)
+    q, values = torch.rand(500, dtype=torch.float64) + 0.01, torch.rand(500, dtype=torch.float64)
+    q[3] = 100.0
+    totals = []
+    for _ in range(400):
+        index, weight = newton_module._systematic_sample(q, 60, generator)
+        assert 3 in index.tolist()
+        totals.append(float((values[index] * weight).sum()))
+    assert np.mean(totals) == pytest.approx(float(values.sum()), rel=0.02)
+
+
+def test_bad_input_is_one_clear_line():
+    X, y = softmax_data(50, 4, 2, seed=15)
+    broken = X.copy()
+    broken[7, 2], broken[9, 1] = np.nan, np.inf
+    with pytest.raises(NonFiniteError, match=r"2 of 50 rows, first at row 7, column 2 \(nan\)"):
+        fit_many(broken, {"y": y}, l2=1.0)
+    with pytest.raises(ValueError, match=r"target 'same' needs at least 2 classes, got one class: \['a'\]"):
+        fit_many(X, {"same": ["a"] * 50}, l2=1.0)
+    with pytest.raises(ValueError, match="target 'y' has 49 labels, but X has 50 rows"):
+        fit_many(X, {"y": y[1:]}, l2=1.0)
+    with pytest.raises(ValueError, match="needs dev"):
+        fit_many(X, {"y": y}, l2=[1.0, 2.0])
+    with pytest.raises(ValueError, match="l2 must be positive"):
+        fit_many(X, {"y": y}, l2=0.0)
+    with pytest.raises(ValueError, match="has no dev labels"):
+        fit_many(X, {"y": y}, l2=1.0, dev=(X, {}))
+    with pytest.raises(ValueError, match="dev has 3 features, but X has 4"):
+        fit_many(X, {"y": y}, l2=1.0, dev=(X[:, :3], {"y": y}))
+    fit = fit_many(X, {"y": y}, l2=1.0)["y"]
+    with pytest.raises(ValueError, match="X has 3 features, but the fit expects 4"):
+        fit.predict(X[:, :3])
+
+
+def test_large_finite_values_are_not_called_broken():
+    X = np.full((40, 2), 3e38, dtype=np.float32)
+    X[:, 1] = np.arange(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert fit_many(X, {"y": np.arange(40) > 20}, l2=1.0)["y"].predict(X).mean() > 0.3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu():
+    X, y = softmax_data(3000, 30, 7, seed=16)
+    here = fit_many(X.astype(np.float32), {"y": y}, l2=10.0)["y"]
+    there = fit_many(X.astype(np.float32), {"y": y}, l2=10.0, device="cuda")["y"]
+    assert there.objective == pytest.approx(here.objective, rel=1e-6)
