@@ -114,7 +114,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     memory["peak_rss_bytes"] = peak_memory()
     provenance = {
         "command": as_command("probe", config),
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+        "config": _plain(config),
         "model": subject.describe(),
         "data": [_describe(split, corpus, views[0]) for split, corpus in splits.items()],
         "versions": versions(),
@@ -249,6 +249,12 @@ def _probe_all(
                 cells += [Cell.from_json(record) for record in saved]
                 bars.advance(bar)
     return cells
+
+
+def _plain(config: ProbeConfig) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    made = dataclasses.asdict(config)
+    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in made.items()}
 
 
 def _describe(split: Split, corpus: Corpus, view: View) -> dict[str, Any]:

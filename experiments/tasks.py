@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -145,6 +144,6 @@ def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
     """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out."""
     if prop.rewrite is None:
         return corpus
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
     kept: list[Sentence] = [new for s in corpus.sentences if (new := prop.rewrite(s, rng)) is not None]
     return Corpus(tuple(kept), corpus.path, corpus.sha256)

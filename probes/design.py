@@ -23,7 +23,12 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
     Raises:
         ValueError: if X is not a non-empty matrix of real numbers.
     """
-    tensor = X.detach() if isinstance(X, Tensor) else torch.as_tensor(np.asarray(X))
+    if isinstance(X, Tensor):
+        tensor = X.detach()
+    else:
+        array = np.asarray(X)
+        # torch warns about memory that must not be written to (memory maps); a view of a copy is safe
+        tensor = torch.as_tensor(array if array.flags.writeable else array.copy())
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise ValueError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
     if tensor.is_complex():

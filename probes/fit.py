@@ -25,7 +25,7 @@ class Fit:
             were given.
         gap: bound on objective - minimum that follows from the gradient (see ``newton.gap_bound``).
         n_iter: Newton iterations at the chosen penalty.
-        converged: whether the relative error of the objective is certified to be within tol.
+        converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol * objective.
         dev_scores: dev accuracy by penalty; a penalty that is absent was not tried.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -53,9 +53,11 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     """
 
     classes_: np.ndarray
+    n_features_in_: int
     coef_: Float[np.ndarray, "c d"]
     intercept_: Float[np.ndarray, " c"]
 
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(
         self,
         l2: float = 1.0,
@@ -110,7 +112,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of every row."""
-        return self.classes_[self._logits(X).argmax(1)]
+        index = self._logits(X).argmax(1)  # first: it says if the probe is not fitted
+        return self.classes_[index]
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Log-probabilities in nats."""
@@ -180,7 +183,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     coef_: np.ndarray
     intercept_: Any
+    n_features_in_: int
 
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, l2: float = 1.0, standardize: bool = True, device: str | None = None) -> None:
         self.l2 = l2
         self.standardize = standardize

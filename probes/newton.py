@@ -90,7 +90,7 @@ def _row_weights(
     for j in range(k):
         counts = torch.bincount(Y[:, j], minlength=c).clamp(min=1)
         rare += 1.0 / counts[Y[:, j]]
-    weights = sum(part.double() / part.double().sum() for part in (share, total, rare))
+    weights = torch.stack([part.double() / part.double().sum() for part in (share, total, rare)]).sum(0)
     return (0.25 * weights + 0.25 / n).float()
 
 
@@ -176,6 +176,48 @@ def _line_search(
     return new, taken
 
 
+def _sample(
+    design: Design,
+    Y: Int[Tensor, "n k"],
+    W: Float[Tensor, "r k c"],
+    rows: int,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"]]:
+    """Rows, their labels and weights for the curvature; all of them with weight 1 if rows = n."""
+    Z = design.rotated
+    if rows >= design.n:
+        return Z, Y, torch.ones(design.n, dtype=Z.dtype, device=Z.device)
+    chosen, weight = _systematic_sample(_row_weights(Z, Y, W, design.block), rows, generator)
+    return Z[chosen], Y[chosen], weight.to(Z.dtype)
+
+
+def sample_size(design: Design) -> int:
+    """Rows of the first curvature sample: an eighth, but enough for the number of features."""
+    n = design.n
+    return n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
+
+
+def decrement(
+    design: Design,
+    Y: Int[Tensor, "n k"],
+    W: Float[Tensor, "r k c"],
+    l2: Float[Tensor, " k"],
+    gradient: Float[Tensor, "r k c"],
+    seed: int = 1,
+) -> Float[Tensor, " k"]:
+    """Newton decrement g' H^-1 g / 2, about objective - minimum, with a fresh curvature sample.
+
+    The sample is larger than that of the first iterations and none of theirs, so that it does not
+    repeat an error that stopped the iteration too early.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample = _sample(design, Y, W, 2 * sample_size(design), generator)
+    blend = torch.zeros_like(l2)
+    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block)
+    g = gradient.to(W.dtype)
+    return dot(g, curvature.solve(g, torch.full_like(l2, 0.1), 100)) / 2
+
+
 def minimise(
     design: Design,
     Y: Int[Tensor, "n k"],
@@ -189,13 +231,13 @@ def minimise(
 ) -> Solution:
     """Minimise every target's objective to a relative error of tol.
 
-    Stops a target when ``gap_bound`` is below tol times its objective, or when the Newton decrement
-    is (with a margin of 20: the sampled curvature may err).
+    Stops a target when ``gap_bound`` is below tol times its objective, or when the error
+    that the last Newton decrements predict is (with a margin of 20: the sampled curvature may err).
     """
     Z, block, n = design.rotated, design.block, design.n
     k = Y.shape[1]
     eigenvalues = design.eigenvalues
-    rows = n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
+    rows = sample_size(design)
     generator = torch.Generator().manual_seed(seed)
     state = State(start.clone(), *evaluate(Z, Y, start, l2, block))
     final = start.clone()
@@ -204,13 +246,14 @@ def minimise(
     index = torch.arange(k, device=Z.device)
     memory = _Memory()
     relative = torch.full((k,), float("inf"), dtype=torch.float64, device=Z.device)
+    remaining = relative
     stuck = torch.zeros(k, dtype=torch.int64, device=Z.device)
     for iteration in range(max_iter + 1):
         floor = torch.finfo(torch.float64).tiny
         bound = gap_bound(state.gradient, state.predicted, l2)
         done = bound <= tol * state.loss + floor
         if iteration:
-            done |= relative <= tol / 20
+            done |= remaining <= tol / 20
         gone = done | (stuck >= 3)
         if bool(gone.any()):
             final[:, index[gone]], converged[index[gone]] = state.W[:, gone], done[gone]
@@ -218,17 +261,13 @@ def minimise(
             if not bool(keep.any()):
                 break
             index, state, Y, l2 = index[keep], state.select(keep), Y[:, keep], l2[keep]
-            relative, stuck = relative[keep], stuck[keep]
+            relative, remaining, stuck = relative[keep], remaining[keep], stuck[keep]
             memory.select(keep)
         if iteration == max_iter:
             final[:, index] = state.W
             break
         blend = torch.where(relative > FAR, 0.5, 0.0)
-        if rows < n:
-            chosen, weight = _systematic_sample(_row_weights(Z, Y, state.W, block), rows, generator)
-            sample = (Z[chosen], Y[chosen], weight)
-        else:
-            sample = (Z, Y, torch.ones(n, dtype=Z.dtype, device=Z.device))
+        sample = _sample(design, Y, state.W, rows, generator)
         curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block)
         exact = rows == n
         accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
@@ -246,6 +285,9 @@ def minimise(
         before = relative
         relative = -slope / (2 * state.loss.clamp(min=floor))
         new, taken = _line_search(Z, Y, l2, state, step, slope, block)
+        # What the step is expected to have left: its decrement, shrunk as the one before it was.
+        shrunk = torch.where(torch.isfinite(before), relative / before, 1.0).clamp(max=1.0)
+        remaining = torch.where(taken == 1, relative * shrunk, relative)
         stuck = torch.where(taken > 0, 0, stuck + 1)
         if bool((relative < FAR).all()) and not exact:
             memory.add(new.W - state.W, new.gradient - state.gradient)

@@ -14,6 +14,9 @@ from jaxtyping import install_import_hook
 install_import_hook(["hooks", "probes", "experiments"], "beartype.beartype")
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 _DATA = Path(os.environ.get("LAYERSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -124,7 +124,7 @@ grammar, its words and its trees are ours (`lexicon.py`, `nominals.py`, `verbs.p
 |---|---|
 {chr(10).join(sizes)}
 
-On 2,000 held-out sentences the model needs {facts["nats"]:.2f} nats per sentence. The choices that made
+On 2,000 fresh sentences the model needs {facts["nats"]:.2f} nats per sentence. The choices that made
 them hold {facts["entropy"]:.2f} nats, an upper bound on the entropy of the text.
 
 The good sentence is the likelier one in this share of the pairs (chance: 0.5):

@@ -115,6 +115,7 @@ def train(
 ) -> None:
     """AdamW with a warm-up and a cosine decay, over `epochs` passes; writes the losses to `log`."""
     generator = torch.Generator().manual_seed(seed)
+    # About: how rows fall into batches depends on their order.
     steps = epochs * sum(1 for _ in batches(rows, tokens, torch.Generator().manual_seed(0)))
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
@@ -124,7 +125,7 @@ def train(
     model.set_attn_implementation("eager")
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     started, running, step = time.time(), 0.0, 0
@@ -142,9 +143,9 @@ def train(
                 optimizer.zero_grad()
                 running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
                 step += 1
-                if step % 100 == 0 or step == steps:
-                    line = f"step {step}/{steps}  {running:.4f} nats/token  "
-                    if step % 500 == 0 or step == steps:
+                if step % 100 == 0:
+                    line = f"step {step} of about {steps}  {running:.4f} nats/token  "
+                    if step % 500 == 0:
                         line += f"held out {nats_per_sentence(model, held_out):.3f} nats/sentence  "
                     line += f"{time.time() - started:.0f} s"
                     print(line, flush=True)

@@ -37,16 +37,16 @@ FIELDS = [
 
 
 def conllu(n, seed, mark=""):
-    """Sentences in which the tag is read off the word itself (w3..w49 NOUN, others VERB) and the depth off the place."""
+    """Sentences whose tag and relation are read off the word (w3..w11 NOUN, others VERB), depth and head off the place."""
     rng, lines = random.Random(seed), []
     for i in range(n):
         lines.append(f"# sent_id = {mark}{i}")
-        words = [f"w{rng.randint(3, 99)}" for _ in range(rng.randint(4, 9))]
+        words = [f"w{rng.randint(3, 22)}" for _ in range(rng.randint(4, 9))]
         lines.append(f"# text = {' '.join(words)}")
         for j, word in enumerate(words, 1):
-            tag = "NOUN" if int(word[1:]) < 50 else "VERB"
-            relation = "root" if j == 1 else "dep"
-            lines.append(f"{j}\t{word}\t{word}\t{tag}\tX\tNumber=Sing\t{j - 1}\t{relation}\t_\t_")
+            tag = "NOUN" if int(word[1:]) < 12 else "VERB"
+            relation = "root" if j == 1 else "dep" if tag == "NOUN" else "obj"
+            lines.append(f"{j}\t{word}\t{word}\t{tag}\tX\tNumber=Sing\t{min(j - 1, 1)}\t{relation}\t_\t_")
         lines.append("")
     return "\n".join(lines) + "\n"
 
@@ -97,7 +97,7 @@ def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(res
     upos = by["upos", 0]
     assert upos["score"] > 0.95
     assert upos["type_majority"] > 0.95
-    assert abs(upos["majority"] - 0.52) < 0.08
+    assert abs(upos["majority"] - 0.55) < 0.08  # 11 of 20 types
     direction = by["head_direction", 0]  # root at the first place, else left: the position embedding tells
     assert direction["score"] > 0.99
 

@@ -32,7 +32,9 @@ def test_logistic_probe_is_logistic_regression():
     probe = LogisticProbe(l2=4.0, tol=1e-13).fit(X, y)
     np.testing.assert_allclose(probe.predict_proba(X), best.predict_proba(Z), atol=1e-6)
     np.testing.assert_allclose(probe.decision_function(X).argmax(1), best.predict(Z))
-    assert probe.converged_ and probe.gradient_norm_ < 1e-3 and probe.coef_.shape == (3, 4)
+    assert probe.converged_
+    assert probe.gradient_norm_ < 1e-3
+    assert probe.coef_.shape == (3, 4)
 
 
 @pytest.mark.parametrize("labels", [np.array([0, 1, 2]), np.array(["x", "yy", "z"]), np.array([False, True, True])])
@@ -53,7 +55,7 @@ def test_logistic_probe_comes_back_from_disk(tmp_path, labels):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_ridge_probe_is_the_closed_form_and_comes_back(tmp_path, outputs):
-    X, y = blobs(1)
+    X, _ = blobs(1)
     Y = np.random.default_rng(2).normal(size=(150, outputs)) + X[:, :1]
     Y = Y[:, 0] if outputs == 1 else Y
     Z = StandardScaler().fit_transform(X)
@@ -69,7 +71,7 @@ def test_wrong_files_are_named(tmp_path):
         LogisticProbe.load(tmp_path / "nothing")
     X, y = blobs()
     path = RidgeProbe().fit(X, y).save(tmp_path / "ridge")
-    with pytest.raises(ValueError, match="expected a saved LogisticProbe in .*, got 'RidgeProbe'"):
+    with pytest.raises(ValueError, match=r"expected a saved LogisticProbe in .*, got 'RidgeProbe'"):
         LogisticProbe.load(path)
     (tmp_path / "junk").write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a safetensors file"):
@@ -84,7 +86,8 @@ def test_a_failed_save_leaves_the_old_file_and_no_rubbish(tmp_path):
     broken.objective_ = float("nan")
     with pytest.raises(ValueError, match="must be JSON values"):
         broken.save(path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_not_finite_names_the_place():

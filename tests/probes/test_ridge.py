@@ -31,7 +31,7 @@ def test_ridge_solves_the_normal_equations(n, d, kind):
 
 
 def test_path_gives_each_target_its_own_penalty_by_dev_r2():
-    X, y = data(40, 30, seed=1)
+    X, _ = data(40, 30, seed=1)
     D, _ = data(300, 30, seed=2)
     rng = np.random.default_rng(3)
     w = np.zeros(30)
@@ -40,7 +40,8 @@ def test_path_gives_each_target_its_own_penalty_by_dev_r2():
     gold = {"clean": D @ w, "noise": rng.normal(size=300)}
     path = [1e-6, 1.0, 1e2, 1e6]
     fits = ridge_many(Design(X), targets, l2=path, dev=(D, gold))
-    assert fits["clean"].l2 == 1e-6 and fits["noise"].l2 >= 1e2
+    assert fits["clean"].l2 == 1e-6
+    assert fits["noise"].l2 >= 1e2
     scaler = StandardScaler().fit(X)
     for l2 in path:
         model = Ridge(alpha=l2).fit(scaler.transform(X), targets["clean"])
