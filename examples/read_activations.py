@@ -1,6 +1,6 @@
 """Read residual stream, attention and gradients of the embedded demo model, by name.
 
-    python examples/read_activations.py
+python examples/read_activations.py
 """
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -21,4 +21,7 @@ with capture(model, "blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern", gr
 
 for site, value in acts.items():
     print(f"{site:32} {tuple(value.shape)!s:18} |gradient| {acts.grad[site].norm():.4f}")
-print("head 0 of block 1 looks from the last token at position", int(acts["blocks.1.attn.hook_pattern[0]"][0, -1].argmax()))
+print(
+    "head 0 of block 1 looks from the last token at position",
+    int(acts["blocks.1.attn.hook_pattern[0]"][0, -1].argmax()),
+)

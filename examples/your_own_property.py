@@ -1,6 +1,6 @@
 """Probe the embedded demo model for a property of your own: does the word begin its sentence's subject?
 
-    python examples/your_own_property.py [OUT]
+python examples/your_own_property.py [OUT]
 """
 
 import dataclasses

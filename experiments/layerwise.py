@@ -50,6 +50,7 @@ def demo_config(out: Path) -> ProbeConfig:
         dev=paths.dev,
         test=paths.test,
         property=("upos", "deprel"),
+        l2=(1000.0, 100.0, 10.0),
         out=out,
     )
 
@@ -150,8 +151,10 @@ def build_views(subject: Subject, splits: dict[Split, Corpus], properties: Seque
         groups.setdefault(prop.name if prop.rewrite else "", []).append(prop)
     views = []
     for name, group in groups.items():
-        seen = {split: rewritten(corpus, group[0], seed + i) for i, (split, corpus) in enumerate(splits.items())}
-        layouts = {split: Layout.of(subject, corpus.sentences) for split, corpus in seen.items()}
+        seen: dict[Split, Corpus] = {
+            split: rewritten(corpus, group[0], seed + i) for i, (split, corpus) in enumerate(splits.items())
+        }
+        layouts: dict[Split, Layout] = {split: Layout.of(subject, corpus.sentences) for split, corpus in seen.items()}
         whole = Layout([e for s in SPLITS for e in layouts[s].encoded], [p for s in SPLITS for p in layouts[s].spans])
         offsets: dict[Split, int] = {
             "train": 0,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Task:
     parts: dict[Split, Part]
     n_dropped: int
 
-    @property
+    @builtins.property
     def key(self) -> tuple[Any, ...]:
         """Tasks with equal keys read the same vectors and are solved together."""
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
@@ -128,7 +129,7 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
                 kept = [row for row in at if row is not None]
                 add(kept, values, sentence.words[0].form.lower(), cluster, -1)
             continue
-        for index, (word, value) in enumerate(zip(sentence.words, values, strict=True)):
+        for index, (word, value) in enumerate(zip(sentence.words, cast(list[Any], values), strict=True)):
             if value is None:
                 continue
             if prop.level == "arc":

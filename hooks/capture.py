@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -351,7 +351,7 @@ def _mark(value: Tensor) -> int | Tensor:
 def _same_mark(before: int | Tensor, after: int | Tensor) -> bool:
     if isinstance(before, Tensor) and isinstance(after, Tensor):
         return torch.equal(before.nan_to_num(), after.nan_to_num())
-    return before == after
+    return before is after or (isinstance(before, int) and isinstance(after, int) and before == after)
 
 
 def _select(value: Tensor, site: Site) -> Tensor:
@@ -378,9 +378,7 @@ def _pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[T
         key = keys[0]
 
         def put_key(new: Tensor) -> Any:
-            changed = type(container)(container)
-            changed[key] = new
-            return changed
+            return cast(Any, type(container))({**container, key: new})
 
         return container[key], put_key
     if isinstance(container, tuple | list):

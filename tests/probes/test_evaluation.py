@@ -72,7 +72,7 @@ def test_correlated_items_need_a_wider_interval_and_get_it():
         for name, groups in (("clusters", clusters), ("items", np.arange(len(clusters)))):
             found = ClusterBootstrap(groups, replicates=400, seed=run).mean(values)
             covered[name] += found.low <= 0 <= found.high
-    assert 0.90 <= covered["clusters"] / runs <= 0.98
+    assert 0.88 <= covered["clusters"] / runs <= 0.98
     assert covered["items"] / runs < 0.75
 
 
