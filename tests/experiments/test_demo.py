@@ -13,11 +13,12 @@ import torch
 
 from experiments.corpus import Corpus, read_conllu
 from experiments.demo import demo_paths
-from experiments.demo.generate import annotated_splits, minimal_pairs, training_text
+from experiments.demo.generate import training_text
 from experiments.demo.grammar import Grammar
 from experiments.demo.lexicon import held_out_lemmas
 from experiments.demo.tree import Chooser, surface
 
+ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")
 
 
@@ -27,12 +28,14 @@ def corpora() -> dict[str, Corpus]:
     return {split: read_conllu(getattr(paths, split)) for split in SPLITS}
 
 
-def test_the_generator_reproduces_the_shipped_bytes() -> None:
+def test_the_generator_reproduces_the_shipped_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.demo.make", "--corpus-only", "--out", str(tmp_path)]
+    subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
     paths = demo_paths()
-    splits, _ = annotated_splits()
-    for split in SPLITS:
-        assert getattr(paths, split).read_bytes() == splits[split].encode()
-    assert paths.pairs.read_bytes() == minimal_pairs()[0].encode()
+    shipped = (paths.train, paths.dev, paths.test, paths.pairs)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in shipped)
+    for path in shipped:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_another_seed_is_another_language_sample() -> None:
@@ -48,8 +51,10 @@ def test_no_sentence_is_in_two_splits_nor_in_the_training_text(corpora: dict[str
     assert not texts["train"] & texts["dev"]
     assert not texts["dev"] & texts["test"]
     everything = texts["train"] | texts["dev"] | texts["test"]
-    some, _ = training_text(300, everything)
-    assert not everything & set(some)
+    # A text that would come is left out when it is annotated.
+    text, _ = training_text(12, everything)
+    again, _ = training_text(11, {*everything, text[5]})
+    assert again == text[:5] + text[6:]
 
 
 def test_some_word_types_are_missing_from_train_only(corpora: dict[str, Corpus]) -> None:
@@ -147,10 +152,9 @@ def test_model_and_tokenizer_load_offline_and_prefer_agreement() -> None:
             with torch.no_grad():
                 losses.append(float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1))
         right[pair["UID"]].append(losses[0] < losses[1])
-    # Chance is one half.
+    # Chance is one half: 27 of 40 across a noun of the other number has p = 0.02.
     assert sum(right["demo_agreement_none"]) / 20 >= 0.9
-    assert sum(right["demo_agreement_pp"]) / 20 >= 0.65
-    assert sum(map(sum, right.values())) / 60 >= 0.75
+    assert sum(right["demo_agreement_pp"] + right["demo_agreement_relative"]) / 40 >= 27 / 40
 
 
 def test_the_demo_is_a_few_megabytes() -> None:
@@ -161,6 +165,5 @@ def test_the_demo_is_a_few_megabytes() -> None:
 
 def test_finding_the_demo_imports_neither_torch_nor_the_parser() -> None:
     code = "import sys, experiments.demo as d; d.demo_paths(); print({'torch', 'conllu', 'numpy'} & set(sys.modules))"
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
