@@ -18,12 +18,13 @@ from experiments import screen
 from experiments.config import ProbeConfig, as_command
 from experiments.corpus import Corpus
 from experiments.demo import demo_paths
-from experiments.evaluate import Cell, score_cell, summarise
 from experiments.features import FeatureError, Layout, extract
 from experiments.properties import Property, get_property
 from experiments.results import SCHEMA, RunError, RunFolder, digest, machine, now, peak_memory, versions
+from experiments.scoring import Cell, score_cell
 from experiments.splits import read_splits
 from experiments.subject import Subject, load
+from experiments.summary import summarise
 from experiments.tasks import SPLITS, Split, Task, build_task, rewritten
 from hooks import ActivationStore, sites
 

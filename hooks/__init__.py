@@ -5,8 +5,9 @@
 ...     model(**batch)
 """
 
+from hooks.activations import Activations, SiteNeverFired
 from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, sites
-from hooks.capture import Activations, SiteNeverFired, capture
+from hooks.capture import capture
 from hooks.sites import Site, UnknownSite
 from hooks.store import ActivationStore
 

@@ -23,6 +23,7 @@ from probes.objective import (
     Curvature,
     dot,
     evaluate,
+    fast_dtype,
     log_probabilities,
     per_target,
 )
@@ -213,7 +214,7 @@ def decrement(
     generator = torch.Generator().manual_seed(seed)
     sample = _sample(design, Y, W, 2 * sample_size(design), generator)
     blend = torch.zeros_like(l2)
-    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block)
+    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block, fast_dtype(design.rotated))
     g = gradient.to(W.dtype)
     return dot(g, curvature.solve(g, torch.full_like(l2, 0.1), 100)) / 2
 
@@ -268,8 +269,9 @@ def minimise(
             break
         blend = torch.where(relative > FAR, 0.5, 0.0)
         sample = _sample(design, Y, state.W, rows, generator)
-        curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block)
         exact = rows == n
+        products = Z.dtype if exact else fast_dtype(Z)
+        curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block, products)
         accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
         limit = 250 if exact else 25
 

@@ -217,7 +217,7 @@ def one_property(
     comparisons = []
     for a in range(layers):
         for b in range(a + 1, layers):
-            d = scores[a] - scores[b]
+            d = scores[b] - scores[a]
             p = 1.0 if abs(d) < 0.004 else min(1.0, 0.00001 + 0.0004 / abs(d))
             row = {"property": name, "layer_a": a, "layer_b": b, "difference": d}
             comparisons.append(row | {"low": d - 0.004, "high": d + 0.004, "p_holm": p})

@@ -35,7 +35,7 @@ def demo_paths() -> DemoPaths:
     """
     data = Path(str(files(__name__) / "data"))
     paths = DemoPaths(
-        model=data / "model",
+        model=data / "demo-llama",
         train=data / "train.conllu",
         dev=data / "dev.conllu",
         test=data / "test.conllu",

@@ -96,7 +96,7 @@ def layer_scores(
 
 def describe(facts: dict[str, Any], folder: Path) -> str:
     """The README of the data folder, with what was measured."""
-    files = ("train.conllu", "dev.conllu", "test.conllu", "agreement_pairs.jsonl", "model/model.safetensors")
+    files = ("train.conllu", "dev.conllu", "test.conllu", "agreement_pairs.jsonl", "demo-llama/model.safetensors")
     sizes = [f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |" for name in files]
     pairs = [f"| `{uid}` | {value:.3f} |" for uid, value in facts["pairs"].items()]
     probes: list[str] = []
@@ -116,7 +116,7 @@ grammar, its words and its trees are ours (`lexicon.py`, `nominals.py`, `verbs.p
   hold word types a probe has not seen. The same bytes on every machine.
 - `agreement_pairs.jsonl`: minimal pairs of subject-verb agreement in BLiMP's form, with no noun or
   with one of the other number between subject and verb.
-- `model/`: a Llama of {n_layers - 1} blocks, width 128, 4 heads, {facts["parameters"]:,} parameters in
+- `demo-llama/`: a Llama of {n_layers - 1} blocks, width 128, 4 heads, {facts["parameters"]:,} parameters in
   float32, and its byte-level BPE tokenizer of 1,200 tokens, which puts `<bos>` in front. Trained
   on {facts["sentences"]:,} sentences ({facts["tokens"]:,} tokens) of the grammar; `training.log` has the losses.
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = train.train_tokenizer(texts[:50_000])
     rows, held_out_rows = train.encode(tokenizer, texts), train.encode(tokenizer, held_out)
     model = train.new_model(generate.SEED)
-    folder = chosen.out / "model"
+    folder = chosen.out / "demo-llama"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     log = folder / "training.log"

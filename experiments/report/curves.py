@@ -23,6 +23,7 @@ from .charts import (
     svg,
     value_range,
 )
+from .provenance import model_name
 from .study import Study, gather
 from .words import interval, number, plural
 
@@ -248,7 +249,7 @@ def layer_curves_svg(results: Mapping[str, Any], property: str) -> str:
     if study is None:
         known = ", ".join(dict.fromkeys(s.name for s in studies)) or "none"
         raise LookupError(f"no property {property!r} in this run; it has: {known}")
-    model = Path(str((results.get("provenance") or {}).get("model", {}).get("name", "model"))).name
+    model = model_name(results.get("provenance") or {})
     n_test = study.first("n_test")
     about = f"{study.metric} of linear probes on the residual stream" if _resid(study) else study.family
     about += f", band: 95% interval over sentences, {plural(int(n_test), 'test item')}" if n_test else ""

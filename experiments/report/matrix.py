@@ -13,7 +13,7 @@ LEVEL = 0.05
 
 
 def oriented(rows: Sequence[Mapping[str, Any]], layers: Sequence[float]) -> dict[tuple[int, int], Mapping[str, Any]]:
-    """Each comparison under (row, column) = (deeper, shallower), its sign turned to row minus column."""
+    """Each comparison (layer_b less layer_a) under (row, column) = (deeper, shallower), turned to row less column."""
     index: dict[float | None, int] = {layer: i for i, layer in enumerate(layers)}
     cells: dict[tuple[int, int], Mapping[str, Any]] = {}
     for row in rows:
@@ -23,6 +23,7 @@ def oriented(rows: Sequence[Mapping[str, Any]], layers: Sequence[float]) -> dict
         difference, low, high = (finite(row.get(k)) for k in ("difference", "low", "high"))
         if a < b:
             a, b = b, a
+        else:
             difference = None if difference is None else -difference
             low, high = (None if high is None else -high), (None if low is None else -low)
         cells[a, b] = {

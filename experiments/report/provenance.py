@@ -22,9 +22,12 @@ BADGES = {
 
 
 def model_name(provenance: Mapping[str, Any]) -> str:
-    """The model's name without the folder that it lies in (a hub id keeps its owner)."""
+    """The model's name: a hub id with its owner, a folder's own name (the one above it if that is just "model")."""
     name = str((provenance.get("model") or {}).get("name") or "a model")
-    return Path(name).name or name if name.startswith(("/", ".", "~")) else name
+    if not name.startswith(("/", ".", "~")):
+        return name
+    path = Path(name)
+    return (path.parent.name if path.name == "model" else path.name) or name
 
 
 def caveats(results: Mapping[str, Any], studies: list[Study]) -> Section:

@@ -304,6 +304,8 @@ def test_axis_labels_of_many_layers_do_not_touch() -> None:
 
 def test_comparisons_are_turned_to_deeper_minus_shallower() -> None:
     rows = [{"layer_a": 0, "layer_b": 1, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}]
+    assert oriented(rows, [0.0, 1.0]) == {(1, 0): {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}}
+    rows = [{"layer_a": 1, "layer_b": 0, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}]
     assert oriented(rows, [0.0, 1.0]) == {(1, 0): {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}}
 
 

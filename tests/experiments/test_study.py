@@ -89,6 +89,11 @@ def test_records_are_complete(results):
         assert record["low"] <= record["score"] <= record["high"]
         assert record["converged"]
     assert [r["layer"] for r in found["records"][:3]] == [0, 1, 2]
+    score = {(r["property"], r["layer"]): r["score"] for r in found["records"]}
+    assert len(found["comparisons"]) == 2 * 3
+    for c in found["comparisons"]:
+        less = score[c["property"], c["layer_b"]] - score[c["property"], c["layer_a"]]
+        assert c["difference"] == pytest.approx(less)
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "report.html", "results.json"]
 
 

@@ -1,186 +1,23 @@
-"""One layer's probes scored, and all layers summed up: scores with intervals, controls, baselines, mistakes, findings."""
+"""All layers summed up: scores with intervals, controls, baselines, comparisons, mistakes and findings."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
+from experiments.scoring import Cell, r2
 from experiments.tasks import Part, Split, Task
 from hooks import Site
 from probes import controls, evaluation
 from probes.evaluation import ClusterBootstrap, Interval
-from probes.ridge import RIDGE_L2, ridge_many
-from probes.solver import DEFAULT_L2, Design, fit_many
 
 N_ERRORS = 50
 N_CONFUSIONS = 30
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One property at one site: what its probe said on the test items, and what stands beside it.
-
-    `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
-    that the interval of the selectivity needs; `random_model` the mean over the random-weight models.
-    """
-
-    property: str
-    site: str
-    predicted: list[Any]
-    confidence: list[float]
-    l2: float
-    converged: bool
-    gradient_norm: float
-    control: list[float]
-    control_values: list[float]
-    control_converged: bool
-    random_model: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """What is kept of an unfinished run."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Cell:
-        """The cell again."""
-        return cls(**record)
-
-
-def score_cell(
-    site: str, tasks: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
-) -> list[Cell]:
-    """Probe every property at one site.
-
-    Args:
-        features: the model's, then those of each random-weight model.
-
-    Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
-    the same probe.
-    """
-    groups: dict[Any, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault((task.key, task.property.kind), []).append(task)
-    found: dict[str, Cell] = {}
-    for group in groups.values():
-        numbers = group[0].property.kind == "number"
-        cells = _number_cells(site, group, features, config) if numbers else _class_cells(site, group, features, config)
-        found |= {cell.property: cell for cell in cells}
-    return [found[task.property.name] for task in tasks]
-
-
-def _class_cells(
-    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
-) -> list[Cell]:
-    labels = {task.property.name: task.parts for task in group}
-    train = {name: parts["train"].labels for name, parts in labels.items()}
-    dev = {name: parts["dev"].labels for name, parts in labels.items()}
-    path = config.l2 or DEFAULT_L2
-
-    random_scores: dict[str, list[float]] = {name: [] for name in labels}
-    for values in features[1:]:
-        design = Design(group[0].vectors(values, "train"), device=config.device)
-        fits = fit_many(design, train, path, dev=(group[0].vectors(values, "dev"), dev))
-        test = group[0].vectors(values, "test")
-        for name, fit in fits.items():
-            random_scores[name].append(evaluation.accuracy(labels[name]["test"].labels, fit.predict(test)))
-
-    design = Design(group[0].vectors(features[0], "train"), device=config.device)
-    test = group[0].vectors(features[0], "test")
-    fits = fit_many(design, train, path, dev=(group[0].vectors(features[0], "dev"), dev))
-    by_penalty: dict[float, dict[tuple[str, int], np.ndarray]] = {}
-    for name, fit in fits.items():
-        part = labels[name]["train"]
-        for seed in range(config.control_seeds):
-            drawn = controls.control_labels(part.types, part.labels, config.seed + seed)
-            if len(set(drawn)) > 1:
-                by_penalty.setdefault(fit.l2, {})[name, seed] = drawn
-    control_fits = {}
-    for l2, targets in by_penalty.items():
-        solved = fit_many(design, {f"{name}\n{seed}": drawn for (name, seed), drawn in targets.items()}, l2)
-        control_fits |= {key: solved[f"{key[0]}\n{key[1]}"] for key in targets}
-
-    cells = []
-    for name, fit in fits.items():
-        parts = labels[name]
-        right = []
-        for seed in range(config.control_seeds):
-            if (name, seed) in control_fits:
-                gold = controls.control_labels(parts["test"].types, parts["train"].labels, config.seed + seed)
-                right.append(gold == control_fits[name, seed].predict(test))
-        probability = fit.predict_proba(test)
-        cells.append(
-            Cell(
-                property=name,
-                site=site,
-                predicted=[str(p) for p in fit.predict(test)],
-                confidence=[round(float(p), 4) for p in np.asarray(probability).max(axis=1)],
-                l2=fit.l2,
-                converged=bool(fit.converged),
-                gradient_norm=float(fit.gradient_norm),
-                control=[float(r.mean()) for r in right],
-                control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
-                control_converged=all(control_fits[k].converged for k in control_fits if k[0] == name),
-                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
-            )
-        )
-    return cells
-
-
-def _number_cells(
-    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
-) -> list[Cell]:
-    parts = {task.property.name: task.parts for task in group}
-    train = {name: p["train"].labels for name, p in parts.items()}
-    dev = {name: p["dev"].labels for name, p in parts.items()}
-    path = config.l2 or RIDGE_L2
-    random_scores: dict[str, list[float]] = {name: [] for name in parts}
-    fits: dict[str, Any] = {}
-    for values in reversed(features):  # the model itself comes last, so that its fits stay
-        x, x_dev, x_test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
-        fits = ridge_many(x, train, path, dev=(x_dev, dev))
-        if values is not features[0]:
-            for name, fit in fits.items():
-                random_scores[name].append(_r2(parts[name]["test"].labels, fit.predict(x_test)))
-    x, x_test = group[0].vectors(features[0], "train"), group[0].vectors(features[0], "test")
-    cells = []
-    for name, fit in fits.items():
-        p = parts[name]
-        scores = []
-        for seed in range(config.control_seeds):
-            draw = {
-                s: controls.control_numbers(p[s].types, p["train"].labels, config.seed + seed)
-                for s in ("train", "test")
-            }
-            control = ridge_many(x, {"control": draw["train"]}, fit.l2)["control"]
-            scores.append(_r2(draw["test"], control.predict(x_test)))
-        cells.append(
-            Cell(
-                property=name,
-                site=site,
-                predicted=[float(v) for v in fit.predict(x_test)],
-                confidence=[],
-                l2=float(fit.l2),
-                converged=True,  # a closed form
-                gradient_norm=0.0,
-                control=scores,
-                control_values=[],
-                control_converged=True,
-                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
-            )
-        )
-    return cells
-
-
-def _r2(gold: np.ndarray, predicted: np.ndarray) -> float:
-    return float(evaluation.r2_of_sums(evaluation.r2_columns(gold, np.asarray(predicted)).sum(0)))
 
 
 def summarise(
@@ -318,7 +155,7 @@ def _baselines(task: Task) -> dict[str, float]:
     if task.property.kind == "number":
         flat = np.full(len(test), float(np.mean(train.labels)))
         by_type = controls.type_mean(train.types, train.labels, test.types)
-        return {"majority": _r2(test.labels, flat), "type_majority": _r2(test.labels, by_type)}
+        return {"majority": r2(test.labels, flat), "type_majority": r2(test.labels, by_type)}
     by_type = controls.type_majority(train.types, train.labels, test.types)
     return {
         "majority": float(np.mean(test.labels == controls.majority(train.labels))),

@@ -1,0 +1,171 @@
+"""One site scored: a probe for every property, its control tasks, and the same probes on random-weight models."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from experiments.config import ProbeConfig
+from experiments.tasks import Task
+from probes import controls, evaluation
+from probes.design import Design
+from probes.fit import Fit
+from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
+from probes.solver import DEFAULT_L2, fit_many
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One property at one site: what its probe said on the test items, and what stands beside it.
+
+    `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
+    that the interval of the selectivity needs; `random_model` the mean over the random-weight models.
+    """
+
+    property: str
+    site: str
+    predicted: list[Any]
+    confidence: list[float]
+    l2: float
+    converged: bool
+    gradient_norm: float
+    control: list[float]
+    control_values: list[float]
+    control_converged: bool
+    random_model: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept of an unfinished run."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Cell:
+        """The cell again."""
+        return cls(**record)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between probing classes and probing numbers."""
+
+    fit: Callable[..., Mapping[str, Any]]
+    path: tuple[float, ...]
+    control: Callable[..., np.ndarray]
+    score: Callable[[np.ndarray, np.ndarray], float]
+
+
+def r2(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """Coefficient of determination, 1 - residual / total sum of squares."""
+    return float(evaluation.r2_of_sums(evaluation.r2_columns(gold, np.asarray(predicted)).sum(0)))
+
+
+KINDS = {
+    "class": _Kind(fit_many, DEFAULT_L2, controls.control_labels, evaluation.accuracy),
+    "number": _Kind(ridge_many, RIDGE_L2, controls.control_numbers, r2),
+}
+
+
+def score_cell(
+    site: str, tasks: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+) -> list[Cell]:
+    """Probe every property at one site.
+
+    Args:
+        features: the model's, then those of each random-weight model.
+
+    Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
+    the same probe.
+    """
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((task.key, task.property.kind), []).append(task)
+    found: dict[str, Cell] = {}
+    with warnings.catch_warnings():  # what did not converge is recorded in the cells and said in the results' notes
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for group in groups.values():
+            found |= {cell.property: cell for cell in _group_cells(site, group, features, config)}
+    return [found[task.property.name] for task in tasks]
+
+
+def _group_cells(
+    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+) -> list[Cell]:
+    kind = KINDS[group[0].property.kind]
+    parts = {task.property.name: task.parts for task in group}
+
+    def solve(values: Float[Tensor, "rows d"]) -> tuple[Design, Tensor, Mapping[str, Any]]:
+        """The probes of one model's features, each at the penalty that is best on dev."""
+        train, dev, test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
+        design = Design(train, device=config.device)
+        labels, held = ({name: p[split].labels for name, p in parts.items()} for split in ("train", "dev"))
+        return design, test, kind.fit(design, labels, config.l2 or kind.path, dev=(dev, held))
+
+    random_scores: dict[str, list[float]] = {name: [] for name in parts}
+    for values in features[1:]:
+        _, test, fits = solve(values)
+        for name, fit in fits.items():
+            random_scores[name].append(kind.score(parts[name]["test"].labels, fit.predict(test)))
+
+    design, test, fits = solve(features[0])
+    drawn = {name: _control_tasks(kind, parts[name], config) for name in parts}
+    penalties = {(name, seed): fits[name].l2 for name in parts for seed in drawn[name]}
+    controlled: dict[tuple[str, int], Any] = {}
+    for l2 in sorted(set(penalties.values())):
+        keys = [key for key, penalty in penalties.items() if penalty == l2]
+        solved = kind.fit(design, {str(i): drawn[name][seed][0] for i, (name, seed) in enumerate(keys)}, l2)
+        controlled |= {key: solved[str(i)] for i, key in enumerate(keys)}
+
+    cells = []
+    for name, fit in fits.items():
+        own = [controlled[name, seed] for seed in drawn[name]]
+        said = [(gold, control.predict(test)) for control, (_, gold) in zip(own, drawn[name].values(), strict=True)]
+        right = [gold == predicted for gold, predicted in said] if isinstance(fit, Fit) else []
+        predicted, confidence = _predictions(fit, test)
+        cells.append(
+            Cell(
+                property=name,
+                site=site,
+                predicted=predicted,
+                confidence=confidence,
+                l2=float(fit.l2),
+                converged=_converged(fit),
+                gradient_norm=float(fit.gradient_norm),
+                control=[kind.score(gold, predicted) for gold, predicted in said],
+                control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
+                control_converged=all(_converged(control) for control in own),
+                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+            )
+        )
+    return cells
+
+
+def _control_tasks(
+    kind: _Kind, parts: Mapping[Any, Any], config: ProbeConfig
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Training and test labels of the control tasks, by seed; one that drew a single class is left out."""
+    train, test = parts["train"], parts["test"]
+    out = {}
+    for seed in range(config.control_seeds):
+        drawn = kind.control([*train.types, *test.types], train.labels, config.seed + seed)
+        if len(set(drawn[: len(train)])) > 1:
+            out[seed] = drawn[: len(train)], drawn[len(train) :]
+    return out
+
+
+def _predictions(fit: Fit | RidgeFit, X: Float[Tensor, "n d"]) -> tuple[list[Any], list[float]]:
+    if isinstance(fit, RidgeFit):
+        return [float(v) for v in fit.predict(X)], []
+    best = fit.predict_proba(X).max(dim=1)
+    return [str(c) for c in fit.classes[best.indices.cpu().numpy()]], [round(float(p), 4) for p in best.values]
+
+
+def _converged(fit: Fit | RidgeFit) -> bool:
+    return fit.converged if isinstance(fit, Fit) else True  # ridge is a closed form
