@@ -19,12 +19,10 @@ from torch import Tensor
 
 from probes.design import Design
 from probes.objective import (
-    LOWEST_LOG_PROBABILITY,
     Curvature,
     dot,
     evaluate,
     fast_dtype,
-    log_probabilities,
     per_target,
 )
 
@@ -82,8 +80,10 @@ def _row_weights(
     """
     n, k, c = len(Z), W.shape[1], W.shape[2]
     spread = torch.empty(n, k, c, dtype=torch.float32, device=Z.device)
+    rough = fast_dtype(Z)  # any positive weights make an unbiased sample
     for start in range(0, n, block):
-        p = log_probabilities(Z[start : start + block], W).clamp_(min=LOWEST_LOG_PROBABILITY).exp_()
+        logits = (Z[start : start + block].to(rough) @ W.reshape(-1, k * c).to(rough)).float().view(-1, k, c)
+        p = torch.softmax(logits, dim=-1)
         spread[start : start + block] = (p - p * p).clamp_(min=0)
     share = (spread / (spread.sum(0) + 1e-6)).sum((1, 2))
     total = spread.sum((1, 2))
