@@ -34,6 +34,7 @@ class ProbeConfig:
     limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
+    tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Cell:
 class _Kind:
     """What differs between probing classes and probing numbers."""
 
-    fit: Callable[..., Mapping[str, Any]]
+    fit: Callable[[ProbeConfig], Callable[..., Mapping[str, Any]]]
     path: tuple[float, ...]
     control: Callable[..., np.ndarray]
     score: Callable[[np.ndarray, np.ndarray], float]
@@ -68,8 +69,10 @@ def r2(gold: np.ndarray, predicted: np.ndarray) -> float:
 
 
 KINDS = {
-    "class": _Kind(fit_many, DEFAULT_L2, controls.control_labels, evaluation.accuracy),
-    "number": _Kind(ridge_many, RIDGE_L2, controls.control_numbers, r2),
+    "class": _Kind(
+        lambda config: partial(fit_many, tol=config.tol), DEFAULT_L2, controls.control_labels, evaluation.accuracy
+    ),
+    "number": _Kind(lambda config: ridge_many, RIDGE_L2, controls.control_numbers, r2),
 }
 
 
@@ -99,6 +102,7 @@ def _group_cells(
     site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
 ) -> list[Cell]:
     kind = KINDS[group[0].property.kind]
+    fit_all = kind.fit(config)
     parts = {task.property.name: task.parts for task in group}
 
     def solve(values: Float[Tensor, "rows d"]) -> tuple[Design, Tensor, Mapping[str, Any]]:
@@ -106,7 +110,7 @@ def _group_cells(
         train, dev, test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=config.device)
         labels, held = ({name: p[split].labels for name, p in parts.items()} for split in ("train", "dev"))
-        return design, test, kind.fit(design, labels, config.l2 or kind.path, dev=(dev, held))
+        return design, test, fit_all(design, labels, config.l2 or kind.path, dev=(dev, held))
 
     random_scores: dict[str, list[float]] = {name: [] for name in parts}
     for values in features[1:]:
@@ -120,7 +124,7 @@ def _group_cells(
     controlled: dict[tuple[str, int], Any] = {}
     for l2 in sorted(set(penalties.values())):
         keys = [key for key, penalty in penalties.items() if penalty == l2]
-        solved = kind.fit(design, {str(i): drawn[name][seed][0] for i, (name, seed) in enumerate(keys)}, l2)
+        solved = fit_all(design, {str(i): drawn[name][seed][0] for i, (name, seed) in enumerate(keys)}, l2)
         controlled |= {key: solved[str(i)] for i, key in enumerate(keys)}
 
     cells = []

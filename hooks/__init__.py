@@ -5,9 +5,13 @@
 ...     model(**batch)
 """
 
+from hooks import edits
 from hooks.activations import Activations, SiteNeverFired
 from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, sites
 from hooks.capture import capture
+from hooks.edits import Edit, EditError
+from hooks.intervene import NothingChanged, intervene
+from hooks.reference import Reference
 from hooks.sites import Site, UnknownSite
 from hooks.store import ActivationStore
 
@@ -15,11 +19,17 @@ __all__ = [
     "ActivationStore",
     "Activations",
     "Anatomy",
+    "Edit",
+    "EditError",
+    "NothingChanged",
+    "Reference",
     "Site",
     "SiteNeverFired",
     "UnknownArchitecture",
     "UnknownSite",
     "anatomy",
     "capture",
+    "edits",
+    "intervene",
     "sites",
 ]

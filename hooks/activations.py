@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,14 +146,19 @@ def _same_mark(before: int | Tensor, after: int | Tensor) -> bool:
     return before is after or (isinstance(before, int) and isinstance(after, int) and before == after)
 
 
-def select(value: Tensor, site: Site) -> Tensor:
-    """The part of a site's tensor that its selection names; raises `UnknownSite` for an index that is too large."""
+def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
+    """The index of a site's selection in the site's whole tensor; raises `UnknownSite` if it is out of range."""
     if site.select is None:
-        return value
+        return (...,)
     axis = site.axis % value.ndim
-    chosen = site.select
+    chosen, size = site.select, value.shape[axis]
+    for i in chosen if isinstance(chosen, tuple) and not isinstance(chosen, Span) else [chosen]:
+        if isinstance(i, int) and not -size <= i < size:
+            raise UnknownSite(f"{site}: expected an index below {size}, got {i}")
     index = slice(*chosen) if isinstance(chosen, Span) else list(chosen) if isinstance(chosen, tuple) else chosen
-    try:
-        return value[(slice(None),) * axis + (index,)]
-    except IndexError:
-        raise UnknownSite(f"{site}: expected an index below {value.shape[axis]}, got {site.select}") from None
+    return (slice(None),) * axis + (index,)
+
+
+def select(value: Tensor, site: Site) -> Tensor:
+    """The part of a site's tensor that its selection names; raises `UnknownSite` for an index that is out of range."""
+    return value if site.select is None else value[selected(value, site)]

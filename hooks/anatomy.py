@@ -17,7 +17,7 @@ from torch import nn
 
 from hooks import views
 from hooks.families import FAMILIES, Family, PlaceSpec
-from hooks.sites import Site, SiteLike, UnknownSite, expand
+from hooks.sites import Site, SiteLike, Span, UnknownSite, expand
 from hooks.views import View
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -62,7 +62,26 @@ class Anatomy:
     places: Mapping[str, Place]
     n_layers: int
     n_heads: int
+    n_kv_heads: int
     source: str
+
+    def query_heads(self, spec: SiteLike) -> list[int]:
+        """The query heads that a site's heads reach: under grouped heads one key or value head serves several.
+
+        >>> Anatomy({}, 1, n_heads=4, n_kv_heads=2, source="").query_heads("blocks.0.attn.hook_k[1]")
+        [2, 3]
+        """
+        site = Site.parse(spec)
+        group = self.n_heads // self.n_kv_heads if site.part in ("attn.hook_k", "attn.hook_v") else 1
+        heads = range(self.n_heads // group)
+        chosen = site.select
+        if isinstance(chosen, Span):
+            picked = list(heads[slice(*chosen)])
+        elif chosen is None:
+            picked = list(heads)
+        else:
+            picked = [heads[i] for i in (chosen if isinstance(chosen, tuple) else (chosen,))]
+        return [head * group + i for head in picked for i in range(group)]
 
 
 _CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
@@ -162,7 +181,7 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
     for name, spec in family.outside.items():
         if name.startswith("ln_final"):
             add(name, spec, prefix)
-    return Anatomy(_in_order(places), n_layers, n_heads, source)
+    return Anatomy(_in_order(places), n_layers, n_heads, n_kv, source)
 
 
 #: The order in which a forward meets the sites of a block.
@@ -250,7 +269,7 @@ def _from_bridge(model: Any) -> Anatomy:
             per_head = part in ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
             view = views.heads(n_kv if part[-1] in "kv" else config.n_heads) if per_head else views.identity
             places[name] = Place(paths[id(point)], "output", view)
-    return Anatomy(_in_order(places), config.n_layers, config.n_heads, "TransformerBridge's hook points")
+    return Anatomy(_in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points")
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

@@ -2,41 +2,52 @@
 
 Between the pre-hook and the post-hook of an attention module, a `TorchFunctionMode` watches for the one call that turns
 scores into weights: `scaled_dot_product_attention` (sdpa) or a `softmax` over ``batch head query key`` (eager). Under
-sdpa the scores and the pattern are computed beside the fused kernel from the very tensors that it was given, and the
-kernel's own output goes on unchanged. Modules that are not watched pay nothing, and no configuration is touched.
+sdpa the scores and the pattern are computed beside the fused kernel from the very tensors that it was given, and unless
+they are edited the kernel's own output goes on unchanged. Modules that are not watched pay nothing, and no
+configuration is touched.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
 
+class AttentionTouch(Protocol):
+    """One party's interest in one attention module; see `hooks.taps`."""
+
+    in_graph: bool
+
+    def scores(self, scores: Float[Tensor, "batch head query key"]) -> Tensor:
+        """Called with what the softmax reads: scaled, biased, soft-capped; forbidden positions hold -inf or the dtype's minimum."""
+        ...
+
+    def pattern(self, pattern: Float[Tensor, "batch head query key"]) -> Tensor:
+        """Called with what the softmax gave."""
+        ...
+
+
 class AttentionWatch(TorchFunctionMode):
-    """Watches one attention module's forward and shows its scores and pattern.
+    """Watches one attention module's forward and shows its scores and pattern to all who asked, in their order.
 
-    Args:
-        seen: called with (scores, pattern), both ``batch head query key``.
-        in_graph: compute the output from the pattern even under sdpa, so that gradients reach it. The output then
-            equals the fused kernel's to rounding, not bit for bit.
-
-    ``scores`` are what the softmax reads: scaled, biased, soft-capped; positions that the mask forbids hold -inf.
+    What they return unchanged leaves the model's own kernel at work. Where one returns another tensor, or wants
+    gradients (``in_graph``), the output is computed from the pattern; it then equals the fused kernel's to rounding.
     """
 
-    def __init__(self, seen: Callable[[Tensor, Tensor], None], in_graph: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.seen = seen
-        self.in_graph = in_graph
-        self.count = 0
+        self.touches: list[AttentionTouch] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -49,26 +60,81 @@ class AttentionWatch(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        scores = self._root(args[0] if args else kwargs["input"])
-        pattern = func(scores, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
-        self.count += 1
-        self.seen(scores, pattern)
-        return pattern
+        rest = {k: v for k, v in kwargs.items() if k != "input"}
+        return self._through(args[0] if args else kwargs["input"], lambda s: func(s, *args[1:], **rest))[0]
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        scores = self._root(sdpa_scores(*args, **kwargs))
-        pattern = torch.softmax(scores, dim=-1).nan_to_num(0.0)  # a query with nothing to see attends nowhere
-        self.count += 1
-        self.seen(scores, pattern)
-        if not self.in_graph:
+        # A query with nothing to see attends nowhere.
+        pattern, changed = self._through(
+            sdpa_scores(*args, **kwargs), lambda s: torch.softmax(s, dim=-1).nan_to_num(0.0)
+        )
+        if not changed:
             return func(*args, **kwargs)
         value = args[2] if len(args) > 2 else kwargs["value"]
-        return pattern @ _repeat_heads(value, scores.shape[1])
+        dropped = F.dropout(pattern, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+        return dropped @ _repeat_heads(value, pattern.shape[1])
 
-    def _root(self, scores: Tensor) -> Tensor:
-        """With gradients wanted from a model whose parameters are frozen, the graph starts here."""
-        starts_here = self.in_graph and torch.is_grad_enabled() and not scores.requires_grad
-        return scores.detach().requires_grad_() if starts_here else scores
+    def _through(self, scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
+        """The pattern that goes on, and whether the fused kernel can no longer give the output."""
+        in_graph = any(touch.in_graph for touch in self.touches)
+        if in_graph and torch.is_grad_enabled() and not scores.requires_grad:
+            scores = scores.detach().requires_grad_()  # the parameters are frozen: the graph starts here
+        given = scores
+        for touch in self.touches:
+            scores = touch.scores(scores)
+        pattern = made = softmax(scores)
+        for touch in self.touches:
+            pattern = touch.pattern(pattern)
+        return pattern, in_graph or scores is not given or pattern is not made
+
+
+class _Watches(threading.local):
+    """The watches that are on in this thread, by module: a second party joins the first one's."""
+
+    def __init__(self) -> None:
+        self.by_module: dict[int, AttentionWatch] = {}
+
+
+_watches = _Watches()
+
+
+def watch_attention(
+    stack: ExitStack,
+    module: nn.Module,
+    here: Callable[[], AttentionTouch | None],
+    after: Callable[[], None],
+) -> None:
+    """Watch one attention module: from its pre-hook to its post-hook, whatever happens between.
+
+    Args:
+        stack: closing it removes the hooks.
+        here: called at every call of the module; who is interested in this call, if anyone.
+        after: called when the call is over.
+    """
+    active: list[AttentionTouch] = []
+
+    def before(*_: Any) -> None:
+        touch = here()
+        if touch is None:
+            return
+        watch = _watches.by_module.get(id(module))
+        if watch is None:
+            watch = _watches.by_module[id(module)] = AttentionWatch()
+            watch.__enter__()
+        watch.touches.append(touch)
+        active.append(touch)
+
+    def finish(*_: Any) -> None:
+        if active:
+            watch = _watches.by_module[id(module)]
+            watch.touches.remove(active.pop())
+            if not watch.touches:
+                del _watches.by_module[id(module)]
+                watch.__exit__(None, None, None)
+        after()
+
+    stack.callback(module.register_forward_pre_hook(before).remove)
+    stack.callback(module.register_forward_hook(finish, always_call=True).remove)
 
 
 def sdpa_scores(

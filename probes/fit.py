@@ -24,9 +24,10 @@ class Fit:
         gradient_norm: norm of its gradient, all rows, computed in float64 from the features as they
             were given.
         gap: bound on objective - minimum that follows from the gradient (see ``newton.gap_bound``).
-        n_iter: Newton iterations at the chosen penalty.
+        n_iter: Newton iterations at the chosen penalty, from where the choice left it.
         converged: whether gap, or else the Newton decrement of the float64 gradient, is within tol * objective.
-        dev_scores: dev accuracy by penalty; a penalty that is absent was not tried.
+        dev_scores: dev accuracy by penalty, as the choice saw it (``solver.CHOICE_TOL``); a penalty that is
+            absent was not tried.
     """
 
     l2: float

@@ -269,11 +269,11 @@ def minimise(
             break
         blend = torch.where(relative > FAR, 0.5, 0.0)
         sample = _sample(design, Y, state.W, rows, generator)
-        exact = rows == n
+        exact = n <= SMALL_SAMPLE
         products = Z.dtype if exact else fast_dtype(Z)
         curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block, products)
         accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
-        limit = 250 if exact else 25
+        limit = 250 if exact else 25 if rows < n else 60
 
         def solve(B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit) -> Tensor:
             return H.solve(B, to, most)
@@ -302,5 +302,5 @@ def minimise(
         # Sampling noise shows as short steps and slow decrease: see more rows.
         slow = (relative > 0.4 * before) & (relative < FAR)
         if rows < n and bool(slow.any()):
-            rows = min(n, 2 * rows)
+            rows = 2 * rows if 2 * rows < 0.7 * n else n
     return Solution(final, n_iter, converged)

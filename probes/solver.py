@@ -21,12 +21,15 @@ from torch import Tensor
 from probes.design import Design, as_features, check_finite
 from probes.fit import Fit
 from probes.labels import Labels, encode, encode_with
-from probes.newton import decrement, gap_bound, minimise
+from probes.newton import Solution, decrement, gap_bound, minimise
 from probes.objective import ABSENT, dot
 
 DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 """Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
 tens of thousands of words and around 1e1 for thousands; half a decade apart where it matters."""
+
+CHOICE_TOL = 1e-4
+"""Relative error of the objective to which a penalty is solved to be judged on dev; the chosen one is solved to ``tol``."""
 
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
@@ -42,16 +45,15 @@ class _Target:
     index: Int[np.ndarray, " n"]
     dev: Int[np.ndarray, " m"] | None
     scores: dict[float, float] = field(default_factory=dict)
-    best: tuple[float, float, Tensor, int] | None = None  # score, l2, W, n_iter
+    best: tuple[float, Tensor] | None = None  # the penalty and its coefficients
     falls: int = 0
 
-    def consider(self, l2: float, W: Tensor, n_iter: int, score: float | None) -> None:
-        if score is not None:
-            last = self.scores[min(self.scores)] if self.scores else -1.0
-            self.falls = self.falls + 1 if score < last else 0
-            self.scores[l2] = score
-        if self.best is None or score is None or score > self.best[0]:
-            self.best = (score if score is not None else 0.0, l2, W, n_iter)
+    def consider(self, l2: float, W: Tensor, score: float) -> None:
+        last = self.scores[min(self.scores)] if self.scores else -1.0
+        self.falls = self.falls + 1 if score < last else 0
+        if self.best is None or score > max(self.scores.values()):
+            self.best = l2, W
+        self.scores[l2] = score
 
 
 def _targets(n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None) -> list[_Target]:
@@ -116,13 +118,14 @@ def fit_many(
             ``standardize`` and ``device`` are then the design's).
         targets: labels of every training row by target name; any hashable labels.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
-            accuracy (ties: the stronger). Solved strong to weak, each from the one before; a target
-            goes no weaker once its dev accuracy has fallen for two successive penalties.
+            accuracy (ties: the stronger). Solved strong to weak, each from the one before, to a
+            relative error of ``CHOICE_TOL``, the chosen one then to ``tol``; a target goes no weaker
+            once its dev accuracy has fallen for two successive penalties.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
             that training does not have counts as wrong.
         tol: largest relative error of the objective.
         max_iter: Newton iterations per penalty.
-        progress: called with (solves done, solves at most) after every penalty.
+        progress: called with (solves done, solves in all) after every penalty.
 
     Returns:
         A ``Fit`` per target, in the order given.
@@ -152,23 +155,25 @@ def fit_many(
     with torch.no_grad():
         if dev is not None:
             held = _dev_rows(design, dev[0], todo)
-        done, fits = 0, {}
-        for group in _groups(todo):
-            W = _start(group, design, len(group[0].classes))
-            active = list(range(len(group)))
-            for step, penalty in enumerate(path):
-                members = [group[j] for j in active]
-                W[:, active] = _solve(design, members, W[:, active], penalty, held, tol, max_iter)
-                active = [j for j in active if group[j].falls < 2]
-                done += len(members)
-                if step + 1 == len(path) or not active:
-                    break
-                if progress is not None:
-                    progress(done, len(todo) * len(path))
-            done = done + len(group) * len(path) - sum(max(len(t.scores), 1) for t in group)
-            fits |= _certify(design, group, tol)
+        fits: dict[str, Fit] = {}
+        done, whole = 0, len(todo) * (len(path) if len(path) > 1 else 0) + len(todo)
+
+        def advance(by: int) -> None:
+            nonlocal done
+            done += by
             if progress is not None:
-                progress(done, len(todo) * len(path))
+                progress(done, whole)
+
+        for group in _groups(todo):
+            start = _start(group, design, len(group[0].classes))
+            if held is not None and len(path) > 1:
+                start, penalties = _choose(design, group, start, path, held, tol, max_iter, advance)
+            else:
+                penalties = path * len(group)
+            l2s = torch.tensor(penalties, dtype=torch.float64, device=design.device)
+            found = minimise(design, _labels(group, design), start, l2s, tol=tol, max_iter=max_iter)
+            fits |= _certify(design, group, found, l2s, tol, held)
+            advance(len(group))
     bad = [name for name in targets if not fits[name].converged]
     if bad:
         worst = max(fits[name].gap / fits[name].objective for name in bad)
@@ -197,36 +202,55 @@ def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
     return torch.from_numpy(np.stack([t.index for t in group], axis=1)).to(design.device)
 
 
-def _solve(
+def _choose(
     design: Design,
     group: Sequence[_Target],
     start: Float[Tensor, "r k c"],
-    penalty: float,
-    held: Float[Tensor, "m r"] | None,
+    path: Sequence[float],
+    held: Float[Tensor, "m r"],
     tol: float,
     max_iter: int,
-) -> Float[Tensor, "r k c"]:
-    """One penalty for a group; every target remembers its best by dev accuracy."""
-    l2 = torch.full((len(group),), penalty, dtype=torch.float64, device=design.device)
-    found = minimise(design, _labels(group, design), start, l2, tol=tol, max_iter=max_iter)
-    for j, target in enumerate(group):
-        score = None
-        if held is not None and target.dev is not None:
-            said = (held @ found.W[:, j, : len(target.classes)]).argmax(1).cpu().numpy()
-            score = float((said == target.dev).mean())
-        target.consider(penalty, found.W[:, j].clone(), int(found.n_iter[j]), score)
-    return found.W
+    advance: Callable[[int], None],
+) -> tuple[Float[Tensor, "r k c"], list[float]]:
+    """The penalty of every target that is best on dev, and its coefficients to about ``CHOICE_TOL``."""
+    W = start.clone()
+    active = list(range(len(group)))
+    for step, penalty in enumerate(path):
+        members = [group[j] for j in active]
+        l2 = torch.full((len(members),), penalty, dtype=torch.float64, device=design.device)
+        labels = _labels(members, design)
+        found = minimise(design, labels, W[:, active], l2, tol=max(tol, CHOICE_TOL), max_iter=max_iter)
+        W[:, active] = found.W
+        for j, target in enumerate(members):
+            target.consider(penalty, found.W[:, j].clone(), _dev_accuracy(target, found.W[:, j], held))
+        active = [j for j in active if group[j].falls < 2]
+        left = len(path) - step - 1
+        advance(len(members) + (len(members) - len(active)) * left)
+        if not active:
+            break
+    best = [target.best for target in group if target.best is not None]
+    return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def _certify(design: Design, group: Sequence[_Target], tol: float) -> dict[str, Fit]:
+def _dev_accuracy(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"]) -> float:
+    said = (held @ W[:, : len(target.classes)]).argmax(1).cpu().numpy()
+    return float((said == target.dev).mean())
+
+
+def _certify(
+    design: Design,
+    group: Sequence[_Target],
+    found: Solution,
+    l2: Float[Tensor, " k"],
+    tol: float,
+    held: Float[Tensor, "m r"] | None,
+) -> dict[str, Fit]:
     """Objective and gradient of the final coefficients in float64, from the features as given.
 
     A fit counts as converged only by what is computed here, whatever ended the iteration: by the
     bound that follows from the gradient, or else by the Newton decrement of that gradient.
     """
-    best = [t.best for t in group if t.best is not None]
-    W = torch.stack([b[2] for b in best], dim=1).double()
-    l2 = torch.tensor([b[1] for b in best], dtype=torch.float64, device=design.device)
+    W = found.W.double()
     r, k, c = W.shape
     coef = (design.basis @ W[:-1].reshape(r - 1, k * c)).view(design.d, k, c)
     V = torch.cat([coef, W[-1:]])
@@ -256,15 +280,17 @@ def _certify(design: Design, group: Sequence[_Target], tol: float) -> dict[str, 
     for j, target in enumerate(group):
         width = len(target.classes)
         weights, intercept = design.unrotate(W[:, j, :width])
+        if held is not None and not target.scores:
+            target.scores[float(l2[j])] = _dev_accuracy(target, found.W[:, j], held)
         out[target.name] = Fit(
-            l2=best[j][1],
+            l2=float(l2[j]),
             coef=weights,
             intercept=intercept,
             classes=target.classes,
             objective=float(loss[j]),
             gradient_norm=float(norm[j]),
             gap=float(gap[j]),
-            n_iter=best[j][3],
+            n_iter=int(found.n_iter[j]),
             converged=bool(proved[j]),
             dev_scores=target.scores,
         )

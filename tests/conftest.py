@@ -11,6 +11,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
+# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
+import experiments.demo.generate
+import experiments.properties  # noqa: F401
+
 install_import_hook(["hooks", "probes", "experiments"], "beartype.beartype")
 
 import pytest

@@ -1,0 +1,168 @@
+"""intervene: change what sites hold while a model runs.
+
+>>> import torch
+>>> from transformers import GPT2Config, GPT2Model
+>>> from hooks import edits
+>>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+>>> with intervene(model, {"blocks.0.attn.hook_z[1]": edits.zero(), ("mlp_out", 1): edits.scale(2.0)}):
+...     out = model(torch.tensor([[1, 2, 3]]))
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hooks.activations import SiteNeverFired, select, selected
+from hooks.anatomy import Place, locate
+from hooks.edits import Edit, EditError, Where, function
+from hooks.sites import Site, SiteLike, UnknownSite
+from hooks.taps import Taps, as_site
+
+EditLike: TypeAlias = "Edit | Callable[[Tensor], Tensor]"
+
+
+class NothingChanged(UserWarning):
+    """An edit ran and every value it gave was the value that was there."""
+
+
+class intervene:  # noqa: N801  (a context manager, used as a verb)
+    """Edit sites of a model while it runs: ``with intervene(model, {site: edit}): model(**batch)``.
+
+    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced. Gradients flow
+    through edits; `generate` with a KV cache sees them at every step. Interventions nest: on one site they apply in the
+    order in which they were entered. A `capture` entered inside sees edited values, one outside what the model gave.
+
+    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum twice.
+
+    Args:
+        model: any `nn.Module`.
+        edits: site, glob, selection, pair or ``module:`` path -> an `Edit` (see `hooks.edits`), or a function of the
+            site's tensor. A glob gives each of its sites the edit.
+
+    Raises:
+        UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not there.
+        EditError: in the forward, for a value that does not fit.
+        SiteNeverFired: on exit, if a forward ran and a site did not fire.
+
+    Warns:
+        NothingChanged: on exit, naming the sites whose values all stayed as they were.
+    """
+
+    def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
+        if not edits:
+            raise ValueError("intervene needs at least one site and its edit")
+        self._edits: dict[Site, list[Edit]] = {}
+        needed: dict[Site, Place] = {}
+        places: dict[Site, Place] = {}
+        for spec, given in edits.items():
+            edit = given if isinstance(given, Edit) else function(given)
+            for site, place in locate(model, spec).items():
+                if site.part == "hook_resid_mid":
+                    site, place, edit, more = _through_attn_out(model, site, edit)
+                    needed |= more
+                places[site] = place
+                self._edits.setdefault(site, []).append(edit)
+                needed |= {Site(str(s)): p for s, p in locate(model, *edit.needs).items()} if edit.needs else {}
+        self._live = _Live(model, needed)
+        self._taps = Taps(model, places, self)
+        self._fired: dict[Site, Tensor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> intervene:
+        with ExitStack() as stack:
+            self._live.attach(stack)
+            stack.enter_context(self._taps.attach())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._stack.close()
+        self._live.values.clear()
+        if kind is not None or not self._taps.ran:
+            return
+        silent = [str(site) for site in self._edits if site not in self._fired]
+        if silent:
+            raise SiteNeverFired(
+                f"{len(silent)} of {len(self._edits)} edited sites did not fire in this forward: {', '.join(silent[:3])}"
+            )
+        same = [str(site) for site, changed in self._fired.items() if not bool(changed)]
+        if same:
+            warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)
+
+    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        """Put the edited value in a site's place."""
+        whole = as_site(place, raw, shape)
+        old = select(whole, site)
+        where = Where(site, self._taps.start, self._taps.mask, self._live.values)
+        new = old
+        for edit in self._edits[site]:
+            new = edit(new, where)
+        if new.shape != old.shape:
+            raise EditError(
+                f"{site}: expected a value of shape {list(old.shape)}, got {list(new.shape)} from {edit.name}"
+            )
+        changed = (new.detach() != old.detach()).any()
+        self._fired[site] = self._fired[site] | changed if site in self._fired else changed
+        return _put(place, raw, shape, site, new.to(raw.dtype))
+
+    def after(self) -> None:
+        """Nothing to do."""
+
+
+class _Live:
+    """Values of this forward that edits read, kept until the next one."""
+
+    def __init__(self, model: nn.Module, places: Mapping[Site, Place]) -> None:
+        self._taps = Taps(model, places, self)
+        self.values: dict[str, Tensor] = {}
+
+    def attach(self, stack: ExitStack) -> None:
+        if self._taps.places:
+            stack.enter_context(self._taps.attach())
+
+    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        self.values[str(site)] = as_site(place, raw, shape)
+        return raw
+
+    def after(self) -> None:
+        pass
+
+
+def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit, dict[Site, Place]]:
+    """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
+    pre, out = (f"blocks.{site.layer}.{part}" for part in ("hook_resid_pre", "hook_attn_out"))
+    try:
+        place = locate(model, out)[Site(out)]
+    except UnknownSite:
+        raise UnknownSite(f"{site} cannot be edited: this model's {out} is not known, which it is edited by") from None
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        before = where.live[pre]
+        middle = before + value
+        here = replace(where, site=site)
+        new = edit(select(middle, site), here)
+        whole = middle.clone()
+        whole[selected(middle, site)] = new
+        return whole - before
+
+    return Site(out), place, Edit(edit.name, apply, edit.needs), locate(model, pre)
+
+
+def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
+    """``raw`` with a site's tensor exchanged for ``new``; ``raw`` itself stays as it is."""
+    fresh = raw.clone()
+    whole = as_site(place, fresh, shape)
+    if whole.untyped_storage().data_ptr() == fresh.untyped_storage().data_ptr():
+        whole[selected(whole, site)] = new
+        return fresh
+    # The view copies columns: find out which, and put them back.
+    whole[selected(whole, site)] = new
+    columns = place.view(torch.arange(raw.shape[-1], device=raw.device).expand(1, 1, -1)).flatten()
+    return raw.index_copy(-1, columns, whole.reshape(*raw.shape[:-1], -1))

@@ -1,0 +1,171 @@
+"""Reference: what a site holds on a set of texts, for mean and resampling edits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from hooks.activations import Activations
+from hooks.capture import capture
+from hooks.sites import HEAD_AXIS, Site, SiteLike
+
+if TYPE_CHECKING:
+    from hooks.edits import Where
+
+
+class ReferenceMismatch(ValueError):
+    """A reference set that does not fit the site or the text it is used on."""
+
+
+class Reference:
+    """Values of some sites on reference texts, with padding left out.
+
+    Positions are counted within each text: padding on the left does not shift them.
+
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+    >>> batch = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    >>> reference = Reference.of(model, "blocks.0.attn.hook_z", batches=[batch])
+    >>> reference.n_texts, reference.n_tokens
+    (2, 5)
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Float[Tensor, "text pos *width"]],
+        mask: Bool[Tensor, "text pos"],
+        templates: Sequence[str] | None = None,
+    ) -> None:
+        if templates is not None and len(templates) != len(mask):
+            raise ReferenceMismatch(f"expected {len(mask)} template labels, one a text, got {len(templates)}")
+        self._values, self._mask = dict(values), mask
+        self._templates = list(templates) if templates is not None else None
+        self._means: dict[tuple[str, str], Tensor] = {}
+        self.n_texts, self.n_tokens = len(mask), int(mask.sum())
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *sites: SiteLike,
+        batches: Iterable[Mapping[str, Any]],
+        templates: Sequence[str] | None = None,
+    ) -> Reference:
+        """Run the model over reference texts and keep these sites' values, whole (a selection is taken when it is used).
+
+        Args:
+            batches: keyword arguments of one forward each; ``attention_mask`` tells the padding.
+            templates: a label for each text, for ``mean(reference, per="template:NAME")``.
+        """
+        whole = [Site(Site.parse(site).name) for site in sites]
+        parts: list[tuple[dict[str, Tensor], Tensor]] = []
+        for batch in batches:
+            with torch.no_grad(), capture(model, *whole, stop=True, clone=True) as acts:
+                model(**batch)
+            parts.append(cls._aligned(acts, batch.get("attention_mask")))
+        if not parts:
+            raise ReferenceMismatch("a reference set needs at least one batch, got none")
+        length = max(mask.shape[1] for _, mask in parts)
+        values = {name: torch.cat([_grow(part[name], length) for part, _ in parts]) for name in parts[0][0]}
+        return cls(values, torch.cat([_grow(mask, length) for _, mask in parts]), templates)
+
+    @staticmethod
+    def _aligned(acts: Activations, mask: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Values with every text starting at column 0."""
+        names = list(acts)
+        for name in names:
+            if Site.parse(name).part in HEAD_AXIS and HEAD_AXIS[Site.parse(name).part] == 1:
+                raise ReferenceMismatch(
+                    f"{name}: a reference holds one value a token, attention has one a pair; use patch"
+                )
+        batch, pos = acts[names[0]].shape[:2]
+        if mask is None:
+            return {name: acts[name] for name in names}, torch.ones(batch, pos, dtype=torch.bool)
+        there = mask.bool()
+        order = torch.argsort(~there, dim=1, stable=True)
+        rows = torch.arange(batch, device=order.device)[:, None]
+        return {name: acts[name][rows, order] for name in names}, there[rows, order].cpu()
+
+    def mean_for(self, value: Tensor, where: Where, per: str) -> Tensor:
+        """The mean that `edits.mean` puts in; the shape of ``value``."""
+        key = where.site.name, per
+        if key not in self._means:
+            self._means[key] = self._mean(where.site, per)
+        mean = self._means[key]
+        if per == "all":
+            return _select_part(mean, where.site).to(value).expand_as(value)
+        at = self._positions(value, where)
+        if int(at.max()) >= len(mean):
+            raise ReferenceMismatch(
+                f"{where.site}: the reference's texts have at most {len(mean)} tokens, position {int(at.max())} is asked for"
+            )
+        return _select_part(mean, where.site, lead=1)[at].to(value)
+
+    def _mean(self, site: Site, per: str) -> Tensor:
+        """The mean over all tokens, or per position (as far as some text reaches)."""
+        whole, mask = self._whole(site), self._mask
+        if per.startswith("template:"):
+            name = per.partition(":")[2]
+            if self._templates is None or name not in self._templates:
+                known = sorted(set(self._templates or []))
+                raise ReferenceMismatch(f"no reference text has the template {name!r}; templates: {known}")
+            rows = torch.tensor([t == name for t in self._templates])
+            whole, mask = whole[rows], mask[rows]
+        elif per not in ("all", "position"):
+            raise ReferenceMismatch(f"mean per {per!r}: expected 'all', 'position' or 'template:NAME'")
+        there = mask.to(whole.device).view(*mask.shape, *[1] * (whole.ndim - 2))
+        total = torch.where(there, whole, 0.0).double()
+        if per == "all":
+            return total.sum((0, 1)) / self.n_tokens
+        count = mask.sum(0)
+        reach = int((count > 0).sum())
+        return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *[1] * (whole.ndim - 2))
+
+    def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
+        """What `edits.resample` puts in: for each text the values of one drawn reference text."""
+        whole = _select_part(self._whole(where.site), where.site, lead=2)
+        at = self._positions(value, where)
+        there = torch.where(where.mask.bool().cpu(), at, 0).amax(1) if where.mask is not None else at.amax(1)
+        lengths = self._mask.sum(1)
+        generator = torch.Generator().manual_seed(seed)
+        rows = []
+        for needed in there.tolist():  # one that is long enough, by the same random numbers at every site
+            able = (lengths > needed).nonzero().squeeze(1)
+            if not len(able):
+                raise ReferenceMismatch(
+                    f"{where.site}: expected reference texts of {needed + 1} tokens, the longest has {int(lengths.max())}"
+                )
+            rows.append(int(able[int(torch.rand((), generator=generator) * len(able))]))
+        at = at.clamp(max=whole.shape[1] - 1)
+        return whole[torch.tensor(rows)[:, None], at].to(value)
+
+    def _whole(self, site: Site) -> Tensor:
+        if site.name not in self._values:
+            raise ReferenceMismatch(f"the reference holds no {site.name}; it holds {', '.join(list(self._values)[:5])}")
+        return self._values[site.name]
+
+    @staticmethod
+    def _positions(value: Tensor, where: Where) -> Int[Tensor, "batch pos"]:
+        batch, pos = value.shape[:2]
+        if where.mask is None or where.start:
+            return torch.arange(where.start, where.start + pos).expand(batch, pos)
+        return (where.mask.long().cumsum(1) - 1).clamp(min=0).cpu()
+
+
+def _grow(tensor: Tensor, length: int) -> Tensor:
+    missing = length - tensor.shape[1]
+    return torch.cat([tensor, tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])], dim=1) if missing else tensor
+
+
+def _select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
+    """A site's selection on a tensor whose first axes are ``lead`` of (batch, pos)."""
+    from hooks.activations import select
+
+    if site.select is None:
+        return value
+    grown = value.view(*[1] * (2 - lead), *value.shape)
+    return select(grown, site).view(*value.shape[:lead], *select(grown, site).shape[2:])

@@ -1,0 +1,198 @@
+"""Taps: plain PyTorch hooks at chosen places, the one mechanism under `capture` and `intervene`.
+
+A tap is shown a site's raw tensor while the model runs and returns it, or another one to put in its place. Several taps
+on one place see it in the order in which they were attached, each what the one before it left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from hooks.activations import SiteNeverFired
+from hooks.anatomy import Place
+from hooks.attention import watch_attention
+from hooks.sites import Site
+
+
+class Tap(Protocol):
+    """What is done at a place."""
+
+    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        """Called with the raw tensor of every site that is reached; returns it, or what replaces it.
+
+        Args:
+            raw: the module's own tensor (``place.view`` reads the site off it); scores or pattern, ``batch head query
+                key``, where ``place.end`` says so.
+            shape: ``(batch, pos)`` where the module runs on ``(batch pos)`` rows, else None.
+        """
+        ...
+
+    def after(self) -> None:
+        """Called when a module's sites have all been touched."""
+        ...
+
+
+class Taps:
+    """The hooks of one tap on one model, and the count of the calls of modules that several layers share."""
+
+    def __init__(self, model: nn.Module, places: Mapping[Site, Place], tap: Tap, in_graph: bool = False) -> None:
+        self.model, self.places, self.tap, self.in_graph = model, places, tap, in_graph
+        self.ran = False
+        self.start = 0  # position of this forward's first token: what a KV cache holds already
+        self.mask: Tensor | None = None  # this forward's attention mask
+        self._counts: dict[str, int] = defaultdict(int)
+        self._shapes: dict[str, torch.Size] = {}
+
+    def attach(self) -> ExitStack:
+        """Attach every hook, or none if one fails; closing what is returned removes them."""
+        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = defaultdict(list)
+        for site, place in self.places.items():
+            end = "attention" if place.end in ("scores", "pattern") else place.end
+            hooked[place.path, end].append((site, place))
+        with ExitStack() as stack:  # a failure half-way removes what is already attached
+            for path in {place.like for place in self.places.values() if place.like}:
+                hook = self._note_shape(path)
+                self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
+            for (path, end), wanted in hooked.items():
+                module = self._module(path)
+                if end == "input":
+                    self._keep(stack, module.register_forward_pre_hook(self._reader(path, wanted), with_kwargs=True))
+                elif end == "output":
+                    self._keep(stack, module.register_forward_hook(self._writer(path, wanted)))
+                else:
+                    self._watch(stack, module, path, wanted)
+            self._keep(stack, self.model.register_forward_pre_hook(self._note_forward, with_kwargs=True))
+            return stack.pop_all()
+
+    def _module(self, path: str) -> nn.Module:
+        return self.model.get_submodule(path)
+
+    @staticmethod
+    def _keep(stack: ExitStack, handle: Any) -> None:
+        stack.callback(handle.remove)
+
+    def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.ran = True
+        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        held = getattr(past, "get_seq_length", None)
+        self.start = int(held()) if held is not None else 0
+        self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def _note_shape(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = args[0] if args else kwargs["hidden_states"]
+            self._shapes[path] = given.shape[:2]
+
+        return hook
+
+    def _reader(self, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given: Any = args if args else kwargs
+            changed = self._touch(path + ":input", wanted, given)
+            if changed is given:
+                return None
+            return (changed, kwargs) if args else (args, changed)
+
+        return hook
+
+    def _writer(self, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            changed = self._touch(path + ":output", wanted, output)
+            return None if changed is output else changed
+
+        return hook
+
+    def _touch(self, key: str, wanted: list[tuple[Site, Place]], container: Any) -> Any:
+        call = self._next_call(key, wanted)
+        for site, place in wanted:
+            if place.call == call:
+                raw, put = pick(container, place, site)
+                new = self.tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
+                if new is not raw:
+                    container = put(new)
+        self.tap.after()
+        return container
+
+    def _watch(self, stack: ExitStack, module: nn.Module, path: str, wanted: list[tuple[Site, Place]]) -> None:
+        def here() -> _Attention | None:
+            call = self._next_call(path + ":attention", wanted)
+            chosen = [(site, place) for site, place in wanted if place.call == call]
+            return _Attention(self.tap, chosen, self.in_graph) if chosen else None
+
+        watch_attention(stack, module, here, self.tap.after)
+
+    def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
+        self.ran = True
+        call = self._counts[key] % wanted[0][1].calls
+        self._counts[key] += 1
+        return call
+
+
+@dataclass
+class _Attention:
+    """A tap's sites inside one call of one attention module."""
+
+    tap: Tap
+    wanted: list[tuple[Site, Place]]
+    in_graph: bool
+
+    def scores(self, scores: Tensor) -> Tensor:
+        return self._touch("scores", scores)
+
+    def pattern(self, pattern: Tensor) -> Tensor:
+        return self._touch("pattern", pattern)
+
+    def _touch(self, end: str, raw: Tensor) -> Tensor:
+        for site, place in self.wanted:
+            if place.end == end:
+                raw = self.tap.touch(site, place, raw, None)
+        return raw
+
+
+def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+    """A site's tensor, read off the raw one."""
+    return place.view(raw if shape is None or raw.ndim > 2 else raw.unflatten(0, shape))
+
+
+def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The tensor a place means in a module's input or output, and how to put another in its place.
+
+    Raises:
+        SiteNeverFired: there is no tensor where the place says.
+    """
+    if isinstance(container, Tensor):
+        return container, lambda new: new
+    if isinstance(container, Mapping):
+        tensors = [k for k, v in container.items() if isinstance(v, Tensor)]
+        keys = [place.item] if place.item is not None else sorted(tensors, key=lambda k: k != "hidden_states")
+        if not keys or not isinstance(container.get(keys[0]), Tensor):
+            raise SiteNeverFired(f"{site}: expected a tensor at {place.item!r}, got {sorted(map(str, container))}")
+        key = keys[0]
+
+        def put_key(new: Tensor) -> Any:
+            return cast(Any, type(container))({**container, key: new})
+
+        return container[key], put_key
+    if isinstance(container, tuple | list):
+        at = int(place.item) if place.item is not None else 0
+        if at >= len(container):
+            raise SiteNeverFired(f"{site}: expected an element {at}, got {len(container)} of them")
+        if place.item is None and not isinstance(container[0], Tensor):
+            raise SiteNeverFired(f"{site}: expected a tensor first, got {type(container[0]).__name__}; add [index]")
+        if not isinstance(container[at], Tensor):
+            inner, put_inner = pick(container[at], Place(place.path, place.end), site)
+            return inner, lambda new: _swap(container, at, put_inner(new))
+        return container[at], lambda new: _swap(container, at, new)
+    raise SiteNeverFired(f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}")
+
+
+def _swap(container: Any, at: int, new: Any) -> Any:
+    items = [*container[:at], new, *container[at + 1 :]]
+    return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
