@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
 
+@runtime_checkable
 class AttentionTouch(Protocol):
     """One party's interest in one attention module; see `hooks.taps`."""
 
@@ -64,7 +65,7 @@ class AttentionWatch(TorchFunctionMode):
         return self._through(args[0] if args else kwargs["input"], lambda s: func(s, *args[1:], **rest))[0]
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        # A query with nothing to see attends nowhere.
+        # The fused kernel, too, lets a query with nothing to see attend nowhere.
         pattern, changed = self._through(
             sdpa_scores(*args, **kwargs), lambda s: torch.softmax(s, dim=-1).nan_to_num(0.0)
         )
@@ -82,7 +83,10 @@ class AttentionWatch(TorchFunctionMode):
         given = scores
         for touch in self.touches:
             scores = touch.scores(scores)
-        pattern = made = softmax(scores)
+        made = softmax(scores)
+        if scores is not given:  # an edit may leave a query nothing to see: it attends nowhere
+            made = made.nan_to_num(0.0)
+        pattern = made
         for touch in self.touches:
             pattern = touch.pattern(pattern)
         return pattern, in_graph or scores is not given or pattern is not made

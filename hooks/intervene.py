@@ -144,13 +144,10 @@ def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, P
         raise UnknownSite(f"{site} cannot be edited: this model's {out} is not known, which it is edited by") from None
 
     def apply(value: Tensor, where: Where) -> Tensor:
-        before = where.live[pre]
-        middle = before + value
-        here = replace(where, site=site)
-        new = edit(select(middle, site), here)
-        whole = middle.clone()
-        whole[selected(middle, site)] = new
-        return whole - before
+        middle = where.live[pre] + value
+        moved = middle.clone()
+        moved[selected(middle, site)] = edit(select(middle, site), replace(where, site=site))
+        return value + (moved - middle)
 
     return Site(out), place, Edit(edit.name, apply, edit.needs), locate(model, pre)
 
@@ -164,5 +161,5 @@ def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: T
         return fresh
     # The view copies columns: find out which, and put them back.
     whole[selected(whole, site)] = new
-    columns = place.view(torch.arange(raw.shape[-1], device=raw.device).expand(1, 1, -1)).flatten()
-    return raw.index_copy(-1, columns, whole.reshape(*raw.shape[:-1], -1))
+    columns = place.view(torch.arange(raw.shape[-1], device=raw.device).double().expand(1, 1, -1)).flatten()
+    return raw.index_copy(-1, columns.long(), whole.reshape(*raw.shape[:-1], -1))

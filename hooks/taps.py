@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from hooks.attention import watch_attention
 from hooks.sites import Site
 
 
+@runtime_checkable
 class Tap(Protocol):
     """What is done at a place."""
 

@@ -25,6 +25,15 @@ def edited(model, what, **more):
         return output(model, **more)
 
 
+def editable(model, name):
+    """A middle of a block whose attention's part is not known can be read but not edited: it must say so."""
+    if "hook_resid_mid" not in name or name.replace("resid_mid", "attn_out") in sites(model):
+        return True
+    with pytest.raises(UnknownSite, match="cannot be edited"):
+        intervene(model, {name: edits.zero()})
+    return False
+
+
 @pytest.fixture(params=sorted(tiny.BUILD))
 def every(request):
     return tiny.model(request.param)
@@ -33,7 +42,7 @@ def every(request):
 def test_an_edit_at_every_site_changes_the_output_and_writes_what_it_says(every):
     before = output(every)
     for name in sites(every):
-        if name.startswith("ln_final") and not hasattr(every, "lm_head"):
+        if not editable(every, name):
             continue
         value = {}
 
@@ -42,7 +51,7 @@ def test_an_edit_at_every_site_changes_the_output_and_writes_what_it_says(every)
             return value["new"]
 
         edit = edits.knockout(keys=[2]).at(4) if "scores" in name else shift
-        with intervene(every, {name: edit}), capture(every, name) as acts:
+        with intervene(every, {name: edit}), capture(every, name, clone=True) as acts:
             after = output(every)
         assert (after - before).abs().max() > 1e-6, name
         if value and "hook_resid_mid" not in name:
@@ -53,7 +62,7 @@ def test_an_edit_at_every_site_changes_the_output_and_writes_what_it_says(every)
 
 def test_an_edit_that_gives_back_the_value_changes_nothing_and_says_so(every):
     before = output(every)
-    for name in sites(every):
+    for name in filter(lambda name: editable(every, name), sites(every)):
         with pytest.warns(NothingChanged, match=name.replace("hook_resid_mid", "hook_attn_out").replace(".", r"\.")):
             after = edited(every, {name: lambda x: x.clone()})
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5, msg=name)
@@ -117,16 +126,8 @@ def test_resid_mid_is_edited_for_the_mlp_and_for_the_sum(name):
 def test_a_layer_that_copies_its_input_is_skipped():
     model = tiny.model("llama")
     skipped = edited(model, {"blocks.0.hook_resid_post": edits.copy("blocks.0.hook_resid_pre")})
-    layers = model.model.layers
-    first = layers[0]
-    try:
-        del model.model.layers[0]
-        model.config.num_hidden_layers -= 1
-        expected = output(model)
-    finally:
-        model.config.num_hidden_layers += 1
-        layers.insert(0, first)
-    torch.testing.assert_close(skipped, expected)
+    nothing_added = {"blocks.0.hook_attn_out": edits.zero(), "blocks.0.hook_mlp_out": edits.zero()}
+    torch.testing.assert_close(skipped, edited(model, nothing_added))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -134,6 +135,8 @@ def test_a_layer_that_copies_its_input_is_skipped():
 def test_knockout_renormalises_and_zeroing_does_not(name, attention):
     model = tiny.model(name)
     was = model.config._attn_implementation
+    if (name, attention) == ("gemma2", "sdpa"):
+        pytest.skip("transformers has no sdpa for Gemma2's capped scores")
     model.set_attn_implementation(attention)
     try:
         part = "blocks.0.attn.hook_pattern"
@@ -367,14 +370,13 @@ def test_generation_with_a_cache_equals_generation_without():
 
 
 def test_gradients_flow_through_edits():
-    model = tiny.model("gpt2")
-    vector = torch.zeros(32, requires_grad=True)
-    with intervene(model, {"blocks.0.hook_resid_post": lambda x: x + vector}):
+    model = tiny.model("gpt2").double()
+    site, direction = "blocks.0.hook_resid_post", torch.randn(32, generator=torch.Generator().manual_seed(0)).double()
+    vector = torch.full((32,), 0.01, dtype=torch.float64, requires_grad=True)
+    with intervene(model, {site: lambda x: x + vector}):
         model(IDS).logits[0, -1, 3].backward()
-    eps, direction = 1e-2, torch.randn(32, generator=torch.Generator().manual_seed(0))
-    ends = [edited(model, {"blocks.0.hook_resid_post": edits.add(direction, f)})[0, -1, 3] for f in (eps, -eps)]
-    slope = float(ends[0] - ends[1]) / (2 * eps)
-    assert float(vector.grad @ direction) == pytest.approx(slope, rel=2e-2)
+    ends = [edited(model, {site: edits.add(vector.detach() + f * direction)})[0, -1, 3] for f in (1e-6, -1e-6)]
+    assert float(vector.grad @ direction) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
 def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
