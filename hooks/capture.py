@@ -72,13 +72,13 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         self._stop = stop
         self._to: dict[str, Any] = {"dtype": dtype, "device": device}
         self._clone = clone
-        self._taps = Taps(model, self._places, self, in_graph=grad)
+        self._taps = Taps(model, self._places, in_graph=grad)
         self._waiting: set[Site] = set(self._places)
         self._stack = ExitStack()
         self.acts = Activations(list(self._places))
 
     def __enter__(self) -> Activations:
-        self._stack = self._taps.attach()
+        self._stack = self._taps.attach(self)
         return self.acts
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:

@@ -71,14 +71,14 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
                 self._edits.setdefault(site, []).append(edit)
                 needed |= {Site(str(s)): p for s, p in locate(model, *edit.needs).items()} if edit.needs else {}
         self._live = _Live(model, needed)
-        self._taps = Taps(model, places, self)
+        self._taps = Taps(model, places)
         self._fired: dict[Site, Tensor] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> intervene:
         with ExitStack() as stack:
             self._live.attach(stack)
-            stack.enter_context(self._taps.attach())
+            stack.enter_context(self._taps.attach(self))
             self._stack = stack.pop_all()
         return self
 
@@ -120,12 +120,12 @@ class _Live:
     """Values of this forward that edits read, kept until the next one."""
 
     def __init__(self, model: nn.Module, places: Mapping[Site, Place]) -> None:
-        self._taps = Taps(model, places, self)
+        self._taps = Taps(model, places)
         self.values: dict[str, Tensor] = {}
 
     def attach(self, stack: ExitStack) -> None:
         if self._taps.places:
-            stack.enter_context(self._taps.attach())
+            stack.enter_context(self._taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         self.values[str(site)] = as_site(place, raw, shape)

@@ -43,16 +43,19 @@ class Tap(Protocol):
 class Taps:
     """The hooks of one tap on one model, and the count of the calls of modules that several layers share."""
 
-    def __init__(self, model: nn.Module, places: Mapping[Site, Place], tap: Tap, in_graph: bool = False) -> None:
-        self.model, self.places, self.tap, self.in_graph = model, places, tap, in_graph
+    def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
+        self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
         self.start = 0  # position of this forward's first token: what a KV cache holds already
         self.mask: Tensor | None = None  # this forward's attention mask
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
-    def attach(self) -> ExitStack:
-        """Attach every hook, or none if one fails; closing what is returned removes them."""
+    def attach(self, tap: Tap) -> ExitStack:
+        """Attach every hook, or none if one fails; closing what is returned removes them.
+
+        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive.
+        """
         hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = defaultdict(list)
         for site, place in self.places.items():
             end = "attention" if place.end in ("scores", "pattern") else place.end
@@ -64,11 +67,13 @@ class Taps:
             for (path, end), wanted in hooked.items():
                 module = self._module(path)
                 if end == "input":
-                    self._keep(stack, module.register_forward_pre_hook(self._reader(path, wanted), with_kwargs=True))
+                    self._keep(
+                        stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
+                    )
                 elif end == "output":
-                    self._keep(stack, module.register_forward_hook(self._writer(path, wanted)))
+                    self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
                 else:
-                    self._watch(stack, module, path, wanted)
+                    self._watch(tap, stack, module, path, wanted)
             self._keep(stack, self.model.register_forward_pre_hook(self._note_forward, with_kwargs=True))
             return stack.pop_all()
 
@@ -93,41 +98,43 @@ class Taps:
 
         return hook
 
-    def _reader(self, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+    def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             given: Any = args if args else kwargs
-            changed = self._touch(path + ":input", wanted, given)
+            changed = self._touch(tap, path + ":input", wanted, given)
             if changed is given:
                 return None
             return (changed, kwargs) if args else (args, changed)
 
         return hook
 
-    def _writer(self, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+    def _writer(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            changed = self._touch(path + ":output", wanted, output)
+            changed = self._touch(tap, path + ":output", wanted, output)
             return None if changed is output else changed
 
         return hook
 
-    def _touch(self, key: str, wanted: list[tuple[Site, Place]], container: Any) -> Any:
+    def _touch(self, tap: Tap, key: str, wanted: list[tuple[Site, Place]], container: Any) -> Any:
         call = self._next_call(key, wanted)
         for site, place in wanted:
             if place.call == call:
                 raw, put = pick(container, place, site)
-                new = self.tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
+                new = tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
                 if new is not raw:
                     container = put(new)
-        self.tap.after()
+        tap.after()
         return container
 
-    def _watch(self, stack: ExitStack, module: nn.Module, path: str, wanted: list[tuple[Site, Place]]) -> None:
+    def _watch(
+        self, tap: Tap, stack: ExitStack, module: nn.Module, path: str, wanted: list[tuple[Site, Place]]
+    ) -> None:
         def here() -> _Attention | None:
             call = self._next_call(path + ":attention", wanted)
             chosen = [(site, place) for site, place in wanted if place.call == call]
-            return _Attention(self.tap, chosen, self.in_graph) if chosen else None
+            return _Attention(tap, chosen, self.in_graph) if chosen else None
 
-        watch_attention(stack, module, here, self.tap.after)
+        watch_attention(stack, module, here, tap.after)
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
