@@ -1,4 +1,4 @@
-"""Read activations, attention and gradients inside any PyTorch model, by name.
+"""Read and edit activations, attention and gradients inside any PyTorch model, by name.
 
 >>> from hooks import capture, sites  # doctest: +SKIP
 >>> with capture(model, "blocks.*.hook_resid_post") as acts:  # doctest: +SKIP
@@ -12,6 +12,7 @@ from hooks.capture import capture
 from hooks.edits import Edit, EditError
 from hooks.intervene import NothingChanged, intervene
 from hooks.reference import Reference
+from hooks.resume import Resume
 from hooks.sites import Site, UnknownSite
 from hooks.store import ActivationStore
 
@@ -23,6 +24,7 @@ __all__ = [
     "EditError",
     "NothingChanged",
     "Reference",
+    "Resume",
     "Site",
     "SiteNeverFired",
     "UnknownArchitecture",

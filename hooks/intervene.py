@@ -104,10 +104,9 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         new = old
         for edit in self._edits[site]:
             new = edit(new, where)
-        if new.shape != old.shape:
-            raise EditError(
-                f"{site}: expected a value of shape {list(old.shape)}, got {list(new.shape)} from {edit.name}"
-            )
+            if new.shape != old.shape:
+                shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
+                raise EditError(f"{site}: {shapes} from {edit.name}")
         changed = (new.detach() != old.detach()).any()
         self._fired[site] = self._fired[site] | changed if site in self._fired else changed
         return _put(place, raw, shape, site, new.to(raw.dtype))

@@ -7,6 +7,7 @@ them; that their sum is the model is measured on the recorded forward before it 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -141,9 +142,10 @@ class Resume:
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
         from hooks.edits import patch
-        from hooks.intervene import intervene
+        from hooks.intervene import NothingChanged, intervene
 
-        with intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}):
+        with warnings.catch_warnings(), intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}):
+            warnings.simplefilter("ignore", NothingChanged)  # the recorded input itself may be given
             out = self.model(**{k: self._repeat(v, copies) for k, v in self.inputs.items()})
         return self._read(out.logits, copies)
 

@@ -1,0 +1,57 @@
+"""A forward continued from a block against the whole model with that block's input patched."""
+
+import pytest
+import tiny
+import torch
+
+from hooks import Resume, edits, intervene
+
+IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones_like(IDS)
+MASK[1, 5:] = 0
+LAST = MASK.sum(1) - 1
+SHAPES = ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "granite", "bert"]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_edited_copies_equal_the_naive_loop(name):
+    model = tiny.model(name)
+    clean = Resume(model, {"input_ids": IDS, "attention_mask": MASK}, positions=LAST)
+    assert clean.exact, "the final norm and the head are the model's own tail here"
+    rows = torch.arange(3)
+    with torch.no_grad():
+        torch.testing.assert_close(clean.logits, model(IDS, attention_mask=MASK).logits[rows, LAST])
+        for layer in range(clean.n_layers):
+            generator = torch.Generator().manual_seed(layer)
+            moved = [clean.residual(layer) + 0.1 * torch.randn(3, 7, 32, generator=generator) for _ in range(3)]
+            together = clean.run(layer, torch.cat(moved)).view(3, 3, -1)
+            for one, residual in zip(together, moved, strict=True):
+                with intervene(model, {f"blocks.{layer}.hook_resid_pre": edits.patch(residual)}):
+                    naive = model(IDS, attention_mask=MASK).logits[rows, LAST]
+                torch.testing.assert_close(one, naive, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(clean.run(layer, clean.residual(layer)), clean.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_whose_tail_is_not_known_is_run_whole():
+    model = tiny.model("llama")
+    forward = model.forward
+
+    def scaled(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 3 + 1
+        return out
+
+    model.forward = scaled
+    clean = Resume(model, {"input_ids": IDS}, positions=LAST)
+    assert not clean.exact
+    with torch.no_grad():
+        again = clean.run(1, torch.cat([clean.residual(1), clean.residual(1)]))
+    torch.testing.assert_close(again, clean.logits.repeat(2, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_bad_use_is_one_clear_line():
+    clean = Resume(tiny.model("gpt2"), {"input_ids": IDS})
+    with pytest.raises(ValueError, match="expected copies of 3 texts, got 4 rows"):
+        clean.run(0, torch.zeros(4, 7, 32))
+    with pytest.raises(ValueError, match="gives no logits: expected a language model with its head"):
+        Resume(tiny.model("gpt2").transformer, {"input_ids": IDS})
