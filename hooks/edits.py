@@ -114,7 +114,7 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 def resample(reference: Reference, seed: int = 0) -> Edit:
     """Each text's value becomes that of a text drawn from the reference set, position by position.
 
-    The draw is a function of seed and site only, so that two sites of one forward draw the same texts.
+    The draw is a function of the seed alone, so that two sites of one forward draw the same texts.
     """
     return Edit("resample", lambda value, where: reference.draw_for(value, where, seed))
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooks.activations import Activations
+from hooks.activations import Activations, select
 from hooks.capture import capture
 from hooks.sites import HEAD_AXIS, Site, SiteLike
 
@@ -163,9 +163,7 @@ def _grow(tensor: Tensor, length: int) -> Tensor:
 
 def _select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
     """A site's selection on a tensor whose first axes are ``lead`` of (batch, pos)."""
-    from hooks.activations import select
-
     if site.select is None:
         return value
-    grown = value.view(*[1] * (2 - lead), *value.shape)
-    return select(grown, site).view(*value.shape[:lead], *select(grown, site).shape[2:])
+    part = select(value.view(*[1] * (2 - lead), *value.shape), site)
+    return part.view(*value.shape[:lead], *part.shape[2:])

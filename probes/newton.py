@@ -198,6 +198,11 @@ def sample_size(design: Design) -> int:
     return n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
 
 
+def _product_dtype(design: Design) -> torch.dtype:
+    """Curvature is exact where all rows fit in a sample; where it is sampled anyway, rough products do."""
+    return design.dtype if design.n <= SMALL_SAMPLE else fast_dtype(design.rotated)
+
+
 def decrement(
     design: Design,
     Y: Int[Tensor, "n k"],
@@ -214,7 +219,7 @@ def decrement(
     generator = torch.Generator().manual_seed(seed)
     sample = _sample(design, Y, W, 2 * sample_size(design), generator)
     blend = torch.zeros_like(l2)
-    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block, fast_dtype(design.rotated))
+    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block, _product_dtype(design))
     g = gradient.to(W.dtype)
     return dot(g, curvature.solve(g, torch.full_like(l2, 0.1), 100)) / 2
 
@@ -238,7 +243,7 @@ def minimise(
     Z, block, n = design.rotated, design.block, design.n
     k = Y.shape[1]
     eigenvalues = design.eigenvalues
-    rows = sample_size(design)
+    rows, exact = sample_size(design), n <= SMALL_SAMPLE
     generator = torch.Generator().manual_seed(seed)
     state = State(start.clone(), *evaluate(Z, Y, start, l2, block))
     final = start.clone()
@@ -269,9 +274,7 @@ def minimise(
             break
         blend = torch.where(relative > FAR, 0.5, 0.0)
         sample = _sample(design, Y, state.W, rows, generator)
-        exact = n <= SMALL_SAMPLE
-        products = Z.dtype if exact else fast_dtype(Z)
-        curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block, products)
+        curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block, _product_dtype(design))
         accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
         limit = 250 if exact else 25 if rows < n else 60
 
