@@ -63,16 +63,11 @@ class _Kind:
     score: Callable[[np.ndarray, np.ndarray], float]
 
 
-def r2(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Coefficient of determination, 1 - residual / total sum of squares."""
-    return float(evaluation.r2_of_sums(evaluation.r2_columns(gold, np.asarray(predicted)).sum(0)))
-
-
 KINDS = {
     "class": _Kind(
         lambda config: partial(fit_many, tol=config.tol), DEFAULT_L2, controls.control_labels, evaluation.accuracy
     ),
-    "number": _Kind(lambda config: ridge_many, RIDGE_L2, controls.control_numbers, r2),
+    "number": _Kind(lambda config: ridge_many, RIDGE_L2, controls.control_numbers, evaluation.r2),
 }
 
 

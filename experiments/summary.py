@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
-from experiments.scoring import Cell, r2
+from experiments.scoring import Cell
 from experiments.tasks import Part, Split, Task
 from hooks import Site
 from probes import controls, evaluation
@@ -155,7 +155,7 @@ def _baselines(task: Task) -> dict[str, float]:
     if task.property.kind == "number":
         flat = np.full(len(test), float(np.mean(train.labels)))
         by_type = controls.type_mean(train.types, train.labels, test.types)
-        return {"majority": r2(test.labels, flat), "type_majority": r2(test.labels, by_type)}
+        return {"majority": evaluation.r2(test.labels, flat), "type_majority": evaluation.r2(test.labels, by_type)}
     by_type = controls.type_majority(train.types, train.labels, test.types)
     return {
         "majority": float(np.mean(test.labels == controls.majority(train.labels))),

@@ -145,6 +145,12 @@ def r2_of_sums(sums: np.ndarray) -> Any:
     return 1 - sums[..., 0] / np.maximum(total, 1e-300)
 
 
+def r2(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> float:
+    """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their rounding."""
+    centre = gold.mean()
+    return float(r2_of_sums(r2_columns(gold - centre, predicted - centre).sum(0)))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j\le i} \min(1, (m-j+1)\,p_{(j)})`.
 

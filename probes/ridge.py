@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from probes.design import Design, as_features, check_finite
-from probes.evaluation import r2_columns, r2_of_sums
+from probes.evaluation import r2
 
 RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
 """Strong to weak; e is of the order of n, so these run from 'almost the mean' to 'almost free'."""
@@ -75,12 +75,6 @@ def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
     return array
 
 
-def _r2(gold: Float[np.ndarray, " m"], predicted: Float[np.ndarray, " m"]) -> float:
-    """R^2, its sums taken around the mean of gold, which changes nothing but their rounding."""
-    centre = gold.mean()
-    return float(r2_of_sums(r2_columns(gold - centre, predicted - centre).sum(0)))
-
-
 def ridge_many(
     X: Float[Tensor, "n d"] | np.ndarray | Design,
     targets: Mapping[str, ArrayLike],
@@ -129,7 +123,7 @@ def ridge_many(
             for penalty in path:
                 said = (rows @ (cross / (values + penalty)) + mean).cpu().numpy()
                 for j, name in enumerate(names):
-                    scores[name][penalty] = _r2(gold[name], said[:, j])
+                    scores[name][penalty] = r2(gold[name], said[:, j])
             choice = {name: max(path, key=lambda v, s=scores[name]: s[v]) for name in names}
         penalties = values.new_tensor([choice[name] for name in names])
         W = cross / (values + penalties)
