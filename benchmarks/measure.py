@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from experiments.results import peak_memory
+
 
 def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, float]:
     """Median seconds of each side, run in turns so that a slow moment meets both; one warm-up each."""
@@ -27,16 +29,9 @@ def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, float]:
 def peak_growth(run: Callable[[], object]) -> int:
     """Bytes by which the process's resident memory peaks above what it was before (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
+    before = peak_memory()
     run()
-    return max(_status("VmHWM") - before, 0)
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise LookupError(field)
+    return peak_memory() - before
 
 
 def machine() -> str:

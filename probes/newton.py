@@ -18,31 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.design import Design
-from probes.objective import (
-    Curvature,
-    dot,
-    evaluate,
-    fast_dtype,
-    per_target,
-)
+from probes.objective import Curvature, Point, dot, fast_dtype, per_target
 
 MEMORY = 6
 NOISE = 1e-7  # relative rounding of a float32 objective
-FAR = 0.02  # relative decrement above which the curvature is blended with the labels
+FAR = 0.05  # relative decrement above which the curvature is blended with the labels
 SMALL_SAMPLE = 8192  # with fewer rows than this the curvature uses all of them
-
-
-@dataclass
-class State:
-    """Where the targets that are still running stand."""
-
-    W: Float[Tensor, "r k c"]
-    loss: Float[Tensor, " k"]
-    gradient: Float[Tensor, "r k c"]
-    predicted: Float[Tensor, "k c"]
-
-    def select(self, keep: Tensor) -> State:
-        return State(self.W[:, keep], self.loss[keep], self.gradient[:, keep], self.predicted[keep])
+ROUGH = 1e-5  # relative decrement to which gradients from rough products lead; they are wrong by about 5e-7
 
 
 @dataclass(frozen=True)
@@ -68,31 +50,6 @@ def gap_bound(
     coef = dot(gradient[:-1], gradient[:-1]) / (2 * l2)
     bias = (gradient[-1].double() ** 2 / (2 * predicted.double().clamp(min=1))).sum(-1)
     return coef + bias
-
-
-def _row_weights(
-    Z: Float[Tensor, "n r"], Y: Int[Tensor, "n k"], W: Float[Tensor, "r k c"], block: int
-) -> Float[Tensor, " n"]:
-    """Sampling probabilities: where the curvature is, and a share for every class and every row.
-
-    p_ic (1 - p_ic), summed over classes, is a row's part of the curvature; divided by the class
-    totals it gives rare classes, whose few rows a uniform sample would miss, their share.
-    """
-    n, k, c = len(Z), W.shape[1], W.shape[2]
-    spread = torch.empty(n, k, c, dtype=torch.float32, device=Z.device)
-    rough = fast_dtype(Z)  # any positive weights make an unbiased sample
-    for start in range(0, n, block):
-        logits = (Z[start : start + block].to(rough) @ W.reshape(-1, k * c).to(rough)).float().view(-1, k, c)
-        p = torch.softmax(logits, dim=-1)
-        spread[start : start + block] = (p - p * p).clamp_(min=0)
-    share = (spread / (spread.sum(0) + 1e-6)).sum((1, 2))
-    total = spread.sum((1, 2))
-    rare = torch.zeros(n, device=Z.device)
-    for j in range(k):
-        counts = torch.bincount(Y[:, j], minlength=c).clamp(min=1)
-        rare += 1.0 / counts[Y[:, j]]
-    weights = torch.stack([part.double() / part.double().sum() for part in (share, total, rare)]).sum(0)
-    return (0.25 * weights + 0.25 / n).float()
 
 
 def _systematic_sample(
@@ -141,55 +98,56 @@ class _Memory:
 
 
 def _line_search(
-    Z: Tensor,
-    Y: Tensor,
-    l2: Tensor,
-    state: State,
+    Z: Float[Tensor, "n r"],
+    rows: Float[Tensor, "n r"],
+    point: Point,
     step: Float[Tensor, "r k c"],
     slope: Float[Tensor, " k"],
-    block: int,
-) -> tuple[State, Float[Tensor, " k"]]:
+) -> Float[Tensor, " k"]:
     """Armijo backtracking per target; only targets whose step failed are evaluated again.
 
     A trial is also accepted if the slope at its end is still downhill, which for a convex function
     proves the decrease where rounding hides it. The next trial is the secant's zero of the slope.
+
+    Args:
+        Z: the rows; ``rows`` the same, perhaps rounded.
+
+    Returns:
+        The lengths taken, 0 for a target that stays where it was. The point has moved.
     """
-    new = State(state.W.clone(), state.loss.clone(), state.gradient.clone(), state.predicted.clone())
-    taken = torch.zeros_like(slope)
+    start, before = point.W.clone(), point.loss.clone()
     length = torch.ones_like(slope)
+    point.move(rows, step, slice(None))
     index = torch.arange(len(slope), device=slope.device)
-    for _ in range(30):
-        trial = state.W[:, index] + per_target(length[index], step) * step[:, index]
-        loss, gradient, predicted = evaluate(Z, Y[:, index], trial, l2[index], block)
-        bend = dot(gradient, step[:, index]) / slope[index]  # 1 at the start, 0 at the line's end
-        enough = loss <= state.loss[index] + 1e-4 * length[index] * slope[index]
-        level = loss <= state.loss[index] + NOISE * state.loss[index].abs()
+    for trial in range(31):
+        loss, old = point.loss[index], before[index]
+        bend = dot(point.gradient[:, index], step[:, index]) / slope[index]  # 1 at the start, 0 at the line's end
+        enough = loss <= old + 1e-4 * length[index] * slope[index]
+        level = loss <= old + NOISE * old.abs()
         good = torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1)))
-        done = index[good]
-        new.W[:, done], new.loss[done] = trial[:, good], loss[good]
-        new.gradient[:, done], new.predicted[done] = gradient[:, good], predicted[good]
-        taken[done] = length[done]
-        if bool(good.all()):
+        index = index[~good]
+        if not len(index):
             break
         shrink = torch.nan_to_num(1 / (1 - bend[~good]), nan=0.1).clamp(0.05, 0.6)
-        index = index[~good]
-        length[index] *= shrink
-    return new, taken
+        change = length[index] * ((shrink if trial < 29 else 0.0) - 1.0)
+        length[index] += change
+        # A step back takes the logits back too, but what was far too large has left its rounding in them.
+        if bool((loss[~good] < 10 * old[~good]).all()) and trial < 29:
+            point.move(rows, per_target(change, step) * step[:, index], index)
+        else:
+            point.W[:, index] = start[:, index] + per_target(length[index], step) * step[:, index]
+            point.recompute(Z, index)
+    return length
 
 
 def _sample(
-    design: Design,
-    Y: Int[Tensor, "n k"],
-    W: Float[Tensor, "r k c"],
-    rows: int,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"]]:
-    """Rows, their labels and weights for the curvature; all of them with weight 1 if rows = n."""
-    Z = design.rotated
-    if rows >= design.n:
-        return Z, Y, torch.ones(design.n, dtype=Z.dtype, device=Z.device)
-    chosen, weight = _systematic_sample(_row_weights(Z, Y, W, design.block), rows, generator)
-    return Z[chosen], Y[chosen], weight.to(Z.dtype)
+    rows: Float[Tensor, "n r"], point: Point, size: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
+    """Rows, their labels, weights and logits for the curvature; all of them with weight 1 if size = n."""
+    if size >= len(rows):
+        return rows, point.Y, torch.ones(len(rows), dtype=point.W.dtype, device=rows.device), point.logits
+    chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
+    return rows[chosen], point.Y[chosen], weight.to(point.W.dtype), point.logits[chosen]
 
 
 def sample_size(design: Design) -> int:
@@ -198,9 +156,9 @@ def sample_size(design: Design) -> int:
     return n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
 
 
-def _product_dtype(design: Design) -> torch.dtype:
-    """Curvature is exact where all rows fit in a sample; where it is sampled anyway, rough products do."""
-    return design.dtype if design.n <= SMALL_SAMPLE else fast_dtype(design.rotated)
+def _quick(design: Design) -> Float[Tensor, "n r"]:
+    """The rows in the type of the fastest products; as they are where they all fit in a sample."""
+    return design.rotated if design.n <= SMALL_SAMPLE else design.rotated.to(fast_dtype(design.rotated))
 
 
 def decrement(
@@ -217,9 +175,10 @@ def decrement(
     repeat an error that stopped the iteration too early.
     """
     generator = torch.Generator().manual_seed(seed)
-    sample = _sample(design, Y, W, 2 * sample_size(design), generator)
+    point = Point(design.rotated, Y, W, l2, design.block)
+    sample = _sample(_quick(design), point, 2 * sample_size(design), generator)
     blend = torch.zeros_like(l2)
-    curvature = Curvature(*sample, W, l2, design.eigenvalues, blend, design.block, _product_dtype(design))
+    curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
     g = gradient.to(W.dtype)
     return dot(g, curvature.solve(g, torch.full_like(l2, 0.1), 100)) / 2
 
@@ -239,13 +198,16 @@ def minimise(
 
     Stops a target when ``gap_bound`` is below tol times its objective, or when the error
     that the last Newton decrements predict is (with a margin of 20: the sampled curvature may err).
+    Gradients come from rough products, where the machine has faster ones, until the first target is
+    within ``ROUGH`` of its end; from there on from exact ones.
     """
     Z, block, n = design.rotated, design.block, design.n
     k = Y.shape[1]
     eigenvalues = design.eigenvalues
-    rows, exact = sample_size(design), n <= SMALL_SAMPLE
+    size, exact = sample_size(design), n <= SMALL_SAMPLE
     generator = torch.Generator().manual_seed(seed)
-    state = State(start.clone(), *evaluate(Z, Y, start, l2, block))
+    rows = quick = _quick(design)
+    point = Point(rows, Y, start, l2, block)
     final = start.clone()
     n_iter = torch.zeros(k, dtype=torch.int64, device=Z.device)
     converged = torch.zeros(k, dtype=torch.bool, device=Z.device)
@@ -254,56 +216,65 @@ def minimise(
     relative = torch.full((k,), float("inf"), dtype=torch.float64, device=Z.device)
     remaining = relative
     stuck = torch.zeros(k, dtype=torch.int64, device=Z.device)
+    floor = torch.finfo(torch.float64).tiny
+
+    def proved() -> Tensor:
+        return gap_bound(point.gradient, point.predicted, point.l2) <= tol * point.loss + floor
+
     for iteration in range(max_iter + 1):
-        floor = torch.finfo(torch.float64).tiny
-        bound = gap_bound(state.gradient, state.predicted, l2)
-        done = bound <= tol * state.loss + floor
-        if iteration:
+        done = proved()
+        if rows is not Z and bool((done | (remaining <= max(ROUGH, tol / 20))).any()):
+            rows = Z
+            point.recompute(Z)
+            done = proved()
+        elif iteration:
             done |= remaining <= tol / 20
         gone = done | (stuck >= 3)
         if bool(gone.any()):
-            final[:, index[gone]], converged[index[gone]] = state.W[:, gone], done[gone]
+            final[:, index[gone]], converged[index[gone]] = point.W[:, gone], done[gone]
             keep = ~gone
             if not bool(keep.any()):
                 break
-            index, state, Y, l2 = index[keep], state.select(keep), Y[:, keep], l2[keep]
-            relative, remaining, stuck = relative[keep], remaining[keep], stuck[keep]
+            point.select(keep)
+            index, relative, remaining, stuck = index[keep], relative[keep], remaining[keep], stuck[keep]
             memory.select(keep)
         if iteration == max_iter:
-            final[:, index] = state.W
+            final[:, index] = point.W
             break
         blend = torch.where(relative > FAR, 0.5, 0.0)
-        sample = _sample(design, Y, state.W, rows, generator)
-        curvature = Curvature(*sample, state.W, l2, eigenvalues, blend, block, _product_dtype(design))
+        sample = _sample(quick, point, size, generator)
+        curvature = Curvature(*sample, point.present, point.l2, eigenvalues, blend, block)
         accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
-        limit = 250 if exact else 25 if rows < n else 60
+        limit = 250 if exact else 25 if size < n else 60
 
         def solve(B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit) -> Tensor:
             return H.solve(B, to, most)
 
-        step = memory.direction(state.gradient, solve)
-        slope = dot(state.gradient, step)
+        gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
+        step = memory.direction(gradient, solve)
+        slope = dot(gradient, step)
         if bool((slope >= 0).any()):  # rounding: fall back on the preconditioned gradient
-            plain = -curvature.precondition(state.gradient)
+            plain = -curvature.precondition(gradient)
             step = torch.where(per_target((slope >= 0).double(), step) > 0, plain, step)
-            slope = dot(state.gradient, step)
+            slope = dot(gradient, step)
         before = relative
-        relative = -slope / (2 * state.loss.clamp(min=floor))
-        new, taken = _line_search(Z, Y, l2, state, step, slope, block)
+        relative = -slope / (2 * loss.clamp(min=floor))
+        taken = _line_search(Z, rows, point, step, slope)
         # What the step is expected to have left: its decrement, shrunk as the one before it was.
         shrunk = torch.where(torch.isfinite(before), relative / before, 1.0).clamp(max=1.0)
         remaining = torch.where(taken == 1, relative * shrunk, relative)
         stuck = torch.where(taken > 0, 0, stuck + 1)
         if bool((relative < FAR).all()) and not exact:
-            memory.add(new.W - state.W, new.gradient - state.gradient)
+            memory.add(point.W - W, point.gradient - gradient)
         else:
             memory.pairs = []
-        state = new
         n_iter[index] += 1
         if trace is not None:
-            trace({"rows": rows, "loss": state.loss, "relative": relative, "taken": taken})
-        # Sampling noise shows as short steps and slow decrease: see more rows.
-        slow = (relative > 0.4 * before) & (relative < FAR)
-        if rows < n and bool(slow.any()):
-            rows = 2 * rows if 2 * rows < 0.7 * n else n
+            trace({"rows": size, "loss": point.loss, "relative": relative, "taken": taken})
+        # Sampling noise shows as slow decrease: see more rows. Beyond a quarter of them an iteration costs more
+        # than it saves, so there only if the decrease all but ends.
+        few = 2 * size <= 0.3 * n
+        slow = (relative > (0.4 if few else 1.0) * before) & (before < (FAR if few else FAR / 10))
+        if size < n and bool(slow.any()):
+            size = 2 * size if 2 * size < 0.7 * n else n
     return Solution(final, n_iter, converged)

@@ -7,6 +7,8 @@ one product with the rows serves them all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,39 +31,107 @@ def per_target(values: Float[Tensor, " k"], like: Tensor) -> Float[Tensor, "1 k 
     return values.to(like.dtype).view(1, -1, 1)
 
 
-def log_probabilities(Z: Float[Tensor, "m r"], W: Float[Tensor, "r k c"]) -> Float[Tensor, "m k c"]:
-    """log softmax of the logits of every target."""
-    r, k, c = W.shape
-    return torch.log_softmax((Z @ W.reshape(r, k * c)).view(-1, k, c), dim=-1)
+class Point:
+    """Coefficients, and what they give on all rows: logits, objective, gradient. It moves in place.
 
+    The logits are kept and moved by the step's own product with the rows, so that a rough product (see
+    ``fast_dtype``) errs in proportion to the step: near the end, where steps are short, hardly at all.
+    Rows go by in blocks, so that softmax and residual never leave the cache.
 
-def evaluate(
-    Z: Float[Tensor, "n r"],
-    Y: Int[Tensor, "n k"],
-    W: Float[Tensor, "r k c"],
-    l2: Float[Tensor, " k"],
-    block: int,
-) -> tuple[Float[Tensor, " k"], Float[Tensor, "r k c"], Float[Tensor, "k c"]]:
-    """Objective (float64), gradient, and how often each class is predicted (sum_i p_ic).
-
-    Rows go by in blocks, so that logits, softmax and residual never leave the cache.
+    Attributes:
+        W: [r k c].
+        logits: [n k c].
+        loss: [k], float64.
+        gradient: [r k c].
+        predicted: how often each class is predicted, sum_i p_ic, [k c].
     """
-    r, k, c = W.shape
-    gradient = torch.zeros(r, k * c, dtype=W.dtype, device=W.device)
-    loss = torch.zeros(k, dtype=torch.float64, device=W.device)
-    for start in range(0, len(Z), block):
-        rows, y = Z[start : start + block], Y[start : start + block].unsqueeze(-1)
-        log_p = log_probabilities(rows, W)
-        loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
-        residual = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_()
-        residual.scatter_add_(2, y, residual.new_full((), -1.0).expand(y.shape))
-        gradient.addmm_(rows.T, residual.view(-1, k * c))
-    gradient = gradient.view(r, k, c)
-    counts = torch.stack([torch.bincount(Y[:, j], minlength=c) for j in range(k)])
-    predicted = (gradient[-1].double() + counts).clamp_(min=0)
-    gradient[:-1] += per_target(l2, W) * W[:-1]
-    loss += l2 / 2 * dot(W[:-1], W[:-1])
-    return loss, gradient, predicted
+
+    def __init__(
+        self,
+        Z: Float[Tensor, "n r"],
+        Y: Int[Tensor, "n k"],
+        W: Float[Tensor, "r k c"],
+        l2: Float[Tensor, " k"],
+        block: int,
+    ) -> None:
+        _, k, c = W.shape
+        self.Y, self.W, self.l2, self.block = Y, W.clone(), l2, block
+        self.logits = W.new_empty(len(Z), k, c)
+        self.loss, self.gradient = torch.zeros_like(l2), torch.empty_like(W)
+        self.counts = torch.stack([torch.bincount(Y[:, j], minlength=c) for j in range(k)])
+        self.predicted = torch.empty_like(self.counts, dtype=torch.float64)
+        self.spread = W.new_zeros(len(Z), 2)
+        self.recompute(Z)
+
+    @property
+    def present(self) -> Tensor:
+        """The columns that are classes, [k c]; the others only pad."""
+        return self.W[-1] > ABSENT / 2
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the targets."""
+        self.Y, self.W, self.l2, self.logits = self.Y[:, keep], self.W[:, keep], self.l2[keep], self.logits[:, keep]
+        self.loss, self.gradient = self.loss[keep], self.gradient[:, keep]
+        self.counts, self.predicted = self.counts[keep], self.predicted[keep]
+
+    def move(self, Z: Float[Tensor, "n r"], step: Float[Tensor, "r k c"], which: Tensor | slice) -> None:
+        """Take some of the targets to W + step, with step rounded to the type of Z."""
+        low = step.to(Z.dtype)
+        self.W[:, which] += low.to(self.W.dtype)
+        flat = low.view(len(low), -1)
+
+        def logits(rows: slice) -> Tensor:
+            here = self.logits[rows, which]
+            here += (Z[rows] @ flat).view_as(here)
+            if not isinstance(which, slice):
+                self.logits[rows, which] = here
+            return here
+
+        self._evaluate(Z, logits, which)
+
+    def recompute(self, Z: Float[Tensor, "n r"], which: Tensor | slice = slice(None)) -> None:
+        """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
+        low = self.W[:, which].to(Z.dtype)
+        self.W[:, which] = low.to(self.W.dtype)
+        flat = low.view(len(low), -1)
+
+        def logits(rows: slice) -> Tensor:
+            here = self.logits[rows, which] = (Z[rows] @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
+            return here
+
+        self._evaluate(Z, logits, which)
+
+    def _evaluate(self, Z: Tensor, logits: Callable[[slice], Tensor], which: Tensor | slice) -> None:
+        Y, W, l2, counts = self.Y[:, which], self.W[:, which], self.l2[which], self.counts[which]
+        r, k, c = W.shape
+        gradient, loss = W.new_zeros(r, k * c), torch.zeros_like(l2)
+        rarity = torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)]).to(W.dtype).view(2, k * c)
+        for start in range(0, len(Z), self.block):
+            rows = slice(start, start + self.block)
+            y = Y[rows].unsqueeze(-1)
+            log_p = torch.log_softmax(logits(rows), dim=-1)
+            loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
+            p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().view(-1, k * c)
+            if k == self.W.shape[1]:
+                torch.mm(p - p * p, rarity.T, out=self.spread[rows])
+            p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
+            gradient += Z[rows].T @ p.to(Z.dtype)
+        gradient = gradient.view(r, k, c)
+        self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)
+        gradient[:-1] += per_target(l2, W) * W[:-1]
+        self.gradient[:, which] = gradient
+        self.loss[which] = loss + l2 / 2 * dot(W[:-1], W[:-1])
+
+    def sampling_weights(self) -> Float[Tensor, " n"]:
+        """Where the curvature is, with a share for every class and every row; they sum to 1.
+
+        p_ic (1 - p_ic), summed over classes, is a row's part of the curvature; divided by the class
+        counts it gives rare classes, whose few rows a uniform sample would miss, their share. Any positive
+        weights make an unbiased sample: these may be those of targets that have left.
+        """
+        share, total = self.spread.double().clamp(min=0).unbind(1)
+        rare = (1 / self.counts.double())[torch.arange(len(self.counts), device=self.Y.device), self.Y].sum(1)
+        return (0.25 * sum(part / part.sum() for part in (share, total, rare)) + 0.25 / len(self.Y)).float()
 
 
 def fast_dtype(Z: Tensor) -> torch.dtype:
@@ -86,9 +156,8 @@ class Curvature:
     The preconditioner is  (A_t x G + l2_t)^-1  with A_t the mean class covariance and G the Gram
     matrix, which is diagonal in the design's basis.
 
-    ``products`` is the type of the two products with the rows in ``times``. bfloat16 rounds z_s and the
-    logits' change by 2^-9 or less, which leaves H symmetric and positive to that accuracy: enough for a
-    direction, whose length and end are judged by exact objectives and gradients.
+    Rows in bfloat16 round z_s and the logits' change by 2^-9 or less, which leaves H symmetric and positive
+    to that accuracy: enough for a direction, whose length and end are judged by objectives and gradients.
     """
 
     def __init__(
@@ -96,22 +165,22 @@ class Curvature:
         Z: Float[Tensor, "m r"],
         Y: Int[Tensor, "m k"],
         weight: Float[Tensor, " m"],
-        W: Float[Tensor, "r k c"],
+        logits: Float[Tensor, "m k c"],
+        present: Tensor,
         l2: Float[Tensor, " k"],
         eigenvalues: Float[Tensor, " r"],
         blend: Float[Tensor, " k"],
         block: int,
-        products: torch.dtype,
     ) -> None:
-        self.Z, self.block, self.l2 = Z.to(products), block, l2
-        _, k, c = W.shape
-        P = torch.empty(len(Z), k, c, dtype=W.dtype, device=W.device)
+        self.Z, self.block, self.l2 = Z, block, l2
+        _, k, c = logits.shape
+        P = torch.empty_like(logits)
         weighted = torch.empty_like(P)
-        covariance = torch.zeros(k, c, c, dtype=torch.float64, device=W.device)
-        mix = blend.to(W.dtype).view(1, k, 1)
+        covariance = torch.zeros(k, c, c, dtype=torch.float64, device=Z.device)
+        mix = blend.to(P.dtype).view(1, k, 1)
         for start in range(0, len(Z), block):
             rows = slice(start, start + block)
-            p = log_probabilities(Z[rows], W).clamp_(min=LOWEST_LOG_PROBABILITY).exp_()
+            p = torch.log_softmax(logits[rows], dim=-1).clamp_(min=LOWEST_LOG_PROBABILITY).exp_()
             p *= 1 - mix
             p.scatter_add_(2, Y[rows].unsqueeze(-1), mix.expand(len(p), k, 1))
             P[rows] = p
@@ -124,11 +193,9 @@ class Curvature:
         values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
         scaled = eigenvalues.view(-1, 1, 1) * (values.clamp(min=0) / n)
         scaled[:-1] += l2.view(1, -1, 1)
-        scaled[-1].clamp_(min=1e-7 * float(scaled[-1].max()) + torch.finfo(W.dtype).tiny)
-        inverse = 1 / scaled
-        present = (W[-1] > ABSENT / 2).to(W.dtype)
-        self.present = present / present.sum(-1, keepdim=True)
-        self.inverse, self.vectors = inverse.to(W.dtype), vectors.to(W.dtype)
+        scaled[-1].clamp_(min=1e-7 * float(scaled[-1].max()) + torch.finfo(P.dtype).tiny)
+        self.present = present.to(P.dtype) / present.sum(-1, keepdim=True)
+        self.inverse, self.vectors = (1 / scaled).to(P.dtype), vectors.to(P.dtype)
 
     def select(self, keep: Tensor) -> Curvature:
         """The curvature of some of the targets."""

@@ -9,6 +9,8 @@ import pytest
 import tiny
 import transformers as hf
 
+from experiments.results import peak_memory
+
 LAYERS, WIDTH = 30, 128
 FEW, MANY, WORDS = 60, 1500, 10
 
@@ -79,3 +81,12 @@ def test_one_layer_is_held_at_a_time(base: Path) -> None:
     # Reading makes the next layer while the last is held; the rest is tokens, labels and the allocator's.
     assert growth(base, "layer") < 3 * layer + 40e6 < everything / 3
     assert growth(base, "everything") > 0.9 * everything
+
+
+def test_peak_memory_is_this_processs_own() -> None:
+    parent = bytearray(b"x") * 600_000_000
+    script = "from experiments.results import peak_memory; print(peak_memory())"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    own = int(done.stdout)
+    assert 20e6 < own < len(parent) < peak_memory()
