@@ -20,13 +20,14 @@ from experiments.corpus import Corpus
 from experiments.demo import demo_paths
 from experiments.features import FeatureError, Layout, extract
 from experiments.properties import Property, get_property
-from experiments.results import SCHEMA, RunError, RunFolder, digest, machine, now, peak_memory, versions
+from experiments.results import SCHEMA, RunError, RunFolder, digest, machine, now, peak_memory, plain, versions
 from experiments.scoring import Cell, score_cell
 from experiments.splits import read_splits
 from experiments.subject import Subject, load
 from experiments.summary import summarise
 from experiments.tasks import SPLITS, Split, Task, build_task, rewritten
 from hooks import ActivationStore, sites
+from probes.solver import MAX_COLUMNS
 
 EMBEDDING = "blocks.0.hook_resid_pre"
 
@@ -98,7 +99,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
                     f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
                 )
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
-    memory = plan(views, models, places, config.out)
+    memory = plan(views, models, places, config)
 
     seconds = {"features": 0.0, "probes": 0.0}
     mark = time.perf_counter()
@@ -116,7 +117,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     memory["peak_rss_bytes"] = peak_memory()
     provenance = {
         "command": as_command("probe", config),
-        "config": _plain(config),
+        "config": plain(dataclasses.asdict(config)),
         "model": subject.describe(),
         "data": [_describe(split, corpus, views[0]) for split, corpus in splits.items()],
         "versions": versions(),
@@ -172,16 +173,23 @@ def splits_of(views: Sequence[View]) -> dict[str, dict[Split, Corpus]]:
     return {task.property.name: view.splits for view in views for task in view.tasks}
 
 
-def plan(views: Sequence[View], models: Sequence[Subject], places: Sequence[str], out: Path) -> dict[str, int]:
+def plan(
+    views: Sequence[View], models: Sequence[Subject], places: Sequence[str], config: ProbeConfig
+) -> dict[str, int]:
     """Say beforehand what is held and what is stored; refuse a disk without room.
 
-    Rows x width x 4 bytes a site, for each model, on disk; in memory one layer at a time, with its standardised copy.
+    On disk rows x width x 4 bytes a site, for each model. In memory one layer at a time with its standardised copy, and
+    what a joint solve keeps for each training row and each column, a class of a target: logits, and for the curvature
+    probabilities twice.
     """
-    width = max(models[0].d_model, 1)
+    out, width = config.out, max(models[0].d_model, 1)
     rows = sum(view.layout.n_rows for view in views)
     one_layer = max(view.layout.n_rows for view in views) * width * 4
     disk = rows * width * 4 * len(places) * len(models)
-    held = one_layer * 3
+    labels = [t.parts["train"].labels for v in views for t in v.tasks if t.property.kind == "class"]
+    columns = [min(len(set(y)) * (1 + config.control_seeds), MAX_COLUMNS) for y in labels]
+    solve = max((len(y) * c * 4 for y, c in zip(labels, columns, strict=True)), default=0)
+    held = 3 * one_layer + 3 * solve
     screen.say(
         f"plan: {rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: "
         f"{disk / 1e9:.2f} GB on disk, {held / 1e9:.2f} GB in memory at a time (beside the model)"
@@ -253,12 +261,6 @@ def _probe_all(
                 cells += [Cell.from_json(record) for record in saved]
                 bars.advance(bar)
     return cells
-
-
-def _plain(config: ProbeConfig) -> dict[str, Any]:
-    """The configuration as JSON holds it."""
-    made = dataclasses.asdict(config)
-    return {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in made.items()}
 
 
 def _describe(split: Split, corpus: Corpus, view: View) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
 
 
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back: paths and dates as text, tuples as lists."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def digest(value: Any) -> str:
     """A short hash of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -60,7 +65,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
-        self.config = json.loads(json.dumps(dict(config), default=str))
+        self.config = plain(dict(config))
         if path.exists() and not path.is_dir():
             raise RunError(f"--out {path}: expected a folder, it is a file")
         known = path / "config.json"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -55,7 +55,7 @@ class Task:
     parts: dict[Split, Part]
     n_dropped: int
 
-    @builtins.property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """Tasks with equal keys read the same vectors and are solved together."""
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooks.reference import Reference
-from hooks.sites import HEAD_AXIS, Site
+from hooks.sites import HEAD_AXIS, Site, SiteLike
 
 Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
 
@@ -169,9 +169,10 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
     return Edit(f"erase {len(basis)} directions", apply)
 
 
-def copy(site: str) -> Edit:
+def copy(site: SiteLike) -> Edit:
     """Another site's value in the same forward: ``{"blocks.3.hook_resid_post": copy("blocks.3.hook_resid_pre")}`` skips layer 3."""
-    return Edit(f"copy of {site}", lambda value, where: where.live[site].to(value), needs=(site,))
+    source = str(Site.parse(site))
+    return Edit(f"copy of {source}", lambda value, where: where.live[source].to(value), needs=(source,))
 
 
 def function(apply: Callable[[Tensor], Tensor], name: str = "function") -> Edit:

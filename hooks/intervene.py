@@ -59,17 +59,16 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         if not edits:
             raise ValueError("intervene needs at least one site and its edit")
         self._edits: dict[Site, list[Edit]] = {}
-        needed: dict[Site, Place] = {}
+        needed: dict[str, dict[Site, Place]] = {}
         places: dict[Site, Place] = {}
         for spec, given in edits.items():
             edit = given if isinstance(given, Edit) else function(given)
             for site, place in locate(model, spec).items():
                 if site.part == "hook_resid_mid":
-                    site, place, edit, more = _through_attn_out(model, site, edit)
-                    needed |= more
+                    site, place, edit = _through_attn_out(model, site, edit)
                 places[site] = place
                 self._edits.setdefault(site, []).append(edit)
-                needed |= {Site(str(s)): p for s, p in locate(model, *edit.needs).items()} if edit.needs else {}
+                needed |= {name: locate(model, name) for name in edit.needs}
         self._live = _Live(model, needed)
         self._taps = Taps(model, places)
         self._fired: dict[Site, Tensor] = {}
@@ -116,10 +115,11 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
 
 
 class _Live:
-    """Values of this forward that edits read, kept until the next one."""
+    """Values of this forward that edits read, kept until the next one, under the names that the edits use."""
 
-    def __init__(self, model: nn.Module, places: Mapping[Site, Place]) -> None:
-        self._taps = Taps(model, places)
+    def __init__(self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]]) -> None:
+        self._taps = Taps(model, {site: place for found in needed.values() for site, place in found.items()})
+        self._names = {name: set(found) for name, found in needed.items()}
         self.values: dict[str, Tensor] = {}
 
     def attach(self, stack: ExitStack) -> None:
@@ -127,14 +127,15 @@ class _Live:
             stack.enter_context(self._taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        self.values[str(site)] = as_site(place, raw, shape)
+        value = select(as_site(place, raw, shape), site)
+        self.values |= {name: value for name, sites in self._names.items() if site in sites}
         return raw
 
     def after(self) -> None:
         pass
 
 
-def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit, dict[Site, Place]]:
+def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
     pre, out = (f"blocks.{site.layer}.{part}" for part in ("hook_resid_pre", "hook_attn_out"))
     try:
@@ -148,7 +149,7 @@ def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, P
         moved[selected(middle, site)] = edit(select(middle, site), replace(where, site=site))
         return value + (moved - middle)
 
-    return Site(out), place, Edit(edit.name, apply, edit.needs), locate(model, pre)
+    return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre))
 
 
 def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:

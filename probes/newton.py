@@ -119,24 +119,26 @@ def _line_search(
     length = torch.ones_like(slope)
     point.move(rows, step, slice(None))
     index = torch.arange(len(slope), device=slope.device)
-    for trial in range(31):
+    for _ in range(29):
         loss, old = point.loss[index], before[index]
         bend = dot(point.gradient[:, index], step[:, index]) / slope[index]  # 1 at the start, 0 at the line's end
         enough = loss <= old + 1e-4 * length[index] * slope[index]
         level = loss <= old + NOISE * old.abs()
-        good = torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1)))
-        index = index[~good]
+        bad = ~(torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1))))
+        index = index[bad]
         if not len(index):
-            break
-        shrink = torch.nan_to_num(1 / (1 - bend[~good]), nan=0.1).clamp(0.05, 0.6)
-        change = length[index] * ((shrink if trial < 29 else 0.0) - 1.0)
+            return length
+        shrink = torch.nan_to_num(1 / (1 - bend[bad]), nan=0.1).clamp(0.05, 0.6)
+        change = length[index] * (shrink - 1)
         length[index] += change
-        # A step back takes the logits back too, but what was far too large has left its rounding in them.
-        if bool((loss[~good] < 10 * old[~good]).all()) and trial < 29:
+        if bool((loss[bad] < 10 * old[bad]).all()):
             point.move(rows, per_target(change, step) * step[:, index], index)
-        else:
+        else:  # what was far too large, or not a number, would leave its rounding in the logits
             point.W[:, index] = start[:, index] + per_target(length[index], step) * step[:, index]
             point.recompute(Z, index)
+    length[index] = 0
+    point.W[:, index] = start[:, index]
+    point.recompute(Z, index)
     return length
 
 
@@ -223,11 +225,11 @@ def minimise(
 
     for iteration in range(max_iter + 1):
         done = proved()
-        if rows is not Z and bool((done | (remaining <= max(ROUGH, tol / 20))).any()):
+        if rows is not Z and bool((done | (stuck > 0) | (remaining <= max(ROUGH, tol / 20))).any()):
             rows = Z
             point.recompute(Z)
             done = proved()
-        elif iteration:
+        else:
             done |= remaining <= tol / 20
         gone = done | (stuck >= 3)
         if bool(gone.any()):

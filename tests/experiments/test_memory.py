@@ -58,7 +58,7 @@ def conllu(count: int, mark: str) -> str:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memory")
-    ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2}
+    ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
     hf.GPT2Model(hf.GPT2Config(n_layer=LAYERS, n_embd=WIDTH, n_head=2, n_positions=64, **ids)).save_pretrained(
         folder / "model"
     )

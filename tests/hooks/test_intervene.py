@@ -130,6 +130,15 @@ def test_a_layer_that_copies_its_input_is_skipped():
     torch.testing.assert_close(skipped, edited(model, nothing_added))
 
 
+def test_one_head_becomes_a_copy_of_another_however_it_is_spelled():
+    model = tiny.model("gpt2")
+    first, second = "blocks.0.attn.hook_z", "blocks.1.attn.hook_z"
+    for source in (f"{first}[1]", "blocks.-2.attn.hook_z[1]"):
+        with intervene(model, {f"{second}[0]": edits.copy(source)}), capture(model, first, second, clone=True) as acts:
+            output(model)
+        torch.testing.assert_close(acts[second][:, :, 0], acts[first][:, :, 1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_knockout_renormalises_and_zeroing_does_not(name, attention):
