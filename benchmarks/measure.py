@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.results import peak_memory
 
 
-def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each side, run in turns so that a slow moment meets both; one warm-up each."""
+def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, list[float]]:
+    """Seconds of each side, run in turns so that a slow moment meets both, each first in half of them; one warm-up each."""
     for run in sides.values():
         run()
     taken: dict[str, list[float]] = {name: [] for name in sides}
+    order = list(sides)
     for _ in range(repeats):
-        for name, run in sides.items():
+        for name in order:
             start = time.perf_counter()
-            run()
+            sides[name]()
             taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+        order.reverse()
+    return taken
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    """Median of the ratios turn by turn, with the interval that the sign test gives it (95%)."""
+    each = sorted(a / b for a, b in zip(above, below, strict=True))
+    n = len(each)
+    reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
+    span = f" ({each[reach]:.3f} to {each[n - 1 - reach]:.3f} of {n} turns)" if n > 5 else f" ({n} turns)"
+    return f"{statistics.median(each):.3f}x{span}"
 
 
 def peak_growth(run: Callable[[], object]) -> int:

@@ -11,7 +11,6 @@ features; every objective is computed again in float64, and ours must be no wors
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 import warnings
@@ -22,7 +21,6 @@ import torch
 from measure import machine
 from sklearn.linear_model import LogisticRegression
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.corpus import read_conllu
 from experiments.features import Layout, extract
 from experiments.layerwise import study_sites
@@ -94,6 +92,7 @@ def main():
     parser.add_argument("--sentences", type=int, default=3000)
     parser.add_argument("--layers", type=int, nargs="*", help="solve these layers only (default: all)")
     parser.add_argument("--l2", type=float, default=100.0)
+    parser.add_argument("--tol", type=float, default=1e-5, help="relative error of our objective")
     parser.add_argument("--device", default=None, help="where our solve runs")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -122,7 +121,7 @@ def main():
     for layer in layers:
         X = plain[layer].numpy()
         start = time.perf_counter()
-        fits = fit_many(Design(X, device=given.device), made, given.l2)
+        fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
         own = time.perf_counter() - start
         start = time.perf_counter()
         mean, scale = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)

@@ -1,20 +1,28 @@
-"""The command: ``layerscope probe ...``, ``layerscope demo``."""
+"""The command: ``layerscope probe ...``, ``layerscope ablate ...``, ``layerscope demo``."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import ProbeConfig, add_options, from_arguments
+from experiments.config import AblateConfig, ProbeConfig, add_options, from_arguments
+
+# Command -> its configuration, the module whose ``run`` it is, and its help.
+COMMANDS = {
+    "probe": (ProbeConfig, "experiments.layerwise", "probe every layer for properties of an annotated corpus"),
+    "ablate": (AblateConfig, "experiments.ablation", "take out every head, neuron, MLP, attention or layer in turn"),
+}
 
 _EPILOG = """examples:
   layerscope demo
   layerscope probe --model openai-community/gpt2 --corpus en_ewt-ud-train.conllu --dev en_ewt-ud-dev.conllu \\
       --test en_ewt-ud-test.conllu --property upos --property deprel --limit-sentences 3000 --out runs/gpt2
+  layerscope ablate --model openai-community/gpt2 --prompts ioi.jsonl --component heads --value mean --out runs/ioi
 """
 
 
@@ -28,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    probe = commands.add_parser("probe", help="probe every layer for properties of an annotated corpus")
-    add_options(probe, ProbeConfig)
+    for name, (config, _, text) in COMMANDS.items():
+        add_options(commands.add_parser(name, help=text), config)
     demo = commands.add_parser("demo", help="the same study on an embedded model and corpus, in about two minutes")
     demo.add_argument(
         "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
@@ -51,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _guarded(given: argparse.Namespace) -> int:
     """Run the command; what the user can mend is one line, and a Ctrl-C says how to go on."""
-    from experiments.layerwise import demo_config, run
     from experiments.screen import show
 
     try:
-        config = demo_config(given.out) if given.command == "demo" else from_arguments(ProbeConfig, given)
-        results = run(config)
-        show(results, config.out)
+        kind, module, _ = COMMANDS["probe" if given.command == "demo" else given.command]
+        study = importlib.import_module(module)
+        config = study.demo_config(given.out) if given.command == "demo" else from_arguments(kind, given)
+        show(study.run(config), config.out)
     except (ValueError, LookupError, OSError) as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
         print(f"layerscope: {' '.join(text.split())}", file=sys.stderr)

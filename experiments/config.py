@@ -46,6 +46,29 @@ class ProbeConfig:
     trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
+@dataclass(frozen=True)
+class AblateConfig:
+    """Every part of a kind ablated on its own."""
+
+    model: str = option("hub id, local folder or GGUF file", metavar="M")
+    out: Path = option("the run's folder", metavar="DIR")
+    prompts: Path | None = option("prompts, JSONL with prompt, answer, wrong", None, metavar="FILE")
+    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
+    component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
+    value: str = option("what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample"))
+    metric: str | None = option("what is measured (default: logit_difference, for pairs pair_difference)", None)
+    reference: Path | None = option(
+        "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
+    )
+    limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
+    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
+    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
+    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("everything random comes from it", 0)
+    trust_remote_code: bool = option("run model code that comes with the weights", False)
+
+
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Give a parser one option for each field."""
     hints = typing.get_type_hints(config)

@@ -52,6 +52,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 class RunFolder:
     """One run's folder: made on first use, continued by the same configuration, refused to another.
 

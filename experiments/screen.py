@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.effects import strongest
+
 console = Console(stderr=True)
 
 
@@ -32,8 +34,8 @@ def say(text: str) -> None:
 def show(results: dict[str, Any], out: Path) -> None:
     """The table of a run on standard output, then its findings and where the report is."""
     printer = Console(width=None if console.is_terminal else 140)
-    for name in dict.fromkeys(r["property"] for r in results["records"]):
-        printer.print(_table(name, [r for r in results["records"] if r["property"] == name]))
+    for table in TABLES[results["kind"]](results["records"]):
+        printer.print(table)
     for finding in results["findings"]:
         printer.print(finding["text"], highlight=False, markup=False)
     for note in results["notes"]:
@@ -42,7 +44,30 @@ def show(results: dict[str, Any], out: Path) -> None:
     printer.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
 
 
-def _table(name: str, records: list[dict[str, Any]]) -> Table:
+def _probe_tables(records: list[dict[str, Any]]) -> list[Table]:
+    names = dict.fromkeys(r["property"] for r in records)
+    return [_probe_table(name, [r for r in records if r["property"] == name]) for name in names]
+
+
+def _ablate_tables(records: list[dict[str, Any]]) -> list[Table]:
+    """The strongest effects; the report has all."""
+    first = records[0]
+    unit = f"{first['metric']}, {first['unit']}"
+    title = (
+        f"{first['value']} ablation of {len(records)} {first['component']}: the strongest ({unit}; n = {first['n']})"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("site", "effect", "95%", "normalised", "p", "q"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for r in strongest(records, 15):
+        span = f"{r['low']:.3f} to {r['high']:.3f}"
+        table.add_row(
+            r["site"], f"{r['effect']:+.3f}", span, _number(r["normalised"]), f"{r['p']:.4f}", f"{r['q']:.4f}"
+        )
+    return [table]
+
+
+def _probe_table(name: str, records: list[dict[str, Any]]) -> Table:
     first = records[0]
     title = (
         f"{name} ({first['metric']}; n = {first['n_test']}; majority {_number(first['majority'])}, "
@@ -82,3 +107,6 @@ def _table(name: str, records: list[dict[str, Any]]) -> Table:
 
 def _number(value: float | None) -> str:
     return "n.s." if value is None else f"{value:.3f}"
+
+
+TABLES = {"probe": _probe_tables, "ablate": _ablate_tables}

@@ -39,12 +39,14 @@ class Reference:
         values: Mapping[str, Float[Tensor, "text pos *width"]],
         mask: Bool[Tensor, "text pos"],
         templates: Sequence[str] | None = None,
+        skip: int = 0,
     ) -> None:
         if templates is not None and len(templates) != len(mask):
             raise ReferenceMismatch(f"expected {len(mask)} template labels, one a text, got {len(templates)}")
         self._values, self._mask = dict(values), mask
         self._templates = list(templates) if templates is not None else None
         self._means: dict[tuple[str, str], Tensor] = {}
+        self._skip = skip
         self.n_texts, self.n_tokens = len(mask), int(mask.sum())
 
     @classmethod
@@ -54,12 +56,15 @@ class Reference:
         *sites: SiteLike,
         batches: Iterable[Mapping[str, Any]],
         templates: Sequence[str] | None = None,
+        skip: int = 0,
     ) -> Reference:
         """Run the model over reference texts and keep these sites' values, whole (a selection is taken when it is used).
 
         Args:
             batches: keyword arguments of one forward each; ``attention_mask`` tells the padding.
             templates: a label for each text, for ``mean(reference, per="template:NAME")``.
+            skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a BOS stands there,
+                which a model may use as an attention sink.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor]] = []
@@ -71,7 +76,7 @@ class Reference:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
         length = max(mask.shape[1] for _, mask in parts)
         values = {name: torch.cat([_grow(part[name], length) for part, _ in parts]) for name in parts[0][0]}
-        return cls(values, torch.cat([_grow(mask, length) for _, mask in parts]), templates)
+        return cls(values, torch.cat([_grow(mask, length) for _, mask in parts]), templates, skip)
 
     @staticmethod
     def _aligned(acts: Activations, mask: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
@@ -117,10 +122,12 @@ class Reference:
             whole, mask = whole[rows], mask[rows]
         elif per not in ("all", "position"):
             raise ReferenceMismatch(f"mean per {per!r}: expected 'all', 'position' or 'template:NAME'")
+        if per == "all":
+            mask = mask & (torch.arange(mask.shape[1]) >= self._skip)
         there = mask.to(whole.device).view(*mask.shape, *[1] * (whole.ndim - 2))
         total = torch.where(there, whole, 0.0).double()
         if per == "all":
-            return total.sum((0, 1)) / self.n_tokens
+            return total.sum((0, 1)) / int(mask.sum())
         count = mask.sum(0)
         reach = int((count > 0).sum())
         return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *[1] * (whole.ndim - 2))

@@ -27,10 +27,11 @@ class Resume:
     Args:
         model: a transformers model whose sites are known, in evaluation mode.
         inputs: the forward's keyword arguments.
-        positions: for each text the position whose logits are read; None reads all.
+        positions: for each text the position whose logits are read, or ``reads 2`` pairs of text and position, any
+            number for a text; None reads all.
 
     Attributes:
-        logits: the model's own, ``batch vocab`` at the positions, or ``batch pos vocab``.
+        logits: the model's own, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch pos vocab``.
         exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the whole model.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -41,9 +42,15 @@ class Resume:
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Mapping[str, Any], positions: Int[Tensor, " batch"] | None = None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        positions: Int[Tensor, " batch"] | Int[Tensor, "reads 2"] | None = None,
     ) -> None:
-        self.model, self.inputs, self.positions = model, dict(inputs), positions
+        self.model, self.inputs = model, dict(inputs)
+        if positions is not None and positions.ndim == 1:
+            positions = torch.stack([torch.arange(len(positions), device=positions.device), positions], dim=1)
+        self.positions = positions
         places = anatomy(model).places
         self.n_layers = anatomy(model).n_layers
         paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
@@ -53,8 +60,8 @@ class Resume:
         self._norm = model.get_submodule(final.path) if final is not None else None
         with torch.no_grad():
             whole, last = self._record()
-            self.logits = self._read(whole)
             self.batch = len(whole)
+            self.logits = self._read(whole)
             self._finish = self._tail(self._read(last))
         self.exact = self._finish is not None
 
@@ -63,7 +70,7 @@ class Resume:
         args, kwargs = self._calls[layer]
         return args[0] if args else kwargs["hidden_states"]
 
-    def run(self, layer: int, residual: Float[Tensor, "copies pos d_model"]) -> Float[Tensor, "copies *pos vocab"]:
+    def run(self, layer: int, residual: Float[Tensor, "copies pos d_model"]) -> Float[Tensor, "*read vocab"]:
         """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``."""
         copies = len(residual) // self.batch
         if copies * self.batch != len(residual):
@@ -117,8 +124,9 @@ class Resume:
         """The values at the positions that are read."""
         if self.positions is None:
             return values
-        rows = torch.arange(len(values), device=values.device)
-        return values[rows, self.positions.to(values.device).repeat(copies)]
+        texts, positions = self.positions.to(values.device).unbind(1)
+        rows = (torch.arange(copies, device=values.device)[:, None] * self.batch + texts).flatten()
+        return values[rows, positions.repeat(copies)]
 
     def _tail(self, last: Tensor) -> Callable[[Tensor], Tensor] | None:
         """From the last block's output to logits: the final norm and the head, if that is what the model does."""

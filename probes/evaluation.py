@@ -178,6 +178,50 @@ def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) 
     return float(min(1.0, 2 * min(below, above)) if two_sided else below)
 
 
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    r"""False-discovery rate: :math:`q_{(i)} = \min_{j\ge i} \min(1, m\,p_{(j)}/j)`.
+
+    Source: Benjamini & Hochberg 1995.
+
+    >>> benjamini_hochberg([0.01, 0.04, 0.03])
+    [0.03, 0.04, 0.04]
+    """
+    order = np.argsort(p, kind="stable")[::-1]
+    adjusted, running = np.empty(len(p)), 1.0
+    for place, rank in zip(order, range(len(p), 0, -1), strict=True):
+        running = min(running, len(p) * p[place] / rank)
+        adjusted[place] = running
+    return [float(value) for value in adjusted]
+
+
+def sign_flip_p(
+    values: Float[np.ndarray, "n k"],
+    clusters: Int[np.ndarray, " n"] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> list[float]:
+    r"""Two-sided p of each column's mean being 0, if the clusters' sums are symmetric around 0.
+
+    :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs; all signs, without
+    the added 1, where there are no more than R of them. Source: Fisher 1935, section 21.
+
+    >>> sign_flip_p(np.array([[1.0], [2.0], [3.0]]))
+    [0.25]
+    """
+    _, index = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
+    sums = np.zeros((int(index.max()) + 1, values.shape[1]))
+    np.add.at(sums, index, values)
+    n = len(sums)
+    every = n < 60 and 2**n <= replicates
+    if every:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(replicates, n))
+    size = np.abs(sums.sum(0))
+    as_large = (np.abs(signs @ sums) >= size - 1e-12 * np.abs(sums).sum(0)).sum(0)
+    return [float(v) for v in (as_large / len(signs) if every else (as_large + 1) / (replicates + 1))]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One pair of conditions: their difference, its interval and the corrected p-value."""

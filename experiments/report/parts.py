@@ -121,6 +121,16 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class Heat:
+    """A grid of effects: the drawing, and the key of what the pointer reads."""
+
+    kind: ClassVar[str] = "heat"
+    uid: str
+    drawing: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
 class Fold:
     """Parts that open on demand."""
 

@@ -32,6 +32,19 @@ def test_edited_copies_equal_the_naive_loop(name):
             torch.testing.assert_close(clean.run(layer, clean.residual(layer)), clean.logits, rtol=1e-5, atol=1e-5)
 
 
+def test_several_positions_of_a_text_are_read_for_every_copy():
+    model = tiny.model("gpt2")
+    reads = torch.tensor([[0, 2], [2, 6], [0, 5], [1, 4]])
+    clean = Resume(model, {"input_ids": IDS, "attention_mask": MASK}, positions=reads)
+    moved = [clean.residual(1) * factor for factor in (1.0, 1.1)]
+    with torch.no_grad():
+        together = clean.run(1, torch.cat(moved)).view(2, 4, -1)
+        for one, residual in zip(together, moved, strict=True):
+            with intervene(model, {"blocks.1.hook_resid_pre": edits.patch(residual + 1e-9)}):
+                naive = model(IDS, attention_mask=MASK).logits[reads[:, 0], reads[:, 1]]
+            torch.testing.assert_close(one, naive, rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_whose_tail_is_not_known_is_run_whole():
     model = tiny.model("llama")
     forward = model.forward

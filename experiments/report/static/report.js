@@ -177,6 +177,18 @@ function mistakes(box) {
   });
 }
 
+// --- a grid of effects ---
+function heat(figure) {
+  const { tips, metric } = data.heats[figure.dataset.heat];
+  figure.addEventListener("pointermove", (event) => {
+    const k = event.target.dataset?.k;
+    if (k === undefined) return hideTip();
+    const [name, effect, rest] = tips[Number(k)];
+    showTip(event.pageX, event.pageY, [make("b", name), make("span", `${metric} ${effect}`, "t"), make("small", rest)]);
+  });
+  figure.addEventListener("pointerleave", hideTip);
+}
+
 // --- the triangle of comparisons, and its table, made when it is opened ---
 function matrix(figure) {
   const { pairs, metric } = data.matrices[figure.dataset.matrix];
@@ -248,6 +260,7 @@ all(".chart").forEach(chart);
 all("table[data-sortable]").forEach(sortable);
 all("[data-classes]").forEach(chooseLayer);
 all(".mistakes").forEach(mistakes);
+all("[data-heat]").forEach(heat);
 all("[data-matrix]").forEach(matrix);
 all("[data-pairs]").forEach(pairTable);
 all("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));

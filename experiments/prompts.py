@@ -1,0 +1,116 @@
+"""Prompts and minimal pairs from JSONL: what a model is asked, and what it should and should not say.
+
+A line of a prompt file has ``prompt`` and ``answer`` and, where a metric needs them, ``wrong`` (what should be less
+likely), ``corrupted`` (the prompt that patching takes from) and ``group`` (prompts made from one template, resampled
+together). A line of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``) or as
+``sentences: [good, bad]``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+class PromptError(ValueError):
+    """A prompt file that cannot be read; the message begins with ``file:line``."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, the right continuation and, where known, a wrong one."""
+
+    prompt: str
+    answer: str
+    wrong: str | None = None
+    corrupted: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sentences that differ in what makes one of them acceptable."""
+
+    good: str
+    bad: str
+    group: str | None = None
+
+
+def read_prompts(path: Path | str, limit: int | None = None) -> list[Prompt]:
+    """Read a prompt file.
+
+    Raises:
+        PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
+    """
+    return _read(Path(path), limit, _prompt)
+
+
+def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
+    """Read a file of minimal pairs.
+
+    Raises:
+        PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
+    """
+    return _read(Path(path), limit, _pair)
+
+
+def _read(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Item]) -> list[Item]:
+    out: list[Item] = []
+    for number, line in _lines(path):
+        if limit is not None and len(out) == limit:
+            break
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected a JSON object, got {line[:60]!r}")
+            out.append(make(record))
+        except ValueError as error:
+            text = f"expected a JSON object: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+            raise PromptError(f"{path}:{number}: {text}") from None
+    if not out:
+        raise PromptError(f"{path}: expected at least one line, got none")
+    return out
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PromptError(f"{path}: expected UTF-8 text") from None
+
+
+def _prompt(record: Mapping[str, Any]) -> Prompt:
+    fields = {name: _text(record, name, name in ("prompt", "answer")) for name in Prompt.__dataclass_fields__}
+    if fields["answer"] == fields["wrong"]:
+        raise ValueError(f"expected an answer that differs from the wrong one, got {fields['answer']!r} twice")
+    return Prompt(**fields)  # type: ignore[arg-type]
+
+
+def _pair(record: Mapping[str, Any]) -> Pair:
+    if "sentences" in record:
+        both = record["sentences"]
+        if not isinstance(both, list) or len(both) != 2:
+            raise ValueError(f"expected sentences: [good, bad], got {str(both)[:60]!r}")
+        record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
+    good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
+    if good == bad:
+        raise ValueError(f"expected two sentences that differ, got {good!r} twice")
+    group = next((str(record[k]) for k in ("group", "condition", "UID") if k in record), None)
+    return Pair(str(good), str(bad), group)
+
+
+def _text(record: Mapping[str, Any], name: str, required: bool) -> str | None:
+    value = record.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected {name!r} to be a text, got {value!r}; the line has {', '.join(sorted(record))}")
+    return value

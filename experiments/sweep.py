@@ -1,0 +1,185 @@
+"""The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and patching.
+
+The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
+recorded input, several in one batch, and only the positions that the metric reads are projected to the vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from experiments.metrics import Metric, MetricError, Reads
+from experiments.padding import Batch
+from experiments.subject import Subject
+from hooks import NothingChanged, Resume, Site, capture, intervene, sites
+from hooks.activations import selected
+from hooks.edits import Edit, Where
+
+READ_BYTES = 1 << 28
+"""Most memory for the logits of one packed batch."""
+
+KINDS = {
+    "heads": "attn.hook_z",
+    "neurons": "mlp.hook_post",
+    "mlps": "hook_mlp_out",
+    "attentions": "hook_attn_out",
+    "layers": "hook_resid_post",
+}
+"""Kind of component -> the site that it is; heads and neurons are indices of theirs."""
+INDEXED = ("heads", "neurons")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of the model: a head, a neuron, a whole MLP, attention or block."""
+
+    layer: int
+    index: int | None
+    site: Site
+
+
+def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
+    """All parts of a kind, in the model's order.
+
+    Args:
+        batch: any text: how many heads or neurons a site has is read off a forward.
+
+    Raises:
+        ValueError: an unknown kind.
+        UnknownSite: a model without them.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
+    found = [Site(name) for name in sites(model, f"blocks.*.{KINDS[kind]}")]
+    if kind not in INDEXED:
+        return [Component(site.layer or 0, None, site) for site in found]
+    one = {k: v[:1] for k, v in inputs_of(batch).items()}
+    with torch.no_grad(), capture(model, *found) as acts:
+        model(**one)
+    sizes = [acts[site].shape[site.axis] for site in found]
+    return [
+        Component(site.layer or 0, index, Site(site.name, index))
+        for site, size in zip(found, sizes, strict=True)
+        for index in range(size)
+    ]
+
+
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    """What a model's forward is given for a batch."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    return inputs | ({"position_ids": batch.position_ids} if batch.position_ids is not None else {})
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompts that share a batch.
+
+    Args:
+        prompts: which of all prompts.
+        batch: their texts; ``reads`` speaks of its rows and of the prompts' places in this chunk.
+    """
+
+    prompts: list[int]
+    batch: Batch
+    reads: Reads
+
+
+def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
+    """Prompts by falling length, as many to a batch as hold about ``tokens`` positions (at least one).
+
+    Raises:
+        MetricError: texts of one prompt differ in length and this architecture cannot be padded.
+    """
+    owner: dict[int, set[int]] = {}
+    for text, _, _, prompt in reads.places.tolist():
+        owner.setdefault(prompt, set()).add(text)
+    length = {prompt: max(len(reads.texts[t]) for t in texts) for prompt, texts in owner.items()}
+    order = sorted(owner, key=lambda prompt: (-length[prompt], prompt))
+    while order:
+        held, count = [], 0
+        for prompt in order:
+            same = subject.padding.right.possible or length[prompt] == length[order[0]]
+            if held and (not same or (count + len(owner[prompt])) * length[order[0]] > tokens):
+                break
+            held.append(prompt)
+            count += len(owner[prompt])
+        order = order[len(held) :]
+        texts = sorted(text for prompt in held for text in owner[prompt])
+        batches = list(subject.batches([reads.texts[t] for t in texts], tokens=1 << 40))
+        if len(batches) > 1:
+            raise MetricError(f"{subject.name}: {subject.padding.right.why}; these texts differ in length")
+        row = {texts[place]: row for row, place in enumerate(batches[0].rows)}
+        number = {prompt: i for i, prompt in enumerate(held)}
+        mine = torch.isin(reads.places[:, 3], torch.tensor(held))
+        places = [(row[text], at, target, number[prompt]) for text, at, target, prompt in reads.places[mine].tolist()]
+        ordered = [reads.texts[texts[place]] for place in batches[0].rows]
+        yield Chunk(held, batches[0], Reads(ordered, torch.tensor(places), reads.weights[mine]))
+
+
+class Sweep:
+    """A batch of prompts whose clean forward is kept; edits are measured against it.
+
+    Attributes:
+        clean: the metric without edits, [prompts].
+    """
+
+    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
+        self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
+        inputs = {k: v.to(subject.device) for k, v in inputs_of(chunk.batch).items()}
+        self.resume = Resume(self.model, inputs, chunk.reads.places[:, :2])
+        self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
+
+    def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:
+        """Metric with the edit minus metric without, for each component on its own.
+
+        Raises:
+            MetricError: a value that is not finite.
+        """
+        values = np.empty((len(parts), len(self.clean)))
+        for layer in sorted({component.layer for component, _ in parts}):
+            mine = [i for i, (component, _) in enumerate(parts) if component.layer == layer]
+            for start in range(0, len(mine), self._copies()):
+                some = mine[start : start + self._copies()]
+                values[some] = self._packed(layer, [parts[i] for i in some]) - self.clean
+        if not np.isfinite(values).all():
+            at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
+            raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
+        return values
+
+    def _copies(self) -> int:
+        """How many copies of the batch run together."""
+        by_tokens = self.tokens // self.chunk.batch.input_ids.numel()
+        by_reads = READ_BYTES // (4 * self.resume.logits.numel())
+        return max(1, min(by_tokens, by_reads))
+
+    @torch.no_grad()
+    def _packed(self, layer: int, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "copies prompts"]:
+        size, mask = self.resume.batch, self.chunk.batch.attention_mask
+        needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
+
+        def apply(value: Tensor, where: Where) -> Tensor:
+            out = value.clone()
+            for number, (component, edit) in enumerate(parts):
+                rows = slice(number * size, (number + 1) * size)
+                here, live = out[rows], {name: whole[rows] for name, whole in where.live.items()}
+                at = selected(here, component.site)
+                here[at] = edit(here[at], replace(where, site=component.site, mask=mask, live=live))
+            return out
+
+        site = Site(parts[0][0].site.name)
+        together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
+        with warnings.catch_warnings(), intervene(self.model, {site: together}):
+            warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
+            logits = self.resume.run(layer, self.resume.residual(layer).repeat(len(parts), 1, 1))
+        return self._value(logits).double().cpu().numpy()
+
+    def _value(self, logits: Tensor) -> Float[Tensor, "copies prompts"]:
+        clean = self.resume.logits
+        return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads)

@@ -1,0 +1,238 @@
+"""Ablation sweeps against the naive loop, and on a model whose heads are known because they were written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import induction
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from experiments import ablation, cli
+from experiments.config import AblateConfig, as_command, from_arguments
+from experiments.metrics import METRICS, MetricError, get_metric
+from experiments.prompts import Pair, Prompt
+from experiments.subject import Subject
+from experiments.sweep import Sweep, chunks, components
+from hooks import edits, intervene
+
+FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}
+PROMPTS = [
+    Prompt("w3 w4 w5 w6", " w7", " w8"),
+    Prompt("w9 w3 w12", " w4", " w20"),
+    Prompt("w30 w31 w32 w33 w34 w35", " w36", " w37"),
+    Prompt("w50", " w51", " w52"),
+]
+PAIRS = [Pair("w3 w4 w5 w6", "w3 w4 w7 w6 w8"), Pair("w9 w8", "w9 w3")]
+
+
+def subject(name: str, **more: object) -> Subject:
+    return Subject(tiny.model(name), tiny.tokenizer(), bos="always", **more)  # type: ignore[arg-type]
+
+
+def alone(one: Subject, text: str) -> torch.Tensor:
+    """log2 p at every position of one text, run by itself."""
+    ids = torch.tensor([one.encode([text])[0].ids])
+    with torch.no_grad():
+        return torch.log_softmax(one.model(ids).logits[0].double(), -1) / np.log(2)
+
+
+def naive(one: Subject, name: str, item: Prompt | Pair) -> float:
+    """The metric of one prompt, from forwards of single texts."""
+    if isinstance(item, Pair):
+        both = []
+        for text in (item.good, item.bad):
+            ids, logp = one.encode([text])[0].ids, alone(one, text)
+            both.append(sum(float(logp[i - 1, ids[i]]) for i in range(1, len(ids))))
+        return both[0] - both[1]
+    logp = alone(one, item.prompt)
+    answer = one.encode([item.prompt + item.answer])[0].ids[-1]
+    if name == "loss":
+        ids = one.encode([item.prompt])[0].ids
+        return -float(np.mean([float(logp[i - 1, ids[i]]) for i in range(1, len(ids))]))
+    if name == "rank":
+        return float((logp[-1] > logp[-1, answer]).sum())
+    wrong = one.encode([item.prompt + (item.wrong or "")])[0].ids[-1]
+    difference = float(logp[-1, answer] - logp[-1, wrong]) * np.log(2)
+    return difference if name == "logit_difference" else float(logp[-1, answer])
+
+
+def items(name: str) -> list[Prompt] | list[Pair]:
+    return PAIRS if METRICS[name].of_pairs else PROMPTS
+
+
+def sweeps(one: Subject, name: str, tokens: int) -> list[tuple[Sweep, list[int]]]:
+    metric = get_metric(name)
+    found = chunks(one, metric.reads(one, items(name)), tokens)
+    return [(Sweep(one, metric, chunk, tokens=60), chunk.prompts) for chunk in found]
+
+
+@pytest.mark.parametrize("kind", ["heads", "neurons", "mlps", "attentions", "layers"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
+def test_every_part_equals_the_naive_loop(name: str, kind: str) -> None:
+    one = subject(name)
+    metric = "pair_difference" if kind == "mlps" else "loss" if kind == "attentions" else "logit_difference"
+    found = sweeps(one, metric, 20)
+    assert len(found) > 1
+    parts = components(one.model, kind, found[0][0].chunk.batch)
+    assert len(parts) == {"heads": 8, "neurons": parts[-1].index is not None and 2 * (parts[-1].index + 1)}.get(kind, 2)
+    if kind == "neurons":
+        parts = parts[::13]
+    zero = edits.zero() if kind != "layers" else None
+    got = np.empty((len(parts), len(items(metric))))
+    clean = np.empty(len(items(metric)))
+    for sweep, which in found:
+        edit_of = [(p, zero or edits.copy(f"blocks.{p.layer}.hook_resid_pre")) for p in parts]
+        got[:, which], clean[which] = sweep.effects(edit_of), sweep.clean
+    np.testing.assert_allclose(clean, [naive(one, metric, item) for item in items(metric)], atol=2e-5)
+    for part, effects in zip(parts, got, strict=True):
+        skip = {f"blocks.{part.layer}.hook_resid_post": edits.copy(f"blocks.{part.layer}.hook_resid_pre")}
+        for item, base, effect in zip(items(metric), clean, effects, strict=True):
+            with intervene(one.model, {part.site: zero} if zero else skip):
+                edited = naive(one, metric, item)
+            assert edited - base == pytest.approx(effect, abs=5e-5), part
+    assert np.abs(got).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in METRICS if n not in ("kl", "pair_accuracy")])
+def test_metrics_equal_their_definition(name: str) -> None:
+    one = subject("gpt2")
+    for sweep, which in sweeps(one, name, 20):
+        expected = [naive(one, name, items(name)[i]) for i in which]
+        np.testing.assert_allclose(sweep.clean, expected, atol=2e-5)
+
+
+def test_kl_and_accuracy() -> None:
+    one = subject("llama")
+    part = components(one.model, "mlps", sweeps(one, "kl", 500)[0][0].chunk.batch)[0]
+    ((sweep, which),) = sweeps(one, "kl", 500)
+    assert np.abs(sweep.clean).max() < 1e-6
+    effects = sweep.effects([(part, edits.zero())])[0]
+    for place, i in enumerate(which):
+        before = alone(one, PROMPTS[i].prompt)[-1]
+        with intervene(one.model, {part.site: edits.zero()}):
+            after = alone(one, PROMPTS[i].prompt)[-1]
+        assert effects[place] == pytest.approx(float((before.exp2() * (before - after)).sum()), abs=1e-5)
+    ((sweep, which),) = sweeps(one, "pair_accuracy", 500)
+    assert sweep.clean.tolist() == [float(naive(one, "pair_difference", PAIRS[i]) > 0) for i in which]
+
+
+def test_rows_do_not_meet() -> None:
+    """Each component's effect is the same alone and packed with the others."""
+    one = subject("gpt2")
+    sweep = sweeps(one, "logit_difference", 500)[0][0]
+    parts = [(p, edits.zero()) for p in components(one.model, "heads", sweep.chunk.batch)]
+    together = sweep.effects(parts)
+    for row, part in zip(together, parts, strict=True):
+        np.testing.assert_allclose(sweep.effects([part])[0], row, atol=1e-5)
+
+
+def hand_built(tmp_path: Path) -> Path:
+    induction.model().save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    lines = [json.dumps(p) for p in induction.prompts()]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("value", ["zero", "mean"])
+def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Path, value: str) -> None:
+    base = hand_built(tmp_path)
+    config = AblateConfig(
+        model=str(base / "model"), prompts=base / "prompts.jsonl", value=value, bos="never", out=base / "run"
+    )
+    results = ablation.run(config)
+    named = {(r["layer"], r["index"]) for r in results["records"] if r["q"] < 0.05}
+    assert named == {induction.PREVIOUS, induction.INDUCTION}
+    others = [r for r in results["records"] if (r["layer"], r["index"]) not in named]
+    assert all(r["effect"] == pytest.approx(0, abs=1e-5) for r in others)
+    assert results["baseline"]["low"] > 1
+    if value == "zero":  # without the copying head all tokens are equally likely
+        record = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
+        assert record["normalised"] == pytest.approx(-1, abs=1e-4)
+
+
+def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = hand_built(tmp_path)
+    command = ["ablate", "--model", str(base / "model"), "--prompts", str(base / "prompts.jsonl"), "--bos", "never"]
+    command += ["--batch-tokens", "40"]
+    assert cli.main([*command, "--out", str(base / "whole")]) == 0
+    whole = json.loads((base / "whole" / "results.json").read_text())
+    assert set(whole["records"][0]) >= FIELDS
+    assert (whole["schema"], whole["kind"]) == (1, "ablate")
+    assert "L1H2" in whole["findings"][0]["text"]
+    assert (base / "whole" / "report.html").exists()
+
+    effects, calls = Sweep.effects, []
+
+    def third_fails(self: Sweep, parts: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return effects(self, parts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Sweep, "effects", third_fails)
+    assert cli.main([*command, "--out", str(base / "cut")]) == 130
+    assert len(list((base / "cut" / "cells").iterdir())) == 1
+    assert cli.main([*command, "--out", str(base / "cut")]) == 0
+    again = json.loads((base / "cut" / "results.json").read_text())
+    assert again["records"] == whole["records"]
+    monkeypatch.setattr(Sweep, "effects", None)
+    assert cli.main([*command, "--out", str(base / "cut")]) == 0
+
+
+def test_the_command_comes_back() -> None:
+    import argparse
+
+    from experiments.config import add_options
+
+    config = AblateConfig(model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o"))
+    parser = argparse.ArgumentParser()
+    add_options(parser, AblateConfig)
+    words = as_command("ablate", config).split()[2:]
+    assert from_arguments(AblateConfig, parser.parse_args(words)) == config
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "message"),
+    [
+        ('{"prompt": "w3"}', [], "p.jsonl:1: expected 'answer' to be a text, got None; the line has prompt"),
+        ("[1]", [], "p.jsonl:1: expected a JSON object, got '[1]'"),
+        ("{", [], "p.jsonl:1: expected a JSON object: "),
+        ("", [], "p.jsonl: expected at least one line, got none"),
+        ('{"prompt": "w3", "answer": " w4", "wrong": " w4"}', [], "expected an answer that differs from the wrong one"),
+        ('{"prompt": "w3", "answer": " w4"}', [], "metric logit_difference: prompt 1 ('w3') has no 'wrong'"),
+        (
+            '{"prompt": "w3", "answer": " w4 w5", "wrong": " w6"}',
+            [],
+            "expected one token, answer ' w4 w5' is 2: 'w4', 'w5'",
+        ),
+        ('{"prompt": "w3", "answer": " w4"}', ["--metric", "nonsense"], "unknown metric 'nonsense': expected logit_d"),
+        ('{"prompt": "w3", "answer": " w4"}', ["--metric", "pair_difference"], "metric pair_difference is of pairs"),
+        ('{"prompt": "w3", "answer": " w4"}', ["--pairs", "x"], "expected one of --prompts FILE and --pairs FILE"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str, more: list[str], message: str
+) -> None:
+    base = hand_built(tmp_path)
+    (base / "p.jsonl").write_text(lines, encoding="utf-8")
+    command = ["ablate", "--model", str(base / "model"), "--prompts", str(base / "p.jsonl"), "--out", str(base / "r")]
+    assert cli.main([*command, *more]) == 2
+    said = capsys.readouterr().err.replace("\r", "\n").strip()
+    assert message in said
+    assert said.splitlines()[-1].startswith("layerscope: ")
+
+
+def test_a_pair_that_differs_at_once_needs_a_bos() -> None:
+    one = Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="never")
+    with pytest.raises(MetricError, match="differs in its first token and nothing stands before it"):
+        get_metric("pair_difference").reads(one, [Pair("w3 w4", "w5 w4")])
+
+
+def test_sentence_probabilities_need_a_causal_model() -> None:
+    with pytest.raises(MetricError, match="need a causal model"):
+        get_metric("pair_difference").reads(subject("bert"), PAIRS)
