@@ -115,8 +115,9 @@ def _loss(subject: Subject, token: int | None) -> float:
     """Mean cross-entropy in nats of the sentences' tokens from the second on."""
     total, count = 0.0, 0
     prefix = [] if token is None else [token]
+    room = subject._max_length() - len(prefix)
     for sentence in SENTENCES:
-        text = subject._tokenizer(sentence, add_special_tokens=False)["input_ids"]
+        text = subject._tokenizer(sentence, add_special_tokens=False)["input_ids"][:room]
         if len(text) < 2:
             continue
         ids = torch.tensor([prefix + text], device=subject.device)

@@ -97,34 +97,41 @@ def _group_cells(
     site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
 ) -> list[Cell]:
     kind = KINDS[group[0].property.kind]
-    fit_all = kind.fit(config)
+    fit_all, path = kind.fit(config), config.l2 or kind.path
     parts = {task.property.name: task.parts for task in group}
 
-    def solve(values: Float[Tensor, "rows d"]) -> tuple[Design, Tensor, Mapping[str, Any]]:
-        """The probes of one model's features, each at the penalty that is best on dev."""
+    def solve(
+        values: Float[Tensor, "rows d"], more: Mapping[str, np.ndarray]
+    ) -> tuple[Design, Tensor, Mapping[str, Any]]:
+        """The probes of one model's features, each at the penalty that is best on dev; if there is one, ``more`` too."""
         train, dev, test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=config.device)
         labels, held = ({name: p[split].labels for name, p in parts.items()} for split in ("train", "dev"))
-        return design, test, fit_all(design, labels, config.l2 or kind.path, dev=(dev, held))
+        if len(path) == 1:
+            return design, test, fit_all(design, labels | more, path[0])
+        return design, test, fit_all(design, labels, path, dev=(dev, held))
 
     random_scores: dict[str, list[float]] = {name: [] for name in parts}
     for values in features[1:]:
-        _, test, fits = solve(values)
+        _, test, fits = solve(values, {})
         for name, fit in fits.items():
             random_scores[name].append(kind.score(parts[name]["test"].labels, fit.predict(test)))
 
-    design, test, fits = solve(features[0])
     drawn = {name: _control_tasks(kind, parts[name], config) for name in parts}
-    penalties = {(name, seed): fits[name].l2 for name in parts for seed in drawn[name]}
-    controlled: dict[tuple[str, int], Any] = {}
-    for l2 in sorted(set(penalties.values())):
-        keys = [key for key, penalty in penalties.items() if penalty == l2]
-        solved = fit_all(design, {str(i): drawn[name][seed][0] for i, (name, seed) in enumerate(keys)}, l2)
-        controlled |= {key: solved[str(i)] for i, key in enumerate(keys)}
+    controls_of = {name: [f"{name}, control {seed}" for seed in drawn[name]] for name in parts}
+    labels = {
+        key: train for name in parts for key, (train, _) in zip(controls_of[name], drawn[name].values(), strict=True)
+    }
+    design, test, found = solve(features[0], labels)
+    fits = {name: found[name] for name in parts}
+    for l2 in sorted({fit.l2 for fit in fits.values()}):  # a control has its task's penalty
+        wanted = [key for name in parts if fits[name].l2 == l2 for key in controls_of[name] if key not in found]
+        if wanted:
+            found = {**found, **fit_all(design, {key: labels[key] for key in wanted}, l2)}
 
     cells = []
     for name, fit in fits.items():
-        own = [controlled[name, seed] for seed in drawn[name]]
+        own = [found[key] for key in controls_of[name]]
         said = [(gold, control.predict(test)) for control, (_, gold) in zip(own, drawn[name].values(), strict=True)]
         right = [gold == predicted for gold, predicted in said] if isinstance(fit, Fit) else []
         predicted, confidence = _predictions(fit, test)

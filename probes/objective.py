@@ -31,6 +31,11 @@ def per_target(values: Float[Tensor, " k"], like: Tensor) -> Float[Tensor, "1 k 
     return values.to(like.dtype).view(1, -1, 1)
 
 
+def back(values: Float[Tensor, "m q"], Z: Float[Tensor, "m r"]) -> Float[Tensor, "r q"]:
+    """Z' values in the type of Z; written so that Z, the larger of the two, need not be turned."""
+    return (values.to(Z.dtype).T @ Z).T
+
+
 class Point:
     """Coefficients, and what they give on all rows: logits, objective, gradient. It moves in place.
 
@@ -115,7 +120,7 @@ class Point:
             if k == self.W.shape[1]:
                 torch.mm(p - p * p, rarity.T, out=self.spread[rows])
             p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
-            gradient += Z[rows].T @ p.to(Z.dtype)
+            gradient += back(p, Z[rows])
         gradient = gradient.view(r, k, c)
         self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)
         gradient[:-1] += per_target(l2, W) * W[:-1]
@@ -232,7 +237,7 @@ class Curvature:
             u = (self.Z[rows] @ flat).to(V.dtype).view(-1, k, c)
             u -= (self.P[rows] * u).sum(-1, keepdim=True)
             u *= self.weighted[rows]
-            out += self.Z[rows].T @ u.view(-1, k * c).to(low)
+            out += back(u.view(-1, k * c), self.Z[rows])
         out = out.view(r, k, c)
         out[:-1] += per_target(self.l2, V) * V[:-1]
         return out

@@ -323,3 +323,45 @@ def provenance(layers: int) -> dict[str, Any]:
         "timings": {"features": 71.2, "probes": 98.6, "bootstrap": 12.1, "report": 0.4},
         "memory": {"held_bytes": 612_000_000, "disk_bytes": 0, "peak_rss_bytes": 1_940_000_000},
     }
+
+
+def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str, Any]:
+    """An ablation run with a few strong heads; ``evil`` stands in every text."""
+    rng = random.Random(0)
+    records = []
+    for layer in range(layers):
+        for head in range(heads):
+            effect = rng.gauss(0, 0.02) + {(1, 3): -1.4, (5, 5): 0.7}.get((layer, head), 0.0)
+            records.append(
+                {
+                    "site": f"blocks.{layer}.attn.hook_z[{head}]{evil}",
+                    "layer": layer,
+                    "index": head,
+                    "component": "heads",
+                    "value": "mean",
+                    "metric": f"logit_difference{evil}",
+                    "unit": "nats",
+                    "baseline": 2.5,
+                    "effect": effect,
+                    "low": effect - 0.1,
+                    "high": effect + 0.1,
+                    "normalised": effect / 2.5,
+                    "normalised_low": None,
+                    "normalised_high": None,
+                    "p": 0.0001 if abs(effect) > 0.5 else 0.6,
+                    "q": 0.004 if abs(effect) > 0.5 else 0.9,
+                    "n": 100,
+                    "n_clusters": 15,
+                }
+            )
+    findings = [{"property": "heads", "text": f"The strongest are L1H3 and L5H5.{evil}"}]
+    notes = [{"kind": "skipped", "text": f"effects are not normalised{evil}"}]
+    return {
+        "schema": 1,
+        "kind": "ablate",
+        "provenance": provenance(layers),
+        "baseline": {"value": 2.5, "low": 2.1, "high": 2.9},
+        "records": records,
+        "findings": findings,
+        "notes": notes,
+    }

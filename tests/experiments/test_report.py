@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixture import make_results
+from report_fixture import make_ablation, make_results
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -97,6 +97,9 @@ SHAPES = {
     "evil": evil_results,
     "bare": bare_results,
     "empty": lambda: {"schema": 1, "kind": "probe", "provenance": {}, "records": []},
+    "ablation": lambda: make_ablation(),
+    "evil ablation": lambda: make_ablation(2, 3, EVIL),
+    "empty ablation": lambda: {"schema": 1, "kind": "ablate", "provenance": {}, "records": []},
 }
 
 
@@ -302,6 +305,20 @@ def test_axis_labels_of_many_layers_do_not_touch() -> None:
     assert min(gaps) >= 20
 
 
+def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
+    text = render_report(make_ablation())
+    page = Page(text)
+    cells = [a for a in page.all("rect") if a.get("data-k") is not None]
+    kinds = {(a["class"] or "") for a in cells}
+    assert len(cells) == 144
+    assert kinds == {"m-even", "m-down4", "m-up2"}  # 0.7 is half of the largest, 1.4
+    tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects"]["tips"]
+    assert len(tips) == 144
+    assert tips[15] == ["blocks.1.attn.hook_z[3]", tips[15][1], tips[15][2]]
+    assert tips[15][1].startswith("−1.")
+    assert "p < 0.001, q = 0.004" in tips[15][2]
+
+
 def test_comparisons_are_turned_to_deeper_minus_shallower() -> None:
     rows = [{"layer_a": 0, "layer_b": 1, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}]
     assert oriented(rows, [0.0, 1.0]) == {(1, 0): {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}}
@@ -322,7 +339,7 @@ def test_numbers_in_words() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-@pytest.mark.parametrize("shape", ["two", "evil", "bare"])
+@pytest.mark.parametrize("shape", ["two", "evil", "bare", "ablation", "evil ablation"])
 def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> None:
     """The script reaches its last line: data-ready is set, data-error (also of a blocked request) is not."""
     assert CHROMIUM is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 
 from probes import evaluation
@@ -116,3 +117,25 @@ def test_check_disjoint_names_the_offender():
 def test_nothing_to_resample():
     with pytest.raises(ValueError, match="at least one item"):
         ClusterBootstrap(np.array([], dtype=int))
+
+
+def test_false_discovery_rate_is_scipys():
+    p = np.random.default_rng(0).random(40) ** 3
+    np.testing.assert_allclose(evaluation.benjamini_hochberg(list(p)), stats.false_discovery_control(p))
+
+
+def test_sign_flips_are_scipys_permutations_and_hold_their_level():
+    values = np.random.default_rng(1).normal(0.4, 1.0, size=(9, 3))
+    for column, p in zip(values.T, evaluation.sign_flip_p(values), strict=True):
+        exact = stats.permutation_test((column,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert p == pytest.approx(exact.pvalue)
+    null = np.random.default_rng(2).normal(size=(40, 1000))
+    rejected = np.mean(np.array(evaluation.sign_flip_p(null, replicates=1000)) < 0.05)
+    assert 0.03 < rejected < 0.07
+    assert max(evaluation.sign_flip_p(null[:, :5] + 2.0)) < 0.001  # the positive control
+
+
+def test_sign_flips_of_clusters_turn_whole_clusters():
+    values = np.repeat(np.random.default_rng(3).normal(size=(8, 1)), 5, axis=0)
+    clusters = np.repeat(np.arange(8), 5)
+    assert evaluation.sign_flip_p(values, clusters) == evaluation.sign_flip_p(values[::5])
