@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from experiments.metrics import Metric, MetricError, get_metric
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.results import SCHEMA, RunError, RunFolder, file_sha256, machine, now, peak_memory, plain, versions
 from experiments.subject import Subject, load
-from experiments.sweep import Component, Sweep, chunks, components, inputs_of
+from experiments.sweep import Chunk, Component, Sweep, chunks, components, inputs_of
 from hooks import Reference, edits
 from hooks.edits import Edit
 
@@ -124,7 +124,9 @@ def _items(config: AblateConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Met
     return read_prompts(config.prompts or "", config.limit), metric
 
 
-def _edits(config: AblateConfig, subject: Subject, parts: Sequence[Component], groups: Sequence[Any]) -> Any:
+def _edits(
+    config: AblateConfig, subject: Subject, parts: Sequence[Component], groups: Sequence[Chunk]
+) -> Callable[[Component], Edit]:
     """From a component to the edit that takes it out."""
     if config.value == "zero":
         if config.component != "layers":
@@ -132,9 +134,9 @@ def _edits(config: AblateConfig, subject: Subject, parts: Sequence[Component], g
         return lambda part: dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
     if config.reference is not None:
         encoded = subject.encode([prompt.prompt for prompt in read_prompts(config.reference)])
-        batches = [inputs_of(batch) for batch in subject.batches(encoded)]
+        batches = [inputs_of(batch, subject.device) for batch in subject.batches(encoded)]
     else:
-        batches = [inputs_of(chunk.batch) for chunk in groups]
+        batches = [inputs_of(chunk.batch, subject.device) for chunk in groups]
     skip = 1 if subject.has_sink_position else 0
     names = list(dict.fromkeys(part.site.name for part in parts))
     reference = Reference.of(subject.model, *names, batches=batches, skip=skip)

@@ -60,7 +60,8 @@ def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
     found = [Site(name) for name in sites(model, f"blocks.*.{KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(site.layer or 0, None, site) for site in found]
-    one = {k: v[:1] for k, v in inputs_of(batch).items()}
+    device = next(model.parameters()).device
+    one = {name: value[:1] for name, value in inputs_of(batch, device).items()}
     with torch.no_grad(), capture(model, *found) as acts:
         model(**one)
     sizes = [acts[site].shape[site.axis] for site in found]
@@ -71,10 +72,11 @@ def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
     ]
 
 
-def inputs_of(batch: Batch) -> dict[str, Tensor]:
+def inputs_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """What a model's forward is given for a batch."""
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    return inputs | ({"position_ids": batch.position_ids} if batch.position_ids is not None else {})
+    inputs |= {"position_ids": batch.position_ids} if batch.position_ids is not None else {}
+    return {name: value.to(device) for name, value in inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,7 @@ class Sweep:
 
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
-        inputs = {k: v.to(subject.device) for k, v in inputs_of(chunk.batch).items()}
-        self.resume = Resume(self.model, inputs, chunk.reads.places[:, :2])
+        self.resume = Resume(self.model, inputs_of(chunk.batch, subject.device), chunk.reads.places[:, :2])
         self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
 
     def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:

@@ -8,7 +8,7 @@ them; that their sum is the model is measured on the recorded forward before it 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,14 +70,32 @@ class Resume:
         args, kwargs = self._calls[layer]
         return args[0] if args else kwargs["hidden_states"]
 
-    def run(self, layer: int, residual: Float[Tensor, "copies pos d_model"]) -> Float[Tensor, "*read vocab"]:
-        """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``."""
+    def run(
+        self, layer: int, residual: Float[Tensor, "copies pos d_model"], order: Sequence[int] | None = None
+    ) -> Float[Tensor, "*read vocab"]:
+        """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``.
+
+        Args:
+            order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped or shuffled.
+
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+        >>> clean = Resume(model, {"input_ids": torch.tensor([[1, 2, 3]])})
+        >>> with torch.no_grad():
+        ...     swapped = clean.run(0, clean.residual(0), order=[0, 2, 1])
+        """
         copies = len(residual) // self.batch
         if copies * self.batch != len(residual):
             raise ValueError(f"expected copies of {self.batch} texts, got {len(residual)} rows")
+        if order is not None and not all(0 <= at < self.n_layers for at in order):
+            raise ValueError(f"expected blocks below {self.n_layers}, got {list(order)}")
         if self._finish is None:
+            if order is not None:
+                raise ValueError(
+                    f"{type(self.model).__name__} has a tail that is not known: it runs in its own order only"
+                )
             return self._whole(layer, residual, copies)
-        for at in range(layer, self.n_layers):
+        for at in range(layer, self.n_layers) if order is None else order:
             residual = self.block(at, residual)
         return self._finish(self._read(residual, copies))
 

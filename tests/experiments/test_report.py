@@ -224,8 +224,8 @@ def test_several_kinds_of_site_get_a_section_each() -> None:
 
 
 def test_another_kind_of_run_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="expected results of kind probe, got 'ablate'"):
-        render_report({"schema": 1, "kind": "ablate", "records": []})
+    with pytest.raises(ValueError, match="expected results of kind probe or ablate, got 'nonsense'"):
+        render_report({"schema": 1, "kind": "nonsense", "records": []})
 
 
 def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,24 @@ def test_a_model_whose_tail_is_not_known_is_run_whole():
     torch.testing.assert_close(again, clean.logits.repeat(2, 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("order", [[1, 0], [0, 0, 1], [1], [0, 1, 1]])
+@pytest.mark.parametrize("name", ["gpt2", "neox"])
+def test_blocks_in_another_order_are_a_model_with_its_blocks_so(name, order):
+    model = tiny.model(name)
+    clean = Resume(model, {"input_ids": IDS})
+    other = tiny.model(name)
+    body, blocks = (other.transformer, "h") if name == "gpt2" else (other.gpt_neox, "layers")
+    setattr(body, blocks, torch.nn.ModuleList([getattr(body, blocks)[at] for at in order]))
+    with torch.no_grad():
+        expected = other(IDS, use_cache=False).logits
+        torch.testing.assert_close(clean.run(0, clean.residual(0), order), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_bad_use_is_one_clear_line():
     clean = Resume(tiny.model("gpt2"), {"input_ids": IDS})
     with pytest.raises(ValueError, match="expected copies of 3 texts, got 4 rows"):
         clean.run(0, torch.zeros(4, 7, 32))
+    with pytest.raises(ValueError, match=r"expected blocks below 2, got \[0, 2\]"):
+        clean.run(0, clean.residual(0), order=[0, 2])
     with pytest.raises(ValueError, match="gives no logits: expected a language model with its head"):
         Resume(tiny.model("gpt2").transformer, {"input_ids": IDS})
