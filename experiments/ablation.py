@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,11 +52,11 @@ def run(config: AblateConfig) -> dict[str, Any]:
         trust_remote_code=config.trust_remote_code,
     )
     reads = metric.reads(subject, items)
-    source = config.prompts or config.pairs
+    source = config.prompts or config.pairs or Path()
     identity = {
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "out"},
         "model_sha256": subject.sha256,
-        "data_sha256": {str(path): file_sha256(path) for path in (source, config.reference) if path},
+        "data_sha256": {str(path): file_sha256(path) for path in (source, config.reference) if path is not None},
         "layerscope": versions()["layerscope"],
     }
     folder = RunFolder(config.out, identity)

@@ -108,7 +108,7 @@ def _group_cells(
         design = Design(train, device=config.device)
         labels, held = ({name: p[split].labels for name, p in parts.items()} for split in ("train", "dev"))
         if len(path) == 1:
-            return design, test, fit_all(design, labels | more, path[0])
+            return design, test, fit_all(design, {**labels, **more}, path[0])
         return design, test, fit_all(design, labels, path, dev=(dev, held))
 
     random_scores: dict[str, list[float]] = {name: [] for name in parts}

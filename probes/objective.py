@@ -136,7 +136,8 @@ class Point:
         """
         share, total = self.spread.double().clamp(min=0).unbind(1)
         rare = (1 / self.counts.double())[torch.arange(len(self.counts), device=self.Y.device), self.Y].sum(1)
-        return (0.25 * sum(part / part.sum() for part in (share, total, rare)) + 0.25 / len(self.Y)).float()
+        parts = torch.stack([part / part.sum() for part in (share, total, rare)])
+        return (0.25 * parts.sum(0) + 0.25 / len(self.Y)).float()
 
 
 def fast_dtype(Z: Tensor) -> torch.dtype:
