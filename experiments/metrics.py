@@ -52,6 +52,11 @@ class Reads:
         """How many prompts the reads belong to."""
         return int(self.places[:, 3].max()) + 1
 
+    def at_targets(self, values: Float[Tensor, "copies reads vocab"]) -> Float[Tensor, "copies reads"]:
+        """The values of each read's target token."""
+        targets = self.places[:, 2].to(values.device).view(1, -1, 1).expand(len(values), -1, 1)
+        return values.gather(2, targets).squeeze(2)
+
     def sums(self, values: Float[Tensor, "copies reads"]) -> Float[Tensor, "copies prompts"]:
         """Weighted sums of values at the reads, by prompt."""
         out = values.new_zeros(len(values), self.n_prompts)
@@ -78,13 +83,11 @@ class Metric:
 
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
-    targets = reads.places[:, 2].to(logits.device).view(1, -1, 1).expand(len(logits), -1, 1)
-    return reads.sums(BITS * torch.log_softmax(logits.float(), dim=-1).gather(2, targets).squeeze(2))
+    return reads.sums(BITS * reads.at_targets(torch.log_softmax(logits.float(), dim=-1)))
 
 
 def _logits(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
-    targets = reads.places[:, 2].to(logits.device).view(1, -1, 1).expand(len(logits), -1, 1)
-    return reads.sums(logits.float().gather(2, targets).squeeze(2))
+    return reads.sums(reads.at_targets(logits.float()))
 
 
 def _pair_accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
@@ -98,8 +101,7 @@ def _kl(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies pr
 
 
 def _rank(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
-    targets = reads.places[:, 2].to(logits.device).view(1, -1, 1).expand(len(logits), -1, 1)
-    return reads.sums((logits > logits.gather(2, targets)).sum(-1).float())
+    return reads.sums((logits > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
 
 
 def _answer_reads(
