@@ -19,9 +19,10 @@ import transformers
 from capture import bridge, gpt2
 from measure import machine
 
+from experiments.components import components
 from experiments.metrics import Reads, get_metric
 from experiments.padding import Batch
-from experiments.sweep import Chunk, Sweep, components
+from experiments.sweep import Chunk, Sweep
 from hooks import edits
 
 

@@ -69,6 +69,31 @@ class AblateConfig:
     trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
+@dataclass(frozen=True)
+class PatchConfig:
+    """Values of one run put into another, one head, position or layer at a time."""
+
+    model: str = option("hub id, local folder or GGUF file", metavar="M")
+    clean: Path = option("prompts, JSONL with prompt, answer, wrong and perhaps corrupted", metavar="FILE")
+    out: Path = option("the run's folder", metavar="DIR")
+    corrupted: Path | None = option(
+        "the corrupted prompts, a line for each of --clean (default: their 'corrupted')", None, metavar="FILE"
+    )
+    by: str = option("what is patched", "head", choices=("head", "position", "layer"))
+    site: str = option("by position: which site of a block", "hook_resid_pre")
+    direction: str = option(
+        "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
+    )
+    metric: str = option("what is measured", "logit_difference")
+    limit: int | None = option("use the first N prompts", None, metavar="N")
+    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
+    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
+    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("everything random comes from it", 0)
+    trust_remote_code: bool = option("run model code that comes with the weights", False)
+
+
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Give a parser one option for each field."""
     hints = typing.get_type_hints(config)

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from experiments import screen
-from experiments.config import ProbeConfig, as_command
+from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
 from experiments.demo import demo_paths
 from experiments.features import FeatureError, Layout, extract
 from experiments.properties import Property, get_property
-from experiments.results import SCHEMA, RunError, RunFolder, digest, machine, now, peak_memory, plain, versions
+from experiments.results import RunError, RunFolder, digest
+from experiments.run import Run
 from experiments.scoring import Cell, score_cell
 from experiments.splits import read_splits
-from experiments.subject import Subject, load
+from experiments.subject import Subject
 from experiments.summary import summarise
 from experiments.tasks import SPLITS, Split, Task, build_task, rewritten
 from hooks import ActivationStore, sites
@@ -66,29 +67,13 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     Raises:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
-    from experiments.report import write_report
-
-    started, clock = now(), time.perf_counter()
+    this = Run("probe", config)
     splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
     properties = [get_property(name, splits["train"]) for name in dict.fromkeys(config.property)]
-    subject = load(
-        config.model,
-        dtype=config.dtype,
-        device=config.device,
-        bos=config.bos,
-        body_only=True,
-        trust_remote_code=config.trust_remote_code,
-    )
+    subject = this.load(body_only=True)
     places = study_sites(subject, config.site)
-    identity = {
-        **{k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "keep_features")},
-        "model_sha256": subject.sha256,
-        "data_sha256": {split: corpus.sha256 for split, corpus in splits.items()},
-        "layerscope": versions()["layerscope"],
-    }
-    folder = RunFolder(config.out, identity)
-    if (finished := folder.results) is not None:
-        screen.say(f"{config.out} holds this run already, finished: nothing is computed again")
+    hashes = {split: corpus.sha256 for split, corpus in splits.items()}
+    if (finished := this.open(subject, hashes, undecided=("out", "keep_features"))) is not None:
         return finished
 
     views = build_views(subject, splits, properties, config.seed)
@@ -103,35 +88,22 @@ def run(config: ProbeConfig) -> dict[str, Any]:
 
     seconds = {"features": 0.0, "probes": 0.0}
     mark = time.perf_counter()
-    stores = _extract_all(config, models, views, places, digest(identity), folder)
+    stores = _extract_all(config, models, views, places, digest(this.identity), this.folder)
     seconds["features"] = time.perf_counter() - mark
     mark = time.perf_counter()
-    cells = _probe_all(config, views, places, stores, folder)
+    cells = _probe_all(config, views, places, stores, this.folder)
     seconds["probes"] = time.perf_counter() - mark
 
     mark = time.perf_counter()
     results = summarise(cells, [task for view in views for task in view.tasks], splits_of(views), config)
     seconds["statistics"] = time.perf_counter() - mark
     results["notes"] += [{"kind": "dropped" if "left out" in n or "dropped" in n else "info", "text": n} for n in notes]
-    results["notes"] += [{"kind": "info", "text": n} for n in subject.notes]
-    memory["peak_rss_bytes"] = peak_memory()
-    provenance = {
-        "command": as_command("probe", config),
-        "config": plain(dataclasses.asdict(config)),
-        "model": subject.describe(),
-        "data": [_describe(split, corpus, views[0]) for split, corpus in splits.items()],
-        "versions": versions(),
-        "machine": machine(subject.device),
-        "seed": config.seed,
-        "started": started,
-        "finished": now(),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "timings": {k: round(v, 1) for k, v in seconds.items()},
-        "memory": memory,
-    }
-    results = {"schema": SCHEMA, "kind": "probe", "provenance": provenance, **results}
-    write_report(results, config.out / "report.html")
-    folder.finish(results)
+    results = this.finish(
+        results,
+        data=[_describe(split, corpus, views[0]) for split, corpus in splits.items()],
+        timings={k: round(v, 1) for k, v in seconds.items()},
+        memory=memory,
+    )
     if not config.keep_features:
         shutil.rmtree(config.out / "features", ignore_errors=True)
     return results

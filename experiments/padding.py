@@ -81,6 +81,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def inputs(self, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """What a model's forward is given."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        inputs |= {"position_ids": self.position_ids} if self.position_ids is not None else {}
+        return {name: value.to(device) for name, value in inputs.items()}
+
     def spans(self, spans: Sequence[Sequence[slice | None]]) -> list[list[slice | None]]:
         """The word spans of this batch's rows, moved past their padding.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +42,16 @@ class Pair:
     group: str | None = None
 
 
-def read_prompts(path: Path | str, limit: int | None = None) -> list[Prompt]:
+def read_prompts(path: Path | str, limit: int | None = None, answers: bool = True) -> list[Prompt]:
     """Read a prompt file.
+
+    Args:
+        answers: whether a line must have an answer; without, a missing one is empty.
 
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return _read(Path(path), limit, _prompt)
+    return _read(Path(path), limit, partial(_prompt, answers=answers))
 
 
 def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
@@ -87,8 +91,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise PromptError(f"{path}: expected UTF-8 text") from None
 
 
-def _prompt(record: Mapping[str, Any]) -> Prompt:
-    fields = {name: _text(record, name, name in ("prompt", "answer")) for name in Prompt.__dataclass_fields__}
+def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
+    needed = ("prompt", "answer") if answers else ("prompt",)
+    fields = {name: _text(record, name, name in needed) for name in Prompt.__dataclass_fields__}
+    fields["answer"] = fields["answer"] or ""
     if fields["answer"] == fields["wrong"]:
         raise ValueError(f"expected an answer that differs from the wrong one, got {fields['answer']!r} twice")
     return Prompt(**fields)  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.effects import strongest
+from experiments.effects import component_name, strongest
+from experiments.report.effects import families
 
 console = Console(stderr=True)
 
@@ -49,22 +50,32 @@ def _probe_tables(records: list[dict[str, Any]]) -> list[Table]:
     return [_probe_table(name, [r for r in records if r["property"] == name]) for name in names]
 
 
-def _ablate_tables(records: list[dict[str, Any]]) -> list[Table]:
-    """The strongest effects; the report has all."""
+def _effect_tables(records: list[dict[str, Any]]) -> list[Table]:
+    """The strongest effects of each kind; the report has all."""
+    return [_effect_table(mine) for mine in families(records).values()]
+
+
+def _effect_table(records: list[dict[str, Any]]) -> Table:
     first = records[0]
-    unit = f"{first['metric']}, {first['unit']}"
     title = (
-        f"{first['value']} ablation of {len(records)} {first['component']}: the strongest ({unit}; n = {first['n']})"
+        f"{first['value']}, {len(records)} {first['component']}: the strongest ({first['metric']}, {first['unit']}; "
+        f"n = {first['n']})"
     )
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("site", "effect", "95%", "normalised", "p", "q"):
-        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for heading in ("part", "site", "effect", "95%", "normalised", "p", "q"):
+        table.add_column(heading, justify="left" if heading in ("part", "site") else "right")
     for r in strongest(records, 15):
         span = f"{r['low']:.3f} to {r['high']:.3f}"
         table.add_row(
-            r["site"], f"{r['effect']:+.3f}", span, _number(r["normalised"]), f"{r['p']:.4f}", f"{r['q']:.4f}"
+            component_name(r),
+            r["site"],
+            f"{r['effect']:+.3f}",
+            span,
+            _number(r["normalised"]),
+            f"{r['p']:.4f}",
+            f"{r['q']:.4f}",
         )
-    return [table]
+    return table
 
 
 def _probe_table(name: str, records: list[dict[str, Any]]) -> Table:
@@ -109,4 +120,4 @@ def _number(value: float | None) -> str:
     return "n.s." if value is None else f"{value:.3f}"
 
 
-TABLES = {"probe": _probe_tables, "ablate": _ablate_tables}
+TABLES = {"probe": _probe_tables, "ablate": _effect_tables, "patch": _effect_tables}

@@ -256,11 +256,8 @@ class Subject:
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
                 "or masked language model with its head"
             )
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.position_ids is not None:
-            inputs["position_ids"] = batch.position_ids
         with torch.enable_grad() if grad else torch.inference_mode():
-            return self._run(inputs, model=self.model if logits else self.body, **kwargs)
+            return self._run(batch.inputs(), model=self.model if logits else self.body, **kwargs)
 
     def _run(self, inputs: Mapping[str, Tensor], *, model: nn.Module | None = None, **kwargs: Any) -> Any:
         model = model or self.body

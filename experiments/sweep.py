@@ -7,76 +7,26 @@ recorded input, several in one batch, and only the positions that the metric rea
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from experiments import screen
+from experiments.components import Component
 from experiments.metrics import Metric, MetricError, Reads
 from experiments.padding import Batch
+from experiments.results import RunFolder
 from experiments.subject import Subject
-from hooks import NothingChanged, Resume, Site, capture, intervene, sites
+from hooks import NothingChanged, Resume, Site, intervene
 from hooks.activations import selected
 from hooks.edits import Edit, Where
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
-
-KINDS = {
-    "heads": "attn.hook_z",
-    "neurons": "mlp.hook_post",
-    "mlps": "hook_mlp_out",
-    "attentions": "hook_attn_out",
-    "layers": "hook_resid_post",
-}
-"""Kind of component -> the site that it is; heads and neurons are indices of theirs."""
-INDEXED = ("heads", "neurons")
-
-
-@dataclass(frozen=True)
-class Component:
-    """One part of the model: a head, a neuron, a whole MLP, attention or block."""
-
-    layer: int
-    index: int | None
-    site: Site
-
-
-def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
-    """All parts of a kind, in the model's order.
-
-    Args:
-        batch: any text: how many heads or neurons a site has is read off a forward.
-
-    Raises:
-        ValueError: an unknown kind.
-        UnknownSite: a model without them.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
-    found = [Site(name) for name in sites(model, f"blocks.*.{KINDS[kind]}")]
-    if kind not in INDEXED:
-        return [Component(site.layer or 0, None, site) for site in found]
-    device = next(model.parameters()).device
-    one = {name: value[:1] for name, value in inputs_of(batch, device).items()}
-    with torch.no_grad(), capture(model, *found) as acts:
-        model(**one)
-    sizes = [acts[site].shape[site.axis] for site in found]
-    return [
-        Component(site.layer or 0, index, Site(site.name, index))
-        for site, size in zip(found, sizes, strict=True)
-        for index in range(size)
-    ]
-
-
-def inputs_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """What a model's forward is given for a batch."""
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    inputs |= {"position_ids": batch.position_ids} if batch.position_ids is not None else {}
-    return {name: value.to(device) for name, value in inputs.items()}
 
 
 @dataclass(frozen=True)
@@ -134,7 +84,7 @@ class Sweep:
 
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
-        self.resume = Resume(self.model, inputs_of(chunk.batch, subject.device), chunk.reads.places[:, :2])
+        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2])
         self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
 
     def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:
@@ -144,8 +94,8 @@ class Sweep:
             MetricError: a value that is not finite.
         """
         values = np.empty((len(parts), len(self.clean)))
-        for layer in sorted({component.layer for component, _ in parts}):
-            mine = [i for i, (component, _) in enumerate(parts) if component.layer == layer]
+        for layer, name in sorted({(component.layer, component.site.name) for component, _ in parts}):
+            mine = [i for i, (component, _) in enumerate(parts) if component.site.name == name]
             for start in range(0, len(mine), self._copies()):
                 some = mine[start : start + self._copies()]
                 values[some] = self._packed(layer, [parts[i] for i in some]) - self.clean
@@ -184,3 +134,41 @@ class Sweep:
     def _value(self, logits: Tensor) -> Float[Tensor, "copies prompts"]:
         clean = self.resume.logits
         return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads)
+
+
+def sweep_all(
+    folder: RunFolder,
+    name: str,
+    subject: Subject,
+    metric: Metric,
+    groups: Sequence[Chunk],
+    parts: Sequence[Component],
+    edits_for: Callable[[int], Callable[[Component], Edit]],
+) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
+    """Effects of every component on every prompt, and the metric without edits; batches that are saved are not run.
+
+    Args:
+        name: what the cells and the progress bar are called.
+        edits_for: from the number of a chunk to the edit of each component there.
+    """
+    count = sum(len(chunk.prompts) for chunk in groups)
+    effects, clean = np.empty((len(parts), count)), np.empty(count)
+    with screen.progress() as bars:
+        bar = bars.add_task(name, total=len(groups) * len(parts))
+        for number, chunk in enumerate(groups):
+            cell = f"{name}-{number}".replace(" ", "-")
+            saved = folder.cell(cell)
+            if saved is None:
+                sweep, edit_of = Sweep(subject, metric, chunk), edits_for(number)
+                saved = {"clean": sweep.clean.tolist(), "effects": [[]] * len(parts)}
+                for layer in sorted({part.layer for part in parts}):
+                    mine = [i for i, part in enumerate(parts) if part.layer == layer]
+                    found = sweep.effects([(parts[i], edit_of(parts[i])) for i in mine])
+                    for i, values in zip(mine, found.tolist(), strict=True):
+                        saved["effects"][i] = values
+                    bars.advance(bar, len(mine))
+                folder.save_cell(cell, saved)
+            else:
+                bars.advance(bar, len(parts))
+            clean[chunk.prompts], effects[:, chunk.prompts] = saved["clean"], saved["effects"]
+    return effects, clean

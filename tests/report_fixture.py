@@ -365,3 +365,21 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
         "findings": findings,
         "notes": notes,
     }
+
+
+def make_patching(evil: str = "") -> dict[str, Any]:
+    """A patching run by position, in both directions."""
+    made = make_ablation(4, 6, evil)
+    records = [
+        {
+            **record,
+            "component": "positions",
+            "value": direction,
+            "site": f"blocks.{record['layer']}.hook_resid_pre{evil}",
+        }
+        for direction in ("denoising", "noising")
+        for record in made["records"]
+    ]
+    means = {"clean": made["baseline"], "corrupted": {"value": -0.5, "low": -0.9, "high": 0.1}}
+    gap = {"value": 3.0, "low": 2.6, "high": 3.4}
+    return {**made, "kind": "patch", "records": records, "baseline": means, "gap": gap}

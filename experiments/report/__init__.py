@@ -18,8 +18,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from .ablate import ablate_page
 from .curves import PALETTE, layer_curves_svg
+from .effects import effects_page
 from .parts import Page
 from .probe import probe_page
 
@@ -27,7 +27,11 @@ __all__ = ["layer_curves_svg", "render_report", "write_report"]
 
 HERE = Path(__file__).parent
 # A new kind of run is one function here, composed of the same parts.
-KINDS: dict[str, Callable[[Mapping[str, Any]], Page]] = {"probe": probe_page, "ablate": ablate_page}
+KINDS: dict[str, Callable[[Mapping[str, Any]], Page]] = {
+    "probe": probe_page,
+    "ablate": effects_page,
+    "patch": effects_page,
+}
 
 
 def render_report(results: dict[str, Any]) -> str:

@@ -52,8 +52,10 @@ def effect_grid(
     if len(columns) > 1:
         under = top + side * len(layers) + 13
         body += _ticks(columns, side, lambda at: (left + at + side / 2 - 1, under), "middle", 20.0)
-        middle = left + side * len(columns) / 2
-        body.append(f'<text class="tick" x="{px(middle)}" y="{px(under + 15)}" text-anchor="middle">head</text>')
+        middle, axis = left + side * len(columns) / 2, str(records[0].get("component", "")).removesuffix("s")
+        body.append(
+            f'<text class="tick" x="{px(middle)}" y="{px(under + 15)}" text-anchor="middle">{escape(axis)}</text>'
+        )
     words = (
         f"{plural(len(records), 'cell')}, layers from top to bottom: {len(clear)} have an effect that is clear of chance "
         f"(false-discovery rate below {LEVEL}), the largest {largest:.3g}. Grey cells are not clear of it."

@@ -9,14 +9,15 @@ import induction
 import numpy as np
 import pytest
 import tiny
-import torch
+from naive import alone, naive, subject
 
 from experiments import ablation, cli
+from experiments.components import components
 from experiments.config import AblateConfig, as_command, from_arguments
 from experiments.metrics import METRICS, MetricError, get_metric
 from experiments.prompts import Pair, Prompt
 from experiments.subject import Subject
-from experiments.sweep import Sweep, chunks, components
+from experiments.sweep import Sweep, chunks
 from hooks import edits, intervene
 
 FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}
@@ -27,37 +28,6 @@ PROMPTS = [
     Prompt("w50", " w51", " w52"),
 ]
 PAIRS = [Pair("w3 w4 w5 w6", "w3 w4 w7 w6 w8"), Pair("w9 w8", "w9 w3")]
-
-
-def subject(name: str, **more: object) -> Subject:
-    return Subject(tiny.model(name), tiny.tokenizer(), bos="always", **more)  # type: ignore[arg-type]
-
-
-def alone(one: Subject, text: str) -> torch.Tensor:
-    """log2 p at every position of one text, run by itself."""
-    ids = torch.tensor([one.encode([text])[0].ids])
-    with torch.no_grad():
-        return torch.log_softmax(one.model(ids).logits[0].double(), -1) / np.log(2)
-
-
-def naive(one: Subject, name: str, item: Prompt | Pair) -> float:
-    """The metric of one prompt, from forwards of single texts."""
-    if isinstance(item, Pair):
-        both = []
-        for text in (item.good, item.bad):
-            ids, logp = one.encode([text])[0].ids, alone(one, text)
-            both.append(sum(float(logp[i - 1, ids[i]]) for i in range(1, len(ids))))
-        return both[0] - both[1]
-    logp = alone(one, item.prompt)
-    answer = one.encode([item.prompt + item.answer])[0].ids[-1]
-    if name == "loss":
-        ids = one.encode([item.prompt])[0].ids
-        return -float(np.mean([float(logp[i - 1, ids[i]]) for i in range(1, len(ids))]))
-    if name == "rank":
-        return float((logp[-1] > logp[-1, answer]).sum())
-    wrong = one.encode([item.prompt + (item.wrong or "")])[0].ids[-1]
-    difference = float(logp[-1, answer] - logp[-1, wrong]) * np.log(2)
-    return difference if name == "logit_difference" else float(logp[-1, answer])
 
 
 def items(name: str) -> list[Prompt] | list[Pair]:

@@ -1,0 +1,136 @@
+"""The report of an ablation or a patching run: grids of effects, rankings, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .heat import effect_grid
+from .matrix import LEVEL
+from .parts import Cell, Column, Heat, Page, Section, Stats, Table
+from .provenance import again, caveats, model_name, provenance
+from .tables import records_section
+from .words import count, finite, interval, number, p_value, plural, signed
+
+SHOWN = 40
+ABOUT = {
+    "ablate": "Metric with the part taken out minus metric of the untouched model, mean over prompts.",
+    "patch": "Metric with one value from the other run minus metric without, mean over prompts.",
+}
+OF_WHOLE = {
+    "ablate": ("of the clean metric", "effect / clean metric; absent where that is not different from 0"),
+    "patch": ("of the way", "effect / metric of the other run minus metric of this one; absent where that is about 0"),
+}
+
+
+def effects_page(results: Mapping[str, Any]) -> Page:
+    """All parts of the page, top to bottom, and the data that its script reads."""
+    about, run = results.get("provenance") or {}, str(results.get("kind"))
+    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
+    first = records[0] if records else {}
+    metric = str(first.get("metric", "?"))
+    kinds = " and ".join(dict.fromkeys(str(r.get("component")) for r in records)) or "?"
+    values = " and ".join(dict.fromkeys(str(r.get("value")) for r in records))
+    data: dict[str, Any] = {"heats": {}}
+    facts = [
+        f"{count(len(records))} {'patches' if run == 'patch' else 'ablations'}",
+        plural(int(first.get("n") or 0), "prompt"),
+        values,
+        metric,
+    ]
+    finished = str(about.get("finished") or "")[:10]
+    sections = grids(results, records, data)
+    if 0 < len(records) <= 5000:
+        sections.append(records_section(results))
+    sections += [caveats(results, []), provenance(results), again(results)]
+    return Page(
+        title=f"What the {kinds} of {model_name(about)} do to {metric.replace('_', ' ')}",
+        kicker=f"layerscope {run}",
+        facts=[*facts, finished] if finished else facts,
+        findings=[("effects-0", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        sections=sections,
+        data=data,
+    )
+
+
+def families(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The records of each value and kind of part: what shares a grid and a false-discovery rate."""
+    out: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        out.setdefault((str(record.get("value")), str(record.get("component"))), []).append(dict(record))
+    return out
+
+
+def grids(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> list[Section]:
+    """A section for each family."""
+    found, sections = families(records), []
+    for (value, component), mine in found.items():
+        title = "Effects" if len(found) == 1 else f"{value.capitalize()}, {component}"
+        sections.append(effects_section(results, mine, data, f"effects-{len(sections)}", title))
+    return sections
+
+
+def effects_section(
+    results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any], uid: str, title: str
+) -> Section:
+    """The grid and the ranking of the strongest."""
+    names = [_place(r) for r in records]
+    clear = [r for r in records if (finite(r.get("q")) or 0.0) < LEVEL]
+    first, run = records[0], str(results.get("kind"))
+    metric = f"{first.get('metric')}, {first.get('unit', '')}"
+    ranked = sorted(records, key=lambda r: -abs(float(r["effect"])))
+    items = [
+        ("clear of chance", f"{len(clear)} of {len(records)}", f"false-discovery rate below {LEVEL}"),
+        ("strongest", signed(ranked[0].get("effect")), _place(ranked[0])),
+    ]
+    if run == "ablate":
+        items.insert(0, ("clean metric", number(first.get("baseline")), metric))
+    else:
+        means, gap = results.get("baseline") or {}, results.get("gap") or {}
+        items[:0] = [
+            (f"{name} run", number((means.get(name) or {}).get("value")), metric) for name in ("clean", "corrupted")
+        ]
+        items.insert(2, ("difference", number(gap.get("value")), interval(gap.get("low"), gap.get("high"))))
+    parts: list[Any] = [Stats(items)]
+    grid = effect_grid(records, uid=uid, title=f"Effect of each part on {metric}", names=names)
+    if grid is not None:
+        drawing, tips, words = grid
+        data["heats"][uid] = {"tips": tips, "metric": metric}
+        parts.append(Heat(uid, Markup(drawing), words))
+    parts.append(ranking(ranked[:SHOWN], len(records), run, uid))
+    return Section(uid, title, parts, ABOUT[run], study=True)
+
+
+def _place(record: Mapping[str, Any]) -> str:
+    """The site, and the position where it was edited."""
+    at = f" at position {record.get('index')}" if record.get("component") == "positions" else ""
+    return f"{record.get('site')}{at}"
+
+
+def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str) -> Table:
+    """The strongest effects, as a table that sorts."""
+    columns = [
+        Column("site", False),
+        Column("effect", hint=ABOUT[run]),
+        Column(OF_WHOLE[run][0], hint=OF_WHOLE[run][1]),
+        Column("p", hint="sign-flip test over prompts"),
+        Column("q", hint="false-discovery rate over all parts (Benjamini & Hochberg 1995)"),
+    ]
+    rows = [
+        [
+            Cell(_place(r), head=True, tone="code"),
+            Cell(signed(r.get("effect")), finite(r.get("effect")), interval(r.get("low"), r.get("high"))),
+            Cell(
+                signed(r.get("normalised")),
+                finite(r.get("normalised")),
+                interval(r.get("normalised_low"), r.get("normalised_high")),
+            ),
+            Cell(p_value(r.get("p")), finite(r.get("p"))),
+            Cell(p_value(r.get("q")), finite(r.get("q"))),
+        ]
+        for r in records
+    ]
+    caption = f"The {len(rows)} strongest of {total:,}, with 95% intervals in small print"
+    return Table(f"ranking-{uid}", caption, columns, rows, copy=True)

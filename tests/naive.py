@@ -1,0 +1,41 @@
+"""Metrics of one prompt at a time, from forwards of single texts: what sweeps are held against."""
+
+from __future__ import annotations
+
+import numpy as np
+import tiny
+import torch
+
+from experiments.prompts import Pair, Prompt
+from experiments.subject import Subject
+
+
+def subject(name: str, **more: object) -> Subject:
+    return Subject(tiny.model(name), tiny.tokenizer(), bos="always", **more)  # type: ignore[arg-type]
+
+
+def alone(one: Subject, text: str) -> torch.Tensor:
+    """log2 p at every position of one text, run by itself."""
+    ids = torch.tensor([one.encode([text])[0].ids])
+    with torch.no_grad():
+        return torch.log_softmax(one.model(ids).logits[0].double(), -1) / np.log(2)
+
+
+def naive(one: Subject, name: str, item: Prompt | Pair) -> float:
+    """The metric of one prompt, from forwards of single texts."""
+    if isinstance(item, Pair):
+        both = []
+        for text in (item.good, item.bad):
+            ids, logp = one.encode([text])[0].ids, alone(one, text)
+            both.append(sum(float(logp[i - 1, ids[i]]) for i in range(1, len(ids))))
+        return both[0] - both[1]
+    logp = alone(one, item.prompt)
+    answer = one.encode([item.prompt + item.answer])[0].ids[-1]
+    if name == "loss":
+        ids = one.encode([item.prompt])[0].ids
+        return -float(np.mean([float(logp[i - 1, ids[i]]) for i in range(1, len(ids))]))
+    if name == "rank":
+        return float((logp[-1] > logp[-1, answer]).sum())
+    wrong = one.encode([item.prompt + (item.wrong or "")])[0].ids[-1]
+    difference = float(logp[-1, answer] - logp[-1, wrong]) * np.log(2)
+    return difference if name == "logit_difference" else float(logp[-1, answer])
