@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments import screen
 from experiments.components import Component, components
 from experiments.config import AblateConfig
-from experiments.effects import LEVEL, clear_of_chance, clusters_of, differs_from_0, effect_records, mean_of, ranking
+from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
+from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, MetricError, get_metric
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
+from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
-from experiments.sweep import Chunk, chunks, sweep_all
+from experiments.sweep import Chunk, chunks
 from hooks import Reference, edits
 from hooks.edits import Edit
 
@@ -56,12 +56,15 @@ def run(config: AblateConfig) -> dict[str, Any]:
         f"plan: {len(parts):,} {config.component} x {len(items)} {'pairs' if config.pairs else 'prompts'} in "
         f"{len(groups)} batches"
     )
-    if len(parts) > LARGE_GRID:
-        screen.say(f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts")
+    if len(parts) > LARGE_GRID and config.estimate == "none":
+        screen.say(
+            f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
+            "measures the largest only"
+        )
     edit_of = _edits(config, subject, parts, groups)
     name = f"{config.component} {config.value}"
-    effects, clean = sweep_all(this.folder, name, subject, metric, groups, parts, lambda number: edit_of)
-    results = _results(config, metric, items, parts, effects, clean)
+    found = measure(this, name, subject, metric, groups, parts, lambda number: edit_of)
+    results = _results(config, metric, items, parts, found)
     return this.finish(results, data=[data_record("prompts", source, len(items))])
 
 
@@ -108,19 +111,19 @@ def _results(
     metric: Metric,
     items: Sequence[Prompt] | Sequence[Pair],
     parts: Sequence[Component],
-    effects: np.ndarray,
-    clean: np.ndarray,
+    found: Measured,
 ) -> dict[str, Any]:
     """Records, findings and notes."""
     clusters = clusters_of(items)
-    base = mean_of(clean, clusters, config.seed)
+    base = mean_of(found.clean, clusters, config.seed)
     records = effect_records(
-        parts, effects, clean, clusters, metric, config.seed, value=config.value, baseline=base["value"]
+        parts, found, found.clean, clusters, metric, config.seed, value=config.value, baseline=base["value"]
     )
     notes = []
-    if still := int((effects == 0).all(1).sum()):
+    if still := int((found.effects[found.tested] == 0).all(1).sum()):
         text = (
-            f"{still} of {len(parts)} {config.component} changed nothing at all: their value was the ablation's already"
+            f"{still} of {int(found.tested.sum())} {config.component} that were measured changed nothing at all: their "
+            "value was the ablation's already"
         )
         notes.append({"kind": "warning", "text": text})
     span = f"{base['low']:.3g} to {base['high']:.3g}"
@@ -131,6 +134,8 @@ def _results(
         notes.append(
             {"kind": "info", "text": "each text's values come from one drawn reference text, the same at all sites"}
         )
+    if found.certificate is not None:
+        notes += certificate_notes(config.component, found.certificate)
     finding = (
         f"The clean {metric.name} is {base['value']:.3g} {metric.unit} (95% {span}, n = {len(items)}). "
         f"{len(clear_of_chance(records))} of {len(parts)} {config.component} change it by {config.value} ablation at a "
@@ -141,4 +146,5 @@ def _results(
         "baseline": base,
         "findings": [{"property": config.component, "text": finding}],
         "notes": notes,
+        "certificates": {config.component: found.certificate} if found.certificate is not None else {},
     }

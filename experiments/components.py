@@ -9,6 +9,7 @@ from torch import nn
 
 from experiments.padding import Batch
 from hooks import Site, capture, sites
+from hooks.edits import Edit
 
 KINDS = {
     "heads": "attn.hook_z",
@@ -31,10 +32,11 @@ class Component:
     site: Site
 
 
-def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
+def components(model: nn.Module, kind: str, batch: Batch, part: str | None = None) -> list[Component]:
     """All parts of a kind, in the model's order.
 
     Args:
+        part: the site within a block, if not the kind's own: ``attn.hook_q`` for the queries of heads.
         batch: any text: how many heads or neurons a site has is read off a forward.
 
     Raises:
@@ -43,7 +45,7 @@ def components(model: nn.Module, kind: str, batch: Batch) -> list[Component]:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
-    found = [Site(name) for name in sites(model, f"blocks.*.{KINDS[kind]}")]
+    found = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in found]
     one = {name: value[:1] for name, value in batch.inputs(next(model.parameters()).device).items()}
@@ -68,3 +70,8 @@ def places(model: nn.Module, part: str, length: int) -> list[Component]:
     """
     found = [Site(name) for name in sites(model, f"blocks.*.{part}")]
     return [Component("positions", site.layer or 0, at, site) for site in found for at in range(length)]
+
+
+def edit_at(part: Component, edit: Edit) -> Edit:
+    """The edit of a whole site, for one component: at its position, where it is one."""
+    return edit.at(part.index) if part.kind == "positions" and part.index is not None else edit

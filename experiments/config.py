@@ -60,6 +60,13 @@ class AblateConfig:
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
     )
+    estimate: str = option(
+        "estimate all effects from gradients, and measure the largest exactly",
+        "none",
+        choices=("none", "gradient", "graddrop"),
+    )
+    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
+    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
     limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
@@ -80,11 +87,20 @@ class PatchConfig:
         "the corrupted prompts, a line for each of --clean (default: their 'corrupted')", None, metavar="FILE"
     )
     by: str = option("what is patched", "head", choices=("head", "position", "layer"))
-    site: str = option("by position: which site of a block", "hook_resid_pre")
+    site: str | None = option(
+        "another site of a block (default: by head attn.hook_z, by position hook_resid_pre)", None
+    )
     direction: str = option(
         "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
     )
     metric: str = option("what is measured", "logit_difference")
+    estimate: str = option(
+        "estimate all effects from gradients, and measure the largest exactly",
+        "none",
+        choices=("none", "gradient", "graddrop"),
+    )
+    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
+    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
     limit: int | None = option("use the first N prompts", None, metavar="N")
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)

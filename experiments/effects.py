@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.components import Component
+from experiments.measure import Measured
 from experiments.metrics import Metric
 from experiments.prompts import Pair, Prompt
-from probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
+from probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
 
-LEVEL = 0.05
-"""False-discovery rate below which an effect is called clear of chance."""
+BLOCK = 256
+"""Components whose resamples are held at a time."""
 
 
 def clusters_of(items: Sequence[Prompt] | Sequence[Pair]) -> Int[np.ndarray, " prompts"]:
@@ -38,7 +39,7 @@ def differs_from_0(mean: dict[str, float]) -> bool:
 
 def effect_records(
     parts: Sequence[Component],
-    effects: Float[np.ndarray, "components prompts"],
+    found: Measured,
     whole: Float[np.ndarray, " prompts"],
     clusters: Int[np.ndarray, " prompts"],
     metric: Metric,
@@ -53,65 +54,46 @@ def effect_records(
 
     Args:
         whole: what effects are shares of: the unedited metric, or its distance to another run's.
+        found: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.
         more: further fields, the same for all.
     """
     boot = ClusterBootstrap(clusters, seed=seed)
     base = boot.mean(whole)
     some = base.low > 0 or base.high < 0
-    p = sign_flip_p(effects.T, clusters, seed=seed)
-    q = benjamini_hochberg(p)
-    replicates = boot.means(np.column_stack([whole, effects.T]))
+    effects, exact = found.effects, found.tested
+    p = np.ones(len(parts))
+    flips = max(REPLICATES, 10 * len(parts))  # enough that the smallest p can be told from 0 in the whole grid
+    p[exact] = sign_flip_p(effects[exact].T, clusters, flips, seed)
+    q = benjamini_hochberg(p.tolist())
     records = []
-    for i, (part, values) in enumerate(zip(parts, effects, strict=True)):
-        effect = interval(float(values.mean()), replicates[:, i + 1])
-        share = interval(effect.value / base.value, replicates[:, i + 1] / replicates[:, 0]) if some else None
-        records.append(
-            {
-                "site": str(part.site),
-                "layer": part.layer,
-                "index": part.index,
-                "component": part.kind,
-                **more,
-                "metric": metric.name,
-                "unit": metric.unit,
-                "effect": effect.value,
-                "low": effect.low,
-                "high": effect.high,
-                "normalised": share.value if share else None,
-                "normalised_low": share.low if share else None,
-                "normalised_high": share.high if share else None,
-                "p": p[i],
-                "q": q[i],
-                "n": len(values),
-                "n_clusters": boot.n_clusters,
-            }
-        )
+    for start in range(0, len(parts), BLOCK):
+        block = effects[start : start + BLOCK]
+        replicates = boot.means(np.column_stack([whole, block.T]))
+        for i, values in enumerate(block):
+            part, number = parts[start + i], start + i
+            effect = interval(float(values.mean()), replicates[:, i + 1])
+            share = interval(effect.value / base.value, replicates[:, i + 1] / replicates[:, 0]) if some else None
+            records.append(
+                {
+                    "site": str(part.site),
+                    "layer": part.layer,
+                    "index": part.index,
+                    "component": part.kind,
+                    **more,
+                    "metric": metric.name,
+                    "unit": metric.unit,
+                    "exact": bool(exact[number]),
+                    "effect": effect.value,
+                    "low": effect.low,
+                    "high": effect.high,
+                    "normalised": share.value if share else None,
+                    "normalised_low": share.low if share else None,
+                    "normalised_high": share.high if share else None,
+                    "p": float(p[number]) if exact[number] else None,
+                    "q": q[number] if exact[number] else None,
+                    "n": len(values),
+                    "n_clusters": boot.n_clusters,
+                    **{name: float(column[number]) for name, column in found.more.items()},
+                }
+            )
     return records
-
-
-def strongest(records: Sequence[dict[str, Any]], count: int = 10) -> list[dict[str, Any]]:
-    """The components with the largest effect either way."""
-    return sorted(records, key=lambda r: -abs(r["effect"]))[:count]
-
-
-def clear_of_chance(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records whose false-discovery rate is below ``LEVEL``."""
-    return [r for r in records if r["q"] < LEVEL]
-
-
-def component_name(record: dict[str, Any]) -> str:
-    """How people call it: L3H5, L3N1024, L3 MLP, L3 at position 7."""
-    kind, layer = record["component"], record["layer"]
-    after = {
-        "heads": f"H{record['index']}",
-        "neurons": f"N{record['index']}",
-        "positions": f" at position {record['index']}",
-        "mlps": " MLP",
-        "attentions": " attention",
-    }
-    return f"L{layer}{after.get(kind, '')}"
-
-
-def ranking(records: Sequence[dict[str, Any]], count: int = 5) -> str:
-    """The strongest by name, for a sentence."""
-    return ", ".join(f"{component_name(r)} ({r['effect']:+.3g})" for r in strongest(records, count))

@@ -20,13 +20,15 @@ import torch
 from experiments import screen
 from experiments.components import Component, components, places
 from experiments.config import PatchConfig
-from experiments.effects import LEVEL, clear_of_chance, clusters_of, differs_from_0, effect_records, mean_of, ranking
+from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
+from experiments.measure import EditsFor, Measured, certificate_notes, measure
 from experiments.metrics import Metric, MetricError, Reads, get_metric
 from experiments.prompts import Prompt, read_prompts
+from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
-from experiments.sweep import Chunk, Sweep, chunks, sweep_all
+from experiments.sweep import Chunk, Sweep, chunks
 from hooks import capture, edits
 from hooks.edits import Edit
 
@@ -63,15 +65,18 @@ def run(config: PatchConfig) -> dict[str, Any]:
         f"plan: {len(parts):,} patches by {config.by} x {len(items)} prompts in {len(sides['clean'])} batches, "
         f"{' and '.join(directions)}"
     )
-    records, runs, findings, notes = [], {}, [], []
+    records, runs, findings, notes, certificates = [], {}, [], [], {}
     for direction in directions:
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         edits_for = _patches(subject, parts, sides[other])
-        effects, here = sweep_all(this.folder, direction, subject, metric, sides[base], parts, edits_for)
-        runs[base], runs[other] = here, _values(subject, metric, sides[other])
-        more = _records(config, metric, items, parts, effects, runs[other] - here, direction)
+        found = measure(this, direction, subject, metric, sides[base], parts, edits_for)
+        runs[base], runs[other] = found.clean, _values(subject, metric, sides[other])
+        more = _records(config, metric, items, parts, found, runs[other] - found.clean, direction)
         records += more
         findings.append({"property": direction, "text": _finding(direction, config.by, more)})
+        if found.certificate is not None:
+            certificates[direction] = found.certificate
+            notes += certificate_notes(direction, found.certificate)
     clusters = clusters_of(items)
     means = {name: mean_of(values, clusters, config.seed) for name, values in runs.items()}
     gap = mean_of(runs["clean"] - runs["corrupted"], clusters, config.seed)
@@ -89,6 +94,7 @@ def run(config: PatchConfig) -> dict[str, Any]:
         "gap": gap,
         "findings": [{"property": "runs", "text": text}, *findings],
         "notes": notes,
+        "certificates": certificates,
     }
     data = [data_record("clean", config.clean, len(items))]
     if config.corrupted is not None:
@@ -137,7 +143,7 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
 def _parts(config: PatchConfig, subject: Subject, groups: Sequence[Chunk]) -> list[Component]:
     """What is patched, one at a time."""
     if config.by == "head":
-        return components(subject.model, "heads", groups[0].batch)
+        return components(subject.model, "heads", groups[0].batch, config.site)
     if config.by == "layer":
         return [part for kind in ("attentions", "mlps") for part in components(subject.model, kind, groups[0].batch)]
     lengths = {len(text) for chunk in groups for text in chunk.reads.texts}
@@ -146,20 +152,18 @@ def _parts(config: PatchConfig, subject: Subject, groups: Sequence[Chunk]) -> li
             f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
             f"{max(lengths)} tokens"
         )
-    return places(subject.model, config.site, lengths.pop())
+    return places(subject.model, config.site or "hook_resid_pre", lengths.pop())
 
 
-def _patches(
-    subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk]
-) -> Callable[[int], Callable[[Component], Edit]]:
-    """From a chunk's number to the edits that put the other run's values in."""
+def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk]) -> EditsFor:
+    """From a chunk's number to the edit that puts the other run's values in."""
     names = list(dict.fromkeys(part.site.name for part in parts))
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
         with torch.no_grad(), capture(subject.model, *names, clone=True) as acts:
             subject.model(**sources[number].batch.inputs(subject.device))
         patch = edits.patch(acts)
-        return lambda part: patch.at(part.index) if part.kind == "positions" and part.index is not None else patch
+        return lambda part: patch
 
     return edits_for
 
@@ -177,7 +181,7 @@ def _records(
     metric: Metric,
     items: Sequence[Prompt],
     parts: Sequence[Component],
-    effects: np.ndarray,
+    found: Measured,
     gap: np.ndarray,
     direction: str,
 ) -> list[dict[str, Any]]:
@@ -186,7 +190,7 @@ def _records(
     for kind in dict.fromkeys(part.kind for part in parts):
         mine = [i for i, part in enumerate(parts) if part.kind == kind]
         out += effect_records(
-            [parts[i] for i in mine], effects[mine], gap, clusters, metric, config.seed, value=direction
+            [parts[i] for i in mine], found.of(mine), gap, clusters, metric, config.seed, value=direction
         )
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from experiments.effects import component_name, strongest
-from experiments.report.effects import families
+from experiments.records import component_name, families, strongest
 
 console = Console(stderr=True)
 
@@ -55,7 +55,7 @@ def _effect_tables(records: list[dict[str, Any]]) -> list[Table]:
     return [_effect_table(mine) for mine in families(records).values()]
 
 
-def _effect_table(records: list[dict[str, Any]]) -> Table:
+def _effect_table(records: Sequence[Mapping[str, Any]]) -> Table:
     first = records[0]
     title = (
         f"{first['value']}, {len(records)} {first['component']}: the strongest ({first['metric']}, {first['unit']}; "
@@ -72,8 +72,8 @@ def _effect_table(records: list[dict[str, Any]]) -> Table:
             f"{r['effect']:+.3f}",
             span,
             _number(r["normalised"]),
-            f"{r['p']:.4f}",
-            f"{r['q']:.4f}",
+            "estimate" if r["p"] is None else f"{r['p']:.4f}",
+            "" if r["q"] is None else f"{r['q']:.4f}",
         )
     return table
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments import screen
-from experiments.components import Component
+from experiments.components import Component, edit_at
 from experiments.metrics import Metric, MetricError, Reads
 from experiments.padding import Batch
 from experiments.results import RunFolder
@@ -149,7 +149,7 @@ def sweep_all(
 
     Args:
         name: what the cells and the progress bar are called.
-        edits_for: from the number of a chunk to the edit of each component there.
+        edits_for: from the number of a chunk to the edit of each component's whole site there.
     """
     count = sum(len(chunk.prompts) for chunk in groups)
     effects, clean = np.empty((len(parts), count)), np.empty(count)
@@ -163,7 +163,7 @@ def sweep_all(
                 saved = {"clean": sweep.clean.tolist(), "effects": [[]] * len(parts)}
                 for layer in sorted({part.layer for part in parts}):
                     mine = [i for i, part in enumerate(parts) if part.layer == layer]
-                    found = sweep.effects([(parts[i], edit_of(parts[i])) for i in mine])
+                    found = sweep.effects([(parts[i], edit_at(parts[i], edit_of(parts[i]))) for i in mine])
                     for i, values in zip(mine, found.tolist(), strict=True):
                         saved["effects"][i] = values
                     bars.advance(bar, len(mine))

@@ -213,13 +213,15 @@ def sign_flip_p(
     np.add.at(sums, index, values)
     n = len(sums)
     every = n < 60 and 2**n <= replicates
+    limit = np.abs(sums.sum(0)) - 1e-12 * np.abs(sums).sum(0)
     if every:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(replicates, n))
-    size = np.abs(sums.sum(0))
-    as_large = (np.abs(signs @ sums) >= size - 1e-12 * np.abs(sums).sum(0)).sum(0)
-    return [float(v) for v in (as_large / len(signs) if every else (as_large + 1) / (replicates + 1))]
+        return [float(v) for v in (np.abs(signs @ sums) >= limit).mean(0)]
+    rng, as_large = np.random.default_rng(seed), np.ones(values.shape[1])
+    for start in range(0, replicates, REPLICATES):
+        signs = rng.choice([-1.0, 1.0], size=(min(REPLICATES, replicates - start), n))
+        as_large += (np.abs(signs @ sums) >= limit).sum(0)
+    return [float(v) for v in as_large / (replicates + 1)]
 
 
 @dataclass(frozen=True)

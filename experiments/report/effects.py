@@ -7,8 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from experiments.records import LEVEL, clear_of_chance, families, strongest
+
 from .heat import effect_grid
-from .matrix import LEVEL
 from .parts import Cell, Column, Heat, Page, Section, Stats, Table
 from .provenance import again, caveats, model_name, provenance
 from .tables import records_section
@@ -42,6 +43,8 @@ def effects_page(results: Mapping[str, Any]) -> Page:
     ]
     finished = str(about.get("finished") or "")[:10]
     sections = grids(results, records, data)
+    if certificates := results.get("certificates") or {}:
+        sections.append(certificate_section(certificates, records))
     if 0 < len(records) <= 5000:
         sections.append(records_section(results))
     sections += [caveats(results, []), provenance(results), again(results)]
@@ -53,14 +56,6 @@ def effects_page(results: Mapping[str, Any]) -> Page:
         sections=sections,
         data=data,
     )
-
-
-def families(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The records of each value and kind of part: what shares a grid and a false-discovery rate."""
-    out: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        out.setdefault((str(record.get("value")), str(record.get("component"))), []).append(dict(record))
-    return out
 
 
 def grids(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> list[Section]:
@@ -77,10 +72,10 @@ def effects_section(
 ) -> Section:
     """The grid and the ranking of the strongest."""
     names = [_place(r) for r in records]
-    clear = [r for r in records if (finite(r.get("q")) or 0.0) < LEVEL]
+    clear = clear_of_chance(records)
     first, run = records[0], str(results.get("kind"))
     metric = f"{first.get('metric')}, {first.get('unit', '')}"
-    ranked = sorted(records, key=lambda r: -abs(float(r["effect"])))
+    ranked = strongest(records, SHOWN)
     items = [
         ("clear of chance", f"{len(clear)} of {len(records)}", f"false-discovery rate below {LEVEL}"),
         ("strongest", signed(ranked[0].get("effect")), _place(ranked[0])),
@@ -99,8 +94,41 @@ def effects_section(
         drawing, tips, words = grid
         data["heats"][uid] = {"tips": tips, "metric": metric}
         parts.append(Heat(uid, Markup(drawing), words))
-    parts.append(ranking(ranked[:SHOWN], len(records), run, uid))
+    parts.append(ranking(ranked, len(records), run, uid))
     return Section(uid, title, parts, ABOUT[run], study=True)
+
+
+def certificate_section(certificates: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Section:
+    """How far the estimates agree with what was measured exactly."""
+    columns = [
+        Column("effects of", False),
+        Column("verified", hint="the largest by estimate, and others drawn at random"),
+        Column("Spearman", hint="rank correlation of estimated and exact effects, over all that were verified"),
+        Column("Spearman, drawn", hint="over those drawn at random"),
+        Column("overlap", hint="of the larger half of the largest, by estimate and by exact effect"),
+        Column("same sign", hint="among the largest"),
+        Column("slope", hint="of exact on estimated effects; 1 if the estimate has the right size"),
+        Column("misleads", False, hint="why the estimate is not to be trusted here"),
+    ]
+    rows = [
+        [
+            Cell(str(name), head=True),
+            Cell(f"{found.get('n_top')} + {found.get('n_sample')}"),
+            *(
+                Cell(number(found.get(key)), finite(found.get(key)))
+                for key in ("spearman", "spearman_sample", "overlap", "same_sign", "slope")
+            ),
+            Cell("; ".join(str(reason) for reason in found.get("misleads") or ()) or "no"),
+        ]
+        for name, found in certificates.items()
+    ]
+    exact = sum(1 for r in records if r.get("exact", True))
+    about = (
+        f"{count(len(records) - exact)} of the {count(len(records))} effects are estimates from one gradient; the other "
+        f"{count(exact)} are exact. Only exact effects are tested."
+    )
+    caption = "Agreement of estimates with exact effects"
+    return Section("certificate", "Certificate", [Table("certificates", caption, columns, rows)], about, study=True)
 
 
 def _place(record: Mapping[str, Any]) -> str:
@@ -111,10 +139,12 @@ def _place(record: Mapping[str, Any]) -> str:
 
 def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str) -> Table:
     """The strongest effects, as a table that sorts."""
+    estimated = any("estimate" in r for r in records)
     columns = [
         Column("site", False),
         Column("effect", hint=ABOUT[run]),
         Column(OF_WHOLE[run][0], hint=OF_WHOLE[run][1]),
+        *([Column("estimate", hint="what the gradient said")] if estimated else []),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over all parts (Benjamini & Hochberg 1995)"),
     ]
@@ -127,7 +157,8 @@ def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str
                 finite(r.get("normalised")),
                 interval(r.get("normalised_low"), r.get("normalised_high")),
             ),
-            Cell(p_value(r.get("p")), finite(r.get("p"))),
+            *([Cell(signed(r.get("estimate")), finite(r.get("estimate")))] if estimated else []),
+            Cell(p_value(r.get("p")) if r.get("exact", True) else "estimate", finite(r.get("p"))),
             Cell(p_value(r.get("q")), finite(r.get("q"))),
         ]
         for r in records

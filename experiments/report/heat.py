@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from experiments.records import LEVEL, clear_of_chance
+
 from .charts import Box, label_step, px, svg
-from .matrix import LEVEL, step_of
-from .words import finite, interval, p_value, plural, signed
+from .matrix import step_of
+from .words import interval, p_value, plural, signed
 
 CELLS = 4000
 """Cells that a drawing can hold; a grid with more is a ranking."""
@@ -29,13 +31,12 @@ def effect_grid(
     side = max(7.0, min(30.0, 620.0 / max(len(columns), 1), 620.0 / len(layers)))
     left, top = 34.0, 6.0
     box = Box(left + side * len(columns) + 6, top + side * len(layers) + (34 if len(columns) > 1 else 8))
-    clear = [r for r in records if (finite(r.get("q")) or 0.0) < LEVEL]
+    clear = clear_of_chance(records)
     largest = max((abs(float(r["effect"])) for r in clear), default=0.0)
     gap = 1.0 if side < 16 else 2.0
     body, tips = [], []
     for record, name in zip(records, names, strict=True):
-        effect, q = float(record["effect"]), finite(record.get("q"))
-        is_clear = q is not None and q < LEVEL
+        effect, is_clear = float(record["effect"]), bool(clear_of_chance([record]))
         kind = f"{'up' if effect > 0 else 'down'}{step_of(effect, largest)}" if is_clear else "even"
         x = left + side * columns.index(int(record["index"] or 0))
         y = top + side * layers.index(int(record["layer"]))
@@ -46,7 +47,8 @@ def effect_grid(
             body.append(
                 f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + 2.6)}">{"+" if effect > 0 else "−"}</text>'
             )
-        tests = f"p = {p_value(record.get('p'))}, q = {p_value(q)}".replace("= <", "< ")
+        tests = f"p = {p_value(record.get('p'))}, q = {p_value(record.get('q'))}".replace("= <", "< ")
+        tests = tests if record.get("exact", True) else "an estimate"
         tips.append([name, signed(effect), f"{interval(record.get('low'), record.get('high'))}; {tests}"])
     body += _ticks(layers, side, lambda at: (left - 6, top + at + side / 2 + 3), "end", 14.0)
     if len(columns) > 1:
