@@ -3,7 +3,8 @@
     effect = metric(component <- value) - metric(clean),  mean over prompts
 
 Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens, a BOS left out), mean-position
-(token by token from the text's start), resample (another reference text's value).
+(token by token from the text's start), resample (another reference text's value), optimal (the constant that disturbs
+the model least, see `experiments.optimal`).
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments import screen
 from experiments.components import Component, components
 from experiments.config import AblateConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
 from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, MetricError, get_metric
+from experiments.optimal import optimal_constants
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
-from experiments.results import RunError, file_sha256
+from experiments.results import RunError, RunFolder, file_sha256
+from experiments.roles import repetition_scores
 from experiments.run import Run, data_record
 from experiments.subject import Subject
 from experiments.sweep import Chunk, chunks
-from hooks import Reference, edits
+from hooks import Reference, edits, sites
 from hooks.edits import Edit
 
 LARGE_GRID = 5000
@@ -61,17 +66,34 @@ def run(config: AblateConfig) -> dict[str, Any]:
             f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
             "measures the largest only"
         )
-    edit_of = _edits(config, subject, parts, groups)
+    edit_of = _edits(config, subject, parts, groups, this.folder)
     name = f"{config.component} {config.value}"
+    roles = _roles(config, subject, parts)
     found = measure(this, name, subject, metric, groups, parts, lambda number: edit_of)
-    results = _results(config, metric, items, parts, found)
+    results = _results(config, metric, items, parts, dataclasses.replace(found, more={**found.more, **roles}))
     return this.finish(results, data=[data_record("prompts", source, len(items))])
+
+
+def _roles(config: AblateConfig, subject: Subject, parts: Sequence[Component]) -> dict[str, np.ndarray]:
+    """Where each head looks on repeated random tokens."""
+    if config.component != "heads" or not sites(subject.model, "blocks.*.attn.hook_pattern"):
+        return {}
+    scores = repetition_scores(subject, seed=config.seed)
+    layers = sorted({part.layer for part in parts})
+    at = [(layers.index(part.layer), part.index or 0) for part in parts]
+    return {name: np.array([grid[place] for place in at]) for name, grid in scores.items()}
 
 
 def _items(config: AblateConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Metric]:
     """The prompts or pairs, and the metric that goes with them."""
     if (config.prompts is None) == (config.pairs is None):
         raise RunError("expected one of --prompts FILE and --pairs FILE")
+    if config.value == "optimal" and config.component == "neurons":
+        raise RunError(
+            "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
+        )
+    if config.null and config.component == "neurons":
+        raise RunError("--null: expected heads, mlps, attentions or layers; a single neuron has no direction to turn")
     metric = get_metric(config.metric or ("pair_difference" if config.pairs else "logit_difference"))
     if metric.of_pairs != (config.pairs is not None):
         raise MetricError(
@@ -83,7 +105,7 @@ def _items(config: AblateConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Met
 
 
 def _edits(
-    config: AblateConfig, subject: Subject, parts: Sequence[Component], groups: Sequence[Chunk]
+    config: AblateConfig, subject: Subject, parts: Sequence[Component], groups: Sequence[Chunk], folder: RunFolder
 ) -> Callable[[Component], Edit]:
     """From a component to the edit that takes it out."""
     if config.value == "zero":
@@ -98,6 +120,9 @@ def _edits(
     skip = 1 if subject.has_sink_position else 0
     names = list(dict.fromkeys(part.site.name for part in parts))
     reference = Reference.of(subject.model, *names, batches=batches, skip=skip)
+    if config.value == "optimal":
+        constants = optimal_constants(folder, subject, groups, parts, reference, config.steps)
+        return lambda part: edits.constant(constants[part.site.name])
     made: dict[str, Edit] = {
         "mean": edits.mean(reference),
         "mean-position": edits.mean(reference, per="position"),

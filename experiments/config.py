@@ -55,7 +55,10 @@ class AblateConfig:
     prompts: Path | None = option("prompts, JSONL with prompt, answer, wrong", None, metavar="FILE")
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
     component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
-    value: str = option("what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample"))
+    value: str = option(
+        "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
+    )
+    steps: int = option("with --value optimal: steps of gradient descent", 50)
     metric: str | None = option("what is measured (default: logit_difference, for pairs pair_difference)", None)
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
@@ -67,6 +70,7 @@ class AblateConfig:
     )
     verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
     sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
+    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
     limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
@@ -101,6 +105,7 @@ class PatchConfig:
     )
     verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
     sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
+    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
     limit: int | None = option("use the first N prompts", None, metavar="N")
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)

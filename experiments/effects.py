@@ -18,6 +18,11 @@ BLOCK = 256
 """Components whose resamples are held at a time."""
 
 
+def finite(value: float) -> float | None:
+    """The number, or None for what was not measured."""
+    return value if np.isfinite(value) else None
+
+
 def clusters_of(items: Sequence[Prompt] | Sequence[Pair]) -> Int[np.ndarray, " prompts"]:
     """The cluster of each prompt: its group, or itself."""
     groups = [item.group or f"item {i}" for i, item in enumerate(items)]
@@ -93,7 +98,7 @@ def effect_records(
                     "q": q[number] if exact[number] else None,
                     "n": len(values),
                     "n_clusters": boot.n_clusters,
-                    **{name: float(column[number]) for name, column in found.more.items()},
+                    **{name: finite(float(column[number])) for name, column in found.more.items()},
                 }
             )
     return records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from experiments.metrics import Metric
 from experiments.run import Run
 from experiments.subject import Subject
 from experiments.sweep import Chunk, sweep_all
+from hooks import edits
 from hooks.edits import Edit
 
 EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
@@ -54,15 +55,64 @@ def measure(
     parts: Sequence[Component],
     edits_for: EditsFor,
 ) -> Measured:
-    """Effects of all components on all prompts, as the run's configuration asks (``estimate, verify, sample, seed``).
+    """Effects of all components on all prompts, as the run's configuration asks (``estimate, verify, sample, null, seed``).
 
     Args:
         edits_for: from the number of a chunk to the edit of each component's whole site there.
     """
-    config = run.config
-    if config.estimate == "none":
+    if run.config.estimate == "none":
         effects, clean = sweep_all(run.folder, name, subject, metric, groups, parts, edits_for)
-        return Measured(effects, clean, np.ones(len(parts), dtype=bool), {})
+        found = Measured(effects, clean, np.ones(len(parts), dtype=bool), {})
+    else:
+        found = _screened(run, name, subject, metric, groups, parts, edits_for)
+    if not run.config.null:
+        return found
+    return replace(found, more={**found.more, **_null(run, name, subject, metric, groups, parts, edits_for, found)})
+
+
+def _null(
+    run: Run,
+    name: str,
+    subject: Subject,
+    metric: Metric,
+    groups: Sequence[Chunk],
+    parts: Sequence[Component],
+    edits_for: EditsFor,
+    found: Measured,
+) -> dict[str, np.ndarray]:
+    """Effects of changes as large in random directions, for what was measured exactly.
+
+    ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
+    """
+    mine = np.flatnonzero(found.tested)
+    sizes = []
+    for draw in range(run.config.null):
+
+        def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
+            edit_of = edits_for(number)
+            return lambda part: edits.turned(edit_of(part), run.config.seed + draw)
+
+        effects, _ = sweep_all(
+            run.folder, f"{name} null {draw}", subject, metric, groups, [parts[i] for i in mine], turned
+        )
+        sizes.append(np.abs(effects.mean(1)))
+    drawn, size = np.stack(sizes), np.abs(found.effects[mine].mean(1))
+    null, p = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
+    null[mine], p[mine] = drawn.mean(0), (1 + (drawn >= size).sum(0)) / (1 + len(drawn))
+    return {"null": null, "null_p": p}
+
+
+def _screened(
+    run: Run,
+    name: str,
+    subject: Subject,
+    metric: Metric,
+    groups: Sequence[Chunk],
+    parts: Sequence[Component],
+    edits_for: EditsFor,
+) -> Measured:
+    """Estimates of all, exact effects of the largest and of a random sample."""
+    config = run.config
     count = sum(len(chunk.prompts) for chunk in groups)
     found, drop = np.empty((len(parts), count)), np.zeros(len(parts))
     gate, gate_per_position = np.zeros(len(parts)), np.zeros(len(parts))

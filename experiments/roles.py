@@ -80,7 +80,7 @@ def repetition_scores(
         subject.model(input_ids=ids, attention_mask=torch.ones_like(ids))
         for site in names:
             for name, (queries, back) in offsets.items():
-                found[name].append(acts[site][:, :, queries, queries - back].float().mean((0, 2)).cpu().numpy())
+                found[name].append(acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy())
     return {name: np.stack(rows) for name, rows in found.items()}
 
 

@@ -15,6 +15,7 @@ other weights grow to sum to 1) and `zero_weights` (after it, on ``attn.hook_pat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooks.reference import Reference
+from hooks.reference import Reference, select_part
 from hooks.sites import HEAD_AXIS, Site, SiteLike
 
 Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
@@ -136,6 +137,53 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
         return other.to(value)
 
     return Edit("patch", apply)
+
+
+def constant(vector: Tensor) -> Edit:
+    """The same value at every token of every text.
+
+    Args:
+        vector: of the whole site's width (``head d_head`` for ``attn.hook_z``); a selection takes its part of it.
+
+    Raises:
+        EditError: in the forward, for a vector of another width.
+    """
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        part = select_part(vector, where.site)
+        if part.shape != value.shape[2:]:
+            raise EditError(
+                f"{where.site}: expected a constant of shape {list(value.shape[2:])}, got {list(part.shape)}"
+            )
+        return part.to(value).expand_as(value)
+
+    return Edit("constant", apply)
+
+
+def turned(edit: Edit, seed: int = 0) -> Edit:
+    """As far as ``edit`` moves each token, but in a random direction: value + Q (edited - value), Q a random rotation.
+
+    One rotation for all tokens, so that what the displacements have in common, they keep: the null for "would any change
+    of this size have done it?". Q is drawn from the Haar measure on the site's last axis.
+
+    Raises:
+        EditError: in the forward, for a single neuron, which has no direction.
+    """
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        if value.ndim < 3:
+            raise EditError(f"{where.site}: a single neuron has no direction to turn")
+        return value + (edit(value, where) - value) @ _rotation(value.shape[-1], seed).to(value)
+
+    return Edit(f"{edit.name}, turned", apply, edit.needs)
+
+
+@functools.lru_cache(maxsize=32)
+def _rotation(width: int, seed: int) -> Float[Tensor, "d d"]:
+    """A rotation drawn from the Haar measure (Mezzadri 2007)."""
+    normal = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    Q, R = torch.linalg.qr(normal)
+    return Q * R.diagonal().sign()
 
 
 def add(vector: Tensor, factor: float = 1.0) -> Edit:

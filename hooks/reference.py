@@ -102,13 +102,19 @@ class Reference:
             self._means[key] = self._mean(where.site, per)
         mean = self._means[key]
         if per == "all":
-            return _select_part(mean, where.site).to(value).expand_as(value)
+            return select_part(mean, where.site).to(value).expand_as(value)
         at = self._positions(value, where)
         if int(at.max()) >= len(mean):
             raise ReferenceMismatch(
                 f"{where.site}: the reference's texts have at most {len(mean)} tokens, position {int(at.max())} is asked for"
             )
-        return _select_part(mean, where.site, lead=1)[at].to(value)
+        return select_part(mean, where.site, lead=1)[at].to(value)
+
+    def moments(self, site: Site) -> tuple[Float[Tensor, "*width"], Float[Tensor, "*width"]]:
+        """Mean and standard deviation over all tokens of a whole site."""
+        mean, whole = self._mean(site, "all"), self._whole(site)
+        there = (self._mask & (torch.arange(self._mask.shape[1]) >= self._skip)).to(whole.device)
+        return mean, (whole[there].double() - mean).square().mean(0).sqrt()
 
     def _mean(self, site: Site, per: str) -> Tensor:
         """The mean over all tokens, or per position (as far as some text reaches)."""
@@ -134,7 +140,7 @@ class Reference:
 
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
         """What `edits.resample` puts in: for each text the values of one drawn reference text."""
-        whole = _select_part(self._whole(where.site), where.site, lead=2)
+        whole = select_part(self._whole(where.site), where.site, lead=2)
         at = self._positions(value, where)
         there = torch.where(where.mask.bool().cpu(), at, 0).amax(1) if where.mask is not None else at.amax(1)
         lengths = self._mask.sum(1)
@@ -168,7 +174,7 @@ def _grow(tensor: Tensor, length: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])], dim=1) if missing else tensor
 
 
-def _select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
+def select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
     """A site's selection on a tensor whose first axes are ``lead`` of (batch, pos)."""
     if site.select is None:
         return value

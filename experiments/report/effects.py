@@ -16,6 +16,8 @@ from .tables import records_section
 from .words import count, finite, interval, number, p_value, plural, signed
 
 SHOWN = 40
+ROLE = 0.3
+"""Mean attention from which a head's role on repeated tokens is named."""
 ABOUT = {
     "ablate": "Metric with the part taken out minus metric of the untouched model, mean over prompts.",
     "patch": "Metric with one value from the other run minus metric without, mean over prompts.",
@@ -131,6 +133,13 @@ def certificate_section(certificates: Mapping[str, Any], records: Sequence[Mappi
     return Section("certificate", "Certificate", [Table("certificates", caption, columns, rows)], about, study=True)
 
 
+def _role(record: Mapping[str, Any]) -> Cell:
+    """What a head looks at on repeated tokens, where that is most of its attention."""
+    scores = {name: finite(record.get(name)) or 0.0 for name in ("previous", "duplicate", "induction")}
+    name = max(scores, key=lambda key: scores[key])
+    return Cell(f"{name} {number(scores[name], 2)}" if scores[name] >= ROLE else "", scores[name])
+
+
 def _place(record: Mapping[str, Any]) -> str:
     """The site, and the position where it was edited."""
     at = f" at position {record.get('index')}" if record.get("component") == "positions" else ""
@@ -139,12 +148,18 @@ def _place(record: Mapping[str, Any]) -> str:
 
 def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str) -> Table:
     """The strongest effects, as a table that sorts."""
-    estimated = any("estimate" in r for r in records)
+    estimated, null, roles = (any(key in r for r in records) for key in ("estimate", "null_p", "induction"))
     columns = [
         Column("site", False),
         Column("effect", hint=ABOUT[run]),
         Column(OF_WHOLE[run][0], hint=OF_WHOLE[run][1]),
         *([Column("estimate", hint="what the gradient said")] if estimated else []),
+        *([Column("null p", hint="changes as large in random directions with at least this effect")] if null else []),
+        *(
+            [Column("on repeated tokens", hint="mean attention where the role looks, on random tokens that come twice")]
+            if roles
+            else []
+        ),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over all parts (Benjamini & Hochberg 1995)"),
     ]
@@ -158,6 +173,8 @@ def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str
                 interval(r.get("normalised_low"), r.get("normalised_high")),
             ),
             *([Cell(signed(r.get("estimate")), finite(r.get("estimate")))] if estimated else []),
+            *([Cell(number(r.get("null_p")), finite(r.get("null_p")))] if null else []),
+            *([_role(r)] if roles else []),
             Cell(p_value(r.get("p")) if r.get("exact", True) else "estimate", finite(r.get("p"))),
             Cell(p_value(r.get("q")), finite(r.get("q"))),
         ]
