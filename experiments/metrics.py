@@ -2,11 +2,16 @@
 
     logit_difference   l(answer) - l(wrong) at the last position, in logits (nats)
     log_probability    log2 p(answer | prompt), summed over the answer's tokens, in bits
+    answer_difference  log2 p(answer | prompt) - log2 p(wrong | prompt), all their tokens, in bits
+    answer_accuracy    1 where that is above 0, else 0: BLiMP's one-prefix method
     pair_difference    log2 p(good) - log2 p(bad), whole sentences, in bits
     pair_accuracy      1 where log2 p(good) > log2 p(bad), else 0
     loss               -log2 p of the text's own tokens, mean over them, in bits
     kl                 sum_v p_clean(v) (log2 p_clean(v) - log2 p(v)) at the last position, in bits
     rank               how many tokens are likelier than the answer's first
+
+A masked model has no p of a sentence: there it is the pseudo-log-likelihood, the sum over tokens of log2 p(token | all the
+others), each masked in turn (Salazar et al. 2020).
 
 A tokenizer may join the end of a prompt and the beginning of an answer: the answer's tokens are those of the whole text
 that reach past the prompt's end, and an answer whose first token begins before it is an error that says so.
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -90,7 +95,7 @@ def _logits(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copie
     return reads.sums(reads.at_targets(logits.float()))
 
 
-def _pair_accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
+def _accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     return (_log2p(logits, clean, reads) > 0).float()
 
 
@@ -154,7 +159,7 @@ def _end(encoded: Encoded) -> int:
 def _pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     """All tokens from the first in which the two sentences differ; before it an edit does the same to both."""
     if not subject.causal:
-        raise MetricError(f"{subject.name} sees what follows a token: sentence probabilities need a causal model")
+        return _masked_reads(subject, pairs)
     texts: list[Encoded] = []
     places, weights = [], []
     for number, pair in enumerate(pairs):
@@ -171,6 +176,23 @@ def _pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
             for position in range(start, len(encoded.ids)):
                 places.append((len(texts) - 1, position - 1, encoded.ids[position], number))
                 weights.append(weight)
+    return Reads(texts, torch.tensor(places), torch.tensor(weights))
+
+
+def _masked_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
+    """A text for each token of both sentences, in which this token is masked."""
+    mask = subject.tokenizer.mask_token_id
+    if mask is None:
+        raise MetricError(f"{subject.name} sees what follows a token, and its tokenizer has no mask to hide one behind")
+    texts: list[Encoded] = []
+    places, weights = [], []
+    for number, pair in enumerate(pairs):
+        for encoded, weight in zip(subject.encode([pair.good, pair.bad]), (1.0, -1.0), strict=True):
+            for position, token in enumerate(encoded.ids):
+                if not encoded.special[position]:
+                    places.append((len(texts), position, token, number))
+                    weights.append(weight)
+                    texts.append(replace(encoded, ids=(*encoded.ids[:position], mask, *encoded.ids[position + 1 :])))
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
@@ -209,8 +231,20 @@ METRICS = {
             lambda subject, prompts: _answer_reads(subject, prompts, ANSWER, "log_probability", True),  # type: ignore[arg-type]
             _log2p,
         ),
+        Metric(
+            "answer_difference",
+            "bits",
+            lambda subject, prompts: _answer_reads(subject, prompts, BOTH, "answer_difference", True),  # type: ignore[arg-type]
+            _log2p,
+        ),
+        Metric(
+            "answer_accuracy",
+            "share",
+            lambda subject, prompts: _answer_reads(subject, prompts, BOTH, "answer_accuracy", True),  # type: ignore[arg-type]
+            _accuracy,
+        ),
         Metric("pair_difference", "bits", _pair_reads, _log2p, of_pairs=True),  # type: ignore[arg-type]
-        Metric("pair_accuracy", "share", _pair_reads, _pair_accuracy, of_pairs=True),  # type: ignore[arg-type]
+        Metric("pair_accuracy", "share", _pair_reads, _accuracy, of_pairs=True),  # type: ignore[arg-type]
         Metric("loss", "bits a token", _loss_reads, _log2p),  # type: ignore[arg-type]
         Metric("kl", "bits", _last_reads, _kl, baseline_is_zero=True),  # type: ignore[arg-type]
         Metric(

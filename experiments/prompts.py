@@ -2,8 +2,8 @@
 
 A line of a prompt file has ``prompt`` and ``answer`` and, where a metric needs them, ``wrong`` (what should be less
 likely), ``corrupted`` (the prompt that patching takes from) and ``group`` (prompts made from one template, resampled
-together). A line of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``) or as
-``sentences: [good, bad]``.
+together); BLiMP's lines for the one-prefix method are prompts too. A line of a pair file has two sentences, by BLiMP's
+names (``sentence_good``, ``sentence_bad``) or as ``sentences: [good, bad]``.
 """
 
 from __future__ import annotations
@@ -92,6 +92,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
+    if "one_prefix_prefix" in record:
+        record = {
+            "prompt": record["one_prefix_prefix"],
+            "answer": f" {record.get('one_prefix_word_good')}",
+            "wrong": f" {record.get('one_prefix_word_bad')}",
+            "group": record.get("UID"),
+        }
     needed = ("prompt", "answer") if answers else ("prompt",)
     fields = {name: _text(record, name, name in needed) for name in Prompt.__dataclass_fields__}
     fields["answer"] = fields["answer"] or ""

@@ -37,5 +37,6 @@ def naive(one: Subject, name: str, item: Prompt | Pair) -> float:
     if name == "rank":
         return float((logp[-1] > logp[-1, answer]).sum())
     wrong = one.encode([item.prompt + (item.wrong or "")])[0].ids[-1]
-    difference = float(logp[-1, answer] - logp[-1, wrong]) * np.log(2)
-    return difference if name == "logit_difference" else float(logp[-1, answer])
+    difference = float(logp[-1, answer] - logp[-1, wrong])
+    named = {"logit_difference": difference * np.log(2), "answer_difference": difference}
+    return named.get(name, float(logp[-1, answer]))

@@ -314,7 +314,7 @@ def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
     kinds = {(a["class"] or "") for a in cells}
     assert len(cells) == 144
     assert kinds == {"m-even", "m-down4", "m-up2"}  # 0.7 is half of the largest, 1.4
-    tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects"]["tips"]
+    tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects-0"]["tips"]
     assert len(tips) == 144
     assert tips[15] == ["blocks.1.attn.hook_z[3]", tips[15][1], tips[15][2]]
     assert tips[15][1].startswith("−1.")

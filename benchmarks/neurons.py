@@ -1,0 +1,76 @@
+"""All 36,864 neurons of a GPT-2-small shape screened by gradient, the largest 64 measured exactly: how many forwards?
+
+    python benchmarks/neurons.py [--texts 8] [--length 64]
+
+The unit is a plain forward of the same batch, timed before and after. Weights are random: the shape decides the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import transformers
+from ablation import chunk
+from capture import gpt2
+from measure import machine
+
+from experiments.components import components
+from experiments.estimate import certificate, estimates, to_verify
+from experiments.metrics import get_metric
+from experiments.sweep import Sweep
+from hooks import edits
+
+TOP = 64
+
+
+def screened(model, ids):
+    subject, metric = SimpleNamespace(model=model, device=ids.device), get_metric("logit_difference")
+    here = chunk(ids)
+    parts = components(model, "neurons", here.batch)
+    estimate = estimates(subject, metric, here, parts, lambda part: edits.zero()).mean(1)
+    top, _ = to_verify(np.abs(estimate), TOP, 0, seed=0)
+    sweep = Sweep(subject, metric, here)
+    exact = np.zeros(len(parts))
+    exact[top] = sweep.effects([(parts[i], edits.zero()) for i in top]).mean(1)
+    return len(parts), certificate(estimate, exact, top, top[:3])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=8)
+    parser.add_argument("--length", type=int, default=64)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    print(machine())
+    ids = torch.randint(1000, 10_000, (given.texts, given.length), generator=torch.Generator().manual_seed(0))
+    model, forwards = gpt2(), []
+
+    def forward():
+        start = time.perf_counter()
+        with torch.no_grad():
+            model(ids)
+        forwards.append(time.perf_counter() - start)
+
+    for _ in range(4):
+        forward()
+    start = time.perf_counter()
+    count, agreement = screened(model, ids)
+    seconds = time.perf_counter() - start
+    for _ in range(3):
+        forward()
+    unit = float(np.median(forwards[1:]))
+    print(
+        f"{count:,} neurons, {given.texts}x{given.length}, the top {TOP} exact: {seconds:.1f} s; a forward {unit:.2f} s "
+        f"({min(forwards):.2f} to {max(forwards):.2f}): {seconds / unit:.0f} forwards; Spearman with the exact effects "
+        f"{agreement['spearman']:.2f}, same sign {agreement['same_sign']:.0%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Patching resid_pre over layers x positions of a GPT-2-small shape: our sweep against TransformerLens's `patching`.
+
+    python benchmarks/patching.py [--texts 4] [--length 16]
+
+Weights are random: the shape decides the time. Both sides end with the same grid, a logit difference for every layer and
+position, and their largest disagreement is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import transformers
+from ablation import chunk
+from capture import bridge, gpt2
+from measure import machine
+
+from experiments.components import edit_at, places
+from experiments.metrics import get_metric
+from experiments.sweep import Sweep
+from hooks import capture, edits
+
+
+def ours(model, clean, corrupted):
+    subject = SimpleNamespace(model=model, device=clean.device)
+    with torch.no_grad(), capture(model, "blocks.*.hook_resid_pre", clone=True) as acts:
+        model(clean)
+    sweep = Sweep(subject, get_metric("logit_difference"), chunk(corrupted))
+    parts = places(model, "hook_resid_pre", clean.shape[1])
+    patch = edits.patch(acts)
+    effects = sweep.effects([(part, edit_at(part, patch)) for part in parts])
+    return (effects + sweep.clean).mean(1).reshape(12, -1)
+
+
+def theirs(peer, clean, corrupted):
+    from transformer_lens.patching import get_act_patch_resid_pre
+
+    def metric(logits):
+        return (logits[:, -1, 1] - logits[:, -1, 2]).mean()
+
+    _, cache = peer.run_with_cache(clean, names_filter=lambda name: name.endswith("hook_resid_pre"))
+    return get_act_patch_resid_pre(peer, corrupted, cache, metric).double().cpu().numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=4)
+    parser.add_argument("--length", type=int, default=16)
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    print(machine())
+    clean, corrupted = torch.randint(
+        1000, 10_000, (2, given.texts, given.length), generator=torch.Generator().manual_seed(0)
+    )
+    model, peer = gpt2(), bridge(gpt2())
+    seconds, found = {}, {}
+    with torch.no_grad():
+        for name, run in (
+            ("ours", lambda: ours(model, clean, corrupted)),
+            ("TransformerLens", lambda: theirs(peer, clean, corrupted)),
+        ):
+            model(clean), peer(clean)
+            start = time.perf_counter()
+            found[name] = run()
+            seconds[name] = time.perf_counter() - start
+    print(
+        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {seconds['TransformerLens']:.1f} s, "
+        f"ours {seconds['ours']:.1f} s: {seconds['TransformerLens'] / seconds['ours']:.2f}x; largest difference "
+        f"{np.abs(found['ours'] - found['TransformerLens']).max():.1e}"
+    )
+
+
+if __name__ == "__main__":
+    main()
