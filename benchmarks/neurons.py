@@ -32,7 +32,7 @@ def screened(model, ids):
     subject, metric = SimpleNamespace(model=model, device=ids.device), get_metric("logit_difference")
     here = chunk(ids)
     parts = components(model, "neurons", here.batch)
-    estimate = estimates(subject, metric, here, parts, lambda part: edits.zero()).mean(1)
+    estimate = estimates(subject, metric, here, parts, lambda part: edits.zero()).effects.mean(1)
     top, _ = to_verify(np.abs(estimate), TOP, 0, seed=0)
     sweep = Sweep(subject, metric, here)
     exact = np.zeros(len(parts))

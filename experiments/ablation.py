@@ -101,7 +101,7 @@ def _items(config: AblateConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Met
         )
     if config.pairs is not None:
         return read_pairs(config.pairs, config.limit), metric
-    return read_prompts(config.prompts or "", config.limit), metric
+    return read_prompts(config.prompts or "", config.limit, answers=metric.of_answers), metric
 
 
 def _edits(

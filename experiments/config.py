@@ -115,6 +115,28 @@ class PatchConfig:
     trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
+@dataclass(frozen=True)
+class PruneConfig:
+    """The least important heads cut out of the weights, step by step."""
+
+    model: str = option("hub id, local folder or GGUF file", metavar="M")
+    out: Path = option("the run's folder", metavar="DIR")
+    prompts: Path | None = option(
+        "texts, JSONL with prompt and, where the metric needs it, answer", None, metavar="FILE"
+    )
+    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
+    metric: str | None = option("the quality that is kept (default: loss, for pairs pair_difference)", None)
+    steps: int | None = option("stop after so many steps (default: at one head a layer)", None, metavar="N")
+    random: int = option("models with as many heads drawn at random to compare with; 0 skips them", 2)
+    limit: int | None = option("use the first N texts or pairs", None, metavar="N")
+    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens a batch", 512)
+    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
+    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("everything random comes from it", 0)
+    trust_remote_code: bool = option("run model code that comes with the weights", False)
+
+
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Give a parser one option for each field."""
     hints = typing.get_type_hints(config)

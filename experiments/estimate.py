@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,18 @@ TRUSTED = 0.7
 """Spearman correlation with the exact effects below which an estimate is said to mislead."""
 
 
+class Estimates(NamedTuple):
+    """What the gradient says of every component on each prompt.
+
+    Attributes:
+        effects: first-order effect of the edit: the sum over positions, which is the derivative of the example's gate.
+        per_position: absolute values summed over positions, as the code released with Michel et al. 2019 does.
+    """
+
+    effects: Float[np.ndarray, "components prompts"]
+    per_position: Float[np.ndarray, "components prompts"]
+
+
 def estimates(
     subject: Subject,
     metric: Metric,
@@ -44,15 +56,12 @@ def estimates(
     edit_of: Callable[[Component], Edit],
     *,
     dropped: int | None = None,
-    per_position: bool = False,
-) -> Float[np.ndarray, "components prompts"]:
+) -> Estimates:
     """First-order effect of the edit at each component on each prompt's metric.
 
     Args:
         edit_of: what the value of a component's whole site becomes.
         dropped: a layer that gradients pass by, through the residual stream alone (a pass of GradDrop).
-        per_position: sum the absolute values over positions, as the code released with Michel et al. 2019 does, in
-            place of the sum over positions, which is the derivative of the example's own gate.
 
     Raises:
         MetricError: a metric without a gradient.
@@ -74,7 +83,7 @@ def estimates(
             stack.enter_context(intervene(model, {site: edits.function(Tensor.detach) for site in through}))
         acts = stack.enter_context(capture(model, *names, *watched, *needed, grad=True))
         logits = model(**inputs).logits
-        at = logits[reads.places[:, 0].to(logits.device), reads.places[:, 1].to(logits.device)]
+        at = logits[tuple(reads.positions.T.to(logits.device))]
         value = metric.value(at[None], at.detach(), reads)
         if not value.requires_grad:
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
@@ -93,7 +102,7 @@ def estimates(
         change = (after[pattern] - acts[pattern]) * gradients[pattern]  # batch head query key
         heads = acts[name].shape[2]  # queries of one key head are one group
         moved[name] = change.sum(-1).view(len(change), heads, -1, change.shape[2]).sum(2).transpose(1, 2).unsqueeze(-1)
-    return _by_prompt(moved, parts, chunk, per_position)
+    return Estimates(_by_prompt(moved, parts, chunk, False), _by_prompt(moved, parts, chunk, True))
 
 
 def _by_prompt(
@@ -136,7 +145,7 @@ def grad_drop(
 ) -> Float[np.ndarray, "components prompts"]:
     """c = 1/(L - 1) sum_l |estimate with layer l passed by|: sizes, without a sign."""
     each = (estimates(subject, metric, chunk, parts, edit_of, dropped=layer) for layer in range(n_layers))
-    return np.sum([np.abs(found) for found in each], axis=0) / max(1, n_layers - 1)
+    return np.sum([np.abs(found.effects) for found in each], axis=0) / max(1, n_layers - 1)
 
 
 def to_verify(sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int) -> tuple[list[int], list[int]]:

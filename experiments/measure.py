@@ -121,9 +121,10 @@ def _screened(
         bar = bars.add_task(f"{name}: gradients", total=len(groups))
         for number, chunk in enumerate(groups):
             edit_of = edits_for(number)
-            found[:, chunk.prompts] = here = estimates(subject, metric, chunk, parts, edit_of)
-            gate += np.abs(here).sum(1)
-            gate_per_position += estimates(subject, metric, chunk, parts, edit_of, per_position=True).sum(1)
+            here = estimates(subject, metric, chunk, parts, edit_of)
+            found[:, chunk.prompts] = here.effects
+            gate += np.abs(here.effects).sum(1)
+            gate_per_position += here.per_position.sum(1)
             if config.estimate == "graddrop":
                 drop += grad_drop(subject, metric, chunk, parts, edit_of, layers).sum(1)
             bars.advance(bar)

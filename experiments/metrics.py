@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -57,10 +58,19 @@ class Reads:
         """How many prompts the reads belong to."""
         return int(self.places[:, 3].max()) + 1
 
-    def at_targets(self, values: Float[Tensor, "copies reads vocab"]) -> Float[Tensor, "copies reads"]:
+    @cached_property
+    def positions(self) -> Int[Tensor, "slots 2"]:
+        """Text and position of all logits that are read, each once."""
+        return torch.unique(self.places[:, :2], dim=0)
+
+    @cached_property
+    def slots(self) -> Int[Tensor, " reads"]:
+        """Which of ``positions`` each read is at."""
+        return torch.unique(self.places[:, :2], dim=0, return_inverse=True)[1]
+
+    def at_targets(self, values: Float[Tensor, "copies slots vocab"]) -> Float[Tensor, "copies reads"]:
         """The values of each read's target token."""
-        targets = self.places[:, 2].to(values.device).view(1, -1, 1).expand(len(values), -1, 1)
-        return values.gather(2, targets).squeeze(2)
+        return values[:, self.slots.to(values.device), self.places[:, 2].to(values.device)]
 
     def sums(self, values: Float[Tensor, "copies reads"]) -> Float[Tensor, "copies prompts"]:
         """Weighted sums of values at the reads, by prompt."""
@@ -74,8 +84,9 @@ class Metric:
 
     Args:
         reads: from a subject and prompts to the reads.
-        value: from logits ``copies reads vocab``, those of the clean run ``reads vocab`` and the reads to ``copies
-            prompts``.
+        value: from logits at the reads' positions ``copies slots vocab``, those of the clean run ``slots vocab`` and the
+            reads to ``copies prompts``.
+        of_answers: it needs the prompts' answers.
         baseline_is_zero: an unedited model has the value 0 by definition.
     """
 
@@ -84,6 +95,7 @@ class Metric:
     reads: Callable[[Subject, Sequence[Prompt] | Sequence[Pair]], Reads]
     value: Callable[[Tensor, Tensor, Reads], Tensor]
     of_pairs: bool = False
+    of_answers: bool = True
     baseline_is_zero: bool = False
 
 
@@ -102,11 +114,12 @@ def _accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "cop
 def _kl(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     before = torch.log_softmax(clean.float(), dim=-1)
     after = torch.log_softmax(logits.float(), dim=-1)
-    return reads.sums(BITS * (before.exp() * (before - after)).sum(-1))
+    return reads.sums(BITS * (before.exp() * (before - after)).sum(-1)[:, reads.slots.to(after.device)])
 
 
 def _rank(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
-    return reads.sums((logits > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
+    there = logits[:, reads.slots.to(logits.device)]
+    return reads.sums((there > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
 
 
 def _answer_reads(
@@ -245,8 +258,8 @@ METRICS = {
         ),
         Metric("pair_difference", "bits", _pair_reads, _log2p, of_pairs=True),  # type: ignore[arg-type]
         Metric("pair_accuracy", "share", _pair_reads, _accuracy, of_pairs=True),  # type: ignore[arg-type]
-        Metric("loss", "bits a token", _loss_reads, _log2p),  # type: ignore[arg-type]
-        Metric("kl", "bits", _last_reads, _kl, baseline_is_zero=True),  # type: ignore[arg-type]
+        Metric("loss", "bits a token", _loss_reads, _log2p, of_answers=False),  # type: ignore[arg-type]
+        Metric("kl", "bits", _last_reads, _kl, of_answers=False, baseline_is_zero=True),  # type: ignore[arg-type]
         Metric(
             "rank",
             "tokens",

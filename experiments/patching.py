@@ -28,7 +28,7 @@ from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
-from experiments.sweep import Chunk, Sweep, chunks
+from experiments.sweep import Chunk, chunks, clean_values
 from hooks import capture, edits
 from hooks.edits import Edit
 
@@ -70,7 +70,7 @@ def run(config: PatchConfig) -> dict[str, Any]:
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         edits_for = _patches(subject, parts, sides[other])
         found = measure(this, direction, subject, metric, sides[base], parts, edits_for)
-        runs[base], runs[other] = found.clean, _values(subject, metric, sides[other])
+        runs[base], runs[other] = found.clean, clean_values(subject, metric, sides[other])
         more = _records(config, metric, items, parts, found, runs[other] - found.clean, direction)
         records += more
         findings.append({"property": direction, "text": _finding(direction, config.by, more)})
@@ -166,14 +166,6 @@ def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chu
         return lambda part: patch
 
     return edits_for
-
-
-def _values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> np.ndarray:
-    """The metric of every prompt, without edits."""
-    out = np.empty(sum(len(chunk.prompts) for chunk in groups))
-    for chunk in groups:
-        out[chunk.prompts] = Sweep(subject, metric, chunk).clean
-    return out
 
 
 def _records(

@@ -120,4 +120,35 @@ def _number(value: float | None) -> str:
     return "n.s." if value is None else f"{value:.3f}"
 
 
-TABLES = {"probe": _probe_tables, "ablate": _effect_tables, "patch": _effect_tables}
+def _prune_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
+    first = records[0]
+    title = f"heads a layer and {first['metric']}, {first['unit']} (n = {first['n']})"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in (
+        "step",
+        "heads",
+        "kv heads",
+        "parameters",
+        first["metric"],
+        "95%",
+        "random heads",
+        "speed",
+        "model",
+    ):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for r in records:
+        table.add_row(
+            str(r["step"]),
+            str(r["heads"]),
+            str(r["kv_heads"]),
+            f"{r['parameters']:,}",
+            _number(r["value"]),
+            f"{r['low']:.3f} to {r['high']:.3f}",
+            "" if r["random"] is None else _number(r["random"]),
+            f"{r['speed']:.2f}x",
+            r["model"] or "",
+        )
+    return [table]
+
+
+TABLES = {"probe": _probe_tables, "ablate": _effect_tables, "patch": _effect_tables, "prune": _prune_tables}

@@ -1,7 +1,8 @@
 """The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and patching.
 
 The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
-recorded input, several in one batch, and only the positions that the metric reads are projected to the vocabulary.
+recorded input, several in one batch; edits of a position in a causal model start at that position; and only the
+positions that the metric reads are projected to the vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from hooks.edits import Edit, Where
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
+SMALL_PACK = 128
+"""Positions that make a batch worth its products; where a pack starts within the text it holds about so many."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Sweep:
 
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
-        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2])
+        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions)
         self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
 
     def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:
@@ -96,13 +99,23 @@ class Sweep:
         values = np.empty((len(parts), len(self.clean)))
         for layer, name in sorted({(component.layer, component.site.name) for component, _ in parts}):
             mine = [i for i, (component, _) in enumerate(parts) if component.site.name == name]
-            for start in range(0, len(mine), self._copies()):
-                some = mine[start : start + self._copies()]
-                values[some] = self._packed(layer, [parts[i] for i in some]) - self.clean
+            for some, start in self._packs(mine, parts):
+                values[some] = self._packed(layer, [parts[i] for i in some], start) - self.clean
         if not np.isfinite(values).all():
             at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
             raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
         return values
+
+    def _packs(self, mine: list[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], int]]:
+        """Components that run together, and the first position that they change."""
+        most, here = self._copies(), self.chunk.batch.input_ids.numel()
+        late = all(parts[i][0].kind == "positions" for i in mine) and self.resume.causal
+        if late:
+            mine = sorted(mine, key=lambda i: parts[i][0].index or 0)
+            most = min(most, -(-SMALL_PACK // here))
+        for start in range(0, len(mine), most):
+            some = mine[start : start + most]
+            yield some, (parts[some[0]][0].index or 0) if late else 0
 
     def _copies(self) -> int:
         """How many copies of the batch run together."""
@@ -111,7 +124,9 @@ class Sweep:
         return max(1, min(by_tokens, by_reads))
 
     @torch.no_grad()
-    def _packed(self, layer: int, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "copies prompts"]:
+    def _packed(
+        self, layer: int, parts: Sequence[tuple[Component, Edit]], start: int
+    ) -> Float[np.ndarray, "copies prompts"]:
         size, mask = self.resume.batch, self.chunk.batch.attention_mask
         needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
 
@@ -121,19 +136,28 @@ class Sweep:
                 rows = slice(number * size, (number + 1) * size)
                 here, live = out[rows], {name: whole[rows] for name, whole in where.live.items()}
                 at = selected(here, component.site)
-                here[at] = edit(here[at], replace(where, site=component.site, mask=mask, live=live))
+                here[at] = edit(here[at], replace(where, site=component.site, start=start, mask=mask, live=live))
             return out
 
         site = Site(parts[0][0].site.name)
         together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
-            logits = self.resume.run(layer, self.resume.residual(layer).repeat(len(parts), 1, 1))
+            copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
+            logits = self.resume.run(layer, copies, start=start)
         return self._value(logits).double().cpu().numpy()
 
     def _value(self, logits: Tensor) -> Float[Tensor, "copies prompts"]:
         clean = self.resume.logits
         return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads)
+
+
+def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> Float[np.ndarray, " prompts"]:
+    """The metric of every prompt, without edits."""
+    out = np.empty(sum(len(chunk.prompts) for chunk in groups))
+    for chunk in groups:
+        out[chunk.prompts] = Sweep(subject, metric, chunk).clean
+    return out
 
 
 def sweep_all(

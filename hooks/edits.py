@@ -121,7 +121,7 @@ def resample(reference: Reference, seed: int = 0) -> Edit:
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
-    """The value that another run had: its `Activations` (the same site), or a tensor.
+    """The value that another run had: its `Activations` (the same site), or a tensor, position by position of the whole text.
 
     Raises:
         EditError: in the forward, if the two runs differ in shape.
@@ -129,6 +129,9 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 
     def apply(value: Tensor, where: Where) -> Tensor:
         other = source if isinstance(source, Tensor) else source[str(where.site)]
+        axis, size = where.query_axis(value), where.start + value.shape[where.query_axis(value)]
+        if where.start and other.ndim == value.ndim and other.shape[axis] >= size:
+            other = other.narrow(axis, where.start, value.shape[axis])
         if other.shape != value.shape:
             raise EditError(
                 f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "

@@ -1,12 +1,15 @@
 """Resume: a forward recorded block by block, continued from any block for many edited copies at once.
 
-What stands before an edit is not computed again, several edited copies share one batch, and only the positions that a
-metric reads are projected to the vocabulary. The parts are called as the model calls them, with what the model gave
-them; that their sum is the model is measured on the recorded forward before it is used.
+What stands before an edit, in depth and in a causal model also in the text, is not computed again, several edited copies
+share one batch, and only the positions that a metric reads are projected to the vocabulary. The parts are called as the
+model calls them, with what the model gave them; that their sum is the model is measured on the recorded forward before
+it is used, and that earlier positions do not change, on a disturbed one.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -56,13 +59,17 @@ class Resume:
         paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
         self._blocks = [model.get_submodule(path) for path in paths]
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        takes = inspect.signature(self._blocks[0].forward).parameters.values()
+        self._named = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self._cache = next((name for name in ("past_key_values", "layer_past") if name in self._named), None)
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
         final = places.get("ln_final.hook_normalized")
         self._norm = model.get_submodule(final.path) if final is not None else None
         with torch.no_grad():
-            whole, last = self._record()
+            whole, self._end = self._record()
             self.batch = len(whole)
             self.logits = self._read(whole)
-            self._finish = self._tail(self._read(last))
+            self._finish = self._tail(self._read(self._end))
         self.exact = self._finish is not None
 
     def residual(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
@@ -70,13 +77,38 @@ class Resume:
         args, kwargs = self._calls[layer]
         return args[0] if args else kwargs["hidden_states"]
 
+    @functools.cached_property
+    def causal(self) -> bool:
+        """Whether `run` may start within the text: measured on the recorded forward with its second half disturbed."""
+        clean = self.residual(0)
+        start = clean.shape[1] // 2
+        if self._finish is None or self._cache is None or not start:
+            return False
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean) * clean.std()
+        noise[:, :start] = 0
+        whole = clean + noise
+        part = whole[:, start:]
+        with torch.no_grad():
+            try:
+                for at in range(self.n_layers):
+                    whole, part = self.block(at, whole), self.block(at, part, start)
+            except (RuntimeError, TypeError, ValueError, AttributeError):
+                return False  # the block takes its cache in a way of its own
+        error = max(float((whole[:, start:] - part).abs().max()), float((whole - self._end)[:, :start].abs().max()))
+        return error <= TOLERANCE * float(whole.abs().max())
+
     def run(
-        self, layer: int, residual: Float[Tensor, "copies pos d_model"], order: Sequence[int] | None = None
+        self,
+        layer: int,
+        residual: Float[Tensor, "copies pos d_model"],
+        order: Sequence[int] | None = None,
+        start: int = 0,
     ) -> Float[Tensor, "*read vocab"]:
         """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``.
 
         Args:
             order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped or shuffled.
+            start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded.
 
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
@@ -95,17 +127,46 @@ class Resume:
                     f"{type(self.model).__name__} has a tail that is not known: it runs in its own order only"
                 )
             return self._whole(layer, residual, copies)
+        if start and (order is not None or not self.causal):
+            raise ValueError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
         for at in range(layer, self.n_layers) if order is None else order:
-            residual = self.block(at, residual)
-        return self._finish(self._read(residual, copies))
+            residual = self.block(at, residual, start)
+        if not start:
+            return self._finish(self._read(residual, copies))
+        if self.positions is None:
+            before = self.logits[:, :start].repeat(copies, 1, 1)
+            return torch.cat([before, self._finish(residual)], dim=1)
+        logits, late = self.logits.repeat(copies, 1), self.positions[:, 1] >= start
+        where = late.repeat(copies).to(logits.device)
+        logits[where] = self._finish(self._read(residual, copies, self.positions[late] - torch.tensor([0, start])))
+        return logits
 
-    def block(self, layer: int, residual: Float[Tensor, "copies pos d_model"]) -> Float[Tensor, "copies pos d_model"]:
-        """One block on another input, everything else as it was recorded."""
+    def block(
+        self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0
+    ) -> Float[Tensor, "copies pos d_model"]:
+        """One block on another input, from position ``start`` on, everything else as it was recorded."""
         copies = len(residual) // self.batch
         args, kwargs = self._calls[layer]
         more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
-        out = self._blocks[layer](residual, *self._repeat(args[1:], copies), **more)
+        rest = self._repeat(args[1:], copies)
+        if start:
+            length = self.residual(layer).shape[1]
+            rest = _late(rest, start, length)
+            more = {k: v if k == "attention_mask" and _is_rows(v) else _late(v, start, length) for k, v in more.items()}
+            if more.get("attention_mask") is None:
+                more["attention_mask"] = _causal_mask(residual, start, length)
+            more[self._cache or ""] = _Prefix(self._before(layer), start, copies)
+        out = self._blocks[layer](residual, *rest, **more)
         return out if isinstance(out, Tensor) else out[0]
+
+    def _before(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The recorded keys and values of a block, ``batch head pos d_head`` each."""
+        if layer not in self._held:
+            args, kwargs = self._calls[layer]
+            recorder = _Prefix()
+            self._blocks[layer](*args, **{**kwargs, self._cache or "": recorder})
+            self._held[layer] = recorder.held
+        return self._held[layer]
 
     def _record(self) -> tuple[Tensor, Tensor]:
         """Run the model; keep what each block is called with. Returns its logits and the last block's output."""
@@ -113,7 +174,8 @@ class Resume:
         handles = []
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._calls.append((args, dict(kwargs)))
+            named = dict(zip(self._named[1:], args[1:], strict=False))
+            self._calls.append((args[:1] + args[1 + len(named) :], {**named, **kwargs}))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             ends.append(output if isinstance(output, Tensor) else output[0])
@@ -138,11 +200,12 @@ class Resume:
     def _caches(self) -> bool:
         return getattr(self.model.config, "use_cache", None) is not None
 
-    def _read(self, values: Tensor, copies: int = 1) -> Tensor:
+    def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:
         """The values at the positions that are read."""
-        if self.positions is None:
+        wanted = self.positions if positions is None else positions
+        if wanted is None:
             return values
-        texts, positions = self.positions.to(values.device).unbind(1)
+        texts, positions = wanted.to(values.device).unbind(1)
         rows = (torch.arange(copies, device=values.device)[:, None] * self.batch + texts).flatten()
         return values[rows, positions.repeat(copies)]
 
@@ -179,8 +242,60 @@ class Resume:
         """What belongs to each text, once for every copy; what is shared by all stays."""
         if copies == 1:
             return value
-        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch:
+        each = isinstance(value, Tensor) and value.ndim > 1 and len(value) == self.batch
+        if each or (
+            isinstance(value, Tensor) and value.ndim > 2 and len(value) % self.batch == 0
+        ):  # ALiBi: texts x heads
             return value.repeat(copies, *[1] * (value.ndim - 1))
         if isinstance(value, tuple | list):
             return type(value)(self._repeat(v, copies) for v in value)
         return value
+
+
+class _Prefix:
+    """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
+
+    def __init__(self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1) -> None:
+        self._held, self._start, self._copies = held, start, copies
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        if self._held is None:
+            raise ValueError("expected a block that updates its cache")
+        return self._held
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions."""
+        if self._held is None:
+            self._held = keys, values
+            return keys, values
+        before = [held[:, :, : self._start].repeat(self._copies, 1, 1, 1) for held in self._held]
+        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Positions that are held."""
+        return self._start
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
+def _late(value: Any, start: int, length: int) -> Any:
+    """What is given by position, from ``start`` on: masks by query, rotary tables, position ids."""
+    if isinstance(value, tuple | list):
+        return type(value)(_late(v, start, length) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 4 and value.shape[-2:] == (length, length):
+        return value[:, :, start:]
+    if value.ndim == 3 and value.shape[1] == length:
+        return value[:, start:]
+    return value[..., start:] if value.ndim in (1, 2) and value.shape[-1] == length else value
+
+
+def _causal_mask(residual: Tensor, start: int, length: int) -> Float[Tensor, "1 1 query key"]:
+    """0 where a query may look, the type's lowest number elsewhere."""
+    query, key = torch.arange(start, length)[:, None], torch.arange(length)[None, :]
+    mask = torch.zeros(1, 1, length - start, length, dtype=residual.dtype, device=residual.device)
+    return mask.masked_fill((key > query).to(residual.device), torch.finfo(residual.dtype).min)

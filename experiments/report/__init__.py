@@ -22,6 +22,7 @@ from .curves import PALETTE, layer_curves_svg
 from .effects import effects_page
 from .parts import Page
 from .probe import probe_page
+from .prune import prune_page
 
 __all__ = ["layer_curves_svg", "render_report", "write_report"]
 
@@ -31,6 +32,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Page]] = {
     "probe": probe_page,
     "ablate": effects_page,
     "patch": effects_page,
+    "prune": prune_page,
 }
 
 

@@ -48,7 +48,7 @@ def test_estimates_are_the_derivative(name: str, kind: str) -> None:
         else components(one.model, kind, chunk.batch)[:: 7 if kind == "neurons" else 1]
     )
     step = 1e-2  # norms compute in float32, whatever the model's type: shorter steps drown in rounding
-    got = estimates(one, metric, chunk, parts, lambda part: edits.scale(1 + step))
+    got = estimates(one, metric, chunk, parts, lambda part: edits.scale(1 + step)).effects
     reads, model = chunk.reads, one.model
     assert np.abs(got).max() > 1e-5
     for part, row in zip(parts, got, strict=True):
@@ -67,7 +67,7 @@ def test_the_estimate_is_exact_where_the_metric_is_linear() -> None:
     one.model.transformer.ln_f = nn.Identity()  # the last MLP now adds to the logits
     chunk = one_chunk(one, PROMPTS)
     parts = [p for p in components(one.model, "neurons", chunk.batch) if p.layer == 1]
-    got = estimates(one, get_metric("logit_difference"), chunk, parts, lambda part: edits.zero())
+    got = estimates(one, get_metric("logit_difference"), chunk, parts, lambda part: edits.zero()).effects
     exact = Sweep(one, get_metric("logit_difference"), chunk).effects([(p, edits.zero()) for p in parts])
     np.testing.assert_allclose(got, exact, atol=1e-5)
     assert np.abs(exact).max() > 5e-4
@@ -97,12 +97,12 @@ def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -
     with torch.no_grad(), capture(model, site, clone=True) as acts:
         model(**source.batch.inputs())
     patch = edits.patch(acts)
-    got = estimates(one, metric, chunk, parts, lambda _: patch)
+    got = estimates(one, metric, chunk, parts, lambda _: patch).effects
     exact = Sweep(one, metric, chunk).effects([(p, patch) for p in parts])
     np.testing.assert_allclose(got, exact, atol=1e-4)
     assert np.abs(exact).max() > 1e-2
     with capture(model, site, grad=True) as here:
-        logits = model(**chunk.batch.inputs()).logits[chunk.reads.places[:, 0], chunk.reads.places[:, 1]]
+        logits = model(**chunk.batch.inputs()).logits[tuple(chunk.reads.positions.T)]
         gradient = here.gradients(metric.value(logits[None], logits, chunk.reads).sum())[site]
     plain = ((acts[site] - here[site]) * gradient).sum((1, 3)).T
     order = [dict(chunk.reads.places[:, [3, 0]].tolist())[prompt] for prompt in range(len(PROMPTS))]
@@ -117,16 +117,15 @@ def test_head_gates_are_the_gradients_of_gates() -> None:
     gates = {name: torch.ones(len(PROMPTS), 1, 4, 1, requires_grad=True) for name in {p.site.name for p in parts}}
     gated = {name: edits.function(lambda z, g=gate: z * g) for name, gate in gates.items()}
     with pytest.warns(UserWarning, match="changed nothing"), intervene(one.model, gated):  # type: ignore[arg-type]
-        logits = one.model(**chunk.batch.inputs()).logits[chunk.reads.places[:, 0], chunk.reads.places[:, 1]]
+        logits = one.model(**chunk.batch.inputs()).logits[tuple(chunk.reads.positions.T)]
     metric.value(logits[None], logits, chunk.reads).sum().backward()
-    got = estimates(one, metric, chunk, parts, lambda part: edits.zero())
+    got, apart = estimates(one, metric, chunk, parts, lambda part: edits.zero())
     prompt_of = dict(chunk.reads.places[:, [0, 3]].tolist())
     for part, row in zip(parts, got, strict=True):
         grad = gates[part.site.name].grad
         assert grad is not None
         for text, prompt in prompt_of.items():
             assert -row[prompt] == pytest.approx(float(grad[text, 0, part.index, 0]), abs=1e-5)
-    apart = estimates(one, metric, chunk, parts, lambda part: edits.zero(), per_position=True)
     assert (apart >= np.abs(got) - 1e-9).all()
     assert (apart > np.abs(got) + 1e-6).any()
 
@@ -139,8 +138,8 @@ def test_grad_drop_passes_by_one_layer_at_a_time() -> None:
     def zero(part: Component) -> edits.Edit:
         return edits.zero()
 
-    plain = estimates(one, metric, chunk, parts, zero)
-    own = [estimates(one, metric, chunk, parts, zero, dropped=layer) for layer in range(2)]
+    plain = estimates(one, metric, chunk, parts, zero).effects
+    own = [estimates(one, metric, chunk, parts, zero, dropped=layer).effects for layer in range(2)]
     for part, *rows in zip(parts, plain, *own, strict=True):
         assert np.abs(rows[1 + part.layer]).max() == 0  # its own layer is passed by: no path is left
         if part.layer == 1:  # nothing follows it but the residual stream

@@ -10,7 +10,7 @@ IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_se
 MASK = torch.ones_like(IDS)
 MASK[1, 5:] = 0
 LAST = MASK.sum(1) - 1
-SHAPES = ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "granite", "bert"]
+SHAPES = ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "granite", "bloom", "bert"]
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -43,6 +43,32 @@ def test_several_positions_of_a_text_are_read_for_every_copy():
             with intervene(model, {"blocks.1.hook_resid_pre": edits.patch(residual + 1e-9)}):
                 naive = model(IDS, attention_mask=MASK).logits[reads[:, 0], reads[:, 1]]
             torch.testing.assert_close(one, naive, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "bloom"])
+def test_a_causal_model_continues_from_a_position(name, masked):
+    """What stands before the disturbed positions is not run: the logits are those of the whole text."""
+    model = tiny.model(name)
+    inputs = {"input_ids": IDS} | ({"attention_mask": MASK} if masked else {})
+    for reads in (None, torch.tensor([[0, 2], [2, 6], [0, 5], [1, 4]])):
+        clean = Resume(model, inputs, positions=reads)
+        assert clean.causal
+        for layer, start in ((0, 5), (1, 3), (clean.n_layers - 1, 1)):
+            moved = clean.residual(layer).repeat(2, 1, 1)
+            moved[:, start:] += torch.randn(moved[:, start:].shape, generator=torch.Generator().manual_seed(layer))
+            with torch.no_grad():
+                whole, part = clean.run(layer, moved), clean.run(layer, moved[:, start:], start=start)
+            real = MASK.repeat(2, 1).bool() if masked and reads is None else ...
+            torch.testing.assert_close(part[real], whole[real], rtol=1e-5, atol=1e-5)
+            assert float((whole - clean.logits.repeat(2, *[1] * (clean.logits.ndim - 1))).abs().max()) > 1e-3
+
+
+def test_a_model_that_looks_ahead_starts_at_the_text_s_start():
+    clean = Resume(tiny.model("bert"), {"input_ids": IDS}, positions=LAST)
+    assert not clean.causal
+    with pytest.raises(ValueError, match="cannot start at position 3 here"):
+        clean.run(1, clean.residual(1)[:, 3:], start=3)
 
 
 def test_a_model_whose_tail_is_not_known_is_run_whole():

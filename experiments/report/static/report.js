@@ -35,7 +35,7 @@ function chart(box) {
   if (!source) return;
   const last = source.labels.length - 1;
   let at = source.best.length ? source.best[0] : 0;
-  const layer = (i) => (source.labels[i] === "emb" ? "embedding" : `layer ${source.labels[i]}`) +
+  const layer = (i) => (source.names ? source.names[i] : source.labels[i] === "emb" ? "embedding" : `layer ${source.labels[i]}`) +
     (source.best.includes(i) ? ", among the best" : "");
   const words = (i) => `${layer(i)}: ` + source.series
     .map((s) => `${s.name} ${s.values[i][0]}${s.values[i][1] ? ` (${s.values[i][1]})` : ""}`).join("; ");

@@ -1,0 +1,137 @@
+"""The page of a pruning: quality against heads, with heads drawn at random beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from .charts import Box, Plot, Series, draw_axes, draw_end_labels, draw_series, svg, value_range
+from .parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, score_cell
+from .provenance import again, caveats, model_name, provenance
+from .words import count, finite, interval, number, plural
+
+ABOUT = (
+    "Heads leave the weights in the order of their gates, mean |d metric / d gate|, weighed again before every step. What is "
+    "left computes what the whole model computes with those heads at zero; times are medians of forwards taken in turns."
+)
+
+
+def prune_page(results: Mapping[str, Any]) -> Page:
+    """All parts of the page, top to bottom, and the data that its script reads."""
+    about = results.get("provenance") or {}
+    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
+    first = records[0] if records else {}
+    metric = str(first.get("metric", "?")).replace("_", " ")
+    facts = [
+        f"{plural(max(0, len(records) - 1), 'step')} from {first.get('heads', '?')} heads a layer",
+        plural(int(first.get("n") or 0), "text"),
+        metric,
+    ]
+    data: dict[str, Any] = {"charts": {}}
+    sections = [steps_section(records, data)] if records else []
+    return Page(
+        title=f"{model_name(about)} with fewer heads",
+        kicker="layerscope prune",
+        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        findings=[("steps", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        data=data,
+    )
+
+
+def steps_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+    """The curve and the table."""
+    first, last = records[0], records[-1]
+    metric = f"{first.get('metric')}, {first.get('unit', '')}"
+    items = [
+        ("whole model", number(first.get("value")), metric),
+        (
+            f"with {last.get('heads')} heads a layer",
+            number(last.get("value")),
+            interval(last.get("low"), last.get("high")),
+        ),
+        ("parameters left", f"{_share(last, first):.0%}", count(last.get("parameters"))),
+        ("speed", f"{number(last.get('speed'), 2)}x", "forward of the whole model / of the smallest"),
+    ]
+    return Section(
+        "steps", "Steps", [Stats(items), Picture([_picture(records, data)]), _table(records)], ABOUT, study=True
+    )
+
+
+def _share(record: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    return float(record.get("parameters") or 0) / float(first.get("parameters") or 1)
+
+
+def _picture(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Drawing:
+    """Quality by heads that are left."""
+
+    def column(name: str) -> list[float | None]:
+        return [finite(r.get(name)) for r in records]
+
+    main = Series("by gates", "score", column("value"), column("low"), column("high"), points=True)
+    series = [s for s in (Series("at random", "random", column("random"), points=True), main) if s.present()]
+    low, high = value_range([v for s in series for v in s.present()], [], None)
+    labels = [str(r.get("heads")) for r in records]
+    metric = f"{records[0].get('metric')}, {records[0].get('unit', '')}"
+    words = f"{metric} by heads a layer: " + "; ".join(
+        f"{label} heads {number(r.get('value'))}" for label, r in zip(labels, records, strict=True)
+    )
+
+    def drawn(box: Box, name: str) -> Markup:
+        plot = Plot(box, len(records), low, high)
+        body = draw_axes(plot, labels, metric, "heads left in each layer")
+        for s in series:
+            body += draw_series(plot, s, ())
+        body += draw_end_labels(plot, list(reversed(series)), (), 15.0)
+        body.append(f'<path class="cursor" d="M0 {box.top}V{box.y_end}"/>')
+        scale = f' data-x0="{plot.x0:.3f}" data-dx="{plot.dx:.3f}"'
+        return Markup(svg(box, body, title=f"{metric} by heads a layer", desc=words, uid=f"steps-{name}", attrs=scale))
+
+    data["charts"]["steps"] = {
+        "labels": labels,
+        "names": [f"{label} heads a layer" for label in labels],
+        "best": [],
+        "series": [
+            {
+                "name": s.name,
+                "kind": s.kind,
+                "values": [
+                    [number(v), interval(s.low[i], s.high[i]) if s.low and s.high else ""]
+                    for i, v in enumerate(s.values)
+                ],
+            }
+            for s in reversed(series)
+        ],
+    }
+    caption = "Band: 95% interval over texts. At random: the mean of models with as many heads drawn at random."
+    wide, narrow = Box(880.0, 320.0, left=58.0, right=96.0), Box(380.0, 280.0, left=52.0, right=84.0)
+    return Drawing("steps", drawn(wide, "wide"), caption, f"{metric} by heads a layer", drawn(narrow, "narrow"))
+
+
+def _table(records: Sequence[Mapping[str, Any]]) -> Table:
+    columns = [
+        Column("heads a layer", hint="query heads; key-value heads in small print"),
+        Column("parameters"),
+        Column(str(records[0].get("metric")), hint=str(records[0].get("unit"))),
+        Column("change", hint="from the whole model, paired over texts"),
+        Column("at random", hint="models with as many heads drawn at random, mean"),
+        Column("speed", hint="time of the whole model's forward / this model's"),
+        Column("difference", hint="largest, of a logit, to the whole model with those heads at zero, as a share"),
+        Column("folder", False),
+    ]
+    rows = [
+        [
+            Cell(str(r.get("heads")), finite(r.get("heads")), f"{r.get('kv_heads')} key-value", head=True),
+            Cell(count(r.get("parameters")), finite(r.get("parameters")), f"{_share(r, records[0]):.0%}"),
+            score_cell(r.get("value"), r.get("low"), r.get("high")),
+            score_cell(r.get("change"), r.get("change_low"), r.get("change_high")),
+            Cell(number(r.get("random")), finite(r.get("random"))),
+            Cell(f"{number(r.get('speed'), 2)}x", finite(r.get("speed"))),
+            Cell("" if r.get("difference") is None else f"{r['difference']:.0e}", finite(r.get("difference"))),
+            Cell(str(r.get("model") or ""), tone="code"),
+        ]
+        for r in records
+    ]
+    return Table("steps-table", "Every step, with 95% intervals in small print", columns, rows, copy=True)
