@@ -22,12 +22,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from experiments.loading import random_twin
 from hooks.anatomy import anatomy
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 Kept: TypeAlias = "Sequence[Sequence[Sequence[int]]]"
 """For each layer the query heads that stay, in a list for each key-value head that stays."""
+
+
+def flat(groups: Sequence[Sequence[int]]) -> list[int]:
+    """The query heads of all groups of a layer."""
+    return [h for members in groups for h in members]
 
 
 class HeadError(ValueError):
@@ -98,11 +104,10 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
     n_kv, group = _numbers(heads, kept)
     config: Any = copy.deepcopy(model.config)
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = n_kv * group, n_kv, heads.width
-    with torch.random.fork_rng():
-        smaller: Any = type(model)(config)  # type: ignore[call-arg]
+    smaller = random_twin(model, 0, config)
     state = dict(model.state_dict())
     for path, groups in zip(heads.paths, kept, strict=True):
-        queries = _rows([h for members in groups for h in members], heads.width)
+        queries = _rows(flat(groups), heads.width)
         keys = _rows([members[0] // (heads.n_heads // heads.n_kv_heads) for members in groups], heads.width)
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             for part in ("weight", "bias"):
@@ -117,8 +122,6 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
             f"{type(model).__name__}: {name} does not follow the configuration's num_attention_heads, num_key_value_heads "
             "and head_dim: its heads cannot be cut out"
         )
-    first = next(model.parameters())
-    smaller = smaller.to(device=first.device, dtype=first.dtype)
     smaller.load_state_dict({name: value.clone() for name, value in state.items()}, strict=True)
     if getattr(model, "generation_config", None) is not None:
         smaller.generation_config = copy.deepcopy(model.generation_config)
@@ -134,9 +137,9 @@ def _numbers(heads: Heads, kept: Kept) -> tuple[int, int]:
         raise HeadError(f"expected as many heads in every layer and group, at least one, got {sorted(shapes)}")
     size = heads.n_heads // heads.n_kv_heads
     for layer, groups in enumerate(kept):
-        flat = [h for members in groups for h in members]
-        if len(set(flat)) < len(flat) or not all(0 <= h < heads.n_heads for h in flat):
-            raise HeadError(f"layer {layer}: expected different heads below {heads.n_heads}, got {flat}")
+        found = flat(groups)
+        if len(set(found)) < len(found) or not all(0 <= h < heads.n_heads for h in found):
+            raise HeadError(f"layer {layer}: expected different heads below {heads.n_heads}, got {found}")
         if any(len({h // size for h in members}) > 1 for members in groups):
             raise HeadError(f"layer {layer}: expected groups of heads that read one key-value head, got {list(groups)}")
     n_kv, group = next(iter(shapes))

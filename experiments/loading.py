@@ -160,14 +160,14 @@ def build_seeded(build: Any, seed: int, dtype: torch.dtype) -> Any:
     return model.to(dtype).eval()
 
 
-def random_twin(model: Any, seed: int) -> Any:
-    """The same class and configuration with fresh weights, by the model's own init."""
+def random_twin(model: Any, seed: int, config: Any = None) -> Any:
+    """The same class and configuration (or another) with fresh weights, by the model's own init."""
     if not hasattr(type(model), "_from_config"):
         raise SubjectError(
             f"{type(model).__name__} cannot be built from a configuration: expected a "
             "transformers model; build the random one yourself and pass it to Subject"
         )
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(model.config if config is None else config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the twin holds plain tensors
     attention = getattr(model.config, "_attn_implementation", None)

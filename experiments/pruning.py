@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,21 @@ from experiments.components import components
 from experiments.config import PruneConfig
 from experiments.effects import clusters_of, mean_of
 from experiments.estimate import estimates
-from experiments.heads import Heads, Kept, heads_of, with_heads
+from experiments.heads import Heads, Kept, flat, heads_of, with_heads
 from experiments.metrics import Metric, MetricError, get_metric
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
 from experiments.sweep import Chunk, chunks, clean_values
-from hooks import edits, intervene
+from hooks import NothingChanged, capture, edits, intervene
 
 GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_difference", "rank": "log_probability"}
 """Metrics without a gradient, and the one whose gates stand for them."""
 REPEATS = 7
 """Forwards that are timed for each model; the medians are compared."""
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5}
-"""Largest difference, relative to the largest logit, to the model with those heads at zero; 0.05 in half precision."""
+"""Largest difference of `zeroed_difference`; 0.05 in half precision."""
 
 
 def run(config: PruneConfig) -> dict[str, Any]:
@@ -114,8 +115,7 @@ def _step(
     step: int,
 ) -> dict[str, Any]:
     """One step: weigh the heads of the model so far, cut, check, measure, write."""
-    whole = [h for members in kept[0] for h in members]
-    now = subject if len(whole) == heads.n_heads else _smaller(subject, kept)
+    now = subject if len(flat(kept[0])) == heads.n_heads else _smaller(subject, kept)
     importance = head_gates(now, get_metric(GRADED.get(metric.name, metric.name)), items, config.batch_tokens)
     fewer = without_least(kept, importance)
     smaller = _smaller(subject, fewer)
@@ -123,8 +123,8 @@ def _step(
     limit = ROUNDING.get(next(smaller.model.parameters()).dtype, 5e-2)
     if not difference <= limit:
         raise RunError(
-            f"{subject.name}: without its heads the model differs from the model with those heads at zero by "
-            f"{difference:.1e} of the largest logit: this architecture cannot be pruned so"
+            f"{subject.name}: attention without these heads differs from attention with them at zero by {difference:.1e} of "
+            "its largest value: this architecture cannot be pruned so"
         )
     drawn = []
     for draw in range(config.random):
@@ -196,27 +196,27 @@ def random_heads(heads: Heads, like: Kept, seed: int) -> list[list[list[int]]]:
 
 
 def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: Chunk) -> float:
-    """Largest difference of a logit to the whole model's with the missing heads at zero, relative to the largest."""
-    gone = {
-        f"blocks.{layer}.attn.hook_z": [h for h in range(heads_of(model).n_heads) if h not in {*sum(groups, [])}]
-        for layer, groups in enumerate(map(list, kept))
-    }
+    """How far the smaller model's layers are from the whole model's with the missing heads at zero.
 
-    def zeroed(missing: Sequence[int]) -> edits.Edit:
-        def apply(z: torch.Tensor) -> torch.Tensor:
-            out = z.clone()
-            out[:, :, list(missing)] = 0
-            return out
-
-        return edits.function(apply, "zero heads")
-
+    Every layer of the smaller model is given the whole model's input of that layer, so that rounding in half precision
+    does not add up; the result is the largest difference of an attention output, relative to the layer's largest.
+    """
+    every, layers = range(heads_of(model).n_heads), range(len(kept))
     inputs = chunk.batch.inputs(next(model.parameters()).device)
-    with torch.no_grad():
-        with intervene(model, {site: zeroed(missing) for site, missing in gone.items()}):
-            expected = model(**inputs).logits
-        got = smaller(**inputs).logits
-    there = chunk.batch.attention_mask.bool().to(got.device)
-    return float((got - expected)[there].abs().max() / expected[there].abs().max())
+    there = chunk.batch.attention_mask.bool().to(next(model.parameters()).device)
+    ends = [f"blocks.{layer}.hook_attn_out" for layer in layers]
+    gone = {}
+    for layer in layers:
+        missing = torch.tensor([h not in flat(kept[layer]) for h in every], device=there.device)
+        gone[f"blocks.{layer}.attn.hook_z"] = edits.function(lambda z, m=missing: z.masked_fill(m[:, None], 0), "zero")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingChanged)  # the first layer has this input anyway
+        with intervene(model, gone), capture(model, "blocks.*.hook_resid_pre", *ends, clone=True) as whole:
+            model(**inputs)
+        starts = {f"blocks.{layer}.hook_resid_pre": edits.patch(whole) for layer in layers}
+        with intervene(smaller, starts), capture(smaller, *ends) as cut:
+            smaller(**inputs)
+    return max(float((cut[end] - whole[end])[there].abs().max() / whole[end][there].abs().max()) for end in ends)
 
 
 def _seconds(models: Sequence[nn.Module], inputs: Mapping[str, torch.Tensor]) -> list[float]:
@@ -285,7 +285,7 @@ def _results(
     for step, saved in enumerate(found, 1):
         values, kept = np.array(saved["values"]), saved["kept"]
         change = mean_of(values - clean, clusters, config.seed)
-        left = [{*sum(groups, [])} for groups in kept]
+        left = [set(flat(groups)) for groups in kept]
         records.append(
             {
                 "step": step,
@@ -303,10 +303,7 @@ def _results(
                 "original_seconds": saved["seconds"][0],
                 "difference": saved["difference"],
                 "removed": [
-                    [layer, h]
-                    for layer, groups in enumerate(before)
-                    for h in sum(map(list, groups), [])
-                    if h not in left[layer]
+                    [layer, h] for layer, groups in enumerate(before) for h in flat(groups) if h not in left[layer]
                 ],
                 "model": f"models/step-{step}",
             }

@@ -118,7 +118,10 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
         Column("change", hint="from the whole model, paired over texts"),
         Column("at random", hint="models with as many heads drawn at random, mean"),
         Column("speed", hint="time of the whole model's forward / this model's"),
-        Column("difference", hint="largest, of a logit, to the whole model with those heads at zero, as a share"),
+        Column(
+            "difference",
+            hint="largest, of an attention output, to the whole model's with those heads at zero, as a share",
+        ),
         Column("folder", False),
     ]
     rows = [

@@ -51,6 +51,16 @@ def test_a_model_with_fewer_heads_is_the_model_with_the_others_at_zero(name: str
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+def test_half_precision_keeps_its_rotary_tables() -> None:
+    model = wide().to(torch.bfloat16)
+    model.model.rotary_emb.inv_freq = wide().model.rotary_emb.inv_freq  # as a loaded model has it
+    smaller = with_heads(model, [[[0, 1], [4, 5]]] * 2)
+    table = smaller.get_submodule("model.rotary_emb").inv_freq
+    assert table.dtype == torch.float32
+    assert next(smaller.parameters()).dtype == torch.bfloat16
+    assert smaller.config._attn_implementation == model.config._attn_implementation
+
+
 @pytest.mark.parametrize("name", ["gpt2", "neox", "bert", "phi3"])
 def test_joined_projections_are_refused(name: str) -> None:
     with pytest.raises(HeadError, match="a linear q_proj, k_proj, v_proj, o_proj each, as in Llama"):
