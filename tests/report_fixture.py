@@ -383,3 +383,36 @@ def make_patching(evil: str = "") -> dict[str, Any]:
     means = {"clean": made["baseline"], "corrupted": {"value": -0.5, "low": -0.9, "high": 0.1}}
     gap = {"value": 3.0, "low": 2.6, "high": 3.4}
     return {**made, "kind": "patch", "records": records, "baseline": means, "gap": gap}
+
+
+def make_pruning(evil: str = "") -> dict[str, Any]:
+    """Three steps from nine heads a layer."""
+    records = []
+    for step, heads in enumerate((9, 6, 3, 2)):
+        value = 4.0 + 0.4 * step
+        records.append(
+            {
+                "step": step,
+                "heads": heads,
+                "kv_heads": min(heads, 3),
+                "parameters": 134_515_008 - 9_000_000 * step,
+                "metric": f"loss{evil}",
+                "unit": "bits a token",
+                "n": 24,
+                "value": value,
+                "low": value - 0.3,
+                "high": value + 0.3,
+                "change": 0.4 * step,
+                "change_low": 0.3 * step,
+                "change_high": 0.5 * step,
+                "random": value + step if step != 2 else None,
+                "speed": 1 + 0.1 * step,
+                "seconds": 0.5 if step else None,
+                "original_seconds": 0.6 if step else None,
+                "difference": 3e-7 if step else None,
+                "removed": [[0, 1]] if step else [],
+                "model": f"models/step-{step}{evil}" if step else None,
+            }
+        )
+    made = make_ablation(2, 3, evil)
+    return {**made, "kind": "prune", "records": records, "baseline": {"value": 4.0, "low": 3.7, "high": 4.3}}

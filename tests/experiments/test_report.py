@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixture import make_ablation, make_patching, make_results
+from report_fixture import make_ablation, make_patching, make_pruning, make_results
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -101,6 +101,9 @@ SHAPES = {
     "evil ablation": lambda: make_ablation(2, 3, EVIL),
     "patching": lambda: make_patching(),
     "evil patching": lambda: make_patching(EVIL),
+    "pruning": lambda: make_pruning(),
+    "evil pruning": lambda: make_pruning(EVIL),
+    "empty pruning": lambda: {"schema": 1, "kind": "prune", "provenance": {}, "records": []},
     "empty ablation": lambda: {"schema": 1, "kind": "ablate", "provenance": {}, "records": []},
 }
 
@@ -226,7 +229,7 @@ def test_several_kinds_of_site_get_a_section_each() -> None:
 
 
 def test_another_kind_of_run_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="expected results of kind probe or ablate or patch, got 'nonsense'"):
+    with pytest.raises(ValueError, match="expected results of kind probe or ablate or patch or prune, got 'nonsense'"):
         render_report({"schema": 1, "kind": "nonsense", "records": []})
 
 
@@ -341,7 +344,7 @@ def test_numbers_in_words() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-@pytest.mark.parametrize("shape", ["two", "evil", "bare", "ablation", "evil ablation", "patching", "evil patching"])
+@pytest.mark.parametrize("shape", ["two", "evil", "bare", "ablation", "evil ablation", "patching", "evil patching", "evil pruning"])
 def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> None:
     """The script reaches its last line: data-ready is set, data-error (also of a blocked request) is not."""
     assert CHROMIUM is not None
