@@ -26,7 +26,7 @@ from experiments.optimal import optimal_constants
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, RunFolder, file_sha256
-from experiments.roles import repetition_scores
+from experiments.roles import repetition_scores, text_patterns
 from experiments.run import Run, data_record
 from experiments.subject import Subject
 from experiments.sweep import Chunk, chunks
@@ -71,6 +71,8 @@ def run(config: AblateConfig) -> dict[str, Any]:
     roles = _roles(config, subject, parts)
     found = measure(this, name, subject, metric, groups, parts, lambda number: edit_of)
     results = _results(config, metric, items, parts, dataclasses.replace(found, more={**found.more, **roles}))
+    if roles and (patterns := text_patterns(subject, reads.texts)) is not None:
+        results["patterns"] = patterns
     return this.finish(results, data=[data_record("prompts", source, len(items))])
 
 

@@ -14,8 +14,10 @@ Voita et al. 2019, section 5.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ from torch import Tensor
 from experiments.corpus import Sentence
 from experiments.features import Layout
 from experiments.subject import Subject
-from hooks import capture, sites
+from experiments.words import Encoded
+from hooks import Site, capture, sites
 from probes.evaluation import ClusterBootstrap
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
@@ -59,6 +62,29 @@ def _around(subject: Subject) -> tuple[list[int], list[int]]:
     first = text.special.index(False)
     ids = list(zip(text.ids, text.special, strict=True))
     return [i for i, s in ids[:first] if s], [i for i, s in ids[first:] if s]
+
+
+def text_patterns(subject: Subject, texts: Sequence[Encoded], most: int = 1 << 20) -> dict[str, Any] | None:
+    """Every head's attention on the shortest of some texts, as a report shows it; None for more than ``most`` weights.
+
+    Returns:
+        ``tokens``; ``layers`` that have a pattern; ``heads``; ``weights``, one byte each, round(255 w), in the order
+        layer, head, query, key, as base64.
+    """
+    names = sites(subject.model, "blocks.*.attn.hook_pattern")
+    shortest = min(texts, key=len)
+    (batch,) = subject.batches([shortest])
+    with torch.no_grad(), capture(subject.model, *names) as acts:
+        subject.model(**batch.inputs(subject.device))
+        patterns = torch.stack([acts[name][0].float() for name in names]).cpu()
+    if patterns.numel() > most:
+        return None
+    return {
+        "tokens": [subject.token(token) for token in shortest.ids],
+        "layers": [Site.parse(name).layer for name in names],
+        "heads": patterns.shape[1],
+        "weights": base64.b64encode((255 * patterns).round().to(torch.uint8).numpy().tobytes()).decode(),
+    }
 
 
 def repetition_scores(

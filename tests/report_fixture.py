@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -354,6 +355,14 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
                     "n_clusters": 15,
                 }
             )
+    tokens = ["<s>", f" a{evil}", " b"]
+    weights = [[[255, 0, 0], [100, 155, 0], [5, 50, 200]] for _ in range(layers * heads)]
+    patterns = {
+        "tokens": tokens,
+        "layers": list(range(layers)),
+        "heads": heads,
+        "weights": base64.b64encode(bytes(w for head in weights for row in head for w in row)).decode(),
+    }
     findings = [{"property": "heads", "text": f"The strongest are L1H3 and L5H5.{evil}"}]
     notes = [{"kind": "skipped", "text": f"effects are not normalised{evil}"}]
     return {
@@ -361,6 +370,7 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
         "kind": "ablate",
         "provenance": provenance(layers),
         "baseline": {"value": 2.5, "low": 2.1, "high": 2.9},
+        "patterns": patterns,
         "records": records,
         "findings": findings,
         "notes": notes,

@@ -95,9 +95,21 @@ def effects_section(
     if grid is not None:
         drawing, tips, words = grid
         data["heats"][uid] = {"tips": tips, "metric": metric}
-        parts.append(Heat(uid, Markup(drawing), words))
+        shown = first.get("component") == "heads" and bool(results.get("patterns"))
+        if shown:
+            data["heats"][uid]["patterns"] = _patterns(results["patterns"], records, names.index(_place(ranked[0])))
+        parts.append(Heat(uid, Markup(drawing), words, shown))
     parts.append(ranking(ranked, len(records), run, uid))
     return Section(uid, title, parts, ABOUT[run], study=True)
+
+
+def _patterns(patterns: Mapping[str, Any], records: Sequence[Mapping[str, Any]], first: int) -> dict[str, Any]:
+    """Where each cell's head looks in one text: the tokens, the weights, and the place of each cell among them."""
+    layers, heads = list(patterns["layers"]), int(patterns["heads"])
+    places = [
+        layers.index(r["layer"]) * heads + int(r.get("index") or 0) if r["layer"] in layers else None for r in records
+    ]
+    return {"tokens": list(patterns["tokens"]), "weights": patterns["weights"], "places": places, "first": first}
 
 
 def certificate_section(certificates: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Section:

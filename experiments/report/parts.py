@@ -122,12 +122,13 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Heat:
-    """A grid of effects: the drawing, and the key of what the pointer reads."""
+    """A grid of effects: the drawing, and the key of what the pointer reads; with patterns, a click shows a head's."""
 
     kind: ClassVar[str] = "heat"
     uid: str
     drawing: Markup
     caption: str
+    patterns: bool = False
 
 
 @dataclass(frozen=True)

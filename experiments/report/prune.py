@@ -48,7 +48,7 @@ def steps_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) ->
     items = [
         ("whole model", number(first.get("value")), metric),
         (
-            f"with {last.get('heads')} heads a layer",
+            f"with {plural(int(last.get('heads') or 0), 'head')} a layer",
             number(last.get("value")),
             interval(last.get("low"), last.get("high")),
         ),
@@ -91,7 +91,7 @@ def _picture(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Draw
 
     data["charts"]["steps"] = {
         "labels": labels,
-        "names": [f"{label} heads a layer" for label in labels],
+        "names": [f"{plural(int(r.get('heads') or 0), 'head')} a layer" for r in records],
         "best": [],
         "series": [
             {

@@ -344,7 +344,9 @@ def test_numbers_in_words() -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-@pytest.mark.parametrize("shape", ["two", "evil", "bare", "ablation", "evil ablation", "patching", "evil patching", "evil pruning"])
+@pytest.mark.parametrize(
+    "shape", ["two", "evil", "bare", "ablation", "evil ablation", "patching", "evil patching", "evil pruning"]
+)
 def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> None:
     """The script reaches its last line: data-ready is set, data-error (also of a blocked request) is not."""
     assert CHROMIUM is not None
@@ -373,3 +375,6 @@ def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> 
     assert 'data-ready="true"' in opening.group()
     assert "data-error" not in opening.group()
     assert done.stdout.count("<button") > 0
+    if shape == "ablation":  # the strongest head's pattern stands there before any click
+        assert "Where blocks.1.attn.hook_z[3] looks in one text" in done.stdout
+        assert done.stdout.count("<title> b looks at  a: 0.20</title>") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import induction
@@ -13,7 +14,7 @@ from naive import subject
 from torch import Tensor
 
 from experiments.corpus import read_conllu
-from experiments.roles import OFFSETS, repeated_tokens, repetition_scores, sentence_roles
+from experiments.roles import OFFSETS, repeated_tokens, repetition_scores, sentence_roles, text_patterns
 from experiments.subject import Subject
 from hooks import edits, intervene
 
@@ -103,3 +104,19 @@ def test_heads_that_look_at_governors_and_at_fixed_places_are_named(tmp_path: Pa
     # The first word has no previous one; a causal model's is not counted.
     assert found.positional[0, 3] >= (1 if name == "gpt2" else 7 / 9) - 1e-9
     assert found.positional.max() == found.positional[0, 3]
+
+
+def test_the_patterns_of_a_report_are_the_model_s() -> None:
+    one = subject("llama")
+    texts = one.encode(["w3 w4 w5 w6 w7", "w3 w9"])
+    found = text_patterns(one, texts)
+    assert found is not None
+    n = len(texts[1])
+    weights = np.frombuffer(base64.b64decode(found["weights"]), np.uint8).reshape(2, found["heads"], n, n) / 255
+    assert (len(found["tokens"]), found["layers"]) == (n, [0, 1])
+    model = one.model
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(torch.tensor([texts[1].ids]), output_attentions=True).attentions
+    np.testing.assert_allclose(weights, torch.stack(attentions)[:, 0].numpy(), atol=0.5 / 255 + 1e-6)
+    assert text_patterns(one, texts, most=10) is None

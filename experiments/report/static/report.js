@@ -178,8 +178,51 @@ function mistakes(box) {
 }
 
 // --- a grid of effects ---
+const drawn = (name, attributes, text) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+function pattern(box, { tokens, weights, places }) {
+  const bytes = Uint8Array.from(atob(weights), (c) => c.charCodeAt(0));
+  const n = tokens.length;
+  const side = Math.max(7, Math.min(20, 520 / n));
+  const shown = tokens.map((t) => (t.length > 14 ? `${t.slice(0, 13)}…` : t));
+  const left = 96, top = 66;
+  return (k, name) => {
+    if (places[k] === null) return;
+    const at = (q, key) => bytes[(places[k] * n + q) * n + key] / 255;
+    const svg = drawn("svg", { width: left + side * n + 40, height: top + side * n + 4, role: "img", "aria-label": `attention of ${name}` });
+    for (let q = 0; q < n; q++) {
+      const y = top + side * q;
+      if (side > 9 || q % 2 === 0) {
+        svg.append(drawn("text", { class: "tick", x: left - 6, y: y + side / 2 + 4, "text-anchor": "end" }, shown[q]));
+        const x = left + side * q + side / 2;
+        svg.append(drawn("text", { class: "tick", x, y: top - 6, transform: `rotate(-50 ${x} ${top - 6})` }, shown[q]));
+      }
+      for (let key = 0; key < n; key++) {
+        const w = at(q, key);
+        const cell = drawn("rect", { x: left + side * key, y, width: side - 1, height: side - 1, "fill-opacity": Math.max(0.06, w) });
+        cell.append(drawn("title", {}, `${tokens[q]} looks at ${tokens[key]}: ${w.toFixed(2)}`));
+        svg.append(cell);
+      }
+    }
+    box.replaceChildren(make("p", `Where ${name} looks in one text (rows look at columns; click another cell of the grid)`), svg);
+  };
+}
 function heat(figure) {
-  const { tips, metric } = data.heats[figure.dataset.heat];
+  const { tips, metric, patterns } = data.heats[figure.dataset.heat];
+  const box = document.querySelector(`[data-pattern="${figure.dataset.heat}"]`);
+  if (patterns && box) {
+    const show = pattern(box, patterns);
+    figure.classList.add("clicks");
+    figure.addEventListener("click", (event) => {
+      const k = event.target.dataset?.k;
+      if (k !== undefined) show(Number(k), tips[Number(k)][0]);
+    });
+    show(patterns.first, tips[patterns.first][0]);
+  }
   figure.addEventListener("pointermove", (event) => {
     const k = event.target.dataset?.k;
     if (k === undefined) return hideTip();
