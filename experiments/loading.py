@@ -153,11 +153,18 @@ def auto_class(config: Any, *, body_only: bool = False) -> Any:
 
 
 def build_seeded(build: Any, seed: int, dtype: torch.dtype) -> Any:
-    """`build()` on the CPU under its own random stream: the global one is left where it was."""
+    """`build()` on the CPU under its own random stream: the global one is left where it was.
+
+    What a checkpoint would hold gets the type; rotary tables and the like keep theirs, as in a model that is loaded.
+    """
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
-    return model.to(dtype).eval()
+    held = model.state_dict().keys()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in held and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model.eval()
 
 
 def random_twin(model: Any, seed: int, config: Any = None) -> Any:
