@@ -200,4 +200,5 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
     """None where there is nothing to rank."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(spearmanr(a, b).statistic)
+    found: Any = spearmanr(a, b)
+    return float(found.statistic)

@@ -93,7 +93,7 @@ def _null(
             return lambda part: edits.turned(edit_of(part), run.config.seed + draw)
 
         effects, _ = sweep_all(
-            run.folder, f"{name} null {draw}", subject, metric, groups, [parts[i] for i in mine], turned
+            run.folder, f"{name} null {draw}", subject, metric, groups, [parts[int(i)] for i in mine], turned
         )
         sizes.append(np.abs(effects.mean(1)))
     drawn, size = np.stack(sizes), np.abs(found.effects[mine].mean(1))

@@ -25,6 +25,7 @@ from experiments.sweep import Chunk
 from hooks import NothingChanged, Reference, Resume, Site, intervene
 from hooks.activations import selected
 from hooks.edits import Edit, Where
+from hooks.sites import SiteLike
 
 RATE = 0.1
 """The first step of the descent, in standard deviations of the part's values; it falls to 0."""
@@ -108,7 +109,7 @@ def _loss(
     count, layer = sum(len(chunk.prompts) for chunk in groups), parts[0].layer
     for resume, chunk in zip(clean, groups, strict=True):
         at = constants.detach().requires_grad_(backward)
-        edit = {Site(parts[0].site.name): _laid(parts, at)}
+        edit: dict[SiteLike, Edit] = {Site(parts[0].site.name): _laid(parts, at)}
         with warnings.catch_warnings(), torch.set_grad_enabled(backward), intervene(subject.model, edit):
             warnings.simplefilter("ignore", NothingChanged)  # the mean of a part that is the same everywhere
             logits = resume.run(layer, resume.residual(layer).repeat(len(parts), 1, 1))

@@ -34,6 +34,7 @@ from experiments.run import Run, data_record
 from experiments.subject import Subject
 from experiments.sweep import Chunk, chunks, clean_values
 from hooks import NothingChanged, capture, edits, intervene
+from hooks.sites import SiteLike
 
 GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_difference", "rank": "log_probability"}
 """Metrics without a gradient, and the one whose gates stand for them."""
@@ -205,7 +206,7 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
     inputs = chunk.batch.inputs(next(model.parameters()).device)
     there = chunk.batch.attention_mask.bool().to(next(model.parameters()).device)
     ends = [f"blocks.{layer}.hook_attn_out" for layer in layers]
-    gone = {}
+    gone: dict[SiteLike, edits.Edit] = {}
     for layer in layers:
         missing = torch.tensor([h not in flat(kept[layer]) for h in every], device=there.device)
         gone[f"blocks.{layer}.attn.hook_z"] = edits.function(lambda z, m=missing: z.masked_fill(m[:, None], 0), "zero")
@@ -213,7 +214,7 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
         warnings.simplefilter("ignore", NothingChanged)  # the first layer has this input anyway
         with intervene(model, gone), capture(model, "blocks.*.hook_resid_pre", *ends, clone=True) as whole:
             model(**inputs)
-        starts = {f"blocks.{layer}.hook_resid_pre": edits.patch(whole) for layer in layers}
+        starts: dict[SiteLike, edits.Edit] = {f"blocks.{layer}.hook_resid_pre": edits.patch(whole) for layer in layers}
         with intervene(smaller, starts), capture(smaller, *ends) as cut:
             smaller(**inputs)
     return max(float((cut[end] - whole[end])[there].abs().max() / whole[end][there].abs().max()) for end in ends)

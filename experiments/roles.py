@@ -76,7 +76,7 @@ def text_patterns(subject: Subject, texts: Sequence[Encoded], most: int = 1 << 2
     (batch,) = subject.batches([shortest])
     with torch.no_grad(), capture(subject.model, *names) as acts:
         subject.model(**batch.inputs(subject.device))
-        patterns = torch.stack([acts[name][0].float() for name in names]).cpu()
+    patterns = torch.stack([acts[name][0].float() for name in names]).cpu()
     if patterns.numel() > most:
         return None
     return {
@@ -173,7 +173,7 @@ def sentence_roles(
     for batch in subject.batches(layout.encoded, batch_tokens):
         with torch.no_grad(), capture(subject.model, *names) as acts:
             subject.model(**batch.inputs(subject.device))
-            patterns = torch.stack([acts[name].float() for name in names]).cpu()  # layer batch head query key
+        patterns = torch.stack([acts[name].float() for name in names]).cpu()  # layer batch head query key
         spans = batch.spans(layout.spans)
         for row, number in enumerate(batch.rows):
             sentence = sentences[number]
