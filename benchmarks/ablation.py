@@ -8,16 +8,12 @@ and their largest disagreement is printed. ``--every N`` gives the bridge, and u
 
 from __future__ import annotations
 
-import argparse
-import time
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-import transformers
 from capture import bridge, gpt2
-from measure import machine
+from measure import once, random_tokens, start, texts_parser
 
 from experiments.components import components
 from experiments.metrics import Reads, get_metric
@@ -58,27 +54,17 @@ def theirs(peer, ids, every):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=8)
-    parser.add_argument("--length", type=int, default=64)
+    parser = texts_parser(__doc__, texts=8, length=64)
     parser.add_argument("--every", type=int, default=1)
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    print(machine())
-    ids = torch.randint(1000, 10_000, (given.texts, given.length), generator=torch.Generator().manual_seed(0))
-    model = gpt2()
-    peer = bridge(gpt2())
-    seconds, effects = {}, {}
-    with torch.no_grad():
-        for name, run in (
-            ("ours", lambda: ours(model, ids, given.every)),
-            ("bridge", lambda: theirs(peer, ids, given.every)),
-        ):
-            model(ids), peer(ids)
-            start = time.perf_counter()
-            effects[name] = run()
-            seconds[name] = time.perf_counter() - start
+    start()
+    ids = random_tokens(given.texts, given.length)
+    model, peer = gpt2(), bridge(gpt2())
+    seconds, effects = once(
+        lambda: (model(ids), peer(ids)),
+        ours=lambda: ours(model, ids, given.every),
+        bridge=lambda: theirs(peer, ids, given.every),
+    )
     print(
         f"{len(effects['ours'])} heads, {given.texts}x{given.length}: bridge {seconds['bridge']:.1f} s, ours "
         f"{seconds['ours']:.1f} s: {seconds['bridge'] / seconds['ours']:.2f}x; largest difference of an effect "

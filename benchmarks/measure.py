@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import platform
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.results import peak_memory
+
+
+def texts_parser(usage: str | None, texts: int, length: int) -> argparse.ArgumentParser:
+    """A parser that asks for the size of a batch."""
+    parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=texts)
+    parser.add_argument("--length", type=int, default=length)
+    return parser
+
+
+def start() -> None:
+    """Hold warnings back, so that the result is what is printed, and name the machine."""
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    print(machine())
+
+
+def random_tokens(texts: int, length: int) -> torch.Tensor:
+    """Token ids of a batch, the same in every run."""
+    return torch.randint(1000, 10_000, (texts, length), generator=torch.Generator().manual_seed(0))
+
+
+def once(warm: Callable[[], object], **sides: Callable[[], Any]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds and result of each side, run once after a warm-up, without gradients; for runs of minutes."""
+    seconds, results = {}, {}
+    with torch.no_grad():
+        for name, run in sides.items():
+            warm()
+            start = time.perf_counter()
+            results[name] = run()
+            seconds[name] = time.perf_counter() - start
+    return seconds, results
 
 
 def alternate(repeats: int, **sides: Callable[[], object]) -> dict[str, list[float]]:

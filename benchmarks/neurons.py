@@ -7,17 +7,14 @@ The unit is a plain forward of the same batch, timed before and after. Weights a
 
 from __future__ import annotations
 
-import argparse
 import time
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-import transformers
 from ablation import chunk
 from capture import gpt2
-from measure import machine
+from measure import random_tokens, start, texts_parser
 
 from experiments.components import components
 from experiments.estimate import certificate, estimates, to_verify
@@ -41,27 +38,22 @@ def screened(model, ids):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=8)
-    parser.add_argument("--length", type=int, default=64)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    print(machine())
-    ids = torch.randint(1000, 10_000, (given.texts, given.length), generator=torch.Generator().manual_seed(0))
+    given = texts_parser(__doc__, texts=8, length=64).parse_args()
+    start()
+    ids = random_tokens(given.texts, given.length)
     model, forwards = gpt2(), []
 
     def forward():
-        start = time.perf_counter()
+        begun = time.perf_counter()
         with torch.no_grad():
             model(ids)
-        forwards.append(time.perf_counter() - start)
+        forwards.append(time.perf_counter() - begun)
 
     for _ in range(4):
         forward()
-    start = time.perf_counter()
+    begun = time.perf_counter()
     count, agreement = screened(model, ids)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     for _ in range(3):
         forward()
     unit = float(np.median(forwards[1:]))

@@ -8,17 +8,13 @@ position, and their largest disagreement is printed.
 
 from __future__ import annotations
 
-import argparse
-import time
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-import transformers
 from ablation import chunk
 from capture import bridge, gpt2
-from measure import machine
+from measure import once, random_tokens, start, texts_parser
 
 from experiments.components import edit_at, places
 from experiments.metrics import get_metric
@@ -48,31 +44,19 @@ def theirs(peer, clean, corrupted):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=4)
-    parser.add_argument("--length", type=int, default=16)
-    given = parser.parse_args()
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    print(machine())
-    clean, corrupted = torch.randint(
-        1000, 10_000, (2, given.texts, given.length), generator=torch.Generator().manual_seed(0)
-    )
+    given = texts_parser(__doc__, texts=4, length=16).parse_args()
+    start()
+    clean, corrupted = random_tokens(2 * given.texts, given.length).chunk(2)
     model, peer = gpt2(), bridge(gpt2())
-    seconds, found = {}, {}
-    with torch.no_grad():
-        for name, run in (
-            ("ours", lambda: ours(model, clean, corrupted)),
-            ("TransformerLens", lambda: theirs(peer, clean, corrupted)),
-        ):
-            model(clean), peer(clean)
-            start = time.perf_counter()
-            found[name] = run()
-            seconds[name] = time.perf_counter() - start
+    seconds, found = once(
+        lambda: (model(clean), peer(clean)),
+        ours=lambda: ours(model, clean, corrupted),
+        peer=lambda: theirs(peer, clean, corrupted),
+    )
     print(
-        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {seconds['TransformerLens']:.1f} s, "
-        f"ours {seconds['ours']:.1f} s: {seconds['TransformerLens'] / seconds['ours']:.2f}x; largest difference "
-        f"{np.abs(found['ours'] - found['TransformerLens']).max():.1e}"
+        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {seconds['peer']:.1f} s, ours "
+        f"{seconds['ours']:.1f} s: {seconds['peer'] / seconds['ours']:.2f}x; largest difference "
+        f"{np.abs(found['ours'] - found['peer']).max():.1e}"
     )
 
 

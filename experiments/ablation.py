@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,15 @@ from experiments.components import Component, components
 from experiments.config import AblateConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
 from experiments.measure import Measured, certificate_notes, measure
-from experiments.metrics import Metric, MetricError, get_metric
+from experiments.metrics import Metric, metric_and_texts
 from experiments.optimal import optimal_constants
-from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
+from experiments.prompts import Pair, Prompt, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, RunFolder, file_sha256
 from experiments.roles import repetition_scores, text_patterns
 from experiments.run import Run, data_record
 from experiments.subject import Subject
-from experiments.sweep import Chunk, chunks
+from experiments.sweep import Chunk, Grid, chunks
 from hooks import Reference, edits, sites
 from hooks.edits import Edit
 
@@ -47,11 +46,11 @@ def run(config: AblateConfig) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("ablate", config)
-    items, metric = _items(config)
+    _refuse_single_neurons(config)
+    metric, items = metric_and_texts(config, "logit_difference")
     subject = this.load()
     reads = metric.reads(subject, items)
-    source = config.prompts or config.pairs or Path()
-    hashes = {str(path): file_sha256(path) for path in (source, config.reference) if path is not None}
+    hashes = {str(path): file_sha256(path) for path in (config.source, config.reference) if path is not None}
     if (finished := this.open(subject, hashes)) is not None:
         return finished
 
@@ -69,11 +68,11 @@ def run(config: AblateConfig) -> dict[str, Any]:
     edit_of = _edits(config, subject, parts, groups, this.folder)
     name = f"{config.component} {config.value}"
     roles = _roles(config, subject, parts)
-    found = measure(this, name, subject, metric, groups, parts, lambda number: edit_of)
+    found = measure(this, Grid(name, subject, metric, groups, parts, lambda number: edit_of))
     results = _results(config, metric, items, parts, dataclasses.replace(found, more={**found.more, **roles}))
     if roles and (patterns := text_patterns(subject, reads.texts)) is not None:
         results["patterns"] = patterns
-    return this.finish(results, data=[data_record("prompts", source, len(items))])
+    return this.finish(results, data=[data_record("prompts", config.source, len(items))])
 
 
 def _roles(config: AblateConfig, subject: Subject, parts: Sequence[Component]) -> dict[str, np.ndarray]:
@@ -86,24 +85,14 @@ def _roles(config: AblateConfig, subject: Subject, parts: Sequence[Component]) -
     return {name: np.array([grid[place] for place in at]) for name, grid in scores.items()}
 
 
-def _items(config: AblateConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Metric]:
-    """The prompts or pairs, and the metric that goes with them."""
-    if (config.prompts is None) == (config.pairs is None):
-        raise RunError("expected one of --prompts FILE and --pairs FILE")
+def _refuse_single_neurons(config: AblateConfig) -> None:
+    """What is not done to a neuron on its own."""
     if config.value == "optimal" and config.component == "neurons":
         raise RunError(
             "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
         )
     if config.null and config.component == "neurons":
         raise RunError("--null: expected heads, mlps, attentions or layers; a single neuron has no direction to turn")
-    metric = get_metric(config.metric or ("pair_difference" if config.pairs else "logit_difference"))
-    if metric.of_pairs != (config.pairs is not None):
-        raise MetricError(
-            f"metric {metric.name} is of {'pairs' if metric.of_pairs else 'prompts'}: give --pairs or --prompts"
-        )
-    if config.pairs is not None:
-        return read_pairs(config.pairs, config.limit), metric
-    return read_prompts(config.prompts or "", config.limit, answers=metric.of_answers), metric
 
 
 def _edits(

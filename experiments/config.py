@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Sequence
@@ -18,14 +19,59 @@ def option(text: str, default: Any = MISSING, **more: Any) -> Any:
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True)
-class ProbeConfig:
-    """A layer-wise probing study."""
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The model, and where and how it runs."""
 
     model: str = option("hub id, local folder or GGUF file", metavar="M")
+    out: Path = option("the run's folder", metavar="DIR")
+    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens of the texts that share a batch", 512)
+    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
+    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("everything random comes from it", 0)
+    trust_remote_code: bool = option("run model code that comes with the weights", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextsConfig(RunConfig):
+    """What is measured, and on which texts."""
+
+    prompts: Path | None = option(
+        "JSONL with prompt and, where the metric needs them, answer, wrong", None, metavar="FILE"
+    )
+    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
+    limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
+    metric: str | None = option(
+        "what is measured (default: for pairs pair_difference, else logit_difference, for prune loss)", None
+    )
+
+    @property
+    def source(self) -> Path:
+        """The file of prompts or pairs."""
+        return self.prompts or self.pairs or Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectsConfig(RunConfig):
+    """Estimates that stand for exact effects, and the null."""
+
+    estimate: str = option(
+        "estimate all effects from gradients, and measure the largest exactly",
+        "none",
+        choices=("none", "gradient", "graddrop"),
+    )
+    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
+    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
+    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(RunConfig):
+    """A layer-wise probing study."""
+
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: tuple[str, ...] = option("what to read: upos, deprel, feats:Number, depth, arc:deprel, ... (repeatable)")
-    out: Path = option("the run's folder", metavar="DIR")
     dev: Path | None = option(
         "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
     )
@@ -37,56 +83,29 @@ class ProbeConfig:
     tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens a batch", 4096)
-    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
     keep_features: bool = option("keep the features on disk when the run is done", False)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
-@dataclass(frozen=True)
-class AblateConfig:
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(TextsConfig, EffectsConfig):
     """Every part of a kind ablated on its own."""
 
-    model: str = option("hub id, local folder or GGUF file", metavar="M")
-    out: Path = option("the run's folder", metavar="DIR")
-    prompts: Path | None = option("prompts, JSONL with prompt, answer, wrong", None, metavar="FILE")
-    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
     component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
     value: str = option(
         "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
     )
     steps: int = option("with --value optimal: steps of gradient descent", 50)
-    metric: str | None = option("what is measured (default: logit_difference, for pairs pair_difference)", None)
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
     )
-    estimate: str = option(
-        "estimate all effects from gradients, and measure the largest exactly",
-        "none",
-        choices=("none", "gradient", "graddrop"),
-    )
-    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
-    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
-    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
-    limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
-    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
-@dataclass(frozen=True)
-class PatchConfig:
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(EffectsConfig):
     """Values of one run put into another, one head, position or layer at a time."""
 
-    model: str = option("hub id, local folder or GGUF file", metavar="M")
     clean: Path = option("prompts, JSONL with prompt, answer, wrong and perhaps corrupted", metavar="FILE")
-    out: Path = option("the run's folder", metavar="DIR")
     corrupted: Path | None = option(
         "the corrupted prompts, a line for each of --clean (default: their 'corrupted')", None, metavar="FILE"
     )
@@ -98,61 +117,39 @@ class PatchConfig:
         "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
     )
     metric: str = option("what is measured", "logit_difference")
-    estimate: str = option(
-        "estimate all effects from gradients, and measure the largest exactly",
-        "none",
-        choices=("none", "gradient", "graddrop"),
-    )
-    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
-    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
-    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
     limit: int | None = option("use the first N prompts", None, metavar="N")
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens of the prompts that share a clean forward", 512)
-    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
-@dataclass(frozen=True)
-class PruneConfig:
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig(TextsConfig):
     """The least important heads cut out of the weights, step by step."""
 
-    model: str = option("hub id, local folder or GGUF file", metavar="M")
-    out: Path = option("the run's folder", metavar="DIR")
-    prompts: Path | None = option(
-        "texts, JSONL with prompt and, where the metric needs it, answer", None, metavar="FILE"
-    )
-    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
-    metric: str | None = option("the quality that is kept (default: loss, for pairs pair_difference)", None)
     steps: int | None = option("stop after so many steps (default: at one head a layer)", None, metavar="N")
     random: int = option("models with as many heads drawn at random to compare with; 0 skips them", 2)
-    limit: int | None = option("use the first N texts or pairs", None, metavar="N")
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens a batch", 512)
-    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
 
 
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """Give a parser one option for each field."""
+    """Give a parser one option for each field, in a group for each class that the configuration inherits from."""
     hints = typing.get_type_hints(config)
-    for item in dataclasses.fields(config):
-        flag = "--" + item.name.replace("_", "-")
-        kind, several = _kind(hints[item.name])
-        more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
-        text = item.metadata["help"]
-        if kind is bool:
-            parser.add_argument(flag, action="store_true", help=text)
-            continue
-        required = item.default is MISSING
-        if not required and item.default not in (None, ()):
-            text += f" (default: {item.default})"
-        action = "append" if several else "store"
-        parser.add_argument(flag, type=kind, required=required, action=action, help=text, **more)
+    items = {item.name: item for item in dataclasses.fields(config)}
+    for owner in filter(dataclasses.is_dataclass, config.__mro__):
+        group = parser if owner is config else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
+        for name in inspect.get_annotations(owner):
+            if name in items:  # not yet given by a class that overrides it
+                _add_option(group, items.pop(name), *_kind(hints[name]))
+
+
+def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
+    flag, text = "--" + item.name.replace("_", "-"), item.metadata["help"]
+    if kind is bool:
+        group.add_argument(flag, action="store_true", help=text)
+        return
+    more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
+    required = item.default is MISSING
+    if not required and item.default not in (None, ()):
+        text += f" (default: {item.default})"
+    action = "append" if several else "store"
+    group.add_argument(flag, type=kind, required=required, action=action, help=text, **more)
 
 
 def from_arguments(config: type, arguments: argparse.Namespace) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,14 +12,10 @@ from jaxtyping import Float
 from experiments import screen
 from experiments.components import Component
 from experiments.estimate import certificate, estimates, grad_drop, to_verify
-from experiments.metrics import Metric
 from experiments.run import Run
-from experiments.subject import Subject
-from experiments.sweep import Chunk, sweep_all
+from experiments.sweep import Grid, sweep_all
 from hooks import edits
 from hooks.edits import Edit
-
-EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 
 @dataclass(frozen=True)
@@ -46,92 +42,60 @@ class Measured:
         return Measured(self.effects[mine], self.clean, self.tested[mine], more, self.certificate)
 
 
-def measure(
-    run: Run,
-    name: str,
-    subject: Subject,
-    metric: Metric,
-    groups: Sequence[Chunk],
-    parts: Sequence[Component],
-    edits_for: EditsFor,
-) -> Measured:
-    """Effects of all components on all prompts, as the run's configuration asks (``estimate, verify, sample, null, seed``).
-
-    Args:
-        edits_for: from the number of a chunk to the edit of each component's whole site there.
-    """
+def measure(run: Run, grid: Grid) -> Measured:
+    """Effects of all components on all prompts, as the run's configuration asks (an `EffectsConfig`)."""
     if run.config.estimate == "none":
-        effects, clean = sweep_all(run.folder, name, subject, metric, groups, parts, edits_for)
-        found = Measured(effects, clean, np.ones(len(parts), dtype=bool), {})
+        effects, clean = sweep_all(run.folder, grid)
+        found = Measured(effects, clean, np.ones(len(grid.parts), dtype=bool), {})
     else:
-        found = _screened(run, name, subject, metric, groups, parts, edits_for)
+        found = _screened(run, grid)
     if not run.config.null:
         return found
-    return replace(found, more={**found.more, **_null(run, name, subject, metric, groups, parts, edits_for, found)})
+    return replace(found, more={**found.more, **_null(run, grid, found)})
 
 
-def _null(
-    run: Run,
-    name: str,
-    subject: Subject,
-    metric: Metric,
-    groups: Sequence[Chunk],
-    parts: Sequence[Component],
-    edits_for: EditsFor,
-    found: Measured,
-) -> dict[str, np.ndarray]:
+def _null(run: Run, grid: Grid, found: Measured) -> dict[str, np.ndarray]:
     """Effects of changes as large in random directions, for what was measured exactly.
 
     ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
     """
-    mine = np.flatnonzero(found.tested)
+    mine = np.flatnonzero(found.tested).tolist()
     sizes = []
     for draw in range(run.config.null):
 
         def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
-            edit_of = edits_for(number)
+            edit_of = grid.edits_for(number)
             return lambda part: edits.turned(edit_of(part), run.config.seed + draw)
 
-        effects, _ = sweep_all(
-            run.folder, f"{name} null {draw}", subject, metric, groups, [parts[int(i)] for i in mine], turned
-        )
+        effects, _ = sweep_all(run.folder, replace(grid.of(mine), name=f"{grid.name} null {draw}", edits_for=turned))
         sizes.append(np.abs(effects.mean(1)))
     drawn, size = np.stack(sizes), np.abs(found.effects[mine].mean(1))
-    null, p = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
+    null, p = np.full(len(grid.parts), np.nan), np.full(len(grid.parts), np.nan)
     null[mine], p[mine] = drawn.mean(0), (1 + (drawn >= size).sum(0)) / (1 + len(drawn))
     return {"null": null, "null_p": p}
 
 
-def _screened(
-    run: Run,
-    name: str,
-    subject: Subject,
-    metric: Metric,
-    groups: Sequence[Chunk],
-    parts: Sequence[Component],
-    edits_for: EditsFor,
-) -> Measured:
+def _screened(run: Run, grid: Grid) -> Measured:
     """Estimates of all, exact effects of the largest and of a random sample."""
-    config = run.config
-    count = sum(len(chunk.prompts) for chunk in groups)
+    config, parts, count = run.config, grid.parts, grid.n_prompts
     found, drop = np.empty((len(parts), count)), np.zeros(len(parts))
     gate, gate_per_position = np.zeros(len(parts)), np.zeros(len(parts))
     layers = 1 + max(part.layer for part in parts)
     with screen.progress() as bars:
-        bar = bars.add_task(f"{name}: gradients", total=len(groups))
-        for number, chunk in enumerate(groups):
-            edit_of = edits_for(number)
-            here = estimates(subject, metric, chunk, parts, edit_of)
+        bar = bars.add_task(f"{grid.name}: gradients", total=len(grid.groups))
+        for number, chunk in enumerate(grid.groups):
+            edit_of = grid.edits_for(number)
+            here = estimates(grid.subject, grid.metric, chunk, parts, edit_of)
             found[:, chunk.prompts] = here.effects
             gate += np.abs(here.effects).sum(1)
             gate_per_position += here.per_position.sum(1)
             if config.estimate == "graddrop":
-                drop += grad_drop(subject, metric, chunk, parts, edit_of, layers).sum(1)
+                drop += grad_drop(grid.subject, grid.metric, chunk, parts, edit_of, layers).sum(1)
             bars.advance(bar)
     sizes = drop if config.estimate == "graddrop" else np.abs(found.sum(1))
     top, sample = to_verify(sizes, config.verify, config.sample, config.seed)
     chosen = sorted([*top, *sample])
-    exact, clean = sweep_all(run.folder, name, subject, metric, groups, [parts[i] for i in chosen], edits_for)
+    exact, clean = sweep_all(run.folder, grid.of(chosen))
     effects, tested = found.copy(), np.zeros(len(parts), dtype=bool)
     effects[chosen], tested[chosen] = exact, True
     more = {"estimate": found.mean(1), "gate": gate / count, "gate_per_position": gate_per_position / count}

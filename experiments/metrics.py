@@ -23,12 +23,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.prompts import Pair, Prompt
+from experiments.config import TextsConfig
+from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.subject import Subject
 from experiments.words import Encoded
 
@@ -92,7 +94,7 @@ class Metric:
 
     name: str
     unit: str
-    reads: Callable[[Subject, Sequence[Prompt] | Sequence[Pair]], Reads]
+    reads: Callable[[Subject, Any], Reads]
     value: Callable[[Tensor, Tensor, Reads], Tensor]
     of_pairs: bool = False
     of_answers: bool = True
@@ -229,43 +231,34 @@ def _last_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
 BOTH = (("answer", 1.0), ("wrong", -1.0))
 ANSWER = (("answer", 1.0),)
 
+
+def _of_answers(
+    name: str,
+    unit: str,
+    what: Sequence[tuple[str, float]],
+    several: bool,
+    value: Callable[[Tensor, Tensor, Reads], Tensor],
+) -> Metric:
+    """A metric of the prompts' answers, of one token or of ``several``."""
+
+    def reads(subject: Subject, prompts: Any) -> Reads:
+        return _answer_reads(subject, prompts, what, name, several)
+
+    return Metric(name, unit, reads, value)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric(
-            "logit_difference",
-            "nats",
-            lambda subject, prompts: _answer_reads(subject, prompts, BOTH, "logit_difference", False),  # type: ignore[arg-type]
-            _logits,
-        ),
-        Metric(
-            "log_probability",
-            "bits",
-            lambda subject, prompts: _answer_reads(subject, prompts, ANSWER, "log_probability", True),  # type: ignore[arg-type]
-            _log2p,
-        ),
-        Metric(
-            "answer_difference",
-            "bits",
-            lambda subject, prompts: _answer_reads(subject, prompts, BOTH, "answer_difference", True),  # type: ignore[arg-type]
-            _log2p,
-        ),
-        Metric(
-            "answer_accuracy",
-            "share",
-            lambda subject, prompts: _answer_reads(subject, prompts, BOTH, "answer_accuracy", True),  # type: ignore[arg-type]
-            _accuracy,
-        ),
-        Metric("pair_difference", "bits", _pair_reads, _log2p, of_pairs=True),  # type: ignore[arg-type]
-        Metric("pair_accuracy", "share", _pair_reads, _accuracy, of_pairs=True),  # type: ignore[arg-type]
-        Metric("loss", "bits a token", _loss_reads, _log2p, of_answers=False),  # type: ignore[arg-type]
-        Metric("kl", "bits", _last_reads, _kl, of_answers=False, baseline_is_zero=True),  # type: ignore[arg-type]
-        Metric(
-            "rank",
-            "tokens",
-            lambda subject, prompts: _answer_reads(subject, prompts, ANSWER, "rank", False),  # type: ignore[arg-type]
-            _rank,
-        ),
+        _of_answers("logit_difference", "nats", BOTH, False, _logits),
+        _of_answers("log_probability", "bits", ANSWER, True, _log2p),
+        _of_answers("answer_difference", "bits", BOTH, True, _log2p),
+        _of_answers("answer_accuracy", "share", BOTH, True, _accuracy),
+        _of_answers("rank", "tokens", ANSWER, False, _rank),
+        Metric("pair_difference", "bits", _pair_reads, _log2p, of_pairs=True),
+        Metric("pair_accuracy", "share", _pair_reads, _accuracy, of_pairs=True),
+        Metric("loss", "bits a token", _loss_reads, _log2p, of_answers=False),
+        Metric("kl", "bits", _last_reads, _kl, of_answers=False, baseline_is_zero=True),
     )
 }
 
@@ -275,3 +268,25 @@ def get_metric(name: str) -> Metric:
     if name not in METRICS:
         raise MetricError(f"unknown metric {name!r}: expected {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def metric_and_texts(config: TextsConfig, of_prompts: str) -> tuple[Metric, list[Prompt] | list[Pair]]:
+    """What a run measures, and the prompts or pairs that it is measured on.
+
+    Args:
+        of_prompts: the metric of prompts where none is named; that of pairs is ``pair_difference``.
+
+    Raises:
+        MetricError: both or neither of prompts and pairs, or a metric of the other.
+        PromptError: a file that cannot be read.
+    """
+    if (config.prompts is None) == (config.pairs is None):
+        raise MetricError("expected one of --prompts FILE and --pairs FILE")
+    metric = get_metric(config.metric or (of_prompts if config.pairs is None else "pair_difference"))
+    if metric.of_pairs != (config.pairs is not None):
+        raise MetricError(
+            f"metric {metric.name} is of {'pairs' if metric.of_pairs else 'prompts'}: give --pairs or --prompts"
+        )
+    if config.pairs is not None:
+        return metric, read_pairs(config.pairs, config.limit)
+    return metric, read_prompts(config.source, config.limit, answers=metric.of_answers)

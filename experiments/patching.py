@@ -21,14 +21,14 @@ from experiments import screen
 from experiments.components import Component, components, places
 from experiments.config import PatchConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
-from experiments.measure import EditsFor, Measured, certificate_notes, measure
+from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, MetricError, Reads, get_metric
 from experiments.prompts import Prompt, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
-from experiments.sweep import Chunk, chunks, clean_values
+from experiments.sweep import Chunk, EditsFor, Grid, chunks, clean_values
 from hooks import capture, edits
 from hooks.edits import Edit
 
@@ -69,7 +69,7 @@ def run(config: PatchConfig) -> dict[str, Any]:
     for direction in directions:
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
         edits_for = _patches(subject, parts, sides[other])
-        found = measure(this, direction, subject, metric, sides[base], parts, edits_for)
+        found = measure(this, Grid(direction, subject, metric, sides[base], parts, edits_for))
         runs[base], runs[other] = found.clean, clean_values(subject, metric, sides[other])
         more = _records(config, metric, items, parts, found, runs[other] - found.clean, direction)
         records += more

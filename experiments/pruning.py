@@ -27,8 +27,8 @@ from experiments.config import PruneConfig
 from experiments.effects import clusters_of, mean_of
 from experiments.estimate import estimates
 from experiments.heads import Heads, Kept, flat, heads_of, with_heads
-from experiments.metrics import Metric, MetricError, get_metric
-from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
+from experiments.metrics import Metric, MetricError, get_metric, metric_and_texts
+from experiments.prompts import Pair, Prompt
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject
@@ -54,7 +54,9 @@ def run(config: PruneConfig) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("prune", config)
-    items, metric = _items(config)
+    metric, items = metric_and_texts(config, "loss")
+    if metric.baseline_is_zero:
+        raise MetricError(f"metric {metric.name} is a distance from the same model: expected one of its quality")
     subject = this.load()
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
@@ -64,8 +66,7 @@ def run(config: PruneConfig) -> dict[str, Any]:
             f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in {heads.n_kv_heads} groups), got {steps}"
         )
     groups = list(chunks(subject, metric.reads(subject, items), config.batch_tokens))
-    source = config.prompts or config.pairs or Path()
-    if (finished := this.open(subject, {str(source): file_sha256(source)})) is not None:
+    if (finished := this.open(subject, {str(config.source): file_sha256(config.source)})) is not None:
         return finished
     size = sum(p.numel() * p.element_size() for p in subject.model.parameters())
     screen.say(
@@ -86,23 +87,9 @@ def run(config: PruneConfig) -> dict[str, Any]:
             found.append(saved)
             bars.advance(bar)
     return this.finish(
-        _results(config, subject, heads, metric, items, clean, found), data=[data_record("texts", source, len(items))]
+        _results(config, subject, heads, metric, items, clean, found),
+        data=[data_record("texts", config.source, len(items))],
     )
-
-
-def _items(config: PruneConfig) -> tuple[Sequence[Prompt] | Sequence[Pair], Metric]:
-    if (config.prompts is None) == (config.pairs is None):
-        raise RunError("expected one of --prompts FILE and --pairs FILE")
-    metric = get_metric(config.metric or ("pair_difference" if config.pairs else "loss"))
-    if metric.of_pairs != (config.pairs is not None):
-        raise MetricError(
-            f"metric {metric.name} is of {'pairs' if metric.of_pairs else 'prompts'}: give --pairs or --prompts"
-        )
-    if metric.baseline_is_zero:
-        raise MetricError(f"metric {metric.name} is a distance from the same model: expected one of its quality")
-    if config.pairs is not None:
-        return read_pairs(config.pairs, config.limit), metric
-    return read_prompts(config.prompts or "", config.limit, answers=metric.of_answers), metric
 
 
 def _step(
@@ -116,10 +103,10 @@ def _step(
     step: int,
 ) -> dict[str, Any]:
     """One step: weigh the heads of the model so far, cut, check, measure, write."""
-    now = subject if len(flat(kept[0])) == heads.n_heads else _smaller(subject, kept)
+    now = subject if len(flat(kept[0])) == heads.n_heads else subject.of_model(with_heads(subject.model, kept))
     importance = head_gates(now, get_metric(GRADED.get(metric.name, metric.name)), items, config.batch_tokens)
     fewer = without_least(kept, importance)
-    smaller = _smaller(subject, fewer)
+    smaller = subject.of_model(with_heads(subject.model, fewer))
     difference = zeroed_difference(subject.model, smaller.model, fewer, groups[0])
     limit = ROUNDING.get(next(smaller.model.parameters()).dtype, 5e-2)
     if not difference <= limit:
@@ -129,7 +116,7 @@ def _step(
         )
     drawn = []
     for draw in range(config.random):
-        other = _smaller(subject, random_heads(heads, fewer, config.seed + draw))
+        other = subject.of_model(with_heads(subject.model, random_heads(heads, fewer, config.seed + draw)))
         drawn.append(clean_values(other, metric, groups).tolist())
     _save(smaller, config.out / "models" / f"step-{step}")
     seconds = _seconds([subject.model, smaller.model], groups[0].batch.inputs(subject.device))
@@ -142,17 +129,6 @@ def _step(
         "seconds": seconds,
         "parameters": sum(p.numel() for p in smaller.model.parameters()),
     }
-
-
-def _smaller(subject: Subject, kept: Kept) -> Subject:
-    """The subject with some of its heads."""
-    return Subject(
-        with_heads(subject.model, kept),
-        subject.tokenizer,
-        name=subject.name,
-        bos="never" if subject.bos is None else subject.bos,
-        max_length=subject.max_length,
-    )
 
 
 def head_gates(

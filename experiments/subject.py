@@ -164,13 +164,18 @@ class Subject:
 
     def random_twin(self, seed: int) -> Subject:
         """The same architecture, tokenizer and BOS with fresh weights, initialised from `seed`."""
+        name = f"{self.name} (random weights, seed {seed})"
+        return self.of_model(random_twin(self.model, seed), name=name, random_seed=seed)
+
+    def of_model(self, model: nn.Module, *, name: str | None = None, random_seed: int | None = None) -> Subject:
+        """Another model with the same tokenizer, BOS and longest input."""
         return Subject(
-            random_twin(self.model, seed),
+            model,
             self.tokenizer,
-            name=f"{self.name} (random weights, seed {seed})",
+            name=name or self.name,
             bos="never" if self.bos is None else self.bos,
             max_length=self.max_length,
-            random_seed=seed,
+            random_seed=random_seed,
         )
 
     # -- text in

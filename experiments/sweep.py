@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from experiments.subject import Subject
 from hooks import NothingChanged, Resume, Site, intervene
 from hooks.activations import selected
 from hooks.edits import Edit, Where
+
+EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
@@ -160,30 +163,46 @@ def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> F
     return out
 
 
-def sweep_all(
-    folder: RunFolder,
-    name: str,
-    subject: Subject,
-    metric: Metric,
-    groups: Sequence[Chunk],
-    parts: Sequence[Component],
-    edits_for: Callable[[int], Callable[[Component], Edit]],
-) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
-    """Effects of every component on every prompt, and the metric without edits; batches that are saved are not run.
+@dataclass(frozen=True)
+class Grid:
+    """Every component edited in turn on every prompt.
 
     Args:
-        name: what the cells and the progress bar are called.
-        edits_for: from the number of a chunk to the edit of each component's whole site there.
+        name: what the saved cells and the progress bar are called.
+        groups: the prompts.
+        edits_for: from the number of a group to the edit of each component's whole site there.
     """
-    count = sum(len(chunk.prompts) for chunk in groups)
-    effects, clean = np.empty((len(parts), count)), np.empty(count)
+
+    name: str
+    subject: Subject
+    metric: Metric
+    groups: Sequence[Chunk]
+    parts: Sequence[Component]
+    edits_for: EditsFor
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts there are."""
+        return sum(len(chunk.prompts) for chunk in self.groups)
+
+    def of(self, mine: Sequence[int]) -> Grid:
+        """Some of the components."""
+        return replace(self, parts=[self.parts[i] for i in mine])
+
+
+def sweep_all(
+    folder: RunFolder, grid: Grid
+) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
+    """The effects, and the metric without edits; groups whose effects are saved are not run."""
+    parts = grid.parts
+    effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
     with screen.progress() as bars:
-        bar = bars.add_task(name, total=len(groups) * len(parts))
-        for number, chunk in enumerate(groups):
-            cell = f"{name}-{number}".replace(" ", "-")
+        bar = bars.add_task(grid.name, total=len(grid.groups) * len(parts))
+        for number, chunk in enumerate(grid.groups):
+            cell = f"{grid.name}-{number}".replace(" ", "-")
             saved = folder.cell(cell)
             if saved is None:
-                sweep, edit_of = Sweep(subject, metric, chunk), edits_for(number)
+                sweep, edit_of = Sweep(grid.subject, grid.metric, chunk), grid.edits_for(number)
                 saved = {"clean": sweep.clean.tolist(), "effects": [[]] * len(parts)}
                 for layer in sorted({part.layer for part in parts}):
                     mine = [i for i, part in enumerate(parts) if part.layer == layer]
