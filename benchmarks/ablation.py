@@ -16,8 +16,9 @@ from capture import bridge, gpt2
 from measure import once, random_tokens, start, texts_parser
 
 from experiments.components import components
-from experiments.metrics import Reads, get_metric
+from experiments.metrics import get_metric
 from experiments.padding import Batch
+from experiments.reads import Reads
 from experiments.sweep import Chunk, Sweep
 from hooks import edits
 

@@ -22,7 +22,8 @@ from experiments.effects import clusters_of, differs_from_0, effect_records, mea
 from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, metric_and_texts
 from experiments.optimal import optimal_constants
-from experiments.prompts import Pair, Prompt, read_prompts
+from experiments.probed import probed_words
+from experiments.prompts import Item, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, RunFolder, file_sha256
 from experiments.roles import repetition_scores, text_patterns
@@ -46,20 +47,24 @@ def run(config: AblateConfig) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("ablate", config)
-    _refuse_single_neurons(config)
-    metric, items = metric_and_texts(config, "logit_difference")
-    subject = this.load()
+    _refuse(config)
+    notes: list[dict[str, str]] = []
+    if config.probe is None:
+        metric, items = metric_and_texts(config, "logit_difference")
+    else:
+        metric, items, notes = probed_words(config)
+    subject = this.load(body_only=metric.readout is not None)
     reads = metric.reads(subject, items)
-    hashes = {str(path): file_sha256(path) for path in (config.source, config.reference) if path is not None}
+    hashes = {str(path): file_sha256(path) for path in (config.source, config.reference, config.probe) if path}
     if (finished := this.open(subject, hashes)) is not None:
         return finished
 
     groups = list(chunks(subject, reads, config.batch_tokens))
     parts = components(subject.model, config.component, groups[0].batch)
-    screen.say(
-        f"plan: {len(parts):,} {config.component} x {len(items)} {'pairs' if config.pairs else 'prompts'} in "
-        f"{len(groups)} batches"
-    )
+    if metric.readout is not None:  # what stands behind the probe changes nothing that it reads
+        parts = [part for part in parts if part.layer <= metric.readout.layer]
+    texts = "pairs" if config.pairs else "sentences" if config.corpus else "prompts"
+    screen.say(f"plan: {len(parts):,} {config.component} x {len(items)} {texts} in {len(groups)} batches")
     if len(parts) > LARGE_GRID and config.estimate == "none":
         screen.say(
             f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
@@ -72,7 +77,11 @@ def run(config: AblateConfig) -> dict[str, Any]:
     results = _results(config, metric, items, parts, dataclasses.replace(found, more={**found.more, **roles}))
     if roles and (patterns := text_patterns(subject, reads.texts)) is not None:
         results["patterns"] = patterns
-    return this.finish(results, data=[data_record("prompts", config.source, len(items))])
+    results["notes"] = [*notes, *results["notes"]]
+    data = [data_record("sentences" if config.corpus else "prompts", config.source, len(items))]
+    if config.probe is not None:
+        data.append(data_record("probe", config.probe, 1))
+    return this.finish(results, data=data)
 
 
 def _roles(config: AblateConfig, subject: Subject, parts: Sequence[Component]) -> dict[str, np.ndarray]:
@@ -85,8 +94,12 @@ def _roles(config: AblateConfig, subject: Subject, parts: Sequence[Component]) -
     return {name: np.array([grid[place] for place in at]) for name, grid in scores.items()}
 
 
-def _refuse_single_neurons(config: AblateConfig) -> None:
-    """What is not done to a neuron on its own."""
+def _refuse(config: AblateConfig) -> None:
+    """Options that do not go together."""
+    if (config.probe is None) != (config.corpus is None):
+        raise RunError("expected --probe FILE and --corpus FILE together")
+    if config.probe is not None and config.value == "optimal":
+        raise RunError("--value optimal: its constants disturb the model's own predictions least, not a probe's")
     if config.value == "optimal" and config.component == "neurons":
         raise RunError(
             "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
@@ -125,7 +138,7 @@ def _edits(
 def _results(
     config: AblateConfig,
     metric: Metric,
-    items: Sequence[Prompt] | Sequence[Pair],
+    items: Sequence[Item],
     parts: Sequence[Component],
     found: Measured,
 ) -> dict[str, Any]:

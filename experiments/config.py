@@ -43,7 +43,9 @@ class TextsConfig(RunConfig):
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
     limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
     metric: str | None = option(
-        "what is measured (default: for pairs pair_difference, else logit_difference, for prune loss)", None
+        "what is measured (default: logit_difference; for pairs pair_difference, for prune loss, with a probe "
+        "probe_log_probability)",
+        None,
     )
 
     @property
@@ -99,6 +101,15 @@ class AblateConfig(TextsConfig, EffectsConfig):
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
     )
+    probe: Path | None = option(
+        "a saved probe (DIR/probes/... of a probing run): measure what it reads instead", None, metavar="FILE"
+    )
+    corpus: Path | None = option("with --probe: annotated sentences, CoNLL-U", None, metavar="FILE")
+
+    @property
+    def source(self) -> Path:
+        """The file of prompts, pairs or sentences."""
+        return self.corpus or super().source
 
 
 @dataclass(frozen=True, kw_only=True)

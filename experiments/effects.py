@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from experiments.components import Component
 from experiments.measure import Measured
 from experiments.metrics import Metric
-from experiments.prompts import Pair, Prompt
+from experiments.prompts import Item
 from probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
 
 BLOCK = 256
@@ -23,7 +23,7 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def clusters_of(items: Sequence[Prompt] | Sequence[Pair]) -> Int[np.ndarray, " prompts"]:
+def clusters_of(items: Sequence[Item]) -> Int[np.ndarray, " prompts"]:
     """The cluster of each prompt: its group, or itself."""
     groups = [item.group or f"item {i}" for i, item in enumerate(items)]
     return np.unique(groups, return_inverse=True)[1]

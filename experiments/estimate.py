@@ -14,7 +14,7 @@ ranks by gradients that pass by one layer at a time, so that two paths that canc
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.components import Component
-from experiments.metrics import Metric, MetricError
+from experiments.metrics import Metric
+from experiments.reads import MetricError
 from experiments.subject import Subject
 from experiments.sweep import Chunk
-from hooks import NothingChanged, Site, capture, edits, intervene, sites
+from hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
 from hooks.edits import Edit, Where
 
 METHODS = ("gradient", "graddrop")
@@ -82,7 +83,7 @@ def estimates(
             through = [s for s in sites(model, f"blocks.{dropped}.*") if s.endswith(("hook_attn_out", "hook_mlp_out"))]
             stack.enter_context(intervene(model, {site: edits.function(Tensor.detach) for site in through}))
         acts = stack.enter_context(capture(model, *names, *watched, *needed, grad=True))
-        logits = model(**inputs).logits
+        logits = _logits(model, inputs, metric.readout)
         at = logits[tuple(reads.positions.T.to(logits.device))]
         value = metric.value(at[None], at.detach(), reads)
         if not value.requires_grad:
@@ -103,6 +104,23 @@ def estimates(
         heads = acts[name].shape[2]  # queries of one key head are one group
         moved[name] = change.sum(-1).view(len(change), heads, -1, change.shape[2]).sum(2).transpose(1, 2).unsqueeze(-1)
     return Estimates(_by_prompt(moved, parts, chunk, False), _by_prompt(moved, parts, chunk, True))
+
+
+def _logits(
+    model: nn.Module, inputs: Mapping[str, Tensor], readout: Readout | None
+) -> Float[Tensor, "batch pos classes"]:
+    """The model's logits, or those of what reads it, in the graph."""
+    if readout is None:
+        return model(**inputs).logits
+    seen: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        seen.append(value)
+        return value
+
+    with intervene(model, {f"blocks.{readout.layer}.hook_resid_post": edits.function(keep)}):
+        model(**inputs)
+    return readout.of(seen[-1])
 
 
 def _by_prompt(

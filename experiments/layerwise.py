@@ -11,6 +11,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
 from experiments.demo import demo_paths
 from experiments.features import FeatureError, Layout, extract
+from experiments.probed import save_probe
 from experiments.properties import Property, get_property
 from experiments.results import RunError, RunFolder, digest
 from experiments.run import Run
@@ -61,7 +63,8 @@ def demo_config(out: Path) -> ProbeConfig:
 def run(config: ProbeConfig) -> dict[str, Any]:
     """Run or continue a study; returns what ``results.json`` holds.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``. Interrupted, it continues with the
+    Writes ``config.json``, ``results.json``, ``report.html`` and the probes of classes, ``probes/PROPERTY/SITE.safetensors``,
+    to ``config.out``. Interrupted, it continues with the
     first batch and the first layer that are missing, and gives the same numbers.
 
     Raises:
@@ -91,7 +94,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     stores = _extract_all(config, models, views, places, digest(this.identity), this.folder)
     seconds["features"] = time.perf_counter() - mark
     mark = time.perf_counter()
-    cells = _probe_all(config, views, places, stores, this.folder)
+    cells = _probe_all(config, subject, views, places, stores, this.folder)
     seconds["probes"] = time.perf_counter() - mark
 
     mark = time.perf_counter()
@@ -210,6 +213,7 @@ def _extract_all(
 
 def _probe_all(
     config: ProbeConfig,
+    subject: Subject,
     views: Sequence[View],
     places: Sequence[str],
     stores: dict[tuple[int, str], ActivationStore],
@@ -226,7 +230,8 @@ def _probe_all(
                     features = [
                         stores[i, view.name].read(site, view.layout.n_rows) for i in range(1 + config.random_models)
                     ]
-                    found = score_cell(site, view.tasks, features, config)
+                    keep = partial(save_probe, config.out / "probes", subject, site, config.pooling)
+                    found = score_cell(site, view.tasks, features, config, keep)
                     saved = [cell.to_json() for cell in found]
                     folder.save_cell(name, saved)
                     del features

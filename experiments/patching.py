@@ -22,8 +22,9 @@ from experiments.components import Component, components, places
 from experiments.config import PatchConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
 from experiments.measure import Measured, certificate_notes, measure
-from experiments.metrics import Metric, MetricError, Reads, get_metric
+from experiments.metrics import Metric, get_metric
 from experiments.prompts import Prompt, read_prompts
+from experiments.reads import MetricError, Reads
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record

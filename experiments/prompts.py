@@ -13,13 +13,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-Item = TypeVar("Item")
+Line = TypeVar("Line")
 
 
 class PromptError(ValueError):
     """A prompt file that cannot be read; the message begins with ``file:line``."""
+
+
+@runtime_checkable
+class Item(Protocol):
+    """What a metric has one value of; those of a group are resampled together."""
+
+    @property
+    def group(self) -> str | None:
+        """The group's name, or None for an item by itself."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,8 @@ def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
     return _read(Path(path), limit, _pair)
 
 
-def _read(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Item]) -> list[Item]:
-    out: list[Item] = []
+def _read(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Line]) -> list[Line]:
+    out: list[Line] = []
     for number, line in _lines(path):
         if limit is not None and len(out) == limit:
             break

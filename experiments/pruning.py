@@ -27,8 +27,9 @@ from experiments.config import PruneConfig
 from experiments.effects import clusters_of, mean_of
 from experiments.estimate import estimates
 from experiments.heads import Heads, Kept, flat, heads_of, with_heads
-from experiments.metrics import Metric, MetricError, get_metric, metric_and_texts
+from experiments.metrics import Metric, get_metric, metric_and_texts
 from experiments.prompts import Pair, Prompt
+from experiments.reads import MetricError
 from experiments.results import RunError, file_sha256
 from experiments.run import Run, data_record
 from experiments.subject import Subject

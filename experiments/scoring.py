@@ -72,12 +72,17 @@ KINDS = {
 
 
 def score_cell(
-    site: str, tasks: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+    site: str,
+    tasks: Sequence[Task],
+    features: Sequence[Float[Tensor, "rows d"]],
+    config: ProbeConfig,
+    keep: Callable[[str, Fit], object] = lambda name, fit: None,
 ) -> list[Cell]:
     """Probe every property at one site.
 
     Args:
         features: the model's, then those of each random-weight model.
+        keep: is given each property's name and its probe of the model's own features, where it is of classes.
 
     Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
     the same probe.
@@ -89,12 +94,16 @@ def score_cell(
     with warnings.catch_warnings():  # what did not converge is recorded in the cells and said in the results' notes
         warnings.simplefilter("ignore", ConvergenceWarning)
         for group in groups.values():
-            found |= {cell.property: cell for cell in _group_cells(site, group, features, config)}
+            found |= {cell.property: cell for cell in _group_cells(site, group, features, config, keep)}
     return [found[task.property.name] for task in tasks]
 
 
 def _group_cells(
-    site: str, group: Sequence[Task], features: Sequence[Float[Tensor, "rows d"]], config: ProbeConfig
+    site: str,
+    group: Sequence[Task],
+    features: Sequence[Float[Tensor, "rows d"]],
+    config: ProbeConfig,
+    keep: Callable[[str, Fit], object],
 ) -> list[Cell]:
     kind = KINDS[group[0].property.kind]
     fit_all, path = kind.fit(config), config.l2 or kind.path
@@ -134,6 +143,8 @@ def _group_cells(
         own = [found[key] for key in controls_of[name]]
         said = [(gold, control.predict(test)) for control, (_, gold) in zip(own, drawn[name].values(), strict=True)]
         right = [gold == predicted for gold, predicted in said] if isinstance(fit, Fit) else []
+        if isinstance(fit, Fit):
+            keep(name, fit)
         predicted, confidence = _predictions(fit, test)
         cells.append(
             Cell(

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
+from experiments.report.words import layer_label, runs
 from experiments.scoring import Cell
 from experiments.tasks import Part, Split, Task
 from hooks import Site
@@ -235,8 +236,9 @@ def finding(records: Sequence[dict[str, Any]]) -> str:
     """One paragraph in words, from the records of one property."""
     top = max(records, key=lambda r: r["score"])
     first = records[0]
-    names = ["the embeddings" if r["layer"] == 0 else f"layer {r['layer'] - 1}" for r in records if r["best"]]
-    where = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    best = [i for i, r in enumerate(records) if r["best"]]
+    names = runs(best, [layer_label(r["layer"], r["site"]) for r in records])
+    where = "the embeddings" if names == "emb" else f"layer{'s' if len(best) > 1 else ''} {names}"
     metric = "R2" if top["metric"] == "r2" else "accuracy"
     text = (
         f"{top['property']} is decodable from the embeddings with {metric} {first['score']:.3f} and best at {where} "

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from experiments import screen
 from experiments.components import Component, edit_at
-from experiments.metrics import Metric, MetricError, Reads
+from experiments.metrics import Metric
 from experiments.padding import Batch
+from experiments.reads import MetricError, Reads
 from experiments.results import RunFolder
 from experiments.subject import Subject
 from hooks import NothingChanged, Resume, Site, intervene
@@ -78,7 +79,8 @@ def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
         mine = torch.isin(reads.places[:, 3], torch.tensor(held))
         places = [(row[text], at, target, number[prompt]) for text, at, target, prompt in reads.places[mine].tolist()]
         ordered = [reads.texts[texts[place]] for place in batches[0].rows]
-        yield Chunk(held, batches[0], Reads(ordered, torch.tensor(places), reads.weights[mine]))
+        words = reads.words[mine] if reads.words is not None else None
+        yield Chunk(held, batches[0], Reads(ordered, torch.tensor(places), reads.weights[mine], words))
 
 
 class Sweep:
@@ -90,7 +92,7 @@ class Sweep:
 
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
-        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions)
+        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
         self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
 
     def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:

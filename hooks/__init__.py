@@ -12,7 +12,7 @@ from hooks.capture import capture
 from hooks.edits import Edit, EditError
 from hooks.intervene import NothingChanged, intervene
 from hooks.reference import Reference
-from hooks.resume import Resume
+from hooks.resume import Readout, Resume
 from hooks.sites import Site, UnknownSite
 from hooks.store import ActivationStore
 
@@ -23,6 +23,7 @@ __all__ = [
     "Edit",
     "EditError",
     "NothingChanged",
+    "Readout",
     "Reference",
     "Resume",
     "Site",

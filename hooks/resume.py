@@ -12,6 +12,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,19 @@ TOLERANCE = 1e-5
 """Largest difference, relative to the largest logit, between the parts' logits and the model's."""
 
 
+@dataclass(frozen=True)
+class Readout:
+    """What reads the residual stream in place of the model's own end, such as a probe.
+
+    Args:
+        layer: the block whose output is read; the blocks behind it are not run.
+        of: from that output, or some of its positions, to logits.
+    """
+
+    layer: int
+    of: Callable[[Float[Tensor, "*places d_model"]], Float[Tensor, "*places classes"]]
+
+
 class Resume:
     """One forward of a model, kept so that it can be continued from the input of any block.
 
@@ -32,9 +46,10 @@ class Resume:
         inputs: the forward's keyword arguments.
         positions: for each text the position whose logits are read, or ``reads 2`` pairs of text and position, any
             number for a text; None reads all.
+        readout: what gives the logits; None is the model's own final norm and head.
 
     Attributes:
-        logits: the model's own, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch pos vocab``.
+        logits: without an edit, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch pos vocab``.
         exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the whole model.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -49,8 +64,9 @@ class Resume:
         model: nn.Module,
         inputs: Mapping[str, Any],
         positions: Int[Tensor, " batch"] | Int[Tensor, "reads 2"] | None = None,
+        readout: Readout | None = None,
     ) -> None:
-        self.model, self.inputs = model, dict(inputs)
+        self.model, self.inputs, self._readout = model, dict(inputs), readout
         if positions is not None and positions.ndim == 1:
             positions = torch.stack([torch.arange(len(positions), device=positions.device), positions], dim=1)
         self.positions = positions
@@ -58,6 +74,7 @@ class Resume:
         self.n_layers = anatomy(model).n_layers
         paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
         self._blocks = [model.get_submodule(path) for path in paths]
+        self._stop = self.n_layers if readout is None else readout.layer + 1
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         takes = inspect.signature(self._blocks[0].forward).parameters.values()
         self._named = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -90,7 +107,7 @@ class Resume:
         part = whole[:, start:]
         with torch.no_grad():
             try:
-                for at in range(self.n_layers):
+                for at in range(self._stop):
                     whole, part = self.block(at, whole), self.block(at, part, start)
             except (RuntimeError, TypeError, ValueError, AttributeError):
                 return False  # the block takes its cache in a way of its own
@@ -129,7 +146,7 @@ class Resume:
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
             raise ValueError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
-        for at in range(layer, self.n_layers) if order is None else order:
+        for at in range(layer, self._stop) if order is None else order:
             residual = self.block(at, residual, start)
         if not start:
             return self._finish(self._read(residual, copies))
@@ -192,6 +209,8 @@ class Resume:
                 handle.remove()
         if len(self._calls) != self.n_layers:
             raise ValueError(f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}")
+        if self._readout is not None:
+            return self._readout.of(ends[self._readout.layer]), ends[self._readout.layer]
         logits = getattr(out, "logits", None)
         if logits is None:
             raise ValueError(f"{type(self.model).__name__} gives no logits: expected a language model with its head")
@@ -211,6 +230,8 @@ class Resume:
 
     def _tail(self, last: Tensor) -> Callable[[Tensor], Tensor] | None:
         """From the last block's output to logits: the final norm and the head, if that is what the model does."""
+        if self._readout is not None:
+            return self._readout.of
         body = getattr(self.model, getattr(self.model, "base_model_prefix", ""), None)
         heads = [m for m in self.model.children() if m is not body and next(m.parameters(), None) is not None]
         if body is None or len(heads) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probes import storage
 from probes.design import as_features, check_finite
+from probes.fit import Fit
 from probes.ridge import ridge_many
 from probes.solver import fit_many
 
@@ -52,6 +54,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     ['b']
     """
 
+    about_: dict[str, Any]
     classes_: np.ndarray
     n_features_in_: int
     coef_: Float[np.ndarray, "c d"]
@@ -92,6 +95,16 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             max_iter=self.max_iter,
             device=self.device,
         )["y"]
+        return self._take(fit)
+
+    @classmethod
+    def of(cls, fit: Fit) -> LogisticProbe:
+        """The probe that a joint solve found."""
+        probe = cls(l2=fit.l2)._take(fit)
+        probe.n_features_in_ = fit.coef.shape[1]
+        return probe
+
+    def _take(self, fit: Fit) -> LogisticProbe:
         self.classes_ = fit.classes
         self.coef_ = fit.coef.cpu().numpy()
         self.intercept_ = fit.intercept.cpu().numpy()
@@ -125,8 +138,11 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         """Probabilities of the classes, in the order of ``classes_``."""
         return np.exp(self.predict_log_proba(X))
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> Path:
         """Write the fitted probe as safetensors with a JSON header; the labels must be JSON values.
+
+        Args:
+            about: what it was trained on, kept in the header and read back as ``about_``.
 
         Raises:
             ValueError: if the labels are not strings, numbers or booleans.
@@ -136,6 +152,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             "params": self.get_params(),
             "classes": self.classes_.tolist(),
             "classes_dtype": self.classes_.dtype.str,
+            "about": dict(about or {}),
             "n_iter": self.n_iter_,
             "converged": self.converged_,
             "objective": self.objective_,
@@ -157,6 +174,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         kind = np.dtype(object if header["classes_dtype"] == "|O" else header["classes_dtype"])
         probe.classes_ = np.asarray(header["classes"], dtype=kind)
         probe.n_features_in_ = probe.coef_.shape[1]
+        probe.about_ = header["about"]
         probe.n_iter_, probe.converged_ = header["n_iter"], header["converged"]
         probe.objective_, probe.gradient_norm_ = header["objective"], header["gradient_norm"]
         return probe

@@ -377,6 +377,27 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
     }
 
 
+def make_screened(evil: str = "") -> dict[str, Any]:
+    """An ablation run of which most effects are estimates."""
+    made, rng = make_ablation(evil=evil), random.Random(1)
+    for number, record in enumerate(made["records"]):
+        record["estimate"] = record["effect"] * 0.8 + rng.gauss(0, 0.05)
+        if record["q"] > 0.05 and number % 4:
+            record.update({"exact": False, "p": None, "q": None})
+    certificate = {
+        "n_top": 2,
+        "n_sample": 36,
+        "spearman": 0.62,
+        "spearman_sample": 0.5,
+        "overlap": 1.0,
+        "same_sign": 1.0,
+        "slope": 1.2,
+        "missed": 0,
+        "misleads": [f"Spearman's correlation with the exact effects is 0.62{evil}"],
+    }
+    return {**made, "certificates": {"heads": certificate}}
+
+
 def make_patching(evil: str = "") -> dict[str, Any]:
     """A patching run by position, in both directions."""
     made = make_ablation(4, 6, evil)

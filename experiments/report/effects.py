@@ -12,6 +12,7 @@ from experiments.records import LEVEL, clear_of_chance, families, strongest
 from .heat import effect_grid
 from .parts import Cell, Column, Heat, Page, Section, Stats, Table
 from .provenance import again, caveats, model_name, provenance
+from .scatter import scatter
 from .tables import records_section
 from .words import count, finite, interval, number, p_value, plural, signed
 
@@ -46,7 +47,7 @@ def effects_page(results: Mapping[str, Any]) -> Page:
     finished = str(about.get("finished") or "")[:10]
     sections = grids(results, records, data)
     if certificates := results.get("certificates") or {}:
-        sections.append(certificate_section(certificates, records))
+        sections.append(certificate_section(certificates, records, data))
     if 0 < len(records) <= 5000:
         sections.append(records_section(results))
     sections += [caveats(results, []), provenance(results), again(results)]
@@ -112,7 +113,9 @@ def _patterns(patterns: Mapping[str, Any], records: Sequence[Mapping[str, Any]],
     return {"tokens": list(patterns["tokens"]), "weights": patterns["weights"], "places": places, "first": first}
 
 
-def certificate_section(certificates: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Section:
+def certificate_section(
+    certificates: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]
+) -> Section:
     """How far the estimates agree with what was measured exactly."""
     columns = [
         Column("effects of", False),
@@ -142,7 +145,28 @@ def certificate_section(certificates: Mapping[str, Any], records: Sequence[Mappi
         f"{count(exact)} are exact. Only exact effects are tested."
     )
     caption = "Agreement of estimates with exact effects"
-    return Section("certificate", "Certificate", [Table("certificates", caption, columns, rows)], about, study=True)
+    parts = [Table("certificates", caption, columns, rows), _agreement(records, data)]
+    return Section("certificate", "Certificate", parts, about, study=True)
+
+
+def _agreement(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Heat:
+    """Each part's exact effect over its estimate."""
+    both = [r for r in records if r.get("exact", True) and finite(r.get("estimate")) is not None]
+    points = [(float(r["estimate"]), float(r["effect"])) for r in both]
+    data["heats"]["agreement"] = {
+        "metric": "exact",
+        "tips": [[_place(r), signed(r["effect"]), f"estimate {signed(r['estimate'])}"] for r in both],
+    }
+    words = f"Exact effect over estimate of {plural(len(both), 'part')}; on the line they are equal."
+    drawing = scatter(
+        points,
+        uid="agreement",
+        title="Exact and estimated effects",
+        desc=words,
+        x_title="estimate",
+        y_title="exact effect",
+    )
+    return Heat("agreement", Markup(drawing), words, label="Exact over estimated effects", key=False)
 
 
 def _role(record: Mapping[str, Any]) -> Cell:

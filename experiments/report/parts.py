@@ -122,13 +122,15 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Heat:
-    """A grid of effects: the drawing, and the key of what the pointer reads; with patterns, a click shows a head's."""
+    """Marks that the pointer reads: a grid of effects with its key, or a scatter; with patterns, a click shows a head's."""
 
     kind: ClassVar[str] = "heat"
     uid: str
     drawing: Markup
     caption: str
     patterns: bool = False
+    label: str = "Grid of effects"
+    key: bool = True
 
 
 @dataclass(frozen=True)

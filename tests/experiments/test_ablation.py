@@ -16,8 +16,9 @@ from naive import alone, naive, subject
 from experiments import ablation, cli
 from experiments.components import components
 from experiments.config import AblateConfig, as_command, from_arguments
-from experiments.metrics import METRICS, MetricError, get_metric
+from experiments.metrics import METRICS, get_metric
 from experiments.prompts import Pair, Prompt, read_prompts
+from experiments.reads import MetricError
 from experiments.subject import Subject
 from experiments.sweep import Sweep, chunks
 from hooks import edits, intervene
@@ -227,6 +228,65 @@ def test_masked_models_are_measured_by_pseudo_log_likelihood() -> None:
     np.testing.assert_allclose(got, expected, atol=2e-5)
     with pytest.raises(MetricError, match="its tokenizer has no mask to hide one behind"):
         metric.reads(subject("bert"), PAIRS)
+
+
+MASKED = [Prompt("w3 w4 w5", "w6", "w7"), Prompt("w8 w5 w4 w9", " w10", " w11"), Prompt("w12 w5", "w13", "w14")]
+"""Prompts in which w4 is the mask."""
+
+
+def at_mask(one: Subject, prompt: Prompt) -> torch.Tensor:
+    """log2 p at the mask of one text, run by itself."""
+    ids = list(one.encode([prompt.prompt])[0].ids)
+    with torch.no_grad():
+        return torch.log_softmax(one.model(torch.tensor([ids])).logits[0, ids.index(MASK)].double(), -1) / np.log(2)
+
+
+@pytest.mark.parametrize("kind", ["heads", "neurons", "mlps", "attentions", "layers"])
+def test_masked_models_answer_at_the_mask(kind: str) -> None:
+    """BERT's shape: the metric and every part's effect, against forwards of single texts."""
+    one, metric = Subject(tiny.model("bert"), masking(), bos="auto"), get_metric("logit_difference")
+    prompts = MASKED[:2]
+    (chunk,) = chunks(one, metric.reads(one, prompts), 500)
+    sweep = Sweep(one, metric, chunk, tokens=60)
+    order = [prompts[i] for i in chunk.prompts]
+
+    def value(prompt: Prompt) -> float:
+        logp = at_mask(one, prompt)
+        right, wrong = (int((text or "").strip()[1:]) for text in (prompt.answer, prompt.wrong))
+        return float(logp[right] - logp[wrong]) * float(np.log(2))
+
+    np.testing.assert_allclose(sweep.clean, [value(prompt) for prompt in order], atol=2e-5)
+    parts = components(one.model, kind, chunk.batch)[:: 13 if kind == "neurons" else 1]
+    skip = kind == "layers"
+    effects = sweep.effects(
+        [(p, edits.copy(f"blocks.{p.layer}.hook_resid_pre") if skip else edits.zero()) for p in parts]
+    )
+    assert np.abs(effects).max() > 2e-4
+    for part, found in zip(parts, effects, strict=True):
+        edit = edits.copy(f"blocks.{part.layer}.hook_resid_pre") if skip else edits.zero()
+        with intervene(one.model, {part.site: edit}):
+            edited = [value(prompt) for prompt in order]
+        np.testing.assert_allclose(found, np.array(edited) - sweep.clean, atol=2e-5)
+
+
+def test_other_metrics_of_masked_models() -> None:
+    one = Subject(tiny.model("bert"), masking(), bos="auto")
+    logp = at_mask(one, MASKED[0])
+
+    def clean(name: str, prompts: list[Prompt]) -> np.ndarray:
+        metric = get_metric(name)
+        (chunk,) = chunks(one, metric.reads(one, prompts), 500)
+        return Sweep(one, metric, chunk).clean[np.argsort(chunk.prompts)]
+
+    assert clean("log_probability", MASKED[:1]) == pytest.approx(float(logp[6]), abs=2e-5)
+    assert clean("rank", MASKED[:1]) == pytest.approx(float((logp > logp[6]).sum()))
+    assert np.abs(clean("kl", MASKED[:2])).max() < 1e-6
+    # The loss and the difference of pairs are sums of the same log-probabilities.
+    good, bad = ("w3 w6 w5", "w3 w7 w5 w8")
+    losses = clean("loss", [Prompt(good, ""), Prompt(bad, "")])
+    assert clean("pair_difference", [Pair(good, bad)])[0] == pytest.approx(-3 * losses[0] + 4 * losses[1], abs=2e-5)
+    with pytest.raises(MetricError, match="expected one w4 in the text, got 0 in 'w12 w5'"):
+        get_metric("logit_difference").reads(one, MASKED)
 
 
 MASK = 4

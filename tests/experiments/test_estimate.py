@@ -16,8 +16,9 @@ from torch import nn
 from experiments import cli
 from experiments.components import Component, components, edit_at, places
 from experiments.estimate import certificate, estimates, grad_drop, to_verify
-from experiments.metrics import MetricError, get_metric
+from experiments.metrics import get_metric
 from experiments.prompts import Prompt
+from experiments.reads import MetricError
 from experiments.subject import Subject
 from experiments.sweep import Chunk, Sweep, chunks
 from hooks import capture, edits, intervene

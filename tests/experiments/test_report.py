@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixture import make_ablation, make_patching, make_pruning, make_results
+from report_fixture import make_ablation, make_patching, make_pruning, make_results, make_screened
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -99,6 +99,8 @@ SHAPES = {
     "empty": lambda: {"schema": 1, "kind": "probe", "provenance": {}, "records": []},
     "ablation": lambda: make_ablation(),
     "evil ablation": lambda: make_ablation(2, 3, EVIL),
+    "screened": lambda: make_screened(),
+    "evil screened": lambda: make_screened(EVIL),
     "patching": lambda: make_patching(),
     "evil patching": lambda: make_patching(EVIL),
     "pruning": lambda: make_pruning(),
