@@ -18,7 +18,7 @@ import numpy as np
 from experiments import screen
 from experiments.components import Component, components
 from experiments.config import AblateConfig
-from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
+from experiments.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
 from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, metric_and_texts
 from experiments.optimal import optimal_constants
@@ -148,7 +148,7 @@ def _results(
     records = effect_records(
         parts, found, found.clean, clusters, metric, config.seed, value=config.value, baseline=base["value"]
     )
-    notes = []
+    notes = group_notes(clusters)
     if still := int((found.effects[found.tested] == 0).all(1).sum()):
         text = (
             f"{still} of {int(found.tested.sum())} {config.component} that were measured changed nothing at all: their "

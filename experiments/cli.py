@@ -1,4 +1,4 @@
-"""The command: ``layerscope probe``, ``ablate``, ``patch``, ``prune`` and ``demo``."""
+"""The command: ``layerscope probe``, ``ablate``, ``patch``, ``usage``, ``prune`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.config import AblateConfig, PatchConfig, ProbeConfig, PruneConfig, add_options, from_arguments
+from experiments.config import (
+    AblateConfig,
+    PatchConfig,
+    ProbeConfig,
+    PruneConfig,
+    UsageConfig,
+    add_options,
+    from_arguments,
+)
 
 # Command -> its configuration, the module whose ``run`` it is, and its help.
 COMMANDS = {
     "probe": (ProbeConfig, "experiments.layerwise", "probe every layer for properties of an annotated corpus"),
     "ablate": (AblateConfig, "experiments.ablation", "take out every head, neuron, MLP, attention or layer in turn"),
     "patch": (PatchConfig, "experiments.patching", "put values of a clean run into a corrupted one, and the reverse"),
+    "usage": (UsageConfig, "experiments.usage", "is a property that a probe reads also used: erase it at every layer"),
     "prune": (PruneConfig, "experiments.pruning", "cut the least important heads out of the weights, step by step"),
 }
 
@@ -26,6 +35,8 @@ _EPILOG = """examples:
       --test en_ewt-ud-test.conllu --property upos --property deprel --limit-sentences 3000 --out runs/gpt2
   layerscope ablate --model openai-community/gpt2 --prompts ioi.jsonl --component heads --value mean --out runs/ioi
   layerscope patch --model openai-community/gpt2 --clean ioi.jsonl --by position --out runs/ioi-positions
+  layerscope usage --model openai-community/gpt2 --corpus en_ewt-ud-train.conllu --property feats:Number \
+      --pairs agreement.jsonl --out runs/number
   layerscope prune --model HuggingFaceTB/SmolLM2-135M --prompts texts.jsonl --out runs/smaller
 """
 

@@ -43,7 +43,7 @@ class TextsConfig(RunConfig):
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
     limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
     metric: str | None = option(
-        "what is measured (default: logit_difference; for pairs pair_difference, for prune loss, with a probe "
+        "what is measured (default: logit_difference; for pairs pair_difference, for prune and usage loss, with a probe "
         "probe_log_probability)",
         None,
     )
@@ -110,6 +110,24 @@ class AblateConfig(TextsConfig, EffectsConfig):
     def source(self) -> Path:
         """The file of prompts, pairs or sentences."""
         return self.corpus or super().source
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageConfig(TextsConfig, EffectsConfig):
+    """A property probed at every layer, erased there, and missed or not by the model."""
+
+    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
+    property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
+    dev: Path | None = option(
+        "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
+    )
+    test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
+    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
+    eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
+    push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0)
+    null: int = option("random changes as large as the erasure to compare with", 5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from experiments.metrics import Metric
 from experiments.prompts import Item
 from probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
 
+FEW = 10
+"""Groups below which resampling them is not to be trusted."""
 BLOCK = 256
 """Components whose resamples are held at a time."""
 
@@ -27,6 +29,17 @@ def clusters_of(items: Sequence[Item]) -> Int[np.ndarray, " prompts"]:
     """The cluster of each prompt: its group, or itself."""
     groups = [item.group or f"item {i}" for i, item in enumerate(items)]
     return np.unique(groups, return_inverse=True)[1]
+
+
+def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[dict[str, str]]:
+    """A warning where there are too few groups to resample."""
+    count = int(clusters.max()) + 1
+    if count == len(clusters) or count >= FEW:
+        return []
+    text = (
+        f"only {count} groups of {len(clusters)} items: below {FEW} groups intervals and tests over groups say little"
+    )
+    return [{"kind": "warning", "text": text}]
 
 
 def mean_of(

@@ -20,7 +20,7 @@ import torch
 from experiments import screen
 from experiments.components import Component, components, places
 from experiments.config import PatchConfig
-from experiments.effects import clusters_of, differs_from_0, effect_records, mean_of
+from experiments.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
 from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, get_metric
 from experiments.prompts import Prompt, read_prompts
@@ -79,6 +79,7 @@ def run(config: PatchConfig) -> dict[str, Any]:
             certificates[direction] = found.certificate
             notes += certificate_notes(direction, found.certificate)
     clusters = clusters_of(items)
+    notes += group_notes(clusters)
     means = {name: mean_of(values, clusters, config.seed) for name, values in runs.items()}
     gap = mean_of(runs["clean"] - runs["corrupted"], clusters, config.seed)
     span = f"{gap['low']:.3g} to {gap['high']:.3g}"

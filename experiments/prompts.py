@@ -3,7 +3,8 @@
 A line of a prompt file has ``prompt`` and ``answer`` and, where a metric needs them, ``wrong`` (what should be less
 likely), ``corrupted`` (the prompt that patching takes from) and ``group`` (prompts made from one template, resampled
 together); BLiMP's lines for the one-prefix method are prompts too. A line of a pair file has two sentences, by BLiMP's
-names (``sentence_good``, ``sentence_bad``) or as ``sentences: [good, bad]``.
+names (``sentence_good``, ``sentence_bad``) or as ``sentences: [good, bad]``, and perhaps a ``group``. A paradigm's name
+(``UID``) is no group: a file of one paradigm would be a single one.
 """
 
 from __future__ import annotations
@@ -107,7 +108,6 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
             "prompt": record["one_prefix_prefix"],
             "answer": f" {record.get('one_prefix_word_good')}",
             "wrong": f" {record.get('one_prefix_word_bad')}",
-            "group": record.get("UID"),
         }
     needed = ("prompt", "answer") if answers else ("prompt",)
     fields = {name: _text(record, name, name in needed) for name in Prompt.__dataclass_fields__}
@@ -126,7 +126,7 @@ def _pair(record: Mapping[str, Any]) -> Pair:
     good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
     if good == bad:
         raise ValueError(f"expected two sentences that differ, got {good!r} twice")
-    group = next((str(record[k]) for k in ("group", "condition", "UID") if k in record), None)
+    group = str(record["group"]) if "group" in record else None
     return Pair(str(good), str(bad), group)
 
 

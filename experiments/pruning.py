@@ -24,7 +24,7 @@ from torch import nn
 from experiments import screen
 from experiments.components import components
 from experiments.config import PruneConfig
-from experiments.effects import clusters_of, mean_of
+from experiments.effects import clusters_of, group_notes, mean_of
 from experiments.estimate import estimates
 from experiments.heads import Heads, Kept, flat, heads_of, with_heads
 from experiments.metrics import Metric, get_metric, metric_and_texts
@@ -288,11 +288,12 @@ def _results(
         )
         before = kept
     notes = [
+        *group_notes(clusters),
         {
             "kind": "info",
             "text": "importance and quality are measured on the same texts: the quality of a pruned model on other texts can "
             "be worse",
-        }
+        },
     ]
     if not config.random:
         notes.append({"kind": "skipped", "text": "no model with random heads removed to compare with (--random 0)"})

@@ -151,4 +151,32 @@ def _prune_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
     return [table]
 
 
-TABLES = {"probe": _probe_tables, "ablate": _effect_tables, "patch": _effect_tables, "prune": _prune_tables}
+def _usage_tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
+    mine = [r for r in records if r["value"] == "erase"]
+    first = mine[0]
+    title = f"{first['property']}: decodable, and used for {first['metric']} ({first['unit']}; n = {first['n']})"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("layer", "decodable", "after", "by a network", "effect", "95%", "random", "p", "q"):
+        table.add_column(heading, justify="right")
+    for r in mine:
+        table.add_row(
+            str(r["layer"]),
+            _number(r["decodable"]),
+            _number(r["erased_linear"]),
+            _number(r["erased_mlp"]),
+            f"{r['effect']:+.3f}",
+            f"{r['low']:.3f} to {r['high']:.3f}",
+            _number(r.get("null")),
+            "estimate" if r["p"] is None else f"{r['p']:.4f}",
+            "" if r["q"] is None else f"{r['q']:.4f}",
+        )
+    return [table]
+
+
+TABLES = {
+    "probe": _probe_tables,
+    "ablate": _effect_tables,
+    "patch": _effect_tables,
+    "prune": _prune_tables,
+    "usage": _usage_tables,
+}

@@ -1,27 +1,42 @@
 """Learn to read a property from arrays of activations; never sees a model.
 
-``fit_many`` and ``ridge_many`` solve all probes that share their features at once; ``LogisticProbe``
-and ``RidgeProbe`` are the same solvers as scikit-learn estimators; ``controls`` and ``evaluation``
-say what a score is worth.
+``fit_many`` and ``ridge_many`` solve all probes that share their features at once; the ``...Probe`` classes are scikit-learn
+estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code`` measures it in bits; ``rankings`` orders neurons;
+``controls`` and ``evaluation`` say what a score is worth.
 """
 
 from __future__ import annotations
 
+from probes.codelength import CodeLength, online_code
 from probes.design import Design, NonFiniteError
+from probes.erasure import Inlp, Leace, erased
 from probes.fit import Fit
+from probes.gaussian import LDAProbe, MeanDifferenceProbe
 from probes.linear import LogisticProbe, RidgeProbe
+from probes.moments import Moments
 from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
 from probes.solver import DEFAULT_L2, fit_many
+from probes.sparse import SparseProbe, sparse_sweep
 
 __all__ = [
     "DEFAULT_L2",
     "RIDGE_L2",
+    "CodeLength",
     "Design",
     "Fit",
+    "Inlp",
+    "LDAProbe",
+    "Leace",
     "LogisticProbe",
+    "MeanDifferenceProbe",
+    "Moments",
     "NonFiniteError",
     "RidgeFit",
     "RidgeProbe",
+    "SparseProbe",
+    "erased",
     "fit_many",
+    "online_code",
     "ridge_many",
+    "sparse_sweep",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, no_type_check
+from typing import Any, TypeVar, no_type_check
 
 import numpy as np
 from jaxtyping import Float
@@ -27,31 +27,16 @@ def _features(estimator: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
     return X
 
 
-class LogisticProbe(ClassifierMixin, BaseEstimator):
-    """Multinomial logistic regression on standardised features, solved by ``fit_many``.
+Classifier = TypeVar("Classifier", bound="LinearClassifier")
 
-        min_W,b  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2
 
-    The same as scikit-learn's ``LogisticRegression(C=1/l2)`` on standardised features for three or
-    more classes. Two classes are a two-column softmax, which equals ``C=2/l2`` there.
-
-    Args:
-        l2: strength of the penalty; the bias is not penalised.
-        standardize: divide features by their standard deviation on the training rows.
-        tol: largest relative error of the objective.
-        max_iter: Newton iterations.
-        device: where to solve ("cuda", "cpu"); None is the CPU.
+class LinearClassifier(ClassifierMixin, BaseEstimator):
+    """What every probe of classes with one linear map shares: predictions, and files.
 
     Attributes:
-        coef_, intercept_: [c d] and [c], for features in their original units (also for two
-            classes).
+        coef_, intercept_: [c d] and [c], for features in their original units (also for two classes).
         classes_: [c].
-        n_iter_, converged_: iterations, and whether tol was reached.
-        objective_, gradient_norm_: in float64, over all rows.
-
-    >>> probe = LogisticProbe(l2=1.0).fit([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
-    >>> probe.predict([[2.5]]).tolist()
-    ['b']
+        about_: what a file says of where the probe is from.
     """
 
     about_: dict[str, Any]
@@ -59,60 +44,14 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     n_features_in_: int
     coef_: Float[np.ndarray, "c d"]
     intercept_: Float[np.ndarray, " c"]
+    _recorded: tuple[str, ...] = ()
+    """Further fitted attributes that a file holds, JSON values each."""
 
-    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
-    def __init__(
-        self,
-        l2: float = 1.0,
-        standardize: bool = True,
-        tol: float = 1e-8,
-        max_iter: int = 100,
-        device: str | None = None,
-    ) -> None:
-        self.l2 = l2
-        self.standardize = standardize
-        self.tol = tol
-        self.max_iter = max_iter
-        self.device = device
-
-    def fit(self, X: Any, y: Any) -> LogisticProbe:
-        """Fit on features [n d] and one label per row.
-
-        Raises:
-            ValueError: for X that is not finite, or y with one class.
-
-        Warns:
-            ConvergenceWarning: if tol was not reached.
-        """
+    def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Features and labels, as a classifier takes them."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
         check_classification_targets(y)
-        fit = fit_many(
-            X,
-            {"y": y},
-            l2=self.l2,
-            standardize=self.standardize,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            device=self.device,
-        )["y"]
-        return self._take(fit)
-
-    @classmethod
-    def of(cls, fit: Fit) -> LogisticProbe:
-        """The probe that a joint solve found."""
-        probe = cls(l2=fit.l2)._take(fit)
-        probe.n_features_in_ = fit.coef.shape[1]
-        return probe
-
-    def _take(self, fit: Fit) -> LogisticProbe:
-        self.classes_ = fit.classes
-        self.coef_ = fit.coef.cpu().numpy()
-        self.intercept_ = fit.intercept.cpu().numpy()
-        self.n_iter_ = max(1, fit.n_iter)
-        self.converged_ = fit.converged
-        self.objective_ = fit.objective
-        self.gradient_norm_ = fit.gradient_norm
-        return self
+        return X, y
 
     def _logits(self, X: Any) -> Float[np.ndarray, "n c"]:
         check_is_fitted(self)
@@ -150,19 +89,15 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         header = {
             "params": self.get_params(),
-            "classes": self.classes_.tolist(),
-            "classes_dtype": self.classes_.dtype.str,
+            **storage.classes_header(self.classes_),
             "about": dict(about or {}),
-            "n_iter": self.n_iter_,
-            "converged": self.converged_,
-            "objective": self.objective_,
-            "gradient_norm": self.gradient_norm_,
+            **{name.rstrip("_"): getattr(self, name) for name in self._recorded},
         }
         tensors = {"coef": self.coef_, "intercept": self.intercept_}
         return storage.write(path, type(self).__name__, tensors, header)
 
     @classmethod
-    def load(cls, path: str | Path) -> LogisticProbe:
+    def load(cls: type[Classifier], path: str | Path) -> Classifier:
         """Read a probe written by ``save``.
 
         Raises:
@@ -171,13 +106,99 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         tensors, header = storage.read(path, cls.__name__)
         probe = cls(**header["params"])
         probe.coef_, probe.intercept_ = tensors["coef"], tensors["intercept"]
-        kind = np.dtype(object if header["classes_dtype"] == "|O" else header["classes_dtype"])
-        probe.classes_ = np.asarray(header["classes"], dtype=kind)
+        probe.classes_ = storage.classes_of(header)
         probe.n_features_in_ = probe.coef_.shape[1]
-        probe.about_ = header["about"]
-        probe.n_iter_, probe.converged_ = header["n_iter"], header["converged"]
-        probe.objective_, probe.gradient_norm_ = header["objective"], header["gradient_norm"]
+        probe.about_ = header.get("about", {})
+        for name in cls._recorded:
+            setattr(probe, name, header[name.rstrip("_")])
         return probe
+
+
+class LogisticProbe(LinearClassifier):
+    """Multinomial logistic regression on standardised features, solved by ``fit_many``.
+
+        min_W,b  sum_i -log softmax(W x_i + b)[y_i] + l2/2 ||W||_F^2
+
+    The same as scikit-learn's ``LogisticRegression(C=1/l2)`` on standardised features for three or
+    more classes. Two classes are a two-column softmax, which equals ``C=2/l2`` there.
+
+    Args:
+        l2: strength of the penalty; the bias is not penalised.
+        standardize: divide features by their standard deviation on the training rows.
+        tol: largest relative error of the objective.
+        max_iter: Newton iterations.
+        device: where to solve ("cuda", "cpu"); None is the CPU.
+
+    Attributes:
+        coef_, intercept_: [c d] and [c], for features in their original units (also for two
+            classes).
+        classes_: [c].
+        n_iter_, converged_: iterations, and whether tol was reached.
+        objective_, gradient_norm_: in float64, over all rows.
+
+    >>> probe = LogisticProbe(l2=1.0).fit([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
+    >>> probe.predict([[2.5]]).tolist()
+    ['b']
+    """
+
+    n_iter_: int
+    converged_: bool
+    objective_: float
+    gradient_norm_: float
+    _recorded = ("n_iter_", "converged_", "objective_", "gradient_norm_")
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(
+        self,
+        l2: float = 1.0,
+        standardize: bool = True,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        device: str | None = None,
+    ) -> None:
+        self.l2 = l2
+        self.standardize = standardize
+        self.tol = tol
+        self.max_iter = max_iter
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> LogisticProbe:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, or y with one class.
+
+        Warns:
+            ConvergenceWarning: if tol was not reached.
+        """
+        X, y = self._checked(X, y)
+        fit = fit_many(
+            X,
+            {"y": y},
+            l2=self.l2,
+            standardize=self.standardize,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            device=self.device,
+        )["y"]
+        return self._take(fit)
+
+    @classmethod
+    def of(cls, fit: Fit) -> LogisticProbe:
+        """The probe that a joint solve found."""
+        probe = cls(l2=fit.l2)._take(fit)
+        probe.n_features_in_ = fit.coef.shape[1]
+        return probe
+
+    def _take(self, fit: Fit) -> LogisticProbe:
+        self.classes_ = fit.classes
+        self.coef_ = fit.coef.cpu().numpy()
+        self.intercept_ = fit.intercept.cpu().numpy()
+        self.n_iter_ = max(1, fit.n_iter)
+        self.converged_ = fit.converged
+        self.objective_ = fit.objective
+        self.gradient_norm_ = fit.gradient_norm
+        return self
 
 
 class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):

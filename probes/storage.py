@@ -42,6 +42,17 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header
     return target
 
 
+def classes_header(classes: np.ndarray) -> dict[str, Any]:
+    """What a header says of class labels."""
+    return {"classes": classes.tolist(), "classes_dtype": classes.dtype.str}
+
+
+def classes_of(header: Mapping[str, Any]) -> np.ndarray:
+    """The labels again, in their type."""
+    kind = np.dtype(object if header["classes_dtype"] == "|O" else header["classes_dtype"])
+    return np.asarray(header["classes"], dtype=kind)
+
+
 def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and header of a probe written by ``write``.
 

@@ -447,3 +447,37 @@ def make_pruning(evil: str = "") -> dict[str, Any]:
         )
     made = make_ablation(2, 3, evil)
     return {**made, "kind": "prune", "records": records, "baseline": {"value": 4.0, "low": 3.7, "high": 4.3}}
+
+
+def make_usage(evil: str = "") -> dict[str, Any]:
+    """A study of usage over six layers, with pushes to two classes."""
+    made, records = make_ablation(evil=evil), []
+    for value, sign in (("erase", -1.0), (f"push Sing{evil}", 0.4), ("push Plur", -0.6)):
+        for layer in range(6):
+            effect = sign * (layer + 1) / 6
+            records.append(
+                {
+                    **made["records"][layer],
+                    "site": f"blocks.{layer}.hook_resid_post{evil}",
+                    "layer": layer,
+                    "index": None,
+                    "component": "layers",
+                    "value": value,
+                    "property": f"feats:Number{evil}",
+                    "effect": effect,
+                    "low": effect - 0.1,
+                    "high": effect + 0.1,
+                    "null": 0.1,
+                    "null_p": 0.17,
+                    "decodable": 0.8 + 0.02 * layer,
+                    "decodable_low": 0.78 + 0.02 * layer,
+                    "decodable_high": 0.82 + 0.02 * layer,
+                    "majority": 0.6,
+                    "erased_linear": 0.6,
+                    "erased_mlp": 0.75,
+                    "erased_rank": 1,
+                    "n_test": 2000,
+                }
+            )
+    finding = [{"property": f"feats:Number{evil}", "text": f"feats:Number{evil} is decodable best at layer 5."}]
+    return {**made, "kind": "usage", "records": records, "findings": finding}

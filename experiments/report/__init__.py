@@ -23,6 +23,7 @@ from .effects import effects_page
 from .parts import Page
 from .probe import probe_page
 from .prune import prune_page
+from .usage import usage_page
 
 __all__ = ["layer_curves_svg", "render_report", "write_report"]
 
@@ -33,6 +34,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Page]] = {
     "ablate": effects_page,
     "patch": effects_page,
     "prune": prune_page,
+    "usage": usage_page,
 }
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from .charts import Box, Plot, Series, draw_axes, draw_end_labels, draw_series, svg, value_range
+from .charts import Series
+from .lines import lines
 from .parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, score_cell
 from .provenance import again, caveats, model_name, provenance
 from .words import count, finite, interval, number, plural
@@ -70,44 +69,26 @@ def _picture(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Draw
     def column(name: str) -> list[float | None]:
         return [finite(r.get(name)) for r in records]
 
-    main = Series("by gates", "score", column("value"), column("low"), column("high"), points=True)
-    series = [s for s in (Series("at random", "random", column("random"), points=True), main) if s.present()]
-    low, high = value_range([v for s in series for v in s.present()], [], None)
     labels = [str(r.get("heads")) for r in records]
     metric = f"{records[0].get('metric')}, {records[0].get('unit', '')}"
     words = f"{metric} by heads a layer: " + "; ".join(
         f"{label} heads {number(r.get('value'))}" for label, r in zip(labels, records, strict=True)
     )
-
-    def drawn(box: Box, name: str) -> Markup:
-        plot = Plot(box, len(records), low, high)
-        body = draw_axes(plot, labels, metric, "heads left in each layer")
-        for s in series:
-            body += draw_series(plot, s, ())
-        body += draw_end_labels(plot, list(reversed(series)), (), 15.0)
-        body.append(f'<path class="cursor" d="M0 {box.top}V{box.y_end}"/>')
-        scale = f' data-x0="{plot.x0:.3f}" data-dx="{plot.dx:.3f}"'
-        return Markup(svg(box, body, title=f"{metric} by heads a layer", desc=words, uid=f"steps-{name}", attrs=scale))
-
-    data["charts"]["steps"] = {
-        "labels": labels,
-        "names": [f"{plural(int(r.get('heads') or 0), 'head')} a layer" for r in records],
-        "best": [],
-        "series": [
-            {
-                "name": s.name,
-                "kind": s.kind,
-                "values": [
-                    [number(v), interval(s.low[i], s.high[i]) if s.low and s.high else ""]
-                    for i, v in enumerate(s.values)
-                ],
-            }
-            for s in reversed(series)
+    return lines(
+        "steps",
+        [
+            Series("at random", "random", column("random"), points=True),
+            Series("by gates", "score", column("value"), column("low"), column("high"), points=True),
         ],
-    }
-    caption = "Band: 95% interval over texts. At random: the mean of models with as many heads drawn at random."
-    wide, narrow = Box(880.0, 320.0, left=58.0, right=96.0), Box(380.0, 280.0, left=52.0, right=84.0)
-    return Drawing("steps", drawn(wide, "wide"), caption, f"{metric} by heads a layer", drawn(narrow, "narrow"))
+        data,
+        labels=labels,
+        names=[f"{plural(int(r.get('heads') or 0), 'head')} a layer" for r in records],
+        title=f"{metric} by heads a layer",
+        y_title=metric,
+        x_title="heads left in each layer",
+        caption="Band: 95% interval over texts. At random: the mean of models with as many heads drawn at random.",
+        words=words,
+    )
 
 
 def _table(records: Sequence[Mapping[str, Any]]) -> Table:

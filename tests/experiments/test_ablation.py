@@ -302,4 +302,4 @@ def masking() -> Any:
 def test_blimps_one_prefix_lines_are_prompts(tmp_path: Path) -> None:
     line = {"one_prefix_prefix": "w3 w4", "one_prefix_word_good": "w5", "one_prefix_word_bad": "w6", "UID": "agreement"}
     (tmp_path / "b.jsonl").write_text(json.dumps(line), encoding="utf-8")
-    assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6", group="agreement")]
+    assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6")]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixture import make_ablation, make_patching, make_pruning, make_results, make_screened
+from report_fixture import make_ablation, make_patching, make_pruning, make_results, make_screened, make_usage
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -103,6 +103,8 @@ SHAPES = {
     "evil screened": lambda: make_screened(EVIL),
     "patching": lambda: make_patching(),
     "evil patching": lambda: make_patching(EVIL),
+    "usage": lambda: make_usage(),
+    "evil usage": lambda: make_usage(EVIL),
     "pruning": lambda: make_pruning(),
     "evil pruning": lambda: make_pruning(EVIL),
     "empty pruning": lambda: {"schema": 1, "kind": "prune", "provenance": {}, "records": []},
@@ -231,7 +233,9 @@ def test_several_kinds_of_site_get_a_section_each() -> None:
 
 
 def test_another_kind_of_run_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="expected results of kind probe or ablate or patch or prune, got 'nonsense'"):
+    with pytest.raises(
+        ValueError, match="expected results of kind probe or ablate or patch or prune or usage, got 'nonsense'"
+    ):
         render_report({"schema": 1, "kind": "nonsense", "records": []})
 
 

@@ -11,10 +11,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from probes import LogisticProbe, RidgeProbe
+from probes import Inlp, LDAProbe, Leace, LogisticProbe, MeanDifferenceProbe, RidgeProbe, SparseProbe
 
 
-@parametrize_with_checks([LogisticProbe(), RidgeProbe()])
+@parametrize_with_checks(
+    [LogisticProbe(), RidgeProbe(), MeanDifferenceProbe(), LDAProbe(), SparseProbe(), Leace(), Inlp()]
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 

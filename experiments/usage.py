@@ -1,0 +1,228 @@
+"""Decodable and used: a property is probed at every layer, erased there, and the rest of the model runs on what is left.
+
+    decodable   test accuracy of a linear probe of the layer
+    used        metric(layer <- r(layer)) - metric(clean),  r the eraser fitted on the layer's own words
+    null        the same for changes as large in random directions
+
+A probe says that a property can be read, not that the model reads it; erasing it from the running model asks the second
+question (Elazar et al. 2021). The eraser is fitted on words and applied to every token but a BOS. ``--push`` also puts the
+property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the model uses it, the two ends pull apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import screen
+from experiments.components import Component
+from experiments.config import UsageConfig
+from experiments.effects import clusters_of, effect_records, group_notes, mean_of
+from experiments.features import extract
+from experiments.layerwise import View, build_views
+from experiments.measure import certificate_notes, measure
+from experiments.metrics import Metric, metric_and_texts
+from experiments.prompts import Item
+from experiments.properties import get_property
+from experiments.records import LEVEL, clear_of_chance, ranking
+from experiments.results import RunError, RunFolder, digest, file_sha256
+from experiments.run import Run, data_record
+from experiments.splits import read_splits
+from experiments.sweep import Grid, chunks
+from experiments.tasks import Task
+from hooks import ActivationStore, Site, edits, sites
+from hooks.edits import Edit
+from probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
+from probes.erasure import Eraser, erased
+from probes.evaluation import ClusterBootstrap
+
+ERASERS: dict[str, type[Eraser]] = {"leace": Leace, "inlp": Inlp}
+PROOF_ROWS = 4000
+"""Training words on which the network that looks for what is left is trained."""
+
+
+def run(config: UsageConfig) -> dict[str, Any]:
+    """Run or continue a study of usage; returns what ``results.json`` holds.
+
+    Writes ``config.json``, ``results.json``, ``report.html`` and the erasers, ``erasers/SITE.safetensors``, to ``config.out``;
+    interrupted, it continues with the batch, the layer or the group of prompts that is missing.
+
+    Raises:
+        ValueError, LookupError, OSError: bad input, each one clear line.
+    """
+    this = Run("usage", config)
+    metric, items = metric_and_texts(config, "loss")
+    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    prop = get_property(config.property, splits["train"])
+    if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
+        raise RunError(f"--property {prop.name}: expected one with a class for each word")
+    subject = this.load()
+    reads = metric.reads(subject, items)
+    hashes = {str(config.source): file_sha256(config.source)}
+    hashes |= {split: corpus.sha256 for split, corpus in splits.items()}
+    if (finished := this.open(subject, hashes)) is not None:
+        return finished
+
+    places = sites(subject.model, "blocks.*.hook_resid_post")
+    (view,) = build_views(subject, splits, [prop], config.seed)
+    (task,) = view.tasks
+    groups = list(chunks(subject, reads, config.batch_tokens))
+    screen.say(
+        f"plan: {view.layout.n_rows:,} words x {subject.d_model} dimensions x {len(places)} layers on disk "
+        f"({view.layout.n_rows * subject.d_model * len(places) * 4 / 1e9:.2f} GB); {len(items)} "
+        f"{'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
+    )
+    store = ActivationStore(config.out / "features", digest(this.identity))
+    with screen.progress() as bars:
+        bar = bars.add_task("features", total=len(view.layout.encoded))
+        pooling: Any = config.pooling
+        extract(subject, view.layout, places, store, pooling=pooling, advance=lambda n: bars.advance(bar, n))
+    probed, erasers = _probe_and_erase(config, view, task, places, store, this.folder)
+
+    parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
+    skip = 1 if subject.has_sink_position else 0
+    records, certificates, base = [], {}, {}
+    for value, change in _changes(config, erasers, task):
+        edit_of = partial(_edit, change, skip)
+        found = measure(this, Grid(value, subject, metric, groups, parts, lambda number, e=edit_of: e))
+        clusters = clusters_of(items)
+        base = mean_of(found.clean, clusters, config.seed)
+        made = effect_records(
+            parts, found, found.clean, clusters, metric, config.seed, value=value, baseline=base["value"]
+        )
+        records += [{**record, **probed[record["site"]]} for record in made]
+        if found.certificate is not None:
+            certificates[value] = found.certificate
+    results = {
+        "records": records,
+        "baseline": base,
+        "findings": [{"property": prop.name, "text": _finding(prop.name, metric, items, records)}],
+        "notes": [
+            *({"kind": "dropped" if "left out" in note else "info", "text": note} for note in notes),
+            *_notes(task, records),
+            *group_notes(clusters_of(items)),
+            *(note for name, found in certificates.items() for note in certificate_notes(name, found)),
+        ],
+        "certificates": certificates,
+    }
+    data = [data_record("pairs" if config.pairs else "prompts", config.source, len(items))]
+    data += [{"split": s, "path": str(c.path), "sha256": c.sha256, "sentences": len(c)} for s, c in splits.items()]
+    results = this.finish(results, data=data)
+    shutil.rmtree(config.out / "features", ignore_errors=True)
+    return results
+
+
+def _probe_and_erase(
+    config: UsageConfig, view: View, task: Task, places: Sequence[str], store: ActivationStore, folder: RunFolder
+) -> tuple[dict[str, dict[str, Any]], dict[str, Eraser]]:
+    """What a probe reads of each layer before and after the property is erased, and the erasers."""
+    probed, erasers = {}, {}
+    kind, home = ERASERS[config.eraser], config.out / "erasers"
+    home.mkdir(exist_ok=True)
+    with screen.progress() as bars:
+        bar = bars.add_task(f"probes and {config.eraser.upper()}", total=len(places))
+        for name in places:
+            path, saved = home / f"{name}.safetensors", folder.cell(f"erase-{name}")
+            if saved is None:
+                saved, eraser = _layer(config, task, store.read(name, view.layout.n_rows), kind)
+                eraser.save(path)
+                folder.save_cell(f"erase-{name}", saved)
+            probed[name], erasers[name] = saved, kind.load(path)
+            bars.advance(bar)
+    return probed, erasers
+
+
+def _layer(
+    config: UsageConfig, task: Task, features: torch.Tensor, kind: type[Eraser]
+) -> tuple[dict[str, Any], Eraser]:
+    """One layer's probe, eraser, and the proof of the erasure."""
+    (train, dev, test) = (task.vectors(features, split) for split in ("train", "dev", "test"))
+    labels = {split: task.parts[split].labels for split in task.parts}
+    path = config.l2 or DEFAULT_L2
+    more: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
+    fit = fit_many(Design(train, device=config.device), {"y": labels["train"]}, path, tol=1e-5, **more)["y"]
+    right = (fit.predict(test) == labels["test"]).astype(float)
+    score = ClusterBootstrap(task.parts["test"].clusters, seed=config.seed).mean(right)
+    eraser = kind().fit(train.numpy(), labels["train"].astype(str))
+    some = np.random.default_rng(config.seed).permutation(len(train))[:PROOF_ROWS]
+    proof = erased(
+        eraser, train.numpy()[some], labels["train"][some].astype(str), test.numpy(), labels["test"].astype(str), fit.l2
+    )
+    return {
+        "property": task.property.name,
+        "decodable": score.value,
+        "decodable_low": score.low,
+        "decodable_high": score.high,
+        "majority": proof["majority"],
+        "erased_linear": proof["linear"],
+        "erased_mlp": proof["mlp"],
+        "erased_rank": int(eraser.left_.shape[1]),
+        "erased_change": proof["change"],
+        "l2": float(fit.l2),
+        "converged": fit.converged,
+        "n_train": len(train),
+        "n_test": len(test),
+    }, eraser
+
+
+def _changes(
+    config: UsageConfig, erasers: dict[str, Eraser], task: Task
+) -> list[tuple[str, Callable[[str], Callable[[torch.Tensor], torch.Tensor]]]]:
+    """What is done to a layer, by name: the erasure, and a push to each class where that is asked for."""
+    changes: list[tuple[str, Callable[[str], Callable[[torch.Tensor], torch.Tensor]]]] = [
+        ("erase", lambda name: erasers[name].erase)
+    ]
+    if config.push:
+        for label in sorted(set(task.parts["train"].labels.astype(str))):
+            changes.append((f"push {label}", partial(_pushed, erasers, label, config.push)))
+    return changes
+
+
+def _pushed(
+    erasers: dict[str, Eraser], label: str, strength: float, name: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    return partial(erasers[name].push, label=label, strength=strength)
+
+
+def _edit(change: Callable[[str], Callable[[torch.Tensor], torch.Tensor]], skip: int, part: Component) -> Edit:
+    edit = edits.function(change(part.site.name), "erase")
+    return edit.at(slice(skip, None)) if skip else edit
+
+
+def _finding(name: str, metric: Metric, items: Sequence[Item], records: Sequence[dict[str, Any]]) -> str:
+    """Decodable where, used where."""
+    mine = [r for r in records if r["value"] == "erase"]
+    top = max(mine, key=lambda r: r["decodable"])
+    clear = clear_of_chance(mine)
+    text = (
+        f"{name} is decodable best at layer {top['layer']} (accuracy {top['decodable']:.3f}, 95% {top['decodable_low']:.3f}-"
+        f"{top['decodable_high']:.3f}; most frequent class {top['majority']:.3f}). Erasing it changes the {metric.name} at "
+        f"{len(clear)} of {len(mine)} layers at a false-discovery rate of {LEVEL:.0%} (n = {len(items)}); the strongest are "
+        f"{ranking(mine)}."
+    )
+    beyond = [r for r in clear if r.get("null") is not None and abs(r["effect"]) > r["null"]]
+    if any(r.get("null") is not None for r in mine):
+        text += f" At {len(beyond)} of these it does more than changes as large in random directions do on average."
+    return text
+
+
+def _notes(task: Task, records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    notes = []
+    if task.n_dropped:
+        notes.append({"kind": "dropped", "text": f"{task.n_dropped} words without tokens (truncated) left out"})
+    mine = [r for r in records if r["value"] == "erase"]
+    left = [r for r in mine if r["erased_mlp"] > r["majority"] + 0.05]
+    if left:
+        text = (
+            f"at {len(left)} of {len(mine)} layers a small network still reads the property after the erasure (up to "
+            f"{max(r['erased_mlp'] for r in left):.3f}): erased is what linear probes read, no more"
+        )
+        notes.append({"kind": "warning", "text": text})
+    if bad := [r["site"] for r in mine if not r["converged"]]:
+        notes.append({"kind": "warning", "text": f"probes not converged at {', '.join(bad)}"})
+    return notes

@@ -1,0 +1,198 @@
+"""Online code length: how many bits it takes to send the labels to someone who has the vectors (Voita & Titov 2020).
+
+    L = t_1 log2 K + sum_{i>=1} sum_{j in (t_i, t_{i+1}]} -log2 p_{theta_i}(y_j | x_j),      compression = n log2 K / L
+
+theta_i is the probe of the first t_i labels. Sentences are shuffled once with the seed and blocks are cut between them, so
+that a probe never codes the rest of a sentence that it has seen. A label may be one that a block is the first to show: the
+code is p = (1 - e) p_probe + e/K with e = 1/(t_i + 1), which costs about a bit and a half a block where nothing is new.
+
+The penalty of each block is chosen on the last tenth of what has been sent, which costs nothing; on dev labels (``dev``) they
+are not paid for, and the result says how many bits they hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from probes.design import Design, as_features
+from probes.fit import Fit
+from probes.labels import Labels, encode
+from probes.solver import fit_many
+
+FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Ends of the blocks, as shares of the sentences (Voita & Titov 2020)."""
+L2 = (1e3, 1e2, 1e1, 1.0)
+TAIL = 0.1
+"""Share of the labels sent so far on which a block's penalty is chosen."""
+CHOICE = 1e-3
+"""Relative error to which a penalty is solved to be judged."""
+NATS = float(np.log(2))
+
+
+@dataclass(frozen=True)
+class CodeLength:
+    """What it costs to send one target's labels.
+
+    Attributes:
+        bits: L.
+        uniform: n log2 K, the cost without vectors.
+        blocks: bits of each block, the first by the uniform code.
+        ends: rows before the end of each block.
+        l2: the penalty that each coded block's probe had.
+        unpaid: bits of the labels that chose the penalties and were not sent (n_dev log2 K), 0 in the strict mode.
+        n, n_classes: labels sent, and K.
+    """
+
+    bits: float
+    uniform: float
+    blocks: list[float]
+    ends: list[int]
+    l2: list[float]
+    unpaid: float
+    n: int
+    n_classes: int
+
+    @property
+    def compression(self) -> float:
+        """How many times shorter than the uniform code."""
+        return self.uniform / self.bits
+
+    def published(self, compat: str = "voita2020") -> tuple[float, float]:
+        """Code length in "kbit", and compression, as the code of the paper prints them: the first block in bits, the others in
+        nats, over 1,024.
+
+        Raises:
+            ValueError: another convention.
+        """
+        if compat != "voita2020":
+            raise ValueError(f"compat: expected 'voita2020', got {compat!r}")
+        mixed = self.blocks[0] + NATS * sum(self.blocks[1:])
+        return mixed / 1024, self.uniform / mixed
+
+
+def online_code(
+    X: Float[Tensor, "n d"] | Float[np.ndarray, "n d"],
+    targets: Mapping[str, Labels],
+    sentences: Sequence[int] | Int[np.ndarray, " n"],
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    l2: float | Sequence[float] = L2,
+    dev: tuple[Float[Tensor, "m d"] | Float[np.ndarray, "m d"], Mapping[str, Labels]] | None = None,
+    seed: int = 0,
+    tol: float = 1e-4,
+    device: torch.device | str | None = None,
+) -> dict[str, CodeLength]:
+    """The code length of every target, on the same rows and blocks; all probes of a block in one joint solve.
+
+    Args:
+        targets: labels of all rows by name: a task and its control tasks, for instance.
+        sentences: the sentence of each row.
+        fractions: ends of the blocks as shares of the sentences, rising to 1.
+        l2: one penalty, or several to choose from.
+        dev: features and labels that choose the penalty, which are not paid for; None chooses on what has been sent.
+        tol: relative error of a block's objective.
+
+    Raises:
+        ValueError: fractions that do not rise to 1, or fewer than two sentences.
+    """
+    features = as_features(X, device)
+    owners = np.asarray(sentences)
+    if len(owners) != len(features):
+        raise ValueError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
+    order, ends = _blocks(owners, fractions, seed)
+    features, owners = features[torch.from_numpy(order).to(features.device)], owners[order]
+    coded = {name: encode(labels) for name, labels in targets.items()}
+    index = {name: i[order] for name, (_, i) in coded.items()}
+    size = {name: len(classes) for name, (classes, _) in coded.items()}
+    known = {name: {c: i for i, c in enumerate(classes.tolist())} for name, (classes, _) in coded.items()}
+    held = None if dev is None else (dev[0], {name: [known[name].get(v, -1) for v in dev[1][name]] for name in targets})
+
+    blocks = {name: [ends[0] * float(np.log2(k))] for name, k in size.items()}
+    chosen: dict[str, list[float]] = {name: [] for name in targets}
+    for start, stop in itertools.pairwise(ends):
+        seen = {name: i[:start] for name, i in index.items()}
+        live = {name: i for name, i in seen.items() if len(np.unique(i)) > 1}
+        fits = _fit(features[:start], live, owners[:start], l2, held, tol) if live else {}
+        for name, i in index.items():
+            wanted = torch.from_numpy(i[start:stop])
+            p = _probability(fits.get(name), seen[name], features[start:stop], wanted, size[name])
+            escape = 1 / (start + 1)
+            blocks[name].append(float(-((1 - escape) * p + escape / size[name]).log2().sum()))
+            chosen[name].append(fits[name].l2 if name in fits else float("nan"))
+    out = {}
+    for name, k in size.items():
+        n = len(features)
+        unpaid = 0.0 if dev is None else len(dev[1][name]) * float(np.log2(k))
+        uniform = n * float(np.log2(k))
+        out[name] = CodeLength(sum(blocks[name]), uniform, blocks[name], list(ends), chosen[name], unpaid, n, k)
+    return out
+
+
+def _blocks(owners: np.ndarray, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, list[int]]:
+    """Rows in the order in which they are sent, and where the blocks end."""
+    if list(fractions) != sorted(set(fractions)) or not fractions or fractions[0] <= 0 or fractions[-1] != 1:
+        raise ValueError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
+    names, place = np.unique(owners, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"expected at least 2 sentences, got {len(names)}")
+    turn = np.random.default_rng(seed).permutation(len(names))
+    position = np.empty(len(names), dtype=int)
+    position[turn] = np.arange(len(names))
+    order = np.argsort(position[place], kind="stable")
+    rows = np.bincount(position[place], minlength=len(names)).cumsum()
+    counts = sorted({max(1, round(fraction * len(names))) for fraction in fractions})
+    return order, [int(rows[count - 1]) for count in counts]
+
+
+def _fit(
+    X: Float[Tensor, "n d"],
+    targets: Mapping[str, np.ndarray],
+    owners: np.ndarray,
+    l2: float | Sequence[float],
+    dev: tuple[Float[Tensor, "m d"] | Float[np.ndarray, "m d"], Mapping[str, Labels]] | None,
+    tol: float,
+) -> dict[str, Fit]:
+    """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev)."""
+    path = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2))[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a block's probe is a code, however good
+        if len(path) == 1:
+            return fit_many(X, targets, path[0], tol=tol)
+        if dev is not None:
+            return fit_many(X, targets, path, dev=(dev[0], {name: dev[1][name] for name in targets}), tol=tol)
+        cut = int(len(X) * (1 - TAIL))
+        while cut and owners[cut] == owners[cut - 1]:
+            cut -= 1
+        can = {name: i for name, i in targets.items() if cut and len(np.unique(i[:cut])) > 1}
+        picked = dict.fromkeys(targets, path[0])
+        if can:
+            tail = (X[cut:], {name: i[cut:] for name, i in can.items()})
+            found = fit_many(X[:cut], {name: i[:cut] for name, i in can.items()}, path, dev=tail, tol=CHOICE)
+            picked |= {name: fit.l2 for name, fit in found.items()}
+        out: dict[str, Fit] = {}
+        design = Design(X)
+        for penalty in sorted(set(picked.values())):
+            mine = {name: targets[name] for name in targets if picked[name] == penalty}
+            out |= fit_many(design, mine, penalty, tol=tol)
+    return out
+
+
+def _probability(
+    fit: Fit | None, seen: Int[np.ndarray, " t"], X: Float[Tensor, "m d"], wanted: Int[Tensor, " m"], k: int
+) -> Float[Tensor, " m"]:
+    """The probe's probability of each label; of the only class where there has been but one."""
+    table = torch.zeros(len(X), k, dtype=torch.float64)
+    if fit is None:
+        table[:, int(seen[0])] = 1.0
+    else:
+        table[:, torch.from_numpy(fit.classes.astype(int))] = fit.predict_proba(X).cpu()
+    return table.gather(1, wanted[:, None])[:, 0]

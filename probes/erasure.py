@@ -1,0 +1,273 @@
+"""Erasing a property from vectors: LEACE in closed form, INLP by repeated probes, and what is left after either.
+
+    LEACE   r(x) = x - W^+ P W (x - m),   W = (Sigma_xx^(1/2))^+,   P the orthogonal projector on the columns of W Sigma_xz
+    INLP    r(x) = m + Q (x - m),         Q the projector on what no probe so far reads
+
+z is the one-hot label. LEACE is the smallest change (in every quadratic norm) after which Cov(r(x), z) = 0, so that no
+linear probe does better than a constant (Belrose et al. 2023). INLP repeats: fit a linear probe on what is left, project
+its rows out; the projector is that of all rows together, not a product of projectors (Ravfogel et al. 2020).
+
+Erasure is claimed for linear probes alone: what a nonlinear one still reads is reported beside it (`erased`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from probes import storage
+from probes.design import as_features, check_finite
+from probes.evaluation import accuracy
+from probes.moments import Moments
+from probes.solver import fit_many
+
+AnyEraser = TypeVar("AnyEraser", bound="Eraser")
+
+
+class Eraser(TransformerMixin, BaseEstimator):
+    """What the erasers share: r(x) = x - (x - mean) left right'.
+
+    Attributes:
+        mean_: [d].
+        left_, right_: [d k]: x - mean is read along ``left_`` and taken away along ``right_``; k is the rank erased.
+        classes_, class_means_: [c] and [c d].
+    """
+
+    n_features_in_: int
+    class_means_: Float[np.ndarray, "c d"]
+    mean_: Float[np.ndarray, " d"]
+    left_: Float[np.ndarray, "d k"]
+    right_: Float[np.ndarray, "d k"]
+    classes_: np.ndarray
+
+    def transform(self, X: Any) -> np.ndarray:
+        """X without the property, in its own type."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
+        check_finite(as_features(X))
+        part = (X - self.mean_.astype(X.dtype)) @ self.left_.astype(X.dtype)
+        return X - part @ self.right_.T.astype(X.dtype)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted eraser as safetensors with a JSON header; what is read back transforms and no longer fits on."""
+        check_is_fitted(self)
+        header = {"params": self.get_params(), **storage.classes_header(self.classes_)}
+        tensors = {"mean": self.mean_, "left": self.left_, "right": self.right_, "class_means": self.class_means_}
+        return storage.write(path, type(self).__name__, tensors, header)
+
+    @classmethod
+    def load(cls: type[AnyEraser], path: str | Path) -> AnyEraser:
+        """Read an eraser written by ``save``.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is none, or the file is something else.
+        """
+        tensors, header = storage.read(path, cls.__name__)
+        eraser = cls(**header["params"])
+        eraser.mean_, eraser.left_, eraser.right_ = tensors["mean"], tensors["left"], tensors["right"]
+        eraser.class_means_, eraser.n_features_in_ = tensors["class_means"], len(tensors["mean"])
+        eraser.classes_ = storage.classes_of(header)
+        return eraser
+
+    def push(self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0) -> Float[Tensor, "*places d"]:
+        """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where the class has its mean.
+
+            r(x) + strength * P (m_c - m),   P = right left'
+
+        Raises:
+            ValueError: a label that was not fitted.
+        """
+        check_is_fitted(self)
+        places = [i for i, known in enumerate(self.classes_.tolist()) if known == label]
+        if not places:
+            raise ValueError(f"expected one of {self.classes_.tolist()}, got {label!r}")
+        toward = self.right_ @ (self.left_.T @ (self.class_means_[places[0]] - self.mean_))
+        return self.erase(x) + strength * torch.from_numpy(toward).to(x)
+
+    def erase(self, x: Float[Tensor, "*places d"]) -> Float[Tensor, "*places d"]:
+        """The same for a tensor, in its own type and on its device, in the graph: for a running model."""
+        check_is_fitted(self)
+        mean, left, right = (torch.from_numpy(a).to(x) for a in (self.mean_, self.left_, self.right_))
+        return x - ((x - mean) @ left) @ right.T
+
+    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=reset)
+        check_classification_targets(y)
+        return X, y
+
+
+class Leace(Eraser):
+    """Least-squares concept erasure.
+
+    Args:
+        rtol: directions of x whose variance is below this share of the largest, and directions of the whitened
+            cross-covariance whose size is below this share of a perfect correlation, count as 0. Relative to what they are
+            measured by, so that a rare class is erased like a frequent one.
+
+    Attributes:
+        mean_, left_, right_, classes_: see `Eraser`; k is at most c - 1.
+        moments_: the statistics, for `partial_fit` and for merging.
+
+    >>> X = np.array([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0], [-1.0, 2.0]])
+    >>> Leace().fit_transform(X, ["a", "a", "b", "b"])[:, 0].round(9).tolist() != X[:, 0].tolist()
+    True
+    """
+
+    moments_: Moments
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(self, rtol: float = 1e-6) -> None:
+        self.rtol = rtol
+
+    def fit(self, X: Any, y: Any) -> Leace:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, or y with one class.
+        """
+        X, y = self._checked(X, y)
+        self.moments_ = Moments()
+        return self._add(X, y)
+
+    def partial_fit(self, X: Any, y: Any) -> Leace:
+        """Add rows to the statistics and solve again; rows in any number of parts give the same as in one."""
+        first = not hasattr(self, "moments_")
+        X, y = self._checked(X, y, reset=first)
+        if first:
+            self.moments_ = Moments()
+        return self._add(X, y)
+
+    def _add(self, X: np.ndarray, labels: np.ndarray) -> Leace:
+        self.moments_.update(X, labels.tolist())
+        if len(self.moments_.labels) < 2:
+            raise ValueError(f"expected at least 2 classes, got one class: {next(iter(self.moments_.labels))!r}")
+        return self._solve()
+
+    def _solve(self) -> Leace:
+        moments = self.moments_
+        self.classes_, counts, means = moments.sorted()
+        covariance = moments.total() / moments.n
+        values, vectors = torch.linalg.eigh(covariance)
+        keep = values > self.rtol * values[-1]
+        values, vectors = values[keep], vectors[:, keep]
+        whiten, colour = vectors / values.sqrt(), vectors * values.sqrt()
+        # Columns sqrt(p_c) (m_c - m): their span is that of Sigma_xz, and of unit-variance z the sizes are correlations.
+        apart = ((means - moments.mean) * (counts / moments.n).sqrt()[:, None]).T
+        basis, sizes, _ = torch.linalg.svd(whiten.T @ apart, full_matrices=False)
+        used = basis[:, sizes > self.rtol**0.5]
+        self.mean_, self.class_means_ = moments.mean.cpu().numpy(), means.cpu().numpy()
+        self.left_, self.right_ = (whiten @ used).cpu().numpy(), (colour @ used).cpu().numpy()
+        return self
+
+
+class Inlp(Eraser):
+    """Iterative nullspace projection.
+
+    Args:
+        max_iter: probes that are fitted at most.
+        l2: penalty of the probes (`fit_many`).
+        margin: stop when a probe's training accuracy exceeds that of the most frequent class by less.
+
+    Attributes:
+        mean_, left_, right_, classes_: see `Eraser`; ``left_`` and ``right_`` are the same orthonormal basis.
+        scores_: training accuracy of each probe that was fitted, the last one not used where it stopped.
+        n_iter_: how many were fitted.
+    """
+
+    scores_: list[float]
+    n_iter_: int
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(self, max_iter: int = 20, l2: float = 1.0, margin: float = 0.01) -> None:
+        self.max_iter = max_iter
+        self.l2 = l2
+        self.margin = margin
+
+    def fit(self, X: Any, y: Any) -> Inlp:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, or y with one class.
+        """
+        X, y = self._checked(X, y)
+        features = as_features(X)
+        centre = features.double().mean(0)
+        centred = (features - centre).to(features.dtype)
+        basis = torch.zeros(features.shape[1], 0, dtype=torch.float64)
+        rows = torch.zeros(0, features.shape[1], dtype=torch.float64)
+        counts = np.unique(y, return_counts=True)[1]
+        self.scores_ = []
+        for _ in range(self.max_iter):
+            left = centred - (centred @ basis.to(centred)) @ basis.T.to(centred)
+            fit = fit_many(left, {"y": y}, l2=self.l2, tol=1e-5)["y"]
+            self.classes_ = fit.classes
+            self.scores_.append(accuracy(y, fit.predict(left)))
+            if self.scores_[-1] - counts.max() / counts.sum() < self.margin:
+                break
+            read = fit.coef - fit.coef.mean(0)  # the softmax does not see what all classes share
+            rows = torch.cat([rows, read / read.norm(dim=1, keepdim=True).clamp_min(1e-12)])
+            found, sizes, _ = torch.linalg.svd(rows.T, full_matrices=False)
+            basis = found[:, sizes > 1e-6 * sizes[0]]
+            if basis.shape[1] == features.shape[1]:
+                break
+        self.class_means_ = Moments().update(X, y.tolist()).sorted()[2].numpy()
+        self.mean_, self.n_iter_ = centre.numpy(), len(self.scores_)
+        self.left_ = self.right_ = basis.numpy()
+        return self
+
+
+def erased(
+    eraser: Eraser,
+    X: Float[np.ndarray, "n d"],
+    labels: Iterable[Hashable],
+    X_test: Float[np.ndarray, "m d"],
+    labels_test: Iterable[Hashable],
+    l2: float = 1.0,
+) -> dict[str, float]:
+    """The proof that a property is gone, and what is left.
+
+    Returns:
+        ``gap`` and ``gap_before``: largest distance between two class means over the root mean square of x - mean, on the
+        rows of the fit; ``linear`` and ``linear_before``: test accuracy of a fresh linear probe; ``mlp``: that of a small
+        network; ``majority``: of the most frequent training class; ``change``: root mean square of r(x) - x over that of
+        x - mean.
+    """
+    from sklearn.neural_network import MLPClassifier
+
+    y, y_test = np.array(list(labels)), np.array(list(labels_test))
+    after, after_test = eraser.transform(X), eraser.transform(X_test)
+    size = float(np.sqrt(((X - eraser.mean_) ** 2).sum(1).mean()))
+
+    def gap(rows: np.ndarray) -> float:
+        means = Moments().update(rows, y.tolist()).means
+        return float(torch.cdist(means, means).max()) / size
+
+    def linear(rows: np.ndarray, test: np.ndarray) -> float:
+        return accuracy(y_test, fit_many(rows, {"y": y}, l2=l2, tol=1e-5)["y"].predict(test))
+
+    scale = after.std(0) + 1e-12
+    network = MLPClassifier((64,), early_stopping=True, random_state=0, max_iter=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # what a network reads is a lower bound in any case
+        network.fit((after - eraser.mean_) / scale, y)
+    classes, counts = np.unique(y, return_counts=True)
+    return {
+        "gap_before": gap(X),
+        "gap": gap(after),
+        "linear_before": linear(X, X_test),
+        "linear": linear(after, after_test),
+        "mlp": accuracy(y_test, network.predict((after_test - eraser.mean_) / scale)),
+        "majority": accuracy(y_test, np.full(len(y_test), classes[counts.argmax()], dtype=y_test.dtype)),
+        "change": float(np.sqrt(((after - X) ** 2).sum(1).mean())) / size,
+    }

@@ -1,0 +1,126 @@
+"""Probes in closed form from class means: mean difference (mass-mean), and linear discriminant analysis.
+
+    logit_c(x) = m_c' S^-1 x - m_c' S^-1 m_c / 2 + log p_c
+
+S is the identity for the plain mean difference, the pooled within-class covariance (over n) for its corrected form and
+for LDA, which shrinks it: (1 - a) S + a tr(S)/d I. Of two classes the difference of the logits is theta' S^-1 (x - midpoint)
++ log p_1/p_0 with theta = m_1 - m_0 (Marks & Tegmark 2023, with the threshold at the midpoint).
+"""
+
+from __future__ import annotations
+
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.covariance import ledoit_wolf_shrinkage
+from torch import Tensor
+
+from probes.linear import LinearClassifier
+from probes.moments import Moments
+
+RANK = 1e-10
+"""Eigenvalues of a covariance below this share of the largest count as 0."""
+
+
+class MeanDifferenceProbe(LinearClassifier):
+    """The direction between class means.
+
+    Args:
+        covariance: correct for the pooled within-class covariance and the classes' shares: LDA without shrinkage.
+
+    Attributes:
+        coef_, intercept_, classes_: see `LinearClassifier`.
+        means_: [c d].
+
+    >>> probe = MeanDifferenceProbe().fit([[0.0, 1.0], [2.0, 1.0]], ["no", "yes"])
+    >>> (probe.coef_[1] - probe.coef_[0]).tolist(), probe.predict([[1.1, 7.0]]).tolist()
+    ([2.0, 0.0], ['yes'])
+    """
+
+    means_: Float[np.ndarray, "c d"]
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(self, covariance: bool = False) -> None:
+        self.covariance = covariance
+
+    def fit(self, X: Any, y: Any) -> MeanDifferenceProbe:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, or y with one class.
+        """
+        X, y = self._checked(X, y)
+        return self._take(_moments(X, y), shrinkage=0.0)
+
+    def _take(self, moments: Moments, shrinkage: float) -> MeanDifferenceProbe:
+        classes, counts, means = moments.sorted()
+        inverse = _inverse(moments.within / moments.n, shrinkage) if self.covariance else None
+        coef = means if inverse is None else means @ inverse
+        bias = -(coef * means).sum(1) / 2
+        if inverse is not None:
+            bias = bias + (counts / counts.sum()).log()
+        self.classes_, self.means_ = classes, means.cpu().numpy()
+        self.coef_, self.intercept_ = coef.cpu().numpy(), bias.cpu().numpy()
+        return self
+
+
+class LDAProbe(LinearClassifier):
+    """Linear discriminant analysis with a shrunk covariance.
+
+    Args:
+        shrinkage: a of the formula, from 0 to 1, or ``ledoit-wolf`` (Ledoit & Wolf 2004, of the rows centred on their
+            classes).
+
+    Attributes:
+        coef_, intercept_, classes_: see `LinearClassifier`.
+        shrinkage_: the a that was used.
+    """
+
+    shrinkage_: float
+    _recorded = ("shrinkage_",)
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(self, shrinkage: float | str = "ledoit-wolf") -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, X: Any, y: Any) -> LDAProbe:
+        """Fit on features [n d] and one label per row.
+
+        Raises:
+            ValueError: for X that is not finite, y with one class, or an unknown shrinkage.
+        """
+        X, y = self._checked(X, y)
+        moments = _moments(X, y)
+        if self.shrinkage == "ledoit-wolf":
+            classes, _, means = moments.sorted()
+            centred = X - means.numpy()[np.searchsorted(classes, y)]
+            self.shrinkage_ = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+        elif isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
+            self.shrinkage_ = float(self.shrinkage)
+        else:
+            raise ValueError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
+        found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)
+        self.classes_, self.coef_, self.intercept_ = found.classes_, found.coef_, found.intercept_
+        return self
+
+
+def _moments(X: np.ndarray, y: np.ndarray) -> Moments:
+    moments = Moments().update(X, y.tolist())
+    if len(moments.labels) < 2:
+        raise ValueError(f"expected at least 2 classes, got one class: {next(iter(moments.labels))!r}")
+    return moments
+
+
+def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "d d"]:
+    """Inverse of the shrunk covariance; directions without variance are left out."""
+    d = len(covariance)
+    shrunk = (1 - shrinkage) * covariance
+    shrunk = shrunk + shrinkage * covariance.trace() / d * torch.eye(
+        d, dtype=covariance.dtype, device=covariance.device
+    )
+    values, vectors = torch.linalg.eigh(shrunk)
+    keep = values > RANK * values[-1].clamp_min(0)
+    kept = vectors[:, keep]
+    return (kept / values[keep]) @ kept.T

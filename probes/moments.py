@@ -1,0 +1,135 @@
+"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences, LDA and LEACE need.
+
+    W = sum_i (x_i - m_{y_i})(x_i - m_{y_i})'          within classes
+    B = sum_c n_c (m_c - m)(m_c - m)'                  between classes;  W + B = total scatter
+
+Parts are merged by Chan's formula, sum over classes of n_a n_b / (n_a + n_b) (m_a - m_b)(m_a - m_b)', so nothing is
+subtracted from anything large. Products are taken in the type of X, sums in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probes.design import as_features, check_finite
+from probes.labels import ordered
+
+BLOCK = 1 << 13
+"""Rows that are centred at a time."""
+
+
+@dataclass
+class Moments:
+    """Statistics of the rows seen so far.
+
+    Attributes:
+        labels: the classes, in the order in which they were met.
+        counts: [c].
+        means: [c d], float64.
+        within: W, [d d], float64.
+
+    >>> moments = Moments().update(np.array([[0.0], [2.0], [5.0]]), ["a", "a", "b"])
+    >>> moments.classes, moments.means.tolist(), moments.within.item()
+    (['a', 'b'], [[1.0], [5.0]], 2.0)
+    """
+
+    labels: dict[Hashable, int] = field(default_factory=dict)
+    counts: Float[Tensor, " c"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    means: Float[Tensor, "c d"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    within: Float[Tensor, "d d"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def n(self) -> int:
+        """How many rows."""
+        return int(self.counts.sum())
+
+    @property
+    def classes(self) -> list[Any]:
+        """The classes in order."""
+        return ordered(self.labels)
+
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """Mean of all rows."""
+        return (self.counts @ self.means) / self.counts.sum()
+
+    def sorted(self) -> tuple[np.ndarray, Float[Tensor, " c"], Float[Tensor, "c d"]]:
+        """Classes in order, with their counts and means."""
+        classes = self.classes
+        index = torch.tensor([self.labels[c] for c in classes], device=self.means.device)
+        array = np.array(classes)
+        return array, self.counts[index], self.means[index]
+
+    def total(self) -> Float[Tensor, "d d"]:
+        """Scatter about the mean of all rows."""
+        return self.within + self._between()
+
+    def _between(self) -> Float[Tensor, "d d"]:
+        apart = (self.means - self.mean) * self.counts.sqrt()[:, None]
+        return apart.T @ apart
+
+    def update(self, X: Float[Tensor, "n d"] | np.ndarray, labels: Iterable[Hashable]) -> Moments:
+        """Add rows; returns itself.
+
+        Raises:
+            ValueError: X of another width, or as many labels as it has no rows.
+            NonFiniteError: X with NaN or infinity.
+        """
+        features = as_features(X, self.means.device if self.labels else None)
+        check_finite(features)
+        values = list(labels)
+        if len(values) != len(features):
+            raise ValueError(f"expected a label for each of {len(features)} rows, got {len(values)}")
+        if self.labels and features.shape[1] != self.means.shape[1]:
+            raise ValueError(f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features")
+        seen: dict[Hashable, int] = {}
+        index = torch.tensor([seen.setdefault(v, len(seen)) for v in values], device=features.device)
+        return self.merge(_of(features, index, seen))
+
+    def merge(self, other: Moments) -> Moments:
+        """Add what was seen elsewhere; returns itself."""
+        if not other.labels:
+            return self
+        if not self.labels:
+            self.labels = dict(other.labels)
+            self.counts, self.means, self.within = other.counts, other.means, other.within
+            return self
+        for label in other.labels:
+            self.labels.setdefault(label, len(self.labels))
+        new = len(self.labels) - len(self.counts)
+        counts = torch.cat([self.counts, self.counts.new_zeros(new)])
+        means = torch.cat([self.means, self.means.new_zeros(new, self.means.shape[1])])
+        at = torch.tensor([self.labels[label] for label in other.labels], device=means.device)
+        both = counts[at] + other.counts
+        apart = other.means - means[at]
+        weighted = apart * (counts[at] * other.counts / both).sqrt()[:, None]
+        self.within = self.within + other.within + weighted.T @ weighted
+        means[at] = means[at] + apart * (other.counts / both)[:, None]
+        counts[at] = both
+        self.counts, self.means = counts, means
+        return self
+
+
+def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable, int]) -> Moments:
+    """Moments of rows at hand, centred on their own class means."""
+    counts = torch.bincount(index, minlength=len(labels)).double()
+    means = torch.zeros(len(labels), X.shape[1], dtype=torch.float64, device=X.device)
+    for start in range(0, len(X), BLOCK):
+        rows = slice(start, start + BLOCK)
+        means.index_add_(0, index[rows], X[rows].double())
+    means /= counts[:, None]
+    centre, within = means.to(X.dtype), torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device)
+    for start in range(0, len(X), BLOCK):
+        rows = slice(start, start + BLOCK)
+        part = X[rows] - centre[index[rows]]
+        within += part.T @ part
+    # The rounding of the centres: sum (x - c)(x - c)' = W + n (m - c)(m - c)'.
+    off = (means - centre.double()) * counts.sqrt()[:, None]
+    return Moments(labels, counts, means, within - off.T @ off)

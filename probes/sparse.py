@@ -1,0 +1,166 @@
+"""k-sparse probes: how few neurons are enough (Gurnee et al. 2023)?
+
+The k neurons that a ranking puts first on the training rows, then a logistic regression on them alone, its classes weighted
+to count alike:
+
+    min_w,b  sum_i v_i log(1 + exp(-s_i (w.z_i + b))) + l2/2 ||w||^2,   v_i = n / (2 n_{y_i}),  z standardised
+
+Whether k neurons are many is told by two bands: k neurons at random, and the first k directions of a random rotation ranked
+in the same way, which says whether the neurons' own basis is special.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, no_type_check
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+from probes.linear import LinearClassifier
+from probes.rankings import rank
+
+BAND = (0.025, 0.975)
+
+
+class SparseProbe(LinearClassifier):
+    """A binary probe that reads k neurons.
+
+    Args:
+        k: how many (all, where there are fewer).
+        ranking: see `probes.rankings`.
+        l2: penalty on the standardised weights.
+
+    Attributes:
+        neurons_: [k], the most informative first.
+        coef_, intercept_, classes_: see `LinearClassifier`; 0 at all other neurons.
+
+    >>> X = np.array([[0.0, 5.0], [1.0, 5.0], [4.0, 5.0], [5.0, 5.0]])
+    >>> SparseProbe(k=1).fit(X, [0, 0, 1, 1]).neurons_.tolist()
+    [0]
+    """
+
+    neurons_: np.ndarray
+
+    @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
+    def __init__(self, k: int = 16, ranking: str = "standard_difference", l2: float = 1e-2) -> None:
+        self.k = k
+        self.ranking = ranking
+        self.l2 = l2
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(self, X: Any, y: Any) -> SparseProbe:
+        """Fit on features [n d] and one of two labels per row.
+
+        Raises:
+            ValueError: for X that is not finite, other than two classes, or k below 1.
+        """
+        X, y = self._checked(X, y)
+        self.classes_ = np.unique(y)
+        if len(self.classes_) != 2:
+            one = "one class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
+            raise ValueError(f"Only binary classification is supported: expected 2 classes, got {one}")
+        if self.k < 1:
+            raise ValueError(f"k: expected at least 1, got {self.k}")
+        self.neurons_ = rank(X, y, self.ranking)[: self.k]
+        coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2)
+        self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
+        self.coef_[1, self.neurons_] = coef
+        return self
+
+
+def sparse_sweep(
+    X: Float[np.ndarray, "n d"],
+    y: np.ndarray,
+    X_test: Float[np.ndarray, "m d"],
+    y_test: np.ndarray,
+    ks: Sequence[int],
+    ranking: str = "standard_difference",
+    l2: float = 1e-2,
+    n_random: int = 20,
+    n_rotations: int = 5,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """F1 and Matthews' correlation against k, with the two bands.
+
+    Args:
+        y, y_test: of two classes; the second in order is the positive one.
+        n_random: draws of k neurons.
+        n_rotations: random orthogonal bases.
+
+    Returns:
+        For each k: ``k, neurons, f1, mcc``, and ``random_f1, random_f1_low, random_f1_high, rotated_f1, ...`` (means and
+        95% of the draws; with few rotations their whole range), ``random_mcc, rotated_mcc``.
+    """
+    classes = np.unique(y)
+    if len(classes) != 2:
+        raise ValueError(f"Only binary classification is supported: expected 2 classes, got {len(classes)}")
+    positive, gold = y == classes[1], y_test == classes[1]
+    rng = np.random.default_rng(seed)
+
+    def scores(train: np.ndarray, test: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
+        coef, bias = _weigh(train[:, chosen], positive, l2)
+        said = test[:, chosen] @ coef + bias > 0
+        return float(f1_score(gold, said, zero_division=0)), float(matthews_corrcoef(gold, said))
+
+    order = rank(X, y, ranking)
+    rotated: list[list[tuple[float, float]]] = [[] for _ in ks]
+    for _ in range(n_rotations):
+        turn = np.linalg.qr(rng.normal(size=(X.shape[1], X.shape[1])))[0].astype(X.dtype)
+        train, test = X @ turn, X_test @ turn
+        mine = rank(train, y, ranking)
+        for place, k in enumerate(ks):
+            rotated[place].append(scores(train, test, mine[:k]))
+    out = []
+    for place, k in enumerate(ks):
+        f1, mcc = scores(X, X_test, order[:k])
+        drawn = [scores(X, X_test, rng.choice(X.shape[1], min(k, X.shape[1]), replace=False)) for _ in range(n_random)]
+        record = {"k": k, "neurons": order[:k].tolist(), "f1": f1, "mcc": mcc}
+        for name, pairs in (("random", drawn), ("rotated", rotated[place])):
+            if pairs:
+                values = np.array(pairs)
+                low, high = np.quantile(values[:, 0], BAND)
+                record |= {
+                    f"{name}_f1": float(values[:, 0].mean()),
+                    f"{name}_f1_low": float(low),
+                    f"{name}_f1_high": float(high),
+                    f"{name}_mcc": float(values[:, 1].mean()),
+                }
+        out.append(record)
+    return out
+
+
+def _weigh(X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float) -> tuple[Float[np.ndarray, " k"], float]:
+    """Weights and bias in the neurons' own units, by Newton's method with a line search, in float64."""
+    values = X.astype(np.float64)
+    mean, scale = values.mean(0), np.maximum(values.std(0), 1e-12)
+    Z = np.column_stack([(values - mean) / scale, np.ones(len(values))])
+    sign = np.where(positive, 1.0, -1.0)
+    share = np.where(positive, len(sign) / (2 * positive.sum()), len(sign) / (2 * (~positive).sum()))
+    penalty = np.full(Z.shape[1], l2)
+    penalty[-1] = 0.0
+
+    def loss(w: np.ndarray) -> float:
+        return float(share @ np.logaddexp(0, -sign * (Z @ w)) + penalty @ w**2 / 2)
+
+    w = np.zeros(Z.shape[1])
+    here = loss(w)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(np.clip(sign * (Z @ w), -500, 500)))  # of being wrong
+        slope = penalty * w - Z.T @ (share * sign * p)
+        curvature = (Z * (share * p * (1 - p))[:, None]).T @ Z + np.diag(penalty + 1e-10 * len(Z))
+        step = np.linalg.solve(curvature, slope)
+        decrement, length = float(slope @ step), 1.0
+        if decrement < 1e-9 * max(here, 1e-3):
+            break
+        while loss(w - length * step) > here - 0.1 * length * decrement and length > 1e-8:
+            length /= 2
+        w = w - length * step
+        here = loss(w)
+    coef = w[:-1] / scale
+    return coef, float(w[-1] - coef @ mean)

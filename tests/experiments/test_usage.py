@@ -1,0 +1,116 @@
+"""Decodable and used, on the embedded model: number carries its agreement, and the run says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import cli
+from experiments.components import Component
+from experiments.demo import demo_paths
+from experiments.metrics import get_metric
+from experiments.prompts import Pair, read_pairs
+from experiments.subject import Subject, load
+from experiments.sweep import Sweep, chunks
+from hooks import Site, edits, intervene
+from probes import Leace
+
+PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
+
+
+def command(out: Path, **more: Any) -> list[str]:
+    paths = demo_paths()
+    given = {
+        "model": paths.model,
+        "corpus": paths.train,
+        "dev": paths.dev,
+        "test": paths.test,
+        "property": "feats:Number",
+        "pairs": PAIRS,
+        "limit-sentences": 150,
+        "limit": 30,
+        "l2": 10,
+        "null": 3,
+        "push": 1,
+        "out": out,
+        **more,
+    }
+    return ["usage", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("usage") / "run"
+    assert cli.main(command(out)) == 0
+    return json.loads((out / "results.json").read_text(encoding="utf-8")), out
+
+
+def test_number_is_decodable_erased_and_missed(found: tuple[dict[str, Any], Path]) -> None:
+    results, out = found
+    erase = [r for r in results["records"] if r["value"] == "erase"]
+    assert [r["layer"] for r in erase] == [0, 1, 2, 3, 4]
+    for record in erase:
+        assert record["decodable"] > record["majority"] + 0.1
+        assert record["erased_linear"] < record["majority"] + 0.03
+        assert record["erased_rank"] == 1
+    strong = min(erase, key=lambda r: r["effect"])
+    assert strong["effect"] < -1
+    assert strong["high"] < 0
+    assert strong["q"] < 0.05
+    assert abs(strong["effect"]) > 3 * strong["null"]
+    assert {r["value"] for r in results["records"]} == {"erase", "push Plur", "push Sing"}
+    assert "feats:Number is decodable best at layer" in results["findings"][0]["text"]
+    assert not (out / "features").exists()
+    assert (out / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def difference(one: Subject, pair: Pair, changes: dict[Any, edits.Edit]) -> float:
+    """log2 p(good) - log2 p(bad) from whole forwards of single texts."""
+    out = []
+    for text in (pair.good, pair.bad):
+        ids = torch.tensor([one.encode([text])[0].ids])
+        with torch.no_grad(), intervene(one.model, changes):
+            logp = torch.log_softmax(one.model(ids).logits[0].double(), -1)
+        out.append(float(logp[:-1].gather(1, ids[0, 1:, None]).sum() / np.log(2)))
+    return out[0] - out[1]
+
+
+def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tuple[dict[str, Any], Path]) -> None:
+    results, out = found
+    one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
+    eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
+    pairs = read_pairs(PAIRS, 30)
+    effects = []
+    for pair in pairs:
+        edit = edits.function(eraser.erase).at(slice(skip, None))
+        effects.append(difference(one, pair, {site: edit}) - difference(one, pair, {}))
+    (record,) = [r for r in results["records"] if (r["site"], r["value"]) == (site, "erase")]
+    assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
+
+    metric, part = get_metric("pair_difference"), Component("layers", 1, None, Site(site))
+    towards: dict[str, np.ndarray] = {}
+    for label in ("Sing", "Plur"):
+        edit = edits.function(lambda x, label=label: eraser.push(x, label, 1.0)).at(slice(skip, None))
+        towards[label] = np.empty(len(pairs))
+        for chunk in chunks(one, metric.reads(one, pairs), 512):
+            towards[label][chunk.prompts] = Sweep(one, metric, chunk).effects([(part, edit)])[0]
+    longer = np.array([len(p.good) > len(p.bad) for p in pairs])  # the singular verb has the s
+    assert 5 < longer.sum() < 25
+    gain = towards["Sing"] - towards["Plur"]
+    assert gain[longer].mean() > 1
+    assert gain[~longer].mean() < -1
+
+
+def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, message in (
+        ({"property": "depth"}, "--property depth: expected one with a class for each word"),
+        ({"property": "sentence_length"}, "expected one with a class for each word"),
+        ({"metric": "loss"}, "metric loss is of prompts: give --pairs or --prompts"),
+    ):
+        assert cli.main(command(tmp_path / "x", **more)) == 2
+        assert message in capsys.readouterr().err
