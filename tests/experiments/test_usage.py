@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def difference(one: Subject, pair: Pair, changes: dict[Any, edits.Edit]) -> floa
     out = []
     for text in (pair.good, pair.bad):
         ids = torch.tensor([one.encode([text])[0].ids])
-        with torch.no_grad(), intervene(one.model, changes):
+        with torch.no_grad(), intervene(one.model, changes) if changes else nullcontext():
             logp = torch.log_softmax(one.model(ids).logits[0].double(), -1)
         out.append(float(logp[:-1].gather(1, ids[0, 1:, None]).sum() / np.log(2)))
     return out[0] - out[1]

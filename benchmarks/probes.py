@@ -1,0 +1,153 @@
+"""Probing methods against public peers on the same data: LEACE, sparse probes, online code length.
+
+    python benchmarks/probes.py leace [--rows 100000] [--width 768]
+    python benchmarks/probes.py sparse [--rows 10000] [--width 768]
+    python benchmarks/probes.py code --model MINILM --ud FOLDER [--sentences 1000]
+
+leace   fit of a binary concept, against `concept-erasure` (LeaceFitter), in float32; the largest difference of a transformed row
+sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split; F1 of both
+code    online code of 7 layers x (1 task + 5 control tasks), against a loop of scikit-learn's LogisticRegression over the same
+        blocks at the same penalty; the bits of both
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import alternate, once, ratio, start
+
+from experiments.corpus import read_conllu
+from experiments.subject import load
+from probes import Leace, online_code, sparse_sweep
+from probes.controls import control_labels
+
+
+def concept(rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated features of which a few directions carry a binary label."""
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(width, width)).astype(np.float32) / width**0.5
+    X = rng.normal(size=(rows, width)).astype(np.float32)
+    y = (X[:, :3].sum(1) + rng.normal(size=rows) > 0).astype(int)
+    X[:, 7] += 0.8 * y
+    return X @ mix, y
+
+
+def leace(given):
+    from concept_erasure import LeaceFitter
+
+    X, y = concept(given.rows, given.width)
+    rows, z = torch.from_numpy(X), torch.nn.functional.one_hot(torch.from_numpy(y), 2)
+
+    def theirs():
+        return LeaceFitter.fit(rows, z, shrinkage=False).eraser
+
+    taken = alternate(given.repeats, ours=lambda: Leace().fit(X, y), peer=theirs)
+    after = Leace().fit(X, y).transform(X)
+    apart = float(np.abs(theirs()(rows).numpy() - after).max())
+    gap = [float(np.abs(a[y == 1].mean(0) - a[y == 0].mean(0)).max()) for a in (after, theirs()(rows).numpy())]
+    print(
+        f"LEACE fit, {given.rows:,} x {given.width}: concept-erasure {np.median(taken['peer']):.2f} s, ours "
+        f"{np.median(taken['ours']):.2f} s: {ratio(taken['peer'], taken['ours'])}; largest difference {apart:.1e}; class-mean "
+        f"gap left: ours {gap[0]:.1e}, theirs {gap[1]:.1e}"
+    )
+
+
+def sparse(given):
+    from transformer_lens.tools.analysis.sparse_probing import sweep_sparse_probe
+
+    X, y = concept(given.rows, given.width)
+    ks = (1, 2, 4, 8, 16, 32, 64)
+    features, labels = torch.from_numpy(X), torch.from_numpy(y)
+    seconds, found = once(
+        lambda: None,
+        peer=lambda: sweep_sparse_probe(features, labels, ks=ks, preprocess="standardize", l2_strength=1e-2),
+    )
+    peer = found["peer"].results
+    train, test = (np.asarray(getattr(peer[0], name)) for name in ("train_indices", "test_indices"))
+    more, ours = once(
+        lambda: None,
+        ours=lambda: sparse_sweep(X[train], y[train], X[test], y[test], ks, n_random=0, n_rotations=0),
+    )
+    f1 = [round(float(result.metrics.f1), 3) for result in peer]
+    print(
+        f"sparse probes, {given.rows:,} x {given.width}, k {ks}: TransformerLens {seconds['peer']:.2f} s, ours "
+        f"{more['ours']:.2f} s: {seconds['peer'] / more['ours']:.1f}x; F1 theirs {f1}, ours "
+        f"{[round(r['f1'], 3) for r in ours['ours']]}"
+    )
+
+
+def code(given):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+    from study import our_features
+
+    sentences = list(read_conllu(given.ud / "en_ewt-ud-train.conllu", limit=given.sentences))
+    with tempfile.TemporaryDirectory() as folder:
+        features = [X.numpy() for X in our_features(load(given.model, body_only=True), sentences, Path(folder))]
+    tags = np.array([w.upos for s in sentences for w in s.words], dtype=object)
+    words = [w.form for s in sentences for w in s.words]
+    owners = np.repeat(np.arange(len(sentences)), [len(s.words) for s in sentences])
+    targets = {"upos": tags} | {f"control {seed}": control_labels(words, tags, seed) for seed in range(5)}
+    l2 = 100.0
+    ends = online_code(features[0][:, :1], {"upos": tags}, owners, l2=1e6, tol=1e-1)["upos"].ends
+
+    def ours():
+        return [online_code(X, targets, owners, l2=l2) for X in features]
+
+    def theirs():
+        bits = []
+        for X in features:
+            turn = np.random.default_rng(0).permutation(int(owners.max()) + 1)
+            position = np.empty_like(turn)
+            position[turn] = np.arange(len(turn))
+            order = np.argsort(position[owners], kind="stable")
+            for name, labels in targets.items():
+                labels = np.asarray(labels)[order]
+                classes = np.unique(labels)
+                total = ends[0] * np.log2(len(classes))
+                for begin, end in itertools.pairwise(ends):
+                    scale = StandardScaler().fit(X[order[:begin]])
+                    model = LogisticRegression(C=1 / l2, tol=1e-4, max_iter=1000)
+                    model.fit(scale.transform(X[order[:begin]]), labels[:begin])
+                    p = np.zeros((end - begin, len(classes)))
+                    p[:, np.searchsorted(classes, model.classes_)] = model.predict_proba(
+                        scale.transform(X[order[begin:end]])
+                    )
+                    own = p[np.arange(end - begin), np.searchsorted(classes, labels[begin:end])]
+                    escape = 1 / (begin + 1)
+                    total -= np.log2((1 - escape) * own + escape / len(classes)).sum()
+                bits.append((name, total))
+        return bits
+
+    seconds, found = once(lambda: None, ours=ours, peer=theirs)
+    mine = [(name, found_.bits) for layer in found["ours"] for name, found_ in layer.items()]
+    apart = max(abs(a / b - 1) for (_, a), (_, b) in zip(mine, found["peer"], strict=True))
+    print(
+        f"online code, {len(features)} layers x {len(targets)} targets, {len(tags):,} words: scikit-learn "
+        f"{seconds['peer']:.0f} s, ours {seconds['ours']:.0f} s: {seconds['peer'] / seconds['ours']:.1f}x; largest difference "
+        f"of a code length {apart:.1%}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("leace", "sparse", "code"))
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model")
+    parser.add_argument("--ud", type=Path, help="folder of UD English-EWT")
+    parser.add_argument("--sentences", type=int, default=1000)
+    given = parser.parse_args()
+    given.rows = given.rows or {"leace": 100_000, "sparse": 10_000}.get(given.what)
+    start()
+    {"leace": leace, "sparse": sparse, "code": code}[given.what](given)
+
+
+if __name__ == "__main__":
+    main()

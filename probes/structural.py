@@ -1,0 +1,284 @@
+"""Structural probes (Hewitt & Manning 2019): is the syntax tree in the geometry of the vectors?
+
+    distance   d_B(i, j)^2 = ||B (h_i - h_j)||^2   against the number of edges between two words
+    depth      ||B h_i||^2                         against a word's distance from the root
+    loss       mean over sentences of  1/|s|^2 sum_ij |d_T - d_B^2|   (depth: 1/|s| sum_i)
+
+All layers and ranks are trained at once, in one batched model, from the same batches in the same order; each stops on its
+own dev loss. Scores are those of the published code: UUAS (undirected edges of the minimum spanning tree, punctuation
+left out), Spearman's correlation by sentence length from 5 to 50, and the root's accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.stats import rankdata
+from torch import Tensor
+
+Kind = Literal["distance", "depth"]
+LENGTHS = range(5, 51)
+"""Sentence lengths over which correlations are averaged."""
+PATIENCE = 5
+GAIN = 1e-4
+"""Least fall of the dev loss that counts as one."""
+
+
+@dataclass(frozen=True)
+class StructuralFit:
+    """A fitted structural probe.
+
+    Attributes:
+        projection: B, [rank d].
+        dev_loss: the lowest, at which B was kept.
+        epochs: passes over the training sentences.
+        converged: whether the dev loss had stopped falling before the epochs ran out.
+    """
+
+    kind: Kind
+    projection: Float[Tensor, "rank d"]
+    dev_loss: float
+    epochs: int
+    converged: bool
+
+    def predict(self, words: Float[Tensor, "n d"] | Float[np.ndarray, "n d"]) -> np.ndarray:
+        """Squared distances [n n], or squared depths [n]."""
+        there = torch.as_tensor(words).to(self.projection) @ self.projection.T
+        if self.kind == "depth":
+            return (there**2).sum(1).numpy()
+        return ((there[:, None] - there[None]) ** 2).sum(2).numpy()
+
+
+def tree_distances(heads: Sequence[int]) -> Float[np.ndarray, "n n"]:
+    """Edges between every two words of a sentence.
+
+    Args:
+        heads: each word's head, counted from 1; 0 for the root.
+
+    >>> tree_distances([2, 0, 2, 3])[0].tolist()
+    [1.0, 0.0, 1.0, 2.0]
+    """
+    n = len(heads)
+    distance = np.full((n, n), np.inf)
+    distance[np.arange(n), np.arange(n)] = 0
+    for word, head in enumerate(heads):
+        if head:
+            distance[word, head - 1] = distance[head - 1, word] = 1
+    for middle in range(n):
+        distance = np.minimum(distance, distance[:, middle, None] + distance[None, middle])
+    if not np.isfinite(distance).all():
+        raise ValueError(f"expected heads that form a tree, got {list(heads)}")
+    return distance
+
+
+def tree_depths(heads: Sequence[int]) -> Float[np.ndarray, " n"]:
+    """Edges between each word and the root.
+
+    >>> tree_depths([2, 0, 2, 3]).tolist()
+    [1.0, 0.0, 1.0, 2.0]
+    """
+    return tree_distances(heads)[list(heads).index(0)]
+
+
+def structural_many(
+    features: Mapping[str, Sequence[Float[Tensor, "n d"]]],
+    heads: Sequence[Sequence[int]],
+    dev_features: Mapping[str, Sequence[Float[Tensor, "n d"]]],
+    dev_heads: Sequence[Sequence[int]],
+    kind: Kind = "distance",
+    ranks: Sequence[int] = (64,),
+    epochs: int = 40,
+    batch: int = 20,
+    rate: float = 1e-3,
+    seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[tuple[str, int], StructuralFit]:
+    """One probe for each layer and rank.
+
+    Args:
+        features: by layer, the words' vectors of each sentence; one width for all layers.
+        heads: of each sentence, as `tree_distances` takes them.
+        progress: called with (epochs done, epochs at most).
+
+    Returns:
+        (layer, rank) -> its probe.
+
+    Raises:
+        ValueError: layers of other widths, or sentences whose heads are no tree or are not as many as the words.
+    """
+    names = list(features)
+    train, dev = _Trees(features, heads, kind), _Trees(dev_features, dev_heads, kind)
+    width, high = train.width, max(ranks)
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
+    B = start.expand(len(names), len(ranks), high, width).clone()
+    for place, rank in enumerate(ranks):
+        B[:, place, rank:] = 0  # a probe of lower rank has fewer rows
+    mask = (torch.arange(high)[None] < torch.tensor(list(ranks))[:, None]).float()[None, :, :, None]
+    best, best_loss = B.clone(), torch.full(B.shape[:2], torch.inf)
+    reference, waited = best_loss.clone(), torch.zeros(B.shape[:2])
+    rates, done = torch.full(B.shape[:2], rate), torch.zeros(B.shape[:2], dtype=torch.bool)
+    stopped = torch.full(B.shape[:2], epochs)
+    first, second, step = torch.zeros_like(B), torch.zeros_like(B), 0
+    for epoch in range(epochs):
+        for rows in torch.randperm(len(train), generator=generator).split(batch):
+            step += 1
+            slope = train.slope(B, rows.tolist())
+            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+            move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            B = B - mask * move * (rates * ~done)[:, :, None, None]
+        loss = dev.loss(B)
+        better = loss < best_loss
+        best[better], best_loss[better] = B[better], loss[better]
+        fell = loss < reference - GAIN
+        reference = torch.where(fell, loss, reference)
+        waited = torch.where(fell, 0, waited + 1)
+        rates = torch.where(fell, rates, rates * 0.1)  # the published schedule: at the first epoch without a gain
+        now = (waited >= PATIENCE) & ~done
+        stopped[now] = epoch + 1
+        done |= now
+        if progress is not None:
+            progress(epoch + 1, epochs)
+        if bool(done.all()):
+            break
+    return {
+        (name, rank): StructuralFit(
+            kind, best[i, j, :rank].clone(), float(best_loss[i, j]), int(stopped[i, j]), bool(done[i, j])
+        )
+        for i, name in enumerate(names)
+        for j, rank in enumerate(ranks)
+    }
+
+
+class _Trees:
+    """Sentences of all layers, and what is to be met."""
+
+    def __init__(
+        self, features: Mapping[str, Sequence[Float[Tensor, "n d"]]], heads: Sequence[Sequence[int]], kind: Kind
+    ) -> None:
+        layers = list(features.values())
+        widths = {int(words.shape[1]) for layer in layers for words in layer}
+        if len(widths) != 1:
+            raise ValueError(f"expected layers of one width, got {sorted(widths)}")
+        for number, tree in enumerate(heads):
+            if any(len(layer[number]) != len(tree) for layer in layers):
+                raise ValueError(f"sentence {number}: expected a vector for each of {len(tree)} words")
+        self.width, self.kind = widths.pop(), kind
+        self.words = [torch.stack([layer[i].float() for layer in layers]) for i in range(len(heads))]
+        goal = tree_distances if kind == "distance" else tree_depths
+        self.goals = [torch.from_numpy(goal(tree)).float() for tree in heads]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def _batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Words [s l n d], goals and weights [s n (n)], padded with weight 0."""
+        longest = max(self.words[i].shape[1] for i in rows)
+        layers = self.words[0].shape[0]
+        words = torch.zeros(len(rows), layers, longest, self.width)
+        shape = (len(rows), longest, longest) if self.kind == "distance" else (len(rows), longest)
+        goals, weights = torch.zeros(shape), torch.zeros(shape)
+        for place, i in enumerate(rows):
+            n = self.words[i].shape[1]
+            words[place, :, :n] = self.words[i]
+            at = (place, slice(n), slice(n)) if self.kind == "distance" else (place, slice(n))
+            goals[at], weights[at] = self.goals[i], 1 / n ** (2 if self.kind == "distance" else 1)
+        return words, goals, weights / len(rows)
+
+    def _losses(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p"]:
+        words, goals, weights = self._batch(rows)
+        there = torch.einsum("slnd,lprd->slpnr", words, B)
+        size = (there**2).sum(-1)
+        if self.kind == "depth":
+            return ((size - goals[:, None, None]).abs() * weights[:, None, None]).sum((0, 3))
+        found = size[..., :, None] + size[..., None, :] - 2 * there @ there.transpose(-1, -2)
+        return ((found - goals[:, None, None]).abs() * weights[:, None, None]).sum((0, 3, 4))
+
+    def slope(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p r d"]:
+        """Gradient of every probe's loss on a batch."""
+        at = B.detach().requires_grad_()
+        return torch.autograd.grad(self._losses(at, rows).sum(), at)[0]
+
+    def loss(self, B: Float[Tensor, "l p r d"], batch: int = 20) -> Float[Tensor, "l p"]:
+        """Mean over sentences."""
+        with torch.no_grad():
+            parts = [torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)]
+            return torch.stack([self._losses(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
+
+
+def distance_scores(
+    predicted: Sequence[Float[np.ndarray, "n n"]],
+    heads: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]] | None = None,
+) -> dict[str, float]:
+    """Scores of predicted distances.
+
+    Args:
+        counted: words that take part in UUAS; the published code leaves punctuation out.
+
+    Returns:
+        ``uuas``, over all gold edges; ``distance_spearman``, for each word between its rows of predicted and gold distances,
+        averaged over the words of all sentences of a length, then over lengths 5 to 50.
+    """
+    right = total = 0
+    by_length: dict[int, list[float]] = {}
+    for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
+        gold = tree_distances(tree)
+        keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
+        if len(keep) > 1:
+            true = _edges(gold[np.ix_(keep, keep)])
+            right += len(true & _edges(np.asarray(found)[np.ix_(keep, keep)]))
+            total += len(true)
+        if len(tree) in LENGTHS:
+            rows = [_spearman(a, b) for a, b in zip(np.asarray(found), gold, strict=True)]
+            by_length.setdefault(len(tree), []).extend(rows)
+    return {"uuas": right / max(total, 1), "distance_spearman": _by_length(by_length)}
+
+
+def depth_scores(
+    predicted: Sequence[Float[np.ndarray, " n"]],
+    heads: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]] | None = None,
+) -> dict[str, float]:
+    """Scores of predicted depths.
+
+    Returns:
+        ``root_accuracy``: the word of least depth (of those ``counted``) is the root; ``depth_spearman``: by sentence, averaged
+        by length, then over lengths 5 to 50.
+    """
+    roots = []
+    by_length: dict[int, list[float]] = {}
+    for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
+        keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
+        if len(keep):
+            roots.append(int(keep[np.asarray(found)[keep].argmin()]) == list(tree).index(0))
+        if len(tree) in LENGTHS:
+            by_length.setdefault(len(tree), []).append(_spearman(np.asarray(found), tree_depths(tree)))
+    return {"root_accuracy": float(np.mean(roots)), "depth_spearman": _by_length(by_length)}
+
+
+def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
+    """Edges of the minimum spanning tree."""
+    shifted = np.triu(distances - distances.min() + 1.0, 1)  # scipy reads 0 as no edge
+    tree = minimum_spanning_tree(shifted).tocoo()
+    return {(min(a, b), max(a, b)) for a, b in zip(tree.row.tolist(), tree.col.tolist(), strict=True)}
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of ranks; NaN where one side does not vary."""
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / size) if size else float("nan")
+
+
+def _by_length(values: Mapping[int, Sequence[float]]) -> float:
+    """Mean over lengths of the mean over items; NaN without any."""
+    means = [float(np.nanmean(found)) for found in values.values() if np.isfinite(found).any()]
+    return float(np.mean(means)) if means else float("nan")

@@ -1,0 +1,111 @@
+"""Structural probes on a code that is the tree, on noise, and scores by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from probes.structural import (
+    depth_scores,
+    distance_scores,
+    structural_many,
+    tree_depths,
+    tree_distances,
+)
+
+
+def trees(count: int, seed: int, short: int = 5, long: int = 9) -> list[list[int]]:
+    """Random trees: every word hangs on one that was placed before it."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(count):
+        n = int(rng.integers(short, long + 1))
+        order = rng.permutation(n)
+        heads = [0] * n
+        for place in range(1, n):
+            heads[order[place]] = int(order[rng.integers(place)]) + 1
+        out.append(heads)
+    return out
+
+
+def perfect(heads: list[int], width: int = 16) -> torch.Tensor:
+    """Every edge an axis of its own, a word the sum of the axes on its way to the root."""
+    code = np.zeros((len(heads), width))
+    for word in range(len(heads)):
+        at = word
+        while heads[at]:
+            code[word, at] = 1
+            at = heads[at] - 1
+    return torch.from_numpy(code).float()
+
+
+def test_the_perfect_code_has_perfect_scores() -> None:
+    found = trees(40, 0)
+    codes = [perfect(heads).numpy() for heads in found]
+    for heads, code in zip(found, codes, strict=True):
+        np.testing.assert_array_equal(((code[:, None] - code[None]) ** 2).sum(2), tree_distances(heads))
+        np.testing.assert_array_equal((code**2).sum(1), tree_depths(heads))
+    distance = distance_scores([((c[:, None] - c[None]) ** 2).sum(2) for c in codes], found)
+    depth = depth_scores([(c**2).sum(1) for c in codes], found)
+    assert distance == {"uuas": 1.0, "distance_spearman": pytest.approx(1.0)}
+    assert depth == {"root_accuracy": 1.0, "depth_spearman": pytest.approx(1.0)}
+
+
+def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
+    """One layer holds the tree, turned and scaled; the other is noise."""
+    train, dev = trees(300, 0), trees(60, 1)
+    rng = np.random.default_rng(2)
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(16, 16)))[0]).float() * 3
+    layers = [
+        {
+            "tree": [perfect(h) @ turn for h in part],
+            "noise": [torch.from_numpy(rng.normal(size=(len(h), 16))).float() for h in part],
+        }
+        for part in (train, dev)
+    ]
+    fits = structural_many(layers[0], train, layers[1], dev, "distance", ranks=(2, 16), epochs=60, rate=5e-3)
+    assert set(fits) == {("tree", 2), ("tree", 16), ("noise", 2), ("noise", 16)}
+    scores = {
+        key: distance_scores([fit.predict(words) for words in layers[1][key[0]]], dev) for key, fit in fits.items()
+    }
+    assert scores["tree", 16]["uuas"] > 0.97
+    assert scores["tree", 16]["distance_spearman"] > 0.94  # gold distances tie, learned ones never do
+    assert scores["tree", 2]["uuas"] < scores["tree", 16]["uuas"] - 0.1
+    chance = np.mean([2 / len(h) for h in dev])
+    assert scores["noise", 16]["uuas"] == pytest.approx(chance, abs=0.12)
+    assert fits["tree", 2].projection.shape == (2, 16)
+
+    alone = structural_many({"tree": layers[0]["tree"]}, train, {"tree": layers[1]["tree"]}, dev, ranks=(16,), epochs=3)
+    both = structural_many(layers[0], train, layers[1], dev, ranks=(2, 16), epochs=3)
+    torch.testing.assert_close(alone["tree", 16].projection, both["tree", 16].projection, atol=1e-5, rtol=1e-4)
+
+    depths = structural_many(layers[0], train, layers[1], dev, "depth", ranks=(16,), epochs=60, rate=5e-3)
+    found = depth_scores([depths["tree", 16].predict(words) for words in layers[1]["tree"]], dev)
+    assert found["root_accuracy"] > 0.95
+    assert found["depth_spearman"] > 0.9
+
+
+def test_scores_by_hand() -> None:
+    heads = [2, 0, 2, 3, 4]  # 1-2-3-4-5, a chain
+    chain = np.abs(np.arange(5)[:, None] - np.arange(5)[None]).astype(float)
+    assert distance_scores([chain], [heads])["uuas"] == 1
+    star = np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]  # all hang on the first word
+    np.fill_diagonal(star, 0)
+    assert distance_scores([star], [heads])["uuas"] == 1 / 4
+    # Without the last word the chain has three edges, of which the star has one.
+    assert distance_scores([star], [heads], [[True, True, True, True, False]])["uuas"] == 1 / 3
+    assert depth_scores([np.array([1.0, 0, 1, 2, 3])], [heads])["root_accuracy"] == 1
+    assert depth_scores([np.array([0.0, 1, 1, 2, 3])], [heads])["root_accuracy"] == 0
+    assert depth_scores([np.array([0.0, 1, 1, 2, 3])], [heads], [[False, True, True, True, True]])["root_accuracy"] == 1
+    assert np.isnan(distance_scores([np.zeros((2, 2))], [[0, 1]])["distance_spearman"])  # shorter than 5 words
+
+
+def test_bad_input_is_one_clear_line() -> None:
+    with pytest.raises(ValueError, match=r"expected heads that form a tree, got \[0, 0\]"):
+        tree_distances([0, 0])
+    words = {"a": [torch.zeros(2, 3)]}
+    with pytest.raises(ValueError, match="sentence 0: expected a vector for each of 3 words"):
+        structural_many(words, [[0, 1, 1]], words, [[0, 1, 1]])
+    with pytest.raises(ValueError, match=r"expected layers of one width, got \[3, 4\]"):
+        structural_many({**words, "b": [torch.zeros(2, 4)]}, [[0, 1]], words, [[0, 1]])
