@@ -85,6 +85,7 @@ class ProbeConfig(RunConfig):
     tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
+    code_length: bool = option("also the bits that the labels take, by online code, and the control tasks'", False)
     batch_tokens: int = option("tokens of the texts that share a batch", 4096)
     keep_features: bool = option("keep the features on disk when the run is done", False)
 

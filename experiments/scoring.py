@@ -17,6 +17,8 @@ from torch import Tensor
 from experiments.config import ProbeConfig
 from experiments.tasks import Task
 from probes import controls, evaluation
+from probes.codelength import L2 as CODE_L2
+from probes.codelength import CodeLength, online_code
 from probes.design import Design
 from probes.fit import Fit
 from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
@@ -28,7 +30,9 @@ class Cell:
     """One property at one site: what its probe said on the test items, and what stands beside it.
 
     `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
-    that the interval of the selectivity needs; `random_model` the mean over the random-weight models.
+    that the interval of the selectivity needs; `random_model` the mean over the random-weight models. `code_bits` is the
+    online code length of the training labels, `compression` the uniform code over it, `control_compression` that of each
+    control task, where they were asked for.
     """
 
     property: str
@@ -42,6 +46,9 @@ class Cell:
     control_values: list[float]
     control_converged: bool
     random_model: float | None
+    code_bits: float | None = None
+    compression: float | None = None
+    control_compression: list[float] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What is kept of an unfinished run."""
@@ -138,6 +145,7 @@ def _group_cells(
         if wanted:
             found = {**found, **fit_all(design, {key: labels[key] for key in wanted}, l2)}
 
+    codes = _codes(group, features[0], {**{n: parts[n]["train"].labels for n in parts}, **labels}, config)
     cells = []
     for name, fit in fits.items():
         own = [found[key] for key in controls_of[name]]
@@ -159,9 +167,24 @@ def _group_cells(
                 control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
                 control_converged=all(_converged(control) for control in own),
                 random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+                code_bits=codes[name].bits if codes else None,
+                compression=codes[name].compression if codes else None,
+                control_compression=[codes[key].compression for key in controls_of[name]] if codes else [],
             )
         )
     return cells
+
+
+def _codes(
+    group: Sequence[Task], values: Float[Tensor, "rows d"], labels: Mapping[str, np.ndarray], config: ProbeConfig
+) -> dict[str, CodeLength]:
+    """Code lengths of tasks and control tasks that share their vectors."""
+    if not config.code_length or group[0].property.kind != "class":
+        return {}
+    train, path = group[0].vectors(values, "train"), config.l2 or CODE_L2
+    owners = group[0].parts["train"].clusters
+    l2 = path[0] if len(path) == 1 else path
+    return online_code(train, labels, owners, l2=l2, seed=config.seed, device=config.device)
 
 
 def _control_tasks(

@@ -96,6 +96,9 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
                 "l2": cell.l2,
                 "converged": cell.converged,
                 "gradient_norm": cell.gradient_norm,
+                "code_bits": cell.code_bits,
+                "compression": cell.compression,
+                "control_compression": float(np.mean(cell.control_compression)) if cell.control_compression else None,
                 "best": bool(is_best[i]),
                 "p_worse": p_worse[i],
             }

@@ -14,6 +14,7 @@ from probes.fit import Fit
 from probes.gaussian import LDAProbe, MeanDifferenceProbe
 from probes.linear import LogisticProbe, RidgeProbe
 from probes.moments import Moments
+from probes.networks import LowRankProbe, MLPProbe, NetworkFit, networks_many
 from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
 from probes.solver import DEFAULT_L2, fit_many
 from probes.sparse import SparseProbe, sparse_sweep
@@ -28,14 +29,18 @@ __all__ = [
     "LDAProbe",
     "Leace",
     "LogisticProbe",
+    "LowRankProbe",
+    "MLPProbe",
     "MeanDifferenceProbe",
     "Moments",
+    "NetworkFit",
     "NonFiniteError",
     "RidgeFit",
     "RidgeProbe",
     "SparseProbe",
     "erased",
     "fit_many",
+    "networks_many",
     "online_code",
     "ridge_many",
     "sparse_sweep",

@@ -12,7 +12,6 @@ Erasure is claimed for linear probes alone: what a nonlinear one still reads is 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar, no_type_check
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -30,6 +28,7 @@ from probes import storage
 from probes.design import as_features, check_finite
 from probes.evaluation import accuracy
 from probes.moments import Moments
+from probes.networks import MLPProbe
 from probes.solver import fit_many
 
 AnyEraser = TypeVar("AnyEraser", bound="Eraser")
@@ -243,8 +242,6 @@ def erased(
         network; ``majority``: of the most frequent training class; ``change``: root mean square of r(x) - x over that of
         x - mean.
     """
-    from sklearn.neural_network import MLPClassifier
-
     y, y_test = np.array(list(labels)), np.array(list(labels_test))
     after, after_test = eraser.transform(X), eraser.transform(X_test)
     size = float(np.sqrt(((X - eraser.mean_) ** 2).sum(1).mean()))
@@ -256,18 +253,14 @@ def erased(
     def linear(rows: np.ndarray, test: np.ndarray) -> float:
         return accuracy(y_test, fit_many(rows, {"y": y}, l2=l2, tol=1e-5)["y"].predict(test))
 
-    scale = after.std(0) + 1e-12
-    network = MLPClassifier((64,), early_stopping=True, random_state=0, max_iter=50)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # what a network reads is a lower bound in any case
-        network.fit((after - eraser.mean_) / scale, y)
+    network = MLPProbe(hidden=64).fit(after, y)
     classes, counts = np.unique(y, return_counts=True)
     return {
         "gap_before": gap(X),
         "gap": gap(after),
         "linear_before": linear(X, X_test),
         "linear": linear(after, after_test),
-        "mlp": accuracy(y_test, network.predict((after_test - eraser.mean_) / scale)),
+        "mlp": accuracy(y_test, network.predict(after_test)),
         "majority": accuracy(y_test, np.full(len(y_test), classes[counts.argmax()], dtype=y_test.dtype)),
         "change": float(np.sqrt(((after - X) ** 2).sum(1).mean())) / size,
     }

@@ -164,11 +164,13 @@ def main_picture(study: Study, *, narrow: bool = False) -> str:
 
 
 def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
-    """The three closer looks: (caption, drawing, curves); one without numbers is left out."""
+    """The closer looks: (caption, drawing, curves); one without numbers is left out."""
     score = interval_series(study, "score", study.metric, "score", points=True)
     selectivity = interval_series(study, "selectivity", "selectivity", "control", points=True)
     seen = Series("seen", "f1", study.column("score_seen"), points=True)
     unseen = Series("unseen", "random", study.column("score_unseen"), points=True)
+    code = Series("task", "score", study.column("compression"), points=True)
+    control_code = Series("control", "control", study.column("control_compression"), points=True)
     looks = [
         ("near", f"{study.metric}, magnified", "The same curve on its own scale", [score], False),
         (
@@ -179,6 +181,7 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
             True,
         ),
         ("seen", f"{study.metric} by word type", "Seen or not in training", [seen, unseen], False),
+        ("code", "compression", "Uniform code / online code of the labels", [control_code, code], True),
     ]
     out: list[tuple[str, str, list[Series]]] = []
     for key, y_title, caption, curves, zero in looks:

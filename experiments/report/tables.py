@@ -26,6 +26,14 @@ def layer_table(study: Study) -> Table:
         Column("random weights"),
         Column("seen", hint="word types that occur in training"),
         Column("unseen", hint="word types that do not"),
+        *(
+            [
+                Column("code", hint="online code length of the training labels, in thousands of bits"),
+                Column("compression", hint="uniform code / online code; of the control tasks in small print"),
+            ]
+            if study.has("code_bits")
+            else []
+        ),
         Column("p worse", hint="Holm-corrected, against the best layer"),
         Column("l2"),
     ]
@@ -48,11 +56,24 @@ def layer_table(study: Study) -> Table:
             score_cell(r.get("control"), low[i], high[i]),
             score_cell(r.get("selectivity"), r.get("selectivity_low"), r.get("selectivity_high")),
             *(score_cell(r.get(k)) for k in ("random_model", "score_seen", "score_unseen")),
+            *(_code(r) if study.has("code_bits") else []),
             Cell(p_value(r.get("p_worse")), finite(r.get("p_worse"))),
             plain_cell(r.get("l2")),
         ]
         rows.append(cells)
     return Table(f"{study.uid}-layers", f"{study.title} by layer", columns, rows)
+
+
+def _code(record: Record) -> list[Cell]:
+    bits, control = finite(record.get("code_bits")), finite(record.get("control_compression"))
+    return [
+        Cell(number(None if bits is None else bits / 1000, 1), bits),
+        Cell(
+            number(record.get("compression"), 2),
+            finite(record.get("compression")),
+            "" if control is None else f"control {number(control, 2)}",
+        ),
+    ]
 
 
 def class_choice(study: Study, results: Mapping[str, Any], data: dict[str, Any]) -> Choice | None:

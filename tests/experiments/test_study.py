@@ -94,7 +94,7 @@ def test_records_are_complete(results):
     for c in found["comparisons"]:
         less = score[c["property"], c["layer_b"]] - score[c["property"], c["layer_a"]]
         assert c["difference"] == pytest.approx(less)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "report.html", "results.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "probes", "report.html", "results.json"]
 
 
 def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(results):
@@ -264,3 +264,16 @@ def test_help_and_version(capsys):
         cli.main(["probe", "--help"])
     assert stop.value.code == 0
     assert "--limit-sentences" in capsys.readouterr().out
+
+
+def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
+    """On request; a tag that is a function of the word compresses more than random tags of the words."""
+    found = layerwise.run(config(folder, tmp_path / "a", property=("upos",), code_length=True, l2=(1.0,)))
+    for record in found["records"]:
+        assert record["compression"] > 1.5
+        assert record["compression"] > record["control_compression"]
+        assert record["code_bits"] == pytest.approx(
+            record["n_train"] / record["compression"]
+        )  # two classes: a bit each
+    assert "compression" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert results[0]["records"][0]["compression"] is None  # not asked for

@@ -11,11 +11,31 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from probes import Inlp, LDAProbe, Leace, LogisticProbe, MeanDifferenceProbe, RidgeProbe, SparseProbe
+from probes import (
+    Inlp,
+    LDAProbe,
+    Leace,
+    LogisticProbe,
+    LowRankProbe,
+    MeanDifferenceProbe,
+    MLPProbe,
+    RidgeProbe,
+    SparseProbe,
+)
 
 
 @parametrize_with_checks(
-    [LogisticProbe(), RidgeProbe(), MeanDifferenceProbe(), LDAProbe(), SparseProbe(), Leace(), Inlp()]
+    [
+        LogisticProbe(),
+        RidgeProbe(),
+        MeanDifferenceProbe(),
+        LDAProbe(),
+        SparseProbe(),
+        MLPProbe(),
+        LowRankProbe(),
+        Leace(),
+        Inlp(),
+    ]
 )
 def test_scikit_learn_contract(estimator, check):
     check(estimator)

@@ -1,0 +1,79 @@
+"""Networks: what a linear map cannot read, what a rank cannot hold, and the same result alone or beside others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from probes import LowRankProbe, MLPProbe, networks_many
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(2000, 8))
+XOR = np.where(X[:, 0] * X[:, 1] > 0, "same", "other")
+LINEAR = (X @ RNG.normal(size=(8, 5))).argmax(1)
+
+
+def scores(fits, targets):
+    return {key: float((fit.predict(X[1500:]) == targets[key[0]][1500:]).mean()) for key, fit in fits.items()}
+
+
+def test_a_hidden_layer_reads_what_is_not_linear() -> None:
+    targets = {"xor": XOR, "linear": LINEAR}
+    train = {name: labels[:1500] for name, labels in targets.items()}
+    fits = networks_many(X[:1500], train, 64, seeds=(0, 1), epochs=60, batch=64, rate=3e-3)
+    found = scores(fits, targets)
+    assert min(found.values()) > 0.9
+    assert all(fit.converged for fit in fits.values())
+    flat = scores(networks_many(X[:1500], train, 8, "none", epochs=60, batch=64, rate=1e-2), targets)
+    assert flat["linear", 0] > 0.9
+    assert flat["xor", 0] < 0.6  # a linear map of any rank
+
+
+def test_a_rank_below_the_classes_is_not_enough() -> None:
+    train = {"linear": LINEAR[:1500]}
+    found = {
+        rank: scores(networks_many(X[:1500], train, rank, "none", epochs=60, batch=64, rate=1e-2), {"linear": LINEAR})
+        for rank in (1, 4)
+    }
+    assert found[4]["linear", 0] > 0.9
+    assert found[1]["linear", 0] < 0.7
+    (fit,) = networks_many(X[:1500], train, 2, "none", epochs=3).values()
+    U, a, V, b = fit.weights
+    Z = (torch.from_numpy(X).float() - fit.mean) / fit.scale
+    torch.testing.assert_close(fit.log_proba(X), torch.log_softmax(Z @ (V @ U).T + b, 1), atol=1e-5, rtol=1e-5)
+    assert not a.any()
+
+
+def test_beside_others_a_network_is_the_same() -> None:
+    alone = networks_many(X, {"xor": XOR}, 16, epochs=4)["xor", 0]
+    beside = networks_many(X, {"linear": LINEAR, "xor": XOR}, 16, seeds=(0, 7), epochs=4)
+    torch.testing.assert_close(alone.log_proba(X), beside["xor", 0].log_proba(X), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(alone.log_proba(X), beside["xor", 7].log_proba(X), atol=1e-2)
+
+
+def test_one_step_is_adams() -> None:
+    """The first pass over one batch, against torch's own optimiser and layers."""
+    dev = (X[:10], {"xor": XOR[:10]})
+    (fit,) = networks_many(X, {"xor": XOR}, 4, dev=dev, epochs=1, batch=2000, rate=1e-2).values()
+    generator = torch.Generator().manual_seed(0)
+    parts = [((4, 8), 8), ((4,), 8), ((2, 4), 4), ((2,), 4)]
+    weights = [(torch.rand(s, generator=generator) * 2 - 1) / f**0.5 for s, f in parts]
+    weights = [w.requires_grad_() for w in weights]
+    optimiser = torch.optim.Adam(weights, lr=1e-2)
+    Z = torch.from_numpy((X - X.mean(0)) / X.std(0)).float()
+    y = torch.from_numpy(np.unique(XOR, return_inverse=True)[1])
+    logits = (Z @ weights[0].T + weights[1]).relu() @ weights[2].T + weights[3]
+    torch.nn.functional.cross_entropy(logits, y).backward()
+    optimiser.step()
+    for ours, theirs in zip(fit.weights, weights, strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-4, rtol=1e-3)
+
+
+def test_estimators_say_what_they_did() -> None:
+    probe = MLPProbe(hidden=32, max_iter=2).fit(X, XOR)
+    assert (probe.n_iter_, probe.converged_) == (2, False)
+    np.testing.assert_array_equal(probe.predict(X), MLPProbe(hidden=32, max_iter=2).fit(X, XOR).predict(X))
+    assert LowRankProbe(3, max_iter=2).fit(X, LINEAR).fit_.weights[0].shape == (3, 8)
+    with pytest.raises(ValueError, match="expected at least 2 classes, got one class: 'a'"):
+        networks_many(X[:3], {"y": ["a", "a", "a"]})
