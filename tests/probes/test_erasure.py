@@ -107,11 +107,14 @@ def test_inlp_leaves_no_linear_probe_above_the_majority() -> None:
 
 
 def test_what_is_not_linear_is_said_to_be_left() -> None:
-    """The label is the sign of a product: no linear probe ever reads it, a network does, before and after."""
+    """The label is the sign of a product and shifts one direction: erasure takes the shift, a network reads the product."""
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(3000, 2)).astype(np.float32)
+    X = rng.normal(size=(4000, 6)).astype(np.float32)
+    X[:, 2:] *= 0.5
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
-    proof = erased(Leace().fit(X[:2000], y[:2000]), X[:2000], y[:2000], X[2000:], y[2000:])
+    X[:, 2] += y
+    proof = erased(Leace().fit(X[:3000], y[:3000]), X[:3000], y[:3000], X[3000:], y[3000:])
     assert proof["gap"] < 1e-6
+    assert proof["linear_before"] > 0.75
     assert proof["linear"] < 0.56
-    assert proof["mlp"] > 0.85  # points near the axes are hard
+    assert proof["mlp"] > 0.85
