@@ -162,7 +162,7 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     """Give a parser one option for each field, in a group for each class that the configuration inherits from."""
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}
-    for owner in filter(dataclasses.is_dataclass, config.__mro__):
+    for owner in config.__mro__[:-1]:
         group = parser if owner is config else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
         for name in inspect.get_annotations(owner):
             if name in items:  # not yet given by a class that overrides it

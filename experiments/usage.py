@@ -41,7 +41,7 @@ from probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
 from probes.erasure import Eraser, erased
 from probes.evaluation import ClusterBootstrap
 
-ERASERS: dict[str, type[Eraser]] = {"leace": Leace, "inlp": Inlp}
+ERASERS: dict[str, type[Leace] | type[Inlp]] = {"leace": Leace, "inlp": Inlp}
 PROOF_ROWS = 4000
 """Training words on which the network that looks for what is left is trained."""
 
@@ -138,7 +138,7 @@ def _probe_and_erase(
 
 
 def _layer(
-    config: UsageConfig, task: Task, features: torch.Tensor, kind: type[Eraser]
+    config: UsageConfig, task: Task, features: torch.Tensor, kind: type[Leace] | type[Inlp]
 ) -> tuple[dict[str, Any], Eraser]:
     """One layer's probe, eraser, and the proof of the erasure."""
     (train, dev, test) = (task.vectors(features, split) for split in ("train", "dev", "test"))

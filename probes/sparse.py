@@ -16,7 +16,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import matthews_corrcoef
 
 from probes.linear import LinearClassifier
 from probes.rankings import rank
@@ -106,7 +106,7 @@ def sparse_sweep(
     def scores(train: np.ndarray, test: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
         coef, bias = _weigh(train[:, chosen], positive, l2)
         said = test[:, chosen] @ coef + bias > 0
-        return float(f1_score(gold, said, zero_division=0)), float(matthews_corrcoef(gold, said))
+        return _f1(gold, said), float(matthews_corrcoef(gold, said))
 
     order = rank(X, y, ranking)
     rotated: list[list[tuple[float, float]]] = [[] for _ in ks]
@@ -133,6 +133,11 @@ def sparse_sweep(
                 }
         out.append(record)
     return out
+
+
+def _f1(gold: np.ndarray, said: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN); 0 without any."""
+    return float(2 * (gold & said).sum() / max(gold.sum() + said.sum(), 1))
 
 
 def _weigh(X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float) -> tuple[Float[np.ndarray, " k"], float]:
