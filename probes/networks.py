@@ -54,8 +54,8 @@ class NetworkFit:
 
     def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
         """Log-probabilities (nats) of every class for every row."""
-        U, a, V, b = self.weights
-        hidden = ((as_features(X, U.device).float() - self.mean) / self.scale) @ U.T + a
+        U, a, V, b = (weight.double() for weight in self.weights)
+        hidden = ((as_features(X, U.device).double() - self.mean) / self.scale) @ U.T + a
         return torch.log_softmax((hidden.relu() if self.activation == "relu" else hidden) @ V.T + b, 1)
 
     def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> np.ndarray:

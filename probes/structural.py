@@ -62,7 +62,7 @@ def tree_distances(heads: Sequence[int]) -> Float[np.ndarray, "n n"]:
         heads: each word's head, counted from 1; 0 for the root.
 
     >>> tree_distances([2, 0, 2, 3])[0].tolist()
-    [1.0, 0.0, 1.0, 2.0]
+    [0.0, 1.0, 2.0, 3.0]
     """
     n = len(heads)
     distance = np.full((n, n), np.inf)
@@ -87,9 +87,9 @@ def tree_depths(heads: Sequence[int]) -> Float[np.ndarray, " n"]:
 
 
 def structural_many(
-    features: Mapping[str, Sequence[Float[Tensor, "n d"]]],
+    features: Mapping[str, Sequence[Float[Tensor, "_ _"]]],
     heads: Sequence[Sequence[int]],
-    dev_features: Mapping[str, Sequence[Float[Tensor, "n d"]]],
+    dev_features: Mapping[str, Sequence[Float[Tensor, "_ _"]]],
     dev_heads: Sequence[Sequence[int]],
     kind: Kind = "distance",
     ranks: Sequence[int] = (64,),
@@ -160,7 +160,7 @@ class _Trees:
     """Sentences of all layers, and what is to be met."""
 
     def __init__(
-        self, features: Mapping[str, Sequence[Float[Tensor, "n d"]]], heads: Sequence[Sequence[int]], kind: Kind
+        self, features: Mapping[str, Sequence[Float[Tensor, "_ _"]]], heads: Sequence[Sequence[int]], kind: Kind
     ) -> None:
         layers = list(features.values())
         widths = {int(words.shape[1]) for layer in layers for words in layer}
@@ -213,7 +213,7 @@ class _Trees:
 
 
 def distance_scores(
-    predicted: Sequence[Float[np.ndarray, "n n"]],
+    predicted: Sequence[Float[np.ndarray, "_ _"]],
     heads: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> dict[str, float]:
@@ -242,7 +242,7 @@ def distance_scores(
 
 
 def depth_scores(
-    predicted: Sequence[Float[np.ndarray, " n"]],
+    predicted: Sequence[Float[np.ndarray, " _"]],
     heads: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> dict[str, float]:

@@ -31,8 +31,8 @@ from probes import (
         MeanDifferenceProbe(),
         LDAProbe(),
         SparseProbe(),
-        MLPProbe(),
-        LowRankProbe(),
+        MLPProbe(max_iter=40),
+        LowRankProbe(max_iter=40),
         Leace(),
         Inlp(),
     ]
