@@ -68,9 +68,9 @@ def plain_features(subject, sentences, size=32):
 def our_features(subject, sentences, folder):
     layout = Layout.of(subject, sentences)
     places = study_sites(subject, "hook_resid_post")
-    store = ActivationStore(folder, "benchmark")
+    store = ActivationStore(folder, {"run": "benchmark"}, dtype=torch.float32)
     extract(subject, layout, places, store)
-    return [store.read(site, layout.n_rows) for site in places]
+    return [store.read(site) for site in places]
 
 
 def objective(X, y, classes, coef, intercept, l2):

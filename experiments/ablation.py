@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import screen
+from experiments.attention.shown import text_patterns
 from experiments.components import Component, components
 from experiments.config import AblateConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
@@ -26,7 +27,7 @@ from experiments.probed import probed_words
 from experiments.prompts import Item, read_prompts
 from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, RunFolder, file_sha256
-from experiments.roles import repetition_scores, text_patterns
+from experiments.roles import repetition_scores
 from experiments.run import Run, data_record
 from experiments.subject import Subject
 from experiments.sweep import Chunk, Grid, chunks

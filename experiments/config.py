@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ class RunConfig:
     dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
     seed: int = option("everything random comes from it", 0)
     trust_remote_code: bool = option("run model code that comes with the weights", False)
+    force: bool = option("go on where the doctor finds the model WRONG, and say so in the report", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class TextsConfig(RunConfig):
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
     limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
     metric: str | None = option(
-        "what is measured (default: logit_difference; for pairs pair_difference, for prune and usage loss, with a probe "
+        "what is measured (default: logit_difference; for pairs pair_difference, for neurons, prune and usage loss, with a probe "
         "probe_log_probability)",
         None,
     )
@@ -86,7 +88,18 @@ class ProbeConfig(RunConfig):
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
     code_length: bool = option("also the bits that the labels take, by online code, and the control tasks'", False)
+    information: bool = option("also the bits that each layer tells of the labels beyond the embedding layer", False)
+    scalar_mix: bool = option(
+        "also a probe of all layers at once, what it reads of each, and the expected layer", False
+    )
+    structural: int = option("also structural probes of this rank, of the tree's distances and depths; 0 skips", 0)
+    calibration: bool = option("also keep the probes' predictions and measure their calibration", False)
     batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+    store: str | None = option(
+        "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
+        None,
+        metavar="DIR",
+    )
     keep_features: bool = option("keep the features on disk when the run is done", False)
 
 
@@ -128,7 +141,59 @@ class UsageConfig(TextsConfig, EffectsConfig):
     l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
     push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0)
+    store: str | None = option(
+        "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
+        None,
+        metavar="DIR",
+    )
     null: int = option("random changes as large as the erasure to compare with", 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsConfig(TextsConfig):
+    """Neurons ranked by what they say of a property, read by probes, and changed in the running model."""
+
+    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
+    property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
+    dev: Path | None = option("sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE")
+    test: Path | None = option(
+        "sentences that are scored, and measured where no prompts or pairs are given (default: a tenth of the corpus)",
+        None,
+        metavar="FILE",
+    )
+    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    site: str = option("whose neurons: a block's own site, or a glob", "mlp.hook_post")
+    layer: tuple[int, ...] = option("a layer (repeatable; default: all)", ())
+    ranking: tuple[str, ...] = option("how neurons are ranked (repeatable; default: every way there is)", ())
+    gradient: bool = option(
+        "also rank by the gradient of the metric, on half of the texts; effects are then measured on the others", False
+    )
+    k: tuple[int, ...] = option("how many of the first neurons (repeatable; 1 is always there)", (1, 4, 16, 64))
+    value: str = option("what takes the neurons' place", "mean", choices=("mean", "zero"))
+    translate: float = option("also move the neurons towards each class, times this; 0 does not", 0.0)
+    random: int = option("random sets of as many neurons to compare with", 20)
+    rotations: int = option("random rotations to compare with; 0 skips them, and the report says so", 3)
+    show: int = option("how many of each ranking's first neurons the page names", 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureConfig(RunConfig):
+    """Activations of a text, written to disk."""
+
+    site: tuple[str, ...] = option("what is captured: names, globs, or shorthands of a block's (repeatable)")
+    corpus: tuple[Path, ...] = option("annotated sentences, CoNLL-U (repeatable)", (), metavar="FILE")
+    text: Path | None = option("plain text, one text a line", None, metavar="FILE")
+    unit: str | None = option(
+        "what a row is (default: a word of --corpus, a token of --text)", None, choices=("word", "token")
+    )
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    store_as: str = option("values on disk", "float32", choices=("float32", "float16", "bfloat16"))
+    to: str | None = option("folder or URL of the shards (default: DIR/store)", None, metavar="WHERE")
+    limit: int | None = option("use the first N sentences or lines", None, metavar="N")
+    batch_tokens: int = option("tokens of the texts that share a batch, and a shard", 4096)
+    max_ram: str | None = option("memory of the process that is not exceeded, as 2GB: batches are made as small", None)
+    max_disk: str | None = option("bytes on disk that are not exceeded, as 500GB: more is refused beforehand", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +216,159 @@ class PatchConfig(EffectsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(RunConfig):
+    """Confidence against correctness, of predictions in a file or of a language model."""
+
+    model: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "hub id, local folder or GGUF file; none with --predictions", None, metavar="M"
+    )
+    predictions: Path | None = option("any classifier's probabilities and labels, JSONL or npz", None, metavar="FILE")
+    questions: Path | None = option("JSONL with question, choices and answer", None, metavar="FILE")
+    prompts: Path | None = option("JSONL with prompt and answer, and perhaps wrong", None, metavar="FILE")
+    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
+    limit: int | None = option("use the first N rows", None, metavar="N")
+    validation: Path | None = option("another such file, which scalings are fitted on", None, metavar="FILE")
+    split: float = option("fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0)
+    bins: int = option("bins of equal width", 15)
+    choices: str = option("a question's choices are judged by their", "text", choices=("text", "letter"))
+    ask: tuple[str, ...] = option(
+        "also ask the model how sure it is: p_true, verbalised or sampled (repeatable)",
+        (),
+        choices=("p_true", "verbalised", "sampled"),
+    )
+    samples: int = option("answers drawn for each question with --ask sampled", 10)
+    templates: Path | None = option("a folder whose files take the place of the wording", None, metavar="DIR")
+    chat: bool = option("ask through the tokenizer's chat template", False)
+
+    @property
+    def source(self) -> Path:
+        """The file that is measured."""
+        return self.predictions or self.questions or self.prompts or self.pairs or Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskConfig(RunConfig):
+    """A model says which words mattered, and they are taken out."""
+
+    prompts: Path = option("JSONL with prompt and answer, and perhaps wrong", metavar="FILE")
+    limit: int | None = option("use the first N prompts", None, metavar="N")
+    random: int = option("draws of as many random words", 20)
+    attribution: str = option("the attribution method whose first words are compared with", "leave-one-out")
+    removal: str | None = option(
+        "what a word becomes that is taken out: delete, mask, pad, mean, ... (default: deleted where something stays)",
+        None,
+    )
+    templates: Path | None = option("a folder whose files take the place of the wording", None, metavar="DIR")
+    chat: bool = option("ask through the tokenizer's chat template", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeConfig(RunConfig):
+    """Which words of a text made the model say what it says."""
+
+    text: tuple[str, ...] = option("a text (repeatable)", (), metavar="TEXT")
+    prompts: Path | None = option("many texts, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE")
+    limit: int | None = option("use the first N prompts", None, metavar="N")
+    target: str | None = option(
+        "what is explained: a continuation (with its space), a class, a label (default: what the model says)", None
+    )
+    wrong: str | None = option("another answer that the target is compared with", None)
+    measure: str | None = option(
+        "of the target (default: a logit for classes, labels and pairs of tokens, else a log-probability)",
+        None,
+        choices=("log-probability", "logit"),
+    )
+    generate: int = option("continue each text by N tokens of the model's own and explain each", 0, metavar="N")
+    probe: Path | None = option(
+        "a saved probe (DIR/probes/... of a probing run): explain its label instead", None, metavar="FILE"
+    )
+    word: int | None = option("with --probe: the word that it reads, from 0 (default: the mean of all)", None)
+    method: tuple[str, ...] = option(
+        "leave-one-out, windows, input-reduction, saliency, grad-input, ig, dig, smoothgrad, conductance, lrp, cp-lrp, "
+        "chefer, lime, tree, shapley, kernel-shap, permutation-shap (repeatable; default: leave-one-out)",
+        (),
+    )
+    level: str = option("what gets a score", "word", choices=("word", "token", "span"))
+    removal: str | None = option(
+        "what an absent word is: delete, mask, pad, word:W, zero, mean, random, noise, resample, propose (default: mask, "
+        "else delete)",
+        None,
+    )
+    samples: int | None = option("changed texts of methods that draw (default: each method's own)", None, metavar="N")
+    steps: int = option("of integrated gradients, doubled until complete", 50)
+    baseline: str = option(
+        "where gradients are integrated from", "zero", choices=("zero", "pad", "mask", "mean", "sampled")
+    )
+    site: str | None = option("where gradients are taken (default: the embedding)", None)
+    random: int = option("random attributions to compare with; 0 skips them, and the report says so", 5)
+    seeds: int = option("repeat methods that draw with so many seeds, for their stability", 2)
+    sensitivity: int = option("repeat every method under so many small noises", 0)
+    flips: int = option("also change up to N words so that the model says something else", 0, metavar="N")
+    known: Path | None = option(
+        "known texts, JSONL with prompt and perhaps answer: show the most similar ones", None, metavar="FILE"
+    )
+    known_site: str = option("with --known: whose activations are compared", "blocks.-1.hook_resid_post")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneConfig(TextsConfig):
     """The least important heads cut out of the weights, step by step."""
 
     steps: int | None = option("stop after so many steps (default: at one head a layer)", None, metavar="N")
     random: int = option("models with as many heads drawn at random to compare with; 0 skips them", 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttendConfig(RunConfig):
+    """What every head looks at."""
+
+    corpus: Path | None = option("annotated sentences, CoNLL-U", None, metavar="FILE")
+    prompts: Path | None = option("or texts without annotation, JSONL with prompt", None, metavar="FILE")
+    limit: int | None = option("use the first N sentences or prompts", None, metavar="N")
+    effects: Path | None = option("a finished ablation of heads, to set beside what they look at", None, metavar="DIR")
+    show: int = option("texts whose patterns the page shows", 6, metavar="N")
+    flow: bool = option("also attention flow through all layers, for the texts that are shown", False)
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+
+    @property
+    def source(self) -> Path:
+        """The file of sentences or prompts."""
+        return self.corpus or self.prompts or Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryConfig(RunConfig):
+    """What the space of each layer looks like."""
+
+    corpus: Path = option("annotated sentences, CoNLL-U", metavar="FILE")
+    property: tuple[str, ...] = option(
+        "what colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
+    )
+    limit: int | None = option("use the first N sentences", 400, metavar="N")
+    words: int = option("words that are drawn", 1000, metavar="N")
+    method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
+    perplexity: float = option("of t-SNE", 30.0)
+    site: str = option("what is read at every layer: a site's name or a glob", "hook_resid_post")
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    compare: str | None = option("another model, whose layers are compared with this one's", None, metavar="M")
+    lens: int = option("texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N")
+    export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(RunConfig):
+    """Proof, on this model, that what is read is what the model does."""
+
+    out: Path = option(
+        "the run's folder (default: one for the model in doctor-runs)", Path("doctor-runs"), metavar="DIR"
+    )
+    json: bool = option("print results.json in place of the map", False)
+
+    def __post_init__(self) -> None:
+        if self.out == Path("doctor-runs"):
+            name = re.sub(r"[^\w.-]+", "-", str(self.model)).strip("-.")
+            object.__setattr__(self, "out", self.out / f"{name}-{self.dtype}")
 
 
 def add_options(parser: argparse.ArgumentParser, config: type) -> None:
@@ -176,7 +389,7 @@ def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any],
         return
     more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
     required = item.default is MISSING
-    if not required and item.default not in (None, ()):
+    if not required and item.default not in (None, ()) and "(default: " not in text:
         text += f" (default: {item.default})"
     action = "append" if several else "store"
     group.add_argument(flag, type=kind, required=required, action=action, help=text, **more)

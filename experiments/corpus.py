@@ -56,15 +56,15 @@ class Word:
 class Sentence:
     """A sentence: its unique id, its text, its words in order, and the document it is from.
 
-    ``swapped`` is None in every sentence that was read; a rewritten one (property
-    ``bigram_shift``) has the id of the first of the two words that changed places, or 0.
+    ``label`` is None in a sentence of a treebank; a rewritten one (property ``bigram_shift``) and one from a file of
+    labelled sentences have their class there.
     """
 
     id: str
     text: str
     words: tuple[Word, ...]
     document: str | None = None
-    swapped: int | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

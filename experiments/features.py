@@ -1,19 +1,24 @@
-"""Features: one vector a word at every site, written to disk as the model runs."""
+"""Features: one vector a word, or a token, at every site, written to disk as the model runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, islice
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.corpus import Sentence
 from experiments.subject import Batch, Encoded, Subject, pool_words, word_spans
 from experiments.words import Pooling
-from hooks import ActivationStore, capture
+from hooks import ActivationStore, capture, sites
+
+WINDOW = 4096
+"""Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
 
 
 class FeatureError(ValueError):
@@ -24,11 +29,13 @@ class FeatureError(ValueError):
 class Layout:
     """Which row of the features each word of each sentence has; None for a word that lost its tokens.
 
-    Rows are numbered sentence by sentence and word by word.
+    Rows are numbered sentence by sentence and word by word. Of tokens instead of words, each token has a row, special
+    ones too, and ``words`` says which word it is of.
     """
 
     encoded: list[Encoded]
     spans: list[list[slice | None]]
+    words: list[list[int]] | None = None
 
     @classmethod
     def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
@@ -37,16 +44,34 @@ class Layout:
         spans = [word_spans(e, [(w.start, w.end) for w in s.words]) for e, s in zip(encoded, sentences, strict=True)]
         return cls(encoded, spans)
 
+    @classmethod
+    def of_tokens(cls, subject: Subject, texts: Sequence[str | Sentence]) -> Layout:
+        """Tokenize texts; each token is a row."""
+        encoded = subject.encode([s if isinstance(s, str) else s.text for s in texts])
+        words = []
+        for e, s in zip(encoded, texts, strict=True):
+            of = [-1] * len(e)
+            spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
+            for number, span in reversed(list(enumerate(spans))):  # a token that two words share is of the first
+                of[span or slice(0)] = [number] * len(range(*(span or slice(0)).indices(len(e))))
+            words.append(of)
+        return cls(encoded, [[slice(i, i + 1) for i in range(len(e))] for e in encoded], words)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each text."""
+        return list(accumulate((sum(span is not None for span in line) for line in self.spans), initial=0))
+
     @cached_property
     def rows(self) -> list[list[int | None]]:
         """Row numbers in the shape of the sentences."""
-        count = iter(range(sum(len(line) for line in self.spans)))
+        count = iter(range(self.n_rows))
         return [[None if span is None else next(count) for span in line] for line in self.spans]
 
-    @cached_property
+    @property
     def n_rows(self) -> int:
         """How many words have a vector."""
-        return sum(span is not None for line in self.spans for span in line)
+        return self.starts[-1]
 
     @property
     def n_lost(self) -> int:
@@ -58,47 +83,154 @@ class Layout:
         """How many tokens the model reads."""
         return sum(len(e) for e in self.encoded)
 
+    def index(self, texts: Sequence[int], row: int = 0, sentence: int = 0) -> Int[Tensor, "n 5"]:
+        """What a store keeps of the rows of some texts: row, sentence, word and tokens (``hooks.store.COLUMNS``).
+
+        Args:
+            row, sentence: numbers of the layout's first ones in the store.
+        """
+        found = []
+        for text in texts:
+            at = row + self.starts[text]
+            for number, span in enumerate(self.spans[text]):
+                if span is not None:
+                    word = number if self.words is None else self.words[text][number]
+                    found.append((at, sentence + text, word, span.start, span.stop))
+                    at += 1
+        return torch.tensor(found, dtype=torch.long).view(-1, 5)
+
+
+def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
+    """The sites that names, globs and a block's own names (``hook_resid_post``) mean, in the model's order.
+
+    Raises:
+        FeatureError: a site that has one value a pair of positions.
+    """
+    beyond = ("blocks.", "module:", "ln_final", "hook_embed")
+    wanted = [p if p.startswith(beyond) else f"blocks.*.{p}" for p in patterns]
+    paths = [p for p in wanted if p.startswith("module:")]
+    named = [p for p in wanted if p not in paths]
+    found = [*(sites(subject.model, *named) if named else ()), *paths]
+    if pairs := [s for s in found if ".hook_pattern" in s or ".hook_attn_scores" in s]:
+        raise FeatureError(
+            f"--site {pairs[0]}: expected a site with one vector a token, attention has one value a pair"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a store stands: how many shards, rows and texts it has, and how many batches were halved for want of memory."""
+
+    shards: int = 0
+    rows: int = 0
+    texts: int = 0
+    halved: int = 0
+
 
 def extract(
     subject: Subject,
     layout: Layout,
-    sites: Sequence[str],
+    places: Sequence[str],
     store: ActivationStore,
     *,
     pooling: Pooling = "mean",
     batch_tokens: int = 4096,
     advance: Callable[[int], None] = lambda rows: None,
-) -> None:
+) -> End:
     """Run the model over the text and store each word's vector at each site.
 
-    Batches are of similar length; the forward runs the body only and stops at the last site. A batch whose shard is
-    already in the store is not run again, so an interrupted run continues.
+    Batches are of similar length; the forward runs the body only and stops at the last site, while the batch before is
+    being written. A batch whose shard is already in the store is not run again, so an interrupted run continues.
 
     Args:
         advance: called with the number of texts done, for a progress bar.
 
     Raises:
         FeatureError: a NaN or infinite activation, with the site and the text where it is.
-        StoreError: a shard made from something else, or a disk without room.
+        StoreError: a shard made from something else, another writer, or a disk without room.
     """
-    for number, batch in enumerate(subject.batches(layout.encoded, tokens=batch_tokens)):
-        if not store.has(number):
-            rows = [row for index in batch.rows for row in layout.rows[index] if row is not None]
-            store.write(number, torch.tensor(rows, dtype=torch.long), _vectors(subject, layout, batch, sites, pooling))
-        advance(len(batch))
+    return extract_all(subject, [layout], places, store, pooling=pooling, batch_tokens=batch_tokens, advance=advance)
 
 
-def _vectors(
-    subject: Subject, layout: Layout, batch: Batch, sites: Sequence[str], pooling: Pooling
+def extract_all(
+    subject: Subject,
+    layouts: Iterable[Layout],
+    places: Sequence[str],
+    store: ActivationStore,
+    *,
+    pooling: Pooling = "mean",
+    batch_tokens: int = 4096,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> End:
+    """`extract` of one layout after the other, each forgotten when it is done: for more text than memory holds."""
+    end = End()
+    with store:
+        for layout in layouts:
+            shard, halved = end.shards, end.halved
+            for batch in subject.batches(layout.encoded, tokens=batch_tokens):
+                if not store.has(shard):
+                    index = layout.index(batch.rows, end.rows, end.texts)
+                    values, parts = in_memory(subject, layout, batch, places, pooling)
+                    store.write(shard, index, values)
+                    halved += parts - 1
+                shard += 1
+                advance(len(batch))
+            end = End(shard, end.rows + layout.n_rows, end.texts + len(layout.encoded), halved)
+        store.seal(end.shards, end.rows)
+    return end
+
+
+def windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Items, so many at a time."""
+    rest = iter(items)
+    while window := list(islice(rest, size)):
+        yield window
+
+
+def in_memory(
+    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
+) -> tuple[dict[str, Float[Tensor, "n ..."]], int]:
+    """`vectors` of a batch, or of its halves where memory does not suffice for the whole; and in how many parts.
+
+    Raises:
+        FeatureError: memory does not suffice for one text.
+    """
+    try:
+        return vectors(subject, layout, batch, places, pooling), 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            text = layout.encoded[batch.rows[0]].text
+            raise FeatureError(f"memory does not suffice for the one text {text[:40]!r}: take fewer sites") from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    first, second = (in_memory(subject, layout, half, places, pooling) for half in batch.halves())
+    return {place: torch.cat([first[0][place], second[0][place]]) for place in places}, first[1] + second[1]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(k in str(error) for k in known)
+
+
+def vectors(
+    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
 ) -> dict[str, Float[Tensor, "n d"]]:
+    """The vectors of a batch's words at each site.
+
+    Raises:
+        FeatureError: one is not finite.
+    """
     spans = batch.spans(layout.spans)
-    with capture(subject.model, *sites, stop=True, clone=True) as acts:
+    with capture(subject.model, *places, stop=True, clone=True) as acts:
         subject.forward(batch)
     values = {}
-    for site in sites:
+    for site in places:
         value = acts[site]
-        values[site] = pooled = pool_words(value.flatten(2) if value.ndim == 4 else value, spans, pooling).float()
-        if not pooled.isfinite().all():
+        values[site] = pooled = pool_words(value.flatten(2) if value.ndim == 4 else value, spans, pooling)
+        if not pooled.sum(dtype=torch.float64).isfinite():  # finite only if every entry is
             bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
             texts = [layout.encoded[i].text for i, line in zip(batch.rows, spans, strict=True) for s in line if s]
             raise FeatureError(f"{site}: expected finite activations, got NaN or infinity in {texts[bad][:60]!r}")

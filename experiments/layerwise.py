@@ -7,43 +7,38 @@ control tasks, baselines and a random-weight model.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from experiments import screen
+from experiments.across import across_layers
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
 from experiments.demo import demo_paths
-from experiments.features import FeatureError, Layout, extract
+from experiments.features import FeatureError, extract, vector_sites
+from experiments.probe_calibration import add_calibration, keep_predictions
 from experiments.probed import save_probe
-from experiments.properties import Property, get_property
+from experiments.properties import get_property
 from experiments.results import RunError, RunFolder, digest
 from experiments.run import Run
 from experiments.scoring import Cell, score_cell
 from experiments.splits import read_splits
+from experiments.stored import Features, stored
 from experiments.subject import Subject
 from experiments.summary import summarise
-from experiments.tasks import SPLITS, Split, Task, build_task, rewritten
-from hooks import ActivationStore, sites
+from experiments.tasks import Part, Split
+from experiments.trees import TOGETHER
+from experiments.view import EMBEDDING, PLAIN, View, build_views
+from hooks import ActivationStore
+from probes.fit import Fit
 from probes.solver import MAX_COLUMNS
-
-EMBEDDING = "blocks.0.hook_resid_pre"
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """The text as some properties see it: as it is, or rewritten; with its layout and its tasks."""
-
-    name: str
-    splits: dict[Split, Corpus]
-    layouts: dict[Split, Layout]
-    layout: Layout
-    tasks: tuple[Task, ...]
 
 
 def demo_config(out: Path) -> ProbeConfig:
@@ -55,7 +50,9 @@ def demo_config(out: Path) -> ProbeConfig:
         dev=paths.dev,
         test=paths.test,
         property=("upos", "deprel"),
-        l2=(1000.0, 100.0, 10.0),
+        limit_sentences=800,
+        l2=(10.0,),
+        control_seeds=3,
         out=out,
     )
 
@@ -64,7 +61,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     """Run or continue a study; returns what ``results.json`` holds.
 
     Writes ``config.json``, ``results.json``, ``report.html`` and the probes of classes, ``probes/PROPERTY/SITE.safetensors``,
-    to ``config.out``. Interrupted, it continues with the
+    to ``config.out``; with ``calibration`` also their predictions, ``predictions/PROPERTY/SITE.npz``. Interrupted, it continues with the
     first batch and the first layer that are missing, and gives the same numbers.
 
     Raises:
@@ -76,7 +73,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     subject = this.load(body_only=True)
     places = study_sites(subject, config.site)
     hashes = {split: corpus.sha256 for split, corpus in splits.items()}
-    if (finished := this.open(subject, hashes, undecided=("out", "keep_features"))) is not None:
+    if (finished := this.open(subject, hashes, undecided=("out", "force", "keep_features"))) is not None:
         return finished
 
     views = build_views(subject, splits, properties, config.seed)
@@ -88,18 +85,26 @@ def run(config: ProbeConfig) -> dict[str, Any]:
                 )
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     memory = plan(views, models, places, config)
+    if config.store is not None:
+        notes.append(f"features of {subject.name} read from {config.store}, where no text is rewritten")
 
     seconds = {"features": 0.0, "probes": 0.0}
     mark = time.perf_counter()
-    stores = _extract_all(config, models, views, places, digest(this.identity), this.folder)
+    stores = _all_features(config, models, views, places, digest(this.identity), this.folder)
     seconds["features"] = time.perf_counter() - mark
     mark = time.perf_counter()
     cells = _probe_all(config, subject, views, places, stores, this.folder)
+    across = across_layers(config, views, places, stores, this.folder)
     seconds["probes"] = time.perf_counter() - mark
 
     mark = time.perf_counter()
     results = summarise(cells, [task for view in views for task in view.tasks], splits_of(views), config)
+    if config.calibration:
+        add_calibration(results, config.out, config.seed)
     seconds["statistics"] = time.perf_counter() - mark
+    results |= {"mixes": across["mixes"], "trees": across["trees"]}
+    results["findings"] += across["findings"]
+    results["notes"] += across["notes"]
     results["notes"] += [{"kind": "dropped" if "left out" in n or "dropped" in n else "info", "text": n} for n in notes]
     results = this.finish(
         results,
@@ -114,33 +119,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
 
 def study_sites(subject: Subject, site: str) -> list[str]:
     """The embedding layer and then the site at every layer, in the model's order."""
-    pattern = site if site.startswith(("blocks.", "module:", "ln_final", "hook_embed")) else f"blocks.*.{site}"
-    chosen = [pattern] if pattern.startswith("module:") else sites(subject.model, pattern)
-    if any(".hook_pattern" in s or ".hook_attn_scores" in s for s in chosen):
-        raise RunError(f"--site {site}: expected a site with one vector a token, attention has one value a pair")
-    return [EMBEDDING, *(s for s in chosen if s != EMBEDDING)]
-
-
-def build_views(subject: Subject, splits: dict[Split, Corpus], properties: Sequence[Property], seed: int) -> list[View]:
-    """Group the properties by the text that the model must see, and read their tasks."""
-    groups: dict[str, list[Property]] = {}
-    for prop in properties:
-        groups.setdefault(prop.name if prop.rewrite else "", []).append(prop)
-    views = []
-    for name, group in groups.items():
-        seen: dict[Split, Corpus] = {
-            split: rewritten(corpus, group[0], seed + i) for i, (split, corpus) in enumerate(splits.items())
-        }
-        layouts: dict[Split, Layout] = {split: Layout.of(subject, corpus.sentences) for split, corpus in seen.items()}
-        whole = Layout([e for s in SPLITS for e in layouts[s].encoded], [p for s in SPLITS for p in layouts[s].spans])
-        offsets: dict[Split, int] = {
-            "train": 0,
-            "dev": layouts["train"].n_rows,
-            "test": layouts["train"].n_rows + layouts["dev"].n_rows,
-        }
-        tasks = tuple(build_task(prop, seen, layouts, offsets) for prop in group)
-        views.append(View(name or "text", seen, layouts, whole, tasks))
-    return views
+    return [EMBEDDING, *(s for s in vector_sites(subject, [site]) if s != EMBEDDING)]
 
 
 def splits_of(views: Sequence[View]) -> dict[str, dict[Split, Corpus]]:
@@ -160,11 +139,18 @@ def plan(
     out, width = config.out, max(models[0].d_model, 1)
     rows = sum(view.layout.n_rows for view in views)
     one_layer = max(view.layout.n_rows for view in views) * width * 4
-    disk = rows * width * 4 * len(places) * len(models)
+    written = sum(v.layout.n_rows for v in views for number in range(len(models)) if not is_stored(v, number, config))
+    disk = written * width * 4 * len(places)
     labels = [t.parts["train"].labels for v in views for t in v.tasks if t.property.kind == "class"]
     columns = [min(len(set(y)) * (1 + config.control_seeds), MAX_COLUMNS) for y in labels]
     solve = max((len(y) * c * 4 for y, c in zip(labels, columns, strict=True)), default=0)
     held = 3 * one_layer + 3 * solve
+    if config.information:
+        held += 5 * one_layer  # the embedding layer, and both side by side with their standardised copy
+    if config.structural:
+        held = max(held, 2 * one_layer * min(TOGETHER, len(places)))
+    if config.scalar_mix:
+        held = max(held, 3 * one_layer * len(places))
     screen.say(
         f"plan: {rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: "
         f"{disk / 1e9:.2f} GB on disk, {held / 1e9:.2f} GB in memory at a time (beside the model)"
@@ -179,22 +165,32 @@ def plan(
     return {"held_bytes": held, "disk_bytes": disk}
 
 
-def _extract_all(
+def is_stored(view: View, number: int, config: ProbeConfig) -> bool:
+    """Whether a view's features of a model, the first or a random one, come from ``--store``: no rewritten text's do."""
+    return config.store is not None and number == 0 and view.name == PLAIN
+
+
+def _all_features(
     config: ProbeConfig,
     models: Sequence[Subject],
     views: Sequence[View],
     places: Sequence[str],
     key: str,
     folder: RunFolder,
-) -> dict[tuple[int, str], ActivationStore]:
-    stores = {}
+) -> dict[tuple[int, str], Features]:
+    found = {}
+    pooling: Any = config.pooling
     with screen.progress() as bars:
         for number, subject in enumerate(models):
             for view in views:
+                if config.store is not None and is_stored(view, number, config):
+                    corpora = view.splits.values()
+                    found[number, view.name] = stored(config.store, subject, corpora, view.layout, places, pooling)
+                    continue
                 name = "model" if number == 0 else f"random-{number - 1}"
                 label = view.name.replace(":", "_")
-                store = ActivationStore(folder.path / "features" / f"{name}-{label}", f"{key}-{name}-{label}")
-                stores[number, view.name] = store
+                about = {"run": key, "model": name, "text": label}
+                store = ActivationStore(folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32)
                 bar = bars.add_task(f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded))
                 try:
                     extract(
@@ -202,13 +198,14 @@ def _extract_all(
                         view.layout,
                         places,
                         store,
-                        pooling=config.pooling,  # type: ignore[arg-type]
+                        pooling=pooling,
                         batch_tokens=config.batch_tokens,
                         advance=lambda n, bar=bar: bars.advance(bar, n),
                     )
                 except FeatureError as error:
                     raise FeatureError(f"{name}: {error}") from None
-    return stores
+                found[number, view.name] = Features(store)
+    return found
 
 
 def _probe_all(
@@ -216,28 +213,44 @@ def _probe_all(
     subject: Subject,
     views: Sequence[View],
     places: Sequence[str],
-    stores: dict[tuple[int, str], ActivationStore],
+    stores: dict[tuple[int, str], Features],
     folder: RunFolder,
 ) -> list[Cell]:
     cells: list[Cell] = []
+    wide = config.information
     with screen.progress() as bars:
         bar = bars.add_task("probes", total=len(places) * len(views))
         for view in views:
             for site in places:
-                name = f"{view.name}-{site}".replace(":", "_").replace("/", "_")
+                name = f"{view.name}-{site}"
                 saved = folder.cell(name)
                 if saved is None:
-                    features = [
-                        stores[i, view.name].read(site, view.layout.n_rows) for i in range(1 + config.random_models)
-                    ]
-                    keep = partial(save_probe, config.out / "probes", subject, site, config.pooling)
-                    found = score_cell(site, view.tasks, features, config, keep)
+                    features = [stores[i, view.name].read(site) for i in range(1 + config.random_models)]
+                    keep = partial(_keep, config, subject, site)
+                    below = stores[0, view.name].read(EMBEDDING) if wide and site != EMBEDDING else None
+                    found = score_cell(site, view.tasks, features, config, keep, below)
                     saved = [cell.to_json() for cell in found]
                     folder.save_cell(name, saved)
-                    del features
+                    del features, below
                 cells += [Cell.from_json(record) for record in saved]
                 bars.advance(bar)
     return cells
+
+
+def _keep(
+    config: ProbeConfig,
+    subject: Subject,
+    site: str,
+    name: str,
+    fit: Fit,
+    parts: Mapping[Split, Part],
+    dev: Tensor,
+    test: Tensor,
+) -> None:
+    """Write a probe and, where they are asked for, its predictions."""
+    save_probe(config.out / "probes", subject, site, config.pooling, name, fit)
+    if config.calibration:
+        keep_predictions(config.out, site, name, fit, parts, dev, test)
 
 
 def _describe(split: Split, corpus: Corpus, view: View) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def read_model(
     random_weights: int | None,
     allow_pickle: bool,
     trust_remote_code: bool,
+    classifier: bool = False,
 ) -> Loaded:
     """Read a model and its tokenizer; see `experiments.subject.load` for the arguments.
 
@@ -66,7 +67,7 @@ def read_model(
     with silence, _quiet(), _one_line(name, bool(where.get("local_files_only"))):
         return _read(
             name, source, where, gguf, _as_dtype(dtype), device, tokenizer,
-            body_only, random_weights, allow_pickle,
+            body_only, random_weights, allow_pickle, classifier,
         )  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def _read(
     body_only: bool,
     random_weights: int | None,
     allow_pickle: bool,
+    classifier: bool,
 ) -> Loaded:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -91,7 +93,7 @@ def _read(
         tokenizer = reader.from_pretrained(source, **where)
     elif isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
-    auto = auto_class(config, body_only=body_only)
+    auto = auto_class(config, body_only=body_only, classifier=classifier)
     notes: list[str] = []
     files: tuple[Path, ...] = ()
     if random_weights is not None:
@@ -118,10 +120,10 @@ def _read(
     return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
 
 
-def auto_class(config: Any, *, body_only: bool = False) -> Any:
+def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False) -> Any:
     """The transformers Auto class that builds what `config.architectures` names.
 
-    A head other than a language model's (a classifier, say) is left out: its body is built.
+    A head other than a language model's is left out and its body built; a classifier of texts keeps its own if asked.
     """
     import transformers as t
     from transformers.models.auto import modeling_auto as names
@@ -137,6 +139,8 @@ def auto_class(config: Any, *, body_only: bool = False) -> Any:
         known = table.get(kind, ())
         return architecture in ((known,) if isinstance(known, str) else known)
 
+    if classifier and offers(names.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):
+        return t.AutoModelForSequenceClassification
     if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         return t.AutoModelForCausalLM
     masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES

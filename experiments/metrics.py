@@ -9,6 +9,7 @@
     loss               -log2 p of the text's own tokens, mean over them, in bits
     kl                 sum_v p_clean(v) (log2 p_clean(v) - log2 p(v)) where the answer stands, in bits
     rank               how many tokens are likelier than the answer's first
+    confidence         probability of the most probable token where the answer stands
 
 Which positions are read, also in masked models, is in `experiments.reads`.
 """
@@ -79,6 +80,11 @@ def _rank(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies 
     return reads.sums((there > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
 
 
+def _confidence(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
+    most = torch.softmax(logits.float(), dim=-1).amax(-1)
+    return reads.sums(most[:, reads.slots.to(most.device)])
+
+
 BOTH = (("answer", 1.0), ("wrong", -1.0))
 ANSWER = (("answer", 1.0),)
 
@@ -106,6 +112,7 @@ METRICS = {
         _of_answers("answer_difference", "bits", BOTH, True, _log2p),
         _of_answers("answer_accuracy", "share", BOTH, True, _accuracy),
         _of_answers("rank", "tokens", ANSWER, False, _rank),
+        Metric("confidence", "share", prediction_reads, _confidence, of_answers=False),
         Metric("pair_difference", "bits", pair_reads, _log2p, of_pairs=True),
         Metric("pair_accuracy", "share", pair_reads, _accuracy, of_pairs=True),
         Metric("loss", "bits a token", loss_reads, _log2p, of_answers=False),

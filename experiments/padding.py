@@ -1,63 +1,16 @@
-"""How a model must be padded so that a text in a batch is the text alone: found by trying it.
-
-Architectures count positions in their own ways: from 0 along the row (GPT-2, BERT), by the
-attention mask (OPT), by the pad token's id and from its own offset (RoBERTa), only relatively (T5),
-or with no way to be told. Each way is tried on three rows of different lengths against the same
-rows run alone with no mask and no position ids, and the first that agrees is used.
-"""
+"""Batches of texts, padded the way that `hooks.padding` found for the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from experiments.words import Encoded
-
-Side = Literal["right", "left"]
-
-LENGTHS = (4, 7, 11)
-"""Tokens of the three rows tried."""
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
-"""Largest relative difference of a hidden vector that counts as rounding; 0.05 in half precision."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What to do on one side: give position ids from `start` on, or none (`explicit` False)."""
-
-    possible: bool
-    explicit: bool = False
-    start: int = 0
-    why: str = ""
-
-    def pad(
-        self, rows: Sequence[Sequence[int]], pad_id: int, side: Side
-    ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:
-        """The rows padded to one length: ids, mask, and position ids where they are to be given."""
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), pad_id)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        for index, row in enumerate(rows):
-            at = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-            ids[index, at] = torch.tensor(row)
-            mask[index, at] = 1
-        if not self.explicit:
-            return ids, mask, None
-        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0) + self.start
-
-
-@dataclass(frozen=True)
-class Padding:
-    """What was found for each side, and whether attention looks only backwards."""
-
-    right: Policy
-    left: Policy
-    causal: bool
+from hooks.padding import Policy, Side
 
 
 @dataclass(frozen=True)
@@ -80,6 +33,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The same rows in two batches."""
+        middle = len(self) // 2
+        first, second = (
+            Batch(
+                self.input_ids[part],
+                self.attention_mask[part],
+                None if self.position_ids is None else self.position_ids[part],
+                self.rows[part],
+                self.shifts[part],
+            )
+            for part in (slice(0, middle), slice(middle, None))
+        )
+        return first, second
 
     def inputs(self, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """What a model's forward is given."""
@@ -111,65 +79,3 @@ def make_batches(encoded: Sequence[Encoded], policy: Policy, pad_id: int, tokens
         padded = policy.pad([encoded[i].ids for i in rows], pad_id, side)
         shifts = tuple(length - len(encoded[i]) if side == "left" else 0 for i in rows)
         yield Batch(*padded, rows=tuple(rows), shifts=shifts)
-
-
-def probe_padding(run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool) -> Padding:
-    """Find a policy for each side by running the model on a few short rows.
-
-    Args:
-        run: from the inputs of a forward to an output with `last_hidden_state`.
-        pad_id: the id to pad with.
-        vocabulary: number of token ids; the rows hold ids spread over it, never the pad's.
-        told: whether the model can be given position ids.
-    """
-    rows = [
-        [(pad_id + 1 + (7919 * (9 * r + i) + 13) % (vocabulary - 1)) % vocabulary for i in range(n)]
-        for r, n in enumerate(LENGTHS)
-    ]
-    with torch.inference_mode():
-        alone = [_states(run({"input_ids": torch.tensor([row])}))[0] for row in rows]
-        other = [*rows[-1][:-1], rows[0][0] if rows[0][0] != rows[-1][-1] else rows[0][1]]
-        changed = _states(run({"input_ids": torch.tensor([other])}))[0]
-        causal = _agree(changed[:-1], alone[-1][:-1])
-        right = _find(run, rows, alone, pad_id, "right", told)
-        left = _find(run, rows, alone, pad_id, "left", told)
-    return Padding(right, left, causal)
-
-
-def _find(
-    run: Callable[[dict[str, Tensor]], Any],
-    rows: list[list[int]],
-    alone: list[Tensor],
-    pad_id: int,
-    side: Side,
-    told: bool,
-) -> Policy:
-    given = (Policy(True, explicit=True), Policy(True, explicit=True, start=pad_id + 1))
-    for policy in (*(given if told else ()), Policy(True)):
-        ids, mask, positions = policy.pad(rows, pad_id, side)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if positions is not None:
-            inputs["position_ids"] = positions
-        try:
-            hidden = _states(run(inputs))
-        except (TypeError, ValueError, IndexError, RuntimeError):
-            continue  # this model cannot be given positions, or not so many
-        real = [hidden[i, mask[i].bool().to(hidden.device)] for i in range(len(rows))]
-        if all(_agree(a, b) for a, b in zip(real, alone, strict=True)):
-            return policy
-    return Policy(
-        False,
-        why=f"padding on the {side} changes this model's vectors, whatever its position ids"
-        if told
-        else f"padding on the {side} changes this model's vectors, and it takes no position ids",
-    )
-
-
-def _states(output: Any) -> Tensor:
-    return output.last_hidden_state
-
-
-def _agree(a: Tensor, b: Tensor) -> bool:
-    limit = TOLERANCE.get(b.dtype, 5e-2)
-    a, b = a.double(), b.double()
-    return bool(((a - b).norm(dim=-1) <= limit * b.norm(dim=-1).clamp(min=1e-6)).all())

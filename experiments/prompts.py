@@ -62,7 +62,7 @@ def read_prompts(path: Path | str, limit: int | None = None, answers: bool = Tru
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return _read(Path(path), limit, partial(_prompt, answers=answers))
+    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers))
 
 
 def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
@@ -71,10 +71,15 @@ def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
     Raises:
         PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
     """
-    return _read(Path(path), limit, _pair)
+    return read_lines_as(Path(path), limit, _pair)
 
 
-def _read(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Line]) -> list[Line]:
+def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Line]) -> list[Line]:
+    """What ``make`` makes of each line of a JSONL file; its `ValueError` is given the line's place.
+
+    Raises:
+        PromptError: a file that cannot be read, no JSON object, what ``make`` refuses, an empty file.
+    """
     out: list[Line] = []
     for number, line in _lines(path):
         if limit is not None and len(out) == limit:

@@ -21,17 +21,21 @@ arc): the study leaves such items out.
 from __future__ import annotations
 
 import difflib
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from experiments import sentences
 from experiments.corpus import Corpus, Sentence, Word
 
 Value = str | float | None
-Reader = Callable[[Sentence, Corpus], "list[Value] | Value"]
-Rewriter = Callable[[Sentence, np.random.Generator], Sentence | None]
+Pair = tuple[int, int, str]
+"""Places of two words in their sentence, and a label of the two."""
+Reader = Callable[[Sentence, Corpus], "list[Value] | Value | list[Pair]"]
+Rewriter = Callable[[Sentence, np.random.Generator, Corpus], Sentence | None]
 
 
 class UnknownProperty(LookupError):
@@ -48,20 +52,22 @@ class Property:
     Args:
         name: as the command line spells it.
         level: ``word`` (one value per word), ``arc`` (one per word: of the arc to its head, None
-            at the root) or ``sentence`` (one value).
+            at the root), ``pair`` (of any two words, as many as `read` names) or ``sentence`` (one value).
         kind: ``class`` (values are labels) or ``number``.
         read: of the sentence and the training corpus; counts come from the training corpus alone.
         doc: one line.
         rewrite: the sentence that the model is shown instead, or None to leave this one out;
-            `read` then gets the rewritten sentence.
+            `read` then gets the rewritten sentence. It may take words from the whole split.
+        balance: ``class`` to keep as many sentences of every class, ``length`` to do so within each band of lengths.
     """
 
     name: str
-    level: Literal["word", "sentence", "arc"]
+    level: Literal["word", "sentence", "arc", "pair"]
     kind: Literal["class", "number"]
     read: Reader
     doc: str
     rewrite: Rewriter | None = None
+    balance: Literal["", "class", "length"] = ""
 
 
 def get_property(name: str, corpus: Corpus) -> Property:
@@ -183,92 +189,44 @@ def arc_label(word: Word) -> str | None:
     return None if word.head == 0 or word.deprel == "_" else word.deprel
 
 
-# Sentences
+def arc_exists(sentence: Sentence, train: Corpus) -> list[Pair]:
+    """Each word with its head, and with another word that it has no arc with.
 
-
-def _root(sentence: Sentence) -> Word | None:
-    return next((word for word in sentence.words if word.head == 0), None)
-
-
-def _relation(word: Word) -> str:
-    return word.deprel.partition(":")[0]
-
-
-def main_tense(sentence: Sentence, train: Corpus) -> str | None:
-    """Tense of the finite verb of the main clause: the root, or its auxiliary or copula."""
-    root = _root(sentence)
-    if root is None:
-        return None
-    helpers = [w for w in sentence.words if w.head == root.id and _relation(w) in ("aux", "cop")]
-    for word in (root, *helpers):
-        if word.feats.get("VerbForm", "Fin") == "Fin" and "Tense" in word.feats:
-            return word.feats["Tense"]
-    return None
-
-
-def subject_number(sentence: Sentence, train: Corpus) -> str | None:
-    """Number of the root's subject; None where subjects are coordinated."""
-    root = _root(sentence)
-    if root is None:
-        return None
-    subjects = [w for w in sentence.words if w.head == root.id and _relation(w) == "nsubj"]
-    if not subjects:
-        return None
-    subject = subjects[0]
-    joined = any(w.head == subject.id and _relation(w) == "conj" for w in sentence.words)
-    return None if joined else subject.feats.get("Number")
-
-
-MIN_SHIFT_WORDS = 5
-
-
-def swap_words(sentence: Sentence, rng: np.random.Generator) -> Sentence | None:
-    """Swap two adjacent words in half of the sentences; ``swapped`` says which.
-
-    A sentence is left out, in either half, if it is shorter than five words or has no pair to
-    swap: two different words, neither the first (its capital would tell) nor punctuation nor part
-    of a multiword token, with white space between. Ids, heads, text and offsets are rebuilt.
-
-    Source: Conneau et al. 2018, "What you can cram into a single vector", section 2.2 (BShift).
+    The other word stands as far away on the other side where there is one without an arc, so that distance does not tell;
+    otherwise it is drawn from the words without one. A word that has an arc with every other is left out, both times.
     """
-    words = sentence.words
-    pairs = [i for i in range(1, len(words) - 1) if _swappable(sentence, i)]
-    if len(words) < MIN_SHIFT_WORDS or not pairs:
-        return None
-    # Both draws are made for every sentence, so that one sentence's fate does not depend on
-    # another's.
-    shift, chosen = rng.random() < 0.5, pairs[int(rng.integers(len(pairs)))]
-    if not shift:
-        return replace(sentence, swapped=0)
-    a, b = words[chosen], words[chosen + 1]
-    text = sentence.text
-    gap = text[a.end : b.start]
-    rebuilt = text[: a.start] + text[b.start : b.end] + gap + text[a.start : a.end] + text[b.end :]
-    middle = a.start + (b.end - b.start)
-    identity = {a.id: b.id, b.id: a.id}
-    moved = [replace(word, head=identity.get(word.head, word.head)) for word in words]
-    first = replace(moved[chosen + 1], id=a.id, start=a.start, end=middle)
-    second = replace(moved[chosen], id=b.id, start=middle + len(gap), end=b.end)
-    moved[chosen : chosen + 2] = [first, second]
-    return replace(sentence, text=rebuilt, words=tuple(moved), swapped=a.id)
+    rng = np.random.default_rng(zlib.crc32(sentence.text.encode()))
+    heads = [word.head - 1 for word in sentence.words]
+    pairs: list[Pair] = []
+    for i, head in enumerate(heads):
+        free = [j for j in range(len(heads)) if j not in (i, head) and heads[j] != i]
+        if head < 0 or not free:
+            continue
+        mirrored = 2 * i - head
+        other = mirrored if mirrored in free else free[int(rng.integers(len(free)))]
+        pairs += [(i, head, "arc"), (i, other, "none")]
+    return pairs
 
 
-def _swappable(sentence: Sentence, i: int) -> bool:
-    a, b = sentence.words[i : i + 2]
-    around = sentence.words[i - 1], *sentence.words[i + 2 : i + 3]
-    # Words inside a multiword token touch or overlap the words beside them.
-    apart = sentence.text[a.end : b.start].isspace() and around[0].end < a.start
-    apart = apart and all(b.end <= word.start for word in around[1:])
-    glued = any(b.end == word.start and word.upos != "PUNCT" for word in around[1:])
-    plain = "PUNCT" not in (a.upos, b.upos)
-    return apart and not glued and plain and a.form.lower() != b.form.lower()
-
-
-def bigram_shift(sentence: Sentence, train: Corpus) -> str | None:
-    """Were two words swapped?"""
-    if sentence.swapped is None:
-        return None
-    return "shifted" if sentence.swapped else "original"
+def _look_alikes() -> list[Property]:
+    """SentEval's ten probing tasks as far as an annotated corpus has them."""
+    at = sentences
+    rows: list[tuple[str, Reader, Literal["", "class", "length"], str, Rewriter | None]] = [
+        ("length", at.length_band, "class", "band of the length in words", None),
+        ("word", at.word_content, "", "which word of middling frequency it holds", None),
+        ("depth", at.depth_class, "length", "depth of the tree, 2 to 7", None),
+        ("top", at.top_shape, "class", "the root's dependents in order", None),
+        ("shift", at.label, "length", "two words swapped or not", at.swap_words),
+        ("tense", at.main_tense, "length", "tense of the main clause", None),
+        ("subject", at.subject_number, "length", "number of the main subject", None),
+        ("object", at.object_number, "length", "number of the main object", None),
+        ("odd", at.label, "length", "a noun or verb replaced or not", at.replace_word),
+        ("coordination", at.label, "length", "two clauses exchanged or not", at.swap_clauses),
+    ]
+    return [
+        Property(f"senteval:{name}", "sentence", "class", read, doc, rewrite, balance)
+        for name, read, balance, doc, rewrite in rows
+    ]
 
 
 def _table(rows: Sequence[Property]) -> dict[str, Property]:
@@ -289,10 +247,20 @@ PROPERTIES: dict[str, Property] = _table(
         Property("is_root", "word", "class", _each(lambda w: "yes" if w.head == 0 else "no"), "root or not"),
         Property("arity", "word", "number", arity, "number of dependents"),
         Property("arc:deprel", "arc", "class", _each(arc_label), "relation, from the word and its head together"),
+        Property("arc:exists", "pair", "class", arc_exists, "is there an arc from the one word to the other"),
         Property("sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"),
         Property("tree_depth", "sentence", "number", lambda s, _: float(max(depths(s))), "deepest word"),
-        Property("main_tense", "sentence", "class", main_tense, "tense of the main clause"),
-        Property("subject_number", "sentence", "class", subject_number, "number of the main subject"),
-        Property("bigram_shift", "sentence", "class", bigram_shift, "two words swapped or not", swap_words),
+        Property("main_tense", "sentence", "class", sentences.main_tense, "tense of the main clause"),
+        Property("subject_number", "sentence", "class", sentences.subject_number, "number of the main subject"),
+        Property(
+            "bigram_shift",
+            "sentence",
+            "class",
+            sentences.label,
+            "two words swapped or not",
+            sentences.swap_words,
+        ),
+        Property("label", "sentence", "class", sentences.label, "the label of a file of labelled sentences"),
+        *_look_alikes(),
     ]
 )

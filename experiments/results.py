@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def digest(value: Any) -> str:
 
 def file_sha256(path: Path) -> str:
     """The hash of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class RunFolder:
@@ -110,13 +111,20 @@ class RunFolder:
         self._cell_path(name).parent.mkdir(exist_ok=True)
         write_json(self._cell_path(name), value)
 
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was saved for one cell, or what ``make`` gives now, saved."""
+        saved = self.cell(name)
+        if saved is None:
+            self.save_cell(name, saved := make())
+        return saved
+
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results and drop the cells."""
         write_json(self.path / "results.json", results)
         shutil.rmtree(self.path / "cells", ignore_errors=True)
 
     def _cell_path(self, name: str) -> Path:
-        return self.path / "cells" / f"{name}.json"
+        return self.path / "cells" / f"{name.replace(':', '_').replace('/', '_')}.json"
 
 
 def now() -> str:

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from experiments import screen
 from experiments.config import as_command
 from experiments.results import SCHEMA, RunFolder, file_sha256, machine, now, peak_memory, plain, versions
 from experiments.subject import Subject, load
+from hooks import UnsoundModel
 
 
 def data_record(split: str, path: Path, size: int) -> dict[str, Any]:
@@ -36,8 +39,9 @@ class Run:
     def __init__(self, command: str, config: Any) -> None:
         self.command, self.config = command, config
         self._started, self._clock = now(), time.perf_counter()
+        self.doctor: dict[str, Any] = {}
 
-    def load(self, body_only: bool = False) -> Subject:
+    def load(self, body_only: bool = False, classifier: bool = False) -> Subject:
         """The model that the configuration names."""
         config = self.config
         return load(
@@ -47,31 +51,59 @@ class Run:
             bos=config.bos,
             body_only=body_only,
             trust_remote_code=config.trust_remote_code,
+            classifier=classifier,
         )
 
     def open(
-        self, subject: Subject, hashes: Mapping[str, str], undecided: Sequence[str] = ("out",)
+        self,
+        subject: Subject | None,
+        hashes: Mapping[str, str],
+        undecided: Sequence[str] = ("out", "force"),
+        examine: bool = True,
     ) -> dict[str, Any] | None:
         """Make the run's folder or continue it; returns its results if it is finished already.
 
+        Otherwise the quick part of the doctor runs first.
+
         Args:
+            subject: the model; None for a run that has none.
             hashes: name -> sha256 of all data that is read.
             undecided: options that do not change a number.
+            examine: whether the doctor comes first.
 
         Raises:
             RunError: the folder holds another run.
+            UnsoundModel: the doctor finds something WRONG, and ``force`` was not given.
         """
         self.subject = subject
         self.identity = {
             **{k: v for k, v in dataclasses.asdict(self.config).items() if k not in undecided},
-            "model_sha256": subject.sha256,
+            "model_sha256": subject.sha256 if subject else None,
             "data_sha256": dict(hashes),
             "layerscope": versions()["layerscope"],
         }
         self.folder = RunFolder(self.config.out, self.identity)
         if (finished := self.folder.results) is not None:
             screen.say(f"{self.config.out} holds this run already, finished: nothing is computed again")
+        elif examine and subject is not None:
+            self._examine(subject)
         return finished
+
+    def _examine(self, subject: Subject) -> None:
+        """The quick part of the doctor: a study does not start on a model whose sites are not what they are called."""
+        from experiments.doctor import examine, summary
+
+        verdict = examine(subject, quick=True)
+        self.doctor = summary(verdict)
+        if not verdict.wrong:
+            screen.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
+        elif getattr(self.config, "force", False):
+            screen.say(f"doctor: {verdict.line()}; going on, as --force says")
+        else:
+            raise UnsoundModel(
+                f"{subject.name} is not what its sites say: {verdict.line()} ('layerscope doctor' shows all; --force "
+                "goes on and brands the report)"
+            )
 
     def finish(self, results: Mapping[str, Any], data: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
         """Write ``report.html`` and ``results.json``; returns what the latter holds.
@@ -83,18 +115,25 @@ class Run:
         """
         from experiments.report import write_report
 
-        notes = [*results["notes"], *({"kind": "info", "text": note} for note in self.subject.notes)]
+        subject = self.subject
+        forced = [f"forced past the doctor: {text}" for text in self.doctor.get("wrong", ())]
+        notes = [
+            *({"kind": "wrong", "text": text} for text in forced),
+            *results["notes"],
+            *({"kind": "info", "text": note} for note in (subject.notes if subject else [])),
+        ]
         provenance = {
             "command": as_command(self.command, self.config),
             "config": plain(dataclasses.asdict(self.config)),
-            "model": self.subject.describe(),
+            "model": subject.describe() if subject else None,
             "data": list(data),
             "versions": versions(),
-            "machine": machine(self.subject.device),
+            "machine": machine(subject.device if subject else torch.device("cpu")),
             "seed": self.config.seed,
             "started": self._started,
             "finished": now(),
             "seconds": round(time.perf_counter() - self._clock, 1),
+            **({"doctor": self.doctor} if self.doctor else {}),
             **more,
             "memory": {**more.get("memory", {}), "peak_rss_bytes": peak_memory()},
         }

@@ -10,17 +10,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from experiments.config import ProbeConfig
-from experiments.tasks import Task
+from experiments.tasks import Part, Split, Task
 from probes import controls, evaluation
 from probes.codelength import L2 as CODE_L2
 from probes.codelength import CodeLength, online_code
 from probes.design import Design
 from probes.fit import Fit
+from probes.labels import encode_with
 from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
 from probes.solver import DEFAULT_L2, fit_many
 
@@ -30,7 +32,9 @@ class Cell:
     """One property at one site: what its probe said on the test items, and what stands beside it.
 
     `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
-    that the interval of the selectivity needs; `random_model` the mean over the random-weight models. `code_bits` is the
+    that the interval of the selectivity needs; `random_model` the mean over the random-weight models. `bits` is the surprisal
+    of each item's class, `bits_beyond` that of a probe which also sees the embedding layer; None for a class that training
+    does not have. `code_bits` is the
     online code length of the training labels, `compression` the uniform code over it, `control_compression` that of each
     control task, where they were asked for.
     """
@@ -46,6 +50,8 @@ class Cell:
     control_values: list[float]
     control_converged: bool
     random_model: float | None
+    bits: list[float | None] = dataclasses.field(default_factory=list)
+    bits_beyond: list[float | None] = dataclasses.field(default_factory=list)
     code_bits: float | None = None
     compression: float | None = None
     control_compression: list[float] = dataclasses.field(default_factory=list)
@@ -83,13 +89,16 @@ def score_cell(
     tasks: Sequence[Task],
     features: Sequence[Float[Tensor, "rows d"]],
     config: ProbeConfig,
-    keep: Callable[[str, Fit], object] = lambda name, fit: None,
+    keep: Callable[[str, Fit, Mapping[Split, Part], Tensor, Tensor], object] = lambda *_: None,
+    embedding: Float[Tensor, "rows d"] | None = None,
 ) -> list[Cell]:
     """Probe every property at one site.
 
     Args:
         features: the model's, then those of each random-weight model.
-        keep: is given each property's name and its probe of the model's own features, where it is of classes.
+        keep: is given each property's name and its probe of the model's own features, where it is of classes, and the
+            labels and vectors (dev, then test) that it is judged by.
+        embedding: the embedding layer's features, where a probe of both is wanted.
 
     Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
     the same probe.
@@ -101,7 +110,7 @@ def score_cell(
     with warnings.catch_warnings():  # what did not converge is recorded in the cells and said in the results' notes
         warnings.simplefilter("ignore", ConvergenceWarning)
         for group in groups.values():
-            found |= {cell.property: cell for cell in _group_cells(site, group, features, config, keep)}
+            found |= {cell.property: cell for cell in _group_cells(site, group, features, config, keep, embedding)}
     return [found[task.property.name] for task in tasks]
 
 
@@ -110,7 +119,8 @@ def _group_cells(
     group: Sequence[Task],
     features: Sequence[Float[Tensor, "rows d"]],
     config: ProbeConfig,
-    keep: Callable[[str, Fit], object],
+    keep: Callable[[str, Fit, Mapping[Split, Part], Tensor, Tensor], object],
+    embedding: Float[Tensor, "rows d"] | None,
 ) -> list[Cell]:
     kind = KINDS[group[0].property.kind]
     fit_all, path = kind.fit(config), config.l2 or kind.path
@@ -145,6 +155,11 @@ def _group_cells(
         if wanted:
             found = {**found, **fit_all(design, {key: labels[key] for key in wanted}, l2)}
 
+    beyond: dict[str, list[float | None]] = {}
+    if embedding is not None and group[0].property.kind == "class":
+        _, both, joint = solve(torch.cat([embedding, features[0]], 1), {})
+        beyond = {name: _surprisals(joint[name], both, parts[name]["test"].labels) for name in parts}
+
     codes = _codes(group, features[0], {**{n: parts[n]["train"].labels for n in parts}, **labels}, config)
     cells = []
     for name, fit in fits.items():
@@ -152,7 +167,7 @@ def _group_cells(
         said = [(gold, control.predict(test)) for control, (_, gold) in zip(own, drawn[name].values(), strict=True)]
         right = [gold == predicted for gold, predicted in said] if isinstance(fit, Fit) else []
         if isinstance(fit, Fit):
-            keep(name, fit)
+            keep(name, fit, parts[name], group[0].vectors(features[0], "dev"), test)
         predicted, confidence = _predictions(fit, test)
         cells.append(
             Cell(
@@ -167,6 +182,8 @@ def _group_cells(
                 control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
                 control_converged=all(_converged(control) for control in own),
                 random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+                bits=_surprisals(fit, test, parts[name]["test"].labels),
+                bits_beyond=beyond.get(name, []),
                 code_bits=codes[name].bits if codes else None,
                 compression=codes[name].compression if codes else None,
                 control_compression=[codes[key].compression for key in controls_of[name]] if codes else [],
@@ -205,6 +222,15 @@ def _predictions(fit: Fit | RidgeFit, X: Float[Tensor, "n d"]) -> tuple[list[Any
         return [float(v) for v in fit.predict(X)], []
     best = fit.predict_proba(X).max(dim=1)
     return [str(c) for c in fit.classes[best.indices.cpu().numpy()]], [round(float(p), 4) for p in best.values]
+
+
+def _surprisals(fit: Fit | RidgeFit, X: Float[Tensor, "n d"], gold: np.ndarray) -> list[float | None]:
+    """-log2 p of each item's class; None for a class that training does not have. A number has none."""
+    if isinstance(fit, RidgeFit):
+        return []
+    index = encode_with(gold, fit.classes)
+    bits = -fit.log_proba(X).cpu().numpy()[np.arange(len(gold)), index] / np.log(2)
+    return [round(float(b), 4) if i >= 0 else None for b, i in zip(bits, index, strict=True)]
 
 
 def _converged(fit: Fit | RidgeFit) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.corpus import Corpus, CorpusError, read_conllu
+from experiments.senteval import read_senteval
 from experiments.tasks import SPLITS, Split
 from probes.evaluation import check_disjoint
 
@@ -16,9 +17,10 @@ def read_splits(
 ) -> tuple[dict[Split, Corpus], list[str]]:
     """Read or cut the three splits.
 
-    Files that are not given are cut from the training file, a tenth of its sentences each. A training sentence whose
-    text is also in dev or test is left out of training (and a dev sentence whose text is in test, of dev), so that
-    nothing is tested on what was learned. `limit` then draws that many training sentences with the seed; dev and test stay whole.
+    A file of SentEval's (.txt or .tsv) brings all three. Files that are not given are otherwise cut from the training
+    file, a tenth of its sentences each. A training sentence whose text is also in dev or test is left out of training (and
+    a dev sentence whose text is in test, of dev), so that nothing is tested on what was learned. `limit` then draws that
+    many training sentences with the seed; dev and test stay whole.
 
     Returns:
         The corpora by split, and notes on what was left out.
@@ -26,8 +28,13 @@ def read_splits(
     Raises:
         CorpusError: a file that cannot be read, or a split with no sentence left.
     """
-    train = read_conllu(corpus)
     notes: list[str] = []
+    parts: dict[Split, Corpus] = {}
+    if corpus.suffix in (".txt", ".tsv"):  # SentEval's format holds all three
+        parts = read_senteval(corpus)
+        train = parts["train"]
+    else:
+        train = read_conllu(corpus)
     given: dict[Split, Path | None] = {"dev": dev, "test": test}
     order = list(train.sentences)
     random.Random(seed).shuffle(order)
@@ -35,6 +42,8 @@ def read_splits(
     for split, path in given.items():
         if path is not None:
             found[split] = read_conllu(path)
+        elif parts:
+            found[split] = parts[split]
         else:
             size = max(1, len(train) // 10)
             found[split], order = replace(train, sentences=tuple(order[:size])), order[size:]

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from experiments.bos import decide_bos
 from experiments.loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
-from experiments.padding import Batch, Padding, Side, make_batches, probe_padding
+from experiments.padding import Batch, make_batches
 from experiments.words import Encoded, lost_words, pool_words, trimmed, word_spans
+from hooks.anatomy import body_of
+from hooks.padding import Padding, Side, probe_padding
 
 __all__ = [
     "Batch",
@@ -108,9 +110,20 @@ class Subject:
     @property
     def body(self) -> nn.Module:
         """What makes hidden states: no vocabulary projection, and only the encoder of a pair."""
-        if getattr(self.config, "is_encoder_decoder", False):
-            return _method(self.model, "get_encoder")() or self.model
-        return getattr(self.model, "base_model", self.model)
+        return body_of(self.model)
+
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether the model says of each token of a text what it might be."""
+        encoder_decoder = getattr(self.config, "is_encoder_decoder", False)
+        return not encoder_decoder and _method(self.model, "get_output_embeddings")() is not None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of a model that classifies whole texts; empty for any other."""
+        if not type(self.model).__name__.endswith("ForSequenceClassification"):
+            return ()
+        return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
     @property
     def device(self) -> torch.device:
@@ -138,9 +151,13 @@ class Subject:
         """Hash of the weight file read, or of the state dict of a model from memory."""
         return self._hasher() if self._hasher else hash_tensors(self.model)
 
+    @functools.cached_property
+    def tokenizer_sha256(self) -> str:
+        """Hash of all that decides how text is cut."""
+        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
     def describe(self) -> dict[str, Any]:
         """What a report must say about the model; the first call hashes the weights."""
-        backend = self._tokenizer.backend_tokenizer.to_str()
         return {
             "name": self.name,
             "architecture": type(self.model).__name__,
@@ -156,7 +173,7 @@ class Subject:
             "causal": self.causal,
             "max_length": self.max_length,
             "tokenizer": type(self.tokenizer).__name__,
-            "tokenizer_sha256": hashlib.sha256(backend.encode()).hexdigest(),
+            "tokenizer_sha256": self.tokenizer_sha256,
             "device": str(self.device),
             "random_seed": self.random_seed,
             "notes": list(self.notes),
@@ -254,9 +271,7 @@ class Subject:
             SubjectError: a model set to training since, or logits of a model without a head.
         """
         _require_eval(self.model)
-        if logits and (
-            getattr(self.config, "is_encoder_decoder", False) or _method(self.model, "get_output_embeddings")() is None
-        ):
+        if logits and not (self.gives_tokens or self.classes):
             raise SubjectError(
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
                 "or masked language model with its head"
@@ -310,6 +325,7 @@ def load(
     random_weights: int | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    classifier: bool = False,
 ) -> Subject:
     """A subject from a hub id, a local folder or a GGUF file.
 
@@ -323,6 +339,7 @@ def load(
         random_weights: a seed: build the architecture with fresh weights and read none.
         allow_pickle: also read .bin weights, which can run code of their author's.
         trust_remote_code: run model code that comes with the weights.
+        classifier: keep the head of a model that classifies texts.
 
     Raises:
         SubjectError: one line with what was tried and what to do.
@@ -339,6 +356,7 @@ def load(
         random_weights=random_weights,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
+        classifier=classifier,
     )
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
     return Subject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
                 "l2": cell.l2,
                 "converged": cell.converged,
                 "gradient_norm": cell.gradient_norm,
+                **_information(cell, cells[0], train, test, boot),
                 "code_bits": cell.code_bits,
                 "compression": cell.compression,
                 "control_compression": float(np.mean(cell.control_compression)) if cell.control_compression else None,
@@ -129,6 +131,43 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
     }
 
 
+def _information(
+    cell: Cell, embedding: Cell, train: Part, test: Part, boot: ClusterBootstrap
+) -> dict[str, float | None]:
+    """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond the embedding layer.
+
+        information   H(Y) - H(Y | R)                with H(Y) of the training frequencies (Xu et al. 2020)
+        gain          H(Y | E) - H(Y | R)            over what the words alone tell (Pimentel et al. 2020)
+        conditional   H(Y | E) - H(Y | E, R)         beyond what the words alone tell (Hewitt et al. 2021)
+
+    All on the test items whose class training has; E is the embedding layer.
+    """
+    out: dict[str, float | None] = {}
+    for name, first, then in (
+        ("information", _prior_bits(train, test), cell.bits),
+        ("gain", embedding.bits, cell.bits),
+        ("conditional", embedding.bits, cell.bits_beyond),
+    ):
+        pairs = [
+            (a - b, n) for n, (a, b) in enumerate(zip(first, then, strict=False)) if a is not None and b is not None
+        ]
+        found = None
+        if pairs:
+            values, known = np.zeros(len(test)), np.zeros(len(test))
+            for value, n in pairs:
+                values[n], known[n] = value, 1.0
+            found = boot.statistic(np.column_stack([values, known]), _mean_of_sums)
+        out |= {name: found.value if found else None}
+        out |= {f"{name}_low": found.low if found else None, f"{name}_high": found.high if found else None}
+    return out
+
+
+def _prior_bits(train: Part, test: Part) -> list[float | None]:
+    """-log2 of each test item's class frequency in training."""
+    counts = Counter(str(v) for v in train.labels)
+    return [-float(np.log2(n / len(train))) if (n := counts[str(v)]) else None for v in test.labels]
+
+
 def layer_of(site: str, place: int) -> int:
     """0 for the embedding layer, k + 1 for anything in block k; the place in the list for raw modules."""
     if place == 0:
@@ -154,6 +193,15 @@ def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
     return boot.statistic(evaluation.confusion_columns(gold, predicted, classes), evaluation.macro_f1_of_sums)
 
 
+def _distance_baseline(task: Task) -> dict[str, float]:
+    """Of arcs and pairs: the most frequent label of each distance, left and right apart (the chain knows distance 1 only)."""
+    far, seen = task.distances("test"), task.distances("train")
+    if far is None or seen is None:
+        return {}
+    guessed = controls.type_majority(seen, task.parts["train"].labels, far)
+    return {"distance_majority": evaluation.accuracy(task.parts["test"].labels, guessed)}
+
+
 def _baselines(task: Task) -> dict[str, float]:
     train, test = task.parts["train"], task.parts["test"]
     if task.property.kind == "number":
@@ -164,6 +212,7 @@ def _baselines(task: Task) -> dict[str, float]:
     return {
         "majority": float(np.mean(test.labels == controls.majority(train.labels))),
         "type_majority": evaluation.accuracy(test.labels, by_type),
+        **_distance_baseline(task),
     }
 
 
@@ -243,11 +292,14 @@ def finding(records: Sequence[dict[str, Any]]) -> str:
     names = runs(best, [layer_label(r["layer"], r["site"]) for r in records])
     where = "the embeddings" if names == "emb" else f"layer{'s' if len(best) > 1 else ''} {names}"
     metric = "R2" if top["metric"] == "r2" else "accuracy"
+    by_distance = top.get("distance_majority")
     text = (
         f"{top['property']} is decodable from the embeddings with {metric} {first['score']:.3f} and best at {where} "
         f"({top['score']:.3f}, 95% {top['low']:.3f}-{top['high']:.3f}); the last layer has {records[-1]['score']:.3f}. "
         f"The most frequent {'label' if metric == 'accuracy' else 'value'} of each word type gives {top['type_majority']:.3f}."
     )
+    if by_distance is not None:
+        text += f" That of each distance between the two words gives {by_distance:.3f}."
     if top["selectivity"] is not None:
         interval = ""
         if top["selectivity_low"] is not None:

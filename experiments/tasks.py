@@ -14,7 +14,8 @@ from torch import Tensor
 
 from experiments.corpus import Corpus, Sentence
 from experiments.features import Layout
-from experiments.properties import Property
+from experiments.properties import Pair, Property
+from experiments.sentences import band
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -30,7 +31,7 @@ class Part:
 
     Args:
         rows: for each item the rows of the features that make its vector: one for a word, two (dependent, head) for
-            an arc, those of all its words for a sentence.
+            an arc or a pair, those of all its words for a sentence.
         labels: a class (str) or a number for each item.
         types: what a control task keys on: the word's form, the two forms of an arc, a sentence's first word.
         clusters: the item's sentence, as an index into the split.
@@ -55,6 +56,12 @@ class Task:
     parts: dict[Split, Part]
     n_dropped: int
 
+    def distances(self, split: Split) -> list[str] | None:
+        """For arcs and pairs how many words to the right the second stands, as a type that a baseline can key on."""
+        if self.property.level not in ("arc", "pair"):
+            return None
+        return [str(b - a) for a, b in self.parts[split].rows]
+
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Tasks with equal keys read the same vectors and are solved together."""
@@ -65,7 +72,7 @@ class Task:
         rows = self.parts[split].rows
         if self.property.level == "word":
             return features[torch.tensor(rows, dtype=torch.long)[:, 0]]
-        if self.property.level == "arc":
+        if self.property.level in ("arc", "pair"):
             return features[torch.tensor(rows, dtype=torch.long)].flatten(1)
         lengths = torch.tensor([len(r) for r in rows])
         flat = torch.tensor([row for item in rows for row in item], dtype=torch.long)
@@ -86,6 +93,8 @@ def build_task(
     parts, dropped = {}, 0
     for split in SPLITS:
         parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split])
+        if prop.balance:
+            parts[split] = balanced(parts[split], prop.balance == "length")
         dropped += lost
     for split in SPLITS:
         if not len(parts[split]):
@@ -129,6 +138,11 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
                 kept = [row for row in at if row is not None]
                 add(kept, values, sentence.words[0].form.lower(), cluster, -1)
             continue
+        if prop.level == "pair":
+            forms = [word.form for word in sentence.words]
+            for i, j, label in cast(list[Pair], values):
+                add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
+            continue
         for index, (word, value) in enumerate(zip(sentence.words, cast(list[Any], values), strict=True)):
             if value is None:
                 continue
@@ -141,10 +155,36 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
     return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
 
 
+def balanced(part: Part, by_length: bool) -> Part:
+    """As many items of every class, the first ones; with ``by_length`` within each band of lengths.
+
+    A class with less than a tenth of the mean class's items is left out, so that one stray label does not empty a band.
+    """
+    groups: dict[Any, dict[Any, list[int]]] = {}
+    for i, (rows, kind) in enumerate(zip(part.rows, part.labels, strict=True)):
+        groups.setdefault(band(len(rows)) if by_length else "", {}).setdefault(kind, []).append(i)
+    kept: list[int] = []
+    for length, classes in groups.items():
+        mean = sum(map(len, classes.values())) / len(classes)
+        common = [items for items in classes.values() if len(items) >= mean / 10]
+        if length is not None and len(common) > 1:
+            fewest = min(map(len, common))
+            kept += [i for items in common for i in items[:fewest]]
+    kept.sort()
+    take = np.array(kept, dtype=int)
+    return Part(
+        [part.rows[i] for i in kept],
+        part.labels[take],
+        [part.types[i] for i in kept],
+        part.clusters[take],
+        part.words[take],
+    )
+
+
 def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
     """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out."""
     if prop.rewrite is None:
         return corpus
     rng = np.random.default_rng(seed)
-    kept: list[Sentence] = [new for s in corpus.sentences if (new := prop.rewrite(s, rng)) is not None]
+    kept: list[Sentence] = [new for s in corpus.sentences if (new := prop.rewrite(s, rng, corpus)) is not None]
     return Corpus(tuple(kept), corpus.path, corpus.sha256)

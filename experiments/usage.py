@@ -24,7 +24,6 @@ from experiments.components import Component
 from experiments.config import UsageConfig
 from experiments.effects import clusters_of, effect_records, group_notes, mean_of
 from experiments.features import extract
-from experiments.layerwise import View, build_views
 from experiments.measure import certificate_notes, measure
 from experiments.metrics import Metric, metric_and_texts
 from experiments.prompts import Item
@@ -33,8 +32,11 @@ from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, RunFolder, digest, file_sha256
 from experiments.run import Run, data_record
 from experiments.splits import read_splits
+from experiments.stored import Features, stored
+from experiments.subject import Subject
 from experiments.sweep import Grid, chunks
 from experiments.tasks import Task
+from experiments.view import View, build_views
 from hooks import ActivationStore, Site, edits, sites
 from hooks.edits import Edit
 from probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
@@ -77,12 +79,8 @@ def run(config: UsageConfig) -> dict[str, Any]:
         f"({view.layout.n_rows * subject.d_model * len(places) * 4 / 1e9:.2f} GB); {len(items)} "
         f"{'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
     )
-    store = ActivationStore(config.out / "features", digest(this.identity))
-    with screen.progress() as bars:
-        bar = bars.add_task("features", total=len(view.layout.encoded))
-        pooling: Any = config.pooling
-        extract(subject, view.layout, places, store, pooling=pooling, advance=lambda n: bars.advance(bar, n))
-    probed, erasers = _probe_and_erase(config, view, task, places, store, this.folder)
+    features = _features(config, subject, view, places, digest(this.identity))
+    probed, erasers = _probe_and_erase(config, task, places, features, this.folder)
 
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
     skip = 1 if subject.has_sink_position else 0
@@ -117,8 +115,20 @@ def run(config: UsageConfig) -> dict[str, Any]:
     return results
 
 
+def _features(config: UsageConfig, subject: Subject, view: View, places: Sequence[str], key: str) -> Features:
+    """The layers' vectors: from ``--store``, or from the model."""
+    pooling: Any = config.pooling
+    if config.store is not None:
+        return stored(config.store, subject, view.splits.values(), view.layout, places, pooling)
+    store = ActivationStore(config.out / "features", {"run": key}, dtype=torch.float32)
+    with screen.progress() as bars:
+        bar = bars.add_task("features", total=len(view.layout.encoded))
+        extract(subject, view.layout, places, store, pooling=pooling, advance=lambda n: bars.advance(bar, n))
+    return Features(store)
+
+
 def _probe_and_erase(
-    config: UsageConfig, view: View, task: Task, places: Sequence[str], store: ActivationStore, folder: RunFolder
+    config: UsageConfig, task: Task, places: Sequence[str], features: Features, folder: RunFolder
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Eraser]]:
     """What a probe reads of each layer before and after the property is erased, and the erasers."""
     probed, erasers = {}, {}
@@ -129,7 +139,7 @@ def _probe_and_erase(
         for name in places:
             path, saved = home / f"{name}.safetensors", folder.cell(f"erase-{name}")
             if saved is None:
-                saved, eraser = _layer(config, task, store.read(name, view.layout.n_rows), kind)
+                saved, eraser = _layer(config, task, features.read(name), kind)
                 eraser.save(path)
                 folder.save_cell(f"erase-{name}", saved)
             probed[name], erasers[name] = saved, kind.load(path)

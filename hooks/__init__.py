@@ -7,14 +7,16 @@
 
 from hooks import edits
 from hooks.activations import Activations, SiteNeverFired
-from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, sites
+from hooks.anatomy import Anatomy, UnknownArchitecture, WrappedModel, anatomy, sites
 from hooks.capture import capture
 from hooks.edits import Edit, EditError
 from hooks.intervene import NothingChanged, intervene
+from hooks.observe import observe
 from hooks.reference import Reference
 from hooks.resume import Readout, Resume
 from hooks.sites import Site, UnknownSite
 from hooks.store import ActivationStore
+from hooks.verify import UnsoundModel, Verdict, verify
 
 __all__ = [
     "ActivationStore",
@@ -30,9 +32,14 @@ __all__ = [
     "SiteNeverFired",
     "UnknownArchitecture",
     "UnknownSite",
+    "UnsoundModel",
+    "Verdict",
+    "WrappedModel",
     "anatomy",
     "capture",
     "edits",
     "intervene",
+    "observe",
     "sites",
+    "verify",
 ]

@@ -101,6 +101,11 @@ class Activations(Mapping[str, Tensor]):
         self._values[site].append(value)
         self._marks[site].append(_mark(value) if watched else None)
 
+    def _clear(self) -> None:
+        """Forget the values: they are somewhere else."""
+        self._values.clear()
+        self._marks.clear()
+
     def gradients(self, loss: Tensor, retain_graph: bool = True) -> dict[str, Tensor]:
         """d loss / d site for one of several losses, leaving parameters' ``.grad`` alone.
 

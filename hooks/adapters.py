@@ -20,6 +20,8 @@ from hooks.families import RESIDUAL, Family, PlaceSpec
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
+_FOLDED = ("xglm",)
+"""Model types whose softmax runs on ``(batch head) query key``, where attention is not seen."""
 
 
 def family_from_transformer_lens(model: nn.Module) -> Family:
@@ -35,7 +37,7 @@ def family_from_transformer_lens(model: nn.Module) -> Family:
             return _row(model, components, stack)
     raise UnknownArchitecture(
         f"{type(model).__name__}: neither layerscope's table nor TransformerLens's adapters describe it (tried "
-        f"{', '.join(tried)}); use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+        f"{', '.join(dict.fromkeys(tried))}); use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
     )
 
 
@@ -66,6 +68,8 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
 
 
 def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
+    from hooks.anatomy import has_experts
+
     body = f"{getattr(model, 'base_model_prefix', '')}."
 
     def from_body(path: str) -> str:
@@ -99,13 +103,14 @@ def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
         if "attn.hook_q" not in inside and hasattr(attention, "split_qkv_matrix"):
             inside |= _fused(model, body, stack.name, attention)
     mlp = parts.get("mlp")
-    if mlp is not None:
+    if mlp is not None and not has_experts(model):  # experts have no hidden layer in common
         for end in ("hook_pre", "hook_post"):
             target = mlp.hook_aliases.get(end)
             spec = _place({"mlp": mlp}, f"mlp.{target}") if target else None
             if spec:
                 inside[f"mlp.{end}"] = spec
-    return Family(from_body(stack.name), outside, inside, attention.name if attention is not None else None)
+    seen = attention is not None and model.config.model_type not in _FOLDED  # type: ignore[union-attr]
+    return Family(from_body(stack.name), outside, inside, attention.name if attention is not None and seen else None)
 
 
 def _place(parts: dict[str, Any], alias: str) -> str | None:

@@ -6,11 +6,12 @@ TransformerLens (imported only then). Raw ``module:path:output`` sites need none
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -24,6 +25,10 @@ _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>
 
 #: Sites that only exist while attention is being computed; see `hooks.attention`.
 ATTENTION_SITES = ("attn.hook_attn_scores", "attn.hook_pattern")
+
+
+class WrappedModel(ValueError):
+    """A wrapper around a model in which hooks would not run where the model runs; the message says what to give instead."""
 
 
 class UnknownArchitecture(LookupError):
@@ -88,11 +93,57 @@ _CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionar
 
 
 def anatomy(model: nn.Module) -> Anatomy:
-    """The anatomy of a model; raises `UnknownArchitecture` with what can be done instead."""
+    """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
+    _refuse_wrappers(model)
     known = _CACHE.get(model)
     if known is None:
         known = _CACHE[model] = _find(model)
     return known
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether some block is a mixture of experts."""
+    return any("expert" in f"{name} {type(module).__name__}".lower() for name, module in model.named_modules())
+
+
+def _adapted(model: nn.Module) -> nn.Module:
+    """The model that PEFT put its adapters into; any other is itself."""
+    has = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    return model.get_base_model() if has else model  # type: ignore[operator]
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """What makes a transformers model's hidden states: without its head, the encoder alone of a pair, inside adapters."""
+    inner: Any = _adapted(model)
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False) and hasattr(inner, "get_encoder"):
+        return inner.get_encoder() or inner
+    return getattr(inner, "base_model", inner)
+
+
+def _refuse_wrappers(model: nn.Module) -> None:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise WrappedModel(
+            f"{type(model).__name__} runs copies or a module of its own, which hooks do not follow: give what it wraps, "
+            "model.module"
+        )
+    if hasattr(model, "_orig_mod"):
+        raise WrappedModel(
+            "the model is compiled (torch.compile): compiled code skips hooks that come later; give the model itself, "
+            "model._orig_mod, which shares its weights"
+        )
+    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        raise WrappedModel(
+            "modules of the model are compiled in place (model.compile()): compiled code skips hooks that come later; load "
+            "the model again, or copy its weights into one that is not compiled"
+        )
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model, with the anatomy that is known of it."""
+    made = copy.deepcopy(model)
+    if model in _CACHE:
+        _CACHE[made] = _CACHE[model]
+    return made
 
 
 def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
@@ -113,7 +164,9 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
     Raises:
         UnknownSite: a name that this model does not have, with the nearest ones that it has.
         UnknownArchitecture: a TransformerLens name asked of a model whose anatomy is not known.
+        WrappedModel: a compiled or replicated model, in which hooks would not run.
     """
+    _refuse_wrappers(model)
     raw = [s for s in specs if isinstance(s, str) and s.startswith("module:")]
     named = [s for s in specs if s not in raw]
     found = {Site(spec): _raw_place(model, spec) for spec in raw}
@@ -124,6 +177,14 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
 
 
 def _find(model: nn.Module) -> Anatomy:
+    if (inner := _adapted(model)) is not model:
+        path = next(name for name, module in model.named_modules() if module is inner)
+        found = anatomy(inner)
+        places = {
+            site: replace(p, path=f"{path}.{p.path}", like=None if p.like is None else f"{path}.{p.like}")
+            for site, p in found.places.items()
+        }
+        return replace(found, places=places)
     if hasattr(model, "hook_dict") and hasattr(model, "original_model"):
         return _from_bridge(model)
     config = getattr(model, "config", None)
@@ -147,6 +208,8 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
     n_kv = int(_first(text, "num_key_value_heads", "num_kv_heads", default=n_heads))
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        n_kv = 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
     stack = _submodule(model, prefix + family.blocks)
     if stack is None:
         raise UnknownArchitecture(
@@ -185,7 +248,7 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
 
 
 #: The order in which a forward meets the sites of a block.
-_ORDER = (
+ORDER = (
     "hook_resid_pre",
     "attn.hook_q",
     "attn.hook_k",
@@ -207,7 +270,7 @@ def _in_order(places: dict[str, Place]) -> dict[str, Place]:
         site = Site(name)
         if site.layer is None:
             return (10**9, 0) if name.startswith("ln_final") else (-1, 0)
-        return (site.layer, _ORDER.index(site.part) if site.part in _ORDER else len(_ORDER))
+        return (site.layer, ORDER.index(site.part) if site.part in ORDER else len(ORDER))
 
     return {name: places[name] for name in sorted(places, key=rank)}
 

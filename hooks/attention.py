@@ -128,15 +128,19 @@ def watch_attention(
         watch.touches.append(touch)
         active.append(touch)
 
-    def finish(*_: Any) -> None:
-        if active:
+    def leave() -> None:
+        while active:
             watch = _watches.by_module[id(module)]
             watch.touches.remove(active.pop())
             if not watch.touches:
                 del _watches.by_module[id(module)]
                 watch.__exit__(None, None, None)
+
+    def finish(*_: Any) -> None:
+        leave()
         after()
 
+    stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
     stack.callback(module.register_forward_pre_hook(before).remove)
     stack.callback(module.register_forward_hook(finish, always_call=True).remove)
 
@@ -172,7 +176,9 @@ def sdpa_scores(
 
 def forbid(scores: Tensor) -> Tensor:
     """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
-    return scores.masked_fill(scores <= torch.finfo(scores.dtype).min / 2, -math.inf)
+    # A model in double precision may make its mask in single precision.
+    kind = torch.float32 if scores.dtype == torch.float64 else scores.dtype
+    return scores.masked_fill(scores <= torch.finfo(kind).min / 2, -math.inf)
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:

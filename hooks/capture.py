@@ -22,6 +22,7 @@ from hooks.activations import Activations, SiteNeverFired, select
 from hooks.anatomy import Place, locate
 from hooks.attention import forbid
 from hooks.sites import Site, SiteLike
+from hooks.store import ActivationStore
 from hooks.taps import Taps, as_site
 
 
@@ -47,6 +48,8 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         dtype: what to store values in; None keeps the model's.
         device: where to store values; None leaves them where they are.
         clone: copy values, for models that change tensors in place (which is noticed when a value is read).
+        to: a store that takes each forward's values when its last site has fired, as one shard: a row for each position
+            that the model's ``attention_mask`` lets through. ``acts`` then holds nothing.
 
     Raises:
         UnknownSite: before any hook attaches, with the nearest names that exist.
@@ -63,11 +66,18 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         clone: bool = False,
+        to: ActivationStore | None = None,
     ) -> None:
         if not sites:
             raise ValueError("capture needs at least one site, such as 'blocks.*.hook_resid_post'")
         self.model = model
         self._places = locate(model, *sites)
+        pairs = [str(site) for site, place in self._places.items() if place.end in ("scores", "pattern")]
+        if to is not None and (pairs or grad):
+            raise ValueError(
+                f"to: expected values with one row a position and no gradients, got {pairs or 'grad=True'}"
+            )
+        self._store_in, self._stored = to, 0
         self._grad = grad
         self._stop = stop
         self._to: dict[str, Any] = {"dtype": dtype, "device": device}
@@ -87,7 +97,7 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         if isinstance(error, _Stop) and error.owner is self:
             return True
         if kind is None and self._taps.ran:
-            silent = [str(site) for site in self._places if site not in self.acts._values]
+            silent = [str(site) for site in self._places if self._is_silent(site)]
             if silent:
                 raise SiteNeverFired(
                     f"{len(silent)} of {len(self._places)} sites did not fire in this forward: {', '.join(silent[:3])}; "
@@ -113,10 +123,23 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         return raw
 
     def after(self) -> None:
-        """End the forward once every site has fired, if that was asked for."""
-        if self._stop and not self._waiting:
+        """Once every site has fired: hand the forward to the store and end it, if that was asked for."""
+        if self._waiting:
+            return
+        if self._store_in is not None:
+            values = {str(site): self.acts.all(site)[-1] for site in self._places}
+            self._store_in.append(values, self._taps.mask, self._taps.start)
+            self.acts._clear()
+            self._stored += 1
+        if self._stop or self._store_in is not None:
             self._waiting = set(self._places)
+        if self._stop:
             raise _Stop(self)
+
+    def _is_silent(self, site: Site) -> bool:
+        if self._store_in is None:
+            return site not in self.acts._values
+        return site in self._waiting and (not self._stored or len(self._waiting) < len(self._places))
 
     @staticmethod
     def _view(site: Site, place: Place, raw: Tensor, *, shape: torch.Size | None) -> Tensor:

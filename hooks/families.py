@@ -67,6 +67,11 @@ _LLAMA_OUTSIDE = {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized
 
 LLAMA = Family("layers", _LLAMA_OUTSIDE, _LLAMA_INSIDE, "self_attn")
 
+# A norm over all heads, or all neurons, stands before each output projection: what that takes is no head's, no neuron's own.
+BITNET = replace(
+    LLAMA, inside={part: place for part, place in _LLAMA_INSIDE.items() if part not in ("attn.hook_z", "mlp.hook_post")}
+)
+
 # Sandwich norms: what reaches the residual stream is the post-norm's output.
 GEMMA2 = Family(
     "layers",
@@ -107,6 +112,14 @@ GPT2 = Family(
         "attn.hook_z": "attn.c_proj:input|heads",
         **_mlp("mlp.c_fc", "mlp.c_proj"),
     },
+    "attn",
+)
+
+# The first GPT: a norm behind each sum, and none before the head.
+OPENAI_GPT = Family(
+    "h",
+    {"hook_embed": "tokens_embed:output", "hook_pos_embed": "positions_embed:output"},
+    {**GPT2.inside, "hook_resid_mid": "ln_1:input"},
     "attn",
 )
 
@@ -160,6 +173,44 @@ OPT_POST_NORM = replace(
     outside={k: v for k, v in OPT.outside.items() if not k.startswith("ln_final")},
     inside={**OPT.inside, "hook_resid_mid": "self_attn_layer_norm:input"},
     when=lambda config: not config.do_layer_norm_before,
+)
+
+# The encoder of a post-norm pair: norms behind the sums.
+BART = Family(
+    "encoder.layers",
+    {"hook_embed": "encoder.embed_tokens:output", "hook_pos_embed": "encoder.embed_positions:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "self_attn_layer_norm:input",
+        "hook_attn_out": "self_attn:output",
+        "hook_mlp_out": "fc2:output",
+        **_qkvo("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        **_mlp("fc1", "fc2"),
+    },
+    "self_attn",
+)
+
+# Encoders of speech; the larger ones have their norms in front.
+WAV2VEC2 = Family(
+    "encoder.layers",
+    {},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layer_norm:input",
+        "hook_attn_out": "dropout:output",
+        "hook_mlp_out": "feed_forward:output",
+        **_qkvo("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
+        **_mlp("feed_forward.intermediate_dense", "feed_forward.output_dense"),
+    },
+    "attention",
+    when=lambda config: not config.do_stable_layer_norm,
+)
+
+WAV2VEC2_PRE_NORM = replace(
+    WAV2VEC2,
+    outside={"ln_final.hook_normalized": "encoder.layer_norm:output"},
+    inside={**WAV2VEC2.inside, "hook_resid_mid": "final_layer_norm:input"},
+    when=lambda config: config.do_stable_layer_norm,
 )
 
 # Post-norm encoders: what is added is the output modules' dense layer's (dropped-out) output; resid_mid is the sum
@@ -262,15 +313,21 @@ T5_ENCODER_GATED = replace(
 #: Hugging Face ``config.model_type`` -> rows; the first whose ``when`` holds is the model's family. A site whose module
 #: a block lacks (the MLP sites of a mixture of experts) is not listed for that block.
 FAMILIES: dict[str, tuple[Family, ...]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "mixtral", "qwen3_moe"), (LLAMA,)),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3", "helium", "mixtral", "qwen3_moe", "phimoe"), (LLAMA,)
+    ),
+    "bitnet": (BITNET,),
     "gemma2": (GEMMA2,),
     "gemma3_text": (GEMMA2,),
     "olmo2": (OLMO2,),
     "gpt2": (GPT2,),
+    "openai-gpt": (OPENAI_GPT,),
     "gpt_neox": (NEOX, NEOX_SEQUENTIAL),
     "opt": (OPT, OPT_POST_NORM),
-    **dict.fromkeys(("bert", "roberta", "electra", "xlm-roberta", "camembert"), (BERT,)),
+    **dict.fromkeys(("bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie"), (BERT,)),
     **dict.fromkeys(("deberta", "deberta-v2"), (DEBERTA,)),
+    **dict.fromkeys(("bart", "marian"), (BART,)),
+    **dict.fromkeys(("wav2vec2", "hubert"), (WAV2VEC2, WAV2VEC2_PRE_NORM)),
     "distilbert": (DISTILBERT,),
     "albert": (ALBERT,),
     "modernbert": (MODERNBERT,),

@@ -78,6 +78,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         with ExitStack() as stack:
             self._live.attach(stack)
             stack.enter_context(self._taps.attach(self))
+            self._live.attach(stack, behind=True)
             self._stack = stack.pop_all()
         return self
 
@@ -118,13 +119,16 @@ class _Live:
     """Values of this forward that edits read, kept until the next one, under the names that the edits use."""
 
     def __init__(self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]]) -> None:
-        self._taps = Taps(model, {site: place for found in needed.values() for site, place in found.items()})
+        places = {site: place for found in needed.values() for site, place in found.items()}
+        self._before, self._behind = Taps(model, places), Taps(model, places)
         self._names = {name: set(found) for name, found in needed.items()}
         self.values: dict[str, Tensor] = {}
 
-    def attach(self, stack: ExitStack) -> None:
-        if self._taps.places:
-            stack.enter_context(self._taps.attach(self))
+    def attach(self, stack: ExitStack, behind: bool = False) -> None:
+        """Before the edits and once more behind them: a site that is edited itself is read as it goes on."""
+        taps = self._behind if behind else self._before
+        if taps.places:
+            stack.enter_context(taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         value = select(as_site(place, raw, shape), site)

@@ -50,6 +50,8 @@ class Resume:
 
     Attributes:
         logits: without an edit, ``batch vocab`` (or ``reads vocab``) at the positions, or ``batch pos vocab``.
+        error: largest difference between the parts' logits and the model's, relative to the largest logit; None where the
+            parts cannot be put together.
         exact: whether the parts give the model's logits to ``TOLERANCE``; if not, `run` uses the whole model.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -82,6 +84,7 @@ class Resume:
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         final = places.get("ln_final.hook_normalized")
         self._norm = model.get_submodule(final.path) if final is not None else None
+        self.error: float | None = None
         with torch.no_grad():
             whole, self._end = self._record()
             self.batch = len(whole)
@@ -232,23 +235,18 @@ class Resume:
         """From the last block's output to logits: the final norm and the head, if that is what the model does."""
         if self._readout is not None:
             return self._readout.of
-        body = getattr(self.model, getattr(self.model, "base_model_prefix", ""), None)
-        heads = [m for m in self.model.children() if m is not body and next(m.parameters(), None) is not None]
-        if body is None or len(heads) != 1:
+        head = language_head(self.model)
+        if head is None:
             return None
-        config: Any = self.model.config
-        cap, up, down = (getattr(config, k, None) for k in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
         def tail(x: Tensor) -> Tensor:
-            logits = heads[0](self._norm(x) if self._norm is not None else x)
-            logits = logits * up if up else logits / down if down else logits
-            return cap * torch.tanh(logits / cap) if cap else logits
+            return head(self._norm(x) if self._norm is not None else x)
 
         try:
-            error = float((tail(last) - self.logits).abs().max())
+            self.error = float((tail(last) - self.logits).abs().max()) / float(self.logits.abs().max())
         except (RuntimeError, TypeError):
             return None
-        return tail if error <= TOLERANCE * float(self.logits.abs().max()) else None
+        return tail if self.error <= TOLERANCE else None
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
         from hooks.edits import patch
@@ -271,6 +269,28 @@ class Resume:
         if isinstance(value, tuple | list):
             return type(value)(self._repeat(v, copies) for v in value)
         return value
+
+
+def language_head(
+    model: nn.Module,
+) -> Callable[[Float[Tensor, "*places d_model"]], Float[Tensor, "*places vocab"]] | None:
+    """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
+
+    None where there are several heads or none. That this is what the model does is for the caller to measure.
+    """
+    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    heads = [m for m in model.children() if m is not body and next(m.parameters(), None) is not None]
+    if body is None or len(heads) != 1:
+        return None
+    config: Any = model.config
+    cap, up, down = (getattr(config, k, None) for k in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+
+    def head(x: Tensor) -> Tensor:
+        logits = heads[0](x)
+        logits = logits * up if up else logits / down if down else logits
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
 
 
 class _Prefix:

@@ -1,116 +1,425 @@
 """Activations on disk: safetensors shards that are written once, checked on reading, and never half there.
 
+    with ActivationStore("acts", {"model": "gpt2"}, dtype=torch.float16) as store:
+        for batch in batches:
+            with capture(model, "blocks.*.hook_resid_post", to=store):
+                model(**batch)
+    ActivationStore("acts").read("blocks.3.hook_resid_post")      # Float[Tensor, "rows d_model"]
+
 A shard holds the rows of one batch for every site; a site is read without touching the others. A shard appears under
-its final name only when it is whole, so an interrupted run continues with the shards that are missing.
+its final name only when it is whole, so an interrupted run continues with the shards that are missing. Shards are
+written by a thread of the store's own while the model goes on.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-_ROWS = "__rows__"
-_FORMAT = "layerscope-activations-1"
+from hooks.folders import folder_at
+from hooks.shards import COLUMNS, FORMAT, INDEX, Header, Image, StoreError, as_tensor, read_header, read_tensor
+from hooks.spool import Spool
 
+__all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 
-class StoreError(ValueError):
-    """A shard that is damaged, foreign or missing, or a disk without room."""
+_PLAN = "store.json"
 
 
 class ActivationStore:
-    """A folder of shards, each the rows of some words at every site.
+    """A folder of shards, each the rows of some texts at every site.
 
     Args:
-        folder: where the shards are; made if absent.
-        key: what the rows were made from (model, text and settings, as a hash). A shard with another key is refused.
+        folder: a path, or a URL that fsspec reaches.
+        about: what the rows are made from (model, text and settings). A shard made from something else is refused. None
+            takes what the store there says.
+        dtype: what values are stored in, float32, float16 or bfloat16; None keeps theirs.
+        shared: other writers write other shards of this store, as an engine's workers do: no lock is taken.
     """
 
-    def __init__(self, folder: Path | str, key: str) -> None:
-        self.folder = Path(folder)
-        self.key = key
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        about: Mapping[str, Any] | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        shared: bool = False,
+    ) -> None:
+        self.folder = folder_at(folder)
+        self._dtype, self._shared = dtype, shared
+        self._about = None if about is None else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
+        self._headers: dict[tuple[str, int], Header] = {}
+        self._lock: Any | None = None
+        self._spool = Spool(self._write)
+        self._index: Int[Tensor, "rows 5"] | None = None
+
+    def __enter__(self) -> ActivationStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # the first error is the one to see
+            with suppress(StoreError):
+                self.close()
+
+    # -- what it holds
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the rows are made from."""
+        if self._about is None:
+            found = self._said()
+            if found is None:
+                return _type(self._dtype)
+            self._about = found
+            kept = found.get("dtype")
+            if self._dtype is None and kept is not None:
+                self._dtype = getattr(torch, kept)
+            elif _type(self._dtype).get("dtype", kept) != kept:
+                raise StoreError(f"{self.folder} holds {kept}, got dtype {self._dtype}: use another folder or its type")
+        return self._about
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites that it holds, in order."""
+        first = next(iter(self._names().items()), None)
+        return [] if first is None else self._header(*first).sites
+
+    @property
+    def n_shards(self) -> int:
+        """How many shards are there."""
+        self.flush()
+        return len(self._names())
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows: what was sealed, or else what is there."""
+        plan = self._plan()
+        return (
+            int(plan["rows"])
+            if plan is not None
+            else sum(self._header(*found).n_rows for found in self._names().items())
+        )
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is said how many shards and rows there are in all (see `seal`)."""
+        return self._plan() is not None
+
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(self._names().values())
+
+    def width(self, site: str) -> int:
+        """How many values a row has at a site."""
+        name, size = next(iter(self._names().items()), ("", 0))
+        return math.prod(self._with(name, size, site).slots[site].shape[1:])
+
+    def largest(self, site: str) -> float:
+        """The largest absolute value at a site."""
+        return max((self._header(*found).largest[site] for found in self._names().items()), default=0.0)
 
     def has(self, shard: int) -> bool:
-        """Whether a whole shard of this store's key is there."""
-        path = self._path(shard)
-        if not path.exists():
-            return False
-        with self._open(path):
-            return True
-
-    def write(
-        self,
-        shard: int,
-        rows: Int[Tensor, " n"],
-        values: Mapping[str, Float[Tensor, "n d"]],
-    ) -> None:
-        """Write one shard: the rows' numbers in the whole, and their vectors at each site."""
-        path = self._path(shard)
-        partial = path.with_suffix(".partial")
-        tensors = {_ROWS: rows.cpu().contiguous(), **{k: v.detach().cpu().contiguous() for k, v in values.items()}}
-        try:
-            save_file(tensors, partial, metadata={"format": _FORMAT, "key": self.key})
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            free = shutil.disk_usage(self.folder).free
-            raise StoreError(
-                f"cannot write {path}: {error}; {free / 1e9:.2f} GB free there. The shards already written are kept: "
-                "make room and run the same command again"
-            ) from error
-
-    def read(self, site: str, n_rows: int) -> Float[Tensor, "n d"]:
-        """All rows of one site, in order.
+        """Whether a whole shard made from the same is there, or on its way.
 
         Raises:
-            StoreError: a shard is damaged or foreign, or some of the ``n_rows`` rows are in no shard.
+            StoreError: it is there and damaged, half written or foreign.
         """
-        values: Tensor | None = None
+        if shard in self._spool:
+            return True
+        size = self.folder.size(_name(shard))
+        if size is None:
+            return False
+        self._header(_name(shard), size)
+        return True
+
+    # -- writing
+
+    def write(self, shard: int, index: Int[Tensor, "n 5"], values: Mapping[str, Float[Tensor, "n ..."]]) -> None:
+        """Write one shard: whose rows these are (``COLUMNS``), and their vectors at each site.
+
+        Returns when the rows are copied; what goes wrong in writing is raised by the next call, or by `flush`.
+
+        Raises:
+            StoreError: another writer is in the folder, values of another type, a disk without room.
+        """
+        self._enter()
+        self._spool.put(shard, index, values, self._dtype)
+        self._index = None
+
+    def append(self, values: Mapping[str, Tensor], mask: Tensor | None = None, start: int = 0) -> int:
+        """Write one forward as the next shard: a row for each position of each text; returns the shard's number.
+
+        Args:
+            values: ``[batch pos ...]`` of each site.
+            mask: positions that are tokens; None takes all.
+            start: position of the first one; above 0 the texts are those of the shard before, gone on.
+        """
+        shard, row, sentence, texts = self._end()
+        first = next(iter(values.values()))
+        batch, pos = first.shape[:2]
+        wrong = [site for site, value in values.items() if value.shape[:2] != first.shape[:2]]
+        if wrong:
+            raise StoreError(
+                f"{wrong[0]}: expected {[batch, pos]} texts and positions, got {list(values[wrong[0]].shape)}"
+            )
+        keep = torch.ones(batch, pos, dtype=torch.bool) if mask is None else mask[:, -pos:].bool().cpu()
+        text, position = keep.nonzero().unbind(1)
+        number = torch.arange(len(text)) + row
+        token = position + start
+        texts = sentence - texts if start else sentence
+        index = torch.stack([number, text + texts, torch.full_like(text, -1), token, token + 1], dim=1)
+        self.write(shard, index, {site: value[keep.to(value.device)] for site, value in values.items()})
+        self._last = shard + 1, row + len(text), texts + batch, batch
+        return shard
+
+    def seal(self, shards: int, rows: int) -> None:
+        """Say how many shards and rows there are in all: from now on a missing one is noticed."""
+        self.flush()
+        plan = {"format": FORMAT, "about": self.about, "shards": shards, "rows": rows}
+        if self._plan() != plan:
+            self._enter()
+            with self._told(_PLAN):
+                self.folder.write(_PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
+
+    def flush(self) -> None:
+        """Wait until what was given is written.
+
+        Raises:
+            StoreError: what went wrong there.
+        """
+        self._spool.flush()
+
+    def close(self) -> None:
+        """Finish writing and let other writers in; it can still be read."""
+        try:
+            self._spool.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            self._lock = None
+
+    def delete(self) -> None:
+        """Remove the shards, and the folder if nothing else is in it."""
+        self.close()
+        for name in self._names():
+            self.folder.remove(name)
+        self.folder.remove(_PLAN)
+        self.folder.clear()
+        self._headers.clear()
+        self._index = None
+
+    # -- reading
+
+    def read(self, site: str, rows: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n ..."]:
+        """Rows of one site, in order; all of them if none are named.
+
+        Tensors are compared with their checksums; a few rows of one are read where they are.
+
+        Raises:
+            StoreError: a shard is damaged or foreign, has no such site, or some rows are in no shard.
+        """
+        self.flush()
+        if rows is not None:
+            return self._some(site, rows)
+        n_rows, values, space = self.n_rows, None, bytearray()
         seen = torch.zeros(n_rows, dtype=torch.bool)
-        for path in sorted(self.folder.glob("shard-*.safetensors")):
-            with self._open(path) as shard:
-                if site not in shard.keys():  # noqa: SIM118 (a safetensors handle, not a mapping)
-                    raise StoreError(
-                        f"{path}: expected site {site!r}, it holds {sorted(set(shard.keys()) - {_ROWS})[:5]}"
-                    )
-                rows, part = shard.get_tensor(_ROWS), shard.get_tensor(site)
+        for name, size in self._all().items():
+            header = self._with(name, size, site)
+            slot = header.slots[site]
+            if len(space) < slot.stop - slot.start:
+                space = bytearray(slot.stop - slot.start)
+            at = read_tensor(self.folder, name, header, INDEX)[:, 0]
+            if len(at) and int(at.max()) >= n_rows:
+                raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {int(at.max())}")
+            part = read_tensor(self.folder, name, header, site, memoryview(space))
             if values is None:
-                values = torch.empty(n_rows, part.shape[1], dtype=part.dtype)
-            values[rows] = part
-            seen[rows] = True
+                values = torch.empty(n_rows, *part.shape[1:], dtype=part.dtype)
+            values.index_copy_(0, at, part)
+            seen[at] = True
         if values is None or not seen.all():
             raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
         return values
 
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("shard-*.safetensors"))
+    def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
+        """Each shard's index and its rows of one site, mapped into memory: for sums over more rows than memory holds."""
+        self.flush()
+        for name, size in self._all().items():
+            header = self._with(name, size, site)
+            slot = header.slots[site]
+            index = read_tensor(self.folder, name, header, INDEX)
+            yield index, as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
 
-    def delete(self) -> None:
-        """Remove the shards and the folder if nothing else is in it."""
-        for pattern in ("shard-*.safetensors", "shard-*.partial"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+    @property
+    def index(self) -> Int[Tensor, "rows 5"]:
+        """Sentence, word and tokens of every row, in the order of the rows (``COLUMNS``)."""
+        return self._table()[:, :5]
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:06d}.safetensors"
+    def rows(self, sentence: int, word: int | None = None, token: int | None = None) -> Int[Tensor, " n"]:
+        """The rows of a sentence, of a word of it, or those that a token of it is part of."""
+        found = self.index
+        keep = found[:, 1] == sentence
+        if word is not None:
+            keep &= found[:, 2] == word
+        if token is not None:
+            keep &= (found[:, 3] <= token) & (token < found[:, 4])
+        return keep.nonzero().squeeze(1)
 
-    def _open(self, path: Path) -> safe_open:
+    def problems(self) -> list[str]:
+        """What is wrong with the store, a line for each shard: every byte is read."""
+        found = []
+        self.flush()
+        for name, size in self._names().items():
+            try:
+                header = self._header(name, size)
+                for tensor in header.slots:
+                    read_tensor(self.folder, name, header, tensor)
+            except StoreError as error:
+                found.append(str(error))
+        return found + [f"{self.folder}/{name} is missing" for name in self._missing()]
+
+    # -- inside
+
+    def _names(self) -> dict[str, int]:
+        return {n: size for n, size in self.folder.sizes().items() if n.startswith("shard-")}
+
+    def _plan(self) -> dict[str, Any] | None:
+        found = self.folder.size(_PLAN)
+        plan = None if found is None else json.loads(self.folder.read(_PLAN, 0, found))
+        if plan is not None and self._about is not None:
+            self._compare(_PLAN, plan.get("about"))
+        return plan
+
+    def _said(self) -> dict[str, Any] | None:
+        """What the folder says its rows are made from; None for an empty one."""
+        if (plan := self._plan()) is not None:
+            return plan["about"]
+        first = next(iter(self._names().items()), None)
+        return None if first is None else self._header(*first).about
+
+    def _missing(self) -> list[str]:
+        names = self._names()
+        plan = self._plan()
+        last = int(plan["shards"]) if plan is not None else max((int(n[6:-12]) + 1 for n in names), default=0)
+        return [name for name in map(_name, range(last)) if name not in names]
+
+    def _all(self) -> dict[str, int]:
+        """The bytes of all shards by name, none of which is missing."""
+        if missing := self._missing():
+            raise StoreError(
+                f"{self.folder}: {len(missing)} shards are missing, the first is {missing[0]}: run it again"
+            )
+        return self._names()
+
+    def _header(self, name: str, size: int) -> Header:
+        if (name, size) not in self._headers:
+            header = read_header(self.folder, name, size)
+            if self._about is not None:
+                self._compare(name, header.about)
+            self._headers[name, size] = header
+        return self._headers[name, size]
+
+    def _compare(self, name: str, found: Any) -> None:
+        wanted, found = self._about or {}, found if isinstance(found, dict) else {}
+        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        if differing:
+            raise StoreError(
+                f"{self.folder}/{name} was made from another model, text or setting ({', '.join(differing)} differ): use "
+                "another folder or delete it"
+            )
+
+    def _with(self, name: str, size: int, site: str) -> Header:
+        header = self._header(name, size)
+        if site not in header.slots:
+            raise StoreError(f"{self.folder}/{name}: expected site {site!r}, it holds {header.sites[:5]}")
+        return header
+
+    def _table(self) -> Int[Tensor, "rows 7"]:
+        """The index, and for each row its shard and its place in it."""
+        if self._index is None:
+            self.flush()
+            parts = []
+            for number, (name, size) in enumerate(self._all().items()):
+                part = read_tensor(self.folder, name, self._header(name, size), INDEX)
+                where = torch.stack([torch.full((len(part),), number), torch.arange(len(part))], dim=1)
+                parts.append(torch.cat([part, where], dim=1))
+            whole = torch.cat(parts) if parts else torch.zeros(0, 7, dtype=torch.long)
+            self._index = whole[whole[:, 0].argsort()]
+        return self._index
+
+    def _some(self, site: str, rows: Int[Tensor, " n"]) -> Tensor:
+        table, names = self._table(), list(self._all().items())
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(table)):
+            raise StoreError(
+                f"{self.folder}: expected rows below {len(table)}, got {int(rows.min())} to {int(rows.max())}"
+            )
+        shard, place = table[rows, 5], table[rows, 6]
+        name, size = names[0]
+        slot = self._with(name, size, site).slots[site]
+        values = torch.empty(len(rows), *slot.shape[1:], dtype=slot.dtype)
+        for number in shard.unique().tolist():
+            name, size = names[number]
+            slot = self._with(name, size, site).slots[site]
+            here = (shard == number).nonzero().squeeze(1)
+            if 2 * len(here) >= slot.shape[0]:  # most of it: then all of it, with its checksum
+                part = read_tensor(self.folder, name, self._with(name, size, site), site)
+            else:
+                part = as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
+            values[here] = part[place[here]]
+        return values
+
+    def _end(self) -> tuple[int, int, int, int]:
+        """Number of the next shard, row and sentence, and how many texts the shard before has."""
+        if not hasattr(self, "_last") or self.has(self._last[0]):
+            self.flush()
+            names = list(self._all().items())
+            last = torch.zeros(1, 5, dtype=torch.long) - 1
+            texts = 0
+            if names:
+                last = read_tensor(self.folder, names[-1][0], self._header(*names[-1]), INDEX)
+                texts = len(last[:, 1].unique())
+            self._last = len(names), int(last[:, 0].max()) + 1, int(last[:, 1].max()) + 1, texts
+        return self._last
+
+    def _enter(self) -> None:
+        """Be the one writer of the folder, of what is there already or of something new."""
+        self._about = self.about
+        if self._lock is not None or self._shared:
+            return
+        with self._told(""):
+            self._lock = self.folder.lock()
+        if self._lock is None:
+            raise StoreError(f"{self.folder}: another process is writing there: wait for it, or use another folder")
+
+    def _write(self, shard: int, image: Image) -> None:
+        with self._told(_name(shard)):
+            image.write(self.folder, _name(shard), self.about)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """An error of the disk as one line that says what to do."""
         try:
-            handle = safe_open(path, framework="pt")
-            metadata = handle.metadata() or {}
-        except SafetensorError as error:
-            raise StoreError(f"{path} is damaged ({error}): delete it and run again") from error
-        if metadata.get("format") != _FORMAT or metadata.get("key") != self.key:
-            raise StoreError(f"{path} was made from another model, corpus or setting: use another folder or delete it")
-        return handle
+            yield
+        except OSError as error:
+            free = self.folder.free()
+            room = "" if free is None else f"; {free / 1e9:.2f} GB free there"
+            raise StoreError(
+                f"cannot write {self.folder}/{name}: {error.strerror or error}{room}. The shards already written "
+                "are kept: make room and run the same command again"
+            ) from error
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:06d}.safetensors"
+
+
+def _type(dtype: torch.dtype | None) -> dict[str, str]:
+    return {} if dtype is None else {"dtype": str(dtype).removeprefix("torch.")}

@@ -8,6 +8,7 @@ estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code`` measures it
 from __future__ import annotations
 
 from probes.codelength import CodeLength, online_code
+from probes.crosstable import CrossTable, cross_table
 from probes.design import Design, NonFiniteError
 from probes.erasure import Inlp, Leace, erased
 from probes.fit import Fit
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_L2",
     "RIDGE_L2",
     "CodeLength",
+    "CrossTable",
     "Design",
     "Fit",
     "Inlp",
@@ -38,6 +40,7 @@ __all__ = [
     "RidgeFit",
     "RidgeProbe",
     "SparseProbe",
+    "cross_table",
     "erased",
     "fit_many",
     "networks_many",

@@ -75,6 +75,22 @@ class ClusterBootstrap:
         sums = self.sums(columns)
         return sums[:, :-1] / sums[:, -1:]
 
+    def ratios(
+        self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n k"], level: float = LEVEL
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0."""
+        top, bottom = self.sums(above), self.sums(below)
+        replicates = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+        low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
+
+    def grouped(
+        self, group: Int[np.ndarray, " n"], size: int, values: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "b size"]:
+        """The resampled sums of one column in each group of items, 0 to ``size`` - 1."""
+        flat = np.bincount(self._index * size + group, values, minlength=self.n_clusters * size)
+        return self._weights @ flat.reshape(self.n_clusters, size)
+
 
 @functools.lru_cache(maxsize=4)
 def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "b s"]:
@@ -89,6 +105,15 @@ def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = L
     """Percentile interval of the replicates around an estimate."""
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
+
+
+def basic_interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
+    r"""Basic interval :math:`[2\hat\theta - \theta^*_{high},\, 2\hat\theta - \theta^*_{low}]`: for statistics that resampling biases.
+
+    Source: Davison & Hinkley 1997, section 5.2.1.
+    """
+    found = interval(value, replicates, level)
+    return Interval(value, 2 * value - found.high, 2 * value - found.low)
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:

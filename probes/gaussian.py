@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
 from probes.linear import LinearClassifier
@@ -25,7 +26,7 @@ RANK = 1e-10
 
 
 class MeanDifferenceProbe(LinearClassifier):
-    """The direction between class means.
+    """The direction between class means; `partial_fit` takes more rows than memory holds.
 
     Args:
         covariance: correct for the pooled within-class covariance and the classes' shares: LDA without shrinkage.
@@ -33,6 +34,7 @@ class MeanDifferenceProbe(LinearClassifier):
     Attributes:
         coef_, intercept_, classes_: see `LinearClassifier`.
         means_: [c d].
+        moments_: the statistics, for `partial_fit` and for merging (`Moments.merge`).
 
     >>> probe = MeanDifferenceProbe().fit([[0.0, 1.0], [2.0, 1.0]], ["no", "yes"])
     >>> (probe.coef_[1] - probe.coef_[0]).tolist(), probe.predict([[1.1, 7.0]]).tolist()
@@ -40,6 +42,7 @@ class MeanDifferenceProbe(LinearClassifier):
     """
 
     means_: Float[np.ndarray, "c d"]
+    moments_: Moments
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, covariance: bool = False) -> None:
@@ -51,8 +54,22 @@ class MeanDifferenceProbe(LinearClassifier):
         Raises:
             ValueError: for X that is not finite, or y with one class.
         """
-        X, y = self._checked(X, y)
-        return self._take(_moments(X, y), shrinkage=0.0)
+        self.moments_ = Moments()
+        return self._add(*self._checked(X, y))
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> MeanDifferenceProbe:
+        """Add rows: in any number of parts they give what they give at once.
+
+        Args:
+            classes: not needed; scikit-learn's contract has it.
+
+        Raises:
+            ValueError: for X that is not finite, or one class only in all rows so far.
+        """
+        return self._add(*_more(self, X, y))
+
+    def _add(self, X: np.ndarray, y: np.ndarray) -> MeanDifferenceProbe:
+        return self._take(_added(self.moments_, X, y), shrinkage=0.0)
 
     def _take(self, moments: Moments, shrinkage: float) -> MeanDifferenceProbe:
         classes, counts, means = moments.sorted()
@@ -64,6 +81,10 @@ class MeanDifferenceProbe(LinearClassifier):
         self.classes_, self.means_ = classes, means.cpu().numpy()
         self.coef_, self.intercept_ = coef.cpu().numpy(), bias.cpu().numpy()
         return self
+
+
+def _takes_parts(probe: LDAProbe) -> bool:
+    return probe.shrinkage != "ledoit-wolf"
 
 
 class LDAProbe(LinearClassifier):
@@ -79,6 +100,7 @@ class LDAProbe(LinearClassifier):
     """
 
     shrinkage_: float
+    moments_: Moments
     _recorded = ("shrinkage_",)
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
@@ -92,22 +114,53 @@ class LDAProbe(LinearClassifier):
             ValueError: for X that is not finite, y with one class, or an unknown shrinkage.
         """
         X, y = self._checked(X, y)
-        moments = _moments(X, y)
+        self.moments_ = Moments()
+        moments = _added(self.moments_, X, y)
         if self.shrinkage == "ledoit-wolf":
             classes, _, means = moments.sorted()
             centred = X - means.numpy()[np.searchsorted(classes, y)]
             self.shrinkage_ = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
-        elif isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
-            self.shrinkage_ = float(self.shrinkage)
         else:
-            raise ValueError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
+            self.shrinkage_ = self._number()
+        return self._take(moments)
+
+    @available_if(_takes_parts)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LDAProbe:
+        """Add rows: in any number of parts they give what they give at once. There if ``shrinkage`` is a number.
+
+        Args:
+            classes: not needed; scikit-learn's contract has it.
+
+        Raises:
+            AttributeError: ``ledoit-wolf``, which needs all rows at once.
+            ValueError: for X that is not finite, one class only in all rows so far, or an unknown shrinkage.
+        """
+        self.shrinkage_ = self._number()
+        X, y = _more(self, X, y)
+        return self._take(_added(self.moments_, X, y))
+
+    def _number(self) -> float:
+        if isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
+            return float(self.shrinkage)
+        raise ValueError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
+
+    def _take(self, moments: Moments) -> LDAProbe:
         found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)
         self.classes_, self.coef_, self.intercept_ = found.classes_, found.coef_, found.intercept_
         return self
 
 
-def _moments(X: np.ndarray, y: np.ndarray) -> Moments:
-    moments = Moments().update(X, y.tolist())
+def _more(probe: MeanDifferenceProbe | LDAProbe, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Further rows, checked against those before; the first ones begin the statistics."""
+    first = not hasattr(probe, "moments_")
+    X, y = probe._checked(X, y, reset=first)
+    if first:
+        probe.moments_ = Moments()
+    return X, y
+
+
+def _added(moments: Moments, X: np.ndarray, y: np.ndarray) -> Moments:
+    moments.update(X, y.tolist())
     if len(moments.labels) < 2:
         raise ValueError(f"expected at least 2 classes, got one class: {next(iter(moments.labels))!r}")
     return moments

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, no_type_check
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from probes import storage
 from probes.design import as_features, check_finite
 from probes.fit import Fit
+from probes.moments import Moments
 from probes.ridge import ridge_many
 from probes.solver import fit_many
 
@@ -47,9 +49,9 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     _recorded: tuple[str, ...] = ()
     """Further fitted attributes that a file holds, JSON values each."""
 
-    def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Features and labels, as a classifier takes them."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=reset)
         check_classification_targets(y)
         return X, y
 
@@ -202,7 +204,7 @@ class LogisticProbe(LinearClassifier):
 
 
 class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Ridge regression on standardised features, in closed form.
+    """Ridge regression on standardised features, in closed form; `partial_fit` takes more rows than memory holds.
 
         min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
 
@@ -222,6 +224,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     coef_: np.ndarray
     intercept_: Any
+    moments_: Moments
     n_features_in_: int
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
@@ -245,6 +248,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
             multi_output=True,
             y_numeric=True,
         )
+        self.__dict__.pop("moments_", None)
         columns = {str(j): column for j, column in enumerate(np.atleast_2d(y.T))}
         fits = ridge_many(X, columns, l2=self.l2, standardize=self.standardize, device=self.device).values()
         coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
@@ -252,6 +256,40 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.coef_, self.intercept_ = (coef, intercept) if y.ndim == 2 else (coef[0], intercept[0])
         self.objective_ = float(sum(fit.objective for fit in fits))
         self.gradient_norm_ = float(np.sqrt(sum(fit.gradient_norm**2 for fit in fits)))
+        return self
+
+    def partial_fit(self, X: Any, y: Any) -> RidgeProbe:
+        """Add rows to the statistics and solve again: rows in any number of parts give what they give at once.
+
+            S w = c,   S = cov(Z) n + l2,  c = Z'(y - mean y)
+
+        from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` forgets them.
+        """
+        first = not hasattr(self, "moments_")
+        kinds = [np.float64, np.float32]
+        X, y = validate_data(
+            self, X, y, dtype=kinds, ensure_all_finite=False, multi_output=True, y_numeric=True, reset=first
+        )
+        check_finite(as_features(X))
+        self.moments_ = Moments() if first else self.moments_
+        whole = np.column_stack([X.astype(np.float64), y])
+        self.moments_.update(whole, [0] * len(whole))
+        return self._solve(X.shape[1], y.ndim)
+
+    def _solve(self, d: int, ndim: int) -> RidgeProbe:
+        mean, scatter, n = self.moments_.mean, self.moments_.within, self.moments_.n
+        deviation = (scatter.diagonal()[:d] / n).sqrt()
+        constant = deviation <= 10 * torch.finfo(torch.float64).eps * mean[:d].abs()
+        scale = deviation if self.standardize else torch.ones_like(deviation)
+        scale = torch.where(constant, torch.ones_like(scale), scale)
+        gram, cross = scatter[:d, :d] / scale / scale[:, None], scatter[:d, d:] / scale[:, None]
+        ridge = gram + self.l2 * torch.eye(d, dtype=gram.dtype)
+        w = torch.linalg.solve(ridge, cross)
+        coef = torch.where(constant[:, None], 0.0, w / scale[:, None]).T.numpy()
+        intercept = (mean[d:] - torch.from_numpy(coef) @ mean[:d]).numpy()
+        self.coef_, self.intercept_ = (coef, intercept) if ndim == 2 else (coef[0], intercept[0])
+        self.objective_ = float((scatter[d:, d:].diagonal() - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)).sum())
+        self.gradient_norm_ = float(2 * (ridge @ w - cross).norm())
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences, LDA and LEACE need.
+"""Counts, means and scatter of rows by class, in one pass and mergeable: all that mean differences, LDA, LEACE and PCA need.
 
     W = sum_i (x_i - m_{y_i})(x_i - m_{y_i})'          within classes
     B = sum_c n_c (m_c - m)(m_c - m)'                  between classes;  W + B = total scatter
@@ -70,6 +70,17 @@ class Moments:
     def total(self) -> Float[Tensor, "d d"]:
         """Scatter about the mean of all rows."""
         return self.within + self._between()
+
+    def principal(self, k: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "d k"]]:
+        """Principal components of all rows: the k largest variances, over n - 1, and their directions.
+
+        Raises:
+            ValueError: more components than features, or fewer than two rows.
+        """
+        if not 1 <= k <= self.means.shape[1] or self.n < 2:
+            raise ValueError(f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}")
+        values, vectors = torch.linalg.eigh(self.total() / (self.n - 1))
+        return values.flip(0)[:k], vectors.flip(1)[:, :k]
 
     def _between(self) -> Float[Tensor, "d d"]:
         apart = (self.means - self.mean) * self.counts.sqrt()[:, None]

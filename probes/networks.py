@@ -22,13 +22,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from probes.descent import descend
 from probes.design import as_features, check_finite
 from probes.labels import Labels, encode, encode_with
 
 Activation = Literal["relu", "none"]
 HELD_OUT = 0.1
 """Share of the training rows that decide the end, where no dev rows are given."""
-PATIENCE = 5
 
 
 @dataclass(frozen=True)
@@ -135,49 +135,34 @@ def networks_many(
         picked = logp.gather(2, y.clamp_min(0)[..., None].to(logp.device))[..., 0]
         return -(picked * known.to(picked)).sum(1) / known.sum(1).clamp_min(1).to(picked)
 
-    count = len(names)
-    state = [(torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
-    best, lowest = [w.clone() for w in weights], torch.full((count,), torch.inf)
-    waited, rates = torch.zeros(count), torch.full((count,), rate)
-    done, ends, step = torch.zeros(count, dtype=torch.bool), torch.full((count,), epochs), 0
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(Z), generator=generator).split(batch):
-            step += 1
-            live = [w.requires_grad_() for w in weights]
-            slopes = torch.autograd.grad(losses(live, Z[rows], goal[which][:, rows]).sum(), live)
-            with torch.no_grad():
-                for i, (w, slope) in enumerate(zip(weights, slopes, strict=True)):
-                    first, second = state[i]
-                    first.mul_(0.9).add_(slope, alpha=0.1)
-                    second.mul_(0.999).addcmul_(slope, slope, value=0.001)
-                    move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-                    own = (rates * ~done).view(-1, *[1] * (w.ndim - 1)).to(w)
-                    weights[i] = w.detach() - own * (move + weight_decay * w * (w.ndim > 2))
-                if activation == "none":
-                    weights[1].zero_()
-        with torch.no_grad():
-            loss = losses(weights, held_Z, held_y[which]).cpu()
-        fell = loss < lowest
-        for kept, w in zip(best, weights, strict=True):
-            kept[fell] = w.detach()[fell]
-        lowest = torch.where(fell, loss, lowest)
-        waited = torch.where(fell, 0, waited + 1)
-        rates = torch.where(fell, rates, rates * 0.5)
-        now = (waited >= PATIENCE) & ~done
-        ends[now] = epoch + 1
-        done |= now
-        if progress is not None:
-            progress(epoch + 1, epochs)
-        if bool(done.all()):
-            break
+    found = descend(
+        weights,
+        lambda w, rows: losses(w, Z[rows], goal[which][:, rows]),
+        lambda w: losses(w, held_Z, held_y[which]),
+        len(Z),
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        generator=generator,
+        weight_decay=weight_decay,
+        free=[None, torch.zeros(1, device=Z.device) if activation == "none" else None, None, None],
+        progress=progress,
+    )
     out = {}
     for i, (_, name, seed) in enumerate(names):
         classes = coded[name][0]
-        U, a, V, b = (w[i].detach() for w in best)
+        U, a, V, b = (w[i].detach() for w in found.weights)
         mine = (U, a, V[: len(classes)], b[: len(classes)])
-        bits = float(lowest[i]) / float(np.log(2))
+        bits = float(found.lowest[i]) / float(np.log(2))
         out[name, seed] = NetworkFit(
-            classes, mine, mean, scale.clamp_min(1e-12), activation, bits, int(ends[i]), bool(done[i])
+            classes,
+            mine,
+            mean,
+            scale.clamp_min(1e-12),
+            activation,
+            bits,
+            int(found.epochs[i]),
+            bool(found.converged[i]),
         )
     return out
 

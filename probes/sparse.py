@@ -111,7 +111,7 @@ def sparse_sweep(
     order = rank(X, y, ranking)
     rotated: list[list[tuple[float, float]]] = [[] for _ in ks]
     for _ in range(n_rotations):
-        turn = np.linalg.qr(rng.normal(size=(X.shape[1], X.shape[1])))[0].astype(X.dtype)
+        turn = rotation(X.shape[1], rng).astype(X.dtype)
         train, test = X @ turn, X_test @ turn
         mine = rank(train, y, ranking)
         for place, k in enumerate(ks):
@@ -133,6 +133,11 @@ def sparse_sweep(
                 }
         out.append(record)
     return out
+
+
+def rotation(width: int, rng: np.random.Generator) -> Float[np.ndarray, "d d"]:
+    """A random orthogonal basis."""
+    return np.linalg.qr(rng.normal(size=(width, width)))[0]
 
 
 def _f1(gold: np.ndarray, said: np.ndarray) -> float:

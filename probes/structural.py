@@ -22,10 +22,11 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import rankdata
 from torch import Tensor
 
+from probes.descent import descend
+
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
 """Sentence lengths over which correlations are averaged."""
-PATIENCE = 5
 GAIN = 1e-4
 """Least fall of the dev loss that counts as one."""
 
@@ -113,54 +114,60 @@ def structural_many(
         ValueError: layers of other widths, or sentences whose heads are no tree or are not as many as the words.
     """
     names = list(features)
-    train, dev = _Trees(features, heads, kind), _Trees(dev_features, dev_heads, kind)
+    scales = {name: _scale(layer) for name, layer in features.items()}
+    train, dev = _Trees(features, heads, kind, scales), _Trees(dev_features, dev_heads, kind, scales)
     width, high = train.width, max(ranks)
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
-    B = start.expand(len(names), len(ranks), high, width).clone()
-    for place, rank in enumerate(ranks):
-        B[:, place, rank:] = 0  # a probe of lower rank has fewer rows
-    mask = (torch.arange(high)[None] < torch.tensor(list(ranks))[:, None]).float()[None, :, :, None]
-    best, best_loss = B.clone(), torch.full(B.shape[:2], torch.inf)
-    reference, waited = best_loss.clone(), torch.zeros(B.shape[:2])
-    rates, done = torch.full(B.shape[:2], rate), torch.zeros(B.shape[:2], dtype=torch.bool)
-    stopped = torch.full(B.shape[:2], epochs)
-    first, second, step = torch.zeros_like(B), torch.zeros_like(B), 0
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(train), generator=generator).split(batch):
-            step += 1
-            slope = train.slope(B, rows.tolist())
-            first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
-            move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-            B = B - mask * move * (rates * ~done)[:, :, None, None]
-        loss = dev.loss(B)
-        better = loss < best_loss
-        best[better], best_loss[better] = B[better], loss[better]
-        fell = loss < reference - GAIN
-        reference = torch.where(fell, loss, reference)
-        waited = torch.where(fell, 0, waited + 1)
-        rates = torch.where(fell, rates, rates * 0.1)  # the published schedule: at the first epoch without a gain
-        now = (waited >= PATIENCE) & ~done
-        stopped[now] = epoch + 1
-        done |= now
-        if progress is not None:
-            progress(epoch + 1, epochs)
-        if bool(done.all()):
-            break
+    rows = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
+    B = start.expand(len(rows), high, width).clone()
+    own = (torch.arange(high)[None] < rows[:, None]).float()[:, :, None]  # a probe of lower rank has fewer rows
+
+    def grid(B: Float[Tensor, "m r d"]) -> Float[Tensor, "l p r d"]:
+        return B.unflatten(0, (len(names), len(ranks)))
+
+    found = descend(
+        [B * own],
+        lambda w, chosen: train.loss(grid(w[0]), chosen.tolist()).flatten(),
+        lambda w: dev.mean_loss(grid(w[0])).flatten(),
+        len(train),
+        epochs=epochs,
+        batch=batch,
+        rate=rate,
+        generator=generator,
+        cut=0.1,  # the published schedule
+        gain=GAIN,
+        free=[own],
+        progress=progress,
+    )
+    keys = [(name, rank) for name in names for rank in ranks]
     return {
         (name, rank): StructuralFit(
-            kind, best[i, j, :rank].clone(), float(best_loss[i, j]), int(stopped[i, j]), bool(done[i, j])
+            kind,
+            found.weights[0][i, :rank] / scales[name],
+            float(found.lowest[i]),
+            int(found.epochs[i]),
+            bool(found.converged[i]),
         )
-        for i, name in enumerate(names)
-        for j, rank in enumerate(ranks)
+        for i, (name, rank) in enumerate(keys)
     }
+
+
+def _scale(layer: Sequence[Float[Tensor, "_ _"]]) -> float:
+    """Root mean square about the mean: divided by it, the published start and steps mean the same at every layer and model."""
+    words = torch.cat(list(layer)).double()
+    return max(float((words - words.mean(0)).square().mean().sqrt()), 1e-12)
 
 
 class _Trees:
     """Sentences of all layers, and what is to be met."""
 
     def __init__(
-        self, features: Mapping[str, Sequence[Float[Tensor, "_ _"]]], heads: Sequence[Sequence[int]], kind: Kind
+        self,
+        features: Mapping[str, Sequence[Float[Tensor, "_ _"]]],
+        heads: Sequence[Sequence[int]],
+        kind: Kind,
+        scales: Mapping[str, float],
     ) -> None:
         layers = list(features.values())
         widths = {int(words.shape[1]) for layer in layers for words in layer}
@@ -170,7 +177,10 @@ class _Trees:
             if any(len(layer[number]) != len(tree) for layer in layers):
                 raise ValueError(f"sentence {number}: expected a vector for each of {len(tree)} words")
         self.width, self.kind = widths.pop(), kind
-        self.words = [torch.stack([layer[i].float() for layer in layers]) for i in range(len(heads))]
+        self.words = [
+            torch.stack([layer[i].float() / scales[name] for name, layer in features.items()])
+            for i in range(len(heads))
+        ]
         goal = tree_distances if kind == "distance" else tree_depths
         self.goals = [torch.from_numpy(goal(tree)).float() for tree in heads]
 
@@ -191,7 +201,8 @@ class _Trees:
             goals[at], weights[at] = self.goals[i], 1 / n ** (2 if self.kind == "distance" else 1)
         return words, goals, weights / len(rows)
 
-    def _losses(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p"]:
+    def loss(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p"]:
+        """Every probe's loss on a batch of sentences."""
         words, goals, weights = self._batch(rows)
         there = torch.einsum("slnd,lprd->slpnr", words, B)
         size = (there**2).sum(-1)
@@ -200,16 +211,10 @@ class _Trees:
         found = size[..., :, None] + size[..., None, :] - 2 * there @ there.transpose(-1, -2)
         return ((found - goals[:, None, None]).abs() * weights[:, None, None]).sum((0, 3, 4))
 
-    def slope(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p r d"]:
-        """Gradient of every probe's loss on a batch."""
-        at = B.detach().requires_grad_()
-        return torch.autograd.grad(self._losses(at, rows).sum(), at)[0]
-
-    def loss(self, B: Float[Tensor, "l p r d"], batch: int = 20) -> Float[Tensor, "l p"]:
+    def mean_loss(self, B: Float[Tensor, "l p r d"], batch: int = 20) -> Float[Tensor, "l p"]:
         """Mean over sentences."""
-        with torch.no_grad():
-            parts = [torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)]
-            return torch.stack([self._losses(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
+        parts = [torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)]
+        return torch.stack([self.loss(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
 
 
 def distance_scores(
@@ -226,19 +231,28 @@ def distance_scores(
         ``uuas``, over all gold edges; ``distance_spearman``, for each word between its rows of predicted and gold distances,
         averaged over the words of all sentences of a length, then over lengths 5 to 50.
     """
-    right = total = 0
+    right, total = tree_edges(predicted, heads, counted).sum(0)
     by_length: dict[int, list[float]] = {}
+    for found, tree in zip(predicted, heads, strict=True):
+        if len(tree) in LENGTHS:
+            rows = [_spearman(a, b) for a, b in zip(np.asarray(found), tree_distances(tree), strict=True)]
+            by_length.setdefault(len(tree), []).extend(rows)
+    return {"uuas": float(right / max(total, 1)), "distance_spearman": _by_length(by_length)}
+
+
+def tree_edges(
+    predicted: Sequence[Float[np.ndarray, "_ _"]],
+    heads: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]] | None = None,
+) -> Float[np.ndarray, "n 2"]:
+    """For each sentence the gold edges that the minimum spanning tree of the predicted distances has, and all gold edges."""
+    out = np.zeros((len(heads), 2))
     for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
-        gold = tree_distances(tree)
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
         if len(keep) > 1:
-            true = _edges(gold[np.ix_(keep, keep)])
-            right += len(true & _edges(np.asarray(found)[np.ix_(keep, keep)]))
-            total += len(true)
-        if len(tree) in LENGTHS:
-            rows = [_spearman(a, b) for a, b in zip(np.asarray(found), gold, strict=True)]
-            by_length.setdefault(len(tree), []).extend(rows)
-    return {"uuas": right / max(total, 1), "distance_spearman": _by_length(by_length)}
+            true = _edges(tree_distances(tree)[np.ix_(keep, keep)])
+            out[number] = len(true & _edges(np.asarray(found)[np.ix_(keep, keep)])), len(true)
+    return out
 
 
 def depth_scores(
@@ -252,15 +266,26 @@ def depth_scores(
         ``root_accuracy``: the word of least depth (of those ``counted``) is the root; ``depth_spearman``: by sentence, averaged
         by length, then over lengths 5 to 50.
     """
-    roots = []
     by_length: dict[int, list[float]] = {}
+    for found, tree in zip(predicted, heads, strict=True):
+        if len(tree) in LENGTHS:
+            by_length.setdefault(len(tree), []).append(_spearman(np.asarray(found), tree_depths(tree)))
+    roots = tree_roots(predicted, heads, counted)
+    return {"root_accuracy": float(np.nanmean(roots)), "depth_spearman": _by_length(by_length)}
+
+
+def tree_roots(
+    predicted: Sequence[Float[np.ndarray, " _"]],
+    heads: Sequence[Sequence[int]],
+    counted: Sequence[Sequence[bool]] | None = None,
+) -> Float[np.ndarray, " n"]:
+    """For each sentence 1 where the counted word of least predicted depth is the root, else 0; NaN if none is counted."""
+    out = np.full(len(heads), np.nan)
     for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
         if len(keep):
-            roots.append(int(keep[np.asarray(found)[keep].argmin()]) == list(tree).index(0))
-        if len(tree) in LENGTHS:
-            by_length.setdefault(len(tree), []).append(_spearman(np.asarray(found), tree_depths(tree)))
-    return {"root_accuracy": float(np.mean(roots)), "depth_spearman": _by_length(by_length)}
+            out[number] = int(keep[np.asarray(found)[keep].argmin()]) == list(tree).index(0)
+    return out
 
 
 def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:

@@ -36,6 +36,8 @@ def naive(one: Subject, name: str, item: Prompt | Pair) -> float:
         return -float(np.mean([float(logp[i - 1, ids[i]]) for i in range(1, len(ids))]))
     if name == "rank":
         return float((logp[-1] > logp[-1, answer]).sum())
+    if name == "confidence":
+        return float(logp[-1].max().exp2())
     wrong = one.encode([item.prompt + (item.wrong or "")])[0].ids[-1]
     difference = float(logp[-1, answer] - logp[-1, wrong])
     named = {"logit_difference": difference * np.log(2), "answer_difference": difference}

@@ -481,3 +481,237 @@ def make_usage(evil: str = "") -> dict[str, Any]:
             )
     finding = [{"property": f"feats:Number{evil}", "text": f"feats:Number{evil} is decodable best at layer 5."}]
     return {**made, "kind": "usage", "records": records, "findings": finding}
+
+
+def make_neurons(evil: str = "") -> dict[str, Any]:
+    """A study of neurons at two sites: two rankings, two probes, an ablation and a translation, two neurons named."""
+    made, records, table, sites, neurons = make_ablation(evil=evil), [], [], [], []
+    for layer in range(2):
+        here: dict[str, Any] = {"site": f"blocks.{layer}.mlp.hook_post{evil}", "layer": layer}
+        for ranking in (f"f{evil}", "mean_difference"):
+            for k in (1, 4):
+                for probe in (f"logistic{evil}", "lda"):
+                    row = {**here, "ranking": ranking, "probe": probe, "k": k}
+                    for name, value in (("", 0.8), ("random", 0.6), ("rotated", 0.7)):
+                        ends = {f"{name}_low".lstrip("_"): value - 0.05, f"{name}_high".lstrip("_"): value + 0.05}
+                        row |= {name or "accuracy": value + 0.01 * k, **ends}
+                    table.append(row)
+                for value in ("mean", f"translate Sing{evil}"):
+                    both = {"ranking": ranking, "k": k, "value": value, "neurons": list(range(k)), "accuracy": 0.8}
+                    null = {"null": 0.0, "null_low": -0.1, "null_high": 0.1, "null_p": 0.05}
+                    more = {"beyond": 0.2 * k, "beyond_low": 0.1 * k, "beyond_high": 0.3 * k, "index": None}
+                    record = {**made["records"][0], **here, **both, **null, **more, "component": "sets"}
+                    records.append({**record, "effect": 0.2 * k, "low": 0.1 * k, "high": 0.3 * k})
+        records.append({**records[-1], "component": "neurons", "index": 3, "ranking": "alone", "value": "mean", "k": 1})
+        whole = {f"logistic{evil}": 0.9, "lda": 0.9}
+        sites.append({**here, "width": 8, "majority": 0.55, "whole": whole, "unconverged": 0})
+        word = {"words": ["the", f"dogs{evil}", "bark"], "index": 1, "sentence_id": f"s1{evil}", "split": "train"}
+        word |= {"value": 2.0, "deviations": 3.1, "label": f"Plur{evil}"}
+        for index in (3, 5):
+            about = {"ranks": {f"f{evil}": 1, "mean_difference": 2}, "classes": {"Sing": -0.5, f"Plur{evil}": 0.9}}
+            top = {"top_form": f"dogs{evil}", "top_share": 0.25, "words": [word, {**word, "label": None}]}
+            neurons.append({**here, "index": index, **about, **top})
+    finding = [{"property": f"upos{evil}", "text": f"upos{evil} is read best from one neuron."}]
+    parts = {"records": records, "table": table, "sites": sites, "neurons": neurons, "findings": finding}
+    return {**made, "kind": "neurons", "property": f"upos{evil}", **parts}
+
+
+def make_attention(evil: str = "") -> dict[str, Any]:
+    """Results of a study of attention: two layers of three heads, one text, a relation, effects."""
+    rng = random.Random(0)
+    statistics = ("entropy", "confidence", "distance", "first", "norm_first", "previous", "output", "induction")
+    records = []
+    for layer in range(2):
+        for head in range(3):
+            record: dict[str, Any] = {
+                "site": f"blocks.{layer}.attn.hook_pattern[{head}]",
+                "layer": layer,
+                "index": head,
+                "component": "heads",
+                "nearest": "L0H1",
+                "nearest_similarity": 0.9,
+                "role": f"det to governor{evil}" if (layer, head) == (1, 2) else "",
+                "effect": rng.uniform(-1, 1),
+                "effect_low": -0.5,
+                "effect_high": 0.5,
+                "effect_q": 0.01,
+                "effect_exact": True,
+            }
+            for name in statistics:
+                record |= {name: rng.random(), f"{name}_low": 0.1, f"{name}_high": 0.9}
+            records.append(record)
+    records[-1] |= {"relation": f"det{evil}", "direction": "to governor", "relation_score": 1.0}
+    tokens = ["<s>", f"a{evil}", " b"]
+    weights = bytes([255, 0, 0, 128, 127, 0, 85, 85, 85] * 6)
+    shown = {
+        "tokens": tokens,
+        "weights": base64.b64encode(weights).decode(),
+        "norms": base64.b64encode(bytes([10, 255, 100] * 6)).decode(),
+        "rollout": base64.b64encode(bytes([255, 0, 0, 64, 191, 0, 100, 55, 100])).decode(),
+    }
+    relation = {"layer": 1, "head": 2, "relation": f"det{evil}", "direction": "to governor", "score": 0.9}
+    relation |= {"baseline": 0.5, "offset": -1, "gain": 0.4, "low": 0.3, "high": 0.5, "n": 40, "syntactic": True}
+    apart = {"n": 6, "spearman": {"confidence": 0.2, "entropy": None}, "metric": f"loss{evil}", "unit": "bits"}
+    apart |= {"sharp_unneeded": [records[0]["site"]], "diffuse_needed": [records[3]["site"]], "value": "zero"}
+    return {
+        **make_results(2, ("upos",)),
+        "kind": "attend",
+        "records": records,
+        "layers": [{"layer": n, "entropy": 0.5, "first": 0.3, "norm_first": 0.1, "change": n or None} for n in (0, 1)],
+        "relations": [relation],
+        "uniform": {"entropy": 1.0, "first": 0.2},
+        "shown": {"layers": [0, 1], "heads": 3, "texts": [shown]},
+        "effects": apart,
+        "findings": [{"property": "heads", "text": f"text{evil}"}],
+    }
+
+
+def make_calibration(evil: str = "") -> dict[str, Any]:
+    """A study of calibration: token probabilities, numbers in words with refusals, and one that gave too few."""
+    bins = [
+        {
+            "low": k / 15,
+            "high": (k + 1) / 15,
+            "n": 10 * (k - 6),
+            "confidence": (k + 0.5) / 15,
+            "accuracy": (k - 1) / 15,
+            "accuracy_low": (k - 3) / 15,
+            "accuracy_high": (k + 1) / 15,
+            "chance_low": (k - 1) / 15,
+            "chance_high": min(1.0, (k + 2) / 15),
+        }
+        for k in range(7, 15)
+    ]
+    spreads = ("accuracy", "confidence", "overconfidence", "ece", "ece_mass", "brier_top", "brier_all", "auroc", "aurc")
+    record = {
+        "method": f"token probabilities{evil}",
+        "n": 360,
+        "n_answered": 360,
+        "measured": True,
+        "ece_chance": 0.04,
+        "ece_p": 0.001,
+        "ece_mass_chance": 0.05,
+        "maximum_error": 0.2,
+        "aurc_best": 0.05,
+        **{name + end: 0.3 + by for name in spreads for end, by in (("", 0.0), ("_low", -0.05), ("_high", 0.05))},
+        "bins": bins,
+        "coverage": {
+            "share": [k / 20 for k in range(1, 21)],
+            "risk": [0.3] * 20,
+            "best": [0.01 * k for k in range(20)],
+        },
+    }
+    whole = {
+        **{"brier": 0.5, "brier_low": 0.45, "brier_high": 0.55, "reliability": 0.05, "resolution": 0.2},
+        **{"uncertainty": 0.65, "within": 0.0, "nll": None, "classwise": 0.1, "classwise_chance": 0.03},
+        "classes": [
+            {
+                "label": f"choice {k}{evil}",
+                "support": 90,
+                "share": 0.25,
+                "probability": 0.2,
+                "ece": 0.1,
+                "ece_chance": 0.03,
+            }
+            for k in range(4)
+        ],
+    }
+    asked = {"method": f"verbalised{evil}", "n_answered": 300, "n_refused": 20, "n_unparsable": 40}
+    few = {k: v for k, v in record.items() if k.startswith(("n", "accuracy", "brier_all"))}
+    return {
+        "schema": 1,
+        "kind": "calibrate",
+        "source": "questions",
+        "provenance": {**provenance(6), "command": f"layerscope calibrate{evil}"},
+        "records": [
+            {**record, **whole},
+            {**record, **asked},
+            {**few, "method": f"sampled{evil}", "n_answered": 3, "n_refused": 357, "measured": False},
+        ],
+        "comparisons": [
+            {
+                "a": f"token probabilities{evil}",
+                "b": f"verbalised{evil}",
+                "n": 300,
+                "difference": 0.02,
+                "difference_low": -0.01,
+                "difference_high": 0.05,
+                "p_holm": 0.2,
+            }
+        ],
+        "errors": [
+            {
+                "method": "token probabilities",
+                "text": f"What?{evil}",
+                "gold": f"a{evil}",
+                "predicted": f"b{evil}",
+                "confidence": 0.9,
+            }
+        ],
+        "findings": [{"property": f"verbalised{evil}", "text": f"verbalised{evil}: accuracy 0.3{evil}"}],
+        "notes": [{"kind": "dropped", "text": f"verbalised: 20 of 360 answers refused{evil}"}],
+    }
+
+
+def make_ask(evil: str = "") -> dict[str, Any]:
+    """A self-explanation without effect: two prompts tested, one refused."""
+    spread = {"effect": 0.4, "low": 0.1, "high": 0.7, "unit": "bits", "n": 2, "n_clusters": 2}
+    over = {"over_random": 0.1, "over_random_low": -0.2, "over_random_high": 0.4, "p": 0.5}
+    row = {"answer": f" are{evil}", "named": [f"keys{evil}"], "absent": [], "reason": "", "n_words": 4, "clean": 2.0}
+    effects = {"named_effect": 0.5, "random_effect": 0.2, "attribution_effect": 1.5}
+    return {
+        "schema": 1,
+        "kind": "ask",
+        "provenance": {**provenance(6), "command": f"layerscope ask{evil}"},
+        "records": [
+            {"words": "named", **spread, **over},
+            {"words": "random", **spread, **dict.fromkeys(over)},
+            {"words": "attribution", **spread, **over},
+        ],
+        "prompts": [
+            {"text": f"The keys to the{evil}", "said": f"keys{evil}", **row, **effects},
+            {"text": "The keys of a", "said": "keys", **row, **effects, "absent": ["zebra"]},
+            {"text": "The key", "said": f"I cannot{evil}", **row, **dict.fromkeys(effects), "reason": "refused"},
+        ],
+        "findings": [{"property": "named", "text": f"named words: taking them out costs the answer 0.4 bits{evil}"}],
+        "notes": [{"kind": "dropped", "text": f"1 of 3 answers refused{evil}"}],
+    }
+
+
+def make_geometry(evil: str = "") -> dict[str, Any]:
+    """Results of a study of geometry: two layers, three words, one map, CKA, the logit lens of one text."""
+
+    def numbers(*values: int) -> str:
+        return base64.b64encode(b"".join(v.to_bytes(2, "little") for v in values)).decode()
+
+    records = []
+    for layer, site in enumerate(("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")):
+        figures = {"explained_2": 0.4, "components_90": 5, "anisotropy": 0.2, "anisotropy_centred": 0.0}
+        figures |= {"intrinsic_dimension": 7.5, "trust_pca": 0.8, "norm_first": 900.0, "norm_others": 12.0}
+        tell = {f"upos{evil}:{k}": v for k, v in {"majority": 0.3, "space": 0.8, "pca": 0.5}.items()}
+        tell |= {f"upos{evil}:space_low": 0.7, f"upos{evil}:space_high": 0.9}
+        records.append(
+            {"site": site, "layer": layer, "n": 3, "explained": [0.3, 0.1], "norms": [900.0, None], **figures, **tell}
+        )
+    lens = {"log2p": -3.0, "log2p_low": -4.0, "log2p_high": -2.0, "top1": 0.5, "median_rank": 3.0}
+    text = {"tokens": ["<s>", f"a{evil}"], "top": [[f"b{evil}"], ["a"]], "p": [[0.2], [0.9]], "rank": [[4], [0]]}
+    return {
+        **make_results(2, ("upos",)),
+        "kind": "geometry",
+        "records": records,
+        "words": {
+            "sentences": [[f"one{evil}", "two"], ["three"]],
+            "at": [[0, 0], [0, 1], [1, 0]],
+            "labels": {f"upos{evil}": [f"NOUN{evil}", "VERB", None], "depth": [1.0, 2.0, 1.0]},
+        },
+        "maps": {"pca": [{"low": -1.0, "high": 1.0, "xy": numbers(0, 65535, 30000, 20000, 1, 2)}] * 2},
+        "near": [numbers(1, 2, 0, 2, 0, 1)] * 2,
+        "cka": {
+            "rows": [r["site"] for r in records],
+            "columns": [r["site"] for r in records],
+            "values": [[1, 0.5], [0.5, 1]],
+        },
+        "cka_between": {"rows": ["a"], "columns": [f"b{evil}"], "values": [[-0.01]], "model": f"other{evil}"},
+        "lens": {"records": [{"layer": n, **lens} for n in range(2)], "texts": [text]},
+        "findings": [{"property": "space", "text": f"text{evil}"}],
+    }

@@ -18,8 +18,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .ask import ask_page
+from .attend import attend_page
+from .attribute import attribute_page
+from .calibrate import calibrate_page
+from .capture import capture_page
 from .curves import PALETTE, layer_curves_svg
+from .doctor import doctor_page
 from .effects import effects_page
+from .geometry import geometry_page
+from .neurons import neurons_page
 from .parts import Page
 from .probe import probe_page
 from .prune import prune_page
@@ -33,8 +41,16 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Page]] = {
     "probe": probe_page,
     "ablate": effects_page,
     "patch": effects_page,
+    "attribute": attribute_page,
     "prune": prune_page,
     "usage": usage_page,
+    "neurons": neurons_page,
+    "attend": attend_page,
+    "capture": capture_page,
+    "calibrate": calibrate_page,
+    "ask": ask_page,
+    "geometry": geometry_page,
+    "doctor": doctor_page,
 }
 
 
@@ -50,8 +66,10 @@ def render_report(results: dict[str, Any]) -> str:
     if kind not in KINDS:
         raise ValueError(f"expected results of kind {' or '.join(KINDS)}, got {kind!r}")
     page = KINDS[kind](results)
-    css = "\n".join((palette_css(), static("charts.css"), static("report.css")))
-    js = static("report.js")
+    css = "\n".join(
+        (palette_css(), static("charts.css"), static("report.css"), static("attention.css"), static("maps.css"))
+    )
+    js = "\n".join((static("attention.js"), static("maps.js"), static("report.js")))
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -70,7 +88,17 @@ def render_report(results: dict[str, Any]) -> str:
         )
     )
     return environment.get_template("page.html.j2").render(
-        page=page, css=Markup(css), js=Markup(js), policy=policy, data=embedded(page.data)
+        page=page, forced=_forced(results), css=Markup(css), js=Markup(js), policy=policy, data=embedded(page.data)
+    )
+
+
+def _forced(results: Mapping[str, Any]) -> str:
+    """What stands over every number of a study that went on against the doctor."""
+    wrong = ((results.get("provenance") or {}).get("doctor") or {}).get("wrong") or ()
+    return (
+        f"Forced past the doctor, which finds {len(wrong)} things WRONG with this model; the first: {wrong[0]}"
+        if wrong
+        else ""
     )
 
 

@@ -74,6 +74,7 @@ def all_rules(study: Study) -> list[Rule]:
     names = {
         "embedding": ("embedding layer", "emb"),
         "type_majority": ("word type's mean" if study.is_number else "type majority", "type"),
+        "distance_majority": ("distance majority", "type"),
         "majority": ("mean" if study.is_number else "majority", "major"),
     }
     found = [(name, kind, study.first(field)) for field, (name, kind) in names.items()]
@@ -171,6 +172,8 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
     unseen = Series("unseen", "random", study.column("score_unseen"), points=True)
     code = Series("task", "score", study.column("compression"), points=True)
     control_code = Series("control", "control", study.column("control_compression"), points=True)
+    gain = interval_series(study, "gain", "gain", "control", points=True)
+    beside = interval_series(study, "conditional", "beside", "score", points=True)
     looks = [
         ("near", f"{study.metric}, magnified", "The same curve on its own scale", [score], False),
         (
@@ -182,6 +185,7 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
         ),
         ("seen", f"{study.metric} by word type", "Seen or not in training", [seen, unseen], False),
         ("code", "compression", "Uniform code / online code of the labels", [control_code, code], True),
+        ("bits", "bits an item", "What a layer tells over the embedding layer", [gain, beside], True),
     ]
     out: list[tuple[str, str, list[Series]]] = []
     for key, y_title, caption, curves, zero in looks:

@@ -134,6 +134,33 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Patterns to look through: text, layer, head and word; the patterns are in the page's data under the same key.
+
+    Args:
+        shows: what a word's line of numbers is: (key, name).
+        paints: statistics that the overview can be coloured by.
+    """
+
+    kind: ClassVar[str] = "attention"
+    uid: str
+    texts: Sequence[str]
+    shows: Sequence[tuple[str, str]]
+    paints: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Words in the plane, layer by layer; points, labels and neighbours are in the page's data under the same key."""
+
+    kind: ClassVar[str] = "map"
+    uid: str
+    methods: Sequence[tuple[str, str]]
+    colours: Sequence[str]
+    layers: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Fold:
     """Parts that open on demand."""
 
@@ -183,6 +210,31 @@ class Mistakes:
     rows: Sequence[Mistake]
     pairs: Sequence[tuple[str, int]]
     first: int = 10
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A stretch of a text: its shade (``up1`` to ``up4``, ``down1`` to ``down4``, or none) and what is said of it."""
+
+    text: str
+    shade: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """The same text once for each method, its words shaded by their scores: (name, figures, stretches)."""
+
+    kind: ClassVar[str] = "marked"
+    rows: Sequence[tuple[str, str, Sequence[Mark]]]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Sentences with one word marked, and what is said of it: its value, its label, where it is from."""
+
+    kind: ClassVar[str] = "contexts"
+    rows: Sequence[Mistake]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .across import mixes_section, trees_section
+from .calibrated import calibration_parts
 from .curves import all_series, close_pictures, main_picture, readout, sparkline
 from .matrix import layer_matrix
 from .parts import (
@@ -36,6 +38,10 @@ def probe_page(results: Mapping[str, Any]) -> Page:
     data: dict[str, Any] = {"charts": {}, "matrices": {}, "classes": {}}
     sections = [overview(studies)] if len(studies) > 1 else []
     sections += [study_section(s, results, data) for s in studies]
+    if mixes := results.get("mixes"):
+        sections.append(mixes_section(mixes, data))
+    if trees := results.get("trees"):
+        sections.append(trees_section(trees, data))
     sections += [
         records_section(results),
         caveats(results, studies),
@@ -165,6 +171,7 @@ def study_section(study: Study, results: Mapping[str, Any], data: dict[str, Any]
         ]
     if (choice := class_choice(study, results, data)) is not None:
         parts += [Heading("Class by class"), choice]
+    parts += calibration_parts(study, results, data)
     parts += wrong_words(study, results)
     top = study.records[study.top]
     about = [f"{top.get('level', 'word')} level"]

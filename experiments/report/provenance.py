@@ -12,6 +12,7 @@ from .study import Study
 from .words import ABSENT, count, duration, finite, listed, runs, size
 
 BADGES = {
+    "wrong": ("WRONG", "warn"),
     "skipped": ("not supported", "warn"),
     "dropped": ("dropped", "warn"),
     "unconverged": ("unconverged", "warn"),
@@ -53,7 +54,7 @@ def caveats(results: Mapping[str, Any], studies: list[Study]) -> Section:
                 "Every control ran, every probe converged, nothing was dropped or approximated.",
             )
         )
-    rows.sort(key=lambda row: row[1] != "warn")
+    rows.sort(key=lambda row: (row[0] != "WRONG", row[1] != "warn"))
     about = "What was skipped, dropped, unconverged or approximated, and what that means for the numbers above."
     return Section("caveats", "Caveats", [Notes(rows)], about)
 

@@ -34,6 +34,15 @@ def layer_table(study: Study) -> Table:
             if study.has("code_bits")
             else []
         ),
+        *(
+            [
+                Column("bits", hint="what a linear probe of the layer tells of a label, in bits (V-information)"),
+                Column("gain", hint="bits over a probe of the embedding layer"),
+                Column("beside", hint="bits that the layer adds to the embedding layer when a probe sees both"),
+            ]
+            if study.has("conditional")
+            else []
+        ),
         Column("p worse", hint="Holm-corrected, against the best layer"),
         Column("l2"),
     ]
@@ -57,6 +66,14 @@ def layer_table(study: Study) -> Table:
             score_cell(r.get("selectivity"), r.get("selectivity_low"), r.get("selectivity_high")),
             *(score_cell(r.get(k)) for k in ("random_model", "score_seen", "score_unseen")),
             *(_code(r) if study.has("code_bits") else []),
+            *(
+                [
+                    score_cell(r.get(k), r.get(f"{k}_low"), r.get(f"{k}_high"))
+                    for k in ("information", "gain", "conditional")
+                ]
+                if study.has("conditional")
+                else []
+            ),
             Cell(p_value(r.get("p_worse")), finite(r.get("p_worse"))),
             plain_cell(r.get("l2")),
         ]

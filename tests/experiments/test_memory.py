@@ -1,48 +1,31 @@
-"""What feature extraction and reading hold: a batch, then one layer, however many layers and sentences there are."""
+"""What captures and studies hold: a batch, then one layer, however many layers and sentences there are; and no more than told."""
 
+from __future__ import annotations
+
+import json
+import multiprocessing
 import random
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
+import torch
 import transformers as hf
 
-from experiments.results import peak_memory
+from experiments import cli
+from experiments.corpus import read_conllu
+from experiments.features import FeatureError, Layout, extract
+from experiments.layerwise import study_sites
+from experiments.memory import as_bytes
+from experiments.results import RunError, peak_memory
+from experiments.subject import Subject, load
+from hooks import ActivationStore
 
 LAYERS, WIDTH = 30, 128
 FEW, MANY, WORDS = 60, 1000, 10
-
-# Prints how far the process's memory rises from a few sentences to many, reading layer by layer or all at once.
-SCRIPT = """
-import sys
-from pathlib import Path
-from experiments.corpus import read_conllu
-from experiments.features import Layout, extract
-from experiments.layerwise import study_sites
-from experiments.results import peak_memory
-from experiments.subject import load
-from hooks import ActivationStore
-
-base, everything = Path(sys.argv[1]), sys.argv[2] == "everything"
-subject = load(base / "model")
-places = study_sites(subject, "hook_resid_post")
-
-def features(name):
-    layout = Layout.of(subject, read_conllu(base / f"{name}.conllu").sentences)
-    store = ActivationStore(base / f"{name}-{everything}", name)
-    extract(subject, layout, places, store, batch_tokens=512)
-    held = []
-    for site in places:
-        values = store.read(site, layout.n_rows)
-        held = [*held, values] if everything else [values]
-
-features("few")
-before = peak_memory()
-features("many")
-print(peak_memory() - before)
-"""
+FORK = multiprocessing.get_context("fork")  # a process of its own, without the seconds that importing takes
 
 
 def conllu(count: int, mark: str) -> str:
@@ -65,28 +48,121 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.tokenizer().save_pretrained(folder / "model")
     for name, count in (("few", FEW), ("many", MANY)):
         (folder / f"{name}.conllu").write_text(conllu(count, name), encoding="utf-8")
+    lines = ["".join(f"w{random.Random(i * 100 + j).randint(3, 92)} " for j in range(12)) for i in range(700)]
+    (folder / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
-def growth(base: Path, what: str) -> int:
-    command = [sys.executable, "-c", SCRIPT, str(base), what]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    return int(done.stdout.split()[-1])
+def apart(run: Callable[[], Any], warm: Callable[[], object] = lambda: None) -> tuple[int, Any]:
+    """Bytes by which a process of its own rises above what it begins with, or holds once it is warm; what it returns."""
+    here, there = FORK.Pipe(duplex=False)
+
+    def child() -> None:
+        warm()
+        before = peak_memory()
+        found = run()
+        there.send((peak_memory() - before, found))
+
+    process = FORK.Process(target=child)
+    process.start()
+    there.close()
+    found = here.recv()
+    process.join()
+    return found
 
 
-@pytest.mark.slow
+def features(base: Path, name: str, everything: bool) -> None:
+    subject = load(base / "model")
+    places = study_sites(subject, "hook_resid_post")
+    store = ActivationStore(base / f"{name}-{everything}", {"run": name})
+    extract(
+        subject, Layout.of(subject, read_conllu(base / f"{name}.conllu").sentences), places, store, batch_tokens=512
+    )
+    held = []
+    for site in places:
+        values = store.read(site)
+        held = [*held, values] if everything else [values]
+
+
 def test_one_layer_is_held_at_a_time(base: Path) -> None:
     layer = MANY * WORDS * WIDTH * 4
     everything = (LAYERS + 1) * layer  # 159 MB
     # Reading makes the next layer while the last is held; the rest is tokens, labels and the allocator's.
-    assert growth(base, "layer") < 3 * layer + 35e6 < everything / 3
-    assert growth(base, "everything") > 0.9 * everything
+    layers, _ = apart(lambda: features(base, "many", False), lambda: features(base, "few", False))
+    assert layers < 3 * layer + 35e6 < everything / 3
+    held, _ = apart(lambda: features(base, "many", True), lambda: features(base, "few", True))
+    assert held > 0.9 * everything
 
 
 def test_peak_memory_is_this_processs_own() -> None:
-    parent = bytearray(b"x") * 600_000_000
-    script = "from experiments.results import peak_memory; print(peak_memory())"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
-    own = int(done.stdout)
-    assert 20e6 < own < len(parent) < peak_memory()
+    before = peak_memory()
+    grown, _ = apart(lambda: len(bytearray(b"x") * 200_000_000))
+    assert 190e6 < grown < 260e6
+    assert peak_memory() - before < 100e6
+
+
+def capture(base: Path, out: Path, *more: object) -> list[str]:
+    given = ["capture", "--model", base / "model", "--text", base / "lines.txt", "--site", "hook_resid_post"]
+    return [str(word) for word in [*given, "--batch-tokens", 8000, "--out", out, *more]]
+
+
+def run(command: list[str], limit: int | None = None) -> tuple[int, int, int]:
+    """Exit status, peak, and the most that was allowed: so much above what the process begins with."""
+    allowed = 0
+    if limit is not None:
+        allowed = peak_memory() + limit
+        command = [*command, "--max-ram", str(allowed)]
+    return cli.main(command), peak_memory(), allowed
+
+
+def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
+    _, (code, peak, allowed) = apart(lambda: run(capture(base, tmp_path / "kept"), 150_000_000))
+    assert code == 0
+    assert peak <= allowed
+    said = json.loads((tmp_path / "kept" / "results.json").read_text())["provenance"]["memory"]
+    assert 16 <= said["batch_tokens"] < 2000
+    free, _ = apart(lambda: run(capture(base, tmp_path / "free")))
+    assert free > 1.5 * 150e6  # what is not told does take more
+    kept, whole = (ActivationStore(tmp_path / name / "store") for name in ("kept", "free"))
+    site = f"blocks.{LAYERS - 1}.hook_resid_post"
+    torch.testing.assert_close(kept.read(site), whole.read(site), rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_kept_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, message in (
+        (("--max-ram", "100MB"), "--max-ram 0.10 GB: expected at least"),
+        (("--max-ram", "much"), "--max-ram much: expected a size such as 2GB"),
+        (("--max-disk", "10MB"), "--max-disk 0.01 GB: the rows need about 0.1"),
+    ):
+        assert cli.main(capture(base, tmp_path / more[1], *more)) == 2
+        assert message in capsys.readouterr().err
+    assert [as_bytes(t, "") for t in ("2GB", "1.5 GiB", "7", "3e6", "20k")] == [2e9, 1.5 * 2**30, 7, 3e6, 2e4]
+    with pytest.raises(RunError):
+        as_bytes("2 apples", "")
+
+
+def test_a_batch_without_memory_is_halved(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, forward = Subject.forward, Subject.forward
+    subject = load(base / "model")
+    layout = Layout.of(subject, read_conllu(base / "few.conllu").sentences)
+    places = study_sites(subject, "hook_resid_post")[:3]
+
+    def short(self: Subject, batch: object, **more: object) -> object:
+        if len(batch) > 8:  # type: ignore[arg-type]
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return forward(self, batch, **more)  # type: ignore[arg-type]
+
+    stores = [ActivationStore(tmp_path / name, {}) for name in ("whole", "halves")]
+    assert extract(subject, layout, places, stores[0], batch_tokens=320).halved == 0
+    monkeypatch.setattr(Subject, "forward", short)
+    assert extract(subject, layout, places, stores[1], batch_tokens=320).halved == 6  # 29 + 29 + 2 texts: 3 cuts each
+    for place in places:
+        torch.testing.assert_close(stores[0].read(place), stores[1].read(place), rtol=1e-4, atol=1e-5)
+
+    def none(self: Subject, batch: object, **more: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Subject, "forward", none)
+    with pytest.raises(FeatureError, match="memory does not suffice for the one text"):
+        extract(subject, layout, places, ActivationStore(tmp_path / "none", {}))
+    monkeypatch.setattr(Subject, "forward", whole)

@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_fixture import make_ablation, make_patching, make_pruning, make_results, make_screened, make_usage
+from report_fixture import (
+    make_ablation,
+    make_ask,
+    make_attention,
+    make_calibration,
+    make_geometry,
+    make_neurons,
+    make_patching,
+    make_pruning,
+    make_results,
+    make_screened,
+    make_usage,
+)
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -89,6 +101,16 @@ def bare_results() -> dict[str, Any]:
     return results
 
 
+def with_calibration(results: dict[str, Any]) -> dict[str, Any]:
+    """A probing study that measured its probes' calibration."""
+    (found, *_) = make_calibration()["records"]
+    fields = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "classwise", "brier", "nll", "auroc")
+    for record in results["records"]:
+        record |= {k: found.get(k) for k in fields} | {"temperature": 1.2, "ece_scaled": 0.1}
+    heads = [{k: r[k] for k in ("property", "site", "layer")} for r in results["records"]]
+    return {**results, "calibration": [{**found, **head} for head in heads]}
+
+
 SHAPES = {
     "two": lambda: make_results(),
     "deep": lambda: make_results(31),
@@ -105,8 +127,22 @@ SHAPES = {
     "evil patching": lambda: make_patching(EVIL),
     "usage": lambda: make_usage(),
     "evil usage": lambda: make_usage(EVIL),
+    "neurons": lambda: make_neurons(),
+    "evil neurons": lambda: make_neurons(EVIL),
+    "empty neurons": lambda: {"schema": 1, "kind": "neurons", "provenance": {}, "records": []},
     "pruning": lambda: make_pruning(),
     "evil pruning": lambda: make_pruning(EVIL),
+    "attention": lambda: make_attention(),
+    "evil attention": lambda: make_attention(EVIL),
+    "empty attention": lambda: {"schema": 1, "kind": "attend", "provenance": {}, "records": []},
+    "calibration": lambda: make_calibration(),
+    "evil calibration": lambda: make_calibration(EVIL),
+    "ask": lambda: make_ask(),
+    "evil ask": lambda: make_ask(EVIL),
+    "probes' calibration": lambda: with_calibration(make_results(4, ("upos",))),
+    "geometry": lambda: make_geometry(),
+    "evil geometry": lambda: make_geometry(EVIL),
+    "empty geometry": lambda: {"schema": 1, "kind": "geometry", "provenance": {}, "records": []},
     "empty pruning": lambda: {"schema": 1, "kind": "prune", "provenance": {}, "records": []},
     "empty ablation": lambda: {"schema": 1, "kind": "ablate", "provenance": {}, "records": []},
 }
@@ -234,7 +270,8 @@ def test_several_kinds_of_site_get_a_section_each() -> None:
 
 def test_another_kind_of_run_is_refused_by_name() -> None:
     with pytest.raises(
-        ValueError, match="expected results of kind probe or ablate or patch or prune or usage, got 'nonsense'"
+        ValueError,
+        match=r"expected results of kind probe or ablate or .*, got 'nonsense'",
     ):
         render_report({"schema": 1, "kind": "nonsense", "records": []})
 
@@ -351,7 +388,19 @@ def test_numbers_in_words() -> None:
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
 @pytest.mark.parametrize(
-    "shape", ["two", "evil", "bare", "ablation", "evil ablation", "patching", "evil patching", "evil pruning"]
+    "shape",
+    [
+        "two",
+        "evil",
+        "bare",
+        "ablation",
+        "evil ablation",
+        "patching",
+        "evil patching",
+        "evil pruning",
+        "evil attention",
+        "evil geometry",
+    ],
 )
 def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> None:
     """The script reaches its last line: data-ready is set, data-error (also of a blocked request) is not."""
@@ -381,6 +430,9 @@ def test_page_runs_in_a_browser_without_an_error(shape: str, tmp_path: Path) -> 
     assert 'data-ready="true"' in opening.group()
     assert "data-error" not in opening.group()
     assert done.stdout.count("<button") > 0
+    if shape == "evil attention":  # the head that follows a relation is chosen, and its last words look somewhere
+        assert "Layer 1, head 2" in done.stdout
+        assert re.search(r'data-role="sees"[^>]*>a&lt;/script', done.stdout)
     if shape == "ablation":  # the strongest head's pattern stands there before any click
         assert "Where blocks.1.attn.hook_z[3] looks in one text" in done.stdout
         assert done.stdout.count("<title> b looks at  a: 0.20</title>") == 1

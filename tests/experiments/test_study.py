@@ -277,3 +277,16 @@ def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
         )  # two classes: a bit each
     assert "compression" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert results[0]["records"][0]["compression"] is None  # not asked for
+
+
+def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
+    more = {"information": True, "scalar_mix": True, "structural": 8, "control_seeds": 1, "property": ("upos",)}
+    results = layerwise.run(config(folder, tmp_path / "a", **more))
+    assert [r["site"] for r in results["trees"]] == [r["site"] for r in results["records"]]
+    assert all(0 <= r["uuas"] <= 1 and r["random_uuas"] is not None for r in results["trees"])
+    assert results["mixes"][0]["sites"] == [r["site"] for r in results["records"]]
+    assert results["records"][0]["gain"] == 0
+    assert results["records"][1]["conditional"] is not None
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert "All layers at once" in page
+    assert "Syntax trees" in page

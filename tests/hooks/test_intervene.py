@@ -123,6 +123,15 @@ def test_resid_mid_is_edited_for_the_mlp_and_for_the_sum(name):
         torch.testing.assert_close(acts["blocks.0.hook_resid_post"], total)
 
 
+def test_resid_mid_is_edited_as_an_edited_resid_pre_leaves_it():
+    """Both ends of a layer's attention edited at once: the middle is what its own edit says."""
+    model = tiny.model("llama")
+    what = {"blocks.0.hook_resid_pre": edits.scale(2.0), "blocks.0.hook_resid_mid": edits.zero()}
+    with intervene(model, what), capture(model, "blocks.0.hook_resid_mid") as acts:
+        output(model)
+    assert acts["blocks.0.hook_resid_mid"].abs().max() < 1e-6
+
+
 def test_a_layer_that_copies_its_input_is_skipped():
     model = tiny.model("llama")
     skipped = edited(model, {"blocks.0.hook_resid_post": edits.copy("blocks.0.hook_resid_pre")})
@@ -398,6 +407,14 @@ def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
 
     def fails(x):
         raise RuntimeError("mine")
+
+    def stopped(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # PyTorch calls no hook, not even those that are always called, on a Ctrl-C
+        edited(model, {"blocks.0.attn.hook_pattern": stopped})
+    assert torch.overrides._get_current_function_mode_stack() == []
+    assert torch.equal(output(model), before)
 
     for what in (
         {site: fails},

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 
-from probes import LDAProbe, MeanDifferenceProbe, Moments
+from probes import LDAProbe, MeanDifferenceProbe, Moments, RidgeProbe
 
 
 def blobs(n: int = 400, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,3 +80,52 @@ def test_moments_refuse_what_does_not_fit() -> None:
         Moments().update(np.zeros((2, 1)), ["a"])
     with pytest.raises(ValueError, match="X has 2 features, but is expecting 1 features"):
         Moments().update(np.zeros((1, 1)), ["a"]).update(np.zeros((1, 2)), ["a"])
+
+
+PARTS = (slice(0, 40), slice(40, 41), slice(41, 400))
+
+
+@pytest.mark.parametrize("probe", [MeanDifferenceProbe(), MeanDifferenceProbe(covariance=True), LDAProbe(0.3)])
+def test_rows_in_parts_are_rows_at_once(probe: MeanDifferenceProbe | LDAProbe) -> None:
+    X, y = blobs()
+    whole = clone(probe).fit(X, y)
+    for rows in PARTS:
+        probe.partial_fit(X[rows], y[rows])
+    np.testing.assert_allclose(probe.predict_proba(X), whole.predict_proba(X), atol=1e-10)
+    assert probe.moments_.n == 400
+    assert clone(probe).fit(X[:300], y[:300]).moments_.n == 300  # fit begins anew
+
+
+def test_ledoit_wolf_needs_all_rows() -> None:
+    X, y = blobs()
+    assert hasattr(LDAProbe(0.5), "partial_fit")
+    with pytest.raises(AttributeError, match="partial_fit"):
+        LDAProbe().partial_fit(X, y)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_ridge_in_parts_is_scikit_learns(outputs: int) -> None:
+    X, _ = blobs()
+    X = np.column_stack([X * [1, 30, 1, 1, 0.01], np.full(len(X), 3.0)])  # one feature says nothing
+    Y = (X @ np.random.default_rng(1).normal(size=(6, outputs)) + 5).squeeze()
+    probe = RidgeProbe(l2=20.0)
+    for rows in PARTS:
+        probe.partial_fit(X[rows], Y[rows])
+    Z = StandardScaler().fit_transform(X)
+    theirs = Ridge(alpha=20.0).fit(Z, Y)
+    np.testing.assert_allclose(probe.predict(X), theirs.predict(Z), atol=1e-9)
+    loss = ((Y - theirs.predict(Z)) ** 2).sum() + 20 * (theirs.coef_**2).sum()
+    assert probe.objective_ == pytest.approx(loss, rel=1e-9)
+    assert probe.coef_.shape == ((6,) if outputs == 1 else (2, 6))
+    np.testing.assert_allclose(RidgeProbe(l2=20.0).fit(X, Y).predict(X), probe.predict(X), atol=1e-9)
+
+
+def test_principal_components_are_scikit_learns() -> None:
+    X, y = blobs()
+    moments = Moments().update(X[:100], y[:100].tolist()).merge(Moments().update(X[100:], y[100:].tolist()))
+    values, directions = moments.principal(3)
+    theirs = PCA(3).fit(X)
+    np.testing.assert_allclose(values, theirs.explained_variance_, rtol=1e-10)
+    np.testing.assert_allclose((theirs.components_ @ directions.numpy()).__abs__(), np.eye(3), atol=1e-8)
+    with pytest.raises(ValueError, match="expected 1 to 5 components"):
+        moments.principal(6)

@@ -306,6 +306,8 @@ all(".mistakes").forEach(mistakes);
 all("[data-heat]").forEach(heat);
 all("[data-matrix]").forEach(matrix);
 all("[data-pairs]").forEach(pairTable);
+all("[data-attention]").forEach(attention);
+all("[data-map]").forEach(map);
 all("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));
 all("[data-copy-table]").forEach((b) => b.addEventListener("click", () => copy(tabbed(document.getElementById(b.dataset.copyTable)), b)));
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });

@@ -1,0 +1,96 @@
+"""Attribution on a causal language model: ours against Captum's at equal samples, both in one run.
+
+    python benchmarks/attribution.py --model SMOLLM2.gguf [--only kernel-shap] [--samples 1000] [--words 24] [--batch 32]
+
+KernelSHAP and LIME replace words by padding; integrated gradients go from the padding's embedding in 50 steps; occlusion
+takes 64 words one by one. Captum is given its `perturbations_per_eval` (or internal batch) of --batch: try several, the best
+one counts. Occlusion and integrated gradients end with the same numbers, whose largest difference is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from captum.attr import FeatureAblation, KernelShap, LayerIntegratedGradients, Lime
+from measure import once, start
+
+from experiments.attribution import Scorer, Target, ask, explain, gradients
+from experiments.subject import load
+
+STORY = (
+    "the old man who had lived near the river for many years said that his house was too small and that he wanted to move "
+    "into the city where his children and their friends worked in a large shop that sold books and maps to people who came "
+    "from far away to see the sea and walk along its long white shore every summer"
+)
+
+
+def sides(given, method):
+    subject = load(given.model, dtype=given.dtype)
+    words = 64 if method == "leave-one-out" else given.words
+    text = " ".join(STORY.split()[:words])
+    question = ask(subject, text, Target(" and", measure="logit"))
+    (part,) = question.parts
+    ids = torch.tensor([part.ids])
+    token, read = part.classes[0], part.reads[0]
+    mask = torch.zeros_like(ids)
+    for unit, own in enumerate(part.tokens, 1):
+        mask[0, list(own)] = unit
+    baseline = torch.where(mask > 0, subject.pad_id, ids)
+
+    def forward(rows):
+        return subject.model(rows).logits[:, read, token].float()
+
+    def ours():
+        scorer = Scorer(question, given.tokens)
+        if method == "ig":
+            gradients.MOST_STEPS = 0  # 50 steps on both sides: neither doubles them
+        found = explain(scorer, method, removal="pad", baseline="pad", samples=given.samples, features=0)
+        return found.scores, found.cost
+
+    def theirs():
+        if method == "ig":
+            with torch.enable_grad():
+                layer = LayerIntegratedGradients(forward, subject.model.get_input_embeddings())
+                found = layer.attribute(
+                    ids, baseline, n_steps=50, method="gausslegendre", internal_batch_size=given.batch
+                )
+            each = found[0].sum(-1).detach().float()
+            return np.array([float(each[list(own)].sum()) for own in part.tokens]), None
+        more = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": given.batch}
+        if method == "leave-one-out":
+            found = FeatureAblation(forward).attribute(ids, **more)
+        else:
+            kind = KernelShap if method == "kernel-shap" else Lime
+            found = kind(forward).attribute(ids, n_samples=given.samples, **more)
+        return np.array([float(found[0, own[0]]) for own in part.tokens]), None
+
+    return lambda: forward(ids), ours, theirs
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--only", default=None, choices=("kernel-shap", "lime", "ig", "leave-one-out"))
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--words", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--dtype", default="float32")
+    given = parser.parse_args()
+    start()
+    for method in (given.only,) if given.only else ("kernel-shap", "lime", "ig", "leave-one-out"):
+        warm, ours, theirs = sides(given, method)
+        seconds, found = once(warm, ours=ours, captum=theirs)
+        (mine, cost), (other, _) = found["ours"], found["captum"]
+        print(
+            f"{method}: Captum {seconds['captum']:.1f} s, ours {seconds['ours']:.1f} s: "
+            f"{seconds['captum'] / seconds['ours']:.2f}x; {cost.asked} texts asked for, {cost.forwards} run, {cost.tokens} "
+            f"tokens; largest difference {np.abs(mine - other).max():.1e} of {np.abs(other).max():.1e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

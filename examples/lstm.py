@@ -1,0 +1,133 @@
+"""Not only transformers: an LSTM language model trained on a text, its gates read, probed, ablated and attributed.
+
+python examples/lstm.py [CORPUS.conllu] [EPOCHS]     # by default the embedded corpus
+"""
+
+import sys
+from collections import Counter
+
+import torch
+from torch import nn
+
+from experiments.corpus import read_conllu
+from experiments.demo import demo_paths
+from hooks import capture, intervene, verify
+from probes import LogisticProbe
+
+
+class Cell(nn.Module):
+    """One step: i, f, g, o = W [x, h]; c' = f c + i g; h' = o tanh c'. Each part is a module, so each can be hooked."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.gates = nn.Linear(2 * width, 4 * width)
+        self.state = nn.Identity()  # h'
+
+    def forward(self, x, h, c):
+        i, f, g, o = self.gates(torch.cat([x, h], dim=-1)).chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return self.state(o.sigmoid() * c.tanh()), c
+
+
+class LstmLm(nn.Module):
+    """Words in, next-word logits out."""
+
+    def __init__(self, vocabulary, width=64):
+        super().__init__()
+        self.width = width
+        self.embed, self.cell, self.head = nn.Embedding(vocabulary, width), Cell(width), nn.Linear(width, vocabulary)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        h = c = x.new_zeros(len(ids), self.width)
+        states = []
+        for step in range(ids.shape[1]):
+            h, c = self.cell(x[:, step], h, c)
+            states.append(h)
+        return self.head(torch.stack(states, dim=1))
+
+
+def main(path=None, epochs=3, sentences=400):
+    torch.manual_seed(0)
+    corpus = list(read_conllu(path or demo_paths().train, limit=sentences + 100))
+    counts = Counter(w.form.lower() for s in corpus for w in s.words)
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *(w for w, n in counts.items() if n > 1)])}
+    names = list(vocabulary)
+    encoded = [[0, *(vocabulary.get(w.form.lower(), 1) for w in s.words)] for s in corpus]
+    train, test = encoded[:sentences], encoded[sentences:]
+
+    model = LstmLm(len(vocabulary))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for epoch in range(epochs):
+        total = 0.0
+        for start in range(0, len(train), 16):
+            rows = [torch.tensor(r) for r in train[start : start + 16]]
+            ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+            logits = model(ids[:, :-1].clamp(min=0))
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-100)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(rows)
+        print(f"epoch {epoch + 1}: {total / len(train):.3f} nats a word")
+    model.eval()
+
+    # 1. The doctor, on this module: what is read is what it does.
+    batch = {"ids": torch.tensor([row[:5] for row in test if len(row) >= 5][:3])}
+    verdict = verify(model, batch, sites=["module:embed:output", "module:head:input"])
+    print(f"doctor: {verdict.status}, {len(verdict)} findings")
+
+    # 2. Gates and states by module path: a module that is called once a step has one tensor a step.
+    def states(row):
+        with torch.no_grad(), capture(model, "module:cell.state:output", "module:cell.gates:output") as acts:
+            model(torch.tensor([row]))
+        gates = torch.cat(acts.all("module:cell.gates:output")).chunk(4, dim=-1)
+        return torch.cat(acts.all("module:cell.state:output"))[1:], gates[1].sigmoid()[1:]
+
+    both = [states(row) for row in encoded]
+    labels = [[w.upos for w in s.words] for s in corpus]
+    X = [torch.cat([state for state, _ in part]).numpy() for part in (both[:sentences], both[sentences:])]
+    y = [[label for row in part for label in row] for part in (labels[:sentences], labels[sentences:])]
+    print(f"forget gate: mean {torch.cat([f for _, f in both]).mean():.2f}")
+
+    # 3. A probe of the states for parts of speech.
+    score = LogisticProbe(l2=10.0).fit(X[0], y[0]).score(X[1], y[1])
+    majority = Counter(y[0]).most_common(1)[0][0]
+    print(f"UPOS from the state: {score:.3f}; the most frequent class {y[1].count(majority) / len(y[1]):.3f}")
+
+    # 4. Units ablated: which of them the next word needs.
+    def nats():
+        losses = []
+        with torch.no_grad():
+            for row in test[:30]:
+                logits = model(torch.tensor([row[:-1]]))[0]
+                losses.append(float(nn.functional.cross_entropy(logits, torch.tensor(row[1:]))))
+        return sum(losses) / len(losses)
+
+    def without(unit):
+        def edit(h):
+            h = h.clone()
+            h[..., unit] = 0
+            return h
+
+        with intervene(model, {"module:cell.state:output": edit}):
+            return nats()
+
+    clean = nats()
+    effects = {unit: without(unit) - clean for unit in range(0, model.width, 8)}
+    worst = max(effects, key=lambda unit: effects[unit])
+    print(f"clean {clean:.3f} nats a word; without unit {worst} {effects[worst]:+.3f}")
+
+    # 5. The next word attributed to the words before it: gradient x input at the embedding.
+    row = max(test[:30], key=len)
+    with capture(model, "module:embed:output", grad=True) as acts:
+        logits = model(torch.tensor([row[:-1]]))
+        logits[0, -1, row[-1]].backward()
+        given = (acts["module:embed:output"] * acts.grad["module:embed:output"]).sum(-1)[0]
+    words = [f"{names[i]} {v:+.2f}" for i, v in zip(row[1:-1], given[1:].tolist(), strict=True)]
+    print(f"logit of {names[row[-1]]!r} from: {', '.join(words[-6:])}")
+    return {"upos": score, "majority": y[1].count(majority) / len(y[1]), "effects": effects, "status": verdict.status}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None, int(sys.argv[2]) if len(sys.argv) > 2 else 3)

@@ -1,0 +1,279 @@
+"""Which heads follow dependencies, and which look at fixed places: read off where each word looks most.
+
+Attention between words is summed over the attended word's tokens and averaged over the attending word's (Clark et al.
+2019). A head agrees with an arc if the most attended other word that it can see is the arc's other end; the baseline is the
+best fixed offset. The head is chosen on one half of the sentences and scored on the other, and the offset is the best one
+of the half that is scored, so that choosing among hundreds of heads is not mistaken for agreement.
+Sources: Voita et al. 2019, section 5; Clark et al. 2019, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns
+from experiments.corpus import Sentence
+from experiments.features import Layout
+from experiments.padding import Batch
+from experiments.subject import Subject
+from probes.evaluation import ClusterBootstrap
+
+OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
+POSITIONAL = 0.9
+"""Share of words whose most attended word is at one offset, from which a head is called positional (Voita et al. 2019)."""
+SYNTACTIC = 0.1
+"""By how much a head must beat the best fixed offset to be called syntactic (Voita et al. 2019)."""
+DIRECTIONS = ("to governor", "to dependent")
+
+
+@dataclass(frozen=True)
+class RelationScore:
+    """How often a head's most attended word is the one that a dependency names, on sentences that did not choose it.
+
+    Args:
+        direction: ``to governor`` (from the dependent) or ``to dependent`` (from the governor).
+        score: share of the dependencies; ``baseline`` that of the best fixed ``offset``.
+        gain: score - baseline, with its interval over sentences.
+        n: dependencies that were scored.
+    """
+
+    layer: int
+    head: int
+    relation: str
+    direction: str
+    score: float
+    baseline: float
+    offset: int
+    gain: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def syntactic(self) -> bool:
+        """Clearly better than every fixed offset, by at least ``SYNTACTIC``."""
+        return self.gain >= SYNTACTIC and self.low > 0
+
+
+@dataclass(frozen=True)
+class WordRoles:
+    """What heads do between words.
+
+    Args:
+        relations: the best head for each relation and direction.
+        of_heads: for each head that is syntactic, the relation in which it gains most.
+        positional: share of words whose most attended word is at the head's favourite offset, and that offset.
+        n_left_out: words without tokens.
+    """
+
+    relations: list[RelationScore]
+    of_heads: list[RelationScore]
+    positional: Float[np.ndarray, "layer head"]
+    offset: Int[np.ndarray, "layer head"]
+    n_left_out: int
+
+
+class WordTotals:
+    """Makes `WordRoles` in one pass.
+
+    Args:
+        layout: the sentences as tokens.
+        groups: the group of each sentence, which is resampled as one.
+        least: relations seen less often in a half are left out.
+    """
+
+    parts = (PATTERN, VISIBLE)
+
+    def __init__(
+        self,
+        subject: Subject,
+        sentences: Sequence[Sentence],
+        layout: Layout,
+        groups: Int[np.ndarray, " n"],
+        least: int = 20,
+    ) -> None:
+        self.layers = layers_with_patterns(subject.model)
+        self._layout, self._groups, self._n_groups = layout, groups, int(groups.max()) + 1
+        named = [_arcs(s, line, subject.causal) for s, line in zip(sentences, layout.spans, strict=True)]
+        self._first = 1 if subject.causal else 0  # the first word of a causal model has no other to look at
+        self.kinds = self._frequent(named, least)
+        place = {kind: i for i, kind in enumerate(self.kinds)}
+        self._arcs = [[(place[k], q, key) for k, q, key in line if k in place] for line in named]
+        self._n, self._by_offset = self._count()
+        self._hits: Tensor | None = None
+        self._seen = 0
+
+    def _frequent(
+        self, named: Sequence[Sequence[tuple[tuple[str, str], int, int]]], least: int
+    ) -> list[tuple[str, str]]:
+        halves: list[Counter[tuple[str, str]]] = [Counter(), Counter()]
+        for line, group in zip(named, self._groups, strict=True):
+            halves[group % 2].update(kind for kind, _, _ in line)
+        return sorted(kind for kind in halves[0] if min(halves[0][kind], halves[1][kind]) >= least)
+
+    def _count(self) -> tuple[Float[np.ndarray, "kind group"], Float[np.ndarray, "kind group offset"]]:
+        """Arcs of each kind, and those at each offset."""
+        n = np.zeros((len(self.kinds), self._n_groups))
+        by_offset = np.zeros((*n.shape, len(OFFSETS)))
+        for line, group in zip(self._arcs, self._groups, strict=True):
+            for kind, query, key in line:
+                n[kind, group] += 1
+                if key - query in OFFSETS:
+                    by_offset[kind, group, OFFSETS.index(key - query)] += 1
+        return n, by_offset
+
+    def begin(self, batch: Batch) -> None:
+        """Lay out the batch's words and arcs."""
+        spans = [[s for s in line if s is not None] for line in batch.spans(self._layout.spans)]
+        length, most = batch.input_ids.shape[1], max(map(len, spans))
+        self._member = torch.zeros(len(spans), length, most)
+        for row, line in enumerate(spans):
+            for word, span in enumerate(line):
+                self._member[row, span, word] = 1
+        arcs = [(row, *arc) for row, text in enumerate(batch.rows) for arc in self._arcs[text]]
+        table = torch.tensor(arcs, dtype=torch.long).reshape(-1, 4)
+        self._rows, self._kind, self._query, self._key = table.unbind(1)
+        groups = torch.from_numpy(self._groups)[torch.tensor(batch.rows)]
+        self._bin = self._kind * self._n_groups + groups[self._rows]
+        counts = torch.tensor([len(line) for line in spans])
+        places = torch.arange(most)
+        self._there = (places < counts[:, None]) & (places >= self._first) & (counts[:, None] > 1)
+        self._seen += int(self._there.sum())
+
+    def see(self, layer: int, part: str, value: Tensor) -> None:
+        """Where each word looks most, in one layer."""
+        if part == VISIBLE:
+            member = self._member.to(value.device)
+            self._hidden = (member.transpose(1, 2) @ value.isfinite().float() @ member) == 0
+            self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
+            return
+        best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
+        if self._hits is None:
+            shape = (len(self.layers), len(self.kinds) * self._n_groups, value.shape[1])
+            self._hits = torch.zeros(shape)
+            self._places = torch.zeros(len(self.layers), len(OFFSETS), value.shape[1])
+        hit = (best[self._rows, :, self._query] == self._key[:, None]).float()
+        self._hits[layer].index_add_(0, self._bin, hit)
+        relative = best - torch.arange(best.shape[-1])
+        for at, offset in enumerate(OFFSETS):
+            self._places[layer, at] += ((relative == offset) & self._there[:, None]).sum((0, 2))
+
+    def end(self) -> None:
+        """Nothing is left of the batch."""
+        del self._hidden
+
+    def result(self, seed: int = 0) -> WordRoles:
+        """Scores with their intervals."""
+        if self._hits is None:
+            raise ValueError("expected sentences with words, got none")
+        shape = (len(self.layers), len(self.kinds), self._n_groups, self._hits.shape[-1])
+        hits = self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()  # kind group layer head
+        chooses = np.arange(self._n_groups) % 2 == 1
+        boot = ClusterBootstrap(np.arange((~chooses).sum()), seed=seed) if (~chooses).any() else None
+        scores = _Scores(self.layers, self.kinds, hits, self._n, self._by_offset, chooses, boot)
+        places = self._places.permute(1, 0, 2).numpy()
+        favourite = places.argmax(0)
+        n_words = sum(len(line) for line in self._layout.spans)
+        return WordRoles(
+            scores.best_heads(),
+            scores.syntactic_heads(),
+            places.max(0) / max(self._seen, 1),
+            np.array(OFFSETS)[favourite],
+            n_words - self._layout.n_rows,
+        )
+
+
+def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> list[tuple[tuple[str, str], int, int]]:
+    """(kind, attending word, attended word) of each dependency that can be seen, words counted among those with tokens."""
+    have = [i for i, span in enumerate(spans) if span is not None]
+    where = {sentence.words[i].id: place for place, i in enumerate(have)}
+    out = []
+    for i in have:
+        word = sentence.words[i]
+        if word.head in where:
+            ends = (where[word.id], where[word.head])
+            for direction, (query, key) in zip(DIRECTIONS, (ends, ends[::-1]), strict=True):
+                if not (causal and key > query):
+                    out.append(((word.deprel, direction), query, key))
+    return out
+
+
+def most_attended(
+    pattern: Float[Tensor, "batch head query key"],
+    member: Float[Tensor, "batch pos word"],
+    hidden: Bool[Tensor, "batch word word2"],
+) -> Int[Tensor, "batch head word"]:
+    """Each word's most attended word among those that are not hidden from it.
+
+    Args:
+        member: 1 where a token is part of a word.
+    """
+    to_words = pattern @ member[:, None]
+    size = member.sum(1).clamp(min=1)
+    words = (member / size[:, None]).transpose(1, 2)[:, None] @ to_words
+    return words.masked_fill(hidden[:, None], -1.0).argmax(-1)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Hits of all heads on all kinds of arcs, by group; those that ``chooses`` choose, the others are scored."""
+
+    layers: list[int]
+    kinds: list[tuple[str, str]]
+    hits: Float[np.ndarray, "kind group layer head"]
+    n: Float[np.ndarray, "kind group"]
+    by_offset: Float[np.ndarray, "kind group offset"]
+    chooses: Bool[np.ndarray, " group"]
+    boot: ClusterBootstrap | None
+
+    def best_heads(self) -> list[RelationScore]:
+        """For each kind the head with most hits on the half that chooses, scored on the other."""
+        chosen = self.hits[:, self.chooses].sum(1)
+        out = []
+        for kind in range(len(self.kinds)):
+            layer, head = (int(i) for i in np.unravel_index(int(chosen[kind].argmax()), chosen.shape[1:]))
+            out.append(self._score(kind, layer, head))
+        return out
+
+    def syntactic_heads(self) -> list[RelationScore]:
+        """For each head the kind in which it gains most on the half that chooses, if it is syntactic on the other."""
+        if not self.kinds:
+            return []
+        n, fixed = self.n[:, self.chooses].sum(1), self.by_offset[:, self.chooses].sum(1).max(1)
+        gains = self.hits[:, self.chooses].sum(1) / n[:, None, None] - (fixed / n)[:, None, None]
+        out = []
+        for layer, head in np.argwhere(gains.max(0) >= SYNTACTIC):
+            found = self._score(int(gains[:, layer, head].argmax()), int(layer), int(head))
+            if found.syntactic:
+                out.append(found)
+        return out
+
+    def _score(self, kind: int, layer: int, head: int) -> RelationScore:
+        scored = ~self.chooses
+        hits, n = self.hits[kind, scored, layer, head], self.n[kind, scored]
+        fixed = self.by_offset[kind, scored]
+        offset = int(fixed.sum(0).argmax())
+        score, baseline = hits.sum() / n.sum(), fixed[:, offset].sum() / n.sum()
+        assert self.boot is not None
+        columns = np.column_stack([hits - fixed[:, offset], n])
+        gain = self.boot.statistic(columns, lambda s: s[..., 0] / np.maximum(s[..., 1], 1))
+        return RelationScore(
+            layer=self.layers[layer],
+            head=head,
+            relation=self.kinds[kind][0],
+            direction=self.kinds[kind][1],
+            score=float(score),
+            baseline=float(baseline),
+            offset=OFFSETS[offset],
+            gain=gain.value,
+            low=gain.low,
+            high=gain.high,
+            n=int(n.sum()),
+        )

@@ -1,0 +1,62 @@
+r"""What a head moves, not only where it looks: the size of each attended token's contribution.
+
+A head adds :math:`\sum_k A_{qk}\, v_k W_O` to the residual stream. A weight on a token whose :math:`v_k W_O` is close to 0
+(a BOS, a full stop) moves nothing, so beside the weight stands :math:`A_{qk} \lVert v_k W_O \rVert`.
+Source: Kobayashi et al. 2020, section 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hooks import anatomy
+
+
+def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d_model"] | None:
+    r"""Each head's rows of the output projection, so that ``attn_out`` is :math:`\sum_h z_h W_O^h` (+ bias).
+
+    None where the projection is no plain matrix (quantised weights, an architecture without ``attn.hook_z``).
+    """
+    known = anatomy(model)
+    place = known.places.get(f"blocks.{layer}.attn.hook_z")
+    if place is None or place.end != "input":
+        return None
+    module = model.get_submodule(place.path)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+        return None
+    if isinstance(module, nn.Linear):
+        weight = weight.T
+    elif not isinstance(module, Conv1D):
+        return None
+    return weight.detach().unflatten(0, (known.n_heads, -1))
+
+
+def gram(weights: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d_head d_head"]:
+    r""":math:`W_O W_O^\top` of each head, float32: :math:`\lVert v W_O \rVert^2 = v W_O W_O^\top v^\top`."""
+    wide = weights.float()
+    return wide @ wide.transpose(1, 2)
+
+
+def norms(states: Float[Tensor, "batch pos any_head d_head"], grams: Float[Tensor, "head d_head d_head"]) -> Tensor:
+    """‖states W_O‖ of each head, ``batch head pos``; values of grouped heads are read by every head of the group."""
+    n_heads = len(grams)
+    wide = states.float().transpose(1, 2)
+    if wide.shape[1] != n_heads:
+        wide = wide.repeat_interleave(n_heads // wide.shape[1], dim=1)
+    return ((wide @ grams) * wide).sum(-1).clamp(min=0).sqrt()
+
+
+def contributions(
+    pattern: Float[Tensor, "batch head query key"],
+    values: Float[Tensor, "batch pos kv_head d_head"],
+    weights: Float[Tensor, "head d_head d_model"],
+) -> Float[Tensor, "batch query d_model"]:
+    r"""What all heads add, pattern x value x output projection: ``attn_out`` without its bias."""
+    wide = values.transpose(1, 2)
+    if wide.shape[1] != len(weights):
+        wide = wide.repeat_interleave(len(weights) // wide.shape[1], dim=1)
+    return torch.einsum("bhqk,bhkd,hdm->bqm", pattern, wide, weights)

@@ -1,0 +1,130 @@
+"""Where an answer is read: the end of a forward as hidden states, and what makes logits of the few that are read.
+
+A language model's states are its body's output, and its head is used at the positions that are read alone; a classifier's
+are its logits; a probe's are the residual stream of its block, and the blocks behind it are not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from experiments.attribution.units import AttributionError
+from experiments.subject import Subject
+from hooks import Site
+from hooks.anatomy import Place, locate
+from hooks.resume import TOLERANCE, language_head
+from hooks.taps import Taps, as_site
+from probes import LogisticProbe
+
+_HEADS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The end of a model's forward.
+
+    Args:
+        of: from hidden states at the reads, and which reads there are, to logits (a pooling end gives one read).
+        whole: the states are the model's logits, not its body's output.
+        site: the states are this site's value, and the forward ends there.
+    """
+
+    subject: Subject
+    of: Callable[[Float[Tensor, "rows reads d"], Bool[Tensor, "rows reads"]], Float[Tensor, "rows slots classes"]]
+    whole: bool = False
+    site: Site | None = None
+
+    def states(self, forward: Callable[[bool], Any]) -> Float[Tensor, "rows pos d"]:
+        """The states of one forward.
+
+        Args:
+            forward: runs the model if it is given True, its body if False; returns a transformers output.
+        """
+        if self.site is not None:
+            tap = _Keep()
+            with Taps(self.subject.model, locate(self.subject.model, self.site)).attach(tap):
+                with contextlib.suppress(_Read):
+                    forward(False)
+            if tap.value is None:
+                raise AttributionError(f"{self.site} did not fire in a forward of {self.subject.name}")
+            return tap.value
+        out = forward(self.whole)
+        if not self.whole:
+            return out.last_hidden_state
+        return out.logits if out.logits.ndim == 3 else out.logits[:, None]
+
+
+def language_end(subject: Subject) -> Endpoint:
+    """The end of a language model; where its head is not known, all its logits."""
+    if not subject.gives_tokens:
+        raise AttributionError(
+            f"{type(subject.model).__name__} says nothing of tokens: expected a language model with its head, a classifier, "
+            "or a probe (--probe)"
+        )
+    model = subject.model
+    if model not in _HEADS:
+        _HEADS[model] = _measured_head(subject)
+    head = _HEADS[model]
+    if head is None:
+        return Endpoint(subject, lambda hidden, present: hidden, whole=True)
+    return Endpoint(subject, lambda hidden, present: head(hidden))
+
+
+def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
+    """The head, if with the body's output it gives the model's logits of a short text."""
+    head = language_head(subject.model)
+    if head is None:
+        return None
+    ids = torch.arange(1, 5, device=subject.device)[None]
+    with torch.inference_mode():
+        try:
+            parts, whole = head(subject.body(input_ids=ids).last_hidden_state), subject.model(input_ids=ids).logits
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return None
+        error = float((parts - whole).abs().max()) if parts.shape == whole.shape else float("inf")
+    return head if error <= max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max()) else None
+
+
+def class_end(subject: Subject) -> Endpoint:
+    """The end of a classifier of texts."""
+    return Endpoint(subject, lambda hidden, present: hidden, whole=True)
+
+
+def probe_end(subject: Subject, probe: LogisticProbe, site: Site) -> Endpoint:
+    """A linear probe of the mean of the states that are read: with the model, one module from text to classes."""
+    coef, bias = torch.from_numpy(probe.coef_), torch.from_numpy(probe.intercept_)
+
+    def of(hidden: Tensor, present: Tensor) -> Tensor:
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        weights = present.to(wide) / present.sum(1, keepdim=True).clamp(min=1)
+        return ((wide * weights[..., None]).sum(1) @ coef.to(wide).T + bias.to(wide))[:, None]
+
+    return Endpoint(subject, of, site=site)
+
+
+class _Read(Exception):
+    """Ends a forward once its site is read."""
+
+
+class _Keep:
+    """The tap that keeps a site's value, in its graph, and ends the forward."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        """Keep the value."""
+        self.value = as_site(place, raw, shape)
+        return raw
+
+    def after(self) -> None:
+        """End the forward."""
+        raise _Read

@@ -1,0 +1,134 @@
+"""Explanations by example: the fewest words whose change makes the model say something else, and known texts like this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.attribution.game import embedding, ordinary_tokens
+from experiments.attribution.gradients import EMBED, Slope
+from experiments.attribution.question import clean_logits
+from experiments.attribution.scorer import Row, Scorer
+from experiments.attribution.units import AttributionError
+from experiments.subject import Subject
+from experiments.words import pool_words
+from hooks import Site, capture
+
+CANDIDATES = 20
+"""Replacements of each word that are tried, those whose gradient promises most."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Words changed until the model says something else.
+
+    Args:
+        changes: (unit, its text, what took its place), in the order in which they were made.
+        values: the answer's lead over the other one, before and after each change.
+        flipped: whether the lead was lost.
+        other: the answer that it was compared with, by its index.
+    """
+
+    changes: tuple[tuple[int, str, str], ...]
+    values: tuple[float, ...]
+    flipped: bool
+    other: int
+
+
+def flip(scorer: Scorer, most: int = 3) -> Flip:
+    """Greedy word flips: of all replacements that the gradient proposes, the one that costs the answer's lead most.
+
+    Units of one token are changed for other tokens of the vocabulary. Without a wrong answer the runner-up is what the
+    answer is compared with. Source: Ebrahimi et al. 2018 (HotFlip), with the change measured, not estimated.
+
+    Args:
+        most: how many words may change.
+    """
+    question = scorer.question
+    if len(question.parts) != 1:
+        raise AttributionError("word flips need an answer of one token")
+    part = question.parts[0]
+    if len(part.classes) == 1:
+        logits = clean_logits(question.endpoint, part)[part.slots[0]].clone()
+        logits[part.classes[0]] = -torch.inf
+        rival = int(logits.argmax())
+        part = replace(part, slots=part.slots * 2, classes=(*part.classes, rival), weights=(1.0, -1.0))
+        question = replace(question, parts=(part,), measure="logit")
+        scorer = Scorer(question, scorer.batch_tokens)
+    known = ordinary_tokens(question.subject)
+    table = embedding(question.subject)[known].float()
+    free = {own[0]: unit for unit, own in enumerate(part.tokens) if len(own) == 1}
+    values = [float(scorer([Row(part.ids, part.reads)], part)[0])]
+    changes: list[tuple[int, str, str]] = []
+    while values[-1] >= 0 and len(changes) < most and free:
+        slope = Slope(scorer, part, Site(EMBED))
+        x = slope.clean()
+        gradient = slope.at(x[None])[1][0].float()
+        rows = []
+        for at in free:
+            gain = (table - x[at].float()) @ gradient[at]
+            for best in gain.topk(min(CANDIDATES, len(known)), largest=False).indices.tolist():
+                rows.append((at, known[best]))
+        tried = [Row((*part.ids[:at], token, *part.ids[at + 1 :]), part.reads) for at, token in rows]
+        found = scorer(tried, part)
+        best = int(found.argmin())
+        if found[best] >= values[-1]:
+            break
+        at, token = rows[best]
+        unit = free.pop(at)
+        word = question.subject.tokenizer.decode([token]).strip()
+        changes.append((unit, question.units.texts[unit], word or question.subject.token(token)))
+        values.append(float(found[best]))
+        part = replace(part, ids=tried[best].ids)
+    return Flip(tuple(changes), tuple(values), values[-1] < 0, part.classes[1])
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A known text, its cosine to this one in the space of activations, and its label."""
+
+    text: str
+    cosine: float
+    label: str | None
+
+
+def nearest(
+    subject: Subject, text: str, known: Sequence[tuple[str, str | None]], site: str, n: int = 5
+) -> list[Neighbour]:
+    """The known texts, with their labels, whose mean activation at a site is most like this text's, centred on them all.
+
+    Args:
+        known: texts and labels, such as the training set of a probe.
+        site: whose activations are compared.
+    """
+    if len(known) < 2:
+        raise AttributionError(f"nearest examples: expected at least 2 known texts, got {len(known)}")
+    vectors = _means(subject, [text, *(t for t, _ in known)], site)
+    centred = torch.nn.functional.normalize(vectors - vectors[1:].mean(0), dim=1)
+    cosines = centred[1:] @ centred[0]
+    order = cosines.argsort(descending=True, stable=True)[:n].tolist()
+    return [Neighbour(known[i][0], float(cosines[i]), known[i][1]) for i in order]
+
+
+def _means(subject: Subject, texts: Sequence[str], site: str) -> Float[Tensor, "texts d"]:
+    """Each text's mean over its own tokens."""
+    encoded = subject.encode(texts)
+    spans: list[list[slice | None]] = []
+    for text in encoded:
+        own = [i for i, special in enumerate(text.special) if not special]
+        if not own:
+            raise AttributionError(f"expected a text with words, got {text.text[:40]!r}")
+        spans.append([slice(own[0], own[-1] + 1)])
+    rows: dict[int, Tensor] = {}
+    for batch in subject.batches(encoded):
+        with capture(subject.model, site, stop=True) as acts:
+            subject.forward(batch)
+        (name,) = acts
+        value = acts[name]
+        pooled = pool_words(value.flatten(2), batch.spans(spans)).float().cpu()
+        rows |= dict(zip(batch.rows, pooled, strict=True))
+    return torch.stack([rows[i] for i in range(len(encoded))])

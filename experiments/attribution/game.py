@@ -1,0 +1,215 @@
+"""A text with some of its units absent: the game whose players are the units, v(kept) = the question's value.
+
+    delete    the tokens are taken out, and what follows moves up
+    mask, pad each token becomes the tokenizer's mask, or the padding
+    word:W    the unit becomes the word W
+    zero, mean        each token's embedding becomes 0, or the mean of the vocabulary's
+    random, noise     ... a vector drawn like the vocabulary's, or the token's own with noise of three standard deviations
+    resample          each token becomes one drawn from the vocabulary
+    propose           each token becomes one drawn from what the masked model itself proposes there
+
+The last four are drawn; a value is then the mean over ``draws``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from experiments.attribution.question import Part
+from experiments.attribution.scorer import Row, Scorer
+from experiments.attribution.units import AttributionError
+from experiments.padding import Batch
+
+REMOVALS = ("delete", "mask", "pad", "word:W", "zero", "mean", "random", "noise", "resample", "propose")
+DRAWN = ("random", "noise", "resample", "propose")
+NOISE = 3.0
+"""Standard deviations of the embedding that ``noise`` adds (Meng et al. 2022)."""
+PROPOSALS = 10
+"""``propose`` draws among this many likeliest tokens other than the text's own."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring positions of a row that one unit, or none, owns."""
+
+    unit: int | None
+    start: int
+    ids: tuple[int, ...]
+
+
+class Game:
+    """Values of a question's text with any of its units absent.
+
+    Args:
+        removal: what absent means; by default a mask where the model has one, else deletion where something stays, else
+            the mean embedding.
+        draws: how many times what is drawn is drawn.
+    """
+
+    def __init__(self, scorer: Scorer, removal: str | None = None, seed: int = 0, draws: int = 1) -> None:
+        self.scorer, self.question = scorer, scorer.question
+        self.n = len(self.question.units)
+        self.removal = removal or default_removal(scorer)
+        self.draws = draws if self.removal in DRAWN else 1
+        generator = torch.Generator().manual_seed(seed)
+        self._plans = [self._plan(part, generator) for part in self.question.parts]
+
+    @property
+    def value(self) -> float:
+        """The value with everything there."""
+        return float(self(np.ones((1, self.n), dtype=bool))[0])
+
+    @property
+    def empty(self) -> float:
+        """The value with every unit absent."""
+        return float(self(np.zeros((1, self.n), dtype=bool))[0])
+
+    def __call__(self, kept: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " rows"]:
+        """The value of each set of units that are kept, the mean over draws."""
+        return self.each(kept).mean(0)
+
+    def each(self, kept: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, "draws rows"]:
+        """The same for each draw."""
+        out = np.zeros((self.draws, len(kept)))
+        for part, (runs, fills) in zip(self.question.parts, self._plans, strict=True):
+            rows = [self._row(part, runs, fill, keep) for fill in fills for keep in kept]
+            out += self.scorer(rows, part).reshape(self.draws, len(kept))
+        return out
+
+    def _row(self, part: Part, runs: Sequence[_Run], fill: dict[int, tuple[int, ...]], keep: Any) -> Row:
+        ids: list[int] = []
+        moved: dict[int, int] = {}
+        for run in runs:
+            there = run.unit is None or keep[run.unit]
+            new = run.ids if there else fill[run.start]
+            for offset in range(len(run.ids)):
+                moved[run.start + offset] = len(ids) + offset if there or len(new) == len(run.ids) else -1
+            ids += new
+        moved[len(part.ids)] = len(ids)
+        if part.back:  # what stands before the anchor now, whatever that is
+            reads = tuple(moved[anchor] - 1 for anchor in part.anchors)
+        else:
+            reads = tuple(moved[anchor] for anchor in part.anchors)
+        if not ids or (reads and max(reads) < 0):
+            raise AttributionError(
+                f"removal {self.removal!r} leaves nothing that can be read: choose mask, pad or mean, or a BOS (--bos)"
+            )
+        return Row(tuple(ids), reads)
+
+    def _plan(self, part: Part, generator: torch.Generator) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
+        """The row cut into runs, and for each draw what takes each run's place."""
+        owner = {at: unit for unit, own in enumerate(part.tokens) for at in own}
+        runs: list[_Run] = []
+        for at, token in enumerate(part.ids):
+            unit = owner.get(at)
+            if runs and unit is not None and runs[-1].unit == unit:
+                runs[-1] = _Run(unit, runs[-1].start, (*runs[-1].ids, token))
+            else:
+                runs.append(_Run(unit, at, (token,)))
+        own = [run for run in runs if run.unit is not None]
+        filler = self._filler(part, generator)
+        return runs, [{run.start: filler(run) for run in own} for _ in range(self.draws)]
+
+    def _filler(self, part: Part, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
+        """What takes a run's place; called once for each draw."""
+        subject, kind = self.question.subject, self.removal
+        if kind == "delete":
+            return lambda run: ()
+        if kind in ("mask", "pad"):
+            token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
+            if token is None:
+                raise AttributionError(f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean")
+            return lambda run: (int(token),) * len(run.ids)
+        if kind.startswith("word:"):
+            word = self._spelled(kind.removeprefix("word:"))
+            return lambda run: word
+        if kind == "resample":
+            known = torch.tensor(ordinary_tokens(subject))
+            return lambda run: tuple(known[torch.randint(len(known), (len(run.ids),), generator=generator)].tolist())
+        if kind == "propose":
+            likely = _proposals(self.question.subject, part)
+            return lambda run: tuple(
+                int(likely[run.start + i][torch.randint(PROPOSALS, (1,), generator=generator)])
+                for i in range(len(run.ids))
+            )
+        if kind in ("zero", "mean", "random", "noise"):
+            return self._vectors(kind, generator)
+        raise AttributionError(f"removal {kind!r}: expected {', '.join(REMOVALS)}")
+
+    def _vectors(self, kind: str, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
+        table = embedding(self.question.subject).float()
+        mean, spread = table.mean(0), table.std(0)
+        if kind in ("zero", "mean"):
+            fixed = self.scorer.vector(torch.zeros_like(mean) if kind == "zero" else mean)
+            return lambda run: (fixed,) * len(run.ids)
+
+        def drawn(run: _Run) -> tuple[int, ...]:
+            noise = torch.randn(len(run.ids), len(mean), generator=generator).to(mean)
+            centre = mean if kind == "random" else table[list(run.ids)]
+            scale = spread if kind == "random" else NOISE * table.std()
+            return tuple(self.scorer.vector(v) for v in centre + scale * noise)
+
+        return drawn
+
+    def _spelled(self, word: str) -> tuple[int, ...]:
+        """A word's tokens as they stand behind another word."""
+        encoded = self.question.subject.encode([f"a {word}"])[0]
+        ids = [
+            t for t, (_, end), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True) if not s and end > 2
+        ]
+        if not word or not ids:
+            raise AttributionError(f"removal 'word:{word}': expected a word with tokens")
+        return tuple(ids)
+
+
+def default_removal(scorer: Scorer) -> str:
+    """What absent means where nothing is said."""
+    question = scorer.question
+    subject = question.subject
+    if not subject.causal and getattr(subject.tokenizer, "mask_token_id", None) is not None:
+        return "mask"
+    for part in question.parts:
+        owned = {at for own in part.tokens for at in own}
+        first = min(set(range(len(part.ids))) - owned, default=len(part.ids))
+        if first > min(owned) or (not part.back and any(anchor in owned for anchor in part.anchors)):
+            return "mean"
+    return "delete"
+
+
+def embedding(subject: Any) -> Float[Tensor, "vocab d_model"]:
+    """The word embeddings."""
+    table = subject.model.get_input_embeddings()
+    if not isinstance(getattr(table, "weight", None), Tensor) or not table.weight.is_floating_point():
+        raise AttributionError(f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)")
+    return table.weight.detach()
+
+
+def ordinary_tokens(subject: Any) -> list[int]:
+    """The ids of tokens that are not special."""
+    special = set(subject.tokenizer.all_special_ids)
+    return [i for i in range(min(len(subject.tokenizer), len(embedding(subject)))) if i not in special]
+
+
+def _proposals(subject: Any, part: Part) -> dict[int, Tensor]:
+    """For each of the units' positions, the tokens that the masked model finds likeliest beside the text's own."""
+    mask = getattr(subject.tokenizer, "mask_token_id", None)
+    if subject.causal or mask is None or not subject.gives_tokens:
+        raise AttributionError(f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}")
+    places = [at for own in part.tokens for at in own]
+    ids = torch.tensor([part.ids]).repeat(len(places), 1)
+    ids[range(len(places)), places] = int(mask)
+    ones = torch.ones_like(ids)
+    policy = subject.padding.right
+    positions = (ones.cumsum(1) - 1 + policy.start) if policy.explicit else None
+    batch = Batch(ids, ones, positions, tuple(range(len(places))), (0,) * len(places))
+    logits = subject.forward(batch, logits=True).logits[range(len(places)), places].float()
+    own = torch.tensor([part.ids[at] for at in places], device=logits.device)
+    logits.scatter_(1, own[:, None], -torch.inf)
+    return dict(zip(places, logits.topk(PROPOSALS).indices.cpu(), strict=True))

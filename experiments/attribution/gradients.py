@@ -1,0 +1,298 @@
+"""Gradients of the value: with respect to the embedding, or any site.
+
+    saliency    sum_d |dF/dx_d|                       (Simonyan et al. 2014; without a sign)
+    grad-input  sum_d x_d dF/dx_d
+    ig          sum_d (x_d - x'_d) int_0^1 dF/dx_d(x' + a (x - x')) da   (Sundararajan et al. 2017, equation 1)
+    smoothgrad  sum_d x_d E dF/dx_d(x + noise)        (Smilkov et al. 2017, times the input, so that it has a sign)
+    conductance sum_k dF/dy (y(x_k+1) - y(x_k)) for a site y along the same path, the slope the mean of both ends'
+                (Dhamdhere et al. 2019)
+
+Integrated gradients sum to F(x) - F(x'). The gap is measured, and the steps are doubled until it is below 1%. At the
+embedding, only the units' own tokens leave for the baseline: specials and a continuation stay.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.attribution.game import embedding, ordinary_tokens
+from experiments.attribution.options import Options
+from experiments.attribution.question import Part, Question
+from experiments.attribution.result import Found
+from experiments.attribution.scorer import Cost, Row, Scorer, row_batch
+from experiments.attribution.units import AttributionError
+from hooks import NothingChanged, Site, capture, edits, intervene
+from hooks.anatomy import locate
+
+EMBED = "hook_embed"
+GAP = 0.01
+"""Largest share of F(x) - F(x') by which integrated gradients may miss it."""
+MOST_STEPS = 1000
+SAMPLES = 50
+"""Noisy copies of SmoothGrad, and draws of a sampled baseline."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A part of a question as a function of one site's value."""
+
+    scorer: Scorer
+    part: Part
+    site: Site
+
+    @property
+    def question(self) -> Question:
+        return self.scorer.question
+
+    def clean(self) -> Float[Tensor, "pos *site"]:
+        """The site's value on the unchanged row."""
+        batch = row_batch(self.question, self.part, 1)
+        with capture(self.question.subject.model, self.site, clone=True) as acts:
+            self.question.subject.forward(batch, logits=self.question.endpoint.whole)
+        self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
+        return acts[self.site][0].clone()
+
+    def at(self, points: Float[Tensor, "points pos *site"]) -> tuple[Float[Tensor, " points"], Tensor]:
+        """Values and gradients where the site has these values."""
+        values, slopes = [], []
+        size = max(1, self.scorer.batch_tokens // len(self.part.ids))
+        for some in points.split(size):
+            leaf = some.detach().clone().requires_grad_()
+            with torch.enable_grad(), self.put(leaf):
+                value = self.value(len(leaf))
+                try:
+                    (slope,) = torch.autograd.grad(value.sum(), leaf)
+                except RuntimeError as error:
+                    raise AttributionError(
+                        f"no gradient from the value of {self.question.subject.name} to {self.site}: a quantised or in-place "
+                        f"model, or a site behind the one that is read; use leave-one-out or kernel-shap ({error})"
+                    ) from None
+            values.append(value.detach())
+            slopes.append(slope)
+        self.scorer.cost += Cost(len(points), len(points), len(points), len(points) * len(self.part.ids))
+        return torch.cat(values), torch.cat(slopes)
+
+    def value(self, rows: int) -> Float[Tensor, " rows"]:
+        """The part's value on copies of its row, in their graph."""
+        batch = row_batch(self.question, self.part, rows)
+        end, reads = self.question.endpoint, list(self.part.reads) or [0]
+        states = end.states(lambda whole: self.question.subject.forward(batch, logits=whole, grad=True))
+        hidden = states[:, reads]
+        present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        return self.question.value(end.of(hidden, present), self.part)
+
+    @contextmanager
+    def put(self, points: Tensor) -> Iterator[None]:
+        """The site has these values inside the block."""
+        with warnings.catch_warnings(), intervene(
+            self.question.subject.model, {self.site: edits.function(lambda old: points, "path")}
+        ):  # fmt: skip
+            warnings.simplefilter("ignore", NothingChanged)  # the end of a path is what was there
+            yield
+
+
+# From a part's slope and the site's clean value to a share for each element of it, what is to be said, and figures.
+_Method = Callable[[Slope, Tensor], tuple[Tensor, dict[str, float]]]
+
+
+def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found, dict[str, float]]:
+    """A method's shares, of all parts and the units' tokens."""
+    question = scorer.question
+    site = _site(question, options)
+    scores = np.zeros(len(question.units))
+    inner: np.ndarray | None = None
+    figures: dict[str, float] = {}
+    outside = value = 0.0
+    for part in question.parts:
+        slope = Slope(scorer, part, site)
+        value += float(scorer([Row(part.ids, part.reads)], part)[0])
+        shares, more = method(slope, slope.clean())
+        wide = shares.double().cpu()
+        wide = wide.sum(-1) if wide.ndim == 3 else wide  # one number for each head
+        for at, own in enumerate(part.tokens):
+            scores[at] += float(wide[list(own)].sum())
+        outside += float(wide.sum() - sum(wide[list(own)].sum() for own in part.tokens))
+        if options.site is not None and wide.ndim == 2:
+            mine = np.stack([wide[list(own)].sum(0).numpy() for own in part.tokens])
+            inner = mine if inner is None else inner + mine
+        figures = {k: figures.get(k, 0.0) + v for k, v in more.items()}
+    if options.site is not None:
+        figures["outside"] = outside
+    return Found(scores, value, inner=inner), figures
+
+
+def _site(question: Question, options: Options) -> Site:
+    if options.site is None:
+        return Site(EMBED)
+    (site, *others) = locate(question.subject.model, options.site)
+    if others:
+        raise AttributionError(f"site {options.site}: expected one place, it means {1 + len(others)}")
+    if site.part.endswith(("hook_attn_scores", "hook_pattern")):
+        raise AttributionError(f"site {site}: expected a value of each position, it has one of each pair of them")
+    return site
+
+
+def with_figures(found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[str, ...] = ()) -> Found:
+    more: dict[str, Any] = {**figures}
+    if options.site is not None:
+        more["site"] = str(options.site)
+        notes = (*notes, f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)")
+    return Found(found.scores, found.value, found.errors, found.baseline, found.inner, notes, more)
+
+
+def saliency(scorer: Scorer, options: Options) -> Found:
+    """How much the value moves when a unit's vectors do, whichever way."""
+    found, figures = each_part(scorer, options, lambda slope, x: (slope.at(x[None])[1][0].abs(), {}))
+    return with_figures(found, figures, options, ("saliency has no sign",))
+
+
+def grad_input(scorer: Scorer, options: Options) -> Found:
+    """The value's first-order change when a unit's vectors go to zero."""
+    found, figures = each_part(scorer, options, lambda slope, x: (slope.at(x[None])[1][0] * x, {}))
+    return with_figures(found, figures, options)
+
+
+def smoothgrad(scorer: Scorer, options: Options) -> Found:
+    """The mean of gradients around the text, times it; the noise is a share of the vectors' range."""
+    samples = options.samples or SAMPLES
+    spread: list[np.ndarray] = []
+
+    def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        generator = torch.Generator().manual_seed(options.seed)
+        scale = options.noise * float(x.max() - x.min())
+        noise = torch.randn(samples, *x.shape, generator=generator).to(x)
+        moves = _own_positions(slope, x)
+        shares = slope.at(x + scale * noise * moves)[1] * x
+        own = shares.double().flatten(2).sum(2).cpu()
+        spread.append(np.stack([own[:, list(t)].sum(1).numpy() for t in slope.part.tokens], 1))
+        return shares.mean(0), {}
+
+    found, figures = each_part(scorer, options, method)
+    errors = np.sum(spread, axis=0).std(0, ddof=1) / np.sqrt(samples)
+    found = Found(found.scores, found.value, errors, inner=found.inner)
+    return with_figures(found, {**figures, "samples": samples}, options)
+
+
+def _own_positions(slope: Slope, x: Tensor) -> Tensor:
+    """1 at the positions that a path moves: the units' at the embedding, all at another site."""
+    moves = torch.zeros(len(x), *[1] * (x.ndim - 1)).to(x)
+    if slope.site.name != EMBED:
+        return moves + 1
+    moves[[at for own in slope.part.tokens for at in own]] = 1
+    return moves
+
+
+def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws pos *site"]:
+    """Where paths begin."""
+    subject, kind = slope.question.subject, options.baseline
+    model: Any = subject.model
+    if slope.site.name != EMBED and kind != "zero":
+        raise AttributionError(f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero")
+    if kind == "zero":
+        other = torch.zeros_like(x)[None]
+    elif kind == "mean":
+        other = embedding(subject).float().mean(0).to(x).expand_as(x)[None]
+    elif kind in ("pad", "mask"):
+        token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
+        if token is None:
+            raise AttributionError(f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean")
+        table = model.get_input_embeddings()
+        with torch.no_grad():
+            other = table(torch.tensor([int(token)], device=x.device)).to(x).expand_as(x)[None]
+    elif kind == "sampled":
+        known = torch.tensor(ordinary_tokens(subject))
+        generator = torch.Generator().manual_seed(options.seed)
+        ids = known[torch.randint(len(known), (options.samples or SAMPLES, len(x)), generator=generator)]
+        with torch.no_grad():
+            other = model.get_input_embeddings()(ids.to(x.device)).to(x)
+    else:
+        raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
+    return torch.where(_own_positions(slope, x).bool(), other, x)
+
+
+def _nodes(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre points and weights on [0, 1]."""
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    return torch.from_numpy((points + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
+
+
+def integrate(
+    slope: Slope, x: Float[Tensor, "pos *site"], start: Float[Tensor, "pos *site"], steps: int
+) -> Float[Tensor, "pos *site"]:
+    """The integral of the gradient from one value of a site to another, times the way."""
+    points, weights = _nodes(steps, x)
+    shape = (-1, *[1] * x.ndim)
+    slopes = slope.at(start + points.view(shape) * (x - start))[1]
+    return (weights.view(shape) * slopes).sum(0) * (x - start)
+
+
+def integrated(scorer: Scorer, options: Options) -> Found:
+    """Integrated gradients by Gauss-Legendre, the steps doubled until the completeness gap is below 1%."""
+    if options.steps < 1:
+        raise AttributionError(f"steps {options.steps}: expected at least 1")
+    used: list[int] = []
+
+    def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        starts = baselines(slope, x, options)
+        ends = slope.at(torch.cat([starts, x[None]]))[0].double()
+        wanted = float(ends[-1] - ends[:-1].mean())
+        steps = options.steps if len(starts) == 1 else max(1, options.steps // len(starts))
+        while True:
+            shares = torch.stack([integrate(slope, x, start, steps) for start in starts]).mean(0)
+            gap = float(shares.double().sum()) - wanted
+            if abs(gap) <= GAP * abs(wanted) or 2 * steps > MOST_STEPS:
+                break
+            steps *= 2
+        used.append(steps)
+        return shares, {"gap": gap, "change": wanted, "baseline": float(ends[:-1].mean())}
+
+    found, figures = each_part(scorer, options, method)
+    share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
+    notes = [f"integrated from {options.baseline} in {max(used)} steps: completeness gap {share:.2%} of the change"]
+    if share > GAP:
+        notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%} after {max(used)} steps: the scores are unreliable")
+    found = Found(found.scores, found.value, baseline=figures.pop("baseline"), inner=found.inner)
+    more = {**figures, "gap_share": share, "steps": max(used)}
+    return with_figures(found, more, options, tuple(notes))
+
+
+def conductance(scorer: Scorer, options: Options) -> Found:
+    """What of integrated gradients flows through each part of a site: its heads or its neurons."""
+    if options.site is None:
+        raise AttributionError("conductance is of a site: give one, such as blocks.3.mlp.hook_post (--site)")
+    used = options.steps
+
+    def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
+        path = Slope(scorer, slope.part, Site(EMBED))
+        x = path.clean()
+        (start,) = baselines(path, x, Options(baseline="zero" if options.baseline == "sampled" else options.baseline))
+        along = start + torch.linspace(0, 1, used + 1).to(x).view(-1, *[1] * x.ndim) * (x - start)
+        values, slopes = _at_site(path, along, slope.site)
+        shares = ((slopes[1:] + slopes[:-1]) / 2 * values.diff(dim=0)).sum(0)
+        return shares, {}
+
+    found, figures = each_part(scorer, options, method)
+    return with_figures(found, {**figures, "steps": used}, options)
+
+
+def _at_site(path: Slope, along: Tensor, site: Site) -> tuple[Tensor, Tensor]:
+    """A site's values and the gradients at it while the embedding has these values."""
+    values, slopes = [], []
+    size = max(1, path.scorer.batch_tokens // len(path.part.ids))
+    for some in along.split(size):
+        leaf = some.detach().clone().requires_grad_()
+        with torch.enable_grad(), path.put(leaf), capture(path.question.subject.model, site, grad=True) as acts:
+            torch.autograd.grad(path.value(len(leaf)).sum(), leaf)  # unlike backward, leaves the weights' .grad alone
+        values.append(acts[site])
+        slopes.append(acts.grad[site])
+    path.scorer.cost += Cost(len(along), len(along), len(along), len(along) * len(path.part.ids))
+    return torch.cat(values), torch.cat(slopes)

@@ -1,0 +1,39 @@
+"""What the methods can be told; each reads its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hooks.sites import SiteLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of the attribution methods.
+
+    Args:
+        removal: what an absent unit is (`experiments.attribution.game`).
+        draws: how often a removal that is drawn is drawn.
+        window: units that `windows` takes out together.
+        samples: changed texts of LIME (5,000), the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of permutations (10);
+            noisy copies of SmoothGrad (50).
+        features: LIME keeps so many units, as published; 0 keeps all.
+        steps: of integrated gradients, doubled until complete.
+        baseline: where gradients are integrated from: zero, pad, mask, mean, sampled.
+        noise: SmoothGrad's standard deviation, as a share of the input's range.
+        site: where gradients are taken; by default the embedding.
+        rule: of relevance propagation, at linear layers: 0, epsilon or gamma.
+        seed: everything drawn comes from it.
+    """
+
+    removal: str | None = None
+    draws: int = 5
+    window: int = 3
+    samples: int | None = None
+    features: int = 10
+    steps: int = 50
+    baseline: str = "zero"
+    noise: float = 0.15
+    site: SiteLike | None = None
+    rule: str = "epsilon"
+    seed: int = 0

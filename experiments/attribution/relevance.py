@@ -1,0 +1,223 @@
+"""Layer-wise relevance propagation: the value handed back layer by layer, none of it lost but to biases.
+
+Every rule is a change of the backward pass under which relevance is R = x * grad; the forward stays what it is:
+
+    linear      0: R_i = sum_j x_i w_ij / z_j R_j     epsilon: z_j + e sign(z_j)     gamma: w + g max(w, 0) for w
+                (deep Taylor's z+ rule is gamma's limit)
+    norm        the standard deviation is a constant                        (Ali et al. 2022)
+    nonlinear   identity: R_in = R_out, grad = f(x) / x                     (Achtibat et al. 2024, section 3.2.2)
+    softmax     R_i = x_i (R_i - s_i sum_j R_j), which the gradient is      (the same, proposition 3.1)
+    product     both factors take half: attention x values, queries x keys, gate x up  (the same, proposition 3.3)
+    cp-lrp      the attention weights are constants: all goes through the values       (Ali et al. 2022)
+
+``chefer``: rollout = product over layers of I + E_h (grad A * R_A)^+, the row that is read (Chefer et al. 2021, equation 13).
+The sum at each block's input is in ``conservation``. AttnLRP's softmax rule is a Taylor expansion: its constant term takes a
+part of the relevance, as biases do; with constant attention weights (``cp-lrp``) nothing but biases does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from experiments.attribution.gradients import Slope, each_part, with_figures
+from experiments.attribution.options import Options
+from experiments.attribution.result import Found
+from experiments.attribution.scorer import Scorer
+from experiments.attribution.units import AttributionError
+from hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
+
+RULES = ("0", "epsilon", "gamma")
+EPSILON = 1e-6
+GAMMA = 0.25
+START = "blocks.0.hook_resid_pre"
+_ATTENTION = ("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_v")
+
+
+@contextmanager
+def propagating(model: nn.Module, rule: str = "epsilon", attention: str = "attnlrp") -> Iterator[None]:
+    """Inside the block a gradient times its input is relevance; values are the model's.
+
+    Args:
+        rule: at linear layers: 0, epsilon or gamma.
+        attention: ``attnlrp``, ``cp-lrp``, or ``none`` for a model without any.
+    """
+    if rule not in RULES:
+        raise AttributionError(f"rule {rule!r}: expected {', '.join(RULES)}")
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore", NothingChanged)  # values stay as they are, gradients do not
+        for name, module in model.named_modules():
+            if (hook := _rule_of(model, name, module, rule)) is not None:
+                stack.callback(module.register_forward_hook(hook).remove)
+        if attention != "none":
+            stack.enter_context(intervene(model, _attention_edits(model, attention)))
+        yield
+
+
+def _attention_edits(model: nn.Module, attention: str) -> dict[Any, Any]:
+    try:
+        known = set(sites(model))
+    except UnknownArchitecture as error:
+        raise AttributionError(f"relevance needs a model whose attention is known: {error}") from None
+    halves = edits.function(half, "half")
+    if attention == "cp-lrp":
+        wanted = {"attn.hook_pattern": edits.function(Tensor.detach, "constant")}
+    else:
+        wanted = dict.fromkeys(_ATTENTION, halves)
+    found = {name: edit for name in known for part, edit in wanted.items() if name.endswith(part)}
+    if not found:
+        raise AttributionError(
+            f"relevance needs a model whose attention is known, {type(model).__name__} has no pattern"
+        )
+    return found
+
+
+def half(value: Tensor) -> Tensor:
+    """The value, with half its gradient: the product rule."""
+    return value / 2 + (value / 2).detach()
+
+
+Hook = Callable[..., Any]
+
+
+def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str) -> Hook | None:
+    """What a module's output becomes, or None where its own gradient is right."""
+    kind = type(module).__name__
+    if isinstance(module, nn.LayerNorm):
+        return _layer_norm
+    if kind.endswith("RMSNorm") or kind == "T5LayerNorm":
+        return _proportional
+    if _is_activation(module):
+        gated = _beside(model, name, "up_proj")
+        return partial(_gated, _proportional) if gated else _proportional
+    if isinstance(module, nn.Linear) or kind == "Conv1D":
+        own = partial({"0": _plain, "epsilon": _epsilon, "gamma": _gamma}[rule])
+        if name.endswith("up_proj") and _beside(model, name, "gate_proj"):
+            return partial(_gated, own)
+        return None if rule == "0" else own
+    return None
+
+
+def _is_activation(module: nn.Module) -> bool:
+    from transformers.activations import ACT2CLS
+
+    known = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} | {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
+    return type(module) in {k for k in known if isinstance(k, type)}
+
+
+def _beside(model: nn.Module, name: str, sibling: str) -> bool:
+    return hasattr(model.get_submodule(name.rpartition(".")[0]), sibling)
+
+
+def _plain(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    return out
+
+
+def _gated(own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """One factor of a gate."""
+    return half(own(module, args, out))
+
+
+def _proportional(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """y = x (y / x), the quotient a constant: the identity rule, and an RMS norm of constant size."""
+    (x,) = args
+    return x * (out / torch.where(x == 0, 1, x)).detach()
+
+
+def _layer_norm(module: nn.LayerNorm, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    (x,) = args
+    centred = x - x.mean(-1, keepdim=True)
+    size = torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + module.eps).detach()
+    scaled = centred / size
+    scaled = scaled if module.weight is None else scaled * module.weight
+    return scaled if module.bias is None else scaled + module.bias
+
+
+def _epsilon(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    share = (out / (out + EPSILON * torch.where(out < 0, -1.0, 1.0))).detach()
+    return share * out + ((1 - share) * out).detach()
+
+
+def _gamma(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    (x,) = args
+    weight: Any = module.weight if isinstance(module, nn.Linear) else getattr(module, "weight").T  # noqa: B009
+    lifted = F.linear(x, weight + GAMMA * weight.clamp(min=0), getattr(module, "bias", None))
+    return lifted * (out / (lifted + EPSILON * torch.where(lifted < 0, -1.0, 1.0))).detach() + (out * 0).detach()
+
+
+def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp") -> Found:
+    """Relevance of each unit, at the input of the first block (or at a site); it sums to the logit but for biases."""
+    question = scorer.question
+    if question.measure != "logit":
+        raise AttributionError("relevance is of logits: choose --measure logit, or give a wrong answer to compare with")
+    model = question.subject.model
+    inside = [name for name in sites(model) if name.endswith("hook_resid_pre") and name != START]
+    sums: dict[str, float] = {}
+
+    def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        later = [name for name in inside if slope.site.layer is None or _layer(name) > slope.site.layer]
+        later = [
+            name
+            for name in later
+            if question.endpoint.site is None or _layer(name) <= (question.endpoint.site.layer or 0)
+        ]
+        shares: Any = None
+        with propagating(model, options.rule, attention):
+            if not later:
+                return slope.at(x[None])[1][0] * x, {}
+            with capture(model, *later, grad=True) as acts:
+                shares = slope.at(x[None])[1][0] * x
+            for name in later:
+                sums[name] = sums.get(name, 0.0) + float((acts[name] * acts.grad[name]).double().sum())
+        return shares, {}
+
+    found, figures = each_part(scorer, replace(options, site=options.site or START), method)
+    total = float(found.scores.sum()) + figures["outside"]
+    sums = {str(options.site or START): total, **sums}
+    share = abs(found.value - total) / max(abs(found.value), 1e-12)
+    notes = (
+        f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} went to biases and other constant terms; by block "
+        + ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:]),
+    )
+    found = Found(found.scores, found.value, inner=found.inner if options.site is not None else None)
+    return with_figures(
+        found,
+        {**figures, "conservation": sums, "rule": options.rule},
+        replace(options, site=options.site or START),
+        notes,
+    )
+
+
+def _layer(name: str) -> int:
+    return int(name.split(".")[1])
+
+
+def chefer(scorer: Scorer, options: Options) -> Found:
+    """Attention rolled out, each layer's weighted by its gradient and its relevance; without a sign."""
+    question = scorer.question
+    model, scores, value = question.subject.model, np.zeros(len(question.units)), 0.0
+    for part in question.parts:
+        slope = Slope(scorer, part, Site(START))
+        x = slope.clean()
+        patterns = [name for name in sites(model) if name.endswith("attn.hook_pattern")]
+        with capture(model, *patterns, grad=True) as plain:
+            value += float(slope.at(x[None])[0])
+        with propagating(model, options.rule), capture(model, *patterns, grad=True) as acts:
+            slope.at(x[None])
+        rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
+        for name in patterns:
+            relevance = (acts[name] * acts.grad[name])[0]
+            weights = (plain.grad[name][0] * relevance).clamp(min=0).mean(0).double()
+            rollout = rollout + weights @ rollout
+        row = rollout[list(part.reads) or [0]].sum(0)
+        scores += [float(row[list(own)].sum()) for own in part.tokens]
+    return Found(scores, value, notes=("chefer has no sign: how much is read from each unit, not for or against",))

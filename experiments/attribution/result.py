@@ -1,0 +1,116 @@
+"""An attribution: a signed number for each unit of a text, with its error, its cost, and what must be known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.attribution.question import Question
+from experiments.attribution.scorer import Cost
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a method gives, before it is joined with its question.
+
+    Args:
+        scores: a number for each unit.
+        errors: standard errors, where the method draws.
+        value: the explained number for the whole text.
+        baseline: the same where every unit is absent, where the method has such a state.
+        inner: a number for each unit and each head, neuron or other part of a site, where one was asked for.
+        more: what else the method has to show.
+    """
+
+    scores: Float[np.ndarray, " units"]
+    value: float
+    errors: Float[np.ndarray, " units"] | None = None
+    baseline: float | None = None
+    inner: Float[np.ndarray, "units parts"] | None = None
+    notes: tuple[str, ...] = ()
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Which units of a text made a model give a number.
+
+    Args:
+        method: the method's name.
+        text: the text.
+        units: the words, tokens or spans.
+        spans: each one's start and end in characters.
+        scores: how much each one adds to the number, signed.
+        errors: standard errors of the scores, where the method draws; 0 where nothing was left to chance.
+        target: what is explained, in words.
+        unit: the number's unit (bits or nats).
+        value: the number for the whole text.
+        baseline: the number with every unit absent, where the method has such a state.
+        cost: forwards, backwards and changed texts asked for.
+        notes: what was joined, left out, approximated or did not converge.
+        inner: a number for each unit and each part of a site (heads, neurons), where one was asked for.
+        more: what else the method has to show: rules, curves, settings.
+    """
+
+    method: str
+    text: str
+    units: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    scores: Float[np.ndarray, " units"]
+    errors: Float[np.ndarray, " units"] | None
+    target: str
+    unit: str
+    value: float
+    baseline: float | None
+    cost: Cost
+    notes: tuple[str, ...]
+    inner: Float[np.ndarray, "units parts"] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def top(self, n: int = 2) -> tuple[str, ...]:
+        """The units with the largest scores, whatever their sign."""
+        return tuple(self.units[i] for i in np.argsort(-np.abs(self.scores), kind="stable")[:n])
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of a results file."""
+        return {
+            "method": self.method,
+            "text": self.text,
+            "units": list(self.units),
+            "spans": [list(span) for span in self.spans],
+            "scores": self.scores.tolist(),
+            "errors": None if self.errors is None else self.errors.tolist(),
+            "target": self.target,
+            "unit": self.unit,
+            "value": self.value,
+            "baseline": self.baseline,
+            "asked": self.cost.asked,
+            "forwards": self.cost.forwards,
+            "backwards": self.cost.backwards,
+            "notes": list(self.notes),
+            "inner": None if self.inner is None else self.inner.tolist(),
+            "more": self.more,
+        }
+
+
+def joined(method: str, question: Question, found: Found, cost: Cost, notes: tuple[str, ...]) -> Attribution:
+    """The attribution that a method's finding makes with its question."""
+    return Attribution(
+        method=method,
+        text=question.text,
+        units=question.units.texts,
+        spans=question.units.spans,
+        scores=found.scores,
+        errors=found.errors,
+        target=question.name,
+        unit=question.unit,
+        value=found.value,
+        baseline=found.baseline,
+        cost=cost,
+        notes=(*question.notes, *notes, *found.notes),
+        inner=found.inner,
+        more=found.more,
+    )

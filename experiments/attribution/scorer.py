@@ -1,0 +1,204 @@
+"""One scorer of changed rows: each distinct row once, shared beginnings once, logits only where they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from experiments.attribution.prefixes import cuts, run_shared
+from experiments.attribution.question import Part, Question
+from experiments.padding import Batch
+from experiments.words import Encoded
+from hooks import NothingChanged, edits, intervene
+
+SHARE_BELOW = 0.85
+"""Beginnings are shared where that leaves less than this share of the tokens to compute."""
+CHECKED = 2
+"""How many rows the first shared run repeats without sharing."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attribution cost.
+
+    Args:
+        asked: how many changed texts its values are of.
+        forwards: texts that were run through the model, each distinct one once.
+        backwards: texts whose gradient was computed.
+        tokens: tokens that the forwards computed, beginnings that are shared counted once.
+    """
+
+    asked: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A changed row: token ids, or -1 - k for the scorer's k-th vector; its reads, -1 for one that was deleted."""
+
+    ids: tuple[int, ...]
+    reads: tuple[int, ...]
+
+
+class Scorer:
+    """Values of a question's parts on changed rows.
+
+    Args:
+        batch_tokens: tokens of the rows that share a batch.
+        share: whether beginnings may be shared; that it changes nothing is measured once.
+
+    Attributes:
+        cost: what all calls so far have cost.
+        notes: what a result should say.
+    """
+
+    def __init__(self, question: Question, batch_tokens: int = 2048, share: bool = True) -> None:
+        self.question, self.subject = question, question.subject
+        self.batch_tokens = batch_tokens
+        self.cost = Cost()
+        self.notes: list[str] = []
+        self._vectors: list[Float[Tensor, " d_model"]] = []
+        self._known: dict[tuple[Part, Row], float] = {}
+        end = question.endpoint
+        self._share = share and self.subject.causal and not end.whole
+        self._checked = False
+
+    def vector(self, value: Float[Tensor, " d_model"]) -> int:
+        """The id by which rows have this vector in an embedding's place."""
+        self._vectors.append(value.detach())
+        return -len(self._vectors)
+
+    def __call__(self, rows: Sequence[Row], part: Part) -> Float[np.ndarray, " rows"]:
+        """The part's share of the value of each row."""
+        self.cost += Cost(asked=len(rows))
+        missing = sorted({row for row in rows if (part, row) not in self._known}, key=lambda row: row.ids)
+        if missing:
+            with torch.inference_mode():
+                found = self._shared(missing, part) if self._worth_sharing(missing) else None
+                found = self._plain(missing, part) if found is None else found
+            self._known |= {(part, row): value for row, value in zip(missing, found, strict=True)}
+            self.cost += Cost(forwards=len(missing))
+        return np.array([self._known[part, row] for row in rows])
+
+    def _worth_sharing(self, rows: Sequence[Row]) -> bool:
+        if not self._share or len(rows) < 2 * CHECKED or any(read < 0 for row in rows for read in row.reads):
+            return False
+        ids = [row.ids for row in rows]
+        return cuts(ids)[1] < SHARE_BELOW * sum(map(len, ids))
+
+    # -- rows in batches
+
+    def _plain(self, rows: Sequence[Row], part: Part) -> list[float]:
+        out = [0.0] * len(rows)
+        blank = ((0, 0),)
+        texts = [Encoded("", r.ids, blank * len(r.ids), (False,) * len(r.ids)) for r in rows]
+        for batch in self.subject.batches(texts, tokens=self.batch_tokens):
+            with self._embedded(batch.input_ids) as ids:
+                forward = partial(self.subject.forward, replace(batch, input_ids=ids))
+                states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
+            values = self._values(states, [rows[i].reads for i in batch.rows], part)
+            for i, value in zip(batch.rows, values, strict=True):
+                out[i] = value
+            self.cost += Cost(tokens=int(batch.attention_mask.sum()))
+        return out
+
+    def _values(self, states: Float[Tensor, "rows pos d"], reads: Sequence[Sequence[int]], part: Part) -> list[float]:
+        wanted = torch.tensor([list(r) or [0] for r in reads], device=states.device)
+        hidden = states[torch.arange(len(wanted), device=states.device)[:, None], wanted.clamp(min=0)]
+        return self._of(hidden, wanted >= 0, part)
+
+    def _of(self, hidden: Tensor, present: Bool[Tensor, "rows reads"], part: Part) -> list[float]:
+        """Values from the states at the reads, projected a piece at a time."""
+        values: list[float] = []
+        for h, p in zip(hidden.split(256), present.split(256), strict=True):
+            values += self.question.value(self.question.endpoint.of(h, p), part).double().tolist()
+        return values
+
+    @contextlib.contextmanager
+    def _embedded(self, ids: Tensor) -> Iterator[Tensor]:
+        """The ids that the model can be given, the scorer's own vectors taking their places in the embedding."""
+        own = ids < 0
+        if not bool(own.any()):
+            yield ids
+            return
+        table = torch.stack(self._vectors)
+        where = (-1 - ids[own]).to(table.device)
+
+        def put(value: Tensor) -> Tensor:
+            new = value.clone()
+            new[own.to(value.device)] = table[where].to(value)
+            return new
+
+        site = "hook_embed"
+        with warnings.catch_warnings(), intervene(self.subject.model, {site: edits.function(put, "absent")}):
+            warnings.simplefilter("ignore", NothingChanged)  # a pad's embedding is often zero already
+            yield ids.masked_fill(own, self.subject.pad_id)
+
+    # -- shared beginnings
+
+    def _shared(self, rows: Sequence[Row], part: Part) -> list[float] | None:
+        """The same, beginnings computed once; None where this model's cache does not keep to it."""
+        from transformers import DynamicCache
+
+        reads = [row.reads for row in rows]
+        new_cache: Callable[[], Any] = partial(DynamicCache, config=self.subject.config)
+        before = self.cost
+        try:
+            states = run_shared([row.ids for row in rows], reads, self._continued, new_cache, self.batch_tokens)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            self._share, self.cost = False, before
+            return None
+        values = self._of(torch.stack(states), torch.ones(len(rows), len(reads[0]), dtype=torch.bool), part)
+        if not self._checked:
+            some = [0, len(rows) - 1][:CHECKED]
+            alone = self._plain([rows[i] for i in some], part)
+            self.cost += Cost(forwards=len(some))
+            scale = max(1.0, *(abs(v) for v in alone))
+            half = next(self.subject.model.parameters()).dtype in (torch.float16, torch.bfloat16)
+            if any(abs(values[i] - v) > (5e-2 if half else 1e-3) * scale for i, v in zip(some, alone, strict=True)):
+                self._share = False
+                self.notes.append("with its cache this model gives other numbers: no beginnings are shared")
+                return None
+            self._checked = True
+        return values
+
+    def _continued(self, rows: Sequence[tuple[int, ...]], start: int, cache: Any) -> Float[Tensor, "rows pos d"]:
+        """Hidden states of rows whose beginning a cache holds."""
+        length = max(map(len, rows))
+        ids = torch.tensor([[*row, *[self.subject.pad_id] * (length - len(row))] for row in rows])
+        body, device = self.subject.body, self.subject.device
+        more: dict[str, Any] = {}
+        if "position_ids" in inspect.signature(body.forward).parameters:
+            more["position_ids"] = torch.arange(start, start + length, device=device).expand(len(rows), -1)
+        self.cost += Cost(tokens=sum(map(len, rows)))
+        with self._embedded(ids) as known:
+
+            def run(whole: bool) -> Any:
+                return body(known.to(device), past_key_values=cache, use_cache=True, return_dict=True, **more)
+
+            return self.question.endpoint.states(run)
+
+
+def row_batch(question: Question, part: Part, rows: int) -> Batch:
+    """A part's row several times in one batch."""
+    text = Encoded("", part.ids, ((0, 0),) * len(part.ids), (False,) * len(part.ids))
+    (batch,) = question.subject.batches([text] * rows, tokens=rows * len(part.ids))
+    return batch

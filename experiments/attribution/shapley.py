@@ -1,0 +1,171 @@
+"""Shapley values of a text's units: exact, by weighted regression, by permutations.
+
+    phi_i = sum over S without i of |S|! (M - |S| - 1)! / M! [v(S + i) - v(S)]
+
+They sum to v(all) - v(nothing). Every estimate carries the standard error of its draw.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from experiments.attribution.game import Game
+from experiments.attribution.options import Options
+from experiments.attribution.result import Found
+from experiments.attribution.units import AttributionError
+
+MOST_EXACT = 12
+"""Units up to which all 2^M sets are evaluated."""
+
+Masks = Bool[np.ndarray, "rows units"]
+
+
+def exact(game: Game, options: Options) -> Found:
+    """All 2^M sets of units, each once."""
+    if game.n > MOST_EXACT:
+        raise AttributionError(
+            f"exact Shapley values of {game.n} units would take {2**game.n:,} texts: expected at most {MOST_EXACT} units; "
+            "use kernel-shap or permutation-shap"
+        )
+    masks = (np.arange(2**game.n)[:, None] >> np.arange(game.n)) & 1 > 0
+    values = game(masks)
+    return Found(shapley_values(values), game.value, np.zeros(game.n), float(values[0]), more={"removal": game.removal})
+
+
+def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " units"]:
+    """From the values of all sets; bit i of a set's number says whether unit i is in it."""
+    n = int(math.log2(len(values)))
+    sets = np.arange(len(values))
+    size = np.array([int(s).bit_count() for s in sets])
+    weight = np.array([1 / (n * math.comb(n - 1, s)) for s in range(n)])
+    out = np.empty(n)
+    for i in range(n):
+        without = sets[(sets >> i) & 1 == 0]
+        out[i] = (weight[size[without]] * (values[without | 1 << i] - values[without])).sum()
+    return out
+
+
+def kernel_weight(units: int, size: int) -> float:
+    """(M - 1) / (C(M, s) s (M - s)): the weight of one set of s of M units (Lundberg and Lee 2017, theorem 2)."""
+    return (units - 1) / (math.comb(units, size) * size * (units - size))
+
+
+def kernel(game: Game, options: Options) -> Found:
+    """Weighted regression on sets: whole sizes while the budget lasts, then drawn ones, each with its complement."""
+    empty, value = game.empty, game.value
+    if game.n == 1:
+        return Found(np.array([value - empty]), value, np.zeros(1), empty, more={"removal": game.removal})
+    budget = 2 * game.n + 2048 if options.samples is None else options.samples
+    if budget < 2 * game.n:
+        raise AttributionError(f"kernel-shap: expected at least {2 * game.n} samples for {game.n} units, got {budget}")
+    masks, weights, pairs = kernel_sample(game.n, budget, np.random.default_rng(options.seed))
+    scores, errors = kernel_solve(masks, game(masks), weights, value, empty, pairs)
+    more = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
+    return Found(scores, value, errors, empty, more=more)
+
+
+def kernel_sample(
+    units: int, budget: int, rng: np.random.Generator
+) -> tuple[Masks, Float[np.ndarray, " rows"], np.ndarray]:
+    """Sets, their weights, and which pair each drawn one belongs to (-1 for a size of which all sets are there)."""
+    masks: list[np.ndarray] = []
+    weights: list[float] = []
+    left = {size: kernel_weight(units, size) * math.comb(units, size) for size in range(1, units)}
+    room = budget
+    for size in range(1, units // 2 + 1):
+        both = sorted({size, units - size})
+        number = sum(math.comb(units, s) for s in both)
+        share = sum(left[s] for s in both) / sum(left.values())
+        if room * share < number * (1 - 1e-8):
+            break
+        for s in both:
+            for chosen in itertools.combinations(range(units), s):
+                mask = np.zeros(units, dtype=bool)
+                mask[list(chosen)] = True
+                masks.append(mask)
+                weights.append(left[s] / math.comb(units, s))
+            del left[s]
+        room -= number
+        if not left:
+            break
+    pairs = [-1] * len(masks)
+    drawn = room // 2 if left else 0
+    if drawn:
+        sizes = np.array(list(left))
+        chances = np.array(list(left.values()))
+        for pair, size in enumerate(rng.choice(sizes, size=drawn, p=chances / chances.sum())):
+            mask = np.zeros(units, dtype=bool)
+            mask[rng.permutation(units)[:size]] = True
+            masks += [mask, ~mask]
+            weights += [sum(left.values()) / (2 * drawn)] * 2
+            pairs += [pair] * 2
+    return np.array(masks), np.array(weights), np.array(pairs)
+
+
+def kernel_solve(
+    masks: Masks,
+    values: Float[np.ndarray, " rows"],
+    weights: Float[np.ndarray, " rows"],
+    full: float,
+    empty: float,
+    pairs: np.ndarray | None = None,
+) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
+    """The weighted regression under sum(phi) = v(all) - v(nothing), and the standard errors of what was drawn.
+
+    min_phi sum_s w_s (v(s) - v(nothing) - s.phi)^2; the errors are the sandwich over pairs.
+    """
+    total = full - empty
+    X = masks[:, :-1].astype(float) - masks[:, -1:]
+    y = values - empty - masks[:, -1] * total
+    bread = np.linalg.pinv((X * weights[:, None]).T @ X)
+    beta = bread @ (X * weights[:, None]).T @ y
+    scores = np.append(beta, total - beta.sum())
+    gradient = X * (weights * (y - X @ beta))[:, None]
+    meat = np.zeros_like(bread)
+    known = np.zeros(len(X), dtype=bool) if pairs is None else pairs >= 0
+    drawn = np.zeros(0, dtype=int) if pairs is None else pairs[known].astype(int)
+    if len(drawn):
+        sums = np.zeros((int(drawn.max()) + 1, X.shape[1]))
+        np.add.at(sums, drawn, gradient[known])
+        sums -= sums.mean(0)
+        meat = sums.T @ sums * len(sums) / max(len(sums) - 1, 1)
+    onto = np.vstack([np.eye(len(beta)), -np.ones(len(beta))])
+    spread = onto @ bread @ meat @ bread @ onto.T
+    return scores, np.sqrt(np.maximum(np.diag(spread), 0.0))
+
+
+def permutations(game: Game, options: Options) -> Found:
+    """Units put back one by one in random orders, each order also backwards; exact where units meet only in pairs.
+
+    Source: Castro et al. 2009; antithetic pairs: Mitchell et al. 2022, section 4.
+    """
+    pairs = 10 if options.samples is None else options.samples
+    if pairs < 2:
+        raise AttributionError(f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}")
+    rng = np.random.default_rng(options.seed)
+    forward = [rng.permutation(game.n) for _ in range(pairs)]
+    each = (marginals(game, forward) + marginals(game, [order[::-1] for order in forward])) / 2
+    errors = each.std(0, ddof=1) / math.sqrt(pairs)
+    more = {"removal": game.removal, "permutations": 2 * pairs}
+    return Found(each.mean(0), game.value, errors, game.empty, more=more)
+
+
+def marginals(
+    game: Callable[[Masks], Float[np.ndarray, " rows"]], orders: list[np.ndarray]
+) -> Float[np.ndarray, "orders units"]:
+    """What each unit adds when it comes in, for each order."""
+    n = len(orders[0])
+    masks = np.zeros((len(orders), n + 1, n), dtype=bool)
+    for row, order in zip(masks, orders, strict=True):
+        for step, unit in enumerate(order, 1):
+            row[step:, unit] = True
+    steps = np.diff(game(masks.reshape(-1, n)).reshape(len(orders), n + 1))
+    out = np.empty((len(orders), n))
+    for row, order, gained in zip(out, orders, steps, strict=True):
+        row[order] = gained
+    return out

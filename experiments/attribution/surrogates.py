@@ -1,0 +1,132 @@
+"""Models that a person can read, fitted to the model's answers around one text: LIME's line and a small tree."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from experiments.attribution.game import Game
+from experiments.attribution.options import Options
+from experiments.attribution.result import Found
+from experiments.attribution.units import AttributionError
+
+WIDTH = 25.0
+"""LIME's kernel width for text, on a distance of 100 (1 - cos)."""
+SAMPLES = 5000
+DEPTH = 3
+"""Of the tree."""
+
+
+def lime_sample(units: int, samples: int, rng: np.random.Generator) -> Bool[np.ndarray, "rows units"]:
+    """The whole text, then texts from which U{1..M} units are gone, whichever they are."""
+    masks = np.ones((samples, units), dtype=bool)
+    for row, removed in zip(masks[1:], rng.integers(1, units + 1, samples - 1), strict=True):
+        row[rng.permutation(units)[:removed]] = False
+    return masks
+
+
+def lime_weights(masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " rows"]:
+    """sqrt(exp(-d^2 / 25^2)), d = 100 (1 - cos) of the mask with the whole text.
+
+    >>> lime_weights(np.array([[True] * 5 + [False] * 5])).round(4)
+    array([0.5034])
+    """
+    distance = 100 * (1 - np.sqrt(masks.mean(1)))
+    return np.sqrt(np.exp(-((distance / WIDTH) ** 2)))
+
+
+def ridge(
+    X: Float[np.ndarray, "rows units"],
+    y: Float[np.ndarray, " rows"],
+    weights: Float[np.ndarray, " rows"],
+    penalty: float,
+) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"], float]:
+    """Weighted ridge regression with a free intercept: coefficients, their standard errors, weighted R^2."""
+    share = weights / weights.sum()
+    x, z = X - share @ X, y - share @ y
+    bread = np.linalg.inv((x * weights[:, None]).T @ x + penalty * np.eye(X.shape[1]))
+    coef = bread @ (x * weights[:, None]).T @ z
+    left = z - x @ coef
+    scores = x * (weights * left)[:, None]
+    errors = np.sqrt(np.diag(bread @ (scores.T @ scores) @ bread))
+    spread = float(weights @ z**2)
+    return coef, errors, 1 - float(weights @ left**2) / spread if spread > 0 else 1.0
+
+
+def lime(game: Game, options: Options) -> Found:
+    """LIME for text with the published defaults: a weighted ridge regression (penalty 1) on which units are there.
+
+    Features: forward selection up to 6, else those with the largest weights of a first regression (penalty 0.01).
+    Source: Ribeiro et al. 2016, section 3.4, and the defaults of the authors' LimeTextExplainer.
+    """
+    masks, values = _sampled(game, options)
+    X, weights = masks.astype(float), lime_weights(masks)
+    wanted = options.features or game.n
+    if wanted >= game.n:
+        chosen = np.arange(game.n)
+    elif wanted <= 6:
+        chosen = _forward(X, values, weights, wanted)
+    else:
+        first = ridge(X, values, weights, 0.01)[0]
+        chosen = np.sort(np.argsort(-np.abs(first), kind="stable")[:wanted])
+    coef, errors, r2 = ridge(X[:, chosen], values, weights, 1.0)
+    scores, spread = np.zeros(game.n), np.zeros(game.n)
+    scores[chosen], spread[chosen] = coef, errors
+    notes = [f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"]
+    if len(chosen) < game.n:
+        notes.append(f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)")
+    more = {"removal": game.removal, "samples": len(masks), "r2": r2}
+    return Found(scores, game.value, spread, notes=tuple(notes), more=more)
+
+
+def tree(game: Game, options: Options) -> Found:
+    """A regression tree of depth 3 on LIME's samples, in words; it can show that two units matter only together.
+
+    score(i) = sum over the splits by i of their share of the tree's gain, with the sign of what the split adds
+    """
+    from sklearn.tree import DecisionTreeRegressor, export_text
+
+    masks, values = _sampled(game, options)
+    found = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
+    found.fit(masks, values, sample_weight=lime_weights(masks))
+    names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
+    nodes = found.tree_
+    scores = np.zeros(game.n)
+    for at in range(nodes.node_count):
+        left, right = nodes.children_left[at], nodes.children_right[at]
+        if left < 0:
+            continue
+        w = nodes.weighted_n_node_samples
+        gain = w[at] * nodes.impurity[at] - w[left] * nodes.impurity[left] - w[right] * nodes.impurity[right]
+        scores[nodes.feature[at]] += np.sign(nodes.value[right, 0, 0] - nodes.value[left, 0, 0]) * gain
+    total = np.abs(scores).sum()
+    rules = export_text(found, feature_names=names, decimals=3).replace("<= 0.500", "absent").replace(
+        "> 0.500", "there"
+    )  # fmt: skip
+    r2 = float(found.score(masks, values, sample_weight=lime_weights(masks)))
+    notes = (
+        "the tree's scores are signed shares of its gain, not of the value",
+        f"the tree explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
+    )
+    more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
+    return Found(scores / total if total else scores, game.value, notes=notes, more=more)
+
+
+def _sampled(game: Game, options: Options) -> tuple[Bool[np.ndarray, "rows units"], Float[np.ndarray, " rows"]]:
+    if game.n < 2:
+        raise AttributionError("a surrogate compares units: expected at least 2, got 1; use leave-one-out")
+    samples = SAMPLES if options.samples is None else options.samples
+    if samples < game.n + 2:
+        raise AttributionError(f"expected at least {game.n + 2} samples for {game.n} units, got {samples}")
+    masks = lime_sample(game.n, samples, np.random.default_rng(options.seed))
+    return masks, game(masks)
+
+
+def _forward(X: np.ndarray, y: np.ndarray, weights: np.ndarray, wanted: int) -> np.ndarray:
+    """Units one by one, each the one that raises R^2 most (penalty 0, as published)."""
+    chosen: list[int] = []
+    for _ in range(wanted):
+        rest = [i for i in range(X.shape[1]) if i not in chosen]
+        gains = [ridge(X[:, [*chosen, i]], y, weights, 1e-9)[2] for i in rest]
+        chosen.append(rest[int(np.argmax(gains))])
+    return np.sort(np.array(chosen))

@@ -1,0 +1,136 @@
+"""What gets a score: the tokens, words or spans of a text, each with the tokens that carry it.
+
+A word is a run of letters and digits (with the hyphens and apostrophes inside it), a run of other signs, or one character of
+a script that is written without spaces (Chinese, Japanese, Thai, ...). Units that share a token are one unit: a token cannot
+be half there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from experiments.subject import Subject
+from experiments.words import Encoded, trimmed, word_spans
+
+LEVELS = ("word", "token", "span")
+
+# Kana, Han (with its extensions), Thai, Lao, Khmer, Myanmar: no spaces between words.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’\-][^\W{_UNSPACED}]+)*|[^\w\s]+")
+_CLAUSE = re.compile(r"[^.,;:!?\n。，、；：！？]*[.,;:!?\n。，、；：！？]*")
+
+
+class AttributionError(ValueError):
+    """A text, a target or a method that cannot be used as asked; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a text.
+
+    Args:
+        level: word, token or span.
+        texts: each unit as it stands in the text.
+        spans: its start and end in characters of the text.
+        tokens: the positions of its tokens; no position is in two units.
+        notes: what was joined or left out.
+    """
+
+    level: str
+    texts: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    tokens: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each word in characters.
+
+    >>> [text[a:b] for text in ["It's well-known: 你好"] for a, b in split_words(text)]
+    ["It's", 'well-known', ':', '你', '好']
+    """
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def split_clauses(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each stretch up to its punctuation."""
+    found = (trimmed(text, *match.span()) for match in _CLAUSE.finditer(text))
+    return [(start, end) for start, end in found if end > start]
+
+
+def find_units(
+    subject: Subject,
+    encoded: Encoded,
+    level: str = "word",
+    spans: Sequence[tuple[int, int]] | None = None,
+    fixed: Collection[int] = (),
+) -> Units:
+    """The units of an encoded text.
+
+    Args:
+        spans: characters of each unit, for the level ``span``; by default the clauses.
+        fixed: positions that belong to no unit, such as a mask that is to be filled.
+
+    Raises:
+        AttributionError: an unknown level, an empty text, one that is longer than the model reads.
+    """
+    if level not in LEVELS:
+        raise AttributionError(f"level {level!r}: expected {', '.join(LEVELS)}")
+    if spans is not None and level != "span":
+        raise AttributionError(f"spans belong to level 'span', got level {level!r}")
+    if encoded.cut is not None:
+        raise AttributionError(
+            f"the text is longer than the model's {subject.max_length} tokens (it ends at character {encoded.cut})"
+        )
+    text = encoded.text
+    held = set(fixed) | {i for i, special in enumerate(encoded.special) if special}
+    free = [i for i in range(len(encoded)) if i not in held]
+    if not free:
+        raise AttributionError(f"expected a text with words, got {text[:40]!r}")
+    if level == "token":
+        places = [trimmed(text, *encoded.offsets[i]) for i in free]
+        names = [text[a:b] or subject.token(encoded.ids[i]) for i, (a, b) in zip(free, places, strict=True)]
+        return Units(level, tuple(names), tuple(places), tuple((i,) for i in free))
+    wanted = split_words(text) if level == "word" else list(spans) if spans is not None else split_clauses(text)
+    return _joined(level, encoded, sorted(wanted), held, free)
+
+
+def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], held: set[int], free: list[int]) -> Units:
+    """The units that the characters ask for, those that share a token joined."""
+    text = encoded.text
+    places: list[tuple[int, int]] = []
+    tokens: list[list[int]] = []
+    joined = lost = 0
+    for (start, end), span in zip(wanted, word_spans(encoded, wanted), strict=True):
+        own = [] if span is None else [i for i in range(span.start, span.stop) if i not in held]
+        if not own:
+            lost += span is None
+        elif tokens and own[0] <= tokens[-1][-1]:
+            tokens[-1] = sorted({*tokens[-1], *own})
+            places[-1] = (places[-1][0], max(end, places[-1][1]))
+            joined += 1
+        else:
+            tokens.append(own)
+            places.append((start, end))
+    if not tokens:
+        raise AttributionError(f"expected a text with a {level}, got {text[:40]!r}")
+    outside = len(free) - sum(map(len, tokens))
+    notes = [
+        (joined, f"{joined} {level}s share a token with the one before and are one unit with it"),
+        (lost, f"{lost} {level}s have no token and no score"),
+        (outside, f"{outside} tokens belong to no {level} (white space) and stay as they are"),
+    ]
+    return Units(
+        level,
+        tuple(text[a:b] for a, b in places),
+        tuple(places),
+        tuple(map(tuple, tokens)),
+        tuple(note for count, note in notes if count),
+    )

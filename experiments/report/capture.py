@@ -1,0 +1,64 @@
+"""The page of a capture: what is in the store, site by site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .parts import Cell, Column, Page, Section, Stats, Table
+from .provenance import again, caveats, model_name, provenance
+from .words import count, finite, number, plural
+
+ABOUT = (
+    "A row is a word or a token, with one vector at each site. Shards are safetensors files: read them with "
+    "hooks.ActivationStore, or give the folder to a study with --store."
+)
+
+
+def capture_page(results: Mapping[str, Any]) -> Page:
+    """All parts of the page, top to bottom."""
+    about = results.get("provenance") or {}
+    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
+    first = records[0] if records else {}
+    return Page(
+        title=f"Activations of {model_name(about)}",
+        kicker="layerscope capture",
+        facts=[
+            f"{plural(int(first.get('rows') or 0), str(first.get('unit', 'row')))} at {plural(len(records), 'site')}",
+            str(first.get("dtype", "?")),
+            *([str(about["finished"])[:10]] if about.get("finished") else []),
+        ],
+        findings=[("store", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        sections=[
+            *([_store(records, results)] if records else []),
+            caveats(results, []),
+            provenance(results),
+            again(results),
+        ],
+    )
+
+
+def _store(records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> Section:
+    store = results.get("store") or {}
+    items = [
+        ("rows", count(store.get("rows")), f"of {count(store.get('texts'))} texts"),
+        ("on disk", f"{float(store.get('bytes') or 0) / 1e9:.2f} GB", plural(int(store.get("shards") or 0), "shard")),
+        ("written at", f"{count(store.get('tokens_per_second'))}/s", "tokens through the model and to the disk"),
+    ]
+    columns = [
+        Column("site", False),
+        Column("width", hint="values a row"),
+        Column("MB", hint="on disk"),
+        Column("largest", hint="largest absolute value; far above the other sites' it is a massive activation"),
+    ]
+    rows = [
+        [
+            Cell(str(r.get("site")), tone="code", head=True),
+            Cell(count(r.get("width")), finite(r.get("width"))),
+            Cell(f"{float(r.get('bytes') or 0) / 1e6:.1f}", finite(r.get("bytes"))),
+            Cell(number(r.get("largest"), 2), finite(r.get("largest"))),
+        ]
+        for r in records
+    ]
+    table = Table("sites-table", "Every site in the store", columns, rows, copy=True)
+    return Section("store", "Store", [Stats(items), table], ABOUT, study=True)

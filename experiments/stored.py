@@ -1,0 +1,125 @@
+"""Features that a study reads: from the store of an earlier capture, or from one that the model fills now. One code for both.
+
+A store serves a study if it was made by the same model, tokenizer, BOS, pooling and type of weights, and holds the
+study's sites and the sentences of its files, whatever else it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from experiments.corpus import Corpus, read_conllu
+from experiments.features import FeatureError, Layout
+from experiments.results import versions
+from experiments.subject import Subject
+from hooks import ActivationStore
+
+_FREE = ("model", "layerscope")
+"""What a store says of itself that need not be the study's: the model's name, the version."""
+_WORDS = 1 << 20
+"""More words than any sentence has."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of a store, in the order of a layout.
+
+    Args:
+        rows: which rows; None for all of them, as they are.
+    """
+
+    store: ActivationStore
+    rows: Int[Tensor, " n"] | None = None
+
+    def read(self, site: str) -> Float[Tensor, "n d"]:
+        """One site's vectors in float32; no other site is touched."""
+        return self.store.read(site, self.rows).float().flatten(1)
+
+
+def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
+    """What decides the vectors of a text: a store says it, and a study compares it."""
+    return {
+        "model": subject.name,
+        "model_sha256": subject.sha256,
+        "tokenizer_sha256": subject.tokenizer_sha256,
+        "bos": subject.bos,
+        "max_length": subject.max_length,
+        "weights": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
+        "unit": unit,
+        "pooling": pooling if unit == "word" else None,
+        "layerscope": versions()["layerscope"],
+    }
+
+
+def stored(
+    where: str, subject: Subject, corpora: Iterable[Corpus], layout: Layout, places: Sequence[str], pooling: str
+) -> Features:
+    """The rows of a capture's store that are the words of a study.
+
+    Args:
+        where: the capture's folder, or its store's folder or URL.
+        corpora: the study's sentences, in the order of its layout.
+
+    Raises:
+        FeatureError: no store there, or one that does not serve this study, with what is missing.
+        StoreError: a shard that is damaged or missing.
+    """
+    store = open_store(where)
+    wanted, about = made_from(subject, "word", pooling), store.about
+    for name, value in wanted.items():
+        if name not in _FREE and about.get(name) != value:
+            raise FeatureError(f"--store {where}: expected {name} {value}, it was made with {about.get(name)}")
+    if absent := [place for place in places if place not in store.sites]:
+        raise FeatureError(f"--store {where}: expected site {absent[0]}, it holds {', '.join(store.sites[:3])}, ...")
+    numbers = _numbers(where, about["data"], list(corpora))
+    of = [
+        number * _WORDS + word
+        for number, spans in zip(numbers, layout.spans, strict=True)
+        for word, span in enumerate(spans)
+        if span is not None
+    ]
+    keys, asked = store.index[:, 1] * _WORDS + store.index[:, 2], torch.tensor(of)
+    rows = torch.searchsorted(keys, asked).clamp(max=len(keys) - 1)
+    if missing := int((keys[rows] != asked).sum()):
+        raise FeatureError(
+            f"--store {where}: {missing} of {len(asked)} words are not in it: capture with a larger --limit"
+        )
+    return Features(store, rows)
+
+
+def open_store(where: str) -> ActivationStore:
+    """The store in a folder, or in a capture's folder.
+
+    Raises:
+        FeatureError: there is none.
+    """
+    places = [where] if "://" in where else [where, str(Path(where) / "store")]
+    for place in places:
+        store = ActivationStore(place)
+        if store.sealed:
+            return store
+    raise FeatureError(f"--store {where}: expected a folder that layerscope capture has finished, found no store.json")
+
+
+def _numbers(where: str, data: Sequence[dict[str, Any]], corpora: Sequence[Corpus]) -> list[int]:
+    """The number that each sentence has in the store: by its file, and its place there."""
+    first, count = {}, 0
+    for file in data:
+        first[file["sha256"]] = count
+        count += int(file["texts"])
+    places: dict[str, dict[str, int]] = {}
+    numbers = []
+    for corpus in corpora:
+        if corpus.sha256 not in first:
+            raise FeatureError(f"--store {where} holds no sentences of {corpus.path}: capture it too (--corpus)")
+        if corpus.sha256 not in places:
+            places[corpus.sha256] = {s.id: i for i, s in enumerate(read_conllu(corpus.path))}
+        numbers += [first[corpus.sha256] + places[corpus.sha256][s.id] for s in corpus]
+    return numbers

@@ -1,0 +1,196 @@
+"""Where a store's files are: a folder on this machine, or one that fsspec reaches (``s3://``, ``gs://``, ``memory://``).
+
+A file appears under its name when it is whole: written to a temporary name and renamed here, put in one piece elsewhere.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+LOCK = ".lock"
+_PARTIAL = ".partial"
+
+
+class LocalFolder:
+    """A folder of this machine's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each whole file, by name, in order; empty if the folder is not there."""
+        if not self.path.is_dir():
+            return {}
+        found = [e for e in os.scandir(self.path) if not e.name.startswith(".") and not e.name.endswith(_PARTIAL)]
+        return {e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name) if e.is_file()}
+
+    def size(self, name: str) -> int | None:
+        """Bytes of one file, None if it is not there."""
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Some bytes of a file."""
+        with (self.path / name).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer from a file."""
+        with (self.path / name).open("rb", buffering=0) as file:
+            file.seek(start)
+            while buffer:
+                count = file.readinto(buffer)
+                if not count:
+                    raise OSError(f"{self.path / name} ends early")
+                buffer = buffer[count:]
+
+    def view(self, name: str, start: int, stop: int) -> Any:
+        """A buffer of some bytes of a file, mapped into memory."""
+        if stop == start:
+            return bytearray()
+        first = start - start % mmap.ALLOCATIONGRANULARITY
+        with (self.path / name).open("rb") as file:  # a private mapping: what is written to it stays here
+            mapped = mmap.mmap(file.fileno(), stop - first, access=mmap.ACCESS_COPY, offset=first)
+        return memoryview(mapped)[start - first :]
+
+    def write(self, name: str, parts: Sequence[Any]) -> None:
+        """Write a file from its parts, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f"{name}.{uuid.uuid4().hex[:8]}{_PARTIAL}"
+        try:
+            with partial.open("wb", buffering=0) as file:
+                for part in parts:
+                    rest = memoryview(part).cast("B")
+                    while rest:
+                        rest = rest[file.write(rest) :]
+            os.replace(partial, self.path / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def lock(self) -> Any | None:
+        """Keep other writers out until what is returned is released; None if another one is in."""
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
+        try:
+            lock.acquire()  # the system lets go of it when the process ends, however it ends
+        except Timeout:
+            return None
+        return lock
+
+    def clear(self) -> None:
+        """Remove what interrupted writers left, the lock, and the folder if nothing else is in it."""
+        if self.path.is_dir():
+            for left in (*self.path.glob(f"*{_PARTIAL}"), self.path / LOCK):
+                left.unlink(missing_ok=True)
+            with suppress(OSError):  # other files are in it
+                self.path.rmdir()
+
+    def free(self) -> int | None:
+        """Free bytes, where that is known."""
+        known = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        return shutil.disk_usage(known).free
+
+
+class NoLock:
+    """What stands for a lock where there is none."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class RemoteFolder:
+    """A folder that fsspec reaches. There is no lock there: two writers of one store write the same shards twice."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self.files, self.root = fsspec.core.url_to_fs(self.url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each whole file, by name, in order; empty if the folder is not there."""
+        self.files.invalidate_cache()
+        try:
+            found = self.files.ls(self.root, detail=True)
+        except FileNotFoundError:
+            return {}
+        files = {str(f["name"]).rsplit("/", 1)[-1]: int(f["size"]) for f in found if f["type"] == "file"}
+        return dict(sorted(files.items()))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of one file, None if it is not there."""
+        self.files.invalidate_cache()
+        try:
+            return int(self.files.size(f"{self.root}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Some bytes of a file."""
+        return self.files.cat_file(f"{self.root}/{name}", start=start, end=stop)
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer from a file."""
+        found = self.read(name, start, start + len(buffer))
+        if len(found) != len(buffer):
+            raise OSError(f"{self.url}/{name} ends early")
+        buffer[:] = found
+
+    def view(self, name: str, start: int, stop: int) -> Any:
+        """A buffer of some bytes of a file."""
+        return bytearray(self.read(name, start, stop))
+
+    def write(self, name: str, parts: Sequence[Any]) -> None:
+        """Write a file from its parts, whole or not at all."""
+        self.files.makedirs(self.root, exist_ok=True)
+        self.files.pipe_file(f"{self.root}/{name}", b"".join(bytes(memoryview(part).cast("B")) for part in parts))
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with suppress(FileNotFoundError):
+            self.files.rm_file(f"{self.root}/{name}")
+
+    def lock(self) -> Any | None:
+        """Keep other writers out until what is returned is released; None if another one is in."""
+        return NoLock()
+
+    def clear(self) -> None:
+        """Remove the folder if nothing else is in it."""
+        with suppress(OSError):
+            self.files.rmdir(self.root)
+
+    def free(self) -> int | None:
+        """Free bytes, where that is known."""
+        return None
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def folder_at(where: str | os.PathLike[str]) -> Folder:
+    """The folder of a path or a URL."""
+    text = os.fspath(where)
+    return RemoteFolder(text) if "://" in text else LocalFolder(Path(text).expanduser())

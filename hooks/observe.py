@@ -1,0 +1,70 @@
+"""observe: show sites' values to a function while a model runs, and keep none of them.
+
+What a corpus needs of its patterns (an entropy, a mean distance) is small; the patterns are not. `capture` holds a forward's
+values until the forward is over; here each is gone as soon as the function returns.
+
+>>> import torch
+>>> from transformers import GPT2Config, GPT2Model
+>>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
+>>> def see(site, value):
+...     print(site, tuple(value.shape))
+>>> with observe(model, "blocks.*.attn.hook_pattern", see=see):
+...     out = model(torch.tensor([[1, 2, 3]]))
+blocks.0.attn.hook_pattern (1, 2, 3, 3)
+blocks.1.attn.hook_pattern (1, 2, 3, 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hooks.activations import SiteNeverFired, select
+from hooks.anatomy import Place, locate
+from hooks.attention import forbid
+from hooks.sites import Site, SiteLike
+from hooks.taps import Taps, as_site
+
+
+@contextmanager
+def observe(model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Call ``see(site, value)`` for every site that a forward inside the block reaches, in the forward's order.
+
+    Args:
+        model: any `nn.Module`; its outputs are the same, bit for bit.
+        sites: as for `hooks.capture`.
+        see: gets the value detached; it must copy what it wants to keep, and change nothing.
+
+    Raises:
+        UnknownSite: before any hook attaches, with the nearest names that exist.
+        SiteNeverFired: on exit, if a forward ran and a site did not fire.
+    """
+    places = locate(model, *sites)
+    taps, seer = Taps(model, places), _Seer(see)
+    with taps.attach(seer):
+        yield
+    if taps.ran and (silent := [str(site) for site in places if site not in seer.seen]):
+        raise SiteNeverFired(
+            f"{len(silent)} of {len(places)} sites did not fire in this forward: {', '.join(silent[:3])}; "
+            "the modules did not run, or the layer's attention is neither sdpa nor a softmax"
+        )
+
+
+class _Seer:
+    """The tap: it looks, and lets the same tensor go on."""
+
+    def __init__(self, see: Callable[[Site, Tensor], None]) -> None:
+        self.see = see
+        self.seen: set[Site] = set()
+
+    def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        self.seen.add(site)
+        value = select(as_site(place, raw, shape), site).detach()
+        self.see(site, forbid(value) if place.end == "scores" else value)
+        return raw
+
+    def after(self) -> None:
+        """Nothing: the forward goes on."""

@@ -1,0 +1,201 @@
+"""One shard: a safetensors file of rows at every site, whose header says what they are and what they sum to.
+
+    8 bytes   length of the header
+    header    JSON: where each tensor is; in ``__metadata__`` what the rows were made from, checksums, largest values
+    data      ``__index__`` [n 5], then one tensor [n ...] for each site
+
+A checksum is the sum of a tensor's bytes as 64-bit words: as fast as memory, and changed by any word that is. The same rows
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hooks.folders import Folder
+
+FORMAT = "layerscope-activations-2"
+INDEX = "__index__"
+COLUMNS = ("row", "sentence", "word", "token", "stop")
+"""Of a row: its number, its sentence, the word in it (-1: of no word), its tokens from ``token`` up to ``stop``."""
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+_LONGEST_HEADER = 100_000_000
+
+
+class StoreError(ValueError):
+    """A shard that is damaged, foreign or missing, a folder that is in use, or a disk without room."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor is in a shard's file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a shard says of itself.
+
+    Attributes:
+        about: what its rows were made from.
+        slots: where each tensor is, the index among them.
+        sums: each tensor's checksum.
+        largest: largest absolute value at each site.
+    """
+
+    about: dict[str, Any]
+    slots: dict[str, Slot]
+    sums: dict[str, str]
+    largest: dict[str, float]
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites, in the order in which they were written."""
+        return [name for name in self.slots if name != INDEX]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows."""
+        return self.slots[INDEX].shape[0]
+
+
+class Image:
+    """A shard's data in memory that is used again: rows are copied into it, and it is written from there.
+
+    Copying here makes the values safe from a model that changes them, and fresh memory is asked for once.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = torch.zeros(0, dtype=torch.uint8)
+        self.slots: dict[str, Slot] = {}
+
+    def fill(self, index: Int[Tensor, "n 5"], values: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+        """Copy rows in, in the type they are stored in (None: their own)."""
+        tensors: dict[str, tuple[Tensor, torch.dtype]] = {INDEX: (index, torch.int64)}
+        for site, value in values.items():
+            kind = dtype or value.dtype
+            if kind not in (torch.float32, torch.float16, torch.bfloat16):
+                raise StoreError(f"{site}: expected float32, float16 or bfloat16, got {kind}: give the store a dtype")
+            if len(value) != len(index):
+                raise StoreError(f"{site}: expected a vector for each of {len(index)} rows, got {len(value)}")
+            tensors[site] = value, kind
+        tensors = dict(sorted(tensors.items(), key=lambda item: -item[1][1].itemsize))  # each at a multiple of its size
+        self.slots, at = {}, 0
+        for name, (value, kind) in tensors.items():
+            end = at + value.numel() * kind.itemsize
+            self.slots[name] = Slot(kind, tuple(value.shape), at, end)
+            at = end
+        if len(self._bytes) < at:
+            self._bytes = torch.empty(at + at // 8, dtype=torch.uint8)
+        for name, (value, _) in tensors.items():
+            self._tensor(name).copy_(value.detach())
+
+    def _tensor(self, name: str) -> Tensor:
+        slot = self.slots[name]
+        return self._bytes[slot.start : slot.stop].view(slot.dtype).view(slot.shape)
+
+    def write(self, folder: Folder, name: str, about: Mapping[str, Any]) -> None:
+        """Write the shard.
+
+        Raises:
+            StoreError: a value that is not finite in the type it is stored in.
+            OSError: no room, or no permission.
+        """
+        largest = {site: _largest(site, self._tensor(site)) for site in self.slots if site != INDEX}
+        data = self._bytes.numpy()
+        sums = {name: checksum(data[slot.start : slot.stop]) for name, slot in self.slots.items()}
+        said = {"format": FORMAT, "about": about, "sums": sums, "largest": largest}
+        header: dict[str, Any] = {"__metadata__": {"layerscope": json.dumps(said, sort_keys=True)}}
+        for site, slot in self.slots.items():
+            where = [slot.start, slot.stop]
+            header[site] = {"dtype": _NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": where}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        size = max(slot.stop for slot in self.slots.values())
+        folder.write(name, [len(text).to_bytes(8, "little") + text, data[:size]])
+
+
+def _largest(site: str, value: Tensor) -> float:
+    if not value.numel():
+        return 0.0
+    low, high = value.aminmax()
+    found = max(-float(low), float(high))
+    if not math.isfinite(found):
+        kind = str(value.dtype).removeprefix("torch.")
+        hint = "" if value.dtype == torch.float32 else ": perhaps too large for the type, store bfloat16 or float32"
+        raise StoreError(f"{site}: expected finite values, got NaN or infinity in {kind}{hint}")
+    return found
+
+
+def checksum(data: np.ndarray | memoryview) -> str:
+    """Sum of the bytes as little-endian 64-bit words, and of those left over; 16 hexadecimal digits."""
+    array = np.frombuffer(data, dtype=np.uint8)
+    whole = len(array) // 8 * 8
+    total = int(array[:whole].view("<u8").sum(dtype=np.uint64)) + int(array[whole:].sum(dtype=np.uint64))
+    return f"{total % 2**64:016x}"
+
+
+def read_header(folder: Folder, name: str, size: int) -> Header:
+    """The header of a shard, checked against the file's size.
+
+    Raises:
+        StoreError: the file is no shard, or not all of one; the message names it.
+    """
+    path = f"{folder}/{name}"
+    length = int.from_bytes(folder.read(name, 0, 8), "little")
+    if size < 8 or length > min(_LONGEST_HEADER, size - 8):
+        raise StoreError(f"{path} is damaged (no header of {length} bytes in {size}): delete it and run again")
+    try:
+        header = json.loads(folder.read(name, 8, 8 + length))
+        said = json.loads(header.pop("__metadata__", {}).get("layerscope", "{}"))
+        slots = {}
+        for tensor, place in header.items():
+            start, stop = place["data_offsets"]
+            slots[tensor] = Slot(
+                _TYPES[place["dtype"]], tuple(place["shape"]), 8 + length + int(start), 8 + length + int(stop)
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged (its header cannot be read): delete it and run again") from error
+    if said.get("format") != FORMAT or INDEX not in slots:
+        raise StoreError(f"{path} is foreign (expected {FORMAT}, got {said.get('format')}): use another folder")
+    end = max(slot.stop for slot in slots.values())
+    if end != size:
+        kind = "half written" if size < end else "damaged"
+        raise StoreError(f"{path} is {kind} ({size} of {end} bytes): delete it and run again")
+    return Header(said["about"], slots, said["sums"], said["largest"])
+
+
+def read_tensor(folder: Folder, name: str, header: Header, tensor: str, buffer: memoryview | None = None) -> Tensor:
+    """A tensor of a shard, its checksum compared: in ``buffer`` where one is given, else in memory of its own.
+
+    Raises:
+        StoreError: the bytes are not those that were written.
+    """
+    slot = header.slots[tensor]
+    size = slot.stop - slot.start
+    held = memoryview(bytearray(size)) if buffer is None else buffer[:size]
+    folder.read_into(name, slot.start, held)
+    if checksum(held) != header.sums[tensor]:
+        raise StoreError(f"{folder}/{name} is damaged (checksum of {tensor}): delete it and run again")
+    return as_tensor(held, slot)
+
+
+def as_tensor(held: Any, slot: Slot) -> Tensor:
+    """Bytes as the tensor that they are."""
+    if not math.prod(slot.shape):
+        return torch.empty(slot.shape, dtype=slot.dtype)
+    return torch.frombuffer(held, dtype=slot.dtype).view(slot.shape)

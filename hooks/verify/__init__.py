@@ -1,0 +1,120 @@
+"""verify: proof, on one model, that what its sites hold is what the model does.
+
+>>> import torch
+>>> from transformers import GPT2Config, GPT2LMHeadModel
+>>> model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=50, n_positions=16)).eval()
+>>> verdict = verify(model, quick=True)
+>>> verdict.status, len(verdict.wrong)
+('OK', 0)
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hooks.padding import Padding
+from hooks.verify import heads, response, stream, values, weights, whole
+from hooks.verify.exam import Exam
+from hooks.verify.findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
+
+__all__ = ["CHECKS", "Check", "Finding", "Status", "UnsoundModel", "Verdict", "kind_of", "verify", "worst"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the doctor's table: a name, what is compared, and whether every study runs it first."""
+
+    name: str
+    run: Callable[[Exam], Iterator[Finding]]
+    quick: bool = False
+
+    @property
+    def about(self) -> str:
+        """What is compared, in one sentence."""
+        function = self.run.func if isinstance(self.run, functools.partial) else self.run
+        return (function.__doc__ or "").strip()
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("evaluation mode", values.evaluation_mode, quick=True),
+    Check("same outputs", values.same_outputs, quick=True),
+    Check("fires", values.fires, quick=True),
+    Check("residual sums", stream.sums, quick=True),
+    Check("chain of blocks", stream.chain, quick=True),
+    Check("attention rows", heads.rows, quick=True),
+    Check("attention mask", heads.mask, quick=True),
+    Check("pattern x v", heads.products, quick=True),
+    Check("projections", heads.projections, quick=True),
+    Check("norm and head", stream.end, quick=True),
+    Check("batched", values.batched, quick=True),
+    Check("hooks gone", values.hooks_gone, quick=True),
+    Check("padding", values.padding),
+    Check("edits", response.edits_reach),
+    Check("own heads", response.own_heads),
+    Check("own neurons", response.own_neurons),
+    Check("gradients", response.gradients),
+    Check("head = columns", whole.cut_heads),
+    Check("eager attention", whole.eager),
+    Check("resumed", whole.resumed),
+    Check("KV cache", whole.cached),
+    Check("bfloat16", functools.partial(whole.drift, dtype=torch.bfloat16)),
+    Check("float16", functools.partial(whole.drift, dtype=torch.float16)),
+    Check("weights", weights.noticed, quick=True),
+)
+
+
+def verify(
+    model: nn.Module,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    sites: Sequence[str] | None = None,
+    quick: bool = False,
+    only: Sequence[str] | None = None,
+    padding: Padding | None = None,
+) -> Verdict:
+    """Check on this model that its sites hold what their names say: identities, edits, gradients, batches, precision.
+
+    The model is left as it was. Its attention implementation is switched for one check (``eager attention``) and put back.
+
+    Args:
+        model: in evaluation mode, as it will be used; any `nn.Module`.
+        inputs: keyword arguments of one forward of two items or more; by default random ones of the configuration's kind.
+        sites: which sites; by default all. ``module:`` paths for a model that is not known by name.
+        quick: only the checks that take a few forwards of a few tokens.
+        only: only these checks, by name (see `CHECKS`).
+        padding: how the model is padded, where that is known; else it is found by trying.
+
+    Returns:
+        A `Verdict`: the findings, each with its number and bound. ``verdict.require()`` raises where one is WRONG.
+
+    Raises:
+        ValueError: a model that does not say what it takes, without ``inputs``; an unknown check.
+        UnknownSite: a site that it does not have.
+    """
+    start = time.perf_counter()
+    names = [check.name for check in CHECKS]
+    if unknown := [name for name in only or () if name not in names]:
+        raise ValueError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
+    chosen = [c for c in CHECKS if (only is None or c.name in only) and (c.quick or not quick)]
+    with torch.random.fork_rng(devices=[]):  # reading an architecture's description may draw random numbers
+        exam = Exam(model, inputs, sites, padding)
+        findings = [found for check in chosen for found in _run(check, exam)]
+    return Verdict(tuple(findings), time.perf_counter() - start)
+
+
+def _run(check: Check, exam: Exam) -> Iterator[Finding]:
+    """The findings of one check; where it cannot even be run, that is one."""
+    try:
+        yield from (replace(found, check=check.name) for found in check.run(exam))
+    except Exception as error:  # whatever a model may raise
+        line = next(iter(str(error).splitlines()), "")
+        # A forward that breaks under the hooks of every study is wrong; what raises elsewhere is loud enough.
+        status: Status = "WRONG" if check.quick else "UNSUPPORTED"
+        yield Finding(check.name, "", status, reason=f"the check raised {type(error).__name__}: {line[:200]}")

@@ -1,0 +1,336 @@
+"""Exam: one model, a few texts, and the forwards that the checks share."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+
+from hooks.activations import SiteNeverFired
+from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, copied
+from hooks.capture import capture
+from hooks.edits import function
+from hooks.intervene import NothingChanged, intervene
+from hooks.padding import Padding
+from hooks.sites import HEAD_AXIS, Site, SiteLike
+from hooks.verify.findings import Finding
+from hooks.verify.inputs import default_inputs, pad_id
+
+LOCAL = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest relative difference that counts as rounding within one block."""
+GLOBAL = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
+"""The same where it has gone through the whole model."""
+
+
+class Exam:
+    """What the checks are given.
+
+    Args:
+        model: in evaluation mode, as it will be used.
+        inputs: keyword arguments of one forward of several items; by default random ones made from the configuration.
+        sites: which sites; by default all that the anatomy lists. ``module:`` paths for a model without one.
+        padding: how it is padded, where that is known; else it is found by trying.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any] | None = None,
+        sites: Sequence[str] | None = None,
+        padding: Padding | None = None,
+    ) -> None:
+        away = sum(p.is_meta for p in model.parameters())
+        if away:
+            raise ValueError(
+                f"{away} weights of {type(model).__name__} are offloaded (on the meta device): load it whole, or over several "
+                "devices, to examine it"
+            )
+        self.model = model
+        self.attached = attached(model)
+        self.inputs: dict[str, Any] = dict(inputs) if inputs is not None else default_inputs(model)
+        try:
+            self.anatomy: Anatomy | None = anatomy(model)
+            self.unknown = ""
+        except UnknownArchitecture as error:
+            self.anatomy, self.unknown = None, str(error)
+        listed = list(self.anatomy.places) if self.anatomy is not None else []
+        self.sites = list(sites) if sites is not None else listed
+        self.padding = padding
+        self.response: Any = None  # of `hooks.verify.response`, made when it is first asked for
+        self.pad_id = pad_id(self.config)
+        first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+        self.dtype, self.device = first.dtype, first.device
+
+    # -- what is known
+
+    @property
+    def n_layers(self) -> int:
+        return self.anatomy.n_layers if self.anatomy is not None else 0
+
+    @property
+    def local(self) -> float:
+        return LOCAL.get(self.dtype, 5e-2)
+
+    @property
+    def far(self) -> float:
+        return GLOBAL.get(self.dtype, 0.25)
+
+    @property
+    def config(self) -> Any:
+        return getattr(self.model, "config", None)
+
+    def has(self, *names: str) -> bool:
+        """Whether every one of these sites is listed and has fired."""
+        return all(name in self.acts for name in names)
+
+    # -- forwards
+
+    def run(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Tensor:
+        """The model's answer: logits, else its hidden states, else the first tensor that it returns."""
+        return main_tensor(self.raw(inputs, **more))
+
+    def raw(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        """What the model returns, without a KV cache unless asked for."""
+        given = {**(self.inputs if inputs is None else inputs)}
+        if getattr(self.config, "use_cache", None) is not None:
+            more = {"use_cache": False, **more}
+        moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in given.items()}
+        return self.model(**moved, **more)
+
+    def watch(
+        self, inputs: Mapping[str, Any] | None = None, sites: Sequence[str] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The answer and every site that fired."""
+        wanted = self.sites if sites is None else sites
+        with torch.no_grad(), quiet():
+            if not wanted:
+                return self.run(inputs), {}
+            watching = capture(self.model, *wanted, clone=True)
+            out: Any = None
+            try:
+                with watching as acts:
+                    out = self.run(inputs)
+            except SiteNeverFired:
+                acts = watching.acts
+        return out, dict(acts)
+
+    @functools.cached_property
+    def plain(self) -> Tensor:
+        """The answer without a hook."""
+        with torch.no_grad():
+            return self.run()
+
+    @functools.cached_property
+    def _clean(self) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.watch()
+
+    @property
+    def watched(self) -> Tensor:
+        """The answer with every site captured."""
+        return self._clean[0]
+
+    @property
+    def acts(self) -> dict[str, Tensor]:
+        """Every site of the texts."""
+        return self._clean[1]
+
+    @functools.cached_property
+    def batch(self) -> int:
+        """How many items the inputs hold."""
+        return next(len(v) for v in self.inputs.values() if isinstance(v, Tensor) and v.ndim)
+
+    def item(self, at: int, copies: int = 1) -> dict[str, Any]:
+        """The inputs of one item, repeated."""
+        return {
+            k: v[at : at + 1].repeat(copies, *[1] * (v.ndim - 1)) if self._by_item(v) else v
+            for k, v in self.inputs.items()
+        }
+
+    def in_precision(self, dtype: torch.dtype) -> Exam:
+        """The same examination of a copy with weights and inputs of another precision."""
+        real = {k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        inputs = {k: v.to(dtype) if k in real else v for k, v in self.inputs.items()}
+        return Exam(copied(self.model).to(dtype), inputs, self.sites, self.padding)
+
+    def of_one(self, tokens: int) -> Exam:
+        """The examination of the first item alone, cut to its first tokens where it has tokens."""
+        inputs = self.item(0)
+        if "input_ids" in inputs:
+            inputs["input_ids"] = inputs["input_ids"][:, :tokens]
+        return Exam(self.model, inputs, self.sites, self.padding)
+
+    def _by_item(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and len(value) == self.batch
+
+    @functools.cached_property
+    def causal(self) -> bool | None:
+        """Whether earlier positions are blind to the last one, by trying; None where the input is not token ids."""
+        ids = self.inputs.get("input_ids")
+        name = self.last_stream
+        if ids is None or name is None:
+            return None
+        other = ids.clone()
+        other[:, -1] = torch.where(ids[:, -1] == ids[:, 0], ids[:, 1], ids[:, 0])
+        _, acts = self.watch({**self.inputs, "input_ids": other}, [name])
+        return relative(acts[name][:, :-1], self.acts[name][:, :-1]) <= self.local
+
+    def norms(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """(input, output) of every norm in a block, on the texts."""
+        return self._norms.get(layer, [])
+
+    @functools.cached_property
+    def _norms(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
+        assert self.anatomy is not None
+        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        made: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        with ExitStack() as stack, torch.no_grad():
+            for layer in range(self.n_layers):
+                place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre")
+                for module in self.model.get_submodule(place.path).modules() if place is not None else ():
+                    if "norm" in type(module).__name__.lower() and module not in made:
+                        made[module] = []
+                        stack.callback(module.register_forward_hook(_keeper(made[module])).remove)
+            self.run()
+            for layer in range(self.n_layers):
+                place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre")
+                modules = self.model.get_submodule(place.path).modules() if place is not None else ()
+                calls = [made[m] for m in modules if m in made]
+                # A block that all layers share has made as many calls as there are layers.
+                found[layer] = [c[place.call] if place is not None and place.calls > 1 else c[0] for c in calls if c]
+        return found
+
+    @property
+    def last_stream(self) -> str | None:
+        name = f"blocks.{self.n_layers - 1}.hook_resid_post"
+        return name if self.has(name) else None
+
+    # -- findings
+
+    def within(self, site: str, measured: float, bound: float, reason: str = "") -> Finding:
+        """OK if the number is within its bound, else WRONG with the reason (NaN is never within)."""
+        good = measured <= bound
+        return Finding("", site, "OK" if good else "WRONG", float(measured), float(bound), "" if good else reason)
+
+    def above(self, site: str, measured: float, bound: float, reason: str = "") -> Finding:
+        """OK if the number is at least its bound."""
+        good = measured >= bound
+        return Finding("", site, "OK" if good else "WRONG", float(measured), float(bound), "" if good else reason)
+
+    def cannot(self, site: str, reason: str) -> Finding:
+        """UNSUPPORTED, and why."""
+        return Finding("", site, "UNSUPPORTED", reason=reason)
+
+
+def _keeper(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            kept.append((args[0].clone(), output.clone()))
+
+    return hook
+
+
+def isolated(
+    exam: Exam, changes: Mapping[str, Mapping[int, Callable[[Tensor], Tensor]]], rows: int, read: Sequence[str]
+) -> dict[str, Tensor]:
+    """Copies of the first text in one forward, in which every block is entered with the clean stream again.
+
+    What a change does therefore stays in its own block: all blocks are examined at once.
+
+    Args:
+        changes: site -> row -> function of that row's tensor.
+        rows: how many copies; a row without changes is the clean one.
+        read: the sites to return.
+    """
+    edits: dict[SiteLike, Any] = {name: function(_by_row(made)) for name, made in changes.items()}
+    for layer in range(exam.n_layers):
+        name = f"blocks.{layer}.hook_resid_pre"
+        clean = exam.acts[name][:1]
+        edits[name] = function(_reset(clean, changes.get(name, {})))
+    with torch.no_grad(), quiet(), intervene(exam.model, edits), capture(exam.model, *read, clone=True) as acts:
+        exam.run(exam.item(0, rows))
+    return dict(acts)
+
+
+def _by_row(made: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    def apply(value: Tensor) -> Tensor:
+        out = value.clone()
+        for row, change in made.items():
+            out[row] = change(value[row])
+        return out
+
+    return apply
+
+
+def _reset(clean: Tensor, made: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    change = _by_row(made)
+    return lambda value: change(clean.to(value).expand_as(value))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning that an edit changed nothing: the doctor edits with clean values on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingChanged)
+        yield
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Largest ||a - b|| / ||b|| over vectors of the last axis; where b is a tenth of the median size, of that."""
+    if found.shape != expected.shape:
+        return float("inf")
+    a, b = found.detach().double(), expected.detach().double().to(found.device)
+    b = torch.where(b.isfinite(), b, 0.0)
+    a = torch.where(expected.isfinite().to(a.device), a, 0.0)  # -inf of masked scores
+    if a.ndim == 0:
+        a, b = a[None], b[None]
+    size = b.norm(dim=-1)
+    exact = (
+        1e-12 if expected.dtype == torch.float64 else 1e-6
+    )  # below it a value is rounding of the stream it comes from
+    floor = (0.1 * (size.median() or size.mean())).clamp(min=exact)
+    return float(((a - b).norm(dim=-1) / size.clamp(min=float(floor))).max())
+
+
+def attached(model: nn.Module) -> int:
+    """How many hooks the model's modules have, and how many modes are on."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds) + len(
+        _get_current_function_mode_stack()
+    )
+
+
+def main_tensor(output: Any) -> Tensor:
+    """The tensor of a model's output that its users read."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "last_hidden_state"):
+        found = getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    raise TypeError(f"expected a model that returns a tensor, a tuple or a mapping, got {type(output).__name__}")
+
+
+def noise(like: Tensor, seed: int, size: float) -> Tensor:
+    """Random numbers of ``size`` times the tensor's root mean square, the same each time."""
+    made = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    scale = torch.where(like.isfinite(), like, 0.0).float().square().mean().sqrt()
+    return made * (size * scale if float(scale) > 0 else size)
+
+
+def token_rows(value: Tensor, site: str, row: int, keep: Tensor) -> Tensor:
+    """One text's values at its real tokens, in whatever shape the site has; scores, which count up to a constant, from their top."""
+    if HEAD_AXIS.get(Site(site).part) == 1:
+        sink = keep.new_ones(value.shape[-1] - len(keep))  # a column that is no token
+        part = value[row][:, keep][:, :, torch.cat([keep, sink])]
+        return part - part.amax(-1, keepdim=True) if site.endswith("scores") else part
+    return value[row, keep]

@@ -1,0 +1,127 @@
+"""What the doctor says: one finding a check and site, with the measured number and its bound."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from hooks.sites import Site
+
+Status = Literal["OK", "UNSUPPORTED", "WRONG"]
+
+
+class UnsoundModel(ValueError):
+    """A model on which a check came out WRONG: numbers read from it would not be what its sites' names say."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check at one site.
+
+    Args:
+        check: the check's name.
+        site: the site, or ``""`` for the whole model.
+        status: OK, UNSUPPORTED (it cannot be had or cannot be checked here; ``reason`` says why), WRONG.
+        measured: what was measured; OK means at most ``bound`` (for ``edits``, a change, at least).
+        reason: one line.
+    """
+
+    check: str
+    site: str
+    status: Status
+    measured: float | None = None
+    bound: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        number = "" if self.measured is None else f" {self.measured:.2g} (bound {self.bound:.2g})"
+        return f"{self.status} {self.check}{number}{' at ' + self.site if self.site else ''}{': ' if self.reason else ''}{self.reason}"
+
+
+@dataclass(frozen=True)
+class Verdict(Sequence[Finding]):
+    """Every finding of one examination, in the order of the checks."""
+
+    findings: tuple[Finding, ...]
+    seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.findings[at]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    @property
+    def status(self) -> Status:
+        """WRONG if anything is, else OK."""
+        return "WRONG" if self.wrong else "OK"
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What must not be trusted."""
+        return [f for f in self.findings if f.status == "WRONG"]
+
+    @property
+    def unsupported(self) -> list[Finding]:
+        """What cannot be had or checked on this model, each with its reason."""
+        return [f for f in self.findings if f.status == "UNSUPPORTED"]
+
+    def of(self, check: str) -> list[Finding]:
+        """The findings of one check."""
+        return [f for f in self.findings if f.check == check]
+
+    def checks(self) -> dict[str, Status]:
+        """Each check's worst status: WRONG before OK before UNSUPPORTED."""
+        return {name: worst(self.of(name)) for name in dict.fromkeys(f.check for f in self.findings)}
+
+    def grid(self) -> dict[str, dict[str, list[Finding]]]:
+        """Kind of site (all layers together; ``""`` is the whole model) -> check -> findings."""
+        out: dict[str, dict[str, list[Finding]]] = {}
+        for finding in self.findings:
+            out.setdefault(kind_of(finding.site), {}).setdefault(finding.check, []).append(finding)
+        return out
+
+    def records(self) -> list[dict[str, Any]]:
+        """The findings as plain records; None where a number is not finite (its status says that it is none)."""
+        return [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(finding).items()}
+            for finding in self.findings
+        ]
+
+    def require(self) -> Verdict:
+        """Itself; raises `UnsoundModel` with one line where something is WRONG."""
+        if self.wrong:
+            raise UnsoundModel(self.line())
+        return self
+
+    def line(self) -> str:
+        """One line on what is WRONG."""
+        names = Counter(f.check for f in self.wrong)
+        many = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+        return (
+            f"{len(self.wrong)} findings are WRONG ({many}); the first: {self.wrong[0]}"
+            if self.wrong
+            else "nothing is WRONG"
+        )
+
+    def __str__(self) -> str:
+        counts = Counter(f.status for f in self.findings)
+        head = ", ".join(f"{counts[s]} {s}" for s in ("OK", "UNSUPPORTED", "WRONG"))
+        return "\n".join([head, *(str(f) for f in self.findings if f.status != "OK")])
+
+
+def worst(findings: Sequence[Finding] | Sequence[Mapping[str, Any]]) -> Status:
+    """WRONG if any is; OK if any is; else UNSUPPORTED."""
+    found = {f["status"] if isinstance(f, Mapping) else f.status for f in findings}
+    return next((s for s in ("WRONG", "OK") if s in found), "UNSUPPORTED")  # type: ignore[return-value]
+
+
+def kind_of(site: str) -> str:
+    """``blocks.3.attn.hook_z`` -> ``attn.hook_z``."""
+    return Site(site).part

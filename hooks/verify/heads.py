@@ -1,0 +1,110 @@
+"""Checks of attention: patterns are distributions over what may be seen, and what heads write is what attention returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hooks.verify.exam import Exam, main_tensor, relative
+from hooks.verify.findings import Finding
+
+
+def rows(exam: Exam) -> Iterator[Finding]:
+    """Each query's weights sum to 1 and are the softmax of its scores."""
+    for site in _of(exam, "attn.hook_pattern"):
+        pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
+        error = float((pattern.double().sum(-1) - 1).abs().max())
+        if exam.has(scores):
+            softmax = exam.acts[scores].double().softmax(-1).nan_to_num(0.0)
+            error = max(error, float((softmax - pattern.double()).abs().max()))
+        yield exam.within(site, error, exam.local, "its rows are no softmax of its scores that sums to 1")
+
+
+def mask(exam: Exam) -> Iterator[Finding]:
+    """A model that reads from left to right gives later tokens no weight, and its earlier positions are blind to them."""
+    seen = exam.causal
+    must = _must_be_causal(exam)
+    if seen is None:
+        yield exam.cannot("", "the input is not token ids, or the stream is not known")
+        return
+    if must and not seen:
+        yield Finding(
+            "",
+            "",
+            "WRONG",
+            reason="it generates, yet a later token changes earlier positions: a causal mask is missing",
+        )
+    elif must:
+        yield Finding("", "", "OK")
+    for site in _of(exam, "attn.hook_pattern"):
+        pattern = exam.acts[site]
+        queries = pattern.shape[-2]
+        ahead = float(pattern[..., :queries].double().triu(1).abs().max())
+        if must or seen:
+            yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
+        else:
+            yield Finding("", site, "OK", ahead)
+
+
+def _must_be_causal(exam: Exam) -> bool:
+    """Whether the model writes text token by token with the blocks that are listed."""
+    able = getattr(exam.model, "can_generate", lambda: False)()
+    return bool(able) and not getattr(exam.config, "is_encoder_decoder", False)
+
+
+def products(exam: Exam) -> Iterator[Finding]:
+    """sum over keys of pattern x v = z, head by head (a key-value head serves its group)."""
+    for layer in range(exam.n_layers):
+        pattern, value, z = (f"blocks.{layer}.attn.hook_{part}" for part in ("pattern", "v", "z"))
+        if not exam.has(z):
+            continue
+        if not exam.has(pattern, value):
+            yield exam.cannot(z, "its values or its pattern are not listed")
+            continue
+        weights, values, heads = exam.acts[pattern], exam.acts[value], exam.acts[z].shape[2]
+        group = heads // values.shape[2]
+        values = values.repeat_interleave(group, dim=2) if group > 1 else values
+        weights = weights[..., : values.shape[1]]  # a sink's column, where there is one, has no value
+        made = torch.einsum("bhqk,bkhd->bqhd", weights.double(), values.double())
+        yield exam.within(
+            z, relative(made, exam.acts[z]), exam.local, "pattern x v is not z: heads or values are mixed up"
+        )
+
+
+def projections(exam: Exam) -> Iterator[Finding]:
+    """z through the output projection is attn_out, and mlp.hook_post through the down projection is mlp_out (or its norm's input)."""
+    for layer in range(exam.n_layers):
+        for site, out in (("attn.hook_z", "hook_attn_out"), ("mlp.hook_post", "hook_mlp_out")):
+            site, out = f"blocks.{layer}.{site}", f"blocks.{layer}.{out}"
+            if not exam.has(site, out):
+                continue
+            with torch.no_grad():
+                made = main_tensor(project(exam, site, exam.acts[site]))
+            why = f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
+            yield exam.within(out, _same_or_normed(exam, layer, made, exam.acts[out]), exam.local, why)
+
+
+def project(exam: Exam, site: str, value: Tensor) -> Any:
+    """A site's tensor through the module that it is the input of."""
+    assert exam.anatomy is not None
+    place = exam.anatomy.places[site]
+    module = exam.model.get_submodule(place.path)
+    flat = value.flatten(2) if value.ndim == 4 else value
+    if place.like is not None:
+        return module(flat.flatten(0, 1)).unflatten(0, flat.shape[:2])
+    return module(flat)
+
+
+def _same_or_normed(exam: Exam, layer: int, made: Tensor, out: Tensor) -> float:
+    error = relative(made, out)
+    if error <= exam.local:
+        return error
+    behind = [given for given, normed in exam.norms(layer) if relative(normed, out) <= exam.local]
+    return min([error, *(relative(made, given) for given in behind)])
+
+
+def _of(exam: Exam, part: str) -> list[str]:
+    return [site for layer in range(exam.n_layers) if exam.has(site := f"blocks.{layer}.{part}")]

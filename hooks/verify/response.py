@@ -1,0 +1,307 @@
+"""Checks of edits and gradients: what is changed at a site goes on from there, to the heads it belongs to, as autograd says.
+
+All sites of all blocks are examined in one forward: its rows are copies of one text, each changed at one kind of site, and
+every block is entered with the clean stream again. The change at a block's output is then that block's own answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hooks.anatomy import has_experts
+from hooks.capture import capture
+from hooks.edits import function
+from hooks.intervene import intervene
+from hooks.sites import HEAD_AXIS, Site, SiteLike
+from hooks.verify.exam import Exam, isolated, noise, quiet, relative
+from hooks.verify.findings import Finding
+
+BIG = 0.5
+"""Size of a change, as a share of the site's root mean square."""
+STEP = {torch.float32: 2e-3, torch.float64: 3e-4}
+"""The same for finite differences, which lower precision does not allow (norms run in float32 whatever the weights are)."""
+FLAT = {torch.float64: 1e-12, torch.float32: 1e-6}
+"""The least change that counts as one; 1e-3 in half precision."""
+SLOPE = 2e-2
+"""The largest error of a slope, as a share of the gradient's size."""
+COPIED = 300_000_000
+"""Parameters of a model that is examined in a copy of double precision, where small changes are not lost in rounding."""
+TOKENS = 5
+"""Of the one text."""
+MOVED_ALONE = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "mlp.hook_pre")
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Response:
+    """The one forward: which row is changed how, and what every block made of it."""
+
+    directions: dict[str, Tensor] = field(default_factory=dict)  # of each site, one text
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, "big" | "+" | "-" | "alone") -> row
+    acts: dict[str, Tensor] = field(default_factory=dict)
+    unchanged: dict[str, str] = field(default_factory=dict)  # site -> why it could not be changed
+
+
+def response(exam: Exam) -> tuple[Exam, Response]:
+    """The one forward, and the examination in whose precision it ran; run once."""
+    if exam.response is None:
+        fine = _in_double(exam.of_one(TOKENS))
+        exam.response = fine, _respond(fine)
+    return exam.response
+
+
+def _in_double(exam: Exam) -> Exam:
+    if exam.dtype == torch.float64 or sum(p.numel() for p in exam.model.parameters()) > COPIED:
+        return exam
+    made = exam.in_precision(torch.float64)
+    try:
+        return made if len(made.acts) == len(exam.acts) else exam
+    except (RuntimeError, TypeError, ValueError):
+        return exam  # a kernel that has no double precision
+
+
+def _respond(exam: Exam) -> Response:
+    made = Response()
+    inside = [s for s in exam.acts if Site(s).layer is not None]
+    changes: dict[str, dict[int, Change]] = {}
+    step = STEP.get(exam.dtype)
+    for site in inside:
+        part = Site(site).part
+        if part == "hook_resid_mid" and not exam.has(site.replace("resid_mid", "attn_out")):
+            made.unchanged[site] = "read only: it is edited by hook_attn_out, which is not listed"
+            continue
+        direction = made.directions[site] = _direction(exam, site)
+        kinds = [("big", BIG)] + ([("+", step), ("-", -step)] if step is not None else [])
+        for kind, size in kinds:
+            row = made.rows.setdefault((part, kind), len(made.rows) + 1)
+            changes.setdefault(site, {})[row] = functools.partial(_shifted, by=direction * size)
+        if part in MOVED_ALONE:
+            row = made.rows.setdefault((part, "alone"), len(made.rows) + 1)
+            changes[site][row] = functools.partial(_one_part, by=direction * BIG, part=part)
+    read = [s for s in inside if Site(s).part in ("hook_resid_post", "mlp.hook_post", "attn.hook_z", *HEAD_AXIS)]
+    if inside:
+        made.acts = isolated(exam, changes, len(made.rows) + 1, read)
+    return made
+
+
+def _direction(exam: Exam, site: str) -> Tensor:
+    """Random, as large as the site's values, 0 where attention is masked."""
+    value = exam.acts[site][0]
+    seed = sum(map(ord, site))
+    if Site(site).part == "attn.hook_attn_scores":
+        seen = value.double().softmax(-1) > 0  # masked entries may be -inf, or any large negative number
+        return torch.where(seen, noise(torch.where(seen, value, 0.0), seed, 1.0), 0.0)
+    return noise(value, seed, 1.0) * (value > 0) if Site(site).part == "attn.hook_pattern" else noise(value, seed, 1.0)
+
+
+def _shifted(value: Tensor, by: Tensor) -> Tensor:
+    return value + by
+
+
+def _one_part(value: Tensor, by: Tensor, part: str) -> Tensor:
+    """The first head (or neuron), at one position in the middle."""
+    moved, at = value.clone(), value.shape[0] // 2
+    moved[at, 0] = value[at, 0] + by[at, 0]
+    return moved
+
+
+def edits_reach(exam: Exam) -> Iterator[Finding]:
+    """An edit at the site changes its block's output, and an edit of that output changes the model's answer."""
+    exam, found = response(exam)
+    least = FLAT.get(exam.dtype, 1e-3)
+    why = "an edit here changes nothing"
+    reaches = _outputs_reach(exam, found)
+    for site in exam.acts:
+        layer = Site(site).layer
+        post = f"blocks.{layer}.hook_resid_post"
+        if site in found.unchanged:
+            yield exam.cannot(site, found.unchanged[site])
+        elif layer is not None and exam.has(post):
+            row = found.rows[Site(site).part, "big"]
+            here = relative(found.acts[post][row], found.acts[post][0])
+            yield exam.above(site, min(here, reaches.get(post, here)), least, why)
+        else:
+            yield exam.above(site, _whole(exam, site, BIG), least, why)
+
+
+def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
+    """The change of the answer when a block's output is changed: the last one's measured, the others' through the next block."""
+    posts = [s for layer in range(exam.n_layers) if exam.has(s := f"blocks.{layer}.hook_resid_post")]
+    if not posts:
+        return {}
+    last = posts[-1]
+    edit = function(functools.partial(_in_row, row=1, by=_direction(exam, last) * BIG))
+    with torch.no_grad(), quiet(), intervene(exam.model, {last: edit}):
+        out = exam.run(exam.item(0, 2))
+    reaches = {last: relative(out[1], out[0])}
+    row = found.rows["hook_resid_pre", "big"]
+    for post, after in zip(reversed(posts[:-1]), reversed(posts[1:]), strict=True):
+        through = relative(found.acts[after][row], found.acts[after][0])
+        reaches[post] = min(reaches[after], through)
+    return reaches
+
+
+def _in_row(value: Tensor, row: int, by: Tensor) -> Tensor:
+    out = value.clone()
+    out[row] = value[row] + by
+    return out
+
+
+def _whole(exam: Exam, site: str, size: float) -> float:
+    """The change of the answer when a site is changed in the whole model."""
+    by = noise(exam.acts[site], 1, size)
+    with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x: x + by)}):
+        out = exam.run()
+    return relative(out, exam.plain)
+
+
+def own_heads(exam: Exam) -> Iterator[Finding]:
+    """A query moves only its own row of its head's scores, a key its column in its group's heads, a value its group's z."""
+    exam, found = response(exam)
+    for layer in range(exam.n_layers):
+        for name, out in (("q", "attn_scores"), ("k", "attn_scores"), ("v", "z")):
+            site, read = f"blocks.{layer}.attn.hook_{name}", f"blocks.{layer}.attn.hook_{out}"
+            if not exam.has(site) or (Site(site).part, "alone") not in found.rows:
+                continue
+            if not exam.has(read):
+                yield exam.cannot(site, f"hook_{out}, which it should move, is not listed")
+                continue
+            assert exam.anatomy is not None
+            row = found.acts[read][found.rows[Site(site).part, "alone"]].double()
+            moved = torch.where(row.isfinite(), row - found.acts[read][0].double(), 0.0).abs()
+            at, heads = exam.acts[site].shape[1] // 2, exam.anatomy.query_heads(f"{site}[0]")
+            inside = torch.zeros_like(moved, dtype=torch.bool)
+            for head in heads:
+                column = (
+                    at if moved.shape[-1] == len(exam.acts[site][0]) else slice(None)
+                )  # a sink: scores from its top
+                where = {"q": (head, at), "k": (head, slice(None), column), "v": (slice(None), head)}[name]
+                inside[where] = True
+            hit, stray = float((moved * inside).max()), float((moved * ~inside).max())
+            if stray > exam.local * hit and stray < hit and _normed_together(exam, layer, site):
+                yield exam.cannot(site, "a norm over all heads follows: editing one head rescales the others")
+                continue
+            why = "moving one head here moves others: heads are mixed up"
+            yield exam.within(site, stray / hit if hit else float("inf"), exam.local, why)
+
+
+def _normed_together(exam: Exam, layer: int, site: str) -> bool:
+    """Whether a norm in the block reads all heads of the site at once."""
+    flat = exam.acts[site].flatten(2)
+    return any(given.shape == flat.shape and relative(given, flat) <= exam.local for given, _ in exam.norms(layer))
+
+
+def own_neurons(exam: Exam) -> Iterator[Finding]:
+    """mlp.hook_post is mlp.hook_pre neuron by neuron."""
+    exam, found = response(exam)
+    for layer in range(exam.n_layers):
+        pre, post = f"blocks.{layer}.mlp.hook_pre", f"blocks.{layer}.mlp.hook_post"
+        if not exam.has(pre, post) or ("mlp.hook_pre", "alone") not in found.rows:
+            continue
+        row = found.acts[post][found.rows["mlp.hook_pre", "alone"]].double()
+        moved, at = (row - found.acts[post][0].double()).abs(), row.shape[0] // 2
+        hit = float(moved[at, 0])
+        moved[at, 0] = 0
+        stray = float(moved.max())
+        if hit == 0 and stray == 0:  # a neuron that is off on both sides of its activation
+            yield exam.cannot(pre, "the neuron that was moved is off there")
+            continue
+        why = "moving one neuron before the activation moves others behind it"
+        yield exam.within(pre, stray / hit if hit else float("inf"), exam.local, why)
+
+
+def gradients(exam: Exam) -> Iterator[Finding]:
+    """The gradient at every site, along a random direction, is the finite difference."""
+    exam, found = response(exam)
+    step = STEP.get(exam.dtype)
+    if step is None:
+        yield exam.cannot(
+            "", f"finite differences need float32, the weights are {str(exam.dtype).removeprefix('torch.')}"
+        )
+        return
+    inside = list(found.directions)
+    why = "the gradient is not the finite difference"
+    if inside:
+        weights = {
+            s: noise(exam.acts[s][0], 7 + sum(map(ord, s)), 1.0) for s in found.acts if s.endswith("hook_resid_post")
+        }
+        slopes = _block_gradients(exam, inside, weights)
+        for site in inside:
+            post, part = f"blocks.{Site(site).layer}.hook_resid_post", Site(site).part
+            if post not in weights:
+                continue
+            up, down = (found.acts[post][found.rows[part, sign]].double() for sign in "+-")
+            difference = float((weights[post].double() * (up - down)).sum()) / (2 * step)
+            error, size = _slope_error(slopes[site], found.directions[site], difference)
+            rounding = 1e-7 * float((weights[post].double() * found.acts[post][0].double()).norm()) / step
+            if error > SLOPE and rounding > 0.2 * SLOPE * size:
+                yield exam.cannot(site, "too little of a change here reaches the block's output for finite differences")
+            elif error > SLOPE and has_experts(exam.model):
+                yield exam.cannot(site, "a router may choose other experts within a finite difference")
+            else:
+                yield exam.within(site, error, SLOPE, why)
+    for site in exam.acts:
+        if site not in found.directions and site not in found.unchanged:
+            if has_experts(exam.model):
+                yield exam.cannot(site, "a router may choose other experts within a finite difference")
+            else:
+                yield from _whole_gradient(exam, site, step, why)
+
+
+def _slope_error(gradient: Tensor, direction: Tensor, difference: float) -> tuple[float, float]:
+    """|g . d - difference| relative to |g| times the direction's size, which is what a random direction gives; and that."""
+    g, d = gradient.double(), direction.double()
+    g = torch.where(d != 0, g, 0.0)
+    size = float(g.norm() * d.square().mean().sqrt())
+    error = abs(float((g * d).sum()) - difference)
+    return (error / size if size else float(error > 0)), size
+
+
+def _block_gradients(exam: Exam, inside: list[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """d sum <w, resid_post of the site's block> / d site, for the first text."""
+    ends: dict[str, Tensor] = {}
+
+    def keep(value: Tensor, site: str) -> Tensor:
+        ends[site] = value
+        return value
+
+    def reset(value: Tensor, layer: int) -> Tensor:
+        return exam.acts[f"blocks.{layer}.hook_resid_pre"][:1].to(value).clone()
+
+    ins: dict[SiteLike, Any] = {
+        f"blocks.{layer}.hook_resid_pre": functools.partial(reset, layer=layer) for layer in range(exam.n_layers)
+    }
+    found: dict[str, Tensor] = {}
+    outs: dict[SiteLike, Any] = {site: functools.partial(keep, site=site) for site in weights}
+    with (
+        torch.enable_grad(),
+        quiet(),
+        intervene(exam.model, ins),
+        capture(exam.model, *inside, grad=True) as acts,
+        intervene(exam.model, outs),
+    ):
+        exam.run(exam.item(0))
+        loss = torch.stack([(ends[site] * weight).sum() for site, weight in weights.items()]).sum()
+        found = {site: gradient[0] for site, gradient in acts.gradients(loss).items()}
+    return found
+
+
+def _whole_gradient(exam: Exam, site: str, step: float, why: str) -> Iterator[Finding]:
+    """The same through the whole model, for sites outside the blocks and raw module paths."""
+    weight, direction = noise(exam.plain, 3, 1.0), noise(exam.acts[site], 5, 1.0)
+    gradient: Any = None
+    with torch.enable_grad(), capture(exam.model, site, grad=True) as acts:
+        gradient = acts.gradients((exam.run() * weight).sum())[site]
+    ends = []
+    for sign in (1, -1):
+        by = sign * step * direction
+        with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x, by=by: x + by)}):
+            ends.append(exam.run().double())
+    difference = float((weight.double() * (ends[0] - ends[1])).sum()) / (2 * step)
+    yield exam.within(site, _slope_error(gradient, direction, difference)[0], SLOPE, why)

@@ -1,0 +1,196 @@
+"""Checks of captured values: nothing is changed by looking, batches and padding change nothing, nothing stays behind."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hooks.anatomy import ORDER, body_of, has_experts
+from hooks.capture import capture
+from hooks.edits import function
+from hooks.intervene import intervene
+from hooks.padding import Policy, probe_padding
+from hooks.sites import Site
+from hooks.verify.exam import Exam, attached, quiet, relative, token_rows
+from hooks.verify.findings import Finding
+
+
+def evaluation_mode(exam: Exam) -> Iterator[Finding]:
+    """Two forwards of the same texts are equal bit for bit: no dropout, no noise, no state."""
+    on = [
+        name
+        for name, m in exam.model.named_modules()
+        if m.training and isinstance(m, nn.modules.dropout._DropoutNd) and m.p
+    ]
+    if on:
+        why = f"dropout is on in {len(on)} modules (the first: {on[0]}): call model.eval()"
+        yield Finding("", "", "WRONG", float(len(on)), 0.0, why)
+        return
+    with torch.no_grad():
+        again = exam.run()
+    why = "two forwards of the same texts differ: the model draws random numbers or keeps a state"
+    yield exam.within("", _difference(again, exam.plain), 0.0, why)
+
+
+def same_outputs(exam: Exam) -> Iterator[Finding]:
+    """The answer with every site captured is the answer without, bit for bit."""
+    why = "the model answers otherwise when it is watched"
+    yield exam.within("", _difference(exam.watched, exam.plain), 0.0, why)
+
+
+def fires(exam: Exam) -> Iterator[Finding]:
+    """Every listed site holds a finite tensor after one forward; parts that are not listed are named."""
+    for site in exam.sites:
+        if site not in exam.acts:
+            yield Finding("", site, "WRONG", reason="listed, but its module did not run in this forward")
+        elif not exam.acts[site].is_floating_point():
+            yield Finding("", site, "WRONG", reason=f"holds {exam.acts[site].dtype}, no activations")
+        else:
+            values = exam.acts[site]
+            broken = values.isnan() if site.endswith("attn_scores") else ~values.isfinite()
+            yield exam.within(site, float(broken.double().mean()), 0.0, "holds NaN or infinite values")
+    if exam.anatomy is None:
+        yield exam.cannot("", exam.unknown)
+        return
+    listed = {Site(name).part for name in exam.sites}
+    for part in ORDER:
+        if part not in listed:
+            yield exam.cannot(part, _why_not_listed(exam, part, listed))
+
+
+def _why_not_listed(exam: Exam, part: str, listed: set[str]) -> str:
+    if part.startswith("mlp.") and has_experts(exam.model):
+        return "a mixture of experts has no single hidden layer"
+    if part == "hook_resid_mid":
+        return "attention and MLP read one stream in parallel, or no module reads the sum between them"
+    if part in ("attn.hook_attn_scores", "attn.hook_pattern") and "attn.hook_z" not in listed:
+        return "no attention module is known in its blocks"
+    return "no module of this architecture takes or returns it by itself"
+
+
+def batched(exam: Exam) -> Iterator[Finding]:
+    """A text in a batch has the values that it has alone, at every site and in the answer."""
+    row = exam.batch - 1
+    out, acts = exam.watch(exam.item(row))
+    why = "a text in a batch differs from the same text alone"
+    for site in acts:
+        whole = exam.acts[site]
+        if len(whole) == exam.batch and len(acts[site]) == 1:
+            yield exam.within(site, relative(acts[site][0], whole[row]), exam.far, why)
+    if len(exam.plain) == exam.batch:
+        yield exam.within("", relative(out[0], exam.plain[row]), exam.far, why)
+
+
+def padding(exam: Exam) -> Iterator[Finding]:
+    """Padded left, padded right and alone are the same at every site and in the answer, with the position ids found for it."""
+    ids = exam.inputs.get("input_ids")
+    if ids is None:
+        yield exam.cannot("", "the input is not token ids")
+        return
+    known = exam.padding or _probe(exam)
+    if known is None:
+        yield exam.cannot("", "its body gives no last_hidden_state to find its position ids by")
+        return
+    exam.padding = known
+    rows = [ids[i, : ids.shape[1] - 2 * i].tolist() for i in range(min(exam.batch, 3))]
+    rest = {k: v for k, v in exam.inputs.items() if k in ("decoder_input_ids",)}
+    alone = [
+        exam.watch({"input_ids": torch.tensor([row]), **{k: v[i : i + 1] for k, v in rest.items()}})
+        for i, row in enumerate(rows)
+    ]
+    for side in ("right", "left"):
+        policy: Policy = getattr(known, side)
+        if not policy.possible:
+            yield exam.cannot("", policy.why)
+            continue
+        padded, mask, positions = policy.pad(rows, exam.pad_id, side)
+        inputs = {"input_ids": padded, "attention_mask": mask, **rest}
+        if positions is not None:
+            inputs["position_ids"] = positions
+        out, acts = exam.watch(inputs)
+        why = f"padded on the {side} it differs from the text alone"
+        for site in (s for s in acts if len(acts[s]) == len(rows)):
+            real = [
+                (
+                    token_rows(acts[site], site, i, mask[i].bool()),
+                    token_rows(single[site], site, 0, torch.ones(len(rows[i]), dtype=torch.bool)),
+                )
+                for i, (_, single) in enumerate(alone)
+            ]
+            yield exam.within(site, max(relative(a, b) for a, b in real), exam.far, why)
+        by_token = out.ndim == 3 and out.shape[1] == padded.shape[1] and not rest
+        answers = [
+            relative(out[i, mask[i].bool().to(out.device)] if by_token else out[i], single[0])
+            for i, (single, _) in enumerate(alone)
+        ]
+        yield exam.within("", max(answers), exam.far, why)
+
+
+def _probe(exam: Exam) -> Any:
+    """The padding policies of the model's body, by trying."""
+    body = body_of(exam.model)
+    caches = "use_cache" in inspect.signature(body.forward).parameters
+
+    def run(inputs: dict[str, Tensor]) -> Any:
+        return body(**{k: v.to(exam.device) for k, v in inputs.items()}, **({"use_cache": False} if caches else {}))
+
+    told = "position_ids" in inspect.signature(body.forward).parameters
+    try:
+        return probe_padding(run, exam.pad_id, int(exam.inputs["input_ids"].max()) + 1, told)
+    except AttributeError:
+        return None
+
+
+def hooks_gone(exam: Exam) -> Iterator[Finding]:
+    """No hook and no mode is left: after a forward, an exception in an edit, Ctrl-C, a stopped forward, a closed generator."""
+    if not exam.acts:
+        yield exam.cannot("", "no site is known to hook")
+        return
+    first = next((s for s in exam.acts if s.endswith("attn.hook_pattern")), next(iter(exam.acts)))
+    ways: dict[str, Callable[[], object]] = {
+        "a whole forward": lambda: exam.acts,
+        "a forward that was stopped": lambda: _stopped(exam, first),
+        "an exception in an edit": lambda: _raising(exam, first, ZeroDivisionError),
+        "Ctrl-C": lambda: _raising(exam, first, KeyboardInterrupt),
+        "a generator closed early": lambda: _closing(exam, first),
+    }
+    for name, way in ways.items():
+        with torch.no_grad(), quiet():
+            way()
+        left = attached(exam.model) - exam.attached
+        yield exam.within("", float(abs(left)), 0.0, f"{left} hooks or modes are left after {name}")
+
+
+def _stopped(exam: Exam, site: str) -> None:
+    with capture(exam.model, site, stop=True):
+        exam.run()
+
+
+def _raising(exam: Exam, site: str, error: type[BaseException]) -> None:
+    def fail(value: Tensor) -> Tensor:
+        raise error
+
+    with suppress(error), intervene(exam.model, {site: function(fail)}):
+        exam.run()
+
+
+def _closing(exam: Exam, site: str) -> None:
+    def items() -> Iterator[int]:
+        with capture(exam.model, site):
+            yield 0
+
+    opened = items()
+    next(opened)
+    opened.close()  # type: ignore[attr-defined]
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """0 for equal tensors, else the largest difference."""
+    if torch.equal(a, b) or (a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())):
+        return 0.0
+    return max(float((a.double() - b.double()).abs().max()), 1e-300) if a.shape == b.shape else float("inf")

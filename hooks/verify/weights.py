@@ -1,0 +1,60 @@
+"""What about a model's weights a reader of its numbers must know: shared, adapted, quantised, frozen in other precisions."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from torch import nn
+
+from hooks.verify.exam import Exam
+from hooks.verify.findings import Finding
+
+
+def noticed(exam: Exam) -> Iterator[Finding]:
+    """Tied weights, adapters and quantised layers, named."""
+    for text in (*_tied(exam.model), *_adapters(exam.model), *_quantised(exam.model), *_precisions(exam.model)):
+        yield Finding("", "", "OK", reason=text)
+
+
+def _tied(model: nn.Module) -> Iterator[str]:
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners[id(parameter)].append(name)
+    shared = [names for names in owners.values() if len(names) > 1]
+    if shared:
+        more = f" (and {len(shared) - 1} other groups)" if len(shared) > 1 else ""
+        yield f"{' and '.join(shared[0][:3])} are one tensor{more}: a change of one is a change of the others"
+
+
+def _adapters(model: nn.Module) -> Iterator[str]:
+    found = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
+    if found:
+        names = sorted({adapter for _, module in found for adapter in module.lora_A})  # type: ignore[union-attr]
+        merged = sum(bool(getattr(module, "merged", False)) for _, module in found)
+        off = sum(bool(getattr(module, "disable_adapters", False)) for _, module in found)
+        yield (
+            f"adapters {', '.join(names)} on {len(found)} modules ({merged} merged, {off} switched off): sites are read with "
+            "them at work, as the model runs"
+        )
+
+
+def _quantised(model: nn.Module) -> Iterator[str]:
+    kinds = Counter(
+        type(module).__name__
+        for module in model.modules()
+        if any(p.dtype.itemsize == 1 for p in module.parameters(recurse=False))
+        or any(
+            b.dtype.itemsize == 1 and b.numel() > 1024 and not str(b.dtype).endswith("bool")
+            for b in module.buffers(False)
+        )
+    )
+    if kinds:
+        many = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        yield f"quantised layers: {many}; values between them are read as they are"
+
+
+def _precisions(model: nn.Module) -> Iterator[str]:
+    kinds = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
+    if len(kinds) > 1:
+        yield "weights in several precisions: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -1,0 +1,185 @@
+"""Checks through the whole model: heads cut in two ways, eager attention, resuming, the KV cache, lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hooks.capture import capture
+from hooks.edits import patch, zero
+from hooks.intervene import intervene
+from hooks.resume import Resume
+from hooks.sites import HEAD_AXIS, Site
+from hooks.verify.exam import Exam, noise, quiet, relative
+from hooks.verify.findings import Finding
+
+LARGEST = 2_000_000_000
+"""Parameters of a model that is copied into another precision."""
+DRIFT = 0.25
+"""Relative difference beyond which a site is not to be read in that precision."""
+
+
+def cut_heads(exam: Exam) -> Iterator[Finding]:
+    """z[head] = 0 answers as an output projection whose columns of that head are 0; every layer, a head each."""
+    chosen: dict[str, int] = {}
+    expected: Any = None
+    with ExitStack() as stack, torch.no_grad(), quiet():
+        for layer in range(exam.n_layers):
+            site = f"blocks.{layer}.attn.hook_z"
+            if not exam.has(site):
+                continue
+            assert exam.anatomy is not None
+            place, (heads, width) = exam.anatomy.places[site], exam.acts[site].shape[2:]
+            module, head = exam.model.get_submodule(place.path), layer % heads
+            weight = _matrix(module, heads * width)
+            if weight is None:
+                yield exam.cannot(site, f"the weight of its projection, a {type(module).__name__}, is no plain matrix")
+            elif place.calls > 1:
+                yield exam.cannot(site, "its projection serves all layers")
+            else:
+                chosen[site] = head
+                cut = weight.detach().clone()
+                cut[:, head * width : (head + 1) * width] = 0
+                stack.callback(module.register_forward_hook(_replaced(cut)).remove)
+        if chosen:
+            expected = exam.run()
+    if not chosen:
+        return
+    with torch.no_grad(), quiet(), intervene(exam.model, {f"{s}[{h}]": zero() for s, h in chosen.items()}):
+        out = exam.run()
+    why = "zeroing a head is not zeroing its columns of the output projection"
+    error = relative(out, expected)
+    yield from (exam.within(site, error, exam.far, why) for site in chosen)
+
+
+def _matrix(module: nn.Module, width: int) -> Tensor | None:
+    """A projection's weight as (out, in)."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+        return None
+    if any(True for _ in module.children()):  # an adapter keeps the layer that it changes inside
+        return None
+    kind = type(module).__name__
+    weight = weight.T if kind == "Conv1D" else weight
+    return (
+        weight if kind in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear") and weight.shape[1] == width else None
+    )
+
+
+def _replaced(weight: Tensor) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return torch.nn.functional.linear(args[0], weight, getattr(module, "bias", None))
+
+    return hook
+
+
+def eager(exam: Exam) -> Iterator[Finding]:
+    """Scores, patterns and the answer under PyTorch's fused attention are those of eager attention."""
+    model: Any = exam.model
+    before = getattr(exam.config, "_attn_implementation", None)
+    if before != "sdpa" or not hasattr(model, "set_attn_implementation"):
+        yield exam.cannot("", f"its attention is {before or 'its own'}, there is no other to compare with")
+        return
+    inside, fused = [s for s in exam.acts if HEAD_AXIS.get(Site(s).part) == 1], exam.plain
+    try:
+        model.set_attn_implementation("eager")
+        out, acts = exam.watch(sites=inside)
+    finally:
+        model.set_attn_implementation(before)
+    why = "differs from eager attention"
+    for site in acts:
+        yield exam.within(site, relative(acts[site], exam.acts[site]), exam.far, why)
+    yield exam.within("", relative(out, fused), exam.far, why)
+
+
+def resumed(exam: Exam) -> Iterator[Finding]:
+    """Continued from any block with a changed input, the answer is that of the whole model with that input patched."""
+    if exam.last_stream is None or getattr(exam.config, "is_encoder_decoder", False):
+        yield exam.cannot("", "the blocks are not known, or their end is not the model's")
+        return
+    if getattr(exam.model, "get_output_embeddings", lambda: None)() is None:
+        yield exam.cannot("", "it has no head")
+        return
+    try:
+        resume = Resume(exam.model, exam.inputs)
+    except ValueError as error:
+        yield exam.cannot("", str(error))
+        return
+    if not resume.exact:
+        yield exam.cannot("", "its end is not the final norm and the head: forwards are run whole, which is slower")
+        return
+    for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
+        site = f"blocks.{layer}.hook_resid_pre"
+        clean = resume.residual(layer)
+        moved = clean + noise(clean, layer, 0.1)
+        with torch.no_grad(), quiet():
+            again = resume.run(layer, moved)
+            with intervene(exam.model, {site: patch(moved)}):
+                whole = exam.run()
+        yield exam.within(
+            site, relative(again, whole), exam.far, "resumed from here, the answer is not the whole model's"
+        )
+
+
+def cached(exam: Exam) -> Iterator[Finding]:
+    """The last tokens read with a KV cache of the others give the answer and the stream of one forward."""
+    ids = exam.inputs.get("input_ids")
+    able = getattr(exam.config, "use_cache", None) is not None and not getattr(exam.config, "is_encoder_decoder", False)
+    if ids is None or not able:
+        yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+        return
+    if exam.causal is False:
+        yield exam.cannot("", "it reads all tokens at once: there is nothing to cache")
+        return
+    stream, early = exam.last_stream, ids.shape[1] - 2
+    rest = {k: v for k, v in exam.inputs.items() if k not in ("input_ids", "attention_mask")}
+    sites = [stream] if stream is not None else []
+    with torch.no_grad():
+        first = exam.raw({**rest, "input_ids": ids[:, :early]}, use_cache=True)
+        held = getattr(first, "past_key_values", None)
+        if held is None:
+            yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+            return
+        late = {**rest, "input_ids": ids[:, early:], "past_key_values": held}
+        out: Any = None
+        if not sites:
+            out = exam.run(late, use_cache=True)
+        else:
+            with capture(exam.model, *sites, clone=True) as acts:
+                out = exam.run(late, use_cache=True)
+            why = "with a KV cache it differs from the whole forward"
+            yield exam.within(sites[0], relative(acts[sites[0]], exam.acts[sites[0]][:, early:]), exam.far, why)
+    yield exam.within(
+        "",
+        relative(out, exam.plain[:, early:]),
+        exam.far,
+        "the answer with a KV cache differs from the whole forward's",
+    )
+
+
+def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
+    """How far each site is, in another precision of the weights, from what it is in this one."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype == exam.dtype:
+        yield exam.cannot("", f"the weights are {name}: the others are compared with it")
+        return
+    if sum(p.numel() for p in exam.model.parameters()) > LARGEST:
+        yield exam.cannot("", f"more than {LARGEST / 1e9:.0f}e9 parameters: a copy in {name} is not made")
+        return
+    other = exam.in_precision(dtype)
+    for site in other.acts:
+        found, ours = other.acts[site], exam.acts[site]
+        error = relative(found.float(), ours.float()) if found.isfinite().any() else float("inf")
+        if error <= DRIFT:
+            yield exam.within(site, error, DRIFT)
+        else:
+            yield Finding("", site, "UNSUPPORTED", error, DRIFT, f"not to be read in {name}: too far from {exam.dtype}")
+    error = relative(other.watched.float(), exam.plain.float())
+    if error <= DRIFT:
+        yield exam.within("", error, DRIFT)
+    else:
+        yield Finding("", "", "UNSUPPORTED", error, DRIFT, f"its answer in {name} is too far from that in {exam.dtype}")

@@ -1,0 +1,101 @@
+"""What a study asks of all layers together, on features whose answer is known by construction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.config import ProbeConfig
+from experiments.corpus import read_conllu
+from experiments.demo import demo_paths
+from experiments.features import Layout
+from experiments.mixes import mix_records
+from experiments.properties import get_property
+from experiments.scoring import Cell
+from experiments.summary import summarise
+from experiments.tasks import SPLITS, build_task
+from experiments.trees import Trees, chain_scores, tree_records
+from experiments.words import Encoded
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    """Three splits of the embedded corpus, laid out as if every word had one token."""
+    paths = demo_paths()
+    splits = {s: read_conllu(p, limit=60) for s, p in zip(SPLITS, (paths.train, paths.dev, paths.test), strict=True)}
+    layouts = {s: _layout(corpus) for s, corpus in splits.items()}
+    sizes = [layouts[s].n_rows for s in SPLITS]
+    return splits, layouts, dict(zip(SPLITS, (0, sizes[0], sum(sizes[:2])), strict=True)), sum(sizes)
+
+
+def _layout(corpus):
+    encoded = [Encoded(s.text, (0,) * len(s.words), ((0, 0),) * len(s.words), (False,) * len(s.words)) for s in corpus]
+    return Layout(encoded, [[slice(i, i + 1) for i in range(len(s.words))] for s in corpus])
+
+
+def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
+    splits, layouts, offsets, n = corpora
+    trees = {s: Trees.of(splits[s], layouts[s], offsets[s]) for s in SPLITS}
+    code = torch.zeros(n, 40)  # every edge its own axis: squared distances are edges
+    for split in trees.values():
+        for rows, heads in zip(split.rows, split.heads, strict=True):
+            for word in range(len(heads)):
+                at = word
+                while heads[at]:
+                    code[rows[word], at] = 1.0
+                    at = heads[at] - 1
+    noise = torch.randn(n, 40, generator=torch.Generator().manual_seed(0))
+    features = {"code": code, "noise": noise}
+    found = {r["site"]: r for r in tree_records(trees, features.__getitem__, list(features), rank=40, seed=0)}
+    chain = chain_scores(trees["test"], seed=0)
+    assert found["code"]["uuas"] > 0.95
+    assert found["code"]["root_accuracy"] > 0.95
+    assert found["code"]["uuas_low"] > chain["uuas_high"]
+    assert found["noise"]["uuas"] < chain["uuas"]
+
+
+def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(corpora):
+    splits, layouts, offsets, n = corpora
+    task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
+    tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
+    kinds = sorted(set(tags))
+    told = torch.nn.functional.one_hot(torch.tensor([kinds.index(t) for t in tags]), len(kinds)).float()
+    generator = torch.Generator().manual_seed(0)
+    blind = [torch.randn(n, len(kinds), generator=generator) for _ in range(3)]
+    (late,) = mix_records([task], [blind[0], blind[1], told, blind[2]], list("abcd"), seed=0)
+    assert np.argmax(late["mix"]) == 2
+    assert late["low"] <= late["expected_layer"] <= late["high"]
+    assert late["expected_layer"] == pytest.approx(2, abs=0.1)
+    (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
+    assert early["expected_layer"] is None
+    assert early["headroom_low"] <= 0
+
+
+def test_information_is_the_difference_of_the_surprisals(corpora):
+    splits, layouts, offsets, _ = corpora
+    task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
+    test = task.parts["test"]
+    gold = [str(v) for v in test.labels]
+
+    def cell(site, bits, beyond=()):
+        more = {"control": [], "control_values": [], "control_converged": True, "random_model": None}
+        return Cell("upos", site, gold, [1.0] * len(gold), 1.0, True, 0.0, **more, bits=bits, bits_beyond=list(beyond))
+
+    n = len(gold)
+    cells = [
+        cell("blocks.0.hook_resid_pre", [2.0] * n),
+        cell("blocks.0.hook_resid_post", [1.5] * n, [1.0] * n),
+        cell("blocks.1.hook_resid_post", [None, *[2.5] * (n - 1)], [None, *[2.0] * (n - 1)]),
+    ]
+    told = ProbeConfig(model="m", out=Path("o"), corpus=Path("c"), property=("upos",), control_seeds=0, random_models=0)
+    records = summarise(cells, [task], {"upos": splits}, told)["records"]
+    train = [str(v) for v in task.parts["train"].labels]
+    prior = np.mean([-np.log2(train.count(g) / len(train)) for g in gold if g in train])
+    assert records[0]["information"] == pytest.approx(prior - 2.0, abs=1e-9)
+    assert [r["gain"] for r in records] == pytest.approx([0.0, 0.5, -0.5])
+    assert records[0]["conditional"] is None
+    assert [r["conditional"] for r in records[1:]] == pytest.approx([1.0, 0.0])
+    assert records[1]["conditional_low"] == records[1]["conditional_high"] == pytest.approx(1.0)

@@ -1,0 +1,171 @@
+"""layerscope attribute on the embedded model, faithfulness against closed forms, bad input in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_game import Fake
+from rich.console import Console
+
+from experiments import cli
+from experiments.attribution import faithfulness as faith
+from experiments.attribution.shown import coloured
+from experiments.demo import demo_paths
+from experiments.results import RunFolder
+
+TEXT = "The old teachers near the big house"
+
+
+def command(out: Path, *more: str) -> list[str]:
+    words = ["attribute", "--model", str(demo_paths().model), "--out", str(out)]
+    return [*words, *more]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("attribute")
+    lines = [
+        {"prompt": TEXT, "answer": " are", "wrong": " is"},
+        {"prompt": "The teacher near the houses", "answer": " are", "wrong": " is"},
+    ]
+    (folder / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    methods = ("leave-one-out", "kernel-shap", "lime")
+    options = [word for method in methods for word in ("--method", method)]
+    given = command(folder / "run", "--prompts", str(folder / "p.jsonl"), *options, "--samples", "120", "--seeds", "1")
+    given += ["--flips", "2", "--known", str(folder / "p.jsonl")]
+    assert cli.main(given) == 0
+    return json.loads((folder / "run" / "results.json").read_text(encoding="utf-8")), folder
+
+
+def test_the_head_noun_decides_the_number_of_the_verb(found: tuple[dict[str, Any], Path]) -> None:
+    results, folder = found
+    records = {(r["item"], r["method"]): r for r in results["records"]}
+    assert len(records) == 2 * 4
+    for method in ("leave-one-out", "kernel-shap", "lime"):
+        plural, singular = records[0, method], records[1, method]
+        assert plural["units"][int(np.argmax(plural["scores"]))] == "teachers"
+        assert singular["scores"][singular["units"].index("teacher")] < 0
+        assert plural["comprehensiveness"] > records[0, "random"]["comprehensiveness"]
+    shap = records[0, "kernel-shap"]
+    assert sum(shap["scores"]) == pytest.approx(shap["value"] - shap["baseline"], abs=1e-3)
+    assert shap["forwards"] < shap["asked"] + 5
+    assert records[0, "lime"]["stability"] > 0
+    assert results["agreement"]["lime"]["lime"] == pytest.approx(1)
+    example = results["examples"][0]
+    assert example["flip"]["changes"][0][1] == "teachers"
+    assert example["flip"]["flipped"]
+    assert example["nearest"][0]["text"] == TEXT
+    page = (folder / "run" / "report.html").read_text(encoding="utf-8")
+    assert 'class="w-up4"' in page
+    assert ">teachers</span>" in page
+
+
+def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = command(tmp_path / "run", "--text", TEXT, "--text", "The dog", "--target", " are", "--random", "1")
+    saved: list[str] = []
+    save = RunFolder.save_cell
+
+    def stop_after(self: RunFolder, name: str, value: Any) -> None:
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(name)
+        save(self, name, value)
+
+    monkeypatch.setattr(RunFolder, "save_cell", stop_after)
+    assert cli.main(given) == 130
+    monkeypatch.setattr(RunFolder, "save_cell", lambda self, name, value: (saved.append(name), save(self, name, value)))
+    assert cli.main(given) == 0
+    assert sorted(saved) == ["00000-leave-one-out", "00000-random", "00001-leave-one-out", "00001-random"]
+
+
+def test_each_step_of_a_generation_is_explained(tmp_path: Path) -> None:
+    assert cli.main(command(tmp_path / "run", "--text", "The old", "--generate", "3", "--random", "0")) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    texts = [r["text"] for r in results["records"]]
+    assert [t.startswith("The old") for t in texts] == [True] * 3
+    assert texts[1] == texts[0] + results["records"][0]["target"].split("'")[1]
+    assert any("random" in note["text"] for note in results["notes"])
+
+
+def test_words_have_a_ground_as_strong_as_their_scores() -> None:
+    text = coloured({"text": "good bad so", "spans": [[0, 4], [5, 8], [9, 11]], "scores": [2.0, -1.0, 0.0]})
+    with Console(force_terminal=True, color_system="truecolor", width=40) as console, console.capture() as capture:
+        console.print(text)
+    assert "48;2;31;95;166mgood" in capture.get()
+    assert [(span.start, span.end) for span in text.spans] == [(0, 4), (5, 8)]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "one of --text TEXT and --prompts FILE"),
+        (["--text", ""], "expected a text with words"),
+        (["--text", TEXT, "--method", "magic"], "expected one of leave-one-out"),
+        (["--text", TEXT, "--target", ""], "has no token"),
+        (["--text", TEXT, "--method", "conductance"], "conductance is of a site"),
+        (["--text", TEXT, "--method", "ig", "--site", "blocks.9.hook_z"], "no site"),
+        (["--text", " ".join(["dog"] * 200)], "longer than the model's"),
+        (["--text", TEXT, "--probe", "none.safetensors"], "no such file"),
+    ],
+)
+def test_bad_input_is_one_line(more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said in error
+
+
+# -- faithfulness
+
+WEIGHTS = np.array([4.0, -1.0, 0.5, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_measures_of_a_linear_game_are_known() -> None:
+    game = Fake(10, lambda mask: WEIGHTS @ mask)
+    true = faith.faithfulness(game, WEIGHTS)
+    # 1, 5, 10, 20, 50% of 10 units: 1, 1, 1, 2, 5 of them.
+    assert true.comprehensiveness == pytest.approx((3 * 4 + 6 + 6.5) / 5)
+    assert true.sufficiency == pytest.approx(5.5 - (3 * 4 + 6 + 6.5) / 5)
+    assert true.infidelity == pytest.approx(0, abs=1e-12)
+    assert (true.deleted[0], true.deleted[-1], true.inserted[0], true.inserted[-1]) == (5.5, 0, 0, 5.5)
+    assert true.inserted[1] == 4
+    wrong = faith.faithfulness(game, -WEIGHTS)
+    assert wrong.comprehensiveness < 0 < true.comprehensiveness
+    drawn = faith.random_faithfulness(game, 20)
+    mean = np.mean([d.comprehensiveness for d in drawn])
+    assert wrong.comprehensiveness < mean < true.comprehensiveness
+    assert all(d.infidelity > 0.05 for d in drawn)
+
+
+def test_ranks_agree_or_do_not() -> None:
+    assert faith.rank_agreement(WEIGHTS, 3 * WEIGHTS) == pytest.approx(1)
+    assert faith.rank_agreement(WEIGHTS, -WEIGHTS) == pytest.approx(-1)
+    assert faith.rank_agreement(WEIGHTS, np.zeros(10)) is None
+    assert faith.mean_agreement([WEIGHTS, WEIGHTS, -WEIGHTS]) == pytest.approx(-1 / 3)
+
+
+def test_infidelity_is_captums() -> None:
+    metrics = pytest.importorskip("captum.metrics")
+    import torch
+
+    table = np.random.default_rng(0).normal(size=16)
+    game = Fake(4, lambda mask: table[int((np.asarray(mask) * 2 ** np.arange(4)).sum())])
+    scores = np.array([0.3, -0.2, 0.5, 0.1])
+    gone = iter(faith.random_sets(4, faith.DRAWN, 0))
+
+    def perturb(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        step = torch.tensor(np.array([next(gone) for _ in range(len(inputs))]), dtype=torch.float64)
+        return step, inputs - step
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(game((inputs > 0.5).numpy()))
+
+    ones = torch.ones(1, 4, dtype=torch.float64)
+    theirs = metrics.infidelity(
+        forward, perturb, ones, torch.tensor(scores)[None], n_perturb_samples=faith.DRAWN, normalize=True
+    )
+    lost = game.value - game(~faith.random_sets(4, faith.DRAWN, 0))
+    assert faith.infidelity(game, scores) * (lost**2).mean() == pytest.approx(float(theirs), abs=1e-9)

@@ -1,0 +1,123 @@
+"""Relevance propagation: conserved where nothing can absorb it, Captum's on a plain network, closed forms of its rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import planted
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from experiments.attribution import AttributionError, Target, attribute
+from experiments.attribution.relevance import half, propagating
+from experiments.subject import Subject
+
+TEXT = "w5 w6 w7 w8 w9 w10"
+TARGET = Target(" w20", measure="logit")
+
+
+def bias_free(name: str) -> Subject:
+    """In float64, and with nothing that relevance could go to but the input."""
+    model = tiny.model(name).double()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if path.endswith("bias"):
+                parameter.zero_()
+            elif "norm" not in path.lower() and "ln_" not in path:
+                parameter.mul_(3)  # so that attention and nonlinearities are far from linear
+    tokenizer = tiny.tokenizer()
+    tokenizer.mask_token = "w4"
+    return Subject(model, tokenizer, bos="always")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert"])
+def test_relevance_is_conserved_at_every_block(name: str) -> None:
+    subject = bias_free(name)
+    text = TEXT if subject.causal else f"{TEXT} w4"
+    found = attribute(subject, text, target=TARGET, method="cp-lrp", rule="0")
+    sums = found.more["conservation"]
+    assert list(sums) == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
+    tolerance = 0.03 if name == "gemma2" else 1e-3  # its soft caps are no linear map
+    for total in sums.values():
+        assert total == pytest.approx(found.value, rel=tolerance)
+    plain = attribute(subject, text, target=TARGET, method="grad-input", site="blocks.0.hook_resid_pre")
+    kept = plain.scores.sum() + plain.more["outside"]
+    assert abs(kept - found.value) > 0.05 * abs(found.value)  # which the plain gradient does not keep
+
+
+def test_values_stay_and_nothing_is_left_behind() -> None:
+    model = tiny.model("llama")
+    ids = tiny.ids()
+    with torch.no_grad():
+        before = model(ids).logits
+        for rule in ("0", "epsilon", "gamma"):
+            with propagating(model, rule):
+                torch.testing.assert_close(model(ids).logits, before, atol=2e-4, rtol=1e-4)
+        assert torch.equal(model(ids).logits, before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma"])
+def test_a_plain_network_is_captums(rule: str) -> None:
+    captum = pytest.importorskip("captum.attr")
+    rules = pytest.importorskip("captum.attr._utils.lrp_rules")
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)).double()
+    x = torch.rand(4, 6, dtype=torch.float64)
+    if rule == "gamma":  # the two are one rule where all terms are positive
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.abs_()
+    leaf = x.clone().requires_grad_()
+    with propagating(model, rule, "none"):
+        (slope,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    for layer in (model[0], model[2]):
+        layer.rule = rules.EpsilonRule(epsilon=1e-6) if rule == "epsilon" else rules.GammaRule(gamma=0.25)
+    expected = captum.LRP(model).attribute(x.clone().requires_grad_(), target=1)
+    torch.testing.assert_close(x * slope, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_softmax_rule_is_its_gradient_and_a_product_is_halved() -> None:
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    out = torch.softmax(x, 0)
+    given = torch.randn(5, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(out, x, given / out.detach())  # relevance `given` at the output
+    expected = x * (given - out * given.sum())
+    torch.testing.assert_close(x * slope, expected)
+    a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    both = torch.autograd.grad((half(a) * half(b)).sum(), (a, b))
+    torch.testing.assert_close(a * both[0], a * b / 2)
+    torch.testing.assert_close(b * both[1], a * b / 2)
+
+
+def test_relevance_of_heads_is_theirs() -> None:
+    subject = bias_free("llama")
+    found = attribute(subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0")
+    assert found.inner is not None
+    assert found.inner.shape == (6, 4)
+    # What a head's relevance is depends on nothing but its output: a head without one has none.
+    with torch.no_grad():
+        subject.model.model.layers[1].self_attn.v_proj.weight.zero_()
+    none = attribute(subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0")
+    np.testing.assert_allclose(none.scores, 0, atol=1e-12)
+    assert np.abs(found.scores).max() > 1e-4
+
+
+@pytest.mark.parametrize("method", ["lrp", "cp-lrp", "chefer"])
+def test_the_two_words_that_matter_are_found(method: str) -> None:
+    found = attribute(planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method=method)
+    rest = [i for i in range(7) if i not in (1, 4)]
+    if method == "chefer":  # every position is looked at alike, and only some carry the two words
+        assert "no sign" in found.notes[0]
+        return
+    assert min(abs(found.scores[[1, 4]])) > 10 * np.abs(found.scores[rest]).max()
+
+
+def test_a_log_probability_has_no_relevance() -> None:
+    with pytest.raises(AttributionError, match="relevance is of logits"):
+        attribute(planted.subject(), planted.TEXT, method="lrp")
+    with pytest.raises(AttributionError, match="expected 0, epsilon, gamma"):
+        attribute(planted.subject(), planted.TEXT, target=TARGET, method="lrp", rule="alpha")

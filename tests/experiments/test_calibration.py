@@ -1,0 +1,348 @@
+"""Calibration from files and from models: planted temperatures, whole forwards, and lines for what cannot be judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from experiments import asked, cli
+from experiments.asked import Asking, Said
+from experiments.demo import demo_paths
+from experiments.generating import generate
+from experiments.predictions import read_predictions
+from experiments.prompts import read_pairs
+from experiments.questions import Question, QuestionError, Templates, token_probabilities
+from experiments.reliability import Judged, compare, judge
+from experiments.results import RunFolder
+from experiments.subject import Subject, load
+from probes.scaling import TemperatureScaling, VectorScaling
+
+PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def write_rows(path: Path, z: np.ndarray, y: np.ndarray, n_validation: int) -> Path:
+    """Logits and labels, the first rows for validation, two rows a group."""
+    with path.open("w", encoding="utf-8") as file:
+        for i, (row, label) in enumerate(zip(z.tolist(), y.tolist(), strict=True)):
+            split = "validation" if i < n_validation else "test"
+            file.write(json.dumps({"logits": row, "label": label, "group": f"g{i // 2}", "split": split}) + "\n")
+    return path
+
+
+def run(out: Path, *words: object) -> dict[str, Any]:
+    assert cli.main(["calibrate", *map(str, words), "--out", str(out)]) == 0
+    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[np.ndarray, np.ndarray]:
+    """Logits twice as large as those that the labels are drawn from."""
+    rng = np.random.default_rng(0)
+    z = 2 * rng.normal(size=(2200, 3))
+    return 2 * z, (z + rng.gumbel(size=z.shape)).argmax(1)
+
+
+def test_a_planted_temperature_is_found_mended_and_not_fitted_on_test_rows(
+    world: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    z, y = world
+    results = run(tmp_path / "a", "--predictions", write_rows(tmp_path / "a.jsonl", z, y, 1500))
+    raw, scaled = results["records"][:2]
+    assert [r["method"] for r in results["records"]] == [
+        "probabilities",
+        "temperature scaling",
+        "vector scaling",
+        "isotonic scaling",
+    ]
+    assert (raw["n"], raw["n_clusters"]) == (700, 350)
+    p, right = softmax(z[1500:]).max(1), z[1500:].argmax(1) == y[1500:]
+    assert raw["overconfidence"] == pytest.approx((p - right).mean())
+    assert raw["overconfidence_low"] > 0.05
+    assert raw["ece"] > 3 * raw["ece_chance"]
+    assert raw["ece_p"] < 0.01
+    assert scaled["ece"] < 0.05
+    assert results["comparisons"][0]["difference_high"] < 0
+    temperature = TemperatureScaling.load(tmp_path / "a" / "scalings" / "temperature.safetensors")
+    assert temperature.temperature_[0] == pytest.approx(2.0, rel=0.1)  # 1,500 rows
+    assert "overconfident by" in results["findings"][0]["text"]
+    assert (tmp_path / "a" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+    permuted = np.r_[y[:1500], np.random.default_rng(1).permutation(y[1500:])]
+    other = run(tmp_path / "b", "--predictions", write_rows(tmp_path / "b.jsonl", z, permuted, 1500))
+    assert other["records"][0]["accuracy"] < raw["accuracy"] - 0.2
+    for name in ("temperature", "vector", "isotonic"):
+        a, b = ((tmp_path / run / "scalings" / f"{name}.safetensors").read_bytes() for run in ("a", "b"))
+        assert a == b
+    vector = VectorScaling.load(tmp_path / "a" / "scalings" / "vector.safetensors")
+    assert vector.weight_ == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
+
+
+def test_npz_and_jsonl_files_are_the_same_rows(world: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    z, y = world
+    a = read_predictions(write_rows(tmp_path / "a.jsonl", z[:90], y[:90], 30))
+    held = np.arange(90) < 30
+    np.savez(tmp_path / "b.npz", logits=z[:90], labels=y[:90], groups=np.arange(90) // 2, validation=held)
+    b = read_predictions(tmp_path / "b.npz")
+    assert a.probabilities == pytest.approx(b.probabilities)
+    assert (a.labels == b.labels).all()
+    assert (a.validation == b.validation).all()
+    assert len(np.unique(a.clusters)) == len(np.unique(b.clusters)) == 45
+    lines = [
+        {"probabilities": {"no": 0.25, "yes": 0.75}, "label": "yes"},
+        {"probabilities": {"yes": 1, "no": 0}, "label": 0},
+    ]
+    path = tmp_path / "named.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    named = read_predictions(path)
+    assert named.classes == ("no", "yes")
+    assert named.probabilities.tolist() == [[0.25, 0.75], [0.0, 1.0]]
+    assert named.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"probabilities": [0.5, 0.4], "label": 0}'], "row 1: expected probabilities that sum to 1, got 0.5, 0.4"),
+        (['{"probabilities": [0.5, 0.5], "label": 2}'], ":1: expected a label from 0 to 1 or one of 0, 1, got 2"),
+        (['{"probabilities": [NaN, 0.5], "label": 0}'], "row 1: expected finite probabilities"),
+        (['{"logits": [NaN, 0.5], "label": 0}'], "row 1: expected finite logits"),
+        (['{"probabilities": [0.5, 0.5]}'], ":1: expected 'label' and one of 'probabilities' and 'logits'"),
+        (['{"probabilities": ["a", 0.5], "label": 0}'], ":1: expected numbers as probabilities"),
+        (
+            ['{"probabilities": [1, 0], "label": 0}', '{"logits": [1, 0], "label": 0}'],
+            ":2: expected probabilities of 2",
+        ),
+        (['{"probabilities": [0.5, 0.5], "label": 0}'] * 3, "at least as many rows as bins, got 3 and 15: give --bins"),
+        ([""], "expected at least one line, got none"),
+        (["{"], ":1: expected a JSON object"),
+    ],
+)
+def test_bad_files_are_one_clear_line(
+    lines: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert cli.main(["calibrate", "--predictions", str(path), "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", np.zeros((20, 2)), np.zeros(20, dtype=int), 0)
+    for words, message in (
+        (["--predictions", path, "--model", "x"], "expected --model for questions, prompts and pairs, and none"),
+        (["--predictions", path, "--questions", path], "expected one of --predictions, --questions"),
+        (["--predictions", path, "--ask", "p_true"], "--ask: expected a model to ask"),
+        (["--predictions", path, "--split", "0.01"], "--split 0.01 of 10 groups"),
+        (["--predictions", tmp_path / "no.npz"], "no.npz: expected a file, there is none"),
+        ([], "expected one of --predictions"),
+    ):
+        assert cli.main(["calibrate", *map(str, words), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) -> None:
+    """p(good) = p(good sentence) / (p(good) + p(bad)), from forwards of single sentences."""
+    results = run(tmp_path / "out", "--model", demo_paths().model, "--pairs", PAIRS, "--limit", 40, "--split", 0.4)
+    one = load(demo_paths().model)
+    expected = []
+    for pair in read_pairs(PAIRS, 40):
+        bits = []
+        for text in (pair.good, pair.bad):
+            ids = torch.tensor([one.encode([text])[0].ids])
+            with torch.no_grad():
+                logp = torch.log_softmax(one.model(ids).logits[0].double(), -1)
+            bits.append(float(logp[:-1].gather(1, ids[0, 1:, None]).sum()))
+        expected.append(1 / (1 + np.exp(bits[1] - bits[0])))
+    kept = read_predictions(tmp_path / "out" / "predictions.npz")
+    own = kept.probabilities[np.arange(40), kept.labels]
+    assert own == pytest.approx(expected, abs=1e-3)
+    assert 5 < kept.labels.sum() < 35  # which sentence comes first is drawn
+    assert kept.validation.sum() == 16
+    raw = results["records"][0]
+    assert raw["accuracy"] == pytest.approx(np.mean(np.array(expected)[~kept.validation] > 0.5))
+    assert {r["method"] for r in results["records"]} == {"token probabilities", "temperature scaling"}
+    assert not any("classes" in r for r in results["records"])
+
+
+def test_an_open_prompts_confidence_is_the_most_probable_tokens(tmp_path: Path) -> None:
+    one, lines = load(demo_paths().model), []
+    for pair in read_pairs(PAIRS, 20):
+        words = pair.good.split()
+        lines.append({"prompt": " ".join(words[:2]), "answer": f" {words[2]}"})
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    kept, expected = [], []
+    for line in lines:
+        start = len(one.encode([line["prompt"]])[0].ids)
+        whole = one.encode([line["prompt"] + line["answer"]])[0].ids
+        if len(whole) == start + 1:  # answers of one token
+            with torch.no_grad():
+                p = torch.softmax(one.model(torch.tensor([whole[:-1]])).logits[0, -1].double(), -1)
+            kept.append(line)
+            expected.append((float(p.max()), int(p.argmax()) == whole[-1]))
+    assert len(kept) >= 5
+    path.write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
+    results = run(tmp_path / "out", "--model", demo_paths().model, "--prompts", path, "--bins", 3)
+    (record,) = results["records"]
+    assert record["confidence"] == pytest.approx(np.mean([c for c, _ in expected]), abs=1e-4)
+    assert record["accuracy"] == pytest.approx(np.mean([right for _, right in expected]))
+
+
+WORDS = """Question : Answer is the answer true or false ? A B . a b c d
+0.9 True False Proposed Probability of it"""
+
+
+@pytest.fixture(scope="module")
+def small() -> Subject:
+    """A random model with a vocabulary of words and letters."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    for word in dict.fromkeys(WORDS.split()):
+        vocabulary.setdefault(word, len(vocabulary))
+    vocabulary |= {f"x{i}": i for i in range(len(vocabulary), tiny.VOCAB)}
+    fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    told = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<pad>"}
+    return Subject(tiny.model("llama"), PreTrainedTokenizerFast(tokenizer_object=fast, **told), bos="always")
+
+
+QUESTIONS = [Question("a b ?", ("c", "d"), 0), Question("b a ?", ("d c", "b"), 1), Question("c ?", ("a", "b", "d"), 2)]
+
+
+def next_logits(subject: Subject, text: str) -> torch.Tensor:
+    ids = torch.tensor([subject.encode([text])[0].ids])
+    with torch.no_grad():
+        return subject.model(ids).logits[0, -1].double()
+
+
+def test_choices_and_p_true_are_read_where_their_tokens_stand(small: Subject, tmp_path: Path) -> None:
+    templates = Templates(small)
+    found = token_probabilities(small, QUESTIONS, templates, False, 64)
+    last = torch.softmax(next_logits(small, templates.ask("answer", question="c ?")), -1)
+    ids = [small.tokenizer.convert_tokens_to_ids(c) for c in "abd"]
+    assert found[2] == pytest.approx((last[ids] / last[ids].sum()).numpy(), abs=1e-5)
+    assert [len(p) for p in found] == [2, 2, 3]
+    asking = Asking(small, templates, QUESTIONS, [1, 0, 2], 4, 64, 0)
+    said = asked.p_true(asking, "p_true", RunFolder(tmp_path / "run", {}))
+    text = templates.ask("p_true", question="a b ?", answer="d")
+    assert text.endswith("Answer:")
+    p = torch.softmax(next_logits(small, text), -1)
+    a, b = (float(p[small.tokenizer.convert_tokens_to_ids(letter)]) for letter in "AB")
+    assert said[0].confidence == pytest.approx(a / (a + b), abs=1e-5)
+    assert float(said[0].text) == pytest.approx(a + b, abs=1e-3)
+
+
+def test_generation_is_the_most_probable_token_each_time_or_drawn(small: Subject) -> None:
+    text = "Question : a b ? Answer :"
+    words, so_far = [], text
+    for _ in range(6):
+        token = int(next_logits(small, so_far).argmax())
+        if token in (0, 1, 2):
+            break
+        words.append(small.tokenizer.convert_ids_to_tokens(token))
+        so_far += f" {words[-1]}"
+    assert generate(small, text, 6) == [" ".join(words)]
+    drawn = generate(small, text, 1, copies=3000, temperature=1.0, seed=1)
+    p = torch.softmax(next_logits(small, text), -1)
+    for word in ("a", "A", "true"):
+        expected = float(p[small.tokenizer.convert_tokens_to_ids(word)])
+        assert np.mean([d == word for d in drawn]) == pytest.approx(expected, abs=0.012)
+    assert drawn == generate(small, text, 1, copies=3000, temperature=1.0, seed=1)
+    with pytest.raises(QuestionError, match="are longer than the model's"):
+        generate(small, text, 10**7)
+
+
+def test_written_answers_are_parsed_or_counted(small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"a b ?": ["c", "A.", "d", "I cannot say"], "b a ?": ["zzz"] * 4, "c ?": ["Sorry, I cannot answer that"] * 4}
+    numbers = {"a b ?": "90%", "b a ?": "quite", "c ?": "I don't know"}
+
+    def canned(subject: Subject, text: str, length: int, copies: int = 1, *_: object) -> list[str]:
+        key = next(q for q in said if f"Question: {q}" in text)
+        return said[key] if copies > 1 else [numbers[key]]
+
+    monkeypatch.setattr(asked, "generate", canned)
+    asking = Asking(small, Templates(small), QUESTIONS, [0, 0, 2], 4, 64, 0)
+    folder = RunFolder(tmp_path / "run", {})
+    assert [(s.confidence, s.reason) for s in asked.verbalised(asking, "verbalised", folder)] == [
+        (0.9, ""),
+        (None, "unparsable"),
+        (None, "refused"),
+    ]
+    assert [(s.confidence, s.reason) for s in asked.sampled(asking, "sampled", folder)] == [
+        (0.5, ""),
+        (None, "unparsable"),
+        (None, "refused"),
+    ]
+    monkeypatch.setattr(asked, "generate", lambda *_: pytest.fail("answered already"))
+    assert asked.verbalised(asking, "verbalised", folder)[0] == Said(0.9, "", "90%")
+
+
+def test_unanswered_rows_are_counted_and_do_not_pay() -> None:
+    rng = np.random.default_rng(0)
+    correct = rng.random(40) < 0.5
+    own = Judged("own", np.where(correct, 0.9, 0.6), correct, np.arange(40))
+    silent = Judged("silent", np.where(np.arange(40) < 30, 0.9, np.nan), correct, np.arange(40), counts={"refused": 10})
+    record = judge(silent, 10, 0)
+    assert (record["n"], record["n_answered"], record["n_refused"]) == (40, 30, 10)
+    assert record["auroc"] == 0.5
+    assert record["brier_all"] == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
+    assert record["accuracy"] == pytest.approx(correct.mean())
+    (row,) = compare([own, silent], 0)
+    assert row["n"] == 30
+    assert row["difference"] == pytest.approx(
+        ((0.9 - correct[:30]) ** 2 - (own.confidence[:30] - correct[:30]) ** 2).mean()
+    )
+    few = judge(Judged("few", np.where(np.arange(40) < 3, 0.9, np.nan), correct, np.arange(40)), 10, 0)
+    assert few["measured"] is False
+    assert few["n_answered"] == 3
+
+
+def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path) -> None:
+    (tmp_path / "p_true.txt").write_text("{question} {wrong}\nAnswer:\n", encoding="utf-8")
+    templates = Templates(folder=tmp_path)
+    assert templates.fill("answer", question="q") == "Question: q\nAnswer:"
+    with pytest.raises(QuestionError, match=r"template p_true.txt: expected fields answer, question, got \{wrong\}"):
+        templates.ask("p_true", question="q", answer="a")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(QuestionError, match="expected a file named"):
+        Templates(folder=tmp_path / "none")
+
+
+def test_a_probing_study_measures_its_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = demo_paths()
+    some = tmp_path / "test.conllu"
+    some.write_text("\n\n".join(paths.test.read_text(encoding="utf-8").split("\n\n")[:80]) + "\n\n", encoding="utf-8")
+    words = ["probe", "--model", paths.model, "--corpus", paths.train, "--dev", paths.dev, "--test", some]
+    words += ["--property", "upos", "--limit-sentences", 60, "--l2", 30, "--control-seeds", 0, "--random-models", 0]
+    assert cli.main([*map(str, words), "--calibration", "--out", str(tmp_path / "run")]) == 0
+    assert "upos: calibration of the probes" in capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert len(results["calibration"]) == len(results["records"])
+    record = results["records"][-1]
+    with np.load(tmp_path / "run" / "predictions" / "upos" / f"{record['site']}.npz") as file:
+        test = ~file["validation"]
+        P, y = file["probabilities"][test].astype(float), file["labels"][test]
+    confidence, right = P.max(1), P.argmax(1) == y
+    gaps = [
+        abs(confidence[rows].sum() - right[rows].sum())
+        for low in range(15)
+        if (rows := (confidence > low / 15) & (confidence <= (low + 1) / 15)).any()
+    ]
+    assert record["ece"] == pytest.approx(sum(gaps) / len(y), abs=1e-4)
+    assert right.mean() == pytest.approx(record["score"], abs=0.02)  # but for words of classes that training lacks
+    classes = results["calibration"][-1]["classes"]
+    assert sum(c["support"] for c in classes) == len(y)
+    assert "Calibration of each class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

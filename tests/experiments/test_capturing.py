@@ -1,0 +1,128 @@
+"""The capture command: rows are what single forwards give, kills change no byte, text is not held."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import cli
+from experiments.corpus import read_conllu
+from experiments.demo import demo_paths
+from experiments.subject import Subject, load, word_spans
+from hooks import ActivationStore, capture
+
+FORK = multiprocessing.get_context("fork")
+SITES = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_post"]
+
+
+def command(out: Path, *more: object) -> list[str]:
+    given = ["capture", "--model", demo_paths().model, "--out", out, *more]
+    given += [word for site in SITES for word in ("--site", site)]
+    return [str(word) for word in given]
+
+
+@functools.cache
+def subject() -> Subject:
+    return load(demo_paths().model)
+
+
+def alone(text: str) -> dict[str, torch.Tensor]:
+    one = subject()
+    with torch.no_grad(), capture(one.model, *SITES) as acts:
+        one.model(torch.tensor([one.encode([text])[0].ids]))
+    return {site: acts[site][0] for site in SITES}
+
+
+def test_words_of_two_corpora(tmp_path):
+    paths = demo_paths()
+    corpora = ("--corpus", paths.dev, "--corpus", paths.test)
+    assert cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    store = ActivationStore(tmp_path / "run" / "store")
+    sentences = [*read_conllu(paths.dev, 30), *read_conllu(paths.test, 30)]
+    assert store.n_rows == sum(len(s.words) for s in sentences) == results["store"]["rows"]
+    assert store.n_shards > 5
+    for number in (0, 29, 30, 59):
+        (encoded,) = subject().encode([sentences[number].text])
+        spans = word_spans(encoded, [(w.start, w.end) for w in sentences[number].words])
+        for site, states in alone(sentences[number].text).items():
+            rows = store.rows(number)
+            wanted = torch.stack([states[span].mean(0) for span in spans if span])
+            torch.testing.assert_close(store.read(site)[rows], wanted, rtol=1e-4, atol=1e-4)
+            assert store.index[rows, 2].tolist() == list(range(len(spans)))
+    assert store.about["model_sha256"] == subject().sha256
+    assert [r["site"] for r in results["records"]] == SITES
+    assert results["records"][1]["largest"] == float(store.read(SITES[1]).abs().max())
+    assert (tmp_path / "run" / "report.html").read_text().startswith("<!doctype html>")
+    assert cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0  # nothing to do
+
+
+def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.capturing.WINDOW", 7)
+    texts = [s.text for s in read_conllu(demo_paths().dev, 20)]
+    (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    given = ("--text", tmp_path / "lines.txt", "--store-as", "bfloat16", "--to", f"memory://{tmp_path.name}")
+    assert cli.main(command(tmp_path / "run", *given)) == 0
+    store = ActivationStore(f"memory://{tmp_path.name}")
+    assert store.n_shards == 3
+    for number in (0, 6, 7, 19):
+        states = alone(texts[number])[SITES[1]]
+        rows = store.rows(number)
+        assert store.index[rows, 3].tolist() == list(range(len(states)))
+        torch.testing.assert_close(store.read(SITES[1], rows).float(), states, rtol=2e-2, atol=2e-2)
+
+
+def test_a_token_knows_its_word(tmp_path):
+    given = ("--corpus", demo_paths().dev, "--limit", 3, "--unit", "token")
+    assert cli.main(command(tmp_path / "run", *given)) == 0
+    store = ActivationStore(tmp_path / "run" / "store")
+    words = store.index[store.rows(0), 2].tolist()
+    assert words[0] == -1  # the BOS
+    assert sorted(set(words[1:])) == list(range(len(read_conllu(demo_paths().dev, 1).sentences[0].words)))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((), "--corpus or --text"),
+        (("--text", "{}", "--unit", "word"), "needs annotated sentences"),
+        (("--text", "{}", "--site", "attn.hook_pattern"), "one vector a token"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, more, message):
+    (tmp_path / "x.txt").write_text("a\n")
+    given = [str(word).replace("{}", str(tmp_path / "x.txt")) for word in more]
+    assert cli.main(command(tmp_path / "run", *given)) == 2
+    assert message in capsys.readouterr().err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
+
+
+def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
+    def start(name: str) -> int:
+        return cli.main(command(tmp_path / name, "--corpus", demo_paths().dev, "--limit", 40, "--batch-tokens", 64))
+
+    assert start("whole") == 0
+    whole = contents(tmp_path / "whole" / "store")
+    kills = 0
+    for goal in (0, 5):
+        process = FORK.Process(target=start, args=("killed",))
+        process.start()
+        while process.is_alive() and len(contents(tmp_path / "killed" / "store")) < goal:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert kills == 2
+    assert len(contents(tmp_path / "killed" / "store")) < len(whole)
+    assert start("killed") == 0
+    assert contents(tmp_path / "killed" / "store") == whole

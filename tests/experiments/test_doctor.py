@@ -1,0 +1,175 @@
+"""The doctor as a command and before every study, on the embedded model and on broken ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+import torch
+
+import experiments.run
+from experiments import cli
+from experiments.bos import SENTENCES
+from experiments.config import AblateConfig, DoctorConfig
+from experiments.demo import demo_paths
+from experiments.doctor import TEXTS, examine, round_trip, sample, spans
+from experiments.report import render_report
+from experiments.subject import Encoded, Subject, load
+
+
+@pytest.fixture(scope="module")
+def model_path():
+    return str(demo_paths().model)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """The loader gives a model whose first layer lacks its causal mask."""
+    whole = experiments.run.load
+
+    def loads(*args, **more):
+        subject = whole(*args, **more)
+        subject.body.layers[0].self_attn.is_causal = False
+        return subject
+
+    monkeypatch.setattr(experiments.run, "load", loads)
+
+
+def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsys):
+    assert cli.main(["doctor", "--model", model_path, "--out", str(tmp_path / "d")]) == 0
+    shown = capsys.readouterr().out
+    assert "the doctor's map" in shown
+    assert "nothing is WRONG" in shown
+    results = json.loads((tmp_path / "d" / "results.json").read_text())
+    assert (results["kind"], results["status"]) == ("doctor", "OK")
+    checks = {r["check"] for r in results["records"]}
+    assert {"gradients", "padding", "tokens round-trip", "word spans", "float16"} <= checks
+    assert checks <= set(results["checks"])
+    assert {r["status"] for r in results["records"]} == {"OK"}
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert "nothing is WRONG" in page
+    assert cli.main(["doctor", "--model", model_path, "--out", str(tmp_path / "d"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == results
+
+
+def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(model_path, tmp_path, capsys, broken):
+    assert cli.main(["doctor", "--model", model_path, "--out", str(tmp_path / "d")]) == 1
+    assert "WRONG" in capsys.readouterr().out
+    results = json.loads((tmp_path / "d" / "results.json").read_text())
+    assert results["status"] == "WRONG"
+    assert "attention mask" in {r["check"] for r in results["records"] if r["status"] == "WRONG"}
+    assert "something is WRONG" in render_report(results)
+
+
+def test_a_folder_for_each_model_unless_one_is_named():
+    assert str(DoctorConfig(model="openai-community/gpt2").out) == "doctor-runs/openai-community-gpt2-float32"
+    assert str(DoctorConfig(model="/a/b", dtype="bfloat16").out) == "doctor-runs/a-b-bfloat16"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    rows = demo_paths().pairs.read_text().splitlines()[:4]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path / "pairs.jsonl"
+
+
+def study(model_path, pairs, out, *more):
+    return cli.main(
+        ["ablate", "--model", model_path, "--pairs", str(pairs), "--component", "mlps", "--out", str(out), *more]
+    )
+
+
+def test_a_study_runs_the_quick_part_first_and_a_finished_one_does_not(
+    model_path, pairs, tmp_path, capsys, monkeypatch
+):
+    assert study(model_path, pairs, tmp_path / "a") == 0
+    assert "quick checks in" in capsys.readouterr().err
+    about = json.loads((tmp_path / "a" / "results.json").read_text())["provenance"]["doctor"]
+    assert (about["status"], about["wrong"]) == ("OK", [])
+    monkeypatch.setattr("experiments.doctor.verify", lambda *a, **k: pytest.fail("a finished run is examined again"))
+    assert study(model_path, pairs, tmp_path / "a") == 0
+    assert "quick checks" not in capsys.readouterr().err
+
+
+def test_a_study_refuses_a_wrong_model_or_brands_its_report(model_path, pairs, tmp_path, capsys, broken):
+    assert study(model_path, pairs, tmp_path / "a") == 2
+    said = capsys.readouterr().err
+    assert "is not what its sites say" in said
+    assert "attention mask" in said
+    assert not (tmp_path / "a" / "results.json").exists()
+    assert study(model_path, pairs, tmp_path / "a", "--force") == 0
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert results["provenance"]["doctor"]["status"] == "WRONG"
+    assert results["notes"][0]["kind"] == "wrong"
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Forced past the doctor" in page
+    assert "--force" in results["provenance"]["command"]
+
+
+def test_the_examination_changes_no_number_of_a_study(model_path, pairs, tmp_path, monkeypatch):
+    config = {"model": model_path, "pairs": pairs, "component": "heads", "value": "resample"}
+    from experiments.ablation import run
+
+    with_it = run(AblateConfig(**config, out=tmp_path / "a"))
+    monkeypatch.setattr(experiments.run.Run, "_examine", lambda self, subject: None)
+    without = run(AblateConfig(**config, out=tmp_path / "b"))
+    assert with_it["records"] == without["records"]
+
+
+# -- text
+
+
+def test_sentences_are_cut_to_one_length(model_path):
+    subject = load(model_path)
+    ids = sample(subject)["input_ids"]
+    assert len(ids) == 3
+    assert (ids[:, 0] == subject.bos).all()
+    rows = [e.ids for e in subject.encode(SENTENCES[:3])]
+    assert ids.tolist() == [list(row[: ids.shape[1]]) for row in rows]
+
+
+def test_words_are_lost_out_of_order_or_without_tokens():
+    """Planted: a tokenizer whose offsets are shifted, and one that drops letters."""
+    subject = Subject(tiny.model("gpt2"), tiny.tokenizer())
+    assert {f.status for f in spans(subject)} == {"OK"}
+    encode = subject.encode
+
+    def shifted(texts):
+        (e,) = encode(texts)
+        moved = tuple((min(a + 9, len(e.text)), min(b + 9, len(e.text))) for a, b in e.offsets)
+        return [Encoded(e.text, e.ids, moved, e.special)]
+
+    def cut_short(texts):
+        (e,) = encode(texts)
+        return [Encoded(e.text, e.ids[:-2], e.offsets[:-2], e.special[:-2])]
+
+    subject.encode = shifted
+    assert "UNSUPPORTED" in {f.status for f in spans(subject)}
+    subject.encode = cut_short
+    assert [f.status for f in spans(subject)] == ["UNSUPPORTED"] * len(TEXTS)
+    assert "no token carries" in next(iter(spans(subject))).reason
+
+    def stray(texts):
+        (e,) = encode(texts)
+        word = [i for i, special in enumerate(e.special) if not special]
+        turned = [e.offsets[i] for i in reversed(word)]
+        return [Encoded(e.text, e.ids, (*e.offsets[: word[0]], *turned), e.special)]
+
+    subject.encode = stray
+    assert {f.status for f in spans(subject)} == {"WRONG"}
+
+
+def test_what_the_vocabulary_lacks_is_said():
+    subject = Subject(tiny.model("gpt2"), tiny.tokenizer())  # it knows w3 to w99 and nothing else
+    found = list(round_trip(subject))
+    assert {f.status for f in found} == {"UNSUPPORTED"}
+    assert "the vocabulary has no such characters" in found[0].reason
+    assert "100%" not in found[1].reason or found[1].measured == 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("which", ["minilm_path", "smollm_path"])
+def test_real_models_pass_the_quick_part(which, request):
+    verdict = examine(load(request.getfixturevalue(which), dtype=torch.bfloat16), quick=True)
+    assert verdict.wrong == []

@@ -1,0 +1,133 @@
+"""Self-explanations on the embedded model: words that matter are told from words that do not, against whole forwards."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import cli, explanation
+from experiments.demo import demo_paths
+from experiments.explanation import parse_words
+from experiments.prompts import read_pairs
+from experiments.subject import Subject, load
+
+PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
+N = 24
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return load(demo_paths().model)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The words that two sentences share, and the two that go on differently."""
+    path = tmp_path_factory.mktemp("ask") / "prompts.jsonl"
+    lines = []
+    for pair in read_pairs(PAIRS):
+        good, bad = pair.good.split(), pair.bad.split()
+        place = next(i for i, (a, b) in enumerate(zip(good, bad, strict=True)) if a != b)
+        text = " ".join(good[:place])
+        if len(set(text.lower().split())) == place >= 3:  # each word once, so that a name is a place
+            lines.append(json.dumps({"prompt": text, "answer": f" {good[place]}", "wrong": f" {bad[place]}"}))
+    path.write_text("\n".join(lines[:N]), encoding="utf-8")
+    return path
+
+
+def preference(subject: Subject, text: str, answer: str, wrong: str, absent: int | None = None) -> float:
+    """log2 p(answer | text) - log2 p(wrong | text) from a forward of each whole text, a word's tokens left out."""
+    starts = [found.start() for found in re.finditer(r"\S+", text)] + [len(text) + 1]
+    start, bits = len(subject.encode([text])[0].ids), []
+    for said in (answer, wrong):
+        encoded = subject.encode([text + said])[0]
+        gone = [
+            absent is not None and not special and starts[absent] < end < starts[absent + 1]
+            for (_, end), special in zip(encoded.offsets, encoded.special, strict=True)
+        ]
+        ids = torch.tensor([[token for token, out in zip(encoded.ids, gone, strict=True) if not out]])
+        first = start - sum(gone)
+        with torch.no_grad():
+            logp = torch.log_softmax(subject.model(ids).logits[0].double(), -1)
+        bits.append(float(logp[first - 1 : -1].gather(1, ids[0, first:, None]).sum()) / np.log(2))
+    return bits[0] - bits[1]
+
+
+def asked(prompts: Path, out: Path, monkeypatch: pytest.MonkeyPatch, says: Any) -> dict[str, Any]:
+    """A run whose model says what ``says`` makes of the words of each text."""
+
+    def canned(subject: Subject, text: str, length: int) -> list[str]:
+        return [says(text.removeprefix("Text: ").splitlines()[0].split())]
+
+    monkeypatch.setattr(explanation, "generate", canned)
+    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--random", 30, "--out", out]
+    assert cli.main([str(word) for word in words]) == 0
+    return json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def test_words_that_matter_are_told_from_words_that_do_not(
+    subject: Subject, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
+    best, costs = {}, []
+    for line in lines:
+        words, both = line["prompt"].split(), [line["answer"], line["wrong"]]
+        clean = preference(subject, line["prompt"], *both)
+        both = both if clean >= 0 else both[::-1]
+        lost = [abs(clean) - preference(subject, line["prompt"], *both, absent=i) for i in range(len(words))]
+        best[line["prompt"]] = words[int(np.argmax(lost))]
+        costs.append((max(lost), np.mean(lost)))
+
+    results = asked(prompts, tmp_path / "best", monkeypatch, lambda words: f'"{best[" ".join(words)]}"')
+    named, drawn, attribution = results["records"]
+    assert named["n"] == N
+    assert named["effect"] == pytest.approx(np.mean([top for top, _ in costs]), abs=1e-3)
+    assert drawn["effect"] == pytest.approx(np.mean([mean for _, mean in costs]), abs=0.3)
+    assert attribution["effect"] == pytest.approx(named["effect"], abs=1e-6)
+    assert named["over_random_low"] > 0
+    assert named["p"] < 0.01
+    assert "matter more than random ones, 100% of what" in results["findings"][0]["text"]
+
+    rng = random.Random(1)
+    results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
+    named = results["records"][0]
+    assert named["over_random_low"] < 0
+    assert "The self-explanation is without effect" in results["findings"][0]["text"]
+    assert "Words that matter are there" in results["findings"][0]["text"]
+
+
+def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["I cannot say", "zebra", ""] * 2 + ["{all}"] * 3 + ["{first}, zebra"] * (N - 9))
+
+    def says(words: list[str]) -> str:
+        return next(said).format(all=", ".join(words), first=words[0])
+
+    results = asked(prompts, tmp_path / "run", monkeypatch, says)
+    reasons = [row["reason"] for row in results["prompts"]]
+    assert [reasons.count(r) for r in ("refused", "unparsable", "everything", "")] == [2, 4, 3, N - 9]
+    assert results["records"][0]["n"] == N - 9
+    text = " ".join(note["text"] for note in results["notes"])
+    assert f"2 of {N} answers refused, such as 'I cannot say'" in text
+    assert f"{N - 7} of {N} answers name words that the text does not have" in text
+    assert results["prompts"][0]["named_effect"] is None
+
+
+def test_no_answer_that_can_be_tested_is_one_clear_line(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(explanation, "generate", lambda *_: ["Sorry"])
+    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--limit", 3, "--out", tmp_path / "run"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "none of 3 answers names words that can be taken out (3 refused" in capsys.readouterr().err
+
+
+def test_words_are_matched_wherever_they_stand() -> None:
+    assert parse_words("the Dog's, and  barks.", ["the", "dog's", "bark", "barks"]).places == (0, 1, 3)
+    assert parse_words("dog dog", ["dog", "a", "Dog"]).places == (0, 2)

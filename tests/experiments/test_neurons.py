@@ -1,0 +1,162 @@
+"""A study of neurons, on a model with one neuron that copies a label: it is found, named, and missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import detector
+import numpy as np
+import pytest
+import tiny
+import torch
+from naive import naive
+
+from experiments import cli
+from experiments.prompts import Prompt
+from experiments.subject import load
+from probes.rankings import RANKINGS
+
+PLURAL, SINGULAR, SAID = (4, 6, 8, 10), (3, 5, 7, 12), detector.SAID
+SITE = "blocks.0.mlp.hook_post"
+
+
+def planted() -> Any:
+    """The detector's neuron fires at every plural word and says what follows it; the others read positions and write nothing."""
+    made = detector.model()
+    with torch.no_grad():
+        weight = made.transformer.h[0].mlp.c_fc.weight
+        weight[detector.TOKEN] = 0
+        weight[[t - detector.FIRST for t in PLURAL], detector.NEURON] = 1.0
+    return made
+
+
+def conllu(count: int) -> str:
+    """Words at random, each followed by w9 if plural and by w11 if singular."""
+    rng, out = np.random.default_rng(0), []
+    for number in range(count):
+        words = []
+        for token in rng.choice([*PLURAL, *SINGULAR], size=3):
+            plural = token in PLURAL
+            words += [(f"w{token}", "Number=Plur" if plural else "Number=Sing"), (f"w{SAID if plural else 11}", "_")]
+        lines = [f"# sent_id = s{number}", "# text = " + " ".join(form for form, _ in words)]
+        for i, (form, feats) in enumerate(words, 1):
+            lines.append(f"{i}\t{form}\t{form}\tNOUN\t_\t{feats}\t{i - 1}\t{'root' if i == 1 else 'dep'}\t_\t_")
+        out.append("\n".join(lines) + "\n\n")
+    return "".join(out)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("neurons")
+    planted().save_pretrained(home / "model")
+    tiny.tokenizer().save_pretrained(home / "model")
+    (home / "words.conllu").write_text(conllu(90), encoding="utf-8")
+    return home
+
+
+def command(folder: Path, out: str, **more: Any) -> list[str]:
+    given = {
+        "model": folder / "model",
+        "corpus": folder / "words.conllu",
+        "property": "feats:Number",
+        "bos": "always",
+        "random": 2,
+        "rotations": 0,
+        "show": 1,
+        "limit": 8,
+        "out": folder / out,
+        **more,
+    }
+    return ["neurons", "--k", "2", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    assert cli.main([*command(folder, "run", translate=2), "--gradient"]) == 0
+    return json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
+
+
+def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(found: dict[str, Any]) -> None:
+    sets = [r for r in found["records"] if r["component"] == "sets" and r["value"] == "mean"]
+    assert {r["ranking"] for r in sets} == {*RANKINGS, "gradient"}
+    assert {r["n"] for r in sets} == {4}  # the gradient ranked on the other half
+    for r in sets:
+        assert r["neurons"][0] == detector.NEURON
+        assert r["accuracy"] > 0.99
+        assert r["effect"] > 0.05
+        assert r["low"] > 0
+    one = next(r for r in sets if r["k"] == 1)
+    two = [r for r in sets if r["k"] == 2]
+    assert two[0]["effect"] == pytest.approx(one["effect"], abs=1e-6)  # the second writes nothing
+    assert -1e-6 < one["null_low"] <= one["null_high"] < one["effect"] + 1e-6
+    alone = [r for r in found["records"] if r["component"] == "neurons"]
+    assert [r["index"] for r in alone] == [detector.NEURON]
+    towards = {r["value"]: r["effect"] for r in found["records"] if r["k"] == 1 and r["value"].startswith("translate")}
+    assert set(towards) == {"translate Plur", "translate Sing"}
+    (neuron,) = found["neurons"]
+    assert neuron["ranks"] == dict.fromkeys([*RANKINGS, "gradient"], 1)
+    assert neuron["classes"]["Plur"] > 0 > neuron["classes"]["Sing"]
+    assert {w["words"][w["index"]] for w in neuron["words"] if w["deviations"] > 1} <= {f"w{t}" for t in PLURAL}
+    assert all(w["label"] == "Plur" for w in neuron["words"] if w["deviations"] > 1)
+    assert f"{SITE}[{detector.NEURON}]" in found["findings"][0]["text"]
+
+
+def effect(folder: Path, items: list[str], change: Any) -> float:
+    """Mean change of the loss from whole forwards of single texts, with a plain PyTorch hook at the neurons."""
+    one = load(folder / "model", bos="always")
+    before = [naive(one, "loss", Prompt(text, "")) for text in items]
+    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(lambda module, inputs, out: change(out))
+    after = [naive(one, "loss", Prompt(text, "")) for text in items]
+    handle.remove()
+    return float(np.mean(np.subtract(after, before)))
+
+
+def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]) -> None:
+    prompts = folder / "texts.jsonl"
+    texts = [" ".join(f"w{t}" for t in line) for line in ((4, 9, 3, 11), (12, 11, 8, 9), (5, 11, 6, 9, 10, 9))]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
+    assert cli.main(command(folder, "zero", value="zero", ranking="f", prompts=prompts)) == 0
+    results = json.loads((folder / "zero" / "results.json").read_text(encoding="utf-8"))
+    assert any("rotations" in note["text"] for note in results["notes"])
+    (record,) = [r for r in results["records"] if r["component"] == "sets" and r["k"] == 2]
+
+    def zeroed(out: torch.Tensor) -> torch.Tensor:
+        new = out.clone()
+        new[:, 1:, record["neurons"]] = 0  # not the BOS
+        return new
+
+    assert record["effect"] == pytest.approx(effect(folder, texts, zeroed), abs=1e-5)
+    assert abs(record["effect"]) > 0.05
+
+
+def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:
+    from experiments.neurons.sets import Means, NeuronSet, translated
+
+    X = torch.tensor([[0.0, 0.0, 5.0], [2.0, 4.0, 5.0], [4.0, 0.0, 5.0]])
+    means = Means.over(X, np.array(["a", "b", "c"]))
+    edit = translated("b", 2.0)(NeuronSet("x", "f", (1, 0)), means)
+    moved = edit(torch.zeros(1, 2, 3))
+    assert moved[0, 0].tolist() == [1.0 * (2 - 2), 2.0 * (4 - 0), 0.0]
+    towards = translated("c", 2.0)(NeuronSet("x", "f", (1, 0)), means)(torch.zeros(1, 1, 3))
+    assert towards[0, 0].tolist() == [1.0 * (4 - 1), 2.0 * (0 - 2), 0.0]
+    heads = translated("b", 2.0)(NeuronSet("x", "f", (1,)), means)(torch.zeros(1, 2, 3, 1))
+    assert heads[0, 0, :, 0].tolist() == [0.0, 8.0, 0.0]
+
+
+def test_it_resumes_and_says_what_is_wrong(
+    folder: Path, found: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "run" / "report.html").stat().st_mtime_ns
+    assert cli.main([*command(folder, "run", translate=2), "--gradient"]) == 0
+    assert (folder / "run" / "report.html").stat().st_mtime_ns == before  # finished: nothing is computed again
+    for more, message in (
+        ({"property": "depth"}, "--property depth: expected one with a class for each word"),
+        ({"ranking": "best"}, "--ranking best: expected mean_difference, "),
+        ({"layer": 3}, "--layer 3: expected 0"),
+        ({"metric": "pair_difference"}, "metric pair_difference needs --pairs"),
+    ):
+        assert cli.main(command(folder, "x", **more)) == 2
+        assert message in capsys.readouterr().err
+    assert not (folder / "x").exists()

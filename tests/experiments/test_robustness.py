@@ -1,0 +1,204 @@
+"""Whatever a file or a text holds: a right answer or one clear line, never a traceback; and nothing leaves the machine."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+import tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from experiments.corpus import CorpusError, read_conllu
+from experiments.demo import demo_paths
+from experiments.results import RunError, RunFolder
+from experiments.subject import Subject
+from experiments.words import word_spans
+
+ROOT = Path(__file__).resolve().parents[2]
+SEED_FILE = """# sent_id = a
+# text = It's du pain, isn't it?
+1-2\tIt's\t_\t_\t_\t_\t_\t_\t_\tSpaceAfter=Yes
+1\tIt\tit\tPRON\tPRP\tNumber=Sing\t4\tnsubj\t_\t_
+2\t's\tbe\tAUX\tVBZ\tNumber=Sing|Tense=Pres\t4\tcop\t_\t_
+3\tdu\tdu\tDET\tDT\t_\t4\tdet\t_\t_
+4\tpain\tpain\tNOUN\tNN\t_\t0\troot\t_\tSpaceAfter=No
+5\t,\t,\tPUNCT\t,\t_\t6\tpunct\t_\t_
+6-7\tisn't\t_\t_\t_\t_\t_\t_\t_\t_
+6\tis\tbe\tAUX\tVBZ\t_\t4\tparataxis\t_\t_
+7\tn't\tnot\tPART\tRB\t_\t6\tadvmod\t_\t_
+8\tit\tit\tPRON\tPRP\t_\t6\tnsubj\t_\tSpaceAfter=No
+9\t?\t?\tPUNCT\t.\t_\t4\tpunct\t_\t_
+
+"""
+JUNK = (
+    "\t",
+    "\n",
+    "\n\n",
+    "_",
+    "-",
+    "1",
+    "0",
+    "99",
+    "8.1",
+    "#",
+    "# text = x",
+    "é",
+    "\ufeff",
+    "\u202e",
+    "\x00",
+    "|",
+    "=",
+    "𝒳",
+)
+
+
+def mutated(draw: random.Random) -> str:
+    """The file with a few characters, fields or lines lost, doubled, swapped or replaced."""
+    text = SEED_FILE
+    for _ in range(draw.randint(1, 4)):
+        at, to = sorted((draw.randrange(len(text) + 1), draw.randrange(len(text) + 1)))
+        to = min(to, at + draw.choice((0, 1, 3, 40)))
+        middle = draw.choice((draw.choice(JUNK), "", text[at:to] * 2, text[at:to][::-1]))
+        text = text[:at] + middle + text[to:]
+    return text
+
+
+def test_ten_thousand_mutated_corpora_are_read_or_refused_in_one_line(tmp_path):
+    """What is read holds together: spans lie in the text and hold the forms, heads are words of the sentence."""
+    path, draw, read, refused, unclear = tmp_path / "m.conllu", random.Random(0), 0, 0, 0
+    for _ in range(10_000):
+        path.write_text(mutated(draw), encoding="utf-8")
+        try:
+            corpus = read_conllu(path)
+        except CorpusError as error:
+            refused += 1
+            unclear += "\n" in str(error) or str(path) not in str(error)
+            continue
+        read += 1
+        for sentence in corpus:
+            ids = [word.id for word in sentence.words]
+            assert ids == list(range(1, len(ids) + 1))
+            for word in sentence.words:
+                assert 0 <= word.start < word.end <= len(sentence.text)
+                assert 0 <= word.head <= len(ids)
+    assert unclear == 0
+    assert min(read, refused) > 1000
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="always")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text(min_size=1, max_size=40))
+def test_any_text_is_aligned(subject, text):
+    """Spans are in order, inside the text, and a word with a visible character that a token carries has one."""
+    (encoded,) = subject.encode([text])
+    assert len(encoded.ids) == len(encoded.offsets) == len(encoded.special)
+    words = [(i, i + 1) for i in range(len(text))]
+    spans = word_spans(encoded, words)
+    carried = [
+        any(a <= i < b for (a, b), special in zip(encoded.offsets, encoded.special, strict=True) if not special)
+        for i in range(len(text))
+    ]
+    for (at, _), span, there in zip(words, spans, carried, strict=True):
+        cut = encoded.cut is not None and at >= encoded.cut
+        assert (span is not None) == (there and not cut), unicodedata.name(text[at], repr(text[at]))
+        if span is not None:
+            assert 0 < span.start < span.stop <= len(encoded)
+    kept = [s for s in spans if s is not None]
+    assert [s.start for s in kept] == sorted(s.start for s in kept)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.text(), VALUES, max_size=4))
+def test_results_come_back_as_they_were_written(tmp_path_factory, results):
+    folder = RunFolder(tmp_path_factory.mktemp("r") / "run", {"model": "m"})
+    folder.finish(results)
+    assert folder.results == results
+    assert RunFolder(folder.path, {"model": "m"}).results == results
+    with pytest.raises(RunError, match="another configuration"):
+        RunFolder(folder.path, {"model": "n"})
+
+
+HOSTILE = '</script><script>document.title="OWNED"</script><img src=x onerror="document.title=\'OWNED\'">'
+
+
+@pytest.mark.browser
+def test_html_in_names_and_words_does_not_run(tmp_path):
+    """A model, a property and a finding that are HTML: the browser shows them and runs nothing."""
+    import shutil
+
+    from experiments.report import render_report
+
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    record = {"check": HOSTILE, "site": "", "status": "UNSUPPORTED", "measured": 1.0, "bound": 0.0, "reason": HOSTILE}
+    results = {
+        "schema": 1,
+        "kind": "doctor",
+        "records": [record, {**record, "status": "WRONG"}],
+        "checks": {HOSTILE: HOSTILE},
+        "findings": [{"property": HOSTILE, "text": HOSTILE}],
+        "notes": [{"kind": HOSTILE, "text": HOSTILE}],
+        "provenance": {"model": {"name": HOSTILE}, "command": HOSTILE, "doctor": {"wrong": [HOSTILE]}},
+    }
+    page = tmp_path / "page.html"
+    page.write_text(render_report(results), encoding="utf-8")
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title
+    assert title != "OWNED"
+    assert "&lt;/script&gt;" in done.stdout
+    control = tmp_path / "control.html"  # the browser would run it where it is not escaped
+    control.write_text(f"<!doctype html><title>safe</title>{HOSTILE}")
+    ran = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom", control.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "<title>OWNED" in ran.stdout
+
+
+def test_a_local_model_is_used_without_a_network(tmp_path):
+    """A whole command in a process that may open no connection and look up no name."""
+    rows = demo_paths().pairs.read_text().splitlines()[:2]
+    (tmp_path / "p.jsonl").write_text("\n".join(rows) + "\n")
+    command = [
+        "ablate", "--model", str(demo_paths().model), "--pairs", str(tmp_path / "p.jsonl"), "--component", "mlps",
+        "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    code = (
+        "import json, socket, sys\n"
+        "def closed(*_, **__): raise AssertionError('a connection was opened')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = closed\n"
+        "from experiments.cli import main\n"
+        f"sys.exit(main(json.loads({json.dumps(json.dumps(command))})))\n"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "report.html").exists()

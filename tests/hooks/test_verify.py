@@ -1,0 +1,323 @@
+"""The doctor: no fault where there is none, and for each check a fault that it must find."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from hooks import UnsoundModel, anatomy, verify
+from hooks import anatomy as anatomy_of
+from hooks.padding import Padding, Policy
+from hooks.verify import CHECKS
+
+QUICK = [check.name for check in CHECKS if check.quick]
+
+
+def wrong(model, check, **more):
+    """The sites at which a check is WRONG."""
+    return [f.site for f in verify(model, only=[check], **more).wrong]
+
+
+def remap(model, **changed):
+    """A model whose map is wrong: site -> another place (a function of its own place)."""
+    import sys
+
+    found = anatomy_of(model)
+    places = dict(found.places)
+    for name, change in changed.items():
+        part = name.replace("__", ".")
+        for layer in range(found.n_layers):
+            site = f"blocks.{layer}.{part}" if not part.startswith("ln_final") else part
+            places[site] = change(places, site, layer)
+    sys.modules["hooks.anatomy"]._CACHE[model] = replace(found, places=places)
+    return model
+
+
+def flipped_heads(places, site, layer):
+    place = places[site]
+    return replace(place, view=lambda raw: place.view(raw).flip(2))
+
+
+def test_nothing_is_wrong_with_a_model_that_is_mapped_right():
+    model = tiny.model("llama")
+    before = copy.deepcopy(model.state_dict())
+    with torch.random.fork_rng():
+        state = torch.get_rng_state()
+        verdict = verify(model)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert verdict.wrong == []
+    assert verdict.require() is verdict
+    assert all(f.reason for f in verdict.unsupported)
+    assert {c.name for c in CHECKS} - {f.check for f in verdict} <= {"own neurons", "head = columns", "weights"}
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_quick_part_is_those_checks():
+    verdict = verify(tiny.model("gpt2"), quick=True)
+    assert set(verdict.checks()) <= set(QUICK)
+    assert verdict.status == "OK"
+    with pytest.raises(ValueError, match="no check 'sums': expected one of evaluation mode"):
+        verify(tiny.model("gpt2"), only=["sums"])
+
+
+# -- a fault for each check
+
+
+def test_dropout_and_noise():
+    model = tiny.model("gpt2")
+    with pytest.raises(
+        UnsoundModel, match=r"dropout is on in \d+ modules \(the first: transformer.drop\): call model.eval"
+    ):
+        verify(model.train(), quick=True).require()
+    model = tiny.model("gpt2")
+    model.transformer.ln_f.register_forward_hook(lambda m, a, out: out + 0.01 * torch.randn_like(out))
+    assert wrong(model, "evaluation mode") == [""]
+
+
+def test_a_model_that_behaves_otherwise_when_watched():
+    class Shy(nn.Module):
+        def forward(self, x):
+            return x + 1e-4 * len(self._forward_hooks)
+
+    model = tiny.model("gpt2")
+    model.transformer.h[0].mlp.dropout = Shy()
+    model.transformer.h[0].mlp.act.register_forward_hook(lambda m, a, out: None)
+    assert wrong(model, "same outputs") == []
+    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="transformer.h.0.mlp.dropout"))
+    assert wrong(model, "same outputs") == [""]
+
+
+def test_a_hook_that_never_fires():
+    model = tiny.model("gpt2")
+    model.unused = nn.Linear(2, 2)
+    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="unused" if layer else p[s].path))
+    assert wrong(model, "fires") == ["blocks.1.hook_mlp_out"]
+
+
+def test_the_wrong_side_of_a_norm():
+    model = tiny.model("gemma2")
+    remap(model, hook_attn_out=lambda p, s, layer: replace(p[s], path=f"model.layers.{layer}.self_attn"))
+    assert wrong(model, "residual sums") == ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"]
+    model = tiny.model("bert")  # a norm stands behind the sum here: the sum must be found before it
+    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path=f"bert.encoder.layer.{layer}.output"))
+    assert wrong(model, "residual sums") == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+
+
+def test_something_between_the_blocks():
+    model = tiny.model("gpt2")
+    model.transformer.h[1].register_forward_pre_hook(lambda m, args: (args[0] * 1.1, *args[1:]))
+    assert wrong(model, "chain of blocks") == ["blocks.1.hook_resid_pre"]
+
+
+def test_a_pattern_that_is_none():
+    model = tiny.model("llama")
+    remap(model, attn__hook_pattern=lambda p, s, layer: replace(p[s], end="scores"))
+    assert len(wrong(model, "attention rows")) == 2
+
+
+def test_a_missing_causal_mask():
+    model = tiny.model("gpt2")
+    model.transformer.h[1].attn.is_causal = False
+    assert wrong(model, "attention mask") == ["", "blocks.1.attn.hook_pattern"]
+
+
+def test_swapped_heads():
+    """Of the values, by pattern x v; of queries and keys, by what they move; of z, by the output projection's columns."""
+    assert len(wrong(remap(tiny.model("llama"), attn__hook_v=flipped_heads), "pattern x v")) == 2
+    assert len(wrong(remap(tiny.model("llama"), attn__hook_q=flipped_heads), "own heads")) == 2
+    assert len(wrong(remap(tiny.model("gpt2"), attn__hook_k=flipped_heads), "own heads")) == 2
+    assert len(wrong(remap(tiny.model("gpt2"), attn__hook_z=flipped_heads), "head = columns")) == 2
+    assert wrong(remap(tiny.model("gpt2"), attn__hook_q=lambda p, s, i: p[s.replace("_q", "_k")]), "own heads")
+
+
+def test_a_wrong_projection():
+    model = tiny.model("llama")
+    remap(model, hook_attn_out=lambda p, s, layer: p[s.replace("attn_out", "mlp_out")])
+    assert wrong(model, "projections") == ["blocks.0.hook_attn_out", "blocks.1.hook_attn_out"]
+    model = tiny.model("bert")
+    remap(model, mlp__hook_post=lambda p, s, layer: replace(p[s], path=f"bert.encoder.layer.{1 - layer}.output.dense"))
+    assert wrong(model, "projections") == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+
+
+def test_the_final_norm_on_its_wrong_side():
+    model = tiny.model("llama")
+    remap(model, ln_final__hook_normalized=lambda p, s, layer: replace(p[s], end="input"))
+    assert wrong(model, "norm and head") == ["ln_final.hook_normalized"]
+
+
+def test_texts_that_see_each_other():
+    model = tiny.model("gpt2")
+    model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: out - 0.1 * out.mean(0, keepdim=True))
+    assert "blocks.0.hook_mlp_out" in (found := wrong(model, "batched"))
+    assert "blocks.0.attn.hook_z" not in found
+
+
+def test_hooks_that_stay():
+    class Sticky(nn.Linear):
+        def register_forward_hook(self, hook, **more):
+            handle = super().register_forward_hook(hook, **more)
+            handle.remove = lambda: None
+            return handle
+
+    model = tiny.model("llama")
+    projection = model.model.layers[0].self_attn.q_proj
+    model.model.layers[0].self_attn.q_proj = Sticky(32, 32, bias=False)
+    model.model.layers[0].self_attn.q_proj.load_state_dict(projection.state_dict())
+    found = verify(model, only=["hooks gone"]).wrong
+    assert "hooks or modes are left after a whole forward" in found[0].reason
+
+
+def test_a_left_pad_bug():
+    model = tiny.model("gpt2")
+    careless = Padding(Policy(True), Policy(True), causal=True)  # on the left GPT-2 needs position ids
+    found = wrong(model, "padding", padding=careless)
+    assert "" in found
+    assert "blocks.0.hook_resid_pre" in found
+    assert wrong(model, "padding") == []
+    model.transformer.h[1].attn.register_forward_pre_hook(
+        lambda m, args, kwargs: (args, {**kwargs, "attention_mask": None}), with_kwargs=True
+    )
+    (left,) = (f for f in verify(model, only=["padding"]).unsupported)
+    assert "padding on the left changes this model's vectors" in left.reason
+
+
+def test_an_edit_that_goes_nowhere():
+    model = tiny.model("gpt2")
+    model.side = nn.Identity()
+    model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: model.side(out.clone()) * 0 + out)
+    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="side" if not layer else p[s].path))
+    assert wrong(model, "edits") == ["blocks.0.hook_mlp_out"]
+
+
+def test_mixed_up_neurons():
+    model = tiny.model("gpt2")
+    remap(model, mlp__hook_pre=lambda p, s, layer: replace(p[s], view=lambda raw: raw.roll(3, -1)))
+    assert len(wrong(model, "own neurons")) == 2
+
+
+def test_a_wrong_gradient():
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return 2 * g
+
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return Doubled.apply(x)
+
+    model = tiny.model("gpt2")
+    model.transformer.h[1].mlp.dropout = Wrong()
+    found = wrong(model, "gradients")
+    assert "blocks.1.mlp.hook_post" in found
+    assert "blocks.1.hook_mlp_out" not in found
+    assert "blocks.0.mlp.hook_post" not in found
+
+
+def test_eager_attention_that_differs(monkeypatch):
+    import transformers.models.llama.modeling_llama as module
+
+    whole = module.eager_attention_forward
+    monkeypatch.setattr(
+        module, "eager_attention_forward", lambda m, q, k, v, mask, **more: whole(m, q * 1.5, k, v, mask, **more)
+    )
+    assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
+
+
+def test_a_block_with_a_memory():
+    model, calls = tiny.model("gpt2"), []
+    model.transformer.h[0].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
+    assert "blocks.0.hook_resid_pre" in wrong(model, "resumed")
+
+
+def test_a_cache_that_forgets_where_it_is():
+    model = tiny.model("gpt2")
+    model.transformer.register_forward_pre_hook(
+        lambda m, args, kwargs: (args, {**kwargs, "position_ids": torch.arange(args[0].shape[1])[None]}),
+        with_kwargs=True,
+    )
+    assert wrong(model, "KV cache") == ["blocks.1.hook_resid_post", ""]
+
+
+def test_half_precision_that_overflows():
+    model = tiny.model("gpt2")
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(3e6)
+    found = verify(model, only=["float16", "bfloat16"])
+    assert not found.wrong
+    assert any("not to be read in float16" in f.reason for f in found.unsupported)
+    assert {f.status for f in found.of("bfloat16") if f.site == "blocks.0.hook_resid_pre"} == {"OK"}
+
+
+def test_tied_and_quantised_weights_are_noticed():
+    model = tiny.model("gpt2")
+    notes = [f.reason for f in verify(model, only=["weights"])]
+    assert notes == [
+        "transformer.wte.weight and lm_head.weight are one tensor: a change of one is a change of the others"
+    ]
+
+    class Int8(nn.Module):
+        def __init__(self, dense):
+            super().__init__()
+            weight = dense.weight.detach()
+            self.scale = weight.abs().max() / 127
+            self.register_buffer("weight", (weight / self.scale).round().to(torch.int8))
+
+        def forward(self, x):
+            return x @ (self.weight.to(x) * self.scale).T
+
+    model = tiny.model("llama")
+    for layer in model.model.layers:
+        layer.mlp.down_proj = Int8(layer.mlp.down_proj)
+        layer.self_attn.o_proj = Int8(layer.self_attn.o_proj)
+    verdict = verify(model, only=["residual sums", "projections", "gradients", "head = columns", "weights"])
+    assert not verdict.wrong
+    assert any("quantised layers: 2 Int8" in f.reason or "4 Int8" in f.reason for f in verdict.of("weights"))
+    assert "is no plain matrix" in verdict.of("head = columns")[0].reason
+
+
+def test_every_check_has_a_fault_that_it_finds():
+    """The list that the tests above must cover; a new check needs a new fault."""
+    assert [check.name for check in CHECKS] == [
+        "evaluation mode", "same outputs", "fires", "residual sums", "chain of blocks", "attention rows", "attention mask",
+        "pattern x v", "projections", "norm and head", "batched", "hooks gone", "padding", "edits", "own heads",
+        "own neurons", "gradients", "head = columns", "eager attention", "resumed", "KV cache", "bfloat16", "float16",
+        "weights",
+    ]  # fmt: skip
+    assert all(check.about.endswith(".") for check in CHECKS)
+
+
+# -- what is not a transformer, and bad use
+
+
+def test_any_module_with_its_inputs():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.rnn = nn.Embedding(20, 6), nn.LSTM(6, 8, batch_first=True)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, ids):
+            return self.head(self.rnn(self.embed(ids))[0])
+
+    model, ids = Tagger().eval(), torch.arange(12).view(3, 4)
+    verdict = verify(model, {"ids": ids}, sites=["module:rnn:output[0]", "module:head:input"])
+    assert not verdict.wrong
+    assert {f.site for f in verdict.of("gradients")} == {"module:rnn:output[0]", "module:head:input"}
+    assert "raw paths" in verdict.of("fires")[-1].reason
+    with pytest.raises(ValueError, match="Tagger does not say what it takes"):
+        verify(model)
+
+
+def test_multi_query_heads_reach_every_query_head():
+    assert anatomy(tiny.model("falcon")).query_heads("blocks.0.attn.hook_k[0]") == [0, 1, 2, 3]

@@ -1,0 +1,175 @@
+"""Calibration against synthetic models whose calibration is known, brute force and scikit-learn."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from probes import calibration as cal
+from probes.evaluation import ClusterBootstrap
+
+
+def drawn(n: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences uniform on (.5, 1), right with that probability less ``shift``."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(0.5, 1.0, n)
+    return confidence, rng.random(n) < confidence - shift
+
+
+@pytest.mark.parametrize(
+    ("n", "wide", "equal"), [(100, 0.089, 0.123), (300, 0.051, 0.070), (1000, 0.028, 0.038), (10000, 0.009, 0.012)]
+)
+def test_a_perfectly_calibrated_model_has_the_ece_of_chance(n: int, wide: float, equal: float) -> None:
+    """Independent samples of calibrated models, and `chance` on the confidences of some of them, agree."""
+    samples = [drawn(n, seed=i) for i in range(40 if n < 10000 else 6)]
+    for how, expected in (("width", wide), ("mass", equal)):
+        found = np.mean([cal.ece(*sample, how=how) for sample in samples])
+        by_chance = [cal.chance(c, cal.Bins.of(c, how=how), 100).mean for c, _ in samples[:6]]
+        assert found == pytest.approx(expected, rel=0.09, abs=0.0006)
+        assert np.mean(by_chance) == pytest.approx(expected, rel=0.09, abs=0.0006)
+
+
+def test_known_miscalibration_lies_in_its_interval_as_often_as_it_says() -> None:
+    hits = dict.fromkeys(("ece", "calibrated p", "miscalibrated p"), 0)
+    for seed in range(40):
+        confidence, correct = drawn(2000, 0.1, seed)
+        bins = cal.Bins.of(confidence)
+        boot = ClusterBootstrap(np.arange(2000), 1000, seed)
+        found = cal.ece_interval(confidence, correct, bins, boot)
+        hits["ece"] += found.low <= 0.1 <= found.high
+        by_chance = cal.chance(confidence, bins, 200, seed)
+        hits["miscalibrated p"] += by_chance.p(found.value) < 0.05
+        hits["calibrated p"] += by_chance.p(cal.ece(confidence, drawn(2000, 0.0, seed)[1])) < 0.05
+    assert hits["ece"] >= 34
+    assert hits["miscalibrated p"] == 40
+    assert hits["calibrated p"] <= 7
+
+
+def test_always_ninety_percent_has_the_auroc_it_deserves() -> None:
+    confidence, correct = np.full(400, 0.9), np.random.default_rng(0).random(400) < 0.6
+    assert cal.auroc(confidence, correct) == 0.5
+    assert cal.ece(confidence, correct) == pytest.approx(0.9 - correct.mean())
+    assert cal.ece(confidence, correct, how="mass") == pytest.approx(0.9 - correct.mean())
+    assert cal.risk_coverage(confidence, correct) == pytest.approx(np.full(400, 1 - correct.mean()))
+    auc, area = cal.ranking_intervals(confidence, correct, ClusterBootstrap(np.arange(400), 300))
+    assert (auc.low, auc.high) == (0.5, 0.5)
+    assert area.low < area.value < area.high
+    sharp = np.where(correct, 0.9, 0.8)  # a confidence that knows
+    assert cal.auroc(sharp, correct) == 1.0
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    P = softmax(rng.normal(size=(500, 4)) * 1.5)
+    return P, np.array([rng.choice(4, p=p) for p in P])
+
+
+def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(table: tuple[np.ndarray, np.ndarray]) -> None:
+    P, y = table
+    confidence, correct = cal.top_label(P, y)
+    assert cal.nll(P, y).mean() == pytest.approx(log_loss(y, P))
+    assert cal.auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence))
+    parts = cal.brier_parts(P, cal.one_hot(y, 4))
+    assert parts.brier == pytest.approx(cal.brier(P, y).mean(), abs=1e-12)
+    assert parts.uncertainty == pytest.approx(sum((y == k).mean() * (y != k).mean() for k in range(4)))
+    two = P[:, 0]
+    one = cal.brier_parts(two[:, None], (y == 0).astype(float)[:, None])
+    assert one.brier == pytest.approx(brier_score_loss(y == 0, two), abs=1e-12)
+    coarse = np.round(two * 10) / 10  # forecasts of few values: nothing is left within the bins
+    assert cal.brier_parts(coarse[:, None], (y == 0)[:, None].astype(float), 20).within == pytest.approx(0, abs=1e-9)
+
+
+def test_bins_by_hand() -> None:
+    """(low, high]: a confidence on an edge belongs below it; and the sums of each bin, one row at a time."""
+    confidence = np.array([0.0, 0.2, 0.2000001, 0.6, 0.61, 1.0])
+    correct = np.array([False, True, True, False, True, True])
+    bins = cal.Bins.of(confidence, 5)
+    assert bins.index.tolist() == [0, 0, 1, 2, 3, 4]
+    assert cal.ece(confidence, correct, 5) == pytest.approx(
+        (abs(1 - 0.2) + abs(1 - 0.2000001) + abs(0 - 0.6) + abs(1 - 0.61) + 0) / 6
+    )
+    assert cal.maximum_error(confidence, correct, 5) == pytest.approx(1 - 0.2000001)
+    mass = cal.Bins.of(np.array([0.1, 0.1, 0.1, 0.4, 0.5, 0.6]), 3, "mass")
+    assert mass.index.tolist() == [0, 0, 0, 1, 2, 2]  # ties stay together
+
+
+def test_classwise_is_the_ece_of_every_class_against_the_rest(table: tuple[np.ndarray, np.ndarray]) -> None:
+    P, y = table
+    expected = []
+    for k in range(4):
+        gap = 0.0
+        for low, high in itertools.pairwise(np.arange(16) / 15):
+            rows = (P[:, k] > low) & (P[:, k] <= high)
+            gap += abs(P[rows, k].sum() - (y[rows] == k).sum())
+        expected.append(gap / len(y))
+    assert cal.classwise(P, y) == pytest.approx(expected)
+
+
+def test_risks_are_means_over_all_orders_of_ties() -> None:
+    confidence = np.array([0.9, 0.7, 0.7, 0.7, 0.2])
+    correct = np.array([True, True, False, False, True])
+    curves = []
+    for middle in itertools.permutations([1, 2, 3]):
+        wrong = ~correct[[0, *middle, 4]]
+        curves.append(np.cumsum(wrong) / np.arange(1, 6))
+    assert cal.risk_coverage(confidence, correct) == pytest.approx(np.mean(curves, axis=0))
+
+
+def test_rankings_of_resamples_equal_those_of_repeated_rows() -> None:
+    """Row by row for confidences of few values (risks but for the midpoint rule), and nearly so for many values."""
+    rng = np.random.default_rng(3)
+    for confidence, close in ((np.round(rng.random(400), 1), 1e-9), (rng.random(400), 0.002)):
+        correct = rng.random(400) < 0.3 + 0.5 * confidence
+        clusters = np.arange(400) // 2
+        boot = ClusterBootstrap(clusters, 100)
+        drawn = np.stack([boot.grouped(np.zeros(400, int), 1, (clusters == c) / 2.0)[:, 0] for c in range(200)], 1)
+        values, areas = [], []
+        for w in drawn[:, clusters].round().astype(int):
+            values.append(roc_auc_score(np.repeat(correct, w), np.repeat(confidence, w)))
+            areas.append(cal.risk_coverage(np.repeat(confidence, w), np.repeat(correct, w)).mean())
+        auc, area = cal.ranking_intervals(confidence, correct, boot)
+        assert auc.value == pytest.approx(roc_auc_score(correct, confidence))
+        assert (auc.low, auc.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=close)
+        assert (area.low, area.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])), abs=0.006)
+
+
+def test_intervals_of_bins_have_a_width_even_where_all_rows_are_right() -> None:
+    confidence, correct = np.r_[np.full(5, 0.95), np.full(300, 0.5)], np.r_[np.full(5, True), np.arange(300) < 150]
+    bins = cal.Bins.of(confidence, 10)
+    low, high = cal.bin_intervals(correct, bins, ClusterBootstrap(np.arange(305), 500))
+    assert low[9] < 0.6
+    assert high[9] == pytest.approx(1.0)
+    assert (low[4], high[4]) == pytest.approx((0.444, 0.556), abs=0.01)
+    assert np.isnan(low[0])
+
+
+@pytest.mark.parametrize(
+    ("P", "y", "message"),
+    [
+        ([[0.5, 0.4]], [0], "row 1: expected probabilities that sum to 1, got 0.5, 0.4, which sum to 0.9"),
+        ([[0.5, 0.5], [1.5, -0.5]], [0, 1], "row 2: expected probabilities from 0 to 1, got 1.5, -0.5"),
+        ([[np.nan, 0.5]], [0], "row 1: expected finite probabilities, got nan, 0.5"),
+        ([[0.5, 0.5]], [2], "row 1: expected a label from 0 to 1, got 2"),
+        ([[0.5, 0.5]], [-1], "row 1: expected a label from 0 to 1, got -1"),
+        ([[1.0]], [0], "expected rows of probabilities of at least 2 classes, got 1 rows of 1"),
+    ],
+)
+def test_bad_rows_are_named_in_one_line(P: list[list[float]], y: list[int], message: str) -> None:
+    with pytest.raises(cal.CalibrationError) as error:
+        cal.check(np.array(P), np.array(y))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_fewer_rows_than_bins_are_refused() -> None:
+    with pytest.raises(cal.CalibrationError, match="expected at least as many rows as bins, got 3 rows and 15 bins"):
+        cal.ece(np.full(3, 0.5), np.full(3, True))
