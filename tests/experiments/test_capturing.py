@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import PROCESSES
 
 from experiments import cli
 from experiments.corpus import read_conllu
@@ -18,7 +18,6 @@ from experiments.demo import demo_paths
 from experiments.subject import Subject, load, word_spans
 from hooks import ActivationStore, capture
 
-FORK = multiprocessing.get_context("fork")
 SITES = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_post"]
 
 
@@ -107,15 +106,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
 
 
-def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
-    def start(name: str) -> int:
-        return cli.main(command(tmp_path / name, "--corpus", demo_paths().dev, "--limit", 40, "--batch-tokens", 64))
+def start(out: Path) -> int:
+    return cli.main(command(out, "--corpus", demo_paths().dev, "--limit", 40, "--batch-tokens", 64))
 
-    assert start("whole") == 0
+
+def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
+    assert start(tmp_path / "whole") == 0
     whole = contents(tmp_path / "whole" / "store")
     kills = 0
     for goal in (0, 5):
-        process = FORK.Process(target=start, args=("killed",))
+        process = PROCESSES.Process(target=start, args=(tmp_path / "killed",))
         process.start()
         while process.is_alive() and len(contents(tmp_path / "killed" / "store")) < goal:
             time.sleep(0.001)
@@ -124,5 +124,5 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
         kills += process.exitcode == -signal.SIGKILL
     assert kills == 2
     assert len(contents(tmp_path / "killed" / "store")) < len(whole)
-    assert start("killed") == 0
+    assert start(tmp_path / "killed") == 0
     assert contents(tmp_path / "killed" / "store") == whole

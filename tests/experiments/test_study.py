@@ -130,7 +130,7 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
 
 def test_a_finished_run_is_not_computed_again_and_another_configuration_is_refused(results, folder, monkeypatch):
     found, out = results
-    monkeypatch.setattr(layerwise, "_extract_all", None)
+    monkeypatch.setattr(layerwise, "_all_features", None)
     assert layerwise.run(config(folder, out)) == found
     with pytest.raises(ValueError, match=r"another configuration \(seed differ; seed: 0 there, 1 here\)"):
         layerwise.run(config(folder, out, seed=1))

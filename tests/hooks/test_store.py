@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import time
 from pathlib import Path
@@ -12,13 +11,13 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from processes import PROCESSES
 
 from hooks import ActivationStore, capture, sites
 from hooks.shards import INDEX
 from hooks.store import StoreError
 
 ABOUT = {"model": "m", "data_sha256": "d"}
-FORK = multiprocessing.get_context("fork")  # a process of its own, without the seconds that importing takes
 
 
 def index(rows):
@@ -215,7 +214,7 @@ def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path):
     whole = contents(tmp_path / "whole")
     goals = [1, 3, 8, 17, 31]
     for goal in goals:  # killed in the middle of whatever it does once it has so many shards
-        process = FORK.Process(target=write_forty, args=(tmp_path / "killed",))
+        process = PROCESSES.Process(target=write_forty, args=(tmp_path / "killed",))
         process.start()
         while process.is_alive() and len(list((tmp_path / "killed").glob("*.safetensors"))) < goal:
             time.sleep(0.001)
