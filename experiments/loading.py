@@ -124,6 +124,7 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
     """The transformers Auto class that builds what `config.architectures` names.
 
     A head other than a language model's is left out and its body built; a classifier of texts keeps its own if asked.
+    With ``body_only`` a causal model still comes with its head, which has a say in the BOS; `load` drops it then.
     """
     import transformers as t
     from transformers.models.auto import modeling_auto as names
@@ -131,28 +132,26 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
     kind = config.model_type
     architecture = (getattr(config, "architectures", None) or [None])[0]
     encoder = kind in names.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-    if body_only:
-        return t.AutoModelForTextEncoding if encoder and seq2seq else t.AutoModel
+    masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     def offers(table: Any) -> bool:
         known = table.get(kind, ())
         return architecture in ((known,) if isinstance(known, str) else known)
 
+    # GGUF files name no class; what llama.cpp runs are language models.
+    nameless = architecture is None and kind in names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if classifier and offers(names.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):
         return t.AutoModelForSequenceClassification
-    if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) or (nameless and kind not in masked):
         return t.AutoModelForCausalLM
-    masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if offers(masked) or (kind in masked and str(architecture).endswith("ForPreTraining")):
+    if body_only:
+        return t.AutoModelForTextEncoding if encoder and getattr(config, "is_encoder_decoder", False) else t.AutoModel
+    if offers(masked) or nameless or (kind in masked and str(architecture).endswith("ForPreTraining")):
         return t.AutoModelForMaskedLM
     if offers(names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES):
         return t.AutoModelForSeq2SeqLM
     if encoder and str(architecture).endswith("EncoderModel"):
         return t.AutoModelForTextEncoding
-    if architecture is None and kind in names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        # GGUF files name no class; what llama.cpp runs are language models.
-        return t.AutoModelForMaskedLM if kind in masked else t.AutoModelForCausalLM
     return t.AutoModel
 
 

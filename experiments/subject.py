@@ -359,7 +359,7 @@ def load(
         classifier=classifier,
     )
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
-    return Subject(
+    subject = Subject(
         loaded.model,
         loaded.tokenizer,
         name=loaded.name,
@@ -368,6 +368,9 @@ def load(
         notes=loaded.notes,
         hasher=hasher,
     )
+    if body_only:
+        subject.model = subject.body
+    return subject
 
 
 def _require_eval(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from experiments import bos
 from experiments.subject import (
     Encoded,
     Subject,
@@ -293,6 +294,16 @@ def test_the_candidate_that_predicts_text_wins() -> None:
     assert "better than the declared <s>" in subject.bos_reason
 
 
+def test_a_body_has_the_bos_that_its_whole_model_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _model("gpt2").save_pretrained(tmp_path)
+    _tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(bos, "_loss", lambda _, token: 0.0 if token == 3 else 1.0)
+    body, whole = load(tmp_path, body_only=True), load(tmp_path)
+    assert type(body.model).__name__ == "GPT2Model"
+    assert type(whole.model).__name__ == "GPT2LMHeadModel"
+    assert body.bos == whole.bos == 3
+
+
 # -- truncation, words
 
 
@@ -509,6 +520,7 @@ def test_smollm2(smollm_path: Path) -> None:
     batch = next(subject.batches(subject.encode(["The capital of France is"])))
     best = subject.forward(batch, logits=True).logits[0, -1].argmax()
     assert subject.token(int(best)) == "ĠParis"
+    assert load(smollm_path, device="cpu", body_only=True).bos == 0
 
 
 def _check_padding(subject: Subject) -> None:
