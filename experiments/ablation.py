@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import screen
+from experiments import forecast, screen
 from experiments.attention.shown import text_patterns
 from experiments.components import Component, components
 from experiments.config import AblateConfig
@@ -65,7 +65,9 @@ def run(config: AblateConfig) -> dict[str, Any]:
     if metric.readout is not None:  # what stands behind the probe changes nothing that it reads
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     texts = "pairs" if config.pairs else "sentences" if config.corpus else "prompts"
-    screen.say(f"plan: {len(parts):,} {config.component} x {len(items)} {texts} in {len(groups)} batches")
+    plan = f"{len(parts):,} {config.component} x {len(items)} {texts} in {len(groups)} batches"
+    if (planned := this.plan(plan, **forecast.of_sweeps(config, subject, metric, groups, parts))) is not None:
+        return planned
     if len(parts) > LARGE_GRID and config.estimate == "none":
         screen.say(
             f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "

@@ -68,6 +68,9 @@ def run(config: CalibrateConfig) -> dict[str, Any]:
     if (finished := this.open(subject, hashes)) is not None:
         return finished
 
+    ways = ", ".join(("tokens' probabilities", *config.ask)) if subject is not None else "the probabilities of the file"
+    if (planned := this.plan(f"{n_rows:,} rows; confidences: {ways}")) is not None:
+        return planned
     notes: list[dict[str, str]] = []
     if subject is not None:
         if asked[0][0].is_open:

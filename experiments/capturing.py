@@ -20,6 +20,7 @@ from experiments import screen
 from experiments.config import CaptureConfig
 from experiments.corpus import Corpus, Sentence, read_conllu
 from experiments.features import WINDOW, Layout, extract_all, vector_sites, windows
+from experiments.forecast import pass_seconds
 from experiments.memory import Need, as_bytes, site_widths
 from experiments.results import RunError, file_sha256
 from experiments.run import Run
@@ -46,22 +47,25 @@ def run(config: CaptureConfig) -> dict[str, Any]:
     where = config.to or config.out / "store"
     _check_room(config, ActivationStore(where), rows * need.row)
     hashes = {d["path"]: d["sha256"] for d in source.data}
-    if (finished := this.open(subject, hashes, undecided=("out", "force", "to"))) is not None:
+    if (finished := this.open(subject, hashes)) is not None:
         return finished
 
     batch_tokens = this.folder.cell("batch_tokens") or batch_tokens  # what was chosen holds until the store is whole
-    this.folder.save_cell("batch_tokens", batch_tokens)
     plan = {
         "held_bytes": need.memory(batch_tokens, round(WINDOW * mean_length)),
         "disk_bytes": rows * need.row,
         "batch_tokens": batch_tokens,
     }
     smaller = "" if batch_tokens == config.batch_tokens else f" (asked: {config.batch_tokens:,})"
-    screen.say(
-        f"plan: about {rows:,} rows at {len(places)} sites, one pass; {plan['disk_bytes'] / 1e9:.2f} GB on disk; in memory "
+    text = (
+        f"about {rows:,} rows at {len(places)} sites, one pass; {plan['disk_bytes'] / 1e9:.2f} GB on disk; in memory "
         f"up to {plan['held_bytes'] / 1e9:.2f} GB, {need.held / 1e9:.2f} GB of it held already, with batches of "
         f"{batch_tokens:,} tokens{smaller}"
     )
+    cost = {"held": plan["held_bytes"] - need.held, "disk": plan["disk_bytes"]}
+    if (planned := this.plan(text, **cost, seconds=lambda: source.seconds(subject, batch_tokens))) is not None:
+        return planned
+    this.folder.save_cell("batch_tokens", batch_tokens)
     texts = [{"sha256": d["sha256"], "texts": d["sentences"]} for d in source.data]
     about = made_from(subject, source.unit, config.pooling)
     about |= {"data": texts, "sites": places, "batch_tokens": batch_tokens}
@@ -163,11 +167,23 @@ class Source:
 
     def expected(self, subject: Subject) -> tuple[int, float]:
         """Rows in all and tokens a text: words are counted, tokens taken to be as many as in the first texts."""
-        some = [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
+        some = self._first()
         tokens = sum(map(len, subject.encode(some))) / len(some)
         if self.unit == "word":
             return sum(c.n_words for c in self.corpora), tokens
         return round(sum(d["sentences"] for d in self.data) * tokens), tokens
+
+    def seconds(self, subject: Subject, batch_tokens: int) -> float:
+        """One pass over all texts, taken to be like the first."""
+        some = self._first()
+        return (
+            sum(d["sentences"] for d in self.data)
+            / len(some)
+            * pass_seconds(subject, subject.encode(some), batch_tokens)
+        )
+
+    def _first(self) -> list[str]:
+        return [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
 
 
 def _lines(path: Path, limit: int | None) -> Iterator[str]:

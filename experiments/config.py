@@ -1,38 +1,62 @@
-"""What a run is told: frozen dataclasses whose fields carry their help; the command line is read from them."""
+"""What a run is told: frozen dataclasses whose fields carry their help; the command line, the TOML file and Python's
+functions are read from them (`experiments.options`)."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import inspect
+import hashlib
+import json
 import re
-import types
-import typing
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.options import as_values, option
 
-def option(text: str, default: Any = MISSING, **more: Any) -> Any:
-    """A field with its help text; without a default it is required."""
-    metadata = {"help": text, **more}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+RUNS = Path("runs")
+"""Where a run's folder is made that has no name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The model, and where and how it runs."""
 
-    model: str = option("hub id, local folder or GGUF file", metavar="M")
-    out: Path = option("the run's folder", metavar="DIR")
+    model: str | Any = option("hub id, local folder or GGUF file", metavar="M", in_memory=True)
+    out: Path = option(
+        "the run's folder (default: one in runs/, named after command, model and options)",
+        RUNS,
+        decides=False,
+        metavar="DIR",
+    )
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens of the texts that share a batch", 512)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
     dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
     seed: int = option("everything random comes from it", 0)
     trust_remote_code: bool = option("run model code that comes with the weights", False)
-    force: bool = option("go on where the doctor finds the model WRONG, and say so in the report", False)
+    force: bool = option("go on where the doctor finds the model WRONG, and say so in the report", False, decides=False)
+
+    def __post_init__(self) -> None:
+        if self.out == RUNS:
+            command = type(self).__name__.removesuffix("Config").lower()
+            values = as_values(self, deciding=True)
+            model = re.sub(r"[^\w.-]+", "-", Path(str(values["model"] or "")).name).strip("-.")
+            digest = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:8]
+            object.__setattr__(self, "out", RUNS / "-".join(filter(None, (command, model, digest))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallConfig:
+    """How a command is called, whatever it does."""
+
+    config: Path | None = option(
+        "options from a TOML file, such as the run.toml that every run leaves in its folder; flags win over it",
+        None,
+        metavar="FILE",
+    )
+    dry_run: bool = option("print the plan with its time, memory and disk, as far as they can be told, and stop", False)
+    json: bool = option("print the results as JSON on standard output in place of tables", False)
+    quiet: bool = option("say nothing while it runs", False)
+    verbose: bool = option("say more while it runs; errors with their traceback", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +124,7 @@ class ProbeConfig(RunConfig):
         None,
         metavar="DIR",
     )
-    keep_features: bool = option("keep the features on disk when the run is done", False)
+    keep_features: bool = option("keep the features on disk when the run is done", False, decides=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +213,7 @@ class CaptureConfig(RunConfig):
     )
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     store_as: str = option("values on disk", "float32", choices=("float32", "float16", "bfloat16"))
-    to: str | None = option("folder or URL of the shards (default: DIR/store)", None, metavar="WHERE")
+    to: str | None = option("folder or URL of the shards (default: DIR/store)", None, decides=False, metavar="WHERE")
     limit: int | None = option("use the first N sentences or lines", None, metavar="N")
     batch_tokens: int = option("tokens of the texts that share a batch, and a shard", 4096)
     max_ram: str | None = option("memory of the process that is not exceeded, as 2GB: batches are made as small", None)
@@ -219,8 +243,8 @@ class PatchConfig(EffectsConfig):
 class CalibrateConfig(RunConfig):
     """Confidence against correctness, of predictions in a file or of a language model."""
 
-    model: str | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
-        "hub id, local folder or GGUF file; none with --predictions", None, metavar="M"
+    model: str | Any | None = option(
+        "hub id, local folder or GGUF file; none with --predictions", None, metavar="M", in_memory=True
     )
     predictions: Path | None = option("any classifier's probabilities and labels, JSONL or npz", None, metavar="FILE")
     questions: Path | None = option("JSONL with question, choices and answer", None, metavar="FILE")
@@ -359,73 +383,3 @@ class GeometryConfig(RunConfig):
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig(RunConfig):
     """Proof, on this model, that what is read is what the model does."""
-
-    out: Path = option(
-        "the run's folder (default: one for the model in doctor-runs)", Path("doctor-runs"), metavar="DIR"
-    )
-    json: bool = option("print results.json in place of the map", False)
-
-    def __post_init__(self) -> None:
-        if self.out == Path("doctor-runs"):
-            name = re.sub(r"[^\w.-]+", "-", str(self.model)).strip("-.")
-            object.__setattr__(self, "out", self.out / f"{name}-{self.dtype}")
-
-
-def add_options(parser: argparse.ArgumentParser, config: type) -> None:
-    """Give a parser one option for each field, in a group for each class that the configuration inherits from."""
-    hints = typing.get_type_hints(config)
-    items = {item.name: item for item in dataclasses.fields(config)}
-    for owner in config.__mro__[:-1]:
-        group = parser if owner is config else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
-        for name in inspect.get_annotations(owner):
-            if name in items:  # not yet given by a class that overrides it
-                _add_option(group, items.pop(name), *_kind(hints[name]))
-
-
-def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
-    flag, text = "--" + item.name.replace("_", "-"), item.metadata["help"]
-    if kind is bool:
-        group.add_argument(flag, action="store_true", help=text)
-        return
-    more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
-    required = item.default is MISSING
-    if not required and item.default not in (None, ()) and "(default: " not in text:
-        text += f" (default: {item.default})"
-    action = "append" if several else "store"
-    group.add_argument(flag, type=kind, required=required, action=action, help=text, **more)
-
-
-def from_arguments(config: type, arguments: argparse.Namespace) -> Any:
-    """The configuration that a parsed command line gives; options not given keep their defaults."""
-    given = {}
-    for item in dataclasses.fields(config):
-        value = getattr(arguments, item.name)
-        if value is not None:
-            given[item.name] = tuple(value) if isinstance(value, list) else value
-    return config(**given)
-
-
-def as_command(name: str, config: Any) -> str:
-    """The command line that gives this configuration again."""
-    import shlex
-
-    words = ["layerscope", name]
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if value == item.default:
-            continue
-        flag = "--" + item.name.replace("_", "-")
-        values: Sequence[Any] = value if isinstance(value, tuple) else (value,)
-        for one in values:
-            words += [flag] if one is True else [flag, str(one)]
-    return shlex.join(words)
-
-
-def _kind(hint: Any) -> tuple[Any, bool]:
-    """(type of one value, whether several may be given)."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        return typing.get_args(hint)[0], True
-    if origin in (types.UnionType, typing.Union):
-        return next(a for a in typing.get_args(hint) if a is not type(None)), False
-    return hint, False

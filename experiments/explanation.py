@@ -121,6 +121,9 @@ def run(config: AskConfig) -> dict[str, Any]:
     if (finished := this.open(subject, {str(path): file_sha256(path) for path in files})) is not None:
         return finished
 
+    plan = f"{len(prompts)} prompts: an answer about each, and its words taken out, beside {config.random} draws of random words"
+    if (planned := this.plan(plan)) is not None:
+        return planned
     asked = [_game(subject, prompt, config) for prompt in prompts]
     named = _named(this, subject, asked, templates)
     tested = [i for i, n in enumerate(named) if not n.reason]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments import screen
+from experiments import forecast, screen
 from experiments.across import across_layers
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
@@ -26,7 +26,7 @@ from experiments.features import FeatureError, extract, vector_sites
 from experiments.probe_calibration import add_calibration, keep_predictions
 from experiments.probed import save_probe
 from experiments.properties import get_property
-from experiments.results import RunError, RunFolder, digest
+from experiments.results import RunError, RunFolder, digest, free_bytes
 from experiments.run import Run
 from experiments.scoring import Cell, score_cell
 from experiments.splits import read_splits
@@ -73,7 +73,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     subject = this.load(body_only=True)
     places = study_sites(subject, config.site)
     hashes = {split: corpus.sha256 for split, corpus in splits.items()}
-    if (finished := this.open(subject, hashes, undecided=("out", "force", "keep_features"))) is not None:
+    if (finished := this.open(subject, hashes)) is not None:
         return finished
 
     views = build_views(subject, splits, properties, config.seed)
@@ -84,7 +84,10 @@ def run(config: ProbeConfig) -> dict[str, Any]:
                     f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
                 )
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
-    memory = plan(views, models, places, config)
+    text, memory = plan(views, models, places, config)
+    cost = {"held": memory["held_bytes"], "disk": memory["disk_bytes"], "besides": "the probes"}
+    if (planned := this.plan(text, **cost, seconds=lambda: _forwards(views, models, config))) is not None:
+        return planned
     if config.store is not None:
         notes.append(f"features of {subject.name} read from {config.store}, where no text is rewritten")
 
@@ -129,8 +132,8 @@ def splits_of(views: Sequence[View]) -> dict[str, dict[Split, Corpus]]:
 
 def plan(
     views: Sequence[View], models: Sequence[Subject], places: Sequence[str], config: ProbeConfig
-) -> dict[str, int]:
-    """Say beforehand what is held and what is stored; refuse a disk without room.
+) -> tuple[str, dict[str, int]]:
+    """What is held and what is stored, in words and bytes; refuse a disk without room.
 
     On disk rows x width x 4 bytes a site, for each model. In memory one layer at a time with its standardised copy, and
     what a joint solve keeps for each training row and each column, a class of a target: logits, and for the curvature
@@ -151,18 +154,29 @@ def plan(
         held = max(held, 2 * one_layer * min(TOGETHER, len(places)))
     if config.scalar_mix:
         held = max(held, 3 * one_layer * len(places))
-    screen.say(
-        f"plan: {rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: "
+    text = (
+        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: "
         f"{disk / 1e9:.2f} GB on disk, {held / 1e9:.2f} GB in memory at a time (beside the model)"
     )
-    free = shutil.disk_usage(out).free
+    free = free_bytes(out)
     done = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
     if disk - done > free:
         raise RunError(
             f"--out {out}: the features need {(disk - done) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are free there: "
             "choose another folder, fewer sentences or fewer sites"
         )
-    return {"held_bytes": held, "disk_bytes": disk}
+    return text, {"held_bytes": held, "disk_bytes": disk}
+
+
+def _forwards(views: Sequence[View], models: Sequence[Subject], config: ProbeConfig) -> float:
+    """Seconds of the passes that are not read from a store."""
+    passes = [
+        (sum(not is_stored(view, number, config) for number in range(len(models))), view.layout.encoded)
+        for view in views
+    ]
+    return sum(
+        times * forecast.pass_seconds(models[0], encoded, config.batch_tokens) for times, encoded in passes if times
+    )
 
 
 def is_stored(view: View, number: int, config: ProbeConfig) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import screen
+from experiments import forecast
 from experiments.components import Component, components, places
 from experiments.config import PatchConfig
 from experiments.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
@@ -62,10 +62,13 @@ def run(config: PatchConfig) -> dict[str, Any]:
     }
     parts = _parts(config, subject, sides["clean"])
     directions = DIRECTIONS if config.direction == "both" else (config.direction,)
-    screen.say(
-        f"plan: {len(parts):,} patches by {config.by} x {len(items)} prompts in {len(sides['clean'])} batches, "
+    plan = (
+        f"{len(parts):,} patches by {config.by} x {len(items)} prompts in {len(sides['clean'])} batches, "
         f"{' and '.join(directions)}"
     )
+    cost = forecast.of_sweeps(config, subject, metric, sides["clean"], parts, len(directions))
+    if (planned := this.plan(plan, **cost)) is not None:
+        return planned
     records, runs, findings, notes, certificates = [], {}, [], [], {}
     for direction in directions:
         base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")

@@ -70,10 +70,12 @@ def run(config: PruneConfig) -> dict[str, Any]:
     if (finished := this.open(subject, {str(config.source): file_sha256(config.source)})) is not None:
         return finished
     size = sum(p.numel() * p.element_size() for p in subject.model.parameters())
-    screen.say(
-        f"plan: {steps} steps from {heads.n_heads} heads a layer, {len(items)} texts; each step writes up to "
+    plan = (
+        f"{steps} steps from {heads.n_heads} heads a layer, {len(items)} texts; each step writes up to "
         f"{size / 1e9:.2f} GB to {config.out / 'models'}"
     )
+    if (planned := this.plan(plan, held=size, disk=steps * size)) is not None:
+        return planned
     clean = clean_values(subject, metric, groups)
     kept: Kept = heads.all
     found = []

@@ -31,10 +31,16 @@ def write_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
+        free = free_bytes(path.parent)
         raise RunError(
             f"cannot write {path}: {error.strerror} ({free / 1e9:.2f} GB free there); what is computed so far is kept"
         ) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk where a folder is or will be."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,12 +70,13 @@ class RunFolder:
     Args:
         path: the folder.
         config: all that decides the results; written to ``config.json``.
+        make: whether the folder is made; if not, it is only looked at.
 
     Raises:
         RunError: the folder holds a run of another configuration, or files that are no run's.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], make: bool = True) -> None:
         self.path = path
         self.config = plain(dict(config))
         if path.exists() and not path.is_dir():
@@ -79,7 +86,7 @@ class RunFolder:
             self._compare(json.loads(known.read_text(encoding="utf-8")))
         elif path.exists() and any(path.iterdir()):
             raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
-        else:
+        elif make:
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -100,6 +107,11 @@ class RunFolder:
         """The finished results, if the run is complete."""
         path = self.path / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @property
+    def kept_cells(self) -> int:
+        """How many cells an interrupted run has left."""
+        return sum(1 for _ in (self.path / "cells").glob("*.json"))
 
     def cell(self, name: str) -> Any | None:
         """What was saved for one cell of an unfinished run."""

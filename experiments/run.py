@@ -8,19 +8,42 @@ return run.finish(results, data=[...])
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments import screen
-from experiments.config import as_command
-from experiments.results import SCHEMA, RunFolder, file_sha256, machine, now, peak_memory, plain, versions
+from experiments.options import as_call, as_command, as_toml, as_values
+from experiments.results import (
+    SCHEMA,
+    RunFolder,
+    file_sha256,
+    machine,
+    now,
+    peak_memory,
+    plain,
+    versions,
+    write_text,
+)  # fmt: skip
 from experiments.subject import Subject, load
 from hooks import UnsoundModel
+
+_PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Inside, a study says its plan and stops: `Run.plan` gives it, and nothing is written."""
+    before = _PLANNING.set(True)
+    try:
+        yield
+    finally:
+        _PLANNING.reset(before)
 
 
 def data_record(split: str, path: Path, size: int) -> dict[str, Any]:
@@ -42,8 +65,10 @@ class Run:
         self.doctor: dict[str, Any] = {}
 
     def load(self, body_only: bool = False, classifier: bool = False) -> Subject:
-        """The model that the configuration names."""
+        """The model that the configuration names, or holds."""
         config = self.config
+        if isinstance(config.model, Subject):
+            return config.model
         return load(
             config.model,
             dtype=config.dtype,
@@ -58,7 +83,6 @@ class Run:
         self,
         subject: Subject | None,
         hashes: Mapping[str, str],
-        undecided: Sequence[str] = ("out", "force"),
         examine: bool = True,
     ) -> dict[str, Any] | None:
         """Make the run's folder or continue it; returns its results if it is finished already.
@@ -68,7 +92,6 @@ class Run:
         Args:
             subject: the model; None for a run that has none.
             hashes: name -> sha256 of all data that is read.
-            undecided: options that do not change a number.
             examine: whether the doctor comes first.
 
         Raises:
@@ -77,21 +100,66 @@ class Run:
         """
         self.subject = subject
         self.identity = {
-            **{k: v for k, v in dataclasses.asdict(self.config).items() if k not in undecided},
+            **as_values(self.config, deciding=True),
             "model_sha256": subject.sha256 if subject else None,
             "data_sha256": dict(hashes),
             "layerscope": versions()["layerscope"],
         }
-        self.folder = RunFolder(self.config.out, self.identity)
+        if subject is not None:
+            about = f"{type(subject.model).__name__}, {subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
+            screen.detail(f"model: {subject.name}: {about}; {subject.bos_reason}")
+        self.folder = RunFolder(self.config.out, self.identity, make=not _PLANNING.get())
         if (finished := self.folder.results) is not None:
             screen.say(f"{self.config.out} holds this run already, finished: nothing is computed again")
-        elif examine and subject is not None:
+            return finished
+        if not _PLANNING.get():
+            write_text(self.config.out / "run.toml", as_toml(self.command, self.config))
+        if examine and subject is not None:
             self._examine(subject)
-        return finished
+        return None
+
+    def plan(
+        self,
+        text: str,
+        *,
+        held: int = 0,
+        disk: int = 0,
+        seconds: Callable[[], float] | None = None,
+        besides: str = "",
+    ) -> dict[str, Any] | None:
+        """Say what is about to be done; returns the plan as results without records if that is all that was asked.
+
+        Args:
+            text: the plan in words.
+            held: bytes that the study holds at a time beside the model and a batch.
+            disk: bytes that it writes, at most.
+            seconds: times a few forwards and predicts the whole; None where that cannot be known.
+            besides: what takes time that ``seconds`` leaves out.
+        """
+        from experiments.report.words import duration, size
+
+        if not _PLANNING.get():
+            screen.say(f"plan: {text}")
+            return None
+        took = None if seconds is None else round(seconds(), 1)
+        memory, kept = peak_memory() + held, self.folder.kept_cells  # after the forwards: their memory is in it
+        found = {"text": text, "out": str(self.config.out), "seconds": took, "not_in_seconds": besides or None}
+        found |= {"memory_bytes": memory, "disk_bytes": disk, "kept_cells": kept}
+        on_top = f"; {besides} on top" if besides else ""
+        lines = [
+            "time: not predicted"
+            if took is None
+            else f"time: about {duration(took)} of forwards, from some timed here{on_top}",
+            f"memory: about {size(memory)} of this process at its peak",
+            f"disk: {f'about {size(disk)}' if disk else 'little'} in {self.config.out}",
+            *([f"{kept} parts of it are done already"] if kept else []),
+        ]
+        findings = [{"property": "plan", "text": line} for line in (text, *lines)]
+        return {"schema": SCHEMA, "kind": self.command, "plan": found, "records": [], "findings": findings, "notes": []}
 
     def _examine(self, subject: Subject) -> None:
         """The quick part of the doctor: a study does not start on a model whose sites are not what they are called."""
-        from experiments.doctor import examine, summary
+        from experiments.examination import examine, summary
 
         verdict = examine(subject, quick=True)
         self.doctor = summary(verdict)
@@ -123,8 +191,8 @@ class Run:
             *({"kind": "info", "text": note} for note in (subject.notes if subject else [])),
         ]
         provenance = {
-            "command": as_command(self.command, self.config),
-            "config": plain(dataclasses.asdict(self.config)),
+            "command": (as_call if isinstance(self.config.model, Subject) else as_command)(self.command, self.config),
+            "config": plain(as_values(self.config)),
             "model": subject.describe() if subject else None,
             "data": list(data),
             "versions": versions(),
@@ -140,4 +208,6 @@ class Run:
         whole = {"schema": SCHEMA, "kind": self.command, "provenance": provenance, **results, "notes": notes}
         write_report(whole, self.config.out / "report.html")
         self.folder.finish(whole)
+        took = "; ".join(f"{name} {value} s" for name, value in more.get("timings", {}).items())
+        screen.detail(f"{provenance['seconds']} s in all{': ' if took else ''}{took}")
         return whole

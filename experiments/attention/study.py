@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from experiments.attention.similarity import ROWS, Similarity, SimilarityTotals
 from experiments.config import AttendConfig
 from experiments.corpus import Sentence, Word, read_conllu
 from experiments.features import Layout
+from experiments.forecast import pass_seconds
 from experiments.prompts import read_prompts
 from experiments.records import component_name
 from experiments.results import RunError, file_sha256
@@ -49,7 +51,10 @@ def run(config: AttendConfig) -> dict[str, Any]:
 
     layout = Layout.of(subject, sentences)
     groups = deal(len(sentences), config.seed)
-    screen.say(f"plan: {len(sentences):,} texts, {layout.n_tokens:,} tokens, {len(layers)} layers, in one pass")
+    plan = f"{len(sentences):,} texts, {layout.n_tokens:,} tokens, {len(layers)} layers, in one pass"
+    forwards = partial(pass_seconds, subject, layout.encoded, config.batch_tokens)
+    if (planned := this.plan(plan, seconds=forwards, besides="the patterns' statistics")) is not None:
+        return planned
     heads = HeadTotals(subject, layout.encoded, groups)
     alike = SimilarityTotals(subject, layout.encoded)
     words = WordTotals(subject, sentences, layout, groups)

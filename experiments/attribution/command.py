@@ -59,10 +59,12 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     questions = [
         ask(subject, p.prompt, _target(config, p), config.level) for p in prompts
     ]  # bad input before long runs
-    screen.say(
-        f"plan: {len(questions)} texts of {sum(len(q.units) for q in questions)} {config.level}s, "
+    plan = (
+        f"{len(questions)} texts of {sum(len(q.units) for q in questions)} {config.level}s, "
         f"{len(methods)} methods, each beside {config.random} random attributions"
     )
+    if (planned := this.plan(plan)) is not None:
+        return planned
     records: list[dict[str, Any]] = []
     with screen.progress() as bars:
         bar = bars.add_task("attribution", total=len(questions) * len(methods))

@@ -236,8 +236,9 @@ def sparkline(values: Sequence[float | None], best: Sequence[int], *, dot: int |
 
 
 def standalone_style() -> str:
-    """The charts' style sheet with the light palette written out (many viewers know no variables)."""
+    """The charts' style sheets with the light palette written out (many viewers know no variables)."""
     css = (HERE / "static" / "charts.css").read_text(encoding="utf-8")
+    css += (HERE / "static" / "marks.css").read_text(encoding="utf-8").partition("@media")[0]
     css = re.sub(r"var\(--([a-z0-9]+)\)", lambda m: PALETTE[m.group(1)][0], css)
     return re.sub(r"\s+", " ", re.sub(r"/\*.*?\*/", "", css, flags=re.S))
 

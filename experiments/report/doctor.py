@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.doctor import map_of
+from experiments.examination import map_of
 from hooks.verify import worst
 
 from .parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table

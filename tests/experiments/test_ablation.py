@@ -15,8 +15,9 @@ from naive import alone, naive, subject
 
 from experiments import ablation, cli
 from experiments.components import components
-from experiments.config import AblateConfig, as_command, from_arguments
+from experiments.config import AblateConfig
 from experiments.metrics import METRICS, get_metric
+from experiments.options import add_options, as_command, from_arguments
 from experiments.prompts import Pair, Prompt, read_prompts
 from experiments.reads import MetricError
 from experiments.subject import Subject
@@ -159,8 +160,6 @@ def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monke
 
 def test_the_command_comes_back() -> None:
     import argparse
-
-    from experiments.config import add_options
 
     config = AblateConfig(model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o"))
     parser = argparse.ArgumentParser()

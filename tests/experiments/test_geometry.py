@@ -18,9 +18,9 @@ from experiments import cli
 from experiments.attention.study import plain_sentence
 from experiments.demo import demo_paths
 from experiments.features import Layout
-from experiments.geometry import maps, measures
-from experiments.geometry.drawn import norms_by_position
-from experiments.geometry.lens import LensError, logit_lens
+from experiments.spaces import maps, measures
+from experiments.spaces.drawn import norms_by_position
+from experiments.spaces.lens import LensError, logit_lens
 from hooks import capture
 
 
@@ -212,7 +212,7 @@ def test_exports_hold_the_words_and_open_without_pickle(found: tuple[dict[str, A
 
 def test_parquet_has_a_row_for_each_word_and_site(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    from experiments.geometry import export
+    from experiments.spaces import export
 
     vectors = {"a": cloud(5, 3).astype(np.float32), "b": cloud(5, 4, 1).astype(np.float32)[:, :3]}
     planes = {site: {"pca": value[:, :2].astype(float)} for site, value in vectors.items()}

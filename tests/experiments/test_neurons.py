@@ -132,7 +132,7 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:
-    from experiments.neurons.sets import Means, NeuronSet, translated
+    from experiments.neuron_sets.sets import Means, NeuronSet, translated
 
     X = torch.tensor([[0.0, 0.0, 5.0], [2.0, 4.0, 5.0], [4.0, 0.0, 5.0]])
     means = Means.over(X, np.array(["a", "b", "c"]))

@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from experiments import cli, layerwise
-from experiments.config import ProbeConfig, as_command, from_arguments
+from experiments.config import ProbeConfig
+from experiments.options import add_options, as_command, from_arguments
 from experiments.results import RunFolder
 from experiments.splits import read_splits
 
@@ -94,7 +95,14 @@ def test_records_are_complete(results):
     for c in found["comparisons"]:
         less = score[c["property"], c["layer_b"]] - score[c["property"], c["layer_a"]]
         assert c["difference"] == pytest.approx(less)
-    assert sorted(p.name for p in out.iterdir()) == ["config.json", "probes", "report.html", "results.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json",
+        "probes",
+        "report.html",
+        "results.json",
+        "run.toml",
+        "results.json",
+    ]
 
 
 def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(results):
@@ -240,8 +248,6 @@ def test_a_full_disk_is_said_before_the_model_runs(folder, tmp_path, capsys, mon
 def test_the_command_in_the_provenance_is_this_run(folder, tmp_path):
     import argparse
     import shlex
-
-    from experiments.config import add_options
 
     wanted = config(folder, tmp_path / "x y", site="attn.hook_z", keep_features=True)
     words = shlex.split(as_command("probe", wanted))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.geometry.measures import Components
+from experiments.spaces.measures import Components
 
 METHODS = ("pca", "tsne", "umap")
 KEPT = 50

@@ -22,11 +22,12 @@ from experiments.components import Component
 from experiments.config import NeuronsConfig
 from experiments.effects import clusters_of, group_notes, mean_of
 from experiments.features import extract, vector_sites
+from experiments.memory import site_widths
 from experiments.metrics import Metric, get_metric, metric_and_texts
-from experiments.neurons.gradient import by_gradient, halves
-from experiments.neurons.sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
-from experiments.neurons.shown import described, named
-from experiments.neurons.summary import finding, join, set_records, study_notes
+from experiments.neuron_sets.gradient import by_gradient, halves
+from experiments.neuron_sets.sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
+from experiments.neuron_sets.shown import described, named
+from experiments.neuron_sets.summary import finding, join, set_records, study_notes
 from experiments.prompts import Item, Prompt
 from experiments.properties import get_property
 from experiments.reads import MetricError
@@ -70,11 +71,15 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
 
     (view,) = build_views(subject, splits, [prop], config.seed)
     (task,) = view.tasks
-    store = ActivationStore(config.out / "features", {"run": digest(this.identity)}, dtype=torch.float32)
-    screen.say(
-        f"plan: {view.layout.n_rows:,} words at {len(places)} sites; {len(items)} {'pairs' if config.pairs else 'texts'} "
+    plan = (
+        f"{view.layout.n_rows:,} words at {len(places)} sites; {len(items)} {'pairs' if config.pairs else 'texts'} "
         f"through each with every set of neurons changed, {config.random} random sets beside it"
     )
+    widths = site_widths(subject, places)
+    disk, held = (view.layout.n_rows * 4 * size(widths.values()) for size in (sum, max))
+    if (planned := this.plan(plan, held=3 * held, disk=disk)) is not None:
+        return planned
+    store = ActivationStore(config.out / "features", {"run": digest(this.identity)}, dtype=torch.float32)
     with screen.progress() as bars:
         bar = bars.add_task("features", total=len(view.layout.encoded))
         pooling: Any = config.pooling

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.neurons.sets import Means
+from experiments.neuron_sets.sets import Means
 from experiments.tasks import SPLITS, Task
 from experiments.view import View
 

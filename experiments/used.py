@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import screen
+from experiments import forecast, screen
 from experiments.components import Component
 from experiments.config import UsageConfig
 from experiments.effects import clusters_of, effect_records, group_notes, mean_of
@@ -74,15 +74,20 @@ def run(config: UsageConfig) -> dict[str, Any]:
     (view,) = build_views(subject, splits, [prop], config.seed)
     (task,) = view.tasks
     groups = list(chunks(subject, reads, config.batch_tokens))
-    screen.say(
-        f"plan: {view.layout.n_rows:,} words x {subject.d_model} dimensions x {len(places)} layers on disk "
-        f"({view.layout.n_rows * subject.d_model * len(places) * 4 / 1e9:.2f} GB); {len(items)} "
+    parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
+    rows = view.layout.n_rows
+    plan = (
+        f"{rows:,} words x {subject.d_model} dimensions x {len(places)} layers on disk; {len(items)} "
         f"{'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
     )
+    disk = rows * subject.d_model * len(places) * 4
+    cost = forecast.of_sweeps(config, subject, metric, groups, parts, 2 if config.push else 1)
+    cost["besides"] = "features, probes and erasers"
+    if (planned := this.plan(plan, held=6 * rows * subject.d_model * 4, disk=disk, **cost)) is not None:
+        return planned
     features = _features(config, subject, view, places, digest(this.identity))
     probed, erasers = _probe_and_erase(config, task, places, features, this.folder)
 
-    parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
     skip = 1 if subject.has_sink_position else 0
     records, certificates, base = [], {}, {}
     for value, change in _changes(config, erasers, task):

@@ -44,8 +44,10 @@ def run(config: DoctorConfig) -> dict[str, Any]:
     """
     this = Run("doctor", config)
     subject = this.load()
-    if (finished := this.open(subject, {}, undecided=("out", "force", "json"), examine=False)) is not None:
+    if (finished := this.open(subject, {}, examine=False)) is not None:
         return finished
+    if (planned := this.plan(f"{len(CHECKS) + len(TEXT_CHECKS)} checks of every site on a few sentences")) is not None:
+        return planned
     verdict = examine(subject)
     results = {
         "status": verdict.status,

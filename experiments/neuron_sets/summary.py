@@ -13,7 +13,7 @@ from experiments.config import NeuronsConfig
 from experiments.effects import effect_records
 from experiments.measure import Measured
 from experiments.metrics import Metric
-from experiments.neurons.sets import ALONE, RANDOM, NeuronSet
+from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
 from experiments.prompts import Item
 from experiments.records import LEVEL
 from experiments.tasks import Task

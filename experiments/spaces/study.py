@@ -15,13 +15,14 @@ from experiments import screen
 from experiments.config import GeometryConfig
 from experiments.corpus import Corpus, read_conllu
 from experiments.features import Layout, extract
-from experiments.geometry import export, maps, measures
-from experiments.geometry.drawn import FEW, DrawnWords, norms_by_position
-from experiments.geometry.lens import Lens, LensError, logit_lens, why_not
+from experiments.forecast import pass_seconds
 from experiments.layerwise import study_sites
 from experiments.properties import get_property
 from experiments.results import RunError, digest
 from experiments.run import Run, data_record
+from experiments.spaces import export, maps, measures
+from experiments.spaces.drawn import FEW, DrawnWords, norms_by_position
+from experiments.spaces.lens import Lens, LensError, logit_lens, why_not
 from experiments.subject import Subject
 from experiments.summary import layer_of
 from hooks import ActivationStore
@@ -56,9 +57,16 @@ def run(config: GeometryConfig) -> dict[str, Any]:
         return finished
 
     words = DrawnWords(subject, other, corpus, config)
-    screen.say(
-        f"plan: {len(words.chosen):,} of {words.layout.n_rows:,} words at {len(places)} sites, maps by {', '.join(methods)}"
+    plan = (
+        f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(places)} sites, maps by {', '.join(methods)}"
     )
+    stored = len(words.chosen) * subject.d_model * len(places) * 4
+    cost: dict[str, Any] = {"held": 2 * stored, "disk": stored, "besides": "maps, neighbours and figures"}
+    encoded = words.layout.encoded
+    if (
+        planned := this.plan(plan, **cost, seconds=lambda: pass_seconds(subject, encoded, config.batch_tokens))
+    ) is not None:
+        return planned
     vectors = _vectors(this, subject, words.layout, words.rows, places, "features")
     labels = {name: np.array([column[s][i] for s, i in words.chosen], dtype=object) for name, column in columns.items()}
     records, drawn = [], {}

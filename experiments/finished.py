@@ -1,0 +1,155 @@
+"""A finished run in Python: its records, its tables, its pictures, its page; as a value, from memory or from a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.results import RunError, write_json
+
+if TYPE_CHECKING:
+    import pandas
+
+    from experiments.report.pictures import Picture
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "Picture":
+            from experiments.report.pictures import Picture
+
+            return Picture
+        raise AttributeError(name)
+
+
+class Results:
+    """What a study found.
+
+    Args:
+        raw: what ``results.json`` holds.
+        folder: the run's folder, if there is one.
+    """
+
+    def __init__(self, raw: dict[str, Any], folder: Path | str | None = None) -> None:
+        self.raw = raw
+        self.folder = None if folder is None else Path(folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Results:
+        """The results of a finished run.
+
+        Args:
+            folder: the run's folder, or its ``results.json``.
+
+        Raises:
+            RunError: there are none, or the file is not a run's.
+        """
+        path = Path(folder)
+        path = path / "results.json" if path.is_dir() else path
+        if not path.is_file():
+            held = " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
+            raise RunError(f"{folder}: expected a finished run's folder, found no {path.name}{held}")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path}: expected a run's results, it is no JSON: {error}") from error
+        if not isinstance(raw, dict) or not {"kind", "records"} <= set(raw):
+            raise RunError(f"{path}: expected a run's results with 'kind' and 'records'")
+        return cls(raw, path.parent)
+
+    # -- what it holds
+
+    @property
+    def kind(self) -> str:
+        """The command's name."""
+        return str(self.raw["kind"])
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The tidy table: one record per measured cell."""
+        return self.raw["records"]
+
+    @property
+    def findings(self) -> list[str]:
+        """What was found, in words."""
+        return [str(finding["text"]) for finding in self.raw.get("findings") or ()]
+
+    @property
+    def notes(self) -> list[dict[str, str]]:
+        """What was skipped, dropped or approximated."""
+        return list(self.raw.get("notes") or ())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, data, versions, machine, time, command."""
+        return self.raw.get("provenance") or {}
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """The records as a `pandas.DataFrame`, a row a record."""
+        import pandas
+
+        return pandas.DataFrame(self.records)
+
+    # -- what it shows
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The report's pictures, in its order."""
+        from experiments.report.pictures import pictures
+
+        return pictures(self.raw)
+
+    def plot(self, number: int = 0) -> Picture:
+        """One of the report's pictures; it shows itself in a notebook, and ``save`` writes it.
+
+        Raises:
+            RunError: this kind of run has no such picture.
+        """
+        found = self.pictures
+        if not 0 <= number < len(found):
+            known = "; ".join(f"{i} {picture.title}" for i, picture in enumerate(found)) or "none"
+            raise RunError(f"no picture {number} in these results of {self.kind}: expected one of: {known}")
+        return found[number]
+
+    def report(self, path: Path | str) -> Path:
+        """Write the report, one page that works offline; returns where."""
+        from experiments.report import write_report
+
+        write_report(self.raw, Path(path))
+        return Path(path)
+
+    # -- where it goes
+
+    def save(self, folder: Path | str) -> Path:
+        """Copy the run to another folder, whole: configuration, results, report and what else it wrote.
+
+        Raises:
+            RunError: the folder is there and not empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"save: expected a new or empty folder, {folder} holds files")
+        if self.folder is not None and (self.folder / "results.json").exists():
+            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.report(folder / "report.html")
+        write_json(folder / "results.json", self.raw)
+        return folder
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return "\n".join([f"<Results of {self.kind}: {len(self.records)} records{where}>", *self.findings])
+
+    def _repr_html_(self) -> str:
+        """Findings, the first picture and the first table, for a notebook."""
+        from experiments.report.pictures import first_table
+
+        shown = [f"<p>{escape(text)}</p>" for text in self.findings]
+        if self.records:
+            shown += [picture._repr_html_() for picture in self.pictures[:1]]
+            shown += [first_table(self.raw)]
+        return "\n".join(shown)

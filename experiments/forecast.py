@@ -1,0 +1,96 @@
+"""How long a study will take, from a few of its own forwards, timed: what ``--dry-run`` says.
+
+    passes over texts   seconds = positions of all batches * (seconds / positions of the timed ones)
+    edited parts        seconds = sum over batches and parts of (seconds a part at its layer), interpolated between layers
+
+The first forward of a shape is not counted. Other loads on the machine change the answer: it is an estimate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.components import Component, edit_at
+from experiments.metrics import Metric
+from experiments.subject import Subject
+from experiments.sweep import Chunk, Sweep
+from experiments.words import Encoded
+from hooks import edits
+
+TIMED = 3
+"""Batches, or layers, that are timed."""
+PARTS = 16
+"""Parts of a layer that are timed together."""
+
+
+def pass_seconds(subject: Subject, encoded: Sequence[Encoded], tokens: int, *, logits: bool = False) -> float:
+    """One pass of the model over all texts, in seconds.
+
+    Args:
+        tokens: positions of a batch.
+        logits: whether the vocabulary projection runs too.
+    """
+    if not encoded:
+        return 0.0
+    batches = list(subject.batches(encoded, tokens))
+    some = [batches[i] for i in _spread(len(batches))]
+    subject.forward(some[-1], logits=logits)  # the first forward also allocates
+    spent = [_timed(subject, lambda b=batch: subject.forward(b, logits=logits)) for batch in some]
+    positions = sum(batch.input_ids.numel() for batch in batches)
+    return positions * sum(spent) / sum(batch.input_ids.numel() for batch in some)
+
+
+def of_sweeps(
+    config: Any, subject: Subject, metric: Metric, groups: Sequence[Chunk], parts: Sequence[Component], times: int = 1
+) -> dict[str, Any]:
+    """``seconds`` and ``besides`` of `experiments.run.Run.plan` for sweeps that an `EffectsConfig` asks for.
+
+    Args:
+        times: how often all parts are swept: values, directions.
+    """
+    exact = config.estimate == "none"
+    tested = len(parts) if exact else min(config.verify + config.sample, len(parts))
+    runs = times * (1 + config.null)
+    seconds = partial(sweep_seconds, subject, metric, groups, parts, runs * tested / len(parts))
+    return {"seconds": seconds, "besides": "" if exact else "the gradients"}
+
+
+def sweep_seconds(
+    subject: Subject, metric: Metric, groups: Sequence[Chunk], parts: Sequence[Component], runs: float = 1.0
+) -> float:
+    """Every part edited in turn on every batch of prompts, in seconds.
+
+    Args:
+        runs: how often each part is edited.
+    """
+    chunk = groups[len(groups) // 2]
+    sweep = Sweep(subject, metric, chunk)
+    clean = _timed(subject, lambda: Sweep(subject, metric, chunk))
+    layers = sorted({part.layer for part in parts})
+    known = [layers[i] for i in _spread(len(layers))]
+    each = []
+    for layer in known:
+        some = [(p, edit_at(p, edits.zero())) for p in parts if p.layer == layer][:PARTS]
+        each.append(_timed(subject, lambda some=some: sweep.effects(some)) / len(some))
+    of_part = np.interp([part.layer for part in parts], known, each)
+    positions = sum(group.batch.input_ids.numel() for group in groups) / chunk.batch.input_ids.numel()
+    return float(positions * (clean + runs * of_part.sum()))
+
+
+def _spread(n: int) -> list[int]:
+    """The first, a middle and the last of ``n``."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(TIMED, n))})
+
+
+def _timed(subject: Subject, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if subject.device.type == "cuda":
+        torch.cuda.synchronize(subject.device)
+    return time.perf_counter() - start

@@ -1,0 +1,103 @@
+"""The pictures of a report as files of their own, and its first table as plain HTML: what a notebook shows."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .curves import standalone_style
+from .page import page_of
+from .parts import Fold, Heat, Matrix, Table
+from .parts import Picture as Drawn
+
+MARGIN = 12
+"""Pixels of paper around a picture."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as SVG text that needs nothing from outside.
+
+    Attributes:
+        title: what it shows.
+        svg: the file's text.
+    """
+
+    title: str
+    svg: str
+
+    def save(self, path: Path | str) -> Path:
+        """Write it as an SVG file; returns where."""
+        path = Path(path)
+        path.write_text(self.svg, encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        """As an image, so that its style stays its own."""
+        coded = base64.b64encode(self.svg.encode()).decode()
+        return f'<img alt="{escape(self.title)}" style="max-width:100%" src="data:image/svg+xml;base64,{coded}">'
+
+    def __repr__(self) -> str:
+        return f"<Picture: {self.title}>"
+
+
+def pictures(results: Mapping[str, Any]) -> list[Picture]:
+    """Every picture of a run's report, in its order."""
+    found = []
+    for part in _parts(results):
+        if isinstance(part, Drawn):
+            found += [Picture(drawing.label, alone(drawing.wide)) for drawing in part.drawings]
+        elif isinstance(part, Heat):
+            found.append(Picture(part.label, alone(part.drawing)))
+        elif isinstance(part, Matrix):
+            found.append(Picture(part.caption, alone(part.drawing)))
+    return found
+
+
+def first_table(results: Mapping[str, Any]) -> str:
+    """The report's first table, without its style."""
+    table = next((part for part in _parts(results) if isinstance(part, Table)), None)
+    if table is None:
+        return ""
+    head = "".join(f"<th>{escape(column.name)}</th>" for column in table.columns)
+    rows = (
+        "".join(
+            f"<td>{escape(cell.text)}{f' <small>{escape(cell.note)}</small>' if cell.note else ''}</td>" for cell in row
+        )
+        for row in table.rows
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return (
+        f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def alone(drawing: str) -> str:
+    """An inline drawing as an SVG file: with its namespace, its size, its style and a light background."""
+    opening = re.match(r"<svg[^>]*>", drawing)
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
+    if opening is None or box is None:
+        raise ValueError(f"expected an svg element with a viewBox from 0 0, got {drawing[:60]!r}")
+    width, height = (float(side) + 2 * MARGIN for side in box.groups())
+    attrs = f' xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
+    view = f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}"'
+    start = re.sub(r' (?:width|height)="[^"]*"', "", opening.group()).replace(box.group(), view)[:-1] + attrs + ">"
+    paper = f'<rect class="paper" x="{-MARGIN}" y="{-MARGIN}" width="{width:g}" height="{height:g}"/>'
+    return f"{start}<style>{standalone_style()}</style>{paper}{drawing[opening.end() :]}"
+
+
+def _parts(results: Mapping[str, Any]) -> Iterator[Any]:
+    for section in page_of(results).sections:
+        yield from _flat(section.parts)
+
+
+def _flat(parts: Iterable[Any]) -> Iterator[Any]:
+    for part in parts:
+        yield part
+        if isinstance(part, Fold):
+            yield from _flat(part.parts)

@@ -1,0 +1,309 @@
+"""The command line, the TOML file and Python say the same; what a person is told is true."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import experiments
+from experiments import Results, cli, probe
+from experiments.commands import COMMANDS
+from experiments.config import AblateConfig, CaptureConfig, GeometryConfig, ProbeConfig
+from experiments.demo import demo_paths
+from experiments.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
+from experiments.results import RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = demo_paths()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> dict:
+    """Options of a small study."""
+    corpus = tmp_path_factory.mktemp("text") / "some.conllu"
+    corpus.write_text("\n\n".join(PATHS.dev.read_text().split("\n\n")[:60]) + "\n\n")
+    more = {"control_seeds": 0, "random_models": 0, "l2": [10.0]}
+    return {"model": str(PATHS.model), "corpus": str(corpus), "property": ["upos"], **more}
+
+
+def words(given: dict, *more: object) -> list[str]:
+    """The flags of some options."""
+    pairs = [(k, one) for k, v in given.items() for one in (v if isinstance(v, list) else [v])]
+    return [w for k, v in pairs for w in ("--" + k.replace("_", "-"), str(v))] + [str(m) for m in more]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, study) -> Path:
+    """A study by its flags."""
+    out = tmp_path_factory.mktemp("face") / "flags"
+    assert cli.main(["probe", *words(study, "--out", out)]) == 0
+    return out
+
+
+def records(folder: Path) -> list[dict]:
+    return json.loads((folder / "results.json").read_text())["records"]
+
+
+# -- one reading
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(
+    TEXT,
+    st.lists(TEXT, min_size=1, max_size=3),
+    st.floats(allow_nan=False),
+    st.integers(-(2**60), 2**60),
+    st.booleans(),
+)
+def test_a_configuration_comes_back_from_its_file(name, several, number, whole, yes):
+    config = ProbeConfig(
+        model=name, corpus=Path("a b"), property=tuple(several), tol=number, seed=whole, information=yes, out=Path("x")
+    )
+    found = tomllib.loads(as_toml("probe", config))
+    assert found.pop("command") == "probe"
+    assert (
+        from_values(ProbeConfig, {**found, "property": list(several) or ()} if several else found) == config
+        if several
+        else True
+    )
+
+
+def test_plain_values_become_the_fields_types():
+    config = from_values(ProbeConfig, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "limit_sentences": 5})
+    assert (config.corpus, config.property, config.l2, config.dev) == (Path("c"), ("upos",), (1.0,), None)
+    assert isinstance(config.l2[0], float)
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"model": "m"}, "expected corpus, property"),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "poolng": "mean"},
+            "no option poolng: the nearest is pooling",
+        ),
+        ({"model": "m", "corpus": "c", "property": "upos", "seed": "one"}, "seed: expected a whole number, got 'one'"),
+        ({"model": "m", "corpus": "c", "property": "upos", "seed": True}, "seed: expected a whole number, got True"),
+        ({"model": "m", "corpus": 3, "property": "upos"}, "corpus: expected a path, got 3"),
+        ({"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"}, "dtype: expected one of float32"),
+        ({"model": "m", "corpus": "c", "property": "upos", "information": 1}, "information: expected true or false"),
+        ({"model": "m", "corpus": "c", "property": "upos", "out": None}, "out: expected a path, got None"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(given_, message):
+    with pytest.raises(OptionError, match=message):
+        from_values(ProbeConfig, given_)
+
+
+def test_flags_win_over_the_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('command = "ablate"\nmodel = "m"\npairs = "p.jsonl"\nvalue = "mean"\nbatch-tokens = 7\n')
+    parsed = cli.make_parser().parse_args(["ablate", "--config", str(path), "--value", "zero"])
+    config = from_arguments(AblateConfig, parsed, read_toml(path, "ablate"))
+    assert (config.value, config.model, config.pairs, config.batch_tokens) == ("zero", "m", Path("p.jsonl"), 7)
+    with pytest.raises(OptionError, match=r"expected options of layerscope patch, it holds those of ablate"):
+        read_toml(path, "patch")
+    path.write_text("model = ")
+    with pytest.raises(OptionError, match="expected TOML"):
+        read_toml(path, "ablate")
+    with pytest.raises(OptionError, match="No such file"):
+        read_toml(tmp_path / "none.toml", "ablate")
+
+
+def test_options_that_change_no_number_do_not_make_another_run():
+    config = ProbeConfig(model="m", corpus=Path("c"), property=("upos",), out=Path("a"))
+    other = dataclasses.replace(config, out=Path("b"), force=True, keep_features=True)
+    assert as_values(config, deciding=True) == as_values(other, deciding=True)
+    assert "to" not in as_values(CaptureConfig(model="m", site=("x",)), deciding=True)
+    assert as_values(config, deciding=True) != as_values(dataclasses.replace(config, seed=1), deciding=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_is_a_command_that_is_understood(name):
+    command = COMMANDS[name]
+    assert 2 <= len(command.examples) <= 3
+    for line in command.examples:
+        first, *rest = shlex.split(line)
+        assert first == name
+        assert from_arguments(command.config, cli.make_parser().parse_args([first, *rest])).model is not None or rest
+
+
+def test_help_shows_examples_and_what_is_required(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["probe", "--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "usage: layerscope probe --model M --corpus FILE --property PROPERTY [options]" in shown
+    assert shown.count("  layerscope probe --model") == 3
+
+
+# -- the same run, three ways
+
+
+def test_the_file_that_a_run_leaves_repeats_it(run, tmp_path, capsys):
+    assert (
+        cli.main(["probe", "--config", str(run / "run.toml"), "--out", str(tmp_path / "again"), "--quiet", "--json"])
+        == 0
+    )
+    said = capsys.readouterr()
+    assert said.err == ""
+    printed = json.loads(said.out)
+    assert printed["records"] == records(tmp_path / "again") == records(run)
+    assert (printed["kind"], printed["out"]) == ("probe", str(tmp_path / "again"))
+
+
+def test_python_gives_the_records_of_the_command(run, study, tmp_path):
+    found = probe(**study, out=tmp_path / "path")
+    assert found.records == records(run)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(PATHS.model).eval(),
+        AutoTokenizer.from_pretrained(PATHS.model),
+    )
+    held = probe(**{**study, "model": (model, tokenizer)}, out=tmp_path / "held")
+    assert held.records == found.records
+    assert held.provenance["command"].startswith(f"experiments.probe(model=<{PATHS.model}>, ")
+    assert "model was given in memory" in (tmp_path / "held" / "run.toml").read_text()
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_results_are_a_table_a_picture_and_a_page(run, tmp_path):
+    found = Results.load(run)
+    frame = found.frame
+    assert frame.shape[0] == len(found.records)
+    assert frame["score"].tolist() == [r["score"] for r in found.records]
+    picture = found.plot()
+    assert picture.title == "upos: values by layer"
+    assert picture.save(tmp_path / "p.svg").read_text().startswith("<svg ")
+    shown = found._repr_html_()
+    assert shown.count("data:image/svg+xml;base64,") == 1
+    assert f"{found.records[0]['score']:.3f}" in shown
+    assert found.report(tmp_path / "page.html").read_text() == (run / "report.html").read_text()
+    copied = Results.load(found.save(tmp_path / "copy"))
+    assert copied.raw == found.raw
+    assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in run.iterdir()}
+    bare = Results(found.raw).save(tmp_path / "bare")
+    assert Results.load(bare / "results.json").records == found.records
+    for wrong, message in ((lambda: found.save(run), "holds files"), (lambda: found.plot(99), "no picture 99")):
+        with pytest.raises(RunError, match=message):
+            wrong()
+    for where in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RunError, match="expected a finished run's folder"):
+            Results.load(where)
+
+
+def test_every_command_is_a_function_of_its_options():
+    for name, command in COMMANDS.items():
+        function = getattr(experiments, name)
+        assert list(function.__signature__.parameters) == [item.name for item in dataclasses.fields(command.config)]
+        assert "Args:" in function.__doc__
+
+
+# -- what is said
+
+
+def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_path, capsys):
+    out = tmp_path / "dry"
+    assert cli.main(["probe", *words(study, "--out", out, "--dry-run")]) == 0
+    shown = capsys.readouterr()
+    assert not out.exists()
+    assert "time: about" in shown.out
+    assert "\x1b" not in shown.out + shown.err  # no terminal, no colours
+    plan = probe.plan(**study, out=out).raw["plan"]
+    assert not out.exists()
+    found = probe(**study, keep_features=True, out=out)
+    written = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
+    assert plan["disk_bytes"] <= written < 1.2 * plan["disk_bytes"]
+    assert found.provenance["memory"]["disk_bytes"] == plan["disk_bytes"]
+    assert plan["seconds"] > 0
+    assert probe.plan(**study, out=out).records == found.records  # it is finished: these are its results
+
+
+def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):
+    from experiments import layerwise
+
+    calls, score = [], layerwise.score_cell
+
+    def second_stops(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(*args, **kwargs)
+
+    monkeypatch.setattr(layerwise, "score_cell", second_stops)
+    assert cli.main(["probe", *words(study, "--out", tmp_path / "cut")]) == 130
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("layerscope: interrupted; ")
+    again = shlex.split(line.partition("To go on: ")[2])
+    assert again[:2] == ["layerscope", "probe"]
+    assert cli.main([*again[1:], "--dry-run"]) == 0
+    assert "1 parts of it are done already" in capsys.readouterr().out
+    assert cli.main(again[1:]) == 0
+    assert len(calls) == 2 + len(records(tmp_path / "cut")) - 1
+
+
+def test_bad_options_are_one_line(tmp_path, capsys):
+    for more, message in (
+        (["probe", "--model", "m"], "expected --corpus, --property"),
+        (["probe", "--config", str(tmp_path / "x.toml")], "No such file"),
+    ):
+        assert cli.main(more) == 2
+        said = capsys.readouterr().err.strip()
+        assert message in said
+        assert len(said.splitlines()) == 1
+
+
+# -- start-up and shells
+
+
+def test_help_and_completion_import_nothing_heavy():
+    code = (
+        "import sys\nfrom experiments.cli import main\n"
+        "for words in (['--help'], ['probe', '--help'], ['--version'], ['completion', 'zsh'], ['probe']):\n"
+        "    try: main(words)\n    except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'pandas', 'jinja2'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = tmp_path / "layerscope.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def completed(*typed: str) -> set[str]:
+        line = shlex.join(["layerscope", *typed]) if typed[-1] else f"layerscope {shlex.join(typed[:-1])} ''"
+        asked = (
+            f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(typed)}; "
+            "$(complete -p layerscope | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
+        )
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, env={**os.environ})
+        return set(done.stdout.split())
+
+    assert completed("ab") == {"ablate"}
+    assert {"--dry-run", "--dtype", "--device", "--dev"} & completed("probe", "--d") == {
+        "--dry-run", "--dtype", "--device", "--dev",
+    }  # fmt: skip
+    assert completed("ablate", "--component", "h") == {"heads"}
+    (tmp_path / "texts.jsonl").touch()
+    assert completed("ablate", "--prompts", str(tmp_path / "te")) == {str(tmp_path / "texts.jsonl")}
+
+
+def test_the_default_folder_is_named_after_the_run():
+    a = GeometryConfig(model="org/gpt2", corpus=Path("c"))
+    assert str(a.out).startswith("runs/geometry-gpt2-")
+    assert GeometryConfig(model="org/gpt2", corpus=Path("d")).out != a.out
