@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.finished import Picture, Results
+    from experiments.finished import Picture, Results, compare
     from experiments.studies import (
         ablate,
         ask,
@@ -39,6 +39,7 @@ __all__ = [
     "attribute",
     "calibrate",
     "capture",
+    "compare",
     "doctor",
     "geometry",
     "neurons",

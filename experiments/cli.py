@@ -15,6 +15,7 @@ from experiments.commands import COMMANDS
 from experiments.config import CallConfig
 from experiments.options import add_options, as_command, from_arguments, read_toml, required_of
 
+REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
 """Of example command lines."""
 SHELLS = ("bash", "zsh", "fish")
@@ -48,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerscope",
         description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
-        epilog=_examples(["demo", *firsts]),
+        epilog=_examples(["demo", *firsts, REPORTS[1]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -62,6 +63,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
     )
     add_options(demo.add_argument_group((CallConfig.__doc__ or "").rstrip(".")), CallConfig)
+    report = _add(
+        commands, "report", "make the report of a finished run again, or show several runs side by side", REPORTS
+    )
+    report.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: report.html in the one folder, else compared.html here)",
+    )
     completion = _add(
         commands,
         "completion",
@@ -120,8 +131,10 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _guarded(given: argparse.Namespace) -> int:
     """Run the command; what the user can mend is one line, and a Ctrl-C says how to go on."""
-    again = None
+    again = "the same command"
     try:
+        if given.command == "report":
+            return _report(given.folder, given.out)
         call = from_arguments(CallConfig, given)
         command = COMMANDS["probe" if given.command == "demo" else given.command]
         file = read_toml(call.config, given.command) if call.config is not None else {}
@@ -134,7 +147,7 @@ def _guarded(given: argparse.Namespace) -> int:
             config, again = demo_config(given.out), f"layerscope demo --out {given.out}"
         return _study(command.run, config, call)
     except (ValueError, LookupError, OSError) as error:
-        if given.verbose:
+        if getattr(given, "verbose", False):
             import traceback
 
             traceback.print_exc()
@@ -144,6 +157,19 @@ def _guarded(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"layerscope: interrupted; what is done is kept. To go on: {again}", file=sys.stderr)
         return 130
+
+
+def _report(folders: Sequence[Path], out: Path | None) -> int:
+    """Write the page of one run, or of several side by side."""
+    from experiments.finished import Results, compare
+
+    if len(folders) == 1:
+        found = Results.load(folders[0])
+        path = found.report(out or (found.folder or Path()) / "report.html")
+    else:
+        path = compare(folders, out or Path("compared.html"))
+    print(f"report: {path}")
+    return 0
 
 
 def _study(run: Any, config: Any, call: CallConfig) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results import RunError, write_json
+from experiments.results import RunError, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -153,3 +154,19 @@ class Results:
             shown += [picture._repr_html_() for picture in self.pictures[:1]]
             shown += [first_table(self.raw)]
         return "\n".join(shown)
+
+
+def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
+    """Write a page that shows several runs side by side; returns where.
+
+    Raises:
+        RunError: no run, or one that is not finished.
+    """
+    from experiments.report.compared import compared_page
+    from experiments.report.page import rendered
+
+    found = [run if isinstance(run, Results) else Results.load(run) for run in runs]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, rendered(compared_page([one.raw for one in found])))
+    return path

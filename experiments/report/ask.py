@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from .parts import Cell, Column, Heat, Page, Section, Stats, Table, score_cell
 from .probe import unnamed
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .scatter import scatter
 from .words import count, finite, interval, p_value, plural, signed
 
@@ -41,7 +41,7 @@ def ask_page(results: Mapping[str, Any]) -> Page:
             ("effects", "named words", unnamed(str(f.get("text", "")), "named words:"))
             for f in results.get("findings") or ()
         ],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

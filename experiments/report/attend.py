@@ -12,7 +12,7 @@ from experiments.records import component_name
 from .charts import Series
 from .lines import lines
 from .parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .scatter import scatter
 from .words import finite, general, interval, number, p_value, plural, signed
 
@@ -60,7 +60,7 @@ def attend_page(results: Mapping[str, Any]) -> Page:
         kicker="layerscope attend",
         facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
         findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

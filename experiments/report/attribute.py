@@ -11,7 +11,7 @@ from .charts import Series
 from .lines import lines
 from .matrix import step_of
 from .parts import Cell, Column, Fold, Heading, Mark, Marked, Page, Picture, Section, Table, Text, plain_cell
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .words import ABSENT, count, finite, interval, number, plural, signed
 
 SHOWN = 50
@@ -52,7 +52,7 @@ def attribute_page(results: Mapping[str, Any]) -> Page:
             ("faithfulness" if f.get("property") else "words", str(f.get("property") or ""), str(f.get("text", "")))
             for f in results.get("findings") or ()
         ],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

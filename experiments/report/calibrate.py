@@ -12,7 +12,7 @@ from .charts import Series
 from .lines import lines
 from .parts import Cell, Column, Fold, Heat, Page, Picture, Section, Stats, Table, score_cell
 from .probe import unnamed
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .reliability import CAPTION, class_table, diagram, tips
 from .words import ABSENT, count, finite, interval, number, p_value, plural, signed
 
@@ -48,7 +48,7 @@ def calibrate_page(results: Mapping[str, Any]) -> Page:
             (anchors.get(name := str(f.get("property")), ""), name, unnamed(str(f.get("text", "")), f"{name}:"))
             for f in results.get("findings") or ()
         ],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .parts import Cell, Column, Page, Section, Stats, Table
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .words import count, finite, number, plural
 
 ABOUT = (
@@ -29,12 +29,7 @@ def capture_page(results: Mapping[str, Any]) -> Page:
             *([str(about["finished"])[:10]] if about.get("finished") else []),
         ],
         findings=[("store", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[
-            *([_store(records, results)] if records else []),
-            caveats(results, []),
-            provenance(results),
-            again(results),
-        ],
+        sections=[_store(records, results)] if records else [],
     )
 
 

@@ -9,7 +9,7 @@ from experiments.examination import map_of
 from hooks.verify import worst
 
 from .parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .words import finite, plural
 
 ABOUT = (
@@ -43,7 +43,7 @@ def doctor_page(results: Mapping[str, Any]) -> Page:
             *([str(about["finished"])[:10]] if about.get("finished") else []),
         ],
         findings=[("map", "doctor", str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data={"charts": {}},
     )
 

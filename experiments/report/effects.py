@@ -11,7 +11,7 @@ from experiments.records import LEVEL, clear_of_chance, families, strongest
 
 from .heat import effect_grid
 from .parts import Cell, Column, Heat, Page, Section, Stats, Table
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .scatter import scatter
 from .tables import records_section
 from .words import count, finite, interval, number, p_value, plural, signed
@@ -50,7 +50,6 @@ def effects_page(results: Mapping[str, Any]) -> Page:
         sections.append(certificate_section(certificates, records, data))
     if 0 < len(records) <= 5000:
         sections.append(records_section(results))
-    sections += [caveats(results, []), provenance(results), again(results)]
     return Page(
         title=f"What the {kinds} of {model_name(about)} do to {metric.replace('_', ' ')}",
         kicker=f"layerscope {run}",

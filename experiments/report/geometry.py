@@ -12,7 +12,7 @@ from markupsafe import Markup
 from .charts import Box, Series, label_step, px, svg
 from .lines import lines
 from .parts import Cell, Column, Fold, Heat, Map, Page, Picture, Section, Table, score_cell
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .words import finite, general, interval, layer_label, number, plural
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -36,7 +36,7 @@ def geometry_page(results: Mapping[str, Any]) -> Page:
         kicker="layerscope geometry",
         facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
         findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

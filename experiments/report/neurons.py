@@ -10,7 +10,7 @@ from .charts import Rule, Series
 from .lines import lines
 from .parts import Cell, Column, Contexts, Fold, Heading, Page, Picture, Section, Stats, Table, score_cell
 from .probe import unnamed
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .tables import mistake, records_section
 from .words import finite, interval, number, p_value, plural, signed
 
@@ -48,7 +48,7 @@ def neurons_page(results: Mapping[str, Any]) -> Page:
             ("site-0", name := str(f.get("property")), unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()
         ],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from .attend import attend_page
 from .attribute import attribute_page
 from .calibrate import calibrate_page
 from .capture import capture_page
+from .controls import controls
 from .curves import PALETTE
 from .doctor import doctor_page
 from .effects import effects_page
 from .geometry import geometry_page
 from .neurons import neurons_page
-from .parts import Page
+from .parts import Page, Section
 from .probe import probe_page
+from .provenance import again, caveats, provenance
 from .prune import prune_page
+from .study import gather
 from .usage import usage_page
 
 HERE = Path(__file__).parent
@@ -57,7 +61,15 @@ def page_of(results: Mapping[str, Any]) -> Page:
     kind = str(results.get("kind"))
     if kind not in KINDS:
         raise ValueError(f"expected results of kind {' or '.join(KINDS)}, got {kind!r}")
-    return KINDS[kind](results)
+    page = KINDS[kind](results)
+    return replace(page, sections=[*page.sections, *closing(results)])
+
+
+def closing(results: Mapping[str, Any]) -> list[Section]:
+    """What every page ends with: controls, caveats, provenance, the command."""
+    studies = gather(results) if results.get("kind") == "probe" else []
+    found = [controls(results), caveats(results, studies), provenance(results), again(results)]
+    return [section for section in found if section is not None]
 
 
 def rendered(page: Page, forced: str = "") -> str:

@@ -25,7 +25,7 @@ from .parts import (
     Table,
     score_cell,
 )
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .study import Study, gather
 from .tables import class_choice, layer_table, records_section, wrong_words
 from .words import ABSENT, count, finite, interval, listed, number, plural, signed
@@ -42,12 +42,7 @@ def probe_page(results: Mapping[str, Any]) -> Page:
         sections.append(mixes_section(mixes, data))
     if trees := results.get("trees"):
         sections.append(trees_section(trees, data))
-    sections += [
-        records_section(results),
-        caveats(results, studies),
-        provenance(results),
-        again(results),
-    ]
+    sections.append(records_section(results))
     names = list(dict.fromkeys(s.name for s in studies))
     what = listed(names) if 0 < len(names) <= 3 else plural(len(names), "property", "properties")
     return Page(

@@ -80,7 +80,7 @@ def model_pairs(model: Mapping[str, Any]) -> Pairs:
     return Pairs("Model", rows)
 
 
-def data_table(data: list[Mapping[str, Any]]) -> Table:
+def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
     """The splits with their sizes and hashes."""
     columns = [
         Column("split", False),
@@ -99,11 +99,11 @@ def data_table(data: list[Mapping[str, Any]]) -> Table:
         ]
         for d in data
     ]
-    return Table("data-table", "Data", columns, rows, sortable=False)
+    return Table(f"{prefix}data-table", "Data", columns, rows, sortable=False)
 
 
-def provenance(results: Mapping[str, Any]) -> Section:
-    """Everything that a second run has to equal."""
+def provenance(results: Mapping[str, Any], prefix: str = "") -> Section:
+    """Everything that a second run has to equal; ``prefix`` sets the parts' names apart on a page of several runs."""
     about = results.get("provenance") or {}
     machine, memory = about.get("machine") or {}, about.get("memory") or {}
     timings = [(str(k), duration(v), False) for k, v in (about.get("timings") or {}).items()]
@@ -122,7 +122,7 @@ def provenance(results: Mapping[str, Any]) -> Section:
     cost += [(words, size(memory.get(key)), False) for key, words in held.items() if key in memory]
     parts: list[Any] = [
         model_pairs(about.get("model") or {}),
-        data_table(list(about.get("data") or ())),
+        data_table(list(about.get("data") or ()), prefix),
         Pairs("Run and machine", run),
         Pairs("Time and memory", cost),
         Pairs(
@@ -131,16 +131,16 @@ def provenance(results: Mapping[str, Any]) -> Section:
         ),
     ]
     config = json.dumps(about.get("config") or {}, indent=2, ensure_ascii=False, default=str)
-    parts.append(Fold("Full configuration", [Command("config", config)]))
+    parts.append(Fold("Full configuration", [Command(f"{prefix}config", config)]))
     return Section("provenance", "Provenance", [p for p in parts if getattr(p, "rows", True)])
 
 
-def again(results: Mapping[str, Any]) -> Section:
+def again(results: Mapping[str, Any], prefix: str = "") -> Section:
     """The command that made this page."""
     about = results.get("provenance") or {}
     text = _text(about.get("command"))
     words = "The same seed on the same machine gives the same numbers, bit for bit."
-    return Section("again", "Run it again", [Text([words]), Command("command", text)])
+    return Section("again", "Run it again", [Text([words]), Command(f"{prefix}command", text)])
 
 
 def _text(value: Any) -> str:

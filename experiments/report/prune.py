@@ -8,7 +8,7 @@ from typing import Any
 from .charts import Series
 from .lines import lines
 from .parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, score_cell
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .words import count, finite, interval, number, plural
 
 ABOUT = (
@@ -35,7 +35,7 @@ def prune_page(results: Mapping[str, Any]) -> Page:
         kicker="layerscope prune",
         facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
         findings=[("steps", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

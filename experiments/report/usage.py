@@ -12,7 +12,7 @@ from .effects import certificate_section
 from .lines import lines
 from .parts import Cell, Column, Page, Picture, Section, Stats, Table, score_cell
 from .probe import unnamed
-from .provenance import again, caveats, model_name, provenance
+from .provenance import model_name
 from .tables import records_section
 from .words import finite, interval, number, p_value, plural, signed
 
@@ -50,7 +50,7 @@ def usage_page(results: Mapping[str, Any]) -> Page:
             ("layers", name := str(f.get("property")), unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()
         ],
-        sections=[*sections, caveats(results, []), provenance(results), again(results)],
+        sections=sections,
         data=data,
     )
 

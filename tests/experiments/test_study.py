@@ -101,7 +101,6 @@ def test_records_are_complete(results):
         "report.html",
         "results.json",
         "run.toml",
-        "results.json",
     ]
 
 
