@@ -10,10 +10,11 @@ import copy
 import difflib
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from hooks import views
@@ -138,9 +139,14 @@ def _refuse_wrappers(model: nn.Module) -> None:
         )
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model, with the anatomy that is known of it."""
-    made = copy.deepcopy(model)
+def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a model, with the anatomy that is known of it; its weights straight in another precision, if one is given."""
+    memo: dict[int, Any] = {}
+    if dtype is not None:
+        for own in (p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()):
+            new = own.detach().to(dtype, copy=True)
+            memo[id(own)] = nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
+    made = copy.deepcopy(model, memo)
     if model in _CACHE:
         _CACHE[made] = _CACHE[model]
     return made
@@ -172,8 +178,22 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
     found = {Site(spec): _raw_place(model, spec) for spec in raw}
     if named:
         places = anatomy(model).places
+        _refuse_decoders(model, named)
         found |= {site: places[site.name] for site in expand(named, list(places))}
     return found
+
+
+def _refuse_decoders(model: nn.Module, specs: Sequence[SiteLike]) -> None:
+    """The names of an encoder-decoder are its encoder's; why a decoder has none, and what to ask for instead."""
+    asked = next((n for spec in specs if (n := Site.parse(spec).name).startswith("decoder_")), None)
+    if asked is None or not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return
+    stack = re.compile(r"(?:^|\.)decoder\.(?:layers|block)\.0$")
+    block = next((name for name, _ in model.named_modules() if stack.search(name)), "decoder.block.0")
+    raise UnknownSite(
+        f"no site {asked!r}: the names of an encoder-decoder are its encoder's (blocks.N...); a decoder block holds two attentions "
+        f"and three sums over another text, and no check of ours proves a map of it: use raw paths such as 'module:{block}:output'"
+    )
 
 
 def _find(model: nn.Module) -> Anatomy:

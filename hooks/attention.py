@@ -105,6 +105,7 @@ _watches = _Watches()
 def watch_attention(
     stack: ExitStack,
     module: nn.Module,
+    mine: Callable[[], bool],
     here: Callable[[], AttentionTouch | None],
     after: Callable[[], None],
 ) -> None:
@@ -112,12 +113,15 @@ def watch_attention(
 
     Args:
         stack: closing it removes the hooks.
+        mine: whether a call is to be watched at all: not where another thread runs the module.
         here: called at every call of the module; who is interested in this call, if anyone.
         after: called when the call is over.
     """
     active: list[AttentionTouch] = []
 
     def before(*_: Any) -> None:
+        if not mine():
+            return
         touch = here()
         if touch is None:
             return
@@ -137,8 +141,9 @@ def watch_attention(
                 watch.__exit__(None, None, None)
 
     def finish(*_: Any) -> None:
-        leave()
-        after()
+        if mine():
+            leave()
+            after()
 
     stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
     stack.callback(module.register_forward_pre_hook(before).remove)

@@ -37,8 +37,9 @@ class _Stop(Exception):
 class capture:  # noqa: N801  (a context manager, used as a verb)
     """Capture sites of a model while it runs: ``with capture(model, *sites) as acts: model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit. The model's outputs are the same, bit for bit, with
-    and without them (only ``grad=True`` on an attention site under sdpa recomputes that layer, equal to rounding).
+    Plain PyTorch hooks attach on entry and are gone on every exit; they see the forwards of the thread that entered. The
+    model's outputs are the same, bit for bit, with and without them (only ``grad=True`` on an attention site under sdpa
+    recomputes that layer, equal to rounding).
 
     Args:
         model: any `nn.Module`.
@@ -96,6 +97,8 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         self.acts._raw.clear()
         if isinstance(error, _Stop) and error.owner is self:
             return True
+        if kind is None:
+            self._taps.require_here()
         if kind is None and self._taps.ran:
             silent = [str(site) for site in self._places if self._is_silent(site)]
             if silent:

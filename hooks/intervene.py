@@ -35,9 +35,10 @@ class NothingChanged(UserWarning):
 class intervene:  # noqa: N801  (a context manager, used as a verb)
     """Edit sites of a model while it runs: ``with intervene(model, {site: edit}): model(**batch)``.
 
-    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced. Gradients flow
-    through edits; `generate` with a KV cache sees them at every step. Interventions nest: on one site they apply in the
-    order in which they were entered. A `capture` entered inside sees edited values, one outside what the model gave.
+    Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced, and forwards of other
+    threads are not edited. Gradients flow through edits; `generate` with a KV cache sees them at every step. Interventions
+    nest: on one site they apply in the order in which they were entered. A `capture` entered inside sees edited values, one
+    outside what the model gave.
 
     A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum twice.
 
@@ -85,7 +86,10 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._stack.close()
         self._live.values.clear()
-        if kind is not None or not self._taps.ran:
+        if kind is not None:
+            return
+        self._taps.require_here()
+        if not self._taps.ran:
             return
         silent = [str(site) for site in self._edits if site not in self._fired]
         if silent:

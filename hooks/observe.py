@@ -46,6 +46,7 @@ def observe(model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], No
     taps, seer = Taps(model, places), _Seer(see)
     with taps.attach(seer):
         yield
+    taps.require_here()
     if taps.ran and (silent := [str(site) for site in places if site not in seer.seen]):
         raise SiteNeverFired(
             f"{len(silent)} of {len(places)} sites did not fire in this forward: {', '.join(silent[:3])}; "

@@ -201,16 +201,22 @@ def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:
 def _parse_index(text: str, spec: str) -> Index:
     try:
         if ":" in text:
-            return Span(*(int(p) if p.strip() else None for p in text.split(":")))
-        if "," in text:
-            return tuple(int(p) for p in text.split(",") if p.strip())
-        return int(text)
+            found: Index = Span(*(int(p) if p.strip() else None for p in text.split(":")))
+        elif "," in text:
+            found = tuple(int(p) for p in text.split(",") if p.strip())
+        else:
+            found = int(text)
     except (ValueError, TypeError):
-        raise ValueError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]") from None
+        found = ()
+    if found == () or (isinstance(found, Span) and found.step == 0):
+        raise ValueError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]")
+    return found
 
 
 def _show_index(index: Index) -> str:
     if isinstance(index, Span):
         parts = [index.start, index.stop] + ([index.step] if index.step is not None else [])
         return ":".join("" if p is None else str(p) for p in parts)
-    return ",".join(map(str, index)) if isinstance(index, tuple) else str(index)
+    if isinstance(index, tuple):  # one index of a list keeps its axis: [5,] is not [5]
+        return ",".join(map(str, index)) + ("," if len(index) == 1 else "")
+    return str(index)

@@ -6,6 +6,7 @@ on one place see it in the order in which they were attached, each what the one 
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class Taps:
     def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
+        self._thread, self._elsewhere = threading.get_ident(), False
         self.start = 0  # position of this forward's first token: what a KV cache holds already
         self.mask: Tensor | None = None  # this forward's attention mask
         self._counts: dict[str, int] = defaultdict(int)
@@ -54,8 +56,10 @@ class Taps:
     def attach(self, tap: Tap) -> ExitStack:
         """Attach every hook, or none if one fails; closing what is returned removes them.
 
-        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive.
+        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive. It is shown
+        forwards of the thread that attaches it: others may run the same model at the same time.
         """
+        self._thread = threading.get_ident()
         hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = defaultdict(list)
         for site, place in self.places.items():
             end = "attention" if place.end in ("scores", "pattern") else place.end
@@ -84,7 +88,24 @@ class Taps:
     def _keep(stack: ExitStack, handle: Any) -> None:
         stack.callback(handle.remove)
 
+    def require_here(self) -> None:
+        """Raise `SiteNeverFired` where forwards ran in other threads and none in this one."""
+        if self._elsewhere and not self.ran:
+            raise SiteNeverFired(
+                "the model ran in another thread than the one that entered the block, whose forwards are its own: enter the "
+                "block in the thread that runs the model"
+            )
+
+    def _mine(self) -> bool:
+        """Whether this call belongs to the thread that attached; one that autograd repeats belongs to whoever began it."""
+        if threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1:
+            return True
+        self._elsewhere = True
+        return False
+
     def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._mine():
+            return
         self.ran = True
         past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         held = getattr(past, "get_seq_length", None)
@@ -93,6 +114,8 @@ class Taps:
 
     def _note_shape(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._mine():
+                return
             given = args[0] if args else kwargs["hidden_states"]
             self._shapes[path] = given.shape[:2]
 
@@ -100,6 +123,8 @@ class Taps:
 
     def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self._mine():
+                return None
             given: Any = args if args else kwargs
             changed = self._touch(tap, path + ":input", wanted, given)
             if changed is given:
@@ -110,6 +135,8 @@ class Taps:
 
     def _writer(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if not self._mine():
+                return None
             changed = self._touch(tap, path + ":output", wanted, output)
             return None if changed is output else changed
 
@@ -134,7 +161,7 @@ class Taps:
             chosen = [(site, place) for site, place in wanted if place.call == call]
             return _Attention(tap, chosen, self.in_graph) if chosen else None
 
-        watch_attention(stack, module, here, tap.after)
+        watch_attention(stack, module, self._mine, here, tap.after)
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True

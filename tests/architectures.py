@@ -157,6 +157,16 @@ ARCHITECTURES: dict[str, dict[str, Callable[[], nn.Module]]] = {
     },
 }  # fmt: skip
 
+#: Kind -> what stands above its table.
+ABOUT = {
+    "encoder-decoders (the encoder's sites)": (
+        "Names stand for the encoder's sites. A decoder block holds two attentions, over its own text and over the encoder's, "
+        "and three sums; the identities that prove a map (one pattern, one attention output, two sums) are of one stack, so "
+        "`decoder_blocks...` is refused. Its modules are read and edited by raw paths: "
+        "`module:decoder.block.0.layer.1.EncDecAttention:output`, `module:model.decoder.layers.0:input`."
+    )
+}
+
 #: Column -> its checks.
 COLUMNS = {
     "sites": ("fires",),
@@ -213,7 +223,9 @@ def table(verdicts: dict[str, tuple[Verdict, str]]) -> str:
         "architecture; what else its column stands for is ok. *map*: our own table, or TransformerLens's adapter.",
     ]
     for group, builders in ARCHITECTURES.items():
-        lines += ["", f"## {group[0].upper()}{group[1:]}", "", "| | map | " + " | ".join(COLUMNS) + " |"]
+        lines += ["", f"## {group[0].upper()}{group[1:]}", ""]
+        lines += [ABOUT[group], ""] if group in ABOUT else []
+        lines += ["| | map | " + " | ".join(COLUMNS) + " |"]
         lines += ["|---" * (len(COLUMNS) + 2) + "|"]
         for name in (n for n in builders if n in verdicts):
             verdict, source = verdicts[name]

@@ -156,7 +156,7 @@ class Exam:
         """The same examination of a copy with weights and inputs of another precision."""
         real = {k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
         inputs = {k: v.to(dtype) if k in real else v for k, v in self.inputs.items()}
-        return Exam(copied(self.model).to(dtype), inputs, self.sites, self.padding)
+        return Exam(copied(self.model, dtype), inputs, self.sites, self.padding)
 
     def of_one(self, tokens: int) -> Exam:
         """The examination of the first item alone, cut to its first tokens where it has tokens."""
@@ -252,8 +252,10 @@ def isolated(
         name = f"blocks.{layer}.hook_resid_pre"
         clean = exam.acts[name][:1]
         edits[name] = function(_reset(clean, changes.get(name, {})))
-    with torch.no_grad(), quiet(), intervene(exam.model, edits), capture(exam.model, *read, clone=True) as acts:
-        exam.run(exam.item(0, rows))
+    acts: Any = {}
+    with torch.no_grad(), quiet(), intervene(exam.model, edits):
+        with capture(exam.model, *read, clone=True, stop=True) as acts:  # the head is not needed
+            exam.run(exam.item(0, rows))
     return dict(acts)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import architectures
 import pytest
+import torch
 
-from hooks import sites, verify
+from hooks import UnknownSite, capture, edits, intervene, sites, verify
 
 NAMES = [name for group in architectures.ARCHITECTURES.values() for name in group]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -43,3 +44,17 @@ def test_what_is_no_heads_own_is_not_listed():
     assert not [s for s in sites(architectures.build("bitnet")) if s.endswith(("hook_z", "mlp.hook_post"))]
     assert not [s for s in sites(architectures.build("qwen2-moe")) if "mlp.hook_p" in s]
     assert not [s for s in sites(architectures.build("xglm")) if "pattern" in s]
+
+
+@pytest.mark.parametrize(("name", "block"), [("t5", "decoder.block.0"), ("bart", "model.decoder.layers.0")])
+def test_decoders_are_refused_by_name_and_read_by_path(name, block):
+    model, ids = architectures.build(name), torch.tensor([[5, 6, 7, 8]])
+    with pytest.raises(UnknownSite, match=rf"its encoder's .* 'module:{block}:output'"):
+        capture(model, "decoder_blocks.0.cross_attn.hook_pattern")
+    site = f"module:{block}:output"
+    with torch.no_grad(), capture(model, site, "blocks.0.hook_resid_post") as acts:
+        plain = model(input_ids=ids, decoder_input_ids=ids[:, :2]).logits
+    assert acts[site].shape == (1, 2, 32)
+    assert acts["resid_post", 0].shape == (1, 4, 32)
+    with torch.no_grad(), intervene(model, {site: edits.zero()}):
+        assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids[:, :2]).logits, plain)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hooks.sites import Site, Span, UnknownSite, expand
 
@@ -70,7 +74,65 @@ def test_a_wrong_name_is_answered_with_the_nearest(spec, hint):
         expand([spec], KNOWN)
 
 
-@pytest.mark.parametrize("spec", ["blocks.1.attn.hook_z[", "blocks.1.attn.hook_z[a]", "blocks.1.attn.hook_z[1:2:3:4]"])
+@pytest.mark.parametrize(
+    "spec", ["blocks.1.attn.hook_z[", "blocks.1.attn.hook_z[a]", "blocks.1.attn.hook_z[1:2:3:4]", "z[,]", "z[::0]"]
+)
 def test_bad_brackets(spec):
     with pytest.raises(ValueError, match=r"expected"):
         Site.parse(spec)
+
+
+# -- any spelling
+
+WORDS = st.text("abcz_0159", min_size=1, max_size=4)
+NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
+NUMBERS = st.none() | st.integers(-99, 99)
+SPANS = st.builds(Span, NUMBERS, NUMBERS, NUMBERS.filter(lambda step: step != 0))
+SELECTED = st.none() | st.integers(-99, 9999) | st.lists(st.integers(-9, 99), min_size=1, max_size=4).map(tuple) | SPANS
+PIECES = st.sampled_from([*"abcz_0159.", "*", "?", "*.", ".*", "{a,b}", "{0,1}", "{a.b,*c}", "{z}", "{a,{b,c}}"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(NAMES, SELECTED)
+def test_a_site_is_what_its_spelling_says(name, select):
+    site = Site(name, select)
+    assert Site.parse(str(site)) == site
+
+
+def as_regex(pattern: str) -> str:
+    """What a pattern means, letter by letter: an oracle that shares nothing with fnmatch."""
+    signs = {"*": ".*", "?": ".", "{": "(?:", "}": ")", ",": "|"}
+    return "".join(signs.get(c, re.escape(c)) for c in pattern)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6).map("".join))
+def test_a_glob_finds_what_its_regular_expression_finds(known, pattern):
+    expected = [name for name in known if re.fullmatch(as_regex(pattern), name)]
+    try:
+        found = [str(site) for site in expand([pattern], known)]
+    except UnknownSite:
+        found = []
+    assert found == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30) | st.lists(PIECES | st.sampled_from("[]:,- {}"), max_size=9).map("".join))
+def test_any_text_is_a_site_or_one_clear_line(spec):
+    try:
+        found, said = expand([spec], KNOWN), ""
+    except (ValueError, UnknownSite) as error:
+        found, said = [], str(error)
+    assert len(said.splitlines()) <= 1
+    assert found or said
+    assert all(site.name in KNOWN or site.name.startswith("module:") for site in found)
+
+
+@given(st.integers(-5, 5), st.integers(1, 4))
+def test_layers_count_from_the_end(layer, n_layers):
+    known = [f"blocks.{i}.hook_resid_post" for i in range(n_layers)]
+    if -n_layers <= layer < n_layers:
+        assert [str(s) for s in expand([("resid_post", layer)], known)] == [known[layer]]
+    else:
+        with pytest.raises(UnknownSite):
+            expand([("resid_post", layer)], known)
