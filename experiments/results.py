@@ -48,6 +48,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a run's file holds.
+
+    Raises:
+        RunError: the file is no JSON object: it was cut short, or changed by hand.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path}: expected the JSON that a run wrote, got something else ({error}): delete the file"
+        ) from None
+    if not isinstance(found, dict):
+        raise RunError(
+            f"{path}: expected a JSON object that a run wrote, got a {type(found).__name__}: delete the file"
+        )
+    return found
+
+
 def plain(value: Any) -> Any:
     """The value as JSON gives it back: paths and dates as text, tuples as lists."""
     return json.loads(json.dumps(value, default=str))
@@ -83,7 +102,7 @@ class RunFolder:
             raise RunError(f"--out {path}: expected a folder, it is a file")
         known = path / "config.json"
         if known.exists():
-            self._compare(json.loads(known.read_text(encoding="utf-8")))
+            self._compare(read_json(known))
         elif path.exists() and any(path.iterdir()):
             raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
         elif make:
@@ -106,7 +125,7 @@ class RunFolder:
     def results(self) -> dict[str, Any] | None:
         """The finished results, if the run is complete."""
         path = self.path / "results.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     @property
     def kept_cells(self) -> int:
@@ -116,7 +135,12 @@ class RunFolder:
     def cell(self, name: str) -> Any | None:
         """What was saved for one cell of an unfinished run."""
         path = self._cell_path(name)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        except ValueError:
+            raise RunError(
+                f"{path}: expected the JSON that a run wrote: delete the file, and it is computed again"
+            ) from None
 
     def save_cell(self, name: str, value: Any) -> None:
         """Keep one cell, so that an interrupted run does not compute it again."""

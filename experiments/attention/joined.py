@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.records import LEVEL
-from experiments.results import RunError
+from experiments.results import RunError, read_json
 
 FIELDS = ("effect", "low", "high", "q", "exact")
 AGAINST = ("confidence", "entropy", "output")
@@ -28,7 +27,7 @@ def read_effects(folder: Path, sha256: str) -> tuple[dict[tuple[int, int], dict[
         raise RunError(
             f"--effects {folder}: expected the folder of a finished `layerscope ablate`, it has no results.json"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     records = [r for r in found.get("records") or () if r.get("component") == "heads"]
     if found.get("kind") != "ablate" or not records:
         raise RunError(f"--effects {folder}: expected an ablation of heads, got a run of kind {found.get('kind')!r}")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from experiments.corpus import CorpusError, read_conllu
 from experiments.demo import demo_paths
 from experiments.results import RunError, RunFolder
-from experiments.subject import Subject
+from experiments.subject import Subject, load
 from experiments.words import word_spans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,10 +69,11 @@ def mutated(draw: random.Random) -> str:
     return text
 
 
-def test_ten_thousand_mutated_corpora_are_read_or_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_corpora_are_read_or_refused_in_one_line(tmp_path, count):
     """What is read holds together: spans lie in the text and hold the forms, heads are words of the sentence."""
-    path, draw, read, refused, unclear = tmp_path / "m.conllu", random.Random(0), 0, 0, 0
-    for _ in range(10_000):
+    path, draw, read, refused, unclear = tmp_path / "m.conllu", random.Random(count), 0, 0, 0
+    for _ in range(count):
         path.write_text(mutated(draw), encoding="utf-8")
         try:
             corpus = read_conllu(path)
@@ -88,15 +89,26 @@ def test_ten_thousand_mutated_corpora_are_read_or_refused_in_one_line(tmp_path):
                 assert 0 <= word.start < word.end <= len(sentence.text)
                 assert 0 <= word.head <= len(ids)
     assert unclear == 0
-    assert min(read, refused) > 1000
+    assert min(read, refused) > count / 10
 
 
 @pytest.fixture(scope="module")
-def subject():
+def whole_words():
     return Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="always")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.fixture(scope="module")
+def pieces():
+    return load(demo_paths().model)
+
+
+@pytest.fixture(params=["whole_words", "pieces"])
+def subject(request):
+    """A tokenizer of words that it knows, and one of pieces of any text."""
+    return request.getfixturevalue(request.param)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_is_aligned(subject, text):
     """Spans are in order, inside the text, and a word with a visible character that a token carries has one."""
@@ -137,6 +149,26 @@ def test_results_come_back_as_they_were_written(tmp_path_factory, results):
     assert RunFolder(folder.path, {"model": "m"}).results == results
     with pytest.raises(RunError, match="another configuration"):
         RunFolder(folder.path, {"model": "n"})
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("r") / "run"
+    RunFolder(path, {"model": "m", "seed": 3}).finish({"records": [{"site": "é", "score": 0.5}]})
+    file = path / data.draw(st.sampled_from(["config.json", "results.json"]))
+    whole = file.read_bytes()
+    at, to = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+    file.write_bytes(
+        data.draw(st.sampled_from([whole[:at], whole[:at] + whole[to:], whole[:at] + b"\xff{" + whole[at:], b"3"]))
+    )
+    try:
+        results, said = RunFolder(path, {"model": "m", "seed": 3}).results, ""
+    except RunError as error:
+        results, said = {}, str(error)
+    assert len(said.splitlines()) <= 1
+    assert isinstance(results, dict)
+    assert not said or str(path) in said
 
 
 HOSTILE = '</script><script>document.title="OWNED"</script><img src=x onerror="document.title=\'OWNED\'">'
