@@ -308,8 +308,8 @@ class AttributeConfig(RunConfig):
     )
     word: int | None = option("with --probe: the word that it reads, from 0 (default: the mean of all)", None)
     method: tuple[str, ...] = option(
-        "leave-one-out, windows, input-reduction, saliency, grad-input, ig, dig, smoothgrad, conductance, lrp, cp-lrp, "
-        "chefer, lime, tree, shapley, kernel-shap, permutation-shap (repeatable; default: leave-one-out)",
+        "leave-one-out, windows, input-reduction, hidden-out, saliency, grad-input, ig, dig, smoothgrad, conductance, lrp, "
+        "cp-lrp, deep-taylor, chefer, lime, tree, shapley, kernel-shap, permutation-shap (repeatable; default: leave-one-out)",
         (),
     )
     level: str = option("what gets a score", "word", choices=("word", "token", "span"))
@@ -318,12 +318,16 @@ class AttributeConfig(RunConfig):
         "else delete)",
         None,
     )
+    proposals: str | None = option(
+        "a masked language model whose words take the absent ones' places (removal propose)", None, metavar="MODEL"
+    )
     samples: int | None = option("changed texts of methods that draw (default: each method's own)", None, metavar="N")
     steps: int = option("of integrated gradients, doubled until complete", 50)
     baseline: str = option(
         "where gradients are integrated from", "zero", choices=("zero", "pad", "mask", "mean", "sampled")
     )
-    site: str | None = option("where gradients are taken (default: the embedding)", None)
+    site: str | None = option("where gradients are taken (default: the embedding), or what hidden-out puts out", None)
+    hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")
     random: int = option("random attributions to compare with; 0 skips them, and the report says so", 5)
     seeds: int = option("repeat methods that draw with so many seeds, for their stability", 2)
     sensitivity: int = option("repeat every method under so many small noises", 0)

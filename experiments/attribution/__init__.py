@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from experiments.attribution import discretised, gradients, perturbation, relevance, shapley, surrogates
+from experiments.attribution import discretised, gradients, hidden, perturbation, relevance, shapley, surrogates
 from experiments.attribution.game import REMOVALS, Game
 from experiments.attribution.options import Options
 from experiments.attribution.question import Question, Target, ask
@@ -48,7 +48,7 @@ def _of_game(method: Callable[[Game, Options], Found]) -> Method:
     """A method of a text with units absent."""
 
     def run(scorer: Scorer, options: Options) -> Found:
-        return method(Game(scorer, options.removal, options.seed, options.draws), options)
+        return method(Game(scorer, options.removal, options.seed, options.draws, options.proposals), options)
 
     return run
 
@@ -57,6 +57,7 @@ METHODS: dict[str, Method] = {
     "leave-one-out": _of_game(perturbation.leave_one_out),
     "windows": _of_game(perturbation.windows),
     "input-reduction": _of_game(perturbation.input_reduction),
+    "hidden-out": hidden.hidden_out,
     "saliency": gradients.saliency,
     "grad-input": gradients.grad_input,
     "ig": gradients.integrated,
@@ -65,6 +66,7 @@ METHODS: dict[str, Method] = {
     "conductance": gradients.conductance,
     "lrp": relevance.lrp,
     "cp-lrp": partial(relevance.lrp, attention="cp-lrp"),
+    "deep-taylor": partial(relevance.lrp, attention="cp-lrp", rule="zplus"),
     "chefer": relevance.chefer,
     "lime": _of_game(surrogates.lime),
     "tree": _of_game(surrogates.tree),

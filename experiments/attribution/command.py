@@ -26,7 +26,7 @@ from experiments.prompts import Prompt, read_prompts
 from experiments.reads import prediction_reads
 from experiments.results import digest, file_sha256
 from experiments.run import Run, data_record
-from experiments.subject import Subject
+from experiments.subject import Subject, load
 
 DRAW = ("smoothgrad", "lime", "tree", "kernel-shap", "permutation-shap")
 """Methods whose scores depend on the seed."""
@@ -52,7 +52,14 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     if config.probe is not None and not config.probe.is_file():
         raise AttributionError(f"--probe {config.probe}: no such file")
     subject = this.load(classifier=True)
+    masked = (
+        load(config.proposals, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
+        if config.proposals is not None
+        else None
+    )
     hashes = {str(path): file_sha256(path) for path in (config.prompts, config.probe, config.known) if path is not None}
+    if masked is not None:
+        hashes["proposals"] = masked.sha256 or ""
     if (finished := this.open(subject, {"texts": digest([p.prompt for p in prompts]), **hashes})) is not None:
         return finished
     prompts = [step for prompt in prompts for step in _steps(subject, prompt, config.generate)]
@@ -71,11 +78,11 @@ def run(config: AttributeConfig) -> dict[str, Any]:
         for number, question in enumerate(questions):
             scorer = Scorer(question, config.batch_tokens)
             for method in methods:
-                make = partial(_record, config, question, scorer, number, method)
+                make = partial(_record, config, question, scorer, number, method, masked)
                 records.append(this.folder.kept(f"{number:05d}-{method}", make))
                 bars.advance(bar)
             if config.random:
-                make = partial(_random_record, config, question, scorer, number)
+                make = partial(_random_record, config, question, scorer, number, masked)
                 records.append(this.folder.kept(f"{number:05d}-{RANDOM}", make))
     results = {
         "records": records,
@@ -147,22 +154,26 @@ def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
     return found
 
 
-def _settings(config: AttributeConfig) -> dict[str, Any]:
+def _settings(config: AttributeConfig, masked: Subject | None) -> dict[str, Any]:
     return {
         "removal": config.removal,
         "samples": config.samples,
         "steps": config.steps,
         "baseline": config.baseline,
         "site": config.site,
+        "hidden": config.hidden,
+        "proposals": masked,
     }
 
 
-def _record(config: AttributeConfig, question: Question, scorer: Scorer, number: int, method: str) -> dict[str, Any]:
+def _record(
+    config: AttributeConfig, question: Question, scorer: Scorer, number: int, method: str, masked: Subject | None
+) -> dict[str, Any]:
     """One method on one text."""
-    settings = _settings(config)
+    settings = _settings(config, masked)
     fresh = Scorer(question, config.batch_tokens)  # so that its cost is its own
     found = explain(fresh, method, seed=config.seed, **settings)
-    game = Game(scorer, config.removal, config.seed)
+    game = Game(scorer, config.removal, config.seed, proposals=masked)
     measured = faithfulness(game, found.scores, config.seed)
     stability = None
     if method in DRAW and config.seeds:
@@ -188,9 +199,11 @@ def _record(config: AttributeConfig, question: Question, scorer: Scorer, number:
     }
 
 
-def _random_record(config: AttributeConfig, question: Question, scorer: Scorer, number: int) -> dict[str, Any]:
+def _random_record(
+    config: AttributeConfig, question: Question, scorer: Scorer, number: int, masked: Subject | None
+) -> dict[str, Any]:
     """The measures of random attributions of one text: the mean, and the extremes."""
-    game = Game(scorer, config.removal, config.seed)
+    game = Game(scorer, config.removal, config.seed, proposals=masked)
     drawn = random_faithfulness(game, config.random, config.seed + number)
     mean = Faithfulness(
         **{name: float(np.mean([getattr(d, name) for d in drawn])) for name in MEASURED},

@@ -6,7 +6,8 @@
     zero, mean        each token's embedding becomes 0, or the mean of the vocabulary's
     random, noise     ... a vector drawn like the vocabulary's, or the token's own with noise of three standard deviations
     resample          each token becomes one drawn from the vocabulary
-    propose           each token becomes one drawn from what the masked model itself proposes there
+    propose           each token becomes one drawn from what the masked model itself proposes there; with ``proposals``,
+                      each word one that this other masked model proposes
 
 The last four are drawn; a value is then the mean over ``draws``.
 """
@@ -22,17 +23,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from experiments.attribution.proposals import PROPOSALS, own_tokens, proposer
 from experiments.attribution.question import Part
 from experiments.attribution.scorer import Row, Scorer
 from experiments.attribution.units import AttributionError
-from experiments.padding import Batch
+from experiments.subject import Subject
 
 REMOVALS = ("delete", "mask", "pad", "word:W", "zero", "mean", "random", "noise", "resample", "propose")
 DRAWN = ("random", "noise", "resample", "propose")
 NOISE = 3.0
 """Standard deviations of the embedding that ``noise`` adds (Meng et al. 2022)."""
-PROPOSALS = 10
-"""``propose`` draws among this many likeliest tokens other than the text's own."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,23 @@ class Game:
         removal: what absent means; by default a mask where the model has one, else deletion where something stays, else
             the mean embedding.
         draws: how many times what is drawn is drawn.
+        proposals: the masked model of the removal ``propose``, which then is the default; else the model itself.
     """
 
-    def __init__(self, scorer: Scorer, removal: str | None = None, seed: int = 0, draws: int = 1) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        removal: str | None = None,
+        seed: int = 0,
+        draws: int = 1,
+        proposals: Subject | None = None,
+    ) -> None:
         self.scorer, self.question = scorer, scorer.question
         self.n = len(self.question.units)
-        self.removal = removal or default_removal(scorer)
+        self.removal = removal or ("propose" if proposals is not None else default_removal(scorer))
+        self._proposer = None
+        if self.removal == "propose" and proposals is not None:
+            self._proposer = proposer(proposals, scorer.subject, self.question.text, self.question.units)
         self.draws = draws if self.removal in DRAWN else 1
         generator = torch.Generator().manual_seed(seed)
         self._plans = [self._plan(part, generator) for part in self.question.parts]
@@ -133,8 +144,11 @@ class Game:
         if kind == "resample":
             known = torch.tensor(ordinary_tokens(subject))
             return lambda run: tuple(known[torch.randint(len(known), (len(run.ids),), generator=generator)].tolist())
+        if kind == "propose" and (other := self._proposer) is not None:
+            first = {own[0]: unit for unit, own in enumerate(part.tokens)}
+            return lambda run: other.draw(first[run.start], generator) if run.start in first else ()
         if kind == "propose":
-            likely = _proposals(self.question.subject, part)
+            likely = own_tokens(self.question.subject, part)
             return lambda run: tuple(
                 int(likely[run.start + i][torch.randint(PROPOSALS, (1,), generator=generator)])
                 for i in range(len(run.ids))
@@ -195,21 +209,3 @@ def ordinary_tokens(subject: Any) -> list[int]:
     """The ids of tokens that are not special."""
     special = set(subject.tokenizer.all_special_ids)
     return [i for i in range(min(len(subject.tokenizer), len(embedding(subject)))) if i not in special]
-
-
-def _proposals(subject: Any, part: Part) -> dict[int, Tensor]:
-    """For each of the units' positions, the tokens that the masked model finds likeliest beside the text's own."""
-    mask = getattr(subject.tokenizer, "mask_token_id", None)
-    if subject.causal or mask is None or not subject.gives_tokens:
-        raise AttributionError(f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}")
-    places = [at for own in part.tokens for at in own]
-    ids = torch.tensor([part.ids]).repeat(len(places), 1)
-    ids[range(len(places)), places] = int(mask)
-    ones = torch.ones_like(ids)
-    policy = subject.padding.right
-    positions = (ones.cumsum(1) - 1 + policy.start) if policy.explicit else None
-    batch = Batch(ids, ones, positions, tuple(range(len(places))), (0,) * len(places))
-    logits = subject.forward(batch, logits=True).logits[range(len(places)), places].float()
-    own = torch.tensor([part.ids[at] for at in places], device=logits.device)
-    logits.scatter_(1, own[:, None], -torch.inf)
-    return dict(zip(places, logits.topk(PROPOSALS).indices.cpu(), strict=True))

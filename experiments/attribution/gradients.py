@@ -28,7 +28,7 @@ from experiments.attribution.game import embedding, ordinary_tokens
 from experiments.attribution.options import Options
 from experiments.attribution.question import Part, Question
 from experiments.attribution.result import Found
-from experiments.attribution.scorer import Cost, Row, Scorer, row_batch
+from experiments.attribution.scorer import Cost, Row, Scorer, part_values, row_batch
 from experiments.attribution.units import AttributionError
 from hooks import NothingChanged, Site, capture, edits, intervene
 from hooks.anatomy import locate
@@ -83,12 +83,7 @@ class Slope:
 
     def value(self, rows: int) -> Float[Tensor, " rows"]:
         """The part's value on copies of its row, in their graph."""
-        batch = row_batch(self.question, self.part, rows)
-        end, reads = self.question.endpoint, list(self.part.reads) or [0]
-        states = end.states(lambda whole: self.question.subject.forward(batch, logits=whole, grad=True))
-        hidden = states[:, reads]
-        present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        return self.question.value(end.of(hidden, present), self.part)
+        return part_values(self.question, self.part, row_batch(self.question, self.part, rows), grad=True)
 
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from experiments.subject import Subject
 from hooks.sites import SiteLike
 
 
@@ -14,6 +15,7 @@ class Options:
     Args:
         removal: what an absent unit is (`experiments.attribution.game`).
         draws: how often a removal that is drawn is drawn.
+        proposals: another masked model, whose words the removal ``propose`` draws (and which makes it the default).
         window: units that `windows` takes out together.
         samples: changed texts of LIME (5,000), the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of permutations (10);
             noisy copies of SmoothGrad (50).
@@ -21,13 +23,15 @@ class Options:
         steps: of integrated gradients, doubled until complete.
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled.
         noise: SmoothGrad's standard deviation, as a share of the input's range.
-        site: where gradients are taken; by default the embedding.
-        rule: of relevance propagation, at linear layers: 0, epsilon or gamma.
+        site: where gradients are taken; by default the embedding. For hidden-out what is put out, one or several.
+        hidden: what hidden-out puts in a site's place: zero, shuffle, layer:N.
+        rule: of relevance propagation, at linear layers: 0, epsilon, gamma or zplus.
         seed: everything drawn comes from it.
     """
 
     removal: str | None = None
     draws: int = 5
+    proposals: Subject | None = None
     window: int = 3
     samples: int | None = None
     features: int = 10
@@ -35,5 +39,6 @@ class Options:
     baseline: str = "zero"
     noise: float = 0.15
     site: SiteLike | None = None
+    hidden: str = "zero"
     rule: str = "epsilon"
     seed: int = 0

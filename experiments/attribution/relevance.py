@@ -3,7 +3,10 @@
 Every rule is a change of the backward pass under which relevance is R = x * grad; the forward stays what it is:
 
     linear      0: R_i = sum_j x_i w_ij / z_j R_j     epsilon: z_j + e sign(z_j)     gamma: w + g max(w, 0) for w
-                (deep Taylor's z+ rule is gamma's limit)
+                zplus: R_i = sum_j (x_i w_ij)+ / sum_i (x_i w_ij)+ R_j, deep Taylor's rule between ReLUs (alpha 1, beta 0)
+    input       of a linear layer that reads the input itself (Montavon et al. 2017, table 1)
+                w2:  w_ij^2 / sum_i w_ij^2, an input of any size
+                box: (x_i w_ij - l w+_ij - h w-_ij) / sum_i (the same), an input between l and h (z-B)
     norm        the standard deviation is a constant                        (Ali et al. 2022)
     nonlinear   identity: R_in = R_out, grad = f(x) / x                     (Achtibat et al. 2024, section 3.2.2)
     softmax     R_i = x_i (R_i - s_i sum_j R_j), which the gradient is      (the same, proposition 3.1)
@@ -36,7 +39,8 @@ from experiments.attribution.scorer import Scorer
 from experiments.attribution.units import AttributionError
 from hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
 
-RULES = ("0", "epsilon", "gamma")
+RULES = ("0", "epsilon", "gamma", "zplus")
+INPUTS = ("w2", "box")
 EPSILON = 1e-6
 GAMMA = 0.25
 START = "blocks.0.hook_resid_pre"
@@ -44,19 +48,33 @@ _ATTENTION = ("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_v")
 
 
 @contextmanager
-def propagating(model: nn.Module, rule: str = "epsilon", attention: str = "attnlrp") -> Iterator[None]:
+def propagating(
+    model: nn.Module,
+    rule: str = "epsilon",
+    attention: str = "attnlrp",
+    first: str | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Iterator[None]:
     """Inside the block a gradient times its input is relevance; values are the model's.
 
     Args:
-        rule: at linear layers: 0, epsilon or gamma.
+        rule: at linear layers: 0, epsilon, gamma or zplus.
         attention: ``attnlrp``, ``cp-lrp``, or ``none`` for a model without any.
+        first: another rule for the linear layers that read the input itself (a leaf): ``w2`` or ``box``. An input that is
+            exactly 0 has a relevance of 0 by either, since it is read as gradient times input.
+        bounds: of the input, for ``box``.
     """
     if rule not in RULES:
         raise AttributionError(f"rule {rule!r}: expected {', '.join(RULES)}")
+    if first not in (None, *INPUTS):
+        raise AttributionError(f"first {first!r}: expected {', '.join(INPUTS)}")
+    if first == "box" and not bounds[0] < bounds[1]:
+        raise AttributionError(f"bounds {bounds}: expected the lower one first")
+    reading = None if first is None else _squares if first == "w2" else partial(_box, bounds)
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", NothingChanged)  # values stay as they are, gradients do not
         for name, module in model.named_modules():
-            if (hook := _rule_of(model, name, module, rule)) is not None:
+            if (hook := _rule_of(model, name, module, rule, reading)) is not None:
                 stack.callback(module.register_forward_hook(hook).remove)
         if attention != "none":
             stack.enter_context(intervene(model, _attention_edits(model, attention)))
@@ -89,7 +107,7 @@ def half(value: Tensor) -> Tensor:
 Hook = Callable[..., Any]
 
 
-def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str) -> Hook | None:
+def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str, reading: Hook | None) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
     if isinstance(module, nn.LayerNorm):
@@ -100,9 +118,11 @@ def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str) -> Hook 
         gated = _beside(model, name, "up_proj")
         return partial(_gated, _proportional) if gated else _proportional
     if isinstance(module, nn.Linear) or kind == "Conv1D":
-        own = partial({"0": _plain, "epsilon": _epsilon, "gamma": _gamma}[rule])
+        own: Hook = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zplus}[rule]
         if name.endswith("up_proj") and _beside(model, name, "gate_proj"):
             return partial(_gated, own)
+        if reading is not None:
+            return partial(_at_input, reading, own)
         return None if rule == "0" else own
     return None
 
@@ -148,15 +168,52 @@ def _epsilon(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 
 def _gamma(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    (x,) = args
-    weight: Any = module.weight if isinstance(module, nn.Linear) else getattr(module, "weight").T  # noqa: B009
-    lifted = F.linear(x, weight + GAMMA * weight.clamp(min=0), getattr(module, "bias", None))
-    return lifted * (out / (lifted + EPSILON * torch.where(lifted < 0, -1.0, 1.0))).detach() + (out * 0).detach()
+    weight = _weight(module)
+    lifted = F.linear(args[0], weight + GAMMA * weight.clamp(min=0), getattr(module, "bias", None))
+    return _through(lifted, out)
 
 
-def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp") -> Found:
+def _zplus(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    (x,), weight = args, _weight(module)
+    return _through(F.linear(x.clamp(min=0), weight.clamp(min=0)) + F.linear(x.clamp(max=0), weight.clamp(max=0)), out)
+
+
+def _at_input(reading: Hook, own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """The input's own rule where a layer reads it, else the layers' rule."""
+    return (reading if args[0].is_leaf and args[0].requires_grad else own)(module, args, out)
+
+
+def _squares(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    squares = _weight(module).square()
+    return _through(F.linear(_ones(args[0]), squares), out)
+
+
+def _box(bounds: tuple[float, float], module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    (x,), weight, (low, high) = args, _weight(module), bounds
+    ends = F.linear(low * _ones(x), weight.clamp(min=0)) + F.linear(high * _ones(x), weight.clamp(max=0))
+    return _through(F.linear(x, weight) - ends, out)
+
+
+def _ones(x: Tensor) -> Tensor:
+    """1, with the gradient 1/x: its gradient times the input is what it is multiplied with."""
+    return x / torch.where(x == 0, 1, x).detach()
+
+
+def _through(terms: Tensor, out: Tensor) -> Tensor:
+    """The value ``out``, whose relevance is handed on in the proportions of the terms that ``terms`` sums."""
+    made = terms * (out / (terms + EPSILON * torch.where(terms < 0, -1.0, 1.0))).detach()
+    return made + (out - made).detach()
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """(out, in)."""
+    weight: Any = module.weight
+    return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None) -> Found:
     """Relevance of each unit, at the input of the first block (or at a site); it sums to the logit but for biases."""
-    question = scorer.question
+    question, rule = scorer.question, rule or options.rule
     if question.measure != "logit":
         raise AttributionError("relevance is of logits: choose --measure logit, or give a wrong answer to compare with")
     model = question.subject.model
@@ -171,7 +228,7 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp") -> Found:
             if question.endpoint.site is None or _layer(name) <= (question.endpoint.site.layer or 0)
         ]
         shares: Any = None
-        with propagating(model, options.rule, attention):
+        with propagating(model, rule, attention):
             if not later:
                 return slope.at(x[None])[1][0] * x, {}
             with capture(model, *later, grad=True) as acts:
@@ -191,7 +248,7 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp") -> Found:
     found = Found(found.scores, found.value, inner=found.inner if options.site is not None else None)
     return with_figures(
         found,
-        {**figures, "conservation": sums, "rule": options.rule},
+        {**figures, "conservation": sums, "rule": rule},
         replace(options, site=options.site or START),
         notes,
     )

@@ -202,3 +202,13 @@ def row_batch(question: Question, part: Part, rows: int) -> Batch:
     text = Encoded("", part.ids, ((0, 0),) * len(part.ids), (False,) * len(part.ids))
     (batch,) = question.subject.batches([text] * rows, tokens=rows * len(part.ids))
     return batch
+
+
+def part_values(question: Question, part: Part, batch: Batch, grad: bool = False) -> Float[Tensor, " rows"]:
+    """The part's value on each copy of its row, in their graph if ``grad``."""
+    end, reads = question.endpoint, list(part.reads) or [0]
+    states = end.states(lambda whole: question.subject.forward(batch, logits=whole, grad=grad))
+    with torch.set_grad_enabled(grad):
+        hidden = states[:, reads]
+        present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        return question.value(end.of(hidden, present), part)

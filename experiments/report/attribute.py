@@ -16,6 +16,8 @@ from .words import ABSENT, count, finite, interval, number, plural, signed
 
 SHOWN = 50
 """Texts that the page shows; all are in results.json."""
+COLUMNS = 64
+"""Heads or neurons of a table."""
 RANDOM = "random"
 MEASURES = (
     ("comprehensiveness", "what the value loses without the top 1, 5, 10, 20, 50% of the units; more is better"),
@@ -69,6 +71,7 @@ def words_section(records: Sequence[Record], items: Sequence[int], examples: Map
         folded += [
             Text([f"{r['method']}: {line}" for line in _rules(r)]) for r in mine if (r.get("more") or {}).get("rules")
         ]
+        folded += [parts_table(r, item) for r in mine if r.get("inner")]
         parts.append(Fold(f"Scores of {plural(len(first['units']), 'unit')}", folded))
         parts += example_parts(examples.get(item) or {}, first, item)
     if len(items) > SHOWN:
@@ -138,6 +141,27 @@ def scores_table(records: Sequence[Record], item: int) -> Table:
             cells.append(Cell(signed(r["scores"][i]), finite(r["scores"][i]), note))
         rows.append(cells)
     return Table(f"scores-{item}", "Scores, with standard errors in small print", columns, rows, tall=True, copy=True)
+
+
+def parts_table(record: Record, item: int) -> Table:
+    """A row for each unit, a column for each head, neuron or site inside the model."""
+    more = record.get("more") or {}
+    inner = [list(row) for row in record["inner"]]
+    names = list(more.get("columns") or [str(i) for i in range(len(inner[0]))])[:COLUMNS]
+    rows = [
+        [Cell(str(unit), float(i), head=True), *(Cell(signed(v), finite(v)) for v in row[:COLUMNS])]
+        for i, (unit, row) in enumerate(zip(record["units"], inner, strict=True))
+    ]
+    if whole := more.get("whole"):
+        rows.append(
+            [Cell("all at once", float(len(rows)), head=True), *(Cell(signed(whole[n]), whole[n]) for n in names)]
+        )
+    left = len(inner[0]) - len(names)
+    caption = f"{record['method']} at {more.get('site')}, part by part" + (
+        f"; {left} more are in results.json" if left else ""
+    )
+    columns = [Column("unit", False), *(Column(name, hint=f"in {record['unit']}") for name in names)]
+    return Table(f"parts-{item}-{record['method']}", caption, columns, rows, tall=True, copy=True)
 
 
 def faithful_section(

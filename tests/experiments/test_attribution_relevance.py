@@ -53,7 +53,7 @@ def test_values_stay_and_nothing_is_left_behind() -> None:
     ids = tiny.ids()
     with torch.no_grad():
         before = model(ids).logits
-        for rule in ("0", "epsilon", "gamma"):
+        for rule in ("0", "epsilon", "gamma", "zplus"):
             with propagating(model, rule):
                 torch.testing.assert_close(model(ids).logits, before, atol=2e-4, rtol=1e-4)
         assert torch.equal(model(ids).logits, before)
@@ -78,6 +78,70 @@ def test_a_plain_network_is_captums(rule: str) -> None:
         layer.rule = rules.EpsilonRule(epsilon=1e-6) if rule == "epsilon" else rules.GammaRule(gamma=0.25)
     expected = captum.LRP(model).attribute(x.clone().requires_grad_(), target=1)
     torch.testing.assert_close(x * slope, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def taylor(first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: tuple[float, float]) -> np.ndarray:
+    """Deep Taylor's closed form on a ReLU network without biases, one sum at a time (Montavon et al. 2017, table 1)."""
+    layers = [x]
+    for at, weight in enumerate(weights):
+        out = weight @ layers[-1]
+        layers.append(np.maximum(out, 0) if at < len(weights) - 1 else out)
+    relevance = layers[-1]
+    for at in reversed(range(len(weights))):
+        a, weight = layers[at], weights[at]
+        if at or first is None:
+            terms = np.maximum(weight * a, 0)
+        elif first == "w2":
+            terms = weight**2
+        else:
+            terms = weight * a - bounds[0] * np.maximum(weight, 0) - bounds[1] * np.minimum(weight, 0)
+        total = terms.sum(1, keepdims=True)
+        relevance = (np.divide(terms, total, out=np.zeros_like(terms), where=total != 0) * relevance[:, None]).sum(0)
+    return relevance
+
+
+@pytest.mark.parametrize("first", [None, "w2", "box"])
+def test_deep_taylor_is_its_closed_form_on_a_network_of_relus(first: str | None) -> None:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(
+        nn.Linear(6, 12, bias=False), nn.ReLU(), nn.Linear(12, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False)
+    ).double()
+    weights = [model[i].weight.detach().numpy() for i in (0, 2, 4)]
+    bounds = (-3.0, 2.0)
+    for x in torch.randn(5, 6, dtype=torch.float64).clamp(*bounds):
+        leaf = x.clone().requires_grad_()
+        with propagating(model, "zplus", "none", first, bounds):
+            value = model(leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        value = value.detach()
+        torch.testing.assert_close(value, model(x).detach())
+        found, expected = (x * slope).numpy(), taylor(first, x.numpy(), weights, bounds)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)  # epsilon in the denominators
+        assert found.sum() == pytest.approx(float(value), rel=1e-3)  # nothing is lost
+        if float(value) > 0:
+            assert found.min() >= -1e-12  # deep Taylor is consistent: no negative relevance of a positive value
+
+
+def test_deep_taylor_loses_nothing_to_biases() -> None:
+    subject = Subject(tiny.model("gpt2").double(), tiny.tokenizer(), bos="always")
+    with torch.no_grad():
+        for module in subject.model.modules():
+            if isinstance(module, nn.LayerNorm):  # whose biases no rule of linear layers knows
+                module.bias.zero_()
+    found = attribute(subject, TEXT, target=TARGET, method="deep-taylor")
+    assert found.more["rule"] == "zplus"
+    for total in found.more["conservation"].values():
+        assert total == pytest.approx(found.value, rel=1e-3)
+
+
+def test_bad_rules_are_one_line() -> None:
+    model = nn.Linear(2, 2)
+    for more, said in (
+        ({"first": "w3"}, "expected w2, box"),
+        ({"first": "box", "bounds": (1.0, 0.0)}, "lower one first"),
+    ):
+        with pytest.raises(AttributionError, match=said), propagating(model, "zplus", "none", **more):
+            pass
 
 
 def test_the_softmax_rule_is_its_gradient_and_a_product_is_halved() -> None:
@@ -106,7 +170,7 @@ def test_relevance_of_heads_is_theirs() -> None:
     assert np.abs(found.scores).max() > 1e-4
 
 
-@pytest.mark.parametrize("method", ["lrp", "cp-lrp", "chefer"])
+@pytest.mark.parametrize("method", ["lrp", "cp-lrp", "deep-taylor", "chefer"])
 def test_the_two_words_that_matter_are_found(method: str) -> None:
     found = attribute(planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method=method)
     rest = [i for i in range(7) if i not in (1, 4)]
@@ -119,5 +183,5 @@ def test_the_two_words_that_matter_are_found(method: str) -> None:
 def test_a_log_probability_has_no_relevance() -> None:
     with pytest.raises(AttributionError, match="relevance is of logits"):
         attribute(planted.subject(), planted.TEXT, method="lrp")
-    with pytest.raises(AttributionError, match="expected 0, epsilon, gamma"):
+    with pytest.raises(AttributionError, match="expected 0, epsilon, gamma, zplus"):
         attribute(planted.subject(), planted.TEXT, target=TARGET, method="lrp", rule="alpha")

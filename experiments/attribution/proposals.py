@@ -1,0 +1,144 @@
+"""What else could stand there: a masked language model's own proposals, so that a changed text stays a likely one.
+
+A masked model proposes tokens in its own text. For a causal model, a classifier or a probed model another masked model
+proposes words: each word of a unit becomes that model's mask, and what it finds likeliest there is spelled in the model's
+own tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.attribution.units import AttributionError, Units, split_words
+from experiments.padding import Batch
+from experiments.subject import Subject
+
+if TYPE_CHECKING:
+    from experiments.attribution.question import Part
+
+PROPOSALS = 10
+"""What is drawn from: so many likeliest tokens other than the text's own."""
+LOOKED_AT = 200
+"""Likeliest tokens among which whole words are looked for."""
+
+
+def can_propose(subject: Subject) -> bool:
+    """Whether a model is a masked language model."""
+    mask = getattr(subject.tokenizer, "mask_token_id", None)
+    return not subject.causal and mask is not None and subject.gives_tokens
+
+
+def own_tokens(subject: Subject, part: Part) -> dict[int, Tensor]:
+    """For each of the units' positions, the tokens that the masked model finds likeliest beside the text's own."""
+    if not can_propose(subject):
+        raise AttributionError(
+            f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}: name one (--proposals MODEL)"
+        )
+    places = [at for own in part.tokens for at in own]
+    ids = torch.tensor([part.ids]).repeat(len(places), 1)
+    ids[range(len(places)), places] = int(subject.tokenizer.mask_token_id)
+    ones = torch.ones_like(ids)
+    policy = subject.padding.right
+    positions = (ones.cumsum(1) - 1 + policy.start) if policy.explicit else None
+    batch = Batch(ids, ones, positions, tuple(range(len(places))), (0,) * len(places))
+    logits = subject.forward(batch, logits=True).logits[range(len(places)), places].float()
+    own = torch.tensor([part.ids[at] for at in places], device=logits.device)
+    logits.scatter_(1, own[:, None], -torch.inf)
+    return dict(zip(places, logits.topk(PROPOSALS).indices.cpu(), strict=True))
+
+
+@functools.lru_cache(maxsize=4)
+def proposer(masked: Subject, subject: Subject, text: str, units: Units) -> Proposer:
+    """The proposals for a text, asked for once."""
+    return Proposer(masked, subject, text, units)
+
+
+class Proposer:
+    """Another masked model's words for the units of a text.
+
+    Args:
+        masked: the model that proposes.
+        subject: the model in whose tokens its words are spelled.
+
+    Raises:
+        AttributionError: a model that proposes nothing; units of single tokens, which are no words.
+    """
+
+    def __init__(self, masked: Subject, subject: Subject, text: str, units: Units) -> None:
+        if not can_propose(masked):
+            raise AttributionError(
+                f"proposals: expected a masked language model with its mask token, got {masked.name} ({type(masked.model).__name__})"
+            )
+        if units.level == "token":
+            raise AttributionError("proposals of another model are words: choose --level word or span")
+        self._masked, self._subject, self._text, self._units = masked, subject, text, units
+        self._choices = [self._of_unit(*span) for span in units.spans]
+
+    def draw(self, unit: int, generator: torch.Generator) -> tuple[int, ...]:
+        """Other words for a unit, in the subject's tokens as they stand in its place."""
+        start, end = self._units.spans[unit]
+        text, at = "", start
+        for (a, b), words in self._choices[unit]:
+            text += self._text[at:a] + words[int(torch.randint(len(words), (1,), generator=generator))]
+            at = b
+        return self._spelled(start, text + self._text[at:end])
+
+    def _of_unit(self, start: int, end: int) -> list[tuple[tuple[int, int], list[str]]]:
+        """The unit's words and what may stand for each, the others of the unit masked too."""
+        places = [(start + a, start + b) for a, b in split_words(self._text[start:end])]
+        mask, masked, at = str(self._masked.tokenizer.mask_token), self._text[:start], start
+        for a, b in places:
+            masked += self._text[at:a] + mask
+            at = b
+        (encoded,) = self._masked.encode([masked + self._text[at:]])
+        token = int(self._masked.tokenizer.mask_token_id)
+        # A masked model's text may have a mask of its own before or behind.
+        masks = [i for i, t in enumerate(encoded.ids) if t == token and encoded.offsets[i][1] > start]
+        found = masks[: len(places)]
+        if len(found) < len(places):
+            raise AttributionError(f"{self._text[start:end]!r} lies beyond what {self._masked.name} reads")
+        (batch,) = self._masked.batches([encoded])
+        logits = self._masked.forward(batch, logits=True).logits[0, found].float().cpu()
+        return [((a, b), self._words(row, self._text[a:b])) for (a, b), row in zip(places, logits, strict=True)]
+
+    def _words(self, logits: Float[Tensor, " vocab"], own: str) -> list[str]:
+        """The likeliest whole words other than the text's own, capital where it has one."""
+        found: list[str] = []
+        tokenizer = self._masked.tokenizer
+        for token in logits.topk(min(LOOKED_AT, len(logits))).indices.tolist():
+            word = tokenizer.decode([token]).strip()
+            shown = word[:1].upper() + word[1:] if own[:1].isupper() else word
+            if shown.casefold() != own.casefold() and self._is_word(word, token):
+                found.append(shown)
+            if len(found) == PROPOSALS:
+                break
+        if not found:
+            raise AttributionError(f"{self._masked.name} proposes no whole word in the place of {own!r}")
+        return found
+
+    def _is_word(self, word: str, token: int) -> bool:
+        """Whether a token by itself is a word: encoded behind a space it is that token, and no special one."""
+        if token in self._masked.tokenizer.all_special_ids or split_words(word) != [(0, len(word))]:
+            return False
+        (encoded,) = self._masked.encode([f"a {word}"])
+        own = [t for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
+        return own[-1:] == [token]
+
+    def _spelled(self, start: int, text: str) -> tuple[int, ...]:
+        """The tokens of a text behind what stands before it: a space, another sign, or nothing."""
+        before = self._text[:start]
+        prefix = "a " if before[-1:].isspace() else before[-1:]
+        (encoded,) = self._subject.encode([prefix + text])
+        rows = [
+            (t, a) for t, (a, b), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True)
+            if not s and b > len(prefix)
+        ]  # fmt: skip
+        if not rows or rows[0][1] < len(prefix.rstrip()):  # joined with the sign before it: spelled by itself
+            (encoded,) = self._subject.encode([text])
+            rows = [(t, 0) for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
+        return tuple(t for t, _ in rows)
