@@ -56,7 +56,7 @@ class Slope:
     def clean(self) -> Float[Tensor, "pos *site"]:
         """The site's value on the unchanged row."""
         batch = row_batch(self.question, self.part, 1)
-        with capture(self.question.subject.model, self.site, clone=True) as acts:
+        with capture(self.question.subject.model, self.site, clone=True, stop=True) as acts:
             self.question.subject.forward(batch, logits=self.question.endpoint.whole)
         self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
         return acts[self.site][0].clone()
@@ -80,6 +80,15 @@ class Slope:
             slopes.append(slope)
         self.scorer.cost += Cost(len(points), len(points), len(points), len(points) * len(self.part.ids))
         return torch.cat(values), torch.cat(slopes)
+
+    def values(self, points: Float[Tensor, "points pos *site"]) -> Float[Tensor, " points"]:
+        """Values alone where the site has these values."""
+        found = []
+        for some in points.split(max(1, self.scorer.batch_tokens // len(self.part.ids))):
+            with self.put(some):
+                found.append(part_values(self.question, self.part, row_batch(self.question, self.part, len(some))))
+        self.scorer.cost += Cost(len(points), len(points), 0, len(points) * len(self.part.ids))
+        return torch.cat(found)
 
     def value(self, rows: int) -> Float[Tensor, " rows"]:
         """The part's value on copies of its row, in their graph."""
@@ -238,7 +247,7 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         starts = baselines(slope, x, options)
-        ends = slope.at(torch.cat([starts, x[None]]))[0].double()
+        ends = slope.values(torch.cat([starts, x[None]])).double()
         wanted = float(ends[-1] - ends[:-1].mean())
         steps = options.steps if len(starts) == 1 else max(1, options.steps // len(starts))
         while True:

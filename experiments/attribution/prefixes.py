@@ -21,8 +21,8 @@ Ids = tuple[int, ...]
 
 CALL = 32
 """What one forward costs beside its tokens, in tokens."""
-HELD = 4096
-"""Tokens whose keys and values are held at a time."""
+HELD = 512_000_000
+"""Bytes of keys and values that are held at a time."""
 
 # (ids, first position, cache) -> hidden states of those tokens; the cache then holds them too.
 Forward = Callable[[Sequence[Ids], int, Any], Float[Tensor, "rows pos d"]]
@@ -58,9 +58,14 @@ def run_shared(
     forward: Forward,
     new_cache: Callable[[], Any],
     batch_tokens: int,
+    token_bytes: int,
 ) -> list[Float[Tensor, "reads d"]]:
-    """The hidden states at each row's reads; rows are sorted and distinct."""
-    size = max(1, HELD // max(map(len, rows)))
+    """The hidden states at each row's reads; rows are sorted and distinct.
+
+    Args:
+        token_bytes: of one token's keys and values in all layers.
+    """
+    size = max(1, HELD // token_bytes // max(map(len, rows)))
     out: list[Tensor] = []
     for first in range(0, len(rows), size):
         out += _chunk(rows[first : first + size], reads[first : first + size], forward, new_cache, batch_tokens)

@@ -18,6 +18,7 @@ from torch import Tensor
 from experiments.attribution.prefixes import cuts, run_shared
 from experiments.attribution.question import Part, Question
 from experiments.padding import Batch
+from experiments.subject import Subject
 from experiments.words import Encoded
 from hooks import NothingChanged, edits, intervene
 
@@ -162,7 +163,9 @@ class Scorer:
         new_cache: Callable[[], Any] = partial(DynamicCache, config=self.subject.config)
         before = self.cost
         try:
-            states = run_shared([row.ids for row in rows], reads, self._continued, new_cache, self.batch_tokens)
+            states = run_shared(
+                [row.ids for row in rows], reads, self._continued, new_cache, self.batch_tokens, _cache_bytes(self.subject)
+            )
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             self._share, self.cost = False, before
             return None
@@ -195,6 +198,15 @@ class Scorer:
                 return body(known.to(device), past_key_values=cache, use_cache=True, return_dict=True, **more)
 
             return self.question.endpoint.states(run)
+
+
+def _cache_bytes(subject: Subject) -> int:
+    """Bytes of one token's keys and values, where the configuration says less than that of heads that share nothing."""
+    config = subject.config.get_text_config()
+    heads = int(getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1))
+    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = next(subject.model.parameters()).element_size()
+    return max(1, 2 * subject.n_layers * subject.d_model * size * shared // heads)
 
 
 def row_batch(question: Question, part: Part, rows: int) -> Batch:
