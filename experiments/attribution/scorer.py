@@ -164,7 +164,12 @@ class Scorer:
         before = self.cost
         try:
             states = run_shared(
-                [row.ids for row in rows], reads, self._continued, new_cache, self.batch_tokens, _cache_bytes(self.subject)
+                [row.ids for row in rows],
+                reads,
+                self._continued,
+                new_cache,
+                self.batch_tokens,
+                _cache_bytes(self.subject),
             )
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             self._share, self.cost = False, before

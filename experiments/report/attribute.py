@@ -228,7 +228,7 @@ def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: s
         title=title,
         y_title=f"value, {records[0].get('unit', '')}",
         x_title="share of the units",
-        caption=f"Mean over texts.{more} A faithful method's curve leaves that of random attributions early.",
+        caption=f"{title}; mean over texts.{more} A faithful method's curve leaves that of random attributions early.",
         words="; ".join(f"{s.name}: " + ", ".join(number(v) for v in s.values) for s in series),
     )
 
@@ -243,9 +243,13 @@ def _rules(record: Record) -> list[str]:
 
 
 def _about(records: Sequence[Record]) -> str:
-    """The value with nothing there, where methods have such a state."""
-    bases = {number(r["baseline"]) for r in records if finite(r.get("baseline")) is not None}
-    return f"With every unit absent: {' or '.join(sorted(bases))}." if bases else ""
+    """The value with nothing there, where methods have such a state; each method's own, where they differ."""
+    bases: dict[str, list[str]] = {}
+    for record in records:
+        if finite(record.get("baseline")) is not None:
+            bases.setdefault(number(record["baseline"]), []).append(str(record["method"]))
+    shown = [f"{value} ({', '.join(methods)})" if len(bases) > 1 else value for value, methods in bases.items()]
+    return f"With every unit absent: {'; '.join(shown)}." if shown else ""
 
 
 def _capital(text: Any) -> str:
