@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ablation import chunk
 from capture import bridge, gpt2
-from measure import once, random_tokens, start, texts_parser
+from measure import alternate, random_tokens, ratio, start, texts_parser
 
 from experiments.components import edit_at, places
 from experiments.metrics import get_metric
@@ -44,19 +44,21 @@ def theirs(peer, clean, corrupted):
 
 
 def main():
-    given = texts_parser(__doc__, texts=4, length=16).parse_args()
+    parser = texts_parser(__doc__, texts=4, length=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
     start()
     clean, corrupted = random_tokens(2 * given.texts, given.length).chunk(2)
     model, peer = gpt2(), bridge(gpt2())
-    seconds, found = once(
-        lambda: (model(clean), peer(clean)),
-        ours=lambda: ours(model, clean, corrupted),
-        peer=lambda: theirs(peer, clean, corrupted),
-    )
+    with torch.no_grad():
+        found = [ours(model, clean, corrupted), theirs(peer, clean, corrupted)]
+        taken = alternate(
+            given.repeats, ours=lambda: ours(model, clean, corrupted), peer=lambda: theirs(peer, clean, corrupted)
+        )
     print(
-        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {seconds['peer']:.1f} s, ours "
-        f"{seconds['ours']:.1f} s: {seconds['peer'] / seconds['ours']:.2f}x; largest difference "
-        f"{np.abs(found['ours'] - found['peer']).max():.1e}"
+        f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {np.median(taken['peer']):.1f} s, ours "
+        f"{np.median(taken['ours']):.1f} s: {ratio(taken['peer'], taken['ours'])}; largest difference "
+        f"{np.abs(found[0] - found[1]).max():.1e}"
     )
 
 

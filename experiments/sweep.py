@@ -93,19 +93,41 @@ class Sweep:
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
         self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
-        self.clean = self._value(self.resume.logits)[0].double().cpu().numpy()
+        self.clean = self._value(self.resume.logits)[0]
 
-    def effects(self, parts: Sequence[tuple[Component, Edit]]) -> Float[np.ndarray, "components prompts"]:
+    def effects(
+        self, parts: Sequence[tuple[Component, Edit]], advance: Callable[[int], object] = lambda _: None
+    ) -> Float[np.ndarray, "components prompts"]:
         """Metric with the edit minus metric without, for each component on its own.
+
+        Args:
+            advance: called with the number of components that are done, now and then.
 
         Raises:
             MetricError: a value that is not finite.
         """
         values = np.empty((len(parts), len(self.clean)))
+        ends: list[tuple[list[int], Tensor]] = []  # what is read of each pack, projected to the vocabulary together
+
+        def project() -> None:
+            if ends:
+                some = [i for pack, _ in ends for i in pack]
+                with torch.no_grad():
+                    values[some] = self._value(self.resume.finish(torch.cat([read for _, read in ends])))
+                ends.clear()
+
         for layer, name in sorted({(component.layer, component.site.name) for component, _ in parts}):
             mine = [i for i, (component, _) in enumerate(parts) if component.site.name == name]
             for some, start in self._packs(mine, parts):
-                values[some] = self._packed(layer, [parts[i] for i in some], start) - self.clean
+                if self.resume.exact:
+                    if sum(len(pack) for pack, _ in ends) + len(some) > self._by_reads():
+                        project()
+                    ends.append((some, self._packed(layer, [parts[i] for i in some], start, False)))
+                else:
+                    values[some] = self._value(self._packed(layer, [parts[i] for i in some], start, True))
+                advance(len(some))
+        project()
+        values -= self.clean
         if not np.isfinite(values).all():
             at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
             raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
@@ -124,14 +146,17 @@ class Sweep:
 
     def _copies(self) -> int:
         """How many copies of the batch run together."""
-        by_tokens = self.tokens // self.chunk.batch.input_ids.numel()
-        by_reads = READ_BYTES // (4 * self.resume.logits.numel())
-        return max(1, min(by_tokens, by_reads))
+        return max(1, min(self.tokens // self.chunk.batch.input_ids.numel(), self._by_reads()))
+
+    def _by_reads(self) -> int:
+        """How many copies of the batch are projected to the vocabulary together."""
+        return READ_BYTES // (4 * self.resume.logits.numel())
 
     @torch.no_grad()
     def _packed(
-        self, layer: int, parts: Sequence[tuple[Component, Edit]], start: int
-    ) -> Float[np.ndarray, "copies prompts"]:
+        self, layer: int, parts: Sequence[tuple[Component, Edit]], start: int, finish: bool
+    ) -> Float[Tensor, "*reads d"]:
+        """Logits of the copies at the positions that are read, or what `Resume.finish` makes them of."""
         size, mask = self.resume.batch, self.chunk.batch.attention_mask
         needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
 
@@ -145,16 +170,17 @@ class Sweep:
             return out
 
         site = Site(parts[0][0].site.name)
+        if not needs:
+            self.resume.share(layer, site.part)
         together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
             copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
-            logits = self.resume.run(layer, copies, start=start)
-        return self._value(logits).double().cpu().numpy()
+            return self.resume.run(layer, copies, start=start, edited=site.part, finish=finish)
 
-    def _value(self, logits: Tensor) -> Float[Tensor, "copies prompts"]:
+    def _value(self, logits: Tensor) -> Float[np.ndarray, "copies prompts"]:
         clean = self.resume.logits
-        return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads)
+        return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads).double().cpu().numpy()
 
 
 def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> Float[np.ndarray, " prompts"]:
@@ -205,13 +231,9 @@ def sweep_all(
             saved = folder.cell(cell)
             if saved is None:
                 sweep, edit_of = Sweep(grid.subject, grid.metric, chunk), grid.edits_for(number)
-                saved = {"clean": sweep.clean.tolist(), "effects": [[]] * len(parts)}
-                for layer in sorted({part.layer for part in parts}):
-                    mine = [i for i, part in enumerate(parts) if part.layer == layer]
-                    found = sweep.effects([(parts[i], edit_at(parts[i], edit_of(parts[i]))) for i in mine])
-                    for i, values in zip(mine, found.tolist(), strict=True):
-                        saved["effects"][i] = values
-                    bars.advance(bar, len(mine))
+                edited = [(part, edit_at(part, edit_of(part))) for part in parts]
+                found = sweep.effects(edited, lambda n: bars.advance(bar, n))
+                saved = {"clean": sweep.clean.tolist(), "effects": found.tolist()}
                 folder.save_cell(cell, saved)
             else:
                 bars.advance(bar, len(parts))

@@ -8,6 +8,7 @@ it is used, and that earlier positions do not change, on a disturbed one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import warnings
@@ -20,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hooks.anatomy import anatomy
+from hooks.prefix import Prefix, causal_mask, is_rows, late
+from hooks.shortcuts import is_free, only_positions, padded, parts_of, run_once
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest logit, between the parts' logits and the model's."""
@@ -76,7 +79,9 @@ class Resume:
         self.n_layers = anatomy(model).n_layers
         paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
         self._blocks = [model.get_submodule(path) for path in paths]
+        self._parts = [parts_of(model, places, layer) for layer in range(self.n_layers)]
         self._stop = self.n_layers if readout is None else readout.layer + 1
+        self._shared: dict[str, bool] = {}
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         takes = inspect.signature(self._blocks[0].forward).parameters.values()
         self._named = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -91,6 +96,7 @@ class Resume:
             self.logits = self._read(whole)
             self._finish = self._tail(self._read(self._end))
         self.exact = self._finish is not None
+        self._few = self.exact and self._reads_few()
 
     def residual(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
         """The recorded input of a block."""
@@ -123,12 +129,18 @@ class Resume:
         residual: Float[Tensor, "copies pos d_model"],
         order: Sequence[int] | None = None,
         start: int = 0,
+        edited: str = "",
+        finish: bool = True,
     ) -> Float[Tensor, "*read vocab"]:
         """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``.
 
         Args:
             order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped or shuffled.
             start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded.
+            edited: the part of block ``layer`` that an intervention around this call edits first, such as ``attn.hook_z``,
+                where all copies of ``residual`` are equal: what stands before it in the block runs on one of them.
+            finish: False gives the residual stream that `finish` turns into logits, for several calls together; only
+                where the parts are `exact`.
 
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
@@ -149,41 +161,108 @@ class Resume:
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
             raise ValueError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
+        last = self._stop - 1
         for at in range(layer, self._stop) if order is None else order:
-            residual = self.block(at, residual, start)
+            plain = order is not None
+            once = edited if at == layer and not (plain or start) and copies > 1 and self._shared.get(edited) else ""
+            few = at == last and not plain and self._few and is_free(self._blocks[at], self._parts[at])
+            residual = self._block(at, residual, start, once, few)
         if not start:
-            return self._finish(self._read(residual, copies))
-        if self.positions is None:
-            before = self.logits[:, :start].repeat(copies, 1, 1)
-            return torch.cat([before, self._finish(residual)], dim=1)
-        logits, late = self.logits.repeat(copies, 1), self.positions[:, 1] >= start
-        where = late.repeat(copies).to(logits.device)
-        logits[where] = self._finish(self._read(residual, copies, self.positions[late] - torch.tensor([0, start])))
-        return logits
+            read = self._read(residual, copies)
+        elif self.positions is None:
+            read = torch.cat([self._end[:, :start].repeat(copies, 1, 1), residual], dim=1)
+        else:
+            read, behind = self._read(self._end).repeat(copies, 1), self.positions[:, 1] >= start
+            where = behind.repeat(copies).to(read.device)
+            read[where] = self._read(residual, copies, self.positions[behind] - torch.tensor([0, start]))
+        return self._finish(read) if finish else read
+
+    def finish(self, residual: Float[Tensor, "read d_model"]) -> Float[Tensor, "read vocab"]:
+        """Logits of what `run` gave with ``finish=False``."""
+        if self._finish is None:
+            raise ValueError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
+        return self._finish(residual)
+
+    def _given(self, layer: int, copies: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What a block was called with beside the residual stream, for so many copies."""
+        args, kwargs = self._calls[layer]
+        more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
+        return self._repeat(args[1:], copies), more
 
     def block(
         self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0
     ) -> Float[Tensor, "copies pos d_model"]:
         """One block on another input, from position ``start`` on, everything else as it was recorded."""
+        return self._block(layer, residual, start)
+
+    def _block(self, layer: int, residual: Tensor, start: int = 0, edited: str = "", few: bool = False) -> Tensor:
+        """`block`, with what stands before ``edited`` run once, and only the positions that are read behind its attention."""
         copies = len(residual) // self.batch
         args, kwargs = self._calls[layer]
         more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
         rest = self._repeat(args[1:], copies)
-        if start:
-            length = self.residual(layer).shape[1]
-            rest = _late(rest, start, length)
-            more = {k: v if k == "attention_mask" and _is_rows(v) else _late(v, start, length) for k, v in more.items()}
-            if more.get("attention_mask") is None:
-                more["attention_mask"] = _causal_mask(residual, start, length)
-            more[self._cache or ""] = _Prefix(self._before(layer), start, copies)
-        out = self._blocks[layer](residual, *rest, **more)
+        with contextlib.ExitStack() as stack:
+            if edited:
+                one = {id(value): kwargs[name] for name, value in more.items()}
+                one |= {id(value): args[1 + i] for i, value in enumerate(rest)}
+                at = self.model.get_submodule(anatomy(self.model).places[f"blocks.{layer}.{edited}"].path)
+                stack.enter_context(run_once(self._parts[layer], edited, at, self.batch, copies, one))
+            if few:
+                positions = (self._table - start).clamp(min=0).repeat(copies, 1)
+                stack.enter_context(only_positions(self._parts[layer], positions))
+            if start:
+                length = self.residual(layer).shape[1]
+                rest = late(rest, start, length)
+                more = {
+                    k: v if k == "attention_mask" and is_rows(v) else late(v, start, length) for k, v in more.items()
+                }
+                if more.get("attention_mask") is None:
+                    more["attention_mask"] = causal_mask(residual, start, length)
+                more[self._cache or ""] = Prefix(self._before(layer), start, copies)
+            out = self._blocks[layer](residual, *rest, **more)
         return out if isinstance(out, Tensor) else out[0]
+
+    @functools.cached_property
+    def _table(self) -> Int[Tensor, "batch p"]:
+        """The positions that are read in each text."""
+        rows: list[list[int]] = [[] for _ in range(self.batch)]
+        for text, at in sorted({*map(tuple, [] if self.positions is None else self.positions.tolist())}):
+            rows[text].append(at)
+        return padded(rows)
+
+    def share(self, layer: int, edited: str) -> bool:
+        """Whether `run` may compute what stands before ``edited`` in its first block once for all copies.
+
+        Measured on two copies of what was recorded, the first time a part is asked for; call it outside the intervention.
+        """
+        if edited not in self._shared:
+            self._shared[edited] = self._same(layer, self.residual(layer).repeat(2, 1, 1), edited, False)
+        return self._shared[edited]
+
+    def _reads_few(self) -> bool:
+        """Whether the last block may leave out positions: few are read, and the recorded values come out the same."""
+        last = self._stop - 1
+        if self.positions is None or 2 * self._table.shape[1] > self.residual(0).shape[1]:
+            return False
+        return is_free(self._blocks[last], self._parts[last]) and self._same(last, self.residual(last), "", True)
+
+    def _same(self, layer: int, residual: Tensor, edited: str, few: bool) -> bool:
+        copies = len(residual) // self.batch
+        known = (self.residual(layer + 1) if layer + 1 < self._stop else self._end).repeat(copies, 1, 1)
+        with torch.no_grad():
+            try:
+                found = self._block(layer, residual, 0, edited, few)
+            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+                return False  # the block puts its parts together in a way of its own
+            if few:
+                known, found = self._read(known, copies), self._read(found, copies)
+            return float((known - found).abs().max()) <= TOLERANCE * float(known.abs().max())
 
     def _before(self, layer: int) -> tuple[Tensor, Tensor]:
         """The recorded keys and values of a block, ``batch head pos d_head`` each."""
         if layer not in self._held:
             args, kwargs = self._calls[layer]
-            recorder = _Prefix()
+            recorder = Prefix()
             self._blocks[layer](*args, **{**kwargs, self._cache or "": recorder})
             self._held[layer] = recorder.held
         return self._held[layer]
@@ -291,52 +370,3 @@ def language_head(
         return cap * torch.tanh(logits / cap) if cap else logits
 
     return head
-
-
-class _Prefix:
-    """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
-
-    def __init__(self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1) -> None:
-        self._held, self._start, self._copies = held, start, copies
-
-    @property
-    def held(self) -> tuple[Tensor, Tensor]:
-        if self._held is None:
-            raise ValueError("expected a block that updates its cache")
-        return self._held
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keys and values of all positions."""
-        if self._held is None:
-            self._held = keys, values
-            return keys, values
-        before = [held[:, :, : self._start].repeat(self._copies, 1, 1, 1) for held in self._held]
-        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
-
-    def get_seq_length(self, *_: Any) -> int:
-        """Positions that are held."""
-        return self._start
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 2
-
-
-def _late(value: Any, start: int, length: int) -> Any:
-    """What is given by position, from ``start`` on: masks by query, rotary tables, position ids."""
-    if isinstance(value, tuple | list):
-        return type(value)(_late(v, start, length) for v in value)
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 4 and value.shape[-2:] == (length, length):
-        return value[:, :, start:]
-    if value.ndim == 3 and value.shape[1] == length:
-        return value[:, start:]
-    return value[..., start:] if value.ndim in (1, 2) and value.shape[-1] == length else value
-
-
-def _causal_mask(residual: Tensor, start: int, length: int) -> Float[Tensor, "1 1 query key"]:
-    """0 where a query may look, the type's lowest number elsewhere."""
-    query, key = torch.arange(start, length)[:, None], torch.arange(length)[None, :]
-    mask = torch.zeros(1, 1, length - start, length, dtype=residual.dtype, device=residual.device)
-    return mask.masked_fill((key > query).to(residual.device), torch.finfo(residual.dtype).min)

@@ -3,8 +3,9 @@
 import pytest
 import tiny
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from hooks import Resume, edits, intervene
+from hooks import Resume, Site, capture, edits, intervene, sites
 
 IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_seed(0))
 MASK = torch.ones_like(IDS)
@@ -109,3 +110,53 @@ def test_bad_use_is_one_clear_line():
         clean.run(0, clean.residual(0), order=[0, 2])
     with pytest.raises(ValueError, match="gives no logits: expected a language model with its head"):
         Resume(tiny.model("gpt2").transformer, {"input_ids": IDS})
+
+
+def work(run):
+    """Floating-point operations, and the result."""
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        result = run()
+    return count.get_total_flops(), result
+
+
+PARTS = ("attn.hook_z", "hook_attn_out", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_copies_share_what_stands_before_the_edit(name):
+    model = tiny.model(name)
+    clean = Resume(model, {"input_ids": IDS, "attention_mask": MASK}, positions=LAST)
+    shared = set()
+    for site in (f"blocks.{layer}.{part}" for layer in range(clean.n_layers) for part in PARTS):
+        if site in sites(model):
+            shared |= {site.partition(".")[2].partition(".")[2]} if _is_shared(model, clean, Site(site)) else set()
+    # Bloom adds the residual stream within its attention and its MLP, where all copies of it are needed.
+    assert shared >= ({"mlp.hook_pre"} if name == "bloom" else {"attn.hook_z", "mlp.hook_post"})
+
+
+def _is_shared(model, clean, site):
+    """Whether less work gave the same logits, with an edit that differs from copy to copy."""
+    clean.share(site.layer, site.part)
+    noise = torch.randn(4 * 3, generator=torch.Generator().manual_seed(site.layer))
+    copies = clean.residual(site.layer).repeat(4, 1, 1)
+    with intervene(model, {site: lambda value: value + noise.view(-1, *[1] * (value.ndim - 1))}):
+        whole, expected = work(lambda: clean.run(site.layer, copies))
+        less, found = work(lambda: clean.run(site.layer, copies, edited=site.part))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert less <= whole
+    return less < whole
+
+
+def test_positions_that_nobody_reads_are_left_out_of_the_last_block_but_where_somebody_looks():
+    model = tiny.model("llama")
+    inputs = {"input_ids": IDS, "attention_mask": MASK}
+    few, all_of_them = Resume(model, inputs, positions=LAST), Resume(model, inputs)
+    last = few.n_layers - 1
+    less, found = work(lambda: few.run(last, few.residual(last)))
+    whole, expected = work(lambda: all_of_them.run(last, few.residual(last)))
+    torch.testing.assert_close(found, expected[torch.arange(3), LAST])
+    assert less < 0.6 * whole
+    with capture(model, f"blocks.{last}.mlp.hook_post") as acts:
+        more, _ = work(lambda: few.run(last, few.residual(last)))
+    assert more > less
+    assert bool((acts[f"blocks.{last}.mlp.hook_post"] != 0).any(-1).all())

@@ -1,0 +1,58 @@
+"""A forward that starts within the text: recorded keys and values of what stands before, and what else is given by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Prefix:
+    """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
+
+    def __init__(self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1) -> None:
+        self._held, self._start, self._copies = held, start, copies
+
+    @property
+    def held(self) -> tuple[Tensor, Tensor]:
+        if self._held is None:
+            raise ValueError("expected a block that updates its cache")
+        return self._held
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions."""
+        if self._held is None:
+            self._held = keys, values
+            return keys, values
+        before = [held[:, :, : self._start].repeat(self._copies, 1, 1, 1) for held in self._held]
+        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Positions that are held."""
+        return self._start
+
+
+def is_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2
+
+
+def late(value: Any, start: int, length: int) -> Any:
+    """What is given by position, from ``start`` on: masks by query, rotary tables, position ids."""
+    if isinstance(value, tuple | list):
+        return type(value)(late(v, start, length) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 4 and value.shape[-2:] == (length, length):
+        return value[:, :, start:]
+    if value.ndim == 3 and value.shape[1] == length:
+        return value[:, start:]
+    return value[..., start:] if value.ndim in (1, 2) and value.shape[-1] == length else value
+
+
+def causal_mask(residual: Tensor, start: int, length: int) -> Float[Tensor, "1 1 query key"]:
+    """0 where a query may look, the type's lowest number elsewhere."""
+    query, key = torch.arange(start, length)[:, None], torch.arange(length)[None, :]
+    mask = torch.zeros(1, 1, length - start, length, dtype=residual.dtype, device=residual.device)
+    return mask.masked_fill((key > query).to(residual.device), torch.finfo(residual.dtype).min)
