@@ -107,6 +107,11 @@ class ProbeConfig(RunConfig):
     site: str = option("what to read at every layer: a site's name or a glob", "hook_resid_post")
     limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    sentence_pooling: str = option(
+        "a sentence's vector: the mean over its words', or that of its first (CLS, BOS) or last token",
+        "mean",
+        choices=("mean", "first", "last"),
+    )
     l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)

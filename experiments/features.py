@@ -45,6 +45,16 @@ class Layout:
         return cls(encoded, spans)
 
     @classmethod
+    def of_sentences(cls, subject: Subject, sentences: Sequence[Sentence], last: bool) -> Layout:
+        """Tokenize the sentences; each has one row: its first token, such as CLS or BOS, or the last that is of a word."""
+        words = cls.of(subject, sentences)
+        spans: list[list[slice | None]] = []
+        for line in words.spans:
+            ends = [span.stop for span in line if span is not None]
+            spans.append([None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)])
+        return cls(words.encoded, spans)
+
+    @classmethod
     def of_tokens(cls, subject: Subject, texts: Sequence[str | Sentence]) -> Layout:
         """Tokenize texts; each token is a row."""
         encoded = subject.encode([s if isinstance(s, str) else s.text for s in texts])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from experiments.subject import Subject
 from experiments.summary import summarise
 from experiments.tasks import Part, Split
 from experiments.trees import TOGETHER
-from experiments.view import EMBEDDING, PLAIN, View, build_views
+from experiments.view import EMBEDDING, PLAIN, SentencePooling, View, build_views
 from hooks import ActivationStore
 from probes.fit import Fit
 from probes.solver import MAX_COLUMNS
@@ -76,7 +76,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     if (finished := this.open(subject, hashes)) is not None:
         return finished
 
-    views = build_views(subject, splits, properties, config.seed)
+    views = build_views(subject, splits, properties, config.seed, cast(SentencePooling, config.sentence_pooling))
     for view in views:
         for task in view.tasks:
             if task.n_dropped:

@@ -94,7 +94,9 @@ def build_task(
     for split in SPLITS:
         parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split])
         if prop.balance:
-            parts[split] = balanced(parts[split], prop.balance == "length")
+            whole = splits[split].sentences
+            lengths = [len(whole[i].words) for i in parts[split].clusters] if prop.balance == "length" else None
+            parts[split] = balanced(parts[split], lengths)
         dropped += lost
     for split in SPLITS:
         if not len(parts[split]):
@@ -155,14 +157,14 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
     return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
 
 
-def balanced(part: Part, by_length: bool) -> Part:
-    """As many items of every class, the first ones; with ``by_length`` within each band of lengths.
+def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
+    """As many items of every class, the first ones; with the items' ``lengths`` within each band of them.
 
     A class with less than a tenth of the mean class's items is left out, so that one stray label does not empty a band.
     """
     groups: dict[Any, dict[Any, list[int]]] = {}
-    for i, (rows, kind) in enumerate(zip(part.rows, part.labels, strict=True)):
-        groups.setdefault(band(len(rows)) if by_length else "", {}).setdefault(kind, []).append(i)
+    for i, kind in enumerate(part.labels):
+        groups.setdefault("" if lengths is None else band(lengths[i]), {}).setdefault(kind, []).append(i)
     kept: list[int] = []
     for length, classes in groups.items():
         mean = sum(map(len, classes.values())) / len(classes)

@@ -15,7 +15,7 @@ from experiments.features import Layout
 from experiments.report.words import layer_label
 from experiments.tasks import Split
 from probes.evaluation import ClusterBootstrap
-from probes.structural import depth_scores, distance_scores, structural_many, tree_edges, tree_roots
+from probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
 
 TOGETHER = 8
 """Layers that are trained in one model, and held in memory at a time."""
@@ -132,11 +132,11 @@ def tree_scores(
         "uuas": edges.value,
         "uuas_low": edges.low,
         "uuas_high": edges.high,
-        "distance_spearman": distance_scores(distances, test.heads, test.counted)["distance_spearman"],
+        "distance_spearman": distance_spearman(distances, test.heads),
         "root_accuracy": root.value,
         "root_low": root.low,
         "root_high": root.high,
-        "depth_spearman": depth_scores(depths, test.heads, test.counted)["depth_spearman"],
+        "depth_spearman": depth_spearman(depths, test.heads),
         "n": len(test.heads),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from experiments.corpus import Corpus
 from experiments.features import Layout
@@ -14,6 +15,10 @@ from experiments.tasks import SPLITS, Split, Task, build_task, rewritten
 EMBEDDING = "blocks.0.hook_resid_pre"
 PLAIN = "text"
 """The view of the text as it is."""
+SENTENCES = "sentences"
+"""The view that has one row a sentence."""
+
+SentencePooling = Literal["mean", "first", "last"]
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,34 @@ class View:
         return _offsets(self.layouts)
 
 
-def build_views(subject: Subject, splits: dict[Split, Corpus], properties: Sequence[Property], seed: int) -> list[View]:
-    """Group the properties by the text that the model must see, and read their tasks."""
+def build_views(
+    subject: Subject,
+    splits: dict[Split, Corpus],
+    properties: Sequence[Property],
+    seed: int,
+    sentence_pooling: SentencePooling = "mean",
+) -> list[View]:
+    """Group the properties by the text that the model must see and the rows that it must give, and read their tasks.
+
+    Args:
+        sentence_pooling: a sentence's vector: the mean over its words', or that of its ``first`` or ``last`` token.
+    """
     groups: dict[str, list[Property]] = {}
     for prop in properties:
-        groups.setdefault(prop.name if prop.rewrite else "", []).append(prop)
+        single = prop.level == "sentence" and sentence_pooling != "mean"
+        groups.setdefault(prop.name if prop.rewrite else SENTENCES if single else "", []).append(prop)
     views = []
     for name, group in groups.items():
         seen: dict[Split, Corpus] = {
             split: rewritten(corpus, group[0], seed + i) for i, (split, corpus) in enumerate(splits.items())
         }
-        layouts: dict[Split, Layout] = {split: Layout.of(subject, corpus.sentences) for split, corpus in seen.items()}
+        single = group[0].level == "sentence" and sentence_pooling != "mean"
+        layouts: dict[Split, Layout] = {
+            split: Layout.of_sentences(subject, corpus.sentences, sentence_pooling == "last")
+            if single
+            else Layout.of(subject, corpus.sentences)
+            for split, corpus in seen.items()
+        }
         whole = Layout([e for s in SPLITS for e in layouts[s].encoded], [p for s in SPLITS for p in layouts[s].spans])
         tasks = tuple(build_task(prop, seen, layouts, _offsets(layouts)) for prop in group)
         views.append(View(name or PLAIN, seen, layouts, whole, tasks))

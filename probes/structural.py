@@ -228,16 +228,23 @@ def distance_scores(
         counted: words that take part in UUAS; the published code leaves punctuation out.
 
     Returns:
-        ``uuas``, over all gold edges; ``distance_spearman``, for each word between its rows of predicted and gold distances,
-        averaged over the words of all sentences of a length, then over lengths 5 to 50.
+        ``uuas``, over all gold edges, and ``distance_spearman``.
     """
     right, total = tree_edges(predicted, heads, counted).sum(0)
+    return {"uuas": float(right / max(total, 1)), "distance_spearman": distance_spearman(predicted, heads)}
+
+
+def distance_spearman(predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequence[Sequence[int]]) -> float:
+    """For each word between its rows of predicted and gold distances, averaged by length, then over lengths 5 to 50.
+
+    The average of a length is over the words of all its sentences.
+    """
     by_length: dict[int, list[float]] = {}
     for found, tree in zip(predicted, heads, strict=True):
         if len(tree) in LENGTHS:
             rows = [_spearman(a, b) for a, b in zip(np.asarray(found), tree_distances(tree), strict=True)]
             by_length.setdefault(len(tree), []).extend(rows)
-    return {"uuas": float(right / max(total, 1)), "distance_spearman": _by_length(by_length)}
+    return _by_length(by_length)
 
 
 def tree_edges(
@@ -263,15 +270,19 @@ def depth_scores(
     """Scores of predicted depths.
 
     Returns:
-        ``root_accuracy``: the word of least depth (of those ``counted``) is the root; ``depth_spearman``: by sentence, averaged
-        by length, then over lengths 5 to 50.
+        ``root_accuracy``: the word of least depth (of those ``counted``) is the root; and ``depth_spearman``.
     """
+    roots = tree_roots(predicted, heads, counted)
+    return {"root_accuracy": float(np.nanmean(roots)), "depth_spearman": depth_spearman(predicted, heads)}
+
+
+def depth_spearman(predicted: Sequence[Float[np.ndarray, " _"]], heads: Sequence[Sequence[int]]) -> float:
+    """Between predicted and gold depths of a sentence, averaged by length, then over lengths 5 to 50."""
     by_length: dict[int, list[float]] = {}
     for found, tree in zip(predicted, heads, strict=True):
         if len(tree) in LENGTHS:
             by_length.setdefault(len(tree), []).append(_spearman(np.asarray(found), tree_depths(tree)))
-    roots = tree_roots(predicted, heads, counted)
-    return {"root_accuracy": float(np.nanmean(roots)), "depth_spearman": _by_length(by_length)}
+    return _by_length(by_length)
 
 
 def tree_roots(

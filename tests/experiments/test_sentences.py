@@ -6,13 +6,18 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.corpus import Corpus, CorpusError, read_conllu
 from experiments.demo import demo_paths
-from experiments.properties import PROPERTIES
+from experiments.features import extract
+from experiments.properties import PROPERTIES, get_property
 from experiments.senteval import read_senteval
 from experiments.splits import read_splits
+from experiments.subject import load
 from experiments.tasks import Part, balanced, rewritten
+from experiments.view import build_views
+from hooks import ActivationStore, capture
 
 COORDINATED = """# text = The dog sleeps, but she reads a book.
 1\tThe\tthe\tDET\tDT\t_\t2\tdet\t_\t_
@@ -109,7 +114,7 @@ def test_classes_are_as_frequent_within_each_band_of_lengths():
     labels[0] = "stray"
     rows = [tuple(range(n)) for n in lengths]
     part = Part(rows, labels, ["w"] * 600, np.arange(600), np.full(600, -1))
-    kept = balanced(part, by_length=True)
+    kept = balanced(part, lengths.tolist())
     for low, high in ((5, 8), (9, 12), (13, 16), (17, 20), (21, 25), (26, 28)):
         there = [y for r, y in zip(kept.rows, kept.labels, strict=True) if low <= len(r) <= high]
         assert there.count("long") == there.count("short") > 0
@@ -138,3 +143,26 @@ def test_rewritten_sentences_of_a_real_treebank_stay_whole(ud):
         shares = Counter(s.label for s in new)
         assert 0.35 < shares["original"] / len(new) < 0.65
         assert all(s.text[w.start : w.end] == w.form for s in new for w in s.words if len(w.form) == w.end - w.start)
+
+
+def test_a_sentences_vector_may_be_that_of_its_first_or_last_token(tmp_path):
+    paths = demo_paths()
+    subject = load(paths.model, body_only=True)
+    whole = read_conllu(paths.dev, limit=60)
+    splits = {name: Corpus(whole.sentences[at : at + 20], whole.path, whole.sha256)
+              for at, name in ((0, "train"), (20, "dev"), (40, "test"))}  # fmt: skip
+    depth, shift = (get_property(name, splits["train"]) for name in ("tree_depth", "bigram_shift"))
+    site = "blocks.1.hook_resid_post"
+    for pooling, place in (("first", 0), ("last", -1)):
+        views = build_views(subject, splits, [depth, shift, get_property("upos", splits["train"])], 0, pooling)
+        assert [view.name for view in views] == ["sentences", "bigram_shift", "text"]
+        for number, view in enumerate(views[:2]):
+            store = ActivationStore(tmp_path / f"{pooling}-{number}", {})
+            extract(subject, view.layout, [site], store, batch_tokens=64)
+            found = view.tasks[0].vectors(store.read(site), "test")
+            for vector, sentence in zip(found, view.splits["test"], strict=True):
+                ids = torch.tensor([subject.encode([sentence.text])[0].ids])
+                with torch.no_grad(), capture(subject.model, site) as acts:
+                    subject.model(ids)
+                torch.testing.assert_close(vector, acts[site][0, place], rtol=1e-4, atol=1e-5)
+    assert build_views(subject, splits, [depth], 0)[0].layout.n_rows == sum(len(s.words) for s in whole.sentences)
