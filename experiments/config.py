@@ -359,6 +359,11 @@ class AttendConfig(RunConfig):
     prompts: Path | None = option("or texts without annotation, JSONL with prompt", None, metavar="FILE")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N")
     effects: Path | None = option("a finished ablation of heads, to set beside what they look at", None, metavar="DIR")
+    checkpoints: Path | None = option(
+        "a folder of models of one training run, named by their step: how each head comes to look where it looks",
+        None,
+        metavar="DIR",
+    )
     show: int = option("texts whose patterns the page shows", 6, metavar="N")
     flow: bool = option("also attention flow through all layers, for the texts that are shown", False)
     batch_tokens: int = option("tokens of the texts that share a batch", 4096)

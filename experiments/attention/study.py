@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from experiments import screen
 from experiments.attention.arcs import OFFSETS, WordRoles, WordTotals
+from experiments.attention.checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
 from experiments.attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
 from experiments.attention.joined import disagreement, read_effects
 from experiments.attention.names import roles
@@ -23,6 +24,7 @@ from experiments.config import AttendConfig
 from experiments.corpus import Sentence, Word, read_conllu
 from experiments.features import Layout
 from experiments.forecast import pass_seconds
+from experiments.loading import hash_files
 from experiments.prompts import read_prompts
 from experiments.records import component_name
 from experiments.results import RunError, file_sha256
@@ -46,6 +48,8 @@ def run(config: AttendConfig) -> dict[str, Any]:
     hashes = {str(config.source): file_sha256(config.source)}
     if config.effects:
         hashes["effects"] = file_sha256(config.effects / "results.json")
+    checkpoints = find_checkpoints(config.checkpoints) if config.checkpoints else []
+    hashes |= {path.name: hash_files(sorted(path.glob("*.safetensors"))) for _, path in checkpoints}
     if (finished := this.open(subject, hashes)) is not None:
         return finished
 
@@ -82,6 +86,14 @@ def run(config: AttendConfig) -> dict[str, Any]:
         "findings": findings(records, found, statistics),
         "notes": _notes(config, layout, statistics, len(sentences)),
     }
+    if checkpoints:
+        with screen.progress() as bars:
+            bar = bars.add_task("checkpoints", total=len(checkpoints))
+            results["checkpoints"] = over_checkpoints(
+                subject, checkpoints, layout.encoded, groups, this.folder,
+                seed=config.seed, batch_tokens=config.batch_tokens, advance=lambda: bars.advance(bar),
+            )  # fmt: skip
+        results["findings"].append({"property": "checkpoints", "text": checkpoint_finding(results["checkpoints"])})
     if effects:
         apart = {**disagreement(records), **measured}
         results["effects"] = apart

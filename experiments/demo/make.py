@@ -11,6 +11,9 @@ import os
 import time
 from pathlib import Path
 
+STEPS = (0, 25, 50, 75, 100, 150, 200, 300, 400, 600)
+"""Steps at which ``--checkpoints`` saves the model."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Write corpus, minimal pairs, tokenizer and model."""
@@ -19,6 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sentences", type=int, default=80_000, help="training sentences")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    parser.add_argument(
+        "--checkpoints", type=Path, help="only save the model at its first steps there, for `attend --checkpoints`"
+    )
     parser.add_argument("--corpus-only", action="store_true", help="leave the model alone")
     chosen = parser.parse_args(arguments)
 
@@ -43,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = train.train_tokenizer(texts[:50_000])
     rows, held_out_rows = train.encode(tokenizer, texts), train.encode(tokenizer, held_out)
     model = train.new_model(generate.SEED)
+    if chosen.checkpoints:
+        keep = {step: chosen.checkpoints / f"step-{step:05d}" for step in STEPS}
+        chosen.checkpoints.mkdir(parents=True, exist_ok=True)
+        log = chosen.checkpoints / "training.log"
+        train.train(model, rows, held_out_rows[:300], epochs=chosen.epochs, seed=generate.SEED, log=log, keep=keep)
+        return
     folder = chosen.out / "demo-llama"
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)

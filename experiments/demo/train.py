@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -112,8 +112,16 @@ def train(
     log: Path,
     peak_lr: float = 3e-3,
     tokens: int = 1024,
+    keep: Mapping[int, Path] | None = None,
 ) -> None:
-    """AdamW with a warm-up and a cosine decay, over `epochs` passes; writes the losses to `log`."""
+    """AdamW with a warm-up and a cosine decay, over `epochs` passes; writes the losses to `log`.
+
+    Args:
+        keep: where the model is saved after so many steps; training ends after the last of them.
+    """
+    keep = keep or {}
+    if 0 in keep:
+        model.save_pretrained(keep[0])
     generator = torch.Generator().manual_seed(seed)
     # About: how rows fall into batches depends on their order.
     steps = epochs * sum(1 for _ in batches(rows, tokens, torch.Generator().manual_seed(0)))
@@ -143,6 +151,10 @@ def train(
                 optimizer.zero_grad()
                 running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
                 step += 1
+                if step in keep:
+                    model.save_pretrained(keep[step])
+                    if step == max(keep):
+                        return
                 if step % 100 == 0:
                     line = f"step {step} of about {steps}  {running:.4f} nats/token  "
                     if step % 500 == 0:

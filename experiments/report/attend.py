@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -49,6 +50,8 @@ def attend_page(results: Mapping[str, Any]) -> Page:
     if records:
         sections += [look_section(results, records, data), heads_section(results, records)]
         sections.append(layers_section(results, data))
+    if checkpoints := results.get("checkpoints"):
+        sections.append(checkpoints_section(checkpoints, data))
     if relations := results.get("relations") or ():
         sections.append(relations_section(relations))
     if effects := results.get("effects"):
@@ -194,6 +197,54 @@ def layers_section(results: Mapping[str, Any], data: dict[str, Any]) -> Section:
         )
         pictures.append(Picture([change]))
     return Section("layers", "Layers", pictures, "", study=True)
+
+
+def checkpoints_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+    """Entropy and movement of heads over a training run: their mean, and the heads that end sharpest and most diffuse."""
+    steps = sorted({int(r["step"]) for r in records})
+    of = {(r["step"], r["layer"], r["index"]): r for r in records}
+    heads = sorted({(r["layer"], r["index"]) for r in records}, key=lambda h: float(of[steps[-1], *h]["entropy"]))
+    named = {head: component_name({**of[steps[-1], *head], "component": "heads"}) for head in (heads[0], heads[-1])}
+
+    def curves(field: str) -> list[Series]:
+        each = {head: [finite(of[step, *head].get(field)) for step in steps] for head in heads}
+        present = [[v for head in heads if (v := each[head][i]) is not None] for i in range(len(steps))]
+        means = [fmean(values) if values else None for values in present]
+        chosen = zip(("control", "random"), named.items(), strict=True)
+        return [
+            *(Series(name, kind, each[head]) for kind, (head, name) in chosen),
+            Series("mean of heads", "score", means),
+        ]
+
+    common: dict[str, Any] = {
+        "labels": [str(s) for s in steps],
+        "names": [f"step {s}" for s in steps],
+        "x_title": "step",
+    }
+    pictures = []
+    for field, title, y_title, caption in (
+        ("entropy", "Entropy over training", "entropy", "1 is looking everywhere alike: a head that stays there has learned nothing yet."),
+        ("change", "Movement over training", "change", "Squared Hellinger distance of each token's attention to the checkpoint before."),
+    ):  # fmt: skip
+        made = curves(field)
+        words = "; ".join(f"step {s} {number(v)}" for s, v in zip(steps, made[-1].values, strict=True) if v is not None)
+        pictures.append(
+            Picture(
+                [
+                    lines(
+                        f"checkpoints-{field}",
+                        made,
+                        data,
+                        title=title,
+                        y_title=y_title,
+                        caption=caption,
+                        words=words,
+                        **common,
+                    )
+                ]
+            )
+        )
+    return Section("checkpoints", "Training", pictures, "", study=True)
 
 
 def relations_section(relations: Sequence[Mapping[str, Any]]) -> Section:

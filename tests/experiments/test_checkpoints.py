@@ -1,0 +1,102 @@
+"""Heads over a training run: a head whose queries are 0 looks everywhere alike, and movement is what two plain forwards differ by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from experiments import cli
+from experiments.corpus import read_conllu
+from experiments.demo import demo_paths
+from experiments.subject import load
+
+PATHS = demo_paths()
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Step 1: the head L1H2 asks nothing; step 2 the demo model; step 3 the same again."""
+    folder = tmp_path_factory.mktemp("steps")
+    model = AutoModelForCausalLM.from_pretrained(PATHS.model)
+    width = model.model.layers[1].self_attn.head_dim
+    for step in (2, 3):
+        model.save_pretrained(folder / f"step-{step}")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[2 * width : 3 * width] = 0
+    model.save_pretrained(folder / "step-1")
+    return folder
+
+
+def command(out: Path, folder: Path) -> list[str]:
+    given = [
+        "attend",
+        "--model",
+        PATHS.model,
+        "--corpus",
+        PATHS.dev,
+        "--limit",
+        30,
+        "--checkpoints",
+        folder,
+        "--out",
+        out,
+    ]
+    return [str(word) for word in given]
+
+
+def patterns(folder: Path) -> list[torch.Tensor]:
+    """L1H2's attention over each sentence, by transformers' own eager attention."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    subject = load(PATHS.model)
+    texts = [s.text for s in read_conllu(PATHS.dev, limit=30).sentences]
+    with torch.no_grad():
+        return [model(torch.tensor([e.ids]), output_attentions=True).attentions[1][0, 2] for e in subject.encode(texts)]
+
+
+def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(tmp_path: Path, steps: Path) -> None:
+    assert cli.main(command(tmp_path / "run", steps)) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    of = {(r["step"], r["layer"], r["index"]): r for r in found["checkpoints"]}
+    assert of[1, 1, 2]["entropy"] == pytest.approx(1, abs=1e-6)
+    assert of[2, 1, 2]["entropy"] < 0.9
+    assert of[1, 1, 2]["change"] is None
+    assert of[2, 0, 0]["change"] == pytest.approx(0, abs=1e-6)  # a layer before the one that differs
+    assert all(of[3, layer, head]["change"] == pytest.approx(0, abs=1e-6) for layer in range(5) for head in range(4))
+    before, after = patterns(steps / "step-1"), patterns(steps / "step-2")
+    moved = torch.cat(
+        [1 - (a.sqrt() * b.sqrt()).sum(-1)[1:] for a, b in zip(before, after, strict=True)]
+    )  # BOS is left out
+    assert of[2, 1, 2]["change"] == pytest.approx(float(moved.mean()), rel=1e-4)
+    assert "L1H2" not in found["findings"][-1]["text"].partition("first")[0]
+    text = next(f["text"] for f in found["findings"] if f["property"] == "checkpoints")
+    assert "1 at step 1, 0 at step 2, 0 at step 3" in text
+    assert 'id="checkpoints"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments.attention import checkpoints
+
+    real, calls = checkpoints.load, []
+
+    def third_stops(path: Path, **more: object) -> object:
+        calls.append(path.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(path, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints, "load", third_stops)
+    assert cli.main(command(tmp_path / "cut", steps)) == 130
+    assert cli.main(command(tmp_path / "cut", steps)) == 0
+    assert calls == ["step-1", "step-2", "step-3", "step-2", "step-3"]  # step 2 again, for step 3 to be compared with
+    assert cli.main(command(tmp_path / "whole", steps)) == 0
+    cut, whole = (json.loads((tmp_path / n / "results.json").read_text())["checkpoints"] for n in ("cut", "whole"))
+    assert cut == whole
+
+
+def test_bad_folders_are_one_line(tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(tmp_path / "run", tmp_path)) == 2
+    assert "expected at least two folders with a model" in capsys.readouterr().err
