@@ -154,7 +154,9 @@ def _of_tokens(
         part = Part(encoded.ids, units.tokens, (int(places[0, 1]) + back,), back, (0,), (0,), (1.0,))
         token = int(clean_logits(endpoint, _trimmed(part)).argmax())
         measure = target.measure or "log-probability"
-        name = f"{_shown(measure)} of {subject.token(token)!r}, the model's own {'next' if back else 'masked'} token"
+        name = (
+            f"{_shown(measure)} of {_spelled(subject, token)!r}, the model's own {'next' if back else 'masked'} token"
+        )
         parts = (_trimmed(replace(part, classes=(token,))),)
         return Question(subject, text, units, parts, endpoint, name, measure, units.notes)
     both = target.wrong is not None
@@ -179,6 +181,12 @@ def _of_tokens(
             "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there",
         )
     return Question(subject, text, units, tuple(parts), endpoint, f"{_shown(measure)} of {answers}", measure, notes)
+
+
+def _spelled(subject: Subject, token: int) -> str:
+    """A token as it stands in a text, or, where it is part of a character, as the tokenizer spells it."""
+    text = subject.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return subject.token(token) if "\ufffd" in text or not text.strip() else text
 
 
 def _part(

@@ -71,7 +71,9 @@ def words_section(records: Sequence[Record], items: Sequence[int], examples: Map
         folded += [
             Text([f"{r['method']}: {line}" for line in _rules(r)]) for r in mine if (r.get("more") or {}).get("rules")
         ]
-        folded += [parts_table(r, item) for r in mine if r.get("inner")]
+        for record in (r for r in mine if r.get("inner")):
+            table = parts_table(record, item)
+            folded += [Text([f"{table.caption}:"]), table]
         parts.append(Fold(f"Scores of {plural(len(first['units']), 'unit')}", folded))
         parts += example_parts(examples.get(item) or {}, first, item)
     if len(items) > SHOWN:
@@ -160,7 +162,9 @@ def parts_table(record: Record, item: int) -> Table:
     caption = f"{record['method']} at {more.get('site')}, part by part" + (
         f"; {left} more are in results.json" if left else ""
     )
-    columns = [Column("unit", False), *(Column(name, hint=f"in {record['unit']}") for name in names)]
+    # Heads or neurons of one site are told apart by their number, sites by their name.
+    short = [name.rpartition("[")[2].rstrip("]") if name.startswith(f"{more.get('site')}[") else name for name in names]
+    columns = [Column("unit", False), *(Column(name, hint=f"in {record['unit']}") for name in short)]
     return Table(f"parts-{item}-{record['method']}", caption, columns, rows, tall=True, copy=True)
 
 

@@ -110,6 +110,8 @@ def test_words_have_a_ground_as_strong_as_their_scores() -> None:
         (["--text", TEXT, "--method", "ig", "--site", "blocks.9.hook_z"], "no site"),
         (["--text", " ".join(["dog"] * 200)], "longer than the model's"),
         (["--text", TEXT, "--probe", "none.safetensors"], "no such file"),
+        (["--text", TEXT, "--proposals", str(demo_paths().model)], "expected a masked language model"),
+        (["--text", TEXT, "--method", "hidden-out"], "hidden-out is of a site"),
     ],
 )
 def test_bad_input_is_one_line(more: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from experiments.attribution import AttributionError, Game, Scorer, Target, ask, attribute
 from experiments.attribution.faithfulness import RADIUS, sensitivity
+from experiments.report.attribute import parts_table
 from experiments.subject import Subject
 from hooks import Anatomy, capture, edits, intervene
 from hooks.anatomy import Place
@@ -59,6 +60,16 @@ def test_a_head_is_put_out_at_a_word_alone(subject: Subject) -> None:
         np.abs(found.scores[:-1]).max() < 1e-6 < abs(found.scores[-1])
     )  # at the last block only the last position is read
     assert found.cost.forwards == 1 + 1 + 7 * 5
+
+
+def test_the_page_has_a_column_for_each_head_and_a_row_for_all_at_once(subject: Subject) -> None:
+    found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.1.attn.hook_z")
+    table = parts_table(found.to_json(), 0)
+    assert [column.name for column in table.columns] == ["unit", "0", "1", "2", "3"]
+    assert [row[0].text for row in table.rows] == [*TEXT.split(), "all at once"]
+    assert table.rows[-1][3].sort == found.more["whole"]["blocks.1.attn.hook_z[2]"]
+    several = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out")
+    assert parts_table(several.to_json(), 0).columns[1].name == "blocks.0.hook_mlp_out"
 
 
 def test_neurons_that_are_chosen_and_several_layers(subject: Subject) -> None:
