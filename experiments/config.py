@@ -328,8 +328,10 @@ class AttributeConfig(RunConfig):
     )
     samples: int | None = option("changed texts of methods that draw (default: each method's own)", None, metavar="N")
     steps: int = option("of integrated gradients, doubled until complete", 50)
-    baseline: str = option(
-        "where gradients are integrated from", "zero", choices=("zero", "pad", "mask", "mean", "sampled")
+    baseline: str | None = option(
+        "where gradients are integrated from (default: the mean embedding, at a site zero)",
+        None,
+        choices=("zero", "pad", "mask", "mean", "sampled"),
     )
     site: str | None = option("where gradients are taken (default: the embedding), or what hidden-out puts out", None)
     hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")

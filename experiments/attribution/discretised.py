@@ -61,7 +61,7 @@ def discretised(scorer: Scorer, options: Options) -> Found:
 
     found, figures = each_part(scorer, options, method)
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [f"{options.steps} steps between words to {options.baseline}: completeness gap {share:.1%} of the change"]
+    notes = [f"{options.steps} steps between words to {options.start}: completeness gap {share:.1%} of the change"]
     if share > GAP:
         notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%}: more steps (--steps) make it smaller")
     more = {**figures, "gap_share": share, "steps": options.steps}

@@ -197,7 +197,7 @@ def _own_positions(slope: Slope, x: Tensor) -> Tensor:
 
 def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws pos *site"]:
     """Where paths begin."""
-    subject, kind = slope.question.subject, options.baseline
+    subject, kind = slope.question.subject, options.start
     model: Any = subject.model
     if slope.site.name != EMBED and kind != "zero":
         raise AttributionError(f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero")
@@ -261,7 +261,7 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 
     found, figures = each_part(scorer, options, method)
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [f"integrated from {options.baseline} in {max(used)} steps: completeness gap {share:.2%} of the change"]
+    notes = [f"integrated from {options.start} in {max(used)} steps: completeness gap {share:.2%} of the change"]
     if share > GAP:
         notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%} after {max(used)} steps: the scores are unreliable")
     found = Found(found.scores, found.value, baseline=figures.pop("baseline"), inner=found.inner)
@@ -278,7 +278,7 @@ def conductance(scorer: Scorer, options: Options) -> Found:
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
         path = Slope(scorer, slope.part, Site(EMBED))
         x = path.clean()
-        (start,) = baselines(path, x, Options(baseline="zero" if options.baseline == "sampled" else options.baseline))
+        (start,) = baselines(path, x, Options(baseline=None if options.baseline == "sampled" else options.baseline))
         along = start + torch.linspace(0, 1, used + 1).to(x).view(-1, *[1] * x.ndim) * (x - start)
         values, slopes = _at_site(path, along, slope.site)
         shares = ((slopes[1:] + slopes[:-1]) / 2 * values.diff(dim=0)).sum(0)

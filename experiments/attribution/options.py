@@ -21,7 +21,7 @@ class Options:
             noisy copies of SmoothGrad (50).
         features: LIME keeps so many units, as published; 0 keeps all.
         steps: of integrated gradients, doubled until complete.
-        baseline: where gradients are integrated from: zero, pad, mask, mean, sampled.
+        baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
         noise: SmoothGrad's standard deviation, as a share of the input's range.
         site: where gradients are taken; by default the embedding. For hidden-out what is put out, one or several.
         hidden: what hidden-out puts in a site's place: zero, shuffle, layer:N.
@@ -36,9 +36,14 @@ class Options:
     samples: int | None = None
     features: int = 10
     steps: int = 50
-    baseline: str = "zero"
+    baseline: str | None = None
     noise: float = 0.15
     site: SiteLike | None = None
     hidden: str = "zero"
     rule: str = "epsilon"
     seed: int = 0
+
+    @property
+    def start(self) -> str:
+        """Where gradients are integrated from."""
+        return self.baseline or ("mean" if self.site is None else "zero")

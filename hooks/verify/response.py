@@ -246,12 +246,11 @@ def gradients(exam: Exam) -> Iterator[Finding]:
                 yield exam.cannot(site, "a router may choose other experts within a finite difference")
             else:
                 yield exam.within(site, error, SLOPE, why)
-    for site in exam.acts:
-        if site not in found.directions and site not in found.unchanged:
-            if has_experts(exam.model):
-                yield exam.cannot(site, "a router may choose other experts within a finite difference")
-            else:
-                yield from _whole_gradient(exam, site, step, why)
+    outside = [site for site in exam.acts if site not in found.directions and site not in found.unchanged]
+    if has_experts(exam.model):
+        yield from (exam.cannot(s, "a router may choose other experts within a finite difference") for s in outside)
+    elif outside:
+        yield from _whole_gradients(exam, outside, step, why)
 
 
 def _slope_error(gradient: Tensor, direction: Tensor, difference: float) -> tuple[float, float]:
@@ -292,16 +291,16 @@ def _block_gradients(exam: Exam, inside: list[str], weights: dict[str, Tensor]) 
     return found
 
 
-def _whole_gradient(exam: Exam, site: str, step: float, why: str) -> Iterator[Finding]:
+def _whole_gradients(exam: Exam, sites: list[str], step: float, why: str) -> Iterator[Finding]:
     """The same through the whole model, for sites outside the blocks and raw module paths."""
-    weight, direction = noise(exam.plain, 3, 1.0), noise(exam.acts[site], 5, 1.0)
-    gradient: Any = None
-    with torch.enable_grad(), capture(exam.model, site, grad=True) as acts:
-        gradient = acts.gradients((exam.run() * weight).sum())[site]
-    ends = []
-    for sign in (1, -1):
-        by = sign * step * direction
-        with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x, by=by: x + by)}):
-            ends.append(exam.run().double())
-    difference = float((weight.double() * (ends[0] - ends[1])).sum()) / (2 * step)
-    yield exam.within(site, _slope_error(gradient, direction, difference)[0], SLOPE, why)
+    weight, gradients = noise(exam.plain, 3, 1.0), {}
+    with torch.enable_grad(), capture(exam.model, *sites, grad=True) as acts:
+        gradients = acts.gradients((exam.run() * weight).sum())
+    for site in sites:
+        ends, direction = [], noise(exam.acts[site], 5, 1.0)
+        for sign in (1, -1):
+            by = sign * step * direction
+            with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x, by=by: x + by)}):
+                ends.append(exam.run().double())
+        difference = float((weight.double() * (ends[0] - ends[1])).sum()) / (2 * step)
+        yield exam.within(site, _slope_error(gradients[site], direction, difference)[0], SLOPE, why)

@@ -97,7 +97,7 @@ def padding(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", "its body gives no last_hidden_state to find its position ids by")
         return
     exam.padding = known
-    rows = [ids[i, : ids.shape[1] - 2 * i].tolist() for i in range(min(exam.batch, 3))]
+    rows = [ids[i, : ids.shape[1] - 2 * i].tolist() for i in range(min(exam.batch, 2))]
     rest = {k: v for k, v in exam.inputs.items() if k in ("decoder_input_ids",)}
     alone = [
         exam.watch({"input_ids": torch.tensor([row]), **{k: v[i : i + 1] for k, v in rest.items()}})
