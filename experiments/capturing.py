@@ -112,9 +112,10 @@ def run(config: CaptureConfig) -> dict[str, Any]:
         "bytes": store.size(),
         "tokens_per_second": None if begun else round(met["tokens"] / seconds),
     }
+    top = max(records, key=lambda r: r["largest"])
     text = (
         f"{end.rows:,} {source.unit}s of {end.texts:,} texts at {len(places)} sites: {held['bytes'] / 1e9:.2f} GB in "
-        f"{store.folder}"
+        f"{store.folder}. The largest value is {top['largest']:.4g}, at {top['site']}."
     )
     findings = [{"property": "store", "text": text}]
     return this.finish(

@@ -65,8 +65,8 @@ def finding(verdict: Verdict) -> str:
     counts = Counter(f.status for f in verdict)
     wrong = f"WRONG: {verdict.line()}" if verdict.wrong else "nothing is WRONG"
     return (
-        f"{len(verdict.checks())} checks, {len(verdict):,} findings in {verdict.seconds:.1f} s: {counts['OK']:,} OK, "
-        f"{counts['UNSUPPORTED']} UNSUPPORTED; {wrong}."
+        f"{len(verdict.checks())} checks, {len(verdict):,} findings in {verdict.seconds:.1f} s: {counts['OK']:,} OK, within "
+        f"their bounds; {counts['UNSUPPORTED']} UNSUPPORTED, not to be had or not to be checked here; {wrong}."
     )
 
 

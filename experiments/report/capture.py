@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .parts import Cell, Column, Page, Section, Stats, Table
+from .charts import Series
+from .depths import KINDS as COLOURS
+from .lines import lines
+from .parts import Cell, Column, Page, Picture, Section, Stats, Table
 from .provenance import model_name
-from .words import count, finite, number, plural
+from .words import count, family, finite, number, plural
 
 ABOUT = (
     "A row is a word or a token, with one vector at each site. Shards are safetensors files: read them with "
@@ -20,6 +23,7 @@ def capture_page(results: Mapping[str, Any]) -> Page:
     about = results.get("provenance") or {}
     records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
     first = records[0] if records else {}
+    data: dict[str, Any] = {"charts": {}}
     return Page(
         title=f"Activations of {model_name(about)}",
         kicker="layerscope capture",
@@ -29,11 +33,12 @@ def capture_page(results: Mapping[str, Any]) -> Page:
             *([str(about["finished"])[:10]] if about.get("finished") else []),
         ],
         findings=[("store", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=[_store(records, results)] if records else [],
+        sections=[_store(records, results, data)] if records else [],
+        data=data,
     )
 
 
-def _store(records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> Section:
+def _store(records: Sequence[Mapping[str, Any]], results: Mapping[str, Any], data: dict[str, Any]) -> Section:
     store = results.get("store") or {}
     items = [
         ("rows", count(store.get("rows")), f"of {count(store.get('texts'))} texts"),
@@ -56,4 +61,34 @@ def _store(records: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> 
         for r in records
     ]
     table = Table("sites-table", "Every site in the store", columns, rows, copy=True)
-    return Section("store", "Store", [Stats(items), table], ABOUT, study=True)
+    return Section("store", "Store", [Stats(items), *_largest(records, data), table], ABOUT, study=True)
+
+
+def _largest(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> list[Picture]:
+    """The largest value of every layer, a curve for each kind of site: where massive activations begin."""
+    layers = sorted({int(r["layer"]) for r in records if finite(r.get("layer")) is not None})
+    found: dict[str, dict[int, float | None]] = {}
+    for r in records:
+        if finite(r.get("layer")) is not None:
+            found.setdefault(family(str(r.get("site"))), {})[int(r["layer"])] = finite(r.get("largest"))
+    if len(layers) < 2:
+        return []
+    series = [
+        Series(name, COLOURS[i % len(COLOURS)], [at.get(layer) for layer in layers], points=True)
+        for i, (name, at) in enumerate(found.items())
+    ]
+    labels = [str(layer) for layer in layers]
+    words = "; ".join(f"{s.name}: {', '.join(number(v, 2) for v in s.values)}" for s in series)
+    drawing = lines(
+        "largest",
+        series,
+        data,
+        labels=labels,
+        names=[f"block {label}" for label in labels],
+        title="Largest absolute value of every layer",
+        y_title="largest absolute value",
+        x_title="block",
+        caption="A value far above the others of its curve is a massive activation: standardise with care.",
+        words=words,
+    )
+    return [Picture([drawing])]

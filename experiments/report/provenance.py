@@ -25,7 +25,7 @@ BADGES = {
 def model_name(provenance: Mapping[str, Any]) -> str:
     """The model's name: a hub id with its owner, a folder's own name (the one above it if that is just "model")."""
     name = str((provenance.get("model") or {}).get("name") or "a model")
-    if not name.startswith(("/", ".", "~")):
+    if not name.startswith(("/", ".", "~")) and name.count("/") < 2:
         return name
     path = Path(name)
     return (path.parent.name if path.name == "model" else path.name) or name

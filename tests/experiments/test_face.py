@@ -204,6 +204,17 @@ def test_results_are_a_table_a_picture_and_a_page(run, tmp_path):
             Results.load(where)
 
 
+def test_report_makes_a_page_again_or_of_several_runs(run, tmp_path, capsys):
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert cli.main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text() == before
+    assert cli.main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+    assert "2 runs side by side" in (tmp_path / "both.html").read_text()
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "expected a finished run's folder" in capsys.readouterr().err
+
+
 def test_every_command_is_a_function_of_its_options():
     for name, command in COMMANDS.items():
         function = getattr(experiments, name)

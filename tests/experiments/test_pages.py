@@ -1,0 +1,186 @@
+"""Every kind of page in headless Chromium: no error, nothing wider than the page, tables that sort, keys that work."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import made_up
+import pytest
+from browser import CHROMIUM, Browser
+
+from experiments.report import render_report
+from experiments.report.compared import compared_page, names
+from experiments.report.curves import PALETTE
+from experiments.report.page import KINDS, rendered
+
+EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>&"\''
+
+
+def side_by_side(evil=""):
+    """Two probing runs of models of different depth, and an ablation."""
+    runs = [made_up.make_results(7), made_up.make_results(13), made_up.make_ablation(evil=evil)]
+    runs[1]["provenance"]["model"]["name"] = f"org/deeper{evil}"
+    return runs
+
+
+def page_of(make):
+    """From a made-up run to its page."""
+    return lambda evil="": render_report(make(evil=evil))
+
+
+PAGES = {
+    name.removeprefix("make_"): page_of(getattr(made_up, name)) for name in made_up.__all__ if name != "make_results"
+}
+PAGES |= {
+    "results": lambda evil="": render_report(made_up.make_results(7, (f"upos{evil}", "deprel"))),
+    "side by side": lambda evil="": rendered(compared_page(side_by_side(evil))),
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH")
+    one = Browser()
+    yield one
+    one.close()
+
+
+def opened(browser, tmp_path, text, width=1200):
+    path = tmp_path / "page.html"
+    path.write_text(text, encoding="utf-8")
+    browser.open(path, width)
+    assert browser.errors == []
+    assert browser.evaluate("document.documentElement.dataset.ready") == "true"
+    assert browser.evaluate("document.documentElement.dataset.error === undefined")
+
+
+def test_every_kind_has_a_made_up_page():
+    made = {getattr(made_up, name)()["kind"] for name in made_up.__all__}
+    assert made == set(KINDS)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_without_errors_and_fits(name, browser, tmp_path):
+    for evil, width in (("", 1200), ("", 400), (EVIL, 400)):
+        text = PAGES[name](evil)
+        assert len(text.encode()) < 6_000_000
+        opened(browser, tmp_path, text, width)
+        wide = browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, (width, evil)
+    # what must be there on every page, seen by the browser
+    assert browser.evaluate("document.querySelector('h1').textContent.length > 5")
+    ids = browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    closing = ["caveats", "provenance"] if name == "side by side" else ["controls", "caveats", "provenance", "again"]
+    assert ids[0] == "findings"
+    assert ids[-len(closing) :] == closing
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["results", "ablation", "side by side"])
+def test_every_table_sorts_by_every_column_both_ways(name, browser, tmp_path):
+    opened(browser, tmp_path, PAGES[name]())
+    columns = browser.evaluate(
+        """[...document.querySelectorAll("table[data-sortable]")].flatMap((table) => {
+          const key = (row, i) => row.cells[i].dataset.s ?? row.cells[i].textContent;
+          return [...table.tHead.rows[0].cells].flatMap((head, i) => [0, 1].map(() => {
+            head.querySelector("button").click();
+            return [head.getAttribute("aria-sort"), [...table.tBodies[0].rows].map((row) => key(row, i))];
+          }));
+        })"""
+    )
+    assert len(columns) > 20
+    compared = 0
+    for direction, keys in columns:
+        values = [float(k.replace(",", "")) for k in keys if re.fullmatch(r"-?[\d,.]+(e-?\d+)?", k)]
+        if len(values) < 2 or len(values) != sum(k not in ("", "–") for k in keys):
+            continue
+        pairs = list(itertools.pairwise(values if direction == "ascending" else values[::-1]))
+        assert all(a <= b for a, b in pairs), keys
+        compared += any(a < b for a, b in pairs)
+    assert compared > 5
+
+
+@pytest.mark.browser
+def test_keys_reach_what_the_pointer_reaches(browser, tmp_path):
+    opened(browser, tmp_path, PAGES["results"]())
+    browser.press("Tab")
+    assert browser.evaluate("document.activeElement.className") == "skip"
+    chart = "document.querySelector('.chart')"
+    browser.evaluate(f"{chart}.focus()")
+    browser.press("End")
+    assert browser.evaluate(f"{chart}.getAttribute('aria-valuenow')") == "6"
+    assert "5" in browser.evaluate(f"{chart}.getAttribute('aria-valuetext')")
+    assert not browser.evaluate("document.querySelector('#tip').hidden")
+    browser.press("Escape")
+    assert browser.evaluate("document.querySelector('#tip').hidden")
+    browser.evaluate("document.querySelector('#overview-table thead button').focus()")
+    browser.press("Enter")
+    assert (
+        browser.evaluate("document.querySelector('#overview-table thead th').getAttribute('aria-sort')") == "ascending"
+    )
+
+
+@pytest.mark.browser
+def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
+    opened(browser, tmp_path, PAGES["attention"](EVIL))
+    assert "Layer 1, head 2" in browser.evaluate("document.querySelector('[data-role=head]').textContent")
+    assert browser.evaluate("document.querySelector('[data-role=sees]').textContent").startswith("a</script")
+    opened(browser, tmp_path, PAGES["ablation"]())  # the strongest head's pattern stands there before any click
+    assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate("document.body.textContent")
+    titles = browser.evaluate("[...document.querySelectorAll('title')].map(t => t.textContent)")
+    assert titles.count(" b looks at  a: 0.20") == 1
+
+
+@pytest.mark.browser
+def test_on_paper_there_is_neither_a_menu_nor_a_cut_table(browser, tmp_path):
+    opened(browser, tmp_path, PAGES["results"]())
+    browser.do("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert browser.evaluate(
+            "[...document.querySelectorAll('.frame')].every(f => getComputedStyle(f).maxHeight === 'none')"
+        )
+        assert browser.evaluate("getComputedStyle(document.body).color") == "rgb(28, 33, 41)"
+    finally:
+        browser.do("Emulation.setEmulatedMedia", media="")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_its_background(mode):
+    """4.5:1: names and curves' labels on paper, ink on every tint, badges on theirs."""
+    pairs = [(name, "paper") for name in ("ink", "quiet", "score", "f1", "control", "random", "plain")]
+    pairs += [("ink", tint) for tint in ("wash", "choice", "good", "warn", "mark")]
+    pairs += [("control", "warn"), ("f1", "good"), ("quiet", "wash"), ("score", "choice")]
+    for text, background in pairs:
+        a, b = sorted((luminance(PALETTE[text][mode]), luminance(PALETTE[background][mode])), reverse=True)
+        assert (a + 0.05) / (b + 0.05) >= 4.5, (text, background)
+
+
+def test_runs_are_named_by_what_tells_them_apart():
+    a, b = made_up.make_results(7), made_up.make_results(7)
+    b["provenance"]["config"]["site"] = "attn.hook_z"
+    assert names([a, b]) == ["all-MiniLM-L6-v2 (site hook_resid_post)", "all-MiniLM-L6-v2 (site attn.hook_z)"]
+    assert names([a, a]) == ["all-MiniLM-L6-v2 #1", "all-MiniLM-L6-v2 #2"]
+    assert names([a, made_up.make_ablation()]) == ["probe all-MiniLM-L6-v2", "ablate all-MiniLM-L6-v2"]
+
+
+def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
+    runs = side_by_side()
+    section = next(s for s in compared_page(runs).sections if s.title == "upos")
+    for run, row in zip(runs, section.parts[1].rows, strict=False):
+        mine = [r for r in run["records"] if r["property"] == "upos"]
+        top = max(mine, key=lambda r: r["score"])
+        assert row[1].sort == top["score"]
+        assert float(row[3].sort) == pytest.approx(top["layer"] / max(r["layer"] for r in mine))
+    with pytest.raises(ValueError, match="at least one run"):
+        compared_page([])
