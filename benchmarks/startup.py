@@ -15,7 +15,9 @@ HOOKS = "import time, torch; start = time.perf_counter(); import hooks; print(ti
 
 def over_torch() -> float:
     """What importing hooks takes where torch is there already."""
-    return float(subprocess.run([sys.executable, "-c", HOOKS], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run([sys.executable, "-c", HOOKS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    )
 
 
 def wall(*words: str) -> float:
