@@ -38,7 +38,7 @@ def ask_page(results: Mapping[str, Any]) -> Page:
         kicker="layerscope ask",
         facts=[*filter(None, facts), *([finished] if finished else [])],
         findings=[
-            ("effects", "named words", unnamed(str(f.get("text", "")), "named words:"))
+            ("effects", "named words", unnamed(str(f.get("text", "")), "named words"))
             for f in results.get("findings") or ()
         ],
         sections=sections,

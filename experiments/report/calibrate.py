@@ -45,7 +45,7 @@ def calibrate_page(results: Mapping[str, Any]) -> Page:
         kicker="layerscope calibrate",
         facts=[fact for fact in (*facts, finished) if fact],
         findings=[
-            (anchors.get(name := str(f.get("property")), ""), name, unnamed(str(f.get("text", "")), f"{name}:"))
+            (anchors.get(name := str(f.get("property")), ""), name, unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()
         ],
         sections=sections,

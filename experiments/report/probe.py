@@ -89,7 +89,8 @@ def findings(results: Mapping[str, Any], studies: Sequence[Study]) -> list[tuple
 
 def unnamed(text: str, name: str) -> str:
     """The paragraph without the name that it opens with: the page sets the name in front, as a link."""
-    return text[len(name) :].lstrip() if name and text.startswith(f"{name} ") else text
+    opens = next((o for o in (f"{name}: ", f"{name} ") if name and text.startswith(o)), "")
+    return text.removeprefix(opens)
 
 
 def overview(studies: Sequence[Study]) -> Section:
