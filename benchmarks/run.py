@@ -1,0 +1,140 @@
+"""Run the benchmarks and write what they print into RESULTS.md.
+
+    python benchmarks/run.py [NAME ...] [--minilm FOLDER] [--smollm FILE] [--ud FOLDER]
+
+Without names all are run, minutes each; with names only those, and the others' results stay. A benchmark whose model or
+corpus is not given is left as it is. Each block of RESULTS.md is the output of its command, with the date and what a
+product of 2 x 2.4 GFLOP took just before and after it: where the two differ, the machine did other work meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from measure import machine
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A command, what it compares, and what is asked of it."""
+
+    what: str
+    asked: str
+    command: str
+
+
+BENCHMARKS = {
+    "capture": Benchmark(
+        "capture against the bare body's forward, and against TransformerBridge `run_with_cache`, GPT-2-small shape",
+        "at most 1.03x the bare forward; 1.3x faster than the bridge; under half its memory growth",
+        "capture.py",
+    ),
+    "study": Benchmark(
+        "the probing study (features and joint solves) against transformers and a scikit-learn loop, MiniLM, 3,000 sentences",
+        "solves 10x; whole study 8x",
+        "study.py --model {minilm} --ud {ud}",
+    ),
+    "heads-short": Benchmark(
+        "zero-ablating 144 heads, GPT-2-small shape, 1x16 tokens, against one bridge forward a head",
+        "8x",
+        "ablation.py --texts 1 --length 16",
+    ),
+    "heads": Benchmark("the same at 8x64 tokens", "4x", "ablation.py --texts 8 --length 64"),
+    "patching": Benchmark(
+        "patching resid_pre over 12 layers x 16 positions, 4 pairs, against TransformerLens `patching`",
+        "5x",
+        "patching.py",
+    ),
+    "neurons": Benchmark(
+        "36,864 neurons screened, the top 64 exact, in plain forwards of the same batch", "at most 60", "neurons.py"
+    ),
+    "leace": Benchmark("LEACE fit, 100,000 x 768, against concept-erasure", "no slower", "probes.py leace"),
+    "sparse": Benchmark(
+        "sweep of sparse probes against TransformerLens `sweep_sparse_probe`", "10x", "probes.py sparse"
+    ),
+    "code": Benchmark(
+        "online code of 7 layers x (1 task + 5 controls) against a scikit-learn loop over the same blocks",
+        "10x",
+        "probes.py code --model {minilm} --ud {ud}",
+    ),
+    "attention": Benchmark(
+        "statistics of all heads over a corpus, against the bare forward with eager attention",
+        "at most 1.5x",
+        "attention.py",
+    ),
+}
+
+
+def speed() -> str:
+    """Seconds of a float32 product of 2 x 2.4 GFLOP, three times."""
+    a, b = torch.randn(1000, 1200), torch.randn(1200, 1000)
+    taken = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        for _ in range(2):
+            a @ b
+        taken.append(time.perf_counter() - begun)
+    return ", ".join(f"{t:.3f}" for t in taken[1:])
+
+
+def measure(name: str, command: str) -> str:
+    """The block of one benchmark."""
+    one, before = BENCHMARKS[name], speed()
+    script, *rest = command.split()
+    done = subprocess.run([sys.executable, str(HERE / script), *rest], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{script} failed with {done.returncode}:\n{done.stderr[-2000:]}")
+    told = re.sub(r"(/[\w.-]+){3,}/", "", f"python benchmarks/{command}")
+    return (
+        f"## {name}\n\n{one.what[0].upper()}{one.what[1:]}. Asked: {one.asked}.\n\n```\n$ {told}\n{done.stdout.strip()}\n```\n\n"
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; the product took {before} s before and {speed()} s after."
+    )
+
+
+def blocks(text: str) -> dict[str, str]:
+    """Name -> block, of a RESULTS.md."""
+    parts = re.split(r"^(?=## )", text, flags=re.M)[1:]
+    return {part.splitlines()[0][3:].strip(): part.strip() for part in parts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--smollm", help="SmolLM2-135M, a GGUF file")
+    parser.add_argument("--ud", help="folder of UD English-EWT")
+    given = parser.parse_args()
+    unknown = sorted({*given.names} - {*BENCHMARKS})
+    if unknown:
+        parser.error(f"expected some of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
+    found = blocks(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    places = {"minilm": given.minilm, "smollm": given.smollm, "ud": given.ud}
+    for name in given.names or BENCHMARKS:
+        needed = re.findall(r"{(\w+)}", BENCHMARKS[name].command)
+        if missing := [place for place in needed if not places[place]]:
+            print(f"{name}: left as it is, needs --{' and --'.join(missing)}")
+            continue
+        print(f"{name} ...", flush=True)
+        found[name] = measure(name, BENCHMARKS[name].command.format(**places))
+        print(found[name], flush=True)
+        order = [n for n in BENCHMARKS if n in found] + [n for n in found if n not in BENCHMARKS]
+        head = (
+            "# Results\n\nWhat the benchmarks print, each run with both sides in one process "
+            f"(`python benchmarks/run.py`). The machine: {machine()}."
+        )
+        RESULTS.write_text("\n\n".join([head, *(found[n] for n in order)]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
