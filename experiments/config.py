@@ -116,6 +116,9 @@ class ProbeConfig(RunConfig):
     tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
+    seeds: int = option(
+        "repeat the study with this many seeds, other draws of sentences, splits and controls; the spread is told", 1
+    )
     code_length: bool = option("also the bits that the labels take, by online code, and the control tasks'", False)
     information: bool = option("also the bits that each layer tells of the labels beyond the embedding layer", False)
     scalar_mix: bool = option(

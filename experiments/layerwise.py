@@ -29,6 +29,7 @@ from experiments.properties import get_property
 from experiments.results import RunError, RunFolder, digest, free_bytes
 from experiments.run import Run
 from experiments.scoring import Cell, score_cell
+from experiments.seeds import over_seeds
 from experiments.splits import read_splits
 from experiments.stored import Features, stored
 from experiments.subject import Subject
@@ -109,6 +110,8 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     results["findings"] += across["findings"]
     results["notes"] += across["notes"]
     results["notes"] += [{"kind": "dropped" if "left out" in n or "dropped" in n else "info", "text": n} for n in notes]
+    if config.seeds > 1:
+        over_seeds(config, results, run)
     results = this.finish(
         results,
         data=[_describe(split, corpus, views[0]) for split, corpus in splits.items()],

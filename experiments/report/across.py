@@ -138,3 +138,36 @@ def _drawing(
             )
         ]
     )
+
+
+def seeds_section(records: Sequence[Record], layers: Mapping[str, str]) -> Section:
+    """The same study with other seeds: how far scores and best layers move.
+
+    Args:
+        layers: site -> what its layer is called.
+    """
+    columns = [
+        Column("property", False),
+        Column("seeds", hint="how often the study was run"),
+        Column("best layer by seed", False),
+        Column("score there", False),
+        Column("mean at this run's best"),
+        Column("its standard deviation"),
+        Column("of selectivity"),
+    ]
+    rows = [
+        [
+            Cell(str(r["property"]), head=True),
+            Cell(str(len(r["seeds"])), float(len(r["seeds"]))),
+            Cell(", ".join(layers.get(site, site) for site in r["best"])),
+            Cell(", ".join(number(v) for v in r["scores"])),
+            score_cell(r["mean"]),
+            Cell(number(r["sd"], 4), finite(r["sd"])),
+            Cell("not supported", tone="badge")
+            if r["sd_selectivity"] is None
+            else Cell(number(r["sd_selectivity"], 4), finite(r["sd_selectivity"])),
+        ]
+        for r in records
+    ]
+    caption = "Other draws of sentences and splits, other control tasks and random models"
+    return Section("seeds", "Other seeds", [Table("seeds-table", caption, columns, rows)], "", study=True)

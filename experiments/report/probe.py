@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .across import mixes_section, trees_section
+from .across import mixes_section, seeds_section, trees_section
 from .calibrated import calibration_parts
 from .curves import all_series, close_pictures, main_picture, readout, sparkline
 from .matrix import layer_matrix
@@ -28,7 +28,7 @@ from .parts import (
 from .provenance import model_name
 from .study import Study, gather
 from .tables import class_choice, layer_table, records_section, wrong_words
-from .words import ABSENT, count, finite, interval, listed, number, plural, signed
+from .words import ABSENT, count, finite, interval, layer_label, listed, number, plural, signed
 
 
 def probe_page(results: Mapping[str, Any]) -> Page:
@@ -42,6 +42,9 @@ def probe_page(results: Mapping[str, Any]) -> Page:
         sections.append(mixes_section(mixes, data))
     if trees := results.get("trees"):
         sections.append(trees_section(trees, data))
+    if seeds := results.get("seeds"):
+        places = {str(r["site"]): layer_label(r.get("layer"), str(r["site"])) for r in results.get("records") or ()}
+        sections.append(seeds_section(seeds, places))
     sections.append(records_section(results))
     names = list(dict.fromkeys(s.name for s in studies))
     what = listed(names) if 0 < len(names) <= 3 else plural(len(names), "property", "properties")

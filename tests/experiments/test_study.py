@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 import tiny
 
@@ -67,10 +68,15 @@ def config(folder, out, **more):
     return ProbeConfig(
         model=str(folder / "model"),
         corpus=folder / "train.conllu",
-        dev=folder / "dev.conllu",
-        test=folder / "test.conllu",
         out=out,
-        **{"property": ("upos", "head_direction"), "l2": (1.0, 100.0), "control_seeds": 2, **more},
+        **{
+            "dev": folder / "dev.conllu",
+            "test": folder / "test.conllu",
+            "property": ("upos", "head_direction"),
+            "l2": (1.0, 100.0),
+            "control_seeds": 2,
+            **more,
+        },
     )
 
 
@@ -295,3 +301,17 @@ def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert "All layers at once" in page
     assert "Syntax trees" in page
+
+
+def test_other_seeds_are_runs_of_their_own(folder, tmp_path):
+    small = {"control_seeds": 1, "random_models": 0, "property": ("upos",), "dev": None, "test": None}
+    found = layerwise.run(config(folder, tmp_path / "several", seeds=3, **small))
+    alone = [layerwise.run(config(folder, tmp_path / f"one-{seed}", seed=seed, **small)) for seed in (0, 1, 2)]
+    for i, record in enumerate(found["records"]):
+        assert record["score_seeds"] == [one["records"][i]["score"] for one in alone]
+        assert record["selectivity_seeds"] == [one["records"][i]["selectivity"] for one in alone]
+    (spread,) = found["seeds"]
+    top = found["records"][[r["site"] for r in found["records"]].index(spread["best"][0])]
+    assert spread["mean"] == pytest.approx(np.mean(top["score_seeds"]))
+    assert spread["sd"] == pytest.approx(np.std(top["score_seeds"], ddof=1))
+    assert 'id="seeds"' in (tmp_path / "several" / "report.html").read_text(encoding="utf-8")
