@@ -7,9 +7,9 @@ batch is a shard; interrupted, the next start continues with the batch that is m
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import torch
 from experiments import screen
 from experiments.config import CaptureConfig
 from experiments.corpus import Corpus, Sentence, read_conllu
-from experiments.features import WINDOW, Layout, extract_all, vector_sites, windows
+from experiments.engine import Engine, Local
+from experiments.features import WINDOW, End, Layout, Piece, Writer, pieces, sealed, vector_sites, windows
 from experiments.forecast import pass_seconds
 from experiments.memory import Need, as_bytes, site_widths
 from experiments.results import RunError, file_sha256
@@ -70,27 +71,12 @@ def run(config: CaptureConfig) -> dict[str, Any]:
     about = made_from(subject, source.unit, config.pooling)
     about |= {"data": texts, "sites": places, "batch_tokens": batch_tokens}
     store = ActivationStore(where, about, dtype=kind)
-    begun, mark, met = store.n_shards, time.perf_counter(), Counter[str]()
-
-    def layouts() -> Iterator[Layout]:
-        for window in windows(source.texts(), WINDOW):
-            layout = Layout.of(subject, window) if source.unit == "word" else Layout.of_tokens(subject, window)
-            need.check(layout, ram)
-            met.update(lost=layout.n_lost, cut=sum(e.cut is not None for e in layout.encoded), tokens=layout.n_tokens)
-            yield layout
-
+    begun, mark = store.n_shards, time.perf_counter()
+    reader = Reader(subject.without_model(), source, need, ram, batch_tokens)
     with screen.progress() as bars:
         bar = bars.add_task("texts", total=sum(d["sentences"] for d in source.data))
-        pooling: Any = config.pooling
-        end = extract_all(
-            subject,
-            layouts(),
-            places,
-            store,
-            pooling=pooling,
-            batch_tokens=batch_tokens,
-            advance=lambda n: bars.advance(bar, n),
-        )
+        written = _written(config, this.engine, subject, reader, places, store)
+        end = sealed(store, written, lambda n: bars.advance(bar, n))
     seconds = time.perf_counter() - mark
     records = [
         {
@@ -110,7 +96,7 @@ def run(config: CaptureConfig) -> dict[str, Any]:
         "texts": end.texts,
         "shards": end.shards,
         "bytes": store.size(),
-        "tokens_per_second": None if begun else round(met["tokens"] / seconds),
+        "tokens_per_second": None if begun else round(end.tokens / seconds),
     }
     top = max(records, key=lambda r: r["largest"])
     text = (
@@ -119,11 +105,57 @@ def run(config: CaptureConfig) -> dict[str, Any]:
     )
     findings = [{"property": "store", "text": text}]
     return this.finish(
-        {"records": records, "findings": findings, "notes": _notes(met, end.halved), "store": held},
+        {"records": records, "findings": findings, "notes": _notes(end), "store": held},
         data=source.data,
         timings={"capture": round(seconds, 1)},
         memory=plan,
     )
+
+
+def _written(
+    config: CaptureConfig, engine: Engine, subject: Subject, reader: Reader, places: list[str], store: ActivationStore
+) -> Iterator[End]:
+    """The shards, by this process's model or by one in each worker."""
+    pooling: Any = config.pooling
+    if isinstance(engine, Local):
+        return map(Writer(subject, places, store, pooling), reader())
+    theirs = ActivationStore(str(store.folder), store.about, dtype=getattr(torch, config.store_as), shared=True)
+    return engine.stream(reader, partial(_worker, config, places, theirs))
+
+
+def _worker(config: CaptureConfig, places: list[str], store: ActivationStore) -> Writer:
+    """A worker of an engine, with a model of its own."""
+    pooling: Any = config.pooling
+    return Writer(Run("capture", config).load(body_only=True), places, store, pooling, at_once=True)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """From the texts to the pieces that become shards, window by window; without a model.
+
+    Raises:
+        RunError: a text that ``ram`` does not suffice for.
+    """
+
+    subject: Subject
+    source: Source
+    need: Need
+    ram: int | None
+    batch_tokens: int
+
+    def __call__(self) -> Iterator[Piece]:
+        """The pieces, as they are needed."""
+        return pieces(self.subject, self._layouts(), self.batch_tokens)
+
+    def _layouts(self) -> Iterator[Layout]:
+        for window in windows(self.source.texts(), WINDOW):
+            layout = (
+                Layout.of(self.subject, window)
+                if self.source.unit == "word"
+                else Layout.of_tokens(self.subject, window)
+            )
+            self.need.check(layout, self.ram)
+            yield layout
 
 
 @dataclass(frozen=True)
@@ -210,11 +242,11 @@ def _check_room(config: CaptureConfig, there: ActivationStore, need: int) -> Non
         )
 
 
-def _notes(met: Counter[str], halved: int) -> list[dict[str, str]]:
+def _notes(end: End) -> list[dict[str, str]]:
     """What was cut, lost or halved."""
     said = [
-        ("warning", met["cut"], f"{met['cut']} texts are longer than the model takes: cut at their end"),
-        ("dropped", met["lost"], f"{met['lost']} words have no tokens (cut): no row"),
-        ("warning", halved, f"memory did not suffice for every batch: {halved} times one was halved"),
+        ("warning", end.cut, f"{end.cut} texts are longer than the model takes: cut at their end"),
+        ("dropped", end.lost, f"{end.lost} words have no tokens (cut): no row"),
+        ("warning", end.halved, f"memory did not suffice for every batch: {end.halved} times one was halved"),
     ]
     return [{"kind": kind, "text": text} for kind, count, text in said if count]

@@ -60,6 +60,31 @@ class CallConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where the work runs; no result depends on it."""
+
+    engine: str = option("here, or by workers of Ray", "local", decides=False, choices=("local", "ray"))
+    address: str | None = option(
+        "with --engine ray: a running cluster's (default: a Ray of its own, on this machine)",
+        None,
+        decides=False,
+        metavar="WHERE",
+    )
+    workers: int | None = option(
+        "with --engine ray: at most so many at a time (default: as many as fit)", None, decides=False, metavar="N"
+    )
+    num_cpus: int | None = option(
+        "with --engine ray: cores and threads of each worker (default: the threads of this process)",
+        None,
+        decides=False,
+        metavar="C",
+    )
+    num_gpus: float = option(
+        "with --engine ray: GPUs of each worker, or a share of one", 0.0, decides=False, metavar="G"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextsConfig(RunConfig):
     """What is measured, and on which texts."""
 
@@ -95,7 +120,7 @@ class EffectsConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(RunConfig):
+class ProbeConfig(RunConfig, EngineConfig):
     """A layer-wise probing study."""
 
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
@@ -132,11 +157,14 @@ class ProbeConfig(RunConfig):
         None,
         metavar="DIR",
     )
+    max_ram: str | None = option(
+        "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
+    )
     keep_features: bool = option("keep the features on disk when the run is done", False, decides=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateConfig(TextsConfig, EffectsConfig):
+class AblateConfig(TextsConfig, EffectsConfig, EngineConfig):
     """Every part of a kind ablated on its own."""
 
     component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
@@ -159,7 +187,7 @@ class AblateConfig(TextsConfig, EffectsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsageConfig(TextsConfig, EffectsConfig):
+class UsageConfig(TextsConfig, EffectsConfig, EngineConfig):
     """A property probed at every layer, erased there, and missed or not by the model."""
 
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
@@ -177,6 +205,9 @@ class UsageConfig(TextsConfig, EffectsConfig):
         "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
         None,
         metavar="DIR",
+    )
+    max_ram: str | None = option(
+        "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
     )
     null: int = option("random changes as large as the erasure to compare with", 5)
 
@@ -210,7 +241,7 @@ class NeuronsConfig(TextsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptureConfig(RunConfig):
+class CaptureConfig(RunConfig, EngineConfig):
     """Activations of a text, written to disk."""
 
     site: tuple[str, ...] = option("what is captured: names, globs, or shorthands of a block's (repeatable)")

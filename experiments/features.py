@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from itertools import accumulate, islice
 from typing import Any
@@ -93,6 +93,11 @@ class Layout:
         """How many tokens the model reads."""
         return sum(len(e) for e in self.encoded)
 
+    def of_texts(self, texts: Sequence[int]) -> Layout:
+        """The layout of some of the texts alone."""
+        words = None if self.words is None else [self.words[i] for i in texts]
+        return Layout([self.encoded[i] for i in texts], [self.spans[i] for i in texts], words)
+
     def index(self, texts: Sequence[int], row: int = 0, sentence: int = 0) -> Int[Tensor, "n 5"]:
         """What a store keeps of the rows of some texts: row, sentence, word and tokens (``hooks.store.COLUMNS``).
 
@@ -129,13 +134,83 @@ def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A batch on its way to be a shard: all that a worker needs beside the model.
+
+    Args:
+        index: what the store keeps of its rows.
+        batch: its rows are those of ``layout``, which holds these texts alone.
+    """
+
+    shard: int
+    index: Int[Tensor, "n 5"]
+    batch: Batch
+    layout: Layout
+
+
+def pieces(subject: Subject, layouts: Iterable[Layout], batch_tokens: int) -> Iterator[Piece]:
+    """The batches of one layout after the other, each layout forgotten when it is done."""
+    shard = row = text = 0
+    for layout in layouts:
+        for batch in subject.batches(layout.encoded, tokens=batch_tokens):
+            mine = replace(batch, rows=tuple(range(len(batch))))
+            yield Piece(shard, layout.index(batch.rows, row, text), mine, layout.of_texts(batch.rows))
+            shard += 1
+        row, text = row + layout.n_rows, text + len(layout.encoded)
+
+
+@dataclass(frozen=True)
 class End:
-    """Where a store stands: how many shards, rows and texts it has, and how many batches were halved for want of memory."""
+    """What was written, of a shard or of many.
+
+    Attributes:
+        texts, rows, tokens: how many.
+        lost: words without tokens.
+        cut: texts that are longer than the model takes.
+        halved: batches that were halved for want of memory.
+    """
 
     shards: int = 0
-    rows: int = 0
     texts: int = 0
+    rows: int = 0
+    tokens: int = 0
+    lost: int = 0
+    cut: int = 0
     halved: int = 0
+
+    def __add__(self, other: End) -> End:
+        return End(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Writer:
+    """From pieces to shards; a piece whose shard is in the store already is not run again.
+
+    Args:
+        at_once: a shard is on disk when its piece is done, as a worker's must be; else it is written while the next is made.
+    """
+
+    subject: Subject
+    places: Sequence[str]
+    store: ActivationStore
+    pooling: Pooling
+    at_once: bool = False
+
+    def __call__(self, piece: Piece) -> End:
+        """Write one; what was written.
+
+        Raises:
+            FeatureError: a NaN or infinite activation, with the site and the text where it is.
+            StoreError: a shard made from something else, another writer, or a disk without room.
+        """
+        parts, layout = 1, piece.layout
+        if not self.store.has(piece.shard):
+            values, parts = in_memory(self.subject, layout, piece.batch, self.places, self.pooling)
+            self.store.write(piece.shard, piece.index, values)
+        if self.at_once:
+            self.store.flush()
+        cut = sum(e.cut is not None for e in layout.encoded)
+        return End(1, len(layout.encoded), layout.n_rows, layout.n_tokens, layout.n_lost, cut, parts - 1)
 
 
 def extract(
@@ -151,42 +226,26 @@ def extract(
     """Run the model over the text and store each word's vector at each site.
 
     Batches are of similar length; the forward runs the body only and stops at the last site, while the batch before is
-    being written. A batch whose shard is already in the store is not run again, so an interrupted run continues.
+    being written. An interrupted run continues with the batch whose shard is missing.
 
     Args:
         advance: called with the number of texts done, for a progress bar.
 
     Raises:
-        FeatureError: a NaN or infinite activation, with the site and the text where it is.
-        StoreError: a shard made from something else, another writer, or a disk without room.
+        FeatureError, StoreError: see `Writer`.
     """
-    return extract_all(subject, [layout], places, store, pooling=pooling, batch_tokens=batch_tokens, advance=advance)
+    writer = Writer(subject, places, store, pooling)
+    return sealed(store, map(writer, pieces(subject, [layout], batch_tokens)), advance)
 
 
-def extract_all(
-    subject: Subject,
-    layouts: Iterable[Layout],
-    places: Sequence[str],
-    store: ActivationStore,
-    *,
-    pooling: Pooling = "mean",
-    batch_tokens: int = 4096,
-    advance: Callable[[int], None] = lambda rows: None,
-) -> End:
-    """`extract` of one layout after the other, each forgotten when it is done: for more text than memory holds."""
+def sealed(store: ActivationStore, written: Iterable[End], advance: Callable[[int], None] = lambda texts: None) -> End:
+    """Let all shards be written, by whoever writes them, and then say in the store how many there are."""
     end = End()
     with store:
-        for layout in layouts:
-            shard, halved = end.shards, end.halved
-            for batch in subject.batches(layout.encoded, tokens=batch_tokens):
-                if not store.has(shard):
-                    index = layout.index(batch.rows, end.rows, end.texts)
-                    values, parts = in_memory(subject, layout, batch, places, pooling)
-                    store.write(shard, index, values)
-                    halved += parts - 1
-                shard += 1
-                advance(len(batch))
-            end = End(shard, end.rows + layout.n_rows, end.texts + len(layout.encoded), halved)
+        store.claim()
+        for one in written:
+            advance(one.texts)
+            end += one
         store.seal(end.shards, end.rows)
     return end
 

@@ -7,15 +7,15 @@ control tasks, baselines and a random-weight model.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from experiments import forecast, screen
 from experiments.across import across_layers
@@ -23,6 +23,7 @@ from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
 from experiments.demo import demo_paths
 from experiments.features import FeatureError, extract, vector_sites
+from experiments.memory import Fits, Need, Solve, as_limit, site_widths
 from experiments.probe_calibration import add_calibration, keep_predictions
 from experiments.probed import save_probe
 from experiments.properties import get_property
@@ -31,15 +32,14 @@ from experiments.run import Run
 from experiments.scoring import Cell, score_cell
 from experiments.seeds import over_seeds
 from experiments.splits import read_splits
-from experiments.stored import Features, stored
+from experiments.stored import Features, open_store, stored
 from experiments.subject import Subject
 from experiments.summary import summarise
-from experiments.tasks import Part, Split
+from experiments.tasks import Part, Split, Vectors
 from experiments.trees import TOGETHER
 from experiments.view import EMBEDDING, PLAIN, SentencePooling, View, build_views
 from hooks import ActivationStore
 from probes.fit import Fit
-from probes.solver import MAX_COLUMNS
 
 
 def demo_config(out: Path) -> ProbeConfig:
@@ -86,18 +86,20 @@ def run(config: ProbeConfig) -> dict[str, Any]:
                 )
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     text, memory = plan(views, models, places, config)
-    cost = {"held": memory["held_bytes"], "disk": memory["disk_bytes"], "besides": "the probes"}
+    cost = {"held": memory.pop("beside_bytes"), "disk": memory["disk_bytes"], "besides": "the probes"}
     if (planned := this.plan(text, **cost, seconds=lambda: _forwards(views, models, config))) is not None:
         return planned
+    memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
     if config.store is not None:
         notes.append(f"features of {subject.name} read from {config.store}, where no text is rewritten")
 
     seconds = {"features": 0.0, "probes": 0.0}
     mark = time.perf_counter()
-    stores = _all_features(config, models, views, places, digest(this.identity), this.folder)
+    chosen = dataclasses.replace(config, batch_tokens=memory["batch_tokens"])
+    stores = _all_features(chosen, models, views, places, digest(this.identity), this.folder)
     seconds["features"] = time.perf_counter() - mark
     mark = time.perf_counter()
-    cells = _probe_all(config, subject, views, places, stores, this.folder)
+    cells = _probe_all(this, views, places, stores, memory["hold"])
     across = across_layers(config, views, places, stores, this.folder)
     seconds["probes"] = time.perf_counter() - mark
 
@@ -135,40 +137,48 @@ def splits_of(views: Sequence[View]) -> dict[str, dict[Split, Corpus]]:
 
 def plan(
     views: Sequence[View], models: Sequence[Subject], places: Sequence[str], config: ProbeConfig
-) -> tuple[str, dict[str, int]]:
-    """What is held and what is stored, in words and bytes; refuse a disk without room.
+) -> tuple[str, dict[str, Any]]:
+    """What is held and what is stored, in words and bytes; refuse a disk without room, and memory that is not allowed.
 
-    On disk rows x width x 4 bytes a site, for each model. In memory one layer at a time with its standardised copy, and
-    what a joint solve keeps for each training row and each column, a class of a target: logits, and for the curvature
-    probabilities twice.
+    On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then one site at a time of each
+    model, and what a joint solve makes of it (`memory.Fits`).
     """
-    out, width = config.out, max(models[0].d_model, 1)
-    rows = sum(view.layout.n_rows for view in views)
-    one_layer = max(view.layout.n_rows for view in views) * width * 4
-    written = sum(v.layout.n_rows for v in views for number in range(len(models)) if not is_stored(v, number, config))
-    disk = written * width * 4 * len(places)
-    labels = [t.parts["train"].labels for v in views for t in v.tasks if t.property.kind == "class"]
-    columns = [min(len(set(y)) * (1 + config.control_seeds), MAX_COLUMNS) for y in labels]
-    solve = max((len(y) * c * 4 for y, c in zip(labels, columns, strict=True)), default=0)
-    held = 3 * one_layer + 3 * solve
-    if config.information:
-        held += 5 * one_layer  # the embedding layer, and both side by side with their standardised copy
-    if config.structural:
-        held = max(held, 2 * one_layer * min(TOGETHER, len(places)))
-    if config.scalar_mix:
-        held = max(held, 3 * one_layer * len(places))
+    out, ram = config.out, as_limit(config)
+    widths = site_widths(models[0], places)
+    width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
+    need = Need.of(models[0], widths, torch.float32)
+    made = [v for v in views for number in range(len(models)) if not is_stored(v, number, config)]
+    batch_tokens = need.batch_tokens(config.batch_tokens, ram if made else None, 0.0)
+    for view in made:
+        need.check(view.layout, ram)
+    disk = sum(v.layout.n_rows for v in made) * need.row
+    one_site = max(view.layout.n_rows for view in views) * width * 4
+    options = {
+        "--information": 5 * one_site
+        if config.information
+        else 0,  # both layers side by side with their standardised copy
+        "--code-length": 2 * one_site if config.code_length else 0,
+        "--structural": 2 * one_site * min(TOGETHER, len(places)) if config.structural else 0,
+        "--scalar-mix": 3 * one_site * len(places) if config.scalar_mix else 0,
+    }
+    solves = [solve for view in views for solve in Solve.of(view.tasks, width, config.control_seeds)]
+    index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
+    fits = Fits.plan(need.held + index, one_site, len(models), solves, {k: v for k, v in options.items() if v}, ram)
+    held = max(fits.memory, need.memory(batch_tokens) if made else 0)
     text = (
-        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: "
-        f"{disk / 1e9:.2f} GB on disk, {held / 1e9:.2f} GB in memory at a time (beside the model)"
+        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
+        + (f", batches of {batch_tokens:,} tokens" if made else "")
+        + f"; {fits.line()}; {held / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
     )
     free = free_bytes(out)
     done = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
-    if disk - done > free:
+    if disk + fits.disk - done > free:
         raise RunError(
-            f"--out {out}: the features need {(disk - done) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are free there: "
-            "choose another folder, fewer sentences or fewer sites"
+            f"--out {out}: the features need {(disk + fits.disk - done) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are free "
+            "there: choose another folder, fewer sentences or fewer sites"
         )
-    return text, {"held_bytes": held, "disk_bytes": disk}
+    chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": held - need.held}
+    return text, {"held_bytes": held, "disk_bytes": disk + fits.disk, **chosen}
 
 
 def _forwards(views: Sequence[View], models: Sequence[Subject], config: ProbeConfig) -> float:
@@ -226,32 +236,46 @@ def _all_features(
 
 
 def _probe_all(
-    config: ProbeConfig,
-    subject: Subject,
+    this: Run,
     views: Sequence[View],
     places: Sequence[str],
     stores: dict[tuple[int, str], Features],
-    folder: RunFolder,
+    hold: int | None,
 ) -> list[Cell]:
-    cells: list[Cell] = []
-    wide = config.information
+    subject = cast(Subject, this.subject).without_model()
+    wanted = [(number, site) for number in range(len(views)) for site in places]
+    found = {cell: this.folder.cell(_cell_name(views, *cell)) for cell in wanted}
+    missing = [cell for cell, saved in found.items() if saved is None]
     with screen.progress() as bars:
-        bar = bars.add_task("probes", total=len(places) * len(views))
-        for view in views:
-            for site in places:
-                name = f"{view.name}-{site}"
-                saved = folder.cell(name)
-                if saved is None:
-                    features = [stores[i, view.name].read(site) for i in range(1 + config.random_models)]
-                    keep = partial(_keep, config, subject, site)
-                    below = stores[0, view.name].read(EMBEDDING) if wide and site != EMBEDDING else None
-                    found = score_cell(site, view.tasks, features, config, keep, below)
-                    saved = [cell.to_json() for cell in found]
-                    folder.save_cell(name, saved)
-                    del features, below
-                cells += [Cell.from_json(record) for record in saved]
-                bars.advance(bar)
-    return cells
+        bar = bars.add_task("probes", total=len(wanted), completed=len(wanted) - len(missing))
+        work = partial(_probe, this.config, subject, views, stores, hold)
+        for cell, saved in this.engine.map(work, missing, lambda n: bars.advance(bar, n)):
+            this.folder.save_cell(_cell_name(views, *cell), saved)
+            found[cell] = saved
+    return [Cell.from_json(record) for saved in found.values() for record in saved or ()]
+
+
+def _cell_name(views: Sequence[View], number: int, site: str) -> str:
+    return f"{views[number].name}-{site}"
+
+
+def _probe(
+    config: ProbeConfig,
+    subject: Subject,
+    views: Sequence[View],
+    stores: dict[tuple[int, str], Features],
+    hold: int | None,
+    cell: tuple[int, str],
+    advance: Callable[[int], object],
+) -> list[dict[str, Any]]:
+    """All properties of one text at one site."""
+    (number, site), wide = cell, config.information
+    view = views[number]
+    features = [stores[i, view.name].load(site, hold, config.out) for i in range(1 + config.random_models)]
+    below = stores[0, view.name].read(EMBEDDING) if wide and site != EMBEDDING else None
+    found = score_cell(site, view.tasks, features, config, partial(_keep, config, subject, site), below)
+    advance(1)
+    return [cell.to_json() for cell in found]
 
 
 def _keep(
@@ -261,8 +285,8 @@ def _keep(
     name: str,
     fit: Fit,
     parts: Mapping[Split, Part],
-    dev: Tensor,
-    test: Tensor,
+    dev: Vectors,
+    test: Vectors,
 ) -> None:
     """Write a probe and, where they are asked for, its predictions."""
     save_probe(config.out / "probes", subject, site, config.pooling, name, fit)

@@ -45,7 +45,7 @@ class Measured:
 def measure(run: Run, grid: Grid) -> Measured:
     """Effects of all components on all prompts, as the run's configuration asks (an `EffectsConfig`)."""
     if run.config.estimate == "none":
-        effects, clean = sweep_all(run.folder, grid)
+        effects, clean = sweep_all(run.folder, grid, run.engine)
         found = Measured(effects, clean, np.ones(len(grid.parts), dtype=bool), {})
     else:
         found = _screened(run, grid)
@@ -60,14 +60,15 @@ def _null(run: Run, grid: Grid, found: Measured) -> dict[str, np.ndarray]:
     ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
     """
     mine = np.flatnonzero(found.tested).tolist()
-    sizes = []
+    sizes, seed = [], run.config.seed
     for draw in range(run.config.null):
 
         def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
             edit_of = grid.edits_for(number)
-            return lambda part: edits.turned(edit_of(part), run.config.seed + draw)
+            return lambda part: edits.turned(edit_of(part), seed + draw)
 
-        effects, _ = sweep_all(run.folder, replace(grid.of(mine), name=f"{grid.name} null {draw}", edits_for=turned))
+        drawn_grid = replace(grid.of(mine), name=f"{grid.name} null {draw}", edits_for=turned)
+        effects, _ = sweep_all(run.folder, drawn_grid, run.engine)
         sizes.append(np.abs(effects.mean(1)))
     drawn, size = np.stack(sizes), np.abs(found.effects[mine].mean(1))
     null, p = np.full(len(grid.parts), np.nan), np.full(len(grid.parts), np.nan)
@@ -95,7 +96,7 @@ def _screened(run: Run, grid: Grid) -> Measured:
     sizes = drop if config.estimate == "graddrop" else np.abs(found.sum(1))
     top, sample = to_verify(sizes, config.verify, config.sample, config.seed)
     chosen = sorted([*top, *sample])
-    exact, clean = sweep_all(run.folder, grid.of(chosen))
+    exact, clean = sweep_all(run.folder, grid.of(chosen), run.engine)
     effects, tested = found.copy(), np.zeros(len(parts), dtype=bool)
     effects[chosen], tested[chosen] = exact, True
     more = {"estimate": found.mean(1), "gate": gate / count, "gate_per_position": gate_per_position / count}

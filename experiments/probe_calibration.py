@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from experiments.predictions import Predictions, read_predictions, save_predictions
 from experiments.reliability import Judged, judge
-from experiments.tasks import Part, Split
+from experiments.tasks import Part, Split, Vectors
 from probes.calibration import BINS, ece, top_label
 from probes.fit import Fit
 from probes.labels import encode_with
@@ -35,8 +33,8 @@ def keep_predictions(
     name: str,
     fit: Fit,
     parts: Mapping[Split, Part],
-    dev: Float[Tensor, "m d"],
-    test: Float[Tensor, "n d"],
+    dev: Vectors,
+    test: Vectors,
 ) -> None:
     """Write what a probe says of the test rows, and of the dev rows as validation; rows of a class that training does not
     have are left out: no probe gives it a probability."""

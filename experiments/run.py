@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from experiments import screen
+from experiments.config import EngineConfig
+from experiments.engine import Engine, Local, engine_of
 from experiments.options import as_call, as_command, as_toml, as_values
 from experiments.results import (
     SCHEMA,
@@ -63,6 +65,7 @@ class Run:
         self.command, self.config = command, config
         self._started, self._clock = now(), time.perf_counter()
         self.doctor: dict[str, Any] = {}
+        self.engine: Engine = engine_of(config) if isinstance(config, EngineConfig) else Local()
 
     def load(self, body_only: bool = False, classifier: bool = False) -> Subject:
         """The model that the configuration names, or holds."""
@@ -183,6 +186,7 @@ class Run:
         """
         from experiments.report import write_report
 
+        self.engine.close()
         subject = self.subject
         forced = [f"forced past the doctor: {text}" for text in self.doctor.get("wrong", ())]
         notes = [

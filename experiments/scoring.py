@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from experiments.config import ProbeConfig
-from experiments.tasks import Part, Split, Task
+from experiments.tasks import Part, Split, Task, Vectors
 from probes import controls, evaluation
 from probes.codelength import L2 as CODE_L2
 from probes.codelength import CodeLength, online_code
@@ -87,10 +86,10 @@ KINDS = {
 def score_cell(
     site: str,
     tasks: Sequence[Task],
-    features: Sequence[Float[Tensor, "rows d"]],
+    features: Sequence[Vectors],
     config: ProbeConfig,
-    keep: Callable[[str, Fit, Mapping[Split, Part], Tensor, Tensor], object] = lambda *_: None,
-    embedding: Float[Tensor, "rows d"] | None = None,
+    keep: Callable[[str, Fit, Mapping[Split, Part], Vectors, Vectors], object] = lambda *_: None,
+    embedding: Vectors | None = None,
 ) -> list[Cell]:
     """Probe every property at one site.
 
@@ -117,18 +116,16 @@ def score_cell(
 def _group_cells(
     site: str,
     group: Sequence[Task],
-    features: Sequence[Float[Tensor, "rows d"]],
+    features: Sequence[Vectors],
     config: ProbeConfig,
-    keep: Callable[[str, Fit, Mapping[Split, Part], Tensor, Tensor], object],
-    embedding: Float[Tensor, "rows d"] | None,
+    keep: Callable[[str, Fit, Mapping[Split, Part], Vectors, Vectors], object],
+    embedding: Vectors | None,
 ) -> list[Cell]:
     kind = KINDS[group[0].property.kind]
     fit_all, path = kind.fit(config), config.l2 or kind.path
     parts = {task.property.name: task.parts for task in group}
 
-    def solve(
-        values: Float[Tensor, "rows d"], more: Mapping[str, np.ndarray]
-    ) -> tuple[Design, Tensor, Mapping[str, Any]]:
+    def solve(values: Vectors, more: Mapping[str, np.ndarray]) -> tuple[Design, Vectors, Mapping[str, Any]]:
         """The probes of one model's features, each at the penalty that is best on dev; if there is one, ``more`` too."""
         train, dev, test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=config.device)
@@ -156,7 +153,7 @@ def _group_cells(
             found = {**found, **fit_all(design, {key: labels[key] for key in wanted}, l2)}
 
     beyond: dict[str, list[float | None]] = {}
-    if embedding is not None and group[0].property.kind == "class":
+    if isinstance(embedding, Tensor) and isinstance(features[0], Tensor) and group[0].property.kind == "class":
         _, both, joint = solve(torch.cat([embedding, features[0]], 1), {})
         beyond = {name: _surprisals(joint[name], both, parts[name]["test"].labels) for name in parts}
 
@@ -193,12 +190,13 @@ def _group_cells(
 
 
 def _codes(
-    group: Sequence[Task], values: Float[Tensor, "rows d"], labels: Mapping[str, np.ndarray], config: ProbeConfig
+    group: Sequence[Task], values: Vectors, labels: Mapping[str, np.ndarray], config: ProbeConfig
 ) -> dict[str, CodeLength]:
     """Code lengths of tasks and control tasks that share their vectors."""
     if not config.code_length or group[0].property.kind != "class":
         return {}
     train, path = group[0].vectors(values, "train"), config.l2 or CODE_L2
+    assert isinstance(train, Tensor)  # the plan has refused it otherwise
     owners = group[0].parts["train"].clusters
     l2 = path[0] if len(path) == 1 else path
     return online_code(train, labels, owners, l2=l2, seed=config.seed, device=config.device)
@@ -217,14 +215,14 @@ def _control_tasks(
     return out
 
 
-def _predictions(fit: Fit | RidgeFit, X: Float[Tensor, "n d"]) -> tuple[list[Any], list[float]]:
+def _predictions(fit: Fit | RidgeFit, X: Vectors) -> tuple[list[Any], list[float]]:
     if isinstance(fit, RidgeFit):
         return [float(v) for v in fit.predict(X)], []
     best = fit.predict_proba(X).max(dim=1)
     return [str(c) for c in fit.classes[best.indices.cpu().numpy()]], [round(float(p), 4) for p in best.values]
 
 
-def _surprisals(fit: Fit | RidgeFit, X: Float[Tensor, "n d"], gold: np.ndarray) -> list[float | None]:
+def _surprisals(fit: Fit | RidgeFit, X: Vectors, gold: np.ndarray) -> list[float | None]:
     """-log2 p of each item's class; None for a class that training does not have. A number has none."""
     if isinstance(fit, RidgeFit):
         return []

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.corpus import Corpus, read_conllu
+from experiments.engine import Engine
 from experiments.features import FeatureError, Layout
 from experiments.results import versions
 from experiments.subject import Subject
 from hooks import ActivationStore
+from probes import Moments
+from probes.rows import OnDisk
 
 _FREE = ("model", "layerscope")
 """What a store says of itself that need not be the study's: the model's name, the version."""
@@ -41,6 +46,54 @@ class Features:
     def read(self, site: str) -> Float[Tensor, "n d"]:
         """One site's vectors in float32; no other site is touched."""
         return self.store.read(site, self.rows).float().flatten(1)
+
+    def load(self, site: str, hold: int | None, folder: Path) -> Float[Tensor, "n d"] | OnDisk:
+        """The same in memory, or, with a number of bytes to hold, in a file without a name in ``folder``, by one pass over
+        the shards."""
+        if hold is None:
+            return self.read(site)
+        out = OnDisk((self.n_rows, self.store.width(site)), folder, hold)
+        for number in range(self.store.n_shards):
+            places, values = self.part(number, site)
+            out[places] = values
+        return out
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows."""
+        return self.store.n_rows if self.rows is None else len(self.rows)
+
+    @cached_property
+    def _sorted(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        wanted = torch.arange(self.store.n_rows) if self.rows is None else self.rows
+        order = torch.argsort(wanted, stable=True)
+        return order, wanted[order]
+
+    def part(self, number: int, site: str) -> tuple[Int[Tensor, " m"], Float[Tensor, "m d"]]:
+        """One shard's rows that are wanted, in float32, and which of the layout's they are."""
+        index, values = self.store.shard(number, site)
+        order, keys = self._sorted
+        own = index[:, 0].contiguous()
+        first = torch.searchsorted(keys, own)
+        count = torch.searchsorted(keys, own, right=True) - first
+        source = torch.repeat_interleave(torch.arange(len(own)), count)  # a row may be wanted more than once
+        nth = torch.arange(len(source)) - torch.repeat_interleave(count.cumsum(0) - count, count)
+        return order[first[source] + nth], values[source].float().flatten(1)
+
+    def moments(self, site: str, labels: np.ndarray, engine: Engine) -> Moments:
+        """Counts, means and scatter by class, by one pass over the shards, merged in a tree.
+
+        Args:
+            labels: of each row of the layout; rows with None are left out.
+        """
+        return engine.reduce(partial(_moments, self, site, labels), range(self.store.n_shards), Moments.merge)
+
+
+def _moments(features: Features, site: str, labels: np.ndarray, number: int) -> Moments:
+    places, values = features.part(number, site)
+    of = labels[places.numpy()]
+    known = np.array([label is not None for label in of], dtype=bool)
+    return Moments().update(values[torch.from_numpy(known)], of[known].tolist()) if known.any() else Moments()
 
 
 def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:

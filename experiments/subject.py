@@ -179,6 +179,14 @@ class Subject:
             "notes": list(self.notes),
         }
 
+    def without_model(self) -> Subject:
+        """The tokenizer and what was decided and hashed, without the weights: to cut text or to name the model elsewhere."""
+        _ = self.sha256, self.tokenizer_sha256  # while the weights are there
+        other = copy.copy(self)
+        other.__dict__.pop("model")
+        other._hasher = None
+        return other
+
     def random_twin(self, seed: int) -> Subject:
         """The same architecture, tokenizer and BOS with fresh weights, initialised from `seed`."""
         name = f"{self.name} (random weights, seed {seed})"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from experiments import screen
 from experiments.components import Component, edit_at
+from experiments.engine import Engine
 from experiments.metrics import Metric
 from experiments.padding import Batch
 from experiments.reads import MetricError, Reads
@@ -32,6 +34,8 @@ EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
+PACK = 8192
+"""Most positions of a packed batch."""
 SMALL_PACK = 128
 """Positions that make a batch worth its products; where a pack starts within the text it holds about so many."""
 
@@ -90,7 +94,7 @@ class Sweep:
         clean: the metric without edits, [prompts].
     """
 
-    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = 8192) -> None:
+    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = PACK) -> None:
         self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
         self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
         self.clean = self._value(self.resume.logits)[0]
@@ -219,23 +223,31 @@ class Grid:
 
 
 def sweep_all(
-    folder: RunFolder, grid: Grid
+    folder: RunFolder, grid: Grid, engine: Engine
 ) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
     """The effects, and the metric without edits; groups whose effects are saved are not run."""
     parts = grid.parts
     effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
+    found: dict[int, Any] = {number: folder.cell(_cell(grid, number)) for number in range(len(grid.groups))}
+    missing = [number for number, saved in found.items() if saved is None]
     with screen.progress() as bars:
-        bar = bars.add_task(grid.name, total=len(grid.groups) * len(parts))
-        for number, chunk in enumerate(grid.groups):
-            cell = f"{grid.name}-{number}".replace(" ", "-")
-            saved = folder.cell(cell)
-            if saved is None:
-                sweep, edit_of = Sweep(grid.subject, grid.metric, chunk), grid.edits_for(number)
-                edited = [(part, edit_at(part, edit_of(part))) for part in parts]
-                found = sweep.effects(edited, lambda n: bars.advance(bar, n))
-                saved = {"clean": sweep.clean.tolist(), "effects": found.tolist()}
-                folder.save_cell(cell, saved)
-            else:
-                bars.advance(bar, len(parts))
-            clean[chunk.prompts], effects[:, chunk.prompts] = saved["clean"], saved["effects"]
+        total = len(grid.groups) * len(parts)
+        bar = bars.add_task(grid.name, total=total, completed=total - len(missing) * len(parts))
+        for number, saved in engine.map(partial(_group, grid), missing, lambda n: bars.advance(bar, n)):
+            folder.save_cell(_cell(grid, number), saved)
+            found[number] = saved
+    for number, chunk in enumerate(grid.groups):
+        clean[chunk.prompts], effects[:, chunk.prompts] = found[number]["clean"], found[number]["effects"]
     return effects, clean
+
+
+def _cell(grid: Grid, number: int) -> str:
+    return f"{grid.name}-{number}".replace(" ", "-")
+
+
+def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[str, Any]:
+    """Every component edited in turn on one group of prompts."""
+    parts = grid.parts
+    sweep, edit_of = Sweep(grid.subject, grid.metric, grid.groups[number]), grid.edits_for(number)
+    found = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
+    return {"clean": sweep.clean.tolist(), "effects": found.tolist()}

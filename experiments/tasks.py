@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from experiments.corpus import Corpus, Sentence
 from experiments.features import Layout
 from experiments.properties import Pair, Property
 from experiments.sentences import band
+from probes.rows import OnDisk
 
 Split = Literal["train", "dev", "test"]
+Vectors = Float[Tensor, "n d"] | OnDisk
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -67,16 +69,31 @@ class Task:
         """Tasks with equal keys read the same vectors and are solved together."""
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
 
-    def vectors(self, features: Float[Tensor, "rows d"], split: Split) -> Float[Tensor, "n width"]:
-        """The items' vectors: a word's own, dependent and head side by side, or the mean over a sentence's words."""
+    @overload
+    def vectors(self, features: Float[Tensor, "n d"], split: Split) -> Float[Tensor, "n width"]: ...
+
+    @overload
+    def vectors(self, features: OnDisk, split: Split) -> OnDisk: ...
+
+    @overload
+    def vectors(self, features: Vectors, split: Split) -> Vectors: ...
+
+    def vectors(self, features: Vectors, split: Split) -> Vectors:
+        """The items' vectors: a word's own, dependent and head side by side, or the mean over a sentence's words; on disk
+        where the features are."""
         rows = self.parts[split].rows
-        if self.property.level == "word":
-            return features[torch.tensor(rows, dtype=torch.long)[:, 0]]
-        if self.property.level in ("arc", "pair"):
-            return features[torch.tensor(rows, dtype=torch.long)].flatten(1)
-        lengths = torch.tensor([len(r) for r in rows])
-        flat = torch.tensor([row for item in rows for row in item], dtype=torch.long)
-        return torch.segment_reduce(features[flat], "mean", lengths=lengths, axis=0)
+        if not isinstance(features, OnDisk):
+            return self._of(features, rows)
+        out = features.like(len(rows), features.shape[1] * (2 if self.property.level in ("arc", "pair") else 1))
+        for some in out.blocks():
+            out[some] = self._of(features, rows[some])
+        return out
+
+    def _of(self, features: Vectors, rows: Sequence[tuple[int, ...]]) -> Float[Tensor, "n width"]:
+        flat = features[torch.tensor([row for item in rows for row in item], dtype=torch.long)]
+        if self.property.level in ("word", "arc", "pair"):
+            return flat.reshape(len(rows), -1)
+        return torch.segment_reduce(flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0)
 
 
 def build_task(

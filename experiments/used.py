@@ -25,16 +25,17 @@ from experiments.config import UsageConfig
 from experiments.effects import clusters_of, effect_records, group_notes, mean_of
 from experiments.features import extract
 from experiments.measure import certificate_notes, measure
+from experiments.memory import Fits, Need, Solve, as_limit, sweep_bytes
 from experiments.metrics import Metric, metric_and_texts
 from experiments.prompts import Item
 from experiments.properties import get_property
 from experiments.records import LEVEL, clear_of_chance, ranking
-from experiments.results import RunError, RunFolder, digest, file_sha256
+from experiments.results import RunError, digest, file_sha256
 from experiments.run import Run, data_record
 from experiments.splits import read_splits
-from experiments.stored import Features, stored
+from experiments.stored import Features, open_store, stored
 from experiments.subject import Subject
-from experiments.sweep import Grid, chunks
+from experiments.sweep import Chunk, Grid, chunks
 from experiments.tasks import Task
 from experiments.view import View, build_views
 from hooks import ActivationStore, Site, edits, sites
@@ -42,8 +43,11 @@ from hooks.edits import Edit
 from probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
 from probes.erasure import Eraser, erased
 from probes.evaluation import ClusterBootstrap
+from probes.rows import OnDisk
 
 ERASERS: dict[str, type[Leace] | type[Inlp]] = {"leace": Leace, "inlp": Inlp}
+BATCH_TOKENS = 4096
+"""Tokens of the texts that share a batch where words are read."""
 PROOF_ROWS = 4000
 """Training words on which the network that looks for what is left is trained."""
 
@@ -75,18 +79,14 @@ def run(config: UsageConfig) -> dict[str, Any]:
     (task,) = view.tasks
     groups = list(chunks(subject, reads, config.batch_tokens))
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
-    rows = view.layout.n_rows
-    plan = (
-        f"{rows:,} words x {subject.d_model} dimensions x {len(places)} layers on disk; {len(items)} "
-        f"{'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
-    )
-    disk = rows * subject.d_model * len(places) * 4
+    text, memory = _plan(config, subject, view, places, groups, len(items))
     cost = forecast.of_sweeps(config, subject, metric, groups, parts, 2 if config.push else 1)
-    cost["besides"] = "features, probes and erasers"
-    if (planned := this.plan(plan, held=6 * rows * subject.d_model * 4, disk=disk, **cost)) is not None:
+    cost |= {"held": memory.pop("beside_bytes"), "besides": "features, probes and erasers"}
+    if (planned := this.plan(text, disk=memory["disk_bytes"], **cost)) is not None:
         return planned
-    features = _features(config, subject, view, places, digest(this.identity))
-    probed, erasers = _probe_and_erase(config, task, places, features, this.folder)
+    memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
+    features = _features(config, subject, view, places, digest(this.identity), memory["batch_tokens"])
+    probed, erasers = _probe_and_erase(this, task, places, features, memory["hold"])
 
     skip = 1 if subject.has_sink_position else 0
     records, certificates, base = [], {}, {}
@@ -115,12 +115,39 @@ def run(config: UsageConfig) -> dict[str, Any]:
     }
     data = [data_record("pairs" if config.pairs else "prompts", config.source, len(items))]
     data += [{"split": s, "path": str(c.path), "sha256": c.sha256, "sentences": len(c)} for s, c in splits.items()]
-    results = this.finish(results, data=data)
+    results = this.finish(results, data=data, memory=memory)
     shutil.rmtree(config.out / "features", ignore_errors=True)
     return results
 
 
-def _features(config: UsageConfig, subject: Subject, view: View, places: Sequence[str], key: str) -> Features:
+def _plan(
+    config: UsageConfig, subject: Subject, view: View, places: Sequence[str], groups: Sequence[Chunk], items: int
+) -> tuple[str, dict[str, Any]]:
+    """What is held and stored, in words and bytes; refuse memory that is not allowed (`memory.Fits`)."""
+    ram, width, rows = as_limit(config), subject.d_model, view.layout.n_rows
+    need = Need.of(subject, dict.fromkeys(places, width), torch.float32)
+    batch_tokens = BATCH_TOKENS
+    if config.store is None:
+        batch_tokens = need.batch_tokens(BATCH_TOKENS, ram, 0.0)
+        need.check(view.layout, ram)
+    test = len(view.tasks[0].parts["test"])
+    proof = 4 * 6 * width * (PROOF_ROWS + test)
+    beside = {"--eraser inlp": 8 * rows * width} if config.eraser == "inlp" else {}
+    index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
+    other = max(proof, sweep_bytes(subject, groups))
+    fits = Fits.plan(need.held + index, 4 * rows * width, 1, Solve.of(view.tasks, width, 0), beside, ram, other)
+    disk = (0 if config.store else rows * need.row) + fits.disk
+    text = (
+        f"{rows:,} words x {width} dimensions x {len(places)} layers, {disk / 1e9:.2f} GB on disk; {fits.line()}; "
+        f"{items} {'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
+    )
+    chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": fits.memory - need.held}
+    return text, {"held_bytes": fits.memory, "disk_bytes": disk, **chosen}
+
+
+def _features(
+    config: UsageConfig, subject: Subject, view: View, places: Sequence[str], key: str, batch_tokens: int
+) -> Features:
     """The layers' vectors: from ``--store``, or from the model."""
     pooling: Any = config.pooling
     if config.store is not None:
@@ -128,14 +155,16 @@ def _features(config: UsageConfig, subject: Subject, view: View, places: Sequenc
     store = ActivationStore(config.out / "features", {"run": key}, dtype=torch.float32)
     with screen.progress() as bars:
         bar = bars.add_task("features", total=len(view.layout.encoded))
-        extract(subject, view.layout, places, store, pooling=pooling, advance=lambda n: bars.advance(bar, n))
+        more: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
+        extract(subject, view.layout, places, store, advance=lambda n: bars.advance(bar, n), **more)
     return Features(store)
 
 
 def _probe_and_erase(
-    config: UsageConfig, task: Task, places: Sequence[str], features: Features, folder: RunFolder
+    this: Run, task: Task, places: Sequence[str], features: Features, hold: int | None
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Eraser]]:
     """What a probe reads of each layer before and after the property is erased, and the erasers."""
+    config, folder = this.config, this.folder
     probed, erasers = {}, {}
     kind, home = ERASERS[config.eraser], config.out / "erasers"
     home.mkdir(exist_ok=True)
@@ -144,7 +173,7 @@ def _probe_and_erase(
         for name in places:
             path, saved = home / f"{name}.safetensors", folder.cell(f"erase-{name}")
             if saved is None:
-                saved, eraser = _layer(config, task, features.read(name), kind)
+                saved, eraser = _layer(this, task, features, name, hold)
                 eraser.save(path)
                 folder.save_cell(f"erase-{name}", saved)
             probed[name], erasers[name] = saved, kind.load(path)
@@ -152,21 +181,26 @@ def _probe_and_erase(
     return probed, erasers
 
 
-def _layer(
-    config: UsageConfig, task: Task, features: torch.Tensor, kind: type[Leace] | type[Inlp]
-) -> tuple[dict[str, Any], Eraser]:
+def _layer(this: Run, task: Task, features: Features, name: str, hold: int | None) -> tuple[dict[str, Any], Eraser]:
     """One layer's probe, eraser, and the proof of the erasure."""
-    (train, dev, test) = (task.vectors(features, split) for split in ("train", "dev", "test"))
+    config, vectors = this.config, features.load(name, hold, this.config.out)
+    (train, dev, test) = (task.vectors(vectors, split) for split in ("train", "dev", "test"))
     labels = {split: task.parts[split].labels for split in task.parts}
     path = config.l2 or DEFAULT_L2
     more: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
     fit = fit_many(Design(train, device=config.device), {"y": labels["train"]}, path, tol=1e-5, **more)["y"]
     right = (fit.predict(test) == labels["test"]).astype(float)
     score = ClusterBootstrap(task.parts["test"].clusters, seed=config.seed).mean(right)
-    eraser = kind().fit(train.numpy(), labels["train"].astype(str))
-    some = np.random.default_rng(config.seed).permutation(len(train))[:PROOF_ROWS]
+    known = labels["train"].astype(str)
+    if isinstance(train, OnDisk):  # by statistics of the shards
+        of_rows = np.full(features.n_rows, None, dtype=object)
+        of_rows[[row for (row,) in task.parts["train"].rows]] = known
+        eraser = Leace().fit_moments(features.moments(name, of_rows, this.engine))
+    else:
+        eraser = ERASERS[config.eraser]().fit(train.numpy(), known)
+    some = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(train))[:PROOF_ROWS])
     proof = erased(
-        eraser, train.numpy()[some], labels["train"][some].astype(str), test.numpy(), labels["test"].astype(str), fit.l2
+        eraser, train[some].numpy(), known[some.numpy()], test[:].numpy(), labels["test"].astype(str), fit.l2
     )
     return {
         "property": task.property.name,

@@ -4,12 +4,13 @@
     header    JSON: where each tensor is; in ``__metadata__`` what the rows were made from, checksums, largest values
     data      ``__index__`` [n 5], then one tensor [n ...] for each site
 
-A checksum is the sum of a tensor's bytes as 64-bit words: as fast as memory, and changed by any word that is. The same rows
-give the same bytes.
+A header carries a hash of itself. A checksum is the sum of a tensor's bytes as 64-bit words: as fast as memory, and changed
+by any word that is. The same rows give the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hooks.folders import Folder
 
-FORMAT = "layerscope-activations-2"
+FORMAT = "layerscope-activations-3"
 INDEX = "__index__"
 COLUMNS = ("row", "sentence", "word", "token", "stop")
 """Of a row: its number, its sentence, the word in it (-1: of no word), its tokens from ``token`` up to ``stop``."""
@@ -119,10 +120,12 @@ class Image:
         data = self._bytes.numpy()
         sums = {name: checksum(data[slot.start : slot.stop]) for name, slot in self.slots.items()}
         said = {"format": FORMAT, "about": about, "sums": sums, "largest": largest}
-        header: dict[str, Any] = {"__metadata__": {"layerscope": json.dumps(said, sort_keys=True)}}
+        where: dict[str, Any] = {}
         for site, slot in self.slots.items():
-            where = [slot.start, slot.stop]
-            header[site] = {"dtype": _NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": where}
+            span = [slot.start, slot.stop]
+            where[site] = {"dtype": _NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": span}
+        words = json.dumps(said, sort_keys=True)
+        header = {"__metadata__": {"layerscope": words, "sha256": digest([words, where])}, **where}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         size = max(slot.stop for slot in self.slots.values())
@@ -139,6 +142,11 @@ def _largest(site: str, value: Tensor) -> float:
         hint = "" if value.dtype == torch.float32 else ": perhaps too large for the type, store bfloat16 or float32"
         raise StoreError(f"{site}: expected finite values, got NaN or infinity in {kind}{hint}")
     return found
+
+
+def digest(value: Any) -> str:
+    """A hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def checksum(data: np.ndarray | memoryview) -> str:
@@ -161,17 +169,24 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
         raise StoreError(f"{path} is damaged (no header of {length} bytes in {size}): delete it and run again")
     try:
         header = json.loads(folder.read(name, 8, 8 + length))
-        said = json.loads(header.pop("__metadata__", {}).get("layerscope", "{}"))
+        meta = header.pop("__metadata__", {})
+        words = meta.get("layerscope", "{}")
+        said = json.loads(words)
+        if said.get("format") != FORMAT:
+            found = str(said.get("format"))[:40]
+            raise StoreError(f"{path} is foreign (expected {FORMAT}, got {found!r}): use another folder")
+        if meta.get("sha256") != digest([words, header]):
+            raise StoreError(f"{path} is damaged (hash of its header): delete it and run again")
         slots = {}
         for tensor, place in header.items():
             start, stop = place["data_offsets"]
             slots[tensor] = Slot(
                 _TYPES[place["dtype"]], tuple(place["shape"]), 8 + length + int(start), 8 + length + int(stop)
             )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except StoreError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged (its header cannot be read): delete it and run again") from error
-    if said.get("format") != FORMAT or INDEX not in slots:
-        raise StoreError(f"{path} is foreign (expected {FORMAT}, got {said.get('format')}): use another folder")
     end = max(slot.stop for slot in slots.values())
     if end != size:
         kind = "half written" if size < end else "damaged"

@@ -13,11 +13,13 @@ written by a thread of the store's own while the model goes on.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any
 
 import torch
@@ -25,7 +27,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooks.folders import folder_at
-from hooks.shards import COLUMNS, FORMAT, INDEX, Header, Image, StoreError, as_tensor, read_header, read_tensor
+from hooks.shards import (
+    COLUMNS,
+    FORMAT,
+    INDEX,
+    Header,
+    Image,
+    StoreError,
+    as_tensor,
+    digest,
+    read_header,
+    read_tensor,
+)
 from hooks.spool import Spool
 
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
@@ -57,11 +70,17 @@ class ActivationStore:
         self._about = None if about is None else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
         self._headers: dict[tuple[str, int], Header] = {}
         self._lock: Any | None = None
+        self._turn = Lock()
         self._spool = Spool(self._write)
         self._index: Int[Tensor, "rows 5"] | None = None
 
     def __enter__(self) -> ActivationStore:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Elsewhere it is opened anew: what is being written here, and the lock, stay."""
+        again = functools.partial(ActivationStore, dtype=self._dtype, shared=self._shared)
+        return again, (str(self.folder), None if self._about is None else dict(self._about))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is None:
@@ -143,6 +162,21 @@ class ActivationStore:
 
     # -- writing
 
+    def claim(self) -> None:
+        """Be the one writer of the folder, of what is there already or of something new; done by the first write if not before.
+
+        Raises:
+            StoreError: another process is writing there, or it holds something else.
+        """
+        with self._turn:
+            self._about = self.about
+            if self._lock is not None or self._shared:
+                return
+            with self._told(""):
+                self._lock = self.folder.lock()
+        if self._lock is None:
+            raise StoreError(f"{self.folder}: another process is writing there: wait for it, or use another folder")
+
     def write(self, shard: int, index: Int[Tensor, "n 5"], values: Mapping[str, Float[Tensor, "n ..."]]) -> None:
         """Write one shard: whose rows these are (``COLUMNS``), and their vectors at each site.
 
@@ -151,7 +185,7 @@ class ActivationStore:
         Raises:
             StoreError: another writer is in the folder, values of another type, a disk without room.
         """
-        self._enter()
+        self.claim()
         self._spool.put(shard, index, values, self._dtype)
         self._index = None
 
@@ -184,9 +218,10 @@ class ActivationStore:
     def seal(self, shards: int, rows: int) -> None:
         """Say how many shards and rows there are in all: from now on a missing one is noticed."""
         self.flush()
-        plan = {"format": FORMAT, "about": self.about, "shards": shards, "rows": rows}
+        plan: dict[str, Any] = {"format": FORMAT, "about": self.about, "shards": shards, "rows": rows}
+        plan["sha256"] = digest(plan)
         if self._plan() != plan:
-            self._enter()
+            self.claim()
             with self._told(_PLAN):
                 self.folder.write(_PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
 
@@ -258,6 +293,14 @@ class ActivationStore:
             index = read_tensor(self.folder, name, header, INDEX)
             yield index, as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
 
+    def shard(self, number: int, site: str) -> tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]:
+        """One shard's index and its rows of one site, compared with their checksums."""
+        name, size = _name(number), self.folder.size(_name(number))
+        if size is None:
+            raise StoreError(f"{self.folder}/{name} is missing: run it again")
+        header = self._with(name, size, site)
+        return read_tensor(self.folder, name, header, INDEX), read_tensor(self.folder, name, header, site)
+
     @property
     def index(self) -> Int[Tensor, "rows 5"]:
         """Sentence, word and tokens of every row, in the order of the rows (``COLUMNS``)."""
@@ -293,8 +336,19 @@ class ActivationStore:
 
     def _plan(self) -> dict[str, Any] | None:
         found = self.folder.size(_PLAN)
-        plan = None if found is None else json.loads(self.folder.read(_PLAN, 0, found))
-        if plan is not None and self._about is not None:
+        if found is None:
+            return None
+        try:
+            plan = json.loads(self.folder.read(_PLAN, 0, found))
+            whole = plan.pop("sha256", None) == digest(plan)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            plan, whole = {}, False
+        if not whole:
+            raise StoreError(f"{self.folder}/{_PLAN} is damaged: delete it and run again, the shards are kept")
+        if plan.get("format") != FORMAT:
+            raise StoreError(f"{self.folder}/{_PLAN} is foreign (expected {FORMAT}, got {plan.get('format')})")
+        plan["sha256"] = digest(plan)
+        if self._about is not None:
             self._compare(_PLAN, plan.get("about"))
         return plan
 
@@ -388,16 +442,6 @@ class ActivationStore:
                 texts = len(last[:, 1].unique())
             self._last = len(names), int(last[:, 0].max()) + 1, int(last[:, 1].max()) + 1, texts
         return self._last
-
-    def _enter(self) -> None:
-        """Be the one writer of the folder, of what is there already or of something new."""
-        self._about = self.about
-        if self._lock is not None or self._shared:
-            return
-        with self._told(""):
-            self._lock = self.folder.lock()
-        if self._lock is None:
-            raise StoreError(f"{self.folder}: another process is writing there: wait for it, or use another folder")
 
     def _write(self, shard: int, image: Image) -> None:
         with self._told(_name(shard)):

@@ -9,12 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.rows import OnDisk
+
 CPU_BLOCK = 2048  # rows whose logits, softmax and gradient stay in cache together
 CUDA_BLOCK = 1 << 16
 
 
 class NonFiniteError(ValueError):
     """The features hold NaN or infinity."""
+
+
+def as_rows(X: object, device: torch.device | str | None = None) -> Float[Tensor, "n d"] | OnDisk:
+    """X as it is on disk, or else as `as_features` makes it."""
+    if isinstance(X, OnDisk):
+        return X if device is None else X.to(device)
+    return as_features(X, device)
 
 
 def as_features(X: object, device: torch.device | str | None = None) -> Float[Tensor, "n d"]:
@@ -40,7 +49,7 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
     return tensor.to(device) if device is not None else tensor
 
 
-def check_finite(X: Float[Tensor, "n d"], block: int = 1 << 14) -> None:
+def check_finite(X: Float[Tensor, "n d"] | OnDisk, block: int = 1 << 14) -> None:
     """Raise one line that says how many rows are not finite and where the first one is.
 
     Raises:
@@ -77,7 +86,8 @@ class Design:
     cheap. Centring is always done: the bias is unpenalised and absorbs it.
 
     Args:
-        X: features, [n d]; float64 is kept, everything else is solved in float32.
+        X: features, [n d]; float64 is kept, everything else is solved in float32. Rows ``OnDisk`` stay there, and so does
+            what is made of them: one pass for the Gram matrix, one that turns the rows.
         standardize: divide by the standard deviation of the rows given here (the training rows).
         device: where to compute; None leaves X where it is.
 
@@ -93,35 +103,73 @@ class Design:
 
     def __init__(
         self,
-        X: Float[Tensor, "n d"] | np.ndarray,
+        X: Float[Tensor, "n d"] | np.ndarray | OnDisk,
         standardize: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
-        features = as_features(X, device)
-        check_finite(features)
+        features = as_rows(X, device)
         self.features = features
         self.standardize = standardize
         self.n, self.d = features.shape
         self.device, self.dtype = features.device, features.dtype
         self.block = CUDA_BLOCK if features.is_cuda else CPU_BLOCK
+        if isinstance(features, OnDisk):
+            self.block = min(self.block, features.block)
         with torch.no_grad():
-            self.mean, self.scale = self._moments()
-            self._rotate()
+            if isinstance(features, OnDisk) and self.n >= self.d:
+                self.mean, deviation, scatter = self._in_one_pass(features)
+                self.scale = self._scale(deviation)
+                gram = scatter / self.scale / self.scale[:, None]
+                gram[self.constant] = gram[:, self.constant] = 0
+                self._rotate(gram)
+            else:
+                check_finite(features)
+                self.mean, deviation = self._moments()
+                self.scale = self._scale(deviation)
+                self._rotate(None)
+
+    def sample_limit(self, columns: int) -> int:
+        """How many rows a sample may have whose curvature is held for so many columns."""
+        if not isinstance(self.rotated, OnDisk):
+            return self.n
+        return max(1, min(self.n, self.rotated.hold // (4 * (self.rotated.shape[1] + 4 * columns))))
+
+    def _in_one_pass(self, X: OnDisk) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """Mean, standard deviation and scatter about the mean, float64: parts merged by Chan's formula, so that nothing is
+        subtracted from anything large."""
+        mean, scatter = self._zeros(self.d), self._zeros(self.d, self.d)
+        for rows in X.blocks():
+            part = X[rows]
+            if not bool(torch.isfinite(part.sum())):
+                check_finite(X)  # says where
+            here, before, m = part.mean(0, dtype=torch.float64), rows.start, len(part)
+            centre = here.to(self.dtype)
+            part -= centre
+            off, apart = here - centre.double(), here - mean  # the rounding of the centre
+            scatter += (part.T @ part).double() - m * torch.outer(off, off)
+            scatter += before * m / (before + m) * torch.outer(apart, apart)
+            mean += m / (before + m) * apart
+        return mean, (scatter.diagonal() / self.n).clamp(min=0).sqrt(), scatter
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.float64, device=self.device)
 
     def _moments(self) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
         """Mean and standard deviation in float64, in two passes (no cancellation)."""
-        X, kind = self.features, {"dtype": torch.float64, "device": self.device}
-        total = torch.zeros(self.d, **kind)
+        X, total = self.features, self._zeros(self.d)
         for start in range(0, self.n, self.block):
             total += X[start : start + self.block].sum(0, dtype=torch.float64)
         mean = total / self.n
-        square = torch.zeros(self.d, **kind)
+        square = self._zeros(self.d)
         for start in range(0, self.n, self.block):
             square += (X[start : start + self.block].double() - mean).square_().sum(0)
-        deviation = (square / self.n).sqrt()
-        self.constant = deviation <= 10 * torch.finfo(self.dtype).eps * mean.abs()
+        return mean, (square / self.n).sqrt()
+
+    def _scale(self, deviation: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """What a feature is divided by: 1 for a constant one."""
+        self.constant = deviation <= 10 * torch.finfo(self.dtype).eps * self.mean.abs()
         scale = deviation if self.standardize else torch.ones_like(deviation)
-        return mean, torch.where(self.constant, torch.ones_like(scale), scale)
+        return torch.where(self.constant, torch.ones_like(scale), scale)
 
     def standardized(self, X: Float[Tensor, "m d"], dtype: torch.dtype | None = None) -> Float[Tensor, "m d"]:
         """(X - mean) / scale, subtracted in float64; constant features become 0."""
@@ -140,13 +188,13 @@ class Design:
             rows = slice(start, min(start + self.block, self.n))
             yield rows, self.standardized(self.features[rows], dtype)
 
-    def _rotate(self) -> None:
+    def _rotate(self, gram: Float[Tensor, "d d"] | None) -> None:
         wide = self.n < self.d
         if wide:
-            part = self.standardized(self.features, torch.float64)
+            part = self.standardized(self.features[:], torch.float64)
             gram = part @ part.T
-        else:
-            gram = torch.zeros(self.d, self.d, dtype=torch.float64, device=self.device)
+        elif gram is None:
+            gram = self._zeros(self.d, self.d)
             for _, part in self.blocks():
                 gram += part.T @ part
         values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
@@ -155,18 +203,31 @@ class Design:
         keep = values > max(floor, 0.0)
         values, vectors = values[keep], vectors[:, keep]
         if wide:
-            vectors = self.standardized(self.features, torch.float64).T @ (vectors / values.sqrt())
+            vectors = self.standardized(self.features[:], torch.float64).T @ (vectors / values.sqrt())
         self.basis = vectors
         rank = len(values)
-        turn = vectors.to(self.dtype)
-        self.rotated = torch.empty(self.n, rank + 1, dtype=self.dtype, device=self.device)
-        for rows, part in self.blocks():
-            torch.mm(part, turn, out=self.rotated[rows, :rank])
-        self.rotated[:, rank] = 1
+        if isinstance(self.features, OnDisk):
+            self.rotated = self.rotate(self.features)
+        else:
+            turn = vectors.to(self.dtype)
+            self.rotated = torch.empty(self.n, rank + 1, dtype=self.dtype, device=self.device)
+            for rows, part in self.blocks():
+                torch.mm(part, turn, out=self.rotated[rows, :rank])
+            self.rotated[:, rank] = 1
         self.eigenvalues = torch.cat([values, values.new_tensor([float(self.n)])])
 
-    def rotate(self, X: Float[Tensor, "m d"]) -> Float[Tensor, "m r"]:
-        """Other rows (dev, test) in the same basis, with the column of ones."""
+    rotated: Float[Tensor, "n r"] | OnDisk
+
+    def rotate(self, X: Float[Tensor, "m d"] | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
+        """Other rows (dev, test) in the same basis, with the column of ones; on disk where they are."""
+        if isinstance(X, OnDisk):
+            out = X.like(len(X), self.basis.shape[1] + 1)
+            for rows in X.blocks():
+                out[rows] = self._rotated(X[rows])
+            return out
+        return self._rotated(X)
+
+    def _rotated(self, X: Float[Tensor, "m d"]) -> Float[Tensor, "m r"]:
         part = self.standardized(X.to(self.device)) @ self.basis.to(self.dtype)
         return torch.cat([part, part.new_ones(len(part), 1)], dim=1)
 

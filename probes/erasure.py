@@ -147,8 +147,16 @@ class Leace(Eraser):
             self.moments_ = Moments()
         return self._add(X, y)
 
+    def fit_moments(self, moments: Moments) -> Leace:
+        """Fit on statistics that were gathered and merged elsewhere."""
+        self.moments_, self.n_features_in_ = moments, moments.means.shape[1]
+        return self._judged()
+
     def _add(self, X: np.ndarray, labels: np.ndarray) -> Leace:
         self.moments_.update(X, labels.tolist())
+        return self._judged()
+
+    def _judged(self) -> Leace:
         if len(self.moments_.labels) < 2:
             raise ValueError(f"expected at least 2 classes, got one class: {next(iter(self.moments_.labels))!r}")
         return self._solve()

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.design import as_features
+from probes.design import as_rows
+from probes.rows import OnDisk
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,19 @@ class Fit:
     converged: bool
     dev_scores: dict[float, float] = field(default_factory=dict)
 
-    def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
+    def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray | OnDisk) -> Float[Tensor, "n c"]:
         """Log-probabilities (nats) of every class for every row, float64."""
-        features = as_features(X, self.coef.device)
+        features = as_rows(X, self.coef.device)
         if features.shape[1] != self.coef.shape[1]:
             raise ValueError(f"X has {features.shape[1]} features, but the fit expects {self.coef.shape[1]}")
+        if isinstance(features, OnDisk):
+            return torch.cat([self.log_proba(features[rows]) for rows in features.blocks()])
         return torch.log_softmax(features.double() @ self.coef.T + self.intercept, dim=1)
 
-    def predict_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
+    def predict_proba(self, X: Float[Tensor, "n d"] | np.ndarray | OnDisk) -> Float[Tensor, "n c"]:
         """Probabilities of every class for every row, float64."""
         return self.log_proba(X).exp()
 
-    def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> np.ndarray:
+    def predict(self, X: Float[Tensor, "n d"] | np.ndarray | OnDisk) -> np.ndarray:
         """The most probable class of every row."""
         return self.classes[self.log_proba(X).argmax(1).cpu().numpy()]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probes.design import Design
 from probes.objective import Curvature, Point, dot, fast_dtype, per_target
+from probes.rows import OnDisk
 
 MEMORY = 6
 NOISE = 1e-7  # relative rounding of a float32 objective
@@ -98,8 +99,8 @@ class _Memory:
 
 
 def _line_search(
-    Z: Float[Tensor, "n r"],
-    rows: Float[Tensor, "n r"],
+    Z: Float[Tensor, "n r"] | OnDisk,
+    rows: Float[Tensor, "n r"] | OnDisk,
     point: Point,
     step: Float[Tensor, "r k c"],
     slope: Float[Tensor, " k"],
@@ -143,13 +144,18 @@ def _line_search(
 
 
 def _sample(
-    rows: Float[Tensor, "n r"], point: Point, size: int, generator: torch.Generator
+    rows: Float[Tensor, "n r"] | OnDisk, point: Point, size: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
     """Rows, their labels, weights and logits for the curvature; all of them with weight 1 if size = n."""
-    if size >= len(rows):
+    if size >= len(rows) and isinstance(rows, Tensor) and point.logits is not None:
         return rows, point.Y, torch.ones(len(rows), dtype=point.W.dtype, device=rows.device), point.logits
-    chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
-    return rows[chosen], point.Y[chosen], weight.to(point.W.dtype), point.logits[chosen]
+    if size >= len(rows):
+        chosen = torch.arange(len(rows), device=rows.device)
+        weight = torch.ones(len(rows), device=rows.device)
+    else:
+        chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
+    here = rows[chosen]
+    return here, point.Y[chosen], weight.to(point.W.dtype), point.logits_of(chosen, here)
 
 
 def sample_size(design: Design) -> int:
@@ -158,9 +164,10 @@ def sample_size(design: Design) -> int:
     return n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
 
 
-def _quick(design: Design) -> Float[Tensor, "n r"]:
-    """The rows in the type of the fastest products; as they are where they all fit in a sample."""
-    return design.rotated if design.n <= SMALL_SAMPLE else design.rotated.to(fast_dtype(design.rotated))
+def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
+    """The rows in the type of the fastest products; as they are where they all fit in a sample, and on disk."""
+    rows = design.rotated
+    return rows if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE else rows.to(fast_dtype(rows))
 
 
 def decrement(
@@ -178,7 +185,8 @@ def decrement(
     """
     generator = torch.Generator().manual_seed(seed)
     point = Point(design.rotated, Y, W, l2, design.block)
-    sample = _sample(_quick(design), point, 2 * sample_size(design), generator)
+    size = min(2 * sample_size(design), design.sample_limit(W[0].numel()))
+    sample = _sample(_quick(design), point, size, generator)
     blend = torch.zeros_like(l2)
     curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
     g = gradient.to(W.dtype)
@@ -206,7 +214,9 @@ def minimise(
     Z, block, n = design.rotated, design.block, design.n
     k = Y.shape[1]
     eigenvalues = design.eigenvalues
-    size, exact = sample_size(design), n <= SMALL_SAMPLE
+    most = design.sample_limit(start[0].numel())
+    size = min(sample_size(design), most)
+    exact = size == n <= SMALL_SAMPLE
     generator = torch.Generator().manual_seed(seed)
     rows = quick = _quick(design)
     point = Point(rows, Y, start, l2, block)
@@ -277,6 +287,6 @@ def minimise(
         # than it saves, so there only if the decrease all but ends.
         few = 2 * size <= 0.3 * n
         slow = (relative > (0.4 if few else 1.0) * before) & (before < (FAR if few else FAR / 10))
-        if size < n and bool(slow.any()):
-            size = 2 * size if 2 * size < 0.7 * n else n
+        if size < most and bool(slow.any()):
+            size = min(2 * size if 2 * size < 0.7 * n else n, most)
     return Solution(final, n_iter, converged)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.rows import OnDisk
+
 LOWEST_LOG_PROBABILITY = -40.0
 # exp(-40) = 4e-18 changes no sum that matters, while denormal numbers slow products tenfold.
 
@@ -41,11 +43,12 @@ class Point:
 
     The logits are kept and moved by the step's own product with the rows, so that a rough product (see
     ``fast_dtype``) errs in proportion to the step: near the end, where steps are short, hardly at all.
-    Rows go by in blocks, so that softmax and residual never leave the cache.
+    Rows go by in blocks, so that softmax and residual never leave the cache. Of rows on disk no logits are kept: they are
+    made again from the coefficients, by as many products.
 
     Attributes:
         W: [r k c].
-        logits: [n k c].
+        logits: [n k c], or None.
         loss: [k], float64.
         gradient: [r k c].
         predicted: how often each class is predicted, sum_i p_ic, [k c].
@@ -53,7 +56,7 @@ class Point:
 
     def __init__(
         self,
-        Z: Float[Tensor, "n r"],
+        Z: Float[Tensor, "n r"] | OnDisk,
         Y: Int[Tensor, "n k"],
         W: Float[Tensor, "r k c"],
         l2: Float[Tensor, " k"],
@@ -61,7 +64,7 @@ class Point:
     ) -> None:
         _, k, c = W.shape
         self.Y, self.W, self.l2, self.block = Y, W.clone(), l2, block
-        self.logits = W.new_empty(len(Z), k, c)
+        self.logits = None if isinstance(Z, OnDisk) else W.new_empty(len(Z), k, c)
         self.loss, self.gradient = torch.zeros_like(l2), torch.empty_like(W)
         self.counts = torch.stack([torch.bincount(Y[:, j], minlength=c) for j in range(k)])
         self.predicted = torch.empty_like(self.counts, dtype=torch.float64)
@@ -75,57 +78,68 @@ class Point:
 
     def select(self, keep: Tensor) -> None:
         """Go on with some of the targets."""
-        self.Y, self.W, self.l2, self.logits = self.Y[:, keep], self.W[:, keep], self.l2[keep], self.logits[:, keep]
+        self.Y, self.W, self.l2 = self.Y[:, keep], self.W[:, keep], self.l2[keep]
+        self.logits = None if self.logits is None else self.logits[:, keep]
         self.loss, self.gradient = self.loss[keep], self.gradient[:, keep]
         self.counts, self.predicted = self.counts[keep], self.predicted[keep]
 
-    def move(self, Z: Float[Tensor, "n r"], step: Float[Tensor, "r k c"], which: Tensor | slice) -> None:
+    def move(self, Z: Float[Tensor, "n r"] | OnDisk, step: Float[Tensor, "r k c"], which: Tensor | slice) -> None:
         """Take some of the targets to W + step, with step rounded to the type of Z."""
-        low = step.to(Z.dtype)
+        low, kept = step.to(Z.dtype), self.logits
         self.W[:, which] += low.to(self.W.dtype)
+        if kept is None:
+            return self.recompute(Z, which)
         flat = low.view(len(low), -1)
 
-        def logits(rows: slice) -> Tensor:
-            here = self.logits[rows, which]
-            here += (Z[rows] @ flat).view_as(here)
+        def logits(rows: slice, part: Tensor) -> Tensor:
+            here = kept[rows, which]
+            here += (part @ flat).view_as(here)
             if not isinstance(which, slice):
+                kept[rows, which] = here
+            return here
+
+        self._evaluate(Z, logits, which)
+
+    def recompute(self, Z: Float[Tensor, "n r"] | OnDisk, which: Tensor | slice = slice(None)) -> None:
+        """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
+        low = self.W[:, which].to(Z.dtype)
+        self.W[:, which] = low.to(self.W.dtype)
+        flat = low.reshape(len(low), -1)
+
+        def logits(rows: slice, part: Tensor) -> Tensor:
+            here = (part @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
+            if self.logits is not None:
                 self.logits[rows, which] = here
             return here
 
         self._evaluate(Z, logits, which)
 
-    def recompute(self, Z: Float[Tensor, "n r"], which: Tensor | slice = slice(None)) -> None:
-        """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
-        low = self.W[:, which].to(Z.dtype)
-        self.W[:, which] = low.to(self.W.dtype)
-        flat = low.view(len(low), -1)
-
-        def logits(rows: slice) -> Tensor:
-            here = self.logits[rows, which] = (Z[rows] @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
-            return here
-
-        self._evaluate(Z, logits, which)
-
-    def _evaluate(self, Z: Tensor, logits: Callable[[slice], Tensor], which: Tensor | slice) -> None:
+    def _evaluate(self, Z: Tensor | OnDisk, logits: Callable[[slice, Tensor], Tensor], which: Tensor | slice) -> None:
         Y, W, l2, counts = self.Y[:, which], self.W[:, which], self.l2[which], self.counts[which]
         r, k, c = W.shape
         gradient, loss = W.new_zeros(r, k * c), torch.zeros_like(l2)
         rarity = torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)]).to(W.dtype).view(2, k * c)
         for start in range(0, len(Z), self.block):
             rows = slice(start, start + self.block)
-            y = Y[rows].unsqueeze(-1)
-            log_p = torch.log_softmax(logits(rows), dim=-1)
+            part, y = Z[rows], Y[rows].unsqueeze(-1)
+            log_p = torch.log_softmax(logits(rows, part), dim=-1)
             loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
             p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().view(-1, k * c)
             if k == self.W.shape[1]:
                 torch.mm(p - p * p, rarity.T, out=self.spread[rows])
             p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
-            gradient += back(p, Z[rows])
+            gradient += back(p, part)
         gradient = gradient.view(r, k, c)
         self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)
         gradient[:-1] += per_target(l2, W) * W[:-1]
         self.gradient[:, which] = gradient
         self.loss[which] = loss + l2 / 2 * dot(W[:-1], W[:-1])
+
+    def logits_of(self, rows: Int[Tensor, " m"], Z: Float[Tensor, "m r"]) -> Float[Tensor, "m k c"]:
+        """The logits of some rows, which are Z."""
+        if self.logits is not None:
+            return self.logits[rows]
+        return (Z @ self.W.reshape(len(self.W), -1)).view(-1, *self.W.shape[1:])
 
     def sampling_weights(self) -> Float[Tensor, " n"]:
         """Where the curvature is, with a share for every class and every row; they sum to 1.

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from probes.design import Design, as_features, check_finite
+from probes.design import Design, as_rows, check_finite
 from probes.evaluation import r2
+from probes.rows import OnDisk, blocks_of
 
 RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
 """Strong to weak; e is of the order of n, so these run from 'almost the mean' to 'almost free'."""
@@ -44,11 +45,13 @@ class RidgeFit:
     gradient_norm: float
     dev_scores: dict[float, float] = field(default_factory=dict)
 
-    def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[np.ndarray, " n"]:
+    def predict(self, X: Float[Tensor, "n d"] | np.ndarray | OnDisk) -> Float[np.ndarray, " n"]:
         """Predicted numbers, float64."""
-        features = as_features(X, self.coef.device)
+        features = as_rows(X, self.coef.device)
         if features.shape[1] != len(self.coef):
             raise ValueError(f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}")
+        if isinstance(features, OnDisk):
+            return np.concatenate([self.predict(features[rows]) for rows in features.blocks()])
         return (features.double() @ self.coef + self.intercept).cpu().numpy()
 
 
@@ -76,11 +79,11 @@ def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
 
 
 def ridge_many(
-    X: Float[Tensor, "n d"] | np.ndarray | Design,
+    X: Float[Tensor, "n d"] | np.ndarray | OnDisk | Design,
     targets: Mapping[str, ArrayLike],
     l2: float | Sequence[float] = RIDGE_L2,
     *,
-    dev: tuple[Float[Tensor, "m d"] | np.ndarray, Mapping[str, ArrayLike]] | None = None,
+    dev: tuple[Float[Tensor, "m d"] | np.ndarray | OnDisk, Mapping[str, ArrayLike]] | None = None,
     standardize: bool = True,
     device: torch.device | str | None = None,
 ) -> dict[str, RidgeFit]:
@@ -116,12 +119,14 @@ def ridge_many(
         choice = dict.fromkeys(names, path[0])
         scores: dict[str, dict[float, float]] = {name: {} for name in names}
         if dev is not None:
-            features = as_features(dev[0], design.device)
+            features = as_rows(dev[0], design.device)
             check_finite(features)
-            rows = design.rotate(features)[:, :-1].double()
-            gold = {name: _values(name, dev[1][name], len(rows)) for name in names}
+            held = design.rotate(features)
+            gold = {name: _values(name, dev[1][name], len(held)) for name in names}
             for penalty in path:
-                said = (rows @ (cross / (values + penalty)) + mean).cpu().numpy()
+                W = cross / (values + penalty)
+                parts = [held[rows][:, :-1].double() @ W + mean for rows in blocks_of(len(held), design.block)]
+                said = torch.cat(parts).cpu().numpy()
                 for j, name in enumerate(names):
                     scores[name][penalty] = r2(gold[name], said[:, j])
             choice = {name: max(path, key=lambda v, s=scores[name]: s[v]) for name in names}

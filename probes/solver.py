@@ -18,11 +18,12 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from probes.design import Design, as_features, check_finite
+from probes.design import CPU_BLOCK, Design, as_rows, check_finite
 from probes.fit import Fit
 from probes.labels import Labels, encode, encode_with
 from probes.newton import Solution, decrement, gap_bound, minimise
 from probes.objective import ABSENT, dot
+from probes.rows import OnDisk, blocks_of
 
 DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 """Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
@@ -33,7 +34,7 @@ CHOICE_TOL = 1e-4
 
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
-Features = Float[Tensor, "n d"] | np.ndarray
+Features = Float[Tensor, "n d"] | np.ndarray | OnDisk
 
 
 @dataclass
@@ -102,7 +103,7 @@ def fit_many(
     targets: Mapping[str, Labels],
     l2: float | Sequence[float] = DEFAULT_L2,
     *,
-    dev: tuple[Float[Tensor, "m d"] | np.ndarray, Mapping[str, Labels]] | None = None,
+    dev: tuple[Features, Mapping[str, Labels]] | None = None,
     standardize: bool = True,
     tol: float = 5e-7,
     max_iter: int = 100,
@@ -115,7 +116,8 @@ def fit_many(
 
     Args:
         X: training features, [n d], or a ``Design`` made from them (shared between calls;
-            ``standardize`` and ``device`` are then the design's).
+            ``standardize`` and ``device`` are then the design's). Rows ``OnDisk`` are read in blocks, once an iteration,
+            and once more for its sample.
         targets: labels of every training row by target name; any hashable labels.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
             accuracy (ties: the stronger). Solved strong to weak, each from the one before, to a
@@ -186,8 +188,8 @@ def fit_many(
     return {name: fits[name] for name in targets}
 
 
-def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[Tensor, "m r"]:
-    features = as_features(X, design.device)
+def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[Tensor, "m r"] | OnDisk:
+    features = as_rows(X, design.device)
     if features.shape[1] != design.d:
         raise ValueError(f"dev has {features.shape[1]} features, but X has {design.d}")
     check_finite(features)
@@ -207,7 +209,7 @@ def _choose(
     group: Sequence[_Target],
     start: Float[Tensor, "r k c"],
     path: Sequence[float],
-    held: Float[Tensor, "m r"],
+    held: Float[Tensor, "m r"] | OnDisk,
     tol: float,
     max_iter: int,
     advance: Callable[[int], None],
@@ -232,8 +234,9 @@ def _choose(
     return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def _dev_accuracy(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"]) -> float:
-    said = (held @ W[:, : len(target.classes)]).argmax(1).cpu().numpy()
+def _dev_accuracy(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk) -> float:
+    own = W[:, : len(target.classes)]
+    said = torch.cat([(held[rows] @ own).argmax(1) for rows in blocks_of(len(held), CPU_BLOCK)]).cpu().numpy()
     return float((said == target.dev).mean())
 
 
@@ -243,7 +246,7 @@ def _certify(
     found: Solution,
     l2: Float[Tensor, " k"],
     tol: float,
-    held: Float[Tensor, "m r"] | None,
+    held: Float[Tensor, "m r"] | OnDisk | None,
 ) -> dict[str, Fit]:
     """Objective and gradient of the final coefficients in float64, from the features as given.
 

@@ -118,7 +118,7 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
 
         mine = [i for i, s in enumerate(sets) if value == config.value or s.source != ALONE]
         grid = Grid(value, subject, metric, groups, [parts[i] for i in mine], lambda number, e=edit_of: e)
-        effects, clean = sweep_all(this.folder, grid)
+        effects, clean = sweep_all(this.folder, grid, this.engine)
         base = mean_of(clean, clusters, config.seed)
         chosen = [sets[i] for i in mine]
         records += set_records(config, chosen, grid.parts, effects, clean, clusters, metric, value, base)

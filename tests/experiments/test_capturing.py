@@ -126,3 +126,20 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
     assert len(contents(tmp_path / "killed" / "store")) < len(whole)
     assert start(tmp_path / "killed") == 0
     assert contents(tmp_path / "killed" / "store") == whole
+
+
+def test_two_processes_at_once_leave_one_whole_store(tmp_path):
+    assert start(tmp_path / "whole") == 0
+    both = [PROCESSES.Process(target=leave, args=(tmp_path / "both",)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    codes = sorted(process.exitcode for process in both)
+    assert codes in ([0, 0], [0, 2])  # the later one waited for nothing: it was refused, or found all done
+    assert contents(tmp_path / "both" / "store") == contents(tmp_path / "whole" / "store")
+    assert start(tmp_path / "both") == 0
+
+
+def leave(out: Path) -> None:
+    raise SystemExit(start(out))

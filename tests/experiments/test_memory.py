@@ -176,3 +176,89 @@ def test_a_batch_without_memory_is_halved(base: Path, tmp_path: Path, monkeypatc
     with pytest.raises(FeatureError, match="memory does not suffice for the one text"):
         extract(subject, layout, places, ActivationStore(tmp_path / "none", {}))
     monkeypatch.setattr(Subject, "forward", whole)
+
+
+WIDE, TAGS = 512, ("NOUN", "VERB", "ADJ", "ADV", "DET")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of wide vectors, a corpus whose tags its words tell, and a store of both: 50 MB a site."""
+    folder = tmp_path_factory.mktemp("wide")
+    ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
+    hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_embd=WIDE, n_head=2, n_positions=64, **ids)).save_pretrained(
+        folder / "model"
+    )
+    tiny.tokenizer().save_pretrained(folder / "model")
+    rng, lines = random.Random(0), []
+    for i in range(2500):
+        words = [rng.randint(3, 92) for _ in range(WORDS)]
+        lines += [f"# sent_id = {i}", f"# text = {' '.join(f'w{w}' for w in words)}"]
+        for j, w in enumerate(words, 1):
+            lines.append(f"{j}\tw{w}\tw{w}\t{TAGS[w % 5]}\tX\t_\t{min(j - 1, 1)}\tdep\t_\t_")
+        lines.append("")
+    (folder / "corpus.conllu").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "prompts.jsonl").write_text('{"prompt": "w3 w4 w5 w6"}\n{"prompt": "w9 w8 w7 w6 w5"}\n', encoding="utf-8")
+    given = ["capture", "--model", folder / "model", "--corpus", folder / "corpus.conllu", "--site", "hook_resid_post"]
+    given += ["--site", "blocks.0.hook_resid_pre", "--out", folder / "acts"]
+    assert cli.main([str(word) for word in given]) == 0
+    return folder
+
+
+def study(command: str, wide: Path, out: Path, *more: object) -> list[str]:
+    given = [command, "--model", wide / "model", "--corpus", wide / "corpus.conllu", "--property", "upos", "--l2", 100]
+    return [str(word) for word in [*given, "--store", wide / "acts", "--out", out, *more]]
+
+
+def test_probes_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) -> None:
+    more = ("--control-seeds", 1, "--random-models", 0)
+    _, (code, peak, allowed) = apart(partial(run, study("probe", wide, tmp_path / "kept", *more), 260_000_000))
+    assert code == 0
+    assert peak <= allowed
+    _, (code, free, _) = apart(partial(run, study("probe", wide, tmp_path / "free", *more)))
+    assert code == 0
+    assert free > allowed  # what is not told does take more
+    kept, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free"))
+    assert kept["provenance"]["memory"]["hold"] > 0
+    assert whole["provenance"]["memory"]["hold"] is None
+    for one, other in zip(kept["records"], whole["records"], strict=True):
+        assert one["converged"]
+        assert one["score"] == pytest.approx(other["score"], abs=2e-3)
+        assert one["control"] == pytest.approx(other["control"], abs=5e-3)
+    assert not [
+        p
+        for p in (tmp_path / "kept").iterdir()
+        if p.name not in ("config.json", "probes", "report.html", "results.json")
+    ]
+
+
+def test_usage_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) -> None:
+    more = ("--prompts", wide / "prompts.jsonl", "--null", 1)
+    _, (code, peak, allowed) = apart(partial(run, study("usage", wide, tmp_path / "kept", *more), 260_000_000))
+    assert code == 0
+    assert peak <= allowed
+    assert cli.main(study("usage", wide, tmp_path / "free", *more)) == 0
+    given = study("usage", wide, tmp_path / "live", *more)
+    del given[given.index("--store") : given.index("--store") + 2]
+    assert cli.main(given) == 0
+    kept, *others = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free", "live"))
+    assert kept["provenance"]["memory"]["hold"] > 0
+    for other in others:  # vectors on disk, in memory, and of the running model: one code, one answer
+        for one, two in zip(kept["records"], other["records"], strict=True):
+            assert one["site"] == two["site"]
+            for key in ("decodable", "effect", "erased_linear", "erased_change", "null"):
+                assert one[key] == pytest.approx(two[key], abs=5e-3), key
+
+
+def test_what_probes_need_at_least_is_said(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, message in (
+        (("--max-ram", "100MB"), "with the vectors on disk"),
+        (
+            ("--max-ram", "100MB", "--scalar-mix", "--information"),
+            "--information and --scalar-mix hold vectors in memory",
+        ),
+        (("--max-ram", "100MB", "--code-length"), "--code-length hold vectors"),
+        (("--max-ram", "few"), "expected a size such as 2GB"),
+    ):
+        assert cli.main(study("probe", wide, tmp_path / str(len(more) + len(message)), *more)) == 2
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -203,10 +204,22 @@ def write_forty(folder: Path) -> None:
     with ActivationStore(folder, ABOUT) as store:
         for shard in range(40):
             if not store.has(shard):
-                rows = range(shard * 50, shard * 50 + 50)
-                generator = torch.Generator().manual_seed(shard)
-                store.write(shard, index(rows), {f"s{i}": torch.randn(50, 999, generator=generator) for i in range(4)})
+                write_one(store, shard)
         store.seal(40, 2000)
+
+
+def write_one(store: ActivationStore, shard: int) -> None:
+    rows, generator = range(shard * 50, shard * 50 + 50), torch.Generator().manual_seed(shard)
+    store.write(shard, index(rows), {f"s{i}": torch.randn(50, 999, generator=generator) for i in range(4)})
+
+
+def test_threads_write_into_one_store(tmp_path):
+    write_forty(tmp_path / "whole")
+    with ActivationStore(tmp_path / "both", ABOUT) as store, ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(write_one, store, shard) for shard in range(40)]:
+            done.result()
+        store.seal(40, 2000)
+    assert contents(tmp_path / "both") == contents(tmp_path / "whole")
 
 
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path):

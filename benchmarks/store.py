@@ -1,0 +1,306 @@
+"""Activations on disk: what writing them costs, how fast they are read, what memory, kills and workers change.
+
+    python benchmarks/store.py [--only writing,reading,memory,batches,linear,kills,ray] [--ud UD_ENGLISH_EWT_FOLDER --model MINILM_FOLDER]
+
+Weights of the writing are random: the shape decides the time. Captures run the embedded model. `batches` needs --ud, and
+takes the embedded model's shape for want of --model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import transformers
+from measure import alternate, ratio, start
+
+from experiments import cli
+from experiments.corpus import read_conllu
+from experiments.demo import demo_paths
+from experiments.subject import load
+from hooks import ActivationStore, capture, sites
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["experiments.capturing", "experiments.ablation", "experiments.doctor", "experiments.report"]
+)
+
+
+def writing(base, given):
+    """The same capture kept in memory, and written."""
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    names = sites(model, "blocks.*.hook_resid_post")
+    batches = [torch.randint(1000, 10_000, (8, 64)) for _ in range(8)]
+
+    def kept():
+        held = []
+        for ids in batches:
+            with capture(model, *names, stop=True) as acts:
+                model.transformer(ids, use_cache=False)
+            held.append({name: acts[name].half() for name in names})
+
+    def written():
+        with ActivationStore(base / "written", {}, dtype=torch.float16) as store:
+            for ids in batches:
+                with capture(model, *names, stop=True, to=store):
+                    model.transformer(ids, use_cache=False)
+        shutil.rmtree(base / "written")
+
+    with torch.no_grad():
+        two = alternate(given.repeats, kept=kept, written=written)
+    print(
+        f"writing, {len(names)} layers, float16, 8 batches of 8x64: kept in memory {median(two['kept']):.2f} s, written "
+        f"{median(two['written']):.2f} s: {ratio(two['written'], two['kept'])} (bound 1.15)"
+    )
+
+
+def reading(base, given):
+    """One layer of a store of 5 GB against as many bytes of one file, cached and not."""
+    names, rows, width = [f"blocks.{i}.hook_resid_post" for i in range(12)], 4096, 768
+    shards = round(given.gigabytes * 1e9 / (len(names) * rows * width * 2))
+    values = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).half()
+    before = time.perf_counter()
+    with ActivationStore(base / "large", {}) as store:
+        for shard in range(shards):
+            row = torch.arange(rows) + shard * rows
+            store.write(
+                shard, torch.stack([row, row // 16, row % 16, row % 16, row % 16 + 1], 1), dict.fromkeys(names, values)
+            )
+        store.seal(shards, shards * rows)
+    taken = time.perf_counter() - before
+    store = ActivationStore(base / "large")
+    size = shards * values.numel() * 2
+    plain = base / "plain"
+    with plain.open("wb") as file:
+        for _ in range(shards):
+            file.write(values.numpy().data)
+    os.sync()
+    print(
+        f"a store of {store.size() / 1e9:.2f} GB, {shards} shards, written in {taken:.1f} s; one layer {size / 1e6:.0f} MB"
+    )
+
+    def forgotten(run):
+        def cold():
+            for path in (plain, *(base / "large").iterdir()):
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            before = time.perf_counter()
+            run()
+            return time.perf_counter() - before
+
+        return cold
+
+    sides = {"plain": lambda: np.fromfile(plain, dtype=np.uint8), "store": lambda: store.read(names[5])}
+    two = alternate(given.repeats, **sides)
+    say_rates("in the page cache", two, size)
+    cold = {name: [] for name in sides}
+    for turn in range(given.repeats):
+        for name in list(sides)[:: 1 if turn % 2 else -1]:
+            cold[name].append(forgotten(sides[name])())
+    say_rates("dropped from it", cold, size)
+
+
+def say_rates(what, two, size):
+    print(
+        f"reading one layer, {what}: plain {size / median(two['plain']) / 1e9:.2f} GB/s, store "
+        f"{size / median(two['store']) / 1e9:.2f} GB/s: {ratio(two['plain'], two['store'])} of its rate (bound 0.8)"
+    )
+
+
+def lines(base, count):
+    """As many texts as are asked for, those of the embedded corpus again and again."""
+    path, texts = base / f"lines-{count}.txt", [s.text for s in read_conllu(demo_paths().train)]
+    path.write_text("\n".join(texts[i % len(texts)] for i in range(count)), encoding="utf-8")
+    return path
+
+
+def command(out, *more):
+    given = ["capture", "--model", demo_paths().model, "--out", out, "--site", "hook_resid_post", *more]
+    return [str(word) for word in given]
+
+
+def quietly(words):
+    """Run a command without its table."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    raise SystemExit(cli.main(words))
+
+
+def run(words):
+    """Seconds of a command in a process of its own that has imported all, and its results."""
+    process = PROCESSES.Process(target=quietly, args=(words,))
+    before = time.perf_counter()
+    process.start()
+    process.join()
+    assert process.exitcode == 0, words
+    out = Path(words[words.index("--out") + 1])
+    return time.perf_counter() - before, json.loads((out / "results.json").read_text())
+
+
+def memory(base, given):
+    """Peak memory of a capture of ten times as many texts."""
+    peak = {}
+    for count in (given.texts, 10 * given.texts):
+        _, found = run(command(base / f"memory-{count}", "--text", lines(base, count)))
+        peak[count] = found["provenance"]["memory"]["peak_rss_bytes"]
+        shutil.rmtree(base / f"memory-{count}")
+    few, many = peak.values()
+    print(
+        f"peak memory, {given.texts:,} texts {few / 1e6:.0f} MB, {10 * given.texts:,} texts {many / 1e6:.0f} MB: "
+        f"{many / few:.3f}x (bound 1.05)"
+    )
+
+
+def linear(base, given):
+    """Time of a capture of 1x, 4x and 16x the tokens."""
+    each = {}
+    for times in (1, 4, 16):
+        taken = []
+        for turn in range(3 if times < 16 else 1):
+            out = base / f"linear-{times}-{turn}"
+            _, found = run(command(out, "--text", lines(base, given.texts * times // 4)))
+            taken.append(1e6 / found["store"]["tokens_per_second"])
+            shutil.rmtree(out)
+        each[times] = median(taken)
+    said = ", ".join(f"{times}x {value:.1f} us" for times, value in each.items())
+    print(
+        f"time a token of 1x, 4x, 16x the texts (1x = {given.texts // 4:,}): {said}: "
+        f"{each[4] / each[1]:.3f}, {each[16] / each[1]:.3f} of 1x (bound 0.9 to 1.1)"
+    )
+
+
+def batches(base, given):
+    """Batches of similar length against padded batches of 32 sentences in the corpus's order."""
+    if given.ud is None:
+        print("batches: skipped (--ud)")
+        return
+    subject = load(given.model or demo_paths().model, body_only=True)
+    texts = [s.text for s in read_conllu(given.ud / "en_ewt-ud-train.conllu", given.sentences)]
+    encoded = subject.encode(texts)
+    tokens = sum(map(len, encoded))
+
+    def ordered():
+        for at in range(0, len(encoded), 32):
+            for batch in subject.batches(encoded[at : at + 32], tokens=1 << 40):
+                subject.forward(batch)
+
+    def bucketed():
+        for batch in subject.batches(encoded, tokens=4096):
+            subject.forward(batch)
+
+    two = alternate(max(2, given.repeats // 2), ordered=ordered, bucketed=bucketed)
+    rates = {name: tokens / median(taken) for name, taken in two.items()}
+    print(
+        f"batches, {subject.name.rstrip('/').rsplit('/', 1)[-1]}, {len(texts):,} sentences of UD English-EWT, {tokens:,} tokens: "
+        f"corpus order {rates['ordered']:,.0f} tokens/s, by length {rates['bucketed']:,.0f}: "
+        f"{ratio(two['ordered'], two['bucketed'])} (bound 1.8)"
+    )
+
+
+def contents(folder):
+    """All that a run wrote and that may not depend on how often it was killed."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
+    results = json.loads((folder / "results.json").read_text())
+    return found, results["records"], results["findings"]
+
+
+def kills(base, given):
+    """Killed at random moments and started again, until whole; against an undisturbed run."""
+    rng, demo = random.Random(0), demo_paths()
+    prompts = base / "prompts.jsonl"
+    texts = [s.text for s in read_conllu(demo.dev, 64)]
+    prompts.write_text("\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8")
+    sweep = ["ablate", "--model", demo.model, "--prompts", prompts, "--metric", "loss", "--batch-tokens", 64, "--out"]
+    for name, words in (
+        (
+            "capture",
+            [
+                "capture",
+                "--model",
+                demo.model,
+                "--corpus",
+                demo.dev,
+                "--site",
+                "hook_resid_post",
+                "--batch-tokens",
+                256,
+                "--out",
+            ],
+        ),
+        ("sweep", sweep),
+    ):
+        words = [str(word) for word in words]
+        seconds, _ = run([*words, str(base / name)])
+        whole, done, ends = contents(base / name), 0, 0
+        while done < given.kills or (base / "killed").exists():
+            process = PROCESSES.Process(target=quietly, args=([*words, str(base / "killed")],))
+            process.start()
+            process.join(rng.uniform(0, seconds) if done < given.kills else None)
+            process.kill()
+            process.join()
+            done += process.exitcode == -signal.SIGKILL
+            if process.exitcode == 0:
+                ends += 1
+                same = contents(base / "killed") == whole
+                assert same, f"{name}: another result after a kill"
+                shutil.rmtree(base / "killed")
+        print(f"kills: {done} at random moments of a {name} of {seconds:.1f} s, {ends} runs ended: all identical")
+
+
+def ray(base, given):
+    """Two workers of one thread against this process with one and with two."""
+    path = lines(base, given.texts)
+    found, taken = {}, {}
+    for name, threads, more in (
+        ("local, 1 thread", 1, ()),
+        ("local, 2 threads", 2, ()),
+        ("Ray, 2 workers", 1, ("--engine", "ray", "--workers", 2, "--num-cpus", 1)),
+    ):
+        torch.set_num_threads(threads)
+        out = base / f"ray-{len(found)}"
+        before = time.perf_counter()
+        assert cli.main(command(out, "--text", path, *more)) == 0
+        taken[name] = time.perf_counter() - before
+        found[name] = contents(out)
+    one, _, both = found.values()
+    said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in taken.items())
+    print(
+        f"Ray, {given.texts:,} texts: {said}; bytes and records {'identical' if one == both else 'DIFFER'} (one thread each)"
+    )
+
+
+PARTS = {f.__name__: f for f in (writing, reading, memory, linear, batches, kills, ray)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--gigabytes", type=float, default=5.0)
+    parser.add_argument("--texts", type=int, default=8192)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ud", type=Path)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--sentences", type=int, default=2000)
+    parser.add_argument("--scratch", type=Path, help="where stores are written (default: the system's place)")
+    given = parser.parse_args()
+    start()
+    for name in given.only.split(","):
+        with tempfile.TemporaryDirectory(dir=given.scratch) as base:
+            PARTS[name](Path(base), given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Engines: here and on Ray the same bytes and the same tables, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from experiments import cli
+from experiments.config import CaptureConfig
+from experiments.demo import demo_paths
+from experiments.engine import Local, OnRay, engine_of, tree
+from experiments.results import RunError
+from hooks import ActivationStore
+
+MODEL = demo_paths().model
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[OnRay]:
+    pytest.importorskip("ray", reason="Ray is not installed (layerscope[ray])")
+    engine = OnRay(workers=2, num_cpus=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    for name, path, count in (("train", demo_paths().dev, 150), ("test", demo_paths().test, 30)):
+        found[name] = folder / f"{name}.conllu"
+        found[name].write_text("\n\n".join(path.read_text("utf-8").split("\n\n")[:count]) + "\n\n", encoding="utf-8")
+    found["prompts"] = folder / "prompts.jsonl"
+    texts = ("The dog runs .", "The dogs run home .", "A cat sees the old house .")
+    found["prompts"].write_text("\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8")
+    return found
+
+
+def joined(left: str, right: str) -> str:
+    return f"({left}{right})"
+
+
+def letter(number: int) -> str:
+    return chr(ord("a") + number)
+
+
+def test_a_tree_keeps_the_order_and_holds_few() -> None:
+    whole = tree(map(letter, range(11)), joined)
+    assert whole.replace("(", "").replace(")", "") == "abcdefghijk"
+    assert whole == "((((ab)(cd))((ef)(gh)))((ij)k))"
+    assert Local().reduce(letter, range(11), joined) == whole
+    assert tree([7], joined) == 7  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing"):
+        tree([], joined)
+
+
+def test_options_of_ray_want_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    base: dict[str, Any] = {"model": "m", "out": Path("o"), "site": ()}
+    assert isinstance(engine_of(CaptureConfig(**base)), Local)
+    with pytest.raises(RunError, match="--workers is for workers of Ray"):
+        engine_of(CaptureConfig(**base, workers=2))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"layerscope\[ray\]"):
+        engine_of(CaptureConfig(**base, engine="ray"))
+
+
+def test_the_same_cells_whoever_computes_them(cluster: OnRay, tmp_path: Path) -> None:
+    def work(cell: int, advance: Any) -> int:
+        advance(cell)
+        if cell == 2 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cell**2
+
+    steps: list[int] = []
+    found = list(cluster.map(work, range(6), steps.append))
+    assert sorted(found) == [(i, i**2) for i in range(6)]
+    assert sum(steps) == 15  # the cell that was done twice is counted once
+    assert (tmp_path / "died").exists()
+    assert cluster.reduce(letter, range(11), joined) == Local().reduce(letter, range(11), joined)
+
+    def bad(cell: int, advance: Any) -> int:
+        raise RunError(f"cell {cell} is not what was expected")
+
+    with pytest.raises(RunError, match=r"^cell 0 is not what was expected$"):
+        list(cluster.map(bad, [0]))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
+
+
+def command(name: str, out: Path, *more: object, engine: str) -> list[str]:
+    given = [name, "--model", MODEL, "--out", out, *more]
+    given += ["--engine", "ray", "--workers", 2, "--num-cpus", 1] if engine == "ray" else []
+    return [str(word) for word in given]
+
+
+def kill_a_worker(folder: Path, shards: int, killed: list[str]) -> None:
+    """Kill one of the capture's workers once some shards are there."""
+    while len(list(folder.glob("*.safetensors"))) < shards:
+        time.sleep(0.005)
+    for process in psutil.Process().children(recursive=True):
+        if (process.cmdline() or [""])[0].startswith("ray::MapWorker"):
+            killed.append(process.cmdline()[0])
+            process.kill()
+            return
+
+
+def test_capture_writes_the_same_bytes_with_a_worker_killed(
+    cluster: OnRay, tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--corpus", files["train"], "--batch-tokens", 48, "--site", "hook_resid_post", "--store-as", "float16")
+    assert cli.main(command("capture", tmp_path / "local", *more, engine="local")) == 0
+    killed: list[str] = []
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "ray" / "store", 3, killed), daemon=True)
+    killer.start()
+    assert cli.main(command("capture", tmp_path / "ray", *more, engine="ray")) == 0
+    killer.join(1)
+    assert len(killed) == 1
+    local, ray = contents(tmp_path / "local" / "store"), contents(tmp_path / "ray" / "store")
+    assert len(local) > 20
+    assert ray == local
+    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("local", "ray")]
+    assert found[0]["records"] == found[1]["records"]
+    # What goes wrong in a worker is one line here.
+    (tmp_path / "ray" / "results.json").unlink()
+    path = tmp_path / "ray" / "store" / "shard-000003.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    capsys.readouterr()
+    assert cli.main(command("capture", tmp_path / "ray", *more, engine="ray")) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("layerscope: ")
+    assert "shard-000003.safetensors is half written" in said
+    assert not ActivationStore(tmp_path / "local" / "store").problems()
+
+
+def test_studies_give_the_same_tables(cluster: OnRay, tmp_path: Path, files: dict[str, Path]) -> None:
+    probe = ("--corpus", files["train"], "--test", files["test"], "--property", "upos", "--limit-sentences", 60)
+    probe += ("--l2", 100, "--site", "blocks.4.hook_resid_post", "--control-seeds", 1, "--random-models", 0)
+    ablate = ("--prompts", files["prompts"], "--metric", "loss", "--batch-tokens", 8)
+    for name, more in (("probe", probe), ("ablate", ablate)):
+        for engine in ("local", "ray"):
+            assert cli.main(command(name, tmp_path / f"{name}-{engine}", *more, engine=engine)) == 0
+        local, ray = (
+            json.loads((tmp_path / f"{name}-{engine}" / "results.json").read_text()) for engine in ("local", "ray")
+        )
+        assert local["records"] == ray["records"]
+        assert local["findings"] == ray["findings"]
+    saved = [sorted((tmp_path / f"probe-{engine}" / "probes").rglob("*.safetensors")) for engine in ("local", "ray")]
+    assert [p.read_bytes() for p in saved[0]] == [p.read_bytes() for p in saved[1]]
+    assert len(saved[0]) == 2
