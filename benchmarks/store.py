@@ -244,7 +244,7 @@ def kills(base, given):
         words = [str(word) for word in words]
         seconds, _ = run([*words, str(base / name)])
         whole, done, ends = contents(base / name), 0, 0
-        while done < given.kills or (base / "killed").exists():
+        while done < given.kills or not ends or (base / "killed").exists():
             process = PROCESSES.Process(target=quietly, args=([*words, str(base / "killed")],))
             process.start()
             process.join(rng.uniform(0, seconds) if done < given.kills else None)

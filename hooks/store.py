@@ -267,9 +267,13 @@ class ActivationStore:
             return self._some(site, rows)
         n_rows, values, space = self.n_rows, None, bytearray()
         seen = torch.zeros(n_rows, dtype=torch.bool)
-        for name, size in self._all().items():
+        parts = list(self._all().items())
+        for number, (name, size) in enumerate(parts):
             header = self._with(name, size, site)
             slot = header.slots[site]
+            for later in parts[number + 1 : number + 2]:  # the disk goes on while this one is summed and copied
+                there = self._with(*later, site).slots[site]
+                self.folder.ahead(later[0], there.start, there.stop)
             if len(space) < slot.stop - slot.start:
                 space = bytearray(slot.stop - slot.start)
             at = read_tensor(self.folder, name, header, INDEX)[:, 0]
