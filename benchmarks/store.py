@@ -213,7 +213,7 @@ def contents(folder):
     """All that a run wrote and that may not depend on how often it was killed."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.safetensors")}
     results = json.loads((folder / "results.json").read_text())
-    return found, results["records"], results["findings"]
+    return found, results["records"]
 
 
 def kills(base, given):

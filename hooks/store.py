@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -282,7 +283,7 @@ class ActivationStore:
             part = read_tensor(self.folder, name, header, site, memoryview(space))
             if values is None:
                 values = torch.empty(n_rows, *part.shape[1:], dtype=part.dtype)
-            values.index_copy_(0, at, part)
+            _bytes(values)[at.numpy()] = _bytes(part)  # as memory moves it, which torch's own copy by index does not
             seen[at] = True
         if values is None or not seen.all():
             raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
@@ -467,6 +468,11 @@ class ActivationStore:
 
 def _name(shard: int) -> str:
     return f"shard-{shard:06d}.safetensors"
+
+
+def _bytes(rows: Tensor) -> np.ndarray:
+    """Rows as the bytes that they are, whatever their type."""
+    return rows.reshape(len(rows), -1).view(torch.uint8).numpy()
 
 
 def _type(dtype: torch.dtype | None) -> dict[str, str]:
