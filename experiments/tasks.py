@@ -19,7 +19,7 @@ from experiments.sentences import band
 from probes.rows import OnDisk
 
 Split = Literal["train", "dev", "test"]
-Vectors = Float[Tensor, "n d"] | OnDisk
+Vectors = Float[Tensor, "_rows _d"] | OnDisk
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -70,7 +70,7 @@ class Task:
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
 
     @overload
-    def vectors(self, features: Float[Tensor, "n d"], split: Split) -> Float[Tensor, "n width"]: ...
+    def vectors(self, features: Float[Tensor, "rows d"], split: Split) -> Float[Tensor, "n width"]: ...
 
     @overload
     def vectors(self, features: OnDisk, split: Split) -> OnDisk: ...

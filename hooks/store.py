@@ -272,7 +272,7 @@ class ActivationStore:
         for number, (name, size) in enumerate(parts):
             header = self._with(name, size, site)
             slot = header.slots[site]
-            for later in parts[number + 1 : number + 2]:  # the disk goes on while this one is summed and copied
+            for later in parts[number + 1 : number + 3]:  # the disk goes on while this one is summed and copied
                 there = self._with(*later, site).slots[site]
                 self.folder.ahead(later[0], there.start, there.stop)
             if len(space) < slot.stop - slot.start:
@@ -282,7 +282,10 @@ class ActivationStore:
                 raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {int(at.max())}")
             part = read_tensor(self.folder, name, header, site, memoryview(space))
             if values is None:
-                values = torch.empty(n_rows, *part.shape[1:], dtype=part.dtype)
+                whole = np.empty(
+                    n_rows * math.prod(part.shape[1:]) * part.element_size(), dtype=np.uint8
+                )  # numpy asks for large pages
+                values = torch.from_numpy(whole).view(part.dtype).view(n_rows, *part.shape[1:])
             _bytes(values)[at.numpy()] = _bytes(part)  # as memory moves it, which torch's own copy by index does not
             seen[at] = True
         if values is None or not seen.all():
