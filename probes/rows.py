@@ -17,7 +17,7 @@ from torch import Tensor
 
 BLOCK = 1 << 13
 """Most rows that are looked through at a time."""
-_BLOCK_BYTES = 1 << 25
+_BLOCK_BYTES = 1 << 24
 
 
 def block_of(width: int) -> int:
