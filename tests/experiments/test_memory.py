@@ -260,5 +260,6 @@ def test_what_probes_need_at_least_is_said(wide: Path, tmp_path: Path, capsys: p
         (("--max-ram", "100MB", "--code-length"), "--code-length hold vectors"),
         (("--max-ram", "few"), "expected a size such as 2GB"),
     ):
-        assert cli.main(study("probe", wide, tmp_path / str(len(more) + len(message)), *more)) == 2
+        given = study("probe", wide, tmp_path / str(len(more) + len(message)), "--random-models", 0, *more)
+        assert cli.main(given) == 2
         assert message in " ".join(capsys.readouterr().err.split())
