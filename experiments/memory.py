@@ -255,14 +255,18 @@ class Fits:
         )
 
 
-def sweep_bytes(subject: Subject, groups: Sequence[Chunk]) -> int:
-    """What the largest batch of a sweep takes: each block's input, packed copies of the batch, and the logits that are read."""
+def sweep_bytes(subject: Subject, groups: Sequence[Chunk], parts: int) -> int:
+    """What the largest batch of a sweep takes: each block's input, packed copies of the batch, and the logits that are read.
+
+    Args:
+        parts: how many are edited at one site.
+    """
     vocab = getattr(subject.config, "vocab_size", 0)
     need = Need.of(subject, {}, torch.float32).token
     most = 0
     for chunk in groups:
         positions, reads = chunk.batch.input_ids.numel(), 4 * vocab * len(chunk.reads.positions)
-        copies = max(1, min(PACK // positions, READ_BYTES // max(reads, 1)))
+        copies = max(1, min(parts, PACK // positions, READ_BYTES // max(reads, 1)))
         inputs = 4 * (subject.n_layers + 1) * subject.d_model * positions
         most = max(most, inputs + copies * positions * need + 3 * (copies + 1) * reads)
     return most

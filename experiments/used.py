@@ -134,7 +134,7 @@ def _plan(
     proof = 4 * 6 * width * (PROOF_ROWS + test)
     beside = {"--eraser inlp": 8 * rows * width} if config.eraser == "inlp" else {}
     index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
-    other = max(proof, sweep_bytes(subject, groups))
+    other = max(proof, sweep_bytes(subject, groups, 1))
     fits = Fits.plan(need.held + index, 4 * rows * width, 1, Solve.of(view.tasks, width, 0), beside, ram, other)
     disk = (0 if config.store else rows * need.row) + fits.disk
     text = (

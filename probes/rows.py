@@ -25,6 +25,17 @@ def block_of(width: int) -> int:
     return min(BLOCK, max(256, _BLOCK_BYTES // max(width, 1)))
 
 
+class _Nameless:
+    """A file without a name, closed when nothing refers to it any more."""
+
+    def __init__(self, folder: str | Path | None) -> None:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            self.descriptor = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class OnDisk:
     """A matrix [n d] in a file without a name, which goes when it is closed or its process ends, however it ends.
 
@@ -52,8 +63,8 @@ class OnDisk:
     ) -> None:
         self.shape, self.folder, self.hold, self.dtype = shape, folder, hold, dtype
         self.device = torch.device(device)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the matrix lives)
-        self._file.truncate(shape[0] * self._width)
+        self._file = _Nameless(folder)
+        os.truncate(self._file.descriptor, shape[0] * self._width)
 
     @property
     def _width(self) -> int:
@@ -112,7 +123,7 @@ class OnDisk:
         out = torch.empty(max(stop - start, 0), self.shape[1], dtype=self.dtype)
         rest, at = _bytes(out), start * self._width
         while rest:
-            count = os.preadv(self._file.fileno(), [rest], at)
+            count = os.preadv(self._file.descriptor, [rest], at)
             if not count:
                 raise OSError(f"rows {start} to {stop} of {len(self)} are not in the file")
             rest, at = rest[count:], at + count
@@ -123,7 +134,7 @@ class OnDisk:
             raise ValueError(f"expected at most {len(self) - start} rows of {self.shape[1]}, got {list(values.shape)}")
         rest, at = _bytes(values), start * self._width
         while rest:
-            count = os.pwrite(self._file.fileno(), rest, at)
+            count = os.pwrite(self._file.descriptor, rest, at)
             rest, at = rest[count:], at + count
 
 

@@ -103,7 +103,7 @@ def fit_many(
     targets: Mapping[str, Labels],
     l2: float | Sequence[float] = DEFAULT_L2,
     *,
-    dev: tuple[Features, Mapping[str, Labels]] | None = None,
+    dev: tuple[Float[Tensor, "m d"] | np.ndarray | OnDisk, Mapping[str, Labels]] | None = None,
     standardize: bool = True,
     tol: float = 5e-7,
     max_iter: int = 100,
