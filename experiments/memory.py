@@ -266,9 +266,10 @@ def sweep_bytes(subject: Subject, groups: Sequence[Chunk], parts: int) -> int:
     most = 0
     for chunk in groups:
         positions, reads = chunk.batch.input_ids.numel(), 4 * vocab * len(chunk.reads.positions)
-        copies = max(1, min(parts, PACK // positions, READ_BYTES // max(reads, 1)))
+        copies = max(1, min(parts, PACK // positions))
+        projected = max(1, min(copies, READ_BYTES // max(reads, 1)))
         inputs = 4 * (subject.n_layers + 1) * subject.d_model * positions
-        most = max(most, inputs + copies * positions * need + 3 * (copies + 1) * reads)
+        most = max(most, inputs + copies * positions * need + 3 * (projected + 1) * reads)
     return most
 
 

@@ -57,12 +57,6 @@ class LocalFolder:
                     raise OSError(f"{self.path / name} ends early")
                 buffer = buffer[count:]
 
-    def ahead(self, name: str, start: int, stop: int) -> None:
-        """Let the system fetch what is read next while something else is done."""
-        if hasattr(os, "posix_fadvise"):
-            with (self.path / name).open("rb", buffering=0) as file:
-                os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
-
     def view(self, name: str, start: int, stop: int) -> Any:
         """A buffer of some bytes of a file, mapped into memory."""
         if stop == start:
@@ -164,9 +158,6 @@ class RemoteFolder:
         if len(found) != len(buffer):
             raise OSError(f"{self.url}/{name} ends early")
         buffer[:] = found
-
-    def ahead(self, name: str, start: int, stop: int) -> None:
-        """Nothing is fetched before it is asked for."""
 
     def view(self, name: str, start: int, stop: int) -> Any:
         """A buffer of some bytes of a file."""

@@ -18,8 +18,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ from hooks.spool import Spool
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 
 _PLAN = "store.json"
+_READERS = 4
+"""Threads that read a site."""
 
 
 class ActivationStore:
@@ -266,31 +269,35 @@ class ActivationStore:
         self.flush()
         if rows is not None:
             return self._some(site, rows)
-        n_rows, values, space = self.n_rows, None, bytearray()
+        n_rows, parts, held = self.n_rows, self._all(), local()
         seen = torch.zeros(n_rows, dtype=torch.bool)
-        parts = list(self._all().items())
-        for number, (name, size) in enumerate(parts):
-            header = self._with(name, size, site)
-            slot = header.slots[site]
-            for later in parts[number + 1 : number + 3]:  # the disk goes on while this one is summed and copied
-                there = self._with(*later, site).slots[site]
-                self.folder.ahead(later[0], there.start, there.stop)
-            if len(space) < slot.stop - slot.start:
-                space = bytearray(slot.stop - slot.start)
+        slots = [self._with(name, size, site).slots[site] for name, size in parts.items()]
+        if not slots:
+            raise StoreError(f"{self.folder}: expected shards, it holds none")
+        kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
+        space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)  # numpy asks for large pages, torch does not
+        table = space.reshape(n_rows, width * kind.itemsize)
+        largest = max(slot.stop - slot.start for slot in slots)
+
+        def place(part: tuple[str, int]) -> Int[Tensor, " n"]:
+            """Read a shard, compare it, and put its rows where they belong; says which."""
+            if not hasattr(held, "buffer"):
+                held.buffer = memoryview(bytearray(largest))
+            name, header = part[0], self._header(*part)
             at = read_tensor(self.folder, name, header, INDEX)[:, 0]
             if len(at) and int(at.max()) >= n_rows:
                 raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {int(at.max())}")
-            part = read_tensor(self.folder, name, header, site, memoryview(space))
-            if values is None:
-                whole = np.empty(
-                    n_rows * math.prod(part.shape[1:]) * part.element_size(), dtype=np.uint8
-                )  # numpy asks for large pages
-                values = torch.from_numpy(whole).view(part.dtype).view(n_rows, *part.shape[1:])
-            _bytes(values)[at.numpy()] = _bytes(part)  # as memory moves it, which torch's own copy by index does not
-            seen[at] = True
-        if values is None or not seen.all():
+            rows = read_tensor(self.folder, name, header, site, held.buffer)
+            # As memory moves it, which torch's own copy by index does not.
+            table[at.numpy()] = rows.reshape(len(rows), width).view(torch.uint8).numpy()
+            return at
+
+        with ThreadPoolExecutor(_READERS) as readers:  # a disk is asked for some shards while others are summed and put
+            for at in readers.map(place, parts.items()):
+                seen[at] = True
+        if not seen.all():
             raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
-        return values
+        return torch.from_numpy(space).view(kind).view(n_rows, *slots[0].shape[1:])
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
         """Each shard's index and its rows of one site, mapped into memory: for sums over more rows than memory holds."""
@@ -471,11 +478,6 @@ class ActivationStore:
 
 def _name(shard: int) -> str:
     return f"shard-{shard:06d}.safetensors"
-
-
-def _bytes(rows: Tensor) -> np.ndarray:
-    """Rows as the bytes that they are, whatever their type."""
-    return rows.reshape(len(rows), -1).view(torch.uint8).numpy()
 
 
 def _type(dtype: torch.dtype | None) -> dict[str, str]:
