@@ -114,7 +114,7 @@ COMMANDS = {
         "which neurons know a property, and does the model miss them",
         (
             f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
-            f"neurons {GPT2} {TRAIN} --property upos --ranking probeless --k 10 --k 100",
+            f"neurons {GPT2} {TRAIN} --property upos --ranking mutual_information --k 10 --k 100",
         ),
     ),
     "capture": Command(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import nn
 
@@ -219,7 +220,14 @@ def _save(subject: Subject, folder: Path) -> None:
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         model: Any = subject.model
-        model.save_pretrained(unfinished, safe_serialization=True)
+        try:
+            model.save_pretrained(unfinished, safe_serialization=True)
+        except StrictDataclassError as error:  # Llama's, where the width is no multiple of the heads
+            why = " ".join(str(error.__cause__ or error).split())
+            raise RunError(
+                f"{folder.name}: transformers saves no {type(model).__name__} of this shape: {why.rstrip('.')}; --steps "
+                "stops before it"
+            ) from error
         subject.tokenizer.save_pretrained(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.replace(folder)

@@ -242,6 +242,15 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     assert probe.plan(**study, out=out).records == found.records  # it is finished: these are its results
 
 
+def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
+    """The demo model has 4 heads of width 128 in all: with 3 it is no Llama to transformers."""
+    given = {"model": PATHS.model, "pairs": PATHS.pairs, "limit": 4, "metric": "loss", "random": 0}
+    assert cli.main(["prune", *words(given, "--out", tmp_path / "cut")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size")
+    assert line.endswith("--steps stops before it")
+
+
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):
     from experiments import layerwise
 
