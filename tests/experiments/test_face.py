@@ -244,7 +244,10 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
 
 def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
     """The demo model has 4 heads of width 128 in all: with 3 it is no Llama to transformers."""
-    given = {"model": PATHS.model, "pairs": PATHS.pairs, "limit": 4, "metric": "loss", "random": 0}
+    (tmp_path / "texts.jsonl").write_text(
+        '{"prompt": "The singer posts their copy."}\n{"prompt": "Two guards play."}\n'
+    )
+    given = {"model": PATHS.model, "prompts": tmp_path / "texts.jsonl", "random": 0}
     assert cli.main(["prune", *words(given, "--out", tmp_path / "cut")]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size")
