@@ -1,0 +1,217 @@
+"""Build the reference of the API, and check what the documentation says of the code.
+
+    python docs/build.py            # writes docs/reference/: a page for each room, and one of all commands' options
+    python docs/build.py --check    # writes nothing; exit status 1 and a line for each thing that is not true
+
+Checked: every relative link and anchor of every Markdown file; every ``layerscope ...`` line of a code block, by the
+command line's own parser; every ``--option`` that is spoken of; that each command has a page, each page a place in
+docs/README.md, and each public name a docstring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+MODULES = (
+    "hooks", "hooks.edits", "probes", "probes.controls", "probes.evaluation", "probes.calibration", "probes.scaling",
+    "probes.rankings", "probes.structural", "probes.mixing", "experiments", "experiments.subject", "experiments.corpus",
+    "experiments.properties", "experiments.attribution",
+)  # fmt: skip
+"""What the reference has a page of."""
+FOREIGN = {"--check", "--global"}
+"""Options that are not layerscope's."""
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def main(arguments: list[str]) -> int:
+    """Build or check; returns the exit status."""
+    sys.path.insert(0, str(ROOT))
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    pages = dict(reference())
+    if arguments:
+        wrong = list(problems())
+        print("\n".join([*wrong, f"docs: {len(wrong)} wrong"]))
+        return 1 if wrong else 0
+    REFERENCE.mkdir(exist_ok=True)
+    for name, text in pages.items():
+        (REFERENCE / name).write_text(text, encoding="utf-8")
+    print(f"{len(pages)} pages in {REFERENCE}")
+    return 0
+
+
+# -- the reference
+
+
+def reference() -> Iterator[tuple[str, str]]:
+    """(file name, text) of each page."""
+    index = ["# Reference", "", "Written by `python docs/build.py` from the docstrings; not kept in the repository.", ""]
+    for name in MODULES:
+        module = importlib.import_module(name)
+        yield f"{name}.md", page_of(module)
+        index.append(f"- [{name}]({name}.md): {first_line(module)}")
+    yield "commands.md", page_of_commands()
+    yield "README.md", "\n".join([*index, "- [commands](commands.md): every option of every command", ""])
+
+
+def page_of(module: ModuleType) -> str:
+    """A module's docstring, and those of its public names."""
+    parts = [f"# {module.__name__}", quoted(inspect.getdoc(module))]
+    for name in public(module):
+        thing = getattr(module, name)
+        parts += [f"## {name}", f"```python\n{name}{signature(thing)}\n```" if callable(thing) else f"`{thing!r}`"]
+        if callable(thing) or inspect.ismodule(thing):
+            parts.append(quoted(inspect.getdoc(thing)))
+        for member, method in methods(thing):
+            parts += [f"### {name}.{member}", f"```python\n{member}{signature(method)}\n```", quoted(inspect.getdoc(method))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def page_of_commands() -> str:
+    """The help of every command, as the command line prints it."""
+    from experiments.cli import make_parser
+
+    parts = ["# Commands"]
+    for name, parser in commands_of(make_parser()).items():
+        parts += [f"## {name}", f"```\n{parser.format_help().strip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def public(module: ModuleType) -> list[str]:
+    """The names of ``__all__``, or the documented functions and classes that the module itself defines."""
+    own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+    return list(getattr(module, "__all__", [n for n in own if n[0] != "_" and inspect.getdoc(getattr(module, n))]))
+
+
+def methods(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Public documented methods and properties that a class defines itself."""
+    if inspect.isclass(thing) and not issubclass(thing, BaseException):
+        for name, value in vars(thing).items():
+            value = getattr(value, "__func__", value)
+            if name[0] != "_" and inspect.isroutine(value) and inspect.getdoc(value):
+                yield name, value
+
+
+def signature(thing: Any) -> str:
+    """The signature with its types; nothing where Python cannot tell it."""
+    try:
+        return str(inspect.signature(thing)).replace("'", "")
+    except (TypeError, ValueError):
+        return ""
+
+
+def quoted(text: str | None) -> str:
+    """A docstring as it stands: its equations and columns are lines of text."""
+    return f"```text\n{text.strip()}\n```" if text else ""
+
+
+def first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def commands_of(parser: Any) -> dict[str, Any]:
+    """The parser of each command."""
+    return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
+
+
+# -- the checks
+
+
+def problems() -> Iterator[str]:
+    """A line for each thing that is not true."""
+    from experiments.cli import make_parser
+
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    pages = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, listed) if path.exists()}
+    parser = make_parser()
+    commands = commands_of(parser)
+    known = {flag for one in (parser, *commands.values()) for action in one._actions for flag in action.option_strings}
+    for path, text in pages.items():
+        at = path.relative_to(ROOT)
+        yield from (f"{at}: {what}" for what in broken_links(path, text))
+        yield from (f"{at}: {what}" for what in wrong_commands(text, parser))
+        if path.parent == ROOT / "docs":
+            spoken = set(re.findall(r"`(--[a-z][a-z-]*)", prose(text)))
+            yield from (f"{at}: no command has the option {flag}" for flag in sorted(spoken - known - FOREIGN))
+    index = pages.get(ROOT / "docs" / "README.md", "")
+    for path in pages:
+        if path.parent == ROOT / "docs" and path.name != "README.md" and f"({path.name}" not in index:
+            yield f"docs/README.md: {path.name} is not in the index"
+    for name in commands:
+        if not re.search(rf"`{name}`[^\n]*\(\w", index):
+            yield f"docs/README.md: the command {name} has no page"
+    for name in MODULES:
+        module = importlib.import_module(name)
+        things = [(n, getattr(module, n)) for n in public(module)]
+        yield from (f"{name}.{n}: no docstring" for n, thing in things if callable(thing) and not inspect.getdoc(thing))
+
+
+def prose(text: str) -> str:
+    """The text without its code blocks."""
+    return FENCE.sub("", text)
+
+
+def broken_links(path: Path, text: str) -> Iterator[str]:
+    """Relative links to files that are not there, and anchors that no heading makes."""
+    for found in LINK.finditer(re.sub(r"`[^`\n]*`", lambda m: "x" * len(m[0]), prose(text))):
+        target = found[1] or found[2]
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        goal = (path.parent / file).resolve() if file else path
+        if REFERENCE in goal.parents or goal == REFERENCE:
+            continue  # built on demand
+        if not goal.exists():
+            yield f"link to {target}: no such file"
+        elif anchor and goal.suffix == ".md" and anchor not in anchors(goal.read_text(encoding="utf-8")):
+            yield f"link to {target}: no such heading"
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as GitHub names them."""
+    made: set[str] = set()
+    for heading in re.findall(r"^#+ +(.+?) *$", prose(text), re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        made.add(name if name not in made else next(f"{name}-{i}" for i in range(1, 99) if f"{name}-{i}" not in made))
+    return made
+
+
+def wrong_commands(text: str, parser: Any) -> Iterator[str]:
+    """``layerscope`` lines of code blocks that the command line would refuse."""
+    for block in FENCE.finditer(text):
+        for line in re.sub(r"\\\n\s*", "", block[2]).splitlines():
+            started = re.search(r"(?:^|&& )layerscope (.+)", line)
+            if started is None or " ... " in f"{line} ":
+                continue  # "..." stands for what a reader puts in
+            words = shlex.split(started[1], comments=True)
+            stop = next((i for i, word in enumerate(words) if word in ("|", ">", "&&")), len(words))
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                    parser.parse_args(words[:stop])
+            except SystemExit as stopped:
+                if stopped.code:
+                    yield f"`{line.strip()}`: {said.getvalue().strip().splitlines()[-1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
