@@ -60,7 +60,12 @@ def main(arguments: list[str]) -> int:
 
 def reference() -> Iterator[tuple[str, str]]:
     """(file name, text) of each page."""
-    index = ["# Reference", "", "Written by `python docs/build.py` from the docstrings; not kept in the repository.", ""]
+    index = [
+        "# Reference",
+        "",
+        "Written by `python docs/build.py` from the docstrings; not kept in the repository.",
+        "",
+    ]
     for name in MODULES:
         module = importlib.import_module(name)
         yield f"{name}.md", page_of(module)
@@ -78,7 +83,11 @@ def page_of(module: ModuleType) -> str:
         if callable(thing) or inspect.ismodule(thing):
             parts.append(quoted(inspect.getdoc(thing)))
         for member, method in methods(thing):
-            parts += [f"### {name}.{member}", f"```python\n{member}{signature(method)}\n```", quoted(inspect.getdoc(method))]
+            parts += [
+                f"### {name}.{member}",
+                f"```python\n{member}{signature(method)}\n```",
+                quoted(inspect.getdoc(method)),
+            ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

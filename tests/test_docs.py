@@ -18,10 +18,12 @@ import transformers as hf
 from experiments import capture
 from experiments.demo import demo_paths
 from experiments.subject import load
+from hooks import ActivationStore
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("build_docs", ROOT / "docs" / "build.py")
-assert spec is not None and spec.loader is not None
+assert spec is not None
+assert spec.loader is not None
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
@@ -57,15 +59,16 @@ def names(place, monkeypatch) -> dict:
     tokenizer = hf.AutoTokenizer.from_pretrained("openai-community/gpt2")
     model = hf.AutoModelForCausalLM.from_pretrained("openai-community/gpt2").eval()
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(120, 8)), rng.choice(["Sing", "Plur"], 120)
+    rows = ActivationStore("runs/gpt2-ewt/store").n_rows
+    X, y = rng.normal(size=(300, 48)), rng.choice(["Sing", "Plur"], 300)
     X[y == "Sing", 0] += 2
     ids = torch.randint(5, 90, (2, 7), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids}
     return {
-        "model": model, "tokenizer": tokenizer, "batch": batch, "batches": [batch, batch], "target": 7, 
+        "model": model, "tokenizer": tokenizer, "batch": batch, "batches": [batch, batch], "target": 7,
         "subject": load("openai-community/gpt2"), "texts": ["The old teachers near the house smile."] * 3, "torch": torch,
         "X": X, "y": y, "y0": rng.permutation(y), "y1": rng.permutation(y), "X_test": X[::2], "number": y,
-        "number_test": y[::2], "sentence_of_row": np.arange(120) // 6, "labels": rng.choice(["Sing", "Plur"], 2000),
+        "number_test": y[::2], "sentence_of_row": np.arange(300) // 6, "labels": rng.choice(["Sing", "Plur"], rows),
     }  # fmt: skip
 
 
