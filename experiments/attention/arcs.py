@@ -86,7 +86,7 @@ class WordTotals:
     Args:
         layout: the sentences as tokens.
         groups: the group of each sentence, which is resampled as one.
-        least: relations seen less often in a half are left out.
+        least: relations that fewer texts of a half have are left out: twenty arcs of one list are one observation.
     """
 
     parts = (PATTERN, VISIBLE)
@@ -115,7 +115,7 @@ class WordTotals:
     ) -> list[tuple[str, str]]:
         halves: list[Counter[tuple[str, str]]] = [Counter(), Counter()]
         for line, group in zip(named, self._groups, strict=True):
-            halves[group % 2].update(kind for kind, _, _ in line)
+            halves[group % 2].update({kind for kind, _, _ in line})
         return sorted(kind for kind in halves[0] if min(halves[0][kind], halves[1][kind]) >= least)
 
     def _count(self) -> tuple[Float[np.ndarray, "kind group"], Float[np.ndarray, "kind group offset"]]:

@@ -83,6 +83,16 @@ def test_heads_that_look_at_governors_and_at_fixed_places_are_named(tmp_path: Pa
     assert found.positional.max() == found.positional[0, 3]
 
 
+def test_a_relation_of_few_texts_is_left_out_however_many_arcs_they_have(tmp_path: Path) -> None:
+    (tmp_path / "s.conllu").write_text((SENTENCES + "\n") * 4, encoding="utf-8")
+    sentences = list(read_conllu(tmp_path / "s.conllu"))
+    one = subject("bert")
+    layout, groups = Layout.of(one, sentences), np.arange(8) // 2 * 2 + np.arange(8) // 4  # 4 texts in each half
+    for least, kinds in ((4, {"det", "obj"}), (5, set())):  # 10 arcs of det in each half
+        totals = WordTotals(one, sentences, layout, groups, least=least)
+        assert {relation for relation, _ in totals.kinds} == kinds
+
+
 def test_of_random_heads_few_are_called_syntactic_and_a_planted_one_is() -> None:
     """Heads that look anywhere: the best of many gains on the half that chooses, and nothing on the other."""
     rng = np.random.default_rng(0)
