@@ -19,6 +19,7 @@ from experiments import forecast, screen
 from experiments.attention.shown import text_patterns
 from experiments.components import Component, components
 from experiments.config import AblateConfig
+from experiments.corpus import read_conllu
 from experiments.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
 from experiments.measure import Measured, certificate_notes, measure
 from experiments.metrics import Metric, metric_and_texts
@@ -53,7 +54,8 @@ def run(config: AblateConfig) -> dict[str, Any]:
     if config.probe is None:
         metric, items = metric_and_texts(config, "logit_difference")
     else:
-        metric, items, notes = probed_words(config)
+        corpus = read_conllu(config.corpus or "", config.limit)
+        metric, items, notes = probed_words(config.probe, corpus, config.metric)
     subject = this.load(body_only=metric.readout is not None)
     reads = metric.reads(subject, items)
     hashes = {str(path): file_sha256(path) for path in (config.source, config.reference, config.probe) if path}

@@ -192,6 +192,11 @@ class UsageConfig(TextsConfig, EffectsConfig, EngineConfig):
 
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
+    probe: Path | None = option(
+        "a saved probe (DIR/probes/... of a probing run): measure what it still reads of the test sentences instead",
+        None,
+        metavar="FILE",
+    )
     dev: Path | None = option(
         "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
     )

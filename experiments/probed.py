@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.config import AblateConfig
-from experiments.corpus import Sentence, read_conllu
+from experiments.corpus import Corpus, Sentence
 from experiments.features import Layout
 from experiments.metrics import BITS, Metric
 from experiments.properties import Value, get_property
@@ -53,24 +52,24 @@ def save_probe(folder: Path, subject: Subject, site: str, pooling: str, name: st
     return LogisticProbe.of(fit).save(target, about)
 
 
-def probed_words(config: AblateConfig) -> tuple[Metric, list[LabelledSentence], list[dict[str, str]]]:
-    """The metric of a saved probe, the sentences it is measured on, and notes of what was left out.
+def probed_words(
+    path: Path, corpus: Corpus, metric: str | None = None
+) -> tuple[Metric, list[LabelledSentence], list[dict[str, str]]]:
+    """The metric of a saved probe, those of a corpus's sentences that it is measured on, and notes of what was left out.
 
     Raises:
         MetricError: a probe that reads no block's output, a property of arcs or sentences, a metric of another kind.
-        CorpusError, FileNotFoundError, ValueError: files that cannot be read.
+        FileNotFoundError, ValueError: a probe that cannot be read.
     """
-    path = config.probe or Path()
     probe = LogisticProbe.load(path)
     about = probe.about_
     site = Site(about["site"]) if about.get("site") else None
     if site is None or site.layer is None or not site.name.endswith("hook_resid_post"):
         raise MetricError(f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}")
     values = {"probe_log_probability": (_log2p, "bits"), "probe_accuracy": (_accuracy, "share")}
-    name = config.metric or "probe_log_probability"
+    name = metric or "probe_log_probability"
     if name not in values:
         raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(values)}")
-    corpus = read_conllu(config.corpus or Path(), limit=config.limit)
     prop = get_property(about["property"], corpus)
     if prop.level != "word" or prop.name == "frequency":
         raise MetricError(f"--probe {path}: expected a property that words have by themselves, got {prop.name}")
@@ -78,7 +77,7 @@ def probed_words(config: AblateConfig) -> tuple[Metric, list[LabelledSentence], 
     every = [LabelledSentence(s, cast("Sequence[Value]", prop.read(s, corpus))) for s in corpus]
     items = [item for item in every if known & set(item.labels)]
     if not items:
-        raise MetricError(f"{config.corpus}: expected words with a {prop.name} that the probe knows, got none")
+        raise MetricError(f"{corpus.path}: expected words with a {prop.name} that the probe knows, got none")
     notes = []
     if len(items) < len(every):
         text = f"{len(every) - len(items)} sentences left out: no word has a {prop.name} that the probe knows"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,11 +23,13 @@ import torch
 from experiments import forecast, screen
 from experiments.components import Component
 from experiments.config import UsageConfig
+from experiments.corpus import Corpus
 from experiments.effects import clusters_of, effect_records, group_notes, mean_of
 from experiments.features import extract
 from experiments.measure import certificate_notes, measure
 from experiments.memory import Fits, Need, Solve, as_limit, sweep_bytes
 from experiments.metrics import Metric, metric_and_texts
+from experiments.probed import LabelledSentence, probed_words
 from experiments.prompts import Item
 from experiments.properties import get_property
 from experiments.records import LEVEL, clear_of_chance, ranking
@@ -62,14 +65,15 @@ def run(config: UsageConfig) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("usage", config)
-    metric, items = metric_and_texts(config, "loss")
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    splits, left_out = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    notes = [{"kind": "dropped" if "left out" in note else "info", "text": note} for note in left_out]
+    metric, items, unread = _measured(config, splits["test"])
     prop = get_property(config.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
-    subject = this.load()
+    subject = this.load(body_only=metric.readout is not None)
     reads = metric.reads(subject, items)
-    hashes = {str(config.source): file_sha256(config.source)}
+    hashes = {str(path): file_sha256(path) for path in (config.prompts, config.pairs, config.probe) if path}
     hashes |= {split: corpus.sha256 for split, corpus in splits.items()}
     if (finished := this.open(subject, hashes)) is not None:
         return finished
@@ -79,7 +83,12 @@ def run(config: UsageConfig) -> dict[str, Any]:
     (task,) = view.tasks
     groups = list(chunks(subject, reads, config.batch_tokens))
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
-    text, memory = _plan(config, subject, view, places, groups, len(items))
+    if metric.readout is not None:  # what stands behind the probe changes nothing that it reads
+        parts = [part for part in parts if part.layer <= metric.readout.layer]
+        places = [part.site.name for part in parts]
+    (read,) = [name for name in ("prompts", "pairs", "probe") if getattr(config, name)]
+    texts = f"{len(items)} {'sentences' if read == 'probe' else read}"
+    text, memory = _plan(config, subject, view, places, groups, texts)
     cost = forecast.of_sweeps(config, subject, metric, groups, parts, 2 if config.push else 1)
     cost |= {"held": memory.pop("beside_bytes"), "besides": "features, probes and erasers"}
     if (planned := this.plan(text, disk=memory["disk_bytes"], **cost)) is not None:
@@ -106,22 +115,35 @@ def run(config: UsageConfig) -> dict[str, Any]:
         "baseline": base,
         "findings": [{"property": prop.name, "text": _finding(prop.name, metric, items, records)}],
         "notes": [
-            *({"kind": "dropped" if "left out" in note else "info", "text": note} for note in notes),
+            *notes,
+            *unread,
             *_notes(task, records),
             *group_notes(clusters_of(items)),
             *(note for name, found in certificates.items() for note in certificate_notes(name, found)),
         ],
         "certificates": certificates,
     }
-    data = [data_record("pairs" if config.pairs else "prompts", config.source, len(items))]
+    data = [data_record(read, getattr(config, read), 1 if read == "probe" else len(items))]
     data += [{"split": s, "path": str(c.path), "sha256": c.sha256, "sentences": len(c)} for s, c in splits.items()]
     results = this.finish(results, data=data, memory=memory)
     shutil.rmtree(config.out / "features", ignore_errors=True)
     return results
 
 
+def _measured(
+    config: UsageConfig, test: Corpus
+) -> tuple[Metric, Sequence[Item | LabelledSentence], list[dict[str, str]]]:
+    """What is measured, on which prompts, pairs or test sentences, and notes of what was left out."""
+    if config.probe is None:
+        metric, items = metric_and_texts(config, "loss")
+        return metric, items, []
+    if config.prompts or config.pairs:
+        raise RunError("expected one of --prompts FILE, --pairs FILE and --probe FILE")
+    return probed_words(config.probe, replace(test, sentences=test.sentences[: config.limit]), config.metric)
+
+
 def _plan(
-    config: UsageConfig, subject: Subject, view: View, places: Sequence[str], groups: Sequence[Chunk], items: int
+    config: UsageConfig, subject: Subject, view: View, places: Sequence[str], groups: Sequence[Chunk], texts: str
 ) -> tuple[str, dict[str, Any]]:
     """What is held and stored, in words and bytes; refuse memory that is not allowed (`memory.Fits`)."""
     ram, width, rows = as_limit(config), subject.d_model, view.layout.n_rows
@@ -139,7 +161,7 @@ def _plan(
     disk = (0 if config.store else rows * need.row) + fits.disk
     text = (
         f"{rows:,} words x {width} dimensions x {len(places)} layers, {disk / 1e9:.2f} GB on disk; {fits.line()}; "
-        f"{items} {'pairs' if config.pairs else 'prompts'} through each layer, {config.null} random changes beside it"
+        f"{texts} through each layer, {config.null} random changes beside it"
     )
     chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": fits.memory - need.held}
     return text, {"held_bytes": fits.memory, "disk_bytes": disk, **chosen}
@@ -243,7 +265,7 @@ def _edit(change: Callable[[str], Callable[[torch.Tensor], torch.Tensor]], skip:
     return edit.at(slice(skip, None)) if skip else edit
 
 
-def _finding(name: str, metric: Metric, items: Sequence[Item], records: Sequence[dict[str, Any]]) -> str:
+def _finding(name: str, metric: Metric, items: Sequence[Any], records: Sequence[dict[str, Any]]) -> str:
     """Decodable where, used where."""
     mine = [r for r in records if r["value"] == "erase"]
     top = max(mine, key=lambda r: r["decodable"])

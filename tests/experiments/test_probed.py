@@ -12,7 +12,6 @@ import torch
 
 from experiments import cli
 from experiments.components import components
-from experiments.config import AblateConfig
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.estimate import estimates
@@ -52,16 +51,14 @@ def saved(request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: py
     return save_probe(tmp_path_factory.mktemp("probes"), subject, SITE, request.param, "upos", fit)
 
 
-def settings(saved: Path, **more: Any) -> AblateConfig:
-    paths = demo_paths()
-    return AblateConfig(
-        model=str(paths.model), out=Path("unused"), probe=saved, **{"corpus": paths.test, "limit": 6, **more}
-    )
+def read(saved: Path, metric: str | None = None) -> Any:
+    """The metric of the saved probe, on six sentences."""
+    return probed_words(saved, read_conllu(demo_paths().test, 6), metric)
 
 
 @pytest.mark.parametrize("name", ["probe_log_probability", "probe_accuracy"])
 def test_the_score_is_that_of_the_probes_own_predictions(subject: Subject, saved: Path, name: str) -> None:
-    metric, items, notes = probed_words(settings(saved, metric=name))
+    metric, items, notes = read(saved, name)
     probe, layout = LogisticProbe.load(saved), Layout.of(subject, [item.sentence for item in items])
     assert not notes
     assert any(span is not None and span.stop - span.start > 1 for line in layout.spans for span in line)
@@ -91,7 +88,7 @@ def test_the_score_is_that_of_the_probes_own_predictions(subject: Subject, saved
 
 
 def test_gradient_estimates_go_through_the_probe(subject: Subject, saved: Path) -> None:
-    metric, items, _ = probed_words(settings(saved))
+    metric, items, _ = read(saved)
     (chunk,) = chunks(subject, metric.reads(subject, items), 4096)
     parts = [p for p in components(subject.model, "mlps", chunk.batch) if p.layer < 2]
     step = 1e-3
@@ -130,6 +127,6 @@ def test_a_studys_probe_is_ablated_from_the_command_line(tmp_path: Path, capsys:
 
 
 def test_a_probe_of_another_model_is_refused(saved: Path, subject: Subject) -> None:
-    metric, items, _ = probed_words(settings(saved))
+    metric, items, _ = read(saved)
     with pytest.raises(MetricError, match="trained on another model"):
         metric.reads(subject.random_twin(0), items)

@@ -13,13 +13,16 @@ import torch
 
 from experiments import cli
 from experiments.components import Component
+from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
+from experiments.features import Layout
 from experiments.metrics import get_metric
+from experiments.probed import save_probe
 from experiments.prompts import Pair, read_pairs
-from experiments.subject import Subject, load
+from experiments.subject import Subject, load, pool_words
 from experiments.sweep import Sweep, chunks
-from hooks import Site, edits, intervene
-from probes import Leace
+from hooks import Site, capture, edits, intervene
+from probes import Leace, LogisticProbe, fit_many
 
 PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
 
@@ -107,11 +110,54 @@ def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tupl
     assert gain[~longer].mean() < -1
 
 
+def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path) -> None:
+    """A probe of layer 3, with number erased at layers 0 to 3: its log-probabilities of captured vectors."""
+    one, last = load(demo_paths().model, body_only=True), "blocks.3.hook_resid_post"
+    corpus = read_conllu(demo_paths().train, 80)
+    layout, number = Layout.of(one, list(corpus)), [w.feats.get("Number") for s in corpus for w in s.words]
+    rows = [i for i, value in enumerate(number) if value]
+    X = torch.cat([words(one, layout, text, last) for text in range(len(corpus))])[rows]
+    probe = fit_many(X, {"y": np.array(number, dtype=object)[rows]}, l2=10.0)["y"]
+    path = save_probe(tmp_path, one, last, "mean", "feats:Number", probe)
+    out, given = tmp_path / "run", command(tmp_path / "run", probe=path, limit=5, push=0)
+    at = given.index("--pairs")
+    assert cli.main(given[:at] + given[at + 2 :]) == 0
+    records = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
+    assert [(r["layer"], r["metric"]) for r in records] == [(n, "probe_log_probability") for n in range(4)]
+    assert records[3]["effect"] < -0.3
+
+    some = list(read_conllu(demo_paths().test, 5))
+    layout, skip = Layout.of(one, some), 1 if one.has_sink_position else 0
+    reader = LogisticProbe.load(path)
+    for record in records[1::2]:
+        eraser = Leace.load(out / "erasers" / f"{record['site']}.safetensors")
+        edit, effects = edits.function(eraser.erase).at(slice(skip, None)), []
+        for text, sentence in enumerate(some):
+            mine = [i for i, w in enumerate(sentence.words) if "Number" in w.feats]
+            if not mine:
+                continue
+            index = [reader.classes_.tolist().index(sentence.words[i].feats["Number"]) for i in mine]
+            logp = [
+                reader.predict_log_proba(words(one, layout, text, last, changes)[mine].numpy())[range(len(mine)), index]
+                for changes in ({record["site"]: edit}, {})
+            ]
+            effects.append((logp[0] - logp[1]).mean() / np.log(2))
+        assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
+
+
+def words(one: Subject, layout: Layout, text: int, site: str, changes: dict[Any, edits.Edit] | None = None) -> Any:
+    """A sentence's word vectors at a site, from a forward of its own."""
+    with torch.no_grad(), intervene(one.model, changes) if changes else nullcontext(), capture(one.model, site) as acts:
+        one.model(torch.tensor([layout.encoded[text].ids]))
+    return pool_words(acts[site], [layout.spans[text]], "mean")
+
+
 def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
         ({"property": "depth"}, "--property depth: expected one with a class for each word"),
         ({"property": "sentence_length"}, "expected one with a class for each word"),
         ({"metric": "loss"}, "metric loss is of prompts: give --pairs or --prompts"),
+        ({"probe": "x"}, "expected one of --prompts FILE, --pairs FILE and --probe FILE"),
     ):
         assert cli.main(command(tmp_path / "x", **more)) == 2
         assert message in capsys.readouterr().err
