@@ -1,10 +1,10 @@
 """Attention seen where PyTorch computes it, without leaving the model's own implementation.
 
 Between the pre-hook and the post-hook of an attention module, a `TorchFunctionMode` watches for the one call that turns
-scores into weights: `scaled_dot_product_attention` (sdpa) or a `softmax` over ``batch head query key`` (eager). Under
-sdpa the scores and the pattern are computed beside the fused kernel from the very tensors that it was given, and unless
-they are edited the kernel's own output goes on unchanged. Modules that are not watched pay nothing, and no
-configuration is touched.
+scores into weights: `scaled_dot_product_attention` (sdpa) or a `softmax` over ``batch head query key`` (eager); flex
+attention is met where transformers calls it (`hooks.flex`). Under sdpa and flex the scores and the pattern are
+computed beside the fused kernel from the very tensors that it was given, and unless they are edited the kernel's own
+output goes on unchanged. Modules that are not watched pay nothing, and no configuration is touched.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from hooks.flex import flex_calls, flex_scores, uses_flex, with_asked
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
@@ -46,9 +48,17 @@ class AttentionWatch(TorchFunctionMode):
     gradients (``in_graph``), the output is computed from the pattern; it then equals the fused kernel's to rounding.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flex: bool = False) -> None:
         super().__init__()
         self.touches: list[AttentionTouch] = []
+        self._flex_calls = flex_calls(self._flex) if flex else None
+
+    def __enter__(self) -> Any:
+        # The compiler traces a mode that it meets: beside flex attention there is none.
+        return super().__enter__() if self._flex_calls is None else self._flex_calls.__enter__()
+
+    def __exit__(self, *raised: Any) -> Any:
+        return super().__exit__(*raised) if self._flex_calls is None else self._flex_calls.__exit__(*raised)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -65,15 +75,21 @@ class AttentionWatch(TorchFunctionMode):
         return self._through(args[0] if args else kwargs["input"], lambda s: func(s, *args[1:], **rest))[0]
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        # The fused kernel, too, lets a query with nothing to see attend nowhere.
-        pattern, changed = self._through(
-            sdpa_scores(*args, **kwargs), lambda s: torch.softmax(s, dim=-1).nan_to_num(0.0)
-        )
+        pattern, changed = self._through(sdpa_scores(*args, **kwargs), _weights)
         if not changed:
             return func(*args, **kwargs)
         value = args[2] if len(args) > 2 else kwargs["value"]
         dropped = F.dropout(pattern, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
         return dropped @ _repeat_heads(value, pattern.shape[1])
+
+    def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+        given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
+        scores = flex_scores(query, _repeat_heads(key, query.shape[1]), **given)
+        pattern, changed = self._through(scores, _weights)
+        if not changed:
+            return func(query, key, value, **kwargs)
+        made = pattern @ _repeat_heads(value, pattern.shape[1])
+        return with_asked(made, scores, kwargs)
 
     def _through(self, scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
         """The pattern that goes on, and whether the fused kernel can no longer give the output."""
@@ -127,7 +143,7 @@ def watch_attention(
             return
         watch = _watches.by_module.get(id(module))
         if watch is None:
-            watch = _watches.by_module[id(module)] = AttentionWatch()
+            watch = _watches.by_module[id(module)] = AttentionWatch(uses_flex(module))
             watch.__enter__()
         watch.touches.append(touch)
         active.append(touch)
@@ -177,6 +193,11 @@ def sdpa_scores(
             return scores.masked_fill(~attn_mask, -math.inf)
         scores = scores + attn_mask
     return scores
+
+
+def _weights(scores: Tensor) -> Tensor:
+    """A query with nothing to see attends nowhere, as in the fused kernels."""
+    return torch.softmax(scores, dim=-1).nan_to_num(0.0)
 
 
 def forbid(scores: Tensor) -> Tensor:

@@ -1,0 +1,108 @@
+"""Flex attention seen where transformers calls it.
+
+``flex_attention`` is compiled as a whole: no torch function within it can be watched. While a watched module runs, the
+function of transformers that calls it is stood in for, in this thread only, and put back when the last such module is
+left. Scores and pattern are computed beside the compiled kernel from the very tensors and the mask that it was given.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Seen = Callable[..., Any]
+"""Called with the function stood in for, and what that is called with."""
+_HOME, _NAME = "transformers.integrations.flex_attention", "compile_friendly_flex_attention"
+
+
+class _Here(threading.local):
+    """Who looks at this thread's calls."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+
+_here, _lock = _Here(), threading.Lock()
+_original: Callable[..., Any] | None = None
+_inside = 0
+
+
+def uses_flex(module: nn.Module) -> bool:
+    """Whether an attention module runs flex attention; with sinks its kernel's softmax is not the last word, and it is left
+    alone."""
+    config = getattr(module, "config", None)
+    return getattr(config, "_attn_implementation", None) == "flex_attention" and getattr(module, "sinks", None) is None
+
+
+@contextmanager
+def flex_calls(seen: Seen) -> Iterator[None]:
+    """Within it this thread's calls of flex attention go to ``seen``."""
+    global _original, _inside
+    home = sys.modules[_HOME]
+    with _lock:
+        if not _inside:
+            _original = getattr(home, _NAME)
+            setattr(home, _NAME, _call)
+        _inside += 1
+    _here.seen.append(seen)
+    try:
+        yield
+    finally:
+        _here.seen.remove(seen)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                setattr(home, _NAME, _original)
+
+
+def _call(*args: Any, **kwargs: Any) -> Any:
+    assert _original is not None
+    return _here.seen[-1](_original, *args, **kwargs) if _here.seen else _original(*args, **kwargs)
+
+
+def flex_scores(
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch head key d_head"],
+    score_mod: Callable[..., Tensor] | None = None,
+    block_mask: Any = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch head query key"]:
+    r"""The scores that `torch.nn.attention.flex_attention.flex_attention` puts through its softmax.
+
+    .. math:: S_{bhqk} = f(s \, Q_{bhq} \cdot K_{bhk}, b, h, q, k), \qquad s = 1/\sqrt{d_{head}} \text{ by default}
+
+    with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
+    """
+    from torch.nn.attention.flex_attention import create_mask  # costs a second that only its users pay
+
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query @ key.transpose(-2, -1)) * scale
+    places = [torch.arange(n, device=scores.device) for n in scores.shape]
+    if score_mod is not None:
+        for dim in (4, 3, 2, 1):  # a function of one score becomes one of a row, of a head's, of a text's, of all
+            score_mod = torch.vmap(score_mod, in_dims=(0, *(0 if dim == i else None for i in (1, 2, 3, 4))))
+        scores = score_mod(scores, *places)
+    if block_mask is not None:
+        batch, heads = block_mask.shape[:2]
+        allowed = create_mask(block_mask.mask_mod, batch, heads, *scores.shape[2:], device=scores.device)
+        scores = scores.masked_fill(~allowed, -math.inf)
+    return scores
+
+
+def with_asked(made: Tensor, scores: Float[Tensor, "batch head query key"], kwargs: dict[str, Any]) -> Any:
+    """An output, and the logarithmic sums of the scores where the call asks for them."""
+    from torch.nn.attention import flex_attention
+
+    if kwargs.get("return_lse"):
+        return made, scores.logsumexp(-1)
+    if kwargs.get("return_aux") is not None:
+        return made, flex_attention.AuxOutput(lse=scores.logsumexp(-1))
+    return made

@@ -1,0 +1,87 @@
+"""Flex attention: seen and edited as eager attention is, its kernel left at work where nothing is changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers.integrations import flex_attention as theirs
+
+from hooks import capture, edits, intervene
+from hooks.flex import flex_calls, with_asked
+
+IDS = torch.arange(14).reshape(2, 7) + 3
+MASK = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
+HEAD = "blocks.0.attn.hook_pattern[1]"
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+
+
+@pytest.fixture(autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Compiling takes half a minute and changes nothing that is tested."""
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        yield
+
+
+def model(name: str, implementation: str) -> Any:
+    made = tiny.model(name).eval()
+    made.set_attn_implementation(implementation)
+    return made
+
+
+# gemma2 has a soft cap and a sliding window.
+@pytest.mark.parametrize("name", ["llama", "bert", "neox", "gemma2"])
+def test_scores_patterns_and_edits_are_those_of_eager_attention(name: str) -> None:
+    eager, flex = model(name, "eager"), model(name, "flex_attention")
+    found = []
+    for one in (eager, flex):
+        with capture(one, ("pattern", 1), ("attn_scores", 1)) as acts:
+            one(IDS, attention_mask=MASK)
+        with intervene(one, {HEAD: edits.zero()}):
+            edited = one(IDS, attention_mask=MASK)[0]
+        found.append([acts[("pattern", 1)].transpose(1, 2), acts[("attn_scores", 1)].transpose(1, 2), edited])
+    for ours, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours[MASK.bool()], expected[MASK.bool()], atol=1e-6, rtol=1e-5)
+    clean = flex(IDS, attention_mask=MASK)[0]
+    assert (found[1][2] - clean)[MASK.bool()].abs().max() > 1e-4
+
+
+def test_the_kernels_output_goes_on_and_its_caller_is_put_back() -> None:
+    flex, before = model("llama", "flex_attention"), theirs.compile_friendly_flex_attention
+    clean = flex(IDS, attention_mask=MASK).logits
+    with capture(flex, ("pattern", 1)):
+        seen = flex(IDS, attention_mask=MASK).logits
+    assert torch.equal(seen, clean)
+    with pytest.raises(ZeroDivisionError), intervene(flex, {HEAD: edits.function(lambda p: p / (1 // 0))}):
+        flex(IDS, attention_mask=MASK)
+    assert theirs.compile_friendly_flex_attention is before
+
+
+def test_another_threads_calls_are_not_seen() -> None:
+    flex = model("llama", "flex_attention")
+    calls, said = [], []
+
+    def forward() -> None:
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            said.append(flex(IDS, attention_mask=MASK).logits)
+
+    with flex_calls(lambda func, *args, **kwargs: calls.append(1) or func(*args, **kwargs)):
+        other = threading.Thread(target=forward)
+        other.start()
+        other.join()
+        assert not calls
+        forward()
+    assert len(calls) == 2  # one a layer
+    assert torch.equal(*said)
+
+
+def test_logarithmic_sums_are_given_where_a_gpus_call_asks_for_them() -> None:
+    scores, out = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 8)
+    _, aux = with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(True))
+    torch.testing.assert_close(aux.lse, scores.exp().sum(-1).log())
+    assert with_asked(out, scores, theirs.get_flex_attention_lse_kwargs(False)) is out
