@@ -1,8 +1,9 @@
 """The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and patching.
 
 The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
-recorded input, several in one batch; edits of a position in a causal model start at that position; and only the
-positions that the metric reads are projected to the vocabulary.
+recorded input, several in one batch, and are joined on their way by the copies that edit a later block; edits of a
+position in a causal model start at that position; and only the positions that the metric reads are projected to the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -34,10 +35,8 @@ EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
-PACK = 8192
-"""Most positions of a packed batch."""
-SMALL_PACK = 128
-"""Positions that make a batch worth its products; where a pack starts within the text it holds about so many."""
+PACK = {"cpu": 2048, "cuda": 16384}
+"""Most positions of a packed batch: where products are fastest; more only leave the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,9 @@ class Sweep:
         clean: the metric without edits, [prompts].
     """
 
-    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int = PACK) -> None:
-        self.model, self.metric, self.chunk, self.tokens = subject.model, metric, chunk, tokens
+    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int | None = None) -> None:
+        self.model, self.metric, self.chunk = subject.model, metric, chunk
+        self.tokens = tokens or pack(subject.device)
         self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
         self.clean = self._value(self.resume.logits)[0]
 
@@ -111,56 +111,70 @@ class Sweep:
             MetricError: a value that is not finite.
         """
         values = np.empty((len(parts), len(self.clean)))
-        ends: list[tuple[list[int], Tensor]] = []  # what is read of each pack, projected to the vocabulary together
-
-        def project() -> None:
-            if ends:
-                some = [i for pack, _ in ends for i in pack]
-                with torch.no_grad():
-                    values[some] = self._value(self.resume.finish(torch.cat([read for _, read in ends])))
-                ends.clear()
-
-        for layer, name in sorted({(component.layer, component.site.name) for component, _ in parts}):
-            mine = [i for i, (component, _) in enumerate(parts) if component.site.name == name]
-            for some, start in self._packs(mine, parts):
-                if self.resume.exact:
-                    if sum(len(pack) for pack, _ in ends) + len(some) > self._by_reads():
-                        project()
-                    ends.append((some, self._packed(layer, [parts[i] for i in some], start, False)))
-                else:
-                    values[some] = self._value(self._packed(layer, [parts[i] for i in some], start, True))
-                advance(len(some))
-        project()
+        for some, read in self._ends(parts):
+            with torch.no_grad():
+                values[some] = self._value(self.resume.finish(read) if self.resume.exact else read)
+            advance(len(some))
         values -= self.clean
         if not np.isfinite(values).all():
             at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
             raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
         return values
 
-    def _packs(self, mine: list[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], int]]:
-        """Components that run together, and the first position that they change."""
-        most, here = self._copies(), self.chunk.batch.input_ids.numel()
-        late = all(parts[i][0].kind == "positions" for i in mine) and self.resume.causal
-        if late:
-            mine = sorted(mine, key=lambda i: parts[i][0].index or 0)
-            most = min(most, -(-SMALL_PACK // here))
-        for start in range(0, len(mine), most):
-            some = mine[start : start + most]
-            yield some, (parts[some[0]][0].index or 0) if late else 0
-
-    def _copies(self) -> int:
-        """How many copies of the batch run together."""
-        return max(1, min(self.tokens // self.chunk.batch.input_ids.numel(), self._by_reads()))
-
-    def _by_reads(self) -> int:
-        """How many copies of the batch are projected to the vocabulary together."""
-        return READ_BYTES // (4 * self.resume.logits.numel())
-
     @torch.no_grad()
-    def _packed(
-        self, layer: int, parts: Sequence[tuple[Component, Edit]], start: int, finish: bool
-    ) -> Float[Tensor, "*reads d"]:
-        """Logits of the copies at the positions that are read, or what `Resume.finish` makes them of."""
+    def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
+        most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
+        if not self.resume.exact:
+            for layer, name, mine in _by_site(range(len(parts)), parts):
+                for some in _runs(mine, min(most, self._copies(0))):
+                    yield some, self._edited(layer, name, [parts[i] for i in some], 0, None)
+            return
+        held: list[tuple[list[int], Tensor]] = []
+        for start, mine in self._starts(parts).items():
+            for some, read in self._joined(mine, parts, start, min(most, self._copies(start))):
+                if held and sum(len(pack) for pack, _ in held) + len(some) > most:
+                    yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
+                    held = []
+                held.append((some, read))
+        if held:
+            yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
+
+    def _joined(
+        self, mine: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
+        running: list[int] = []
+        residual, at = self.resume.residual(0), 0
+        for layer, name, here in _by_site(mine, parts):
+            for some in _runs(here, most):
+                if len(running) + len(some) > most:
+                    yield running, self.resume.run(at, residual, start=start, finish=False)
+                    running = []
+                edited = self._edited(layer, name, [parts[i] for i in some], start, layer + 1)
+                if running:
+                    edited = torch.cat([self.resume.run(at, residual, start=start, until=layer + 1), edited])
+                running, residual, at = running + some, edited, layer + 1
+        if running:
+            yield running, self.resume.run(at, residual, start=start, finish=False)
+
+    def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
+        """The first position that a component changes -> the components."""
+        found: dict[int, list[int]] = {}
+        for i, (component, _) in enumerate(parts):
+            late = component.kind == "positions" and self.resume.causal
+            found.setdefault(component.index or 0 if late else 0, []).append(i)
+        return found
+
+    def _copies(self, start: int) -> int:
+        """How many copies of the batch run together from a position on."""
+        rows, length = self.chunk.batch.input_ids.shape
+        return max(1, self.tokens // (rows * (length - start)))
+
+    def _edited(
+        self, layer: int, name: str, parts: Sequence[tuple[Component, Edit]], start: int, until: int | None
+    ) -> Tensor:
+        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them."""
         size, mask = self.resume.batch, self.chunk.batch.attention_mask
         needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
 
@@ -173,18 +187,38 @@ class Sweep:
                 here[at] = edit(here[at], replace(where, site=component.site, start=start, mask=mask, live=live))
             return out
 
-        site = Site(parts[0][0].site.name)
+        site = Site(name)
         if not needs:
             self.resume.share(layer, site.part)
         together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
             copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
-            return self.resume.run(layer, copies, start=start, edited=site.part, finish=finish)
+            return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
     def _value(self, logits: Tensor) -> Float[np.ndarray, "copies prompts"]:
         clean = self.resume.logits
         return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads).double().cpu().numpy()
+
+
+def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
+    """Some of the components by layer and site."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for i in mine:
+        found.setdefault((parts[i][0].layer, parts[i][0].site.name), []).append(i)
+    for (layer, name), some in sorted(found.items()):
+        yield layer, name, some
+
+
+def _runs(mine: Sequence[int], most: int) -> Iterator[list[int]]:
+    """So many at a time."""
+    for start in range(0, len(mine), most):
+        yield list(mine[start : start + most])
+
+
+def pack(device: torch.device | str) -> int:
+    """Most positions of a packed batch."""
+    return PACK.get(torch.device(device).type, PACK["cuda"])
 
 
 def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> Float[np.ndarray, " prompts"]:

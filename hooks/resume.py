@@ -130,6 +130,7 @@ class Resume:
         order: Sequence[int] | None = None,
         start: int = 0,
         edited: str = "",
+        until: int | None = None,
         finish: bool = True,
     ) -> Float[Tensor, "*read vocab"]:
         """Logits (at the positions) when this is the input of block ``layer``; ``copies`` is a multiple of ``batch``.
@@ -139,8 +140,9 @@ class Resume:
             start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded.
             edited: the part of block ``layer`` that an intervention around this call edits first, such as ``attn.hook_z``,
                 where all copies of ``residual`` are equal: what stands before it in the block runs on one of them.
-            finish: False gives the residual stream that `finish` turns into logits, for several calls together; only
-                where the parts are `exact`.
+            until: gives the residual stream at the input of this block instead, for a later call.
+            finish: False gives the residual stream that `finish` turns into logits, for several calls together; like
+                ``until`` only where the parts are `exact`.
 
         >>> from transformers import GPT2Config, GPT2LMHeadModel
         >>> model = GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
@@ -154,19 +156,19 @@ class Resume:
         if order is not None and not all(0 <= at < self.n_layers for at in order):
             raise ValueError(f"expected blocks below {self.n_layers}, got {list(order)}")
         if self._finish is None:
-            if order is not None:
-                raise ValueError(
-                    f"{type(self.model).__name__} has a tail that is not known: it runs in its own order only"
-                )
+            if order is not None or until is not None:
+                raise ValueError(f"{type(self.model).__name__} has a tail that is not known: it runs whole only")
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
             raise ValueError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
         last = self._stop - 1
-        for at in range(layer, self._stop) if order is None else order:
+        for at in range(layer, self._stop if until is None else until) if order is None else order:
             plain = order is not None
             once = edited if at == layer and not (plain or start) and copies > 1 and self._shared.get(edited) else ""
             few = at == last and not plain and self._few and is_free(self._blocks[at], self._parts[at])
             residual = self._block(at, residual, start, once, few)
+        if until is not None:
+            return residual
         if not start:
             read = self._read(residual, copies)
         elif self.positions is None:
