@@ -258,4 +258,4 @@ def _verdict(record: Mapping[str, Any]) -> str:
         return f"overconfident by {record['overconfidence']:.3f}"
     if high < 0:
         return f"underconfident by {-record['overconfidence']:.3f}"
-    return "miscalibrated, as often too sure as not sure enough"
+    return "miscalibrated, though on average neither clearly too sure nor clearly not sure enough"

@@ -295,7 +295,8 @@ def finding(records: Sequence[dict[str, Any]]) -> str:
     by_distance = top.get("distance_majority")
     text = (
         f"{top['property']} is decodable from the embeddings with {metric} {first['score']:.3f} and best at {where} "
-        f"({top['score']:.3f}, 95% {top['low']:.3f}-{top['high']:.3f}); the last layer has {records[-1]['score']:.3f}. "
+        f"({top['score']:.3f}, 95% {top['low']:.3f}-{top['high']:.3f}); layer "
+        f"{layer_label(records[-1]['layer'], records[-1]['site'])}, the last that was read, has {records[-1]['score']:.3f}. "
         f"The most frequent {'label' if metric == 'accuracy' else 'value'} of each word type gives {top['type_majority']:.3f}."
     )
     if by_distance is not None:

@@ -27,7 +27,7 @@ def ask_page(results: Mapping[str, Any]) -> Page:
     facts = [
         plural(len(prompts), "prompt"),
         f"{count(first.get('n'))} tested",
-        str(first.get("metric", "?")).replace("_", " "),
+        str(first.get("unit") or ""),
     ]
     finished = str(about.get("finished") or "")[:10]
     sections = [effects_section(records, prompts, data)] if records else []

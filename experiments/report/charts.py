@@ -178,19 +178,24 @@ def stretches(values: Values) -> list[list[int]]:
     return out
 
 
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Ticks with as many digits as their steps need."""
+    steps = [b - a for a, b in itertools.pairwise(ticks)] or [0.1]
+    digits = max(1, min(4, max(len(f"{s:.4f}".rstrip("0").split(".")[1]) for s in steps)))
+    return [number(tick, digits) for tick in ticks]
+
+
 def draw_axes(plot: Plot, labels: Sequence[str], y_title: str, x_title: str) -> list[str]:
     """Horizontal grid with its numbers, layer labels, and the two axes' names."""
     box = plot.box
     room = box.y_end - box.top
     ticks = nice_ticks(plot.low, plot.high, max(3, round(room / 48)))
-    steps = [b - a for a, b in itertools.pairwise(ticks)] or [0.1]
-    digits = max(1, min(4, max(len(f"{s:.4f}".rstrip("0").split(".")[1]) for s in steps)))
     out: list[str] = []
-    for tick in ticks:
+    for tick, text in zip(ticks, tick_texts(ticks), strict=True):
         y = plot.y(tick)
         out.append(f'<path class="grid" d="M{px(box.left)} {px(y)}H{px(box.x_end)}"/>')
         out.append(f'<text class="tick" x="{px(box.left - 8)}" y="{px(y + 4)}" text-anchor="end">')
-        out.append(f"{number(tick, digits)}</text>")
+        out.append(f"{text}</text>")
     out.append(f'<path class="axis" d="M{px(box.left)} {px(box.y_end)}H{px(box.x_end)}"/>')
     for i in shown_labels(labels, plot.dx * max(plot.n - 1, 1)):
         x = px(plot.x(i))

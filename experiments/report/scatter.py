@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from .charts import Box, Plot, nice_ticks, px, svg, value_range
-from .words import number
+from .charts import Box, Plot, nice_ticks, px, svg, tick_texts, value_range
 
-SIDE = 420.0
+SIDE = 360.0  # what a telephone is wide
 
 
 def scatter(
@@ -32,14 +31,14 @@ def scatter(
         return box.left + (value - left) / (right - left) * (box.x_end - box.left)
 
     body = []
-    for tick in nice_ticks(low, high):
+    for tick, text in _ticks(low, high):
         body.append(f'<path class="grid" d="M{px(box.left)} {px(plot.y(tick))}H{px(box.x_end)}"/>')
         body.append(f'<text class="tick" x="{px(box.left - 8)}" y="{px(plot.y(tick) + 4)}" text-anchor="end">')
-        body.append(f"{number(tick)}</text>")
-    for tick in nice_ticks(left, right):
+        body.append(f"{text}</text>")
+    for tick, text in _ticks(left, right):
         body.append(f'<path class="grid" d="M{px(x(tick))} {px(box.top)}V{px(box.y_end)}"/>')
         body.append(f'<text class="tick" x="{px(x(tick))}" y="{px(box.y_end + 18)}" text-anchor="middle">')
-        body.append(f"{number(tick)}</text>")
+        body.append(f"{text}</text>")
     if one_scale:
         body.append(f'<path class="axis" d="M{px(x(low))} {px(plot.y(low))}L{px(x(high))} {px(plot.y(high))}"/>')
     body.append('<g class="s-score">')
@@ -52,3 +51,8 @@ def scatter(
         f'<text class="name" x="{middle}" y="{px(box.y_end + 35)}" text-anchor="middle">{escape(x_title)}</text>'
     )
     return svg(box, body, title=title, desc=desc, uid=f"{uid}-svg", attrs=f' width="{px(SIDE)}"')
+
+
+def _ticks(low: float, high: float) -> list[tuple[float, str]]:
+    ticks = nice_ticks(low, high)
+    return list(zip(ticks, tick_texts(ticks), strict=True))
