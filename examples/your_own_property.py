@@ -1,15 +1,13 @@
-"""Probe the embedded demo model for a property of your own: does the word begin its sentence's subject?
+"""Probe for a property of your own: is the word the head of its sentence's subject?
 
-python examples/your_own_property.py [OUT]
+python examples/your_own_property.py [OUT]     # of the embedded model and corpus
 """
 
-import dataclasses
 import sys
-from pathlib import Path
 
-from experiments.layerwise import demo_config, run
+from experiments import probe
+from experiments.demo import demo_paths
 from experiments.properties import PROPERTIES, Property
-from experiments.screen import show
 
 
 def in_subject(sentence, train):
@@ -19,6 +17,16 @@ def in_subject(sentence, train):
 
 PROPERTIES["in_subject"] = Property("in_subject", "word", "class", in_subject, "is it the head of a subject?")
 
-out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/in-subject")
-config = dataclasses.replace(demo_config(out), property=("in_subject",), control_seeds=2, random_models=0)
-show(run(config), out)
+
+def main(out="runs/in-subject", limit=500):
+    data = demo_paths()
+    results = probe(
+        model=data.model, corpus=data.train, property="in_subject", limit_sentences=limit, l2=10.0, control_seeds=2,
+        random_models=0, out=out,
+    )  # fmt: skip
+    print("\n".join(results.findings))
+    return results
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

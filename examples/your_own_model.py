@@ -1,6 +1,6 @@
 """Not only transformers: an LSTM language model trained on a text, its gates read, probed, ablated and attributed.
 
-python examples/lstm.py [CORPUS.conllu] [EPOCHS]     # by default the embedded corpus
+python examples/your_own_model.py [CORPUS.conllu] [EPOCHS]     # by default the embedded corpus
 """
 
 import sys

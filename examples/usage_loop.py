@@ -1,0 +1,25 @@
+"""Decodable, and used? Number is probed at every layer, erased there from the running model, and missed or not.
+
+python examples/usage_loop.py [MODEL CORPUS.conllu PAIRS.jsonl] [OUT]     # by default the embedded model, corpus and pairs
+"""
+
+import sys
+
+from experiments import usage
+from experiments.demo import demo_paths
+
+
+def main(model=None, corpus=None, pairs=None, out="runs/number-used", limit=300):
+    data = demo_paths()
+    results = usage(
+        model=model or data.model, corpus=corpus or data.train, property="feats:Number", pairs=pairs or data.pairs,
+        limit=60, limit_sentences=limit, l2=10.0, null=2, out=out,
+    )  # fmt: skip
+    print("\n".join(results.findings))
+    columns = ["site", "decodable", "erased_linear", "erased_mlp", "effect", "low", "high", "null"]
+    print(results.frame[columns].round(3).to_string(index=False))
+    return results
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
