@@ -95,7 +95,7 @@ def plant(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [template.format(noun) for noun in (*module.HE, *module.SHE) for template in module.TEMPLATES]
     encoded = subject.encode(texts)
     optimizer = torch.optim.Adam(subject.model.parameters(), lr=2e-3)
-    for _ in range(8):
+    for _ in range(12):
         for batch in subject.batches(encoded, tokens=4096):
             logits = subject.forward(batch, logits=True, grad=True).logits
             end = logits[torch.arange(len(batch)), batch.attention_mask.sum(1) - 1][:, study.ids]
