@@ -12,6 +12,7 @@ Source: Efron & Tibshirani 1993, chapters 6 and 13; Davison & Hinkley 1997, sect
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -195,11 +196,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) -> float:
     """How often the resampled difference is not above 0 (two-sided: not on the estimate's side), with +1 in both counts.
 
+    Where no replicate is, the counts can only say 1 / (b + 1), which a correction over many pairs never passes; there it is
+    the tail of the normal distribution with the replicates' mean and spread, if that is smaller.
+
     Source: Davison & Hinkley 1997, section 4.2.3.
     """
     b = len(replicates)
     below = (np.sum(replicates <= 0) + 1) / (b + 1)
     above = (np.sum(replicates >= 0) + 1) / (b + 1)
+    if min(below, above) == 1 / (b + 1) and (spread := np.std(replicates)) > 0:
+        tail = math.erfc(abs(float(np.mean(replicates))) / float(spread) / math.sqrt(2)) / 2
+        below, above = (min(side, tail) if side == 1 / (b + 1) else side for side in (below, above))
     return float(min(1.0, 2 * min(below, above)) if two_sided else below)
 
 

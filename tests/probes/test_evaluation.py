@@ -96,6 +96,17 @@ def test_differences_are_paired_and_the_best_set_is_right():
     assert pairs[1, 2].difference.low <= 0 <= pairs[1, 2].difference.high
 
 
+def test_a_correction_over_many_pairs_is_passed_by_what_is_plain():
+    rng = np.random.default_rng(2)
+    replicates = rng.normal(0.5, 0.01, (1000, 30))
+    replicates[:, 0] -= 0.2
+    pairs = evaluation.compare_pairs([0.3, *[0.5] * 29], replicates)
+    assert len(pairs) == 435  # more than 1 / (b + 1) passes
+    assert {(c.a, c.b) for c in pairs if c.p < 0.05} == {(0, i) for i in range(1, 30)}
+    drawn = rng.normal(5.0, 1.0, 4000)
+    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(5.7e-7, rel=0.5)  # 2 (1 - Phi(5))
+
+
 def test_a_null_difference_is_rarely_called():
     rng = np.random.default_rng(1)
     called = 0
