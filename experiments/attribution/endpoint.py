@@ -1,14 +1,15 @@
 """Where an answer is read: the end of a forward as hidden states, and what makes logits of the few that are read.
 
-A language model's states are its body's output, and its head is used at the positions that are read alone; a classifier's
-are its logits; a probe's are the residual stream of its block, and the blocks behind it are not run.
+A language model's states are its body's output, its head is used at the positions that are read alone, and so may be what
+stands behind the attention of its last block; a classifier's are its logits; a probe's are the residual stream of its block,
+and the blocks behind it are not run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 
 from experiments.attribution.units import AttributionError
 from experiments.subject import Subject
-from hooks import Site
+from hooks import Site, UnknownArchitecture, anatomy
 from hooks.anatomy import Place, locate
 from hooks.resume import TOLERANCE, language_head
+from hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
 from hooks.taps import Taps, as_site
 from probes import LogisticProbe
 
-_HEADS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_ENDS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,23 @@ class Endpoint:
         of: from hidden states at the reads, and which reads there are, to logits (a pooling end gives one read).
         whole: the states are the model's logits, not its body's output.
         site: the states are this site's value, and the forward ends there.
+        last: the last block, where leaving out positions of it was measured to change nothing at the others.
     """
 
     subject: Subject
     of: Callable[[Float[Tensor, "rows reads d"], Bool[Tensor, "rows reads"]], Float[Tensor, "rows slots classes"]]
     whole: bool = False
     site: Site | None = None
+    last: LastBlock | None = None
 
-    def states(self, forward: Callable[[bool], Any]) -> Float[Tensor, "rows pos d"]:
+    def states(
+        self, forward: Callable[[bool], Any], reads: Sequence[Sequence[int]] | None = None
+    ) -> Float[Tensor, "rows pos d"]:
         """The states of one forward.
 
         Args:
             forward: runs the model if it is given True, its body if False; returns a transformers output.
+            reads: the positions that are read of each row: the states may then be right at these alone.
         """
         if self.site is not None:
             tap = _Keep()
@@ -56,10 +63,57 @@ class Endpoint:
             if tap.value is None:
                 raise AttributionError(f"{self.site} did not fire in a forward of {self.subject.name}")
             return tap.value
-        out = forward(self.whole)
+        with contextlib.nullcontext() if self.last is None or reads is None else self.last.only(reads):
+            out = forward(self.whole)
         if not self.whole:
             return out.last_hidden_state
         return out.logits if out.logits.ndim == 3 else out.logits[:, None]
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The last block of a model and the norm behind it: what one position of it says is nothing to another one's answer."""
+
+    block: nn.Module
+    norm: nn.Module | None
+    parts: Parts
+
+    @contextlib.contextmanager
+    def only(self, reads: Sequence[Sequence[int]]) -> Iterator[None]:
+        """While this lasts, the block's output projection and MLP run at these positions, unless somebody looks at others."""
+        watched = (module for module in (self.block, self.norm) if module is not None)
+        if all(is_free(module, self.parts) for module in watched):
+            with only_positions(self.parts, padded(reads)):
+                yield
+        else:
+            yield
+
+
+def last_block(subject: Subject) -> LastBlock | None:
+    """The last block of a model, where leaving out all but one position is measured to keep that one's state."""
+    try:
+        found = anatomy(subject.model)
+    except UnknownArchitecture:
+        return None
+    places, at = found.places, found.n_layers - 1
+    if f"blocks.{at}.hook_resid_pre" not in places:
+        return None
+    norm = places.get("ln_final.hook_normalized")
+    last = LastBlock(
+        subject.model.get_submodule(places[f"blocks.{at}.hook_resid_pre"].path),
+        None if norm is None else subject.model.get_submodule(norm.path),
+        parts_of(subject.model, places, at),
+    )
+    ids = torch.arange(1, 5, device=subject.device)[None]
+    with torch.inference_mode():
+        try:
+            whole = subject.body(input_ids=ids).last_hidden_state[:, 2]
+            with last.only([[2]]):
+                few = subject.body(input_ids=ids).last_hidden_state[:, 2]
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return None
+    close = max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
+    return last if float((few - whole).abs().max()) <= close else None
 
 
 def language_end(subject: Subject) -> Endpoint:
@@ -70,12 +124,12 @@ def language_end(subject: Subject) -> Endpoint:
             "or a probe (--probe)"
         )
     model = subject.model
-    if model not in _HEADS:
-        _HEADS[model] = _measured_head(subject)
-    head = _HEADS[model]
+    if model not in _ENDS:
+        _ENDS[model] = _measured_head(subject), last_block(subject)
+    head, last = _ENDS[model]
     if head is None:
         return Endpoint(subject, lambda hidden, present: hidden, whole=True)
-    return Endpoint(subject, lambda hidden, present: head(hidden))
+    return Endpoint(subject, lambda hidden, present: head(hidden), last=last)
 
 
 def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:

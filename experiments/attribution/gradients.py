@@ -68,7 +68,7 @@ class Slope:
         for some in points.split(size):
             leaf = some.detach().clone().requires_grad_()
             with torch.enable_grad(), self.put(leaf):
-                value = self.value(len(leaf))
+                value = self.value(len(leaf), few=self.site.name == EMBED)
                 try:
                     (slope,) = torch.autograd.grad(value.sum(), leaf)
                 except RuntimeError as error:
@@ -86,13 +86,14 @@ class Slope:
         found = []
         for some in points.split(max(1, self.scorer.batch_tokens // len(self.part.ids))):
             with self.put(some):
-                found.append(part_values(self.question, self.part, row_batch(self.question, self.part, len(some))))
+                batch = row_batch(self.question, self.part, len(some))
+                found.append(part_values(self.question, self.part, batch, few=self.site.name == EMBED))
         self.scorer.cost += Cost(len(points), len(points), 0, len(points) * len(self.part.ids))
         return torch.cat(found)
 
-    def value(self, rows: int) -> Float[Tensor, " rows"]:
+    def value(self, rows: int, few: bool = False) -> Float[Tensor, " rows"]:
         """The part's value on copies of its row, in their graph."""
-        return part_values(self.question, self.part, row_batch(self.question, self.part, rows), grad=True)
+        return part_values(self.question, self.part, row_batch(self.question, self.part, rows), grad=True, few=few)
 
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:

@@ -24,8 +24,9 @@ CALL = 32
 HELD = 512_000_000
 """Bytes of keys and values that are held at a time."""
 
-# (ids, first position, cache) -> hidden states of those tokens; the cache then holds them too.
-Forward = Callable[[Sequence[Ids], int, Any], Float[Tensor, "rows pos d"]]
+# (ids, first position, cache, positions that are read of each) -> hidden states of those tokens, right at least where they
+# are read; the cache then holds them too.
+Forward = Callable[[Sequence[Ids], int, Any, Sequence[Sequence[int]]], Float[Tensor, "rows pos d"]]
 
 
 def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
@@ -88,12 +89,17 @@ def _chunk(
         starts: dict[Ids, int] = {}
         children = {i: starts.setdefault(rows[i][:stop], len(starts)) for i in alive}
         owner = {child: i for i, child in children.items()}
+        wanted: list[set[int]] = [set() for _ in owner]
+        for i, child in children.items():
+            wanted[child].update(read - start for read in reads[i] if start <= read < stop)
         per = max(1, batch_tokens // (stop - start))
         pieces, hidden = [], []
         for at in range(0, len(owner), per):
-            chosen = [owner[child] for child in range(at, min(at + per, len(owner)))]
+            some = range(at, min(at + per, len(owner)))
+            chosen = [owner[child] for child in some]
             piece = new_cache() if cache is None else _selected(cache, [node[i] for i in chosen])
-            hidden.append(forward([rows[i][start:stop] for i in chosen], start, piece))
+            read = [sorted(wanted[child]) for child in some]
+            hidden.append(forward([rows[i][start:stop] for i in chosen], start, piece, read))
             pieces.append(piece)
         states = torch.cat(hidden)
         for i, child in children.items():
@@ -111,7 +117,10 @@ def _selected(cache: Any, parents: Sequence[int]) -> Any:
     """A cache with a row for each parent; the one given stays as it is."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
-    new.batch_select_indices(torch.tensor(parents, device=_device(cache)))
+    for layer in new.layers:
+        if layer.get_seq_length():
+            wanted = torch.tensor(parents, device=layer.keys.device)
+            layer.keys, layer.values = layer.keys.index_select(0, wanted), layer.values.index_select(0, wanted)
     return new
 
 
@@ -124,10 +133,6 @@ def _joined(caches: Sequence[Any]) -> Any:
             layer.keys = torch.cat([cache.layers[at].keys for cache in caches])
             layer.values = torch.cat([cache.layers[at].values for cache in caches])
     return new
-
-
-def _device(cache: Any) -> Any:
-    return next((layer.keys.device for layer in cache.layers if layer.get_seq_length()), None)
 
 
 def _shared(a: Ids, b: Ids) -> int:
