@@ -54,6 +54,7 @@ def propagating(
     attention: str = "attnlrp",
     first: str | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
+    end: Site | None = None,
 ) -> Iterator[None]:
     """Inside the block a gradient times its input is relevance; values are the model's.
 
@@ -63,6 +64,7 @@ def propagating(
         first: another rule for the linear layers that read the input itself (a leaf): ``w2`` or ``box``. An input that is
             exactly 0 has a relevance of 0 by either, since it is read as gradient times input.
         bounds: of the input, for ``box``.
+        end: the site at which forwards end, if before the model's own end.
     """
     if rule not in RULES:
         raise AttributionError(f"rule {rule!r}: expected {', '.join(RULES)}")
@@ -77,11 +79,11 @@ def propagating(
             if (hook := _rule_of(model, name, module, rule, reading)) is not None:
                 stack.callback(module.register_forward_hook(hook).remove)
         if attention != "none":
-            stack.enter_context(intervene(model, _attention_edits(model, attention)))
+            stack.enter_context(intervene(model, _attention_edits(model, attention, end)))
         yield
 
 
-def _attention_edits(model: nn.Module, attention: str) -> dict[Any, Any]:
+def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict[Any, Any]:
     try:
         known = set(sites(model))
     except UnknownArchitecture as error:
@@ -96,7 +98,16 @@ def _attention_edits(model: nn.Module, attention: str) -> dict[Any, Any]:
         raise AttributionError(
             f"relevance needs a model whose attention is known, {type(model).__name__} has no pattern"
         )
-    return found
+    if not (before := {name: edit for name, edit in found.items() if _runs(name, end)}):
+        raise AttributionError(f"relevance is handed back through attention, and {end} stands before any")
+    return before
+
+
+def _runs(name: str, end: Site | None) -> bool:
+    """Whether a block's site fires in a forward that ends at ``end``."""
+    if end is None or end.layer is None:
+        return True
+    return _layer(name) < end.layer or (_layer(name) == end.layer and end.part != "hook_resid_pre")
 
 
 def half(value: Tensor) -> Tensor:
@@ -217,18 +228,14 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str 
     if question.measure != "logit":
         raise AttributionError("relevance is of logits: choose --measure logit, or give a wrong answer to compare with")
     model = question.subject.model
-    inside = [name for name in sites(model) if name.endswith("hook_resid_pre") and name != START]
+    end = question.endpoint.site
+    inside = [name for name in sites(model) if name.endswith("hook_resid_pre") and name != START and _runs(name, end)]
     sums: dict[str, float] = {}
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         later = [name for name in inside if slope.site.layer is None or _layer(name) > slope.site.layer]
-        later = [
-            name
-            for name in later
-            if question.endpoint.site is None or _layer(name) <= (question.endpoint.site.layer or 0)
-        ]
         shares: Any = None
-        with propagating(model, rule, attention):
+        with propagating(model, rule, attention, end=end):
             if not later:
                 return slope.at(x[None])[1][0] * x, {}
             with capture(model, *later, grad=True) as acts:
@@ -262,13 +269,14 @@ def chefer(scorer: Scorer, options: Options) -> Found:
     """Attention rolled out, each layer's weighted by its gradient and its relevance; without a sign."""
     question = scorer.question
     model, scores, value = question.subject.model, np.zeros(len(question.units)), 0.0
+    end = question.endpoint.site
+    patterns = [name for name in sites(model) if name.endswith("attn.hook_pattern") and _runs(name, end)]
     for part in question.parts:
         slope = Slope(scorer, part, Site(START))
         x = slope.clean()
-        patterns = [name for name in sites(model) if name.endswith("attn.hook_pattern")]
         with capture(model, *patterns, grad=True) as plain:
             value += float(slope.at(x[None])[0])
-        with propagating(model, options.rule), capture(model, *patterns, grad=True) as acts:
+        with propagating(model, options.rule, end=end), capture(model, *patterns, grad=True) as acts:
             slope.at(x[None])
         rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
         for name in patterns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -15,6 +17,8 @@ WIDTH = 25.0
 SAMPLES = 5000
 DEPTH = 3
 """Of the tree."""
+REFITS = 30
+"""Trees of resampled texts, whose spread is the standard error of the tree's scores."""
 
 
 def lime_sample(units: int, samples: int, rng: np.random.Generator) -> Bool[np.ndarray, "rows units"]:
@@ -82,16 +86,37 @@ def lime(game: Game, options: Options) -> Found:
 def tree(game: Game, options: Options) -> Found:
     """A regression tree of depth 3 on LIME's samples, in words; it can show that two units matter only together.
 
-    score(i) = sum over the splits by i of their share of the tree's gain, with the sign of what the split adds
+    score(i) = sum over the splits by i of their share of the tree's gain, with the sign of what the split adds; its
+    standard error is the spread over trees of texts drawn again from these (the bootstrap).
     """
     from sklearn.tree import DecisionTreeRegressor, export_text
 
     masks, values = _sampled(game, options)
-    found = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
-    found.fit(masks, values, sample_weight=lime_weights(masks))
+    weights = lime_weights(masks)
+
+    def fitted(rows: np.ndarray) -> DecisionTreeRegressor:
+        made = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
+        return made.fit(masks[rows], values[rows], sample_weight=weights[rows])
+
+    rng = np.random.default_rng(options.seed)
+    found = fitted(np.arange(len(masks)))
+    again = [_shares(fitted(rng.integers(len(masks), size=len(masks))).tree_, game.n) for _ in range(REFITS)]
     names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
-    nodes = found.tree_
-    scores = np.zeros(game.n)
+    rules = export_text(found, feature_names=names, decimals=3).replace("<= 0.500", "absent").replace(
+        "> 0.500", "there"
+    )  # fmt: skip
+    r2 = float(found.score(masks, values, sample_weight=weights))
+    notes = (
+        "the tree's scores are signed shares of its gain, not of the value",
+        f"the tree explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
+    )
+    more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
+    return Found(_shares(found.tree_, game.n), game.value, np.std(again, axis=0, ddof=1), notes=notes, more=more)
+
+
+def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
+    """Each unit's signed share of a tree's gain."""
+    scores = np.zeros(units)
     for at in range(nodes.node_count):
         left, right = nodes.children_left[at], nodes.children_right[at]
         if left < 0:
@@ -100,16 +125,7 @@ def tree(game: Game, options: Options) -> Found:
         gain = w[at] * nodes.impurity[at] - w[left] * nodes.impurity[left] - w[right] * nodes.impurity[right]
         scores[nodes.feature[at]] += np.sign(nodes.value[right, 0, 0] - nodes.value[left, 0, 0]) * gain
     total = np.abs(scores).sum()
-    rules = export_text(found, feature_names=names, decimals=3).replace("<= 0.500", "absent").replace(
-        "> 0.500", "there"
-    )  # fmt: skip
-    r2 = float(found.score(masks, values, sample_weight=lime_weights(masks)))
-    notes = (
-        "the tree's scores are signed shares of its gain, not of the value",
-        f"the tree explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
-    )
-    more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
-    return Found(scores / total if total else scores, game.value, notes=notes, more=more)
+    return scores / total if total else scores
 
 
 def _sampled(game: Game, options: Options) -> tuple[Bool[np.ndarray, "rows units"], Float[np.ndarray, " rows"]]:

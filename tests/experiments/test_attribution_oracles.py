@@ -120,6 +120,15 @@ def test_a_tree_shows_that_two_units_matter_only_together() -> None:
     assert found.more["r2"] == pytest.approx(1)
 
 
+def test_the_errors_of_a_trees_scores_are_their_spread_over_seeds() -> None:
+    noise = np.random.default_rng(0).normal(size=64)
+    game = Fake(6, lambda mask: 4.0 * (mask[1] and mask[4]) + mask[0] + noise[int((mask * 2 ** np.arange(6)).sum())])
+    found = [surrogates.tree(game, Options(samples=150, seed=seed)) for seed in range(25)]
+    spread = np.std([f.scores for f in found], axis=0, ddof=1)[[1, 4]]
+    said = np.sqrt(np.mean([f.errors**2 for f in found], axis=0))[[1, 4]]
+    assert 0.5 < float((said / spread).mean()) < 2
+
+
 # -- Captum
 
 
