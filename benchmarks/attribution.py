@@ -1,15 +1,19 @@
 """Attribution on a causal language model: ours against Captum's at equal samples, both in one run.
 
-    python benchmarks/attribution.py --model SMOLLM2.gguf [--only kernel-shap] [--samples 1000] [--words 24] [--batch 32]
+    python benchmarks/attribution.py --model SMOLLM2.gguf [--only kernel-shap] [--samples 1000] [--words 24]
+        [--batches 8 16 32 64] [--repeats 3]
 
 KernelSHAP and LIME replace words by padding; integrated gradients go from the padding's embedding in 50 steps; occlusion
-takes 64 words one by one. Captum is given its `perturbations_per_eval` (or internal batch) of --batch: try several, the best
-one counts. Occlusion and integrated gradients end with the same numbers, whose largest difference is printed.
+takes 64 words one by one. Captum is run at each `perturbations_per_eval` (or internal batch) of --batches, and its best
+counts; of repeated runs the median. Occlusion and integrated gradients end with the same numbers, whose largest difference
+is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,16 +53,14 @@ def sides(given, method):
         found = explain(scorer, method, removal="pad", baseline="pad", samples=given.samples, features=0)
         return found.scores, found.cost
 
-    def theirs():
+    def theirs(batch):
         if method == "ig":
             with torch.enable_grad():
                 layer = LayerIntegratedGradients(forward, subject.model.get_input_embeddings())
-                found = layer.attribute(
-                    ids, baseline, n_steps=50, method="gausslegendre", internal_batch_size=given.batch
-                )
+                found = layer.attribute(ids, baseline, n_steps=50, method="gausslegendre", internal_batch_size=batch)
             each = found[0].sum(-1).detach().float()
             return np.array([float(each[list(own)].sum()) for own in part.tokens]), None
-        more = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": given.batch}
+        more = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": batch}
         if method == "leave-one-out":
             found = FeatureAblation(forward).attribute(ids, **more)
         else:
@@ -75,19 +77,27 @@ def main():
     parser.add_argument("--only", default=None, choices=("kernel-shap", "lime", "ig", "leave-one-out"))
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--words", type=int, default=24)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--dtype", default="float32")
     given = parser.parse_args()
     start()
     for method in (given.only,) if given.only else ("kernel-shap", "lime", "ig", "leave-one-out"):
         warm, ours, theirs = sides(given, method)
-        seconds, found = once(warm, ours=ours, captum=theirs)
-        (mine, cost), (other, _) = found["ours"], found["captum"]
+        runs = {"ours": ours} | {f"captum {batch}": partial(theirs, batch) for batch in given.batches}
+        taken = {name: [] for name in runs}
+        for _ in range(given.repeats):
+            seconds, found = once(warm, **runs)
+            for name in runs:
+                taken[name].append(seconds[name])
+        median = {name: statistics.median(times) for name, times in taken.items()}
+        best = min((name for name in runs if name != "ours"), key=lambda name: median[name])
+        (mine, cost), (other, _) = found["ours"], found[best]
         print(
-            f"{method}: Captum {seconds['captum']:.1f} s, ours {seconds['ours']:.1f} s: "
-            f"{seconds['captum'] / seconds['ours']:.2f}x; {cost.asked} texts asked for, {cost.forwards} run, {cost.tokens} "
-            f"tokens; largest difference {np.abs(mine - other).max():.1e} of {np.abs(other).max():.1e}",
+            f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: {median[best] / median['ours']:.2f}x "
+            f"against {best}; {cost.asked} texts asked for, {cost.forwards} run, {cost.tokens} tokens; largest difference "
+            f"{np.abs(mine - other).max():.1e} of {np.abs(other).max():.1e}",
             flush=True,
         )
 

@@ -1,10 +1,13 @@
 """Not only transformers: an LSTM language model trained on a text, its gates read, probed, ablated and attributed.
 
-python examples/your_own_model.py [CORPUS.conllu] [EPOCHS]     # by default the embedded corpus
+python examples/your_own_model.py [CORPUS.conllu] [EPOCHS] [TEXT.txt]     # by default the embedded corpus
+
+The corpus has the parts of speech that are probed; a text file, a sentence a line, is read in training alone.
 """
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -47,14 +50,17 @@ class LstmLm(nn.Module):
         return self.head(torch.stack(states, dim=1))
 
 
-def main(path=None, epochs=3, sentences=400):
+def main(path=None, epochs=3, sentences=400, text=None):
     torch.manual_seed(0)
     corpus = list(read_conllu(path or demo_paths().train, limit=sentences + 100))
-    counts = Counter(w.form.lower() for s in corpus for w in s.words)
+    lines = Path(text).read_text(encoding="utf-8").lower().splitlines() if text else []
+    rows = [[w.form.lower() for w in s.words] for s in corpus] + [line.split() for line in lines if line.strip()]
+    counts = Counter(word for row in rows for word in row)
     vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *(w for w, n in counts.items() if n > 1)])}
     names = list(vocabulary)
-    encoded = [[0, *(vocabulary.get(w.form.lower(), 1) for w in s.words)] for s in corpus]
-    train, test = encoded[:sentences], encoded[sentences:]
+    encoded = [[0, *(vocabulary.get(word, 1) for word in row)] for row in rows]
+    encoded, only_read = encoded[: len(corpus)], encoded[len(corpus) :]
+    train, test = encoded[:sentences] + only_read, encoded[sentences:]
 
     model = LstmLm(len(vocabulary))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -130,4 +136,5 @@ def main(path=None, epochs=3, sentences=400):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None, int(sys.argv[2]) if len(sys.argv) > 2 else 3)
+    given = [*sys.argv[1:], None, None, None]
+    main(given[0], int(given[1] or 3), text=given[2])
