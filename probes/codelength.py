@@ -118,10 +118,11 @@ def online_code(
 
     blocks = {name: [ends[0] * float(np.log2(k))] for name, k in size.items()}
     chosen: dict[str, list[float]] = {name: [] for name in targets}
+    fits: dict[str, Fit] = {}
     for start, stop in itertools.pairwise(ends):
         seen = {name: i[:start] for name, i in index.items()}
         live = {name: i for name, i in seen.items() if len(np.unique(i)) > 1}
-        fits = _fit(features[:start], live, owners[:start], l2, held, tol) if live else {}
+        fits = _fit(features[:start], live, owners[:start], l2, held, tol, fits) if live else {}
         for name, i in index.items():
             wanted = torch.from_numpy(i[start:stop])
             p = _probability(fits.get(name), seen[name], features[start:stop], wanted, size[name])
@@ -160,13 +161,15 @@ def _fit(
     l2: float | Sequence[float],
     dev: tuple[Float[Tensor, "m d"] | Float[np.ndarray, "m d"], Mapping[str, Labels]] | None,
     tol: float,
+    before: Mapping[str, Fit],
 ) -> dict[str, Fit]:
-    """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev)."""
+    """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev), from those of a block
+    before."""
     path = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2))[::-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a block's probe is a code, however good
         if len(path) == 1:
-            return fit_many(X, targets, path[0], tol=tol)
+            return fit_many(X, targets, path[0], tol=tol, start=before)
         if dev is not None:
             return fit_many(X, targets, path, dev=(dev[0], {name: dev[1][name] for name in targets}), tol=tol)
         cut = int(len(X) * (1 - TAIL))
@@ -182,7 +185,7 @@ def _fit(
         design = Design(X)
         for penalty in sorted(set(picked.values())):
             mine = {name: targets[name] for name in targets if picked[name] == penalty}
-            out |= fit_many(design, mine, penalty, tol=tol)
+            out |= fit_many(design, mine, penalty, tol=tol, start=before)
     return out
 
 

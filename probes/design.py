@@ -231,6 +231,12 @@ class Design:
         part = self.standardized(X.to(self.device)) @ self.basis.to(self.dtype)
         return torch.cat([part, part.new_ones(len(part), 1)], dim=1)
 
+    def turned(
+        self, coef: Float[Tensor, "c d"], intercept: Float[Tensor, " c"]
+    ) -> tuple[Float[Tensor, "r c"], Float[Tensor, " c"]]:
+        """Coefficients and intercept in original feature units as those of the rotated features, and the bias."""
+        return self.basis.T @ (coef.T * self.scale[:, None]), intercept + coef @ self.mean
+
     def unrotate(self, W: Float[Tensor, "r1 c"]) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
         """Coefficients [c d] and intercept [c] in the original feature units, float64."""
         coef = (self.basis @ W[:-1].double()) / self.scale[:, None]

@@ -88,13 +88,20 @@ def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
         yield group
 
 
-def _start(group: Sequence[_Target], design: Design, width: int) -> Float[Tensor, "r k c"]:
-    """Coefficients 0 and the bias at the log class frequencies."""
+def _start(
+    group: Sequence[_Target], design: Design, width: int, fits: Mapping[str, Fit] | None = None
+) -> Float[Tensor, "r k c"]:
+    """Coefficients 0 and the bias at the log class frequencies; of classes that a fit has, what it says."""
     W = torch.zeros(design.rotated.shape[1], len(group), width, dtype=torch.float64)
     W[-1] = ABSENT
     for j, target in enumerate(group):
         counts = np.bincount(target.index, minlength=len(target.classes))
         W[-1, j, : len(counts)] = torch.from_numpy(np.log(counts / counts.sum()))
+        if fits and (fit := fits.get(target.name)) is not None:
+            at = encode_with(fit.classes, target.classes)
+            coef, bias = design.turned(fit.coef.to(design.device), fit.intercept.to(design.device))
+            W[:-1, j, at[at >= 0]] = coef[:, at >= 0].cpu()
+            W[-1, j, at[at >= 0]] = bias[at >= 0].cpu()
     return W.to(design.device, design.dtype)
 
 
@@ -104,6 +111,7 @@ def fit_many(
     l2: float | Sequence[float] = DEFAULT_L2,
     *,
     dev: tuple[Float[Tensor, "m d"] | np.ndarray | OnDisk, Mapping[str, Labels]] | None = None,
+    start: Mapping[str, Fit] | None = None,
     standardize: bool = True,
     tol: float = 5e-7,
     max_iter: int = 100,
@@ -125,6 +133,7 @@ def fit_many(
             once its dev accuracy has fallen for two successive penalties.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
             that training does not have counts as wrong.
+        start: fits of these targets on other rows, from which the iteration begins; the optimum is the same.
         tol: largest relative error of the objective.
         max_iter: Newton iterations per penalty.
         progress: called with (solves done, solves in all) after every penalty.
@@ -167,13 +176,13 @@ def fit_many(
                 progress(done, whole)
 
         for group in _groups(todo):
-            start = _start(group, design, len(group[0].classes))
+            at = _start(group, design, len(group[0].classes), start)
             if held is not None and len(path) > 1:
-                start, penalties = _choose(design, group, start, path, held, tol, max_iter, advance)
+                at, penalties = _choose(design, group, at, path, held, tol, max_iter, advance)
             else:
                 penalties = path * len(group)
             l2s = torch.tensor(penalties, dtype=torch.float64, device=design.device)
-            found = minimise(design, _labels(group, design), start, l2s, tol=tol, max_iter=max_iter)
+            found = minimise(design, _labels(group, design), at, l2s, tol=tol, max_iter=max_iter)
             fits |= _certify(design, group, found, l2s, tol, held)
             advance(len(group))
     bad = [name for name in targets if not fits[name].converged]

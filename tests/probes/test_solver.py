@@ -119,6 +119,21 @@ def test_an_iteration_that_ends_too_early_is_not_called_converged(monkeypatch):
         assert not fit_many(X, {"y": y}, l2=1e-3)["y"].converged
 
 
+def test_fits_of_other_rows_are_a_start_and_no_more():
+    """From the optimum itself there is nothing left to do; from other rows, which lack a class, the optimum is the same."""
+    X, y = softmax_data(600, 6, 4, seed=3)
+    X = X * [1, 50, 0.1, 1, 1, 1] + [0, 1000, 0, 0, 0, 0]
+    cold = fit_many(X, {"y": y, "two": y > 1}, l2=2.0, tol=1e-10)
+    again = fit_many(X, {"y": y, "two": y > 1}, l2=2.0, tol=1e-10, start=cold)
+    assert [fit.n_iter for fit in again.values()] == [0, 0] < [fit.n_iter for fit in cold.values()]
+    some = np.flatnonzero(y != 3)[:200]
+    part = fit_many(X[some], {"y": y[some]}, l2=2.0)
+    warm = fit_many(X, {"y": y, "two": y > 1}, l2=2.0, tol=1e-10, start=part)
+    for name, fit in warm.items():
+        assert fit.objective == pytest.approx(cold[name].objective, rel=1e-9)
+        np.testing.assert_allclose(fit.coef, cold[name].coef, rtol=1e-3, atol=1e-6)
+
+
 def test_many_targets_are_the_same_as_one_at_a_time():
     X, y = softmax_data(400, 6, 5, seed=8)
     rng = np.random.default_rng(0)
