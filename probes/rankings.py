@@ -22,23 +22,43 @@ from torch import Tensor
 
 from probes.design import as_features, check_finite
 from probes.labels import Labels, encode
-from probes.moments import Moments
 
+BLOCK = 512
+"""Rows at a time: what stays in a processor's cache."""
 Scores = Float[np.ndarray, " d"]
 
 
 def mean_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
     """Sum over pairs of classes of the absolute difference of their means."""
-    means = Moments().update(X, encode(y)[1].tolist()).sorted()[2]
-    total = torch.zeros(means.shape[1], dtype=torch.float64)
-    for row in range(len(means)):
-        total += (means[row + 1 :] - means[row]).abs().sum(0)
-    return total.numpy()
+    return _apart(_class_means(X, y)[0])
 
 
 def standard_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
     """The same in standard deviations of each neuron."""
-    return mean_difference(X, y) / np.maximum(X.std(0, dtype=np.float64), 1e-12)
+    means, deviation = _class_means(X, y)
+    return _apart(means) / np.maximum(deviation, 1e-12)
+
+
+def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
+    return sum((np.abs(means[c + 1 :] - mean).sum(0) for c, mean in enumerate(means)), np.zeros(means.shape[1]))
+
+
+def _class_means(X: Float[np.ndarray, "n d"], y: Labels) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
+    """Means of the classes about a point amid the rows, and the standard deviation of all; one pass, summed in float64."""
+    features = as_features(X)
+    check_finite(features)
+    classes, index = encode(y)
+    of_class = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).to(features.dtype).T
+    amid = features[:BLOCK].mean(0)
+    sums, squares = torch.zeros(len(classes), features.shape[1], dtype=torch.float64), torch.zeros(features.shape[1])
+    squares = squares.double()
+    for start in range(0, len(features), BLOCK):
+        part = features[start : start + BLOCK] - amid
+        sums += of_class[:, start : start + BLOCK] @ part
+        squares += part.square_().sum(0)
+    n, mean = len(features), sums.sum(0) / len(features)
+    deviation = (squares / n - mean**2).clamp_min(0).sqrt()
+    return (sums / of_class.sum(1, dtype=torch.float64)[:, None]).numpy(), deviation.numpy()
 
 
 def f(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
