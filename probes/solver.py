@@ -98,10 +98,10 @@ def _start(
         counts = np.bincount(target.index, minlength=len(target.classes))
         W[-1, j, : len(counts)] = torch.from_numpy(np.log(counts / counts.sum()))
         if fits and (fit := fits.get(target.name)) is not None:
-            at = encode_with(fit.classes, target.classes)
+            at = torch.from_numpy(encode_with(fit.classes, target.classes))
             coef, bias = design.turned(fit.coef.to(design.device), fit.intercept.to(design.device))
-            W[:-1, j, at[at >= 0]] = coef[:, at >= 0].cpu()
-            W[-1, j, at[at >= 0]] = bias[at >= 0].cpu()
+            W[:-1, j, at[at >= 0]] = coef.cpu()[:, at >= 0]
+            W[-1, j, at[at >= 0]] = bias.cpu()[at >= 0]
     return W.to(design.device, design.dtype)
 
 
