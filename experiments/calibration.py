@@ -17,6 +17,7 @@ import numpy as np
 from experiments.asked import ASKED, Asking, Said
 from experiments.config import CalibrateConfig
 from experiments.effects import clusters_of, group_notes
+from experiments.forecast import of_items
 from experiments.metrics import get_metric
 from experiments.predictions import PredictionError, Predictions, read_predictions, save_predictions
 from experiments.prompts import Prompt, read_pairs, read_prompts
@@ -69,7 +70,16 @@ def run(config: CalibrateConfig) -> dict[str, Any]:
         return finished
 
     ways = ", ".join(("tokens' probabilities", *config.ask)) if subject is not None else "the probabilities of the file"
-    if (planned := this.plan(f"{n_rows:,} rows; confidences: {ways}")) is not None:
+    seconds = None
+    if subject is not None and not asked[0][0].is_open:
+        letters = config.choices == "letter"
+        rows = [question for group in asked for question in group]
+        seconds = of_items(
+            subject, rows, lambda q: token_probabilities(subject, [q], templates, letters, config.batch_tokens), timed=8
+        )
+    besides = "what the model says when it is asked" if config.ask else ""
+    plan = f"{n_rows:,} rows; confidences: {ways}"
+    if (planned := this.plan(plan, seconds=seconds, besides=besides)) is not None:
         return planned
     notes: list[dict[str, str]] = []
     if subject is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from experiments.attribution import Game, Scorer, Target, ask, explain
 from experiments.attribution.units import split_words
 from experiments.config import AskConfig
 from experiments.effects import clusters_of, group_notes
+from experiments.forecast import of_items
 from experiments.generating import generate
 from experiments.prompts import Prompt, read_prompts
 from experiments.questions import QuestionError, Templates
@@ -122,7 +124,13 @@ def run(config: AskConfig) -> dict[str, Any]:
         return finished
 
     plan = f"{len(prompts)} prompts: an answer about each, and its words taken out, beside {config.random} draws of random words"
-    if (planned := this.plan(plan)) is not None:
+
+    def one_of(prompt: Prompt) -> None:
+        one = _game(subject, prompt, config)
+        _said(subject, one, templates)
+        _effect(0, one, range(min(2, len(one.words))), config)
+
+    if (planned := this.plan(plan, seconds=of_items(subject, prompts, one_of))) is not None:
         return planned
     asked = [_game(subject, prompt, config) for prompt in prompts]
     named = _named(this, subject, asked, templates)
@@ -166,11 +174,16 @@ def _named(this: Run, subject: Subject, asked: Sequence[Explained], templates: T
     with screen.progress() as bars:
         bar = bars.add_task("asking", total=len(asked))
         for number, one in enumerate(asked):
-            text = templates.ask("why", text=one.prompt.prompt.strip(), answer=one.prompt.answer.strip())
-            said = this.folder.kept(f"why-{number}", lambda text=text: generate(subject, text, LENGTH)[0])
+            said = this.folder.kept(f"why-{number}", lambda one=one: _said(subject, one, templates))
             out.append(parse_words(said, one.texts))
             bars.advance(bar)
     return out
+
+
+def _said(subject: Subject, one: Explained, templates: Templates) -> str:
+    """What the model says when it is asked for the words that mattered."""
+    text = templates.ask("why", text=one.prompt.prompt.strip(), answer=one.prompt.answer.strip())
+    return generate(subject, text, LENGTH)[0]
 
 
 def _each(
@@ -181,18 +194,20 @@ def _each(
     with screen.progress() as bars:
         bar = bars.add_task("taking words out", total=len(asked))
         for number, (one, places) in enumerate(zip(asked, named, strict=True)):
-            saved = this.folder.cell(f"effect-{number}")
-            if saved is None:
-                rng = random.Random(f"{config.seed}-{number}")
-                found = explain(one.game.scorer, config.attribution, removal=config.removal, seed=config.seed)
-                ranked = sorted(range(len(one.words)), key=lambda k: -found.scores[one.words[k]])
-                drawn = [rng.sample(range(len(one.words)), len(places)) for _ in range(config.random)]
-                costs = one.cost([places, ranked[: len(places)], *drawn])
-                saved = [float(costs[0]), float(costs[2:].mean()), float(costs[1])]
-                this.folder.save_cell(f"effect-{number}", saved)
-            out.append(saved)
+            make = partial(_effect, number, one, places, config)
+            out.append(this.folder.kept(f"effect-{number}", make))
             bars.advance(bar)
     return out
+
+
+def _effect(number: int, one: Explained, places: Sequence[int], config: AskConfig) -> list[float]:
+    """In the order of `KINDS`: the named words, random ones (mean over draws), the attribution's."""
+    rng = random.Random(f"{config.seed}-{number}")
+    found = explain(one.game.scorer, config.attribution, removal=config.removal, seed=config.seed)
+    ranked = sorted(range(len(one.words)), key=lambda k: -found.scores[one.words[k]])
+    drawn = [rng.sample(range(len(one.words)), len(places)) for _ in range(config.random)]
+    costs = one.cost([places, ranked[: len(places)], *drawn])
+    return [float(costs[0]), float(costs[2:].mean()), float(costs[1])]
 
 
 def _records(

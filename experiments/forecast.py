@@ -2,6 +2,7 @@
 
     passes over texts   seconds = positions of all batches * (seconds / positions of the timed ones)
     edited parts        seconds = sum over batches and parts of (seconds a part at its layer), interpolated between layers
+    items               seconds = items * (seconds / items of the timed ones)
 
 The first forward of a shape is not counted. Other loads on the machine change the answer: it is an estimate.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from experiments.subject import Subject
 from experiments.sweep import Chunk, Sweep
 from experiments.words import Encoded
 from hooks import edits
+
+Item = TypeVar("Item")
 
 TIMED = 3
 """Batches, or layers, that are timed."""
@@ -83,9 +86,31 @@ def sweep_seconds(
     return float(positions * (clean + runs * of_part.sum()))
 
 
-def _spread(n: int) -> list[int]:
-    """The first, a middle and the last of ``n``."""
-    return sorted({round(i) for i in np.linspace(0, n - 1, min(TIMED, n))})
+def metric_seconds(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> float:
+    """One measurement of every prompt, without edits, in seconds."""
+    chunk = groups[len(groups) // 2]
+    spent = _timed(subject, lambda: Sweep(subject, metric, chunk))
+    return spent * sum(group.batch.input_ids.numel() for group in groups) / chunk.batch.input_ids.numel()
+
+
+def of_items(
+    subject: Subject, items: Sequence[Item], work: Callable[[Item], object], timed: int = TIMED
+) -> Callable[[], float] | None:
+    """What all items take, from some of them; None where those would be as good as all."""
+    if len(items) < 2 * timed:
+        return None
+    some = [items[i] for i in _spread(len(items), timed)]
+
+    def seconds() -> float:
+        work(some[0])  # the first forward also allocates
+        return len(items) * _timed(subject, lambda: [work(item) for item in some]) / len(some)
+
+    return seconds
+
+
+def _spread(n: int, some: int = TIMED) -> list[int]:
+    """The first, the last and some between of ``n``."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(some, n))})
 
 
 def _timed(subject: Subject, work: Callable[[], object]) -> float:

@@ -27,6 +27,7 @@ from experiments.components import components
 from experiments.config import PruneConfig
 from experiments.effects import clusters_of, group_notes, mean_of
 from experiments.estimate import estimates
+from experiments.forecast import metric_seconds
 from experiments.heads import Heads, Kept, flat, heads_of, with_heads
 from experiments.metrics import Metric, get_metric, metric_and_texts
 from experiments.prompts import Pair, Prompt
@@ -75,7 +76,15 @@ def run(config: PruneConfig) -> dict[str, Any]:
         f"{steps} steps from {heads.n_heads} heads a layer, {len(items)} texts; each step writes up to "
         f"{size / 1e9:.2f} GB to {config.out / 'models'}"
     )
-    if (planned := this.plan(plan, held=size, disk=steps * size)) is not None:
+    passes = steps * (4 + config.random)  # gradients take about three
+    planned = this.plan(
+        plan,
+        held=size,
+        disk=steps * size,
+        seconds=lambda: passes * metric_seconds(subject, metric, groups),
+        besides="cutting and writing the models",
+    )
+    if planned is not None:
         return planned
     clean = clean_values(subject, metric, groups)
     kept: Kept = heads.all

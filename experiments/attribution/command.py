@@ -22,6 +22,7 @@ from experiments.attribution.faithfulness import (
 )
 from experiments.attribution.question import Question
 from experiments.config import AttributeConfig
+from experiments.forecast import of_items
 from experiments.prompts import Prompt, read_prompts
 from experiments.reads import prediction_reads
 from experiments.results import digest, file_sha256
@@ -70,7 +71,15 @@ def run(config: AttributeConfig) -> dict[str, Any]:
         f"{len(questions)} texts of {sum(len(q.units) for q in questions)} {config.level}s, "
         f"{len(methods)} methods, each beside {config.random} random attributions"
     )
-    if (planned := this.plan(plan)) is not None:
+
+    def all_of(question: Question) -> None:
+        scorer = Scorer(question, config.batch_tokens)
+        for method in methods:
+            _record(config, question, scorer, 0, method, masked)
+        if config.random:
+            _random_record(config, question, scorer, 0, masked)
+
+    if (planned := this.plan(plan, seconds=of_items(subject, questions, all_of))) is not None:
         return planned
     records: list[dict[str, Any]] = []
     with screen.progress() as bars:

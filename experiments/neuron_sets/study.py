@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from experiments import screen
+from experiments import forecast, screen
 from experiments.components import Component
 from experiments.config import NeuronsConfig
 from experiments.effects import clusters_of, group_notes, mean_of
@@ -77,7 +77,17 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
     )
     widths = site_widths(subject, places)
     disk, held = (view.layout.n_rows * 4 * size(widths.values()) for size in (sum, max))
-    if (planned := this.plan(plan, held=3 * held, disk=disk)) is not None:
+    groups, clusters = list(chunks(subject, reads, config.batch_tokens)), clusters_of(items)
+
+    def seconds() -> float:
+        rankings = len(config.ranking or RANKINGS) + config.gradient
+        sets = len({1, *config.k}) * (rankings + config.random) + config.show * rankings
+        every = [Component("sets", Site(name).layer or 0, i, Site(name)) for name in places for i in range(sets)]
+        reading = forecast.pass_seconds(subject, view.layout.encoded, 4096)
+        return reading + forecast.sweep_seconds(subject, metric, groups, every, float(len(_changes(config, task))))
+
+    planned = this.plan(plan, held=3 * held, disk=disk, seconds=seconds, besides="rankings and probes")
+    if planned is not None:
         return planned
     store = ActivationStore(config.out / "features", {"run": digest(this.identity)}, dtype=torch.float32)
     with screen.progress() as bars:
@@ -108,7 +118,6 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
         known = [neuron["index"] for neuron in read[name]["neurons"]]
         sets += neuron_sets(name, read[name]["orders"], read[name]["ks"], known, config.random, config.seed)
     parts = [Component("sets", Site(s.site).layer or 0, i, Site(s.site)) for i, s in enumerate(sets)]
-    groups, clusters = list(chunks(subject, reads, config.batch_tokens)), clusters_of(items)
     records, base = [], {}
     for value, change in _changes(config, task).items():
 

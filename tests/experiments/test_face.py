@@ -225,6 +225,27 @@ def test_every_command_is_a_function_of_its_options():
 # -- what is said
 
 
+def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "dry"
+    nouns = ("teacher", "student", "farmer", "driver", "mayor", "baker")
+    lines = [{"prompt": f"The old {noun} near the house", "answer": " is", "wrong": " are"} for noun in nouns]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    model: dict = {"model": PATHS.model, "out": out}
+    plans = [
+        experiments.attribute.plan(**model, prompts=prompts, random=1),
+        experiments.ask.plan(**model, prompts=prompts, random=2),
+        experiments.prune.plan(**model, prompts=prompts, steps=1),
+        experiments.calibrate.plan(**model, pairs=PATHS.pairs, limit=20),
+        experiments.neurons.plan(
+            **model, corpus=PATHS.dev, property="feats:Number", pairs=PATHS.pairs, limit=8, layer=1, limit_sentences=30
+        ),
+    ]
+    assert all(plan.raw["plan"]["seconds"] >= 0 for plan in plans)
+    alone = experiments.attribute.plan(**model, text="The old teacher", random=1)
+    assert alone.raw["plan"]["seconds"] is None  # timing it would be doing it
+    assert not out.exists()
+
+
 def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_path, capsys):
     out = tmp_path / "dry"
     assert cli.main(["probe", *words(study, "--out", out, "--dry-run")]) == 0
