@@ -270,9 +270,12 @@ def _findings(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
     if chance is not None:
         best = max(means, key=lambda m: means[m] or 0.0)
         above = [m for m, value in means.items() if value is not None and value > chance]
+        cost = f"{means[best]:.2f} {records[0]['unit']}, mean over texts and shares; random words {chance:.2f}"
         text = (
-            f"Taking out the words that {best} names costs most ({means[best]:.2f} {records[0]['unit']}, mean over texts and "
-            f"shares; random words {chance:.2f}). {len(above)} of {len(means)} methods do more than random."
+            f"Taking out the words that {best} names costs most ({cost}). {len(above)} of {len(means)} methods do more than "
+            "random."
+            if above
+            else f"No method names words that cost more than random ones; the best is {best} ({cost})."
         )
         findings.append({"property": "faithfulness", "text": text})
     return findings

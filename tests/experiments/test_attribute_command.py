@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments import cli
 from experiments.attribution import faithfulness as faith
+from experiments.attribution.command import _findings
 from experiments.attribution.shown import coloured
 from experiments.demo import demo_paths
 from experiments.results import RunFolder
@@ -62,6 +63,16 @@ def test_the_head_noun_decides_the_number_of_the_verb(found: tuple[dict[str, Any
     page = (folder / "run" / "report.html").read_text(encoding="utf-8")
     assert 'class="w-up4"' in page
     assert ">teachers</span>" in page
+
+
+def test_no_method_is_praised_that_does_no_better_than_random() -> None:
+    one = {"target": "logit of 'a'", "value": 1.0, "unit": "nats", "units": ["x"], "scores": [1.0], "item": 0}
+    for loss, said in ((2.0, "1 of 1 methods do more"), (0.5, "No method names words that cost more than random ones")):
+        records = [
+            {**one, "method": "lime", "comprehensiveness": loss},
+            {**one, "method": "random", "comprehensiveness": 1},
+        ]
+        assert said in _findings(records, ["lime"])[-1]["text"]
 
 
 def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
