@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.commands import COMMANDS
-from experiments.config import CallConfig
 from experiments.options import add_options, as_command, from_arguments, read_toml, required_of
+from experiments.run_config import CallConfig
 
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100

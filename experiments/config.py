@@ -1,143 +1,27 @@
 """What a run is told: frozen dataclasses whose fields carry their help; the command line, the TOML file and Python's
-functions are read from them (`experiments.options`)."""
+functions are read from them (`experiments.options`). What commands share is in `experiments.run_config`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.options import as_values, option
-
-RUNS = Path("runs")
-"""Where a run's folder is made that has no name."""
+from experiments.options import option
+from experiments.run_config import EffectsConfig, EngineConfig, ProbesConfig, RunConfig, TextsConfig, WordsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The model, and where and how it runs."""
-
-    model: str | Any = option("hub id, local folder or GGUF file", metavar="M", in_memory=True)
-    out: Path = option(
-        "the run's folder (default: one in runs/, named after command, model and options)",
-        RUNS,
-        decides=False,
-        metavar="DIR",
-    )
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens of the texts that share a batch", 512)
-    device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
-    force: bool = option("go on where the doctor finds the model WRONG, and say so in the report", False, decides=False)
-
-    def __post_init__(self) -> None:
-        if self.out == RUNS:
-            command = type(self).__name__.removesuffix("Config").lower()
-            values = as_values(self, deciding=True)
-            model = re.sub(r"[^\w.-]+", "-", Path(str(values["model"] or "")).name).strip("-.")
-            digest = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:8]
-            object.__setattr__(self, "out", RUNS / "-".join(filter(None, (command, model, digest))))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallConfig:
-    """How a command is called, whatever it does."""
-
-    config: Path | None = option(
-        "options from a TOML file, such as the run.toml that every run leaves in its folder; flags win over it",
-        None,
-        metavar="FILE",
-    )
-    dry_run: bool = option("print the plan with its time, memory and disk, as far as they can be told, and stop", False)
-    json: bool = option("print the results as JSON on standard output in place of tables", False)
-    quiet: bool = option("say nothing while it runs", False)
-    verbose: bool = option("say more while it runs; errors with their traceback", False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """Where the work runs; no result depends on it."""
-
-    engine: str = option("here, or by workers of Ray", "local", decides=False, choices=("local", "ray"))
-    address: str | None = option(
-        "with --engine ray: a running cluster's (default: a Ray of its own, on this machine)",
-        None,
-        decides=False,
-        metavar="WHERE",
-    )
-    workers: int | None = option(
-        "with --engine ray: at most so many at a time (default: as many as fit)", None, decides=False, metavar="N"
-    )
-    num_cpus: int | None = option(
-        "with --engine ray: cores and threads of each worker (default: the threads of this process)",
-        None,
-        decides=False,
-        metavar="C",
-    )
-    num_gpus: float = option(
-        "with --engine ray: GPUs of each worker, or a share of one", 0.0, decides=False, metavar="G"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextsConfig(RunConfig):
-    """What is measured, and on which texts."""
-
-    prompts: Path | None = option(
-        "JSONL with prompt and, where the metric needs them, answer, wrong", None, metavar="FILE"
-    )
-    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
-    limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
-    metric: str | None = option(
-        "what is measured (default: logit_difference; for pairs pair_difference, for neurons, prune and usage loss, with a probe "
-        "probe_log_probability)",
-        None,
-    )
-
-    @property
-    def source(self) -> Path:
-        """The file of prompts or pairs."""
-        return self.prompts or self.pairs or Path()
-
-
-@dataclass(frozen=True, kw_only=True)
-class EffectsConfig(RunConfig):
-    """Estimates that stand for exact effects, and the null."""
-
-    estimate: str = option(
-        "estimate all effects from gradients, and measure the largest exactly",
-        "none",
-        choices=("none", "gradient", "graddrop"),
-    )
-    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
-    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
-    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig(RunConfig, EngineConfig):
+class ProbeConfig(WordsConfig, ProbesConfig, RunConfig, EngineConfig):
     """A layer-wise probing study."""
 
-    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: tuple[str, ...] = option("what to read: upos, deprel, feats:Number, depth, arc:deprel, ... (repeatable)")
-    dev: Path | None = option(
-        "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
-    )
-    test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
     site: str = option("what to read at every layer: a site's name or a glob", "hook_resid_post")
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
-    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     sentence_pooling: str = option(
         "a sentence's vector: the mean over its words', or that of its first (CLS, BOS) or last token",
         "mean",
         choices=("mean", "first", "last"),
     )
-    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     tol: float = option("largest relative error of a probe's objective; a probe that misses it is flagged", 1e-5)
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
@@ -152,14 +36,6 @@ class ProbeConfig(RunConfig, EngineConfig):
     structural: int = option("also structural probes of this rank, of the tree's distances and depths; 0 skips", 0)
     calibration: bool = option("also keep the probes' predictions and measure their calibration", False)
     batch_tokens: int = option("tokens of the texts that share a batch", 4096)
-    store: str | None = option(
-        "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
-        None,
-        metavar="DIR",
-    )
-    max_ram: str | None = option(
-        "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
-    )
     keep_features: bool = option("keep the features on disk when the run is done", False, decides=False)
 
 
@@ -187,41 +63,24 @@ class AblateConfig(TextsConfig, EffectsConfig, EngineConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsageConfig(TextsConfig, EffectsConfig, EngineConfig):
+class UsageConfig(WordsConfig, ProbesConfig, TextsConfig, EffectsConfig, EngineConfig):
     """A property probed at every layer, erased there, and missed or not by the model."""
 
-    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
     probe: Path | None = option(
         "a saved probe (DIR/probes/... of a probing run): measure what it still reads of the test sentences instead",
         None,
         metavar="FILE",
     )
-    dev: Path | None = option(
-        "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
-    )
-    test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
-    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
-    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
     push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0)
-    store: str | None = option(
-        "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
-        None,
-        metavar="DIR",
-    )
-    max_ram: str | None = option(
-        "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
-    )
     null: int = option("random changes as large as the erasure to compare with", 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronsConfig(TextsConfig):
+class NeuronsConfig(WordsConfig, TextsConfig):
     """Neurons ranked by what they say of a property, read by probes, and changed in the running model."""
 
-    corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
     dev: Path | None = option("sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE")
     test: Path | None = option(
@@ -229,8 +88,6 @@ class NeuronsConfig(TextsConfig):
         None,
         metavar="FILE",
     )
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
-    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     site: str = option("whose neurons: a block's own site, or a glob", "mlp.hook_post")
     layer: tuple[int, ...] = option("a layer (repeatable; default: all)", ())
     ranking: tuple[str, ...] = option("how neurons are ranked (repeatable; default: every way there is)", ())

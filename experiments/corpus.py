@@ -66,6 +66,18 @@ class Sentence:
     document: str | None = None
     label: str | None = None
 
+    @property
+    def depths(self) -> list[int]:
+        """Arcs between each word and the root, which has 0."""
+        heads = [0, *(word.head for word in self.words)]
+        found: list[int] = []
+        for word in self.words:
+            depth, at = 0, word.head
+            while at:
+                depth, at = depth + 1, heads[at]
+            found.append(depth)
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:

@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.config import TextsConfig
 from experiments.prompts import Pair, Prompt, read_pairs, read_prompts
 from experiments.reads import MetricError, Reads, answer_reads, loss_reads, pair_reads, prediction_reads
+from experiments.run_config import TextsConfig
 from experiments.subject import Subject
 from hooks import Readout
 
@@ -142,9 +142,10 @@ def metric_and_texts(config: TextsConfig, of_prompts: str) -> tuple[Metric, list
         raise MetricError("expected one of --prompts FILE and --pairs FILE")
     metric = get_metric(config.metric or (of_prompts if config.pairs is None else "pair_difference"))
     if metric.of_pairs != (config.pairs is not None):
-        raise MetricError(
-            f"metric {metric.name} is of {'pairs' if metric.of_pairs else 'prompts'}: give --pairs or --prompts"
-        )
+        given = "--prompts" if metric.of_pairs else "--pairs"
+        fitting = ", ".join(name for name, other in METRICS.items() if other.of_pairs is not metric.of_pairs)
+        kind = "pairs" if metric.of_pairs else "prompts"
+        raise MetricError(f"metric {metric.name} is of {kind}: expected --{kind} FILE, or for {given} one of {fitting}")
     if config.pairs is not None:
         return metric, read_pairs(config.pairs, config.limit)
     return metric, read_prompts(config.source, config.limit, answers=metric.of_answers)

@@ -164,18 +164,6 @@ def head_distance(word: Word) -> float | None:
     return None if word.head == 0 else float(abs(word.head - word.id))
 
 
-def depths(sentence: Sentence) -> list[int]:
-    """Arcs between each word and the root, which has 0."""
-    heads = [0] + [word.head for word in sentence.words]
-    found: list[int] = []
-    for word in sentence.words:
-        depth, at = 0, word.head
-        while at:
-            depth, at = depth + 1, heads[at]
-        found.append(depth)
-    return found
-
-
 def arity(sentence: Sentence, train: Corpus) -> list[Value]:
     """How many dependents each word has."""
     children = [0.0] * (len(sentence.words) + 1)
@@ -243,13 +231,13 @@ PROPERTIES: dict[str, Property] = _table(
         Property("deprel", "word", "class", _column("deprel"), "relation to the head, with subtype"),
         Property("head_direction", "word", "class", _each(head_direction), "left, right or root"),
         Property("head_distance", "word", "number", _each(head_distance), "words to the head"),
-        Property("depth", "word", "number", lambda s, _: [float(d) for d in depths(s)], "arcs to the root"),
+        Property("depth", "word", "number", lambda s, _: [float(d) for d in s.depths], "arcs to the root"),
         Property("is_root", "word", "class", _each(lambda w: "yes" if w.head == 0 else "no"), "root or not"),
         Property("arity", "word", "number", arity, "number of dependents"),
         Property("arc:deprel", "arc", "class", _each(arc_label), "relation, from the word and its head together"),
         Property("arc:exists", "pair", "class", arc_exists, "is there an arc from the one word to the other"),
         Property("sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"),
-        Property("tree_depth", "sentence", "number", lambda s, _: float(max(depths(s))), "deepest word"),
+        Property("tree_depth", "sentence", "number", lambda s, _: float(max(s.depths)), "deepest word"),
         Property("main_tense", "sentence", "class", sentences.main_tense, "tense of the main clause"),
         Property("subject_number", "sentence", "class", sentences.subject_number, "number of the main subject"),
         Property(

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from experiments import screen
-from experiments.config import EngineConfig
 from experiments.engine import Engine, Local, engine_of
 from experiments.options import as_call, as_command, as_toml, as_values
 from experiments.results import (
@@ -32,6 +31,7 @@ from experiments.results import (
     versions,
     write_text,
 )  # fmt: skip
+from experiments.run_config import EngineConfig
 from experiments.subject import Subject, load
 from hooks import UnsoundModel
 

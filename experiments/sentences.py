@@ -85,12 +85,7 @@ def length_band(sentence: Sentence, train: Corpus) -> str | None:
 
 def depth_class(sentence: Sentence, train: Corpus) -> str | None:
     """Depth of the dependency tree, where it is 2 to 7."""
-    heads = [0, *(word.head for word in sentence.words)]
-
-    def depth(at: int) -> int:
-        return 0 if heads[at] == 0 else 1 + depth(heads[at])
-
-    deepest = max(depth(word.id) for word in sentence.words)
+    deepest = max(sentence.depths)
     return str(deepest) if 2 <= deepest <= 7 else None
 
 

@@ -55,6 +55,7 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
     replicates = np.column_stack([score_of(boot.sums(c)) for c in columns])
     scores = [float(score_of(c.sum(0))) for c in columns]
     is_best, p_worse = evaluation.best_set(scores, replicates)
+    prior = _prior_bits(train, test)
 
     records = []
     for i, cell in enumerate(cells):
@@ -97,7 +98,7 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
                 "l2": cell.l2,
                 "converged": cell.converged,
                 "gradient_norm": cell.gradient_norm,
-                **_information(cell, cells[0], train, test, boot),
+                **_information(cell, cells[0], prior, boot),
                 "code_bits": cell.code_bits,
                 "compression": cell.compression,
                 "control_compression": float(np.mean(cell.control_compression)) if cell.control_compression else None,
@@ -132,7 +133,7 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
 
 
 def _information(
-    cell: Cell, embedding: Cell, train: Part, test: Part, boot: ClusterBootstrap
+    cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap
 ) -> dict[str, float | None]:
     """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond the embedding layer.
 
@@ -141,10 +142,13 @@ def _information(
         conditional   H(Y | E) - H(Y | E, R)         beyond what the words alone tell (Hewitt et al. 2021)
 
     All on the test items whose class training has; E is the embedding layer.
+
+    Args:
+        prior: -log2 of each test item's class frequency in training.
     """
     out: dict[str, float | None] = {}
     for name, first, then in (
-        ("information", _prior_bits(train, test), cell.bits),
+        ("information", prior, cell.bits),
         ("gain", embedding.bits, cell.bits),
         ("conditional", embedding.bits, cell.bits_beyond),
     ):
@@ -153,7 +157,7 @@ def _information(
         ]
         found = None
         if pairs:
-            values, known = np.zeros(len(test)), np.zeros(len(test))
+            values, known = np.zeros(len(prior)), np.zeros(len(prior))
             for value, n in pairs:
                 values[n], known[n] = value, 1.0
             found = boot.statistic(np.column_stack([values, known]), _mean_of_sums)

@@ -63,7 +63,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The places of one model, in the order in which a forward meets them, and the figures that describe it."""
+    """The places of one model, in the order in which a forward meets them, and the figures that describe it.
+
+    Attributes:
+        places: where each site is, by its name.
+        n_layers, n_heads, n_kv_heads: blocks, and heads of a block: of queries, of keys and values.
+        source: what the map was read off: a family, an adapter, a bridge.
+    """
 
     places: Mapping[str, Place]
     n_layers: int

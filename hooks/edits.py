@@ -190,7 +190,12 @@ def _rotation(width: int, seed: int) -> Float[Tensor, "d d"]:
 
 
 def add(vector: Tensor, factor: float = 1.0) -> Edit:
-    """Steering: x + factor * vector, broadcast over texts and positions."""
+    """Steering: x + factor * vector, broadcast over texts and positions.
+
+    Args:
+        vector: of the site's last axis, or of any shape that broadcasts to the site's.
+        factor: in units of the vector's own length.
+    """
     return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value))
 
 
@@ -227,7 +232,12 @@ def copy(site: SiteLike) -> Edit:
 
 
 def function(apply: Callable[[Tensor], Tensor], name: str = "function") -> Edit:
-    """A function of the user's: site tensor in, tensor of the same shape out."""
+    """A function of the user's: site tensor in, tensor of the same shape out.
+
+    Args:
+        apply: must not change what it is given.
+        name: what results and messages call it.
+    """
     return Edit(name, lambda value, where: apply(value))
 
 
@@ -240,7 +250,11 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
 
 
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
-    """Set attention weights to 0 after the softmax: the query's other weights stay. For ``attn.hook_pattern``."""
+    """Set attention weights to 0 after the softmax: the query's other weights stay. For ``attn.hook_pattern``.
+
+    Args:
+        queries, keys: positions, as `Edit.at` takes them; None means all.
+    """
     return Edit(f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"))
 
 

@@ -185,12 +185,6 @@ class Resume:
             raise ValueError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
         return self._finish(residual)
 
-    def _given(self, layer: int, copies: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a block was called with beside the residual stream, for so many copies."""
-        args, kwargs = self._calls[layer]
-        more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
-        return self._repeat(args[1:], copies), more
-
     def block(
         self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0
     ) -> Float[Tensor, "copies pos d_model"]:

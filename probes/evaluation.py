@@ -103,7 +103,10 @@ def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "
 
 
 def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
-    """Percentile interval of the replicates around an estimate."""
+    """Percentile interval of the replicates around an estimate.
+
+    Source: Efron & Tibshirani 1993, section 13.3.
+    """
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
@@ -267,7 +270,15 @@ class Comparison:
 
 
 def compare_pairs(estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]) -> list[Comparison]:
-    """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs."""
+    """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs.
+
+    Args:
+        estimates: each condition's score.
+        replicates: the same of each resample, a column a condition.
+
+    Returns:
+        For each pair a < b the difference b - a with its percentile interval, and the corrected p.
+    """
     pairs = [(a, b) for a in range(len(estimates)) for b in range(a + 1, len(estimates))]
     differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
     corrected = holm([bootstrap_p(d) for d in differences])

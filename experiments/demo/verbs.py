@@ -9,7 +9,6 @@ from experiments.demo.tree import Node
 
 _NUMBER = {"s": "Sing", "p": "Plur", "2": ""}
 _MODALS = ("will", "can", "may", "must", "should", "would", "could")
-_BE = Verb("be", "is", "was", "been", "being")
 
 
 def _finite(tense: str, agreement: str, marked: bool = True) -> str:

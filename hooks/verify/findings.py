@@ -43,7 +43,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict(Sequence[Finding]):
-    """Every finding of one examination, in the order of the checks."""
+    """Every finding of one examination, in the order of the checks.
+
+    Attributes:
+        findings: one for each check of each site, with its number and its bound.
+        seconds: how long the examination took.
+    """
 
     findings: tuple[Finding, ...]
     seconds: float = 0.0

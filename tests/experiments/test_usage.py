@@ -156,7 +156,10 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for more, message in (
         ({"property": "depth"}, "--property depth: expected one with a class for each word"),
         ({"property": "sentence_length"}, "expected one with a class for each word"),
-        ({"metric": "loss"}, "metric loss is of prompts: give --pairs or --prompts"),
+        (
+            {"metric": "loss"},
+            "metric loss is of prompts: expected --prompts FILE, or for --pairs one of pair_difference, pair_accuracy",
+        ),
         ({"probe": "x"}, "expected one of --prompts FILE, --pairs FILE and --probe FILE"),
     ):
         assert cli.main(command(tmp_path / "x", **more)) == 2
