@@ -35,8 +35,10 @@ EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 READ_BYTES = 1 << 28
 """Most memory for the logits of one packed batch."""
-PACK = {"cpu": 2048, "cuda": 16384}
+PACK = {"cpu": 1024, "cuda": 16384}
 """Most positions of a packed batch: where products are fastest; more only leave the processor's cache."""
+SMALL_PACK = 64
+"""Positions that make a batch worth its products: edits of neighbouring positions start together until there are so many."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,19 @@ class Sweep:
             yield running, self.resume.run(at, residual, start=start, finish=False)
 
     def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
-        """The first position that a component changes -> the components."""
-        found: dict[int, list[int]] = {}
+        """Where components start -> those components: a position that they change, or one a little before it."""
+        changed: dict[int, list[int]] = {}
         for i, (component, _) in enumerate(parts):
             late = component.kind == "positions" and self.resume.causal
-            found.setdefault(component.index or 0 if late else 0, []).append(i)
+            changed.setdefault(component.index or 0 if late else 0, []).append(i)
+        rows, length = self.chunk.batch.input_ids.shape
+        found: dict[int, list[int]] = {}
+        start, beside = 0, 0
+        for at in sorted(changed):
+            if not found or beside * rows * (length - start) >= SMALL_PACK:
+                start, beside, found[at] = at, 0, []
+            found[start] += changed[at]
+            beside += 1
         return found
 
     def _copies(self, start: int) -> int:

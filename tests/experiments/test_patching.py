@@ -30,7 +30,7 @@ PROMPTS = [
 
 @pytest.mark.filterwarnings("ignore::hooks.NothingChanged")  # a token that both texts share
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
-def test_every_patch_equals_the_naive_loop(name: str) -> None:
+def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, metric = subject(name), get_metric("logit_difference")
     clean, corrupted = aligned_reads(one, metric, PROMPTS)
     (base,), (source,) = list(chunks(one, corrupted, 100)), list(chunks(one, clean, 100))
@@ -41,7 +41,10 @@ def test_every_patch_equals_the_naive_loop(name: str) -> None:
     with torch.no_grad(), capture(one.model, *(p.site.name for p in heads), "blocks.*.hook_resid_pre") as acts:
         one.model(**source.batch.inputs())
     patch = edits.patch(acts)
-    got = sweep.effects([(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at])
+    parts = [(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at]
+    got = sweep.effects(parts)
+    monkeypatch.setattr("experiments.sweep.SMALL_PACK", 1)  # every position starts where it is
+    assert np.abs(sweep.effects(parts) - got).max() < 5e-5
     assert np.abs(got).max() > 1e-3
     for part, effects in zip([*heads, *at], got, strict=True):
         for place, prompt in enumerate(base.prompts):
