@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.options import option
-from experiments.run_config import EffectsConfig, EngineConfig, ProbesConfig, RunConfig, TextsConfig, WordsConfig
+from experiments.run_config import (
+    EffectsConfig,
+    EngineConfig,
+    ProbesConfig,
+    RunConfig,
+    StoreConfig,
+    TextsConfig,
+    WordsConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ class UsageConfig(WordsConfig, ProbesConfig, TextsConfig, EffectsConfig, EngineC
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronsConfig(WordsConfig, TextsConfig):
+class NeuronsConfig(WordsConfig, StoreConfig, TextsConfig):
     """Neurons ranked by what they say of a property, read by probes, and changed in the running model."""
 
     property: str = option("a property of words: upos, feats:Number, ...", metavar="P")
@@ -273,7 +281,7 @@ class AttendConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeometryConfig(RunConfig):
+class GeometryConfig(StoreConfig, RunConfig):
     """What the space of each layer looks like."""
 
     corpus: Path = option("annotated sentences, CoNLL-U", metavar="FILE")

@@ -132,15 +132,21 @@ class WordsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbesConfig:
-    """Linear probes, and where their vectors come from and stay."""
+class StoreConfig:
+    """Where vectors are that were captured before."""
 
-    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     store: str | None = option(
         "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
         None,
         metavar="DIR",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbesConfig(StoreConfig):
+    """Linear probes, and where their vectors come from and stay."""
+
+    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
     max_ram: str | None = option(
         "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
     )

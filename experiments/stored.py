@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from experiments import screen
 from experiments.corpus import Corpus, read_conllu
 from experiments.engine import Engine
-from experiments.features import FeatureError, Layout
+from experiments.features import FeatureError, Layout, extract
 from experiments.results import versions
 from experiments.subject import Subject
 from hooks import ActivationStore
@@ -109,6 +110,30 @@ def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
         "pooling": pooling if unit == "word" else None,
         "layerscope": versions()["layerscope"],
     }
+
+
+def read_or_run(
+    where: str | None,
+    subject: Subject,
+    corpora: Iterable[Corpus],
+    layout: Layout,
+    places: Sequence[str],
+    store: ActivationStore,
+    pooling: Any,
+    batch_tokens: int,
+) -> Features:
+    """A study's vectors: those of the capture that it names, or else the model's, which are kept in ``store``.
+
+    Raises:
+        FeatureError, StoreError: see `stored` and `extract`.
+    """
+    if where is not None:
+        return stored(where, subject, corpora, layout, places, pooling)
+    with screen.progress() as bars:
+        bar = bars.add_task("features", total=len(layout.encoded))
+        more: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
+        extract(subject, layout, places, store, advance=lambda n: bars.advance(bar, n), **more)
+    return Features(store)
 
 
 def stored(

@@ -25,7 +25,6 @@ from experiments.components import Component
 from experiments.config import UsageConfig
 from experiments.corpus import Corpus
 from experiments.effects import clusters_of, effect_records, group_notes, mean_of
-from experiments.features import extract
 from experiments.measure import certificate_notes, measure
 from experiments.memory import Fits, Need, Solve, as_limit, sweep_bytes
 from experiments.metrics import Metric, metric_and_texts
@@ -36,7 +35,7 @@ from experiments.records import LEVEL, clear_of_chance, ranking
 from experiments.results import RunError, digest, file_sha256
 from experiments.run import Run, data_record
 from experiments.splits import read_splits
-from experiments.stored import Features, open_store, stored
+from experiments.stored import Features, open_store, read_or_run
 from experiments.subject import Subject
 from experiments.sweep import Chunk, Grid, chunks
 from experiments.tasks import Task
@@ -171,15 +170,9 @@ def _features(
     config: UsageConfig, subject: Subject, view: View, places: Sequence[str], key: str, batch_tokens: int
 ) -> Features:
     """The layers' vectors: from ``--store``, or from the model."""
-    pooling: Any = config.pooling
-    if config.store is not None:
-        return stored(config.store, subject, view.splits.values(), view.layout, places, pooling)
     store = ActivationStore(config.out / "features", {"run": key}, dtype=torch.float32)
-    with screen.progress() as bars:
-        bar = bars.add_task("features", total=len(view.layout.encoded))
-        more: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
-        extract(subject, view.layout, places, store, advance=lambda n: bars.advance(bar, n), **more)
-    return Features(store)
+    corpora = view.splits.values()
+    return read_or_run(config.store, subject, corpora, view.layout, places, store, config.pooling, batch_tokens)
 
 
 def _probe_and_erase(

@@ -21,7 +21,7 @@ from experiments import forecast, screen
 from experiments.components import Component
 from experiments.config import NeuronsConfig
 from experiments.effects import clusters_of, group_notes, mean_of
-from experiments.features import extract, vector_sites
+from experiments.features import vector_sites
 from experiments.memory import site_widths
 from experiments.metrics import Metric, get_metric, metric_and_texts
 from experiments.neuron_sets.gradient import by_gradient, halves
@@ -34,6 +34,7 @@ from experiments.reads import MetricError
 from experiments.results import RunError, digest, file_sha256
 from experiments.run import Run, data_record
 from experiments.splits import read_splits
+from experiments.stored import Features, read_or_run
 from experiments.subject import Subject
 from experiments.sweep import Grid, chunks, sweep_all
 from experiments.tasks import Task
@@ -90,16 +91,15 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
     if planned is not None:
         return planned
     store = ActivationStore(config.out / "features", {"run": digest(this.identity)}, dtype=torch.float32)
-    with screen.progress() as bars:
-        bar = bars.add_task("features", total=len(view.layout.encoded))
-        pooling: Any = config.pooling
-        extract(subject, view.layout, places, store, pooling=pooling, advance=lambda n: bars.advance(bar, n))
+    features = read_or_run(
+        config.store, subject, splits.values(), view.layout, places, store, config.pooling, config.batch_tokens
+    )
     skip = slice(1 if subject.has_sink_position else 0, None)
     means, given_orders = {}, {}
     for name in places:
-        means[name] = Means.over(task.vectors(store.read(name).flatten(1), "train"), task.parts["train"].labels)
+        means[name] = Means.over(task.vectors(features.read(name), "train"), task.parts["train"].labels)
     if config.gradient:
-        given_orders = _by_gradient(this, subject, metric, ranked_on, store, means, skip)
+        given_orders = _by_gradient(this, subject, metric, ranked_on, features, means, skip)
     read = {}
     with screen.progress() as bars:
         bar = bars.add_task("rankings and probes", total=len(places))
@@ -107,9 +107,7 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
             orders = {"gradient": given_orders[name]} if config.gradient else {}
             read[name] = this.folder.kept(
                 f"read-{name}",
-                lambda name=name, orders=orders: _read(
-                    config, view, task, store.read(name).flatten(1), means[name], orders
-                ),
+                lambda name=name, orders=orders: _read(config, view, task, features.read(name), means[name], orders),
             )
             bars.advance(bar)
 
@@ -196,14 +194,14 @@ def _by_gradient(
     subject: Subject,
     metric: Metric,
     items: Sequence[Item],
-    store: ActivationStore,
+    features: Features,
     means: Mapping[str, Means],
     skip: slice,
 ) -> dict[str, list[int]]:
     """Each site's neurons by the gradient of the metric."""
     saved = this.folder.cell("gradient")
     if saved is None:
-        if heads := [name for name in means if store.read(name).ndim > 2]:
+        if heads := [name for name in means if features.store.read(name, torch.tensor([0])).ndim > 2]:
             raise RunError(f"--gradient: expected a site without heads, got {heads[0]}")
         widths = {name: len(found.every) for name, found in means.items()}
         change = ablated(this.config.value)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from experiments import screen
 from experiments.config import GeometryConfig
 from experiments.corpus import Corpus, read_conllu
-from experiments.features import Layout, extract
+from experiments.features import Layout
 from experiments.forecast import pass_seconds
 from experiments.layerwise import study_sites
 from experiments.properties import get_property
@@ -23,6 +23,7 @@ from experiments.run import Run, data_record
 from experiments.spaces import export, maps, measures
 from experiments.spaces.drawn import FEW, DrawnWords, norms_by_position
 from experiments.spaces.lens import Lens, LensError, logit_lens, why_not
+from experiments.stored import read_or_run
 from experiments.subject import Subject
 from experiments.summary import layer_of
 from hooks import ActivationStore
@@ -67,7 +68,7 @@ def run(config: GeometryConfig) -> dict[str, Any]:
         planned := this.plan(plan, **cost, seconds=lambda: pass_seconds(subject, encoded, config.batch_tokens))
     ) is not None:
         return planned
-    vectors = _vectors(this, subject, words.layout, words.rows, places, "features")
+    vectors = _vectors(this, subject, corpus, words.layout, words.rows, places, "features")
     labels = {name: np.array([column[s][i] for s, i in words.chosen], dtype=object) for name, column in columns.items()}
     records, drawn = [], {}
     before: dict[str, np.ndarray] = {}
@@ -100,7 +101,9 @@ def run(config: GeometryConfig) -> dict[str, Any]:
         "notes": notes,
     }
     if other is not None:
-        there = _vectors(this, other, words.other_layout, words.other_rows, study_sites(other, config.site), "other")
+        there = _vectors(
+            this, other, corpus, words.other_layout, words.other_rows, study_sites(other, config.site), "other"
+        )
         results["cka_between"] = {**_similar(vectors, there), "model": other.name}
         shutil.rmtree(config.out / "other", ignore_errors=True)
     if (reason := why_not(subject)) is None and config.lens:
@@ -140,20 +143,22 @@ def _column(name: str, corpus: Corpus) -> list[list[Any]]:
 
 
 def _vectors(
-    this: Run, subject: Subject, layout: Layout, rows: Sequence[int], places: Sequence[str], name: str
+    this: Run,
+    subject: Subject,
+    corpus: Corpus,
+    layout: Layout,
+    rows: Sequence[int],
+    places: Sequence[str],
+    name: str,
 ) -> dict[str, Float[np.ndarray, "n d"]]:
-    """The drawn words' vectors at each site."""
+    """The drawn words' vectors at each site; those of the other model are not in ``--store``."""
     config = this.config
     store = ActivationStore(
         config.out / name, {"run": digest({**this.identity, "features": name})}, dtype=torch.float32
     )
-    with screen.progress() as bars:
-        bar = bars.add_task(name, total=len(layout.encoded))
-        extract(
-            subject, layout, places, store, pooling=config.pooling, batch_tokens=config.batch_tokens,
-            advance=lambda n: bars.advance(bar, n),
-        )  # fmt: skip
-    return {site: store.read(site)[torch.tensor(rows)].numpy() for site in places}
+    where = config.store if name == "features" else None
+    features = read_or_run(where, subject, [corpus], layout, places, store, config.pooling, config.batch_tokens)
+    return {site: features.read(site)[torch.tensor(rows)].numpy() for site in places}
 
 
 def _layer(

@@ -99,3 +99,24 @@ def test_a_store_that_does_not_serve_is_refused(
     (tmp_path / "some" / "store" / "shard-000000.safetensors").unlink()
     with pytest.raises(ValueError, match="missing"):
         ActivationStore(tmp_path / "some" / "store").read("blocks.4.hook_resid_post")
+
+
+def records(out: Path) -> list[dict[str, object]]:
+    return json.loads((out / "results.json").read_text())["records"]
+
+
+def test_maps_and_neurons_read_what_was_captured(tmp_path: Path, files: dict[str, Path], store: Path) -> None:
+    """What is said of layers and neurons is the same; the running model is still changed."""
+    site = ("--site", "blocks.4.hook_resid_post")
+    given = ("--model", MODEL, "--corpus", files["train"], *site)
+    geometry = ("geometry", *given, "--words", 60, "--method", "pca", "--lens", 0)
+    neurons = ("neurons", *given, "--test", files["test"], "--property", "feats:Number", "--ranking", "probeless")
+    for command in (geometry, (*neurons, "--k", 4, "--random", 1, "--rotations", 1)):
+        for name, more in (("live", ()), ("stored", ("--store", store))):
+            assert cli.main([str(word) for word in (*command, "--out", tmp_path / f"{command[0]}-{name}", *more)]) == 0
+        live, read = (records(tmp_path / f"{command[0]}-{name}") for name in ("live", "stored"))
+        assert len(live) == len(read) > 0
+        for one, other in zip(live, read, strict=True):
+            for key, value in one.items():
+                assert other[key] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), key
+        assert not (tmp_path / f"{command[0]}-stored" / "features").exists()
