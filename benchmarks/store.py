@@ -25,7 +25,7 @@ import torch
 import transformers
 from measure import alternate, ratio, start
 
-from experiments import cli
+from experiments import capturing, cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.subject import load
@@ -163,22 +163,42 @@ def memory(base, given):
     )
 
 
+def timed(words, pipe):
+    """Run a capture and send the seconds, the seconds of the processor, and the tokens of its one pass."""
+    whole = capturing.sealed
+
+    def sealed(*given):
+        wall, cpu = time.perf_counter(), time.process_time()
+        end = whole(*given)
+        pipe.send((time.perf_counter() - wall, time.process_time() - cpu, end.tokens))
+        return end
+
+    capturing.sealed = sealed
+    quietly(words)
+
+
 def linear(base, given):
-    """Time of a capture of 1x, 4x and 16x the tokens."""
-    each = {}
-    for times in (1, 4, 16):
-        taken = []
-        for turn in range(3 if times < 16 else 1):
-            out = base / f"linear-{times}-{turn}"
-            _, found = run(command(out, "--text", lines(base, given.texts * times // 4)))
-            taken.append(1e6 / found["store"]["tokens_per_second"])
-            shutil.rmtree(out)
-        each[times] = median(taken)
-    said = ", ".join(f"{times}x {value:.1f} us" for times, value in each.items())
-    print(
-        f"time a token of 1x, 4x, 16x the texts (1x = {given.texts // 4:,}): {said}: "
-        f"{each[4] / each[1]:.3f}, {each[16] / each[1]:.3f} of 1x (bound 0.9 to 1.1)"
-    )
+    """Time of a capture of 1x, 4x and 16x the tokens, in turns."""
+    sizes = (1, 4, 16)
+    files = {times: lines(base, given.texts // 2 * times) for times in sizes}
+    wall, cpu = ({times: [] for times in sizes} for _ in range(2))
+    for turn in range(given.turns):
+        for times in sizes[:: 1 if turn % 2 else -1]:
+            taken = []
+            for _ in range(3 if times == 1 else 1):
+                ours, theirs = PROCESSES.Pipe(duplex=False)
+                out = base / "linear"
+                process = PROCESSES.Process(target=timed, args=(command(out, "--text", files[times]), theirs))
+                process.start()
+                taken.append(ours.recv())
+                process.join()
+                shutil.rmtree(out)
+            wall[times].append(median(1e6 * seconds / tokens for seconds, _, tokens in taken))
+            cpu[times].append(median(1e6 * seconds / tokens for _, seconds, tokens in taken))
+    print(f"linear: 1x is {given.texts // 2:,} texts, {given.turns} turns; microseconds a token (bound 0.9 to 1.1)")
+    for what, each in (("by the clock", wall), ("of the processors", cpu)):
+        said = ", ".join(f"{times}x {median(values):.1f}" for times, values in each.items())
+        print(f"  {what}: {said}: 4x {ratio(each[4], each[1])}, 16x {ratio(each[16], each[1])} of 1x")
 
 
 def batches(base, given):
@@ -288,6 +308,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=7, help="of linear")
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--texts", type=int, default=8192)
     parser.add_argument("--kills", type=int, default=20)

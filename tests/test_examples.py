@@ -73,8 +73,10 @@ def test_your_own_edit():
     assert all(abs(found[64, layer]) < max(found[8, layer], 0.02) for layer in range(5))
 
 
-def test_your_own_model(capsys):
-    found = example("your_own_model").main(epochs=2, sentences=120)
+def test_your_own_model(capsys, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the teachers read the old books\n\nthe dog sees a house\n" * 5, encoding="utf-8")
+    found = example("your_own_model").main(epochs=2, sentences=120, text=text)
     assert found["status"] == "OK"
     assert found["upos"] > found["majority"] + 0.2
     assert max(map(abs, found["effects"].values())) > 0
