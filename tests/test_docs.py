@@ -82,14 +82,13 @@ def close(ours, theirs) -> bool:
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_python_of_a_page_runs(page, names):
     for number, (info, code) in enumerate(build.FENCE.findall(page.read_text())):
-        block = compile(code, f"{page.name}, block {number + 1}", "exec")
         kind, _, peer = info.strip().partition(" ")
-        if kind == "python" and peer in PEERS and importlib.util.find_spec(peer):
-            with warnings.catch_warnings():
+        if kind != "python" or (peer and not (peer in PEERS and importlib.util.find_spec(peer))):
+            continue
+        with warnings.catch_warnings():
+            if peer:
                 warnings.simplefilter("ignore")
-                exec(block, names)
-        elif info.strip() == "python":
-            exec(block, names)
+            exec(compile(code, f"{page.name}, block {number + 1}", "exec"), names)
         if {"ours", "theirs"} <= names.keys():
             ours, theirs = names.pop("ours"), names.pop("theirs")
             assert all(map(close, ours, theirs))

@@ -110,7 +110,7 @@ def test_maps_and_neurons_read_what_was_captured(tmp_path: Path, files: dict[str
     site = ("--site", "blocks.4.hook_resid_post")
     given = ("--model", MODEL, "--corpus", files["train"], *site)
     geometry = ("geometry", *given, "--words", 60, "--method", "pca", "--lens", 0)
-    neurons = ("neurons", *given, "--test", files["test"], "--property", "feats:Number", "--ranking", "probeless")
+    neurons = ("neurons", *given, "--test", files["test"], "--property", "feats:Number", "--ranking", "mean_difference")
     for command in (geometry, (*neurons, "--k", 4, "--random", 1, "--rotations", 1)):
         for name, more in (("live", ()), ("stored", ("--store", store))):
             assert cli.main([str(word) for word in (*command, "--out", tmp_path / f"{command[0]}-{name}", *more)]) == 0
