@@ -5,7 +5,8 @@
 
 KernelSHAP and LIME replace words by padding; integrated gradients go from the padding's embedding in 50 steps; occlusion
 takes 64 words one by one. Captum is run at each `perturbations_per_eval` (or internal batch) of --batches, and its best
-counts; of repeated runs the median, and of their ratios. Occlusion and integrated gradients end with the same numbers,
+counts; the last two also as they come (one word at a time; all steps at once). Of repeated runs the median, and of their
+ratios. Occlusion and integrated gradients end with the same numbers,
 whose largest difference is printed.
 """
 
@@ -28,6 +29,7 @@ STORY = (
     "into the city where his children and their friends worked in a large shop that sold books and maps to people who came "
     "from far away to see the sea and walk along its long white shore every summer"
 )
+DEFAULT = "captum as it comes"
 
 
 def sides(given, method):
@@ -86,6 +88,8 @@ def main():
     for method in (given.only,) if given.only else ("kernel-shap", "lime", "ig", "leave-one-out"):
         warm, ours, theirs = sides(given, method)
         runs = {"ours": ours} | {f"captum {batch}": partial(theirs, batch) for batch in given.batches}
+        if method in ("leave-one-out", "ig"):
+            runs[DEFAULT] = partial(theirs, None if method == "ig" else 1)
         taken = {name: [] for name in runs}
         for _ in range(given.repeats):
             seconds, found = once(warm, **runs)
@@ -94,9 +98,12 @@ def main():
         median = {name: statistics.median(times) for name, times in taken.items()}
         best = min((name for name in runs if name != "ours"), key=lambda name: median[name])
         (mine, cost), (other, _) = found["ours"], found[best]
+        against = ", ".join(
+            f"{ratio(taken[it], taken['ours'])} against {it}" for it in dict.fromkeys((best, *({DEFAULT} & {*runs})))
+        )
         print(
-            f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: "
-            f"{ratio(taken[best], taken['ours'])} against {best}; {cost.asked} texts asked for, {cost.forwards} run, "
+            f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: {against}; "
+            f"{cost.asked} texts asked for, {cost.forwards} run, "
             f"{cost.tokens} tokens; largest difference {np.abs(mine - other).max():.1e} of {np.abs(other).max():.1e}",
             flush=True,
         )

@@ -83,8 +83,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_BEFORE_WORK = {"config.json", "run.toml"}
+"""What a run writes before it computes anything: a folder with no more may be taken by another run."""
+
+
 class RunFolder:
-    """One run's folder: made on first use, continued by the same configuration, refused to another.
+    """One run's folder: made on first use, continued by the same configuration, refused to another once it holds work.
 
     Args:
         path: the folder.
@@ -101,9 +105,10 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise RunError(f"--out {path}: expected a folder, it is a file")
         known = path / "config.json"
-        if known.exists():
+        held = {file.name for file in path.iterdir()} if path.exists() else set[str]()
+        if known.exists() and held - _BEFORE_WORK:
             self._compare(read_json(known))
-        elif path.exists() and any(path.iterdir()):
+        elif held - _BEFORE_WORK:
             raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
         elif make:
             try:
@@ -144,6 +149,7 @@ class RunFolder:
 
     def save_cell(self, name: str, value: Any) -> None:
         """Keep one cell, so that an interrupted run does not compute it again."""
+        self._compare(read_json(self.path / "config.json"))  # another run may have taken the folder before the first cell
         self._cell_path(name).parent.mkdir(exist_ok=True)
         write_json(self._cell_path(name), value)
 

@@ -151,6 +151,18 @@ def test_results_come_back_as_they_were_written(tmp_path_factory, results):
         RunFolder(folder.path, {"model": "n"})
 
 
+def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
+    first = RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
+    (tmp_path / "run" / "run.toml").write_text("")
+    second = RunFolder(tmp_path / "run", {"model": "m", "property": "upos"})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["property"] == "upos"
+    with pytest.raises(RunError, match="another configuration"):
+        first.save_cell("a", 1)
+    second.save_cell("a", 1)
+    with pytest.raises(RunError, match="another configuration"):
+        RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_path_factory, data):
