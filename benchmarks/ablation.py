@@ -1,11 +1,11 @@
 """Zero-ablating heads of a GPT-2-small shape, read at the last position: our sweep against one bridge forward a head.
 
-    python benchmarks/ablation.py [--texts 8] [--length 64] [--every 1]
+    python benchmarks/ablation.py [--texts 8] [--length 64] [--every 1] [--parts 3]
 
 Weights are random: the shape decides the time. Both sides end with the same number for every head, a logit difference,
 and their largest disagreement is printed. ``--every N`` gives the bridge, and us, every Nth head only. The bridge's heads
-are run in three parts with our whole sweep before each, so that both meet the machine's good and bad moments; the mean
-of our three counts.
+are run in three (--parts) parts with our whole sweep before each, so that both meet the machine's good and bad moments;
+the mean of ours counts.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def theirs(peer, ids, heads):
 def main():
     parser = texts_parser(__doc__, texts=8, length=64)
     parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--parts", type=int, default=3)
     given = parser.parse_args()
     start()
     ids = random_tokens(given.texts, given.length)
@@ -68,13 +69,13 @@ def main():
     taken, other, effects, expected = [], 0.0, np.empty(0), []
     with torch.no_grad():
         for _ in range(2):
-            model(ids), peer(ids)
-        for part in range(3):
+            ours(model, ids, 12), peer(ids)
+        for part in range(given.parts):
             begun = time.perf_counter()
             effects = ours(model, ids, given.every)
             taken.append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            expected.append(theirs(peer, ids, heads[len(heads) * part // 3 : len(heads) * (part + 1) // 3]))
+            expected.append(theirs(peer, ids, np.array_split(heads, given.parts)[part].tolist()))
             other += time.perf_counter() - begun
     own, peers = float(np.mean(taken)), np.concatenate(expected)
     print(

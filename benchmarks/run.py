@@ -48,7 +48,7 @@ BENCHMARKS = {
     "heads-short": Benchmark(
         "zero-ablating 144 heads, GPT-2-small shape, 1x16 tokens, against one bridge forward a head",
         "8x",
-        "ablation.py --texts 1 --length 16",
+        "ablation.py --texts 1 --length 16 --parts 9",
     ),
     "heads": Benchmark("the same at 8x64 tokens", "4x", "ablation.py --texts 8 --length 64"),
     "patching": Benchmark(

@@ -48,7 +48,7 @@ def components(model: nn.Module, kind: str, batch: Batch, part: str | None = Non
     found = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in found]
-    one = {name: value[:1] for name, value in batch.inputs(next(model.parameters()).device).items()}
+    one = {name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()}
     with torch.no_grad(), capture(model, *found) as acts:
         model(**one)
     sizes = [acts[site].shape[site.axis] for site in found]

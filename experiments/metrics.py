@@ -45,6 +45,7 @@ class Metric:
         of_answers: it needs the prompts' answers.
         readout: what gives the logits in place of the model's own head.
         baseline_is_zero: an unedited model has the value 0 by definition.
+        of_targets: its value needs no logits but those of the reads' targets.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Metric:
     of_answers: bool = True
     baseline_is_zero: bool = False
     readout: Readout | None = None
+    of_targets: bool = False
 
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
@@ -95,19 +97,20 @@ def _of_answers(
     what: Sequence[tuple[str, float]],
     several: bool,
     value: Callable[[Tensor, Tensor, Reads], Tensor],
+    of_targets: bool = False,
 ) -> Metric:
     """A metric of the prompts' answers, of one token or of ``several``."""
 
     def reads(subject: Subject, prompts: Any) -> Reads:
         return answer_reads(subject, prompts, what, name, several)
 
-    return Metric(name, unit, reads, value)
+    return Metric(name, unit, reads, value, of_targets=of_targets)
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        _of_answers("logit_difference", "nats", BOTH, False, _logits),
+        _of_answers("logit_difference", "nats", BOTH, False, _logits, of_targets=True),
         _of_answers("log_probability", "bits", ANSWER, True, _log2p),
         _of_answers("answer_difference", "bits", BOTH, True, _log2p),
         _of_answers("answer_accuracy", "share", BOTH, True, _accuracy),

@@ -58,6 +58,12 @@ class Reads:
         """Which of ``positions`` each read is at."""
         return torch.unique(self.places[:, :2], dim=0, return_inverse=True)[1]
 
+    def of_targets(self) -> tuple[Reads, Int[Tensor, " tokens"]]:
+        """The same reads in logits of their target tokens alone, and those tokens."""
+        tokens, which = torch.unique(self.places[:, 2], return_inverse=True)
+        text, position, _, prompt = self.places.unbind(1)
+        return replace(self, places=torch.stack([text, position, which, prompt], dim=1)), tokens
+
     def at_targets(self, values: Float[Tensor, "copies slots vocab"]) -> Float[Tensor, "copies reads"]:
         """The values of each read's target token."""
         return values[:, self.slots.to(values.device), self.places[:, 2].to(values.device)]

@@ -3,7 +3,7 @@
 The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
 recorded input, several in one batch, and are joined on their way by the copies that edit a later block; edits of a
 position in a causal model start at that position; and only the positions that the metric reads are projected to the
-vocabulary.
+vocabulary, or to those tokens of it that the metric reads.
 """
 
 from __future__ import annotations
@@ -99,7 +99,11 @@ class Sweep:
         self.model, self.metric, self.chunk = subject.model, metric, chunk
         self.tokens = tokens or pack(subject.device)
         self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
-        self.clean = self._value(self.resume.logits)[0]
+        self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
+        if metric.of_targets and self.resume.exact:
+            self._reads, self._targets = chunk.reads.of_targets()
+            self._baseline = self.resume.logits[:, self._targets]
+        self.clean = self._value(self._baseline)[0]
 
     def effects(
         self, parts: Sequence[tuple[Component, Edit]], advance: Callable[[int], object] = lambda _: None
@@ -115,7 +119,7 @@ class Sweep:
         values = np.empty((len(parts), len(self.clean)))
         for some, read in self._ends(parts):
             with torch.no_grad():
-                values[some] = self._value(self.resume.finish(read) if self.resume.exact else read)
+                values[some] = self._value(self.resume.finish(read, self._targets) if self.resume.exact else read)
             advance(len(some))
         values -= self.clean
         if not np.isfinite(values).all():
@@ -207,8 +211,8 @@ class Sweep:
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
     def _value(self, logits: Tensor) -> Float[np.ndarray, "copies prompts"]:
-        clean = self.resume.logits
-        return self.metric.value(logits.view(-1, *clean.shape), clean, self.chunk.reads).double().cpu().numpy()
+        clean = self._baseline
+        return self.metric.value(logits.view(-1, *clean.shape), clean, self._reads).double().cpu().numpy()
 
 
 def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:

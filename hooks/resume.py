@@ -14,7 +14,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,8 @@ from hooks.anatomy import anatomy
 from hooks.prefix import Prefix, causal_mask, is_rows, late
 from hooks.shortcuts import is_free, only_positions, padded, parts_of, run_once
 
+Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
+"""From the residual stream to logits: of all tokens, or of those given second."""
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest logit, between the parts' logits and the model's."""
 
@@ -179,11 +181,13 @@ class Resume:
             read[where] = self._read(residual, copies, self.positions[behind] - torch.tensor([0, start]))
         return self._finish(read) if finish else read
 
-    def finish(self, residual: Float[Tensor, "read d_model"]) -> Float[Tensor, "read vocab"]:
-        """Logits of what `run` gave with ``finish=False``."""
+    def finish(
+        self, residual: Float[Tensor, "read d_model"], tokens: Int[Tensor, " tokens"] | None = None
+    ) -> Float[Tensor, "read tokens"]:
+        """Logits of what `run` gave with ``finish=False``: of all tokens, or only of these."""
         if self._finish is None:
             raise ValueError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
-        return self._finish(residual)
+        return self._finish(residual, tokens)
 
     def block(
         self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0
@@ -306,16 +310,17 @@ class Resume:
         rows = (torch.arange(copies, device=values.device)[:, None] * self.batch + texts).flatten()
         return values[rows, positions.repeat(copies)]
 
-    def _tail(self, last: Tensor) -> Callable[[Tensor], Tensor] | None:
+    def _tail(self, last: Tensor) -> Head | None:
         """From the last block's output to logits: the final norm and the head, if that is what the model does."""
         if self._readout is not None:
-            return self._readout.of
+            of = self._readout.of
+            return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens]
         head = language_head(self.model)
         if head is None:
             return None
 
-        def tail(x: Tensor) -> Tensor:
-            return head(self._norm(x) if self._norm is not None else x)
+        def tail(x: Tensor, tokens: Tensor | None = None) -> Tensor:
+            return head(self._norm(x) if self._norm is not None else x, tokens)
 
         try:
             self.error = float((tail(last) - self.logits).abs().max()) / float(self.logits.abs().max())
@@ -346,22 +351,27 @@ class Resume:
         return value
 
 
-def language_head(
-    model: nn.Module,
-) -> Callable[[Float[Tensor, "*places d_model"]], Float[Tensor, "*places vocab"]] | None:
+def language_head(model: nn.Module) -> Head | None:
     """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
 
-    None where there are several heads or none. That this is what the model does is for the caller to measure.
+    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. None where there are several
+    heads or none. That this is what the model does is for the caller to measure.
     """
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
     heads = [m for m in model.children() if m is not body and next(m.parameters(), None) is not None]
     if body is None or len(heads) != 1:
         return None
+    (last,) = heads
     config: Any = model.config
     cap, up, down = (getattr(config, k, None) for k in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
-    def head(x: Tensor) -> Tensor:
-        logits = heads[0](x)
+    def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        if tokens is None:
+            logits = last(x)
+        elif type(last) is nn.Linear and not last._forward_hooks and not last._forward_pre_hooks:
+            logits = nn.functional.linear(x, last.weight[tokens], None if last.bias is None else last.bias[tokens])
+        else:
+            logits = last(x)[..., tokens]
         logits = logits * up if up else logits / down if down else logits
         return cap * torch.tanh(logits / cap) if cap else logits
 
