@@ -1,11 +1,12 @@
 """Probing methods against public peers on the same data: LEACE, sparse probes, online code length.
 
     python benchmarks/probes.py leace [--rows 100000] [--width 768]
-    python benchmarks/probes.py sparse [--rows 10000] [--width 768]
+    python benchmarks/probes.py sparse [--rows 10000] [--width 3072]
     python benchmarks/probes.py code --model MINILM --ud FOLDER [--sentences 1000]
 
 leace   fit of a binary concept, against `concept-erasure` (LeaceFitter), in float32; the largest difference of a transformed row
-sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split; F1 of both
+sparse  a sweep of k, against TransformerLens's `sweep_sparse_probe`, on the same split (both copy it out of the rows), as wide
+        as GPT-2-small's MLP and as its residual stream, alone and with its band of random neurons; F1 of both
 code    online code of 7 layers x (1 task + 5 control tasks), against a loop of scikit-learn's LogisticRegression over the same
         blocks at the same penalty; the bits of both
 """
@@ -58,26 +59,33 @@ def leace(given):
 
 
 def sparse(given):
+    for width, n_random in itertools.product((given.width,) if given.width else (3072, 768), (0, 20)):
+        one_sparse(given, width, n_random)
+
+
+def one_sparse(given, width, n_random):
     from transformer_lens.tools.analysis.sparse_probing import sweep_sparse_probe
 
-    X, y = concept(given.rows, given.width)
-    ks = (1, 2, 4, 8, 16, 32, 64)
-    features, labels = torch.from_numpy(X), torch.from_numpy(y)
-    seconds, found = once(
-        lambda: None,
-        peer=lambda: sweep_sparse_probe(features, labels, ks=ks, preprocess="standardize", l2_strength=1e-2),
-    )
-    peer = found["peer"].results
+    X, y = concept(given.rows, width)
+    features, labels, ks = torch.from_numpy(X), torch.from_numpy(y), (1, 2, 4, 8, 16, 32, 64)
+
+    def theirs():
+        same = {"preprocess": "standardize", "l2_strength": 1e-2}
+        return sweep_sparse_probe(features, labels, ks=ks, n_random_subsets=n_random, **same).results
+
+    peer = theirs()
     train, test = (np.asarray(getattr(peer[0], name)) for name in ("train_indices", "test_indices"))
-    more, ours = once(
-        lambda: None,
-        ours=lambda: sparse_sweep(X[train], y[train], X[test], y[test], ks, n_random=0, n_rotations=0),
-    )
-    f1 = [round(float(result.metrics.f1), 3) for result in peer]
+
+    def ours():
+        split = X[train], y[train], X[test], y[test]
+        return sparse_sweep(*split, ks, ranking="mean_difference", n_random=n_random, n_rotations=0)
+
+    taken = alternate(given.repeats, ours=ours, peer=theirs)
     print(
-        f"sparse probes, {given.rows:,} x {given.width}, k {ks}: TransformerLens {seconds['peer']:.2f} s, ours "
-        f"{more['ours']:.2f} s: {seconds['peer'] / more['ours']:.1f}x; F1 theirs {f1}, ours "
-        f"{[round(r['f1'], 3) for r in ours['ours']]}"
+        f"sparse probes, {given.rows:,} x {width}, k {ks}, {n_random} draws of random neurons: TransformerLens "
+        f"{np.median(taken['peer']):.3f} s, ours {np.median(taken['ours']):.3f} s: {ratio(taken['peer'], taken['ours'])}; F1 "
+        f"theirs {[round(float(r.metrics.f1), 3) for r in peer]}, ours {[round(r['f1'], 3) for r in ours()]}",
+        flush=True,
     )
 
 
@@ -138,12 +146,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("leace", "sparse", "code"))
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--width", type=int)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model")
     parser.add_argument("--ud", type=Path, help="folder of UD English-EWT")
     parser.add_argument("--sentences", type=int, default=1000)
     given = parser.parse_args()
+    if given.what == "leace":
+        given.width = given.width or 768
     given.rows = given.rows or {"leace": 100_000, "sparse": 10_000}.get(given.what)
     start()
     {"leace": leace, "sparse": sparse, "code": code}[given.what](given)

@@ -50,12 +50,14 @@ def _class_means(X: Float[np.ndarray, "n d"], y: Labels) -> tuple[Float[np.ndarr
     classes, index = encode(y)
     of_class = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).to(features.dtype).T
     amid = features[:BLOCK].mean(0)
-    sums, squares = torch.zeros(len(classes), features.shape[1], dtype=torch.float64), torch.zeros(features.shape[1])
-    squares = squares.double()
+    wide = features.shape[1]
+    sums, squares = torch.zeros(len(classes), wide, dtype=torch.float64), torch.zeros(wide, dtype=torch.float64)
+    room, ones = features.new_empty(BLOCK, wide), features.new_ones(BLOCK)
     for start in range(0, len(features), BLOCK):
-        part = features[start : start + BLOCK] - amid
+        rows = features[start : start + BLOCK]
+        part = torch.sub(rows, amid, out=room[: len(rows)])
         sums += of_class[:, start : start + BLOCK] @ part
-        squares += part.square_().sum(0)
+        squares += ones[: len(rows)] @ part.square_()
     n, mean = len(features), sums.sum(0) / len(features)
     deviation = (squares / n - mean**2).clamp_min(0).sqrt()
     return (sums / of_class.sum(1, dtype=torch.float64)[:, None]).numpy(), deviation.numpy()

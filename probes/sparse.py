@@ -16,6 +16,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import expit, log_expit
 
 from probes.linear import LinearClassifier
 from probes.rankings import rank
@@ -69,7 +70,7 @@ class SparseProbe(LinearClassifier):
         if self.k < 1:
             raise ValueError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
-        coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2)
+        coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2, [self.k])[self.k]
         self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
         self.coef_[1, self.neurons_] = coef
         return self
@@ -91,7 +92,7 @@ def sparse_sweep(
 
     Args:
         y, y_test: of two classes; the second in order is the positive one.
-        n_random: draws of k neurons.
+        n_random: draws of neurons, the first k of each for k.
         n_rotations: random orthogonal bases.
 
     Returns:
@@ -104,25 +105,25 @@ def sparse_sweep(
     positive, gold = y == classes[1], y_test == classes[1]
     rng = np.random.default_rng(seed)
 
-    def scores(train: np.ndarray, test: np.ndarray, chosen: np.ndarray) -> tuple[float, float]:
-        coef, bias = _weigh(train[:, chosen], positive, l2)
-        said = test[:, chosen] @ coef + bias > 0
-        return _f1(gold, said), _mcc(gold, said)
+    def scores(train: np.ndarray, test: np.ndarray, order: np.ndarray, ks: Sequence[int]) -> list[tuple[float, float]]:
+        order = order[: max(ks)]
+        there, found = test[:, order], _weigh(train[:, order], positive, l2, ks)
+        said = [there[:, : len(coef)] @ coef + bias > 0 for coef, bias in (found[k] for k in ks)]
+        return [(_f1(gold, yes), _mcc(gold, yes)) for yes in said]
 
     order = rank(X, y, ranking)
-    rotated: list[list[tuple[float, float]]] = [[] for _ in ks]
+    own, rotated = scores(X, X_test, order, ks), []
+    drawn = [scores(X, X_test, rng.permutation(X.shape[1]), ks) for _ in range(n_random)]
     for _ in range(n_rotations):
         turn = rotation(X.shape[1], rng).astype(X.dtype)
         train, test = X @ turn, X_test @ turn
-        mine = rank(train, y, ranking)
-        for place, k in enumerate(ks):
-            rotated[place].append(scores(train, test, mine[:k]))
+        rotated.append(scores(train, test, rank(train, y, ranking), ks))
     out = []
     for place, k in enumerate(ks):
-        f1, mcc = scores(X, X_test, order[:k])
-        drawn = [scores(X, X_test, rng.choice(X.shape[1], min(k, X.shape[1]), replace=False)) for _ in range(n_random)]
+        f1, mcc = own[place]
         record = {"k": k, "neurons": order[:k].tolist(), "f1": f1, "mcc": mcc}
-        for name, pairs in (("random", drawn), ("rotated", rotated[place])):
+        for name, draws in (("random", drawn), ("rotated", rotated)):
+            pairs = [draw[place] for draw in draws]
             if pairs:
                 values = np.array(pairs)
                 low, high = np.quantile(values[:, 0], BAND)
@@ -153,49 +154,63 @@ def _mcc(gold: np.ndarray, said: np.ndarray) -> float:
     return (n * both - a * b) / size**0.5 if size else 0.0
 
 
-def _weigh(X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float) -> tuple[Float[np.ndarray, " k"], float]:
-    """Weights and bias in the neurons' own units, in float64.
+def _weigh(
+    X: Float[np.ndarray, "n k"], positive: np.ndarray, l2: float, ks: Sequence[int]
+) -> dict[int, tuple[np.ndarray, float]]:
+    """For each k, weights and bias of the first k neurons in their own units, in float64; each starts from the one before.
 
-    First with the curvature's bound Z' diag(v) Z / 4, made once, under which every step lowers the loss (Böhning & Lindsay
-    1988); where that is slow, since predictions are sure, by Newton's method with a line search.
+    First with the curvature's bound Z' diag(v) Z / 4, made once for all k, under which every step lowers the loss (Böhning &
+    Lindsay 1988); where that is slow, since predictions are sure, by Newton's method with a line search.
     """
     Z = np.empty((len(X), X.shape[1] + 1), order="F")
-    Z[:, :-1], Z[:, -1] = X, 1.0
-    mean, scale = Z[:, :-1].mean(0), np.maximum(Z[:, :-1].std(0), 1e-12)
-    Z[:, :-1] -= mean
-    Z[:, :-1] /= scale
-    sign = np.where(positive, 1.0, -1.0)
-    share = np.where(positive, len(sign) / (2 * positive.sum()), len(sign) / (2 * (~positive).sum()))
-    penalty = np.full(Z.shape[1], l2)
-    penalty[-1] = 0.0
+    Z[:, 0], Z[:, 1:] = 1.0, X
+    mean = Z[:, 1:].mean(0)
+    Z[:, 1:] -= mean
+    scale = np.maximum(np.sqrt(np.einsum("nk,nk->k", Z[:, 1:], Z[:, 1:]) / len(Z)), 1e-12)
+    Z[:, 1:] /= scale
+    share = np.where(positive, len(Z) / (2 * positive.sum()), len(Z) / (2 * (~positive).sum()))
+    Z *= np.where(positive, 1.0, -1.0)[:, None]
+    ridge = np.full(Z.shape[1], l2)
+    ridge[0] = 0.0
+    bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
+    found, w = {}, np.zeros(Z.shape[1])
+    for k in sorted({min(k, X.shape[1]) for k in ks}):
+        here = slice(0, k + 1)
+        w[here] = _solve(Z[:, here], share, ridge[here], np.linalg.inv(bound[here, here]), w[here])
+        coef = w[1 : k + 1] / scale[:k]
+        found[k] = coef, float(w[0] - coef @ mean[:k])
+    return {k: found[min(k, X.shape[1])] for k in ks}
+
+
+def _solve(
+    Z: Float[np.ndarray, "n k"],
+    share: Float[np.ndarray, " n"],
+    ridge: Float[np.ndarray, " k"],
+    bound: Float[np.ndarray, "k k"],
+    w: Float[np.ndarray, " k"],
+) -> Float[np.ndarray, " k"]:
+    """The weights of least loss, of rows times their labels' signs; ``bound`` is the inverse of the curvature's bound."""
 
     def loss(w: np.ndarray) -> float:
-        return float(share @ np.logaddexp(0, -sign * (Z @ w)) + penalty @ w**2 / 2)
+        return float(-share @ log_expit(Z @ w) + ridge @ w**2 / 2)
 
-    def wrong(w: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(np.clip(sign * (Z @ w), -500, 500)))
-
-    w, pull = np.zeros(Z.shape[1]), share * sign
-    bound = np.linalg.inv((Z * (share / 4)[:, None]).T @ Z + np.diag(penalty + 1e-10 * len(Z)))
     for _ in range(BOUNDED):
-        slope = penalty * w - Z.T @ (pull * wrong(w))
+        slope = ridge * w - Z.T @ (share * expit(-(Z @ w)))
         step = bound @ slope
-        w -= step
-        if slope @ step < 1e-11 * len(Z):
+        w = w - step
+        if slope @ step < 1e-10 * len(Z):
             break
     here = loss(w)
     for _ in range(100):
-        p = wrong(w)
-        slope = penalty * w - Z.T @ (pull * p)
-        curvature = (Z * (share * p * (1 - p))[:, None]).T @ Z + np.diag(penalty + 1e-10 * len(Z))
+        p = expit(-(Z @ w))
+        slope = ridge * w - Z.T @ (share * p)
+        curvature = (Z * (share * p * (1 - p))[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
         step = np.linalg.solve(curvature, slope)
         decrement, length = float(slope @ step), 1.0
         if decrement < 1e-9 * max(here, 1e-3):
-            w = w - step
-            break
+            return w - step
         while loss(w - length * step) > here - 0.1 * length * decrement and length > 1e-8:
             length /= 2
         w = w - length * step
         here = loss(w)
-    coef = w[:-1] / scale
-    return coef, float(w[-1] - coef @ mean)
+    return w
