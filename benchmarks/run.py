@@ -83,7 +83,7 @@ BENCHMARKS = {
         "KernelSHAP and LIME (24 words, 1,000 samples), integrated gradients (50 steps) and leave-one-out (64 words) on "
         "SmolLM2, against Captum at its best batch",
         "3x; integrated gradients 1.5x",
-        "attribution.py --model {smollm}",
+        "attribution.py --model {smollm} --batches 16 32 64 --repeats 2",
     ),
 }
 

@@ -149,7 +149,9 @@ class RunFolder:
 
     def save_cell(self, name: str, value: Any) -> None:
         """Keep one cell, so that an interrupted run does not compute it again."""
-        self._compare(read_json(self.path / "config.json"))  # another run may have taken the folder before the first cell
+        self._compare(
+            read_json(self.path / "config.json")
+        )  # another run may have taken the folder before the first cell
         self._cell_path(name).parent.mkdir(exist_ok=True)
         write_json(self._cell_path(name), value)
 

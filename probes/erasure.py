@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from probes import storage
-from probes.design import as_features, check_finite
+from probes.checks import features_and_classes, fitted_features
+from probes.design import as_features
 from probes.evaluation import accuracy
 from probes.moments import Moments
 from probes.networks import MLPProbe
@@ -52,9 +52,7 @@ class Eraser(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> np.ndarray:
         """X without the property, in its own type."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
-        check_finite(as_features(X))
+        X = fitted_features(self, X)
         part = (X - self.mean_.astype(X.dtype)) @ self.left_.astype(X.dtype)
         return X - part @ self.right_.T.astype(X.dtype)
 
@@ -100,11 +98,6 @@ class Eraser(TransformerMixin, BaseEstimator):
         mean, left, right = (torch.from_numpy(a).to(x) for a in (self.mean_, self.left_, self.right_))
         return x - ((x - mean) @ left) @ right.T
 
-    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=reset)
-        check_classification_targets(y)
-        return X, y
-
 
 class Leace(Eraser):
     """Least-squares concept erasure.
@@ -135,14 +128,14 @@ class Leace(Eraser):
         Raises:
             ValueError: for X that is not finite, or y with one class.
         """
-        X, y = self._checked(X, y)
+        X, y = features_and_classes(self, X, y)
         self.moments_ = Moments()
         return self._add(X, y)
 
     def partial_fit(self, X: Any, y: Any) -> Leace:
         """Add rows to the statistics and solve again; rows in any number of parts give the same as in one."""
         first = not hasattr(self, "moments_")
-        X, y = self._checked(X, y, reset=first)
+        X, y = features_and_classes(self, X, y, reset=first)
         if first:
             self.moments_ = Moments()
         return self._add(X, y)
@@ -207,7 +200,7 @@ class Inlp(Eraser):
         Raises:
             ValueError: for X that is not finite, or y with one class.
         """
-        X, y = self._checked(X, y)
+        X, y = features_and_classes(self, X, y)
         features = as_features(X)
         centre = features.double().mean(0)
         centred = (features - centre).to(features.dtype)

@@ -18,6 +18,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
+from probes.checks import features_and_classes
 from probes.linear import LinearClassifier
 from probes.moments import Moments
 
@@ -55,7 +56,7 @@ class MeanDifferenceProbe(LinearClassifier):
             ValueError: for X that is not finite, or y with one class.
         """
         self.moments_ = Moments()
-        return self._add(*self._checked(X, y))
+        return self._add(*features_and_classes(self, X, y))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> MeanDifferenceProbe:
         """Add rows: in any number of parts they give what they give at once.
@@ -113,7 +114,7 @@ class LDAProbe(LinearClassifier):
         Raises:
             ValueError: for X that is not finite, y with one class, or an unknown shrinkage.
         """
-        X, y = self._checked(X, y)
+        X, y = features_and_classes(self, X, y)
         self.moments_ = Moments()
         moments = _added(self.moments_, X, y)
         if self.shrinkage == "ledoit-wolf":
@@ -153,7 +154,7 @@ class LDAProbe(LinearClassifier):
 def _more(probe: MeanDifferenceProbe | LDAProbe, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Further rows, checked against those before; the first ones begin the statistics."""
     first = not hasattr(probe, "moments_")
-    X, y = probe._checked(X, y, reset=first)
+    X, y = features_and_classes(probe, X, y, reset=first)
     if first:
         probe.moments_ = Moments()
     return X, y

@@ -10,24 +10,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from probes import storage
+from probes.checks import features_and_classes, features_and_numbers, fitted_features
 from probes.design import as_features, check_finite
 from probes.fit import Fit
 from probes.moments import Moments
 from probes.ridge import ridge_many
 from probes.solver import fit_many
-
-
-def _features(estimator: BaseEstimator, X: Any, reset: bool) -> np.ndarray:
-    """X as scikit-learn checks it, and finite by our own check, which says where it is not."""
-    kinds = [np.float64, np.float32]
-    X = validate_data(estimator, X, dtype=kinds, ensure_all_finite=False, reset=reset)
-    check_finite(as_features(X))
-    return X
-
 
 Classifier = TypeVar("Classifier", bound="LinearClassifier")
 
@@ -49,15 +40,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     _recorded: tuple[str, ...] = ()
     """Further fitted attributes that a file holds, JSON values each."""
 
-    def _checked(self, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Features and labels, as a classifier takes them."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=reset)
-        check_classification_targets(y)
-        return X, y
-
     def _logits(self, X: Any) -> Float[np.ndarray, "n c"]:
-        check_is_fitted(self)
-        return _features(self, X, reset=False) @ self.coef_.T + self.intercept_
+        return fitted_features(self, X) @ self.coef_.T + self.intercept_
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits [n c]; for two classes the log-odds of the second one, [n]."""
@@ -173,7 +157,7 @@ class LogisticProbe(LinearClassifier):
         Warns:
             ConvergenceWarning: if tol was not reached.
         """
-        X, y = self._checked(X, y)
+        X, y = features_and_classes(self, X, y)
         fit = fit_many(
             X,
             {"y": y},
@@ -239,15 +223,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Raises:
             ValueError: for X or y that are not finite.
         """
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            multi_output=True,
-            y_numeric=True,
-        )
+        X, y = features_and_numbers(self, X, y)
         self.__dict__.pop("moments_", None)
         columns = {str(j): column for j, column in enumerate(np.atleast_2d(y.T))}
         fits = ridge_many(X, columns, l2=self.l2, standardize=self.standardize, device=self.device).values()
@@ -266,10 +242,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` forgets them.
         """
         first = not hasattr(self, "moments_")
-        kinds = [np.float64, np.float32]
-        X, y = validate_data(
-            self, X, y, dtype=kinds, ensure_all_finite=False, multi_output=True, y_numeric=True, reset=first
-        )
+        X, y = features_and_numbers(self, X, y, reset=first)
         check_finite(as_features(X))
         self.moments_ = Moments() if first else self.moments_
         whole = np.column_stack([X.astype(np.float64), y])
@@ -294,8 +267,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """Predicted numbers, [n] or [n t] as in fit."""
-        check_is_fitted(self)
-        return _features(self, X, reset=False) @ self.coef_.T + self.intercept_
+        return fitted_features(self, X) @ self.coef_.T + self.intercept_
 
     def save(self, path: str | Path) -> Path:
         """Write the fitted probe as safetensors with a JSON header."""

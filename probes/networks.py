@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from probes.checks import features_and_classes, fitted_features
 from probes.descent import descend
 from probes.design import as_features, check_finite
 from probes.labels import Labels, encode, encode_with
@@ -200,8 +199,7 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):
     device: str | None
 
     def _fit(self, X: Any, y: Any, hidden: int, activation: Activation) -> None:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_all_finite=False)
-        check_classification_targets(y)
+        X, y = features_and_classes(self, X, y)
         more: dict[str, Any] = {"seeds": (self.seed,), "epochs": self.max_iter, "device": self.device}
         found = networks_many(X, {"y": y}, hidden, activation, batch=min(256, max(16, len(X) // 50)), **more)
         self.fit_ = found["y", self.seed]
@@ -209,10 +207,7 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Log-probabilities in nats."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, reset=False)
-        check_finite(as_features(X))
-        return self.fit_.log_proba(X).double().cpu().numpy()
+        return self.fit_.log_proba(fitted_features(self, X)).double().cpu().numpy()
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Probabilities of the classes, in the order of ``classes_``."""

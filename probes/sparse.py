@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, log_expit
 
+from probes.checks import features_and_classes
 from probes.linear import LinearClassifier
 from probes.rankings import rank
 
@@ -62,7 +63,7 @@ class SparseProbe(LinearClassifier):
         Raises:
             ValueError: for X that is not finite, other than two classes, or k below 1.
         """
-        X, y = self._checked(X, y)
+        X, y = features_and_classes(self, X, y)
         self.classes_ = np.unique(y)
         if len(self.classes_) != 2:
             one = "one class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"

@@ -60,14 +60,16 @@ def pictures(results: Mapping[str, Any]) -> list[Picture]:
 
 
 def first_table(results: Mapping[str, Any]) -> str:
-    """The report's first table, without its style."""
+    """The report's first table, without its style and without columns that are only drawn."""
     table = next((part for part in _parts(results) if isinstance(part, Table)), None)
     if table is None:
         return ""
-    head = "".join(f"<th>{escape(column.name)}</th>" for column in table.columns)
+    told = [place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)]
+    head = "".join(f"<th>{escape(table.columns[place].name)}</th>" for place in told)
     rows = (
         "".join(
-            f"<td>{escape(cell.text)}{f' <small>{escape(cell.note)}</small>' if cell.note else ''}</td>" for cell in row
+            f"<td>{escape(cell.text)}{f' <small>{escape(cell.note)}</small>' if cell.note else ''}</td>"
+            for cell in (row[place] for place in told)
         )
         for row in table.rows
     )

@@ -1,0 +1,40 @@
+"""What an estimator takes: as scikit-learn checks it, and finite by our own check, which says where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probes.design import as_features, check_finite
+
+
+def fitted_features(estimator: BaseEstimator, X: Any) -> np.ndarray:
+    """Finite features of the width that the fitted estimator knows."""
+    check_is_fitted(estimator)
+    X = _checked(estimator, X, reset=False)
+    check_finite(as_features(X))
+    return X
+
+
+def features_and_classes(estimator: BaseEstimator, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Features and one label per row; whether they are finite is for the solver to say.
+
+    Args:
+        reset: the first rows, which tell the width; else they must have the width of those before.
+    """
+    X, y = _checked(estimator, X, y, reset=reset)
+    check_classification_targets(y)
+    return X, y
+
+
+def features_and_numbers(estimator: BaseEstimator, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The same with numbers [n] or [n t]."""
+    return _checked(estimator, X, y, reset=reset, multi_output=True, y_numeric=True)
+
+
+def _checked(estimator: BaseEstimator, *given: Any, **more: Any) -> Any:
+    return validate_data(estimator, *given, dtype=[np.float64, np.float32], ensure_all_finite=False, **more)
