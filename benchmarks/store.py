@@ -67,14 +67,20 @@ def writing(base, given):
 
 
 def reading(base, given):
-    """One layer of a store of 5 GB against as many bytes of one file, cached and not."""
+    """One layer of a store of 5 GB against as many bytes of one file, cached and not; rows in order, or not in each shard."""
+    for order in ("in order", "out of order"):
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            reading_rows(Path(folder), given, order)
+
+
+def reading_rows(base, given, order):
     names, rows, width = [f"blocks.{i}.hook_resid_post" for i in range(12)], 4096, 768
     shards = round(given.gigabytes * 1e9 / (len(names) * rows * width * 2))
     values = torch.randn(rows, width, generator=torch.Generator().manual_seed(0)).half()
     before = time.perf_counter()
     with ActivationStore(base / "large", {}) as store:
         for shard in range(shards):
-            row = torch.arange(rows) + shard * rows
+            row = (torch.arange(rows) if order == "in order" else torch.randperm(rows)) + shard * rows
             store.write(
                 shard, torch.stack([row, row // 16, row % 16, row % 16, row % 16 + 1], 1), dict.fromkeys(names, values)
             )
@@ -88,7 +94,8 @@ def reading(base, given):
             file.write(values.numpy().data)
     os.sync()
     print(
-        f"a store of {store.size() / 1e9:.2f} GB, {shards} shards, written in {taken:.1f} s; one layer {size / 1e6:.0f} MB"
+        f"a store of rows {order}, {store.size() / 1e9:.2f} GB, {shards} shards, "
+        f"written in {taken:.1f} s; one layer {size / 1e6:.0f} MB"
     )
 
     def forgotten(run):

@@ -73,6 +73,7 @@ class ActivationStore:
         self._dtype, self._shared = dtype, shared
         self._about = None if about is None else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
         self._headers: dict[tuple[str, int], Header] = {}
+        self._rows: dict[tuple[str, int], slice | np.ndarray] = {}
         self._lock: Any | None = None
         self._turn = Lock()
         self._spool = Spool(self._write)
@@ -254,6 +255,7 @@ class ActivationStore:
         self.folder.remove(_PLAN)
         self.folder.clear()
         self._headers.clear()
+        self._rows.clear()
         self._index = None
 
     # -- reading
@@ -270,7 +272,7 @@ class ActivationStore:
         if rows is not None:
             return self._some(site, rows)
         n_rows, parts, held = self.n_rows, self._all(), local()
-        seen = torch.zeros(n_rows, dtype=torch.bool)
+        seen = np.zeros(n_rows, dtype=bool)
         slots = [self._with(name, size, site).slots[site] for name, size in parts.items()]
         if not slots:
             raise StoreError(f"{self.folder}: expected shards, it holds none")
@@ -279,22 +281,26 @@ class ActivationStore:
         table = space.reshape(n_rows, width * kind.itemsize)
         largest = max(slot.stop - slot.start for slot in slots)
 
-        def place(part: tuple[str, int]) -> Int[Tensor, " n"]:
-            """Read a shard, compare it, and put its rows where they belong; says which."""
+        def place(part: tuple[str, int]) -> slice | np.ndarray:
+            """Read a shard, compare it, and put its rows where they belong; says where."""
+            name, header = part[0], self._header(*part)
+            where = self._where(*part)
+            last = where.stop - 1 if isinstance(where, slice) else int(where.max())
+            if last >= n_rows:
+                raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {last}")
+            if isinstance(where, slice):
+                read_tensor(self.folder, name, header, site, table[where].data.cast("B"))
+                return where
             if not hasattr(held, "buffer"):
                 held.buffer = memoryview(bytearray(largest))
-            name, header = part[0], self._header(*part)
-            at = read_tensor(self.folder, name, header, INDEX)[:, 0]
-            if len(at) and int(at.max()) >= n_rows:
-                raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {int(at.max())}")
             rows = read_tensor(self.folder, name, header, site, held.buffer)
             # As memory moves it, which torch's own copy by index does not.
-            table[at.numpy()] = rows.reshape(len(rows), width).view(torch.uint8).numpy()
-            return at
+            table[where] = rows.reshape(len(rows), width).view(torch.uint8).numpy()
+            return where
 
         with ThreadPoolExecutor(_READERS) as readers:  # a disk is asked for some shards while others are summed and put
-            for at in readers.map(place, parts.items()):
-                seen[at] = True
+            for where in readers.map(place, parts.items()):
+                seen[where] = True
         if not seen.all():
             raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
         return torch.from_numpy(space).view(kind).view(n_rows, *slots[0].shape[1:])
@@ -395,6 +401,15 @@ class ActivationStore:
                 self._compare(name, header.about)
             self._headers[name, size] = header
         return self._headers[name, size]
+
+    def _where(self, name: str, size: int) -> slice | np.ndarray:
+        """Which rows a shard holds: a slice where they follow each other."""
+        if (name, size) not in self._rows:
+            at = read_tensor(self.folder, name, self._header(name, size), INDEX).numpy()[:, 0]
+            first = int(at[0]) if len(at) else 0
+            ordered = np.array_equal(at, np.arange(first, first + len(at)))
+            self._rows[name, size] = slice(first, first + len(at)) if ordered else at.copy()
+        return self._rows[name, size]
 
     def _compare(self, name: str, found: Any) -> None:
         wanted, found = self._about or {}, found if isinstance(found, dict) else {}

@@ -207,7 +207,8 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Log-probabilities in nats."""
-        return self.fit_.log_proba(fitted_features(self, X)).double().cpu().numpy()
+        X = fitted_features(self, X)  # first: it says if the probe is not fitted
+        return self.fit_.log_proba(X).double().cpu().numpy()
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Probabilities of the classes, in the order of ``classes_``."""
