@@ -8,7 +8,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.config import DoctorConfig
 from experiments.run import Run
 from experiments.subject import Subject
 from experiments.words import Encoded, word_spans
-from hooks import verify
+from hooks import Site, sites, verify
 from hooks.verify import CHECKS, Finding, Verdict, kind_of, worst
 
 TEXTS = (
@@ -46,7 +46,8 @@ def run(config: DoctorConfig) -> dict[str, Any]:
     subject = this.load()
     if (finished := this.open(subject, {}, examine=False)) is not None:
         return finished
-    if (planned := this.plan(f"{len(CHECKS) + len(TEXT_CHECKS)} checks of every site on a few sentences")) is not None:
+    plan = f"{len(CHECKS) + len(TEXT_CHECKS)} checks of every site on a few sentences"
+    if (planned := this.plan(plan, seconds=_predicted(subject))) is not None:
         return planned
     verdict = examine(subject)
     results = {
@@ -58,6 +59,24 @@ def run(config: DoctorConfig) -> dict[str, Any]:
         "notes": [{"kind": "wrong", "text": str(f).removeprefix("WRONG ")} for f in verdict.wrong],
     }
     return this.finish(results, data=[])
+
+
+def _predicted(subject: Subject) -> Callable[[], float] | None:
+    """What all checks take, from those of one layer and of two; None where these are nearly all."""
+    if subject.n_layers < 4:
+        return None
+    names = {name: Site(name).layer for name in sites(subject.model)}
+
+    def of(layers: Sequence[int]) -> float:
+        some = [name for name, layer in names.items() if layer is None or layer in layers]
+        return verify(subject.model, sample(subject), sites=some, padding=subject.padding).seconds
+
+    def seconds() -> float:
+        of([0])  # the first forwards also allocate
+        one, two = of([0]), of([0, subject.n_layers - 1])
+        return one + (subject.n_layers - 1) * max(0.0, two - one)
+
+    return seconds
 
 
 def finding(verdict: Verdict) -> str:

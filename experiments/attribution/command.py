@@ -259,7 +259,7 @@ def _findings(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
     findings = []
     for record in [r for r in records if r["method"] == methods[0]][:3]:
         order = np.argsort(-np.abs(record["scores"]), kind="stable")[:3]
-        words = ", ".join(f"{record['units'][i]} ({record['scores'][i]:+.2f})" for i in order)
+        words = ", ".join(f"{record['units'][i]!r} ({record['scores'][i]:+.2f})" for i in order)
         text = (
             f"{record['target'][0].upper()}{record['target'][1:]} is {record['value']:.2f} {record['unit']}; by "
             f"{record['method']} most of it is due to {words}."
@@ -270,7 +270,7 @@ def _findings(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> l
     if chance is not None:
         best = max(means, key=lambda m: means[m] or 0.0)
         above = [m for m, value in means.items() if value is not None and value > chance]
-        cost = f"{means[best]:.2f} {records[0]['unit']}, mean over texts and shares; random words {chance:.2f}"
+        cost = f"{means[best]:.2f} {records[0]['unit']}, mean over texts and shares; random words {round(chance, 2) + 0.0:.2f}"
         text = (
             f"Taking out the words that {best} names costs most ({cost}). {len(above)} of {len(means)} methods do more than "
             "random."

@@ -236,6 +236,7 @@ def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path):
         experiments.ask.plan(**model, prompts=prompts, random=2),
         experiments.prune.plan(**model, prompts=prompts, steps=1),
         experiments.calibrate.plan(**model, pairs=PATHS.pairs, limit=20),
+        experiments.doctor.plan(**model),
         experiments.neurons.plan(
             **model, corpus=PATHS.dev, property="feats:Number", pairs=PATHS.pairs, limit=8, layer=1, limit_sentences=30
         ),
