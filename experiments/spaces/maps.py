@@ -51,12 +51,12 @@ def draw(method: str, found: Components, seed: int = 0, perplexity: float = 30.0
         return np.asarray(
             TSNE(2, perplexity=size, init=begin.astype(np.float32), random_state=seed).fit_transform(kept)
         )
+    import importlib
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed costs it its threads
-        import umap
-
+        umap: Any = importlib.import_module("umap")
         made: Any = umap.UMAP(n_components=2, random_state=seed, n_neighbors=min(15, len(kept) - 1))
         return np.asarray(made.fit_transform(kept))
 
