@@ -126,6 +126,10 @@ class RunFolder:
                 f"{found.get(first)!r} there, {self.config.get(first)!r} here): choose another folder or delete it"
             )
 
+    def _still_ours(self) -> None:
+        """Before anything was computed here, another run may have taken the folder."""
+        self._compare(read_json(self.path / "config.json"))
+
     @property
     def results(self) -> dict[str, Any] | None:
         """The finished results, if the run is complete."""
@@ -149,9 +153,7 @@ class RunFolder:
 
     def save_cell(self, name: str, value: Any) -> None:
         """Keep one cell, so that an interrupted run does not compute it again."""
-        self._compare(
-            read_json(self.path / "config.json")
-        )  # another run may have taken the folder before the first cell
+        self._still_ours()
         self._cell_path(name).parent.mkdir(exist_ok=True)
         write_json(self._cell_path(name), value)
 
@@ -164,6 +166,7 @@ class RunFolder:
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results and drop the cells."""
+        self._still_ours()
         write_json(self.path / "results.json", results)
         shutil.rmtree(self.path / "cells", ignore_errors=True)
 

@@ -158,6 +158,8 @@ def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["property"] == "upos"
     with pytest.raises(RunError, match="another configuration"):
         first.save_cell("a", 1)
+    with pytest.raises(RunError, match="another configuration"):
+        first.finish({"records": []})
     second.save_cell("a", 1)
     with pytest.raises(RunError, match="another configuration"):
         RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
