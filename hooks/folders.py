@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,19 @@ class LocalFolder:
             file.seek(start)
             return file.read(stop - start)
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill a buffer from a file."""
-        with (self.path / name).open("rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):  # what lies behind is another site's, and not read ahead
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            file.seek(start)
-            while buffer:
-                count = file.readinto(buffer)
-                if not count:
-                    raise OSError(f"{self.path / name} ends early")
-                buffer = buffer[count:]
+    def part(self, name: str, start: int, stop: int) -> RawIOBase:
+        """Some bytes of a file, to be read in order; to be closed."""
+        file = (self.path / name).open("rb", buffering=0)
+        if hasattr(os, "posix_fadvise"):  # what lies behind is another site's, and not read ahead
+            os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_RANDOM)
+        file.seek(start)
+        return file
+
+    def announce(self, name: str, start: int, stop: int) -> None:
+        """Have the disk begin to bring some bytes of a file that are read soon."""
+        if hasattr(os, "posix_fadvise"):
+            with (self.path / name).open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def view(self, name: str, start: int, stop: int) -> Any:
         """A buffer of some bytes of a file, mapped into memory."""
@@ -154,12 +157,12 @@ class RemoteFolder:
         """Some bytes of a file."""
         return self.files.cat_file(f"{self.root}/{name}", start=start, end=stop)
 
-    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill a buffer from a file."""
-        found = self.read(name, start, start + len(buffer))
-        if len(found) != len(buffer):
-            raise OSError(f"{self.url}/{name} ends early")
-        buffer[:] = found
+    def part(self, name: str, start: int, stop: int) -> BytesIO:
+        """Some bytes of a file, fetched in one piece, to be read in order."""
+        return BytesIO(self.read(name, start, stop))
+
+    def announce(self, name: str, start: int, stop: int) -> None:
+        """Nothing is fetched before it is read."""
 
     def view(self, name: str, start: int, stop: int) -> Any:
         """A buffer of some bytes of a file."""

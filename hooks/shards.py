@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO, RawIOBase
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ COLUMNS = ("row", "sentence", "word", "token", "stop")
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _LONGEST_HEADER = 100_000_000
+_BLOCK = 1 << 20
+"""Bytes that are read, summed and put at a time."""
 
 
 class StoreError(ValueError):
@@ -149,11 +152,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def checksum(data: np.ndarray | memoryview) -> str:
+def checksum(data: np.ndarray) -> str:
     """Sum of the bytes as little-endian 64-bit words, and of those left over; 16 hexadecimal digits."""
-    array = np.frombuffer(data, dtype=np.uint8)
-    whole = len(array) // 8 * 8
-    total = int(array[:whole].view("<u8").sum(dtype=np.uint64)) + int(array[whole:].sum(dtype=np.uint64))
+    return _hexadecimal(_words(data))
+
+
+def _words(data: np.ndarray) -> int:
+    whole = len(data) // 8 * 8
+    return int(data[:whole].view("<u8").sum(dtype=np.uint64)) + int(data[whole:].sum(dtype=np.uint64))
+
+
+def _hexadecimal(total: int) -> str:
     return f"{total % 2**64:016x}"
 
 
@@ -194,19 +203,53 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
     return Header(said["about"], slots, said["sums"], said["largest"])
 
 
-def read_tensor(folder: Folder, name: str, header: Header, tensor: str, buffer: memoryview | None = None) -> Tensor:
-    """A tensor of a shard, its checksum compared: in ``buffer`` where one is given, else in memory of its own.
+def read_tensor(folder: Folder, name: str, header: Header, tensor: str) -> Tensor:
+    """A tensor of a shard, its checksum compared.
 
     Raises:
         StoreError: the bytes are not those that were written.
     """
     slot = header.slots[tensor]
-    size = slot.stop - slot.start
-    held = memoryview(bytearray(size)) if buffer is None else buffer[:size]
-    folder.read_into(name, slot.start, held)
-    if checksum(held) != header.sums[tensor]:
+    held = np.empty(slot.stop - slot.start, dtype=np.uint8)
+    read_rows(folder, name, header, tensor, held.reshape(max(1, slot.shape[0]), -1), slice(0, slot.shape[0]))
+    return as_tensor(held.data, slot)
+
+
+def read_rows(
+    folder: Folder, name: str, header: Header, tensor: str, table: np.ndarray, where: slice | np.ndarray
+) -> None:
+    """Read a tensor's rows to where they belong in ``table``, ``[rows bytes]``, and compare their checksum.
+
+    In blocks that stay in the processor's cache while they are summed and moved.
+
+    Raises:
+        StoreError: the bytes are not those that were written.
+    """
+    slot, width = header.slots[tensor], table.shape[1]
+    step = max(1, _BLOCK // max(1, 8 * width)) * 8  # rows whose bytes are whole words
+    n_rows, total = slot.shape[0], 0
+    held = np.empty((min(step, n_rows), width), dtype=np.uint8)
+    with folder.part(name, slot.start, slot.stop) as file:
+        for first in range(0, n_rows, step):
+            stop = min(first + step, n_rows)
+            if isinstance(where, slice):
+                rows = table[where.start + first : where.start + stop]
+            else:
+                rows = held[: stop - first]
+            _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
+            total += _words(rows.reshape(-1))
+            if not isinstance(where, slice):  # as memory moves it, which torch's own copy by index does not
+                table[where[first:stop]] = rows
+    if _hexadecimal(total) != header.sums[tensor]:
         raise StoreError(f"{folder}/{name} is damaged (checksum of {tensor}): delete it and run again")
-    return as_tensor(held, slot)
+
+
+def _fill(buffer: memoryview, file: RawIOBase | BytesIO, path: str) -> None:
+    while buffer:
+        count = file.readinto(buffer)
+        if not count:
+            raise OSError(f"{path} ends early")
+        buffer = buffer[count:]
 
 
 def as_tensor(held: Any, slot: Slot) -> Tensor:

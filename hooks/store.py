@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from threading import Lock, local
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from hooks.shards import (
     as_tensor,
     digest,
     read_header,
+    read_rows,
     read_tensor,
 )
 from hooks.spool import Spool
@@ -48,6 +49,8 @@ __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 _PLAN = "store.json"
 _READERS = 4
 """Threads that read a site."""
+_AHEAD = 256 << 20
+"""Bytes that a disk is asked for before they are read."""
 
 
 class ActivationStore:
@@ -271,35 +274,32 @@ class ActivationStore:
         self.flush()
         if rows is not None:
             return self._some(site, rows)
-        n_rows, parts, held = self.n_rows, self._all(), local()
+        n_rows, parts = self.n_rows, list(self._all().items())
         seen = np.zeros(n_rows, dtype=bool)
-        slots = [self._with(name, size, site).slots[site] for name, size in parts.items()]
+        slots = [self._with(*part, site).slots[site] for part in parts]
         if not slots:
             raise StoreError(f"{self.folder}: expected shards, it holds none")
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
         space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)  # numpy asks for large pages, torch does not
         table = space.reshape(n_rows, width * kind.itemsize)
-        largest = max(slot.stop - slot.start for slot in slots)
 
-        def place(part: tuple[str, int]) -> slice | np.ndarray:
-            """Read a shard, compare it, and put its rows where they belong; says where."""
-            name, header = part[0], self._header(*part)
+        ahead = max(1, _AHEAD * len(slots) // max(1, sum(slot.stop - slot.start for slot in slots)))
+
+        def place(number: int) -> slice | np.ndarray:
+            """Put a shard's rows where they belong; says where."""
+            for soon in range(ahead) if number == 0 else (number + ahead,):
+                if soon < len(parts):
+                    self.folder.announce(parts[soon][0], slots[soon].start, slots[soon].stop)
+            part = parts[number]
             where = self._where(*part)
             last = where.stop - 1 if isinstance(where, slice) else int(where.max())
             if last >= n_rows:
-                raise StoreError(f"{self.folder}/{name}: expected rows below {n_rows}, got row {last}")
-            if isinstance(where, slice):
-                read_tensor(self.folder, name, header, site, table[where].data.cast("B"))
-                return where
-            if not hasattr(held, "buffer"):
-                held.buffer = memoryview(bytearray(largest))
-            rows = read_tensor(self.folder, name, header, site, held.buffer)
-            # As memory moves it, which torch's own copy by index does not.
-            table[where] = rows.reshape(len(rows), width).view(torch.uint8).numpy()
+                raise StoreError(f"{self.folder}/{part[0]}: expected rows below {n_rows}, got row {last}")
+            read_rows(self.folder, part[0], self._header(*part), site, table, where)
             return where
 
-        with ThreadPoolExecutor(_READERS) as readers:  # a disk is asked for some shards while others are summed and put
-            for where in readers.map(place, parts.items()):
+        with ThreadPoolExecutor(_READERS) as readers:  # some shards are read while others are summed and put
+            for where in readers.map(place, range(len(parts))):
                 seen[where] = True
         if not seen.all():
             raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
