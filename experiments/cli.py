@@ -58,7 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
         one = _add(commands, name, command.help, command.examples, required_of(command.config))
         add_options(one, command.config)
         add_options(one.add_argument_group((CallConfig.__doc__ or "").rstrip(".")), CallConfig)
-    demo = _add(commands, "demo", "the same study on an embedded model and corpus, in about two minutes", ("demo",))
+    demo = _add(
+        commands, "demo", "a small probing study of an embedded model and corpus, in about two minutes", ("demo",)
+    )
     demo.add_argument(
         "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 from .charts import Rule, Series
 from .lines import lines
-from .parts import Cell, Column, Picture, Section, Table, score_cell
-from .words import finite, interval, layer_label, number, signed
+from .parts import Cell, Column, Picture, Section, Table, score_cell, signed_cell
+from .words import finite, interval, layer_label, number
 
 Record = Mapping[str, Any]
 MIX = (
@@ -51,7 +51,7 @@ def mixes_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
             Cell(number(r["centre_of_gravity"], 2), finite(r["centre_of_gravity"])),
             Cell(number(r["centre_above"], 2), finite(r["centre_above"])),
             Cell(number(r["peakedness"]), finite(r["peakedness"])),
-            Cell(signed(r["headroom"]), finite(r["headroom"]), interval(r["headroom_low"], r["headroom_high"])),
+            signed_cell(r["headroom"], r["headroom_low"], r["headroom_high"]),
             Cell("not supported", tone="badge")
             if r["expected_layer"] is None
             else Cell(number(r["expected_layer"], 2), finite(r["expected_layer"]), interval(r["low"], r["high"])),

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .parts import Cell, Column, Heat, Page, Section, Stats, Table, score_cell
+from .parts import Cell, Column, Heat, Page, Section, Stats, Table, score_cell, signed_cell
 from .probe import unnamed
 from .provenance import model_name
 from .scatter import scatter
@@ -29,14 +29,13 @@ def ask_page(results: Mapping[str, Any]) -> Page:
         f"{count(first.get('n'))} tested",
         str(first.get("unit") or ""),
     ]
-    finished = str(about.get("finished") or "")[:10]
     sections = [effects_section(records, prompts, data)] if records else []
     if prompts:
         sections.append(prompts_section(prompts))
     return Page(
         title=f"Do the words matter that {model_name(about)} names?",
         kicker="layerscope ask",
-        facts=[*filter(None, facts), *([finished] if finished else [])],
+        facts=facts,
         findings=[
             ("effects", "named words", unnamed(str(f.get("text", "")), "named words"))
             for f in results.get("findings") or ()
@@ -61,7 +60,7 @@ def effects_section(records: Sequence[Record], prompts: Sequence[Record], data: 
     rows = [
         [
             Cell(NAMES.get(str(r.get("words")), str(r.get("words"))), head=True),
-            Cell(signed(r.get("effect")), finite(r.get("effect")), interval(r.get("low"), r.get("high"))),
+            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
             Cell(
                 signed(r.get("over_random")),
                 finite(r.get("over_random")),

@@ -12,7 +12,7 @@ from experiments.records import component_name
 
 from .charts import Series
 from .lines import lines
-from .parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell
+from .parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell, signed_cell
 from .provenance import model_name
 from .scatter import scatter
 from .words import finite, general, interval, number, p_value, plural, signed
@@ -61,7 +61,7 @@ def attend_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"What the heads of {model_name(about)} look at",
         kicker="layerscope attend",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=sections,
         data=data,
@@ -266,7 +266,7 @@ def relations_section(relations: Sequence[Mapping[str, Any]]) -> Section:
             Cell(f"L{r.get('layer')}H{r.get('head')}", 1000.0 * (r.get("layer") or 0) + (r.get("head") or 0)),
             score_cell(r.get("score"), tone="strong" if r.get("syntactic") else ""),
             Cell(number(r.get("baseline")), finite(r.get("baseline")), f"{r.get('offset'):+d}"),
-            Cell(signed(r.get("gain")), finite(r.get("gain")), interval(r.get("low"), r.get("high"))),
+            signed_cell(r.get("gain"), r.get("low"), r.get("high")),
             Cell(general(r.get("n")), finite(r.get("n"))),
             Cell("yes" if r.get("syntactic") else ""),
         ]

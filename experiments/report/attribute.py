@@ -49,7 +49,7 @@ def attribute_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"Why {model_name(about)} says that",
         kicker="layerscope attribute",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[
             ("faithfulness" if f.get("property") else "words", str(f.get("property") or ""), str(f.get("text", "")))
             for f in results.get("findings") or ()

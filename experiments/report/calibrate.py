@@ -39,11 +39,10 @@ def calibrate_page(results: Mapping[str, Any]) -> Page:
         plural(len(records), "confidence"),
         str(results.get("source", "")),
     ]
-    finished = str(about.get("finished") or "")[:10]
     return Page(
         title=f"Does {_who(about)} know what it knows?",
         kicker="layerscope calibrate",
-        facts=[fact for fact in (*facts, finished) if fact],
+        facts=facts,
         findings=[
             (anchors.get(name := str(f.get("property")), ""), name, unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()

@@ -30,7 +30,6 @@ def capture_page(results: Mapping[str, Any]) -> Page:
         facts=[
             f"{plural(int(first.get('rows') or 0), str(first.get('unit', 'row')))} at {plural(len(records), 'site')}",
             str(first.get("dtype", "?")),
-            *([str(about["finished"])[:10]] if about.get("finished") else []),
         ],
         findings=[("store", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=[_store(records, results, data)] if records else [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,20 +166,33 @@ def _place(run: Named, record: Mapping[str, Any]) -> str:
     return f"{'layer ' if label.isdigit() else ''}{label} of {run.blocks}"
 
 
+def _extreme(metric: str) -> str:
+    """Which of a curve's values is spoken of: the largest change either way, or else the highest value."""
+    return "largest" if metric.startswith("change of ") else "highest"
+
+
+def _top(curve: Curve, metric: str) -> int:
+    """Where that value is, the first of several."""
+    size: Callable[[float], float] = abs if _extreme(metric) == "largest" else float
+    return max(
+        (i for i, v in enumerate(curve.values) if v is not None), key=lambda i: (size(curve.values[i] or 0.0), -i)
+    )
+
+
 def _finding(metric: str, curves: Sequence[Curve]) -> str:
-    """The best of each run in a sentence."""
+    """That value of each run in a sentence."""
     parts = []
     for curve in curves:
-        value, i = max((v, -i) for i, v in enumerate(curve.values) if v is not None)
-        span = interval(curve.low[-i], curve.high[-i])
-        parts.append(f"{curve.name} {number(value)} at {curve.places[-i]}{f' ({span})' if span else ''}")
-    return f"by highest {metric}: " + "; ".join(parts) + "."
+        i = _top(curve, metric)
+        span = interval(curve.low[i], curve.high[i])
+        parts.append(f"{curve.name} {number(curve.values[i])} at {curve.places[i]}{f' ({span})' if span else ''}")
+    return f"by {_extreme(metric)} {metric}: " + "; ".join(parts) + "."
 
 
 def _bests(uid: str, title: str, metric: str, curves: Sequence[Curve]) -> Table:
     columns = [
         Column("run", False),
-        Column("best"),
+        Column(_extreme(metric)),
         Column("at", False),
         Column("relative depth"),
         Column("first", hint="at its shallowest place"),
@@ -188,13 +201,16 @@ def _bests(uid: str, title: str, metric: str, curves: Sequence[Curve]) -> Table:
     rows = []
     for curve in curves:
         known = [i for i, v in enumerate(curve.values) if v is not None]
-        best = max(known, key=lambda i: (curve.values[i], -i))
+        best = _top(curve, metric)
         ends = (score_cell(curve.values[i], curve.low[i], curve.high[i]) for i in (known[0], known[-1]))
         top = score_cell(curve.values[best], curve.low[best], curve.high[best], tone="strong")
         depth = curve.depths[best]
         rows.append([Cell(curve.name, head=True), top, Cell(curve.places[best]), Cell(number(depth, 2), depth), *ends])
     return Table(
-        f"{uid}-bests", f"{title}: the highest {metric} of each run, 95% intervals in small print", columns, rows
+        f"{uid}-bests",
+        f"{title}: the {_extreme(metric)} {metric} of each run, 95% intervals in small print",
+        columns,
+        rows,
     )
 
 
@@ -250,7 +266,7 @@ def _parts(run: Named, number_: int) -> Section | None:
 
 
 def _caveats(runs: Sequence[Named]) -> Section:
-    """The caveats of every run, and which model names hide one model."""
+    """The caveats of every run, and whether they read the same data."""
     rows: list[tuple[str, str, str]] = []
     for one in runs:
         studies = gather(one.results) if one.results.get("kind") == "probe" else []

@@ -12,6 +12,11 @@ from .words import finite
 Results = Mapping[str, Any]
 
 
+def always(results: Results) -> bool:
+    """Every run of this kind has it."""
+    return True
+
+
 @dataclass(frozen=True)
 class Control:
     """One control.
@@ -21,12 +26,14 @@ class Control:
         guards: what would be believed wrongly without it.
         ran: whether a run's results have it.
         asked: the option that asks for it, where it is not always there.
+        applies: whether a run of this kind can have it.
     """
 
     name: str
     guards: str
     ran: Callable[[Results], bool]
     asked: str = ""
+    applies: Callable[[Results], bool] = always
 
 
 def field(name: str) -> Callable[[Results], bool]:
@@ -42,11 +49,6 @@ def told(name: str) -> Callable[[Results], bool]:
 def holds(name: str) -> Callable[[Results], bool]:
     """The results have such a part."""
     return lambda results: bool(results.get(name))
-
-
-def always(results: Results) -> bool:
-    """Every run of this kind has it."""
-    return True
 
 
 _OVER_PROMPTS = Control("interval and sign-flip test over prompts", "an effect of a few prompts", field("p"))
@@ -92,7 +94,13 @@ CONTROLS: dict[str, tuple[Control, ...]] = {
     ),
     "attribute": (
         Control("random attributions", "the measure rewards any ranking", told("random"), "--random 5"),
-        Control("other seeds of methods that draw", "a ranking by one draw", told("seeds"), "--seeds 2"),
+        Control(
+            "other seeds of methods that draw",
+            "a ranking by one draw",
+            field("stability"),
+            "--seeds 2",
+            applies=lambda results: field("stability")(results) or not told("seeds")(results),
+        ),
         Control("small noise", "a ranking that the next text overturns", told("sensitivity"), "--sensitivity 10"),
     ),
     "attend": (
@@ -142,11 +150,15 @@ def controls(results: Results) -> Section | None:
         return None
     if results.get("kind") != "doctor" and (results.get("provenance") or {}).get("model"):
         known = (*known, _DOCTOR)
-    rows = [[Cell(one.name, head=True), _status(one, one.ran(results)), Cell(one.guards)] for one in known]
+    rows = [
+        [Cell(one.name, head=True), _status(one, one.ran(results)), Cell(one.guards)]
+        for one in known
+        if one.applies(results)
+    ]
     columns = [
         Column("control", False),
         Column("in this run", False),
-        Column("keeps one from taking for a finding", False),
+        Column("what it rules out", False),
     ]
     table = Table("controls-table", "Controls of this run", columns, rows, sortable=False)
     about = "What stands beside the numbers, and what would be believed without it."

@@ -40,7 +40,6 @@ def doctor_page(results: Mapping[str, Any]) -> Page:
         facts=[
             plural(len({r.get("check") for r in records}), "check"),
             plural(len(records), "finding"),
-            *([str(about["finished"])[:10]] if about.get("finished") else []),
         ],
         findings=[("map", "doctor", str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=sections,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from experiments.records import LEVEL, clear_of_chance, families, strongest
 
 from .heat import effect_grid
-from .parts import Cell, Column, Heat, Page, Section, Stats, Table
+from .parts import Cell, Column, Heat, Page, Section, Stats, Table, signed_cell
 from .provenance import model_name
 from .scatter import scatter
 from .tables import records_section
@@ -44,7 +44,6 @@ def effects_page(results: Mapping[str, Any]) -> Page:
         values,
         metric,
     ]
-    finished = str(about.get("finished") or "")[:10]
     sections = grids(results, records, data)
     if certificates := results.get("certificates") or {}:
         sections.append(certificate_section(certificates, records, data))
@@ -53,7 +52,7 @@ def effects_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"What the {kinds} of {model_name(about)} do to {metric.replace('_', ' ')}",
         kicker=f"layerscope {run}",
-        facts=[*facts, finished] if finished else facts,
+        facts=facts,
         findings=[("effects-0", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=sections,
         data=data,
@@ -201,13 +200,13 @@ def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str
     rows = [
         [
             Cell(_place(r), head=True, tone="code"),
-            Cell(signed(r.get("effect")), finite(r.get("effect")), interval(r.get("low"), r.get("high"))),
+            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
             Cell(
                 signed(r.get("normalised")),
                 finite(r.get("normalised")),
                 interval(r.get("normalised_low"), r.get("normalised_high")),
             ),
-            *([Cell(signed(r.get("estimate")), finite(r.get("estimate")))] if estimated else []),
+            *([signed_cell(r.get("estimate"))] if estimated else []),
             *([Cell(number(r.get("null_p")), finite(r.get("null_p")))] if null else []),
             *([_role(r)] if roles else []),
             Cell(p_value(r.get("p")) if r.get("exact", True) else "estimate", finite(r.get("p"))),

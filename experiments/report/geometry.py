@@ -34,7 +34,7 @@ def geometry_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"The space of {model_name(about)}, layer by layer",
         kicker="layerscope geometry",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=sections,
         data=data,

@@ -8,7 +8,7 @@ from typing import Any
 
 from .charts import Rule, Series
 from .lines import lines
-from .parts import Cell, Column, Contexts, Fold, Heading, Page, Picture, Section, Stats, Table, score_cell
+from .parts import Cell, Column, Contexts, Fold, Heading, Page, Picture, Section, Stats, Table, score_cell, signed_cell
 from .probe import unnamed
 from .provenance import model_name
 from .tables import mistake, records_section
@@ -43,7 +43,7 @@ def neurons_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"Neurons of {model_name(about)} that know {results.get('property', 'a property')}",
         kicker="layerscope neurons",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[
             ("site-0", name := str(f.get("property")), unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()
@@ -200,9 +200,9 @@ def _effects(uid: str, caption: str, sets: Sequence[Record], value: str) -> Tabl
         [
             Cell(_words(r.get("ranking")), head=True),
             Cell(str(r.get("k")), finite(r.get("k"))),
-            Cell(signed(r.get("effect")), finite(r.get("effect")), interval(r.get("low"), r.get("high"))),
+            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
             score_cell(r.get("null"), r.get("null_low"), r.get("null_high")),
-            Cell(signed(r.get("beyond")), finite(r.get("beyond")), interval(r.get("beyond_low"), r.get("beyond_high"))),
+            signed_cell(r.get("beyond"), r.get("beyond_low"), r.get("beyond_high")),
             Cell(number(r.get("null_p")), finite(r.get("null_p"))),
             Cell(p_value(r.get("p")), finite(r.get("p"))),
             Cell(p_value(r.get("q")), finite(r.get("q"))),
@@ -236,7 +236,7 @@ def _names_section(place: int, site: Record, results: Mapping[str, Any]) -> Sect
                 Cell(name, finite(neuron.get("index")), head=True),
                 *(Cell(str(rank := (neuron.get("ranks") or {}).get(r)), finite(rank)) for r in rankings),
                 *(Cell(text) for text in ends),
-                Cell(signed(one.get("effect")), finite(one.get("effect")), interval(one.get("low"), one.get("high"))),
+                signed_cell(one.get("effect"), one.get("low"), one.get("high")),
                 Cell(p_value(one.get("q")), finite(one.get("q"))),
             ]
         )

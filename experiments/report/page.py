@@ -62,7 +62,9 @@ def page_of(results: Mapping[str, Any]) -> Page:
     if kind not in KINDS:
         raise ValueError(f"expected results of kind {' or '.join(KINDS)}, got {kind!r}")
     page = KINDS[kind](results)
-    return replace(page, sections=[*page.sections, *closing(results)])
+    day = str((results.get("provenance") or {}).get("finished") or "")[:10]
+    facts = [fact for fact in (*page.facts, day) if fact]
+    return replace(page, facts=facts, sections=[*page.sections, *closing(results)])
 
 
 def closing(results: Mapping[str, Any]) -> list[Section]:

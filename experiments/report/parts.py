@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
-from .words import ABSENT, finite, general, interval, number
+from .words import ABSENT, finite, general, interval, number, signed
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,11 @@ class Page:
 def score_cell(value: Any, low: Any = None, high: Any = None, *, tone: str = "") -> Cell:
     """A score, with its interval in small print."""
     return Cell(number(value), finite(value), interval(low, high), tone=tone)
+
+
+def signed_cell(value: Any, low: Any = None, high: Any = None) -> Cell:
+    """A change, with its sign and its interval in small print."""
+    return Cell(signed(value), finite(value), interval(low, high))
 
 
 def plain_cell(value: Any) -> Cell:

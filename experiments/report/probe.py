@@ -70,8 +70,7 @@ def facts(about: Mapping[str, Any], studies: Sequence[Study]) -> list[str]:
         for d in about.get("data") or ()
         if d.get("split") in ("train", "test")
     ]
-    finished = str(about.get("finished") or "")[:10]
-    return [*out, finished] if finished else out
+    return out
 
 
 def findings(results: Mapping[str, Any], studies: Sequence[Study]) -> list[tuple[str, str, str]]:

@@ -47,13 +47,8 @@ def caveats(results: Mapping[str, Any], studies: list[Study]) -> Section:
         badge, tone = BADGES.get(kind, (kind, "quiet"))
         rows.append((badge, tone, str(note.get("text", ""))))
     if not rows:
-        rows.append(
-            (
-                "none",
-                "good",
-                "Every control ran, every probe converged, nothing was dropped or approximated.",
-            )
-        )
+        controlled = "Every control ran, every probe converged, nothing" if studies else "Nothing"
+        rows.append(("none", "good", f"{controlled} was dropped or approximated."))
     rows.sort(key=lambda row: (row[0] != "WRONG", row[1] != "warn"))
     about = "What was skipped, dropped, unconverged or approximated, and what that means for the numbers above."
     return Section("caveats", "Caveats", [Notes(rows)], about)

@@ -33,7 +33,7 @@ def prune_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"{model_name(about)} with fewer heads",
         kicker="layerscope prune",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[("steps", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
         sections=sections,
         data=data,

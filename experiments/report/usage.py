@@ -10,7 +10,7 @@ from experiments.records import LEVEL, clear_of_chance, families, strongest
 from .charts import Rule, Series
 from .effects import certificate_section
 from .lines import lines
-from .parts import Cell, Column, Page, Picture, Section, Stats, Table, score_cell
+from .parts import Cell, Column, Page, Picture, Section, Stats, Table, score_cell, signed_cell
 from .probe import unnamed
 from .provenance import model_name
 from .tables import records_section
@@ -45,7 +45,7 @@ def usage_page(results: Mapping[str, Any]) -> Page:
     return Page(
         title=f"Does {model_name(about)} use {first.get('property', 'what it encodes')}?",
         kicker="layerscope usage",
-        facts=[*facts, *([str(about["finished"])[:10]] if about.get("finished") else [])],
+        facts=facts,
         findings=[
             ("layers", name := str(f.get("property")), unnamed(str(f.get("text", "")), name))
             for f in results.get("findings") or ()
@@ -170,7 +170,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
             score_cell(r.get("decodable"), r.get("decodable_low"), r.get("decodable_high")),
             Cell(number(r.get("erased_linear")), finite(r.get("erased_linear"))),
             Cell(number(r.get("erased_mlp")), finite(r.get("erased_mlp"))),
-            Cell(signed(r.get("effect")), finite(r.get("effect")), interval(r.get("low"), r.get("high"))),
+            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
             Cell(number(r.get("null")), finite(r.get("null"))),
             Cell(number(r.get("null_p")), finite(r.get("null_p"))),
             Cell(p_value(r.get("p")), finite(r.get("p"))),

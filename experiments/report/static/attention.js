@@ -124,8 +124,7 @@ function attention(box) {
     const ink = colour("score");
     [...words.children].forEach((node, i) => {
       const share = Math.min(1, found[i]);
-      node.style.background = `color-mix(in srgb, ${ink} ${Math.round(86 * Math.sqrt(share))}%, transparent)`;
-      node.style.color = share > 0.3 ? colour("paper") : colour("ink");
+      node.style.background = `color-mix(in srgb, ${ink} ${Math.round(54 * Math.sqrt(share))}%, transparent)`;
       node.setAttribute("aria-selected", String(i === word));
     });
     const order = found.map((x, i) => [x, i]).sort((a, b) => b[0] - a[0]).slice(0, 4).filter(([x]) => x >= 0.005);

@@ -16,7 +16,7 @@ function map(box) {
   });
   const neighbours = () => held(`near.${layer()}`, () => numbers(near[layer()], Uint16Array));
   // Eight colours that the colour-blind can tell, then grey; the ten thousandth class needs no colour of its own.
-  const inks = ["#3b7fc4", "#e08a2e", "#2a9d8f", "#b5559b", "#8c6bc1", "#c44536", "#7a8c1e", "#c9a400"], grey = "#98a0aa";
+  const inks = ["#3b7fc4", "#c06a10", "#2a9d8f", "#b5559b", "#8c6bc1", "#c44536", "#7a8c1e", "#947600"], grey = "#808893";
   let only = null, chosen = null, hovered = null;
   const isNumber = () => labels[colour.value].some((x) => typeof x === "number");
   const classes = () => held(`classes.${colour.value}`, () => {

@@ -40,6 +40,8 @@ function chart(box) {
   const words = (i) => `${layer(i)}: ` + source.series
     .map((s) => `${s.name} ${s.values[i][0]}${s.values[i][1] ? ` (${s.values[i][1]})` : ""}`).join("; ");
   box.setAttribute("aria-valuemax", String(last));
+  const described = box.querySelector("desc");  // a slider's own children are not read out
+  if (described) box.setAttribute("aria-describedby", described.id);
   function read(i, announce) {
     at = Math.min(Math.max(i, 0), last);
     const svg = all("svg", box).find((node) => node.getBoundingClientRect().width > 0);
@@ -117,6 +119,15 @@ function sortable(table) {
   heads.forEach((head, column) => {
     const button = make("button", head.textContent);
     button.type = "button";
+    if (head.title) {
+      button.setAttribute("aria-description", head.title);
+      button.addEventListener("focus", () => {
+        if (!button.matches(":focus-visible")) return;
+        const place = button.getBoundingClientRect();
+        showTip(place.left + scrollX, place.bottom + scrollY + 24, [make("span", head.title)]);
+      });
+      button.addEventListener("blur", hideTip);
+    }
     head.replaceChildren(button);
     button.addEventListener("click", () => {
       const now = head.getAttribute("aria-sort");
@@ -208,26 +219,61 @@ function pattern(box, { tokens, weights, places }) {
         svg.append(cell);
       }
     }
-    box.replaceChildren(make("p", `Where ${name} looks in one text (rows look at columns; click another cell of the grid)`), svg);
+    box.replaceChildren(make("p", `Where ${name} looks in one text (rows look at columns; another head: click its cell, or the arrow keys in the grid)`), svg);
   };
 }
 function heat(figure) {
   const { tips, metric, patterns } = data.heats[figure.dataset.heat];
   const box = document.querySelector(`[data-pattern="${figure.dataset.heat}"]`);
+  const grid = figure.querySelector(".heat");
+  const cells = all("[data-k]", grid);
+  const place = (cell) => [Number(cell.getAttribute("x")), Number(cell.getAttribute("y"))];
+  let chosen = null;
+  const choose = patterns && box ? pattern(box, patterns) : () => {};
+  const tell = (cell, x, y) => {
+    const [name, effect, rest] = tips[Number(cell.dataset.k)];
+    showTip(x, y, [make("b", name), make("span", `${metric} ${effect}`, "t"), make("small", rest)]);
+  };
+  const leave = () => {
+    chosen?.classList.remove("at");
+    hideTip();
+  };
   if (patterns && box) {
-    const show = pattern(box, patterns);
     figure.classList.add("clicks");
     figure.addEventListener("click", (event) => {
       const k = event.target.dataset?.k;
-      if (k !== undefined) show(Number(k), tips[Number(k)][0]);
+      if (k !== undefined) choose(Number(k), tips[Number(k)][0]);
     });
-    show(patterns.first, tips[patterns.first][0]);
+    choose(patterns.first, tips[patterns.first][0]);
   }
+  // The arrow keys go to the nearest cell in that direction.
+  grid.addEventListener("keydown", (event) => {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (event.key === "Escape") leave();
+    if (!way || !cells.length) return;
+    event.preventDefault();
+    const [x, y] = chosen ? place(chosen) : [];
+    const beside = (cell) => {
+      const [dx, dy] = [place(cell)[0] - x, place(cell)[1] - y];
+      const along = dx * way[0] + dy * way[1];
+      return along > 1 ? along + 3 * Math.abs(dx * way[1] + dy * way[0]) : Infinity;
+    };
+    const best = chosen ? cells.reduce((a, b) => (beside(b) < beside(a) ? b : a)) : cells[0];
+    if (!chosen || beside(best) < Infinity) {
+      leave();
+      chosen = best;
+    }
+    chosen.classList.add("at");
+    const k = Number(chosen.dataset.k);
+    const frame = chosen.getBoundingClientRect();
+    tell(chosen, frame.right + scrollX, frame.top + scrollY);
+    grid.setAttribute("aria-description", `${tips[k][0]}: ${metric} ${tips[k][1]}, ${tips[k][2]}`);
+    choose(k, tips[k][0]);
+  });
+  grid.addEventListener("blur", leave);
   figure.addEventListener("pointermove", (event) => {
-    const k = event.target.dataset?.k;
-    if (k === undefined) return hideTip();
-    const [name, effect, rest] = tips[Number(k)];
-    showTip(event.pageX, event.pageY, [make("b", name), make("span", `${metric} ${effect}`, "t"), make("small", rest)]);
+    if (event.target.dataset?.k === undefined) return hideTip();
+    tell(event.target, event.pageX, event.pageY);
   });
   figure.addEventListener("pointerleave", hideTip);
 }
