@@ -177,7 +177,7 @@ def test_runs_are_named_by_what_tells_them_apart():
 def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
     runs = side_by_side()
     section = next(s for s in compared_page(runs).sections if s.title == "upos")
-    for run, row in zip(runs, section.parts[1].rows, strict=False):
+    for run, row in zip(runs[:2], section.parts[1].rows, strict=True):
         mine = [r for r in run["records"] if r["property"] == "upos"]
         top = max(mine, key=lambda r: r["score"])
         assert row[1].sort == top["score"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.corpus import CorpusError, read_conllu
@@ -108,7 +108,7 @@ def subject(request):
     return request.getfixturevalue(request.param)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100)
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_is_aligned(subject, text):
     """Spans are in order, inside the text, and a word with a visible character that a token carries has one."""
@@ -140,7 +140,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_results_come_back_as_they_were_written(tmp_path_factory, results):
     folder = RunFolder(tmp_path_factory.mktemp("r") / "run", {"model": "m"})
@@ -165,7 +165,7 @@ def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
         RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100)
 @given(st.data())
 def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("r") / "run"
