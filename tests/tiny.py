@@ -80,6 +80,16 @@ def model(name: str, seed: int = 0) -> Any:
         return BUILD[name]().eval()
 
 
+def adapted() -> Any:
+    """The tiny Llama with LoRA adapters that are not zero; needs peft."""
+    import peft
+
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], r=2, init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return peft.get_peft_model(model("llama"), config).eval()
+
+
 def ids(batch: int = 2, pos: int = 7, seed: int = 0) -> Tensor:
     """Token ids without specials."""
     return torch.randint(3, VOCAB, (batch, pos), generator=torch.Generator().manual_seed(seed))
