@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +111,12 @@ def _tokenizer_folder() -> tempfile.TemporaryDirectory[str]:
 def tokenizer() -> Any:
     """A word-level tokenizer of the tiny models' vocabulary, read from a folder (a bridge loads it again by name)."""
     return hf.AutoTokenizer.from_pretrained(_tokenizer_folder().name)
+
+
+def save(model: Any, folder: Path) -> None:
+    """A model with this tokenizer, where a command finds it."""
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
 #: Where a norm follows the sum, resid_post is that norm's output and not the sum of the parts.

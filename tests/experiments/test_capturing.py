@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import contents
 from processes import PROCESSES, killed
 
 from experiments import cli
@@ -98,10 +99,6 @@ def test_bad_input_is_one_line(tmp_path, capsys, more, message):
     given = [str(word).replace("{}", str(tmp_path / "x.txt")) for word in more]
     assert cli.main(command(tmp_path / "run", *given)) == 2
     assert message in capsys.readouterr().err
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
 
 
 def start(out: Path) -> int:

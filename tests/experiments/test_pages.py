@@ -8,13 +8,12 @@ import re
 import made_up
 import pytest
 from browser import CHROMIUM, Browser
+from made import EVIL
 
 from experiments.report import render_report
 from experiments.report.compared import compared_page, names
 from experiments.report.curves import PALETTE
 from experiments.report.page import KINDS, rendered
-
-EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>&"\''
 
 
 def side_by_side(evil=""):

@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from made import EVIL
 from made_up import (
     make_ablation,
     make_ask,
@@ -43,7 +44,6 @@ from experiments.report.page import KINDS, page_of
 from experiments.report.parts import Table
 from experiments.report.words import number, runs, signed
 
-EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>&"\''
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 

@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from made import contents
 from processes import killed
 
 from hooks import ActivationStore, capture, sites
@@ -192,10 +193,6 @@ def test_capture_writes_each_forward_as_it_ends(tmp_path):
     assert again.rows(9).tolist() == [39, 40, 41, 42, 43]
     with pytest.raises(ValueError, match="one row a position"):
         capture(model, "blocks.0.attn.hook_pattern", to=store)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".safetensors", ".json")}
 
 
 def write_forty(folder: Path) -> None:
