@@ -131,14 +131,7 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     path = Path(path)
     if limit is not None and limit < 1:
         raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
-    data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        got = f"the byte 0x{data[error.start]:02x}"
-        raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
-
+    text, digest = read_text(path)
     sentences: list[Sentence] = []
     ids: dict[str, int] = {}
     document: str | None = None
@@ -166,20 +159,34 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             break
     if not sentences:
         raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    digest = hashlib.sha256(data).hexdigest()
     return Corpus(tuple(sentences), path, digest, n_multiword, n_empty)
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """A corpus file's text, without a byte order mark, and its SHA-256.
+
+    Raises:
+        CorpusError: no such file, a directory, a file that cannot be read or is no UTF-8.
+    """
+    data = _read_bytes(path)
+    try:
+        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        got = f"the byte 0x{data[error.start]:02x}"
+        raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.conllu"))
         hint = f" (it holds {', '.join(inside[:5])})" if inside else ""
-        raise CorpusError(f"{path}: expected a CoNLL-U file, got a directory{hint}")
+        raise CorpusError(f"{path}: expected a corpus file, got a directory{hint}")
     if not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"; the nearest is {path.parent / near[0]}" if near else ""
-        raise CorpusError(f"{path}: expected a CoNLL-U file, got no such file{hint}")
+        raise CorpusError(f"{path}: expected a corpus file, got no such file{hint}")
     try:
         return path.read_bytes()
     except OSError as error:

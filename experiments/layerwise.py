@@ -87,7 +87,9 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     text, memory = plan(views, models, places, config)
     cost = {"held": memory.pop("beside_bytes"), "disk": memory["disk_bytes"], "besides": "the probes"}
-    if (planned := this.plan(text, **cost, seconds=lambda: _forwards(views, models, config))) is not None:
+    if (
+        planned := this.plan(text, **cost, seconds=lambda: config.seeds * _forwards(views, models, config))
+    ) is not None:
         return planned
     memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
     if config.store is not None:
