@@ -128,7 +128,7 @@ class CaptureConfig(RunConfig, EngineConfig):
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     store_as: str = option("values on disk", "float32", choices=("float32", "float16", "bfloat16"))
     to: str | None = option("folder or URL of the shards (default: DIR/store)", None, decides=False, metavar="WHERE")
-    limit: int | None = option("use the first N sentences or lines", None, metavar="N", least=1)
+    limit: int | None = option("use the first N sentences or lines of each file", None, metavar="N", least=1)
     batch_tokens: int = option("tokens of the texts that share a batch, and a shard", 4096, least=1)
     max_ram: str | None = option("memory of the process that is not exceeded, as 2GB: batches are made as small", None)
     max_disk: str | None = option("bytes on disk that are not exceeded, as 500GB: more is refused beforehand", None)
@@ -190,7 +190,7 @@ class AskConfig(RunConfig):
 
     prompts: Path = option("JSONL with prompt and answer, and perhaps wrong", metavar="FILE")
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
-    random: int = option("draws of as many random words", 20)
+    random: int = option("draws of as many random words", 20, least=1)
     attribution: str = option("the attribution method whose first words are compared with", "leave-one-out")
     removal: str | None = option(
         "what a word becomes that is taken out: delete, mask, pad, mean, ... (default: deleted where something stays)",

@@ -22,7 +22,6 @@ from experiments.conllu_format import (
     align,
     blocks,
     deal,
-    is_kind,
     parse,
     surface_tokens,
 )
@@ -81,16 +80,11 @@ class Sentence:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The sentences of one file, with the SHA-256 of the file's bytes.
-
-    ``n_multiword`` and ``n_empty`` count the multiword tokens met and the empty nodes skipped.
-    """
+    """The sentences of one file, with the SHA-256 of the file's bytes."""
 
     sentences: tuple[Sentence, ...]
     path: Path
     sha256: str
-    n_multiword: int = 0
-    n_empty: int = 0
 
     @property
     def n_words(self) -> int:
@@ -135,7 +129,7 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     sentences: list[Sentence] = []
     ids: dict[str, int] = {}
     document: str | None = None
-    documents = n_multiword = n_empty = 0
+    documents = 0
     for first_line, lines in blocks(text):
         fail = Failure(path, first_line)
         tokens = parse(lines, fail)
@@ -153,13 +147,11 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
         name = _unique(tokens.metadata.get("sent_id") or f"sentence-{len(sentences) + 1}", ids)
         sentences.append(Sentence(name, sentence_text, words, document))
-        n_multiword += sum(is_kind(token, "-") for token in tokens)
-        n_empty += sum(is_kind(token, ".") for token in tokens)
         if len(sentences) == limit:
             break
     if not sentences:
         raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    return Corpus(tuple(sentences), path, digest, n_multiword, n_empty)
+    return Corpus(tuple(sentences), path, digest)
 
 
 def read_text(path: Path) -> tuple[str, str]:
