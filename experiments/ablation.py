@@ -103,6 +103,10 @@ def _refuse(config: AblateConfig) -> None:
     """Options that do not go together."""
     if (config.probe is None) != (config.corpus is None):
         raise RunError("expected --probe FILE and --corpus FILE together")
+    if config.probe is not None and (config.prompts or config.pairs):
+        raise RunError("expected --probe with --corpus alone, got --prompts or --pairs beside them")
+    if config.reference is not None and config.value == "zero":
+        raise RunError("--reference: --value zero takes nothing from other prompts")
     if config.probe is not None and config.value == "optimal":
         raise RunError("--value optimal: its constants disturb the model's own predictions least, not a probe's")
     if config.value == "optimal" and config.component == "neurons":
@@ -122,7 +126,7 @@ def _edits(
             return lambda part: edits.zero()
         return lambda part: dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
     if config.reference is not None:
-        encoded = subject.encode([prompt.prompt for prompt in read_prompts(config.reference)])
+        encoded = subject.encode([prompt.prompt for prompt in read_prompts(config.reference, answers=False)])
         batches = [batch.inputs(subject.device) for batch in subject.batches(encoded)]
     else:
         batches = [chunk.batch.inputs(subject.device) for chunk in groups]

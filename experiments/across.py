@@ -37,7 +37,14 @@ def across_layers(
             text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
             out["notes"].append({"kind": "skipped", "text": text})
             return out
-        found = folder.kept("trees", lambda: _trees(config, view, places, stores))
+        splits: dict[Split, Trees] = {s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS}
+        if empty := [split for split, trees in splits.items() if not trees.rows]:
+            text = (
+                f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
+            )
+            out["notes"].append({"kind": "skipped", "text": text})
+            return out
+        found = folder.kept("trees", lambda: _trees(config, view, splits, places, stores))
         out["trees"] = found["records"]
         out["notes"] += found["notes"]
         out["findings"].append({"property": "tree", "text": tree_finding(out["trees"])})
@@ -53,8 +60,9 @@ def _mix(config: ProbeConfig, view: View, places: Sequence[str], stores: Stores)
         )
 
 
-def _trees(config: ProbeConfig, view: View, places: Sequence[str], stores: Stores) -> dict[str, Any]:
-    splits: dict[Split, Trees] = {s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS}
+def _trees(
+    config: ProbeConfig, view: View, splits: Mapping[Split, Trees], places: Sequence[str], stores: Stores
+) -> dict[str, Any]:
     notes = [
         {
             "kind": "dropped",

@@ -36,7 +36,10 @@ REFUSAL = re.compile(
     r"|not (possible|able) to|unable to|cannot (be determined|determine|provide|answer))",
     re.IGNORECASE,
 )
-NUMBER = re.compile(r"(?<![\w.])([-+]?\d+(?:\.\d+)?|\.\d+)\s*(%|percent|/\s*\d+|out of \d+)?", re.IGNORECASE)
+NUMBER = re.compile(
+    r"(?<![\w.,])([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\w|[.,]\d)\s*(%|percent|/\s*\d+|out of \d+)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,30 @@ class Asking:
 
 
 def parse_probability(text: str) -> Said:
-    """The first number of a text that is a probability: 0.8, .8, 80%, 8/10, 8 out of 10; a refusal is told from nonsense.
+    """The probability that a text gives: its first 0.8, .8, 80%, 8/10 or 8 out of 10, or else its first whole number, 0 or 1.
+
+    A refusal is told from nonsense.
 
     >>> parse_probability("I'd say 85%.").confidence, parse_probability("0.7").confidence
     (0.85, 0.7)
     >>> parse_probability("Sorry, I cannot answer").reason, parse_probability("very").reason
     ('refused', 'unparsable')
-    >>> parse_probability("120%").reason
-    'unparsable'
+    >>> parse_probability("Of the 12 facts, 0.8").confidence, parse_probability("from 0 to 10: 8/10").confidence
+    (0.8, 0.8)
+    >>> parse_probability("120%").reason, parse_probability("0,8").reason, parse_probability("1e-3").confidence
+    ('unparsable', 'unparsable', 0.001)
     """
-    for found in NUMBER.finditer(text):
-        value, unit = float(found[1]), (found[2] or "").lower()
-        if unit in ("%", "percent"):
-            value /= 100
-        elif unit:
-            whole = float(re.sub(r"\D", "", unit))
-            value = value / whole if whole else -1.0
-        return Said(value, text=text) if 0 <= value <= 1 else Said(None, "unparsable", text)
-    return Said(None, "refused" if REFUSAL.search(text) else "unparsable", text)
+    every = list(NUMBER.finditer(text))
+    found = next((m for m in every if m[2] or not m[1].isdigit()), every[0] if every else None)
+    if found is None:
+        return Said(None, "refused" if REFUSAL.search(text) else "unparsable", text)
+    value, unit = float(found[1]), (found[2] or "").lower()
+    if unit in ("%", "percent"):
+        value /= 100
+    elif unit:
+        whole = float(re.sub(r"\D", "", unit))
+        value = value / whole if whole else -1.0
+    return Said(value, text=text) if 0 <= value <= 1 else Said(None, "unparsable", text)
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | str:
@@ -120,7 +129,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def p_true(asking: Asking, name: str, folder: RunFolder) -> list[Said]:
+def p_true(asking: Asking, *_: object) -> list[Said]:
     """P(True) of every answer; ``text`` is the probability that went to the two letters together."""
     prompts = []
     for i in range(len(asking.questions)):

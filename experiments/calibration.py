@@ -170,8 +170,6 @@ def _checked(config: CalibrateConfig) -> str:
         raise QuestionError("expected --model for questions, prompts and pairs, and none for --predictions")
     if config.ask and config.model is None:
         raise QuestionError("--ask: expected a model to ask, not predictions from a file")
-    if unknown := [name for name in config.ask if name not in ASKED]:
-        raise QuestionError(f"--ask {unknown[0]}: expected {', '.join(ASKED)}")
     if config.validation is not None and config.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
     for path in (config.source, config.validation):

@@ -23,6 +23,7 @@ from experiments.engine import Engine, Local
 from experiments.features import WINDOW, End, Layout, Piece, Writer, pieces, sealed, vector_sites, windows
 from experiments.forecast import pass_seconds
 from experiments.memory import Need, as_bytes, site_widths
+from experiments.prompts import numbered_lines
 from experiments.results import RunError, file_sha256
 from experiments.run import Run
 from experiments.stored import made_from
@@ -49,6 +50,8 @@ def run(config: CaptureConfig) -> dict[str, Any]:
     _check_room(config, ActivationStore(where), rows * need.row)
     hashes = {d["path"]: d["sha256"] for d in source.data}
     if (finished := this.open(subject, hashes)) is not None:
+        if not ActivationStore(where).sealed:
+            raise RunError(f"{config.out}: this capture is finished, but not at --to {where}: use another --out")
         return finished
 
     batch_tokens = this.folder.cell("batch_tokens") or batch_tokens  # what was chosen holds until the store is whole
@@ -184,7 +187,7 @@ class Source:
         corpora = tuple(read_conllu(path, config.limit) for path in config.corpus)
         found = [(c.path, c.sha256, len(c)) for c in corpora]
         if config.text is not None:
-            size = sum(1 for _ in _lines(config.text, config.limit))
+            size = sum(1 for _ in islice(numbered_lines(config.text), config.limit))
             if not size:
                 raise RunError(f"{config.text}: expected at least one text, got none")
             found = [(config.text, file_sha256(config.text), size)]
@@ -194,7 +197,7 @@ class Source:
     def texts(self) -> Iterator[Sentence | str]:
         """The texts in order; lines are read as they are needed."""
         if self.lines is not None:
-            yield from _lines(self.lines, self.limit)
+            yield from islice((line.strip() for _, line in numbered_lines(self.lines)), self.limit)
         for corpus in self.corpora:
             yield from corpus
 
@@ -217,11 +220,6 @@ class Source:
 
     def _first(self) -> list[str]:
         return [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
-
-
-def _lines(path: Path, limit: int | None) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        yield from islice((line.strip() for line in file if line.strip()), limit)
 
 
 def _check_room(config: CaptureConfig, there: ActivationStore, need: int) -> None:

@@ -4,6 +4,7 @@ functions are read from them (`experiments.options`). What commands share is in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class ProbeConfig(WordsConfig, ProbesConfig, RunConfig, EngineConfig):
     control_seeds: int = option("control tasks a property; 0 skips them, and the report says so", 5)
     random_models: int = option("random-weight models to compare with; 0 skips them, and the report says so", 1)
     seeds: int = option(
-        "repeat the study with this many seeds, other draws of sentences, splits and controls; the spread is told", 1
+        "repeat the study with this many seeds, other draws of sentences, splits and controls; the spread is told",
+        1,
+        least=1,
     )
     code_length: bool = option("also the bits that the labels take, by online code, and the control tasks'", False)
     information: bool = option("also the bits that each layer tells of the labels beyond the embedding layer", False)
@@ -43,7 +46,7 @@ class ProbeConfig(WordsConfig, ProbesConfig, RunConfig, EngineConfig):
     )
     structural: int = option("also structural probes of this rank, of the tree's distances and depths; 0 skips", 0)
     calibration: bool = option("also keep the probes' predictions and measure their calibration", False)
-    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
     keep_features: bool = option("keep the features on disk when the run is done", False, decides=False)
 
 
@@ -55,7 +58,7 @@ class AblateConfig(TextsConfig, EffectsConfig, EngineConfig):
     value: str = option(
         "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
     )
-    steps: int = option("with --value optimal: steps of gradient descent", 50)
+    steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
     )
@@ -81,7 +84,7 @@ class UsageConfig(WordsConfig, ProbesConfig, TextsConfig, EffectsConfig, EngineC
         metavar="FILE",
     )
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
-    push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0)
+    push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0, least=-inf)
     null: int = option("random changes as large as the erasure to compare with", 5)
 
 
@@ -102,9 +105,11 @@ class NeuronsConfig(WordsConfig, StoreConfig, TextsConfig):
     gradient: bool = option(
         "also rank by the gradient of the metric, on half of the texts; effects are then measured on the others", False
     )
-    k: tuple[int, ...] = option("how many of the first neurons (repeatable; 1 is always there)", (1, 4, 16, 64))
+    k: tuple[int, ...] = option(
+        "how many of the first neurons (repeatable; 1 is always there)", (1, 4, 16, 64), least=1
+    )
     value: str = option("what takes the neurons' place", "mean", choices=("mean", "zero"))
-    translate: float = option("also move the neurons towards each class, times this; 0 does not", 0.0)
+    translate: float = option("also move the neurons towards each class, times this; 0 does not", 0.0, least=-inf)
     random: int = option("random sets of as many neurons to compare with", 20)
     rotations: int = option("random rotations to compare with; 0 skips them, and the report says so", 3)
     show: int = option("how many of each ranking's first neurons the page names", 3)
@@ -123,8 +128,8 @@ class CaptureConfig(RunConfig, EngineConfig):
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     store_as: str = option("values on disk", "float32", choices=("float32", "float16", "bfloat16"))
     to: str | None = option("folder or URL of the shards (default: DIR/store)", None, decides=False, metavar="WHERE")
-    limit: int | None = option("use the first N sentences or lines", None, metavar="N")
-    batch_tokens: int = option("tokens of the texts that share a batch, and a shard", 4096)
+    limit: int | None = option("use the first N sentences or lines of each file", None, metavar="N", least=1)
+    batch_tokens: int = option("tokens of the texts that share a batch, and a shard", 4096, least=1)
     max_ram: str | None = option("memory of the process that is not exceeded, as 2GB: batches are made as small", None)
     max_disk: str | None = option("bytes on disk that are not exceeded, as 500GB: more is refused beforehand", None)
 
@@ -145,7 +150,7 @@ class PatchConfig(EffectsConfig):
         "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
     )
     metric: str = option("what is measured", "logit_difference")
-    limit: int | None = option("use the first N prompts", None, metavar="N")
+    limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,17 +164,17 @@ class CalibrateConfig(RunConfig):
     questions: Path | None = option("JSONL with question, choices and answer", None, metavar="FILE")
     prompts: Path | None = option("JSONL with prompt and answer, and perhaps wrong", None, metavar="FILE")
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
-    limit: int | None = option("use the first N rows", None, metavar="N")
+    limit: int | None = option("use the first N rows", None, metavar="N", least=1)
     validation: Path | None = option("another such file, which scalings are fitted on", None, metavar="FILE")
     split: float = option("fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0)
-    bins: int = option("bins of equal width", 15)
+    bins: int = option("bins of equal width", 15, least=2)
     choices: str = option("a question's choices are judged by their", "text", choices=("text", "letter"))
     ask: tuple[str, ...] = option(
         "also ask the model how sure it is: p_true, verbalised or sampled (repeatable)",
         (),
         choices=("p_true", "verbalised", "sampled"),
     )
-    samples: int = option("answers drawn for each question with --ask sampled", 10)
+    samples: int = option("answers drawn for each question with --ask sampled", 10, least=1)
     templates: Path | None = option("a folder whose files take the place of the wording", None, metavar="DIR")
     chat: bool = option("ask through the tokenizer's chat template", False)
 
@@ -184,8 +189,8 @@ class AskConfig(RunConfig):
     """A model says which words mattered, and they are taken out."""
 
     prompts: Path = option("JSONL with prompt and answer, and perhaps wrong", metavar="FILE")
-    limit: int | None = option("use the first N prompts", None, metavar="N")
-    random: int = option("draws of as many random words", 20)
+    limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
+    random: int = option("draws of as many random words", 20, least=1)
     attribution: str = option("the attribution method whose first words are compared with", "leave-one-out")
     removal: str | None = option(
         "what a word becomes that is taken out: delete, mask, pad, mean, ... (default: deleted where something stays)",
@@ -201,7 +206,7 @@ class AttributeConfig(RunConfig):
 
     text: tuple[str, ...] = option("a text (repeatable)", (), metavar="TEXT")
     prompts: Path | None = option("many texts, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE")
-    limit: int | None = option("use the first N prompts", None, metavar="N")
+    limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
     target: str | None = option(
         "what is explained: a continuation (with its space), a class, a label (default: what the model says)", None
     )
@@ -230,8 +235,10 @@ class AttributeConfig(RunConfig):
     proposals: str | None = option(
         "a masked language model whose words take the absent ones' places (removal propose)", None, metavar="MODEL"
     )
-    samples: int | None = option("changed texts of methods that draw (default: each method's own)", None, metavar="N")
-    steps: int = option("of integrated gradients, doubled until complete", 50)
+    samples: int | None = option(
+        "changed texts of methods that draw (default: each method's own)", None, metavar="N", least=1
+    )
+    steps: int = option("of integrated gradients, doubled until complete", 50, least=1)
     baseline: str | None = option(
         "where gradients are integrated from (default: the mean embedding, at a site zero)",
         None,
@@ -253,7 +260,7 @@ class AttributeConfig(RunConfig):
 class PruneConfig(TextsConfig):
     """The least important heads cut out of the weights, step by step."""
 
-    steps: int | None = option("stop after so many steps (default: at one head a layer)", None, metavar="N")
+    steps: int | None = option("stop after so many steps (default: at one head a layer)", None, metavar="N", least=1)
     random: int = option("models with as many heads drawn at random to compare with; 0 skips them", 2)
 
 
@@ -263,7 +270,7 @@ class AttendConfig(RunConfig):
 
     corpus: Path | None = option("annotated sentences, CoNLL-U", None, metavar="FILE")
     prompts: Path | None = option("or texts without annotation, JSONL with prompt", None, metavar="FILE")
-    limit: int | None = option("use the first N sentences or prompts", None, metavar="N")
+    limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
     effects: Path | None = option("a finished ablation of heads, to set beside what they look at", None, metavar="DIR")
     checkpoints: Path | None = option(
         "a folder of models of one training run, named by their step: how each head comes to look where it looks",
@@ -272,7 +279,7 @@ class AttendConfig(RunConfig):
     )
     show: int = option("texts whose patterns the page shows", 6, metavar="N")
     flow: bool = option("also attention flow through all layers, for the texts that are shown", False)
-    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
 
     @property
     def source(self) -> Path:
@@ -288,16 +295,16 @@ class GeometryConfig(StoreConfig, RunConfig):
     property: tuple[str, ...] = option(
         "what colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
     )
-    limit: int | None = option("use the first N sentences", 400, metavar="N")
-    words: int = option("words that are drawn", 1000, metavar="N")
+    limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
+    words: int = option("words that are drawn", 1000, metavar="N", least=1)
     method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
-    perplexity: float = option("of t-SNE", 30.0)
+    perplexity: float = option("of t-SNE", 30.0, least=1)
     site: str = option("what is read at every layer: a site's name or a glob", "hook_resid_post")
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     compare: str | None = option("another model, whose layers are compared with this one's", None, metavar="M")
     lens: int = option("texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N")
     export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
-    batch_tokens: int = option("tokens of the texts that share a batch", 4096)
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,6 @@ from experiments.conllu_format import (
     align,
     blocks,
     deal,
-    is_kind,
     parse,
     surface_tokens,
 )
@@ -81,16 +80,11 @@ class Sentence:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """The sentences of one file, with the SHA-256 of the file's bytes.
-
-    ``n_multiword`` and ``n_empty`` count the multiword tokens met and the empty nodes skipped.
-    """
+    """The sentences of one file, with the SHA-256 of the file's bytes."""
 
     sentences: tuple[Sentence, ...]
     path: Path
     sha256: str
-    n_multiword: int = 0
-    n_empty: int = 0
 
     @property
     def n_words(self) -> int:
@@ -131,18 +125,11 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     path = Path(path)
     if limit is not None and limit < 1:
         raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
-    data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        got = f"the byte 0x{data[error.start]:02x}"
-        raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
-
+    text, digest = read_text(path)
     sentences: list[Sentence] = []
     ids: dict[str, int] = {}
     document: str | None = None
-    documents = n_multiword = n_empty = 0
+    documents = 0
     for first_line, lines in blocks(text):
         fail = Failure(path, first_line)
         tokens = parse(lines, fail)
@@ -160,26 +147,38 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
         name = _unique(tokens.metadata.get("sent_id") or f"sentence-{len(sentences) + 1}", ids)
         sentences.append(Sentence(name, sentence_text, words, document))
-        n_multiword += sum(is_kind(token, "-") for token in tokens)
-        n_empty += sum(is_kind(token, ".") for token in tokens)
         if len(sentences) == limit:
             break
     if not sentences:
         raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    digest = hashlib.sha256(data).hexdigest()
-    return Corpus(tuple(sentences), path, digest, n_multiword, n_empty)
+    return Corpus(tuple(sentences), path, digest)
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """A corpus file's text, without a byte order mark, and its SHA-256.
+
+    Raises:
+        CorpusError: no such file, a directory, a file that cannot be read or is no UTF-8.
+    """
+    data = _read_bytes(path)
+    try:
+        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        got = f"the byte 0x{data[error.start]:02x}"
+        raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.conllu"))
         hint = f" (it holds {', '.join(inside[:5])})" if inside else ""
-        raise CorpusError(f"{path}: expected a CoNLL-U file, got a directory{hint}")
+        raise CorpusError(f"{path}: expected a corpus file, got a directory{hint}")
     if not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"; the nearest is {path.parent / near[0]}" if near else ""
-        raise CorpusError(f"{path}: expected a CoNLL-U file, got no such file{hint}")
+        raise CorpusError(f"{path}: expected a corpus file, got no such file{hint}")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -32,13 +32,12 @@ def clusters_of(items: Sequence[Item]) -> Int[np.ndarray, " prompts"]:
 
 
 def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[dict[str, str]]:
-    """A warning where there are too few groups to resample."""
+    """A warning where there are too few groups, or items without groups, to resample."""
     count = int(clusters.max()) + 1
-    if count == len(clusters) or count >= FEW:
+    if count >= FEW:
         return []
-    text = (
-        f"only {count} groups of {len(clusters)} items: below {FEW} groups intervals and tests over groups say little"
-    )
+    what = f"{count} items" if count == len(clusters) else f"{count} groups of {len(clusters)} items"
+    text = f"only {what}: below {FEW} of them intervals and tests say little"
     return [{"kind": "warning", "text": text}]
 
 
@@ -46,13 +45,18 @@ def mean_of(
     values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0
 ) -> dict[str, float]:
     """Mean over prompts with its interval."""
-    found = ClusterBootstrap(clusters, seed=seed).mean(values)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    boot = ClusterBootstrap(clusters, seed=seed)
+    return _mean(boot, values)
+
+
+def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> dict[str, float]:
+    found = boot.mean(values)
+    return {"value": found.value, "low": found.low, "high": found.high, "n_clusters": boot.n_clusters}
 
 
 def differs_from_0(mean: dict[str, float]) -> bool:
-    """Whether an interval leaves 0 out."""
-    return mean["low"] > 0 or mean["high"] < 0
+    """Whether the interval of a mean (`mean_of`) leaves 0 out; that of a single cluster says nothing."""
+    return mean["n_clusters"] > 1 and (mean["low"] > 0 or mean["high"] < 0)
 
 
 def effect_records(
@@ -76,8 +80,8 @@ def effect_records(
         more: further fields, the same for all.
     """
     boot = ClusterBootstrap(clusters, seed=seed)
-    base = boot.mean(whole)
-    some = base.low > 0 or base.high < 0
+    base = _mean(boot, whole)
+    some = differs_from_0(base)
     effects, exact = found.effects, found.tested
     p = np.ones(len(parts))
     flips = max(REPLICATES, 10 * len(parts))  # enough that the smallest p can be told from 0 in the whole grid
@@ -90,7 +94,7 @@ def effect_records(
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
             effect = interval(float(values.mean()), replicates[:, i + 1])
-            share = interval(effect.value / base.value, replicates[:, i + 1] / replicates[:, 0]) if some else None
+            share = interval(effect.value / base["value"], replicates[:, i + 1] / replicates[:, 0]) if some else None
             records.append(
                 {
                     "site": str(part.site),

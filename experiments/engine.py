@@ -243,9 +243,6 @@ def engine_of(config: EngineConfig) -> Engine:
         return Local()
     if importlib.util.find_spec("ray") is None:
         raise RunError('--engine ray: Ray is not installed: pip install "layerscope[ray]"')
-    for name in ("workers", "num_cpus"):
-        if options[name] is not None and options[name] < 1:
-            raise RunError(f"--{name.replace('_', '-')} {options[name]}: expected at least 1")
     return OnRay(**options)
 
 

@@ -33,6 +33,8 @@ from hooks import NothingChanged, Readout, Site, capture, edits, intervene, site
 from hooks.edits import Edit, Where
 
 METHODS = ("gradient", "graddrop")
+NOISE = 1e-5
+"""Exact effects below this share of the largest are rounding: their sign says nothing."""
 TRUSTED = 0.7
 """Spearman correlation with the exact effects below which an estimate is said to mislead."""
 
@@ -65,8 +67,10 @@ def estimates(
         dropped: a layer that gradients pass by, through the residual stream alone (a pass of GradDrop).
 
     Raises:
-        MetricError: a metric without a gradient.
+        MetricError: a metric without a gradient; keys by position.
     """
+    if any(part.kind == "positions" and Site.parse(part.site.name).part == "attn.hook_k" for part in parts):
+        raise MetricError("keys by position have no estimate: a key's effect shows at the queries that read it")
     edit = {part.site.name: edit_of(part) for part in parts}
     names = list(edit)
     softmax = {name: Site.parse(name) for name in names if Site.parse(name).part in ("attn.hook_q", "attn.hook_k")}
@@ -183,15 +187,16 @@ def certificate(
 
     Returns:
         ``n_top, n_sample``; Spearman's correlation over both and over the sample; ``overlap``, the share of the larger
-        half of the top by exact size that is in the larger half by estimate; ``same_sign`` over the top; ``slope`` of
-        exact on estimate through 0; ``missed``, sampled parts whose exact effect exceeds the median of the top's, and
-        ``misleads`` with the reasons.
+        half of the top by exact size that is in the larger half by estimate; ``same_sign`` over the top's parts that are
+        more than rounding (None: there are none); ``slope`` of exact on estimate through 0; ``missed``, sampled parts whose
+        exact effect exceeds the median of the top's, and ``misleads`` with the reasons.
     """
     both = [*top, *sample]
     half = max(1, len(top) // 2)
     top_array = np.array(top, dtype=int)
     by_exact = set(top_array[np.argsort(-np.abs(exact[top_array]), kind="stable")[:half]].tolist())
     by_estimate = set(top_array[np.argsort(-np.abs(estimate[top_array]), kind="stable")[:half]].tolist())
+    real = top_array[np.abs(exact[top_array]) > NOISE * np.abs(exact[top_array]).max(initial=0.0)]
     middle = float(np.median(np.abs(exact[top_array])))
     square = float((estimate[both] ** 2).sum())
     found = {
@@ -200,14 +205,14 @@ def certificate(
         "spearman": _spearman(estimate[both], exact[both]),
         "spearman_sample": _spearman(estimate[list(sample)], exact[list(sample)]),
         "overlap": len(by_exact & by_estimate) / half,
-        "same_sign": float((np.sign(estimate[top_array]) == np.sign(exact[top_array])).mean()),
+        "same_sign": float((np.sign(estimate[real]) == np.sign(exact[real])).mean()) if len(real) else None,
         "slope": float((estimate[both] * exact[both]).sum() / square) if square else None,
         "missed": int((np.abs(exact[list(sample)]) > middle).sum()),
     }
     reasons = []
     if found["spearman"] is not None and found["spearman"] < TRUSTED:
         reasons.append(f"Spearman's correlation with the exact effects is {found['spearman']:.2f}")
-    if found["same_sign"] < 0.9:
+    if found["same_sign"] is not None and found["same_sign"] < 0.9:
         reasons.append(f"{1 - found['same_sign']:.0%} of the largest have the other sign")
     if found["missed"]:
         reasons.append(f"{found['missed']} of {len(sample)} sampled parts are larger than half of the top")

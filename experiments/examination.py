@@ -21,6 +21,7 @@ from experiments.run import Run
 from experiments.subject import Subject
 from experiments.words import Encoded, word_spans
 from hooks import Site, sites, verify
+from hooks.anatomy import ORDER
 from hooks.verify import CHECKS, Finding, Verdict, kind_of, worst
 
 TEXTS = (
@@ -190,8 +191,6 @@ TEXT_CHECKS = {"tokens round-trip": round_trip, "word spans": spans, "beginning 
 
 def map_of(records: list[Mapping[str, Any]]) -> tuple[list[str], dict[str, dict[str, list[Mapping[str, Any]]]]]:
     """Kinds of sites in the order of a forward (``""``, the whole model, last), and check -> kind -> its records."""
-    from hooks.anatomy import ORDER
-
     grid: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for record in records:
         grid.setdefault(str(record["check"]), {}).setdefault(kind_of(str(record["site"])), []).append(record)

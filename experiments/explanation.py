@@ -17,6 +17,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from jaxtyping import Float, Int
 
 from experiments import screen
 from experiments.asked import LENGTH, REFUSAL
-from experiments.attribution import Game, Scorer, Target, ask, explain
+from experiments.attribution import Game, Scorer, Target, ask, explain, method_named
 from experiments.attribution.units import split_words
 from experiments.config import AskConfig
 from experiments.effects import clusters_of, group_notes
@@ -38,7 +39,22 @@ from experiments.subject import Subject
 from probes.evaluation import ClusterBootstrap, sign_flip_p
 
 KINDS = ("named", "random", "attribution")
-FRAME = {"and", "the", "word", "words", "text", "important", "most", "are", "is", "for", "continuation"}
+FRAME = {
+    "and",
+    "the",
+    "word",
+    "words",
+    "text",
+    "important",
+    "most",
+    "are",
+    "is",
+    "for",
+    "in",
+    "of",
+    "this",
+    "continuation",
+}
 """Words of an answer that frame what it names, and are not counted as words that the text does not have."""
 
 
@@ -90,14 +106,20 @@ def parse_words(said: str, words: Sequence[str]) -> Named:
 
     >>> parse_words('"Dog", cat and old', ["The", "old", "dog", "barks"])
     Named(places=(1, 2), absent=('cat',), reason='', text='"Dog", cat and old')
+    >>> parse_words("The most important word is dog.", ["The", "dog", "is", "old"]).places
+    (1,)
     >>> parse_words("I cannot say", ["The", "dog"]).reason
     'refused'
     """
     own = [word.lower() for word in words]
     named = [said[a:b].lower() for a, b in split_words(said) if is_word(said[a:b])]
+    lead = len(list(takewhile(FRAME.__contains__, named)))
+    if {"word", "words"} & set(named[:lead]):  # "The most important words are", and then they come
+        named = named[lead:] or named
     places = tuple(i for i, word in enumerate(own) if word in named)
     absent = tuple(dict.fromkeys(word for word in named if word not in own and word not in FRAME))
-    if REFUSAL.search(said):
+    refused = REFUSAL.search(said)
+    if refused and refused[0].lower() not in " ".join(own):  # which a text may hold
         return Named((), (), "refused", said)
     if not places:
         return Named((), absent, "unparsable", said)
@@ -115,6 +137,7 @@ def run(config: AskConfig) -> dict[str, Any]:
     Raises:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
+    method_named(config.attribution)
     this = Run("ask", config)
     prompts = read_prompts(config.prompts, config.limit)
     subject = this.load()

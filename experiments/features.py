@@ -63,7 +63,8 @@ class Layout:
             of = [-1] * len(e)
             spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
             for number, span in reversed(list(enumerate(spans))):  # a token that two words share is of the first
-                of[span or slice(0)] = [number] * len(range(*(span or slice(0)).indices(len(e))))
+                if span is not None:
+                    of[span] = [number] * (span.stop - span.start)
             words.append(of)
         return cls(encoded, [[slice(i, i + 1) for i in range(len(e))] for e in encoded], words)
 

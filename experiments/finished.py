@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.results import RunError, write_json, write_text
+from experiments.results import RunError, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -52,11 +51,8 @@ class Results:
         if not path.is_file():
             held = " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
             raise RunError(f"{folder}: expected a finished run's folder, found no {path.name}{held}")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{path}: expected a run's results, it is no JSON: {error}") from error
-        if not isinstance(raw, dict) or not {"kind", "records"} <= set(raw):
+        raw = read_json(path)
+        if not {"kind", "records"} <= set(raw):
             raise RunError(f"{path}: expected a run's results with 'kind' and 'records'")
         return cls(raw, path.parent)
 

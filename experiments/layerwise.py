@@ -87,7 +87,9 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     text, memory = plan(views, models, places, config)
     cost = {"held": memory.pop("beside_bytes"), "disk": memory["disk_bytes"], "besides": "the probes"}
-    if (planned := this.plan(text, **cost, seconds=lambda: _forwards(views, models, config))) is not None:
+    if (
+        planned := this.plan(text, **cost, seconds=lambda: config.seeds * _forwards(views, models, config))
+    ) is not None:
         return planned
     memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
     if config.store is not None:
@@ -116,7 +118,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
         over_seeds(config, results, run)
     results = this.finish(
         results,
-        data=[_describe(split, corpus, views[0]) for split, corpus in splits.items()],
+        data=[_describe(split, corpus, views) for split, corpus in splits.items()],
         timings={k: round(v, 1) for k, v in seconds.items()},
         memory=memory,
     )
@@ -294,12 +296,13 @@ def _keep(
         keep_predictions(config.out, site, name, fit, parts, dev, test)
 
 
-def _describe(split: Split, corpus: Corpus, view: View) -> dict[str, Any]:
+def _describe(split: Split, corpus: Corpus, views: Sequence[View]) -> dict[str, Any]:
+    of_words = [view.layouts[split].n_rows for view in views if view.name == PLAIN]
     return {
         "split": split,
         "path": str(corpus.path),
         "sha256": corpus.sha256,
         "sentences": len(corpus),
         "words": corpus.n_words,
-        "used_words": view.layouts[split].n_rows,
+        **({"used_words": of_words[0]} if of_words else {}),
     }

@@ -64,7 +64,7 @@ def read_model(
         source = name
         where["local_files_only"] = _offline()
     silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
-    with silence, _quiet(), _one_line(name, bool(where.get("local_files_only"))):
+    with silence, _quiet(), _one_line(name):
         return _read(
             name, source, where, gguf, _as_dtype(dtype), device, tokenizer,
             body_only, random_weights, allow_pickle, classifier,
@@ -86,7 +86,15 @@ def _read(
 ) -> Loaded:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-    config = AutoConfig.from_pretrained(source, **where)
+    try:
+        config = AutoConfig.from_pretrained(source, **where)
+    except OSError as error:
+        if not where.get("local_files_only"):
+            raise
+        raise SubjectError(
+            f"model {name!r} is neither a local path nor in the local hub cache, and the hub "
+            "cannot be reached: give a folder or a .gguf file, or connect once to fetch it"
+        ) from error
     if tokenizer is None:
         # AutoTokenizer would parse the whole GGUF header once more only to choose a class.
         reader = AutoTokenizer if gguf is None else PreTrainedTokenizerFast
@@ -237,7 +245,7 @@ def _require_safetensors(folder: Path, allow_pickle: bool) -> None:
     if any(folder.glob("*.bin")):
         raise SubjectError(
             f"{folder} holds pickled weights (.bin) and no .safetensors: convert them, or pass "
-            "allow_pickle=True if you trust where they come from"
+            "allow_pickle=True to experiments.subject.load if you trust where they come from"
         )
     raise SubjectError(f"no weights in the folder {folder}: expected .safetensors beside config.json")
 
@@ -274,7 +282,7 @@ def _offline() -> bool:
 
 
 @contextlib.contextmanager
-def _one_line(name: str, offline: bool) -> Iterator[None]:
+def _one_line(name: str) -> Iterator[None]:
     """Give what transformers raises over many lines as one that says what to do."""
     try:
         yield
@@ -282,12 +290,7 @@ def _one_line(name: str, offline: bool) -> Iterator[None]:
         raise
     except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        if offline:
-            raise SubjectError(
-                f"model {name!r} is neither a local path nor in the local hub cache, and the hub "
-                "cannot be reached: give a folder or a .gguf file, or connect once to fetch it"
-            ) from error
-        hint = "; pass trust_remote_code=True if you trust its code" if "remote" in first else ""
+        hint = "; pass trust_remote_code=True (--trust-remote-code) if you trust its code" if "remote" in first else ""
         raise SubjectError(
             f"model {name!r} could not be loaded ({type(error).__name__}: {first[:300]}){hint}"
         ) from error

@@ -52,7 +52,7 @@ def as_bytes(text: str, option: str) -> int:
     >>> as_bytes("1.5GB", "--max-ram"), as_bytes("2 MiB", "--max-ram")
     (1500000000, 2097152)
     """
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE)
     if found is None or found[2].upper() not in _UNITS:
         raise RunError(f"{option} {text}: expected a size such as 2GB or 512MB")
     return round(float(found[1]) * _UNITS[found[2].upper()])

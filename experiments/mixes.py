@@ -61,9 +61,10 @@ def mix_records(
     return out
 
 
-def _above(mix: np.ndarray) -> float:
+def _above(mix: np.ndarray) -> float | None:
+    """Centre of gravity of the layers above the embedding; None where there is none."""
     upper = mix[1:].astype(float)
-    return float((np.arange(1, len(mix)) * upper).sum() / upper.sum())
+    return float((np.arange(1, len(mix)) * upper).sum() / upper.sum()) if len(upper) else None
 
 
 def _expected(right: Float[np.ndarray, "n layers"], boot: ClusterBootstrap) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
 import os
 import shlex
 import tomllib
@@ -35,7 +36,7 @@ def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory
     Args:
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``.
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -137,7 +138,7 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
         spelled: how a field's name is shown in an error.
 
     Raises:
-        OptionError: an option that is missing or unknown, or a value of another type or that is not one of its choices.
+        OptionError: an option that is missing or unknown, a value of another type, below the least one, or not one of the choices.
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
@@ -173,6 +174,10 @@ def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
+    least = item.metadata.get("least", 0)
+    if kind in (int, float) and not (math.isfinite(value) and value >= least):
+        bound = "" if least == -math.inf else f" of at least {least}"
+        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value}")
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -119,9 +119,11 @@ def _items(config: PatchConfig) -> list[Prompt]:
         items = [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
     for number, item in enumerate(items, 1):
         if item.corrupted is None:
-            raise RunError(f"{config.clean}:{number}: expected a 'corrupted' prompt, or --corrupted FILE")
+            raise RunError(f"{config.clean}: prompt {number}: expected 'corrupted', or --corrupted FILE")
         if item.corrupted == item.prompt:
-            raise RunError(f"{config.clean}:{number}: expected a corrupted prompt that differs from the clean one")
+            raise RunError(
+                f"{config.clean}: prompt {number}: expected a corrupted prompt that differs from the clean one"
+            )
     return items
 
 

@@ -8,6 +8,7 @@ are fitted on) and ``text``. An npz file has ``probabilities`` or ``logits`` [n 
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,21 +128,26 @@ def read_predictions(path: Path, limit: int | None = None) -> Predictions:
 
 def _read_npz(path: Path) -> Predictions:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise PredictionError(f"{path}: cannot be read as npz: {error}") from None
     names = [name for name in ("probabilities", "logits") if name in found]
     if len(names) != 1 or "labels" not in found:
         raise PredictionError(
             f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {', '.join(sorted(found))}"
         )
-    values, labels = np.asarray(found[names[0]], dtype=np.float64), found["labels"]
+    values, labels = found[names[0]], found["labels"]
+    if values.dtype.kind not in "fiu":
+        raise PredictionError(f"{path}: expected numbers as {names[0]}, got {values.dtype}")
+    values = values.astype(np.float64)
     if values.ndim != 2 or labels.shape != (len(values),):
         raise PredictionError(
             f"{path}: expected {names[0]} [n c] and labels [n], got {values.shape} and {labels.shape}"
         )
     classes = [str(v) for v in found["classes"]] if "classes" in found else [str(k) for k in range(values.shape[1])]
+    if len(classes) != values.shape[1]:
+        raise PredictionError(f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}")
     groups = found.get("groups", np.arange(len(values)))
     held = found.get("validation", np.zeros(len(values), bool)).astype(bool)
     for name, column in (("groups", groups), ("validation", held)):

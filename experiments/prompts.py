@@ -81,7 +81,7 @@ def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, An
         PromptError: a file that cannot be read, no JSON object, what ``make`` refuses, an empty file.
     """
     out: list[Line] = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if limit is not None and len(out) == limit:
             break
         try:
@@ -97,9 +97,14 @@ def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, An
     return out
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers, read as they are asked for.
+
+    Raises:
+        PromptError: a file that cannot be read, or is no UTF-8.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
         raise PromptError(f"{path}: cannot be read: {error.strerror}") from None

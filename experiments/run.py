@@ -9,6 +9,7 @@ return run.finish(results, data=[...])
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,6 +67,7 @@ class Run:
         self._started, self._clock = now(), time.perf_counter()
         self.doctor: dict[str, Any] = {}
         self.engine: Engine = engine_of(config) if isinstance(config, EngineConfig) else Local()
+        weakref.finalize(self, self.engine.close)  # also of a run that fails
 
     def load(self, body_only: bool = False, classifier: bool = False) -> Subject:
         """The model that the configuration names, or holds."""

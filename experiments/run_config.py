@@ -27,7 +27,7 @@ class RunConfig:
         metavar="DIR",
     )
     bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens of the texts that share a batch", 512)
+    batch_tokens: int = option("tokens of the texts that share a batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
     dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
     seed: int = option("everything random comes from it", 0)
@@ -70,13 +70,18 @@ class EngineConfig:
         metavar="WHERE",
     )
     workers: int | None = option(
-        "with --engine ray: at most so many at a time (default: as many as fit)", None, decides=False, metavar="N"
+        "with --engine ray: at most so many at a time (default: as many as fit)",
+        None,
+        decides=False,
+        metavar="N",
+        least=1,
     )
     num_cpus: int | None = option(
         "with --engine ray: cores and threads of each worker (default: the threads of this process)",
         None,
         decides=False,
         metavar="C",
+        least=1,
     )
     num_gpus: float = option(
         "with --engine ray: GPUs of each worker, or a share of one", 0.0, decides=False, metavar="G"
@@ -91,7 +96,7 @@ class TextsConfig(RunConfig):
         "JSONL with prompt and, where the metric needs them, answer, wrong", None, metavar="FILE"
     )
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
-    limit: int | None = option("use the first N prompts or pairs", None, metavar="N")
+    limit: int | None = option("use the first N prompts or pairs", None, metavar="N", least=1)
     metric: str | None = option(
         "what is measured (default: logit_difference; for pairs pair_difference, for neurons, prune and usage loss, with a probe "
         "probe_log_probability)",
@@ -113,7 +118,7 @@ class EffectsConfig(RunConfig):
         "none",
         choices=("none", "gradient", "graddrop"),
     )
-    verify: int = option("with --estimate: how many of the largest are measured exactly", 64)
+    verify: int = option("with --estimate: how many of the largest are measured exactly", 64, least=1)
     sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
     null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
 
@@ -127,7 +132,7 @@ class WordsConfig:
         "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
     )
     test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N")
+    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N", least=1)
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
 
 

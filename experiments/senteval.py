@@ -6,10 +6,9 @@ something else; the words keep their places in the text.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from experiments.corpus import Corpus, CorpusError, Sentence, Word
+from experiments.corpus import Corpus, CorpusError, Sentence, Word, read_text
 from experiments.tasks import SPLITS, Split
 
 PARTS: dict[str, Split] = {"tr": "train", "va": "dev", "te": "test"}
@@ -22,13 +21,13 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     """The three splits of a file; each sentence has its ``label``, and words without annotation.
 
     Raises:
-        CorpusError: a line of another form, or a split without sentences.
+        CorpusError: a file that is not there or no UTF-8, a line of another form, a split without sentences.
     """
     path = Path(path)
-    data = path.read_bytes()
+    text, digest = read_text(path)
     found: dict[Split, list[Sentence]] = {split: [] for split in SPLITS}
-    for number, line in enumerate(data.decode("utf-8", errors="strict").splitlines(), 1):
-        fields = line.split("\t")
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # as U+0085 ends no line
+        fields = line.removesuffix("\r").split("\t")
         if len(fields) != 3 or fields[0] not in PARTS or not fields[2].split():
             raise CorpusError(
                 f"{path}:{number}: expected tr, va or te, a label and a sentence, with tabs between, got {line[:60]!r}"
@@ -38,7 +37,6 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     for split, sentences in found.items():
         if not sentences:
             raise CorpusError(f"{path}: expected sentences of the {split} split, got none")
-    digest = hashlib.sha256(data).hexdigest()
     return {split: Corpus(tuple(sentences), path, digest) for split, sentences in found.items()}
 
 

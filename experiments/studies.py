@@ -40,18 +40,20 @@ class Study(Generic[P]):
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> Results:
         """Run or continue it; what is finished is read, not computed."""
-        config = self._config(options)
+        config = self._config(args, options)
         return Results(COMMANDS[self.__name__].run(config), config.out)
 
     def plan(self, *args: P.args, **options: P.kwargs) -> Results:
         """What it would do, and its time, memory and disk as far as they can be told: results without records."""
         from experiments.run import planning
 
-        config = self._config(options)
+        config = self._config(args, options)
         with planning():
             return Results(COMMANDS[self.__name__].run(config))
 
-    def _config(self, options: Any) -> Any:
+    def _config(self, args: tuple[Any, ...], options: Any) -> Any:
+        if args:
+            raise TypeError(f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}")
         given = dict(options)
         if isinstance(given.get("model"), tuple):
             from experiments.subject import Subject

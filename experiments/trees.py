@@ -119,23 +119,23 @@ def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
 
 def tree_scores(
     distances: Sequence[np.ndarray], depths: Sequence[np.ndarray], test: Trees, seed: int
-) -> dict[str, float | int]:
-    """All four scores, and intervals over sentences of the two that are shares."""
+) -> dict[str, float | int | None]:
+    """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
     edges = boot.statistic(
         tree_edges(distances, test.heads, test.counted), lambda s: s[..., 0] / np.maximum(s[..., 1], 1)
     )
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
-    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known])
+    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known]) if known.any() else None
     return {
         "uuas": edges.value,
         "uuas_low": edges.low,
         "uuas_high": edges.high,
         "distance_spearman": distance_spearman(distances, test.heads),
-        "root_accuracy": root.value,
-        "root_low": root.low,
-        "root_high": root.high,
+        "root_accuracy": root and root.value,
+        "root_low": root and root.low,
+        "root_high": root and root.high,
         "depth_spearman": depth_spearman(depths, test.heads),
         "n": len(test.heads),
     }
@@ -144,10 +144,14 @@ def tree_scores(
 def tree_finding(records: Sequence[Mapping[str, Any]]) -> str:
     """One sentence in words."""
     top = max(records, key=lambda r: r["uuas"])
+    root = (
+        ""
+        if top["root_accuracy"] is None
+        else f"; the root there is right in {top['root_accuracy']:.3f} of the sentences"
+    )
     random = "" if top["random_uuas"] is None else f", the same layer of a random-weight model {top['random_uuas']:.3f}"
     return (
         f"tree: structural probes of rank {top['rank']} recover {top['uuas']:.3f} of the undirected edges, 95% "
         f"{top['uuas_low']:.3f}-{top['uuas_high']:.3f}, at layer {layer_label(top['layer'], top['site'])} (embeddings "
-        f"{records[0]['uuas']:.3f}, words chained in a row {top['chain_uuas']:.3f}{random}); the root there is right in "
-        f"{top['root_accuracy']:.3f} of the sentences."
+        f"{records[0]['uuas']:.3f}, words chained in a row {top['chain_uuas']:.3f}{random}){root}."
     )

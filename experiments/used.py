@@ -88,7 +88,7 @@ def run(config: UsageConfig) -> dict[str, Any]:
     (read,) = [name for name in ("prompts", "pairs", "probe") if getattr(config, name)]
     texts = f"{len(items)} {'sentences' if read == 'probe' else read}"
     text, memory = _plan(config, subject, view, places, groups, texts)
-    cost = forecast.of_sweeps(config, subject, metric, groups, parts, 2 if config.push else 1)
+    cost = forecast.of_sweeps(config, subject, metric, groups, parts, len(_changes(config, {}, task)))
     cost |= {"held": memory.pop("beside_bytes"), "besides": "features, probes and erasers"}
     if (planned := this.plan(text, disk=memory["disk_bytes"], **cost)) is not None:
         return planned
@@ -155,7 +155,7 @@ def _plan(
     proof = 4 * 6 * width * (PROOF_ROWS + test)
     beside = {"--eraser inlp": 8 * rows * width} if config.eraser == "inlp" else {}
     index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
-    other = max(proof, sweep_bytes(subject, groups, 1))
+    other = max(proof, sweep_bytes(subject, groups, len(places)))
     fits = Fits.plan(need.held + index, 4 * rows * width, 1, Solve.of(view.tasks, width, 0), beside, ram, other)
     disk = (0 if config.store else rows * need.row) + fits.disk
     text = (

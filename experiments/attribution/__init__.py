@@ -108,18 +108,28 @@ def attribute(
     return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
 
 
+def method_named(name: str) -> Method:
+    """A method of `METHODS`.
+
+    Raises:
+        AttributionError: there is none of that name.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise AttributionError(f"method {name!r}: expected one of {', '.join(METHODS)}{hint}")
+    return METHODS[name]
+
+
 def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> Attribution:
     """One method on a question; methods that share a scorer share what it has computed, which the cost then does not count.
 
     Args:
         settings: fields of `Options`.
     """
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise AttributionError(f"method {method!r}: expected one of {', '.join(METHODS)}{hint}")
+    made = method_named(method)
     if unknown := sorted(set(settings) - set(Options.__dataclass_fields__)):
         raise AttributionError(f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}")
     before = scorer.cost
-    found = METHODS[method](scorer, Options(**settings))
+    found = made(scorer, Options(**settings))
     return joined(method, scorer.question, found, scorer.cost - before, tuple(scorer.notes))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments.across import across_layers
 from experiments.config import ProbeConfig
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.features import Layout
 from experiments.mixes import mix_records
 from experiments.properties import get_property
+from experiments.results import RunFolder
 from experiments.scoring import Cell
 from experiments.summary import summarise
 from experiments.tasks import SPLITS, build_task
 from experiments.trees import Trees, chain_scores, tree_records
+from experiments.view import View
 from experiments.words import Encoded
 
 
@@ -55,6 +59,19 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
     assert found["code"]["root_accuracy"] > 0.95
     assert found["code"]["uuas_low"] > chain["uuas_high"]
     assert found["noise"]["uuas"] < chain["uuas"]
+
+
+def test_a_split_without_a_tree_is_said_and_the_rest_is_done(corpora, tmp_path):
+    splits, layouts, _, _ = corpora
+    single = {
+        s: replace(part, sentences=tuple(replace(x, words=x.words[:1]) for x in part)) for s, part in splits.items()
+    }
+    view = View("text", {**splits, "test": single["test"]}, layouts, layouts["train"], ())
+    config = ProbeConfig(model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path)
+    found = across_layers(config, [view], [], {}, RunFolder(tmp_path, {}))
+    assert found["trees"] == []
+    assert [n["kind"] for n in found["notes"]] == ["skipped"]
+    assert "no sentence of test has two words" in found["notes"][0]["text"]
 
 
 def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(corpora):

@@ -18,7 +18,7 @@ from experiments import asked, cli
 from experiments.asked import Asking, Said
 from experiments.demo import demo_paths
 from experiments.generating import generate
-from experiments.predictions import read_predictions
+from experiments.predictions import PredictionError, read_predictions
 from experiments.prompts import read_pairs
 from experiments.questions import Question, QuestionError, Templates, token_probabilities
 from experiments.reliability import Judged, compare, judge
@@ -132,6 +132,24 @@ def test_bad_files_are_one_clear_line(
     assert cli.main(["calibrate", "--predictions", str(path), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
+
+
+def test_bad_npz_files_are_one_clear_line(tmp_path: Path) -> None:
+    good = {"probabilities": np.full((4, 2), 0.5), "labels": np.zeros(4, int)}
+    np.savez(tmp_path / "good.npz", **good)
+    whole = (tmp_path / "good.npz").read_bytes()
+    np.save(tmp_path / "one.npy", good["labels"])
+    for name, data, message in (
+        ("cut", whole[: len(whole) // 2], "cannot be read as npz"),
+        ("empty", b"", "cannot be read as npz"),
+        ("one", (tmp_path / "one.npy").read_bytes(), "cannot be read as npz"),
+        ("text", {**good, "probabilities": np.full((4, 2), "a")}, "expected numbers as probabilities, got <U1"),
+        ("names", {**good, "classes": np.array(["a", "b", "c"])}, "expected 2 classes, a name each, got 3"),
+    ):
+        path = tmp_path / f"{name}.npz"
+        path.write_bytes(data) if isinstance(data, bytes) else np.savez(path, **data)
+        with pytest.raises(PredictionError, match=f"{name}.npz: {message}"):
+            read_predictions(path)
 
 
 def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,27 @@ def test_bad_input_is_one_line(tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_byte_order_mark_is_no_text_and_other_bytes_are_named(tmp_path, capsys):
+    (tmp_path / "plain.txt").write_text("The cat sat.\n", encoding="utf-8")
+    (tmp_path / "marked.txt").write_text("\ufeffThe cat sat.\n", encoding="utf-8")
+    rows = []
+    for name in ("plain", "marked"):
+        assert cli.main(command(tmp_path / name, "--text", tmp_path / f"{name}.txt")) == 0
+        rows.append(ActivationStore(tmp_path / name / "store").n_rows)
+    assert rows[0] == rows[1] > 3
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9\n")
+    assert cli.main(command(tmp_path / "bad", "--text", tmp_path / "bad.txt")) == 2
+    assert "bad.txt: expected UTF-8 text" in capsys.readouterr().err
+
+
+def test_a_finished_capture_is_not_taken_for_one_at_another_place(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("The cat sat.\n", encoding="utf-8")
+    given = command(tmp_path / "run", "--text", tmp_path / "x.txt")
+    assert cli.main(given) == cli.main(given) == 0
+    assert cli.main([*given, "--to", str(tmp_path / "elsewhere")]) == 2
+    assert f"finished, but not at --to {tmp_path / 'elsewhere'}" in capsys.readouterr().err
+
+
 def start(out: Path) -> int:
     return cli.main(command(out, "--corpus", demo_paths().dev, "--limit", 40, "--batch-tokens", 64))
 

@@ -66,7 +66,7 @@ def test_every_oddity_of_the_format_at_once(tmp_path: Path) -> None:
     assert [w.head for w in sentence.words] == [2, 0, 2, 2, 7, 7, 2, 2]
     assert sentence.words[0].feats == {"Case": "Nom", "Number": "Plur"}
     assert sentence.words[1].feats == {}
-    assert (corpus.n_multiword, corpus.n_empty, corpus.n_words, len(corpus)) == (2, 1, 8, 1)
+    assert (corpus.n_words, len(corpus)) == (8, 1)  # the words of two multiword tokens, without an empty node
 
 
 def test_digest_is_of_the_bytes_on_disk_whatever_the_limit(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_bytes_that_are_not_utf8_are_found_by_line(tmp_path: Path) -> None:
 def test_what_is_not_a_file_is_named_with_what_is(tmp_path: Path) -> None:
     near = write(tmp_path, row("1", "a"))
     missing = tmp_path / "xx.conllu"
-    assert message(missing) == f"{missing}: expected a CoNLL-U file, got no such file; the nearest is {near}"
-    assert message(tmp_path) == f"{tmp_path}: expected a CoNLL-U file, got a directory (it holds x.conllu)"
+    assert message(missing) == f"{missing}: expected a corpus file, got no such file; the nearest is {near}"
+    assert message(tmp_path) == f"{tmp_path}: expected a corpus file, got a directory (it holds x.conllu)"
     assert "no such file" in message(tmp_path / "nowhere" / "x.conllu")
     (tmp_path / "empty.conllu").touch()
     assert "expected at least one sentence, got none" in message(tmp_path / "empty.conllu")

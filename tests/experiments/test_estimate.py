@@ -15,6 +15,7 @@ from torch import nn
 
 from experiments import cli
 from experiments.components import Component, components, edit_at, places
+from experiments.effects import FEW, differs_from_0, group_notes, mean_of
 from experiments.estimate import certificate, estimates, grad_drop, to_verify
 from experiments.metrics import get_metric
 from experiments.prompts import Prompt
@@ -158,6 +159,25 @@ def test_a_metric_of_steps_has_no_gradient() -> None:
         estimates(one, get_metric("rank"), chunk, components(one.model, "mlps", chunk.batch), lambda _: edits.zero())
 
 
+def test_keys_by_position_have_no_estimate_but_values_do() -> None:
+    one = subject("gpt2")
+    metric, chunk = get_metric("logit_difference"), one_chunk(one, PROMPTS[:1])
+    half = edits.scale(0.5)
+    with pytest.raises(MetricError, match="keys by position have no estimate"):
+        estimates(one, metric, chunk, places(one.model, "attn.hook_k", 5), lambda _: half)
+    parts = places(one.model, "attn.hook_v", 5)
+    exact = Sweep(one, metric, chunk).effects([(p, edit_at(p, half)) for p in parts])
+    assert np.corrcoef(estimates(one, metric, chunk, parts, lambda _: half).effects[:, 0], exact[:, 0])[0, 1] > 0.99
+
+
+def test_signs_of_rounding_do_not_count() -> None:
+    exact, estimate = np.array([2.0, -1.0, 1e-7, -1e-7, 0.5]), np.array([1.8, -1.1, -1e-9, 0.0, 0.4])
+    found = certificate(estimate, exact, range(5), ())
+    assert found["same_sign"] == 1
+    assert not any("other sign" in reason for reason in found["misleads"])
+    assert certificate(np.zeros(3), np.zeros(3), range(3), ())["same_sign"] is None
+
+
 def test_a_certificate_tells_good_from_bad() -> None:
     exact = np.random.default_rng(0).normal(size=200) ** 3
     top, sample = to_verify(np.abs(exact), 20, 30, seed=1)
@@ -187,3 +207,12 @@ def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Pa
     assert sum(r["exact"] for r in results["records"]) == 7
     assert results["certificates"]["neurons"]["n_top"] == 4
     assert "Certificate" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_few_prompts_are_said_and_one_says_nothing() -> None:
+    one, few, many = np.zeros(1, int), np.arange(FEW - 1), np.arange(FEW)
+    assert [len(group_notes(clusters)) for clusters in (one, few, many)] == [1, 1, 0]
+    assert f"only {FEW - 1} items" in group_notes(few)[0]["text"]
+    assert f"only 2 groups of {FEW} items" in group_notes(many % 2)[0]["text"]
+    assert not differs_from_0(mean_of(np.array([4.0]), one))
+    assert differs_from_0(mean_of(np.array([4.0, 4.1]), np.arange(2)))

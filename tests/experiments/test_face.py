@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -68,8 +69,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @given(
     TEXT,
     st.lists(TEXT, min_size=1, max_size=3),
-    st.floats(allow_nan=False),
-    st.integers(-(2**60), 2**60),
+    st.floats(0, allow_infinity=False),
+    st.integers(0, 2**60),
     st.booleans(),
 )
 def test_a_configuration_comes_back_from_its_file(name, several, number, whole, yes):
@@ -101,6 +102,10 @@ def test_plain_values_become_the_fields_types():
         ({"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"}, "dtype: expected one of float32"),
         ({"model": "m", "corpus": "c", "property": "upos", "information": 1}, "information: expected true or false"),
         ({"model": "m", "corpus": "c", "property": "upos", "out": None}, "out: expected a path, got None"),
+        ({"limit_sentences": 0}, "limit_sentences: expected a whole number of at least 1, got 0"),
+        ({"random_models": -1}, "random_models: expected a whole number of at least 0, got -1"),
+        ({"tol": math.nan}, "tol: expected a number of at least 0, got nan"),
+        ({"l2": [1.0, math.inf]}, "l2: expected a number of at least 0, got inf"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(given_, message):
@@ -366,3 +371,8 @@ def test_the_default_folder_is_named_after_the_run():
     a = GeometryConfig(model="org/gpt2", corpus=Path("c"))
     assert str(a.out).startswith("runs/geometry-gpt2-")
     assert GeometryConfig(model="org/gpt2", corpus=Path("d")).out != a.out
+
+
+def test_options_without_their_names_are_refused():
+    with pytest.raises(TypeError, match=r"^doctor: expected options by name, such as model=\.\.\., got 'gpt2'$"):
+        experiments.doctor("gpt2")

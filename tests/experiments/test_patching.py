@@ -122,7 +122,7 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     ("change", "more", "message"),
     [
         ({"corrupted": "w3 w4"}, [], "prompt 1: expected a corrupted text of 8 tokens, as the clean one has, got 2"),
-        ({"corrupted": None}, [], "expected a 'corrupted' prompt, or --corrupted FILE"),
+        ({"corrupted": None}, [], "prompt 1: expected 'corrupted', or --corrupted FILE"),
         ({}, ["--metric", "kl"], "metric kl has no value of a clean and a corrupted prompt"),
         ({}, ["--by", "position", "--site", "hook_nonsense"], "hook_nonsense"),
     ],

@@ -131,6 +131,12 @@ def test_a_senteval_file_brings_its_splits_and_reads_as_people_write(tmp_path):
     assert all(consistent(s) for part in splits.values() for s in part)
     assert [PROPERTIES["label"].read(s, splits["train"]) for s in splits["test"]] == ["PRES"]
     assert notes == []
+    lines[0] = "tr\tPAST\tOne\u0085two three ."  # U+0085 ends no line, and a byte order mark is no text
+    path.write_text("\ufeff" + "\r\n".join([*lines, "te\tPRES\tIt stays ."]), encoding="utf-8")
+    assert {s: len(part) for s, part in read_senteval(path).items()} == {"train": 2, "dev": 1, "test": 1}
+    path.write_bytes("tr\tPAST\tC\xe9.\n".encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"past_present.txt:1: expected UTF-8 text, got the byte 0xe9"):
+        read_senteval(path)
     path.write_text("tr\tPAST She fell .\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=":1: expected tr, va or te"):
         read_senteval(path)
