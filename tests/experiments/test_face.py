@@ -27,7 +27,7 @@ from experiments.demo import demo_paths
 from experiments.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
 from experiments.results import RunError
 from experiments.subject import load
-from hooks import Site
+from hooks import Site, Verdict, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = demo_paths()
@@ -235,10 +235,12 @@ def test_every_command_is_a_function_of_its_options():
 
 def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path, monkeypatch):
     """On a clock on which each timed call takes a second: of three prompts, of eight questions, of all prompts at once."""
-    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=itertools.count(0.0).__next__))
 
-    def of_each_layer(model, texts, sites, padding):  # None too, of what is no block's
-        return SimpleNamespace(seconds=float(len({Site(name).layer for name in sites})))
+    def of_each_layer(model, texts, sites=None, **more):  # None too, of what is no block's
+        if sites is None:
+            return verify(model, texts, **more)
+        return Verdict((), seconds=float(len({Site(name).layer for name in sites})))
 
     monkeypatch.setattr(examination, "verify", of_each_layer)
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "dry"

@@ -40,7 +40,7 @@ def positions(subject, monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """A clock on which every timed call takes a second."""
-    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=itertools.count(0.0).__next__))
 
 
 def groups_of(subject, tokens):
