@@ -1,4 +1,4 @@
-"""Shapes are checked while the tests run, the hub is out of reach, and real models and corpora are optional."""
+"""Shapes are checked while the tests run, the hub is out of reach, every draw is seeded, and real models are optional."""
 
 from __future__ import annotations
 
@@ -19,10 +19,25 @@ install_import_hook(["hooks", "probes", "experiments"], "beartype.beartype")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
+settings.register_profile(
+    "seeded",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("seeded")
+
 _DATA = Path(os.environ.get("LAYERSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test, with the fixtures it is the first to ask for, draws the same numbers."""
+    torch.manual_seed(0)
 
 
 def _package_folder(name: str) -> Path:

@@ -14,6 +14,20 @@ def subject(name: str, **more: object) -> Subject:
     return Subject(tiny.model(name), tiny.tokenizer(), bos="always", **more)  # type: ignore[arg-type]
 
 
+def bias_free(name: str) -> Subject:
+    """In float64, and with nothing that relevance could go to but the input."""
+    model = tiny.model(name).double()
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if path.endswith("bias"):
+                parameter.zero_()
+            elif "norm" not in path.lower() and "ln_" not in path:
+                parameter.mul_(3)  # so that attention and nonlinearities are far from linear
+    tokenizer = tiny.tokenizer()
+    tokenizer.mask_token = "w4"
+    return Subject(model, tokenizer, bos="always")
+
+
 def alone(one: Subject, text: str) -> torch.Tensor:
     """log2 p at every position of one text, run by itself."""
     ids = torch.tensor([one.encode([text])[0].ids])

@@ -91,6 +91,7 @@ def test_the_python_of_a_page_runs(page, names):
             exec(compile(code, f"{page.name}, block {number + 1}", "exec"), names)
         if {"ours", "theirs"} <= names.keys():
             ours, theirs = names.pop("ours"), names.pop("theirs")
+            assert len(ours) == len(theirs) > 0
             assert all(map(close, ours, theirs))
 
 

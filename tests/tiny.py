@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,6 +81,16 @@ def model(name: str, seed: int = 0) -> Any:
         return BUILD[name]().eval()
 
 
+def adapted() -> Any:
+    """The tiny Llama with LoRA adapters that are not zero; needs peft."""
+    import peft
+
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], r=2, init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return peft.get_peft_model(model("llama"), config).eval()
+
+
 def ids(batch: int = 2, pos: int = 7, seed: int = 0) -> Tensor:
     """Token ids without specials."""
     return torch.randint(3, VOCAB, (batch, pos), generator=torch.Generator().manual_seed(seed))
@@ -100,6 +111,12 @@ def _tokenizer_folder() -> tempfile.TemporaryDirectory[str]:
 def tokenizer() -> Any:
     """A word-level tokenizer of the tiny models' vocabulary, read from a folder (a bridge loads it again by name)."""
     return hf.AutoTokenizer.from_pretrained(_tokenizer_folder().name)
+
+
+def save(model: Any, folder: Path) -> None:
+    """A model with this tokenizer, where a command finds it."""
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
 #: Where a norm follows the sum, resid_post is that norm's output and not the sum of the parts.

@@ -105,8 +105,7 @@ def test_rows_do_not_meet() -> None:
 
 
 def hand_built(tmp_path: Path) -> Path:
-    induction.model().save_pretrained(tmp_path / "model")
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    tiny.save(induction.model(), tmp_path / "model")
     lines = [json.dumps(p) for p in induction.prompts()]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return tmp_path

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from naive import bias_free
 
 from experiments import cli
 from experiments.attribution import METHODS, AttributionError, Target, attribute
@@ -21,20 +22,6 @@ from probes import LogisticProbe, fit_many
 TEXT = "w5 w6 w7 w8 w9 w10"
 SITE = "blocks.0.hook_resid_post"
 LABELS = np.array(["NOUN", "VERB", "ADJ"], dtype=object)
-
-
-def bias_free(name: str) -> Subject:
-    """In float64, where relevance can go nowhere but to the input and the probe's own bias."""
-    model = tiny.model(name).double()
-    with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            if path.endswith("bias"):
-                parameter.zero_()
-            elif "norm" not in path.lower():
-                parameter.mul_(3)
-    tokenizer = tiny.tokenizer()
-    tokenizer.mask_token = "w4"
-    return Subject(model, tokenizer, bos="always")
 
 
 def probe_of(subject: Subject, folder: Path, site: str = SITE) -> Path:

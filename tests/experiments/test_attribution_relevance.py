@@ -9,6 +9,7 @@ import planted
 import pytest
 import tiny
 import torch
+from naive import bias_free
 from torch import nn
 
 from experiments.attribution import AttributionError, Target, attribute
@@ -17,20 +18,6 @@ from experiments.subject import Subject
 
 TEXT = "w5 w6 w7 w8 w9 w10"
 TARGET = Target(" w20", measure="logit")
-
-
-def bias_free(name: str) -> Subject:
-    """In float64, and with nothing that relevance could go to but the input."""
-    model = tiny.model(name).double()
-    with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            if path.endswith("bias"):
-                parameter.zero_()
-            elif "norm" not in path.lower() and "ln_" not in path:
-                parameter.mul_(3)  # so that attention and nonlinearities are far from linear
-    tokenizer = tiny.tokenizer()
-    tokenizer.mask_token = "w4"
-    return Subject(model, tokenizer, bos="always")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert"])

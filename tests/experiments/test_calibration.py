@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from made import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -24,13 +25,6 @@ from experiments.reliability import Judged, compare, judge
 from experiments.results import RunFolder
 from experiments.subject import Subject, load
 from probes.scaling import TemperatureScaling, VectorScaling
-
-PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def write_rows(path: Path, z: np.ndarray, y: np.ndarray, n_validation: int) -> Path:
@@ -174,10 +168,12 @@ def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: 
 
 def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) -> None:
     """p(good) = p(good sentence) / (p(good) + p(bad)), from forwards of single sentences."""
-    results = run(tmp_path / "out", "--model", demo_paths().model, "--pairs", PAIRS, "--limit", 40, "--split", 0.4)
+    results = run(
+        tmp_path / "out", "--model", demo_paths().model, "--pairs", demo_paths().pairs, "--limit", 40, "--split", 0.4
+    )
     one = load(demo_paths().model)
     expected = []
-    for pair in read_pairs(PAIRS, 40):
+    for pair in read_pairs(demo_paths().pairs, 40):
         bits = []
         for text in (pair.good, pair.bad):
             ids = torch.tensor([one.encode([text])[0].ids])
@@ -198,7 +194,7 @@ def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) 
 
 def test_an_open_prompts_confidence_is_the_most_probable_tokens(tmp_path: Path) -> None:
     one, lines = load(demo_paths().model), []
-    for pair in read_pairs(PAIRS, 20):
+    for pair in read_pairs(demo_paths().pairs, 20):
         words = pair.good.split()
         lines.append({"prompt": " ".join(words[:2]), "answer": f" {words[2]}"})
     path = tmp_path / "prompts.jsonl"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import PROCESSES
+from made import contents
+from processes import PROCESSES, killed
 
 from experiments import cli
 from experiments.corpus import read_conllu
@@ -123,10 +122,6 @@ def test_a_finished_capture_is_not_taken_for_one_at_another_place(tmp_path, caps
     assert f"finished, but not at --to {tmp_path / 'elsewhere'}" in capsys.readouterr().err
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
-
-
 def start(out: Path) -> int:
     return cli.main(command(out, "--corpus", demo_paths().dev, "--limit", 40, "--batch-tokens", 64))
 
@@ -134,19 +129,10 @@ def start(out: Path) -> int:
 def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
     assert start(tmp_path / "whole") == 0
     whole = contents(tmp_path / "whole" / "store")
-    kills = 0
-    for goal in (0, 5):
-        process = PROCESSES.Process(target=start, args=(tmp_path / "killed",))
-        process.start()
-        while process.is_alive() and len(contents(tmp_path / "killed" / "store")) < goal:
-            time.sleep(0.001)
-        process.kill()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-    assert kills == 2
-    assert len(contents(tmp_path / "killed" / "store")) < len(whole)
-    assert start(tmp_path / "killed") == 0
-    assert contents(tmp_path / "killed" / "store") == whole
+    folder = killed(start, tmp_path, goals=[0, 5], whole=len(list((tmp_path / "whole").rglob("*.safetensors"))))
+    assert len(contents(folder / "store")) < len(whole)
+    assert start(folder) == 0
+    assert contents(folder / "store") == whole
 
 
 def test_two_processes_at_once_leave_one_whole_store(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from made import contents
 
 from experiments import cli
 from experiments.config import CaptureConfig
@@ -92,10 +93,6 @@ def test_the_same_cells_whoever_computes_them(cluster: OnRay, tmp_path: Path) ->
 
     with pytest.raises(RunError, match=r"^cell 0 is not what was expected$"):
         list(cluster.map(bad, [0]))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
 
 
 def command(name: str, out: Path, *more: object, engine: str) -> list[str]:

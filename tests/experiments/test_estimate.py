@@ -191,8 +191,7 @@ def test_a_certificate_tells_good_from_bad() -> None:
 
 
 def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Path) -> None:
-    detector.model().save_pretrained(tmp_path / "model")
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    tiny.save(detector.model(), tmp_path / "model")
     lines = [json.dumps(item) for item in detector.prompts()]
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "never"]

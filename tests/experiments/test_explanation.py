@@ -18,7 +18,6 @@ from experiments.explanation import parse_words
 from experiments.prompts import read_pairs
 from experiments.subject import Subject, load
 
-PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
 N = 24
 
 
@@ -32,7 +31,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The words that two sentences share, and the two that go on differently."""
     path = tmp_path_factory.mktemp("ask") / "prompts.jsonl"
     lines = []
-    for pair in read_pairs(PAIRS):
+    for pair in read_pairs(demo_paths().pairs):
         good, bad = pair.good.split(), pair.bad.split()
         place = next(i for i, (a, b) in enumerate(zip(good, bad, strict=True)) if a != b)
         text = " ".join(good[:place])

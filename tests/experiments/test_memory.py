@@ -43,10 +43,9 @@ def conllu(count: int, mark: str) -> str:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memory")
     ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
-    hf.GPT2Model(hf.GPT2Config(n_layer=LAYERS, n_embd=WIDTH, n_head=2, n_positions=64, **ids)).save_pretrained(
-        folder / "model"
+    tiny.save(
+        hf.GPT2Model(hf.GPT2Config(n_layer=LAYERS, n_embd=WIDTH, n_head=2, n_positions=64, **ids)), folder / "model"
     )
-    tiny.tokenizer().save_pretrained(folder / "model")
     for name, count in (("few", FEW), ("many", MANY)):
         (folder / f"{name}.conllu").write_text(conllu(count, name), encoding="utf-8")
     lines = ["".join(f"w{random.Random(i * 100 + j).randint(3, 92)} " for j in range(12)) for i in range(700)]
@@ -186,10 +185,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of wide vectors, a corpus whose tags its words tell, and a store of both: 100 MB a site."""
     folder = tmp_path_factory.mktemp("wide")
     ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
-    hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_embd=WIDE, n_head=2, n_positions=64, **ids)).save_pretrained(
-        folder / "model"
+    tiny.save(
+        hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_embd=WIDE, n_head=2, n_positions=64, **ids)), folder / "model"
     )
-    tiny.tokenizer().save_pretrained(folder / "model")
     rng, lines = random.Random(0), []
     for i in range(2500):
         words = [rng.randint(3, 92) for _ in range(WORDS)]

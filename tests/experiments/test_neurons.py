@@ -50,8 +50,7 @@ def conllu(count: int) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("neurons")
-    planted().save_pretrained(home / "model")
-    tiny.tokenizer().save_pretrained(home / "model")
+    tiny.save(planted(), home / "model")
     (home / "words.conllu").write_text(conllu(90), encoding="utf-8")
     return home
 

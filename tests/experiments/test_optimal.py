@@ -19,8 +19,7 @@ from hooks import EditError, edits, intervene
 
 
 def ablate(folder: Path, model: nn.Module, prompts: list[dict[str, str]], **more: Any) -> list[dict[str, Any]]:
-    model.save_pretrained(folder / "model")  # type: ignore[operator]
-    tiny.tokenizer().save_pretrained(folder / "model")
+    tiny.save(model, folder / "model")
     (folder / "p.jsonl").write_text("\n".join(json.dumps(item) for item in prompts), encoding="utf-8")
     out = folder / "-".join(str(value) for value in more.values())
     config = AblateConfig(model=str(folder / "model"), prompts=folder / "p.jsonl", bos="never", out=out, **more)

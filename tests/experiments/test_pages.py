@@ -8,13 +8,12 @@ import re
 import made_up
 import pytest
 from browser import CHROMIUM, Browser
+from made import EVIL
 
 from experiments.report import render_report
 from experiments.report.compared import compared_page, names
 from experiments.report.curves import PALETTE
 from experiments.report.page import KINDS, rendered
-
-EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>&"\''
 
 
 def side_by_side(evil=""):
@@ -177,7 +176,7 @@ def test_runs_are_named_by_what_tells_them_apart():
 def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
     runs = side_by_side()
     section = next(s for s in compared_page(runs).sections if s.title == "upos")
-    for run, row in zip(runs, section.parts[1].rows, strict=False):
+    for run, row in zip(runs[:2], section.parts[1].rows, strict=True):
         mine = [r for r in run["records"] if r["property"] == "upos"]
         top = max(mine, key=lambda r: r["score"])
         assert row[1].sort == top["score"]

@@ -66,8 +66,7 @@ def lines(path: Path, items: list[dict[str, str]]) -> Path:
 
 def hand_built(folder: Path) -> tuple[Path, list[dict[str, str]]]:
     """Prompts whose last token is exchanged for the one before the wrong answer: the model then says the wrong answer."""
-    induction.model().save_pretrained(folder / "model")
-    tiny.tokenizer().save_pretrained(folder / "model")
+    tiny.save(induction.model(), folder / "model")
     items = []
     for item in induction.prompts():
         words = item["prompt"].split()

@@ -122,8 +122,7 @@ def prepared(folder: Path) -> list[str]:
     for layer, path in enumerate(heads_of(model).paths):  # two heads a layer, one of each group, write nothing
         for h in (layer, 4):
             model.get_submodule(f"{path}.o_proj").weight.data[:, 8 * h : 8 * h + 8] = 0
-    model.save_pretrained(folder / "model")
-    tiny.tokenizer().save_pretrained(folder / "model")
+    tiny.save(model, folder / "model")
     (folder / "texts.jsonl").write_text("\n".join(json.dumps({"prompt": text}) for text in TEXTS), encoding="utf-8")
     return ["prune", "--model", str(folder / "model"), "--prompts", str(folder / "texts.jsonl"), "--random", "1"]
 

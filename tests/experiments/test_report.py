@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+from made import EVIL
 from made_up import (
     make_ablation,
     make_ask,
     make_attention,
     make_attribution,
+    make_beside,
     make_calibration,
     make_capture,
     make_doctor,
@@ -29,13 +35,15 @@ from made_up import (
     make_screened,
     make_usage,
 )
+from made_up.beside import with_calibration
 
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
 from experiments.report.matrix import oriented
+from experiments.report.page import KINDS, page_of
+from experiments.report.parts import Table
 from experiments.report.words import number, runs, signed
 
-EVIL = '</script><script>alert(1)</script><img src="http://evil.example/x" onerror=alert(1)>&"\''
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
@@ -101,16 +109,6 @@ def bare_results() -> dict[str, Any]:
     return results
 
 
-def with_calibration(results: dict[str, Any]) -> dict[str, Any]:
-    """A probing study that measured its probes' calibration."""
-    (found, *_) = make_calibration()["records"]
-    fields = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "classwise", "brier", "nll", "auroc")
-    for record in results["records"]:
-        record |= {k: found.get(k) for k in fields} | {"temperature": 1.2, "ece_scaled": 0.1}
-    heads = [{k: r[k] for k in ("property", "site", "layer")} for r in results["records"]]
-    return {**results, "calibration": [{**found, **head} for head in heads]}
-
-
 SHAPES = {
     "two": lambda: make_results(),
     "deep": lambda: make_results(31),
@@ -140,6 +138,8 @@ SHAPES = {
     "ask": lambda: make_ask(),
     "evil ask": lambda: make_ask(EVIL),
     "probes' calibration": lambda: with_calibration(make_results(4, ("upos",))),
+    "beside": lambda: make_beside(),
+    "evil beside": lambda: make_beside(EVIL),
     "geometry": lambda: make_geometry(),
     "evil geometry": lambda: make_geometry(EVIL),
     "empty geometry": lambda: {"schema": 1, "kind": "geometry", "provenance": {}, "records": []},
@@ -233,6 +233,100 @@ def test_page_holds_the_numbers_of_the_run() -> None:
     assert sorted(row[3] for row in data["classes"]["p0"][3]) == sorted(round(c["f1"], 4) for c in first)
     assert results["provenance"]["command"] in said
     assert results["provenance"]["model"]["sha256"] in said
+
+
+def tables_of(part: Any) -> Iterator[Table]:
+    """The tables of a page or of a part, at any depth."""
+    if isinstance(part, Table):
+        yield part
+    elif isinstance(part, (list, tuple)):
+        for one in part:
+            yield from tables_of(one)
+    elif dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            yield from tables_of(getattr(part, field.name))
+
+
+def same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+RANKED = same("effect", "p", "q")
+FAITHFUL = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
+
+
+def faithful(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Means over the texts, a method each."""
+    rows = results["records"]
+    methods = dict.fromkeys(r["method"] for r in rows)
+    return [{k: fmean(r[k] for r in rows if r["method"] == method) for k in FAITHFUL} for method in methods]
+
+
+def with_value(value: str) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
+    return lambda results: [r for r in results["records"] if r["value"] == value]
+
+
+# made-up run, table, the records that it is of, and the field in each of its columns
+TOLD: list[tuple[Callable[[], dict[str, Any]], str, Callable[[dict[str, Any]], list[dict[str, Any]]], dict[str, str]]]
+TOLD = [
+    (make_results, "p0-layers", lambda r: [x for x in r["records"] if x["property"] == "upos"],
+     same("control", "selectivity", "l2") | {"accuracy": "score", "macro-F1": "macro_f1", "random weights": "random_model",
+     "seen": "score_seen", "unseen": "score_unseen", "p worse": "p_worse"}),
+    (make_beside, "p0-layers", itemgetter("records"),
+     same("compression", "gain") | {"code": "code_bits", "bits": "information", "beside": "conditional"}),
+    (make_beside, "p0-calibration-table", itemgetter("records"),
+     same("classwise", "temperature") | {"ECE": "ece", "by chance": "ece_chance", "Brier": "brier", "AUROC": "auroc"}),
+    (make_beside, "mixes-table", itemgetter("mixes"),
+     same("peakedness", "headroom") | {"centre of gravity": "centre_of_gravity", "above the embeddings": "centre_above"}),
+    (make_beside, "trees-table", itemgetter("trees"),
+     same("epochs") | {"UUAS": "uuas", "distance ρ": "distance_spearman", "root": "root_accuracy",
+     "depth ρ": "depth_spearman", "random UUAS": "random_uuas"}),
+    (make_ablation, "ranking-effects-0", itemgetter("records"), RANKED | {"of the clean metric": "normalised"}),
+    (make_screened, "ranking-effects-0", itemgetter("records"), RANKED | {"estimate": "estimate", "null p": "null_p"}),
+    (make_patching, "ranking-effects-0", with_value("denoising"), RANKED | {"of the way": "normalised"}),
+    (make_patching, "ranking-effects-1", with_value("noising"), RANKED | same("estimate")),
+    (make_usage, "layers-table", with_value("erase"),
+     RANKED | same("decodable") | {"after": "erased_linear", "by a network": "erased_mlp", "null p": "null_p",
+     "random": "null"}),
+    (make_neurons, "effects-0-0", itemgetter("records"), RANKED | same("k", "beyond") | {"random": "null", "null p": "null_p"}),
+    (make_attention, "heads-table", itemgetter("records"),
+     same("entropy", "confidence", "distance", "first", "previous", "induction", "duplicate", "effect")
+     | {"first by value": "norm_first", "contribution": "output"}),
+    (make_attention, "relations-table", itemgetter("relations"), same("gain", "n") | {"agreement": "score"}),
+    (make_geometry, "layers-table", itemgetter("records"),
+     same("anisotropy") | {"dimension": "intrinsic_dimension", "PCs for 90%": "components_90", "PC 1-2": "explained_2",
+     "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "upos:space"}),
+    (make_geometry, "lens-table", lambda r: r["lens"]["records"], {"log2 p": "log2p", "median rank": "median_rank",
+     "likeliest": "top1"}),
+    (make_attribution, "scores-0", lambda r: [dict(zip(("a", "b"), s, strict=True)) for s in
+     zip(*(x["scores"] for x in r["records"][:2]), strict=True)], {"leave-one-out": "a", "ig": "b"}),
+    (make_attribution, "faithful-table", faithful, same(*FAITHFUL)),
+    (make_calibration, "measures", itemgetter("records"),
+     same("accuracy") | {"answered": "n_answered", "mean": "confidence", "too sure by": "overconfidence", "ECE": "ece",
+     "by chance": "ece_chance", "equal mass": "ece_mass", "squared error": "brier_top", "AUROC": "auroc",
+     "risk area": "aurc"}),
+    (make_ask, "effects-table", itemgetter("records"), same("effect", "p") | {"over random": "over_random"}),
+    (make_pruning, "steps-table", itemgetter("records"),
+     same("parameters", "change", "speed", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
+    (make_capture, "sites-table", itemgetter("records"), same("width", "largest")),
+    (make_doctor, "wrong-table", lambda r: [x for x in r["records"] if x["status"] == "WRONG"], same("measured", "bound")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "uid", "records", "fields"), TOLD, ids=[f"{m.__name__}-{uid}" for m, uid, *_ in TOLD])
+def test_a_table_holds_the_numbers_of_its_records(make, uid, records, fields) -> None:
+    """Each row those of one record, unchanged; some show only the strongest, or a row more."""
+    results = make()
+    (table,) = (found for found in tables_of(page_of(results).sections) if found.uid == uid)
+    places = {column.name: i for i, column in enumerate(table.columns)}
+    shown = Counter(tuple(row[places[column]].sort for column in fields) for row in table.rows)
+    there = Counter(tuple(record.get(field) for field in fields.values()) for record in records(results))
+    assert min(len(shown), len(there)) > 0
+    assert shown <= there or there <= shown
+
+
+def test_every_kind_of_run_has_a_table_that_is_checked() -> None:
+    assert {make()["kind"] for make, *_ in TOLD} == set(KINDS)
 
 
 def test_the_marked_word_is_the_wrong_one() -> None:

@@ -142,6 +142,7 @@ def test_a_senteval_file_brings_its_splits_and_reads_as_people_write(tmp_path):
         read_senteval(path)
 
 
+@pytest.mark.real
 def test_rewritten_sentences_of_a_real_treebank_stay_whole(ud):
     corpus = read_conllu(ud / "en_ewt-ud-dev.conllu")
     for name in ("senteval:coordination", "senteval:odd", "senteval:shift"):

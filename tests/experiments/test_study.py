@@ -57,8 +57,7 @@ def conllu(n, seed, mark=""):
 def folder(tmp_path_factory):
     """A model folder, and three corpora that share no sentence."""
     base = tmp_path_factory.mktemp("study")
-    tiny.model("gpt2").save_pretrained(base / "model")
-    tiny.tokenizer().save_pretrained(base / "model")
+    tiny.save(tiny.model("gpt2"), base / "model")
     for seed, (name, n) in enumerate((("train", 120), ("dev", 40), ("test", 60))):
         (base / f"{name}.conllu").write_text(conllu(n, seed, name), encoding="utf-8")
     return base
@@ -233,8 +232,7 @@ def test_nan_activations_are_named(folder, tmp_path, capsys):
     model = tiny.model("gpt2")
     with torch.no_grad():
         model.transformer.h[1].mlp.c_proj.weight[0, 0] = float("nan")
-    model.save_pretrained(tmp_path / "nan")
-    tiny.tokenizer().save_pretrained(tmp_path / "nan")
+    tiny.save(model, tmp_path / "nan")
     status, line = run_cli(folder, tmp_path, capsys, ("--model", str(tmp_path / "nan")))
     assert status == 2
     assert "NaN" in line or "finite" in line

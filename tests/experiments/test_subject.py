@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -302,6 +303,14 @@ def test_a_body_has_the_bos_that_its_whole_model_chooses(tmp_path: Path, monkeyp
     assert type(body.model).__name__ == "GPT2Model"
     assert type(whole.model).__name__ == "GPT2LMHeadModel"
     assert body.bos == whole.bos == 3
+
+
+def test_a_subject_with_adapters_pads_right() -> None:
+    pytest.importorskip("peft")
+    subject = Subject(tiny.adapted(), tiny.tokenizer(), bos="always")
+    assert subject.causal
+    assert subject.padding.left.possible
+    assert type(subject.body).__name__ == "LlamaModel"
 
 
 # -- truncation, words

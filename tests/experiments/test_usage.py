@@ -24,8 +24,6 @@ from experiments.sweep import Sweep, chunks
 from hooks import Site, capture, edits, intervene
 from probes import Leace, LogisticProbe, fit_many
 
-PAIRS = demo_paths().train.with_name("agreement_pairs.jsonl")
-
 
 def command(out: Path, **more: Any) -> list[str]:
     paths = demo_paths()
@@ -35,7 +33,7 @@ def command(out: Path, **more: Any) -> list[str]:
         "dev": paths.dev,
         "test": paths.test,
         "property": "feats:Number",
-        "pairs": PAIRS,
+        "pairs": demo_paths().pairs,
         "limit-sentences": 150,
         "limit": 30,
         "l2": 10,
@@ -88,7 +86,7 @@ def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tupl
     results, out = found
     one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
     eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
-    pairs = read_pairs(PAIRS, 30)
+    pairs = read_pairs(demo_paths().pairs, 30)
     effects = []
     for pair in pairs:
         edit = edits.function(eraser.erase).at(slice(skip, None))

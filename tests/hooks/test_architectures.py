@@ -1,4 +1,4 @@
-"""The doctor over architectures: a sample each time, all of them where slow tests run; and its table in the docs."""
+"""The doctor over every architecture of its table in the docs, and what is left out of a map because it is not true."""
 
 from __future__ import annotations
 
@@ -8,35 +8,26 @@ import architectures
 import pytest
 import torch
 
-from hooks import UnknownSite, capture, edits, intervene, sites, verify
+from hooks import UnknownSite, capture, edits, intervene, sites
 
 NAMES = [name for group in architectures.ARCHITECTURES.values() for name in group]
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-FAST = ["fires", "residual sums", "chain of blocks", "attention rows", "pattern x v", "projections", "norm and head"]
 
 
 def test_there_are_sixty_and_the_docs_have_a_row_for_each():
     rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert len(NAMES) == len(set(NAMES)) >= 60
     listed = {line.split("|")[1].strip() for line in rows} - {""}
-    assert len(listed) >= 60
-    assert listed <= set(NAMES)
+    assert listed == set(NAMES)
     assert not [line for line in rows if "WRONG" in line]
-
-
-@pytest.mark.parametrize(
-    "name", ["openai-gpt", "bitnet", "qwen2-moe", "gpt-oss", "falcon-alibi", "xglm", "glm4", "bart", "vit", "wav2vec2"]
-)
-def test_a_sample_is_mapped_right(name):
-    verdict = verify(architectures.build(name), only=FAST)
-    assert verdict.wrong == []
-    assert all(f.reason for f in verdict.unsupported)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_wrong(name):
-    assert architectures.examined(name)[0].wrong == []
+    verdict = architectures.examined(name)[0]
+    assert verdict.wrong == []
+    assert all(f.reason for f in verdict.unsupported)
 
 
 def test_what_is_no_heads_own_is_not_listed():

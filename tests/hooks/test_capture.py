@@ -10,14 +10,10 @@ import torch
 from torch import nn
 
 from hooks import Site, SiteNeverFired, UnknownArchitecture, UnknownSite, anatomy, capture, sites
+from hooks.verify.exam import attached
 
 ALL = sorted(tiny.BUILD)
 FAST = ("gpt2", "llama", "neox", "gemma2", "opt", "bert", "albert", "t5-encoder")
-
-
-def n_hooks(model):
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(m, kind)) for m in model.modules() for kind in kinds)
 
 
 @pytest.fixture(params=ALL)
@@ -40,7 +36,7 @@ def test_outputs_are_the_same_bit_for_bit_and_no_hook_is_left(every):
     assert torch.equal(before, during)
     assert torch.equal(before, after)
     assert len(acts) == len(sites(every))
-    assert n_hooks(every) == 0
+    assert attached(every) == 0
 
 
 def test_residual_stream_equals_hidden_states(every):
@@ -195,7 +191,7 @@ def test_gradient_without_autograd_is_an_error():
     with torch.no_grad(), pytest.raises(RuntimeError, match="grad=True needs autograd"):
         with capture(model, "blocks.0.hook_resid_post", grad=True):
             model(tiny.ids())
-    assert n_hooks(model) == 0
+    assert attached(model) == 0
 
 
 def test_stop_ends_the_forward_after_the_last_site():
@@ -218,7 +214,7 @@ def test_stop_inside_another_capture_ends_only_its_own_forward():
             model(tiny.ids())
     assert "blocks.0.hook_resid_pre" in outer
     assert "blocks.0.hook_resid_post" in inner
-    assert n_hooks(model) == 0
+    assert attached(model) == 0
 
 
 def test_selections_are_slices_and_hold_nothing_else():
@@ -303,7 +299,7 @@ def test_other_peoples_hooks_stay():
     handle = model.transformer.h[0].register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad(), capture(model, "blocks.*.hook_resid_post"):
         model(tiny.ids())
-    assert (calls, n_hooks(model)) == ([1], 1)
+    assert (calls, attached(model)) == ([1], 1)
     handle.remove()
 
 
@@ -318,7 +314,7 @@ def test_no_hook_and_no_mode_is_left_when_a_module_raises(site):
     model.transformer.h[1].attn.c_proj = _Raises()
     with pytest.raises(ZeroDivisionError), torch.no_grad(), capture(model, site):
         model(tiny.ids())
-    assert n_hooks(model) == 0
+    assert attached(model) == 0
     assert torch.overrides._get_current_function_mode_stack() == []
 
 
@@ -328,7 +324,7 @@ def test_no_hook_is_left_when_the_body_raises_or_a_site_is_wrong():
         raise ZeroDivisionError
     with pytest.raises(UnknownSite, match=r"nearest: blocks\.0\.hook_resid_post"):
         capture(model, "blocks.*.hook_resid_pre", "blocks.0.hook_resid_pots")
-    assert n_hooks(model) == 0
+    assert attached(model) == 0
 
 
 def test_a_site_that_never_fires_is_an_error():
@@ -395,4 +391,4 @@ def test_captures_in_two_threads_do_not_mix():
         with torch.no_grad(), capture(model, "blocks.1.attn.hook_pattern") as acts:
             model(tiny.ids(seed=seed))
         assert torch.equal(acts["pattern", 1], results[seed])
-        assert n_hooks(model) == 0
+        assert attached(model) == 0

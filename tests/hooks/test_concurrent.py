@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 
 import pytest
 import tiny
 import torch
+from processes import PROCESSES
 from torch.overrides import _get_current_function_mode_stack
 
 from hooks import SiteNeverFired, capture, edits, intervene, observe
 from hooks.verify.exam import attached
 
-FORK = multiprocessing.get_context("fork")
 SITES = ("blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern", "blocks.0.attn.hook_attn_scores")
 
 
@@ -94,21 +93,24 @@ def test_a_forward_in_another_thread_is_not_taken_for_ones_own(model, way):
     assert attached(model) == 0
 
 
+def send_what_is_seen(name, seed, pipe):
+    torch.set_num_threads(1)
+    pipe.send({site: value.numpy() for site, value in seen(tiny.model(name), seed).items()})
+
+
 def test_two_processes_capture_at_once(model):
     expected, pipes = {seed: seen(model, seed) for seed in (1, 2)}, {}
-
-    def work(seed, pipe):
-        pipe.send({site: value.numpy() for site, value in seen(model, seed).items()})
-
     for seed in (1, 2):
-        here, there = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=work, args=(seed, there))
+        here, there = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=send_what_is_seen, args=(model.config.model_type, seed, there))
         process.start()
         there.close()
         pipes[seed] = here, process
     for seed, (here, process) in pipes.items():
+        assert here.poll(120), "nothing was sent"
         assert same({site: torch.from_numpy(v) for site, v in here.recv().items()}, expected[seed])
-        process.join()
+        process.join(120)
+        assert process.exitcode == 0
 
 
 def test_captures_inside_captures(model):

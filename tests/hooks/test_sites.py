@@ -92,7 +92,7 @@ SELECTED = st.none() | st.integers(-99, 9999) | st.lists(st.integers(-9, 99), mi
 PIECES = st.sampled_from([*"abcz_0159.", "*", "?", "*.", ".*", "{a,b}", "{0,1}", "{a.b,*c}", "{z}", "{a,{b,c}}"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NAMES, SELECTED)
 def test_a_site_is_what_its_spelling_says(name, select):
     site = Site(name, select)
@@ -105,7 +105,7 @@ def as_regex(pattern: str) -> str:
     return "".join(signs.get(c, re.escape(c)) for c in pattern)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6).map("".join))
 def test_a_glob_finds_what_its_regular_expression_finds(known, pattern):
     expected = [name for name in known if re.fullmatch(as_regex(pattern), name)]
@@ -116,7 +116,7 @@ def test_a_glob_finds_what_its_regular_expression_finds(known, pattern):
     assert found == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=30) | st.lists(PIECES | st.sampled_from("[]:,- {}"), max_size=9).map("".join))
 def test_any_text_is_a_site_or_one_clear_line(spec):
     try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +10,8 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
-from processes import PROCESSES
+from made import contents
+from processes import killed
 
 from hooks import ActivationStore, capture, sites
 from hooks.shards import INDEX
@@ -196,10 +195,6 @@ def test_capture_writes_each_forward_as_it_ends(tmp_path):
         capture(model, "blocks.0.attn.hook_pattern", to=store)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".safetensors", ".json")}
-
-
 def write_forty(folder: Path) -> None:
     with ActivationStore(folder, ABOUT) as store:
         for shard in range(40):
@@ -225,16 +220,8 @@ def test_threads_write_into_one_store(tmp_path):
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path):
     write_forty(tmp_path / "whole")
     whole = contents(tmp_path / "whole")
-    goals = [1, 3, 8, 17, 31]
-    for goal in goals:  # killed in the middle of whatever it does once it has so many shards
-        process = PROCESSES.Process(target=write_forty, args=(tmp_path / "killed",))
-        process.start()
-        while process.is_alive() and len(list((tmp_path / "killed").glob("*.safetensors"))) < goal:
-            time.sleep(0.001)
-        process.kill()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    assert max(goals) <= len(contents(tmp_path / "killed")) < 41
-    write_forty(tmp_path / "killed")
-    assert contents(tmp_path / "killed") == whole
-    assert not ActivationStore(tmp_path / "killed").problems()
+    folder = killed(write_forty, tmp_path, goals=[1, 3, 8, 17, 31], whole=40)  # in the middle of whatever it does
+    assert 31 <= len(contents(folder)) < 41
+    write_forty(folder)
+    assert contents(folder) == whole
+    assert not ActivationStore(folder).problems()

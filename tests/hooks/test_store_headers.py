@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooks import ActivationStore
@@ -26,7 +26,7 @@ LEAVES = st.one_of(
     st.lists(st.integers(-9, 99), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
-QUICK = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=150)
 
 
 @pytest.fixture(scope="module")

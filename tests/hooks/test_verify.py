@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import replace
 
 import pytest
@@ -10,12 +11,40 @@ import tiny
 import torch
 from torch import nn
 
-from hooks import UnsoundModel, anatomy, verify
+from hooks import UnsoundModel, anatomy
 from hooks import anatomy as anatomy_of
+from hooks import verify as examine
 from hooks.padding import Padding, Policy
 from hooks.verify import CHECKS
 
 QUICK = [check.name for check in CHECKS if check.quick]
+FAULTS: dict[str, str] = {}  # of each check: the test whose fault it finds
+NOTES = ("bfloat16", "float16", "weights")  # what these find is said, and is no fault of the map
+seen: set[str] = set()
+
+
+def verify(model, *args, **more):
+    """The doctor; which checks found something is kept for `finds`."""
+    verdict = examine(model, *args, **more)
+    seen.update(f.check for f in verdict if f.status == "WRONG" or (f.check in NOTES and f.reason))
+    return verdict
+
+
+def finds(*checks):
+    """Says of a test that its faults are found by these checks; at its end they must have been."""
+
+    def of(test):
+        FAULTS.update(dict.fromkeys(checks, test.__name__))
+
+        @functools.wraps(test)
+        def checked(*args, **kwargs):
+            seen.clear()
+            test(*args, **kwargs)
+            assert set(checks) <= seen
+
+        return checked
+
+    return of
 
 
 def wrong(model, check, **more):
@@ -70,6 +99,7 @@ def test_the_quick_part_is_those_checks():
 # -- a fault for each check
 
 
+@finds("evaluation mode")
 def test_dropout_and_noise():
     model = tiny.model("gpt2")
     with pytest.raises(
@@ -81,6 +111,7 @@ def test_dropout_and_noise():
     assert wrong(model, "evaluation mode") == [""]
 
 
+@finds("same outputs")
 def test_a_model_that_behaves_otherwise_when_watched():
     class Shy(nn.Module):
         def forward(self, x):
@@ -94,6 +125,7 @@ def test_a_model_that_behaves_otherwise_when_watched():
     assert wrong(model, "same outputs") == [""]
 
 
+@finds("fires")
 def test_a_hook_that_never_fires():
     model = tiny.model("gpt2")
     model.unused = nn.Linear(2, 2)
@@ -101,6 +133,7 @@ def test_a_hook_that_never_fires():
     assert wrong(model, "fires") == ["blocks.1.hook_mlp_out"]
 
 
+@finds("residual sums")
 def test_the_wrong_side_of_a_norm():
     model = tiny.model("gemma2")
     remap(model, hook_attn_out=lambda p, s, layer: replace(p[s], path=f"model.layers.{layer}.self_attn"))
@@ -110,24 +143,28 @@ def test_the_wrong_side_of_a_norm():
     assert wrong(model, "residual sums") == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 
 
+@finds("chain of blocks")
 def test_something_between_the_blocks():
     model = tiny.model("gpt2")
     model.transformer.h[1].register_forward_pre_hook(lambda m, args: (args[0] * 1.1, *args[1:]))
     assert wrong(model, "chain of blocks") == ["blocks.1.hook_resid_pre"]
 
 
+@finds("attention rows")
 def test_a_pattern_that_is_none():
     model = tiny.model("llama")
     remap(model, attn__hook_pattern=lambda p, s, layer: replace(p[s], end="scores"))
     assert len(wrong(model, "attention rows")) == 2
 
 
+@finds("attention mask")
 def test_a_missing_causal_mask():
     model = tiny.model("gpt2")
     model.transformer.h[1].attn.is_causal = False
     assert wrong(model, "attention mask") == ["", "blocks.1.attn.hook_pattern"]
 
 
+@finds("pattern x v", "own heads", "head = columns")
 def test_swapped_heads():
     """Of the values, by pattern x v; of queries and keys, by what they move; of z, by the output projection's columns."""
     assert len(wrong(remap(tiny.model("llama"), attn__hook_v=flipped_heads), "pattern x v")) == 2
@@ -137,6 +174,7 @@ def test_swapped_heads():
     assert wrong(remap(tiny.model("gpt2"), attn__hook_q=lambda p, s, i: p[s.replace("_q", "_k")]), "own heads")
 
 
+@finds("projections")
 def test_a_wrong_projection():
     model = tiny.model("llama")
     remap(model, hook_attn_out=lambda p, s, layer: p[s.replace("attn_out", "mlp_out")])
@@ -146,12 +184,14 @@ def test_a_wrong_projection():
     assert wrong(model, "projections") == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
 
 
+@finds("norm and head")
 def test_the_final_norm_on_its_wrong_side():
     model = tiny.model("llama")
     remap(model, ln_final__hook_normalized=lambda p, s, layer: replace(p[s], end="input"))
     assert wrong(model, "norm and head") == ["ln_final.hook_normalized"]
 
 
+@finds("batched")
 def test_texts_that_see_each_other():
     model = tiny.model("gpt2")
     model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: out - 0.1 * out.mean(0, keepdim=True))
@@ -159,6 +199,7 @@ def test_texts_that_see_each_other():
     assert "blocks.0.attn.hook_z" not in found
 
 
+@finds("hooks gone")
 def test_hooks_that_stay():
     class Sticky(nn.Linear):
         def register_forward_hook(self, hook, **more):
@@ -174,6 +215,7 @@ def test_hooks_that_stay():
     assert "hooks or modes are left after a whole forward" in found[0].reason
 
 
+@finds("padding")
 def test_a_left_pad_bug():
     model = tiny.model("gpt2")
     careless = Padding(Policy(True), Policy(True), causal=True)  # on the left GPT-2 needs position ids
@@ -188,6 +230,7 @@ def test_a_left_pad_bug():
     assert "padding on the left changes this model's vectors" in left.reason
 
 
+@finds("edits")
 def test_an_edit_that_goes_nowhere():
     model = tiny.model("gpt2")
     model.side = nn.Identity()
@@ -196,12 +239,14 @@ def test_an_edit_that_goes_nowhere():
     assert wrong(model, "edits") == ["blocks.0.hook_mlp_out"]
 
 
+@finds("own neurons")
 def test_mixed_up_neurons():
     model = tiny.model("gpt2")
     remap(model, mlp__hook_pre=lambda p, s, layer: replace(p[s], view=lambda raw: raw.roll(3, -1)))
     assert len(wrong(model, "own neurons")) == 2
 
 
+@finds("gradients")
 def test_a_wrong_gradient():
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -224,6 +269,7 @@ def test_a_wrong_gradient():
     assert "blocks.0.mlp.hook_post" not in found
 
 
+@finds("eager attention")
 def test_eager_attention_that_differs(monkeypatch):
     import transformers.models.llama.modeling_llama as module
 
@@ -234,12 +280,14 @@ def test_eager_attention_that_differs(monkeypatch):
     assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
 
 
+@finds("resumed")
 def test_a_block_with_a_memory():
     model, calls = tiny.model("gpt2"), []
     model.transformer.h[0].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
     assert "blocks.0.hook_resid_pre" in wrong(model, "resumed")
 
 
+@finds("KV cache")
 def test_a_cache_that_forgets_where_it_is():
     model = tiny.model("gpt2")
     model.transformer.register_forward_pre_hook(
@@ -249,6 +297,7 @@ def test_a_cache_that_forgets_where_it_is():
     assert wrong(model, "KV cache") == ["blocks.1.hook_resid_post", ""]
 
 
+@finds("float16")
 def test_half_precision_that_overflows():
     model = tiny.model("gpt2")
     with torch.no_grad():
@@ -259,6 +308,16 @@ def test_half_precision_that_overflows():
     assert {f.status for f in found.of("bfloat16") if f.site == "blocks.0.hook_resid_pre"} == {"OK"}
 
 
+@finds("bfloat16")
+def test_another_way_in_half_precision():
+    model = tiny.model("gpt2")
+    model.transformer.h[1].mlp.register_forward_hook(lambda m, a, out: -out if out.dtype == torch.bfloat16 else out)
+    found = {f.site: f.status for f in verify(model, only=["bfloat16"])}
+    assert found["blocks.0.hook_mlp_out"] == "OK"
+    assert found["blocks.1.hook_mlp_out"] == "UNSUPPORTED"
+
+
+@finds("weights")
 def test_tied_and_quantised_weights_are_noticed():
     model = tiny.model("gpt2")
     notes = [f.reason for f in verify(model, only=["weights"])]
@@ -287,13 +346,7 @@ def test_tied_and_quantised_weights_are_noticed():
 
 
 def test_every_check_has_a_fault_that_it_finds():
-    """The list that the tests above must cover; a new check needs a new fault."""
-    assert [check.name for check in CHECKS] == [
-        "evaluation mode", "same outputs", "fires", "residual sums", "chain of blocks", "attention rows", "attention mask",
-        "pattern x v", "projections", "norm and head", "batched", "hooks gone", "padding", "edits", "own heads",
-        "own neurons", "gradients", "head = columns", "eager attention", "resumed", "KV cache", "bfloat16", "float16",
-        "weights",
-    ]  # fmt: skip
+    assert {check.name for check in CHECKS} == set(FAULTS)
     assert all(check.about.endswith(".") for check in CHECKS)
 
 

@@ -24,9 +24,8 @@ QUICK = [
 
 @pytest.fixture
 def adapted():
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], r=2, init_lora_weights=False)
-    return peft.get_peft_model(tiny.model("llama"), config).eval()
+    pytest.importorskip("peft")
+    return tiny.adapted()
 
 
 def test_a_model_with_adapters_is_read_as_it_runs(adapted):
@@ -46,15 +45,6 @@ def test_a_model_with_adapters_is_read_as_it_runs(adapted):
     with torch.no_grad(), adapted.disable_adapter(), capture(adapted, ("q", 0)) as off:
         adapted(input_ids=IDS)
     assert torch.equal(off["q", 0], without["q", 0])
-
-
-def test_a_subject_with_adapters_pads_right(adapted):
-    from experiments.subject import Subject
-
-    subject = Subject(adapted, tiny.tokenizer(), bos="always")
-    assert subject.causal
-    assert subject.padding.left.possible
-    assert type(subject.body).__name__ == "LlamaModel"
 
 
 def test_compiled_models_are_refused():

@@ -34,7 +34,11 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         "ece_mass_chance": 0.05,
         "maximum_error": 0.2,
         "aurc_best": 0.05,
-        **{name + end: 0.3 + by for name in spreads for end, by in (("", 0.0), ("_low", -0.05), ("_high", 0.05))},
+        **{
+            name + end: 0.3 + number / 100 + by
+            for number, name in enumerate(spreads)
+            for end, by in (("", 0.0), ("_low", -0.05), ("_high", 0.05))
+        },
         "bins": bins,
         "coverage": {
             "share": [k / 20 for k in range(1, 21)],

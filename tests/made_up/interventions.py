@@ -60,14 +60,9 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
     }
 
 
-def make_screened(evil: str = "") -> dict[str, Any]:
-    """An ablation run of which most effects are estimates."""
-    made, rng = make_ablation(evil=evil), random.Random(1)
-    for number, record in enumerate(made["records"]):
-        record["estimate"] = record["effect"] * 0.8 + rng.gauss(0, 0.05)
-        if record["q"] > 0.05 and number % 4:
-            record.update({"exact": False, "p": None, "q": None})
-    certificate = {
+def certificate(evil: str = "") -> dict[str, Any]:
+    """How estimates agreed with exact effects."""
+    return {
         "n_top": 2,
         "n_sample": 36,
         "spearman": 0.62,
@@ -78,15 +73,32 @@ def make_screened(evil: str = "") -> dict[str, Any]:
         "missed": 0,
         "misleads": [f"Spearman's correlation with the exact effects is 0.62{evil}"],
     }
-    return {**made, "certificates": {"heads": certificate}}
+
+
+def without_patterns(made: dict[str, Any]) -> dict[str, Any]:
+    """What other commands than ablation have of its results."""
+    return {key: part for key, part in made.items() if key != "patterns"}
+
+
+def make_screened(evil: str = "") -> dict[str, Any]:
+    """An ablation run of which most effects are estimates, with random directions and what heads do on repeated tokens."""
+    made, rng = make_ablation(evil=evil), random.Random(1)
+    for number, record in enumerate(made["records"]):
+        record["estimate"] = record["effect"] * 0.8 + rng.gauss(0, 0.05)
+        record["exact"] = not (record["q"] > 0.05 and number % 4)
+        record |= {"null": 0.05 + rng.random() / 100, "null_p": 0.17} if record["exact"] else {"p": None, "q": None}
+        record |= {"previous": rng.random(), "duplicate": rng.random() / 9, "induction": rng.random()}
+    return {**made, "certificates": {"heads": certificate(evil)}}
 
 
 def make_patching(evil: str = "") -> dict[str, Any]:
     """A patching run by position, in both directions."""
-    made = make_ablation(4, 6, evil)
+    made = without_patterns(make_ablation(4, 6, evil))
     records = [
         {
-            **record,
+            **{key: value for key, value in record.items() if key != "baseline"},
+            "estimate": record["effect"] * 0.8,
+            "exact": True,
             "component": "positions",
             "value": direction,
             "site": f"blocks.{record['layer']}.hook_resid_pre{evil}",
@@ -96,7 +108,8 @@ def make_patching(evil: str = "") -> dict[str, Any]:
     ]
     means = {"clean": made["baseline"], "corrupted": {"value": -0.5, "low": -0.9, "high": 0.1}}
     gap = {"value": 3.0, "low": 2.6, "high": 3.4}
-    return {**made, "kind": "patch", "records": records, "baseline": means, "gap": gap}
+    agreed = {"denoising": certificate(), f"noising{evil}": certificate(evil)}
+    return {**made, "kind": "patch", "records": records, "baseline": means, "gap": gap, "certificates": agreed}
 
 
 def make_pruning(evil: str = "") -> dict[str, Any]:
@@ -128,5 +141,5 @@ def make_pruning(evil: str = "") -> dict[str, Any]:
                 "model": f"models/step-{step}{evil}" if step else None,
             }
         )
-    made = make_ablation(2, 3, evil)
+    made = without_patterns(make_ablation(2, 3, evil))
     return {**made, "kind": "prune", "records": records, "baseline": {"value": 4.0, "low": 3.7, "high": 4.3}}

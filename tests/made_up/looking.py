@@ -6,13 +6,13 @@ import base64
 import random
 from typing import Any
 
-from made_up.probing import make_results, provenance
+from made_up.probing import provenance
 
 
 def make_attention(evil: str = "") -> dict[str, Any]:
     """Results of a study of attention: two layers of three heads, one text, a relation, effects."""
     rng = random.Random(0)
-    statistics = ("entropy", "confidence", "distance", "first", "norm_first", "previous", "output", "induction")
+    statistics = ("entropy", "confidence", "distance", "first", "norm_first", "previous", "output")
     records = []
     for layer in range(2):
         for head in range(3):
@@ -32,6 +32,7 @@ def make_attention(evil: str = "") -> dict[str, Any]:
             }
             for name in statistics:
                 record |= {name: rng.random(), f"{name}_low": 0.1, f"{name}_high": 0.9}
+            record |= {"induction": rng.random(), "duplicate": rng.random()}
             records.append(record)
     records[-1] |= {"relation": f"det{evil}", "direction": "to governor", "relation_score": 1.0}
     tokens = ["<s>", f"a{evil}", " b"]
@@ -46,9 +47,25 @@ def make_attention(evil: str = "") -> dict[str, Any]:
     relation |= {"baseline": 0.5, "offset": -1, "gain": 0.4, "low": 0.3, "high": 0.5, "n": 40, "syntactic": True}
     apart = {"n": 6, "spearman": {"confidence": 0.2, "entropy": None}, "metric": f"loss{evil}", "unit": "bits"}
     apart |= {"sharp_unneeded": [records[0]["site"]], "diffuse_needed": [records[3]["site"]], "value": "zero"}
+    checkpoints = [
+        {
+            "step": step,
+            "name": f"step-{step}{evil}",
+            "layer": layer,
+            "index": head,
+            "entropy": 1 - step / 200 * head / 3,
+        }
+        | {"entropy_low": 0.1, "entropy_high": 1.0, "change": step / 1000 if step else None}
+        for step in (0, 50, 100)
+        for layer in range(2)
+        for head in range(3)
+    ]
     return {
-        **make_results(2, ("upos",)),
+        "schema": 1,
         "kind": "attend",
+        "provenance": provenance(2),
+        "notes": [{"kind": "info", "text": f"a note{evil}"}],
+        "checkpoints": checkpoints,
         "records": records,
         "layers": [{"layer": n, "entropy": 0.5, "first": 0.3, "norm_first": 0.1, "change": n or None} for n in (0, 1)],
         "relations": [relation],
@@ -67,9 +84,9 @@ def make_geometry(evil: str = "") -> dict[str, Any]:
 
     records = []
     for layer, site in enumerate(("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")):
-        figures = {"explained_2": 0.4, "components_90": 5, "anisotropy": 0.2, "anisotropy_centred": 0.0}
-        figures |= {"intrinsic_dimension": 7.5, "trust_pca": 0.8, "norm_first": 900.0, "norm_others": 12.0}
-        tell = {f"upos{evil}:{k}": v for k, v in {"majority": 0.3, "space": 0.8, "pca": 0.5}.items()}
+        figures = {"explained_2": 0.4 + layer / 9, "components_90": 5, "anisotropy": 0.2, "anisotropy_centred": 0.0}
+        figures |= {"intrinsic_dimension": 7.5 + layer, "trust_pca": 0.8, "norm_first": 900.0, "norm_others": 12.0}
+        tell = {f"upos{evil}:{k}": v for k, v in {"majority": 0.3, "space": 0.82, "pca": 0.5}.items()}
         tell |= {f"upos{evil}:space_low": 0.7, f"upos{evil}:space_high": 0.9}
         records.append(
             {"site": site, "layer": layer, "n": 3, "explained": [0.3, 0.1], "norms": [900.0, None], **figures, **tell}
@@ -77,8 +94,10 @@ def make_geometry(evil: str = "") -> dict[str, Any]:
     lens = {"log2p": -3.0, "log2p_low": -4.0, "log2p_high": -2.0, "top1": 0.5, "median_rank": 3.0}
     text = {"tokens": ["<s>", f"a{evil}"], "top": [[f"b{evil}"], ["a"]], "p": [[0.2], [0.9]], "rank": [[4], [0]]}
     return {
-        **make_results(2, ("upos",)),
+        "schema": 1,
         "kind": "geometry",
+        "provenance": provenance(2),
+        "notes": [{"kind": "info", "text": f"a note{evil}"}],
         "records": records,
         "words": {
             "sentences": [[f"one{evil}", "two"], ["three"]],

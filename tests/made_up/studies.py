@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from made_up.interventions import make_ablation
+from made_up.interventions import certificate, make_ablation, without_patterns
 from made_up.probing import provenance
 
 
 def make_usage(evil: str = "") -> dict[str, Any]:
     """A study of usage over six layers, with pushes to two classes."""
-    made, records = make_ablation(evil=evil), []
+    made, records = without_patterns(make_ablation(evil=evil)), []
     for value, sign in (("erase", -1.0), (f"push Sing{evil}", 0.4), ("push Plur", -0.6)):
         for layer in range(6):
             effect = sign * (layer + 1) / 6
@@ -35,16 +35,23 @@ def make_usage(evil: str = "") -> dict[str, Any]:
                     "erased_linear": 0.6,
                     "erased_mlp": 0.75,
                     "erased_rank": 1,
+                    "erased_change": 0.3 + layer / 100,
+                    "estimate": effect * 0.9,
+                    "exact": True,
+                    "l2": 10.0,
+                    "converged": True,
+                    "n_train": 3000,
                     "n_test": 2000,
                 }
             )
     finding = [{"property": f"feats:Number{evil}", "text": f"feats:Number{evil} is decodable best at layer 5."}]
-    return {**made, "kind": "usage", "records": records, "findings": finding}
+    agreed = {value: certificate(evil) for value in dict.fromkeys(record["value"] for record in records)}
+    return {**made, "kind": "usage", "records": records, "findings": finding, "certificates": agreed}
 
 
 def make_neurons(evil: str = "") -> dict[str, Any]:
     """A study of neurons at two sites: two rankings, two probes, an ablation and a translation, two neurons named."""
-    made, records, table, sites, neurons = make_ablation(evil=evil), [], [], [], []
+    made, records, table, sites, neurons = without_patterns(make_ablation(evil=evil)), [], [], [], []
     for layer in range(2):
         here: dict[str, Any] = {"site": f"blocks.{layer}.mlp.hook_post{evil}", "layer": layer}
         for ranking in (f"f{evil}", "mean_difference"):
@@ -82,10 +89,11 @@ def make_attribution(evil: str = "") -> dict[str, Any]:
     for item, text in enumerate(("A dog waits here", "Dogs wait here now")):
         units = [f"{word}{evil}" for word in text.split()]
         about = {"item": item, "text": " ".join(units), "target": f"log probability of ' x'{evil}", "unit": "bits"}
-        measured = dict.fromkeys(("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity"), 0.5)
+        names = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
+        measured = {name: 0.4 + number / 50 + item / 100 for number, name in enumerate(names)}
         curves = {"deleted": [-s for s in steps], "inserted": [s - 1 for s in steps], "measured_by": "delete"}
-        for method in ("leave-one-out", "ig"):
-            own = {"units": units, "spans": [], "scores": [0.1, 2.0, -1.0, 0.0], "errors": None, "value": -0.5}
+        for number, method in enumerate(("leave-one-out", "ig")):
+            own = {"units": units, "spans": [], "scores": [0.1, 2.0, -1.0 - number, 0.0], "errors": None, "value": -0.5}
             cost = {"baseline": None, "asked": 5, "forwards": 5, "backwards": 0, "notes": [], "inner": None, "more": {}}
             noise = {"stability": None, "sensitivity": None}
             records.append({**about, "method": method, **own, **cost, **measured, **curves, **noise})

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from made import softmax
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from probes import calibration as cal
@@ -59,11 +60,6 @@ def test_always_ninety_percent_has_the_auroc_it_deserves() -> None:
     assert area.low < area.value < area.high
     sharp = np.where(correct, 0.9, 0.8)  # a confidence that knows
     assert cal.auroc(sharp, correct) == 1.0
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 @pytest.fixture(scope="module")

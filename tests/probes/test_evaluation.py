@@ -28,6 +28,8 @@ def test_metrics_equal_scikit_learn(said):
     report = metrics.classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
     for label, row in rows.items():
         assert row["support"] == report[label]["support"]
+        assert row["precision"] == pytest.approx(report[label]["precision"])
+        assert (row["recall"] or 0.0) == pytest.approx(report[label]["recall"])
         assert row["f1"] == pytest.approx(report[label]["f1-score"])
     assert rows["e"]["recall"] is None  # predicted, never gold: nothing to recall
 

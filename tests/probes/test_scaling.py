@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import softmax
 from sklearn.isotonic import IsotonicRegression
 
 from probes.calibration import CalibrationError, ece, nll, top_label
 from probes.scaling import SCALINGS, IsotonicScaling, TemperatureScaling, VectorScaling, as_logits
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def world(n: int, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
