@@ -12,10 +12,10 @@ from hooks.capture import capture
 from hooks.edits import Edit, EditError
 from hooks.intervene import NothingChanged, intervene
 from hooks.observe import observe
-from hooks.reference import Reference
+from hooks.reference import Reference, ReferenceMismatch
 from hooks.resume import Readout, Resume
 from hooks.sites import Site, UnknownSite
-from hooks.store import ActivationStore
+from hooks.store import ActivationStore, StoreError
 from hooks.verify import UnsoundModel, Verdict, verify
 
 __all__ = [
@@ -27,9 +27,11 @@ __all__ = [
     "NothingChanged",
     "Readout",
     "Reference",
+    "ReferenceMismatch",
     "Resume",
     "Site",
     "SiteNeverFired",
+    "StoreError",
     "UnknownArchitecture",
     "UnknownSite",
     "UnsoundModel",

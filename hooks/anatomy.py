@@ -35,9 +35,6 @@ class WrappedModel(ValueError):
 class UnknownArchitecture(LookupError):
     """No anatomy is known for a model: only raw module paths can be used."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 @dataclass(frozen=True)
 class Place:

@@ -100,8 +100,8 @@ class AttentionWatch(TorchFunctionMode):
         for touch in self.touches:
             scores = touch.scores(scores)
         made = softmax(scores)
-        if scores is not given:  # an edit may leave a query nothing to see: it attends nowhere
-            made = made.nan_to_num(0.0)
+        if scores is not given:  # an edit may leave a query nothing to see
+            made = _nowhere(made, scores)
         pattern = made
         for touch in self.touches:
             pattern = touch.pattern(pattern)
@@ -183,7 +183,7 @@ def sdpa_scores(
     Forbidden positions (a False in a boolean mask, above the diagonal when causal) hold -inf.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)) * scale
+    scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)  # float16 would overflow before
     if is_causal:
         n_query, n_key = scores.shape[-2:]
         allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
@@ -196,8 +196,12 @@ def sdpa_scores(
 
 
 def _weights(scores: Tensor) -> Tensor:
-    """A query with nothing to see attends nowhere, as in the fused kernels."""
-    return torch.softmax(scores, dim=-1).nan_to_num(0.0)
+    return _nowhere(torch.softmax(scores, dim=-1), scores)
+
+
+def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
+    """A query with nothing to see attends nowhere, as in the fused kernels; any other NaN stays to be seen."""
+    return weights.masked_fill(scores.isneginf().all(dim=-1, keepdim=True), 0.0)
 
 
 def forbid(scores: Tensor) -> Tensor:

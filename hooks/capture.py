@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import Activations, SiteNeverFired, select
+from hooks.activations import Activations, select
 from hooks.anatomy import Place, locate
 from hooks.attention import forbid
 from hooks.sites import Site, SiteLike
@@ -98,14 +98,7 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         if isinstance(error, _Stop) and error.owner is self:
             return True
         if kind is None:
-            self._taps.require_here()
-        if kind is None and self._taps.ran:
-            silent = [str(site) for site in self._places if self._is_silent(site)]
-            if silent:
-                raise SiteNeverFired(
-                    f"{len(silent)} of {len(self._places)} sites did not fire in this forward: {', '.join(silent[:3])}; "
-                    "the modules did not run, or the layer's attention is neither sdpa nor a softmax"
-                )
+            self._taps.require([site for site in self._places if self._is_silent(site)])
         return False
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:

@@ -226,9 +226,19 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
 
 
 def copy(site: SiteLike) -> Edit:
-    """Another site's value in the same forward: ``{"blocks.3.hook_resid_post": copy("blocks.3.hook_resid_pre")}`` skips layer 3."""
+    """Another site's value in the same forward: ``{"blocks.3.hook_resid_post": copy("blocks.3.hook_resid_pre")}`` skips layer 3.
+
+    Raises:
+        EditError: in the forward, if the other site comes later.
+    """
     source = str(Site.parse(site))
-    return Edit(f"copy of {source}", lambda value, where: where.live[source].to(value), needs=(source,))
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        if source not in where.live:
+            raise EditError(f"{where.site}: {source} has no value yet: it must come earlier in the forward")
+        return where.live[source].to(value)
+
+    return Edit(f"copy of {source}", apply, needs=(source,))
 
 
 def function(apply: Callable[[Tensor], Tensor], name: str = "function") -> Edit:

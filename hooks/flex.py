@@ -84,7 +84,7 @@ def flex_scores(
     from torch.nn.attention.flex_attention import create_mask  # costs a second that only its users pay
 
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query @ key.transpose(-2, -1)) * scale
+    scores = (query * scale) @ key.transpose(-2, -1)  # scaled first: float16 would overflow before
     places = [torch.arange(n, device=scores.device) for n in scores.shape]
     if score_mod is not None:
         for dim in (4, 3, 2, 1):  # a function of one score becomes one of a row, of a head's, of a text's, of all

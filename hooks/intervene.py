@@ -19,7 +19,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import SiteNeverFired, select, selected
+from hooks.activations import select, selected
 from hooks.anatomy import Place, locate
 from hooks.edits import Edit, EditError, Where, function
 from hooks.sites import Site, SiteLike, UnknownSite
@@ -88,14 +88,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         self._live.values.clear()
         if kind is not None:
             return
-        self._taps.require_here()
-        if not self._taps.ran:
-            return
-        silent = [str(site) for site in self._edits if site not in self._fired]
-        if silent:
-            raise SiteNeverFired(
-                f"{len(silent)} of {len(self._edits)} edited sites did not fire in this forward: {', '.join(silent[:3])}"
-            )
+        self._taps.require([site for site in self._edits if site not in self._fired])
         same = [str(site) for site, changed in self._fired.items() if not bool(changed)]
         if same:
             warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)

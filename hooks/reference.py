@@ -130,6 +130,11 @@ class Reference:
             raise ReferenceMismatch(f"mean per {per!r}: expected 'all', 'position' or 'template:NAME'")
         if per == "all":
             mask = mask & (torch.arange(mask.shape[1]) >= self._skip)
+            if not mask.any():
+                raise ReferenceMismatch(
+                    f"{site}: expected reference texts of more than {self._skip} tokens, which are skipped, got "
+                    f"{self.n_texts} texts of {self.n_tokens} tokens in all"
+                )
         there = mask.to(whole.device).view(*mask.shape, *[1] * (whole.ndim - 2))
         total = torch.where(there, whole, 0.0).double()
         if per == "all":
@@ -142,11 +147,11 @@ class Reference:
         """What `edits.resample` puts in: for each text the values of one drawn reference text."""
         whole = select_part(self._whole(where.site), where.site, lead=2)
         at = self._positions(value, where)
-        there = torch.where(where.mask.bool().cpu(), at, 0).amax(1) if where.mask is not None else at.amax(1)
+        there = at if where.mask is None else torch.where(where.mask[:, -at.shape[1] :].bool().cpu(), at, 0)
         lengths = self._mask.sum(1)
         generator = torch.Generator().manual_seed(seed)
         rows = []
-        for needed in there.tolist():  # one that is long enough, by the same random numbers at every site
+        for needed in there.amax(1).tolist():  # one that is long enough, by the same random numbers at every site
             able = (lengths > needed).nonzero().squeeze(1)
             if not len(able):
                 raise ReferenceMismatch(
@@ -164,9 +169,9 @@ class Reference:
     @staticmethod
     def _positions(value: Tensor, where: Where) -> Int[Tensor, "batch pos"]:
         batch, pos = value.shape[:2]
-        if where.mask is None or where.start:
+        if where.mask is None:
             return torch.arange(where.start, where.start + pos).expand(batch, pos)
-        return (where.mask.long().cumsum(1) - 1).clamp(min=0).cpu()
+        return (where.mask.long().cumsum(1) - 1).clamp(min=0)[:, -pos:].cpu()  # the mask covers a cache's tokens too
 
 
 def _grow(tensor: Tensor, length: int) -> Tensor:

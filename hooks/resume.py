@@ -99,6 +99,7 @@ class Resume:
             self._finish = self._tail(self._read(self._end))
         self.exact = self._finish is not None
         self._few = self.exact and self._reads_few()
+        self._recorded_under = self._hooks()
 
     def residual(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
         """The recorded input of a block."""
@@ -107,7 +108,14 @@ class Resume:
 
     @functools.cached_property
     def causal(self) -> bool:
-        """Whether `run` may start within the text: measured on the recorded forward with its second half disturbed."""
+        """Whether `run` may start within the text: measured on the recorded forward with its second half disturbed.
+
+        Measured the first time that it is asked for; ask outside the intervention.
+
+        Raises:
+            RuntimeError: hooks are on the blocks that were not there when they were recorded.
+        """
+        self._require_as_recorded("causal")
         clean = self.residual(0)
         start = clean.shape[1] // 2
         if self._finish is None or self._cache is None or not start:
@@ -139,7 +147,8 @@ class Resume:
 
         Args:
             order: the blocks to run, instead of all from ``layer`` on: skipped, repeated, swapped or shuffled.
-            start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded.
+            start: the first position of ``residual``, in a `causal` model; all before it is as it was recorded. Before an
+                intervention around this call ask for `causal`.
             edited: the part of block ``layer`` that an intervention around this call edits first, such as ``attn.hook_z``,
                 where all copies of ``residual`` are equal: what stands before it in the block runs on one of them.
             until: gives the residual stream at the input of this block instead, for a later call.
@@ -178,7 +187,7 @@ class Resume:
         else:
             read, behind = self._read(self._end).repeat(copies, 1), self.positions[:, 1] >= start
             where = behind.repeat(copies).to(read.device)
-            read[where] = self._read(residual, copies, self.positions[behind] - torch.tensor([0, start]))
+            read[where] = self._read(residual, copies, self.positions[behind] - self.positions.new_tensor([0, start]))
         return self._finish(read) if finish else read
 
     def finish(
@@ -234,10 +243,26 @@ class Resume:
         """Whether `run` may compute what stands before ``edited`` in its first block once for all copies.
 
         Measured on two copies of what was recorded, the first time a part is asked for; call it outside the intervention.
+
+        Raises:
+            RuntimeError: hooks are on the blocks that were not there when they were recorded.
         """
         if edited not in self._shared:
+            self._require_as_recorded("share")
             self._shared[edited] = self._same(layer, self.residual(layer).repeat(2, 1, 1), edited, False)
         return self._shared[edited]
+
+    def _hooks(self) -> set[int]:
+        """The hooks on the blocks and within them; transformers leaves some there that only look."""
+        modules = [module for block in self._blocks for module in block.modules()]
+        return {hook for module in modules for hook in (*module._forward_hooks, *module._forward_pre_hooks)}
+
+    def _require_as_recorded(self, what: str) -> None:
+        if more := self._hooks() - self._recorded_under:
+            raise RuntimeError(
+                f"{what}: expected the blocks as they were recorded, got {len(more)} more hooks on them: ask for it outside "
+                "the intervention, or record anew"
+            )
 
     def _reads_few(self) -> bool:
         """Whether the last block may leave out positions: few are read, and the recorded values come out the same."""

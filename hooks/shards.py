@@ -112,8 +112,8 @@ class Image:
         slot = self.slots[name]
         return self._bytes[slot.start : slot.stop].view(slot.dtype).view(slot.shape)
 
-    def write(self, folder: Folder, name: str, about: Mapping[str, Any]) -> None:
-        """Write the shard.
+    def write(self, folder: Folder, name: str, about: Mapping[str, Any]) -> int:
+        """Write the shard; returns the file's bytes.
 
         Raises:
             StoreError: a value that is not finite in the type it is stored in.
@@ -133,6 +133,7 @@ class Image:
         text += b" " * (-len(text) % 8)
         size = max(slot.stop for slot in self.slots.values())
         folder.write(name, [len(text).to_bytes(8, "little") + text, data[:size]])
+        return 8 + len(text) + size
 
 
 def _largest(site: str, value: Tensor) -> float:

@@ -65,9 +65,6 @@ _NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
 class UnknownSite(LookupError):
     """A name that no site of this model has."""
 
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -127,7 +124,8 @@ def expand(specs: Iterable[SiteLike], known: Sequence[str]) -> list[Site]:
         known: every name the model has, as `hooks.sites` lists them.
 
     Raises:
-        UnknownSite: a pattern matched nothing; the message names the nearest names that exist.
+        UnknownSite: a pattern, or one alternative of its braces, matched nothing; the message names the nearest names that
+            exist.
 
     >>> [str(s) for s in expand(["blocks.{0,1}.hook_mlp_out"], ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"])]
     ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']
@@ -139,11 +137,13 @@ def expand(specs: Iterable[SiteLike], known: Sequence[str]) -> list[Site]:
         if site.name.startswith("module:"):
             found[site] = None
             continue
-        pattern = _count_from_end(site.name, known)
-        names = [n for alternative in _braces(pattern) for n in _match(alternative, order)]
-        if not names:
-            raise UnknownSite(_no_such_site(site.name, known))
-        for name in sorted(set(names), key=order.__getitem__):
+        names: set[str] = set()
+        for alternative in _braces(site.name):
+            matched = _match(_count_from_end(alternative, known), order)
+            if not matched:
+                raise UnknownSite(_no_such_site(alternative, known))
+            names.update(matched)
+        for name in sorted(names, key=order.__getitem__):
             found[Site(name, site.select)] = None
     return list(found)
 
@@ -181,7 +181,7 @@ def _no_such_site(pattern: str, known: Sequence[str]) -> str:
         return f"no site {pattern!r}: the model has blocks 0 to {layers[-1]}"
     # Compare without layer numbers first, so that a typo in the part is not drowned by the layer.
     folded = {re.sub(r"\.\d+\.", ".*.", n): n for n in reversed(known)}
-    query = re.sub(r"\.(\d+|\{[^}]*\}|-\d+)\.", ".*.", pattern)
+    query = re.sub(r"\.-?\d+\.", ".*.", pattern)
     near = difflib.get_close_matches(query, list(folded), n=3, cutoff=0.4)
     if wanted:
         near = [n.replace(".*.", f".{wanted['layer']}.") for n in near]

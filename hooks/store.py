@@ -17,7 +17,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -35,6 +35,7 @@ from hooks.shards import (
     INDEX,
     Header,
     Image,
+    Slot,
     StoreError,
     as_tensor,
     digest,
@@ -80,7 +81,8 @@ class ActivationStore:
         self._lock: Any | None = None
         self._turn = Lock()
         self._spool = Spool(self._write)
-        self._index: Int[Tensor, "rows 5"] | None = None
+        self._index: Int[Tensor, "rows 7"] | None = None
+        self._last: tuple[int, int, int, int] | None = None
 
     def __enter__(self) -> ActivationStore:
         return self
@@ -123,7 +125,6 @@ class ActivationStore:
     @property
     def n_shards(self) -> int:
         """How many shards are there."""
-        self.flush()
         return len(self._names())
 
     @property
@@ -146,13 +147,16 @@ class ActivationStore:
         return sum(self._names().values())
 
     def width(self, site: str) -> int:
-        """How many values a row has at a site."""
-        name, size = next(iter(self._names().items()), ("", 0))
-        return math.prod(self._with(name, size, site).slots[site].shape[1:])
+        """How many values a row has at a site.
+
+        Raises:
+            StoreError: there is no shard, or no such site in one.
+        """
+        return math.prod(self._slots(site, list(self._all().items()))[0].shape[1:])
 
     def largest(self, site: str) -> float:
-        """The largest absolute value at a site."""
-        return max((self._header(*found).largest[site] for found in self._names().items()), default=0.0)
+        """The largest absolute value at a site; 0 where there is no shard."""
+        return max((self._with(*found, site).largest[site] for found in self._names().items()), default=0.0)
 
     def has(self, shard: int) -> bool:
         """Whether a whole shard made from the same is there, or on its way.
@@ -259,7 +263,7 @@ class ActivationStore:
         self.folder.clear()
         self._headers.clear()
         self._rows.clear()
-        self._index = None
+        self._index = self._last = None
 
     # -- reading
 
@@ -269,16 +273,13 @@ class ActivationStore:
         Tensors are compared with their checksums; a few rows of one are read where they are.
 
         Raises:
-            StoreError: a shard is damaged or foreign, has no such site, or some rows are in no shard.
+            StoreError: there is no shard, one is damaged or foreign, has no such site or its rows in another type or
+                width than the first, or some rows are in no shard.
         """
-        self.flush()
         if rows is not None:
             return self._some(site, rows)
         n_rows, parts = self.n_rows, list(self._all().items())
-        seen = np.zeros(n_rows, dtype=bool)
-        slots = [self._with(*part, site).slots[site] for part in parts]
-        if not slots:
-            raise StoreError(f"{self.folder}: expected shards, it holds none")
+        slots, seen = self._slots(site, parts), np.zeros(n_rows, dtype=bool)
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
         space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)  # numpy asks for large pages, torch does not
         table = space.reshape(n_rows, width * kind.itemsize)
@@ -307,7 +308,6 @@ class ActivationStore:
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
         """Each shard's index and its rows of one site, mapped into memory: for sums over more rows than memory holds."""
-        self.flush()
         for name, size in self._all().items():
             header = self._with(name, size, site)
             slot = header.slots[site]
@@ -316,6 +316,7 @@ class ActivationStore:
 
     def shard(self, number: int, site: str) -> tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]:
         """One shard's index and its rows of one site, compared with their checksums."""
+        self.flush()
         name, size = _name(number), self.folder.size(_name(number))
         if size is None:
             raise StoreError(f"{self.folder}/{name} is missing: run it again")
@@ -340,7 +341,6 @@ class ActivationStore:
     def problems(self) -> list[str]:
         """What is wrong with the store, a line for each shard: every byte is read."""
         found = []
-        self.flush()
         for name, size in self._names().items():
             try:
                 header = self._header(name, size)
@@ -353,6 +353,8 @@ class ActivationStore:
     # -- inside
 
     def _names(self) -> dict[str, int]:
+        """The bytes of the shards that are there, by name, once what was given is written."""
+        self.flush()
         return {n: size for n, size in self.folder.sizes().items() if n.startswith("shard-")}
 
     def _plan(self) -> dict[str, Any] | None:
@@ -426,10 +428,19 @@ class ActivationStore:
             raise StoreError(f"{self.folder}/{name}: expected site {site!r}, it holds {header.sites[:5]}")
         return header
 
+    def _slots(self, site: str, parts: Sequence[tuple[str, int]]) -> list[Slot]:
+        """Where a site is in each of these shards: at least one, and all in one type and width."""
+        if not parts:
+            raise StoreError(f"{self.folder}: expected shards, it holds none")
+        slots = [self._with(*part, site).slots[site] for part in parts]
+        for (name, _), slot in zip(parts, slots, strict=True):
+            if _kind(slot) != _kind(slots[0]):
+                raise StoreError(f"{self.folder}/{name}: expected {site} in {_kind(slots[0])}, got {_kind(slot)}")
+        return slots
+
     def _table(self) -> Int[Tensor, "rows 7"]:
         """The index, and for each row its shard and its place in it."""
         if self._index is None:
-            self.flush()
             parts = []
             for number, (name, size) in enumerate(self._all().items()):
                 part = read_tensor(self.folder, name, self._header(name, size), INDEX)
@@ -440,21 +451,19 @@ class ActivationStore:
         return self._index
 
     def _some(self, site: str, rows: Int[Tensor, " n"]) -> Tensor:
-        table, names = self._table(), list(self._all().items())
+        table, parts = self._table(), list(self._all().items())
+        slots = self._slots(site, parts)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(table)):
             raise StoreError(
                 f"{self.folder}: expected rows below {len(table)}, got {int(rows.min())} to {int(rows.max())}"
             )
         shard, place = table[rows, 5], table[rows, 6]
-        name, size = names[0]
-        slot = self._with(name, size, site).slots[site]
-        values = torch.empty(len(rows), *slot.shape[1:], dtype=slot.dtype)
+        values = torch.empty(len(rows), *slots[0].shape[1:], dtype=slots[0].dtype)
         for number in shard.unique().tolist():
-            name, size = names[number]
-            slot = self._with(name, size, site).slots[site]
+            (name, size), slot = parts[number], slots[number]
             here = (shard == number).nonzero().squeeze(1)
             if 2 * len(here) >= slot.shape[0]:  # most of it: then all of it, with its checksum
-                part = read_tensor(self.folder, name, self._with(name, size, site), site)
+                part = read_tensor(self.folder, name, self._header(name, size), site)
             else:
                 part = as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
             values[here] = part[place[here]]
@@ -462,20 +471,23 @@ class ActivationStore:
 
     def _end(self) -> tuple[int, int, int, int]:
         """Number of the next shard, row and sentence, and how many texts the shard before has."""
-        if not hasattr(self, "_last") or self.has(self._last[0]):
-            self.flush()
-            names = list(self._all().items())
-            last = torch.zeros(1, 5, dtype=torch.long) - 1
-            texts = 0
-            if names:
-                last = read_tensor(self.folder, names[-1][0], self._header(*names[-1]), INDEX)
-                texts = len(last[:, 1].unique())
-            self._last = len(names), int(last[:, 0].max()) + 1, int(last[:, 1].max()) + 1, texts
+        if self._last is None or self.has(self._last[0]):
+            parts = list(self._all().items())
+            self._last = len(parts), 0, 0, 0
+            for name, size in reversed(parts):
+                index = read_tensor(self.folder, name, self._header(name, size), INDEX)
+                if len(index):  # a forward of nothing but padding has no rows
+                    row, sentence = (index[:, :2].amax(0) + 1).tolist()
+                    self._last = len(parts), row, sentence, len(index[:, 1].unique())
+                    break
         return self._last
 
     def _write(self, shard: int, image: Image) -> None:
-        with self._told(_name(shard)):
-            image.write(self.folder, _name(shard), self.about)
+        name = _name(shard)
+        with self._told(name):
+            size = image.write(self.folder, name, self.about)
+        self._headers.pop((name, size), None)  # what was known of a shard that stood there before
+        self._rows.pop((name, size), None)
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -493,6 +505,11 @@ class ActivationStore:
 
 def _name(shard: int) -> str:
     return f"shard-{shard:06d}.safetensors"
+
+
+def _kind(slot: Slot) -> str:
+    """A row's type and shape, as messages show them."""
+    return f"{str(slot.dtype).removeprefix('torch.')} {list(slot.shape[1:])}"
 
 
 def _type(dtype: torch.dtype | None) -> dict[str, str]:

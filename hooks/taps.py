@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
@@ -50,6 +50,7 @@ class Taps:
         self._thread, self._elsewhere = threading.get_ident(), False
         self.start = 0  # position of this forward's first token: what a KV cache holds already
         self.mask: Tensor | None = None  # this forward's attention mask
+        self._over = False  # whether the forward that these two are of has ended
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
@@ -79,6 +80,7 @@ class Taps:
                 else:
                     self._watch(tap, stack, module, path, wanted)
             self._keep(stack, self.model.register_forward_pre_hook(self._note_forward, with_kwargs=True))
+            self._keep(stack, self.model.register_forward_hook(self._note_end, always_call=True))
             return stack.pop_all()
 
     def _module(self, path: str) -> nn.Module:
@@ -88,17 +90,22 @@ class Taps:
     def _keep(stack: ExitStack, handle: Any) -> None:
         stack.callback(handle.remove)
 
-    def require_here(self) -> None:
-        """Raise `SiteNeverFired` where forwards ran in other threads and none in this one."""
+    def require(self, silent: Sequence[Site]) -> None:
+        """Raise `SiteNeverFired` where forwards ran in other threads and none in this one, or left these sites out."""
         if self._elsewhere and not self.ran:
             raise SiteNeverFired(
                 "the model ran in another thread than the one that entered the block, whose forwards are its own: enter the "
                 "block in the thread that runs the model"
             )
+        if self.ran and silent:
+            raise SiteNeverFired(
+                f"{len(silent)} of {len(self.places)} sites did not fire in this forward: {', '.join(map(str, silent[:3]))}; "
+                "the modules did not run, or the layer's attention is neither sdpa nor a softmax"
+            )
 
     def _mine(self) -> bool:
         """Whether this call belongs to the thread that attached; one that autograd repeats belongs to whoever began it."""
-        if threading.get_ident() == self._thread or torch._C._current_graph_task_id() != -1:
+        if threading.get_ident() == self._thread or _is_repeated():
             return True
         self._elsewhere = True
         return False
@@ -106,11 +113,14 @@ class Taps:
     def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._mine():
             return
-        self.ran = True
+        self.ran, self._over = True, False
         past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         held = getattr(past, "get_seq_length", None)
         self.start = int(held()) if held is not None else 0
         self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+    def _note_end(self, *_: Any) -> None:
+        self._over = self._over or self._mine()
 
     def _note_shape(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -165,9 +175,16 @@ class Taps:
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
+        if self._over and not _is_repeated():  # a part of the model is called by itself
+            self.start, self.mask = 0, None
         call = self._counts[key] % wanted[0][1].calls
         self._counts[key] += 1
         return call
+
+
+def _is_repeated() -> bool:
+    """Whether this is a call that autograd repeats, under gradient checkpointing, to go back through it."""
+    return torch._C._current_graph_task_id() != -1
 
 
 @dataclass

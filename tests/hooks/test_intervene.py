@@ -7,7 +7,20 @@ import tiny
 import torch
 from torch import nn
 
-from hooks import EditError, NothingChanged, Reference, SiteNeverFired, UnknownSite, capture, edits, intervene, sites
+from hooks import (
+    Edit,
+    EditError,
+    NothingChanged,
+    Reference,
+    ReferenceMismatch,
+    Site,
+    SiteNeverFired,
+    UnknownSite,
+    capture,
+    edits,
+    intervene,
+    sites,
+)
 from hooks.anatomy import anatomy
 
 IDS = torch.randint(3, tiny.VOCAB, (3, 7), generator=torch.Generator().manual_seed(0))
@@ -331,6 +344,71 @@ def test_means_are_over_words_alone_on_either_side_of_the_padding():
         torch.testing.assert_close(found[0, 6], at_six, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("edit", [lambda r: edits.mean(r, per="position"), lambda r: edits.resample(r, seed=2)])
+def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
+    """The padded text's positions are those of the text alone, also of the tokens that `generate` adds."""
+    model = tiny.model("gpt2")
+    site, text = "blocks.0.hook_mlp_out", IDS[:1, :5]
+    reference = Reference.of(model, site, batches=[{"input_ids": tiny.ids(1, 12)}])
+    left = torch.cat([torch.zeros(1, 2, dtype=torch.long), text], dim=1)
+    with torch.no_grad(), capture(model, site) as own:
+        model(tiny.ids(1, 12))
+    for ids, cached in ((text, True), (left, True), (left, False)):
+        with intervene(model, {site: edit(reference)}), capture(model, site) as acts:
+            model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=4, do_sample=False, use_cache=cached)
+        seen = torch.cat(acts.all(site), dim=1) if cached else acts.all(site)[-1]
+        torch.testing.assert_close(seen[:, ids.shape[1] - 5 :], own[site][:, :8])
+
+
+def test_a_mean_of_no_tokens_is_refused():
+    model, site = tiny.model("gpt2"), "blocks.0.hook_mlp_out"
+    reference = Reference.of(model, site, batches=[{"input_ids": IDS}], skip=7)
+    with pytest.raises(
+        ReferenceMismatch, match=r"hook_mlp_out: expected reference texts of more than 7 tokens.*got 3 t"
+    ):
+        edited(model, {site: edits.mean(reference)})
+    with pytest.raises(ReferenceMismatch, match="of more than 7 tokens"):
+        reference.moments(Site(site))
+
+
+def seen_by_edits(model):
+    """An edit, and what it was told of each forward: the first token's position and the mask."""
+    told = []
+
+    def look(value, where):
+        told.append((where.start, where.mask))
+        return value * 2
+
+    return told, {"blocks.0.hook_attn_out": Edit("look", look)}
+
+
+def test_a_body_that_is_called_by_itself_has_no_mask_of_an_earlier_forward():
+    model = tiny.model("gpt2")
+    mask = torch.ones_like(IDS)
+    told, what = seen_by_edits(model)
+    with torch.no_grad(), intervene(model, what):
+        past = model(IDS, attention_mask=mask).past_key_values
+        model(IDS[:, :1], attention_mask=torch.ones(3, 8), past_key_values=past)
+        model.transformer(IDS[:, :3])
+        with pytest.raises(IndexError):  # a forward that fails has ended too
+            model(IDS + 10**6, attention_mask=mask)
+        model.transformer(IDS[:, :3])
+    assert [start for start, _ in told] == [0, 7, 0, 0]
+    assert told[0][1] is mask
+    assert told[2][1] is told[3][1] is None
+
+
+def test_a_forward_that_checkpointing_repeats_has_the_mask_of_its_forward():
+    model = tiny.model("llama").train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    mask = torch.ones_like(IDS)
+    told, what = seen_by_edits(model)
+    with intervene(model, what):
+        model(IDS, attention_mask=mask).logits.sum().backward()
+    assert len(told) == 2
+    assert all(seen is mask for _, seen in told)
+
+
 def test_mean_ablation_commutes_with_the_output_projection():
     model = tiny.model("llama")
     batch = [{"input_ids": IDS}]
@@ -464,6 +542,10 @@ def test_bad_edits_are_one_clear_line():
         edited(model, {"blocks.0.hook_mlp_out": lambda x: x.sum(-1)})
     with pytest.raises(EditError, match=r"this edit is for attn\.hook_pattern"):
         edited(model, {"blocks.0.attn.hook_attn_scores": edits.zero_weights(keys=[1])})
+    with pytest.raises(
+        EditError, match=r"0\.hook_mlp_out: blocks\.1\.hook_mlp_out has no value yet: it must come earlier"
+    ):
+        edited(model, {"blocks.0.hook_mlp_out": edits.copy("blocks.1.hook_mlp_out")})
     short = Reference.of(model, "blocks.0.attn.hook_z", batches=[{"input_ids": IDS[:, :4]}])
     with pytest.raises(ValueError, match="at most 4 tokens, position 6 is asked for"):
         edited(model, {"blocks.0.attn.hook_z": edits.mean(short, per="position")})
@@ -471,7 +553,7 @@ def test_bad_edits_are_one_clear_line():
         edited(model, {"blocks.1.attn.hook_z": edits.mean(short)})
     model.unused = nn.Linear(2, 2)
     try:
-        with pytest.raises(SiteNeverFired, match=r"1 of 1 edited sites did not fire"):
+        with pytest.raises(SiteNeverFired, match=r"1 of 1 sites did not fire"):
             edited(model, {"module:unused:output": edits.zero()})
     finally:
         del model.unused

@@ -65,6 +65,29 @@ def test_a_causal_model_continues_from_a_position(name, masked):
             assert float((whole - clean.logits.repeat(2, *[1] * (clean.logits.ndim - 1))).abs().max()) > 1e-3
 
 
+def test_what_is_measured_of_the_blocks_is_not_measured_inside_an_intervention():
+    model = tiny.model("gpt2")
+    clean = Resume(model, {"input_ids": IDS}, positions=LAST)
+    late = clean.residual(1)[:, 3:]
+    with intervene(model, {"blocks.0.hook_mlp_out": edits.scale(2.0)}):
+        for ask in (
+            lambda: clean.causal,
+            lambda: clean.run(1, late, start=3),
+            lambda: clean.share(0, "hook_mlp_out"),
+        ):
+            with pytest.raises(RuntimeError, match="expected the blocks as they were recorded, got 1 more hooks"):
+                ask()
+    assert clean.causal
+    with torch.no_grad():
+        torch.testing.assert_close(clean.run(1, late, start=3), clean.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_hooks_that_transformers_leaves_on_blocks_are_no_intervention():
+    model = tiny.model("gpt2")
+    model(IDS, output_hidden_states=True)
+    assert Resume(model, {"input_ids": IDS}).causal
+
+
 def test_a_model_that_looks_ahead_starts_at_the_text_s_start():
     clean = Resume(tiny.model("bert"), {"input_ids": IDS}, positions=LAST)
     assert not clean.causal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -46,6 +47,9 @@ def test_layer_part_axis():
         (["blocks.{0,2}.attn.hook_z"], [1, 7]),
         (["blocks.-1.hook_resid_post"], [8]),
         ([("z", -2)], [4]),
+        ([("z", [0, -1])], [1, 7]),
+        (["blocks.{-1,-3}.attn.hook_z"], [1, 7]),
+        (["{blocks.-1,blocks.0}.attn.hook_z"], [1, 7]),
         (["blocks.1.*"], [3, 4, 5]),
         (["blocks.2.attn.hook_z", "blocks.*.attn.hook_z"], [7, 1, 4]),
     ],
@@ -66,6 +70,9 @@ def test_expand_keeps_selections():
         ("blocks.1.attn.hook_zz", "blocks.1.attn.hook_z"),
         ("blocks.1.hook_residpost", "blocks.1.hook_resid_post"),
         ("blocks.7.hook_resid_post", "blocks 0 to 2"),
+        ("blocks.{0,7}.hook_resid_post", "no site 'blocks.7.hook_resid_post': the model has blocks 0 to 2"),
+        ("blocks.0.{attn.hook_z,attn.hook_zz}", "no site 'blocks.0.attn.hook_zz'"),
+        (("z", [0, -4]), "no site 'blocks.-4.attn.hook_z'"),
         (("zed", 1), "z"),
     ],
 )
@@ -89,7 +96,16 @@ NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
 NUMBERS = st.none() | st.integers(-99, 99)
 SPANS = st.builds(Span, NUMBERS, NUMBERS, NUMBERS.filter(lambda step: step != 0))
 SELECTED = st.none() | st.integers(-99, 9999) | st.lists(st.integers(-9, 99), min_size=1, max_size=4).map(tuple) | SPANS
-PIECES = st.sampled_from([*"abcz_0159.", "*", "?", "*.", ".*", "{a,b}", "{0,1}", "{a.b,*c}", "{z}", "{a,{b,c}}"])
+#: What may stand in a pattern -> what it may stand for.
+CHOICES = {
+    **{piece: [piece] for piece in [*"abcz_0159.", "*", "?", "*.", ".*"]},
+    "{a,b}": ["a", "b"],
+    "{0,1}": ["0", "1"],
+    "{a.b,*c}": ["a.b", "*c"],
+    "{z}": ["z"],
+    "{a,{b,c}}": ["a", "b", "c"],
+}
+PIECES = st.sampled_from(list(CHOICES))
 
 
 @settings(max_examples=200)
@@ -101,19 +117,20 @@ def test_a_site_is_what_its_spelling_says(name, select):
 
 def as_regex(pattern: str) -> str:
     """What a pattern means, letter by letter: an oracle that shares nothing with fnmatch."""
-    signs = {"*": ".*", "?": ".", "{": "(?:", "}": ")", ",": "|"}
+    signs = {"*": ".*", "?": "."}
     return "".join(signs.get(c, re.escape(c)) for c in pattern)
 
 
 @settings(max_examples=300)
-@given(st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6).map("".join))
-def test_a_glob_finds_what_its_regular_expression_finds(known, pattern):
-    expected = [name for name in known if re.fullmatch(as_regex(pattern), name)]
+@given(st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6))
+def test_a_glob_finds_what_its_regular_expressions_find_and_each_finds_something(known, pieces):
+    patterns = map("".join, itertools.product(*map(CHOICES.__getitem__, pieces)))
+    matched = [{name for name in known if re.fullmatch(as_regex(pattern), name)} for pattern in patterns]
     try:
-        found = [str(site) for site in expand([pattern], known)]
+        found = [str(site) for site in expand(["".join(pieces)], known)]
     except UnknownSite:
         found = []
-    assert found == expected
+    assert found == ([name for name in known if name in set().union(*matched)] if all(matched) else [])
 
 
 @settings(max_examples=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +14,8 @@ import torch
 from made import contents
 from processes import killed
 
-from hooks import ActivationStore, capture, sites
-from hooks.shards import INDEX
-from hooks.store import StoreError
+from hooks import ActivationStore, StoreError, capture, sites
+from hooks.shards import INDEX, Image
 
 ABOUT = {"model": "m", "data_sha256": "d"}
 
@@ -130,6 +130,75 @@ def test_values_that_do_not_fit_their_type_are_refused(tmp_path):
     filled(tmp_path / "u", torch.bfloat16)
     with pytest.raises(StoreError, match=r"holds bfloat16, got dtype torch.float16"):
         ActivationStore(tmp_path / "u", dtype=torch.float16).write(2, index([6]), {"a": torch.zeros(1, 4)})
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(4)])
+@pytest.mark.parametrize("other", [torch.zeros(1, 2, 4, dtype=torch.bfloat16), torch.zeros(1, 2, 3).half()])
+def test_shards_of_another_type_or_width_are_not_read_as_the_first(tmp_path, other, rows):
+    with ActivationStore(tmp_path / "s") as store:
+        store.append({"a": torch.ones(1, 2, 4).half()})
+        store.append({"a": other})
+    got = f"{str(other.dtype)[6:]} [{other.shape[-1]}]"
+    with pytest.raises(StoreError, match=re.escape(f"shard-000001.safetensors: expected a in float16 [4], got {got}")):
+        store.read("a", rows)
+
+
+def test_a_store_that_holds_nothing_says_so(tmp_path):
+    store = ActivationStore(tmp_path / "s")
+    for ask in (lambda: store.width("a"), lambda: store.read("a"), lambda: store.read("a", torch.arange(0))):
+        with pytest.raises(StoreError, match="expected shards, it holds none"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (lambda s: s.n_rows, 2),
+        (lambda s: s.sites, ["a"]),
+        (lambda s: s.size() > 0, True),
+        (lambda s: s.width("a"), 4),
+        (lambda s: s.largest("a"), 3.0),
+        (lambda s: s.shard(0, "a")[1].sum(), 24.0),
+    ],
+)
+def test_what_a_store_says_of_itself_counts_what_is_still_being_written(tmp_path, monkeypatch, ask, answer):
+    write = Image.write
+
+    def late(*args):
+        time.sleep(0.1)
+        return write(*args)
+
+    monkeypatch.setattr(Image, "write", late)
+    with ActivationStore(tmp_path / "s") as store:
+        store.append({"a": torch.full((1, 2, 4), 3.0)})
+        assert ask(store) == answer
+
+
+def test_a_shard_that_is_written_again_is_read_as_it_is_now(tmp_path):
+    store = ActivationStore(tmp_path / "s")
+    for rows, values in (([0, 1], [[1.0], [2.0]]), ([1, 0], [[2.0], [3.0]])):  # as many bytes, in another order
+        store.write(0, index(rows), {"a": torch.tensor(values)})
+        assert store.read("a")[rows].tolist() == values
+    store.close()
+
+
+def test_a_store_that_was_deleted_begins_anew(tmp_path):
+    store = ActivationStore(tmp_path / "s")
+    for _ in range(2):
+        store.append({"a": torch.zeros(1, 2, 4)})
+    store.delete()
+    assert store.append({"a": torch.ones(1, 2, 4)}) == 0
+    assert torch.equal(store.read("a"), torch.ones(2, 4))
+    store.close()
+
+
+def test_a_store_goes_on_behind_a_forward_of_padding_alone(tmp_path):
+    for value, keep in ((1.0, 1), (2.0, 0), (3.0, 1)):
+        with ActivationStore(tmp_path / "s") as store:  # each opens it again
+            store.append({"a": torch.full((1, 2, 4), value)}, torch.full((1, 2), keep))
+    store = ActivationStore(tmp_path / "s")
+    assert store.read("a")[:, 0].tolist() == [1, 1, 3, 3]
+    assert store.index[:, :2].tolist() == [[0, 0], [1, 0], [2, 1], [3, 1]]
 
 
 def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooks import ActivationStore
-from hooks.store import StoreError
+from hooks import ActivationStore, StoreError
 
 ABOUT = {"model": "m"}
 WHOLE = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
