@@ -205,13 +205,15 @@ def _codes(
 def _control_tasks(
     kind: _Kind, parts: Mapping[Any, Any], config: ProbeConfig
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Training and test labels of the control tasks, by seed; one that drew a single class is left out."""
+    """Training and test labels of the control tasks, by seed; left out is one that drew a single class, or for the test items
+    a single number, which no R^2 can judge."""
     train, test = parts["train"], parts["test"]
     out = {}
     for seed in range(config.control_seeds):
         drawn = kind.control([*train.types, *test.types], train.labels, config.seed + seed)
-        if len(set(drawn[: len(train)])) > 1:
-            out[seed] = drawn[: len(train)], drawn[len(train) :]
+        labels, gold = drawn[: len(train)], drawn[len(train) :]
+        if len(set(labels)) > 1 and (kind is KINDS["class"] or len(set(gold)) > 1):
+            out[seed] = labels, gold
     return out
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus
-from experiments.report.words import layer_label, runs
+from experiments.report.words import finite, layer_label, runs
 from experiments.scoring import Cell
 from experiments.tasks import Part, Split, Task
 from hooks import Site
@@ -53,6 +53,7 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
     columns = [_columns(cell, test, numbers) for cell in cells]
     score_of = evaluation.r2_of_sums if numbers else _mean_of_sums
     replicates = np.column_stack([score_of(boot.sums(c)) for c in columns])
+    replicates = replicates[np.isfinite(replicates).all(1)]  # a resample of one number only has no R^2
     scores = [float(score_of(c.sum(0))) for c in columns]
     is_best, p_worse = evaluation.best_set(scores, replicates)
     prior = _prior_bits(train, test)
@@ -84,8 +85,8 @@ def _summarise_property(cells: Sequence[Cell], task: Task, corpus: Corpus, confi
                 **base,
                 "embedding": scores[0],
                 "random_model": cell.random_model,
-                "score_seen": float(score_of(columns[i][seen].sum(0))) if seen.sum() > 1 else None,
-                "score_unseen": float(score_of(columns[i][~seen].sum(0))) if (~seen).sum() > 1 else None,
+                "score_seen": finite(score_of(columns[i][seen].sum(0))) if seen.sum() > 1 else None,
+                "score_unseen": finite(score_of(columns[i][~seen].sum(0))) if (~seen).sum() > 1 else None,
                 "n_seen": int(seen.sum()),
                 "n_unseen": int((~seen).sum()),
                 "macro_f1": macro.value if macro else None,
@@ -268,7 +269,9 @@ def _notes(cells: Sequence[Cell], task: Task, config: ProbeConfig) -> list[dict[
     if late:
         notes.append({"kind": "warning", "text": f"{name}: control probes not converged at {', '.join(late)}"})
     if config.control_seeds and any(len(c.control) < config.control_seeds for c in cells):
-        notes.append({"kind": "skipped", "text": f"{name}: some control tasks drew one class only and were left out"})
+        notes.append(
+            {"kind": "skipped", "text": f"{name}: some control tasks drew one class or number only and were left out"}
+        )
     if task.property.kind == "class":
         absent = sorted({str(v) for v in task.parts["test"].labels} - {str(v) for v in task.parts["train"].labels})
         if absent:

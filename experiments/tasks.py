@@ -126,8 +126,10 @@ def build_task(
             )
         if not classes & set(parts["test"].labels):
             raise TaskError(f"property {prop.name!r}: no class of the test split occurs in training")
-    elif float(np.ptp(parts["train"].labels)) == 0:
-        raise TaskError(f"property {prop.name!r}: expected numbers that vary in training, got one value only")
+    else:
+        for split in ("train", "test"):
+            if float(np.ptp(parts[split].labels)) == 0:
+                raise TaskError(f"property {prop.name!r}: expected numbers that vary in {split}, got one value only")
     return Task(prop, parts, dropped)
 
 

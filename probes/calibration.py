@@ -18,6 +18,7 @@ Source: Naeini et al. 2015; Guo et al. 2017 (ECE, maximum error); Nguyen & O'Con
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -240,8 +241,8 @@ class Chance:
     """What a perfectly calibrated model of the same confidences would show.
 
     Attributes:
-        ece: its ECE in each draw; ``mean`` and ``high`` (95th percentile) are of them.
-        low, high_of: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is empty.
+        ece: its ECE in each draw.
+        low, high: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is empty.
     """
 
     ece: Float[np.ndarray, " r"]
@@ -323,7 +324,7 @@ def bin_intervals(
         boot.grouped(bins.index, len(bins.high), values) for values in (correct.astype(float), np.ones(len(correct)))
     )
     shares = np.divide(right, count, out=np.full_like(right, np.nan), where=count > 0)
-    n, p, z = bins.sums(), bins.means(correct.astype(float)), 1.959964
+    n, p, z = bins.sums(), bins.means(correct.astype(float)), NormalDist().inv_cdf((1 + LEVEL) / 2)
     low, high = (np.full(len(n), np.nan) for _ in range(2))
     for b in np.flatnonzero(n):
         drawn = np.nanquantile(shares[:, b], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

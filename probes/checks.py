@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probes.design import as_features, check_finite
+from probes.moments import Moments
 
 
 def fitted_features(estimator: BaseEstimator, X: Any) -> np.ndarray:
@@ -34,6 +36,23 @@ def features_and_classes(estimator: BaseEstimator, X: Any, y: Any, reset: bool =
 def features_and_numbers(estimator: BaseEstimator, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The same with numbers [n] or [n t]."""
     return _checked(estimator, X, y, reset=reset, multi_output=True, y_numeric=True)
+
+
+def more_rows(
+    estimator: Any, X: Any, y: Any, checked: Callable[..., tuple[np.ndarray, np.ndarray]] = features_and_classes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Further rows for the estimator's ``moments_``, checked against those before; the first ones begin the statistics.
+
+    Raises:
+        ValueError: for an estimator read from a file, which does not hold them.
+    """
+    first = not hasattr(estimator, "moments_")
+    if first and (hasattr(estimator, "coef_") or hasattr(estimator, "left_")):
+        raise ValueError(f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file")
+    X, y = checked(estimator, X, y, reset=first)
+    if first:
+        estimator.moments_ = Moments()
+    return X, y
 
 
 def _checked(estimator: BaseEstimator, *given: Any, **more: Any) -> Any:

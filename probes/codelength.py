@@ -23,9 +23,9 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from probes.design import Design, as_features
+from probes.design import Design, as_features, penalties
 from probes.fit import Fit
-from probes.labels import Labels, encode
+from probes.labels import Labels, encode_classes, encode_with, of_dev
 from probes.solver import fit_many
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -102,7 +102,8 @@ def online_code(
         tol: relative error of a block's objective.
 
     Raises:
-        ValueError: fractions that do not rise to 1, or fewer than two sentences.
+        ValueError: fractions that do not rise to 1, fewer than two sentences, a target with one class, or one that dev does
+            not have.
     """
     features = as_features(X, device)
     owners = np.asarray(sentences)
@@ -110,11 +111,10 @@ def online_code(
         raise ValueError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
     order, ends = _blocks(owners, fractions, seed)
     features, owners = features[torch.from_numpy(order).to(features.device)], owners[order]
-    coded = {name: encode(labels) for name, labels in targets.items()}
+    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     index = {name: i[order] for name, (_, i) in coded.items()}
     size = {name: len(classes) for name, (classes, _) in coded.items()}
-    known = {name: {c: i for i, c in enumerate(classes.tolist())} for name, (classes, _) in coded.items()}
-    held = None if dev is None else (dev[0], {name: [known[name].get(v, -1) for v in dev[1][name]] for name in targets})
+    held = None if dev is None else (dev[0], {n: encode_with(of_dev(n, dev[1]), c) for n, (c, _) in coded.items()})
 
     blocks = {name: [ends[0] * float(np.log2(k))] for name, k in size.items()}
     chosen: dict[str, list[float]] = {name: [] for name in targets}
@@ -165,7 +165,7 @@ def _fit(
 ) -> dict[str, Fit]:
     """The probes of what has been sent, each at a penalty chosen on its last sentences (or on dev), from those of a block
     before."""
-    path = [float(l2)] if isinstance(l2, int | float) else sorted(map(float, l2))[::-1]
+    path = penalties(l2, choose=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a block's probe is a code, however good
         if len(path) == 1:

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 
-from probes.evaluation import ClusterBootstrap
+from probes.controls import majority
+from probes.evaluation import ClusterBootstrap, accuracy
 from probes.gaussian import LDAProbe, MeanDifferenceProbe
 from probes.labels import Labels
 from probes.linear import LogisticProbe
@@ -108,12 +109,11 @@ def cross_table(
                 for name, others in (("random", drawn), ("rotated", turned[ranking])):
                     record |= _band(name, [float(other[probe, k].mean()) for other in others])
                 records.append(record)
-    classes, counts = np.unique(labels, return_counts=True)
     return CrossTable(
         orders,
         records,
         {probe: float(whole[probe, d].mean()) for probe in names},
-        float((gold == classes[counts.argmax()]).mean()),
+        accuracy(gold, np.full(len(gold), majority(labels), dtype=object)),
         trial.unconverged,
     )
 

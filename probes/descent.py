@@ -27,7 +27,7 @@ class Descent:
         weights: of each model at its lowest held-out loss, models along the first axis.
         lowest: that loss.
         epochs: passes that each model made.
-        converged: whether its loss had stopped falling before the epochs ran out.
+        converged: whether its loss was ever finite, and had stopped falling before the epochs ran out.
     """
 
     weights: list[Tensor]
@@ -107,4 +107,4 @@ def descend(
             progress(epoch + 1, epochs)
         if bool(done.all()):
             break
-    return Descent(best, lowest, ends, done)
+    return Descent(best, lowest, ends, done & lowest.isfinite())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -49,8 +49,11 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
     return tensor.to(device) if device is not None else tensor
 
 
-def check_finite(X: Float[Tensor, "n d"] | OnDisk, block: int = 1 << 14) -> None:
+def check_finite(X: Float[Tensor, "n d"] | OnDisk, name: str = "X", block: int = 1 << 14) -> None:
     """Raise one line that says how many rows are not finite and where the first one is.
+
+    Args:
+        name: what the line calls the rows.
 
     Raises:
         NonFiniteError: naming the number of bad rows, and the first row and column.
@@ -71,9 +74,26 @@ def check_finite(X: Float[Tensor, "n d"] | OnDisk, block: int = 1 << 14) -> None
     if first is not None:
         row, column, value = first
         raise NonFiniteError(
-            f"X must be finite, got NaN or infinity in {bad} of {len(X)} rows, "
+            f"{name} must be finite, got NaN or infinity in {bad} of {len(X)} rows, "
             f"first at row {row}, column {column} ({value})"
         )
+
+
+def penalties(l2: float | Sequence[float], choose: bool = False) -> list[float]:
+    """Penalties from strong to weak.
+
+    Args:
+        choose: there are dev rows to choose on.
+
+    Raises:
+        ValueError: a penalty that is not positive and finite, or several and nothing to choose on.
+    """
+    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
+    if not path or not all(np.isfinite(path)) or min(path) <= 0:
+        raise ValueError(f"l2 must be positive and finite, got {l2}")
+    if len(path) > 1 and not choose:
+        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, targets), got none")
+    return path
 
 
 class Design:
@@ -226,6 +246,19 @@ class Design:
                 out[rows] = self._rotated(X[rows])
             return out
         return self._rotated(X)
+
+    def held(self, X: Float[Tensor, "m d"] | np.ndarray | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
+        """Dev rows, rotated.
+
+        Raises:
+            ValueError: rows of another width.
+            NonFiniteError: rows with NaN or infinity.
+        """
+        features = as_rows(X, self.device)
+        if features.shape[1] != self.d:
+            raise ValueError(f"dev has {features.shape[1]} features, but X has {self.d}")
+        check_finite(features, "dev")
+        return self.rotate(features)
 
     def _rotated(self, X: Float[Tensor, "m d"]) -> Float[Tensor, "m r"]:
         part = self.standardized(X.to(self.device)) @ self.basis.to(self.dtype)

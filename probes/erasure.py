@@ -13,28 +13,27 @@ Erasure is claimed for linear probes alone: what a nonlinear one still reads is 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from pathlib import Path
-from typing import Any, TypeVar, no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from probes import storage
-from probes.checks import features_and_classes, fitted_features
+from probes.checks import features_and_classes, fitted_features, more_rows
+from probes.controls import majority
 from probes.design import as_features
 from probes.evaluation import accuracy
+from probes.labels import check_classes
 from probes.moments import Moments
 from probes.networks import MLPProbe
 from probes.solver import fit_many
+from probes.storage import Saved
 
-AnyEraser = TypeVar("AnyEraser", bound="Eraser")
 
-
-class Eraser(TransformerMixin, BaseEstimator):
+class Eraser(TransformerMixin, Saved):
     """What the erasers share: r(x) = x - (x - mean) left right'.
 
     Attributes:
@@ -49,33 +48,13 @@ class Eraser(TransformerMixin, BaseEstimator):
     left_: Float[np.ndarray, "d k"]
     right_: Float[np.ndarray, "d k"]
     classes_: np.ndarray
+    _arrays = ("mean_", "left_", "right_", "class_means_")
 
     def transform(self, X: Any) -> np.ndarray:
         """X without the property, in its own type."""
         X = fitted_features(self, X)
         part = (X - self.mean_.astype(X.dtype)) @ self.left_.astype(X.dtype)
         return X - part @ self.right_.T.astype(X.dtype)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the fitted eraser as safetensors with a JSON header; what is read back transforms and no longer fits on."""
-        check_is_fitted(self)
-        header = {"params": self.get_params(), **storage.classes_header(self.classes_)}
-        tensors = {"mean": self.mean_, "left": self.left_, "right": self.right_, "class_means": self.class_means_}
-        return storage.write(path, type(self).__name__, tensors, header)
-
-    @classmethod
-    def load(cls: type[AnyEraser], path: str | Path) -> AnyEraser:
-        """Read an eraser written by ``save``.
-
-        Raises:
-            FileNotFoundError, ValueError: if there is none, or the file is something else.
-        """
-        tensors, header = storage.read(path, cls.__name__)
-        eraser = cls(**header["params"])
-        eraser.mean_, eraser.left_, eraser.right_ = tensors["mean"], tensors["left"], tensors["right"]
-        eraser.class_means_, eraser.n_features_in_ = tensors["class_means"], len(tensors["mean"])
-        eraser.classes_ = storage.classes_of(header)
-        return eraser
 
     def push(self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0) -> Float[Tensor, "*places d"]:
         """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where the class has its mean.
@@ -109,7 +88,7 @@ class Leace(Eraser):
 
     Attributes:
         mean_, left_, right_, classes_: see `Eraser`; k is at most c - 1.
-        moments_: the statistics, for `partial_fit` and for merging.
+        moments_: the statistics, for `partial_fit` and for merging; files do not hold them.
 
     >>> X = np.array([[1.0, 0.0], [1.0, 1.0], [-1.0, 0.0], [-1.0, 2.0]])
     >>> Leace().fit_transform(X, ["a", "a", "b", "b"])[:, 0].round(9).tolist() != X[:, 0].tolist()
@@ -129,33 +108,25 @@ class Leace(Eraser):
             ValueError: for X that is not finite, or y with one class.
         """
         X, y = features_and_classes(self, X, y)
-        self.moments_ = Moments()
-        return self._add(X, y)
+        return self.fit_moments(Moments().update(X, y.tolist()))
 
     def partial_fit(self, X: Any, y: Any) -> Leace:
-        """Add rows to the statistics and solve again; rows in any number of parts give the same as in one."""
-        first = not hasattr(self, "moments_")
-        X, y = features_and_classes(self, X, y, reset=first)
-        if first:
-            self.moments_ = Moments()
-        return self._add(X, y)
+        """Add rows to the statistics and solve again; rows in any number of parts give the same as in one.
+
+        Raises:
+            ValueError: for X that is not finite, one class only in all rows so far, or an eraser read from a file.
+        """
+        X, y = more_rows(self, X, y)
+        return self.fit_moments(self.moments_.update(X, y.tolist()))
 
     def fit_moments(self, moments: Moments) -> Leace:
-        """Fit on statistics that were gathered and merged elsewhere."""
+        """Fit on statistics that were gathered and merged elsewhere.
+
+        Raises:
+            ValueError: one class only.
+        """
         self.moments_, self.n_features_in_ = moments, moments.means.shape[1]
-        return self._judged()
-
-    def _add(self, X: np.ndarray, labels: np.ndarray) -> Leace:
-        self.moments_.update(X, labels.tolist())
-        return self._judged()
-
-    def _judged(self) -> Leace:
-        if len(self.moments_.labels) < 2:
-            raise ValueError(f"expected at least 2 classes, got one class: {next(iter(self.moments_.labels))!r}")
-        return self._solve()
-
-    def _solve(self) -> Leace:
-        moments = self.moments_
+        check_classes(moments.classes)
         self.classes_, counts, means = moments.sorted()
         covariance = moments.total() / moments.n
         values, vectors = torch.linalg.eigh(covariance)
@@ -187,6 +158,7 @@ class Inlp(Eraser):
 
     scores_: list[float]
     n_iter_: int
+    _recorded = ("scores_", "n_iter_")
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, max_iter: int = 20, l2: float = 1.0, margin: float = 0.01) -> None:
@@ -255,13 +227,12 @@ def erased(
         return accuracy(y_test, fit_many(rows, {"y": y}, l2=l2, tol=1e-5)["y"].predict(test))
 
     network = MLPProbe(hidden=64).fit(after, y)
-    classes, counts = np.unique(y, return_counts=True)
     return {
         "gap_before": gap(X),
         "gap": gap(after),
         "linear_before": linear(X, X_test),
         "linear": linear(after, after_test),
         "mlp": accuracy(y_test, network.predict(after_test)),
-        "majority": accuracy(y_test, np.full(len(y_test), classes[counts.argmax()], dtype=y_test.dtype)),
+        "majority": accuracy(y_test, np.full(len(y_test), majority(y), dtype=object)),
         "change": float(np.sqrt(((after - X) ** 2).sum(1).mean())) / size,
     }

@@ -22,11 +22,13 @@ from jaxtyping import Bool, Float, Int
 
 REPLICATES = 10_000
 LEVEL = 0.95
+ROUNDING = 1e-12
+"""A sum of squares about the mean below this share of that about 0 counts as 0."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile interval."""
+    """An estimate with its percentile interval; the ends are NaN where there is none."""
 
     value: float
     low: float
@@ -103,11 +105,14 @@ def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "
 
 
 def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
-    """Percentile interval of the replicates around an estimate.
+    """Percentile interval of the replicates around an estimate; those that are NaN, where a resample has no value, are left out.
 
     Source: Efron & Tibshirani 1993, section 13.3.
     """
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    known = replicates[~np.isnan(replicates)]
+    if np.isnan(value) or not len(known):
+        return Interval(value, math.nan, math.nan)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 
@@ -169,13 +174,14 @@ def r2_columns(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]
 
 
 def r2_of_sums(sums: np.ndarray) -> Any:
-    r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample."""
+    r""":math:`R^2 = 1 - \sum(y-\hat y)^2 / \sum(y-\bar y)^2`, with the mean of the same (re)sample; NaN where y does not vary."""
     total = sums[..., 2] - sums[..., 1] ** 2 / sums[..., 3]
-    return 1 - sums[..., 0] / np.maximum(total, 1e-300)
+    varies = total > ROUNDING * sums[..., 2]
+    return 1 - np.divide(sums[..., 0], total, out=np.full_like(total, np.nan), where=varies)
 
 
 def r2(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> float:
-    """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their rounding."""
+    """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their rounding; NaN if gold is constant."""
     centre = gold.mean()
     return float(r2_of_sums(r2_columns(gold - centre, predicted - centre).sum(0)))
 
@@ -203,7 +209,11 @@ def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) 
     the tail of the normal distribution with the replicates' mean and spread, if that is smaller.
 
     Source: Davison & Hinkley 1997, section 4.2.3.
+
+    Raises:
+        ValueError: replicates that are not finite.
     """
+    _check_finite("replicates", replicates)
     b = len(replicates)
     below = (np.sum(replicates <= 0) + 1) / (b + 1)
     above = (np.sum(replicates >= 0) + 1) / (b + 1)
@@ -240,9 +250,13 @@ def sign_flip_p(
     :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs; all signs, without
     the added 1, where there are no more than R of them. Source: Fisher 1935, section 21.
 
+    Raises:
+        ValueError: values that are not finite.
+
     >>> sign_flip_p(np.array([[1.0], [2.0], [3.0]]))
     [0.25]
     """
+    _check_finite("values", values)
     _, index = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
     sums = np.zeros((int(index.max()) + 1, values.shape[1]))
     np.add.at(sums, index, values)
@@ -278,6 +292,9 @@ def compare_pairs(estimates: Sequence[float], replicates: Float[np.ndarray, "b k
 
     Returns:
         For each pair a < b the difference b - a with its percentile interval, and the corrected p.
+
+    Raises:
+        ValueError: replicates that are not finite.
     """
     pairs = [(a, b) for a in range(len(estimates)) for b in range(a + 1, len(estimates))]
     differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
@@ -297,13 +314,27 @@ def best_set(
 
     Returns:
         A mask over the conditions, and each one's corrected p of being worse (1 for the best itself).
+
+    Raises:
+        ValueError: estimates or replicates that are not finite.
     """
+    _check_finite("estimates", np.asarray(estimates))
     best = int(np.argmax(estimates))
     others = [i for i in range(len(estimates)) if i != best]
     corrected = holm([bootstrap_p(replicates[:, best] - replicates[:, i], two_sided=False) for i in others])
     p = np.ones(len(estimates))
     p[others] = corrected
     return p > alpha, [float(v) for v in p]
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    """NaN is on neither side of 0: a count of the other side would call it the plainest effect of all."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        place = ", ".join(map(str, bad[0]))
+        raise ValueError(
+            f"{name}: expected finite numbers, got {len(bad)} of {values.size} that are not, first at {place}"
+        )
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:

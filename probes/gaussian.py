@@ -18,7 +18,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
-from probes.checks import features_and_classes
+from probes.checks import features_and_classes, more_rows
+from probes.labels import check_classes
 from probes.linear import LinearClassifier
 from probes.moments import Moments
 
@@ -35,7 +36,7 @@ class MeanDifferenceProbe(LinearClassifier):
     Attributes:
         coef_, intercept_, classes_: see `LinearClassifier`.
         means_: [c d].
-        moments_: the statistics, for `partial_fit` and for merging (`Moments.merge`).
+        moments_: the statistics, for `partial_fit` and for merging (`Moments.merge`); files do not hold them.
 
     >>> probe = MeanDifferenceProbe().fit([[0.0, 1.0], [2.0, 1.0]], ["no", "yes"])
     >>> (probe.coef_[1] - probe.coef_[0]).tolist(), probe.predict([[1.1, 7.0]]).tolist()
@@ -44,6 +45,7 @@ class MeanDifferenceProbe(LinearClassifier):
 
     means_: Float[np.ndarray, "c d"]
     moments_: Moments
+    _arrays = ("coef_", "intercept_", "means_")
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, covariance: bool = False) -> None:
@@ -65,14 +67,15 @@ class MeanDifferenceProbe(LinearClassifier):
             classes: not needed; scikit-learn's contract has it.
 
         Raises:
-            ValueError: for X that is not finite, or one class only in all rows so far.
+            ValueError: for X that is not finite, one class only in all rows so far, or a probe read from a file.
         """
-        return self._add(*_more(self, X, y))
+        return self._add(*more_rows(self, X, y))
 
     def _add(self, X: np.ndarray, y: np.ndarray) -> MeanDifferenceProbe:
-        return self._take(_added(self.moments_, X, y), shrinkage=0.0)
+        return self._take(self.moments_.update(X, y.tolist()), shrinkage=0.0)
 
     def _take(self, moments: Moments, shrinkage: float) -> MeanDifferenceProbe:
+        check_classes(moments.classes)
         classes, counts, means = moments.sorted()
         inverse = _inverse(moments.within / moments.n, shrinkage) if self.covariance else None
         coef = means if inverse is None else means @ inverse
@@ -115,8 +118,7 @@ class LDAProbe(LinearClassifier):
             ValueError: for X that is not finite, y with one class, or an unknown shrinkage.
         """
         X, y = features_and_classes(self, X, y)
-        self.moments_ = Moments()
-        moments = _added(self.moments_, X, y)
+        self.moments_ = moments = Moments().update(X, y.tolist())
         if self.shrinkage == "ledoit-wolf":
             classes, _, means = moments.sorted()
             centred = X - means.numpy()[np.searchsorted(classes, y)]
@@ -134,11 +136,12 @@ class LDAProbe(LinearClassifier):
 
         Raises:
             AttributeError: ``ledoit-wolf``, which needs all rows at once.
-            ValueError: for X that is not finite, one class only in all rows so far, or an unknown shrinkage.
+            ValueError: for X that is not finite, one class only in all rows so far, an unknown shrinkage, or a probe read
+                from a file.
         """
         self.shrinkage_ = self._number()
-        X, y = _more(self, X, y)
-        return self._take(_added(self.moments_, X, y))
+        X, y = more_rows(self, X, y)
+        return self._take(self.moments_.update(X, y.tolist()))
 
     def _number(self) -> float:
         if isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
@@ -149,22 +152,6 @@ class LDAProbe(LinearClassifier):
         found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)
         self.classes_, self.coef_, self.intercept_ = found.classes_, found.coef_, found.intercept_
         return self
-
-
-def _more(probe: MeanDifferenceProbe | LDAProbe, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Further rows, checked against those before; the first ones begin the statistics."""
-    first = not hasattr(probe, "moments_")
-    X, y = features_and_classes(probe, X, y, reset=first)
-    if first:
-        probe.moments_ = Moments()
-    return X, y
-
-
-def _added(moments: Moments, X: np.ndarray, y: np.ndarray) -> Moments:
-    moments.update(X, y.tolist())
-    if len(moments.labels) < 2:
-        raise ValueError(f"expected at least 2 classes, got one class: {next(iter(moments.labels))!r}")
-    return moments
 
 
 def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "d d"]:

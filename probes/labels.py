@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 Labels = Sequence[Any] | np.ndarray | torch.Tensor
 """One label per row: a sequence, a NumPy array or a tensor; labels may be any hashable objects."""
+Values = TypeVar("Values")
 
 
 def as_label_array(labels: Labels) -> np.ndarray:
@@ -26,7 +27,7 @@ def as_label_array(labels: Labels) -> np.ndarray:
             raise ValueError(f"labels must have one dimension [n], got shape {labels.shape}")
         return labels
     kinds = {type(label) for label in labels}
-    if len(kinds) == 1 and next(iter(kinds)) in (str, int, bool, float):
+    if len(kinds) == 1 and ((kind := kinds.pop()) in (str, int, bool, float) or issubclass(kind, np.generic)):
         return np.asarray(labels)
     array = np.empty(len(labels), dtype=object)
     array[:] = list(labels)
@@ -58,6 +59,35 @@ def encode(labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
     classes = np.empty(len(kinds), dtype=object)
     classes[:] = kinds
     return classes, index
+
+
+def encode_classes(name: str, labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
+    """The same of a target to be fitted.
+
+    Raises:
+        ValueError: one class only.
+    """
+    classes, index = encode(labels)
+    check_classes(classes.tolist(), f"target {name!r}: ")
+    return classes, index
+
+
+def check_classes(classes: Collection[Hashable], where: str = "") -> None:
+    """Raise `ValueError`, beginning with ``where``, unless there are two classes to tell apart."""
+    if len(classes) < 2:
+        got = f"one class: {next(iter(classes))!r}" if classes else "none"
+        raise ValueError(f"{where}expected at least 2 classes, got {got}")
+
+
+def of_dev(name: str, dev: Mapping[str, Values]) -> Values:
+    """A target's dev labels or numbers.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if name not in dev:
+        raise ValueError(f"target {name!r} has no dev labels, got them for {list(dev)}")
+    return dev[name]
 
 
 def encode_with(labels: Labels, classes: np.ndarray) -> Int[np.ndarray, " n"]:

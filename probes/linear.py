@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 
-from probes import storage
-from probes.checks import features_and_classes, features_and_numbers, fitted_features
-from probes.design import as_features, check_finite
+from probes.checks import features_and_classes, features_and_numbers, fitted_features, more_rows
+from probes.design import as_features, check_finite, penalties
 from probes.fit import Fit
 from probes.moments import Moments
 from probes.ridge import ridge_many
 from probes.solver import fit_many
+from probes.storage import Saved
 
-Classifier = TypeVar("Classifier", bound="LinearClassifier")
 
-
-class LinearClassifier(ClassifierMixin, BaseEstimator):
+class LinearClassifier(ClassifierMixin, Saved):
     """What every probe of classes with one linear map shares: predictions, and files.
 
     Attributes:
         coef_, intercept_: [c d] and [c], for features in their original units (also for two classes).
         classes_: [c].
-        about_: what a file says of where the probe is from.
     """
 
-    about_: dict[str, Any]
     classes_: np.ndarray
     n_features_in_: int
     coef_: Float[np.ndarray, "c d"]
     intercept_: Float[np.ndarray, " c"]
-    _recorded: tuple[str, ...] = ()
-    """Further fitted attributes that a file holds, JSON values each."""
+    _arrays = ("coef_", "intercept_")
 
     def _logits(self, X: Any) -> Float[np.ndarray, "n c"]:
         return fitted_features(self, X) @ self.coef_.T + self.intercept_
@@ -62,42 +55,6 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Probabilities of the classes, in the order of ``classes_``."""
         return np.exp(self.predict_log_proba(X))
-
-    def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> Path:
-        """Write the fitted probe as safetensors with a JSON header; the labels must be JSON values.
-
-        Args:
-            about: what it was trained on, kept in the header and read back as ``about_``.
-
-        Raises:
-            ValueError: if the labels are not strings, numbers or booleans.
-        """
-        check_is_fitted(self)
-        header = {
-            "params": self.get_params(),
-            **storage.classes_header(self.classes_),
-            "about": dict(about or {}),
-            **{name.rstrip("_"): getattr(self, name) for name in self._recorded},
-        }
-        tensors = {"coef": self.coef_, "intercept": self.intercept_}
-        return storage.write(path, type(self).__name__, tensors, header)
-
-    @classmethod
-    def load(cls: type[Classifier], path: str | Path) -> Classifier:
-        """Read a probe written by ``save``.
-
-        Raises:
-            FileNotFoundError, ValueError: if there is none, or the file is something else.
-        """
-        tensors, header = storage.read(path, cls.__name__)
-        probe = cls(**header["params"])
-        probe.coef_, probe.intercept_ = tensors["coef"], tensors["intercept"]
-        probe.classes_ = storage.classes_of(header)
-        probe.n_features_in_ = probe.coef_.shape[1]
-        probe.about_ = header.get("about", {})
-        for name in cls._recorded:
-            setattr(probe, name, header[name.rstrip("_")])
-        return probe
 
 
 class LogisticProbe(LinearClassifier):
@@ -187,7 +144,7 @@ class LogisticProbe(LinearClassifier):
         return self
 
 
-class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
     """Ridge regression on standardised features, in closed form; `partial_fit` takes more rows than memory holds.
 
         min_w,b  sum_i (y_i - w.x_i - b)^2 + l2 ||w||^2
@@ -210,6 +167,8 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
     intercept_: Any
     moments_: Moments
     n_features_in_: int
+    _arrays = ("coef_", "intercept_")
+    _recorded = ("objective_", "gradient_norm_")
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, l2: float = 1.0, standardize: bool = True, device: str | None = None) -> None:
@@ -224,7 +183,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
             ValueError: for X or y that are not finite.
         """
         X, y = features_and_numbers(self, X, y)
-        self.__dict__.pop("moments_", None)
+        self.moments_ = Moments()
         columns = {str(j): column for j, column in enumerate(np.atleast_2d(y.T))}
         fits = ridge_many(X, columns, l2=self.l2, standardize=self.standardize, device=self.device).values()
         coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
@@ -239,27 +198,30 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
             S w = c,   S = cov(Z) n + l2,  c = Z'(y - mean y)
 
-        from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` forgets them.
-        """
-        first = not hasattr(self, "moments_")
-        X, y = features_and_numbers(self, X, y, reset=first)
-        check_finite(as_features(X))
-        self.moments_ = Moments() if first else self.moments_
-        whole = np.column_stack([X.astype(np.float64), y])
-        self.moments_.update(whole, [0] * len(whole))
-        return self._solve(X.shape[1], y.ndim)
+        from the joint scatter of features and numbers (`Moments`), in float64. ``fit`` keeps none: parts after it begin
+        anew.
 
-    def _solve(self, d: int, ndim: int) -> RidgeProbe:
+        Raises:
+            ValueError: for X or y that are not finite, a penalty that is not positive, or a probe read from a file.
+        """
+        (l2,) = penalties(self.l2)
+        X, y = more_rows(self, X, y, features_and_numbers)
+        check_finite(as_features(X))
+        whole = torch.from_numpy(np.column_stack([X.astype(np.float64), y])).to(self.device)
+        self.moments_.update(whole, [0] * len(whole))
+        return self._solve(X.shape[1], y.ndim, l2)
+
+    def _solve(self, d: int, ndim: int, l2: float) -> RidgeProbe:
         mean, scatter, n = self.moments_.mean, self.moments_.within, self.moments_.n
         deviation = (scatter.diagonal()[:d] / n).sqrt()
         constant = deviation <= 10 * torch.finfo(torch.float64).eps * mean[:d].abs()
         scale = deviation if self.standardize else torch.ones_like(deviation)
         scale = torch.where(constant, torch.ones_like(scale), scale)
         gram, cross = scatter[:d, :d] / scale / scale[:, None], scatter[:d, d:] / scale[:, None]
-        ridge = gram + self.l2 * torch.eye(d, dtype=gram.dtype)
+        ridge = gram + l2 * torch.eye(d).to(gram)
         w = torch.linalg.solve(ridge, cross)
-        coef = torch.where(constant[:, None], 0.0, w / scale[:, None]).T.numpy()
-        intercept = (mean[d:] - torch.from_numpy(coef) @ mean[:d]).numpy()
+        weights = torch.where(constant[:, None], 0.0, w / scale[:, None]).T
+        coef, intercept = weights.cpu().numpy(), (mean[d:] - weights @ mean[:d]).cpu().numpy()
         self.coef_, self.intercept_ = (coef, intercept) if ndim == 2 else (coef[0], intercept[0])
         self.objective_ = float((scatter[d:, d:].diagonal() - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)).sum())
         self.gradient_norm_ = float(2 * (ridge @ w - cross).norm())
@@ -269,28 +231,10 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Predicted numbers, [n] or [n t] as in fit."""
         return fitted_features(self, X) @ self.coef_.T + self.intercept_
 
-    def save(self, path: str | Path) -> Path:
-        """Write the fitted probe as safetensors with a JSON header."""
-        check_is_fitted(self)
-        header = {
-            "params": self.get_params(),
-            "objective": self.objective_,
-            "gradient_norm": self.gradient_norm_,
-        }
-        tensors = {"coef": self.coef_, "intercept": np.atleast_1d(self.intercept_)}
-        return storage.write(path, type(self).__name__, tensors, header)
-
     @classmethod
     def load(cls, path: str | Path) -> RidgeProbe:
-        """Read a probe written by ``save``.
-
-        Raises:
-            FileNotFoundError, ValueError: if there is none, or the file is something else.
-        """
-        tensors, header = storage.read(path, cls.__name__)
-        probe = cls(**header["params"])
-        probe.coef_, intercept = tensors["coef"], tensors["intercept"]
-        probe.intercept_ = intercept if probe.coef_.ndim == 2 else float(intercept[0])
-        probe.n_features_in_ = probe.coef_.shape[-1]
-        probe.objective_, probe.gradient_norm_ = header["objective"], header["gradient_norm"]
+        """Read a probe written by ``save``; see `Saved.load`."""
+        probe = super().load(path)
+        if probe.coef_.ndim == 1:
+            probe.intercept_ = float(probe.intercept_[0])
         return probe

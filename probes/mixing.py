@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.descent import descend
-from probes.labels import Labels, encode, encode_with
+from probes.design import check_finite
+from probes.labels import Labels, encode_classes, encode_with, of_dev
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,15 @@ def mix_many(
         (target, highest layer that it sees) -> its mix.
 
     Raises:
-        ValueError: layers of other shapes, or a target with one class.
+        ValueError: layers of other shapes or not finite, a target with one class, or one that dev does not have.
     """
     shapes = {tuple(values.shape) for values in layers}
     if len(shapes) != 1:
         raise ValueError(f"expected layers of one shape, got {sorted(shapes)}")
-    coded = {name: encode(labels) for name, labels in targets.items()}
-    for name, (classes, _) in coded.items():
-        if len(classes) < 2:
-            raise ValueError(f"target {name!r}: expected at least 2 classes, got one class: {classes.tolist()[0]!r}")
+    for place, (own, other) in enumerate(zip(layers, dev[0], strict=True)):
+        check_finite(own, f"layer {place}")
+        check_finite(other, f"dev, layer {place},")
+    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     mean = torch.stack([values.float().mean(0) for values in layers])
     scale = torch.stack([values.float().std(0, correction=0) for values in layers]).clamp_min(1e-6)
     Z, held = (
@@ -106,7 +107,7 @@ def mix_many(
     models = [(place, name, top) for place, name in enumerate(coded) for top in tops]
     which = torch.tensor([place for place, _, _ in models])
     y = torch.stack([torch.from_numpy(index) for _, index in coded.values()])[which]
-    held_y = torch.stack([torch.from_numpy(encode_with(dev[1][name], c)) for name, (c, _) in coded.items()])[which]
+    held_y = torch.stack([torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()])[which]
     sizes = torch.tensor([len(coded[name][0]) for _, name, _ in models])
     absent = torch.arange(int(sizes.max()))[None] >= sizes[:, None]
     hidden = torch.arange(len(layers))[None] > torch.tensor([top for _, _, top in models])[:, None]

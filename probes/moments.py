@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.design import as_features, check_finite
-from probes.labels import ordered
+from probes.labels import as_label_array, ordered
 
 BLOCK = 1 << 13
 """Rows that are centred at a time."""
@@ -64,8 +64,7 @@ class Moments:
         """Classes in order, with their counts and means."""
         classes = self.classes
         index = torch.tensor([self.labels[c] for c in classes], device=self.means.device)
-        array = np.array(classes)
-        return array, self.counts[index], self.means[index]
+        return as_label_array(classes), self.counts[index], self.means[index]
 
     def total(self) -> Float[Tensor, "d d"]:
         """Scatter about the mean of all rows."""

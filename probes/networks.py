@@ -17,15 +17,18 @@ from typing import Any, Literal, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from torch import Tensor
 
 from probes.checks import features_and_classes, fitted_features
 from probes.descent import descend
 from probes.design import as_features, check_finite
-from probes.labels import Labels, encode, encode_with
+from probes.labels import Labels, encode_classes, encode_with, of_dev
+from probes.storage import Saved
 
 Activation = Literal["relu", "none"]
+_TENSORS = ("U", "a", "V", "b", "mean", "scale")
+_RECORDED = ("activation", "dev_loss", "epochs", "converged")
 HELD_OUT = 0.1
 """Share of the training rows that decide the end, where no dev rows are given."""
 
@@ -90,16 +93,13 @@ def networks_many(
         (target, seed) -> its network.
 
     Raises:
-        ValueError: for features that are not finite, or a target with one class.
+        ValueError: for features or dev that are not finite, a target with one class, or one that dev does not have.
     """
     features = as_features(X, device).float()
     check_finite(features)
     generator = torch.Generator().manual_seed(seeds[0])
     order = torch.randperm(len(features), generator=generator)
-    coded = {name: encode(labels) for name, labels in targets.items()}
-    for name, (classes, _) in coded.items():
-        if len(classes) < 2:
-            raise ValueError(f"target {name!r}: expected at least 2 classes, got one class: {classes.tolist()[0]!r}")
+    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     goal = torch.stack([torch.from_numpy(index) for _, index in coded.values()])  # target row
     if dev is None:
         cut = max(1, round(len(order) * HELD_OUT))
@@ -107,7 +107,8 @@ def networks_many(
         held_X, held_y = features[held], goal[:, held]
     else:
         held_X = as_features(dev[0], device).float()
-        held_y = torch.stack([torch.from_numpy(encode_with(dev[1][name], c)) for name, (c, _) in coded.items()])
+        check_finite(held_X, "dev")
+        held_y = torch.stack([torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()])
     features, goal = features[order], goal[:, order]
     mean, scale = features.mean(0), features.std(0, correction=0)
     scale[scale <= 1e-6 * mean.abs()] = 1.0
@@ -180,7 +181,7 @@ def _initial(seeds: Sequence[int], d: int, hidden: int, classes: Sequence[int], 
     return [torch.stack(part).to(device) for part in out]
 
 
-class _NetworkProbe(ClassifierMixin, BaseEstimator):
+class _NetworkProbe(ClassifierMixin, Saved):
     """A network as a scikit-learn classifier.
 
     Attributes:
@@ -202,8 +203,22 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):
         X, y = features_and_classes(self, X, y)
         more: dict[str, Any] = {"seeds": (self.seed,), "epochs": self.max_iter, "device": self.device}
         found = networks_many(X, {"y": y}, hidden, activation, batch=min(256, max(16, len(X) // 50)), **more)
-        self.fit_ = found["y", self.seed]
-        self.classes_, self.n_iter_, self.converged_ = self.fit_.classes, self.fit_.epochs, self.fit_.converged
+        self._take(found["y", self.seed])
+
+    def _take(self, fit: NetworkFit) -> None:
+        self.fit_, self.classes_, self.n_iter_, self.converged_ = fit, fit.classes, fit.epochs, fit.converged
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        fit = self.fit_
+        tensors = dict(zip(_TENSORS, (*fit.weights, fit.mean, fit.scale), strict=True))
+        recorded = {name: getattr(fit, name) for name in _RECORDED}
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}, recorded
+
+    def _restore(self, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+        U, a, V, b, mean, scale = (torch.from_numpy(tensors[name]) for name in _TENSORS)
+        recorded = {name: header[name] for name in _RECORDED}
+        self._take(NetworkFit(self.classes_, (U, a, V, b), mean, scale, **recorded))
+        self.n_features_in_ = len(mean)
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Log-probabilities in nats."""

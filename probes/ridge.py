@@ -18,8 +18,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from probes.design import Design, as_rows, check_finite
+from probes.design import Design, as_rows, penalties
 from probes.evaluation import r2
+from probes.labels import of_dev
 from probes.rows import OnDisk, blocks_of
 
 RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
@@ -55,7 +56,7 @@ class RidgeFit:
         return (features.double() @ self.coef + self.intercept).cpu().numpy()
 
 
-def moments(design: Design, Y: Float[Tensor, "n t"]) -> tuple[Float[Tensor, " t"], Float[Tensor, "r t"]]:
+def _mean_and_cross(design: Design, Y: Float[Tensor, "n t"]) -> tuple[Float[Tensor, " t"], Float[Tensor, "r t"]]:
     """Mean of each target and Z'(Y - mean) without the bias row, in float64."""
     mean = Y.mean(0)
     total = torch.zeros(design.rotated.shape[1], Y.shape[1], dtype=torch.float64, device=Y.device)
@@ -93,36 +94,30 @@ def ridge_many(
         X: training features [n d], or a ``Design`` made from them.
         targets: a number for every training row, by name.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
-            R^2 (ties: the stronger). All come from the same factorisation.
+            R^2 (ties, and dev numbers that do not vary: the stronger). All come from the same factorisation.
         dev: features [m d] and numbers by target name.
 
     Raises:
-        ValueError: for features or targets that are not finite, lengths that differ, a penalty that
-            is not positive, or a path without dev.
+        ValueError: for features or targets that are not finite, lengths or widths that differ, a penalty that
+            is not positive, a path without dev, or a target that dev does not have.
 
     >>> X = np.arange(6.0).reshape(6, 1); fit = ridge_many(X, {"line": 2 * X[:, 0] + 1}, l2=1e-9)
     >>> fit["line"].predict(np.array([[10.0]])).round(3).tolist()
     [21.0]
     """
-    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
-    if not path or not all(np.isfinite(path)) or min(path) <= 0:
-        raise ValueError(f"l2 must be positive and finite, got {l2}")
-    if len(path) > 1 and dev is None:
-        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, numbers), got none")
+    path = penalties(l2, choose=dev is not None)
     design = X if isinstance(X, Design) else Design(X, standardize, device)
     names = list(targets)
     Y = np.stack([_values(name, targets[name], design.n) for name in names], axis=1)
     with torch.no_grad():
         numbers = torch.from_numpy(Y).to(design.device)
-        mean, cross = moments(design, numbers)
+        mean, cross = _mean_and_cross(design, numbers)
         values = design.eigenvalues[:-1, None]
         choice = dict.fromkeys(names, path[0])
         scores: dict[str, dict[float, float]] = {name: {} for name in names}
         if dev is not None:
-            features = as_rows(dev[0], design.device)
-            check_finite(features)
-            held = design.rotate(features)
-            gold = {name: _values(name, dev[1][name], len(held)) for name in names}
+            held = design.held(dev[0])
+            gold = {name: _values(name, of_dev(name, dev[1]), len(held)) for name in names}
             for penalty in path:
                 W = cross / (values + penalty)
                 parts = [held[rows][:, :-1].double() @ W + mean for rows in blocks_of(len(held), design.block)]
@@ -130,17 +125,17 @@ def ridge_many(
                 for j, name in enumerate(names):
                     scores[name][penalty] = r2(gold[name], said[:, j])
             choice = {name: max(path, key=lambda v, s=scores[name]: s[v]) for name in names}
-        penalties = values.new_tensor([choice[name] for name in names])
-        W = cross / (values + penalties)
+        chosen = values.new_tensor([choice[name] for name in names])
+        W = cross / (values + chosen)
         V = design.basis @ W
         residual_norm, gradient = torch.zeros_like(mean), torch.zeros_like(V)
         for block, part in design.blocks(torch.float64):
             residual = numbers[block] - mean - part @ V
             residual_norm += residual.square().sum(0)
             gradient -= 2 * part.T @ residual
-        gradient += 2 * penalties * V
+        gradient += 2 * chosen * V
         coef, intercept = design.unrotate(torch.cat([W, mean[None]]))
-        objective = residual_norm + penalties * V.square().sum(0)
+        objective = residual_norm + chosen * V.square().sum(0)
     return {
         name: RidgeFit(
             l2=choice[name],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,7 @@ class _Nameless:
     def __init__(self, folder: str | Path | None) -> None:
         with tempfile.TemporaryFile(dir=folder) as file:
             self.descriptor = os.dup(file.fileno())
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        weakref.finalize(self, os.close, self.descriptor)
 
 
 class OnDisk:
@@ -93,10 +92,9 @@ class OnDisk:
         return blocks_of(len(self), self.block)
 
     def __getitem__(self, rows: slice | Tensor) -> Float[Tensor, "m d"]:
-        """Rows of a slice, or of an index in any order."""
+        """Rows of a slice, or of an index in any order; raises ValueError for a slice with steps."""
         if isinstance(rows, slice):
-            start, stop, _ = rows.indices(len(self))
-            return self._read(start, stop).to(self.device)
+            return self._read(*self._span(rows)).to(self.device)
         order = torch.argsort(rows.cpu())
         wanted = rows.cpu()[order]
         out = torch.empty(len(wanted), self.shape[1], dtype=self.dtype)
@@ -110,17 +108,27 @@ class OnDisk:
         return out.to(self.device)
 
     def __setitem__(self, rows: slice | Tensor, values: Float[Tensor, "m d"]) -> None:
+        """Write rows where ``__getitem__`` reads them; raises ValueError unless there is one for each place."""
+        start, stop = self._span(rows) if isinstance(rows, slice) else (0, len(rows))
+        if values.shape != (stop - start, self.shape[1]):
+            raise ValueError(f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}")
         held = values.detach().to("cpu", self.dtype).contiguous()
         if isinstance(rows, slice):
-            self._write(rows.indices(len(self))[0], held)
+            self._write(start, held)
             return
         ends = (torch.diff(rows.cpu()) != 1).nonzero().squeeze(1) + 1
         for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):  # runs of neighbours
             if stop > start:
                 self._write(int(rows[start]), held[start:stop])
 
+    def _span(self, rows: slice) -> tuple[int, int]:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"expected a slice of neighbouring rows, got step {step}")
+        return start, max(start, stop)
+
     def _read(self, start: int, stop: int) -> Tensor:
-        out = torch.empty(max(stop - start, 0), self.shape[1], dtype=self.dtype)
+        out = torch.empty(stop - start, self.shape[1], dtype=self.dtype)
         rest, at = _bytes(out), start * self._width
         while rest:
             count = os.preadv(self._file.descriptor, [rest], at)
@@ -130,8 +138,8 @@ class OnDisk:
         return out
 
     def _write(self, start: int, values: Tensor) -> None:
-        if start + len(values) > len(self) or values.shape[1] != self.shape[1]:
-            raise ValueError(f"expected at most {len(self) - start} rows of {self.shape[1]}, got {list(values.shape)}")
+        if not 0 <= start <= len(self) - len(values):
+            raise ValueError(f"expected rows from 0 to {len(self) - 1}, got {start} to {start + len(values) - 1}")
         rest, at = _bytes(values), start * self._width
         while rest:
             count = os.pwrite(self._file.descriptor, rest, at)

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from probes.design import CPU_BLOCK, Design, as_rows, check_finite
+from probes.design import CPU_BLOCK, Design, penalties
 from probes.fit import Fit
-from probes.labels import Labels, encode, encode_with
+from probes.labels import Labels, encode_classes, encode_with, of_dev
 from probes.newton import Solution, decrement, gap_bound, minimise
 from probes.objective import ABSENT, dot
 from probes.rows import OnDisk, blocks_of
@@ -60,16 +60,10 @@ class _Target:
 def _targets(n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None) -> list[_Target]:
     out = []
     for name, labels in targets.items():
-        classes, index = encode(labels)
+        classes, index = encode_classes(name, labels)
         if len(index) != n:
             raise ValueError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
-        if len(classes) < 2:
-            raise ValueError(f"target {name!r} needs at least 2 classes, got one class: {classes.tolist()}")
-        held = None
-        if dev is not None:
-            if name not in dev[1]:
-                raise ValueError(f"target {name!r} has no dev labels, got them for {list(dev[1])}")
-            held = encode_with(dev[1][name], classes)
+        held = None if dev is None else encode_with(of_dev(name, dev[1]), classes)
         out.append(_Target(name, classes, index, held))
     return out
 
@@ -153,11 +147,7 @@ def fit_many(
     >>> float((fit_many(X, {"sign": y}, l2=1.0)["sign"].predict(X) == y).mean()) > 0.9
     True
     """
-    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
-    if not path or not all(np.isfinite(path)) or min(path) <= 0:
-        raise ValueError(f"l2 must be positive and finite, got {l2}")
-    if len(path) > 1 and dev is None:
-        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, labels), got none")
+    path = penalties(l2, choose=dev is not None)
     if not tol > 0 or max_iter < 1:
         raise ValueError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
     design = X if isinstance(X, Design) else Design(X, standardize, device)
@@ -178,10 +168,10 @@ def fit_many(
         for group in _groups(todo):
             at = _start(group, design, len(group[0].classes), start)
             if held is not None and len(path) > 1:
-                at, penalties = _choose(design, group, at, path, held, tol, max_iter, advance)
+                at, strengths = _choose(design, group, at, path, held, tol, max_iter, advance)
             else:
-                penalties = path * len(group)
-            l2s = torch.tensor(penalties, dtype=torch.float64, device=design.device)
+                strengths = path * len(group)
+            l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
             found = minimise(design, _labels(group, design), at, l2s, tol=tol, max_iter=max_iter)
             fits |= _certify(design, group, found, l2s, tol, held)
             advance(len(group))
@@ -198,15 +188,12 @@ def fit_many(
 
 
 def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[Tensor, "m r"] | OnDisk:
-    features = as_rows(X, design.device)
-    if features.shape[1] != design.d:
-        raise ValueError(f"dev has {features.shape[1]} features, but X has {design.d}")
-    check_finite(features)
+    held = design.held(X)
     for target in targets:
-        if target.dev is None or len(target.dev) != len(features):
+        if target.dev is None or len(target.dev) != len(held):
             got = 0 if target.dev is None else len(target.dev)
-            raise ValueError(f"target {target.name!r} has {got} dev labels for {len(features)} rows")
-    return design.rotate(features)
+            raise ValueError(f"target {target.name!r} has {got} dev labels for {len(held)} rows")
+    return held
 
 
 def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:

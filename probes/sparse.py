@@ -45,6 +45,7 @@ class SparseProbe(LinearClassifier):
     """
 
     neurons_: np.ndarray
+    _arrays = ("coef_", "intercept_", "neurons_")
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
     def __init__(self, k: int = 16, ranking: str = "standard_difference", l2: float = 1e-2) -> None:

@@ -23,6 +23,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from probes.descent import descend
+from probes.design import check_finite
 
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
@@ -111,7 +112,8 @@ def structural_many(
         (layer, rank) -> its probe.
 
     Raises:
-        ValueError: layers of other widths, or sentences whose heads are no tree or are not as many as the words.
+        ValueError: layers of other widths, vectors that are not finite, or sentences whose heads are no tree or are not as
+            many as the words.
     """
     names = list(features)
     scales = {name: _scale(layer) for name, layer in features.items()}
@@ -176,6 +178,8 @@ class _Trees:
         for number, tree in enumerate(heads):
             if any(len(layer[number]) != len(tree) for layer in layers):
                 raise ValueError(f"sentence {number}: expected a vector for each of {len(tree)} words")
+            for name, layer in features.items():
+                check_finite(layer[number], f"layer {name!r}, sentence {number},")
         self.width, self.kind = widths.pop(), kind
         self.words = [
             torch.stack([layer[i].float() / scales[name] for name, layer in features.items()])
@@ -217,23 +221,6 @@ class _Trees:
         return torch.stack([self.loss(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
 
 
-def distance_scores(
-    predicted: Sequence[Float[np.ndarray, "_ _"]],
-    heads: Sequence[Sequence[int]],
-    counted: Sequence[Sequence[bool]] | None = None,
-) -> dict[str, float]:
-    """Scores of predicted distances.
-
-    Args:
-        counted: words that take part in UUAS; the published code leaves punctuation out.
-
-    Returns:
-        ``uuas``, over all gold edges, and ``distance_spearman``.
-    """
-    right, total = tree_edges(predicted, heads, counted).sum(0)
-    return {"uuas": float(right / max(total, 1)), "distance_spearman": distance_spearman(predicted, heads)}
-
-
 def distance_spearman(predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequence[Sequence[int]]) -> float:
     """For each word between its rows of predicted and gold distances, averaged by length, then over lengths 5 to 50.
 
@@ -252,7 +239,13 @@ def tree_edges(
     heads: Sequence[Sequence[int]],
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> Float[np.ndarray, "n 2"]:
-    """For each sentence the gold edges that the minimum spanning tree of the predicted distances has, and all gold edges."""
+    """For each sentence the gold edges that the minimum spanning tree of the predicted distances has, and all gold edges.
+
+    UUAS is the sum of the first over that of the second.
+
+    Args:
+        counted: words that take part; the published code leaves punctuation out.
+    """
     out = np.zeros((len(heads), 2))
     for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
@@ -260,20 +253,6 @@ def tree_edges(
             true = _edges(tree_distances(tree)[np.ix_(keep, keep)])
             out[number] = len(true & _edges(np.asarray(found)[np.ix_(keep, keep)])), len(true)
     return out
-
-
-def depth_scores(
-    predicted: Sequence[Float[np.ndarray, " _"]],
-    heads: Sequence[Sequence[int]],
-    counted: Sequence[Sequence[bool]] | None = None,
-) -> dict[str, float]:
-    """Scores of predicted depths.
-
-    Returns:
-        ``root_accuracy``: the word of least depth (of those ``counted``) is the root; and ``depth_spearman``.
-    """
-    roots = tree_roots(predicted, heads, counted)
-    return {"root_accuracy": float(np.nanmean(roots)), "depth_spearman": depth_spearman(predicted, heads)}
 
 
 def depth_spearman(predicted: Sequence[Float[np.ndarray, " _"]], heads: Sequence[Sequence[int]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from experiments.properties import get_property
 from experiments.results import RunFolder
 from experiments.scoring import Cell
 from experiments.summary import summarise
-from experiments.tasks import SPLITS, build_task
+from experiments.tasks import SPLITS, TaskError, build_task
 from experiments.trees import Trees, chain_scores, tree_records
 from experiments.view import View
 from experiments.words import Encoded
@@ -116,3 +117,41 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     assert records[0]["conditional"] is None
     assert [r["conditional"] for r in records[1:]] == pytest.approx([1.0, 0.0])
     assert records[1]["conditional_low"] == records[1]["conditional_high"] == pytest.approx(1.0)
+
+
+def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(corpora):
+    splits, layouts, offsets, _ = corpora
+    task = build_task(get_property("length", splits["train"]), splits, layouts, offsets)
+    seen = task.parts["train"].types[0]
+    few = replace(
+        task.parts["test"],
+        rows=task.parts["test"].rows[:6],
+        labels=np.array([1.0, 1, 2, 3, 4, 5]),
+        types=[seen, seen, "?1", "?2", "?3", "?4"],
+        clusters=np.array([0, 0, 1, 1, 2, 2]),
+        words=np.arange(6),
+    )
+    task = replace(task, parts={**task.parts, "test": few})
+    more = {"control": [], "control_values": [], "control_converged": True, "random_model": None}
+    cells = [
+        Cell("length", f"blocks.{i}.hook_resid_pre", (few.labels + off).tolist(), [], 1.0, True, 0.0, **more)
+        for i, off in enumerate((0.5, 0.1))
+    ]
+    told = ProbeConfig(model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0)
+    found = summarise(cells, [task], {"length": splits}, told)
+    assert json.dumps(found["records"] + found["comparisons"], allow_nan=False)
+    low = [r["low"] for r in found["records"]]
+    assert low == pytest.approx([1 - 0.25 / 0.25, 1 - 0.01 / 0.25])  # of the numbers 2 and 3 alone
+    assert [r["score_seen"] for r in found["records"]] == [None, None]
+    assert found["comparisons"][0]["p_holm"] < 0.05
+
+
+def test_test_numbers_that_do_not_vary_are_refused(corpora):
+    splits, layouts, offsets, _ = corpora
+    last = {s.text for s in splits["test"]}
+    constant = replace(
+        get_property("length", splits["train"]),
+        read=lambda s, train: [3.0 if s.text in last else float(len(w.form)) for w in s.words],
+    )
+    with pytest.raises(TaskError, match="'length': expected numbers that vary in test, got one value only"):
+        build_task(constant, splits, layouts, offsets)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from made import softmax
+from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from probes import calibration as cal
@@ -146,6 +147,7 @@ def test_intervals_of_bins_have_a_width_even_where_all_rows_are_right() -> None:
     assert high[9] == pytest.approx(1.0)
     assert (low[4], high[4]) == pytest.approx((0.444, 0.556), abs=0.01)
     assert np.isnan(low[0])
+    assert low[9] == pytest.approx(binomtest(5, 5).proportion_ci(0.95, method="wilson").low, abs=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from probes import fit_many, online_code
 
@@ -63,11 +64,18 @@ def test_dev_labels_are_said_to_be_unpaid() -> None:
     (found,) = online_code(X[200:], {"y": LABELS[200:]}, SENTENCES[200:], dev=dev).values()
     assert found.unpaid == 400
     assert found.compression > 4
+    tensors = (X[:200], {"y": torch.from_numpy(LABELS[:200])})
+    assert online_code(X[200:], {"y": LABELS[200:]}, SENTENCES[200:], dev=tensors)["y"].l2 == found.l2
+    assert len(set(found.l2)) > 1  # chosen, and not the strongest for want of labels
 
 
 def test_bad_input_is_one_clear_line() -> None:
     with pytest.raises(ValueError, match="expected shares that rise to 1"):
         online_code(X, {"y": LABELS}, SENTENCES, fractions=(0.5, 0.25, 1.0))
+    with pytest.raises(ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"):
+        online_code(X, {"y": ["a"] * 4000}, SENTENCES)
+    with pytest.raises(ValueError, match=r"target 'y' has no dev labels, got them for \['z'\]"):
+        online_code(X, {"y": LABELS}, SENTENCES, dev=(X, {"z": LABELS}))
     with pytest.raises(ValueError, match="expected at least 2 sentences, got 1"):
         online_code(X, {"y": LABELS}, np.zeros(4000, dtype=int))
     with pytest.raises(ValueError, match="expected a sentence for each of 4000 rows, got 3"):

@@ -40,6 +40,8 @@ def test_random_labels_are_read_by_no_pair() -> None:
     drawn = np.array(["a", "b", "c"])[np.random.default_rng(3).integers(0, 3, 600)]
     found = cross_table(X[:400], drawn[:400], X[400:], drawn[400:], np.arange(200), ("f",), (2,), 3, 0)
     assert {r["probe"] for r in found.records} == {"logistic", "lda", "mean_difference"}
+    values, counts = np.unique(drawn[:400], return_counts=True)
+    assert found.majority == np.mean(drawn[400:] == values[counts.argmax()])
     for r in found.records:
         assert r["accuracy"] < 0.46
         assert r["rotated"] is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes import Inlp, Leace, erased
+from probes import Inlp, Leace, Moments, erased
 
 
 def data(n: int = 600, d: int = 8, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -118,3 +118,35 @@ def test_what_is_not_linear_is_said_to_be_left() -> None:
     assert proof["linear_before"] > 0.75
     assert proof["linear"] < 0.56
     assert proof["mlp"] > 0.85
+
+
+def test_the_majority_is_not_cut_to_the_width_of_the_test_labels() -> None:
+    X, _ = data(60)
+    y = ["noun"] * 40 + ["no"] * 20
+    assert erased(Leace().fit(X, y), X, y, X[40:], ["no"] * 20)["majority"] == 0
+    assert erased(Leace().fit(X, y), X, y, X[20:], y[20:])["majority"] == 0.5
+
+
+def test_labels_of_any_kind_keep_it() -> None:
+    X, _ = data(40)
+    for labels in ([1, "b"], [(1, 2), (3, 4)]):
+        eraser = Leace().fit_moments(Moments().update(X, labels * 20))
+        assert eraser.classes_.tolist() == labels
+        own = torch.from_numpy(np.stack([X[i::2].mean(0) for i in (0, 1)]))
+        for label, mean in zip(labels, own, strict=True):  # a class's mean is pushed to where it was
+            torch.testing.assert_close(eraser.push(mean, label), mean)
+
+
+def test_erasers_come_back_whole_and_take_no_further_rows(tmp_path) -> None:
+    X, y = data()
+    for eraser in (Leace().fit(X, y), Inlp(max_iter=3).fit(X, y)):
+        again = type(eraser).load(eraser.save(tmp_path / "eraser"))
+        np.testing.assert_array_equal(again.transform(X), eraser.transform(X))
+        assert again.n_features_in_ == 8
+        if isinstance(again, Inlp):
+            assert (again.scores_, again.n_iter_) == (eraser.scores_, eraser.n_iter_)
+        else:
+            with pytest.raises(ValueError, match="expected a Leace fitted here, got one read from a file"):
+                again.partial_fit(X, y)
+    with pytest.raises(ValueError, match="expected strings, numbers or booleans"):
+        Leace().fit_moments(Moments().update(X[:4], [(1, 2), (3, 4)] * 2)).save(tmp_path / "tuples")

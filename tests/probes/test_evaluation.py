@@ -152,3 +152,28 @@ def test_sign_flips_of_clusters_turn_whole_clusters():
     values = np.repeat(np.random.default_rng(3).normal(size=(8, 1)), 5, axis=0)
     clusters = np.repeat(np.arange(8), 5)
     assert evaluation.sign_flip_p(values, clusters) == evaluation.sign_flip_p(values[::5])
+
+
+def test_nan_is_refused_and_not_called_significant():
+    replicates = np.random.default_rng(0).normal(size=(100, 3))
+    with pytest.raises(ValueError, match="values: expected finite numbers, got 1 of 4 that are not, first at 2, 0"):
+        evaluation.sign_flip_p(np.array([[1.0], [2.0], [np.nan], [3.0]]))
+    with pytest.raises(ValueError, match="replicates: expected finite numbers, got 2 of 3 that are not, first at 1"):
+        evaluation.bootstrap_p(np.array([1.0, np.nan, np.inf]))
+    with pytest.raises(ValueError, match="estimates: expected finite numbers, got 1 of 3 that are not, first at 1"):
+        evaluation.best_set([0.5, np.nan, 0.9], replicates)
+    replicates[7, 1] = np.nan
+    with pytest.raises(ValueError, match="replicates: expected finite numbers, got 1 of 100"):
+        evaluation.compare_pairs([0.5, 0.6, 0.9], replicates)
+
+
+def test_resamples_without_an_r2_are_left_out_of_its_interval():
+    gold, clusters = np.array([1.0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2])
+    found = ClusterBootstrap(clusters).statistic(evaluation.r2_columns(gold, gold + 0.1), evaluation.r2_of_sums)
+    worst = np.array([2.0, 3, 2, 3, 2, 3])  # of 27 equally likely draws the lowest that has an R^2 at all
+    assert found.low == pytest.approx(metrics.r2_score(worst, worst + 0.1))
+    assert found.value == pytest.approx(metrics.r2_score(gold, gold + 0.1))
+    flat = np.full(3, 0.1)
+    assert np.isnan(evaluation.r2(flat, gold[:3]))
+    nothing = ClusterBootstrap(np.arange(3)).statistic(evaluation.r2_columns(flat, gold[:3]), evaluation.r2_of_sums)
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()

@@ -53,6 +53,17 @@ def test_probes_come_back_from_disk(tmp_path) -> None:
     again = LDAProbe.load(probe.save(tmp_path / "probe", about={"site": "s"}))
     assert (again.shrinkage_, again.about_) == (probe.shrinkage_, {"site": "s"})
     np.testing.assert_array_equal(again.predict_proba(X), probe.predict_proba(X))
+    means = MeanDifferenceProbe.load(MeanDifferenceProbe().fit(X, y).save(tmp_path / "means")).means_
+    np.testing.assert_allclose(means, [X[y == c].mean(0) for c in "abc"])
+
+
+@pytest.mark.parametrize("probe", [MeanDifferenceProbe(), LDAProbe(0.3)])
+def test_a_probe_from_disk_has_forgotten_its_rows_and_takes_no_more(tmp_path, probe) -> None:
+    X, y = blobs()
+    again = type(probe).load(probe.fit(X, y).save(tmp_path / "probe"))
+    with pytest.raises(ValueError, match="fitted here, got one read from a file"):
+        again.partial_fit(X, y)
+    assert again.fit(X[:300], y[:300]).partial_fit(X[300:], y[300:]).moments_.n == 400
 
 
 def test_moments_are_the_same_in_parts_and_far_from_the_origin() -> None:

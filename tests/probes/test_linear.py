@@ -73,6 +73,8 @@ def test_logistic_probe_comes_back_from_disk(tmp_path, labels):
     with safe_open(str(path), framework="np") as file:
         assert json.loads(file.metadata()["layerscope"])["kind"] == "LogisticProbe"
     assert [p.name for p in tmp_path.iterdir()] == ["probe.safetensors"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode  # read by whom the user's other files are
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

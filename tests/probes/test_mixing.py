@@ -70,3 +70,13 @@ def test_layers_of_other_shapes_and_single_classes_are_refused():
         mix_many([train[0], train[1][:10]], {"y": y}, (train, {"y": y}))
     with pytest.raises(ValueError, match="2 classes"):
         mix_many(train, {"y": ["a"] * 20}, (train, {"y": ["a"] * 20}))
+
+
+def test_layers_that_are_not_finite_are_named():
+    train, y = planted(20, 0)
+    bad = [values.clone() for values in train]
+    bad[2][5, 1] = torch.nan
+    with pytest.raises(ValueError, match="layer 2 must be finite, got NaN or infinity in 1 of 20 rows, first at row 5"):
+        mix_many(bad, {"y": y}, (train, {"y": y}))
+    with pytest.raises(ValueError, match="dev, layer 2, must be finite"):
+        mix_many(train, {"y": y}, (bad, {"y": y}))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from probes import LowRankProbe, MLPProbe, networks_many
+from probes.descent import descend
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2000, 8))
@@ -76,5 +77,40 @@ def test_estimators_say_what_they_did() -> None:
     assert (probe.n_iter_, probe.converged_) == (2, False)
     np.testing.assert_array_equal(probe.predict(X), MLPProbe(hidden=32, max_iter=2).fit(X, XOR).predict(X))
     assert LowRankProbe(3, max_iter=2).fit(X, LINEAR).fit_.weights[0].shape == (3, 8)
-    with pytest.raises(ValueError, match="expected at least 2 classes, got one class: 'a'"):
+    with pytest.raises(ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"):
         networks_many(X[:3], {"y": ["a", "a", "a"]})
+
+
+def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> None:
+    dev = X[:10].copy()
+    dev[3, 1] = np.nan
+    with pytest.raises(
+        ValueError, match="dev must be finite, got NaN or infinity in 1 of 10 rows, first at row 3, column 1"
+    ):
+        networks_many(X, {"xor": XOR}, 4, dev=(dev, {"xor": XOR[:10]}))
+    with pytest.raises(ValueError, match=r"target 'xor' has no dev labels, got them for \['other'\]"):
+        networks_many(X, {"xor": XOR}, 4, dev=(X[:10], {"other": XOR[:10]}))
+    held = torch.tensor([1.0, torch.nan])
+    found = descend(
+        [torch.ones(2, 1)],
+        lambda w, rows: (w[0] ** 2).sum(1),
+        lambda w: held,
+        4,
+        epochs=20,
+        batch=4,
+        rate=0.1,
+        generator=torch.Generator(),
+    )
+    assert found.converged.tolist() == [True, False]
+
+
+def test_networks_come_back_from_disk(tmp_path) -> None:
+    for probe in (MLPProbe(hidden=8, max_iter=2, seed=3), LowRankProbe(2, max_iter=2)):
+        probe.fit(X, XOR)
+        again = type(probe).load(probe.save(tmp_path / "probe", about={"site": "s"}))
+        np.testing.assert_array_equal(again.predict_log_proba(X), probe.predict_log_proba(X))
+        np.testing.assert_array_equal(again.predict(X), probe.predict(X))
+        for name in ("n_iter_", "converged_", "n_features_in_"):
+            assert getattr(again, name) == getattr(probe, name)
+        assert (again.fit_.activation, again.fit_.dev_loss) == (probe.fit_.activation, probe.fit_.dev_loss)
+        assert (again.get_params(), again.about_) == (probe.get_params(), {"site": "s"})

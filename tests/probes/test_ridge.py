@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from probes import Design, NonFiniteError, ridge_many
+from probes import Design, NonFiniteError, RidgeProbe, ridge_many
 
 
 def data(n=80, d=6, seed=0):
@@ -57,6 +57,37 @@ def test_bad_input():
         ridge_many(X, {"y": y})
     with pytest.raises(ValueError, match=r"must be \[80\], one number per row"):
         ridge_many(X, {"y": y[1:]}, l2=1.0)
-    X[0, 0] = np.inf
-    with pytest.raises(NonFiniteError):
-        ridge_many(X, {"y": y}, l2=1.0)
+    with pytest.raises(ValueError, match="dev has 3 features, but X has 6"):
+        ridge_many(X, {"y": y}, dev=(X[:, :3], {"y": y}))
+    with pytest.raises(ValueError, match=r"target 'y' has no dev labels, got them for \['z'\]"):
+        ridge_many(X, {"y": y}, dev=(X, {"z": y}))
+    bad = X.copy()
+    bad[0, 0] = np.inf
+    with pytest.raises(NonFiniteError, match="X must be finite"):
+        ridge_many(bad, {"y": y}, l2=1.0)
+    with pytest.raises(NonFiniteError, match="dev must be finite"):
+        ridge_many(X, {"y": y}, dev=(bad, {"y": y}))
+
+
+def test_dev_numbers_that_do_not_vary_choose_the_strongest_penalty():
+    X, y = data()
+    fit = ridge_many(X, {"y": y}, [1.0, 10.0], dev=(X, {"y": np.full(80, 2.0)}))["y"]
+    assert fit.l2 == 10
+    assert np.isnan(list(fit.dev_scores.values())).all()
+
+
+def test_rows_in_parts_are_checked_as_rows_at_once():
+    X, y = data()
+    for fit in (RidgeProbe.fit, RidgeProbe.partial_fit):
+        with pytest.raises(ValueError, match=r"l2 must be positive and finite, got -1\.0"):
+            fit(RidgeProbe(l2=-1.0), X, y)
+        with pytest.raises(RuntimeError, match="device type"):
+            fit(RidgeProbe(device="nowhere"), X, y)
+
+
+def test_parts_after_a_file_are_refused_and_after_fit_begin_anew(tmp_path):
+    X, y = data()
+    probe = RidgeProbe().fit(X, y)
+    with pytest.raises(ValueError, match="partial_fit: expected a RidgeProbe fitted here, got one read from a file"):
+        RidgeProbe.load(probe.save(tmp_path / "ridge")).partial_fit(X, y)
+    np.testing.assert_allclose(probe.partial_fit(X[:50], y[:50]).coef_, RidgeProbe().fit(X[:50], y[:50]).coef_)

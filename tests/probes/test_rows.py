@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -43,8 +47,30 @@ def test_rows_come_back(data):
     assert rows[some[:0]].shape == (0, D)
     assert torch.equal(torch.cat([rows[part] for part in rows.blocks()]), X)
     assert rows.like(2, 3).shape == (2, 3)
-    with pytest.raises(ValueError, match="expected at most 1 rows of 30"):
-        rows[N - 1 :] = X[:2]
+    for places, values in ((slice(N - 1, None), X[:2]), (slice(0, 1), X[:3]), (torch.tensor([4]), X[:2])):
+        with pytest.raises(ValueError, match="expected 1 rows of 30, got"):
+            rows[places] = values
+    with pytest.raises(ValueError, match=f"expected rows from 0 to {N - 1}, got {N} to {N}"):
+        rows[torch.tensor([N])] = X[:1]
+    for use in (lambda: rows[::2], lambda: rows.__setitem__(slice(0, 4, 2), X[:2])):
+        with pytest.raises(ValueError, match="expected a slice of neighbouring rows, got step 2"):
+            use()
+    assert torch.equal(rows[:], X)  # none of it was written
+
+
+def test_a_file_is_closed_with_its_rows_and_a_folder_that_is_not_there_is_one_error(monkeypatch):
+    rows = OnDisk((1, 1))
+    descriptor = rows._file.descriptor
+    os.fstat(descriptor)
+    del rows
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    with pytest.raises(FileNotFoundError):
+        OnDisk((1, 1), "/nonexistent")
+    gc.collect()
+    assert not unraised
 
 
 def test_the_gram_matrix_of_one_pass(data):

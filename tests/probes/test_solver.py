@@ -271,8 +271,10 @@ def test_bad_input_is_one_clear_line():
     broken[7, 2], broken[9, 1] = np.nan, np.inf
     with pytest.raises(NonFiniteError, match=r"2 of 50 rows, first at row 7, column 2 \(nan\)"):
         fit_many(broken, {"y": y}, l2=1.0)
-    with pytest.raises(ValueError, match=r"target 'same' needs at least 2 classes, got one class: \['a'\]"):
+    with pytest.raises(ValueError, match="target 'same': expected at least 2 classes, got one class: 'a'"):
         fit_many(X, {"same": ["a"] * 50}, l2=1.0)
+    with pytest.raises(ValueError, match="expected at least 2 classes, got none"):
+        fit_many(X, {"none": []}, l2=1.0)
     with pytest.raises(ValueError, match="target 'y' has 49 labels, but X has 50 rows"):
         fit_many(X, {"y": y[1:]}, l2=1.0)
     with pytest.raises(ValueError, match="needs dev"):

@@ -45,8 +45,10 @@ def test_elastic_net_weights_are_scikit_learns() -> None:
     assert np.abs(best.coef_).max() > 0.5
 
 
-def test_a_sparse_probe_is_a_balanced_regression_on_its_neurons() -> None:
+def test_a_sparse_probe_is_a_balanced_regression_on_its_neurons(tmp_path) -> None:
     probe = SparseProbe(k=2, l2=2.0).fit(X, Y)
+    probe = SparseProbe.load(probe.save(tmp_path / "probe"))
+    assert set(probe.neurons_.tolist()) == {3, 7}
     mine = X[:, probe.neurons_]
     Z = (mine - mine.mean(0)) / mine.std(0)
     best = LogisticRegression(C=0.5, class_weight="balanced", solver="newton-cholesky", tol=1e-10).fit(Z, Y)

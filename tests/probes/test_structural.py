@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from probes.structural import (
-    depth_scores,
-    distance_scores,
+    depth_spearman,
+    distance_spearman,
     structural_many,
     tree_depths,
     tree_distances,
+    tree_edges,
+    tree_roots,
 )
 
 
@@ -46,10 +48,11 @@ def test_the_perfect_code_has_perfect_scores() -> None:
     for heads, code in zip(found, codes, strict=True):
         np.testing.assert_array_equal(((code[:, None] - code[None]) ** 2).sum(2), tree_distances(heads))
         np.testing.assert_array_equal((code**2).sum(1), tree_depths(heads))
-    distance = distance_scores([((c[:, None] - c[None]) ** 2).sum(2) for c in codes], found)
-    depth = depth_scores([(c**2).sum(1) for c in codes], found)
-    assert distance == {"uuas": 1.0, "distance_spearman": pytest.approx(1.0)}
-    assert depth == {"root_accuracy": 1.0, "depth_spearman": pytest.approx(1.0)}
+    distances, depths = [((c[:, None] - c[None]) ** 2).sum(2) for c in codes], [(c**2).sum(1) for c in codes]
+    assert tree_edges(distances, found).tolist() == [[len(heads) - 1] * 2 for heads in found]
+    assert tree_roots(depths, found).tolist() == [1.0] * len(found)
+    assert distance_spearman(distances, found) == pytest.approx(1.0)
+    assert depth_spearman(depths, found) == pytest.approx(1.0)
 
 
 def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
@@ -66,14 +69,13 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
     ]
     fits = structural_many(layers[0], train, layers[1], dev, "distance", ranks=(2, 16), epochs=60, rate=5e-3)
     assert set(fits) == {("tree", 2), ("tree", 16), ("noise", 2), ("noise", 16)}
-    scores = {
-        key: distance_scores([fit.predict(words) for words in layers[1][key[0]]], dev) for key, fit in fits.items()
-    }
-    assert scores["tree", 16]["uuas"] > 0.97
-    assert scores["tree", 16]["distance_spearman"] > 0.94  # gold distances tie, learned ones never do
-    assert scores["tree", 2]["uuas"] < scores["tree", 16]["uuas"] - 0.1
+    said = {key: [fit.predict(words) for words in layers[1][key[0]]] for key, fit in fits.items()}
+    uuas = {key: np.divide(*tree_edges(distances, dev).sum(0)) for key, distances in said.items()}
+    assert uuas["tree", 16] > 0.97
+    assert distance_spearman(said["tree", 16], dev) > 0.94  # gold distances tie, learned ones never do
+    assert uuas["tree", 2] < uuas["tree", 16] - 0.1
     chance = np.mean([2 / len(h) for h in dev])
-    assert scores["noise", 16]["uuas"] == pytest.approx(chance, abs=0.12)
+    assert uuas["noise", 16] == pytest.approx(chance, abs=0.12)
     assert fits["tree", 2].projection.shape == (2, 16)
 
     alone = structural_many({"tree": layers[0]["tree"]}, train, {"tree": layers[1]["tree"]}, dev, ranks=(16,), epochs=3)
@@ -81,24 +83,24 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
     torch.testing.assert_close(alone["tree", 16].projection, both["tree", 16].projection, atol=1e-5, rtol=1e-4)
 
     depths = structural_many(layers[0], train, layers[1], dev, "depth", ranks=(16,), epochs=60, rate=5e-3)
-    found = depth_scores([depths["tree", 16].predict(words) for words in layers[1]["tree"]], dev)
-    assert found["root_accuracy"] > 0.95
-    assert found["depth_spearman"] > 0.9
+    found = [depths["tree", 16].predict(words) for words in layers[1]["tree"]]
+    assert tree_roots(found, dev).mean() > 0.95
+    assert depth_spearman(found, dev) > 0.9
 
 
 def test_scores_by_hand() -> None:
     heads = [2, 0, 2, 3, 4]  # 1-2-3-4-5, a chain
     chain = np.abs(np.arange(5)[:, None] - np.arange(5)[None]).astype(float)
-    assert distance_scores([chain], [heads])["uuas"] == 1
+    assert tree_edges([chain], [heads]).tolist() == [[4, 4]]
     star = np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]  # all hang on the first word
     np.fill_diagonal(star, 0)
-    assert distance_scores([star], [heads])["uuas"] == 1 / 4
+    assert tree_edges([star], [heads]).tolist() == [[1, 4]]
     # Without the last word the chain has three edges, of which the star has one.
-    assert distance_scores([star], [heads], [[True, True, True, True, False]])["uuas"] == 1 / 3
-    assert depth_scores([np.array([1.0, 0, 1, 2, 3])], [heads])["root_accuracy"] == 1
-    assert depth_scores([np.array([0.0, 1, 1, 2, 3])], [heads])["root_accuracy"] == 0
-    assert depth_scores([np.array([0.0, 1, 1, 2, 3])], [heads], [[False, True, True, True, True]])["root_accuracy"] == 1
-    assert np.isnan(distance_scores([np.zeros((2, 2))], [[0, 1]])["distance_spearman"])  # shorter than 5 words
+    assert tree_edges([star], [heads], [[True, True, True, True, False]]).tolist() == [[1, 3]]
+    assert tree_roots([np.array([1.0, 0, 1, 2, 3])], [heads]) == [1]
+    assert tree_roots([np.array([0.0, 1, 1, 2, 3])], [heads]) == [0]
+    assert tree_roots([np.array([0.0, 1, 1, 2, 3])], [heads], [[False, True, True, True, True]]) == [1]
+    assert np.isnan(distance_spearman([np.zeros((2, 2))], [[0, 1]]))  # shorter than 5 words
 
 
 def test_bad_input_is_one_clear_line() -> None:
@@ -109,3 +111,6 @@ def test_bad_input_is_one_clear_line() -> None:
         structural_many(words, [[0, 1, 1]], words, [[0, 1, 1]])
     with pytest.raises(ValueError, match=r"expected layers of one width, got \[3, 4\]"):
         structural_many({**words, "b": [torch.zeros(2, 4)]}, [[0, 1]], words, [[0, 1]])
+    bad = {"a": [torch.zeros(2, 3), torch.full((2, 3), torch.nan)]}
+    with pytest.raises(ValueError, match="layer 'a', sentence 1, must be finite, got NaN or infinity in 2 of 2 rows"):
+        structural_many(bad, [[0, 1]] * 2, words, [[0, 1]])
