@@ -66,7 +66,7 @@ def _trees(
     notes = [
         {
             "kind": "dropped",
-            "text": f"tree: {trees.dropped} {split} sentences of one word, or with words without tokens",
+            "text": f"tree: {trees.dropped} {split} sentences of one word, without one root, or with words without tokens",
         }
         for split, trees in splits.items()
         if trees.dropped

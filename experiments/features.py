@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.corpus import Sentence
-from experiments.subject import Batch, Encoded, Subject, pool_words, word_spans
-from experiments.words import Pooling
+from experiments.padding import Batch
+from experiments.subject import Subject
+from experiments.words import Encoded, Pooling, pool_words, word_spans
 from hooks import ActivationStore, capture, sites
 
 WINDOW = 4096

@@ -27,7 +27,7 @@ from experiments.memory import Fits, Need, Solve, as_limit, site_widths
 from experiments.probe_calibration import add_calibration, keep_predictions
 from experiments.probed import save_probe
 from experiments.properties import get_property
-from experiments.results import RunError, RunFolder, digest, free_bytes
+from experiments.results import RunError, RunFolder, digest, file_name, free_bytes
 from experiments.run import Run
 from experiments.scoring import Cell, score_cell
 from experiments.seeds import over_seeds
@@ -81,9 +81,8 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     for view in views:
         for task in view.tasks:
             if task.n_dropped:
-                notes.append(
-                    f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
-                )
+                text = f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
+                notes.append({"kind": "dropped", "text": text})
     models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
     text, memory = plan(views, models, places, config)
     cost = {"held": memory.pop("beside_bytes"), "disk": memory["disk_bytes"], "besides": "the probes"}
@@ -93,7 +92,8 @@ def run(config: ProbeConfig) -> dict[str, Any]:
         return planned
     memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
     if config.store is not None:
-        notes.append(f"features of {subject.name} read from {config.store}, where no text is rewritten")
+        text = f"features of {subject.name} read from {config.store}, where no text is rewritten"
+        notes.append({"kind": "info", "text": text})
 
     seconds = {"features": 0.0, "probes": 0.0}
     mark = time.perf_counter()
@@ -112,8 +112,7 @@ def run(config: ProbeConfig) -> dict[str, Any]:
     seconds["statistics"] = time.perf_counter() - mark
     results |= {"mixes": across["mixes"], "trees": across["trees"]}
     results["findings"] += across["findings"]
-    results["notes"] += across["notes"]
-    results["notes"] += [{"kind": "dropped" if "left out" in n or "dropped" in n else "info", "text": n} for n in notes]
+    results["notes"] += [*across["notes"], *notes]
     if config.seeds > 1:
         over_seeds(config, results, run)
     results = this.finish(
@@ -217,7 +216,7 @@ def _all_features(
                     found[number, view.name] = stored(config.store, subject, corpora, view.layout, places, pooling)
                     continue
                 name = "model" if number == 0 else f"random-{number - 1}"
-                label = view.name.replace(":", "_")
+                label = file_name(view.name)
                 about = {"run": key, "model": name, "text": label}
                 store = ActivationStore(folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32)
                 bar = bars.add_task(f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded))

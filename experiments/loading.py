@@ -39,7 +39,6 @@ def read_model(
     device: torch.device | str | None,
     tokenizer: Any,
     body_only: bool,
-    random_weights: int | None,
     allow_pickle: bool,
     trust_remote_code: bool,
     classifier: bool = False,
@@ -57,7 +56,7 @@ def read_model(
         source, where = str(gguf.parent), {"gguf_file": gguf.name}
     elif path.is_dir():
         source = str(path)
-        _require_safetensors(path, allow_pickle or random_weights is not None)
+        _require_safetensors(path, allow_pickle)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SubjectError(f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id")
     else:
@@ -66,9 +65,8 @@ def read_model(
     silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
     with silence, _quiet(), _one_line(name):
         return _read(
-            name, source, where, gguf, _as_dtype(dtype), device, tokenizer,
-            body_only, random_weights, allow_pickle, classifier,
-        )  # fmt: skip
+            name, source, where, gguf, _as_dtype(dtype), device, tokenizer, body_only, allow_pickle, classifier
+        )
 
 
 def _read(
@@ -80,7 +78,6 @@ def _read(
     device: torch.device | str | None,
     tokenizer: Any,
     body_only: bool,
-    random_weights: int | None,
     allow_pickle: bool,
     classifier: bool,
 ) -> Loaded:
@@ -103,26 +100,18 @@ def _read(
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
     auto = auto_class(config, body_only=body_only, classifier=classifier)
     notes: list[str] = []
-    files: tuple[Path, ...] = ()
-    if random_weights is not None:
-        build = functools.partial(auto.from_config, config, trust_remote_code=where.get("trust_remote_code", False))
-        model = build_seeded(build, random_weights, dtype)
-        notes.append(f"weights freshly initialised with seed {random_weights}; none were read")
-    else:
-        extra = {} if gguf is not None else {"use_safetensors": None if allow_pickle else True}
-        model, info = auto.from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True, **where, **extra
+    extra = {} if gguf is not None else {"use_safetensors": None if allow_pickle else True}
+    model, info = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **where, **extra)
+    missing = sorted(info["missing_keys"])
+    needed = [key for key in missing if "pooler" not in key]
+    if needed:
+        raise SubjectError(
+            f"{name} lacks {len(needed)} of the weights that {type(model).__name__} needs "
+            f"(first: {needed[0]}): the checkpoint does not fit its config.json"
         )
-        missing = sorted(info["missing_keys"])
-        needed = [key for key in missing if "pooler" not in key]
-        if needed:
-            raise SubjectError(
-                f"{name} lacks {len(needed)} of the weights that {type(model).__name__} needs "
-                f"(first: {needed[0]}): the checkpoint does not fit its config.json"
-            )
-        if missing:
-            notes.append(f"{len(missing)} pooler weights are absent and unused")
-        files = (gguf,) if gguf is not None else _weight_files(source)
+    if missing:
+        notes.append(f"{len(missing)} pooler weights are absent and unused")
+    files = (gguf,) if gguf is not None else _weight_files(source)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))

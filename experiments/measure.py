@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from experiments import screen
 from experiments.components import Component
 from experiments.estimate import certificate, estimates, grad_drop, to_verify
+from experiments.reads import MetricError
 from experiments.run import Run
 from experiments.sweep import Grid, sweep_all
 from hooks import edits
@@ -77,21 +79,22 @@ def _null(run: Run, grid: Grid, found: Measured) -> dict[str, np.ndarray]:
 
 
 def _screened(run: Run, grid: Grid) -> Measured:
-    """Estimates of all, exact effects of the largest and of a random sample."""
+    """Estimates of all, exact effects of the largest and of a random sample.
+
+    Estimates are kept in the run's folder: those made again could rank the components otherwise, by their rounding, and the
+    exact effects that are kept would be of others.
+    """
     config, parts, count = run.config, grid.parts, grid.n_prompts
     found, drop = np.empty((len(parts), count)), np.zeros(len(parts))
     gate, gate_per_position = np.zeros(len(parts)), np.zeros(len(parts))
-    layers = 1 + max(part.layer for part in parts)
     with screen.progress() as bars:
         bar = bars.add_task(f"{grid.name}: gradients", total=len(grid.groups))
         for number, chunk in enumerate(grid.groups):
-            edit_of = grid.edits_for(number)
-            here = estimates(grid.subject, grid.metric, chunk, parts, edit_of)
-            found[:, chunk.prompts] = here.effects
-            gate += np.abs(here.effects).sum(1)
-            gate_per_position += here.per_position.sum(1)
-            if config.estimate == "graddrop":
-                drop += grad_drop(grid.subject, grid.metric, chunk, parts, edit_of, layers).sum(1)
+            here = run.folder.kept(f"{grid.name} estimate-{number}", partial(_estimated, grid, number, config.estimate))
+            found[:, chunk.prompts] = here["effects"]
+            gate += np.abs(here["effects"]).sum(1)
+            gate_per_position += here["per_position"]
+            drop += here["graddrop"]
             bars.advance(bar)
     sizes = drop if config.estimate == "graddrop" else np.abs(found.sum(1))
     top, sample = to_verify(sizes, config.verify, config.sample, config.seed)
@@ -104,6 +107,21 @@ def _screened(run: Run, grid: Grid) -> Measured:
         more["graddrop"] = drop / count
     agreement = certificate(found.mean(1), effects.mean(1), top, sample)
     return Measured(effects, clean, tested, more, {"method": config.estimate, **agreement})
+
+
+def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
+    """What the gradients say of every component on one group of prompts; the prompts' sum where no effect is told."""
+    about = grid.subject, grid.metric, grid.groups[number], grid.parts, grid.edits_for(number)
+    here, drop = estimates(*about), np.zeros(len(grid.parts))
+    if not np.isfinite(here.effects).all():
+        raise MetricError(f"metric {grid.metric.name}: expected gradients that are numbers, got NaN or infinity")
+    if method == "graddrop":
+        drop = grad_drop(*about, 1 + max(part.layer for part in grid.parts)).sum(1)
+    return {
+        "effects": here.effects.tolist(),
+        "per_position": here.per_position.sum(1).tolist(),
+        "graddrop": drop.tolist(),
+    }
 
 
 def certificate_notes(name: str, certificate: dict[str, Any]) -> list[dict[str, str]]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -25,7 +24,7 @@ from experiments.features import WINDOW, Layout
 from experiments.results import RunError
 from experiments.subject import Subject
 from experiments.sweep import READ_BYTES, Chunk, pack
-from experiments.tasks import Task
+from experiments.tasks import Task, solved_together
 from hooks import capture
 from hooks.shards import COLUMNS
 from hooks.spool import AHEAD
@@ -147,13 +146,10 @@ class Solve:
     @classmethod
     def of(cls, tasks: Sequence[Task], width: int, controls: int) -> list[Solve]:
         """The solves of some tasks at a site: those that read the same vectors are one."""
-        groups: dict[Any, list[Task]] = {}
-        for task in tasks:
-            groups.setdefault((task.key, task.property.kind), []).append(task)
         found = []
-        for group in groups.values():
+        for group in solved_together(tasks):
             parts = group[0].parts
-            wide = width * (2 if group[0].property.level in ("arc", "pair") else 1)
+            wide = width * group[0].beside
             classes = sum(len(set(t.parts["train"].labels)) for t in group if t.property.kind == "class")
             columns = min(max(classes, 1) * (1 + controls), MAX_COLUMNS)
             rows, others = len(parts["train"]), len(parts["dev"]) + len(parts["test"])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.tasks import Task
+from experiments.tasks import Task, solved_together
 from probes.evaluation import ClusterBootstrap, interval
 from probes.mixing import expected_layer, mix_many
 
@@ -33,11 +33,7 @@ def mix_records(
         ``expected_layer, low, high`` (null where the headroom's interval holds 0), ``converged``.
     """
     out = []
-    groups: dict[Any, list[Task]] = {}
-    for task in tasks:
-        if task.property.kind == "class":
-            groups.setdefault(task.key, []).append(task)
-    for group in groups.values():
+    for group in solved_together([task for task in tasks if task.property.kind == "class"]):
         train, dev, test = ([group[0].vectors(f, split) for f in features] for split in ("train", "dev", "test"))
         labels, held = ({t.property.name: t.parts[s].labels for t in group} for s in ("train", "dev"))
         fits = mix_many(train, labels, (dev, held), seed=seed, progress=progress)

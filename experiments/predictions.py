@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
-from experiments.prompts import read_lines_as
+from experiments.prompts import group_of, read_lines_as
 from probes.calibration import CalibrationError, check
 
 
@@ -159,7 +159,7 @@ def _read_npz(path: Path) -> Predictions:
 def _read_jsonl(path: Path) -> Predictions:
     field, classes = "", []
 
-    def make(record: Mapping[str, Any]) -> tuple[list[float], Mapping[str, Any]]:
+    def make(record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
         nonlocal field, classes
         names = [name for name in ("probabilities", "logits") if name in record]
         if len(names) != 1 or "label" not in record:
@@ -177,14 +177,14 @@ def _read_jsonl(path: Path) -> Predictions:
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ordered):
             raise ValueError(f"expected numbers as {field}, got {str(row)[:60]}")
         _label(record["label"], classes)
-        return [float(v) for v in ordered], record
+        return [float(v) for v in ordered], group_of(record), record
 
     found = read_lines_as(path, None, make)
-    records = [record for _, record in found]
-    groups = [record.get("group", f"row {i}") for i, record in enumerate(records)]
+    records = [record for _, _, record in found]
+    groups = [group or f"row {i}" for i, (_, group, _) in enumerate(found)]
     held = np.array([record.get("split") == "validation" for record in records])
     texts = tuple(str(record.get("text", "")) for record in records)
-    values, labels = np.array([row for row, _ in found]), [record["label"] for record in records]
+    values, labels = np.array([row for row, _, _ in found]), [record["label"] for record in records]
     return _predictions(path, field, values, labels, classes, groups, held, texts if any(texts) else ())
 
 

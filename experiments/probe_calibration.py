@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.predictions import Predictions, read_predictions, save_predictions
 from experiments.reliability import Judged, judge
+from experiments.results import file_name
 from experiments.tasks import Part, Split, Vectors
 from probes.calibration import BINS, ece, top_label
 from probes.fit import Fit
@@ -24,7 +25,7 @@ FIELDS = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "ece_mass", "clas
 
 def predictions_path(folder: Path, name: str, site: str) -> Path:
     """Where the predictions of a property's probe at a site are kept."""
-    return folder / "predictions" / name.replace(":", "_") / f"{site.replace('/', '_')}.npz"
+    return folder / "predictions" / file_name(name) / f"{file_name(site)}.npz"
 
 
 def keep_predictions(

@@ -23,6 +23,7 @@ from experiments.features import Layout
 from experiments.metrics import BITS, Metric
 from experiments.properties import Value, get_property
 from experiments.reads import MetricError, Reads
+from experiments.results import file_name
 from experiments.subject import Subject
 from hooks import Readout, Site
 from probes import LogisticProbe
@@ -40,7 +41,7 @@ class LabelledSentence:
 
 def save_probe(folder: Path, subject: Subject, site: str, pooling: str, name: str, fit: Fit) -> Path:
     """Write a study's probe of a property at a site, with what must be known to use it again."""
-    target = folder / name.replace(":", "_") / f"{site.replace('/', '_')}.safetensors"
+    target = folder / file_name(name) / f"{file_name(site)}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "property": name,

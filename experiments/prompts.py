@@ -114,17 +114,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     if "one_prefix_prefix" in record:
-        record = {
-            "prompt": record["one_prefix_prefix"],
-            "answer": f" {record.get('one_prefix_word_good')}",
-            "wrong": f" {record.get('one_prefix_word_bad')}",
-        }
-    needed = ("prompt", "answer") if answers else ("prompt",)
-    fields = {name: _text(record, name, name in needed) for name in Prompt.__dataclass_fields__}
-    fields["answer"] = fields["answer"] or ""
-    if fields["answer"] == fields["wrong"]:
-        raise ValueError(f"expected an answer that differs from the wrong one, got {fields['answer']!r} twice")
-    return Prompt(**fields)  # type: ignore[arg-type]
+        good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
+        record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
+    prompt, answer = _text(record, "prompt", True), _text(record, "answer", answers) or ""
+    wrong, corrupted = (_text(record, name, False) for name in ("wrong", "corrupted"))
+    if answer == wrong:
+        raise ValueError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record))
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:
@@ -136,8 +132,21 @@ def _pair(record: Mapping[str, Any]) -> Pair:
     good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
     if good == bad:
         raise ValueError(f"expected two sentences that differ, got {good!r} twice")
-    group = str(record["group"]) if "group" in record else None
-    return Pair(str(good), str(bad), group)
+    return Pair(str(good), str(bad), group_of(record))
+
+
+def group_of(record: Mapping[str, Any]) -> str | None:
+    """The group of a line, resampled together; None where the line has none, or null.
+
+    Raises:
+        ValueError: neither a text nor a number.
+    """
+    value = record.get("group")
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float) or value == "":
+        raise ValueError(f"expected 'group' to be a text or a number, got {value!r}")
+    return str(value)
 
 
 def _text(record: Mapping[str, Any], name: str, required: bool) -> str | None:

@@ -89,11 +89,6 @@ def get_property(name: str, corpus: Corpus) -> Property:
     raise UnknownProperty(f"expected a property, got {name!r}{hint}; there are: {', '.join(known)}")
 
 
-def list_properties(corpus: Corpus) -> list[Property]:
-    """Every property that can be read from this corpus, its features included."""
-    return [*PROPERTIES.values(), *(_feature(feature) for feature in _features(corpus))]
-
-
 def _features(corpus: Corpus) -> list[str]:
     return sorted({feature for s in corpus for word in s.words for feature in word.feats})
 

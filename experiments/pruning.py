@@ -43,8 +43,8 @@ GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_differe
 """Metrics without a gradient, and the one whose gates stand for them."""
 REPEATS = 7
 """Forwards that are timed for each model; the medians are compared."""
-ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5}
-"""Largest difference of `zeroed_difference`; 0.05 in half precision."""
+ROUNDING, ROUNDING_OF_HALF = 1e-5, 5e-2
+"""Largest difference of `zeroed_difference`, and that in half precision."""
 
 
 def run(config: PruneConfig) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _step(
     fewer = without_least(kept, importance)
     smaller = subject.of_model(with_heads(subject.model, fewer))
     difference = zeroed_difference(subject.model, smaller.model, fewer, groups[0])
-    limit = ROUNDING.get(next(smaller.model.parameters()).dtype, 5e-2)
+    limit = ROUNDING if next(smaller.model.parameters()).dtype.itemsize >= 4 else ROUNDING_OF_HALF
     if not difference <= limit:
         raise RunError(
             f"{subject.name}: attention without these heads differs from attention with them at zero by {difference:.1e} of "

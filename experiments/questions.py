@@ -23,7 +23,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from experiments.metrics import BITS, get_metric
-from experiments.prompts import Pair, Prompt, read_lines_as
+from experiments.prompts import Pair, Prompt, group_of, read_lines_as
 from experiments.subject import Subject
 from experiments.sweep import chunks, clean_values
 
@@ -132,8 +132,7 @@ def _question(record: Mapping[str, Any]) -> Question:
         answer = choices.index(answer)
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise ValueError(f"expected 'answer' to be a choice or its place from 0 to {len(choices) - 1}, got {answer!r}")
-    group = str(record["group"]) if record.get("group") is not None else None
-    return Question(text, tuple(choices), answer, group)
+    return Question(text, tuple(choices), answer, group_of(record))
 
 
 def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:

@@ -89,9 +89,7 @@ def answer_reads(
     texts: list[Encoded] = []
     places, weights = [], []
     for number, prompt in enumerate(prompts):
-        alone = subject.encode([prompt.prompt])[0]
-        if alone.cut is not None:
-            raise MetricError(f"prompt {number + 1} is longer than the model's {subject.max_length} tokens")
+        alone = _whole(subject, prompt.prompt, f"prompt {number + 1}")
         if not several:
             texts.append(alone)
         for field, weight in what:
@@ -116,10 +114,22 @@ def answer_reads(
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
+def _whole(subject: Subject, text: str, who: str) -> Encoded:
+    """The text's tokens, all of them: a metric of a text that was cut would be another text's.
+
+    Raises:
+        MetricError: a text that is longer than the model takes.
+    """
+    encoded = subject.encode([text])[0]
+    if encoded.cut is not None:
+        raise MetricError(f"{who} is longer than the model's {subject.max_length} tokens: {text[:40]!r}")
+    return encoded
+
+
 def _continued(subject: Subject, alone: Encoded, answer: str, who: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer behind it, and where the answer's tokens begin and end."""
     stop = _end(alone)
-    whole = subject.encode([alone.text + answer])[0]
+    whole = _whole(subject, alone.text + answer, f"{who}, with {answer[:40]!r},")
     if whole.ids[:stop] != alone.ids[:stop]:
         raise MetricError(
             f"{who}: the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
@@ -131,7 +141,8 @@ def _continued(subject: Subject, alone: Encoded, answer: str, who: str) -> tuple
 def _filled(subject: Subject, alone: Encoded, answer: str, who: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer in the mask's place, and where the answer's tokens begin and end."""
     start = _mask_position(subject, alone, who)
-    whole = subject.encode([alone.text.replace(subject.tokenizer.mask_token, answer.strip())])[0]
+    filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
+    whole = _whole(subject, filled, f"{who}, with {answer[:40]!r},")
     stop = len(whole.ids) - (len(alone.ids) - start - 1)
     if whole.ids[:start] != alone.ids[:start] or whole.ids[stop:] != alone.ids[start + 1 :]:
         raise MetricError(f"{who}: the tokens around the mask change when {answer!r} takes its place")
@@ -176,12 +187,17 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     model all tokens, each masked in turn.
 
     Raises:
-        MetricError: a pair that differs in its first token where nothing stands before it.
+        MetricError: a pair whose sentences are longer than the model takes, have the same tokens, or differ in the first where
+            nothing stands before it.
     """
     texts: list[Encoded] = []
     places, weights = [], []
     for number, pair in enumerate(pairs):
-        both = subject.encode([pair.good, pair.bad])
+        both = [_whole(subject, text, f"a sentence of pair {number + 1}") for text in (pair.good, pair.bad)]
+        if both[0].ids == both[1].ids:
+            raise MetricError(
+                f"pair {number + 1} ({pair.good[:40]!r}): expected sentences of other tokens, got the same"
+            )
         same = next((i for i, (a, b) in enumerate(zip(both[0].ids, both[1].ids, strict=False)) if a != b), None)
         start = min(len(e.ids) for e in both) if same is None else same
         if subject.causal and start == 0:
@@ -209,7 +225,8 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     """All tokens that something stands before; in a masked model all."""
     texts: list[Encoded] = []
     places, weights = [], []
-    for number, encoded in enumerate(subject.encode([p.prompt for p in prompts])):
+    for number, prompt in enumerate(prompts):
+        encoded = _whole(subject, prompt.prompt, f"metric loss: prompt {number + 1}")
         more, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
         if not read:
             raise MetricError(f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}")
@@ -221,7 +238,7 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
 
 def prediction_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     """Where the model says what comes: the last position, in a masked model the mask."""
-    texts = subject.encode([p.prompt for p in prompts])
+    texts = [_whole(subject, p.prompt, f"prompt {i}") for i, p in enumerate(prompts, 1)]
     places = [
         (i, _end(e) - 1 if subject.causal else _mask_position(subject, e, f"prompt {i + 1}"), 0, i)
         for i, e in enumerate(texts)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import torch
@@ -85,6 +86,15 @@ def file_sha256(path: Path) -> str:
 
 _BEFORE_WORK = {"config.json", "run.toml"}
 """What a run writes before it computes anything: a folder with no more may be taken by another run."""
+
+
+def file_name(name: str) -> str:
+    """A name as a file or folder is called: another one for every name, and the same where it is plain already.
+
+    >>> file_name("blocks.0.hook_resid_pre"), file_name("feats:Number"), file_name("push a/b")
+    ('blocks.0.hook_resid_pre', 'feats%3ANumber', 'push%20a%2Fb')
+    """
+    return quote(name, safe="")
 
 
 class RunFolder:
@@ -171,7 +181,7 @@ class RunFolder:
         shutil.rmtree(self.path / "cells", ignore_errors=True)
 
     def _cell_path(self, name: str) -> Path:
-        return self.path / "cells" / f"{name.replace(':', '_').replace('/', '_')}.json"
+        return self.path / "cells" / f"{file_name(name)}.json"
 
 
 def now() -> str:

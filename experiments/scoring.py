@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from experiments.config import ProbeConfig
-from experiments.tasks import Part, Split, Task, Vectors
+from experiments.tasks import Part, Split, Task, Vectors, solved_together
 from probes import controls, evaluation
 from probes.codelength import L2 as CODE_L2
 from probes.codelength import CodeLength, online_code
@@ -102,13 +102,10 @@ def score_cell(
     Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
     the same probe.
     """
-    groups: dict[Any, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault((task.key, task.property.kind), []).append(task)
     found: dict[str, Cell] = {}
     with warnings.catch_warnings():  # what did not converge is recorded in the cells and said in the results' notes
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for group in groups.values():
+        for group in solved_together(tasks):
             found |= {cell.property: cell for cell in _group_cells(site, group, features, config, keep, embedding)}
     return [found[task.property.name] for task in tasks]
 

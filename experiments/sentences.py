@@ -127,7 +127,7 @@ def label(sentence: Sentence, train: Corpus) -> str | None:
     return sentence.label
 
 
-# Rewriting: each draws for every sentence alike, so that one sentence's fate does not depend on another's.
+# Rewriting
 
 
 def swap_words(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -> Sentence | None:

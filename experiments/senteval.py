@@ -18,7 +18,7 @@ _WRITTEN = {"``": '"', "''": '"', "-lrb-": "(", "-rrb-": ")", "-LRB-": "(", "-RR
 
 
 def read_senteval(path: str | Path) -> dict[Split, Corpus]:
-    """The three splits of a file; each sentence has its ``label``, and words without annotation.
+    """The three splits of a file; each sentence has its ``label``, and words without annotation, which are all roots.
 
     Raises:
         CorpusError: a file that is not there or no UTF-8, a line of another form, a split without sentences.
@@ -51,6 +51,6 @@ def _sentence(name: str, label: str, tokens: list[str]) -> Sentence:
         gap = "" if not text or closes or before == "opens" else " "
         start = len(text) + len(gap)
         text += gap + written
-        words.append(Word(place, written, "_", "_", "_", {}, place - 1, "_", start, len(text)))
+        words.append(Word(place, written, "_", "_", "_", {}, 0, "_", start, len(text)))
         before = "opens" if opens else ""
     return Sentence(name, text, tuple(words), label=label)

@@ -14,7 +14,7 @@ from probes.evaluation import check_disjoint
 
 def read_splits(
     corpus: Path, dev: Path | None, test: Path | None, limit: int | None, seed: int
-) -> tuple[dict[Split, Corpus], list[str]]:
+) -> tuple[dict[Split, Corpus], list[dict[str, str]]]:
     """Read or cut the three splits.
 
     A file of SentEval's (.txt or .tsv) brings all three. Files that are not given are otherwise cut from the training
@@ -23,12 +23,16 @@ def read_splits(
     many training sentences with the seed; dev and test stay whole.
 
     Returns:
-        The corpora by split, and notes on what was left out.
+        The corpora by split, and notes on what was cut, drawn and left out.
 
     Raises:
         CorpusError: a file that cannot be read, or a split with no sentence left.
     """
-    notes: list[str] = []
+    notes: list[dict[str, str]] = []
+
+    def note(kind: str, text: str) -> None:
+        notes.append({"kind": kind, "text": text})
+
     parts: dict[Split, Corpus] = {}
     if corpus.suffix in (".txt", ".tsv"):  # SentEval's format holds all three
         parts = read_senteval(corpus)
@@ -47,21 +51,24 @@ def read_splits(
         else:
             size = max(1, len(train) // 10)
             found[split], order = replace(train, sentences=tuple(order[:size])), order[size:]
-            notes.append(f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given")
+            note("info", f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given")
     tested = {s.text for s in found["test"].sentences}
     kept = tuple(s for s in found["dev"].sentences if s.text not in tested)
     if len(kept) < len(found["dev"]):
-        notes.append(f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test")
+        note("dropped", f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test")
     found["dev"] = replace(found["dev"], sentences=kept)
     held_out = tested | {s.text for s in kept}
     clean = [s for s in order if s.text not in held_out]
     if len(clean) < len(order):
-        notes.append(f"{len(order) - len(clean)} training sentences left out because their text is also in dev or test")
+        note(
+            "dropped",
+            f"{len(order) - len(clean)} training sentences left out because their text is also in dev or test",
+        )
     if limit is not None and limit < len(clean):
-        notes.append(f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
+        note("info", f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
         clean = clean[:limit]
     elif limit is not None and limit > len(clean):
-        notes.append(f"--limit-sentences {limit}, but only {len(clean)} training sentences are there: all were used")
+        note("info", f"--limit-sentences {limit}, but only {len(clean)} training sentences are there: all were used")
     place = {s.id: i for i, s in enumerate(train.sentences)}
     clean.sort(key=lambda s: place[s.id])  # a fixed order, whatever was drawn
     found["train"] = replace(train, sentences=tuple(clean))

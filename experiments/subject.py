@@ -16,20 +16,11 @@ from torch import Tensor, nn
 from experiments.bos import decide_bos
 from experiments.loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
 from experiments.padding import Batch, make_batches
-from experiments.words import Encoded, lost_words, pool_words, trimmed, word_spans
+from experiments.words import Encoded, trimmed
 from hooks.anatomy import body_of
 from hooks.padding import Padding, Side, probe_padding
 
-__all__ = [
-    "Batch",
-    "Encoded",
-    "Subject",
-    "SubjectError",
-    "load",
-    "lost_words",
-    "pool_words",
-    "word_spans",
-]
+__all__ = ["Subject", "SubjectError", "load"]
 
 
 class Subject:
@@ -330,7 +321,6 @@ def load(
     tokenizer: Any = None,
     bos: str | int = "auto",
     body_only: bool = False,
-    random_weights: int | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     classifier: bool = False,
@@ -344,7 +334,6 @@ def load(
         tokenizer: another tokenizer, or where to read it.
         bos: see `Subject`.
         body_only: leave out a language-model head.
-        random_weights: a seed: build the architecture with fresh weights and read none.
         allow_pickle: also read .bin weights, which can run code of their author's.
         trust_remote_code: run model code that comes with the weights.
         classifier: keep the head of a model that classifies texts.
@@ -361,7 +350,6 @@ def load(
         device=device,
         tokenizer=tokenizer,
         body_only=body_only,
-        random_weights=random_weights,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
         classifier=classifier,
@@ -372,7 +360,6 @@ def load(
         loaded.tokenizer,
         name=loaded.name,
         bos=bos,
-        random_seed=random_weights,
         notes=loaded.notes,
         hasher=hasher,
     )

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from hooks import NothingChanged, Resume, Site, intervene
 from hooks.activations import selected
 from hooks.edits import Edit, Where
 
+T = TypeVar("T")
 EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
 
 READ_BYTES = 1 << 28
@@ -95,9 +96,9 @@ class Sweep:
         clean: the metric without edits, [prompts].
     """
 
-    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk, tokens: int | None = None) -> None:
+    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk) -> None:
         self.model, self.metric, self.chunk = subject.model, metric, chunk
-        self.tokens = tokens or pack(subject.device)
+        self.tokens = pack(subject.device)
         self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
         self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
         if metric.of_targets and self.resume.exact:
@@ -119,7 +120,8 @@ class Sweep:
         values = np.empty((len(parts), len(self.clean)))
         for some, read in self._ends(parts):
             with torch.no_grad():
-                values[some] = self._value(self.resume.finish(read, self._targets) if self.resume.exact else read)
+                logits = self.resume.finish(read, self._targets) if self.resume.exact else read
+                values[some] = self._value(logits, [parts[i][0] for i in some])
             advance(len(some))
         values -= self.clean
         if not np.isfinite(values).all():
@@ -133,7 +135,7 @@ class Sweep:
         most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
         if not self.resume.exact:
             for layer, name, mine in _by_site(range(len(parts)), parts):
-                for some in _runs(mine, min(most, self._copies(0))):
+                for some in runs(mine, min(most, self._copies(0))):
                     yield some, self._edited(layer, name, [parts[i] for i in some], 0, None)
             return
         held: list[tuple[list[int], Tensor]] = []
@@ -153,7 +155,7 @@ class Sweep:
         running: list[int] = []
         residual, at = self.resume.residual(0), 0
         for layer, name, here in _by_site(mine, parts):
-            for some in _runs(here, most):
+            for some in runs(here, most):
                 if len(running) + len(some) > most:
                     yield running, self.resume.run(at, residual, start=start, finish=False)
                     running = []
@@ -210,9 +212,14 @@ class Sweep:
             copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
-    def _value(self, logits: Tensor) -> Float[np.ndarray, "copies prompts"]:
-        clean = self._baseline
-        return self.metric.value(logits.view(-1, *clean.shape), clean, self._reads).double().cpu().numpy()
+    def _value(self, logits: Tensor, edited: Sequence[Component] = ()) -> Float[np.ndarray, "copies prompts"]:
+        """The metric of each copy; a rank or a share of right answers would hide a logit that is NaN, so they are looked at."""
+        copies = logits.view(-1, *self._baseline.shape)
+        sound = copies.amax((1, 2)) < torch.inf
+        if not sound.all():
+            where = f"with {edited[int(sound.int().argmin())].site} edited" if edited else "without edits"
+            raise MetricError(f"expected logits that are numbers, got NaN or infinity {where}")
+        return self.metric.value(copies, self._baseline, self._reads).double().cpu().numpy()
 
 
 def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
@@ -224,10 +231,10 @@ def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> It
         yield layer, name, some
 
 
-def _runs(mine: Sequence[int], most: int) -> Iterator[list[int]]:
+def runs(items: Sequence[T], most: int) -> Iterator[list[T]]:
     """So many at a time."""
-    for start in range(0, len(mine), most):
-        yield list(mine[start : start + most])
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])
 
 
 def pack(device: torch.device | str) -> int:
@@ -290,7 +297,7 @@ def sweep_all(
 
 
 def _cell(grid: Grid, number: int) -> str:
-    return f"{grid.name}-{number}".replace(" ", "-")
+    return f"{grid.name}-{number}"
 
 
 def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[str, Any]:

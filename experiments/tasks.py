@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,15 +59,20 @@ class Task:
     parts: dict[Split, Part]
     n_dropped: int
 
+    @cached_property
+    def beside(self) -> int:
+        """How many words' vectors stand side by side in an item's: two of an arc or a pair, else one."""
+        return 2 if self.property.level in ("arc", "pair") else 1
+
     def distances(self, split: Split) -> list[str] | None:
         """For arcs and pairs how many words to the right the second stands, as a type that a baseline can key on."""
-        if self.property.level not in ("arc", "pair"):
+        if self.beside == 1:
             return None
         return [str(b - a) for a, b in self.parts[split].rows]
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
-        """Tasks with equal keys read the same vectors and are solved together."""
+        """Tasks with equal keys read the same vectors."""
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
 
     @overload
@@ -84,7 +90,7 @@ class Task:
         rows = self.parts[split].rows
         if not isinstance(features, OnDisk):
             return self._of(features, rows)
-        out = features.like(len(rows), features.shape[1] * (2 if self.property.level in ("arc", "pair") else 1))
+        out = features.like(len(rows), features.shape[1] * self.beside)
         for some in out.blocks():
             out[some] = self._of(features, rows[some])
         return out
@@ -94,6 +100,14 @@ class Task:
         if self.property.level in ("word", "arc", "pair"):
             return flat.reshape(len(rows), -1)
         return torch.segment_reduce(flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0)
+
+
+def solved_together(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks that read the same vectors and are of one kind, classes or numbers, group by group."""
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((task.key, task.property.kind), []).append(task)
+    return list(groups.values())
 
 
 def build_task(
@@ -203,9 +217,15 @@ def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
 
 
 def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
-    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out."""
+    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out.
+
+    Each sentence draws by its id, so that its fate does not depend on the others'.
+    """
     if prop.rewrite is None:
         return corpus
-    rng = np.random.default_rng(seed)
-    kept: list[Sentence] = [new for s in corpus.sentences if (new := prop.rewrite(s, rng, corpus)) is not None]
+    kept: list[Sentence] = []
+    for sentence in corpus.sentences:
+        rng = np.random.default_rng([seed, zlib.crc32(sentence.id.encode())])
+        if (new := prop.rewrite(sentence, rng, corpus)) is not None:
+            kept.append(new)
     return Corpus(tuple(kept), corpus.path, corpus.sha256)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.corpus import Corpus
 from experiments.features import Layout
 from experiments.report.words import layer_label
+from experiments.sweep import runs
 from experiments.tasks import Split
 from probes.evaluation import ClusterBootstrap
 from probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
@@ -23,7 +24,7 @@ TOGETHER = 8
 
 @dataclass(frozen=True)
 class Trees:
-    """The sentences of one split that can be used: every word has a vector, and there are at least two."""
+    """The sentences of one split that can be used: every word has a vector, there are at least two, and one root."""
 
     rows: list[list[int]]
     heads: list[list[int]]
@@ -36,9 +37,10 @@ class Trees:
         rows, heads, counted = [], [], []
         for sentence, at in zip(corpus.sentences, layout.rows, strict=True):
             whole = [row + offset for row in at if row is not None]
-            if len(whole) == len(sentence.words) > 1:
+            own = [word.head for word in sentence.words]
+            if len(whole) == len(own) > 1 == own.count(0):
                 rows.append(whole)
-                heads.append([word.head for word in sentence.words])
+                heads.append(own)
                 counted.append([word.upos != "PUNCT" for word in sentence.words])
         return cls(rows, heads, counted, len(corpus) - len(rows))
 
@@ -65,12 +67,7 @@ def tree_records(
         Records with ``site, rank, uuas, uuas_low, uuas_high, distance_spearman, root_accuracy, root_low, root_high,
         depth_spearman, epochs, converged, n`` (test sentences). Intervals over sentences.
     """
-    return [record for chosen in _chunks(sites) for record in _group(splits, read, chosen, rank, seed, advance)]
-
-
-def _chunks(sites: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(sites), TOGETHER):
-        yield sites[start : start + TOGETHER]
+    return [record for some in runs(sites, TOGETHER) for record in _group(splits, read, some, rank, seed, advance)]
 
 
 def _group(

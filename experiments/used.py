@@ -64,8 +64,7 @@ def run(config: UsageConfig) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("usage", config)
-    splits, left_out = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
-    notes = [{"kind": "dropped" if "left out" in note else "info", "text": note} for note in left_out]
+    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
     metric, items, unread = _measured(config, splits["test"])
     prop = get_property(config.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:

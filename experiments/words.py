@@ -49,7 +49,7 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
 
     A token shared by two words belongs to both. A word gets None, never a guess, when truncation
     cut it or dropped it, or when no token carries any of its characters (a tokenizer that deletes
-    control characters); `lost_words` counts those.
+    control characters).
 
     Args:
         encoded: a text from `Subject.encode`.
@@ -85,11 +85,6 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
         else:
             spans.append(slice(min(first[p] for p in tokens), max(last[p] for p in tokens) + 1))
     return spans
-
-
-def lost_words(spans: Sequence[Sequence[slice | None]]) -> int:
-    """How many words have no tokens."""
-    return sum(span is None for row in spans for span in row)
 
 
 def pool_words(

@@ -22,7 +22,8 @@ from experiments.attention.passes import PATTERN, layers_with_patterns, pass_ove
 from experiments.padding import Batch
 from experiments.records import component_name
 from experiments.results import RunError, RunFolder
-from experiments.subject import Encoded, Subject, load
+from experiments.subject import Subject, load
+from experiments.words import Encoded
 
 UNIFORM = 0.95
 """Entropy from which a head is said to look everywhere alike."""

@@ -29,7 +29,8 @@ from torch import Tensor
 from experiments.attention.norms import gram, norms, output_weights
 from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns, runs
 from experiments.padding import Batch
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 from hooks import sites
 from probes.evaluation import ClusterBootstrap
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.padding import Batch
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 from hooks import Site, observe, sites
 
 PATTERN, VISIBLE = "attn.hook_pattern", "attn.hook_attn_scores[0]"

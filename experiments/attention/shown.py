@@ -15,7 +15,8 @@ from experiments.attention import paths
 from experiments.attention.heads import OUTPUT, VALUE
 from experiments.attention.norms import gram, norms, output_weights
 from experiments.attention.passes import PATTERN, layers_with_patterns
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 from hooks import capture, sites
 
 LENGTHS = (6, 32)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from experiments.attention.passes import PATTERN, layers_with_patterns, runs
 from experiments.padding import Batch
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 
 ROWS = 16
 """Queries of each text that are compared, evenly spaced."""

@@ -145,7 +145,7 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
         "baseline": base,
         "findings": [{"property": prop.name, "text": finding(config, prop.name, metric, items, table, whole, records)}],
         "notes": [
-            *({"kind": "dropped" if "left out" in note else "info", "text": note} for note in notes),
+            *notes,
             *study_notes(config, task, whole, len(ranked_on)),
             *group_notes(clusters),
         ],

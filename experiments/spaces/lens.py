@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 from hooks import Resume
 from hooks.resume import language_head
 from probes.evaluation import ClusterBootstrap

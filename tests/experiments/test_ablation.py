@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from experiments.components import components
 from experiments.config import AblateConfig
 from experiments.metrics import METRICS, get_metric
 from experiments.options import add_options, as_command, from_arguments
-from experiments.prompts import Pair, Prompt, read_prompts
+from experiments.predictions import read_predictions
+from experiments.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
+from experiments.questions import read_questions
 from experiments.reads import MetricError
 from experiments.subject import Subject
-from experiments.sweep import Sweep, chunks
+from experiments.sweep import PACK, Sweep, chunks
 from hooks import edits, intervene
 
 FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}
@@ -34,6 +37,11 @@ PROMPTS = [
 PAIRS = [Pair("w3 w4 w5 w6", "w3 w4 w7 w6 w8"), Pair("w9 w8", "w9 w3")]
 
 
+@pytest.fixture(autouse=True)
+def several_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACK, "cpu", 60)
+
+
 def items(name: str) -> list[Prompt] | list[Pair]:
     return PAIRS if METRICS[name].of_pairs else PROMPTS
 
@@ -41,7 +49,7 @@ def items(name: str) -> list[Prompt] | list[Pair]:
 def sweeps(one: Subject, name: str, tokens: int) -> list[tuple[Sweep, list[int]]]:
     metric = get_metric(name)
     found = chunks(one, metric.reads(one, items(name)), tokens)
-    return [(Sweep(one, metric, chunk, tokens=60), chunk.prompts) for chunk in found]
+    return [(Sweep(one, metric, chunk), chunk.prompts) for chunk in found]
 
 
 @pytest.mark.parametrize("kind", ["heads", "neurons", "mlps", "attentions", "layers"])
@@ -245,7 +253,7 @@ def test_masked_models_answer_at_the_mask(kind: str) -> None:
     one, metric = Subject(tiny.model("bert"), masking(), bos="auto"), get_metric("logit_difference")
     prompts = MASKED[:2]
     (chunk,) = chunks(one, metric.reads(one, prompts), 500)
-    sweep = Sweep(one, metric, chunk, tokens=60)
+    sweep = Sweep(one, metric, chunk)
     order = [prompts[i] for i in chunk.prompts]
 
     def value(prompt: Prompt) -> float:
@@ -301,3 +309,72 @@ def test_blimps_one_prefix_lines_are_prompts(tmp_path: Path) -> None:
     line = {"one_prefix_prefix": "w3 w4", "one_prefix_word_good": "w5", "one_prefix_word_bad": "w6", "UID": "agreement"}
     (tmp_path / "b.jsonl").write_text(json.dumps(line), encoding="utf-8")
     assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6")]
+    (tmp_path / "b.jsonl").write_text(json.dumps({**line, "group": "g"}), encoding="utf-8")
+    assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6", group="g")]
+    del line["one_prefix_word_good"]
+    (tmp_path / "b.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    with pytest.raises(PromptError, match=r"b.jsonl:1: expected 'one_prefix_word_good' to be a text, got None"):
+        read_prompts(tmp_path / "b.jsonl")
+
+
+def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
+    """No field and null are no group, a number is its text, anything else is refused with its line."""
+    readers = {
+        "prompts": (read_prompts, {"prompt": "a", "answer": "b"}),
+        "pairs": (read_pairs, {"sentence_good": "a", "sentence_bad": "b"}),
+        "questions": (read_questions, {"question": "a", "choices": ["b", "c"], "answer": 0}),
+    }
+    values = [{}, {"group": None}, {"group": 3}, {"group": "x"}, {"group": "x"}]
+    path = tmp_path / "lines.jsonl"
+    for read, line in readers.values():
+        path.write_text("\n".join(json.dumps({**line, **value}) for value in values), encoding="utf-8")
+        assert [item.group for item in read(path)] == [None, None, "3", "x", "x"]
+    row = {"probabilities": [0.5, 0.5], "label": 0}
+    path.write_text("\n".join(json.dumps({**row, **value}) for value in values), encoding="utf-8")
+    clusters = read_predictions(path).clusters.tolist()
+    assert len(set(clusters)) == 4
+    assert clusters[3] == clusters[4]
+    for read, line in [*readers.values(), (read_predictions, row)]:
+        for bad in ("", [1], {}):
+            path.write_text(json.dumps({**line, "group": bad}), encoding="utf-8")
+            with pytest.raises(ValueError, match=r"lines.jsonl:1: expected 'group' to be a text or a number, got "):
+                read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "said"),
+    [
+        ("log_probability", Prompt("w3 " * 59 + "w3", " w4 w5 w6 w7"), "prompt 1, with ' w4 w5 w6 w7', is longer than"),
+        (
+            "answer_difference",
+            Prompt("w3 " * 59 + "w3", " w4", " w4 w5 w6 w7"),
+            "prompt 1, with ' w4 w5 w6 w7', is long",
+        ),
+        ("log_probability", Prompt("w3 " * 70, " w4"), "prompt 1 is longer than the model's 64 tokens"),
+        ("pair_difference", Pair("w3 " * 70 + "w4", "w3 " * 70 + "w5"), "a sentence of pair 1 is longer than"),
+        (
+            "pair_difference",
+            Pair("w3 w4", "w3  w4"),
+            "pair 1 ('w3 w4'): expected sentences of other tokens, got the same",
+        ),
+        ("loss", Prompt("w3 " * 70, ""), "metric loss: prompt 1 is longer than"),
+        ("kl", Prompt("w3 " * 70, ""), "prompt 1 is longer than"),
+        ("confidence", Prompt("w3 " * 70, ""), "prompt 1 is longer than"),
+    ],
+)
+def test_a_text_that_the_model_would_be_shown_cut_is_refused(name: str, item: Prompt | Pair, said: str) -> None:
+    with pytest.raises(MetricError, match=re.escape(said)):
+        get_metric(name).reads(subject("gpt2"), [item])
+
+
+@pytest.mark.parametrize("name", ["rank", "pair_accuracy", "answer_accuracy", "logit_difference"])
+def test_logits_that_are_no_numbers_are_refused_with_the_part_that_made_them(name: str) -> None:
+    one, metric = subject("gpt2"), get_metric(name)
+    (chunk,) = chunks(one, metric.reads(one, items(name)), 1000)
+    parts = components(one.model, "mlps", chunk.batch)
+    broken = [(parts[0], edits.zero()), (parts[1], edits.function(lambda value: value * float("nan")))]
+    with pytest.raises(MetricError, match=r"got NaN or infinity with blocks.1.hook_mlp_out edited"):
+        Sweep(one, metric, chunk).effects(broken)
+    one.model.transformer.ln_f.weight.data.fill_(float("nan"))
+    with pytest.raises(MetricError, match="got NaN or infinity without edits"):
+        Sweep(one, metric, chunk)

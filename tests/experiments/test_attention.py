@@ -23,7 +23,8 @@ from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.study import head_records, plain_sentence
 from experiments.features import Layout
 from experiments.roles import repetition_scores
-from experiments.subject import Encoded, Subject
+from experiments.subject import Subject
+from experiments.words import Encoded
 from hooks import capture, edits, intervene
 
 TEXTS = ["w3 w4 w5 w6 w7", "w3 w9", "w8 , w8 w9 w10 . w12", "w5", "w4 w4 w4 w4 w4"]

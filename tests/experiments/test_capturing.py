@@ -14,7 +14,8 @@ from processes import PROCESSES, killed
 from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
-from experiments.subject import Subject, load, word_spans
+from experiments.subject import Subject, load
+from experiments.words import word_spans
 from hooks import ActivationStore, capture
 
 SITES = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_post"]

@@ -15,7 +15,8 @@ from experiments.config import AblateConfig, DoctorConfig
 from experiments.demo import demo_paths
 from experiments.examination import TEXTS, examine, round_trip, sample, spans
 from experiments.report import render_report
-from experiments.subject import Encoded, Subject, load
+from experiments.subject import Subject, load
+from experiments.words import Encoded
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import detector
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from naive import subject
 from torch import nn
 
-from experiments import cli
+from experiments import ablation, cli, measure
 from experiments.components import Component, components, edit_at, places
+from experiments.config import AblateConfig
 from experiments.effects import FEW, differs_from_0, group_notes, mean_of
-from experiments.estimate import certificate, estimates, grad_drop, to_verify
+from experiments.estimate import Estimates, certificate, estimates, grad_drop, to_verify
 from experiments.metrics import get_metric
 from experiments.prompts import Prompt
 from experiments.reads import MetricError
@@ -216,3 +218,32 @@ def test_few_prompts_are_said_and_one_says_nothing() -> None:
     assert f"only 2 groups of {FEW} items" in group_notes(many % 2)[0]["text"]
     assert not differs_from_0(mean_of(np.array([4.0]), one))
     assert differs_from_0(mean_of(np.array([4.0, 4.1]), np.arange(2)))
+
+
+def test_a_continued_run_keeps_its_choice_of_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients made again may rank the parts otherwise; exact effects must stay with the parts that they are of."""
+    one = subject("gpt2")
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8")
+    asked: dict[str, Any] = {"model": one, "prompts": tmp_path / "p.jsonl", "metric": "logit_difference"}
+    asked |= {"component": "heads", "out": tmp_path / "run"}
+    exact = ablation.run(AblateConfig(**{**asked, "out": tmp_path / "exact"}))["records"]
+    config = AblateConfig(**asked, estimate="gradient", verify=2, sample=0)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "certificate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run(config)
+    monkeypatch.undo()
+
+    def turned(*args: Any, **kwargs: Any) -> Estimates:
+        found = estimates(*args, **kwargs)
+        return Estimates(found.effects[::-1], found.per_position[::-1])
+
+    monkeypatch.setattr(measure, "estimates", turned)
+    records = ablation.run(config)["records"]
+    assert sum(record["exact"] for record in records) == 2
+    for record, expected in zip(records, exact, strict=True):
+        if record["exact"]:
+            assert record["effect"] == pytest.approx(expected["effect"], abs=1e-6)

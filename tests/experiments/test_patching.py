@@ -19,7 +19,7 @@ from experiments.config import PatchConfig
 from experiments.metrics import get_metric
 from experiments.patching import aligned_reads
 from experiments.prompts import Prompt
-from experiments.sweep import Sweep, chunks
+from experiments.sweep import PACK, Sweep, chunks
 from hooks import capture, edits, intervene
 
 PROMPTS = [
@@ -37,7 +37,8 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
     length = base.batch.input_ids.shape[1]
     heads = components(one.model, "heads", base.batch)
     at = places(one.model, "hook_resid_pre", length)
-    sweep = Sweep(one, metric, base, tokens=60)
+    monkeypatch.setitem(PACK, "cpu", 60)  # several packs
+    sweep = Sweep(one, metric, base)
     with torch.no_grad(), capture(one.model, *(p.site.name for p in heads), "blocks.*.hook_resid_pre") as acts:
         one.model(**source.batch.inputs())
     patch = edits.patch(acts)

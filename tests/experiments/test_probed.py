@@ -18,8 +18,9 @@ from experiments.estimate import estimates
 from experiments.features import Layout
 from experiments.probed import probed_words, save_probe
 from experiments.reads import MetricError
-from experiments.subject import Subject, load, pool_words
+from experiments.subject import Subject, load
 from experiments.sweep import Sweep, chunks
+from experiments.words import pool_words
 from hooks import capture, edits, intervene
 from probes import LogisticProbe, fit_many
 
@@ -102,7 +103,7 @@ def test_a_studys_probe_is_ablated_from_the_command_line(tmp_path: Path, capsys:
     probe = ["probe", "--model", str(paths.model), "--corpus", str(paths.train), "--dev", str(paths.dev)]
     probe += ["--test", str(paths.test), "--property", "feats:Number", "--limit-sentences", "60", "--l2", "10"]
     assert cli.main([*probe, "--control-seeds", "0", "--random-models", "0", "--out", str(tmp_path / "study")]) == 0
-    file = tmp_path / "study" / "probes" / "feats_Number" / f"{SITE}.safetensors"
+    file = tmp_path / "study" / "probes" / "feats%3ANumber" / f"{SITE}.safetensors"
     capsys.readouterr()
 
     ablate = ["ablate", "--model", str(paths.model), "--corpus", str(paths.test), "--limit", "6", "--component", "mlps"]

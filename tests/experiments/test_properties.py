@@ -13,7 +13,6 @@ from experiments.properties import (
     Property,
     UnknownProperty,
     get_property,
-    list_properties,
 )
 
 TREE = """\
@@ -130,11 +129,12 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(corpus: Corpu
 
 
 def test_the_list_holds_the_table_and_this_corpus_features(corpus: Corpus) -> None:
-    names = [p.name for p in list_properties(corpus)]
-    assert names[: len(PROPERTIES)] == list(PROPERTIES)
-    features = ["Definite", "Mood", "Number", "Tense", "VerbForm"]
-    assert names[len(PROPERTIES) :] == [f"feats:{f}" for f in features]
-    assert all(p.doc and "\n" not in p.doc for p in list_properties(corpus))
+    with pytest.raises(UnknownProperty) as caught:
+        get_property("", corpus)
+    names = str(caught.value).partition("there are: ")[2].split(", ")
+    features = [f"feats:{name}" for name in ("Definite", "Mood", "Number", "Tense", "VerbForm")]
+    assert names == [*PROPERTIES, *features]
+    assert all(p.doc and "\n" not in p.doc for p in (get_property(name, corpus) for name in names))
 
 
 def test_a_property_is_added_by_a_function_and_a_row(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,8 @@ def test_bigram_shift_is_half_and_reproducible_and_leaves_short_sentences_out(tm
 @pytest.mark.real
 def test_every_property_reads_english_ewt(ud: Path) -> None:
     corpus = read_conllu(ud / "en_ewt-ud-test.conllu", limit=300)
-    for prop in list_properties(corpus):
+    features = sorted({f"feats:{name}" for sentence in corpus for word in sentence.words for name in word.feats})
+    for prop in (get_property(name, corpus) for name in (*PROPERTIES, *features)):
         for sentence in corpus.sentences[:60]:
             shown = prop.rewrite(sentence, np.random.default_rng(0), corpus) if prop.rewrite else sentence
             if shown is None:

@@ -152,6 +152,17 @@ def test_results_come_back_as_they_were_written(tmp_path_factory, results):
         RunFolder(folder.path, {"model": "n"})
 
 
+def test_cells_of_other_names_are_other_cells(tmp_path):
+    names = ["push a:b-0", "push a_b-0", "push a/b-0", "push-a_b-0", "push a%3Ab-0", "push é-0"]
+    folder = RunFolder(tmp_path / "run", {})
+    for value, name in enumerate(names):
+        assert folder.cell(name) is None
+        folder.save_cell(name, value)
+    assert [folder.cell(name) for name in names] == list(range(len(names)))
+    folder.save_cell("blocks.0.hook_resid_pre", 0)
+    assert (folder.path / "cells" / "blocks.0.hook_resid_pre.json").exists()
+
+
 def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
     first = RunFolder(tmp_path / "run", {"model": "m", "property": "upso"})
     (tmp_path / "run" / "run.toml").write_text("")

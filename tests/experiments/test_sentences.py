@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import layerwise
+from experiments.config import ProbeConfig
 from experiments.corpus import Corpus, CorpusError, read_conllu
 from experiments.demo import demo_paths
 from experiments.features import extract
@@ -15,7 +18,7 @@ from experiments.properties import PROPERTIES, get_property
 from experiments.senteval import read_senteval
 from experiments.splits import read_splits
 from experiments.subject import load
-from experiments.tasks import Part, balanced, rewritten
+from experiments.tasks import Part, TaskError, balanced, rewritten
 from experiments.view import build_views
 from hooks import ActivationStore, capture
 
@@ -140,6 +143,39 @@ def test_a_senteval_file_brings_its_splits_and_reads_as_people_write(tmp_path):
     path.write_text("tr\tPAST She fell .\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=":1: expected tr, va or te"):
         read_senteval(path)
+
+
+def test_a_sentences_rewriting_does_not_depend_on_the_others():
+    corpus = read_conllu(demo_paths().dev, limit=60)
+    fewer = Corpus(corpus.sentences[1::2], corpus.path, corpus.sha256)
+    for name in ("bigram_shift", "senteval:odd"):
+        prop = replace(PROPERTIES[name], rewrite=lambda s, rng, _, name=name: PROPERTIES[name].rewrite(s, rng, corpus))
+        whole = {s.id: s.text for s in rewritten(corpus, prop, seed=0)}
+        some = {s.id: s.text for s in rewritten(fewer, prop, seed=0)}
+        assert len(some) > 10
+        assert some == {key: text for key, text in whole.items() if key in {s.id for s in fewer}}
+        assert some != {s.id: s.text for s in rewritten(fewer, prop, seed=1)}
+
+
+def test_a_file_without_annotation_has_no_trees_to_probe(tmp_path):
+    path = tmp_path / "labelled.txt"
+    forms = ["the dog sees a cat", "a cat runs", "the old man reads the green book", "a dog sleeps here"]
+    lines = [f"{part}\t{'AB'[i % 2]}\t{form} {part}" for part in ("tr", "va", "te") for i, form in enumerate(forms)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits, _ = read_splits(path, None, None, None, seed=0)
+    subject = load(demo_paths().model, body_only=True)
+    for name in ("depth", "tree_depth", "head_direction", "head_distance", "arity", "is_root", "arc:exists", "arc:deprel",
+                 "senteval:depth", "senteval:top"):  # fmt: skip
+        with pytest.raises(
+            TaskError, match=f"property '{name}': expected (items|numbers that vary|at least 2 classes)"
+        ):
+            build_views(subject, splits, [get_property(name, splits["train"])], 0)
+    asked = {"property": ("label",), "structural": 4, "control_seeds": 0, "random_models": 0}
+    out = layerwise.run(ProbeConfig(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked))
+    assert out["trees"] == []
+    assert any(
+        "no sentence of train, dev, test has two words with vectors and one root" in n["text"] for n in out["notes"]
+    )
 
 
 @pytest.mark.real

@@ -175,7 +175,8 @@ def test_splits_share_no_sentence(tmp_path):
     assert not texts[0] & texts[2]
     assert not texts[1] & texts[2]
     assert len(splits["train"]) == 20
-    assert any("20 of" in n for n in notes)
+    assert [n["kind"] for n in notes] == ["info", "info", "dropped", "info"]
+    assert "20 of" in notes[-1]["text"]
 
 
 def run_cli(folder, tmp_path, capsys, *changes):

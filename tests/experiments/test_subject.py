@@ -14,15 +14,8 @@ import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from experiments import bos
-from experiments.subject import (
-    Encoded,
-    Subject,
-    SubjectError,
-    load,
-    lost_words,
-    pool_words,
-    word_spans,
-)
+from experiments.subject import Subject, SubjectError, load
+from experiments.words import Encoded, pool_words, word_spans
 
 VOCAB = 120
 TEXTS = ["w1 w2 w3", "w9 w8 w7 w6 w5 w4 w3 w2 w1 w0 w11 w12", "w20", "w5 w6 w5 w6 w5 w6 w70"]
@@ -324,7 +317,6 @@ def test_truncation_keeps_special_tokens_and_loses_cut_words() -> None:
     assert encoded.cut == 9
     spans = word_spans(encoded, [(0, 2), (3, 5), (6, 8), (9, 11), (12, 14)])
     assert spans == [slice(1, 2), slice(2, 3), slice(3, 4), None, None]
-    assert lost_words([spans]) == 2
 
 
 def test_longest_input_by_family() -> None:
@@ -416,11 +408,6 @@ def test_a_folder_gives_the_class_it_was_saved_from(family: str, expected: str, 
     assert about["n_parameters"] == sum(p.numel() for p in model.parameters())
     for key, value in model.state_dict().items():
         assert torch.equal(value, subject.model.state_dict()[key])
-    file.unlink()
-    fresh = [load(tmp_path, random_weights=seed, device="cpu") for seed in (1, 1, 2)]
-    assert type(fresh[0].model) is type(model)
-    hashes = [subject.describe()["sha256"] for subject in fresh]
-    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_random_twin_has_the_architecture_and_the_bos_but_not_the_weights() -> None:

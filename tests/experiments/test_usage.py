@@ -19,8 +19,9 @@ from experiments.features import Layout
 from experiments.metrics import get_metric
 from experiments.probed import save_probe
 from experiments.prompts import Pair, read_pairs
-from experiments.subject import Subject, load, pool_words
+from experiments.subject import Subject, load
 from experiments.sweep import Sweep, chunks
+from experiments.words import pool_words
 from hooks import Site, capture, edits, intervene
 from probes import Leace, LogisticProbe, fit_many
 
