@@ -108,16 +108,21 @@ def attribute(
     return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
 
 
+def require_method(name: str) -> None:
+    """Raise an AttributionError for a name that is not in `METHODS`."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise AttributionError(f"method {name!r}: expected one of {', '.join(METHODS)}{hint}")
+
+
 def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> Attribution:
     """One method on a question; methods that share a scorer share what it has computed, which the cost then does not count.
 
     Args:
         settings: fields of `Options`.
     """
-    if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise AttributionError(f"method {method!r}: expected one of {', '.join(METHODS)}{hint}")
+    require_method(method)
     if unknown := sorted(set(settings) - set(Options.__dataclass_fields__)):
         raise AttributionError(f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}")
     before = scorer.cost
