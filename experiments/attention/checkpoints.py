@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.attention.heads import HeadTotals
+from experiments.attention.names import BROAD
 from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over, runs
 from experiments.padding import Batch
 from experiments.records import component_name
@@ -25,10 +26,8 @@ from experiments.results import RunError, RunFolder
 from experiments.subject import Subject, load
 from experiments.words import Encoded
 
-UNIFORM = 0.95
-"""Entropy from which a head is said to look everywhere alike."""
 KEPT_BYTES = 1 << 28
-"""Most memory for the patterns that the next checkpoint is compared with; further texts are left out of ``change``."""
+"""Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""
 
 
 def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -64,8 +63,8 @@ class Kept:
         self._tokens: dict[int, int] = {}
 
     def begin(self, batch: Batch) -> None:
-        """Batches come in the same order at every checkpoint."""
-        self._batch = batch
+        """Batches come in the same order at every checkpoint; one is kept whole, so that every layer has the same texts."""
+        self._batch, self._keeps = batch, self._bytes < KEPT_BYTES
 
     def end(self) -> None:
         """Nothing to do."""
@@ -78,7 +77,7 @@ class Kept:
                 moved = (1 - (root * self._before.roots[self._at].to(root.device)).sum(-1)).sum((0, 2)).double().cpu()
                 self._moved[layer] = self._moved.get(layer, torch.zeros_like(moved)) + moved
                 self._tokens[layer] = self._tokens.get(layer, 0) + root.shape[0] * root.shape[2]
-            if self._bytes < KEPT_BYTES and len(self.roots) == self._at:
+            if self._keeps:
                 self.roots.append(root.cpu())
                 self._bytes += root.nbytes
             self._at += 1
@@ -163,13 +162,13 @@ def checkpoint_finding(records: Sequence[dict[str, Any]]) -> str:
     steps = sorted({r["step"] for r in records})
     of = {(r["step"], r["layer"], r["index"]): r["entropy"] for r in records}
     heads = sorted({(r["layer"], r["index"]) for r in records})
-    uniform = {step: sum(of[step, *head] >= UNIFORM for head in heads) for step in steps}
-    left = {head: next((s for s in steps if of[s, *head] < UNIFORM), None) for head in heads}
+    uniform = {step: sum(of[step, *head] >= BROAD for head in heads) for step in steps}
+    left = {head: next((s for s in steps if of[s, *head] < BROAD), None) for head in heads}
     first = min((head for head in heads if left[head] is not None), key=lambda h: left[h] or 0, default=None)
     counts = ", ".join(
         f"{uniform[s]} at step {s}" for s in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
     )
-    text = f"Of {len(heads)} heads these look everywhere alike (entropy {UNIFORM} or more): {counts}."
+    text = f"Of {len(heads)} heads these look everywhere alike (entropy {BROAD} or more): {counts}."
     if first is not None and left[first] != steps[0]:
         name = component_name({"component": "heads", "layer": first[0], "index": first[1]})
         text += f" {name} is the first to look somewhere, at step {left[first]}."

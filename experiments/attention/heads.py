@@ -26,18 +26,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from experiments.attention.norms import gram, norms, output_weights
+from experiments.attention.norms import OUTPUT, VALUE, grams_of, norms
 from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns, runs
 from experiments.padding import Batch
 from experiments.subject import Subject
 from experiments.words import Encoded
-from hooks import sites
 from probes.evaluation import ClusterBootstrap
 
 GROUPS = 200
 BLOCK = 1 << 20
 """Entries of a pattern that are worked on at a time: what stays in a processor's cache."""
-VALUE, OUTPUT = "attn.hook_v", "attn.hook_z"
 COLUMNS = (
     "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous", "next",
     "norm_first", "norm_end", "norm_punctuation", "output", "queries", "text", "norm",
@@ -79,11 +77,6 @@ class HeadStatistics:
         """The statistics that there are."""
         return STATISTICS if self.has_norms else tuple(n for n in STATISTICS if n not in OF_NORM and n != "output")
 
-    @property
-    def n_queries(self) -> int:
-        """How many tokens looked."""
-        return int(self.sums[0, :, COLUMNS.index("queries"), 0].sum())
-
     def value(self, name: str) -> Float[np.ndarray, "layer head"]:
         """One statistic of every head."""
         total = self.sums.sum(1)
@@ -119,25 +112,13 @@ class HeadTotals:
 
     def __init__(self, subject: Subject, encoded: Sequence[Encoded], groups: Int[np.ndarray, " n"]) -> None:
         self.layers = layers_with_patterns(subject.model)
-        grams = [weights if weights is None else gram(weights) for weights in self._weights(subject)]
-        self.grams = [g for g in grams if g is not None]
-        self.parts = (PATTERN, VISIBLE, *((VALUE, OUTPUT) if self.has_norms else ()))
+        self.grams = grams_of(subject.model, self.layers)
+        self.parts = (PATTERN, VISIBLE, *((VALUE, OUTPUT) if self.grams else ()))
         self._encoded, self._groups = encoded, torch.from_numpy(groups)
         self._marks = [torch.tensor(punctuation(text)) for text in encoded]
         self._sums: Tensor | None = None
         self._uniform = torch.zeros(len(self.layers), len(COLUMNS), dtype=torch.float64)
         self._n_groups = int(groups.max()) + 1
-
-    def _weights(self, subject: Subject) -> list[Tensor | None]:
-        known = set(sites(subject.model))
-        if any(f"blocks.{n}.{part}" not in known for n in self.layers for part in (VALUE, OUTPUT)):
-            return [None]
-        return [output_weights(subject.model, n) for n in self.layers]
-
-    @property
-    def has_norms(self) -> bool:
-        """Whether every layer tells its values and its output projection."""
-        return len(self.grams) == len(self.layers)
 
     def begin(self, batch: Batch) -> None:
         """Find the runs of the batch, and forget the last one's."""
@@ -147,14 +128,14 @@ class HeadTotals:
 
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Add one layer's batch."""
-        if part == VALUE:
+        if part == VALUE and self.grams:
             self._value_norms = norms(value, self.grams[layer])
         elif part == VISIBLE:
             self._visible = value.isfinite()
         elif part == PATTERN:
             self._add_pattern(layer, value)
-        elif part == OUTPUT:
-            self._add_output(layer, value)
+        elif part == OUTPUT and self.grams:
+            self._add_output(layer, norms(value, self.grams[layer]))
 
     def end(self) -> None:
         """Nothing is left of the batch."""
@@ -174,7 +155,7 @@ class HeadTotals:
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]
             visible = self._visible[run.rows, run.queries, run.keys]
-            weights = self._value_norms[run.rows, :, run.keys] if self.has_norms else None
+            weights = self._value_norms[run.rows, :, run.keys] if self.grams else None
             marks = torch.stack([self._marks[i] for i in run.texts]).to(part.device, torch.float32)
             found = pattern_sums(part, visible, run.words, marks, weights)
             table[layer].index_add_(0, self._groups[run.texts], found.double().cpu())
@@ -184,9 +165,9 @@ class HeadTotals:
         self._uniform[layer] += made
         self._alike = (self._visible, made)
 
-    def _add_output(self, layer: int, z: Float[Tensor, "batch pos head d_head"]) -> None:
+    def _add_output(self, layer: int, sizes: Float[Tensor, "batch head pos"]) -> None:
         assert self._visible is not None
-        table, sizes = self._table(z.shape[2]), norms(z, self.grams[layer])
+        table = self._table(sizes.shape[1])
         for run in runs(self._batch, self._encoded):
             seen = (self._visible[run.rows, run.queries, run.keys].sum(-1) > 1).float()
             total = (sizes[run.rows, :, run.queries] * seen[:, None]).sum(-1)
@@ -197,7 +178,7 @@ class HeadTotals:
         """The sums of all batches that went by."""
         if self._sums is None:
             raise ValueError("expected texts with tokens of their own, got none")
-        return HeadStatistics(self.layers, self._sums.numpy(), self._uniform.numpy(), self.has_norms)
+        return HeadStatistics(self.layers, self._sums.numpy(), self._uniform.numpy(), self.grams is not None)
 
 
 def pattern_sums(

@@ -7,12 +7,15 @@ Source: Kobayashi et al. 2020, section 2.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hooks import anatomy
+from hooks import anatomy, sites
+
+VALUE, OUTPUT = "attn.hook_v", "attn.hook_z"
 
 
 def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d_model"] | None:
@@ -21,7 +24,7 @@ def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d
     None where the projection is no plain matrix (quantised weights, an architecture without ``attn.hook_z``).
     """
     known = anatomy(model)
-    place = known.places.get(f"blocks.{layer}.attn.hook_z")
+    place = known.places.get(f"blocks.{layer}.{OUTPUT}")
     if place is None or place.end != "input":
         return None
     module = model.get_submodule(place.path)
@@ -41,6 +44,13 @@ def gram(weights: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d
     return wide @ wide.transpose(1, 2)
 
 
+def grams_of(model: nn.Module, layers: Sequence[int]) -> list[Float[Tensor, "head d_head d_head"]] | None:
+    """The `gram` of each of these blocks; None where the values or the output projection of one cannot be read."""
+    found = [gram(weights) for n in layers if (weights := output_weights(model, n)) is not None]
+    seen = set(sites(model)).issuperset(f"blocks.{n}.{VALUE}" for n in layers)
+    return found if seen and len(found) == len(layers) else None
+
+
 def norms(states: Float[Tensor, "batch pos any_head d_head"], grams: Float[Tensor, "head d_head d_head"]) -> Tensor:
     """‖states W_O‖ of each head, ``batch head pos``; values of grouped heads are read by every head of the group."""
     n_heads = len(grams)
@@ -48,15 +58,3 @@ def norms(states: Float[Tensor, "batch pos any_head d_head"], grams: Float[Tenso
     if wide.shape[1] != n_heads:
         wide = wide.repeat_interleave(n_heads // wide.shape[1], dim=1)
     return ((wide @ grams) * wide).sum(-1).clamp(min=0).sqrt()
-
-
-def contributions(
-    pattern: Float[Tensor, "batch head query key"],
-    values: Float[Tensor, "batch pos kv_head d_head"],
-    weights: Float[Tensor, "head d_head d_model"],
-) -> Float[Tensor, "batch query d_model"]:
-    r"""What all heads add, pattern x value x output projection: ``attn_out`` without its bias."""
-    wide = values.transpose(1, 2)
-    if wide.shape[1] != len(weights):
-        wide = wide.repeat_interleave(len(weights) // wide.shape[1], dim=1)
-    return torch.einsum("bhqk,bhkd,hdm->bqm", pattern, wide, weights)

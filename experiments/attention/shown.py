@@ -6,18 +6,16 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from experiments.attention import paths
-from experiments.attention.heads import OUTPUT, VALUE
-from experiments.attention.norms import gram, norms, output_weights
+from experiments.attention.norms import VALUE, grams_of, norms
 from experiments.attention.passes import PATTERN, layers_with_patterns
 from experiments.subject import Subject
 from experiments.words import Encoded
-from hooks import capture, sites
+from hooks import capture
 
 LENGTHS = (6, 32)
 """Tokens of a text that is pleasant to look at."""
@@ -95,20 +93,13 @@ def _run(
     subject: Subject, text: Encoded
 ) -> tuple[Float[Tensor, "layer head query key"], Float[Tensor, "layer head key"] | None]:
     """One text's patterns, and the sizes of its values' contributions where they are known."""
-    layers, known = layers_with_patterns(subject.model), set(sites(subject.model))
+    layers = layers_with_patterns(subject.model)
     (batch,) = subject.batches([text])
-    names = {part: [f"blocks.{n}.{part}" for n in layers] for part in (PATTERN, VALUE, OUTPUT)}
-    weights = [output_weights(subject.model, n) for n in layers]
-    has_norms = known.issuperset(names[VALUE]) and all(w is not None for w in weights)
-    with torch.inference_mode(), capture(subject.model, *names[PATTERN], *(names[VALUE] if has_norms else ())) as acts:
+    looks, values = ([f"blocks.{n}.{part}" for n in layers] for part in (PATTERN, VALUE))
+    grams = grams_of(subject.model, layers)
+    with torch.inference_mode(), capture(subject.model, *looks, *(values if grams else ())) as acts:
         subject.forward(batch)
-    patterns = torch.stack([acts[name][0].float().cpu() for name in names[PATTERN]])
-    if not has_norms:
+    patterns = torch.stack([acts[name][0].float().cpu() for name in looks])
+    if not grams:
         return patterns, None
-    sizes = [norms(acts[name], gram(w))[0] for name, w in zip(names[VALUE], weights, strict=True) if w is not None]
-    return patterns, torch.stack(sizes).cpu()
-
-
-def from_bytes(text: str, *shape: int) -> Float[np.ndarray, "..."]:
-    """What `as_bytes` wrote."""
-    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape) / 255
+    return patterns, torch.stack([norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]).cpu()

@@ -16,7 +16,7 @@ from experiments.attention.arcs import OFFSETS, WordRoles, WordTotals
 from experiments.attention.checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
 from experiments.attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
 from experiments.attention.joined import disagreement, read_effects
-from experiments.attention.names import roles
+from experiments.attention.names import ON_REPEATS, roles
 from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over
 from experiments.attention.shown import shown_texts
 from experiments.attention.similarity import ROWS, Similarity, SimilarityTotals
@@ -154,8 +154,9 @@ def head_records(
             if (found := relations.get((layer, head))) is not None:
                 record |= {"relation": found.relation, "direction": found.direction}
                 record |= {"relation_score": found.score, "relation_baseline": found.baseline}
-            record["nearest"] = f"L{statistics.layers[nearest // n_heads]}H{nearest % n_heads}"
-            record["nearest_similarity"] = float(others[row * n_heads + head, nearest])
+            alone = len(others) == 1
+            record["nearest"] = None if alone else f"L{statistics.layers[nearest // n_heads]}H{nearest % n_heads}"
+            record["nearest_similarity"] = None if alone else float(others[row * n_heads + head, nearest])
             record["role"] = ", ".join(roles(record))
             records.append(record)
     return records
@@ -182,7 +183,7 @@ def findings(records: Sequence[dict[str, Any]], words: WordRoles, statistics: He
     )
     for name in ("induction", "duplicate"):
         most = max(records, key=lambda r: r[name])
-        if most[name] >= 0.3:
+        if most[name] >= ON_REPEATS:
             text += (
                 f" The strongest {name} head is {component_name(most)} ({most[name]:.2f} on repeated random tokens)."
             )

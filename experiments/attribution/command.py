@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments import screen
-from experiments.attribution import METHODS, AttributionError, Game, Scorer, Target, ask, explain
-from experiments.attribution.examples import flip, nearest
+from experiments.attribution import AttributionError, Game, Scorer, Target, ask, explain, method_named
+from experiments.attribution.examples import flip, flippable, nearest
 from experiments.attribution.faithfulness import (
     Faithfulness,
     faithfulness,
@@ -20,6 +20,7 @@ from experiments.attribution.faithfulness import (
     rank_agreement,
     sensitivity,
 )
+from experiments.attribution.game import DRAWN
 from experiments.attribution.question import Question
 from experiments.config import AttributeConfig
 from experiments.forecast import of_items
@@ -30,7 +31,7 @@ from experiments.run import Run, data_record
 from experiments.subject import Subject, load
 
 DRAW = ("smoothgrad", "lime", "tree", "kernel-shap", "permutation-shap")
-"""Methods whose scores depend on the seed."""
+"""Methods whose scores depend on the seed whatever their settings."""
 RANDOM = "random"
 MEASURED = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
 
@@ -47,8 +48,7 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     this = Run("attribute", config)
     methods = tuple(dict.fromkeys(config.method)) or ("leave-one-out",)
     for method in methods:
-        if method not in METHODS:
-            raise AttributionError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        method_named(method)
     prompts = _prompts(config)
     if config.probe is not None and not config.probe.is_file():
         raise AttributionError(f"--probe {config.probe}: no such file")
@@ -67,6 +67,8 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     questions = [
         ask(subject, p.prompt, _target(config, p), config.level) for p in prompts
     ]  # bad input before long runs
+    for question in questions if config.flips else ():
+        flippable(question)
     plan = (
         f"{len(questions)} texts of {sum(len(q.units) for q in questions)} {config.level}s, "
         f"{len(methods)} methods, each beside {config.random} random attributions"
@@ -185,7 +187,7 @@ def _record(
     game = Game(scorer, config.removal, config.seed, proposals=masked)
     measured = faithfulness(game, found.scores, config.seed)
     stability = None
-    if method in DRAW and config.seeds:
+    if _is_drawn(method, found.more) and config.seeds:
         others = [explain(fresh, method, seed=config.seed + 1 + i, **settings).scores for i in range(config.seeds)]
         stability = mean_agreement([found.scores, *others])
     shaken = None
@@ -206,6 +208,16 @@ def _record(
         "stability": stability,
         "sensitivity": shaken,
     }
+
+
+def _is_drawn(method: str, more: Mapping[str, Any]) -> bool:
+    """Whether scores depend on the seed, by the method and what it says it did."""
+    return (
+        method in DRAW
+        or more.get("removal") in DRAWN
+        or more.get("start") == "sampled"
+        or more.get("hidden") == "shuffle"
+    )
 
 
 def _random_record(
@@ -290,14 +302,14 @@ def _notes(config: AttributeConfig, records: Sequence[Mapping[str, Any]]) -> lis
     notes = []
     if not config.random:
         notes.append({"kind": "skipped", "text": "no random attribution beside the methods (--random 0)"})
-    if not config.seeds and any(r["method"] in DRAW for r in records):
+    if not config.seeds and any(_is_drawn(r["method"], r.get("more", {})) for r in records):
         notes.append({"kind": "skipped", "text": "stability over seeds not measured (--seeds 0)"})
     seen: dict[tuple[str, str], int] = {}
     for record in records:
         for note in record.get("notes") or ():
             seen[record["method"], note] = seen.get((record["method"], note), 0) + 1
     for (method, note), count in seen.items():
-        kind = "warning" if note.startswith("NOT COMPLETE") else "info"
+        kind = "warning" if note.startswith("NOT ") else "info"
         if "have no token" in note:
             kind = "dropped"
         notes.append({"kind": kind, "text": f"{method}: {note}" + (f" ({count} texts)" if count > 1 else "")})

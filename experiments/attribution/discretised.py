@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.attribution.game import embedding
-from experiments.attribution.gradients import GAP, Slope, baselines, each_part, with_figures
+from experiments.attribution.gradients import Slope, baselines, complete, each_part
 from experiments.attribution.options import Options
 from experiments.attribution.result import Found
 from experiments.attribution.scorer import Scorer
@@ -57,12 +57,8 @@ def discretised(scorer: Scorer, options: Options) -> Found:
         values, slopes = slope.at(path)
         shares = -((slopes[1:] + slopes[:-1]) / 2 * path.diff(dim=0)).sum(0)
         change = float(values[0].double() - values[-1].double())
-        return shares, {"gap": float(shares.double().sum()) - change, "change": change, "end": float(values[-1])}
+        return shares, {"gap": float(shares.double().sum()) - change, "change": change, "baseline": float(values[-1])}
 
     found, figures = each_part(scorer, options, method)
-    share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [f"{options.steps} steps between words to {options.start}: completeness gap {share:.1%} of the change"]
-    if share > GAP:
-        notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%}: more steps (--steps) make it smaller")
-    more = {**figures, "gap_share": share, "steps": options.steps}
-    return with_figures(Found(found.scores, found.value, baseline=more.pop("end")), more, options, tuple(notes))
+    way = f"{options.steps} steps between words to {options.start}"
+    return complete(found, {**figures, "steps": options.steps}, options, way, "more steps (--steps) make it smaller")

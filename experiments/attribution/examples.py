@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.attribution.game import embedding, ordinary_tokens
-from experiments.attribution.gradients import EMBED, Slope
-from experiments.attribution.question import clean_logits
-from experiments.attribution.scorer import Row, Scorer
+from experiments.attribution.gradients import Slope
+from experiments.attribution.question import Part, Question, clean_logits
+from experiments.attribution.scorer import EMBED, Row, Scorer
 from experiments.attribution.units import AttributionError
 from experiments.subject import Subject
 from experiments.words import pool_words
@@ -47,11 +47,12 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
 
     Args:
         most: how many words may change.
+
+    Raises:
+        AttributionError: see `flippable`.
     """
     question = scorer.question
-    if len(question.parts) != 1:
-        raise AttributionError("word flips need an answer of one token")
-    part = question.parts[0]
+    part = flippable(question)
     if len(part.classes) == 1:
         logits = clean_logits(question.endpoint, part)[part.slots[0]].clone()
         logits[part.classes[0]] = -torch.inf
@@ -85,6 +86,18 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
         values.append(float(found[best]))
         part = replace(part, ids=tried[best].ids)
     return Flip(tuple(changes), tuple(values), values[-1] < 0, part.classes[1])
+
+
+def flippable(question: Question) -> Part:
+    """The one part of a question whose answer can flip.
+
+    Raises:
+        AttributionError: an answer, or a wrong one, of several tokens.
+    """
+    part = question.parts[0]
+    if len(question.parts) > 1 or part.weights not in ((1.0,), (1.0, -1.0)):
+        raise AttributionError(f"word flips: expected answers of one token, got the {question.name}")
+    return part
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from experiments.attribution.game import Game, embedding
+from experiments.attribution.scorer import EMBED
 from hooks import edits, intervene
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -114,7 +115,7 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
             new[:, : len(noise)] += noise[: value.shape[1]].to(value)
             return new
 
-        with intervene(subject.model, {"hook_embed": edits.function(moved, "noise")}):
+        with intervene(subject.model, {EMBED: edits.function(moved, "noise")}):
             other = run()
         worst = max(worst, float(np.linalg.norm(other - clean) / max(np.linalg.norm(clean), 1e-300)))
     return worst

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from experiments.attribution.proposals import PROPOSALS, own_tokens, proposer
+from experiments.attribution.proposals import PROPOSALS, Proposer, own_tokens, spelled
 from experiments.attribution.question import Part
 from experiments.attribution.scorer import Row, Scorer
 from experiments.attribution.units import AttributionError
@@ -67,7 +67,8 @@ class Game:
         self.removal = removal or ("propose" if proposals is not None else default_removal(scorer))
         self._proposer = None
         if self.removal == "propose" and proposals is not None:
-            self._proposer = proposer(proposals, scorer.subject, self.question.text, self.question.units)
+            asked = proposals, scorer.subject, self.question.text, self.question.units
+            self._proposer = scorer.once(("words of", proposals), lambda: Proposer(*asked))
         self.draws = draws if self.removal in DRAWN else 1
         generator = torch.Generator().manual_seed(seed)
         self._plans = [self._plan(part, generator) for part in self.question.parts]
@@ -104,11 +105,9 @@ class Game:
                 moved[run.start + offset] = len(ids) + offset if there or len(new) == len(run.ids) else -1
             ids += new
         moved[len(part.ids)] = len(ids)
-        if part.back:  # what stands before the anchor now, whatever that is
-            reads = tuple(moved[anchor] - 1 for anchor in part.anchors)
-        else:
-            reads = tuple(moved[anchor] for anchor in part.anchors)
-        if not ids or (reads and max(reads) < 0):
+        # With back, what stands before the anchor now, whatever that is.
+        reads = tuple(moved[anchor] - part.back for anchor in part.anchors)
+        if not ids or (reads and (min if part.back else max)(reads) < 0):
             raise AttributionError(
                 f"removal {self.removal!r} leaves nothing that can be read: choose mask, pad or mean, or a BOS (--bos)"
             )
@@ -133,13 +132,19 @@ class Game:
         subject, kind = self.question.subject, self.removal
         if kind == "delete":
             return lambda run: ()
+        if kind == "pad" and subject.causal and subject.classes:
+            raise AttributionError(
+                f"removal 'pad': {type(subject.model).__name__} reads the last token that is no pad: choose delete, zero or mean"
+            )
         if kind in ("mask", "pad"):
             token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
             if token is None:
                 raise AttributionError(f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean")
             return lambda run: (int(token),) * len(run.ids)
         if kind.startswith("word:"):
-            word = self._spelled(kind.removeprefix("word:"))
+            word = spelled(subject, kind.removeprefix("word:"))
+            if not word:
+                raise AttributionError(f"removal {kind!r}: expected a word with tokens")
             return lambda run: word
         if kind == "resample":
             known = torch.tensor(ordinary_tokens(subject))
@@ -148,7 +153,7 @@ class Game:
             first = {own[0]: unit for unit, own in enumerate(part.tokens)}
             return lambda run: other.draw(first[run.start], generator) if run.start in first else ()
         if kind == "propose":
-            likely = own_tokens(self.question.subject, part)
+            likely = self.scorer.once(("tokens for", part), lambda: own_tokens(self.scorer, part))
             return lambda run: tuple(
                 int(likely[run.start + i][torch.randint(PROPOSALS, (1,), generator=generator)])
                 for i in range(len(run.ids))
@@ -172,16 +177,6 @@ class Game:
 
         return drawn
 
-    def _spelled(self, word: str) -> tuple[int, ...]:
-        """A word's tokens as they stand behind another word."""
-        encoded = self.question.subject.encode([f"a {word}"])[0]
-        ids = [
-            t for t, (_, end), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True) if not s and end > 2
-        ]
-        if not word or not ids:
-            raise AttributionError(f"removal 'word:{word}': expected a word with tokens")
-        return tuple(ids)
-
 
 def default_removal(scorer: Scorer) -> str:
     """What absent means where nothing is said."""
@@ -197,15 +192,22 @@ def default_removal(scorer: Scorer) -> str:
     return "delete"
 
 
-def embedding(subject: Any) -> Float[Tensor, "vocab d_model"]:
-    """The word embeddings."""
-    table = subject.model.get_input_embeddings()
-    if not isinstance(getattr(table, "weight", None), Tensor) or not table.weight.is_floating_point():
+def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_model"]:
+    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma 3's scales)."""
+    layer = _embedding_layer(subject)
+    ids = torch.arange(len(layer.weight)) if ids is None else ids
+    with torch.no_grad():
+        return layer.forward(ids.to(layer.weight.device))  # past its hooks: nothing that is put there for a while
+
+
+def _embedding_layer(subject: Any) -> Any:
+    layer = subject.model.get_input_embeddings()
+    if not isinstance(getattr(layer, "weight", None), Tensor) or not layer.weight.is_floating_point():
         raise AttributionError(f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)")
-    return table.weight.detach()
+    return layer
 
 
 def ordinary_tokens(subject: Any) -> list[int]:
     """The ids of tokens that are not special."""
     special = set(subject.tokenizer.all_special_ids)
-    return [i for i in range(min(len(subject.tokenizer), len(embedding(subject)))) if i not in special]
+    return [i for i in range(min(len(subject.tokenizer), len(_embedding_layer(subject).weight))) if i not in special]

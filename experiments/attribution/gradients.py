@@ -28,12 +28,12 @@ from experiments.attribution.game import embedding, ordinary_tokens
 from experiments.attribution.options import Options
 from experiments.attribution.question import Part, Question
 from experiments.attribution.result import Found
-from experiments.attribution.scorer import Cost, Row, Scorer, part_values, row_batch
+from experiments.attribution.scorer import EMBED, Cost, Row, Scorer, part_values, row_batch
 from experiments.attribution.units import AttributionError
 from hooks import NothingChanged, Site, capture, edits, intervene
 from hooks.anatomy import locate
+from hooks.sites import SiteLike
 
-EMBED = "hook_embed"
 GAP = 0.01
 """Largest share of F(x) - F(x') by which integrated gradients may miss it."""
 MOST_STEPS = 1000
@@ -138,12 +138,22 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
 def _site(question: Question, options: Options) -> Site:
     if options.site is None:
         return Site(EMBED)
-    (site, *others) = locate(question.subject.model, options.site)
+    (site, *others) = sites_of(question, options.site)
     if others:
         raise AttributionError(f"site {options.site}: expected one place, it means {1 + len(others)}")
-    if site.part.endswith(("hook_attn_scores", "hook_pattern")):
-        raise AttributionError(f"site {site}: expected a value of each position, it has one of each pair of them")
     return site
+
+
+def sites_of(question: Question, site: SiteLike) -> list[Site]:
+    """The places that a site means.
+
+    Raises:
+        AttributionError: one that has a value of each pair of positions, not of each position.
+    """
+    found = list(locate(question.subject.model, site))
+    if pairs := [s for s in found if s.part.endswith(("hook_attn_scores", "hook_pattern"))]:
+        raise AttributionError(f"site {pairs[0]}: expected a value of each position, it has one of each pair of them")
+    return found
 
 
 def with_figures(found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[str, ...] = ()) -> Found:
@@ -169,6 +179,8 @@ def grad_input(scorer: Scorer, options: Options) -> Found:
 def smoothgrad(scorer: Scorer, options: Options) -> Found:
     """The mean of gradients around the text, times it; the noise is a share of the vectors' range."""
     samples = options.samples or SAMPLES
+    if samples < 2:
+        raise AttributionError(f"smoothgrad: expected at least 2 samples, got {samples}")
     spread: list[np.ndarray] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -199,7 +211,6 @@ def _own_positions(slope: Slope, x: Tensor) -> Tensor:
 def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws pos *site"]:
     """Where paths begin."""
     subject, kind = slope.question.subject, options.start
-    model: Any = subject.model
     if slope.site.name != EMBED and kind != "zero":
         raise AttributionError(f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero")
     if kind == "zero":
@@ -210,15 +221,12 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
         token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
         if token is None:
             raise AttributionError(f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean")
-        table = model.get_input_embeddings()
-        with torch.no_grad():
-            other = table(torch.tensor([int(token)], device=x.device)).to(x).expand_as(x)[None]
+        other = embedding(subject, torch.tensor([int(token)])).to(x).expand_as(x)[None]
     elif kind == "sampled":
         known = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
         ids = known[torch.randint(len(known), (options.samples or SAMPLES, len(x)), generator=generator)]
-        with torch.no_grad():
-            other = model.get_input_embeddings()(ids.to(x.device)).to(x)
+        other = embedding(subject, ids).to(x)
     else:
         raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
     return torch.where(_own_positions(slope, x).bool(), other, x)
@@ -242,8 +250,6 @@ def integrate(
 
 def integrated(scorer: Scorer, options: Options) -> Found:
     """Integrated gradients by Gauss-Legendre, the steps doubled until the completeness gap is below 1%."""
-    if options.steps < 1:
-        raise AttributionError(f"steps {options.steps}: expected at least 1")
     used: list[int] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -261,12 +267,24 @@ def integrated(scorer: Scorer, options: Options) -> Found:
         return shares, {"gap": gap, "change": wanted, "baseline": float(ends[:-1].mean())}
 
     found, figures = each_part(scorer, options, method)
+    way = f"integrated from {options.start} in {max(used)} steps"
+    return complete(found, {**figures, "steps": max(used)}, options, way, "the scores are unreliable")
+
+
+def complete(found: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str) -> Found:
+    """What a path's scores miss of the change from its baseline, said and, where it is much, warned of.
+
+    Args:
+        figures: ``gap``, ``change`` and ``baseline`` among others.
+        way: how the path was walked.
+        advice: what a gap that is too large means.
+    """
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [f"integrated from {options.start} in {max(used)} steps: completeness gap {share:.2%} of the change"]
+    notes = [f"{way}: completeness gap {share:.2%} of the change"]
     if share > GAP:
-        notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%} after {max(used)} steps: the scores are unreliable")
-    found = Found(found.scores, found.value, baseline=figures.pop("baseline"), inner=found.inner)
-    more = {**figures, "gap_share": share, "steps": max(used)}
+        notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")
+    more = {**figures, "gap_share": share, "start": options.start}
+    found = Found(found.scores, found.value, baseline=more.pop("baseline"), inner=found.inner)
     return with_figures(found, more, options, tuple(notes))
 
 
@@ -274,12 +292,14 @@ def conductance(scorer: Scorer, options: Options) -> Found:
     """What of integrated gradients flows through each part of a site: its heads or its neurons."""
     if options.site is None:
         raise AttributionError("conductance is of a site: give one, such as blocks.3.mlp.hook_post (--site)")
+    if options.baseline == "sampled":
+        raise AttributionError("conductance goes along one path: choose the baseline zero, pad, mask or mean")
     used = options.steps
 
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
         path = Slope(scorer, slope.part, Site(EMBED))
         x = path.clean()
-        (start,) = baselines(path, x, Options(baseline=None if options.baseline == "sampled" else options.baseline))
+        (start,) = baselines(path, x, Options(baseline=options.baseline))
         along = start + torch.linspace(0, 1, used + 1).to(x).view(-1, *[1] * x.ndim) * (x - start)
         values, slopes = _at_site(path, along, slope.site)
         shares = ((slopes[1:] + slopes[:-1]) / 2 * values.diff(dim=0)).sum(0)

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from experiments.attribution.gradients import sites_of
 from experiments.attribution.options import Options
 from experiments.attribution.question import Part
 from experiments.attribution.result import Found
@@ -43,9 +44,7 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
             "hidden-out is of a site: give one, such as blocks.3.hook_resid_post, or several, blocks.*.hook_mlp_out (--site)"
         )
     question, model = scorer.question, scorer.subject.model
-    sites = list(locate(model, options.site))
-    if pairs := [s for s in sites if s.part.endswith(("hook_attn_scores", "hook_pattern"))]:
-        raise AttributionError(f"site {pairs[0]}: expected a value of each position, it has one of each pair of them")
+    sites = sites_of(question, options.site)
     draws = options.draws if options.hidden == "shuffle" else 1
     others = _others(model, sites, options.hidden)
     units, labels = len(question.units), []

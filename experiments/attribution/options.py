@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from experiments.attribution.units import AttributionError
 from experiments.subject import Subject
 from hooks.sites import SiteLike
 
@@ -27,6 +28,9 @@ class Options:
         hidden: what hidden-out puts in a site's place: zero, shuffle, layer:N.
         rule: of relevance propagation, at linear layers: 0, epsilon, gamma or zplus.
         seed: everything drawn comes from it.
+
+    Raises:
+        AttributionError: a number that is too small.
     """
 
     removal: str | None = None
@@ -42,6 +46,12 @@ class Options:
     hidden: str = "zero"
     rule: str = "epsilon"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"draws": 1, "window": 1, "samples": 1, "features": 0, "steps": 1}
+        for name, low in least.items():
+            if (value := getattr(self, name)) is not None and value < low:
+                raise AttributionError(f"{name} {value}: expected at least {low}")
 
     @property
     def start(self) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 from experiments.attribution.game import Game
 from experiments.attribution.options import Options
 from experiments.attribution.result import Found
-from experiments.attribution.units import AttributionError
 
 
 def leave_one_out(game: Game, options: Options) -> Found:
@@ -29,8 +28,6 @@ def windows(game: Game, options: Options) -> Found:
     Source: Zeiler and Fergus 2014, section 4.2 (occlusion).
     """
     size = min(options.window, game.n)
-    if size < 1:
-        raise AttributionError(f"window {options.window}: expected at least 1 unit")
     inside = np.array([[start <= i < start + size for i in range(game.n)] for start in range(game.n - size + 1)])
     lost = game.value - game(~inside)
     scores = (inside * lost[:, None]).sum(0) / inside.sum(0)

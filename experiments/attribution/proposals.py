@@ -7,19 +7,15 @@ own tokens.
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from experiments.attribution.endpoint import language_end
+from experiments.attribution.question import Part, as_encoded
+from experiments.attribution.scorer import Cost, Scorer
 from experiments.attribution.units import AttributionError, Units, split_words
-from experiments.padding import Batch
 from experiments.subject import Subject
-
-if TYPE_CHECKING:
-    from experiments.attribution.question import Part
 
 PROPOSALS = 10
 """What is drawn from: so many likeliest tokens other than the text's own."""
@@ -33,29 +29,41 @@ def can_propose(subject: Subject) -> bool:
     return not subject.causal and mask is not None and subject.gives_tokens
 
 
-def own_tokens(subject: Subject, part: Part) -> dict[int, Tensor]:
+def own_tokens(scorer: Scorer, part: Part) -> dict[int, Tensor]:
     """For each of the units' positions, the tokens that the masked model finds likeliest beside the text's own."""
+    subject = scorer.subject
     if not can_propose(subject):
         raise AttributionError(
             f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}: name one (--proposals MODEL)"
         )
     places = [at for own in part.tokens for at in own]
-    ids = torch.tensor([part.ids]).repeat(len(places), 1)
-    ids[range(len(places)), places] = int(subject.tokenizer.mask_token_id)
-    ones = torch.ones_like(ids)
-    policy = subject.padding.right
-    positions = (ones.cumsum(1) - 1 + policy.start) if policy.explicit else None
-    batch = Batch(ids, ones, positions, tuple(range(len(places))), (0,) * len(places))
-    logits = subject.forward(batch, logits=True).logits[range(len(places)), places].float()
-    own = torch.tensor([part.ids[at] for at in places], device=logits.device)
-    logits.scatter_(1, own[:, None], -torch.inf)
-    return dict(zip(places, logits.topk(PROPOSALS).indices.cpu(), strict=True))
+    mask, end = int(subject.tokenizer.mask_token_id), language_end(subject)
+    rows = [as_encoded((*part.ids[:at], mask, *part.ids[at + 1 :])) for at in places]
+    found: dict[int, Tensor] = {}
+    for batch in subject.batches(rows, tokens=scorer.batch_tokens):
+        masked = [places[row] for row in batch.rows]
+        with torch.inference_mode():
+            states = end.states(lambda whole, batch=batch: subject.forward(batch, logits=whole))
+            hidden = states[range(len(batch)), masked][:, None]
+            logits = end.of(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))[:, 0].float()
+            own = torch.tensor([part.ids[at] for at in masked], device=logits.device)
+            likeliest = logits.scatter(1, own[:, None], -torch.inf).topk(PROPOSALS).indices.cpu()
+        found |= dict(zip(masked, likeliest, strict=True))
+    scorer.cost += Cost(forwards=len(rows), tokens=len(rows) * len(part.ids))
+    return found
 
 
-@functools.lru_cache(maxsize=4)
-def proposer(masked: Subject, subject: Subject, text: str, units: Units) -> Proposer:
-    """The proposals for a text, asked for once."""
-    return Proposer(masked, subject, text, units)
+def spelled(subject: Subject, text: str, before: str = "a ") -> tuple[int, ...]:
+    """A text's tokens as they stand behind another one; where they join with it, as they are by themselves."""
+    (encoded,) = subject.encode([before + text])
+    rows = [
+        (t, a) for t, (a, b), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True)
+        if not s and b > len(before)
+    ]  # fmt: skip
+    if not rows or rows[0][1] < len(before.rstrip()):
+        (encoded,) = subject.encode([text])
+        rows = [(t, 0) for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
+    return tuple(t for t, _ in rows)
 
 
 class Proposer:
@@ -86,7 +94,8 @@ class Proposer:
         for (a, b), words in self._choices[unit]:
             text += self._text[at:a] + words[int(torch.randint(len(words), (1,), generator=generator))]
             at = b
-        return self._spelled(start, text + self._text[at:end])
+        before = self._text[:start]  # a space, another sign, or nothing
+        return spelled(self._subject, text + self._text[at:end], "a " if before[-1:].isspace() else before[-1:])
 
     def _of_unit(self, start: int, end: int) -> list[tuple[tuple[int, int], list[str]]]:
         """The unit's words and what may stand for each, the others of the unit masked too."""
@@ -128,17 +137,3 @@ class Proposer:
         (encoded,) = self._masked.encode([f"a {word}"])
         own = [t for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
         return own[-1:] == [token]
-
-    def _spelled(self, start: int, text: str) -> tuple[int, ...]:
-        """The tokens of a text behind what stands before it: a space, another sign, or nothing."""
-        before = self._text[:start]
-        prefix = "a " if before[-1:].isspace() else before[-1:]
-        (encoded,) = self._subject.encode([prefix + text])
-        rows = [
-            (t, a) for t, (a, b), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True)
-            if not s and b > len(prefix)
-        ]  # fmt: skip
-        if not rows or rows[0][1] < len(prefix.rstrip()):  # joined with the sign before it: spelled by itself
-            (encoded,) = self._subject.encode([text])
-            rows = [(t, 0) for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
-        return tuple(t for t, _ in rows)

@@ -51,6 +51,11 @@ class Target:
     word: int | None = None
 
 
+def as_encoded(ids: Sequence[int]) -> Encoded:
+    """A row of token ids as texts are batched; which characters they are is not told."""
+    return Encoded("", tuple(ids), ((0, 0),) * len(ids), (False,) * len(ids))
+
+
 @dataclass(frozen=True)
 class Part:
     """One row of token ids, and what is read of it.
@@ -72,6 +77,11 @@ class Part:
     slots: tuple[int, ...]
     classes: tuple[int, ...]
     weights: tuple[float, ...]
+
+    @property
+    def encoded(self) -> Encoded:
+        """The unchanged row as texts are batched."""
+        return as_encoded(self.ids)
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -295,8 +305,7 @@ def _shown(measure: str) -> str:
 def clean_logits(endpoint: Endpoint, part: Part) -> Float[Tensor, "slots classes"]:
     """The logits at the reads of the unchanged row."""
     subject = endpoint.subject
-    encoded = Encoded("", part.ids, ((0, 0),) * len(part.ids), (False,) * len(part.ids))
-    (batch,) = subject.batches([encoded])
+    (batch,) = subject.batches([part.encoded])
     with torch.inference_mode():
         states = endpoint.states(lambda whole: subject.forward(batch, logits=whole))
         hidden = states[:, list(part.reads) or [0]]

@@ -43,6 +43,10 @@ RULES = ("0", "epsilon", "gamma", "zplus")
 INPUTS = ("w2", "box")
 EPSILON = 1e-6
 GAMMA = 0.25
+FUSED = ("gate_up_proj", ".Wi")
+"""Linear layers that make both factors of a gate (Phi-3, GLM; ModernBERT)."""
+LOST = 0.05
+"""Share of the value from which relevance that nothing can have taken is said to be lost."""
 START = "blocks.0.hook_resid_pre"
 _ATTENTION = ("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_v")
 
@@ -121,16 +125,16 @@ Hook = Callable[..., Any]
 def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str, reading: Hook | None) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
-    if isinstance(module, nn.LayerNorm):
-        return _layer_norm
-    if kind.endswith("RMSNorm") or kind == "T5LayerNorm":
+    if kind.endswith(("RMSNorm", "T5LayerNorm")):
         return _proportional
+    if isinstance(module, nn.LayerNorm) or kind.endswith("LayerNorm"):
+        return _layer_norm
     if _is_activation(module):
         gated = _beside(model, name, "up_proj")
         return partial(_gated, _proportional) if gated else _proportional
     if isinstance(module, nn.Linear) or kind == "Conv1D":
         own: Hook = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zplus}[rule]
-        if name.endswith("up_proj") and _beside(model, name, "gate_proj"):
+        if name.endswith(FUSED) or (name.endswith("up_proj") and _beside(model, name, "gate_proj")):
             return partial(_gated, own)
         if reading is not None:
             return partial(_at_input, reading, own)
@@ -154,7 +158,7 @@ def _plain(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 
 def _gated(own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    """One factor of a gate."""
+    """One factor of a gate, or where one layer makes both, both: each hands all of the product's relevance to it."""
     return half(own(module, args, out))
 
 
@@ -164,17 +168,17 @@ def _proportional(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tens
     return x * (out / torch.where(x == 0, 1, x)).detach()
 
 
-def _layer_norm(module: nn.LayerNorm, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    (x,) = args
-    centred = x - x.mean(-1, keepdim=True)
-    size = torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + module.eps).detach()
-    scaled = centred / size
-    scaled = scaled if module.weight is None else scaled * module.weight
-    return scaled if module.bias is None else scaled + module.bias
+def _layer_norm(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    """y - b = (x - mean) w / s, the quotient w / s a constant."""
+    centred = args[0] - args[0].mean(-1, keepdim=True)
+    bias: Any = getattr(module, "bias", None)
+    return (
+        _proportional(module, (centred,), out) if bias is None else _proportional(module, (centred,), out - bias) + bias
+    )
 
 
 def _epsilon(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-    share = (out / (out + EPSILON * torch.where(out < 0, -1.0, 1.0))).detach()
+    share = (out / _away_from_0(out)).detach()
     return share * out + ((1 - share) * out).detach()
 
 
@@ -212,8 +216,12 @@ def _ones(x: Tensor) -> Tensor:
 
 def _through(terms: Tensor, out: Tensor) -> Tensor:
     """The value ``out``, whose relevance is handed on in the proportions of the terms that ``terms`` sums."""
-    made = terms * (out / (terms + EPSILON * torch.where(terms < 0, -1.0, 1.0))).detach()
+    made = terms * (out / _away_from_0(terms)).detach()
     return made + (out - made).detach()
+
+
+def _away_from_0(x: Tensor) -> Tensor:
+    return torch.where(x < 0, x - EPSILON, x + EPSILON)
 
 
 def _weight(module: nn.Module) -> Tensor:
@@ -248,10 +256,14 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str 
     total = float(found.scores.sum()) + figures["outside"]
     sums = {str(options.site or START): total, **sums}
     share = abs(found.value - total) / max(abs(found.value), 1e-12)
-    notes = (
-        f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} went to biases and other constant terms; by block "
-        + ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:]),
-    )
+    takers = ["biases"] if any(name.endswith("bias") and bool(p.any()) for name, p in model.named_parameters()) else []
+    takers += ["the softmax's constant terms"] if attention == "attnlrp" else []
+    said = f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} "
+    if share > LOST and not takers:
+        said = f"NOT CONSERVED: {said}is lost and there are no biases to take it: the model has a layer without a rule here"
+    else:
+        said += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
+    notes = (f"{said}; by block " + ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:]),)
     found = Found(found.scores, found.value, inner=found.inner if options.site is not None else None)
     return with_figures(
         found,
@@ -283,6 +295,6 @@ def chefer(scorer: Scorer, options: Options) -> Found:
             relevance = (acts[name] * acts.grad[name])[0]
             weights = (plain.grad[name][0] * relevance).clamp(min=0).mean(0).double()
             rollout = rollout + weights @ rollout
-        row = rollout[list(part.reads) or [0]].sum(0)
+        row = rollout[list(part.reads) or [len(part.ids) - 1 if question.subject.causal else 0]].sum(0)
         scores += [float(row[list(own)].sum()) for own in part.tokens]
     return Found(scores, value, notes=("chefer has no sign: how much is read from each unit, not for or against",))

@@ -6,10 +6,10 @@ import contextlib
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,16 +17,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from experiments.attribution.prefixes import cuts, run_shared
-from experiments.attribution.question import Part, Question
+from experiments.attribution.question import Part, Question, as_encoded
 from experiments.padding import Batch
 from experiments.subject import Subject
-from experiments.words import Encoded
 from hooks import NothingChanged, edits, intervene
 
+Made = TypeVar("Made")
+EMBED = "hook_embed"
 SHARE_BELOW = 0.85
 """Beginnings are shared where that leaves less than this share of the tokens to compute."""
 CHECKED = 2
-"""How many rows the first shared run repeats without sharing."""
+"""How many rows, the first and the last, the first shared run repeats without sharing."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,26 @@ class Scorer:
         self.cost = Cost()
         self.notes: list[str] = []
         self._vectors: list[Float[Tensor, " d_model"]] = []
+        self._ids: dict[bytes, int] = {}
+        self._made: dict[Hashable, Any] = {}
         self._known: dict[tuple[Part, Row], float] = {}
         end = question.endpoint
         self._share = share and self.subject.causal and not end.whole
         self._checked = False
 
     def vector(self, value: Float[Tensor, " d_model"]) -> int:
-        """The id by which rows have this vector in an embedding's place."""
-        self._vectors.append(value.detach())
-        return -len(self._vectors)
+        """The id by which rows have this vector in an embedding's place; equal vectors have one."""
+        key = value.detach().float().cpu().numpy().tobytes()
+        if key not in self._ids:
+            self._vectors.append(value.detach())
+            self._ids[key] = -len(self._vectors)
+        return self._ids[key]
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` gives, made at the first call with this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def __call__(self, rows: Sequence[Row], part: Part) -> Float[np.ndarray, " rows"]:
         """The part's share of the value of each row."""
@@ -110,9 +122,7 @@ class Scorer:
 
     def _plain(self, rows: Sequence[Row], part: Part) -> list[float]:
         out = [0.0] * len(rows)
-        blank = ((0, 0),)
-        texts = [Encoded("", r.ids, blank * len(r.ids), (False,) * len(r.ids)) for r in rows]
-        for batch in self.subject.batches(texts, tokens=self.batch_tokens):
+        for batch in self.subject.batches([as_encoded(row.ids) for row in rows], tokens=self.batch_tokens):
             with self._embedded(batch.input_ids) as ids:
                 forward = partial(self.subject.forward, replace(batch, input_ids=ids))
                 states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
@@ -149,10 +159,11 @@ class Scorer:
             new[own.to(value.device)] = table[where].to(value)
             return new
 
-        site = "hook_embed"
-        with warnings.catch_warnings(), intervene(self.subject.model, {site: edits.function(put, "absent")}):
+        with warnings.catch_warnings(), intervene(self.subject.model, {EMBED: edits.function(put, "absent")}):
             warnings.simplefilter("ignore", NothingChanged)  # a pad's embedding is often zero already
-            yield ids.masked_fill(own, self.subject.pad_id)
+            yield ids.masked_fill(
+                own, int(self.subject.pad_id == 0)
+            )  # a token: a pad would move what a classifier reads
 
     # -- shared beginnings
 
@@ -177,7 +188,7 @@ class Scorer:
             return None
         values = self._of(torch.stack(states), torch.ones(len(rows), len(reads[0]), dtype=torch.bool), part)
         if not self._checked:
-            some = [0, len(rows) - 1][:CHECKED]
+            some = [0, len(rows) - 1]
             alone = self._plain([rows[i] for i in some], part)
             self.cost += Cost(forwards=len(some))
             scale = max(1.0, *(abs(v) for v in alone))
@@ -238,8 +249,7 @@ def _cache_bytes(subject: Subject) -> int:
 
 def row_batch(question: Question, part: Part, rows: int) -> Batch:
     """A part's row several times in one batch."""
-    text = Encoded("", part.ids, ((0, 0),) * len(part.ids), (False,) * len(part.ids))
-    (batch,) = question.subject.batches([text] * rows, tokens=rows * len(part.ids))
+    (batch,) = question.subject.batches([part.encoded] * rows, tokens=rows * len(part.ids))
     return batch
 
 

@@ -2,7 +2,7 @@
 
     phi_i = sum over S without i of |S|! (M - |S| - 1)! / M! [v(S + i) - v(S)]
 
-They sum to v(all) - v(nothing). Every estimate carries the standard error of its draw.
+They sum to v(all) - v(nothing). Every estimate carries the standard error of its draw, and of the removal's.
 """
 
 from __future__ import annotations
@@ -33,8 +33,17 @@ def exact(game: Game, options: Options) -> Found:
             "use kernel-shap or permutation-shap"
         )
     masks = (np.arange(2**game.n)[:, None] >> np.arange(game.n)) & 1 > 0
-    values = game(masks)
-    return Found(shapley_values(values), game.value, np.zeros(game.n), float(values[0]), more={"removal": game.removal})
+    each = game.each(masks)
+    scores, errors = over_draws(np.stack([shapley_values(values) for values in each]))
+    return Found(scores, game.value, errors, float(each[:, 0].mean()), more={"removal": game.removal})
+
+
+def over_draws(
+    each: Float[np.ndarray, "draws units"],
+) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
+    """The mean over draws of the removal, and its standard error: 0 of a removal that is not drawn."""
+    draws = len(each)
+    return each.mean(0), each.std(0, ddof=1) / math.sqrt(draws) if draws > 1 else np.zeros(each.shape[1])
 
 
 def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " units"]:
@@ -57,14 +66,21 @@ def kernel_weight(units: int, size: int) -> float:
 
 def kernel(game: Game, options: Options) -> Found:
     """Weighted regression on sets: whole sizes while the budget lasts, then drawn ones, each with its complement."""
-    empty, value = game.empty, game.value
+    value, empties = game.value, game.each(np.zeros((1, game.n), dtype=bool))[:, 0]
+    empty = float(empties.mean())
     if game.n == 1:
-        return Found(np.array([value - empty]), value, np.zeros(1), empty, more={"removal": game.removal})
+        scores, errors = over_draws(value - empties[:, None])
+        return Found(scores, value, errors, empty, more={"removal": game.removal})
     budget = 2 * game.n + 2048 if options.samples is None else options.samples
     if budget < 2 * game.n:
         raise AttributionError(f"kernel-shap: expected at least {2 * game.n} samples for {game.n} units, got {budget}")
     masks, weights, pairs = kernel_sample(game.n, budget, np.random.default_rng(options.seed))
-    scores, errors = kernel_solve(masks, game(masks), weights, value, empty, pairs)
+    each = game.each(masks)
+    scores, sampled = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
+    of_draw = [
+        kernel_solve(masks, own, weights, value, none)[0] for own, none in zip(each, empties.tolist(), strict=True)
+    ]
+    errors = np.hypot(sampled, over_draws(np.stack(of_draw))[1])
     more = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
     return Found(scores, value, errors, empty, more=more)
 
@@ -149,23 +165,24 @@ def permutations(game: Game, options: Options) -> Found:
         raise AttributionError(f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}")
     rng = np.random.default_rng(options.seed)
     forward = [rng.permutation(game.n) for _ in range(pairs)]
-    each = (marginals(game, forward) + marginals(game, [order[::-1] for order in forward])) / 2
-    errors = each.std(0, ddof=1) / math.sqrt(pairs)
+    each = (marginals(game.each, forward) + marginals(game.each, [order[::-1] for order in forward])) / 2
+    scores, drawn = over_draws(each.mean(1))
+    errors = np.hypot(each.mean(0).std(0, ddof=1) / math.sqrt(pairs), drawn)
     more = {"removal": game.removal, "permutations": 2 * pairs}
-    return Found(each.mean(0), game.value, errors, game.empty, more=more)
+    return Found(scores, game.value, errors, game.empty, more=more)
 
 
 def marginals(
-    game: Callable[[Masks], Float[np.ndarray, " rows"]], orders: list[np.ndarray]
-) -> Float[np.ndarray, "orders units"]:
-    """What each unit adds when it comes in, for each order."""
+    each: Callable[[Masks], Float[np.ndarray, "draws rows"]], orders: list[np.ndarray]
+) -> Float[np.ndarray, "draws orders units"]:
+    """What each unit adds when it comes in, for each draw of the removal and each order."""
     n = len(orders[0])
     masks = np.zeros((len(orders), n + 1, n), dtype=bool)
     for row, order in zip(masks, orders, strict=True):
         for step, unit in enumerate(order, 1):
             row[step:, unit] = True
-    steps = np.diff(game(masks.reshape(-1, n)).reshape(len(orders), n + 1))
-    out = np.empty((len(orders), n))
-    for row, order, gained in zip(out, orders, steps, strict=True):
-        row[order] = gained
+    steps = np.diff(each(masks.reshape(-1, n)).reshape(-1, len(orders), n + 1))
+    out = np.empty_like(steps)
+    for at, order in enumerate(orders):
+        out[:, at, order] = steps[:, at]
     return out

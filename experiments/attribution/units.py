@@ -7,9 +7,10 @@ be half there.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import regex
 
 from experiments.subject import Subject
 from experiments.words import Encoded, trimmed, word_spans
@@ -20,8 +21,12 @@ LEVELS = ("word", "token", "span")
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’\-][^\W{_UNSPACED}]+)*|[^\w\s]+")
-_CLAUSE = re.compile(r"[^.,;:!?\n。，、；：！？]*[.,;:!?\n。，、；：！？]*")
+# A combining mark (an Indic vowel sign, an accent by itself) belongs to what it stands on.
+_LETTERS = rf"[[\w\p{{N}}]--[{_UNSPACED}]]+"
+_WORD = regex.compile(
+    rf"(?V1)[{_UNSPACED}]\p{{M}}*|{_LETTERS}(?:['’\-]{_LETTERS})*|(?:[^\w\p{{N}}\s][\p{{M}}\u200c\u200d]*)+"
+)
+_CLAUSE = regex.compile(r"[^.,;:!?\n。，、；：！？]*[.,;:!?\n。，、；：！？]*")
 
 
 class AttributionError(ValueError):
@@ -55,6 +60,8 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
     >>> [text[a:b] for text in ["It's well-known: 你好"] for a, b in split_words(text)]
     ["It's", 'well-known', ':', '你', '好']
+    >>> [text[a:b] for text in ["हिन्दी, தமிழ்"] for a, b in split_words(text)]
+    ['हिन्दी', ',', 'தமிழ்']
     """
     return [match.span() for match in _WORD.finditer(text)]
 

@@ -84,7 +84,7 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
         rankings = len(config.ranking or RANKINGS) + config.gradient
         sets = len({1, *config.k}) * (rankings + config.random) + config.show * rankings
         every = [Component("sets", Site(name).layer or 0, i, Site(name)) for name in places for i in range(sets)]
-        reading = forecast.pass_seconds(subject, view.layout.encoded, 4096)
+        reading = forecast.pass_seconds(subject, view.layout.encoded, config.batch_tokens)
         return reading + forecast.sweep_seconds(subject, metric, groups, every, float(len(_changes(config, task))))
 
     planned = this.plan(plan, held=3 * held, disk=disk, seconds=seconds, besides="rankings and probes")

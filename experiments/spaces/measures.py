@@ -97,6 +97,8 @@ def separability(
 ) -> Interval:
     """Accuracy of the k nearest neighbours' majority (Euclidean), neighbours of the same sentence left out.
 
+    Words of at least two sentences; where fewer than k are of other sentences, these alone vote.
+
     Asked of the space and of its map alike, it says how much of the classes' separation a map keeps or makes up.
     """
     distance = _squared(points)
@@ -104,7 +106,8 @@ def separability(
     near = np.argsort(distance, axis=1, kind="stable")[:, :k]
     classes, index = np.unique(labels, return_inverse=True)
     votes = np.zeros((len(points), len(classes)))
-    np.add.at(votes, (np.arange(len(points))[:, None], index[near]), 1.0)
+    others = np.isfinite(np.take_along_axis(distance, near, axis=1))
+    np.add.at(votes, (np.arange(len(points))[:, None], index[near]), others.astype(float))
     return ClusterBootstrap(sentences, seed=seed).mean((votes.argmax(1) == index).astype(float))
 
 
@@ -130,6 +133,6 @@ def cka(a: Float[np.ndarray, "k n n"], b: Float[np.ndarray, "m n n"]) -> Float[n
     1 for a cloud and a rotated or scaled copy, about 0 for unrelated ones. Source: Kornblith et al. 2019, with the unbiased
     HSIC of Song et al. 2012.
     """
-    left, right = (grams.reshape(len(grams), -1) for grams in (a, b))
-    left, right = (g / np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-300) for g in (left, right))
-    return left @ right.T
+    flat = [grams.reshape(len(grams), -1) for grams in ((a,) if b is a else (a, b))]
+    units = [grams / np.maximum(np.linalg.norm(grams, axis=1, keepdims=True), 1e-300) for grams in flat]
+    return units[0] @ units[-1].T

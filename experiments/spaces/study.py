@@ -62,7 +62,9 @@ def run(config: GeometryConfig) -> dict[str, Any]:
         f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(places)} sites, maps by {', '.join(methods)}"
     )
     stored = len(words.chosen) * subject.d_model * len(places) * 4
-    cost: dict[str, Any] = {"held": 2 * stored, "disk": stored, "besides": "maps, neighbours and figures"}
+    compared = len(places) + (len(study_sites(other, config.site)) if other else 0)
+    held = 2 * stored + cka_bytes(compared, len(words.chosen))
+    cost: dict[str, Any] = {"held": held, "disk": stored, "besides": "maps, neighbours and figures"}
     encoded = words.layout.encoded
     if (
         planned := this.plan(plan, **cost, seconds=lambda: pass_seconds(subject, encoded, config.batch_tokens))
@@ -190,7 +192,7 @@ def _layer(
         drawn[method] = maps.aligned(points, before.get(method))
     for name, values in labels.items():
         have = np.array([isinstance(v, str) for v in values])
-        if have.sum() < FEW or len(set(values[have])) < 2:
+        if have.sum() < FEW or len(set(values[have])) < 2 or len(set(sentences[have])) < 2:
             continue
         counts = np.unique(values[have].astype(str), return_counts=True)[1]
         record[f"{name}:majority"] = float(counts.max() / counts.sum())
@@ -204,6 +206,11 @@ def _layer(
         "maps": {name: np.round(points, 4).tolist() for name, points in drawn.items()},
         "near": near.tolist(),
     }
+
+
+def cka_bytes(clouds: int, words: int) -> int:
+    """What CKA holds at a time: the clouds' Gram matrices, the same at length 1, and their squares on the way there."""
+    return 3 * 8 * clouds * words**2
 
 
 def _similar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 
 import induction
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers as hf
+from jaxtyping import Float
 from naive import subject
 from torch import Tensor
 
 from experiments.attention.arcs import WordTotals
 from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTotals, deal, punctuation
-from experiments.attention.norms import contributions, output_weights
+from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
 from experiments.attention.paths import flow, rollout
-from experiments.attention.shown import from_bytes, shown_texts, text_patterns
+from experiments.attention.shown import shown_texts, text_patterns
 from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.study import head_records, plain_sentence
 from experiments.features import Layout
@@ -82,7 +85,12 @@ def test_statistics_are_those_of_loops_over_single_texts(name: str, tokens: int)
     for statistic, expected in by_loops(one, texts).items():
         np.testing.assert_allclose(found.value(statistic), expected, atol=2e-5, err_msg=statistic)
     own = sum(not s for t in texts for i, s in enumerate(t.special) if i > 0 or not one.causal)
-    assert found.n_queries == own
+    assert queries(found) == own
+
+
+def queries(found: HeadStatistics) -> int:
+    """How many tokens looked."""
+    return int(found.sums[0, :, COLUMNS.index("queries"), 0].sum())
 
 
 def put(one: Subject, site: str, pattern: object) -> object:
@@ -136,8 +144,20 @@ def test_what_is_held_does_not_grow_with_the_corpus() -> None:
         texts = one.encode([f"w{3 + i % 40} w{5 + i % 7} w9" for i in range(n)])
         found = statistics(one, texts, 512)
         sizes.append(found.sums.size)
-        assert found.n_queries == 3 * n
+        assert queries(found) == 3 * n
     assert sizes[0] == sizes[1]
+
+
+def contributions(
+    pattern: Float[Tensor, "batch head query key"],
+    values: Float[Tensor, "batch pos kv_head d_head"],
+    weights: Float[Tensor, "head d_head d_model"],
+) -> Float[Tensor, "batch query d_model"]:
+    r"""What all heads add, pattern x value x output projection: ``attn_out`` without its bias."""
+    wide = values.transpose(1, 2)
+    if wide.shape[1] != len(weights):
+        wide = wide.repeat_interleave(len(weights) // wide.shape[1], dim=1)
+    return torch.einsum("bhqk,bhkd,hdm->bqm", pattern, wide, weights)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -262,6 +282,24 @@ def test_the_hand_built_heads_are_found_and_named() -> None:
     assert "previous token" in roles.pop(induction.PREVIOUS)
     assert "induction" in roles.pop(induction.INDUCTION)
     assert not any("induction" in role or "previous" in role for role in roles.values())
+
+
+def test_a_head_by_itself_is_like_no_other() -> None:
+    config = hf.GPT2Config(n_layer=1, n_embd=8, n_head=1, n_positions=64, **tiny._IDS)
+    one = Subject(hf.GPT2LMHeadModel(config).eval(), tiny.tokenizer(), bos="always")
+    sentences = [plain_sentence(text, text) for text in TEXTS[:3]]
+    layout, groups = Layout.of(one, sentences), deal(3, 0)
+    heads, alike = HeadTotals(one, layout.encoded, groups), SimilarityTotals(one, layout.encoded)
+    words = WordTotals(one, sentences, layout, groups)
+    pass_over(one, layout.encoded, [heads, alike, words])
+    nothing = dict.fromkeys(("duplicate", "induction"), np.zeros((1, 1)))
+    (record,) = head_records(heads.result(), words.result(), alike.result(), nothing)
+    assert (record["nearest"], record["nearest_similarity"]) == (None, None)
+
+
+def from_bytes(text: str, *shape: int) -> np.ndarray:
+    """The numbers that a page's base64 holds."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape) / 255
 
 
 def test_the_patterns_of_a_report_are_the_model_s() -> None:

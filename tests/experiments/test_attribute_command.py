@@ -93,6 +93,16 @@ def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(saved) == ["00000-leave-one-out", "00000-random", "00001-leave-one-out", "00001-random"]
 
 
+def test_stability_is_measured_wherever_something_is_drawn(tmp_path: Path) -> None:
+    for removal, drawn in (("resample", True), ("mean", False)):
+        given = command(
+            tmp_path / removal, "--text", "The dog", "--target", " is", "--random", "0", "--removal", removal
+        )
+        assert cli.main([*given, "--method", "leave-one-out", "--seeds", "1"]) == 0
+        (record,) = json.loads((tmp_path / removal / "results.json").read_text(encoding="utf-8"))["records"]
+        assert (record["stability"] is not None) == drawn
+
+
 def test_each_step_of_a_generation_is_explained(tmp_path: Path) -> None:
     assert cli.main(command(tmp_path / "run", "--text", "The old", "--generate", "3", "--random", "0")) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
@@ -117,6 +127,7 @@ def test_words_have_a_ground_as_strong_as_their_scores() -> None:
         (["--text", ""], "expected a text with words"),
         (["--text", TEXT, "--method", "magic"], "expected one of leave-one-out"),
         (["--text", TEXT, "--target", ""], "has no token"),
+        (["--text", TEXT, "--target", " are big", "--flips", "1"], "expected answers of one token"),
         (["--text", TEXT, "--method", "conductance"], "conductance is of a site"),
         (["--text", TEXT, "--method", "ig", "--site", "blocks.9.hook_z"], "no site"),
         (["--text", " ".join(["dog"] * 200)], "longer than the model's"),

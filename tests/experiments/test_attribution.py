@@ -132,6 +132,58 @@ def test_cuts_are_the_cheapest_of_all() -> None:
     assert at[-1] == 12
 
 
+def test_equal_vectors_of_two_games_are_one_row() -> None:
+    scorer = Scorer(ask(make("gpt2"), TEXT, " w20"))
+    masks = np.random.default_rng(0).random((20, 6)) < 0.5
+    values = Game(scorer, "mean")(masks)
+    before = scorer.cost.forwards
+    np.testing.assert_array_equal(Game(scorer, "mean")(masks), values)
+    assert scorer.cost.forwards == before
+    assert not np.allclose(Game(scorer, "zero")(masks), values)
+
+
+def test_an_absent_word_is_as_long_as_the_embedding_layer_makes_its_words() -> None:
+    """Gemma 3's layer gives sqrt(d) times its table."""
+    config = hf.Gemma3TextConfig(**tiny._WIDE, **tiny._IDS, num_key_value_heads=2, head_dim=8)
+    torch.manual_seed(0)
+    model: Any = hf.Gemma3ForCausalLM(config).eval()
+    subject = Subject(model, tiny.tokenizer(), bos="always")
+    ids = torch.tensor([subject.encode([TEXT])[0].ids])
+    table = model.get_input_embeddings().weight.detach() * 32**0.5
+    vectors = table[ids].clone()
+    vectors[0, 3] = table.mean(0)
+    with torch.no_grad():
+        logp = torch.log_softmax(model(inputs_embeds=vectors).logits[0, -1].double(), -1) / np.log(2)
+    game = Game(Scorer(ask(subject, TEXT, " w20")), "mean")
+    assert game(np.arange(6)[None] != 2)[0] == pytest.approx(float(logp[20]), abs=1e-5)
+
+
+def test_a_masked_model_proposes_in_batches_once_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = make("bert")
+    scorer = Scorer(ask(subject, f"{TEXT} w4", " w20"), batch_tokens=16)
+    (part,) = scorer.question.parts
+    sizes: list[int] = []
+    forward = subject.forward
+
+    def counted(batch: Any, **more: Any) -> Any:
+        sizes.append(batch.input_ids.numel())
+        return forward(batch, **more)
+
+    monkeypatch.setattr(subject, "forward", counted)
+    game = Game(scorer, "propose", draws=8)
+    assert (scorer.cost.forwards, max(sizes)) == (6, 16)
+    Game(scorer, "propose", seed=1)
+    assert scorer.cost.forwards == 6
+    for unit in range(6):
+        (at,) = part.tokens[unit]
+        ids = torch.tensor([part.ids])
+        ids[0, at] = 4
+        with torch.no_grad():
+            logits = subject.model(ids).logits[0, at]
+        logits[part.ids[at]] = -torch.inf
+        assert {fill[at][0] for fill in game._plans[0][1]} <= set(logits.topk(10).indices.tolist())
+
+
 # -- targets
 
 
@@ -173,6 +225,24 @@ def test_a_classifier_answers_for_its_class() -> None:
     )
     with pytest.raises(AttributionError, match="expected one of bad, so, good"):
         attribute(subject, TEXT, target="fine")
+
+
+@pytest.mark.filterwarnings("ignore:.*will not detect padding tokens")
+def test_a_causal_classifier_reads_the_last_position_whatever_stands_there() -> None:
+    config = hf.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=64, num_labels=3, **tiny._IDS)
+    torch.manual_seed(0)
+    model: Any = hf.GPT2ForSequenceClassification(config).eval()
+    subject = Subject(model, tiny.tokenizer(), bos="never")
+    question = ask(subject, TEXT, "LABEL_1")
+    table = model.get_input_embeddings().weight.detach()
+    vectors = table[torch.tensor([question.parts[0].ids])].clone()
+    vectors[0, -1] = table.mean(0)
+    with torch.no_grad():
+        expected = model(inputs_embeds=vectors).logits[0, 1]
+    game = Game(Scorer(question), "mean")
+    assert game(np.arange(6)[None] != 5)[0] == pytest.approx(float(expected), abs=1e-5)
+    with pytest.raises(AttributionError, match="reads the last token that is no pad"):
+        Game(Scorer(question), "pad")
 
 
 # -- a planted truth
@@ -244,6 +314,13 @@ def test_without_them_nothing_is_found() -> None:
         (TEXT, {"target": Target(wrong=" w7")}, "needs the answer"),
         (TEXT, {"target": Target(word=1)}, "read by a probe"),
         (" ".join(["w5"] * 80), {}, "longer than the model's 64 tokens"),
+        (TEXT, {"steps": 0}, "steps 0: expected at least 1"),
+        (TEXT, {"draws": 0}, "draws 0: expected at least 1"),
+        (TEXT, {"samples": 0}, "samples 0: expected at least 1"),
+        (TEXT, {"features": -1}, "features -1: expected at least 0"),
+        (TEXT, {"window": 0}, "window 0: expected at least 1"),
+        (TEXT, {"method": "smoothgrad", "samples": 1}, "at least 2 samples, got 1"),
+        (TEXT, {"method": "conductance", "site": "blocks.0.attn.hook_z", "baseline": "sampled"}, "along one path"),
         (" ".join(["w5"] * 13), {"method": "shapley"}, "8,192 texts: expected at most 12 units"),
     ],
 )
@@ -257,4 +334,6 @@ def test_deleting_everything_needs_something_that_stays() -> None:
     subject = Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="never")
     with pytest.raises(AttributionError, match="leaves nothing that can be read"):
         attribute(subject, TEXT, method="shapley", removal="delete")
+    with pytest.raises(AttributionError, match="leaves nothing that can be read"):  # before the answer's first token
+        attribute(subject, TEXT, target=" w20 w21", method="shapley", removal="delete")
     assert attribute(subject, TEXT, method="shapley").more["removal"] == "mean"

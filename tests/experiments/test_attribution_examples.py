@@ -72,6 +72,13 @@ def test_a_flip_is_what_the_model_says_of_the_changed_text() -> None:
     assert found.flipped
 
 
+@pytest.mark.parametrize("target", [Target(" w20 w21"), Target(" w20", " w21 w22")])
+def test_a_flip_of_several_tokens_is_refused(target: Target) -> None:
+    subject = Subject(tiny.model("llama"), tiny.tokenizer(), bos="always")
+    with pytest.raises(AttributionError, match="expected answers of one token"):
+        flip(Scorer(ask(subject, TEXT, target)))
+
+
 def test_the_nearest_text_is_the_text_itself() -> None:
     subject = Subject(tiny.model("bert"), tiny.tokenizer(), bos="always")
     known = [(f"w{i} w{i + 1} w{2 * i + 3}", str(i)) for i in range(5, 25)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,6 +173,18 @@ def test_a_span_gets_a_word_for_each_of_its_words(subject: Subject, masked: Subj
     game = Game(Scorer(question), draws=3, proposals=masked)
     fills = [fill[2] for fill in game._plans[0][1]]
     assert all(len(fill) == 2 and set(fill) <= set(range(32, 42)) for fill in fills)
+
+
+def test_a_model_that_proposed_is_let_go_with_its_scorer(subject: Subject) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.mask_token = "w4"
+    other = Subject(tiny.model("bert"), tokenizer, bos="always")
+    game = Game(Scorer(ask(subject, TEXT, TARGET)), proposals=other)
+    assert game.removal == "propose"
+    kept = weakref.ref(other)
+    del game, other
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_proposes_nothing_is_one_line(subject: Subject, masked: Subject) -> None:

@@ -31,6 +31,16 @@ def random_game(n: int, seed: int = 0) -> Fake:
     return Fake(n, of)
 
 
+@pytest.mark.parametrize("method", [shapley.exact, shapley.kernel, shapley.permutations])
+@pytest.mark.parametrize("n", [1, 4])
+def test_errors_of_a_drawn_removal_are_those_of_the_mean_over_draws(method: Any, n: int) -> None:
+    """In a game that is linear in every draw a method's scores are its weights, and nothing else is left to chance."""
+    weights = np.random.default_rng(0).normal(size=(5, n))
+    found = method(Fake(n, *((lambda mask, w=w: -float(w @ ~mask)) for w in weights)), Options(samples=64))
+    np.testing.assert_allclose(found.scores, weights.mean(0), atol=1e-9)
+    np.testing.assert_allclose(found.errors, weights.std(0, ddof=1) / 5**0.5, atol=1e-9)
+
+
 def brute_force(game: Fake) -> np.ndarray:
     """The mean over all orders of what a unit adds when it comes in."""
     out = np.zeros(game.n)

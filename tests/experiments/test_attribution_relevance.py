@@ -9,10 +9,11 @@ import planted
 import pytest
 import tiny
 import torch
+import transformers as hf
 from naive import bias_free
 from torch import nn
 
-from experiments.attribution import AttributionError, Target, attribute
+from experiments.attribution import AttributionError, Target, attribute, relevance
 from experiments.attribution.relevance import half, propagating
 from experiments.subject import Subject
 
@@ -20,7 +21,7 @@ TEXT = "w5 w6 w7 w8 w9 w10"
 TARGET = Target(" w20", measure="logit")
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "neox", "bert", "phi3", "cohere"])
 def test_relevance_is_conserved_at_every_block(name: str) -> None:
     subject = bias_free(name)
     text = TEXT if subject.causal else f"{TEXT} w4"
@@ -33,6 +34,38 @@ def test_relevance_is_conserved_at_every_block(name: str) -> None:
     plain = attribute(subject, text, target=TARGET, method="grad-input", site="blocks.0.hook_resid_pre")
     kept = plain.scores.sum() + plain.more["outside"]
     assert abs(kept - found.value) > 0.05 * abs(found.value)  # which the plain gradient does not keep
+
+
+def test_what_is_lost_without_a_bias_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = bias_free("phi3")
+    assert "went to" in attribute(subject, TEXT, target=TARGET, method="cp-lrp").notes[0]
+    monkeypatch.setattr(relevance, "FUSED", ("no layer",))
+    assert attribute(subject, TEXT, target=TARGET, method="cp-lrp").notes[0].startswith("NOT CONSERVED")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["lrp", "cp-lrp", "deep-taylor", "chefer"])
+def test_half_precision_gives_the_relevance_of_the_whole(method: str, dtype: torch.dtype) -> None:
+    narrow, wide = (
+        Subject(tiny.model("llama").to(kind), tiny.tokenizer(), bos="always") for kind in (dtype, torch.float32)
+    )
+    found, expected = (attribute(one, TEXT, target=TARGET, method=method).scores for one in (narrow, wide))
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_a_classifiers_rollout_is_that_of_the_language_model_whose_head_it_has() -> None:
+    config: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64, **tiny._IDS}
+    torch.manual_seed(0)
+    classifier: Any = hf.GPT2ForSequenceClassification(hf.GPT2Config(**config, num_labels=3)).eval()
+    model: Any = hf.GPT2LMHeadModel(hf.GPT2Config(**config, tie_word_embeddings=False)).eval()
+    model.transformer.load_state_dict(classifier.transformer.state_dict())
+    with torch.no_grad():
+        model.lm_head.weight[20] = classifier.score.weight[1]
+    ours, theirs = (Subject(one, tiny.tokenizer(), bos="never") for one in (classifier, model))
+    found = attribute(ours, TEXT, target="LABEL_1", method="chefer")
+    expected = attribute(theirs, TEXT, target=TARGET, method="chefer")
+    assert found.value == pytest.approx(expected.value, abs=1e-5)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
 def test_values_stay_and_nothing_is_left_behind() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
 from experiments import cli
+from experiments.attention import checkpoints
+from experiments.attention.passes import pass_over
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
-from experiments.subject import load
+from experiments.subject import Subject, load
+from hooks import capture
 
 PATHS = demo_paths()
 
@@ -77,9 +82,24 @@ def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(tmp_path: Pa
     assert 'id="checkpoints"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.attention import checkpoints
+def test_a_full_memory_leaves_out_whole_batches_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "KEPT_BYTES", 1)
+    before, after = (Subject(tiny.model("gpt2", seed), tiny.tokenizer(), bos="always") for seed in (0, 1))
+    texts = before.encode(["w3 w4", "w5 w6 w7 w8 w9"])
+    first = checkpoints.Kept(texts, None)
+    pass_over(before, texts, [first], batch_tokens=1)
+    second = checkpoints.Kept(texts, first)
+    pass_over(after, texts, [second], batch_tokens=1)
+    ids, seen = torch.tensor([texts[1].ids]), []  # the longest text is the first batch
+    for one in (before, after):
+        with torch.no_grad(), capture(one.model, "blocks.*.attn.hook_pattern") as acts:
+            one.model(ids)
+        seen.append(torch.stack([acts[f"blocks.{n}.attn.hook_pattern"][0] for n in (0, 1)]))
+    moved = (1 - (seen[0] * seen[1]).sqrt().sum(-1))[..., 1:].mean(-1)
+    np.testing.assert_allclose(second.change(), moved.numpy(), atol=1e-5)
 
+
+def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = checkpoints.load, []
 
     def third_stops(path: Path, **more: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from experiments.features import Layout
 from experiments.spaces import maps, measures
 from experiments.spaces.drawn import norms_by_position
 from experiments.spaces.lens import LensError, logit_lens
+from experiments.spaces.study import _similar, cka_bytes
 from hooks import capture
 
 
@@ -87,6 +89,21 @@ def test_separability_finds_planted_classes_and_none_where_there_are_none() -> N
     together = 50 * cloud(60, 4)[sentences] + cloud(300, 4)
     by_sentence = np.array(["a", "b"])[np.random.default_rng(2).integers(0, 2, 60)][sentences]
     assert measures.separability(together, by_sentence, sentences).value < 0.75
+
+
+def test_a_word_and_its_sentence_do_not_vote_where_others_are_few() -> None:
+    sentences = np.array([0] * 12 + [1] * 2)
+    labels = np.where(sentences == 0, "a", "b")  # so that every word of another sentence is of the other class
+    assert measures.separability(cloud(14, 3), labels, sentences).value == 0
+
+
+def test_what_cka_holds_is_what_is_planned() -> None:
+    vectors = {f"blocks.{i}": cloud(200, 8, i) for i in range(4)}
+    tracemalloc.start()
+    _similar(vectors)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.6 * cka_bytes(4, 200) < peak <= 1.1 * cka_bytes(4, 200)
 
 
 def test_maps_lie_on_each_other_and_are_trusted_where_they_should_be() -> None:
