@@ -169,6 +169,27 @@ def test_saliency_and_gradient_times_input_are_captums(captum: Any, subject: Sub
         np.testing.assert_allclose(found.scores, expected[1:7].detach().numpy(), atol=1e-5)
 
 
+def test_smoothgrad_is_the_mean_of_plain_gradients_around_the_text(subject: Subject) -> None:
+    text, ids, read = text_of(subject)
+    x, value = subject.model.get_input_embeddings()(ids).detach()[0], logit_of_vectors(subject, read)
+    noise = torch.randn(8, *x.shape, generator=torch.Generator().manual_seed(3))
+    noise[:, 0] = noise[:, 7:] = 0  # the words' own vectors alone
+    shares = []
+    for draw in noise:
+        leaf = (x + 0.4 * (x.max() - x.min()) * draw)[None].requires_grad_()
+        (slope,) = torch.autograd.grad(value(leaf).sum(), leaf)
+        shares.append((slope[0] * x)[1:7].sum(-1).numpy())
+    more: dict[str, Any] = {"target": TARGET, "level": "token", "samples": 8, "seed": 3}
+    found = attribute(subject, text, method="smoothgrad", noise=0.4, **more)
+    np.testing.assert_allclose(found.scores, np.mean(shares, 0), rtol=1e-3, atol=1e-7)
+    assert found.errors is not None
+    np.testing.assert_allclose(found.errors, np.std(shares, 0, ddof=1) / 8**0.5, rtol=1e-3, atol=1e-7)
+    still = attribute(subject, text, method="smoothgrad", noise=0.0, **more)
+    plain = attribute(subject, text, target=TARGET, method="grad-input", level="token").scores
+    np.testing.assert_allclose(still.scores, plain, rtol=1e-3, atol=1e-7)
+    assert np.abs(found.scores - plain).max() > 0.1 * np.abs(plain).max()  # and the noise does something
+
+
 def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None:
     text, ids, read = text_of(subject)
     baseline = ids.clone()
