@@ -65,7 +65,10 @@ def test_effects_stand_beside_attention(found: dict[str, Any], ablated: Path) ->
     assert {(r["layer"], r["index"]): r["effect"] for r in found["records"]} == effects
     apart = found["effects"]
     assert apart["n"] == 20
-    ranks = [rankdata([size(r) for r in found["records"]]) for size in (lambda r: abs(r["effect"]), lambda r: r["confidence"])]
+    ranks = [
+        rankdata([size(r) for r in found["records"]])
+        for size in (lambda r: abs(r["effect"]), lambda r: r["confidence"])
+    ]
     assert apart["spearman"]["confidence"] == pytest.approx(np.corrcoef(ranks)[0, 1])
 
 

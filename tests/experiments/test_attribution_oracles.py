@@ -201,6 +201,26 @@ def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None
     assert found.scores.sum() == pytest.approx(found.value - found.baseline, rel=0.01)
 
 
+def test_a_sampled_baseline_is_the_mean_over_texts_of_drawn_words(subject: Subject) -> None:
+    text, ids, read = text_of(subject)
+    generator, embed = torch.Generator().manual_seed(2), subject.model.get_input_embeddings()
+    special = set(subject.tokenizer.all_special_ids)
+    known = torch.tensor([i for i in range(tiny.VOCAB) if i not in special])
+    drawn = known[torch.randint(len(known), (3, ids.shape[1]), generator=generator)]
+    x, value = embed(ids).detach()[0], logit_of_vectors(subject, read)
+    points = (torch.arange(200) + 0.5)[:, None, None] / 200  # midpoints of a fine straight path
+    shares = []
+    for other in embed(drawn).detach():
+        start = x.clone()
+        start[1:7] = other[1:7]
+        leaf = (start + points * (x - start)).requires_grad_()
+        (slope,) = torch.autograd.grad(value(leaf).sum(), leaf)
+        shares.append((slope.mean(0) * (x - start))[1:7].sum(-1).numpy())
+    more: dict[str, Any] = {"target": TARGET, "level": "token", "method": "ig", "seed": 2}
+    found = attribute(subject, text, baseline="sampled", samples=3, **more)
+    np.testing.assert_allclose(found.scores, np.mean(shares, 0), atol=0.01 * np.abs(shares).max())
+
+
 def test_occlusion_is_captums(captum: Any, subject: Subject) -> None:
     text, ids, read = text_of(subject)
     baselines = torch.full_like(ids, subject.pad_id)

@@ -166,7 +166,10 @@ def activation(folder: Path, text: str) -> float:
 def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     at, other = "blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"
     sets = [NeuronSet(at, "f", (3,)), NeuronSet(at, "f", (3, 4)), NeuronSet(at, ALONE, (7,))]
-    sets += [NeuronSet(at, RANDOM, (i,)) for i in range(4)] + [NeuronSet(at, RANDOM, (1, 2)), NeuronSet(other, RANDOM, (1,))]
+    sets += [NeuronSet(at, RANDOM, (i,)) for i in range(4)] + [
+        NeuronSet(at, RANDOM, (1, 2)),
+        NeuronSet(other, RANDOM, (1,)),
+    ]
     prompts = np.array([-1.0, 0.0, 1.0])
     means = [3.0, 0.5, 0.25, -3.5, 1.0, 2.0, 0.0, 9.0, 99.0]
     effects = np.array([mean + prompts * (i == 0) for i, mean in enumerate(means)])
