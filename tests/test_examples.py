@@ -69,8 +69,9 @@ def test_your_own_property(tmp_path, monkeypatch):
 
 
 def test_your_own_edit():
-    found = example("your_own_edit").main(None, None, 8, 64, sentences=8)
+    found = example("your_own_edit").main(None, None, 1, 8, 64, sentences=8)
     assert all(abs(found[64, layer]) < max(found[8, layer], 0.02) for layer in range(5))
+    assert max(found[1, layer] for layer in range(5)) > 0.1  # one neuron a token is too few
 
 
 def test_your_own_model(capsys, tmp_path):

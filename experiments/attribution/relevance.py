@@ -288,8 +288,8 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         x = slope.clean()
         with capture(model, *patterns, grad=True) as plain:
             value += float(slope.at(x[None])[0])
-        with propagating(model, options.rule, end=end), capture(model, *patterns, grad=True) as acts:
-            slope.at(x[None])
+        with capture(model, *patterns, grad=True) as acts, propagating(model, options.rule, end=end):
+            slope.at(x[None])  # seen before the rule of products: the pattern has its half of what comes through it
         rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
         for name in patterns:
             relevance = (acts[name] * acts.grad[name])[0]

@@ -23,7 +23,7 @@ from experiments.predictions import read_predictions
 from experiments.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
 from experiments.questions import read_questions
 from experiments.reads import MetricError
-from experiments.subject import Subject
+from experiments.subject import Subject, load
 from experiments.sweep import PACK, Sweep, chunks
 from hooks import edits, intervene
 
@@ -134,6 +134,68 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Pat
     if value == "zero":  # without the copying head all tokens are equally likely
         record = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
         assert record["normalised"] == pytest.approx(-1, abs=1e-4)
+
+
+def written(one: Subject, text: str) -> torch.Tensor:
+    """What each head writes before the output projection (layer pos head d), from a forward with plain hooks."""
+    seen: list[torch.Tensor] = []
+    handles = [
+        block.attn.c_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0][0]))
+        for block in one.model.transformer.h
+    ]
+    alone(one, text)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(seen).unflatten(-1, (induction.HEADS, induction.D))
+
+
+def put(one: Subject, item: Prompt, layer: int, head: int, new: torch.Tensor) -> float:
+    """The logit difference of one prompt while a head writes `new`, a vector for each position, in place of its own."""
+    width = slice(head * induction.D, (head + 1) * induction.D)
+
+    def replaced(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        out = args[0].clone()
+        out[0, :, width] = new[: out.shape[1]]
+        return (out,)
+
+    handle = one.model.transformer.h[layer].attn.c_proj.register_forward_pre_hook(replaced)
+    value = naive(one, "logit_difference", item)
+    handle.remove()
+    return value
+
+
+REFERENCE = ["w3 w9 w4 w12 w7 w5 w14 w8 w10 w6 w11", "w5 w6 w4", "w13 w3 w8"]
+"""One text is as long as the prompts: what is resampled can come from nowhere else."""
+
+
+@pytest.mark.parametrize(
+    ("value", "reference"),
+    [("mean", True), ("mean", False), ("mean-position", True), ("mean-position", False), ("resample", True)],
+)
+def test_values_of_reference_texts_are_those_of_single_forwards(tmp_path: Path, value: str, reference: bool) -> None:
+    base, more = hand_built(tmp_path), {}
+    if reference:
+        more["reference"] = base / "texts.jsonl"
+        more["reference"].write_text("".join(json.dumps({"prompt": t, "answer": " w3"}) + "\n" for t in REFERENCE))
+    given = {"model": str(base / "model"), "prompts": base / "prompts.jsonl", "bos": "always", "batch_tokens": 40}
+    results = ablation.run(AblateConfig(value=value, out=base / "run", **given, **more))
+    one, prompts = load(base / "model", bos="always"), read_prompts(base / "prompts.jsonl")
+    texts = [written(one, text) for text in (REFERENCE if reference else [p.prompt for p in prompts])]
+    moved = []
+    for record in results["records"]:
+        layer, head = record["layer"], record["index"]
+        own = [text[layer, :, head] for text in texts]
+        if value == "mean":
+            new = torch.cat([text[1:] for text in own]).mean(0).expand(induction.POSITIONS, -1)  # not the BOS
+        elif value == "resample":
+            new = own[0]
+        else:
+            longest = max(map(len, own))
+            new = torch.stack([torch.stack([t[at] for t in own if len(t) > at]).mean(0) for at in range(longest)])
+        effects = [put(one, p, layer, head, new) - naive(one, "logit_difference", p) for p in prompts]
+        assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-4)
+        moved.append(abs(record["effect"]))
+    assert sorted(moved)[-2] > 0.1  # the two heads that write
 
 
 def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

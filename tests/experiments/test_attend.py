@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from experiments import cli
+from experiments.attention.joined import disagreement
 from experiments.demo import demo_paths
 
 PATHS = demo_paths()
@@ -45,6 +48,7 @@ def test_every_head_has_its_numbers_between_their_ends(found: dict[str, Any]) ->
         assert 0 < record["entropy"] < 1
     assert [layer["change"] is None for layer in found["layers"]] == [True] + [False] * 4
     assert len(found["shown"]["texts"]) == 6
+    assert not any("flow" in text for text in found["shown"]["texts"])  # not asked for
 
 
 def test_the_trained_model_follows_its_grammar(found: dict[str, Any]) -> None:
@@ -61,18 +65,39 @@ def test_effects_stand_beside_attention(found: dict[str, Any], ablated: Path) ->
     assert {(r["layer"], r["index"]): r["effect"] for r in found["records"]} == effects
     apart = found["effects"]
     assert apart["n"] == 20
-    assert -1 <= apart["spearman"]["confidence"] <= 1
-    confident = sorted((r["confidence"] for r in found["records"]), reverse=True)[:5]
-    for site in apart["sharp_unneeded"]:
-        assert next(r["confidence"] for r in found["records"] if r["site"] == site) >= confident[-1]
+    ranks = [
+        rankdata([size(r) for r in found["records"]])
+        for size in (lambda r: abs(r["effect"]), lambda r: r["confidence"])
+    ]
+    assert apart["spearman"]["confidence"] == pytest.approx(np.corrcoef(ranks)[0, 1])
+
+
+def head(place: int, effect: float | None, q: float | None, exact: bool = True) -> dict[str, Any]:
+    """A head that looks the more sharply the higher its place, from 1 to 8."""
+    looks = {"confidence": place / 10, "entropy": 1 - place / 10, "output": 1.0}
+    return {"site": f"head {place}", **looks, "effect": effect, "effect_q": q, "effect_exact": exact}
+
+
+def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
+    """The quarters of eight heads are two each; the middle ones are not named, whatever they do."""
+    clear = {1: 0.01, 2: 0.2, 3: 0.01, 6: 0.5, 7: 0.01, 8: 0.5}
+    apart = disagreement([head(i, (-1) ** i * i, clear.get(i, 0.3)) for i in range(1, 9)])
+    assert apart["spearman"] == {"confidence": pytest.approx(1), "entropy": pytest.approx(-1), "output": None}
+    assert (apart["sharp_unneeded"], apart["diffuse_needed"]) == (["head 8"], ["head 1"])
+    estimated = [head(i, 9 - i, None, exact=False) for i in range(3, 9)]  # an estimate says nothing of chance
+    apart = disagreement([head(1, 8, 0.2), head(2, 7, 0.01), *estimated, head(0, None, None)])
+    assert apart["n"] == 8
+    assert apart["spearman"]["confidence"] == pytest.approx(-1)
+    assert (apart["sharp_unneeded"], apart["diffuse_needed"]) == ([], ["head 2"])
 
 
 def test_texts_without_annotation(tmp_path: Path) -> None:
     prompts = tmp_path / "texts.jsonl"
     prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs run."}\n', encoding="utf-8")
-    assert cli.main(command(tmp_path / "run", prompts=prompts)) == 0
+    assert cli.main([*command(tmp_path / "run", prompts=prompts), "--flow"]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert found["relations"] == []
+    assert all("flow" in text for text in found["shown"]["texts"])
     assert any(n["kind"] == "skipped" and "dependencies" in n["text"] for n in found["notes"])
 
 

@@ -12,11 +12,15 @@ from fake_game import Fake
 from rich.console import Console
 
 from experiments import cli
+from experiments.attribution import Target, attribute
 from experiments.attribution import faithfulness as faith
 from experiments.attribution.command import _findings
+from experiments.attribution.examples import nearest
 from experiments.attribution.shown import coloured
+from experiments.config import AttributeConfig
 from experiments.demo import demo_paths
 from experiments.results import RunFolder
+from experiments.subject import load
 
 TEXT = "The old teachers near the big house"
 
@@ -110,6 +114,77 @@ def test_each_step_of_a_generation_is_explained(tmp_path: Path) -> None:
     assert [t.startswith("The old") for t in texts] == [True] * 3
     assert texts[1] == texts[0] + results["records"][0]["target"].split("'")[1]
     assert any("random" in note["text"] for note in results["notes"])
+
+
+def test_every_option_reaches_the_method_that_reads_it(tmp_path: Path) -> None:
+    known = [{"prompt": text} for text in ("The teacher near the houses", "Dogs run", TEXT)]
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(line) + "\n" for line in known), encoding="utf-8")
+    given = ["--text", TEXT, "--target", " are", "--wrong", " is", "--measure", "log-probability", "--level", "token"]
+    given += [
+        "--method",
+        "leave-one-out",
+        "--method",
+        "ig",
+        "--method",
+        "lime",
+        "--removal",
+        "noise",
+        "--samples",
+        "40",
+    ]
+    given += [
+        "--baseline",
+        "sampled",
+        "--steps",
+        "12",
+        "--seed",
+        "4",
+        "--random",
+        "0",
+        "--seeds",
+        "0",
+        "--sensitivity",
+        "2",
+    ]
+    given += ["--known", str(tmp_path / "known.jsonl"), "--known-site", "blocks.0.hook_resid_post"]
+    assert cli.main(command(tmp_path / "run", *given)) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    subject = load(demo_paths().model)
+    target = Target(" are", " is", "log-probability")
+    more: dict[str, Any] = {"removal": "noise", "samples": 40, "baseline": "sampled", "steps": 12, "seed": 4}
+    assert [r["method"] for r in results["records"]] == ["leave-one-out", "ig", "lime"]
+    for record in results["records"]:
+        expected = attribute(subject, TEXT, target=target, level="token", method=record["method"], **more)
+        np.testing.assert_allclose(record["scores"], expected.scores, atol=1e-4)
+        assert record["unit"] == expected.unit == "bits"
+        assert record["measured_by"] == "noise"
+        assert record["sensitivity"] > 0
+        change = {"leave-one-out": {"removal": "pad"}, "ig": {"baseline": "zero"}, "lime": {"samples": 60}}
+        other = attribute(
+            subject, TEXT, target=target, level="token", method=record["method"], **more | change[record["method"]]
+        )
+        assert np.abs(other.scores - expected.scores).max() > 1e-3  # and each option matters
+    texts = [(line["prompt"], None) for line in known]
+    near = nearest(subject, TEXT, texts, "blocks.0.hook_resid_post")
+    assert [n["cosine"] for n in results["examples"][0]["nearest"]] == pytest.approx([n.cosine for n in near], abs=1e-5)
+    default = nearest(subject, TEXT, texts, AttributeConfig(model="m").known_site)
+    assert abs(default[1].cosine - near[1].cosine) > 1e-3
+
+
+def test_what_hidden_out_puts_in_is_what_was_asked_for(tmp_path: Path) -> None:
+    site = "blocks.2.hook_mlp_out"
+    given = ["--text", TEXT, "--target", " are", "--method", "hidden-out", "--site", site, "--random", "0"]
+    scores = {}
+    for hidden in ("zero", "layer:0"):
+        out = tmp_path / hidden[:4]
+        assert cli.main(command(out, *given, "--hidden", hidden)) == 0
+        (record,) = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
+        scores[hidden] = record["scores"]
+    subject = load(demo_paths().model)
+    for hidden, found in scores.items():
+        expected = attribute(subject, TEXT, target=" are", method="hidden-out", site=site, hidden=hidden)
+        np.testing.assert_allclose(found, expected.scores, atol=1e-5)
+    assert np.abs(np.subtract(*scores.values())).max() > 1e-3
 
 
 def test_words_have_a_ground_as_strong_as_their_scores() -> None:

@@ -295,6 +295,36 @@ def test_without_them_nothing_is_found() -> None:
     np.testing.assert_allclose(found.scores, 0, atol=1e-6)
 
 
+def replaced(subject: Subject, at: int, new: torch.Tensor) -> float:
+    """The logit of w20 with another vector at one place of the text, from a forward of its own."""
+    vectors = subject.model.get_input_embeddings()(torch.tensor([subject.encode([TEXT])[0].ids])).detach().clone()
+    vectors[0, at] = new
+    with torch.no_grad():
+        return float(subject.model(inputs_embeds=vectors).logits[0, -1, 20])
+
+
+@pytest.mark.parametrize("removal", ["resample", "random", "noise"])
+def test_removals_that_are_drawn_are_those_of_rows_made_by_hand(removal: str) -> None:
+    subject, generator = make("llama"), torch.Generator().manual_seed(5)
+    table = subject.model.get_input_embeddings().weight.detach()
+    value = replaced(subject, 0, table[1])  # the BOS as it is
+    lost = np.zeros((3, 6))
+    for draw in range(3):
+        for unit, token in enumerate(range(5, 11)):
+            if removal == "resample":
+                new = table[3 + int(torch.randint(97, (1,), generator=generator))]  # all but <pad>, <s> and </s>
+            else:
+                noise = torch.randn(1, 32, generator=generator)[0]
+                near = table[token] + 3 * table.std() * noise
+                new = near if removal == "noise" else table.mean(0) + table.std(0) * noise
+            lost[draw, unit] = value - replaced(subject, unit + 1, new)
+    found = attribute(subject, TEXT, target=Target(" w20", measure="logit"), removal=removal, draws=3, seed=5)
+    np.testing.assert_allclose(found.scores, lost.mean(0), atol=1e-5)
+    assert found.errors is not None
+    np.testing.assert_allclose(found.errors, lost.std(0, ddof=1) / 3**0.5, atol=1e-5)
+    assert np.abs(found.scores).max() > 1e-3
+
+
 # -- bad input
 
 

@@ -179,6 +179,27 @@ def test_saliency_and_gradient_times_input_are_captums(captum: Any, subject: Sub
         np.testing.assert_allclose(found.scores, expected[1:7].detach().numpy(), atol=1e-5)
 
 
+def test_smoothgrad_is_the_mean_of_plain_gradients_around_the_text(subject: Subject) -> None:
+    text, ids, read = text_of(subject)
+    x, value = subject.model.get_input_embeddings()(ids).detach()[0], logit_of_vectors(subject, read)
+    noise = torch.randn(8, *x.shape, generator=torch.Generator().manual_seed(3))
+    noise[:, 0] = noise[:, 7:] = 0  # the words' own vectors alone
+    shares = []
+    for draw in noise:
+        leaf = (x + 0.4 * (x.max() - x.min()) * draw)[None].requires_grad_()
+        (slope,) = torch.autograd.grad(value(leaf).sum(), leaf)
+        shares.append((slope[0] * x)[1:7].sum(-1).numpy())
+    more: dict[str, Any] = {"target": TARGET, "level": "token", "samples": 8, "seed": 3}
+    found = attribute(subject, text, method="smoothgrad", noise=0.4, **more)
+    np.testing.assert_allclose(found.scores, np.mean(shares, 0), rtol=1e-3, atol=1e-7)
+    assert found.errors is not None
+    np.testing.assert_allclose(found.errors, np.std(shares, 0, ddof=1) / 8**0.5, rtol=1e-3, atol=1e-7)
+    still = attribute(subject, text, method="smoothgrad", noise=0.0, **more)
+    plain = attribute(subject, text, target=TARGET, method="grad-input", level="token").scores
+    np.testing.assert_allclose(still.scores, plain, rtol=1e-3, atol=1e-7)
+    assert np.abs(found.scores - plain).max() > 0.1 * np.abs(plain).max()  # and the noise does something
+
+
 def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None:
     text, ids, read = text_of(subject)
     baseline = ids.clone()
@@ -188,6 +209,26 @@ def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None
     expected = theirs.attribute(ids, baseline, n_steps=found.more["steps"], method="gausslegendre")[0].sum(-1)
     np.testing.assert_allclose(found.scores, expected[1:7].detach().numpy(), atol=1e-5)
     assert found.scores.sum() == pytest.approx(found.value - found.baseline, rel=0.01)
+
+
+def test_a_sampled_baseline_is_the_mean_over_texts_of_drawn_words(subject: Subject) -> None:
+    text, ids, read = text_of(subject)
+    generator, embed = torch.Generator().manual_seed(2), subject.model.get_input_embeddings()
+    special = set(subject.tokenizer.all_special_ids)
+    known = torch.tensor([i for i in range(tiny.VOCAB) if i not in special])
+    drawn = known[torch.randint(len(known), (3, ids.shape[1]), generator=generator)]
+    x, value = embed(ids).detach()[0], logit_of_vectors(subject, read)
+    points = (torch.arange(200) + 0.5)[:, None, None] / 200  # midpoints of a fine straight path
+    shares = []
+    for other in embed(drawn).detach():
+        start = x.clone()
+        start[1:7] = other[1:7]
+        leaf = (start + points * (x - start)).requires_grad_()
+        (slope,) = torch.autograd.grad(value(leaf).sum(), leaf)
+        shares.append((slope.mean(0) * (x - start))[1:7].sum(-1).numpy())
+    more: dict[str, Any] = {"target": TARGET, "level": "token", "method": "ig", "seed": 2}
+    found = attribute(subject, text, baseline="sampled", samples=3, **more)
+    np.testing.assert_allclose(found.scores, np.mean(shares, 0), atol=0.01 * np.abs(shares).max())
 
 
 def test_occlusion_is_captums(captum: Any, subject: Subject) -> None:

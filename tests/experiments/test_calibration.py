@@ -12,7 +12,7 @@ import tiny
 import torch
 from made import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments import asked, cli
 from experiments.asked import Asking, Said
@@ -257,6 +257,62 @@ def test_choices_and_p_true_are_read_where_their_tokens_stand(small: Subject, tm
     a, b = (float(p[small.tokenizer.convert_tokens_to_ids(letter)]) for letter in "AB")
     assert said[0].confidence == pytest.approx(a / (a + b), abs=1e-5)
     assert float(said[0].text) == pytest.approx(a + b, abs=1e-3)
+
+
+@pytest.mark.parametrize("wording", ["plain", "templates", "chat"])
+def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject, tmp_path: Path, wording: str) -> None:
+    """The texts are written out: where the letters stand, what a template or a chat puts around them, what comes last."""
+    asked_for = "Answer with the letter of the right choice.\nAnswer:"
+    judged = "Is the proposed answer true or false?\nA. True\nB. False\nAnswer:"
+    more: list[object] = []
+    small.model.save_pretrained(tmp_path / "model")
+    small.tokenizer.save_pretrained(tmp_path / "model")
+    if wording == "chat":
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+        tokenizer.chat_template = "{% for turn in messages %}a {{ turn['content'] }} {% endfor %}b "
+        tokenizer.save_pretrained(tmp_path / "model")
+        asked_for, judged = (text.replace("\nAnswer:", " b Answer:") for text in (asked_for, judged))
+        more = ["--chat"]
+    before, asks = ("a " if wording == "chat" else "", "Question: {question}\n{choices}\n" + asked_for)
+    if wording == "templates":
+        (tmp_path / "words").mkdir()
+        asks = "x50 {choices} x51 {question} A"
+        (tmp_path / "words" / "choose.txt").write_text(asks, encoding="utf-8")
+        more = ["--templates", tmp_path / "words"]
+    questions = [Question(f"{w} b ?", ("c", "d") if i % 2 else ("x60", "b"), i % 2) for i, w in enumerate("abcd")]
+    questions += [Question(f"x{i} a ?", ("d", f"x{i + 9}"), int(i > 42)) for i in range(40, 46)]
+    for name, rows in (("test", questions[:6]), ("held", questions[6:])):
+        lines = [json.dumps({"question": q.question, "choices": q.choices, "answer": q.answer}) for q in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    def two(text: str) -> np.ndarray:
+        """p(A) and p(B) behind a text."""
+        logits = next_logits(small, text)
+        return torch.softmax(logits, -1)[[small.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]].numpy()
+
+    expected = []
+    for q in questions:
+        listed = f"A. {q.choices[0]}\nB. {q.choices[1]}"
+        expected.append(two(before + asks.format(question=q.question, choices=listed)))
+    P = np.array([p / p.sum() for p in expected])
+    told = ["--model", tmp_path / "model", "--questions", tmp_path / "test.jsonl", "--bos", "always", "--bins", 2]
+    told += ["--choices", "letter", "--ask", "p_true", "--validation", tmp_path / "held.jsonl", *more]
+    results = run(tmp_path / "run", *told)
+    kept = read_predictions(tmp_path / "run" / "predictions.npz")
+    assert kept.probabilities == pytest.approx(P, abs=1e-6)
+    assert np.abs(P[:, 0] - P[:, 1]).min() > 1e-4  # the letters are told apart
+    assert kept.labels.tolist() == [q.answer for q in questions]
+    assert kept.validation.tolist() == [False] * 6 + [True] * 4
+    sure = []
+    for q, p in zip(questions[:6], P, strict=False):
+        answer = q.choices[int(p.argmax())]
+        a, b = two(f"{before}Question: {q.question}\nProposed answer: {answer}\n{judged}")
+        sure.append(a / (a + b))
+    by = {r["method"]: r for r in results["records"]}
+    assert by["token probabilities"]["confidence"] == pytest.approx(P[:6].max(1).mean(), abs=1e-6)
+    assert by["p_true"]["confidence"] == pytest.approx(np.mean(sure), abs=1e-6)
+    assert "temperature scaling" in by  # fitted on the other file
+    assert by["p_true"]["n"] == 6
 
 
 def test_generation_is_the_most_probable_token_each_time_or_drawn(small: Subject) -> None:

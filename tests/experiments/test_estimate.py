@@ -154,6 +154,28 @@ def test_grad_drop_passes_by_one_layer_at_a_time() -> None:
     np.testing.assert_allclose(both, np.abs(own[0]) + np.abs(own[1]), atol=1e-9)
 
 
+def test_a_run_by_grad_drop_measures_what_it_ranks_first(tmp_path: Path) -> None:
+    one = subject("gpt2")
+    one.model.save_pretrained(tmp_path / "model")
+    one.tokenizer.save_pretrained(tmp_path / "model")
+    lines = [json.dumps({"prompt": p.prompt, "answer": p.answer, "wrong": p.wrong}) for p in PROMPTS]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "always"]
+    command += ["--estimate", "graddrop", "--verify", "3", "--sample", "0", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    records, chunk, metric = results["records"], one_chunk(one, PROMPTS), get_metric("logit_difference")
+    parts = components(one.model, "heads", chunk.batch)
+    drop = grad_drop(one, metric, chunk, parts, lambda _: edits.zero(), 2).mean(1)
+    plain = estimates(one, metric, chunk, parts, lambda _: edits.zero()).effects.mean(1)
+    np.testing.assert_allclose([r["graddrop"] for r in records], drop, rtol=1e-3)
+    np.testing.assert_allclose([r["estimate"] for r in records], plain, rtol=1e-3, atol=1e-8)
+    first = set(np.argsort(-drop)[:3].tolist())
+    assert {i for i, r in enumerate(records) if r["exact"]} == first
+    assert first != set(np.argsort(-np.abs(plain))[:3].tolist())
+    assert results["certificates"]["heads"]["method"] == "graddrop"
+
+
 def test_a_metric_of_steps_has_no_gradient() -> None:
     one = subject("gpt2")
     chunk = one_chunk(one, PROMPTS, "rank")

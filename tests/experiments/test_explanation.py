@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from experiments import cli, explanation
 from experiments.demo import demo_paths
@@ -125,6 +127,46 @@ def test_no_answer_that_can_be_tested_is_one_clear_line(
     words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--limit", 3, "--out", tmp_path / "run"]
     assert cli.main([str(word) for word in words]) == 2
     assert "none of 3 answers names words that can be taken out (3 refused" in capsys.readouterr().err
+
+
+def test_in_a_chat_the_question_is_the_users_turn_and_the_answers_beginning_the_models(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "ask",
+        "--prompts",
+        str(prompts),
+        "--limit",
+        "3",
+        "--random",
+        "2",
+        "--chat",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert cli.main([*words, "--model", str(demo_paths().model)]) == 2
+    assert "--chat: this tokenizer has no chat template" in capsys.readouterr().err
+    chatty = tmp_path / "model"
+    shutil.copytree(demo_paths().model, chatty)
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    turn = "[{{ message['role'] }}] {{ message['content'] }} "
+    tokenizer.chat_template = f"{{% for message in messages %}}{turn}{{% endfor %}}[model] "
+    tokenizer.save_pretrained(chatty)
+    put: list[str] = []
+
+    def canned(subject: Subject, text: str, length: int) -> list[str]:
+        put.append(text)
+        return [text.removeprefix("[user] Text: ").split()[0]]
+
+    monkeypatch.setattr(explanation, "generate", canned)
+    assert cli.main([*words, "--model", str(chatty)]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    for row, text in zip(results["prompts"], put, strict=True):
+        assert text.startswith(
+            f"[user] Text: {row['text']}\nThe text goes on with: {row['answer'].strip()}\nWhich words"
+        )
+        assert text.endswith("and nothing else. [model] Words:")
+        assert row["named"] == row["text"].split()[:1]
 
 
 def test_words_are_matched_wherever_they_stand() -> None:

@@ -21,7 +21,7 @@ from experiments.demo import demo_paths
 from experiments.features import Layout
 from experiments.spaces import maps, measures
 from experiments.spaces.drawn import norms_by_position
-from experiments.spaces.lens import LensError, logit_lens
+from experiments.spaces.lens import Lens, LensError, logit_lens
 from experiments.spaces.study import _similar, cka_bytes
 from hooks import capture
 
@@ -158,6 +158,15 @@ def test_the_last_row_of_the_lens_is_the_model_and_the_first_the_embedding(name:
         logit_lens(subject("bert"), texts)
 
 
+def test_the_lens_tells_the_share_of_right_tokens_and_the_median_rank() -> None:
+    rank = np.array([[0, 0, 3, 9, 4], [1, 0, 7, 8, 20]])
+    log2p = -np.arange(10.0).reshape(2, 5)
+    first, second = Lens(log2p, rank, rank, log2p, np.arange(5)).records()
+    assert (first["top1"], first["median_rank"], first["log2p"]) == pytest.approx((0.4, 3, -2))
+    assert (second["top1"], second["median_rank"], second["log2p"]) == pytest.approx((0.2, 7, -7))
+    assert first["top1_low"] < 0.4 < first["top1_high"]
+
+
 def test_norms_by_position_are_those_of_single_texts() -> None:
     one = subject("gpt2")
     sentences = [plain_sentence(t, t) for t in ("w3 w4 w5", "w6 w7", "w8 w9 w10 w11")]
@@ -204,6 +213,8 @@ def test_the_run_tells_every_layer(found: tuple[dict[str, Any], Path]) -> None:
     lens = results["lens"]["records"]
     assert len(lens) == 6
     assert lens[-1]["log2p"] > lens[0]["log2p"]
+    assert lens[-1]["top1"] > lens[0]["top1"]
+    assert lens[-1]["median_rank"] < lens[0]["median_rank"]
     near = np.frombuffer(base64.b64decode(results["near"][3]), np.uint16).reshape(90, 5)
     assert near.max() < 90
     assert (near != np.arange(90)[:, None]).all()

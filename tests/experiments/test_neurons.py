@@ -14,9 +14,16 @@ import torch
 from naive import naive
 
 from experiments import cli
+from experiments.components import Component
+from experiments.config import NeuronsConfig
+from experiments.metrics import get_metric
+from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
+from experiments.neuron_sets.summary import set_records
 from experiments.prompts import Prompt
 from experiments.subject import load
+from hooks import Site
 from probes.rankings import RANKINGS
+from probes.sparse import BAND
 
 PLURAL, SINGULAR, SAID = (4, 6, 8, 10), (3, 5, 7, 12), detector.SAID
 SITE = "blocks.0.mlp.hook_post"
@@ -90,6 +97,11 @@ def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(fo
     two = [r for r in sets if r["k"] == 2]
     assert two[0]["effect"] == pytest.approx(one["effect"], abs=1e-6)  # the second writes nothing
     assert -1e-6 < one["null_low"] <= one["null_high"] < one["effect"] + 1e-6
+    assert one["null_p"] == pytest.approx(1 / 3)  # neither of two random neurons does as much
+    assert one["beyond_low"] > 0
+    for r in found["records"]:
+        assert r["beyond_low"] <= r["beyond"] <= r["beyond_high"]
+        assert r["beyond"] == pytest.approx(r["effect"] - r["null"])
     alone = [r for r in found["records"] if r["component"] == "neurons"]
     assert [r["index"] for r in alone] == [detector.NEURON]
     towards = {r["value"]: r["effect"] for r in found["records"] if r["k"] == 1 and r["value"].startswith("translate")}
@@ -116,10 +128,11 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
     prompts = folder / "texts.jsonl"
     texts = [" ".join(f"w{t}" for t in line) for line in ((4, 9, 3, 11), (12, 11, 8, 9), (5, 11, 6, 9, 10, 9))]
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
-    assert cli.main(command(folder, "zero", value="zero", ranking="f", prompts=prompts)) == 0
+    assert cli.main(command(folder, "zero", value="zero", ranking="f", prompts=prompts, translate=2)) == 0
     results = json.loads((folder / "zero" / "results.json").read_text(encoding="utf-8"))
     assert any("rotations" in note["text"] for note in results["notes"])
-    (record,) = [r for r in results["records"] if r["component"] == "sets" and r["k"] == 2]
+    records = {(r["value"], r["k"]): r for r in results["records"] if r["component"] == "sets"}
+    record = records["zero", 2]
 
     def zeroed(out: torch.Tensor) -> torch.Tensor:
         new = out.clone()
@@ -128,6 +141,48 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
 
     assert record["effect"] == pytest.approx(effect(folder, texts, zeroed), abs=1e-5)
     assert abs(record["effect"]) > 0.05
+
+    # Towards the plural the neuron fires everywhere, and w9 is said in vain; towards the singular it is said nowhere.
+    fires, silent = (activation(folder, f"w{token}") for token in (PLURAL[0], SINGULAR[0]))
+    towards = {"Plur": 2 * (fires - silent), "Sing": 2 * (silent - fires)}
+    for label, move in towards.items():
+        shift = torch.zeros(detector.NEURONS).index_fill_(0, torch.tensor(detector.NEURON), move)
+        expected = effect(folder, texts, lambda out, by=shift: torch.cat([out[:, :1], out[:, 1:] + by], 1))
+        assert records[f"translate {label}", 1]["effect"] == pytest.approx(expected, abs=1e-4)
+        assert expected > 0.05
+
+
+def activation(folder: Path, text: str) -> float:
+    """The planted neuron's at the end of a text, from a forward with a plain hook."""
+    one, seen = load(folder / "model", bos="always"), []
+    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    with torch.no_grad():
+        one.model(torch.tensor([one.encode([text])[0].ids]))
+    handle.remove()
+    return float(seen[0][0, -1, detector.NEURON])
+
+
+def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
+    at, other = "blocks.0.mlp.hook_post", "blocks.1.mlp.hook_post"
+    sets = [NeuronSet(at, "f", (3,)), NeuronSet(at, "f", (3, 4)), NeuronSet(at, ALONE, (7,))]
+    sets += [NeuronSet(at, RANDOM, (i,)) for i in range(4)] + [
+        NeuronSet(at, RANDOM, (1, 2)),
+        NeuronSet(other, RANDOM, (1,)),
+    ]
+    prompts = np.array([-1.0, 0.0, 1.0])
+    means = [3.0, 0.5, 0.25, -3.5, 1.0, 2.0, 0.0, 9.0, 99.0]
+    effects = np.array([mean + prompts * (i == 0) for i, mean in enumerate(means)])
+    parts = [Component("sets", 0, i, Site(s.site)) for i, s in enumerate(sets)]
+    config = NeuronsConfig(model="m", corpus=Path("c"), property="upos")
+    metric = get_metric("loss")
+    made = set_records(config, sets, parts, effects, prompts + 5, np.arange(3), metric, "mean", {"value": 5.0})
+    one, two, alone = made
+    assert [r["component"] for r in made] == ["sets", "sets", "neurons"]
+    assert (one["null"], one["null_p"], one["beyond"]) == pytest.approx((-0.125, 2 / 5, 3.125))  # -3.5 is as large
+    assert (one["null_low"], one["null_high"]) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
+    assert one["beyond_low"] < 3.125 < one["beyond_high"]
+    assert (two["null"], two["null_p"], two["beyond"]) == pytest.approx((9, 1, -8.5))
+    assert (alone["null_p"], alone["beyond_low"], alone["beyond_high"]) == pytest.approx((4 / 5, 0.375, 0.375))
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:

@@ -95,6 +95,20 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
     assert values.count("denoising") == values.count("noising") == len(values) / 2
 
 
+@pytest.mark.parametrize(("direction", "sign"), [("denoising", 1), ("noising", -1)])
+def test_one_direction_alone_is_asked_for(tmp_path: Path, direction: str, sign: int) -> None:
+    model, items = hand_built(tmp_path)
+    clean = lines(tmp_path / "p.jsonl", items)
+    results = patching.run(
+        PatchConfig(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r")
+    )
+    assert {r["value"] for r in results["records"]} == {direction}
+    head = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
+    gap = results["baseline"]["clean"]["value"] - results["baseline"]["corrupted"]["value"]
+    assert head["effect"] == pytest.approx(sign * gap, rel=1e-4)
+    assert gap > 2
+
+
 def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, items = hand_built(tmp_path)
     clean = lines(tmp_path / "clean.jsonl", [{k: v for k, v in item.items() if k != "corrupted"} for item in items])

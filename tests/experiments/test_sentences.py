@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import layerwise
+from experiments import cli, layerwise
 from experiments.config import ProbeConfig
 from experiments.corpus import Corpus, CorpusError, read_conllu
 from experiments.demo import demo_paths
@@ -186,6 +186,30 @@ def test_rewritten_sentences_of_a_real_treebank_stay_whole(ud):
         shares = Counter(s.label for s in new)
         assert 0.35 < shares["original"] / len(new) < 0.65
         assert all(s.text[w.start : w.end] == w.form for s in new for w in s.words if len(w.form) == w.end - w.start)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last"])
+def test_a_study_is_told_how_sentences_are_pooled(tmp_path, monkeypatch, pooling):
+    paths, seen = demo_paths(), []
+
+    def stop(subject, splits, properties, seed, sentence_pooling):
+        seen.append(sentence_pooling)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(layerwise, "build_views", stop)
+    words = [
+        "probe",
+        "--model",
+        paths.model,
+        "--corpus",
+        paths.train,
+        "--limit-sentences",
+        30,
+        "--property",
+        "tree_depth",
+    ]
+    assert cli.main([*map(str, words), "--sentence-pooling", pooling, "--out", str(tmp_path / "run")]) == 130
+    assert seen == [pooling]
 
 
 def test_a_sentences_vector_may_be_that_of_its_first_or_last_token(tmp_path):

@@ -19,11 +19,13 @@ from experiments.features import Layout
 from experiments.metrics import get_metric
 from experiments.probed import save_probe
 from experiments.prompts import Pair, read_pairs
+from experiments.splits import read_splits
 from experiments.subject import Subject, load
 from experiments.sweep import Sweep, chunks
 from experiments.words import pool_words
 from hooks import Site, capture, edits, intervene
-from probes import Leace, LogisticProbe, fit_many
+from probes import Inlp, Leace, LogisticProbe, fit_many
+from probes.erasure import erased
 
 
 def command(out: Path, **more: Any) -> list[str]:
@@ -107,6 +109,62 @@ def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tupl
     gain = towards["Sing"] - towards["Plur"]
     assert gain[longer].mean() > 1
     assert gain[~longer].mean() < -1
+
+
+def test_the_null_is_that_of_turned_erasures_in_whole_forwards(found: tuple[dict[str, Any], Path]) -> None:
+    results, out = found
+    one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
+    eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
+    erase, pairs, means = edits.function(eraser.erase).at(slice(skip, None)), read_pairs(PAIRS, 30), []
+    clean = [difference(one, pair, {}) for pair in pairs]
+    for draw in range(3):
+        turned = [difference(one, pair, {site: edits.turned(erase, draw)}) for pair in pairs]
+        means.append(abs(np.mean(np.subtract(turned, clean))))
+    (record,) = [r for r in results["records"] if (r["site"], r["value"]) == (site, "erase")]
+    assert record["null"] == pytest.approx(np.mean(means), abs=1e-3)
+    for r in results["records"]:
+        assert r["null_p"] in (0.25, 0.5, 0.75, 1)
+    assert record["null_p"] == (1 + sum(mean >= abs(record["effect"]) for mean in means)) / 4
+
+
+def test_what_is_left_is_what_fresh_probes_read_of_vectors_captured_one_by_one(
+    found: tuple[dict[str, Any], Path],
+) -> None:
+    results, out = found
+    one, site, paths = load(demo_paths().model), "blocks.1.hook_resid_post", demo_paths()
+    splits, _ = read_splits(paths.train, paths.dev, paths.test, 150, 0)
+    rows = {}
+    for split in ("train", "test"):
+        some = list(splits[split])
+        layout, number = Layout.of(one, some), [w.feats.get("Number") for s in some for w in s.words]
+        X = torch.cat([words(one, layout, text, site) for text in range(len(some))]).numpy()
+        mine = [i for i, value in enumerate(number) if value]
+        rows[split] = X[mine], np.array(number, dtype=object)[mine].astype(str)
+    (X, y), (X_test, y_test) = rows["train"], rows["test"]
+    order = np.random.default_rng(0).permutation(len(X))[:4000]
+    (record,) = [r for r in results["records"] if (r["site"], r["value"]) == (site, "erase")]
+    assert (record["n_train"], record["n_test"]) == (len(X), len(X_test))
+    eraser = Leace.load(out / "erasers" / f"{site}.safetensors")
+    left = erased(eraser, X[order], y[order], X_test, y_test, record["l2"])
+    for name, part in (("erased_linear", "linear"), ("erased_mlp", "mlp"), ("majority", "majority")):
+        assert record[name] == pytest.approx(left[part], abs=0.01), name
+    assert record["erased_change"] == pytest.approx(left["change"], rel=1e-3)
+    assert left["mlp"] > left["linear"] + 0.02  # what the network reads is told apart from what the probe does
+
+
+def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_path: Path) -> None:
+    out, site = tmp_path / "run", "blocks.2.hook_resid_post"
+    assert cli.main(command(out, eraser="inlp", push=0, null=0, limit=6)) == 0
+    records = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
+    assert all(r["erased_linear"] < r["decodable"] - 0.1 for r in records)
+    one, eraser = load(demo_paths().model), Inlp.load(out / "erasers" / f"{site}.safetensors")
+    edit = edits.function(eraser.erase).at(slice(1 if one.has_sink_position else 0, None))
+    pairs = read_pairs(PAIRS, 6)
+    effects = [difference(one, pair, {site: edit}) - difference(one, pair, {}) for pair in pairs]
+    (record,) = [r for r in records if r["site"] == site]
+    assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
+    assert record["erased_rank"] == eraser.left_.shape[1]
+    assert abs(record["effect"]) > 0.1
 
 
 def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path) -> None:
