@@ -18,11 +18,11 @@ import torch
 from capture import bridge, gpt2
 from measure import random_tokens, start, texts_parser
 
-from experiments.components import components
-from experiments.metrics import get_metric
-from experiments.padding import Batch
-from experiments.reads import Reads
-from experiments.sweep import Chunk, Sweep
+from experiments.interventions.components import components
+from experiments.interventions.metrics import get_metric
+from experiments.interventions.reads import Reads
+from experiments.interventions.sweep import Chunk, Sweep
+from experiments.subject.batches import Batch
 from hooks import edits
 
 

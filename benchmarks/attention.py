@@ -22,8 +22,8 @@ from measure import alternate, peak_growth, ratio, start
 
 from experiments.attention.heads import HeadTotals, deal
 from experiments.attention.passes import pass_over
-from experiments.padding import Policy, make_batches
-from experiments.words import Encoded
+from experiments.subject.batches import Policy, make_batches
+from experiments.subject.word_spans import Encoded
 
 
 def random_texts(count, length):

@@ -34,7 +34,7 @@ from hooks.shards import read_header
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["experiments.capturing", "experiments.ablation", "experiments.doctor", "experiments.report"]
+    ["experiments.capturing", "experiments.interventions.ablation", "experiments.doctor", "experiments.report"]
 )
 
 

@@ -23,9 +23,9 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.corpus import read_conllu
 from experiments.features import Layout, extract
-from experiments.layerwise import study_sites
+from experiments.probing.study import study_sites
 from experiments.subject import load
-from experiments.words import word_spans
+from experiments.subject.word_spans import word_spans
 from hooks import ActivationStore
 from probes import Design, fit_many
 from probes.controls import control_labels

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.confidence.reliability import Judged, judge
 from experiments.corpus import read_conllu
-from experiments.reliability import Judged, judge
 from experiments.subject import load
 
 PAIRS, SMOOTHING, WEIGHT, STEPS = 4, 0.1, 1.0, 400

@@ -19,8 +19,8 @@ import torch
 
 from experiments import ablate
 from experiments.corpus import read_conllu
+from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
-from experiments.prompts import read_pairs
 from experiments.subject import load
 from hooks import Reference, capture, edits, intervene
 from probes import LogisticProbe

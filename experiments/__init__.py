@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.finished import Picture, Results, compare
+    from experiments.results import Picture, Results, compare
     from experiments.studies import (
         ablate,
         ask,
@@ -53,9 +53,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from experiments import finished, studies
+    from experiments import results, studies
 
-    return getattr(finished if hasattr(finished, name) else studies, name)
+    return getattr(results if hasattr(results, name) else studies, name)
 
 
 def __dir__() -> list[str]:

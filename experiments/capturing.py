@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 
-from experiments import screen
+from experiments import terminal
 from experiments.config import CaptureConfig
 from experiments.corpus import Corpus, Sentence, read_conllu
+from experiments.corpus.prompts import numbered_lines
 from experiments.engine import Engine, Local
 from experiments.features import WINDOW, End, Layout, Piece, Writer, pieces, sealed, vector_sites, windows
 from experiments.forecast import pass_seconds
 from experiments.memory import Need, as_bytes, site_widths
-from experiments.prompts import numbered_lines
-from experiments.results import RunError, file_sha256
 from experiments.run import Run
+from experiments.run_folder import RunError, file_sha256
 from experiments.stored import made_from
 from experiments.subject import Subject
 from hooks import ActivationStore, Site
@@ -76,7 +76,7 @@ def run(config: CaptureConfig) -> dict[str, Any]:
     store = ActivationStore(where, about, dtype=kind)
     begun, mark = store.n_shards, time.perf_counter()
     reader = Reader(subject.without_model(), source, need, ram, batch_tokens)
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("texts", total=sum(d["sentences"] for d in source.data))
         written = _written(config, this.engine, subject, reader, places, store)
         end = sealed(store, written, lambda n: bars.advance(bar, n))

@@ -144,7 +144,7 @@ def _guarded(given: argparse.Namespace) -> int:
             config = from_arguments(command.config, given, file)
             again = as_command(given.command, config)
         else:
-            from experiments.layerwise import demo_config
+            from experiments.probing.study import demo_config
 
             config, again = demo_config(given.out), f"layerscope demo --out {given.out}"
         return _study(command.run, config, call)
@@ -163,7 +163,7 @@ def _guarded(given: argparse.Namespace) -> int:
 
 def _report(folders: Sequence[Path], out: Path | None) -> int:
     """Write the page of one run, or of several side by side."""
-    from experiments.finished import Results, compare
+    from experiments.results import Results, compare
 
     if len(folders) == 1:
         found = Results.load(folders[0])
@@ -178,13 +178,13 @@ def _study(run: Any, config: Any, call: CallConfig) -> int:
     """Run a study, or plan it, and show what it gives."""
     from contextlib import nullcontext
 
-    from experiments import screen
+    from experiments import terminal
     from experiments.run import planning
 
-    screen.talk.level = 0 if call.quiet else 2 if call.verbose else 1
+    terminal.talk.level = 0 if call.quiet else 2 if call.verbose else 1
     with planning() if call.dry_run else nullcontext():
         results = run(config)
-    show = screen.show_json if call.json else screen.show
+    show = terminal.show_json if call.json else terminal.show
     show(results, config.out)
     return 1 if results.get("status") == "WRONG" else 0
 

@@ -43,7 +43,7 @@ TRAIN, DEV = "--corpus en_ewt-ud-train.conllu", "--corpus en_ewt-ud-dev.conllu"
 COMMANDS = {
     "probe": Command(
         c.ProbeConfig,
-        "experiments.layerwise",
+        "experiments.probing.study",
         "probe every layer for properties of an annotated corpus",
         (
             f"probe {GPT2} {TRAIN} --dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu "
@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "ablate": Command(
         c.AblateConfig,
-        "experiments.ablation",
+        "experiments.interventions.ablation",
         "take out every head, neuron, MLP, attention or layer in turn",
         (
             f"ablate {GPT2} --prompts ioi.jsonl --component heads --value mean --out runs/ioi",
@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "patch": Command(
         c.PatchConfig,
-        "experiments.patching",
+        "experiments.interventions.patching",
         "put values of a clean run into a corrupted one, and the reverse",
         (
             f"patch {GPT2} --clean ioi.jsonl --by position --out runs/ioi-positions",
@@ -101,7 +101,7 @@ COMMANDS = {
     ),
     "usage": Command(
         c.UsageConfig,
-        "experiments.used",
+        "experiments.interventions.usage",
         "is a property that a probe reads also used: erase it at every layer",
         (
             f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
@@ -128,7 +128,7 @@ COMMANDS = {
     ),
     "calibrate": Command(
         c.CalibrateConfig,
-        "experiments.calibration",
+        "experiments.confidence.calibration",
         "does a confidence say how often it is right: classifiers, language models, their words",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
@@ -137,7 +137,7 @@ COMMANDS = {
     ),
     "ask": Command(
         c.AskConfig,
-        "experiments.explanation",
+        "experiments.confidence.explanation",
         "do the words matter that a model says mattered",
         (
             "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --chat --out runs/why",
@@ -152,7 +152,7 @@ COMMANDS = {
     ),
     "prune": Command(
         c.PruneConfig,
-        "experiments.pruning",
+        "experiments.interventions.pruning",
         "cut the least important heads out of the weights, step by step",
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",

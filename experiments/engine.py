@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from experiments.results import RunError
 from experiments.run_config import EngineConfig
+from experiments.run_folder import RunError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

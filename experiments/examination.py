@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from experiments.bos import SENTENCES
 from experiments.config import DoctorConfig
 from experiments.run import Run
 from experiments.subject import Subject
-from experiments.words import Encoded, word_spans
+from experiments.subject.bos import SENTENCES
+from experiments.subject.word_spans import Encoded, word_spans
 from hooks import Site, sites, verify
 from hooks.anatomy import ORDER
 from hooks.verify import CHECKS, Finding, Verdict, kind_of, worst

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.corpus import Sentence
-from experiments.padding import Batch
 from experiments.subject import Subject
-from experiments.words import Encoded, Pooling, pool_words, word_spans
+from experiments.subject.batches import Batch
+from experiments.subject.word_spans import Encoded, Pooling, pool_words, word_spans
 from hooks import ActivationStore, capture, sites
 
 WINDOW = 4096

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from experiments.components import Component, edit_at
-from experiments.metrics import Metric
+from experiments.interventions.components import Component, edit_at
+from experiments.interventions.metrics import Metric
+from experiments.interventions.sweep import Chunk, Sweep
 from experiments.subject import Subject
-from experiments.sweep import Chunk, Sweep
-from experiments.words import Encoded
+from experiments.subject.word_spans import Encoded
 from hooks import edits
 
 Item = TypeVar("Item")

@@ -21,10 +21,10 @@ import torch
 
 from experiments.config import ProbeConfig, UsageConfig
 from experiments.features import WINDOW, Layout
-from experiments.results import RunError
+from experiments.interventions.sweep import READ_BYTES, Chunk, pack
+from experiments.probing.tasks import Task, solved_together
+from experiments.run_folder import RunError
 from experiments.subject import Subject
-from experiments.sweep import READ_BYTES, Chunk, pack
-from experiments.tasks import Task, solved_together
 from hooks import capture
 from hooks.shards import COLUMNS
 from hooks.spool import AHEAD

@@ -28,8 +28,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments import sentences
-from experiments.corpus import Corpus, Sentence, Word
+from experiments.corpus import Corpus, Sentence, Word, sentences
 
 Value = str | float | None
 Pair = tuple[int, int, str]

@@ -1,234 +1,168 @@
-"""The run folder: configuration, cells that are done, results, report; and where the numbers come from."""
+"""A finished run in Python: its records, its tables, its pictures, its page; as a value, from memory or from a folder."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-import os
-import platform
 import shutil
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-import psutil
-import torch
+from experiments.run_folder import RunError, read_json, write_json, write_text
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import pandas
 
+    from experiments.report.pictures import Picture
+else:
 
-class RunError(ValueError):
-    """A run folder that cannot be used."""
+    def __getattr__(name: str) -> Any:
+        if name == "Picture":
+            from experiments.report.pictures import Picture
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        free = free_bytes(path.parent)
-        raise RunError(
-            f"cannot write {path}: {error.strerror} ({free / 1e9:.2f} GB free there); what is computed so far is kept"
-        ) from error
+            return Picture
+        raise AttributeError(name)
 
 
-def free_bytes(path: Path) -> int:
-    """Room on the disk where a folder is or will be."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all; NaN is refused, not written."""
-    write_text(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a run's file holds.
-
-    Raises:
-        RunError: the file is no JSON object: it was cut short, or changed by hand.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path}: expected the JSON that a run wrote, got something else ({error}): delete the file"
-        ) from None
-    if not isinstance(found, dict):
-        raise RunError(
-            f"{path}: expected a JSON object that a run wrote, got a {type(found).__name__}: delete the file"
-        )
-    return found
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON gives it back: paths and dates as text, tuples as lists."""
-    return json.loads(json.dumps(value, default=str))
-
-
-def digest(value: Any) -> str:
-    """A short hash of anything that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_BEFORE_WORK = {"config.json", "run.toml"}
-"""What a run writes before it computes anything: a folder with no more may be taken by another run."""
-
-
-def file_name(name: str) -> str:
-    """A name as a file or folder is called: another one for every name, and the same where it is plain already.
-
-    >>> file_name("blocks.0.hook_resid_pre"), file_name("feats:Number"), file_name("push a/b")
-    ('blocks.0.hook_resid_pre', 'feats%3ANumber', 'push%20a%2Fb')
-    """
-    return quote(name, safe="")
-
-
-class RunFolder:
-    """One run's folder: made on first use, continued by the same configuration, refused to another once it holds work.
+class Results:
+    """What a study found.
 
     Args:
-        path: the folder.
-        config: all that decides the results; written to ``config.json``.
-        make: whether the folder is made; if not, it is only looked at.
-
-    Raises:
-        RunError: the folder holds a run of another configuration, or files that are no run's.
+        raw: what ``results.json`` holds.
+        folder: the run's folder, if there is one.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], make: bool = True) -> None:
-        self.path = path
-        self.config = plain(dict(config))
-        if path.exists() and not path.is_dir():
-            raise RunError(f"--out {path}: expected a folder, it is a file")
-        known = path / "config.json"
-        held = {file.name for file in path.iterdir()} if path.exists() else set[str]()
-        if known.exists() and held - _BEFORE_WORK:
-            self._compare(read_json(known))
-        elif held - _BEFORE_WORK:
-            raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
-        elif make:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"--out {path}: cannot make the folder: {error.strerror}") from error
-            write_json(known, self.config)
+    def __init__(self, raw: dict[str, Any], folder: Path | str | None = None) -> None:
+        self.raw = raw
+        self.folder = None if folder is None else Path(folder)
 
-    def _compare(self, found: Mapping[str, Any]) -> None:
-        differing = sorted(k for k in {*found, *self.config} if found.get(k) != self.config.get(k))
-        if differing:
-            first = differing[0]
-            raise RunError(
-                f"--out {self.path} holds a run of another configuration ({', '.join(differing)} differ; {first}: "
-                f"{found.get(first)!r} there, {self.config.get(first)!r} here): choose another folder or delete it"
-            )
+    @classmethod
+    def load(cls, folder: Path | str) -> Results:
+        """The results of a finished run.
 
-    def _still_ours(self) -> None:
-        """Before anything was computed here, another run may have taken the folder."""
-        self._compare(read_json(self.path / "config.json"))
+        Args:
+            folder: the run's folder, or its ``results.json``.
+
+        Raises:
+            RunError: there are none, or the file is not a run's.
+        """
+        path = Path(folder)
+        path = path / "results.json" if path.is_dir() else path
+        if not path.is_file():
+            held = " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
+            raise RunError(f"{folder}: expected a finished run's folder, found no {path.name}{held}")
+        raw = read_json(path)
+        if not {"kind", "records"} <= set(raw):
+            raise RunError(f"{path}: expected a run's results with 'kind' and 'records'")
+        return cls(raw, path.parent)
+
+    # -- what it holds
 
     @property
-    def results(self) -> dict[str, Any] | None:
-        """The finished results, if the run is complete."""
-        path = self.path / "results.json"
-        return read_json(path) if path.exists() else None
+    def kind(self) -> str:
+        """The command's name."""
+        return str(self.raw["kind"])
 
     @property
-    def kept_cells(self) -> int:
-        """How many cells an interrupted run has left."""
-        return sum(1 for _ in (self.path / "cells").glob("*.json"))
+    def records(self) -> list[dict[str, Any]]:
+        """The tidy table: one record per measured cell."""
+        return self.raw["records"]
 
-    def cell(self, name: str) -> Any | None:
-        """What was saved for one cell of an unfinished run."""
-        path = self._cell_path(name)
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError:
-            raise RunError(
-                f"{path}: expected the JSON that a run wrote: delete the file, and it is computed again"
-            ) from None
+    @property
+    def findings(self) -> list[str]:
+        """What was found, in words."""
+        return [str(finding["text"]) for finding in self.raw.get("findings") or ()]
 
-    def save_cell(self, name: str, value: Any) -> None:
-        """Keep one cell, so that an interrupted run does not compute it again."""
-        self._still_ours()
-        self._cell_path(name).parent.mkdir(exist_ok=True)
-        write_json(self._cell_path(name), value)
+    @property
+    def notes(self) -> list[dict[str, str]]:
+        """What was skipped, dropped or approximated."""
+        return list(self.raw.get("notes") or ())
 
-    def kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """What was saved for one cell, or what ``make`` gives now, saved."""
-        saved = self.cell(name)
-        if saved is None:
-            self.save_cell(name, saved := make())
-        return saved
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Model, data, versions, machine, time, command."""
+        return self.raw.get("provenance") or {}
 
-    def finish(self, results: Mapping[str, Any]) -> None:
-        """Write the results and drop the cells."""
-        self._still_ours()
-        write_json(self.path / "results.json", results)
-        shutil.rmtree(self.path / "cells", ignore_errors=True)
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """The records as a `pandas.DataFrame`, a row a record."""
+        import pandas
 
-    def _cell_path(self, name: str) -> Path:
-        return self.path / "cells" / f"{file_name(name)}.json"
+        return pandas.DataFrame(self.records)
+
+    # -- what it shows
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The report's pictures, in its order."""
+        from experiments.report.pictures import pictures
+
+        return pictures(self.raw)
+
+    def plot(self, number: int = 0) -> Picture:
+        """One of the report's pictures; it shows itself in a notebook, and ``save`` writes it.
+
+        Raises:
+            RunError: this kind of run has no such picture.
+        """
+        found = self.pictures
+        if not 0 <= number < len(found):
+            known = "; ".join(f"{i} {picture.title}" for i, picture in enumerate(found)) or "none"
+            raise RunError(f"no picture {number} in these results of {self.kind}: expected one of: {known}")
+        return found[number]
+
+    def report(self, path: Path | str) -> Path:
+        """Write the report, one page that works offline; returns where."""
+        from experiments.report import write_report
+
+        write_report(self.raw, Path(path))
+        return Path(path)
+
+    # -- where it goes
+
+    def save(self, folder: Path | str) -> Path:
+        """Copy the run to another folder, whole: configuration, results, report and what else it wrote.
+
+        Raises:
+            RunError: the folder is there and not empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"save: expected a new or empty folder, {folder} holds files")
+        if self.folder is not None and (self.folder / "results.json").exists():
+            shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.report(folder / "report.html")
+        write_json(folder / "results.json", self.raw)
+        return folder
+
+    def __repr__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return "\n".join([f"<Results of {self.kind}: {len(self.records)} records{where}>", *self.findings])
+
+    def _repr_html_(self) -> str:
+        """Findings, the first picture and the first table, for a notebook."""
+        from experiments.report.pictures import first_table
+
+        shown = [f"<p>{escape(text)}</p>" for text in self.findings]
+        if self.records:
+            shown += [picture._repr_html_() for picture in self.pictures[:1]]
+            shown += [first_table(self.raw)]
+        return "\n".join(shown)
 
 
-def now() -> str:
-    """The time, in ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
+    """Write a page that shows several runs side by side; returns where.
 
+    Raises:
+        RunError: no run, or one that is not finished.
+    """
+    from experiments.report.compared import compared_page
+    from experiments.report.page import rendered
 
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    packages = ("layerscope", "torch", "transformers", "transformer-lens", "scikit-learn", "numpy")
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The machine that ran it."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "device": name,
-    }
-
-
-def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where getrusage also counts what the parent held when it started this process
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found = [run if isinstance(run, Results) else Results.load(run) for run in runs]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, rendered(compared_page([one.raw for one in found])))
+    return path

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from experiments import screen
+from experiments import terminal
 from experiments.engine import Engine, Local, engine_of
 from experiments.options import as_call, as_command, as_toml, as_values
-from experiments.results import (
+from experiments.run_config import EngineConfig
+from experiments.run_folder import (
     SCHEMA,
     RunFolder,
     file_sha256,
@@ -32,7 +33,6 @@ from experiments.results import (
     versions,
     write_text,
 )  # fmt: skip
-from experiments.run_config import EngineConfig
 from experiments.subject import Subject, load
 from hooks import UnsoundModel
 
@@ -112,10 +112,10 @@ class Run:
         }
         if subject is not None:
             about = f"{type(subject.model).__name__}, {subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
-            screen.detail(f"model: {subject.name}: {about}; {subject.bos_reason}")
+            terminal.detail(f"model: {subject.name}: {about}; {subject.bos_reason}")
         self.folder = RunFolder(self.config.out, self.identity, make=not _PLANNING.get())
         if (finished := self.folder.results) is not None:
-            screen.say(f"{self.config.out} holds this run already, finished: nothing is computed again")
+            terminal.say(f"{self.config.out} holds this run already, finished: nothing is computed again")
             return finished
         if not _PLANNING.get():
             write_text(self.config.out / "run.toml", as_toml(self.command, self.config))
@@ -144,7 +144,7 @@ class Run:
         from experiments.report.words import duration, size
 
         if not _PLANNING.get():
-            screen.say(f"plan: {text}")
+            terminal.say(f"plan: {text}")
             return None
         took = None if seconds is None else round(seconds(), 1)
         memory, kept = peak_memory() + held, self.folder.kept_cells  # after the forwards: their memory is in it
@@ -169,9 +169,9 @@ class Run:
         verdict = examine(subject, quick=True)
         self.doctor = summary(verdict)
         if not verdict.wrong:
-            screen.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
+            terminal.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
         elif getattr(self.config, "force", False):
-            screen.say(f"doctor: {verdict.line()}; going on, as --force says")
+            terminal.say(f"doctor: {verdict.line()}; going on, as --force says")
         else:
             raise UnsoundModel(
                 f"{subject.name} is not what its sites say: {verdict.line()} ('layerscope doctor' shows all; --force "
@@ -215,5 +215,5 @@ class Run:
         write_report(whole, self.config.out / "report.html")
         self.folder.finish(whole)
         took = "; ".join(f"{name} {value} s" for name, value in more.get("timings", {}).items())
-        screen.detail(f"{provenance['seconds']} s in all{': ' if took else ''}{took}")
+        terminal.detail(f"{provenance['seconds']} s in all{': ' if took else ''}{took}")
         return whole

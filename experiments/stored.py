@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments import screen
+from experiments import terminal
 from experiments.corpus import Corpus, read_conllu
 from experiments.engine import Engine
 from experiments.features import FeatureError, Layout, extract
-from experiments.results import versions
+from experiments.run_folder import versions
 from experiments.subject import Subject
 from hooks import ActivationStore
 from probes import Moments
@@ -129,7 +129,7 @@ def read_or_run(
     """
     if where is not None:
         return stored(where, subject, corpora, layout, places, pooling)
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("features", total=len(layout.encoded))
         more: dict[str, Any] = {"pooling": pooling, "batch_tokens": batch_tokens}
         extract(subject, layout, places, store, advance=lambda n: bars.advance(bar, n), **more)

@@ -15,8 +15,8 @@ from typing import Any, Generic, ParamSpec
 
 from experiments import config as c
 from experiments.commands import COMMANDS
-from experiments.finished import Results
 from experiments.options import from_values
+from experiments.results import Results
 
 P = ParamSpec("P")
 

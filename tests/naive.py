@@ -6,7 +6,7 @@ import numpy as np
 import tiny
 import torch
 
-from experiments.prompts import Pair, Prompt
+from experiments.corpus.prompts import Pair, Prompt
 from experiments.subject import Subject
 
 

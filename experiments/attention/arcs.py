@@ -21,8 +21,8 @@ from torch import Tensor
 from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns
 from experiments.corpus import Sentence
 from experiments.features import Layout
-from experiments.padding import Batch
 from experiments.subject import Subject
+from experiments.subject.batches import Batch
 from probes.evaluation import ClusterBootstrap
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)

@@ -20,11 +20,11 @@ from torch import Tensor
 from experiments.attention.heads import HeadTotals
 from experiments.attention.names import BROAD
 from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over, runs
-from experiments.padding import Batch
 from experiments.records import component_name
-from experiments.results import RunError, RunFolder
+from experiments.run_folder import RunError, RunFolder
 from experiments.subject import Subject, load
-from experiments.words import Encoded
+from experiments.subject.batches import Batch
+from experiments.subject.word_spans import Encoded
 
 KEPT_BYTES = 1 << 28
 """Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""

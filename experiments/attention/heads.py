@@ -28,9 +28,9 @@ from torch import Tensor
 
 from experiments.attention.norms import OUTPUT, VALUE, grams_of, norms
 from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns, runs
-from experiments.padding import Batch
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.batches import Batch
+from experiments.subject.word_spans import Encoded
 from probes.evaluation import ClusterBootstrap
 
 GROUPS = 200

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.records import LEVEL
-from experiments.results import RunError, read_json
+from experiments.run_folder import RunError, read_json
 
 FIELDS = ("effect", "low", "high", "q", "exact")
 AGAINST = ("confidence", "entropy", "output")

@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from experiments.padding import Batch
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.batches import Batch
+from experiments.subject.word_spans import Encoded
 from hooks import Site, observe, sites
 
 PATTERN, VISIBLE = "attn.hook_pattern", "attn.hook_attn_scores[0]"

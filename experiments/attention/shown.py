@@ -14,7 +14,7 @@ from experiments.attention import paths
 from experiments.attention.norms import VALUE, grams_of, norms
 from experiments.attention.passes import PATTERN, layers_with_patterns
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.word_spans import Encoded
 from hooks import capture
 
 LENGTHS = (6, 32)

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.attention.passes import PATTERN, layers_with_patterns, runs
-from experiments.padding import Batch
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.batches import Batch
+from experiments.subject.word_spans import Encoded
 
 ROWS = 16
 """Queries of each text that are compared, evenly spaced."""

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import screen
+from experiments import terminal
 from experiments.attention.arcs import OFFSETS, WordRoles, WordTotals
 from experiments.attention.checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
 from experiments.attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
 from experiments.attention.joined import disagreement, read_effects
 from experiments.attention.names import ON_REPEATS, roles
 from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over
+from experiments.attention.roles import repetition_scores
 from experiments.attention.shown import shown_texts
 from experiments.attention.similarity import ROWS, Similarity, SimilarityTotals
 from experiments.config import AttendConfig
 from experiments.corpus import Sentence, Word, read_conllu
+from experiments.corpus.prompts import read_prompts
 from experiments.features import Layout
 from experiments.forecast import pass_seconds
-from experiments.loading import hash_files
-from experiments.prompts import read_prompts
 from experiments.records import component_name
-from experiments.results import RunError, file_sha256
-from experiments.roles import repetition_scores
 from experiments.run import Run, data_record
+from experiments.run_folder import RunError, file_sha256
+from experiments.subject.loading import hash_files
 
 
 def run(config: AttendConfig) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def run(config: AttendConfig) -> dict[str, Any]:
     heads = HeadTotals(subject, layout.encoded, groups)
     alike = SimilarityTotals(subject, layout.encoded)
     words = WordTotals(subject, sentences, layout, groups)
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("attention", total=len(sentences))
         pass_over(
             subject,
@@ -87,7 +87,7 @@ def run(config: AttendConfig) -> dict[str, Any]:
         "notes": _notes(config, layout, statistics, len(sentences)),
     }
     if checkpoints:
-        with screen.progress() as bars:
+        with terminal.progress() as bars:
             bar = bars.add_task("checkpoints", total=len(checkpoints))
             results["checkpoints"] = over_checkpoints(
                 subject, checkpoints, layout.encoded, groups, this.folder,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import screen
+from experiments import terminal
 from experiments.attribution import AttributionError, Game, Scorer, Target, ask, explain, method_named
 from experiments.attribution.examples import flip, flippable, nearest
 from experiments.attribution.faithfulness import (
@@ -23,11 +23,11 @@ from experiments.attribution.faithfulness import (
 from experiments.attribution.game import DRAWN
 from experiments.attribution.question import Question
 from experiments.config import AttributeConfig
+from experiments.corpus.prompts import Prompt, read_prompts
 from experiments.forecast import of_items
-from experiments.prompts import Prompt, read_prompts
-from experiments.reads import prediction_reads
-from experiments.results import digest, file_sha256
+from experiments.interventions.reads import prediction_reads
 from experiments.run import Run, data_record
+from experiments.run_folder import digest, file_sha256
 from experiments.subject import Subject, load
 
 DRAW = ("smoothgrad", "lime", "tree", "kernel-shap", "permutation-shap")
@@ -84,7 +84,7 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     if (planned := this.plan(plan, seconds=of_items(subject, questions, all_of))) is not None:
         return planned
     records: list[dict[str, Any]] = []
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("attribution", total=len(questions) * len(methods))
         for number, question in enumerate(questions):
             scorer = Scorer(question, config.batch_tokens)

@@ -15,7 +15,7 @@ from experiments.attribution.question import Part, Question, clean_logits
 from experiments.attribution.scorer import EMBED, Row, Scorer
 from experiments.attribution.units import AttributionError
 from experiments.subject import Subject
-from experiments.words import pool_words
+from experiments.subject.word_spans import pool_words
 from hooks import Site, capture
 
 CANDIDATES = 20

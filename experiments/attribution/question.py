@@ -20,11 +20,11 @@ from torch import Tensor
 
 from experiments.attribution.endpoint import Endpoint, class_end, language_end, probe_end
 from experiments.attribution.units import AttributionError, Units, find_units, split_words
-from experiments.metrics import BITS
-from experiments.prompts import Prompt
-from experiments.reads import answer_reads, prediction_reads
+from experiments.corpus.prompts import Prompt
+from experiments.interventions.metrics import BITS
+from experiments.interventions.reads import answer_reads, prediction_reads
 from experiments.subject import Subject
-from experiments.words import Encoded, word_spans
+from experiments.subject.word_spans import Encoded, word_spans
 from hooks import Site
 from probes import LogisticProbe
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from experiments.attribution.prefixes import cuts, run_shared
 from experiments.attribution.question import Part, Question, as_encoded
-from experiments.padding import Batch
 from experiments.subject import Subject
+from experiments.subject.batches import Batch
 from hooks import NothingChanged, edits, intervene
 
 Made = TypeVar("Made")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import regex
 
 from experiments.subject import Subject
-from experiments.words import Encoded, trimmed, word_spans
+from experiments.subject.word_spans import Encoded, trimmed, word_spans
 
 LEVELS = ("word", "token", "span")
 

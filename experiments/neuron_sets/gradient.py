@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from experiments.components import Component
-from experiments.effects import clusters_of
-from experiments.estimate import estimates
-from experiments.metrics import Metric
-from experiments.prompts import Item
-from experiments.results import RunError
+from experiments.corpus.prompts import Item
+from experiments.interventions.components import Component
+from experiments.interventions.effects import clusters_of
+from experiments.interventions.estimate import estimates
+from experiments.interventions.metrics import Metric
+from experiments.interventions.sweep import chunks
+from experiments.run_folder import RunError
 from experiments.subject import Subject
-from experiments.sweep import chunks
 from hooks import Site
 from hooks.edits import Edit
 

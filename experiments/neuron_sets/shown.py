@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.neuron_sets.sets import Means
-from experiments.tasks import SPLITS, Task
-from experiments.view import View
+from experiments.probing.tasks import SPLITS, Task
+from experiments.probing.views import View
 
 WORDS = 12
 SAME = 2

@@ -17,28 +17,28 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from experiments import forecast, screen
-from experiments.components import Component
+from experiments import forecast, terminal
 from experiments.config import NeuronsConfig
-from experiments.effects import clusters_of, group_notes, mean_of
+from experiments.corpus.prompts import Item, Prompt
+from experiments.corpus.splits import read_splits
 from experiments.features import vector_sites
+from experiments.interventions.components import Component
+from experiments.interventions.effects import clusters_of, group_notes, mean_of
+from experiments.interventions.metrics import Metric, get_metric, metric_and_texts
+from experiments.interventions.reads import MetricError
+from experiments.interventions.sweep import Grid, chunks, sweep_all
 from experiments.memory import site_widths
-from experiments.metrics import Metric, get_metric, metric_and_texts
 from experiments.neuron_sets.gradient import by_gradient, halves
 from experiments.neuron_sets.sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
 from experiments.neuron_sets.shown import described, named
 from experiments.neuron_sets.summary import finding, join, set_records, study_notes
-from experiments.prompts import Item, Prompt
+from experiments.probing.tasks import Task
+from experiments.probing.views import View, build_views
 from experiments.properties import get_property
-from experiments.reads import MetricError
-from experiments.results import RunError, digest, file_sha256
 from experiments.run import Run, data_record
-from experiments.splits import read_splits
+from experiments.run_folder import RunError, digest, file_sha256
 from experiments.stored import Features, read_or_run
 from experiments.subject import Subject
-from experiments.sweep import Grid, chunks, sweep_all
-from experiments.tasks import Task
-from experiments.view import View, build_views
 from hooks import ActivationStore, Site
 from hooks.edits import Edit
 from probes import cross_table
@@ -101,7 +101,7 @@ def run(config: NeuronsConfig) -> dict[str, Any]:
     if config.gradient:
         given_orders = _by_gradient(this, subject, metric, ranked_on, features, means, skip)
     read = {}
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("rankings and probes", total=len(places))
         for name in places:
             orders = {"gradient": given_orders[name]} if config.gradient else {}

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.components import Component
 from experiments.config import NeuronsConfig
-from experiments.effects import effect_records
-from experiments.measure import Measured
-from experiments.metrics import Metric
+from experiments.corpus.prompts import Item
+from experiments.interventions.components import Component
+from experiments.interventions.effects import effect_records
+from experiments.interventions.measure import Measured
+from experiments.interventions.metrics import Metric
 from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
-from experiments.prompts import Item
+from experiments.probing.tasks import Task
 from experiments.records import LEVEL
-from experiments.tasks import Task
 from probes.evaluation import ClusterBootstrap, interval
 from probes.sparse import BAND
 

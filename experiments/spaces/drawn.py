@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.config import GeometryConfig
 from experiments.corpus import Corpus
 from experiments.features import Layout
-from experiments.results import RunError
+from experiments.run_folder import RunError
 from experiments.spaces import maps
 from experiments.subject import Subject
 from hooks import Site, observe

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.results import RunError, write_text
+from experiments.run_folder import RunError, write_text
 
 FORMATS = ("npz", "parquet", "projector")
 

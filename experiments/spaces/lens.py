@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.word_spans import Encoded
 from hooks import Resume
 from hooks.resume import language_head
 from probes.evaluation import ClusterBootstrap

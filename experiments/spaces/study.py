@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from experiments import screen
+from experiments import terminal
 from experiments.config import GeometryConfig
 from experiments.corpus import Corpus, read_conllu
 from experiments.features import Layout
 from experiments.forecast import pass_seconds
-from experiments.layerwise import study_sites
+from experiments.probing.study import study_sites
+from experiments.probing.summary import layer_of
 from experiments.properties import get_property
-from experiments.results import RunError, digest
 from experiments.run import Run, data_record
+from experiments.run_folder import RunError, digest
 from experiments.spaces import export, maps, measures
 from experiments.spaces.drawn import FEW, DrawnWords, norms_by_position
 from experiments.spaces.lens import Lens, LensError, logit_lens, why_not
 from experiments.stored import read_or_run
 from experiments.subject import Subject
-from experiments.summary import layer_of
 from hooks import ActivationStore
 
 NEAR = 5
@@ -74,7 +74,7 @@ def run(config: GeometryConfig) -> dict[str, Any]:
     labels = {name: np.array([column[s][i] for s, i in words.chosen], dtype=object) for name, column in columns.items()}
     records, drawn = [], {}
     before: dict[str, np.ndarray] = {}
-    with screen.progress() as bars:
+    with terminal.progress() as bars:
         bar = bars.add_task("maps", total=len(places))
         for number, site in enumerate(places):
             saved = this.folder.kept(

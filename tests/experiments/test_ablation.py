@@ -14,17 +14,18 @@ import tiny
 import torch
 from naive import alone, naive, subject
 
-from experiments import ablation, cli
-from experiments.components import components
+from experiments import cli
+from experiments.confidence.predictions import read_predictions
+from experiments.confidence.questions import read_questions
 from experiments.config import AblateConfig
-from experiments.metrics import METRICS, get_metric
+from experiments.corpus.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
+from experiments.interventions import ablation
+from experiments.interventions.components import components
+from experiments.interventions.metrics import METRICS, get_metric
+from experiments.interventions.reads import MetricError
+from experiments.interventions.sweep import PACK, Sweep, chunks
 from experiments.options import add_options, as_command, from_arguments
-from experiments.predictions import read_predictions
-from experiments.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
-from experiments.questions import read_questions
-from experiments.reads import MetricError
 from experiments.subject import Subject, load
-from experiments.sweep import PACK, Sweep, chunks
 from hooks import edits, intervene
 
 FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}

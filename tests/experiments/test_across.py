@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.across import across_layers
 from experiments.config import ProbeConfig
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.features import Layout
-from experiments.mixes import mix_records
+from experiments.probing.across import across_layers
+from experiments.probing.mixes import mix_records
+from experiments.probing.scoring import Cell
+from experiments.probing.summary import summarise
+from experiments.probing.tasks import SPLITS, TaskError, build_task
+from experiments.probing.trees import Trees, chain_scores, tree_records
+from experiments.probing.views import View
 from experiments.properties import get_property
-from experiments.results import RunFolder
-from experiments.scoring import Cell
-from experiments.summary import summarise
-from experiments.tasks import SPLITS, TaskError, build_task
-from experiments.trees import Trees, chain_scores, tree_records
-from experiments.view import View
-from experiments.words import Encoded
+from experiments.run_folder import RunFolder
+from experiments.subject.word_spans import Encoded
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTot
 from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
 from experiments.attention.paths import flow, rollout
+from experiments.attention.roles import repetition_scores
 from experiments.attention.shown import shown_texts, text_patterns
 from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.study import head_records, plain_sentence
 from experiments.features import Layout
-from experiments.roles import repetition_scores
 from experiments.subject import Subject
-from experiments.words import Encoded
+from experiments.subject.word_spans import Encoded
 from hooks import capture, edits, intervene
 
 TEXTS = ["w3 w4 w5 w6 w7", "w3 w9", "w8 , w8 w9 w10 . w12", "w5", "w4 w4 w4 w4 w4"]

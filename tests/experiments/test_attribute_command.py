@@ -19,7 +19,7 @@ from experiments.attribution.examples import nearest
 from experiments.attribution.shown import coloured
 from experiments.config import AttributeConfig
 from experiments.demo import demo_paths
-from experiments.results import RunFolder
+from experiments.run_folder import RunFolder
 from experiments.subject import load
 
 TEXT = "The old teachers near the big house"

@@ -14,15 +14,16 @@ from made import softmax
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from experiments import asked, cli
-from experiments.asked import Asking, Said
+from experiments import cli
+from experiments.confidence import asked
+from experiments.confidence.asked import Asking, Said
+from experiments.confidence.generating import generate
+from experiments.confidence.predictions import PredictionError, read_predictions
+from experiments.confidence.questions import Question, QuestionError, Templates, token_probabilities
+from experiments.confidence.reliability import Judged, compare, judge
+from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
-from experiments.generating import generate
-from experiments.predictions import PredictionError, read_predictions
-from experiments.prompts import read_pairs
-from experiments.questions import Question, QuestionError, Templates, token_probabilities
-from experiments.reliability import Judged, compare, judge
-from experiments.results import RunFolder
+from experiments.run_folder import RunFolder
 from experiments.subject import Subject, load
 from probes.scaling import TemperatureScaling, VectorScaling
 

@@ -15,7 +15,7 @@ from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.subject import Subject, load
-from experiments.words import word_spans
+from experiments.subject.word_spans import word_spans
 from hooks import ActivationStore, capture
 
 SITES = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_post"]

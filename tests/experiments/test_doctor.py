@@ -10,13 +10,13 @@ import torch
 
 import experiments.run
 from experiments import cli
-from experiments.bos import SENTENCES
 from experiments.config import AblateConfig, DoctorConfig
 from experiments.demo import demo_paths
 from experiments.examination import TEXTS, examine, round_trip, sample, spans
 from experiments.report import render_report
 from experiments.subject import Subject, load
-from experiments.words import Encoded
+from experiments.subject.bos import SENTENCES
+from experiments.subject.word_spans import Encoded
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_study_refuses_a_wrong_model_or_brands_its_report(model_path, pairs, t
 
 def test_the_examination_changes_no_number_of_a_study(model_path, pairs, tmp_path, monkeypatch):
     config = {"model": model_path, "pairs": pairs, "component": "heads", "value": "resample"}
-    from experiments.ablation import run
+    from experiments.interventions.ablation import run
 
     with_it = run(AblateConfig(**config, out=tmp_path / "a"))
     monkeypatch.setattr(experiments.run.Run, "_examine", lambda self, subject: None)

@@ -19,7 +19,7 @@ from experiments import cli
 from experiments.config import CaptureConfig
 from experiments.demo import demo_paths
 from experiments.engine import Local, OnRay, engine_of, tree
-from experiments.results import RunError
+from experiments.run_folder import RunError
 from hooks import ActivationStore
 
 MODEL = demo_paths().model

@@ -14,16 +14,17 @@ import torch
 from naive import subject
 from torch import nn
 
-from experiments import ablation, cli, measure
-from experiments.components import Component, components, edit_at, places
+from experiments import cli
 from experiments.config import AblateConfig
-from experiments.effects import FEW, differs_from_0, group_notes, mean_of
-from experiments.estimate import Estimates, certificate, estimates, grad_drop, to_verify
-from experiments.metrics import get_metric
-from experiments.prompts import Prompt
-from experiments.reads import MetricError
+from experiments.corpus.prompts import Prompt
+from experiments.interventions import ablation, measure
+from experiments.interventions.components import Component, components, edit_at, places
+from experiments.interventions.effects import FEW, differs_from_0, group_notes, mean_of
+from experiments.interventions.estimate import Estimates, certificate, estimates, grad_drop, to_verify
+from experiments.interventions.metrics import get_metric
+from experiments.interventions.reads import MetricError
+from experiments.interventions.sweep import Chunk, Sweep, chunks
 from experiments.subject import Subject
-from experiments.sweep import Chunk, Sweep, chunks
 from hooks import capture, edits, intervene
 
 PROMPTS = [

@@ -14,10 +14,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from experiments import cli, explanation
+from experiments import cli
+from experiments.confidence import explanation
+from experiments.confidence.explanation import parse_words
+from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
-from experiments.explanation import parse_words
-from experiments.prompts import read_pairs
 from experiments.subject import Subject, load
 
 N = 24

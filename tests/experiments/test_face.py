@@ -25,7 +25,7 @@ from experiments.commands import COMMANDS
 from experiments.config import AblateConfig, CaptureConfig, GeometryConfig, ProbeConfig
 from experiments.demo import demo_paths
 from experiments.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
-from experiments.results import RunError
+from experiments.run_folder import RunError
 from experiments.subject import load
 from hooks import Site, Verdict, verify
 
@@ -296,9 +296,9 @@ def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
 
 
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):
-    from experiments import layerwise
+    from experiments.probing import study
 
-    calls, score = [], layerwise.score_cell
+    calls, score = [], study.score_cell
 
     def second_stops(*args, **kwargs):
         calls.append(1)

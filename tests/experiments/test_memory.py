@@ -19,9 +19,9 @@ from processes import PROCESSES
 from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.features import FeatureError, Layout, extract
-from experiments.layerwise import study_sites
 from experiments.memory import as_bytes
-from experiments.results import RunError, peak_memory
+from experiments.probing.study import study_sites
+from experiments.run_folder import RunError, peak_memory
 from experiments.subject import Subject, load
 from hooks import ActivationStore
 

@@ -14,12 +14,12 @@ import torch
 from naive import naive
 
 from experiments import cli
-from experiments.components import Component
 from experiments.config import NeuronsConfig
-from experiments.metrics import get_metric
+from experiments.corpus.prompts import Prompt
+from experiments.interventions.components import Component
+from experiments.interventions.metrics import get_metric
 from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
 from experiments.neuron_sets.summary import set_records
-from experiments.prompts import Prompt
 from experiments.subject import load
 from hooks import Site
 from probes.rankings import RANKINGS

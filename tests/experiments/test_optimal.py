@@ -13,8 +13,9 @@ import tiny
 import torch
 from torch import nn
 
-from experiments import ablation, cli
+from experiments import cli
 from experiments.config import AblateConfig
+from experiments.interventions import ablation
 from hooks import EditError, edits, intervene
 
 

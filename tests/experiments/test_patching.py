@@ -13,13 +13,14 @@ import tiny
 import torch
 from naive import naive, subject
 
-from experiments import cli, patching
-from experiments.components import components, places
+from experiments import cli
 from experiments.config import PatchConfig
-from experiments.metrics import get_metric
-from experiments.patching import aligned_reads
-from experiments.prompts import Prompt
-from experiments.sweep import PACK, Sweep, chunks
+from experiments.corpus.prompts import Prompt
+from experiments.interventions import patching
+from experiments.interventions.components import components, places
+from experiments.interventions.metrics import get_metric
+from experiments.interventions.patching import aligned_reads
+from experiments.interventions.sweep import PACK, Sweep, chunks
 from hooks import capture, edits, intervene
 
 PROMPTS = [
@@ -44,7 +45,7 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
     patch = edits.patch(acts)
     parts = [(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at]
     got = sweep.effects(parts)
-    monkeypatch.setattr("experiments.sweep.SMALL_PACK", 1)  # every position starts where it is
+    monkeypatch.setattr("experiments.interventions.sweep.SMALL_PACK", 1)  # every position starts where it is
     assert np.abs(sweep.effects(parts) - got).max() < 5e-5
     assert np.abs(got).max() > 1e-3
     for part, effects in zip([*heads, *at], got, strict=True):

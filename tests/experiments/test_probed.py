@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from experiments import cli
-from experiments.components import components
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
-from experiments.estimate import estimates
 from experiments.features import Layout
-from experiments.probed import probed_words, save_probe
-from experiments.reads import MetricError
+from experiments.interventions.components import components
+from experiments.interventions.estimate import estimates
+from experiments.interventions.probe_metric import probed_words, save_probe
+from experiments.interventions.reads import MetricError
+from experiments.interventions.sweep import Sweep, chunks
 from experiments.subject import Subject, load
-from experiments.sweep import Sweep, chunks
-from experiments.words import pool_words
+from experiments.subject.word_spans import pool_words
 from hooks import capture, edits, intervene
 from probes import LogisticProbe, fit_many
 

@@ -12,11 +12,12 @@ import torch
 import transformers as hf
 from naive import subject
 
-from experiments import cli, pruning
+from experiments import cli
 from experiments.config import PruneConfig
-from experiments.heads import HeadError, heads_of, with_heads
-from experiments.metrics import get_metric
-from experiments.prompts import Prompt
+from experiments.corpus.prompts import Prompt
+from experiments.interventions import pruning
+from experiments.interventions.cut_heads import HeadError, heads_of, with_heads
+from experiments.interventions.metrics import get_metric
 from hooks import edits, intervene
 
 IDS = torch.randint(3, tiny.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))

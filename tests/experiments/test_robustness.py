@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from experiments.corpus import CorpusError, read_conllu
 from experiments.demo import demo_paths
-from experiments.results import RunError, RunFolder
+from experiments.run_folder import RunError, RunFolder
 from experiments.subject import Subject, load
-from experiments.words import word_spans
+from experiments.subject.word_spans import word_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED_FILE = """# sent_id = a

@@ -13,9 +13,8 @@ import torch
 import transformers as t
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from experiments import bos
-from experiments.subject import Subject, SubjectError, load
-from experiments.words import Encoded, pool_words, word_spans
+from experiments.subject import Subject, SubjectError, bos, load
+from experiments.subject.word_spans import Encoded, pool_words, word_spans
 
 VOCAB = 120
 TEXTS = ["w1 w2 w3", "w9 w8 w7 w6 w5 w4 w3 w2 w1 w0 w11 w12", "w20", "w5 w6 w5 w6 w5 w6 w70"]

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from experiments import cli
-from experiments.components import Component
 from experiments.corpus import read_conllu
+from experiments.corpus.prompts import Pair, read_pairs
+from experiments.corpus.splits import read_splits
 from experiments.demo import demo_paths
 from experiments.features import Layout
-from experiments.metrics import get_metric
-from experiments.probed import save_probe
-from experiments.prompts import Pair, read_pairs
-from experiments.splits import read_splits
+from experiments.interventions.components import Component
+from experiments.interventions.metrics import get_metric
+from experiments.interventions.probe_metric import save_probe
+from experiments.interventions.sweep import Sweep, chunks
 from experiments.subject import Subject, load
-from experiments.sweep import Sweep, chunks
-from experiments.words import pool_words
+from experiments.subject.word_spans import pool_words
 from hooks import Site, capture, edits, intervene
 from probes import Inlp, Leace, LogisticProbe, fit_many
 from probes.erasure import erased

@@ -1,0 +1,71 @@
+"""A model continues a text: greedily or by sampling, several copies at a time, with a generator of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from experiments.confidence.questions import QuestionError
+from experiments.subject import Subject
+
+
+@torch.inference_mode()
+def generate(
+    subject: Subject, text: str, length: int, copies: int = 1, temperature: float = 0.0, seed: int = 0
+) -> list[str]:
+    """Continuations of a text, each up to its first line break, an end-of-text token, or ``length`` tokens.
+
+    Args:
+        temperature: 0 takes the most probable token; else tokens are drawn from softmax(logits / temperature).
+
+    Raises:
+        QuestionError: a model that cannot continue a text, or a text that leaves no room.
+    """
+    if not subject.causal:
+        raise QuestionError(f"{subject.name} sees what follows a token: expected a model that continues texts")
+    encoded = subject.encode([text])[0]
+    if encoded.cut is not None or len(encoded) + length > subject.max_length:
+        raise QuestionError(f"{text[:40]!r}... and {length} tokens are longer than the model's {subject.max_length}")
+    ends = _ends(subject)
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.tensor([encoded.ids], device=subject.device)
+    # One row is read alone: nothing is padded, so positions count themselves.
+    out = subject.model(input_ids=ids, use_cache=True)
+    cache, logits = out.past_key_values, out.logits[:, -1].expand(copies, -1)
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
+    rows: list[list[int]] = [[] for _ in range(copies)]
+    live = [True] * copies
+    for step in range(length):
+        chosen = _choose(logits, temperature, generator)
+        for k in range(copies):
+            token = int(chosen[k])
+            if live[k] and token not in ends:
+                rows[k].append(token)
+            live[k] &= token not in ends and "\n" not in _said(subject, rows[k]).lstrip()
+        if not any(live) or step == length - 1:
+            break
+        out = subject.model(input_ids=chosen[:, None].to(subject.device), past_key_values=cache, use_cache=True)
+        cache, logits = out.past_key_values, out.logits[:, -1]
+    return [(_said(subject, row).strip().splitlines() or [""])[0].strip() for row in rows]
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Int[Tensor, " copies"]:
+    if temperature == 0:
+        return logits.argmax(-1).cpu()
+    probabilities = torch.softmax(logits.float().cpu() / temperature, dim=-1)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def _said(subject: Subject, row: list[int]) -> str:
+    return str(subject.tokenizer.decode(row, skip_special_tokens=True))
+
+
+def _ends(subject: Subject) -> set[int]:
+    """Every token that ends a text or a turn."""
+    told: Any = getattr(getattr(subject.model, "generation_config", None), "eos_token_id", None)
+    ends = set(told if isinstance(told, list) else [told]) | {subject.tokenizer.eos_token_id, subject.bos}
+    return {int(token) for token in ends if token is not None}

@@ -1,0 +1,243 @@
+"""CoNLL-U in, annotated words with character offsets out.
+
+Lines are checked and parsed in `experiments.corpus.conllu_format`; an error is one line that says
+``path:line: expected ..., got ...``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from experiments.corpus.conllu_format import (
+    CorpusError,
+    Failure,
+    align,
+    blocks,
+    deal,
+    parse,
+    surface_tokens,
+)
+
+__all__ = ["Corpus", "CorpusError", "Sentence", "Word", "read_conllu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One syntactic word: its columns, and its character span in the sentence's text.
+
+    ``text[start:end]`` is the form, except inside a multiword token whose surface is not the
+    concatenation of its words (``du`` = ``de`` + ``le``): there it is the whole surface token.
+    ``head`` is the 1-based id of the governor, 0 at the root. Absent columns stay ``"_"``.
+    ``feats`` is shared by all words with the same features: read it, do not change it.
+    """
+
+    id: int
+    form: str
+    lemma: str
+    upos: str
+    xpos: str
+    feats: Mapping[str, str]
+    head: int
+    deprel: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence: its unique id, its text, its words in order, and the document it is from.
+
+    ``label`` is None in a sentence of a treebank; a rewritten one (property ``bigram_shift``) and one from a file of
+    labelled sentences have their class there.
+    """
+
+    id: str
+    text: str
+    words: tuple[Word, ...]
+    document: str | None = None
+    label: str | None = None
+
+    @property
+    def depths(self) -> list[int]:
+        """Arcs between each word and the root, which has 0."""
+        heads = [0, *(word.head for word in self.words)]
+        found: list[int] = []
+        for word in self.words:
+            depth, at = 0, word.head
+            while at:
+                depth, at = depth + 1, heads[at]
+            found.append(depth)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The sentences of one file, with the SHA-256 of the file's bytes."""
+
+    sentences: tuple[Sentence, ...]
+    path: Path
+    sha256: str
+
+    @property
+    def n_words(self) -> int:
+        """The number of syntactic words."""
+        return sum(len(sentence.words) for sentence in self.sentences)
+
+    @cached_property
+    def type_counts(self) -> Counter[str]:
+        """How often each word type (lower-cased form) occurs; computed once."""
+        return Counter(word.form.lower() for s in self.sentences for word in s.words)
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __iter__(self) -> Iterator[Sentence]:
+        return iter(self.sentences)
+
+
+def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
+    """Read a CoNLL-U file, or its first `limit` sentences.
+
+    Args:
+        path: the file.
+        limit: how many sentences to read; None reads all. What follows is not checked.
+
+    Raises:
+        CorpusError: no such file, not UTF-8, no sentence in it, or a line that is not CoNLL-U;
+            the message names the file, the line, what was expected and what was got.
+
+    Example:
+        >>> from experiments.demo import demo_paths
+        >>> corpus = read_conllu(demo_paths().dev, limit=2)
+        >>> [s.text[w.start:w.end] == w.form for s in corpus for w in s.words].count(False)
+        0
+
+    Source: https://universaldependencies.org/format.html
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
+    text, digest = read_text(path)
+    sentences: list[Sentence] = []
+    ids: dict[str, int] = {}
+    document: str | None = None
+    documents = 0
+    for first_line, lines in blocks(text):
+        fail = Failure(path, first_line)
+        tokens = parse(lines, fail)
+        if "newdoc id" in tokens.metadata or "newdoc" in tokens.metadata:
+            documents += 1
+            document = tokens.metadata.get("newdoc id") or f"document-{documents}"
+        if not tokens:  # comments alone, such as a licence at the end of the file
+            continue
+        token_lines = [i for i, line in enumerate(lines) if not line.startswith("#")]
+        text_line = next((i for i, x in enumerate(lines) if re.match(r"#\s*text\s*=", x)), None)
+        given = tokens.metadata.get("text") if text_line is not None else None
+        sentence_text, spans = align(tokens, token_lines, given, text_line or 0, fail)
+        words = _words(tokens, token_lines, spans, fail)
+        if not words:
+            fail(token_lines[0], "a word in the sentence", "only empty nodes")
+        name = _unique(tokens.metadata.get("sent_id") or f"sentence-{len(sentences) + 1}", ids)
+        sentences.append(Sentence(name, sentence_text, words, document))
+        if len(sentences) == limit:
+            break
+    if not sentences:
+        raise CorpusError(f"{path}:1: expected at least one sentence, got none")
+    return Corpus(tuple(sentences), path, digest)
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """A corpus file's text, without a byte order mark, and its SHA-256.
+
+    Raises:
+        CorpusError: no such file, a directory, a file that cannot be read or is no UTF-8.
+    """
+    data = _read_bytes(path)
+    try:
+        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        got = f"the byte 0x{data[error.start]:02x}"
+        raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.conllu"))
+        hint = f" (it holds {', '.join(inside[:5])})" if inside else ""
+        raise CorpusError(f"{path}: expected a corpus file, got a directory{hint}")
+    if not path.exists():
+        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, names, n=1)
+        hint = f"; the nearest is {path.parent / near[0]}" if near else ""
+        raise CorpusError(f"{path}: expected a corpus file, got no such file{hint}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CorpusError(f"{path}: expected a readable file, got {reason}") from None
+
+
+def _words(
+    tokens: Sequence[Mapping[str, Any]],
+    lines: list[int],
+    spans: dict[int, tuple[int, int]],
+    fail: Failure,
+) -> tuple[Word, ...]:
+    """The syntactic words, with heads checked and spans inside multiword tokens dealt out."""
+    rows = [(i, token) for i, token in enumerate(tokens) if isinstance(token["id"], int)]
+    for index, first, last in surface_tokens(tokens):
+        if last > first:
+            parts = [token["form"] for _, token in rows[first - 1 : last]]
+            spans.update(deal(tokens[index]["form"], first, parts, spans[first]))
+    heads = [0]
+    for index, token in rows:
+        head = token["head"]
+        if not head.isascii() or not head.isdigit():
+            fail(lines[index], "a head that is a word id or 0", repr(head))
+        heads.append(int(head))
+        if heads[-1] > len(rows):
+            fail(lines[index], f"a head from 0 to {len(rows)}", head)
+    rooted = {0}
+    for index, token in rows:
+        at, path = token["id"], []
+        while at not in rooted:
+            path.append(at)
+            if len(path) > len(rows):
+                got = f"a cycle from word {token['id']}"
+                fail(lines[index], "a chain of heads that ends at 0", got)
+            at = heads[at]
+        rooted.update(path)
+    return tuple(
+        Word(
+            id=token["id"],
+            form=token["form"],
+            lemma=token["lemma"],
+            upos=token["upos"],
+            xpos=token["xpos"],
+            feats=token["feats"],
+            head=heads[token["id"]],
+            deprel=token["deprel"],
+            start=spans[token["id"]][0],
+            end=spans[token["id"]][1],
+        )
+        for _, token in rows
+    )
+
+
+def _unique(name: str, seen: dict[str, int]) -> str:
+    """`name`, or `name#2`, `name#3` ... where the file uses an id again."""
+    unique = name
+    while unique in seen:
+        seen[name] += 1
+        unique = f"{name}#{seen[name]}"
+    seen[unique] = 1
+    return unique

@@ -1,0 +1,77 @@
+"""The parts of a model that a sweep goes through: heads, neurons, MLPs, attentions, blocks, and places in the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from experiments.subject.batches import Batch
+from hooks import Site, capture, sites
+from hooks.edits import Edit
+
+KINDS = {
+    "heads": "attn.hook_z",
+    "neurons": "mlp.hook_post",
+    "mlps": "hook_mlp_out",
+    "attentions": "hook_attn_out",
+    "layers": "hook_resid_post",
+}
+"""Kind of component -> the site that it is; heads and neurons are indices of theirs."""
+INDEXED = ("heads", "neurons")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of the model: a head, a neuron, a whole MLP, attention or block; or a place, a block's input at a token."""
+
+    kind: str
+    layer: int
+    index: int | None
+    site: Site
+
+
+def components(model: nn.Module, kind: str, batch: Batch, part: str | None = None) -> list[Component]:
+    """All parts of a kind, in the model's order.
+
+    Args:
+        part: the site within a block, if not the kind's own: ``attn.hook_q`` for the queries of heads.
+        batch: any text: how many heads or neurons a site has is read off a forward.
+
+    Raises:
+        ValueError: an unknown kind.
+        UnknownSite: a model without them.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
+    found = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
+    if kind not in INDEXED:
+        return [Component(kind, site.layer or 0, None, site) for site in found]
+    one = {name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()}
+    with torch.no_grad(), capture(model, *found) as acts:
+        model(**one)
+    sizes = [acts[site].shape[site.axis] for site in found]
+    return [
+        Component(kind, site.layer or 0, index, Site(site.name, index))
+        for site, size in zip(found, sizes, strict=True)
+        for index in range(size)
+    ]
+
+
+def places(model: nn.Module, part: str, length: int) -> list[Component]:
+    """A site of every block at every position of texts of one length.
+
+    Args:
+        part: the site within a block, such as ``hook_resid_pre``.
+
+    Raises:
+        UnknownSite: a model without it.
+    """
+    found = [Site(name) for name in sites(model, f"blocks.*.{part}")]
+    return [Component("positions", site.layer or 0, at, site) for site in found for at in range(length)]
+
+
+def edit_at(part: Component, edit: Edit) -> Edit:
+    """The edit of a whole site, for one component: at its position, where it is one."""
+    return edit.at(part.index) if part.kind == "positions" and part.index is not None else edit

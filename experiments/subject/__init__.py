@@ -1,0 +1,390 @@
+"""A model with its tokenizer: BOS, padding and position ids decided once, recorded and checked."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.subject.batches import Batch, make_batches
+from experiments.subject.bos import decide_bos
+from experiments.subject.loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
+from experiments.subject.word_spans import Encoded, trimmed
+from hooks.anatomy import body_of
+from hooks.padding import Padding, Side, probe_padding
+
+__all__ = ["Subject", "SubjectError", "load"]
+
+
+class Subject:
+    """A model and its tokenizer, neither of which is ever changed.
+
+    Building one runs the model's body on a few short rows of token ids, to learn whether later
+    tokens influence earlier ones and which position ids make padded rows equal single ones.
+
+    Args:
+        model: a transformers model in evaluation mode, with a head or without.
+        tokenizer: its fast tokenizer; a private copy is used.
+        name: what reports call it; by default the name in the model's configuration.
+        bos: "auto" (see `experiments.subject.bos`), "always" (the declared BOS), "never" (no token in
+            front of the text), "tokenizer" (as the tokenizer does), a token id, or a token.
+        max_length: longest input in tokens; by default what configuration and tokenizer allow.
+        random_seed: the seed, where the weights are freshly initialised.
+
+    Attributes:
+        bos: id of the token in front of every text, or None.
+        bos_reason: one sentence on why.
+        causal: whether a token sees only what stands before it (measured).
+        notes: sentences a report should carry.
+
+    Raises:
+        SubjectError: a model in training mode, a tokenizer without offsets, an unknown BOS.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        bos: str | int = "auto",
+        max_length: int | None = None,
+        random_seed: int | None = None,
+        notes: Sequence[str] = (),
+        hasher: Callable[[], str] | None = None,
+    ) -> None:
+        config = getattr(model, "config", None)
+        if not isinstance(model, nn.Module) or config is None or tokenizer is None:
+            raise SubjectError(
+                f"a subject needs a transformers model and its tokenizer, got "
+                f"{type(model).__name__} and {type(tokenizer).__name__}"
+            )
+        _require_eval(model)
+        if not getattr(tokenizer, "is_fast", False):
+            raise SubjectError(
+                f"tokenizer {type(tokenizer).__name__} gives no character offsets: words need "
+                "a fast tokenizer (AutoTokenizer.from_pretrained gives one where it exists)"
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.config: Any = config
+        self.name = name or getattr(config, "_name_or_path", "") or type(model).__name__
+        self.random_seed = random_seed
+        self.notes: list[str] = list(notes)
+        self._hasher = hasher
+        # Calling a fast tokenizer resets the truncation and padding it was set up with.
+        self._tokenizer = copy.deepcopy(tokenizer)
+        self._tokenizer.backend_tokenizer.no_truncation()
+        self._tokenizer.backend_tokenizer.no_padding()
+        self.pad_id = self._pad_id()
+        told = "position_ids" in inspect.signature(self.body.forward).parameters
+        self.padding: Padding = probe_padding(self._run, self.pad_id, self._vocabulary(), told)
+        self.causal = self.padding.causal
+        choice = decide_bos(self, bos)
+        self.bos, self.bos_reason, self._prefix = choice.token, choice.reason, choice.prefix
+        self.max_length = max_length or self._max_length()
+        if self.bos is None:
+            self.notes.append(
+                "no BOS: the first word of a text stands at position 0, where a model may keep an attention sink"
+            )
+        if not self.padding.right.possible:
+            self.notes.append(self.padding.right.why + "; only texts of equal length share a batch")
+
+    # -- what it is
+
+    @property
+    def body(self) -> nn.Module:
+        """What makes hidden states: no vocabulary projection, and only the encoder of a pair."""
+        return body_of(self.model)
+
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether the model says of each token of a text what it might be."""
+        encoder_decoder = getattr(self.config, "is_encoder_decoder", False)
+        return not encoder_decoder and _method(self.model, "get_output_embeddings")() is not None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of a model that classifies whole texts; empty for any other."""
+        if not type(self.model).__name__.endswith("ForSequenceClassification"):
+            return ()
+        return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def has_sink_position(self) -> bool:
+        """Whether position 0 is a token of no word, to be kept out of statistics."""
+        return self.bos is not None
+
+    @property
+    def n_layers(self) -> int:
+        return int(_of(self.config, "num_hidden_layers", "num_layers", "n_layer") or 0)
+
+    @property
+    def d_model(self) -> int:
+        return int(_of(self.config, "hidden_size", "d_model", "n_embd") or 0)
+
+    def token(self, token_id: int) -> str:
+        """The token of an id, as the tokenizer spells it."""
+        return str(self._tokenizer.convert_ids_to_tokens(token_id))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the weight file read, or of the state dict of a model from memory."""
+        return self._hasher() if self._hasher else hash_tensors(self.model)
+
+    @functools.cached_property
+    def tokenizer_sha256(self) -> str:
+        """Hash of all that decides how text is cut."""
+        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What a report must say about the model; the first call hashes the weights."""
+        return {
+            "name": self.name,
+            "architecture": type(self.model).__name__,
+            "n_layers": self.n_layers,
+            "d_model": self.d_model,
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "sha256": self.sha256,
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "bos": None if self.bos is None else self.token(self.bos),
+            "bos_id": self.bos,
+            "bos_reason": self.bos_reason,
+            "attention": getattr(self.config, "_attn_implementation", None),
+            "causal": self.causal,
+            "max_length": self.max_length,
+            "tokenizer": type(self.tokenizer).__name__,
+            "tokenizer_sha256": self.tokenizer_sha256,
+            "device": str(self.device),
+            "random_seed": self.random_seed,
+            "notes": list(self.notes),
+        }
+
+    def without_model(self) -> Subject:
+        """The tokenizer and what was decided and hashed, without the weights: to cut text or to name the model elsewhere."""
+        _ = self.sha256, self.tokenizer_sha256  # while the weights are there
+        other = copy.copy(self)
+        other.__dict__.pop("model")
+        other._hasher = None
+        return other
+
+    def random_twin(self, seed: int) -> Subject:
+        """The same architecture, tokenizer and BOS with fresh weights, initialised from `seed`."""
+        name = f"{self.name} (random weights, seed {seed})"
+        return self.of_model(random_twin(self.model, seed), name=name, random_seed=seed)
+
+    def of_model(self, model: nn.Module, *, name: str | None = None, random_seed: int | None = None) -> Subject:
+        """Another model with the same tokenizer, BOS and longest input."""
+        return Subject(
+            model,
+            self.tokenizer,
+            name=name or self.name,
+            bos="never" if self.bos is None else self.bos,
+            max_length=self.max_length,
+            random_seed=random_seed,
+        )
+
+    # -- text in
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Tokenize, with the recorded BOS in front, cut to `max_length` at the end of the text."""
+        if isinstance(texts, str):
+            raise SubjectError("encode takes a list of texts, got one string")
+        if not texts:
+            return []
+        out = self._tokenizer(
+            list(texts),
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            truncation=False,
+            verbose=False,
+        )
+        return [
+            self._encoded(text, ids, offsets, special)
+            for text, ids, offsets, special in zip(
+                texts,
+                out["input_ids"],
+                out["offset_mapping"],
+                out["special_tokens_mask"],
+                strict=True,
+            )
+        ]
+
+    def _encoded(self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]) -> Encoded:
+        front = next((i for i, s in enumerate(special) if not s), 0)
+        back = next((i for i, s in enumerate(reversed(special)) if not s), len(special) - front)
+        stop = len(ids) - back
+        prefix = list(ids[:front]) if self._prefix is None else list(self._prefix)
+        room = max(self.max_length - len(prefix) - back, 0)
+        cut = None
+        if stop - front > room:
+            dropped = (trimmed(text, *pair) for pair in offsets[front + room : stop])
+            cut = next((start for start, end in dropped if end > start), None)
+            stop = front + room
+        zero = (0, 0)
+        return Encoded(
+            text,
+            (*prefix, *ids[front:stop], *ids[len(ids) - back :]),
+            (*([zero] * len(prefix)), *((start, end) for start, end in offsets[front:stop]), *([zero] * back)),
+            (*([True] * len(prefix)), *map(bool, special[front:stop]), *([True] * back)),
+            cut,
+        )
+
+    def batches(self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right") -> Iterator[Batch]:
+        """Texts by falling length, as many to a batch as `tokens` positions hold (at least one).
+
+        The largest batch comes first, so that memory that does not suffice fails at once.
+
+        Raises:
+            SubjectError: an empty text, or a side on which this architecture cannot be padded.
+        """
+        if side not in ("right", "left"):
+            raise SubjectError(f"side={side!r}: expected 'right' or 'left'")
+        policy = self.padding.left if side == "left" else self.padding.right
+        if side == "left" and not policy.possible:
+            raise SubjectError(f"{type(self.model).__name__}: {policy.why}; pad on the right")
+        if empty := [i for i, e in enumerate(encoded) if not e.ids]:
+            raise SubjectError(f"text {empty[0]} has no tokens: expected at least one")
+        return make_batches(encoded, policy, self.pad_id, tokens, side)
+
+    # -- running
+
+    def forward(self, batch: Batch, *, logits: bool = False, grad: bool = False, **kwargs: Any) -> Any:
+        """Run the body (or, with `logits`, the whole model) on a batch: its transformers output.
+
+        Nothing is cached between positions; unless `grad`, it runs under `torch.inference_mode`.
+
+        Raises:
+            SubjectError: a model set to training since, or logits of a model without a head.
+        """
+        _require_eval(self.model)
+        if logits and not (self.gives_tokens or self.classes):
+            raise SubjectError(
+                f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
+                "or masked language model with its head"
+            )
+        with torch.enable_grad() if grad else torch.inference_mode():
+            return self._run(batch.inputs(), model=self.model if logits else self.body, **kwargs)
+
+    def _run(self, inputs: Mapping[str, Tensor], *, model: nn.Module | None = None, **kwargs: Any) -> Any:
+        model = model or self.body
+        known = inspect.signature(model.forward).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        if "position_ids" in inputs and "position_ids" not in known and not takes_any:
+            raise SubjectError(f"{type(model).__name__} takes no position_ids")
+        if "use_cache" in known:
+            kwargs["use_cache"] = False
+        moved = {key: value.to(self.device) for key, value in inputs.items()}
+        return model(**moved, return_dict=True, **kwargs)
+
+    # -- limits
+
+    def _pad_id(self) -> int:
+        # Any id does where the mask hides it; RoBERTa's kind also counts positions by this one.
+        for found in (getattr(self.config, "pad_token_id", None), self._tokenizer.pad_token_id):
+            if isinstance(found, int) and 0 <= found < self._vocabulary():
+                return found
+        return 0
+
+    def _vocabulary(self) -> int:
+        return int(_of(self.config, "vocab_size") or len(self._tokenizer))
+
+    def _max_length(self) -> int:
+        limits = [10**6]
+        relative = _of(self.config, "relative_attention_num_buckets") is not None
+        places = _of(self.config, "max_position_embeddings", "n_positions", "max_seq_len")
+        if places and int(places) > 0 and not relative:  # XLNet writes -1 for no limit
+            limits.append(int(places) - self.padding.right.start)
+        declared = self.tokenizer.model_max_length
+        if declared and declared < 10**6:
+            limits.append(int(declared))
+        return min(limits)
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    tokenizer: Any = None,
+    bos: str | int = "auto",
+    body_only: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    classifier: bool = False,
+) -> Subject:
+    """A subject from a hub id, a local folder or a GGUF file.
+
+    Args:
+        name_or_path: hub id, folder with config.json and .safetensors, .gguf file or its folder.
+        dtype: of the weights in memory; float32 by default, whatever the file holds.
+        device: the GPU by default where there is one.
+        tokenizer: another tokenizer, or where to read it.
+        bos: see `Subject`.
+        body_only: leave out a language-model head.
+        allow_pickle: also read .bin weights, which can run code of their author's.
+        trust_remote_code: run model code that comes with the weights.
+        classifier: keep the head of a model that classifies texts.
+
+    Raises:
+        SubjectError: one line with what was tried and what to do.
+
+    Example:
+        >>> subject = load("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
+    """
+    loaded = read_model(
+        name_or_path,
+        dtype=dtype,
+        device=device,
+        tokenizer=tokenizer,
+        body_only=body_only,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        classifier=classifier,
+    )
+    hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
+    subject = Subject(
+        loaded.model,
+        loaded.tokenizer,
+        name=loaded.name,
+        bos=bos,
+        notes=loaded.notes,
+        hasher=hasher,
+    )
+    if body_only:
+        subject.model = subject.body
+    return subject
+
+
+def _require_eval(model: nn.Module) -> None:
+    if any(module.training for module in model.modules()):
+        raise SubjectError(
+            f"{type(model).__name__} is in training mode, where dropout changes every activation: "
+            "call model.eval() first"
+        )
+
+
+def _of(config: Any, *names: str) -> Any:
+    """The first of these settings that the configuration, or its text part, has."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for part in (config, text):
+        for name in names:
+            if (found := getattr(part, name, None)) is not None:
+                return found
+    return None
+
+
+def _method(model: nn.Module, name: str) -> Callable[[], Any]:
+    return getattr(model, name, lambda: None)
