@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,7 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     def all_of(question: Question) -> None:
         scorer = Scorer(question, config.batch_tokens)
         for method in methods:
-            _record(config, question, scorer, 0, method, masked)
+            _record(config, question, scorer, 0, masked, method)
         if config.random:
             _random_record(config, question, scorer, 0, masked)
 
@@ -87,14 +87,7 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     with terminal.progress() as bars:
         bar = bars.add_task("attribution", total=len(questions) * len(methods))
         for number, question in enumerate(questions):
-            scorer = Scorer(question, config.batch_tokens)
-            for method in methods:
-                make = partial(_record, config, question, scorer, number, method, masked)
-                records.append(this.folder.kept(f"{number:05d}-{method}", make))
-                bars.advance(bar)
-            if config.random:
-                make = partial(_random_record, config, question, scorer, number, masked)
-                records.append(this.folder.kept(f"{number:05d}-{RANDOM}", make))
+            records += _of_text(this, question, number, methods, masked, lambda: bars.advance(bar))
     results = {
         "records": records,
         "agreement": _agree(records, methods),
@@ -104,6 +97,38 @@ def run(config: AttributeConfig) -> dict[str, Any]:
     }
     data = [data_record("prompts", config.prompts, len(prompts))] if config.prompts else []
     return this.finish(results, data=data)
+
+
+def _of_text(
+    this: Run,
+    question: Question,
+    number: int,
+    methods: Sequence[str],
+    masked: Subject | None,
+    advance: Callable[[], object],
+) -> list[dict[str, Any]]:
+    """One text's records, those that an interrupted run left and the others.
+
+    Methods share the values that their measures need. Where a run was cut within a text, those of the finished methods are
+    computed again, in the batches of the first time: the others then get the same bits.
+    """
+    config, scorer = this.config, Scorer(question, this.config.batch_tokens)
+    names = [*methods, *([RANDOM] if config.random else [])]
+    left = {name: this.folder.cell(f"{number:05d}-{name}") for name in names}
+    records = []
+    for name in names:
+        found = left[name]
+        if found is None:
+            one = _random_record if name == RANDOM else partial(_record, method=name)
+            found = one(config, question, scorer, number, masked)
+            this.folder.save_cell(f"{number:05d}-{name}", found)
+        elif None in left.values():
+            game = Game(scorer, config.removal, config.seed, proposals=masked)
+            faithfulness(game, np.array(found["scores"]), config.seed)
+        records.append(found)
+        if name != RANDOM:
+            advance()
+    return records
 
 
 def _examples(config: AttributeConfig, this: Run, questions: Sequence[Question]) -> list[dict[str, Any]]:
@@ -178,7 +203,7 @@ def _settings(config: AttributeConfig, masked: Subject | None) -> dict[str, Any]
 
 
 def _record(
-    config: AttributeConfig, question: Question, scorer: Scorer, number: int, method: str, masked: Subject | None
+    config: AttributeConfig, question: Question, scorer: Scorer, number: int, masked: Subject | None, method: str
 ) -> dict[str, Any]:
     """One method on one text."""
     settings = _settings(config, masked)

@@ -97,6 +97,26 @@ def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(saved) == ["00000-leave-one-out", "00000-random", "00001-leave-one-out", "00001-random"]
 
 
+def test_a_text_cut_between_its_methods_gets_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measures of methods share values, which batches of other rows would round otherwise."""
+    given = ["--text", TEXT, "--target", " are", "--method", "leave-one-out", "--method", "lime", "--method", "ig"]
+    given += ["--samples", "30", "--random", "2"]
+    assert cli.main(command(tmp_path / "whole", *given)) == 0
+    save, saved = RunFolder.save_cell, 0
+
+    def stop_after(self: RunFolder, name: str, value: Any) -> None:
+        nonlocal saved
+        save(self, name, value)
+        saved += 1
+        if saved % 2 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_cell", stop_after)
+    assert [cli.main(command(tmp_path / "cut", *given)) for _ in range(3)] == [130, 130, 0]
+    whole, cut = (json.loads((tmp_path / n / "results.json").read_text())["records"] for n in ("whole", "cut"))
+    assert whole == cut
+
+
 def test_stability_is_measured_wherever_something_is_drawn(tmp_path: Path) -> None:
     for removal, drawn in (("resample", True), ("mean", False)):
         given = command(
