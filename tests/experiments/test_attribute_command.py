@@ -140,46 +140,23 @@ def test_every_option_reaches_the_method_that_reads_it(tmp_path: Path) -> None:
     known = [{"prompt": text} for text in ("The teacher near the houses", "Dogs run", TEXT)]
     (tmp_path / "known.jsonl").write_text("".join(json.dumps(line) + "\n" for line in known), encoding="utf-8")
     given = ["--text", TEXT, "--target", " are", "--wrong", " is", "--measure", "log-probability", "--level", "token"]
-    given += [
-        "--method",
-        "leave-one-out",
-        "--method",
-        "ig",
-        "--method",
-        "lime",
-        "--removal",
-        "noise",
-        "--samples",
-        "40",
-    ]
-    given += [
-        "--baseline",
-        "sampled",
-        "--steps",
-        "12",
-        "--seed",
-        "4",
-        "--random",
-        "0",
-        "--seeds",
-        "0",
-        "--sensitivity",
-        "2",
-    ]
+    more: dict[str, Any] = {"removal": "noise", "samples": 2, "baseline": "sampled", "steps": 12, "seed": 4}
+    told = {**more, "random": 0, "seeds": 0, "sensitivity": 1}
+    given += ["--method", "leave-one-out", "--method", "ig"]
+    given += [word for name, value in told.items() for word in (f"--{name}", str(value))]
     given += ["--known", str(tmp_path / "known.jsonl"), "--known-site", "blocks.0.hook_resid_post"]
     assert cli.main(command(tmp_path / "run", *given)) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     subject = load(demo_paths().model)
     target = Target(" are", " is", "log-probability")
-    more: dict[str, Any] = {"removal": "noise", "samples": 40, "baseline": "sampled", "steps": 12, "seed": 4}
-    assert [r["method"] for r in results["records"]] == ["leave-one-out", "ig", "lime"]
+    assert [r["method"] for r in results["records"]] == ["leave-one-out", "ig"]
     for record in results["records"]:
         expected = attribute(subject, TEXT, target=target, level="token", method=record["method"], **more)
         np.testing.assert_allclose(record["scores"], expected.scores, atol=1e-4)
         assert record["unit"] == expected.unit == "bits"
         assert record["measured_by"] == "noise"
         assert record["sensitivity"] > 0
-        change = {"leave-one-out": {"removal": "pad"}, "ig": {"baseline": "zero"}, "lime": {"samples": 60}}
+        change = {"leave-one-out": {"removal": "pad"}, "ig": {"samples": 3}}
         other = attribute(
             subject, TEXT, target=target, level="token", method=record["method"], **more | change[record["method"]]
         )

@@ -218,7 +218,7 @@ def test_an_open_prompts_confidence_is_the_most_probable_tokens(tmp_path: Path) 
 
 
 WORDS = """Question : Answer is the answer true or false ? A B . a b c d
-0.9 True False Proposed Probability of it"""
+0.9 True False Proposed Probability of it A. B. Question: Answer:"""
 
 
 @pytest.fixture(scope="module")
