@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from experiments import terminal
 from experiments.config import ProbeConfig
+from experiments.interventions.sweep import runs
 from experiments.probing.mixes import mix_finding, mix_records
 from experiments.probing.summary import layer_of
 from experiments.probing.tasks import SPLITS, Split
-from experiments.probing.trees import Trees, chain_scores, tree_finding, tree_records
+from experiments.probing.trees import TOGETHER, Trees, chain_scores, tree_finding, tree_records
 from experiments.probing.views import View
 from experiments.run_folder import RunFolder
 from experiments.stored import Features
@@ -44,9 +46,8 @@ def across_layers(
             )
             out["notes"].append({"kind": "skipped", "text": text})
             return out
-        found = folder.kept("trees", lambda: _trees(config, view, splits, places, stores))
-        out["trees"] = found["records"]
-        out["notes"] += found["notes"]
+        out["trees"], notes = _trees(config, view, splits, places, stores, folder)
+        out["notes"] += notes
         out["findings"].append({"property": "tree", "text": tree_finding(out["trees"])})
     return out
 
@@ -61,8 +62,14 @@ def _mix(config: ProbeConfig, view: View, places: Sequence[str], stores: Stores)
 
 
 def _trees(
-    config: ProbeConfig, view: View, splits: Mapping[Split, Trees], places: Sequence[str], stores: Stores
-) -> dict[str, Any]:
+    config: ProbeConfig,
+    view: View,
+    splits: Mapping[Split, Trees],
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Records and notes; each group of layers is kept as soon as it is there."""
     notes = [
         {
             "kind": "dropped",
@@ -71,20 +78,14 @@ def _trees(
         for split, trees in splits.items()
         if trees.dropped
     ]
-    models = ["model", *(["random model"] if config.random_models else [])]
+    found: list[list[dict[str, Any]]] = [[] for _ in range(1 + bool(config.random_models))]
     with terminal.progress() as bars:
-        bar = bars.add_task("structural probes", total=len(places) * len(models))
-        found = [
-            tree_records(
-                splits,
-                lambda site, i=i: stores[i, view.name].read(site),
-                places,
-                config.structural,
-                config.seed,
-                lambda: bars.advance(bar),
-            )
-            for i in range(len(models))
-        ]
+        bar = bars.add_task("structural probes", total=len(places) * len(found))
+        for i, records in enumerate(found):
+            for some in runs(places, TOGETHER):
+                make = partial(tree_records, splits, stores[i, view.name].read, some, config.structural, config.seed)
+                records += folder.kept(f"trees-{i}-{some[0]}", make)
+                bars.advance(bar, len(some))
     chain = chain_scores(splits["test"], config.seed)
     records = [
         {
@@ -103,4 +104,4 @@ def _trees(
         notes.append({"kind": "warning", "text": f"tree: structural probes not converged at {', '.join(late)}"})
     if not config.random_models:
         notes.append({"kind": "skipped", "text": "tree: the random-weight model is not supported (none was asked for)"})
-    return {"records": records, "notes": notes}
+    return records, notes

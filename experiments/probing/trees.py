@@ -12,14 +12,13 @@ from torch import Tensor
 
 from experiments.corpus import Corpus
 from experiments.features import Layout
-from experiments.interventions.sweep import runs
 from experiments.probing.tasks import Split
 from experiments.report.words import layer_label
 from probes.evaluation import ClusterBootstrap
 from probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
 
 TOGETHER = 8
-"""Layers that are trained in one model, and held in memory at a time."""
+"""Layers that a study trains in one model, and keeps when they are done."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,8 @@ def tree_records(
     sites: Sequence[str],
     rank: int,
     seed: int,
-    advance: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """One record a site.
+    """One record a site; the sites are trained in one model, and held in memory together.
 
     Args:
         read: a site's features.
@@ -67,17 +65,6 @@ def tree_records(
         Records with ``site, rank, uuas, uuas_low, uuas_high, distance_spearman, root_accuracy, root_low, root_high,
         depth_spearman, epochs, converged, n`` (test sentences). Intervals over sentences.
     """
-    return [record for some in runs(sites, TOGETHER) for record in _group(splits, read, some, rank, seed, advance)]
-
-
-def _group(
-    splits: Mapping[Split, Trees],
-    read: Callable[[str], Float[Tensor, "rows d"]],
-    sites: Sequence[str],
-    rank: int,
-    seed: int,
-    advance: Callable[[], object],
-) -> list[dict[str, Any]]:
     train, dev, test = splits["train"], splits["dev"], splits["test"]
     features: dict[str, dict[str, list[Tensor]]] = {"train": {}, "dev": {}, "test": {}}
     for site in sites:
@@ -103,7 +90,6 @@ def _group(
         )
         ends = {"epochs": max(distance.epochs, depth.epochs), "converged": distance.converged and depth.converged}
         out.append({"site": site, "rank": len(distance.projection), **scores, **ends})
-        advance()
     return out
 
 

@@ -15,7 +15,7 @@ from .lines import lines
 from .parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell, signed_cell
 from .provenance import model_name
 from .scatter import scatter
-from .words import finite, general, interval, number, p_value, plural, signed
+from .words import ABSENT, finite, general, interval, number, p_value, plural, signed
 
 MASSES = {
     "entropy": "normalised: 1 is looking everywhere alike",
@@ -128,7 +128,10 @@ def heads_section(results: Mapping[str, Any], records: Sequence[Mapping[str, Any
             Cell(component_name(r), 1000.0 * r["layer"] + r["index"], head=True),
             Cell(str(r.get("role") or "")),
             *(score_cell(r.get(n), *((r.get(f"{n}_low"), r.get(f"{n}_high")) if n in SPANNED else ())) for n in names),
-            Cell(f"{r.get('nearest')} {number(r.get('nearest_similarity'), 2)}", finite(r.get("nearest_similarity"))),
+            Cell(
+                f"{r['nearest']} {number(r.get('nearest_similarity'), 2)}" if r.get("nearest") else ABSENT,
+                finite(r.get("nearest_similarity")),
+            ),
             *([_effect_cell(r)] if has_effects else []),
         ]
         for r in records
