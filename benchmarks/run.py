@@ -77,7 +77,7 @@ BENCHMARKS = {
         "activations on disk: written while capturing against kept in memory; one layer of a 5 GB store against a plain "
         "read; memory at 10x the text; batches by length against the corpus's order; time at 1x, 4x, 16x; kills; Ray",
         "1.15x; 0.8x; 1.05x; 1.8x; within 10%; identical; identical",
-        "store.py --repeats 15 --ud {ud} --model {minilm} --sentences 1500",
+        "store.py --repeats 15 --texts 4096 --turns 5 --ud {ud} --model {minilm} --sentences 1500",
     ),
     "attribution": Benchmark(
         "KernelSHAP and LIME (24 words, 1,000 samples), integrated gradients (50 steps) and leave-one-out (64 words) on "

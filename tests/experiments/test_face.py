@@ -296,9 +296,9 @@ def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
 
 
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):
-    from experiments.probing import study
+    from experiments.probing import study as module
 
-    calls, score = [], study.score_cell
+    calls, score = [], module.score_cell
 
     def second_stops(*args, **kwargs):
         calls.append(1)
@@ -306,7 +306,7 @@ def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsy
             raise KeyboardInterrupt
         return score(*args, **kwargs)
 
-    monkeypatch.setattr(layerwise, "score_cell", second_stops)
+    monkeypatch.setattr(module, "score_cell", second_stops)
     assert cli.main(["probe", *words(study, "--out", tmp_path / "cut")]) == 130
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("layerscope: interrupted; ")

@@ -197,7 +197,7 @@ def test_a_study_is_told_how_sentences_are_pooled(tmp_path, monkeypatch, pooling
         seen.append(sentence_pooling)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(layerwise, "build_views", stop)
+    monkeypatch.setattr(study, "build_views", stop)
     words = [
         "probe",
         "--model",

@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
             raise KeyboardInterrupt
         return real(site, *rest)
 
-    monkeypatch.setattr(layerwise, "score_cell", breaks)
+    monkeypatch.setattr(study, "score_cell", breaks)
     with pytest.raises(KeyboardInterrupt):
         study.run(config(folder, tmp_path / "b"))
     assert (tmp_path / "b" / "cells").exists()
@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
 
 def test_a_finished_run_is_not_computed_again_and_another_configuration_is_refused(results, folder, monkeypatch):
     found, out = results
-    monkeypatch.setattr(layerwise, "_all_features", None)
+    monkeypatch.setattr(study, "_all_features", None)
     assert study.run(config(folder, out)) == found
     with pytest.raises(ValueError, match=r"another configuration \(seed differ; seed: 0 there, 1 here\)"):
         study.run(config(folder, out, seed=1))

@@ -115,7 +115,7 @@ def test_the_null_is_that_of_turned_erasures_in_whole_forwards(found: tuple[dict
     results, out = found
     one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
     eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
-    erase, pairs, means = edits.function(eraser.erase).at(slice(skip, None)), read_pairs(PAIRS, 30), []
+    erase, pairs, means = edits.function(eraser.erase).at(slice(skip, None)), read_pairs(demo_paths().pairs, 30), []
     clean = [difference(one, pair, {}) for pair in pairs]
     for draw in range(3):
         turned = [difference(one, pair, {site: edits.turned(erase, draw)}) for pair in pairs]
@@ -159,7 +159,7 @@ def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_p
     assert all(r["erased_linear"] < r["decodable"] - 0.1 for r in records)
     one, eraser = load(demo_paths().model), Inlp.load(out / "erasers" / f"{site}.safetensors")
     edit = edits.function(eraser.erase).at(slice(1 if one.has_sink_position else 0, None))
-    pairs = read_pairs(PAIRS, 6)
+    pairs = read_pairs(demo_paths().pairs, 6)
     effects = [difference(one, pair, {site: edit}) - difference(one, pair, {}) for pair in pairs]
     (record,) = [r for r in records if r["site"] == site]
     assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
