@@ -9,6 +9,8 @@ takes the embedded model's shape for want of --model.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -319,7 +321,8 @@ def ray(base, given):
         torch.set_num_threads(threads)
         out = base / f"ray-{len(found)}"
         before = time.perf_counter()
-        assert cli.main(command(out, "--text", path, *more)) == 0
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert cli.main(command(out, "--text", path, *more)) == 0
         taken[name] = time.perf_counter() - before
         found[name] = contents(out)
     one, _, both = found.values()

@@ -57,10 +57,11 @@ class LocalFolder:
         return file
 
     def announce(self, name: str, start: int, stop: int) -> None:
-        """Have the disk begin to bring some bytes of a file that are read soon."""
+        """Have the disk begin to bring some bytes of a file that are read soon, where memory does not hold them."""
         if hasattr(os, "posix_fadvise"):
             with (self.path / name).open("rb", buffering=0) as file:
-                os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+                if not _in_memory(file.fileno(), start):
+                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def view(self, name: str, start: int, stop: int) -> Any:
         """A buffer of some bytes of a file, mapped into memory."""
@@ -114,6 +115,14 @@ class LocalFolder:
         """Free bytes, where that is known."""
         known = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         return shutil.disk_usage(known).free
+
+
+def _in_memory(descriptor: int, at: int) -> bool:
+    """Whether a byte of a file can be read without the disk; False where the system does not tell."""
+    try:
+        return os.preadv(descriptor, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except (AttributeError, OSError):
+        return False
 
 
 class NoLock:
