@@ -123,6 +123,30 @@ def test_keys_reach_what_the_pointer_reaches(browser, tmp_path):
 
 
 @pytest.mark.browser
+def test_arrow_keys_go_through_a_grid(browser, tmp_path):
+    opened(browser, tmp_path, PAGES["ablation"]())
+    browser.evaluate("document.querySelector('.heat').focus()")
+    told, places = "document.querySelector('.heat').getAttribute('aria-description')", []
+    for key in (
+        "ArrowRight",
+        "ArrowRight",
+        "ArrowDown",
+        "ArrowLeft",
+        "ArrowUp",
+    ):  # the first press takes the first cell
+        browser.press(key)
+        cell = "document.querySelector('.heat rect.at')"
+        places.append([browser.evaluate(f"Number({cell}.getAttribute('{axis}'))") for axis in "xy"])
+        assert browser.evaluate(
+            f"{told}.startsWith(data.heats[document.querySelector('[data-heat]').dataset.heat].tips[Number({cell}.dataset.k)][0] + ': ')"
+        )
+    (x0, y0), (x1, y1), (x2, y2), *back = places
+    assert (x1 > x0, y1, x2, y2 > y1) == (True, y0, x1, True)
+    assert back == [[x0, y2], [x0, y0]]
+    assert not browser.evaluate("document.getElementById('tip').hidden")
+
+
+@pytest.mark.browser
 def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
     opened(browser, tmp_path, PAGES["attention"](EVIL))
     assert "Layer 1, head 2" in browser.evaluate("document.querySelector('[data-role=head]').textContent")
