@@ -116,13 +116,13 @@ def _of_text(
     names = [*methods, *([RANDOM] if config.random else [])]
     left = {name: this.folder.cell(f"{number:05d}-{name}") for name in names}
     records = []
-    for name in names:
+    for place, name in enumerate(names):
         found = left[name]
         if found is None:
             one = _random_record if name == RANDOM else partial(_record, method=name)
             found = one(config, question, scorer, number, masked)
             this.folder.save_cell(f"{number:05d}-{name}", found)
-        elif None in left.values():
+        elif any(left[later] is None for later in names[place + 1 :]):
             game = Game(scorer, config.removal, config.seed, proposals=masked)
             faithfulness(game, np.array(found["scores"]), config.seed)
         records.append(found)

@@ -10,7 +10,21 @@ import numpy as np
 from .charts import Series
 from .lines import lines
 from .matrix import step_of
-from .parts import Cell, Column, Fold, Heading, Mark, Marked, Page, Picture, Section, Table, Text, plain_cell
+from .parts import (
+    Cell,
+    Column,
+    Fold,
+    Heading,
+    Mark,
+    Marked,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Text,
+    plain_cell,
+    signed_cell,
+)
 from .provenance import model_name
 from .words import ABSENT, count, finite, interval, number, plural, signed
 
@@ -151,13 +165,11 @@ def parts_table(record: Record, item: int) -> Table:
     inner = [list(row) for row in record["inner"]]
     names = list(more.get("columns") or [str(i) for i in range(len(inner[0]))])[:COLUMNS]
     rows = [
-        [Cell(str(unit), float(i), head=True), *(Cell(signed(v), finite(v)) for v in row[:COLUMNS])]
+        [Cell(str(unit), float(i), head=True), *(signed_cell(v) for v in row[:COLUMNS])]
         for i, (unit, row) in enumerate(zip(record["units"], inner, strict=True))
     ]
     if whole := more.get("whole"):
-        rows.append(
-            [Cell("all at once", float(len(rows)), head=True), *(Cell(signed(whole[n]), whole[n]) for n in names)]
-        )
+        rows.append([Cell("all at once", float(len(rows)), head=True), *(signed_cell(whole[n]) for n in names)])
     left = len(inner[0]) - len(names)
     caption = f"{record['method']} at {more.get('site')}, part by part" + (
         f"; {left} more are in results.json" if left else ""
