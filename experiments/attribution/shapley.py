@@ -76,11 +76,11 @@ def kernel(game: Game, options: Options) -> Found:
         raise AttributionError(f"kernel-shap: expected at least {2 * game.n} samples for {game.n} units, got {budget}")
     masks, weights, pairs = kernel_sample(game.n, budget, np.random.default_rng(options.seed))
     each = game.each(masks)
-    scores, sampled = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
-    of_draw = [
-        kernel_solve(masks, own, weights, value, none)[0] for own, none in zip(each, empties.tolist(), strict=True)
-    ]
-    errors = np.hypot(sampled, over_draws(np.stack(of_draw))[1])
+    scores, errors = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
+    if len(each) > 1:  # the removal is drawn
+        ends = zip(each, empties.tolist(), strict=True)
+        of_draw = [kernel_solve(masks, own, weights, value, none)[0] for own, none in ends]
+        errors = np.hypot(errors, over_draws(np.stack(of_draw))[1])
     more = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
     return Found(scores, value, errors, empty, more=more)
 
