@@ -30,8 +30,8 @@ def wall(*words: str) -> float:
 repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 sides = {
     "import hooks, over import torch (at most 0.3 s)": over_torch,
-    "layerscope --help (at most 1 s)": lambda: wall("-m", "experiments.cli", "--help"),
-    "layerscope probe --help": lambda: wall("-m", "experiments.cli", "probe", "--help"),
+    "layerscope --help (at most 1 s)": lambda: wall("-m", "layerscope", "--help"),
+    "layerscope probe --help": lambda: wall("-m", "layerscope", "probe", "--help"),
     "python -c pass": lambda: wall("-c", "pass"),
 }
 for name, run in sides.items():

@@ -1,6 +1,6 @@
 """Models, text, hooks and probes together: every command of ``layerscope`` as a function of the same name and options.
 
-    from experiments import probe
+    from . import probe
     results = probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu", property="upos")
     results.frame, results.plot(), results.report("upos.html")
 
@@ -10,11 +10,16 @@ name is used.
 
 from __future__ import annotations
 
+if __name__ == "experiments":  # by its short name: the same modules as layerscope.experiments
+    from layerscope.rooms import same_modules
+
+    same_modules("experiments")
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from experiments.results import Picture, Results, compare
-    from experiments.studies import (
+    from .results import Picture, Results, compare
+    from .studies import (
         ablate,
         ask,
         attend,
@@ -53,7 +58,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from experiments import results, studies
+    from . import results, studies
 
     return getattr(results if hasattr(results, name) else studies, name)
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from experiments import terminal
-from experiments.config import CaptureConfig
-from experiments.corpus import Corpus, Sentence, read_conllu
-from experiments.corpus.prompts import numbered_lines
-from experiments.engine import Engine, Local
-from experiments.features import WINDOW, End, Layout, Piece, Writer, pieces, sealed, vector_sites, windows
-from experiments.forecast import pass_seconds
-from experiments.memory import Need, as_bytes, site_widths
-from experiments.run import Run
-from experiments.run_folder import RunError, file_sha256
-from experiments.stored import made_from
-from experiments.subject import Subject
-from hooks import ActivationStore, Site
+from ..hooks import ActivationStore, Site
+from . import terminal
+from .config import CaptureConfig
+from .corpus import Corpus, Sentence, read_conllu
+from .corpus.prompts import numbered_lines
+from .engine import Engine, Local
+from .features import WINDOW, End, Layout, Piece, Writer, pieces, sealed, vector_sites, windows
+from .forecast import pass_seconds
+from .memory import Need, as_bytes, site_widths
+from .run import Run
+from .run_folder import RunError, file_sha256
+from .stored import made_from
+from .subject import Subject
 
 
 def run(config: CaptureConfig) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import COMMANDS
-from experiments.options import add_options, as_command, from_arguments, read_toml, required_of
-from experiments.run_config import CallConfig
+from .commands import COMMANDS
+from .options import add_options, as_command, from_arguments, read_toml, required_of
+from .run_config import CallConfig
 
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
@@ -144,7 +144,7 @@ def _guarded(given: argparse.Namespace) -> int:
             config = from_arguments(command.config, given, file)
             again = as_command(given.command, config)
         else:
-            from experiments.probing.study import demo_config
+            from .probing.study import demo_config
 
             config, again = demo_config(given.out), f"layerscope demo --out {given.out}"
         return _study(command.run, config, call)
@@ -163,7 +163,7 @@ def _guarded(given: argparse.Namespace) -> int:
 
 def _report(folders: Sequence[Path], out: Path | None) -> int:
     """Write the page of one run, or of several side by side."""
-    from experiments.results import Results, compare
+    from .results import Results, compare
 
     if len(folders) == 1:
         found = Results.load(folders[0])
@@ -178,8 +178,8 @@ def _study(run: Any, config: Any, call: CallConfig) -> int:
     """Run a study, or plan it, and show what it gives."""
     from contextlib import nullcontext
 
-    from experiments import terminal
-    from experiments.run import planning
+    from . import terminal
+    from .run import planning
 
     terminal.talk.level = 0 if call.quiet else 2 if call.verbose else 1
     with planning() if call.dry_run else nullcontext():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from experiments import config as c
+from . import config as c
 
 
 @dataclass(frozen=True)

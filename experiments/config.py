@@ -8,8 +8,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from experiments.options import option
-from experiments.run_config import (
+from .options import option
+from .run_config import (
     EffectsConfig,
     EngineConfig,
     ProbesConfig,

@@ -22,8 +22,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from experiments.run_config import EngineConfig
-from experiments.run_folder import RunError
+from layerscope.errors import InputError
+
+from .run_config import EngineConfig
+from .run_folder import RunError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,7 +51,7 @@ def tree(parts: Iterable[Result], merge: Callable[[Result, Result], Result]) -> 
             part, size = merge(held.pop()[1], part), 2 * size
         held.append((size, part))
     if not held:
-        raise ValueError("expected something to merge, got nothing")
+        raise InputError("expected something to merge, got nothing")
     _, whole = held.pop()
     while held:
         whole = merge(held.pop()[1], whole)

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from experiments.config import DoctorConfig
-from experiments.run import Run
-from experiments.subject import Subject
-from experiments.subject.bos import SENTENCES
-from experiments.subject.word_spans import Encoded, word_spans
-from hooks import Site, sites, verify
-from hooks.anatomy import ORDER
-from hooks.verify import CHECKS, Finding, Verdict, kind_of, worst
+from ..hooks import Site, sites, verify
+from ..hooks.anatomy import ORDER
+from ..hooks.verify import CHECKS, Finding, Verdict, kind_of, worst
+from .config import DoctorConfig
+from .run import Run
+from .subject import Subject
+from .subject.bos import SENTENCES
+from .subject.word_spans import Encoded, word_spans
 
 TEXTS = (
     "She didn't say they'll come; it's rock 'n' roll (or isn't it?).",

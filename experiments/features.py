@@ -12,17 +12,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.corpus import Sentence
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from experiments.subject.word_spans import Encoded, Pooling, pool_words, word_spans
-from hooks import ActivationStore, capture, sites
+from layerscope.errors import LayerscopeError
+
+from ..hooks import ActivationStore, capture, sites
+from .corpus import Sentence
+from .subject import Subject
+from .subject.batches import Batch
+from .subject.word_spans import Encoded, Pooling, pool_words, word_spans
 
 WINDOW = 4096
 """Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
 
 
-class FeatureError(ValueError):
+class FeatureError(LayerscopeError, ValueError):
     """Activations that cannot be used."""
 
 

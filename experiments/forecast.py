@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from experiments.interventions.components import Component, edit_at
-from experiments.interventions.metrics import Metric
-from experiments.interventions.sweep import Chunk, Sweep
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded
-from hooks import edits
+from ..hooks import edits
+from .interventions.components import Component, edit_at
+from .interventions.metrics import Metric
+from .interventions.sweep import Chunk, Sweep
+from .subject import Subject
+from .subject.word_spans import Encoded
 
 Item = TypeVar("Item")
 

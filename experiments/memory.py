@@ -19,19 +19,19 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from experiments.config import ProbeConfig, UsageConfig
-from experiments.features import WINDOW, Layout
-from experiments.interventions.sweep import READ_BYTES, Chunk, pack
-from experiments.probing.tasks import Task, solved_together
-from experiments.run_folder import RunError
-from experiments.subject import Subject
-from hooks import capture
-from hooks.shards import COLUMNS
-from hooks.spool import AHEAD
-from probes.design import CPU_BLOCK
-from probes.newton import MEMORY
-from probes.rows import block_of
-from probes.solver import MAX_COLUMNS
+from ..hooks import capture
+from ..hooks.shards import COLUMNS
+from ..hooks.spool import AHEAD
+from ..probes.design import CPU_BLOCK
+from ..probes.newton import MEMORY
+from ..probes.rows import block_of
+from ..probes.solver import MAX_COLUMNS
+from .config import ProbeConfig, UsageConfig
+from .features import WINDOW, Layout
+from .interventions.sweep import READ_BYTES, Chunk, pack
+from .probing.tasks import Task, solved_together
+from .run_folder import RunError
+from .subject import Subject
 
 MARGIN = 1.25
 """For what the allocator keeps."""

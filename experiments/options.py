@@ -21,12 +21,14 @@ from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from layerscope.errors import LayerscopeError
+
 C = TypeVar("C")
 COMMAND = "command"
 """The key of a TOML file that says which command its options are of."""
 
 
-class OptionError(ValueError):
+class OptionError(LayerscopeError, ValueError):
     """An option that is missing, unknown or has a value it does not take; the message is one line."""
 
 

@@ -28,7 +28,9 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.corpus import Corpus, Sentence, Word, sentences
+from layerscope.errors import LayerscopeError
+
+from .corpus import Corpus, Sentence, Word, sentences
 
 Value = str | float | None
 Pair = tuple[int, int, str]
@@ -37,7 +39,7 @@ Reader = Callable[[Sentence, Corpus], "list[Value] | Value | list[Pair]"]
 Rewriter = Callable[[Sentence, np.random.Generator, Corpus], Sentence | None]
 
 
-class UnknownProperty(LookupError):
+class UnknownProperty(LayerscopeError, LookupError):
     """No property of that name; the message names the nearest and lists all."""
 
     def __str__(self) -> str:

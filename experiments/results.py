@@ -8,17 +8,17 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.run_folder import RunError, read_json, write_json, write_text
+from .run_folder import RunError, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
 
-    from experiments.report.pictures import Picture
+    from .report.pictures import Picture
 else:
 
     def __getattr__(name: str) -> Any:
         if name == "Picture":
-            from experiments.report.pictures import Picture
+            from .report.pictures import Picture
 
             return Picture
         raise AttributeError(name)
@@ -95,7 +95,7 @@ class Results:
     @property
     def pictures(self) -> list[Picture]:
         """The report's pictures, in its order."""
-        from experiments.report.pictures import pictures
+        from .report.pictures import pictures
 
         return pictures(self.raw)
 
@@ -113,7 +113,7 @@ class Results:
 
     def report(self, path: Path | str) -> Path:
         """Write the report, one page that works offline; returns where."""
-        from experiments.report import write_report
+        from .report import write_report
 
         write_report(self.raw, Path(path))
         return Path(path)
@@ -143,7 +143,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         """Findings, the first picture and the first table, for a notebook."""
-        from experiments.report.pictures import first_table
+        from .report.pictures import first_table
 
         shown = [f"<p>{escape(text)}</p>" for text in self.findings]
         if self.records:
@@ -158,8 +158,8 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     Raises:
         RunError: no run, or one that is not finished.
     """
-    from experiments.report.compared import compared_page
-    from experiments.report.page import rendered
+    from .report.compared import compared_page
+    from .report.page import rendered
 
     found = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     path = Path(path)

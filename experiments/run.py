@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from experiments import terminal
-from experiments.engine import Engine, Local, engine_of
-from experiments.options import as_call, as_command, as_toml, as_values
-from experiments.run_config import EngineConfig
-from experiments.run_folder import (
+from ..hooks import UnsoundModel
+from . import terminal
+from .engine import Engine, Local, engine_of
+from .options import as_call, as_command, as_toml, as_values
+from .run_config import EngineConfig
+from .run_folder import (
     SCHEMA,
     RunFolder,
     file_sha256,
@@ -33,8 +34,7 @@ from experiments.run_folder import (
     versions,
     write_text,
 )  # fmt: skip
-from experiments.subject import Subject, load
-from hooks import UnsoundModel
+from .subject import Subject, load
 
 _PLANNING: ContextVar[bool] = ContextVar("planning", default=False)
 
@@ -141,7 +141,7 @@ class Run:
             seconds: times a few forwards and predicts the whole; None where that cannot be known.
             besides: what takes time that ``seconds`` leaves out.
         """
-        from experiments.report.words import duration, size
+        from .report.words import duration, size
 
         if not _PLANNING.get():
             terminal.say(f"plan: {text}")
@@ -164,7 +164,7 @@ class Run:
 
     def _examine(self, subject: Subject) -> None:
         """The quick part of the doctor: a study does not start on a model whose sites are not what they are called."""
-        from experiments.examination import examine, summary
+        from .examination import examine, summary
 
         verdict = examine(subject, quick=True)
         self.doctor = summary(verdict)
@@ -186,7 +186,7 @@ class Run:
             data: split, path, sha256 and size of what was read.
             more: further provenance; ``memory`` is completed by the peak.
         """
-        from experiments.report import write_report
+        from .report import write_report
 
         self.engine.close()
         subject = self.subject

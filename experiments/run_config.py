@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.options import as_values, option
+from .options import as_values, option
 
 RUNS = Path("runs")
 """Where a run's folder is made that has no name."""

@@ -17,10 +17,12 @@ from urllib.parse import quote
 import psutil
 import torch
 
+from layerscope.errors import LayerscopeError
+
 SCHEMA = 1
 
 
-class RunError(ValueError):
+class RunError(LayerscopeError, ValueError):
     """A run folder that cannot be used."""
 
 

@@ -17,15 +17,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments import terminal
-from experiments.corpus import Corpus, read_conllu
-from experiments.engine import Engine
-from experiments.features import FeatureError, Layout, extract
-from experiments.run_folder import versions
-from experiments.subject import Subject
-from hooks import ActivationStore
-from probes import Moments
-from probes.rows import OnDisk
+from ..hooks import ActivationStore
+from ..probes import Moments
+from ..probes.rows import OnDisk
+from . import terminal
+from .corpus import Corpus, read_conllu
+from .engine import Engine
+from .features import FeatureError, Layout, extract
+from .run_folder import versions
+from .subject import Subject
 
 _FREE = ("model", "layerscope")
 """What a store says of itself that need not be the study's: the model's name, the version."""

@@ -13,10 +13,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec
 
-from experiments import config as c
-from experiments.commands import COMMANDS
-from experiments.options import from_values
-from experiments.results import Results
+from . import config as c
+from .commands import COMMANDS
+from .options import from_values
+from .results import Results
 
 P = ParamSpec("P")
 
@@ -45,7 +45,7 @@ class Study(Generic[P]):
 
     def plan(self, *args: P.args, **options: P.kwargs) -> Results:
         """What it would do, and its time, memory and disk as far as they can be told: results without records."""
-        from experiments.run import planning
+        from .run import planning
 
         config = self._config(args, options)
         with planning():
@@ -56,7 +56,7 @@ class Study(Generic[P]):
             raise TypeError(f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}")
         given = dict(options)
         if isinstance(given.get("model"), tuple):
-            from experiments.subject import Subject
+            from .subject import Subject
 
             model, tokenizer = given["model"]
             given["model"] = Subject(model, tokenizer, bos=given.get("bos", "auto"))

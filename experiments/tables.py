@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiments.records import component_name, families, strongest
+from .records import component_name, families, strongest
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -254,14 +254,14 @@ def _geometry(records: Records) -> list[Table]:
 
 
 def _doctor(records: Records) -> list[Table]:
-    from experiments.examination import tables
+    from .examination import tables
 
     return tables(records)
 
 
 def _attribute(records: Records) -> list[Table]:
     """The first texts with their words coloured, and the methods side by side."""
-    from experiments.attribution.shown import attribution_tables
+    from .attribution.shown import attribution_tables
 
     return attribution_tables(records)
 

@@ -57,7 +57,7 @@ def show(results: dict[str, Any], out: Path) -> None:
     """The table of a run on standard output, then its findings and where the report is."""
     printer = Console(width=None if console.is_terminal else 140)
     if results["records"]:
-        from experiments.tables import TABLES
+        from .tables import TABLES
 
         for table in TABLES[results["kind"]](results["records"]):
             printer.print(table)

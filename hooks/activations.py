@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hooks.sites import Site, SiteLike, Span, UnknownSite, expand
+from layerscope.errors import LayerscopeError, UnknownName, UseError
+
+from .sites import Site, SiteLike, Span, UnknownSite, expand
 
 
-class SiteNeverFired(RuntimeError):
+class SiteNeverFired(LayerscopeError, RuntimeError):
     """A site was asked for, a forward ran, and the site's module did not."""
 
 
@@ -30,7 +32,7 @@ class Gradients(Mapping[str, Tensor]):
     def __getitem__(self, spec: SiteLike) -> Tensor:
         site = _one(spec, self._known)
         if site not in self._values:
-            raise KeyError(f"no gradient at {site}: run loss.backward() inside the with block, with grad=True")
+            raise UnknownName(f"no gradient at {site}: run loss.backward() inside the with block, with grad=True")
         return self._values[site]
 
     def __iter__(self) -> Iterator[str]:
@@ -67,7 +69,7 @@ class Activations(Mapping[str, Tensor]):
     def __getitem__(self, spec: SiteLike) -> Tensor:
         values = self.all(spec)
         if len(values) != 1:
-            raise LookupError(
+            raise UnknownName(
                 f"{spec} fired in {len(values)} forwards: take acts.all({str(spec)!r}), one tensor for each"
             )
         return values[0]
@@ -92,7 +94,7 @@ class Activations(Mapping[str, Tensor]):
             raise SiteNeverFired(f"{site} has no value: no forward has run inside this capture yet")
         for value, mark in zip(self._values[site], self._marks[site], strict=True):
             if mark is not None and not _same_mark(mark, _mark(value)):
-                raise RuntimeError(f"{site} was modified in place after it was captured: use capture(..., clone=True)")
+                raise UseError(f"{site} was modified in place after it was captured: use capture(..., clone=True)")
         values = self._values[site]
         return values if site.select == asked.select else [select(v, asked) for v in values]
 
@@ -113,7 +115,7 @@ class Activations(Mapping[str, Tensor]):
             loss: a scalar. Call once for each loss, inside the with block.
         """
         if not self._raw:
-            raise RuntimeError("no graph is held: use capture(..., grad=True), and call inside the with block")
+            raise UseError("no graph is held: use capture(..., grad=True), and call inside the with block")
         names = list(self._raw)
         raws = [self._raw[site][0] for site in names]
         self.grad._paused = True  # autograd.grad runs the tensors' hooks too

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hooks import views
-from hooks.families import RESIDUAL, Family, PlaceSpec
+from . import views
+from .families import RESIDUAL, Family, PlaceSpec
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
@@ -26,7 +26,7 @@ _FOLDED = ("xglm",)
 
 def family_from_transformer_lens(model: nn.Module) -> Family:
     """One row for a model whose architecture TransformerLens knows; `UnknownArchitecture` if it does not."""
-    from hooks.anatomy import UnknownArchitecture
+    from .anatomy import UnknownArchitecture
 
     tried: list[str] = []
     for name in _candidates(model):
@@ -68,7 +68,7 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
 
 
 def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
-    from hooks.anatomy import has_experts
+    from .anatomy import has_experts
 
     body = f"{getattr(model, 'base_model_prefix', '')}."
 

@@ -17,10 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hooks import views
-from hooks.families import FAMILIES, Family, PlaceSpec
-from hooks.sites import Site, SiteLike, Span, UnknownSite, expand
-from hooks.views import View
+from layerscope.errors import InputError, LayerscopeError
+
+from . import views
+from .families import FAMILIES, Family, PlaceSpec
+from .sites import Site, SiteLike, Span, UnknownSite, expand
+from .views import View
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
 
@@ -28,11 +30,11 @@ _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>
 ATTENTION_SITES = ("attn.hook_attn_scores", "attn.hook_pattern")
 
 
-class WrappedModel(ValueError):
+class WrappedModel(LayerscopeError, ValueError):
     """A wrapper around a model in which hooks would not run where the model runs; the message says what to give instead."""
 
 
-class UnknownArchitecture(LookupError):
+class UnknownArchitecture(LayerscopeError, LookupError):
     """No anatomy is known for a model: only raw module paths can be used."""
 
 
@@ -220,7 +222,7 @@ def _find(model: nn.Module) -> Anatomy:
     for family in FAMILIES.get(kind, ()):
         if family.when(config):
             return _from_family(model, family, "layerscope's table")
-    from hooks.adapters import family_from_transformer_lens
+    from .adapters import family_from_transformer_lens
 
     return _from_family(model, family_from_transformer_lens(model), "TransformerLens's adapter")
 
@@ -323,16 +325,16 @@ def _parse_place(spec: str, n_heads: int) -> tuple[str, Literal["input", "output
         case "halves":
             view = views.halves(int(part))
         case _:
-            raise ValueError(f"place {spec!r}: no view {kind!r}")
+            raise InputError(f"place {spec!r}: no view {kind!r}")
     if end not in ("input", "output"):
-        raise ValueError(f"place {spec!r}: expected ':input' or ':output', got {end!r}")
+        raise InputError(f"place {spec!r}: expected ':input' or ':output', got {end!r}")
     return path, end, view
 
 
 def _raw_place(model: nn.Module, spec: str) -> Place:
     match = _MODULE.match(spec)
     if match is None:
-        raise ValueError(f"site {spec!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple")
+        raise InputError(f"site {spec!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple")
     path = match["path"]
     if _submodule(model, path) is None:
         paths = [name for name, _ in model.named_modules()]

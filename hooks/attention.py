@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hooks.flex import flex_calls, flex_scores, uses_flex, with_asked
+from .flex import flex_calls, flex_scores, uses_flex, with_asked
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import Activations, select
-from hooks.anatomy import Place, locate
-from hooks.attention import forbid
-from hooks.sites import Site, SiteLike
-from hooks.store import ActivationStore
-from hooks.taps import Taps, as_site
+from layerscope.errors import InputError, UseError
+
+from .activations import Activations, select
+from .anatomy import Place, locate
+from .attention import forbid
+from .sites import Site, SiteLike
+from .store import ActivationStore
+from .taps import Taps, as_site
 
 
 class _Stop(Exception):
@@ -70,12 +72,12 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         to: ActivationStore | None = None,
     ) -> None:
         if not sites:
-            raise ValueError("capture needs at least one site, such as 'blocks.*.hook_resid_post'")
+            raise InputError("capture needs at least one site, such as 'blocks.*.hook_resid_post'")
         self.model = model
         self._places = locate(model, *sites)
         pairs = [str(site) for site, place in self._places.items() if place.end in ("scores", "pattern")]
         if to is not None and (pairs or grad):
-            raise ValueError(
+            raise InputError(
                 f"to: expected values with one row a position and no gradients, got {pairs or 'grad=True'}"
             )
         self._store_in, self._stored = to, 0
@@ -105,7 +107,7 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         """Record a site; what goes on is the same tensor, or one at which the graph starts."""
         if self._grad:
             if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-                raise RuntimeError(f"{site}: grad=True needs autograd; leave torch.no_grad() / inference_mode()")
+                raise UseError(f"{site}: grad=True needs autograd; leave torch.no_grad() / inference_mode()")
             if not raw.requires_grad and raw.is_floating_point():
                 raw = raw.detach().requires_grad_()
             view = functools.partial(self._view, site, place, shape=shape)

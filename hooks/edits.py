@@ -25,13 +25,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooks.reference import Reference, select_part
-from hooks.sites import HEAD_AXIS, Site, SiteLike
+from layerscope.errors import LayerscopeError
+
+from .reference import Reference, select_part
+from .sites import HEAD_AXIS, Site, SiteLike
 
 Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
 
 
-class EditError(ValueError):
+class EditError(LayerscopeError, ValueError):
     """An edit that does not fit the site or the text it is used on."""
 
 

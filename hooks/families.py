@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from hooks.views import View
+from .views import View
 
 #: ``"path:end|view"``, or the three apart where the view cannot be written as text.
 PlaceSpec: TypeAlias = str | tuple[str, Literal["input", "output"], View]

@@ -2,7 +2,7 @@
 
 >>> import torch
 >>> from transformers import GPT2Config, GPT2Model
->>> from hooks import edits
+>>> from layerscope import edits
 >>> model = GPT2Model(GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=10, n_positions=8)).eval()
 >>> with intervene(model, {"blocks.0.attn.hook_z[1]": edits.zero(), ("mlp_out", 1): edits.scale(2.0)}):
 ...     out = model(torch.tensor([[1, 2, 3]]))
@@ -19,11 +19,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import select, selected
-from hooks.anatomy import Place, locate
-from hooks.edits import Edit, EditError, Where, function
-from hooks.sites import Site, SiteLike, UnknownSite
-from hooks.taps import Taps, as_site
+from layerscope.errors import InputError
+
+from .activations import select, selected
+from .anatomy import Place, locate
+from .edits import Edit, EditError, Where, function
+from .sites import Site, SiteLike, UnknownSite
+from .taps import Taps, as_site
 
 EditLike: TypeAlias = "Edit | Callable[[Tensor], Tensor]"
 
@@ -58,7 +60,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
 
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
-            raise ValueError("intervene needs at least one site and its edit")
+            raise InputError("intervene needs at least one site and its edit")
         self._edits: dict[Site, list[Edit]] = {}
         needed: dict[str, dict[Site, Place]] = {}
         places: dict[Site, Place] = {}

@@ -22,11 +22,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import select
-from hooks.anatomy import Place, locate
-from hooks.attention import forbid
-from hooks.sites import Site, SiteLike
-from hooks.taps import Taps, as_site
+from .activations import select
+from .anatomy import Place, locate
+from .attention import forbid
+from .sites import Site, SiteLike
+from .taps import Taps, as_site
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 
 class Prefix:
     """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
@@ -18,7 +20,7 @@ class Prefix:
     @property
     def held(self) -> tuple[Tensor, Tensor]:
         if self._held is None:
-            raise ValueError("expected a block that updates its cache")
+            raise InputError("expected a block that updates its cache")
         return self._held
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

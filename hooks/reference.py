@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from hooks.activations import Activations, select
-from hooks.capture import capture
-from hooks.sites import HEAD_AXIS, Site, SiteLike
+from layerscope.errors import LayerscopeError
+
+from .activations import Activations, select
+from .capture import capture
+from .sites import HEAD_AXIS, Site, SiteLike
 
 if TYPE_CHECKING:
-    from hooks.edits import Where
+    from .edits import Where
 
 
-class ReferenceMismatch(ValueError):
+class ReferenceMismatch(LayerscopeError, ValueError):
     """A reference set that does not fit the site or the text it is used on."""
 
 

@@ -20,9 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hooks.anatomy import anatomy
-from hooks.prefix import Prefix, causal_mask, is_rows, late
-from hooks.shortcuts import is_free, only_positions, padded, parts_of, run_once
+from layerscope.errors import InputError, UseError
+
+from .anatomy import anatomy
+from .prefix import Prefix, causal_mask, is_rows, late
+from .shortcuts import is_free, only_positions, padded, parts_of, run_once
 
 Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
 """From the residual stream to logits: of all tokens, or of those given second."""
@@ -163,15 +165,15 @@ class Resume:
         """
         copies = len(residual) // self.batch
         if copies * self.batch != len(residual):
-            raise ValueError(f"expected copies of {self.batch} texts, got {len(residual)} rows")
+            raise InputError(f"expected copies of {self.batch} texts, got {len(residual)} rows")
         if order is not None and not all(0 <= at < self.n_layers for at in order):
-            raise ValueError(f"expected blocks below {self.n_layers}, got {list(order)}")
+            raise InputError(f"expected blocks below {self.n_layers}, got {list(order)}")
         if self._finish is None:
             if order is not None or until is not None:
-                raise ValueError(f"{type(self.model).__name__} has a tail that is not known: it runs whole only")
+                raise InputError(f"{type(self.model).__name__} has a tail that is not known: it runs whole only")
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
-            raise ValueError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
+            raise InputError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
         last = self._stop - 1
         for at in range(layer, self._stop if until is None else until) if order is None else order:
             plain = order is not None
@@ -195,7 +197,7 @@ class Resume:
     ) -> Float[Tensor, "read tokens"]:
         """Logits of what `run` gave with ``finish=False``: of all tokens, or only of these."""
         if self._finish is None:
-            raise ValueError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
+            raise InputError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
         return self._finish(residual, tokens)
 
     def block(
@@ -259,7 +261,7 @@ class Resume:
 
     def _require_as_recorded(self, what: str) -> None:
         if more := self._hooks() - self._recorded_under:
-            raise RuntimeError(
+            raise UseError(
                 f"{what}: expected the blocks as they were recorded, got {len(more)} more hooks on them: ask for it outside "
                 "the intervention, or record anew"
             )
@@ -315,12 +317,12 @@ class Resume:
             for handle in handles:
                 handle.remove()
         if len(self._calls) != self.n_layers:
-            raise ValueError(f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}")
+            raise InputError(f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}")
         if self._readout is not None:
             return self._readout.of(ends[self._readout.layer]), ends[self._readout.layer]
         logits = getattr(out, "logits", None)
         if logits is None:
-            raise ValueError(f"{type(self.model).__name__} gives no logits: expected a language model with its head")
+            raise InputError(f"{type(self.model).__name__} gives no logits: expected a language model with its head")
         return logits, ends[-1]
 
     def _caches(self) -> bool:
@@ -354,8 +356,8 @@ class Resume:
         return tail if self.error <= TOLERANCE else None
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
-        from hooks.edits import patch
-        from hooks.intervene import NothingChanged, intervene
+        from .edits import patch
+        from .intervene import NothingChanged, intervene
 
         with warnings.catch_warnings(), intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}):
             warnings.simplefilter("ignore", NothingChanged)  # the recorded input itself may be given

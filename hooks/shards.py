@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hooks.folders import Folder
+from layerscope.errors import LayerscopeError
+
+from .folders import Folder
 
 FORMAT = "layerscope-activations-3"
 INDEX = "__index__"
@@ -36,7 +38,7 @@ _BLOCK = 1 << 20
 """Bytes that are read, summed and put at a time."""
 
 
-class StoreError(ValueError):
+class StoreError(LayerscopeError, ValueError):
     """A shard that is damaged, foreign or missing, a folder that is in use, or a disk without room."""
 
 

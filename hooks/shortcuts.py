@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from hooks.anatomy import Place
+from .anatomy import Place
 
 Hook = Callable[..., Any]
 

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from layerscope.errors import InputError, LayerscopeError
+
 #: Short name -> the part of the canonical name that follows ``blocks.{layer}.``
 SHORTHAND: dict[str, str] = {
     "resid_pre": "hook_resid_pre",
@@ -62,7 +64,7 @@ _LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d+)\.(?P<part>.
 _NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
 
 
-class UnknownSite(LookupError):
+class UnknownSite(LayerscopeError, LookupError):
     """A name that no site of this model has."""
 
 
@@ -91,7 +93,7 @@ class Site:
         match = _SELECTION.match(spec)
         if match is None:
             if "[" in spec or "]" in spec:
-                raise ValueError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
+                raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
             return cls(spec)
         return cls(match["name"], _parse_index(match["index"], spec))
 
@@ -209,7 +211,7 @@ def _parse_index(text: str, spec: str) -> Index:
     except (ValueError, TypeError):
         found = ()
     if found == () or (isinstance(found, Span) and found.step == 0):
-        raise ValueError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]")
+        raise InputError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]")
     return found
 
 

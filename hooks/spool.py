@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hooks.shards import Image
+from .shards import Image
 
 AHEAD = 2
 """Shards that wait to be written while the next is made."""

@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hooks.folders import folder_at
-from hooks.shards import (
+from .folders import folder_at
+from .shards import (
     COLUMNS,
     FORMAT,
     INDEX,
@@ -43,7 +43,7 @@ from hooks.shards import (
     read_rows,
     read_tensor,
 )
-from hooks.spool import Spool
+from .spool import Spool
 
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from hooks.activations import SiteNeverFired
-from hooks.anatomy import Place
-from hooks.attention import watch_attention
-from hooks.sites import Site
+from .activations import SiteNeverFired
+from .anatomy import Place
+from .attention import watch_attention
+from .sites import Site
 
 
 @runtime_checkable

@@ -7,18 +7,23 @@ estimators; ``Leace`` and ``Inlp`` erase a property; ``online_code`` measures it
 
 from __future__ import annotations
 
-from probes.codelength import CodeLength, online_code
-from probes.crosstable import CrossTable, cross_table
-from probes.design import Design, NonFiniteError
-from probes.erasure import Inlp, Leace, erased
-from probes.fit import Fit
-from probes.gaussian import LDAProbe, MeanDifferenceProbe
-from probes.linear import LogisticProbe, RidgeProbe
-from probes.moments import Moments
-from probes.networks import LowRankProbe, MLPProbe, NetworkFit, networks_many
-from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
-from probes.solver import DEFAULT_L2, fit_many
-from probes.sparse import SparseProbe, sparse_sweep
+if __name__ == "probes":  # by its short name: the same modules as layerscope.probes
+    from layerscope.rooms import same_modules
+
+    same_modules("probes")
+
+from .codelength import CodeLength, online_code
+from .crosstable import CrossTable, cross_table
+from .design import Design, NonFiniteError
+from .erasure import Inlp, Leace, erased
+from .fit import Fit
+from .gaussian import LDAProbe, MeanDifferenceProbe
+from .linear import LogisticProbe, RidgeProbe
+from .moments import Moments
+from .networks import LowRankProbe, MLPProbe, NetworkFit, networks_many
+from .ridge import RIDGE_L2, RidgeFit, ridge_many
+from .solver import DEFAULT_L2, fit_many
+from .sparse import SparseProbe, sparse_sweep
 
 __all__ = [
     "DEFAULT_L2",

@@ -25,7 +25,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
-from probes.evaluation import LEVEL, ClusterBootstrap, Interval, basic_interval, interval
+from layerscope.errors import LayerscopeError
+
+from .evaluation import LEVEL, ClusterBootstrap, Interval, basic_interval, interval
 
 BINS = 15
 TOLERANCE = 1e-3
@@ -37,7 +39,7 @@ RANKS = 128
 """Groups of confidences in resamples of rankings."""
 
 
-class CalibrationError(ValueError):
+class CalibrationError(LayerscopeError, ValueError):
     """Probabilities or labels that cannot be judged."""
 
 

@@ -10,8 +10,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probes.design import as_features, check_finite
-from probes.moments import Moments
+from layerscope.errors import InputError
+
+from .design import as_features, check_finite
+from .moments import Moments
 
 
 def fitted_features(estimator: BaseEstimator, X: Any) -> np.ndarray:
@@ -48,7 +50,7 @@ def more_rows(
     """
     first = not hasattr(estimator, "moments_")
     if first and (hasattr(estimator, "coef_") or hasattr(estimator, "left_")):
-        raise ValueError(f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file")
+        raise InputError(f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file")
     X, y = checked(estimator, X, y, reset=first)
     if first:
         estimator.moments_ = Moments()

@@ -23,10 +23,12 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from probes.design import Design, as_features, penalties
-from probes.fit import Fit
-from probes.labels import Labels, encode_classes, encode_with, of_dev
-from probes.solver import fit_many
+from layerscope.errors import InputError
+
+from .design import Design, as_features, penalties
+from .fit import Fit
+from .labels import Labels, encode_classes, encode_with, of_dev
+from .solver import fit_many
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Ends of the blocks, as shares of the sentences (Voita & Titov 2020)."""
@@ -74,7 +76,7 @@ class CodeLength:
             ValueError: another convention.
         """
         if compat != "voita2020":
-            raise ValueError(f"compat: expected 'voita2020', got {compat!r}")
+            raise InputError(f"compat: expected 'voita2020', got {compat!r}")
         mixed = self.blocks[0] + NATS * sum(self.blocks[1:])
         return mixed / 1024, self.uniform / mixed
 
@@ -108,7 +110,7 @@ def online_code(
     features = as_features(X, device)
     owners = np.asarray(sentences)
     if len(owners) != len(features):
-        raise ValueError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
+        raise InputError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
     order, ends = _blocks(owners, fractions, seed)
     features, owners = features[torch.from_numpy(order).to(features.device)], owners[order]
     coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
@@ -141,10 +143,10 @@ def online_code(
 def _blocks(owners: np.ndarray, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, list[int]]:
     """Rows in the order in which they are sent, and where the blocks end."""
     if list(fractions) != sorted(set(fractions)) or not fractions or fractions[0] <= 0 or fractions[-1] != 1:
-        raise ValueError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
+        raise InputError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
     names, place = np.unique(owners, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"expected at least 2 sentences, got {len(names)}")
+        raise InputError(f"expected at least 2 sentences, got {len(names)}")
     turn = np.random.default_rng(seed).permutation(len(names))
     position = np.empty(len(names), dtype=int)
     position[turn] = np.arange(len(names))

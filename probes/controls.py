@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from probes.labels import Labels
+from .labels import Labels
 
 
 def control_labels(types: Sequence[str], labels: Labels, seed: int) -> np.ndarray:

@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 
-from probes.controls import majority
-from probes.evaluation import ClusterBootstrap, accuracy
-from probes.gaussian import LDAProbe, MeanDifferenceProbe
-from probes.labels import Labels
-from probes.linear import LogisticProbe
-from probes.rankings import rank
-from probes.sparse import BAND, SparseProbe, rotation
+from .controls import majority
+from .evaluation import ClusterBootstrap, accuracy
+from .gaussian import LDAProbe, MeanDifferenceProbe
+from .labels import Labels
+from .linear import LogisticProbe
+from .rankings import rank
+from .sparse import BAND, SparseProbe, rotation
 
 PROBES: dict[str, Callable[[int], LogisticProbe | LDAProbe | MeanDifferenceProbe | SparseProbe]] = {
     "logistic": lambda k: LogisticProbe(l2=1.0, tol=1e-5),

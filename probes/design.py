@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.rows import OnDisk
+from layerscope.errors import InputError, LayerscopeError
+
+from .rows import OnDisk
 
 CPU_BLOCK = 2048  # rows whose logits, softmax and gradient stay in cache together
 CUDA_BLOCK = 1 << 16
 
 
-class NonFiniteError(ValueError):
+class NonFiniteError(LayerscopeError, ValueError):
     """The features hold NaN or infinity."""
 
 
@@ -39,9 +41,9 @@ def as_features(X: object, device: torch.device | str | None = None) -> Float[Te
         # torch warns about memory that must not be written to (memory maps); a view of a copy is safe
         tensor = torch.as_tensor(array if array.flags.writeable else array.copy())
     if tensor.ndim != 2 or 0 in tensor.shape:
-        raise ValueError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
+        raise InputError(f"X must be a matrix [n d] that is not empty, got {list(tensor.shape)}")
     if tensor.is_complex():
-        raise ValueError("X must hold real numbers. Complex data not supported")
+        raise InputError("X must hold real numbers. Complex data not supported")
     if not tensor.is_floating_point():
         tensor = tensor.double()
     elif tensor.dtype not in (torch.float32, torch.float64):
@@ -90,9 +92,9 @@ def penalties(l2: float | Sequence[float], choose: bool = False) -> list[float]:
     """
     path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
     if not path or not all(np.isfinite(path)) or min(path) <= 0:
-        raise ValueError(f"l2 must be positive and finite, got {l2}")
+        raise InputError(f"l2 must be positive and finite, got {l2}")
     if len(path) > 1 and not choose:
-        raise ValueError(f"choosing among {len(path)} penalties needs dev=(X, targets), got none")
+        raise InputError(f"choosing among {len(path)} penalties needs dev=(X, targets), got none")
     return path
 
 
@@ -256,7 +258,7 @@ class Design:
         """
         features = as_rows(X, self.device)
         if features.shape[1] != self.d:
-            raise ValueError(f"dev has {features.shape[1]} features, but X has {self.d}")
+            raise InputError(f"dev has {features.shape[1]} features, but X has {self.d}")
         check_finite(features, "dev")
         return self.rotate(features)
 

@@ -22,15 +22,17 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from probes.checks import features_and_classes, fitted_features, more_rows
-from probes.controls import majority
-from probes.design import as_features
-from probes.evaluation import accuracy
-from probes.labels import check_classes
-from probes.moments import Moments
-from probes.networks import MLPProbe
-from probes.solver import fit_many
-from probes.storage import Saved
+from layerscope.errors import InputError
+
+from .checks import features_and_classes, fitted_features, more_rows
+from .controls import majority
+from .design import as_features
+from .evaluation import accuracy
+from .labels import check_classes
+from .moments import Moments
+from .networks import MLPProbe
+from .solver import fit_many
+from .storage import Saved
 
 
 class Eraser(TransformerMixin, Saved):
@@ -67,7 +69,7 @@ class Eraser(TransformerMixin, Saved):
         check_is_fitted(self)
         places = [i for i, known in enumerate(self.classes_.tolist()) if known == label]
         if not places:
-            raise ValueError(f"expected one of {self.classes_.tolist()}, got {label!r}")
+            raise InputError(f"expected one of {self.classes_.tolist()}, got {label!r}")
         toward = self.right_ @ (self.left_.T @ (self.class_means_[places[0]] - self.mean_))
         return self.erase(x) + strength * torch.from_numpy(toward).to(x)
 

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from layerscope.errors import InputError
+
 REPLICATES = 10_000
 LEVEL = 0.95
 ROUNDING = 1e-12
@@ -50,7 +52,7 @@ class ClusterBootstrap:
 
     def __init__(self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0) -> None:
         if not len(clusters):
-            raise ValueError("expected at least one item to resample, got none")
+            raise InputError("expected at least one item to resample, got none")
         _, self._index = np.unique(clusters, return_inverse=True)
         self.n_clusters = int(self._index.max()) + 1
         self._weights = _weights(self.n_clusters, replicates, seed)
@@ -332,7 +334,7 @@ def _check_finite(name: str, values: np.ndarray) -> None:
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         place = ", ".join(map(str, bad[0]))
-        raise ValueError(
+        raise InputError(
             f"{name}: expected finite numbers, got {len(bad)} of {values.size} that are not, first at {place}"
         )
 
@@ -343,5 +345,5 @@ def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:
     for name, members in splits.items():
         for member in set(members):
             if member in seen:
-                raise ValueError(f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one")
+                raise InputError(f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one")
             seen[member] = name

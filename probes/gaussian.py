@@ -18,10 +18,12 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
-from probes.checks import features_and_classes, more_rows
-from probes.labels import check_classes
-from probes.linear import LinearClassifier
-from probes.moments import Moments
+from layerscope.errors import InputError
+
+from .checks import features_and_classes, more_rows
+from .labels import check_classes
+from .linear import LinearClassifier
+from .moments import Moments
 
 RANK = 1e-10
 """Eigenvalues of a covariance below this share of the largest count as 0."""
@@ -146,7 +148,7 @@ class LDAProbe(LinearClassifier):
     def _number(self) -> float:
         if isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
             return float(self.shrinkage)
-        raise ValueError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
+        raise InputError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
 
     def _take(self, moments: Moments) -> LDAProbe:
         found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from layerscope.errors import InputError
+
 Labels = Sequence[Any] | np.ndarray | torch.Tensor
 """One label per row: a sequence, a NumPy array or a tensor; labels may be any hashable objects."""
 Values = TypeVar("Values")
@@ -24,7 +26,7 @@ def as_label_array(labels: Labels) -> np.ndarray:
         labels = labels.detach().cpu().numpy()
     if isinstance(labels, np.ndarray):
         if labels.ndim != 1:
-            raise ValueError(f"labels must have one dimension [n], got shape {labels.shape}")
+            raise InputError(f"labels must have one dimension [n], got shape {labels.shape}")
         return labels
     kinds = {type(label) for label in labels}
     if len(kinds) == 1 and ((kind := kinds.pop()) in (str, int, bool, float) or issubclass(kind, np.generic)):
@@ -76,7 +78,7 @@ def check_classes(classes: Collection[Hashable], where: str = "") -> None:
     """Raise `ValueError`, beginning with ``where``, unless there are two classes to tell apart."""
     if len(classes) < 2:
         got = f"one class: {next(iter(classes))!r}" if classes else "none"
-        raise ValueError(f"{where}expected at least 2 classes, got {got}")
+        raise InputError(f"{where}expected at least 2 classes, got {got}")
 
 
 def of_dev(name: str, dev: Mapping[str, Values]) -> Values:
@@ -86,7 +88,7 @@ def of_dev(name: str, dev: Mapping[str, Values]) -> Values:
         ValueError: there are none.
     """
     if name not in dev:
-        raise ValueError(f"target {name!r} has no dev labels, got them for {list(dev)}")
+        raise InputError(f"target {name!r} has no dev labels, got them for {list(dev)}")
     return dev[name]
 
 

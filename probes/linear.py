@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 
-from probes.checks import features_and_classes, features_and_numbers, fitted_features, more_rows
-from probes.design import as_features, check_finite, penalties
-from probes.fit import Fit
-from probes.moments import Moments
-from probes.ridge import ridge_many
-from probes.solver import fit_many
-from probes.storage import Saved
+from .checks import features_and_classes, features_and_numbers, fitted_features, more_rows
+from .design import as_features, check_finite, penalties
+from .fit import Fit
+from .moments import Moments
+from .ridge import ridge_many
+from .solver import fit_many
+from .storage import Saved
 
 
 class LinearClassifier(ClassifierMixin, Saved):

@@ -21,9 +21,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.descent import descend
-from probes.design import check_finite
-from probes.labels import Labels, encode_classes, encode_with, of_dev
+from layerscope.errors import InputError
+
+from .descent import descend
+from .design import check_finite
+from .labels import Labels, encode_classes, encode_with, of_dev
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def mix_many(
     """
     shapes = {tuple(values.shape) for values in layers}
     if len(shapes) != 1:
-        raise ValueError(f"expected layers of one shape, got {sorted(shapes)}")
+        raise InputError(f"expected layers of one shape, got {sorted(shapes)}")
     for place, (own, other) in enumerate(zip(layers, dev[0], strict=True)):
         check_finite(own, f"layer {place}")
         check_finite(other, f"dev, layer {place},")

@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.design import as_features, check_finite
-from probes.labels import as_label_array, ordered
+from layerscope.errors import InputError
+
+from .design import as_features, check_finite
+from .labels import as_label_array, ordered
 
 BLOCK = 1 << 13
 """Rows that are centred at a time."""
@@ -77,7 +79,7 @@ class Moments:
             ValueError: more components than features, or fewer than two rows.
         """
         if not 1 <= k <= self.means.shape[1] or self.n < 2:
-            raise ValueError(f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}")
+            raise InputError(f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}")
         values, vectors = torch.linalg.eigh(self.total() / (self.n - 1))
         return values.flip(0)[:k], vectors.flip(1)[:, :k]
 
@@ -96,9 +98,9 @@ class Moments:
         check_finite(features)
         values = list(labels)
         if len(values) != len(features):
-            raise ValueError(f"expected a label for each of {len(features)} rows, got {len(values)}")
+            raise InputError(f"expected a label for each of {len(features)} rows, got {len(values)}")
         if self.labels and features.shape[1] != self.means.shape[1]:
-            raise ValueError(f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features")
+            raise InputError(f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features")
         seen: dict[Hashable, int] = {}
         index = torch.tensor([seen.setdefault(v, len(seen)) for v in values], device=features.device)
         return self.merge(_of(features, index, seen))

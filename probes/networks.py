@@ -20,11 +20,11 @@ from jaxtyping import Float, Int
 from sklearn.base import ClassifierMixin
 from torch import Tensor
 
-from probes.checks import features_and_classes, fitted_features
-from probes.descent import descend
-from probes.design import as_features, check_finite
-from probes.labels import Labels, encode_classes, encode_with, of_dev
-from probes.storage import Saved
+from .checks import features_and_classes, fitted_features
+from .descent import descend
+from .design import as_features, check_finite
+from .labels import Labels, encode_classes, encode_with, of_dev
+from .storage import Saved
 
 Activation = Literal["relu", "none"]
 _TENSORS = ("U", "a", "V", "b", "mean", "scale")

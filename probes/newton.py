@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.design import Design
-from probes.objective import Curvature, Point, dot, fast_dtype, per_target
-from probes.rows import OnDisk
+from .design import Design
+from .objective import Curvature, Point, dot, fast_dtype, per_target
+from .rows import OnDisk
 
 MEMORY = 6
 NOISE = 1e-7  # relative rounding of a float32 objective

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.rows import OnDisk
+from .rows import OnDisk
 
 LOWEST_LOG_PROBABILITY = -40.0
 # exp(-40) = 4e-18 changes no sum that matters, while denormal numbers slow products tenfold.

@@ -20,8 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.design import as_features, check_finite
-from probes.labels import Labels, encode
+from layerscope.errors import InputError
+
+from .design import as_features, check_finite
+from .labels import Labels, encode
 
 BLOCK = 512
 """Rows at a time: what stays in a processor's cache."""
@@ -106,7 +108,7 @@ def rank(X: Float[np.ndarray, "n d"], y: Labels, ranking: str) -> np.ndarray:
     [1, 0]
     """
     if ranking not in RANKINGS:
-        raise ValueError(f"ranking: expected {', '.join(RANKINGS)}, got {ranking!r}")
+        raise InputError(f"ranking: expected {', '.join(RANKINGS)}, got {ranking!r}")
     return np.argsort(-RANKINGS[ranking](X, y), kind="stable")
 
 

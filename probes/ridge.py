@@ -18,10 +18,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from probes.design import Design, as_rows, penalties
-from probes.evaluation import r2
-from probes.labels import of_dev
-from probes.rows import OnDisk, blocks_of
+from layerscope.errors import InputError
+
+from .design import Design, as_rows, penalties
+from .evaluation import r2
+from .labels import of_dev
+from .rows import OnDisk, blocks_of
 
 RIDGE_L2 = (1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
 """Strong to weak; e is of the order of n, so these run from 'almost the mean' to 'almost free'."""
@@ -50,7 +52,7 @@ class RidgeFit:
         """Predicted numbers, float64."""
         features = as_rows(X, self.coef.device)
         if features.shape[1] != len(self.coef):
-            raise ValueError(f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}")
+            raise InputError(f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}")
         if isinstance(features, OnDisk):
             return np.concatenate([self.predict(features[rows]) for rows in features.blocks()])
         return (features.double() @ self.coef + self.intercept).cpu().numpy()
@@ -69,9 +71,9 @@ def _mean_and_cross(design: Design, Y: Float[Tensor, "n t"]) -> tuple[Float[Tens
 def _values(name: str, values: ArrayLike, n: int) -> Float[np.ndarray, " n"]:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (n,):
-        raise ValueError(f"target {name!r} must be [{n}], one number per row, got {array.shape}")
+        raise InputError(f"target {name!r} must be [{n}], one number per row, got {array.shape}")
     if not np.isfinite(array).all():
-        raise ValueError(
+        raise InputError(
             f"target {name!r} must be finite, got NaN or infinity in "
             f"{int((~np.isfinite(array)).sum())} rows, "
             f"first at row {int(np.flatnonzero(~np.isfinite(array))[0])}"

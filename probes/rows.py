@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 BLOCK = 1 << 13
 """Most rows that are looked through at a time."""
 _BLOCK_BYTES = 1 << 24
@@ -111,7 +113,7 @@ class OnDisk:
         """Write rows where ``__getitem__`` reads them; raises ValueError unless there is one for each place."""
         start, stop = self._span(rows) if isinstance(rows, slice) else (0, len(rows))
         if values.shape != (stop - start, self.shape[1]):
-            raise ValueError(f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}")
+            raise InputError(f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}")
         held = values.detach().to("cpu", self.dtype).contiguous()
         if isinstance(rows, slice):
             self._write(start, held)
@@ -124,7 +126,7 @@ class OnDisk:
     def _span(self, rows: slice) -> tuple[int, int]:
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError(f"expected a slice of neighbouring rows, got step {step}")
+            raise InputError(f"expected a slice of neighbouring rows, got step {step}")
         return start, max(start, stop)
 
     def _read(self, start: int, stop: int) -> Tensor:
@@ -139,7 +141,7 @@ class OnDisk:
 
     def _write(self, start: int, values: Tensor) -> None:
         if not 0 <= start <= len(self) - len(values):
-            raise ValueError(f"expected rows from 0 to {len(self) - 1}, got {start} to {start + len(values) - 1}")
+            raise InputError(f"expected rows from 0 to {len(self) - 1}, got {start} to {start + len(values) - 1}")
         rest, at = _bytes(values), start * self._width
         while rest:
             count = os.pwrite(self._file.descriptor, rest, at)

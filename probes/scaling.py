@@ -24,8 +24,8 @@ from sklearn.base import BaseEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.utils.validation import check_is_fitted
 
-from probes import storage
-from probes.calibration import CalibrationError, one_hot
+from . import storage
+from .calibration import CalibrationError, one_hot
 
 COLDEST, HOTTEST = 1e-3, 1e3
 Scaling = TypeVar("Scaling", bound="Scaler")

@@ -18,12 +18,14 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from probes.design import CPU_BLOCK, Design, penalties
-from probes.fit import Fit
-from probes.labels import Labels, encode_classes, encode_with, of_dev
-from probes.newton import Solution, decrement, gap_bound, minimise
-from probes.objective import ABSENT, dot
-from probes.rows import OnDisk, blocks_of
+from layerscope.errors import InputError
+
+from .design import CPU_BLOCK, Design, penalties
+from .fit import Fit
+from .labels import Labels, encode_classes, encode_with, of_dev
+from .newton import Solution, decrement, gap_bound, minimise
+from .objective import ABSENT, dot
+from .rows import OnDisk, blocks_of
 
 DEFAULT_L2 = (1e4, 1e3, 3e2, 1e2, 3e1, 1e1, 1.0)
 """Strong to weak: on standardised features of language models dev accuracy peaks around 1e2 for
@@ -62,7 +64,7 @@ def _targets(n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[s
     for name, labels in targets.items():
         classes, index = encode_classes(name, labels)
         if len(index) != n:
-            raise ValueError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
+            raise InputError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
         held = None if dev is None else encode_with(of_dev(name, dev[1]), classes)
         out.append(_Target(name, classes, index, held))
     return out
@@ -149,7 +151,7 @@ def fit_many(
     """
     path = penalties(l2, choose=dev is not None)
     if not tol > 0 or max_iter < 1:
-        raise ValueError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
+        raise InputError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
     design = X if isinstance(X, Design) else Design(X, standardize, device)
     todo = _targets(design.n, targets, dev)
     held = None
@@ -192,7 +194,7 @@ def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[
     for target in targets:
         if target.dev is None or len(target.dev) != len(held):
             got = 0 if target.dev is None else len(target.dev)
-            raise ValueError(f"target {target.name!r} has {got} dev labels for {len(held)} rows")
+            raise InputError(f"target {target.name!r} has {got} dev labels for {len(held)} rows")
     return held
 
 

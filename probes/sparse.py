@@ -18,9 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, log_expit
 
-from probes.checks import features_and_classes
-from probes.linear import LinearClassifier
-from probes.rankings import rank
+from layerscope.errors import InputError
+
+from .checks import features_and_classes
+from .linear import LinearClassifier
+from .rankings import rank
 
 BAND = (0.025, 0.975)
 BOUNDED = 15
@@ -68,9 +70,9 @@ class SparseProbe(LinearClassifier):
         self.classes_ = np.unique(y)
         if len(self.classes_) != 2:
             one = "one class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
-            raise ValueError(f"Only binary classification is supported: expected 2 classes, got {one}")
+            raise InputError(f"Only binary classification is supported: expected 2 classes, got {one}")
         if self.k < 1:
-            raise ValueError(f"k: expected at least 1, got {self.k}")
+            raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
         coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2, [self.k])[self.k]
         self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
@@ -103,7 +105,7 @@ def sparse_sweep(
     """
     classes = np.unique(y)
     if len(classes) != 2:
-        raise ValueError(f"Only binary classification is supported: expected 2 classes, got {len(classes)}")
+        raise InputError(f"Only binary classification is supported: expected 2 classes, got {len(classes)}")
     positive, gold = y == classes[1], y_test == classes[1]
     rng = np.random.default_rng(seed)
 

@@ -15,6 +15,8 @@ from safetensors.numpy import save
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from layerscope.errors import InputError
+
 KEY = "layerscope"
 AnySaved = TypeVar("AnySaved", bound="Saved")
 
@@ -90,7 +92,7 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header
     try:
         text = json.dumps({"schema": 1, "kind": kind, **header}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot save {kind}: labels and settings must be JSON values ({error})") from None
+        raise InputError(f"cannot save {kind}: labels and settings must be JSON values ({error})") from None
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     data = save(arrays, metadata={KEY: text})
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -114,7 +116,7 @@ def classes_header(classes: np.ndarray) -> dict[str, Any]:
     """
     labels = classes.tolist()
     if not all(isinstance(label, str | int | float | None) for label in labels):
-        raise ValueError(f"cannot save labels {labels}: expected strings, numbers or booleans")
+        raise InputError(f"cannot save labels {labels}: expected strings, numbers or booleans")
     return {"classes": labels, "classes_dtype": classes.dtype.str}
 
 
@@ -138,8 +140,8 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, 
             text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+        raise InputError(f"{path} is not a safetensors file: {error}") from None
     header = json.loads(text) if text else {}
     if header.get("kind") != kind:
-        raise ValueError(f"expected a saved {kind} in {path}, got {header.get('kind')!r}")
+        raise InputError(f"expected a saved {kind} in {path}, got {header.get('kind')!r}")
     return tensors, header

@@ -22,8 +22,10 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.stats import rankdata
 from torch import Tensor
 
-from probes.descent import descend
-from probes.design import check_finite
+from layerscope.errors import InputError
+
+from .descent import descend
+from .design import check_finite
 
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
@@ -75,7 +77,7 @@ def tree_distances(heads: Sequence[int]) -> Float[np.ndarray, "n n"]:
     for middle in range(n):
         distance = np.minimum(distance, distance[:, middle, None] + distance[None, middle])
     if not np.isfinite(distance).all():
-        raise ValueError(f"expected heads that form a tree, got {list(heads)}")
+        raise InputError(f"expected heads that form a tree, got {list(heads)}")
     return distance
 
 
@@ -174,10 +176,10 @@ class _Trees:
         layers = list(features.values())
         widths = {int(words.shape[1]) for layer in layers for words in layer}
         if len(widths) != 1:
-            raise ValueError(f"expected layers of one width, got {sorted(widths)}")
+            raise InputError(f"expected layers of one width, got {sorted(widths)}")
         for number, tree in enumerate(heads):
             if any(len(layer[number]) != len(tree) for layer in layers):
-                raise ValueError(f"sentence {number}: expected a vector for each of {len(tree)} words")
+                raise InputError(f"sentence {number}: expected a vector for each of {len(tree)} words")
             for name, layer in features.items():
                 check_finite(layer[number], f"layer {name!r}, sentence {number},")
         self.width, self.kind = widths.pop(), kind

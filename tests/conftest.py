@@ -9,13 +9,12 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
+import layerscope.experiments.demo.generate
+import layerscope.experiments.properties
 from jaxtyping import install_import_hook
 
-# Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
-import experiments.demo.generate
-import experiments.properties  # noqa: F401
-
-install_import_hook(["hooks", "probes", "experiments"], "beartype.beartype")
+install_import_hook([f"layerscope.{room}" for room in layerscope.ROOMS], "beartype.beartype")
 
 import pytest
 import torch

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns
-from experiments.corpus import Sentence
-from experiments.features import Layout
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from probes.evaluation import ClusterBootstrap
+from layerscope.errors import InputError
+
+from ...probes.evaluation import ClusterBootstrap
+from ..corpus import Sentence
+from ..features import Layout
+from ..subject import Subject
+from ..subject.batches import Batch
+from .passes import PATTERN, VISIBLE, layers_with_patterns
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 POSITIONAL = 0.9
@@ -172,7 +174,7 @@ class WordTotals:
     def result(self, seed: int = 0) -> WordRoles:
         """Scores with their intervals."""
         if self._hits is None:
-            raise ValueError("expected sentences with words, got none")
+            raise InputError("expected sentences with words, got none")
         shape = (len(self.layers), len(self.kinds), self._n_groups, self._hits.shape[-1])
         hits = self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()  # kind group layer head
         chooses = np.arange(self._n_groups) % 2 == 1

@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.attention.heads import HeadTotals
-from experiments.attention.names import BROAD
-from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over, runs
-from experiments.records import component_name
-from experiments.run_folder import RunError, RunFolder
-from experiments.subject import Subject, load
-from experiments.subject.batches import Batch
-from experiments.subject.word_spans import Encoded
+from ..records import component_name
+from ..run_folder import RunError, RunFolder
+from ..subject import Subject, load
+from ..subject.batches import Batch
+from ..subject.word_spans import Encoded
+from .heads import HeadTotals
+from .names import BROAD
+from .passes import PATTERN, layers_with_patterns, pass_over, runs
 
 KEPT_BYTES = 1 << 28
 """Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""

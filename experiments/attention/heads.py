@@ -26,12 +26,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from experiments.attention.norms import OUTPUT, VALUE, grams_of, norms
-from experiments.attention.passes import PATTERN, VISIBLE, layers_with_patterns, runs
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from experiments.subject.word_spans import Encoded
-from probes.evaluation import ClusterBootstrap
+from layerscope.errors import InputError
+
+from ...probes.evaluation import ClusterBootstrap
+from ..subject import Subject
+from ..subject.batches import Batch
+from ..subject.word_spans import Encoded
+from .norms import OUTPUT, VALUE, grams_of, norms
+from .passes import PATTERN, VISIBLE, layers_with_patterns, runs
 
 GROUPS = 200
 BLOCK = 1 << 20
@@ -177,7 +179,7 @@ class HeadTotals:
     def result(self) -> HeadStatistics:
         """The sums of all batches that went by."""
         if self._sums is None:
-            raise ValueError("expected texts with tokens of their own, got none")
+            raise InputError("expected texts with tokens of their own, got none")
         return HeadStatistics(self.layers, self._sums.numpy(), self._uniform.numpy(), self.grams is not None)
 
 

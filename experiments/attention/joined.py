@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.records import LEVEL
-from experiments.run_folder import RunError, read_json
+from ..records import LEVEL
+from ..run_folder import RunError, read_json
 
 FIELDS = ("effect", "low", "high", "q", "exact")
 AGAINST = ("confidence", "entropy", "output")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.attention.arcs import POSITIONAL
+from .arcs import POSITIONAL
 
 ON_REPEATS = 0.3
 """Mean attention from which a role on repeated random tokens is named."""

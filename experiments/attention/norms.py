@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hooks import anatomy, sites
+from ...hooks import anatomy, sites
 
 VALUE, OUTPUT = "attn.hook_v", "attn.hook_z"
 

@@ -14,10 +14,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from experiments.subject.word_spans import Encoded
-from hooks import Site, observe, sites
+from ...hooks import Site, observe, sites
+from ..subject import Subject
+from ..subject.batches import Batch
+from ..subject.word_spans import Encoded
 
 PATTERN, VISIBLE = "attn.hook_pattern", "attn.hook_attn_scores[0]"
 """Parts of a block; ``VISIBLE`` are the first head's scores, whose -inf entries are what a query cannot see."""

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.subject import Subject
-from hooks import capture, sites
+from ...hooks import capture, sites
+from ..subject import Subject
 
 
 def repeated_tokens(

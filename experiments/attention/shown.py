@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attention import paths
-from experiments.attention.norms import VALUE, grams_of, norms
-from experiments.attention.passes import PATTERN, layers_with_patterns
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded
-from hooks import capture
+from ...hooks import capture
+from ..subject import Subject
+from ..subject.word_spans import Encoded
+from . import paths
+from .norms import VALUE, grams_of, norms
+from .passes import PATTERN, layers_with_patterns
 
 LENGTHS = (6, 32)
 """Tokens of a text that is pleasant to look at."""

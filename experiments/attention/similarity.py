@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attention.passes import PATTERN, layers_with_patterns, runs
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from experiments.subject.word_spans import Encoded
+from layerscope.errors import InputError
+
+from ..subject import Subject
+from ..subject.batches import Batch
+from ..subject.word_spans import Encoded
+from .passes import PATTERN, layers_with_patterns, runs
 
 ROWS = 16
 """Queries of each text that are compared, evenly spaced."""
@@ -84,7 +86,7 @@ class SimilarityTotals:
     def result(self) -> Similarity:
         """The mean over rows."""
         if self._gram is None:
-            raise ValueError("expected texts with tokens of their own, got none")
+            raise InputError("expected texts with tokens of their own, got none")
         whole = self._gram.numpy() / self._rows
         n_heads = len(whole) // self._n_layers
         means = np.arange(len(whole)) % n_heads == n_heads - 1

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import terminal
-from experiments.attention.arcs import OFFSETS, WordRoles, WordTotals
-from experiments.attention.checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
-from experiments.attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
-from experiments.attention.joined import disagreement, read_effects
-from experiments.attention.names import ON_REPEATS, roles
-from experiments.attention.passes import PATTERN, layers_with_patterns, pass_over
-from experiments.attention.roles import repetition_scores
-from experiments.attention.shown import shown_texts
-from experiments.attention.similarity import ROWS, Similarity, SimilarityTotals
-from experiments.config import AttendConfig
-from experiments.corpus import Sentence, Word, read_conllu
-from experiments.corpus.prompts import read_prompts
-from experiments.features import Layout
-from experiments.forecast import pass_seconds
-from experiments.records import component_name
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, file_sha256
-from experiments.subject.loading import hash_files
+from .. import terminal
+from ..config import AttendConfig
+from ..corpus import Sentence, Word, read_conllu
+from ..corpus.prompts import read_prompts
+from ..features import Layout
+from ..forecast import pass_seconds
+from ..records import component_name
+from ..run import Run, data_record
+from ..run_folder import RunError, file_sha256
+from ..subject.loading import hash_files
+from .arcs import OFFSETS, WordRoles, WordTotals
+from .checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
+from .heads import GROUPS, HeadStatistics, HeadTotals, deal
+from .joined import disagreement, read_effects
+from .names import ON_REPEATS, roles
+from .passes import PATTERN, layers_with_patterns, pass_over
+from .roles import repetition_scores
+from .shown import shown_texts
+from .similarity import ROWS, Similarity, SimilarityTotals
 
 
 def run(config: AttendConfig) -> dict[str, Any]:

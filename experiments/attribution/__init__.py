@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from experiments.attribution import discretised, gradients, hidden, perturbation, relevance, shapley, surrogates
-from experiments.attribution.game import REMOVALS, Game
-from experiments.attribution.options import Options
-from experiments.attribution.question import Question, Target, ask
-from experiments.attribution.result import Attribution, Found, joined
-from experiments.attribution.scorer import Cost, Scorer
-from experiments.attribution.units import LEVELS, AttributionError, Units, find_units
-from experiments.subject import Subject
+from ..subject import Subject
+from . import discretised, gradients, hidden, perturbation, relevance, shapley, surrogates
+from .game import REMOVALS, Game
+from .options import Options
+from .question import Question, Target, ask
+from .result import Attribution, Found, joined
+from .scorer import Cost, Scorer
+from .units import LEVELS, AttributionError, Units, find_units
 
 __all__ = [
     "LEVELS",

@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments import terminal
-from experiments.attribution import AttributionError, Game, Scorer, Target, ask, explain, method_named
-from experiments.attribution.examples import flip, flippable, nearest
-from experiments.attribution.faithfulness import (
+from .. import terminal
+from ..config import AttributeConfig
+from ..corpus.prompts import Prompt, read_prompts
+from ..forecast import of_items
+from ..interventions.reads import prediction_reads
+from ..run import Run, data_record
+from ..run_folder import digest, file_sha256
+from ..subject import Subject, load
+from . import AttributionError, Game, Scorer, Target, ask, explain, method_named
+from .examples import flip, flippable, nearest
+from .faithfulness import (
     Faithfulness,
     faithfulness,
     mean_agreement,
@@ -20,15 +27,8 @@ from experiments.attribution.faithfulness import (
     rank_agreement,
     sensitivity,
 )
-from experiments.attribution.game import DRAWN
-from experiments.attribution.question import Question
-from experiments.config import AttributeConfig
-from experiments.corpus.prompts import Prompt, read_prompts
-from experiments.forecast import of_items
-from experiments.interventions.reads import prediction_reads
-from experiments.run import Run, data_record
-from experiments.run_folder import digest, file_sha256
-from experiments.subject import Subject, load
+from .game import DRAWN
+from .question import Question
 
 DRAW = ("smoothgrad", "lime", "tree", "kernel-shap", "permutation-shap")
 """Methods whose scores depend on the seed whatever their settings."""

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attribution.game import embedding
-from experiments.attribution.gradients import Slope, baselines, complete, each_part
-from experiments.attribution.options import Options
-from experiments.attribution.result import Found
-from experiments.attribution.scorer import Scorer
-from experiments.attribution.units import AttributionError
+from .game import embedding
+from .gradients import Slope, baselines, complete, each_part
+from .options import Options
+from .result import Found
+from .scorer import Scorer
+from .units import AttributionError
 
 NEIGHBOURS = 200
 """Words near the present point among which the next anchor is looked for."""

@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from experiments.attribution.units import AttributionError
-from experiments.subject import Subject
-from hooks import Site, UnknownArchitecture, anatomy
-from hooks.anatomy import Place, locate
-from hooks.resume import TOLERANCE, language_head
-from hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
-from hooks.taps import Taps, as_site
-from probes import LogisticProbe
+from ...hooks import Site, UnknownArchitecture, anatomy
+from ...hooks.anatomy import Place, locate
+from ...hooks.resume import TOLERANCE, language_head
+from ...hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
+from ...hooks.taps import Taps, as_site
+from ...probes import LogisticProbe
+from ..subject import Subject
+from .units import AttributionError
 
 _ENDS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attribution.game import embedding, ordinary_tokens
-from experiments.attribution.gradients import Slope
-from experiments.attribution.question import Part, Question, clean_logits
-from experiments.attribution.scorer import EMBED, Row, Scorer
-from experiments.attribution.units import AttributionError
-from experiments.subject import Subject
-from experiments.subject.word_spans import pool_words
-from hooks import Site, capture
+from ...hooks import Site, capture
+from ..subject import Subject
+from ..subject.word_spans import pool_words
+from .game import embedding, ordinary_tokens
+from .gradients import Slope
+from .question import Part, Question, clean_logits
+from .scorer import EMBED, Row, Scorer
+from .units import AttributionError
 
 CANDIDATES = 20
 """Replacements of each word that are tried, those whose gradient promises most."""

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from experiments.attribution.game import Game, embedding
-from experiments.attribution.scorer import EMBED
-from hooks import edits, intervene
+from ...hooks import edits, intervene
+from .game import Game, embedding
+from .scorer import EMBED
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 POINTS = 11

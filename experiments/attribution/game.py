@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from experiments.attribution.proposals import PROPOSALS, Proposer, own_tokens, spelled
-from experiments.attribution.question import Part
-from experiments.attribution.scorer import Row, Scorer
-from experiments.attribution.units import AttributionError
-from experiments.subject import Subject
+from ..subject import Subject
+from .proposals import PROPOSALS, Proposer, own_tokens, spelled
+from .question import Part
+from .scorer import Row, Scorer
+from .units import AttributionError
 
 REMOVALS = ("delete", "mask", "pad", "word:W", "zero", "mean", "random", "noise", "resample", "propose")
 DRAWN = ("random", "noise", "resample", "propose")

@@ -24,15 +24,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attribution.game import embedding, ordinary_tokens
-from experiments.attribution.options import Options
-from experiments.attribution.question import Part, Question
-from experiments.attribution.result import Found
-from experiments.attribution.scorer import EMBED, Cost, Row, Scorer, part_values, row_batch
-from experiments.attribution.units import AttributionError
-from hooks import NothingChanged, Site, capture, edits, intervene
-from hooks.anatomy import locate
-from hooks.sites import SiteLike
+from ...hooks import NothingChanged, Site, capture, edits, intervene
+from ...hooks.anatomy import locate
+from ...hooks.sites import SiteLike
+from .game import embedding, ordinary_tokens
+from .options import Options
+from .question import Part, Question
+from .result import Found
+from .scorer import EMBED, Cost, Row, Scorer, part_values, row_batch
+from .units import AttributionError
 
 GAP = 0.01
 """Largest share of F(x) - F(x') by which integrated gradients may miss it."""

@@ -23,14 +23,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from experiments.attribution.gradients import sites_of
-from experiments.attribution.options import Options
-from experiments.attribution.question import Part
-from experiments.attribution.result import Found
-from experiments.attribution.scorer import Cost, Row, Scorer, part_values, row_batch
-from experiments.attribution.units import AttributionError
-from hooks import NothingChanged, Site, SiteNeverFired, capture, edits, intervene
-from hooks.anatomy import locate
+from ...hooks import NothingChanged, Site, SiteNeverFired, capture, edits, intervene
+from ...hooks.anatomy import locate
+from .gradients import sites_of
+from .options import Options
+from .question import Part
+from .result import Found
+from .scorer import Cost, Row, Scorer, part_values, row_batch
+from .units import AttributionError
 
 HIDDEN = ("zero", "shuffle", "layer:N")
 MOST = 64

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.attribution.units import AttributionError
-from experiments.subject import Subject
-from hooks.sites import SiteLike
+from ...hooks.sites import SiteLike
+from ..subject import Subject
+from .units import AttributionError
 
 
 @dataclass(frozen=True, kw_only=True)

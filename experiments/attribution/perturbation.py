@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.attribution.game import Game
-from experiments.attribution.options import Options
-from experiments.attribution.result import Found
+from .game import Game
+from .options import Options
+from .result import Found
 
 
 def leave_one_out(game: Game, options: Options) -> Found:

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attribution.endpoint import language_end
-from experiments.attribution.question import Part, as_encoded
-from experiments.attribution.scorer import Cost, Scorer
-from experiments.attribution.units import AttributionError, Units, split_words
-from experiments.subject import Subject
+from ..subject import Subject
+from .endpoint import language_end
+from .question import Part, as_encoded
+from .scorer import Cost, Scorer
+from .units import AttributionError, Units, split_words
 
 PROPOSALS = 10
 """What is drawn from: so many likeliest tokens other than the text's own."""

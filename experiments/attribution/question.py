@@ -18,15 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.attribution.endpoint import Endpoint, class_end, language_end, probe_end
-from experiments.attribution.units import AttributionError, Units, find_units, split_words
-from experiments.corpus.prompts import Prompt
-from experiments.interventions.metrics import BITS
-from experiments.interventions.reads import answer_reads, prediction_reads
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded, word_spans
-from hooks import Site
-from probes import LogisticProbe
+from ...hooks import Site
+from ...probes import LogisticProbe
+from ..corpus.prompts import Prompt
+from ..interventions.metrics import BITS
+from ..interventions.reads import answer_reads, prediction_reads
+from ..subject import Subject
+from ..subject.word_spans import Encoded, word_spans
+from .endpoint import Endpoint, class_end, language_end, probe_end
+from .units import AttributionError, Units, find_units, split_words
 
 MEASURES = {"log-probability": "bits", "logit": "nats"}
 

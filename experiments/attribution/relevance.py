@@ -32,12 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.attribution.gradients import Slope, each_part, with_figures
-from experiments.attribution.options import Options
-from experiments.attribution.result import Found
-from experiments.attribution.scorer import Scorer
-from experiments.attribution.units import AttributionError
-from hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
+from ...hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
+from .gradients import Slope, each_part, with_figures
+from .options import Options
+from .result import Found
+from .scorer import Scorer
+from .units import AttributionError
 
 RULES = ("0", "epsilon", "gamma", "zplus")
 INPUTS = ("w2", "box")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.attribution.question import Question
-from experiments.attribution.scorer import Cost
+from .question import Question
+from .scorer import Cost
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from experiments.attribution.prefixes import cuts, run_shared
-from experiments.attribution.question import Part, Question, as_encoded
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from hooks import NothingChanged, edits, intervene
+from ...hooks import NothingChanged, edits, intervene
+from ..subject import Subject
+from ..subject.batches import Batch
+from .prefixes import cuts, run_shared
+from .question import Part, Question, as_encoded
 
 Made = TypeVar("Made")
 EMBED = "hook_embed"

@@ -14,10 +14,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.attribution.game import Game
-from experiments.attribution.options import Options
-from experiments.attribution.result import Found
-from experiments.attribution.units import AttributionError
+from .game import Game
+from .options import Options
+from .result import Found
+from .units import AttributionError
 
 MOST_EXACT = 12
 """Units up to which all 2^M sets are evaluated."""

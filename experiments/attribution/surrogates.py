@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.attribution.game import Game
-from experiments.attribution.options import Options
-from experiments.attribution.result import Found
-from experiments.attribution.units import AttributionError
+from .game import Game
+from .options import Options
+from .result import Found
+from .units import AttributionError
 
 WIDTH = 25.0
 """LIME's kernel width for text, on a distance of 100 (1 - cos)."""

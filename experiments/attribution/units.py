@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import regex
 
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded, trimmed, word_spans
+from layerscope.errors import LayerscopeError
+
+from ..subject import Subject
+from ..subject.word_spans import Encoded, trimmed, word_spans
 
 LEVELS = ("word", "token", "span")
 
@@ -29,7 +31,7 @@ _WORD = regex.compile(
 _CLAUSE = regex.compile(r"[^.,;:!?\n。，、；：！？]*[.,;:!?\n。，、；：！？]*")
 
 
-class AttributionError(ValueError):
+class AttributionError(LayerscopeError, ValueError):
     """A text, a target or a method that cannot be used as asked; the message is one line."""
 
 

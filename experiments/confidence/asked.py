@@ -20,14 +20,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments import terminal
-from experiments.confidence.generating import generate
-from experiments.confidence.questions import Question, Templates
-from experiments.corpus.prompts import Prompt
-from experiments.interventions.metrics import BITS, get_metric
-from experiments.interventions.sweep import chunks, clean_values
-from experiments.run_folder import RunFolder
-from experiments.subject import Subject
+from .. import terminal
+from ..corpus.prompts import Prompt
+from ..interventions.metrics import BITS, get_metric
+from ..interventions.sweep import chunks, clean_values
+from ..run_folder import RunFolder
+from ..subject import Subject
+from .generating import generate
+from .questions import Question, Templates
 
 LENGTH = 24
 """Most tokens of a written answer."""

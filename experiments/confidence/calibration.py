@@ -14,9 +14,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from experiments.confidence.asked import ASKED, Asking, Said
-from experiments.confidence.predictions import PredictionError, Predictions, read_predictions, save_predictions
-from experiments.confidence.questions import (
+from ...probes.scaling import SCALINGS, TemperatureScaling, as_logits
+from ..config import CalibrateConfig
+from ..corpus.prompts import Prompt, read_pairs, read_prompts
+from ..forecast import of_items
+from ..interventions.effects import clusters_of, group_notes
+from ..interventions.metrics import get_metric
+from ..interventions.sweep import chunks, clean_values
+from ..run import Run, data_record
+from ..run_folder import file_sha256
+from ..subject import Subject
+from .asked import ASKED, Asking, Said
+from .predictions import PredictionError, Predictions, read_predictions, save_predictions
+from .questions import (
     Question,
     QuestionError,
     Templates,
@@ -25,17 +35,7 @@ from experiments.confidence.questions import (
     read_questions,
     token_probabilities,
 )
-from experiments.confidence.reliability import Judged, compare, errors_of, finding, judge
-from experiments.config import CalibrateConfig
-from experiments.corpus.prompts import Prompt, read_pairs, read_prompts
-from experiments.forecast import of_items
-from experiments.interventions.effects import clusters_of, group_notes
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.sweep import chunks, clean_values
-from experiments.run import Run, data_record
-from experiments.run_folder import file_sha256
-from experiments.subject import Subject
-from probes.scaling import SCALINGS, TemperatureScaling, as_logits
+from .reliability import Judged, compare, errors_of, finding, judge
 
 Names: TypeAlias = "tuple[Sequence[str], Sequence[str], Sequence[str]]"
 """Of each row: what it is, what was answered, what is right."""

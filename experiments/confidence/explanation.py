@@ -23,20 +23,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments import terminal
-from experiments.attribution import Game, Scorer, Target, ask, explain, method_named
-from experiments.attribution.units import split_words
-from experiments.confidence.asked import LENGTH, REFUSAL
-from experiments.confidence.generating import generate
-from experiments.confidence.questions import QuestionError, Templates
-from experiments.config import AskConfig
-from experiments.corpus.prompts import Prompt, read_prompts
-from experiments.forecast import of_items
-from experiments.interventions.effects import clusters_of, group_notes
-from experiments.run import Run, data_record
-from experiments.run_folder import file_sha256
-from experiments.subject import Subject
-from probes.evaluation import ClusterBootstrap, sign_flip_p
+from ...probes.evaluation import ClusterBootstrap, sign_flip_p
+from .. import terminal
+from ..attribution import Game, Scorer, Target, ask, explain, method_named
+from ..attribution.units import split_words
+from ..config import AskConfig
+from ..corpus.prompts import Prompt, read_prompts
+from ..forecast import of_items
+from ..interventions.effects import clusters_of, group_notes
+from ..run import Run, data_record
+from ..run_folder import file_sha256
+from ..subject import Subject
+from .asked import LENGTH, REFUSAL
+from .generating import generate
+from .questions import QuestionError, Templates
 
 KINDS = ("named", "random", "attribution")
 FRAME = {

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from experiments.confidence.questions import QuestionError
-from experiments.subject import Subject
+from ..subject import Subject
+from .questions import QuestionError
 
 
 @torch.inference_mode()

@@ -18,11 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
-from experiments.corpus.prompts import group_of, read_lines_as
-from probes.calibration import CalibrationError, check
+from layerscope.errors import InputError, LayerscopeError
+
+from ...probes.calibration import CalibrationError, check
+from ..corpus.prompts import group_of, read_lines_as
 
 
-class PredictionError(ValueError):
+class PredictionError(LayerscopeError, ValueError):
     """A file of predictions that cannot be read; the message begins with the file."""
 
 
@@ -163,7 +165,7 @@ def _read_jsonl(path: Path) -> Predictions:
         nonlocal field, classes
         names = [name for name in ("probabilities", "logits") if name in record]
         if len(names) != 1 or "label" not in record:
-            raise ValueError(
+            raise InputError(
                 f"expected 'label' and one of 'probabilities' and 'logits', got {', '.join(sorted(record))}"
             )
         row = record[names[0]]
@@ -172,10 +174,10 @@ def _read_jsonl(path: Path) -> Predictions:
         )
         field, classes = field or names[0], classes or here
         if names[0] != field or sorted(here) != sorted(classes):
-            raise ValueError(f"expected {field} of {len(classes)} classes as in the first line, got {str(row)[:60]}")
+            raise InputError(f"expected {field} of {len(classes)} classes as in the first line, got {str(row)[:60]}")
         ordered = [row[name] for name in classes] if isinstance(row, dict) else row
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ordered):
-            raise ValueError(f"expected numbers as {field}, got {str(row)[:60]}")
+            raise InputError(f"expected numbers as {field}, got {str(row)[:60]}")
         _label(record["label"], classes)
         return [float(v) for v in ordered], group_of(record), record
 
@@ -217,4 +219,4 @@ def _label(label: Any, classes: Sequence[str]) -> int:
         return classes.index(label)
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
         return label
-    raise ValueError(f"expected a label from 0 to {len(classes) - 1} or one of {', '.join(classes[:6])}, got {label!r}")
+    raise InputError(f"expected a label from 0 to {len(classes) - 1} or one of {', '.join(classes[:6])}, got {label!r}")

@@ -22,15 +22,17 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from experiments.corpus.prompts import Pair, Prompt, group_of, read_lines_as
-from experiments.interventions.metrics import BITS, get_metric
-from experiments.interventions.sweep import chunks, clean_values
-from experiments.subject import Subject
+from layerscope.errors import InputError, LayerscopeError
+
+from ..corpus.prompts import Pair, Prompt, group_of, read_lines_as
+from ..interventions.metrics import BITS, get_metric
+from ..interventions.sweep import chunks, clean_values
+from ..subject import Subject
 
 TEMPLATES = Path(__file__).parent / "asking"
 
 
-class QuestionError(ValueError):
+class QuestionError(LayerscopeError, ValueError):
     """Questions or templates that cannot be asked."""
 
 
@@ -121,17 +123,17 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 def _question(record: Mapping[str, Any]) -> Question:
     text, choices, answer = (record.get(name) for name in ("question", "choices", "answer"))
     if not isinstance(text, str) or not text:
-        raise ValueError(f"expected 'question' to be a text, got {text!r}")
+        raise InputError(f"expected 'question' to be a text, got {text!r}")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise ValueError(f"expected 'choices' to be two or more texts, got {str(choices)[:60]}")
+        raise InputError(f"expected 'choices' to be two or more texts, got {str(choices)[:60]}")
     if len(choices) > len(string.ascii_uppercase):
-        raise ValueError(f"expected at most 26 choices, got {len(choices)}")
+        raise InputError(f"expected at most 26 choices, got {len(choices)}")
     if len({c.strip() for c in choices}) < len(choices):
-        raise ValueError(f"expected choices that differ, got {str(choices)[:60]}")
+        raise InputError(f"expected choices that differ, got {str(choices)[:60]}")
     if isinstance(answer, str) and answer in choices:
         answer = choices.index(answer)
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise ValueError(f"expected 'answer' to be a choice or its place from 0 to {len(choices) - 1}, got {answer!r}")
+        raise InputError(f"expected 'answer' to be a choice or its place from 0 to {len(choices) - 1}, got {answer!r}")
     return Question(text, tuple(choices), answer, group_of(record))
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.confidence.predictions import Predictions
-from probes import calibration as cal
-from probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
+from ...probes import calibration as cal
+from ...probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
+from .predictions import Predictions
 
 REPLICATES, WEIGHTS = 2000, 20_000_000
 """Resamples, and the most weights of clusters that are held: many rows have fewer resamples, at least 200."""

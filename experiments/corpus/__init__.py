@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from experiments.corpus.conllu_format import (
+from .conllu_format import (
     CorpusError,
     Failure,
     align,

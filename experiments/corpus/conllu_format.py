@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 import conllu
 
+from layerscope.errors import LayerscopeError
+
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
 _WORD_ID = re.compile(r"[1-9][0-9]*")
@@ -22,7 +24,7 @@ _RANGE_ID = re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)")
 _EMPTY_ID = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)")
 
 
-class CorpusError(ValueError):
+class CorpusError(LayerscopeError, ValueError):
     """A corpus that cannot be read; the message is one line ``path:line: expected ..., got ...``."""
 
 

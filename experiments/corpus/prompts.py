@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from layerscope.errors import InputError, LayerscopeError
+
 Line = TypeVar("Line")
 
 
-class PromptError(ValueError):
+class PromptError(LayerscopeError, ValueError):
     """A prompt file that cannot be read; the message begins with ``file:line``."""
 
 
@@ -87,7 +89,7 @@ def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, An
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError(f"expected a JSON object, got {line[:60]!r}")
+                raise InputError(f"expected a JSON object, got {line[:60]!r}")
             out.append(make(record))
         except ValueError as error:
             text = f"expected a JSON object: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
@@ -119,7 +121,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     prompt, answer = _text(record, "prompt", True), _text(record, "answer", answers) or ""
     wrong, corrupted = (_text(record, name, False) for name in ("wrong", "corrupted"))
     if answer == wrong:
-        raise ValueError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
+        raise InputError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
     return Prompt(str(prompt), answer, wrong, corrupted, group_of(record))
 
 
@@ -127,11 +129,11 @@ def _pair(record: Mapping[str, Any]) -> Pair:
     if "sentences" in record:
         both = record["sentences"]
         if not isinstance(both, list) or len(both) != 2:
-            raise ValueError(f"expected sentences: [good, bad], got {str(both)[:60]!r}")
+            raise InputError(f"expected sentences: [good, bad], got {str(both)[:60]!r}")
         record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
     good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
     if good == bad:
-        raise ValueError(f"expected two sentences that differ, got {good!r} twice")
+        raise InputError(f"expected two sentences that differ, got {good!r} twice")
     return Pair(str(good), str(bad), group_of(record))
 
 
@@ -145,7 +147,7 @@ def group_of(record: Mapping[str, Any]) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str | int | float) or value == "":
-        raise ValueError(f"expected 'group' to be a text or a number, got {value!r}")
+        raise InputError(f"expected 'group' to be a text or a number, got {value!r}")
     return str(value)
 
 
@@ -154,5 +156,5 @@ def _text(record: Mapping[str, Any], name: str, required: bool) -> str | None:
     if value is None and not required:
         return None
     if not isinstance(value, str) or not value:
-        raise ValueError(f"expected {name!r} to be a text, got {value!r}; the line has {', '.join(sorted(record))}")
+        raise InputError(f"expected {name!r} to be a text, got {value!r}; the line has {', '.join(sorted(record))}")
     return value

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from experiments.corpus import Corpus, Sentence, Word
+from . import Corpus, Sentence, Word
 
 BANDS = ((5, 8), (9, 12), (13, 16), (17, 20), (21, 25), (26, 28))
 """SentEval's six bands of sentence lengths, in words."""

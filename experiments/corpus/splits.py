@@ -6,10 +6,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.corpus import Corpus, CorpusError, read_conllu
-from experiments.corpus.senteval import read_senteval
-from experiments.probing.tasks import SPLITS, Split
-from probes.evaluation import check_disjoint
+from ...probes.evaluation import check_disjoint
+from ..probing.tasks import SPLITS, Split
+from . import Corpus, CorpusError, read_conllu
+from .senteval import read_senteval
 
 
 def read_splits(

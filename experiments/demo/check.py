@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from experiments.corpus import Corpus, read_conllu
-from experiments.demo.generate import SEED, SPLITS
+from ..corpus import Corpus, read_conllu
+from .generate import SEED, SPLITS
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.demo.grammar import Grammar
-from experiments.demo.lexicon import held_out_lemmas
-from experiments.demo.tree import Chooser, Node, surface, to_conllu
+from .grammar import Grammar
+from .lexicon import held_out_lemmas
+from .tree import Chooser, Node, surface, to_conllu
 
 SEED = 20
 SPLITS = {"train": 1200, "dev": 300, "test": 400}

@@ -7,11 +7,11 @@ clauses; most content words belong to two or three parts of speech.
 
 from __future__ import annotations
 
-from experiments.demo import lexicon as lex
-from experiments.demo.lexicon import Verb
-from experiments.demo.nominals import adjective, adposition, adverb, feats
-from experiments.demo.tree import Node
-from experiments.demo.verbs import (
+from . import lexicon as lex
+from .lexicon import Verb
+from .nominals import adjective, adposition, adverb, feats
+from .tree import Node
+from .verbs import (
     Verbs,
     be,
     have_or_do,

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--corpus-only", action="store_true", help="leave the model alone")
     chosen = parser.parse_args(arguments)
 
-    from experiments.demo import generate
+    from . import generate
 
     annotated = generate.write_corpus(chosen.out)
     print(f"wrote {len(generate.SPLITS)} splits and the minimal pairs to {chosen.out}")
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
-    from experiments.demo import check, train
+    from . import check, train
 
     started = time.time()
     torch.set_num_threads(chosen.threads)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.demo import lexicon as lex
-from experiments.demo.lexicon import Noun
-from experiments.demo.tree import Chooser, Node
+from . import lexicon as lex
+from .lexicon import Noun
+from .tree import Chooser, Node
 
 _KINDS: dict[str, tuple[Noun, ...]] = {
     "person": lex.PERSONS,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.demo import lexicon as lex
-from experiments.demo.lexicon import Verb
-from experiments.demo.nominals import Nominals, feats
-from experiments.demo.tree import Node
+from . import lexicon as lex
+from .lexicon import Verb
+from .nominals import Nominals, feats
+from .tree import Node
 
 _NUMBER = {"s": "Sing", "p": "Plur", "2": ""}
 _MODALS = ("will", "can", "may", "must", "should", "would", "could")

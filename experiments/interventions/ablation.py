@@ -15,25 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from experiments import forecast, terminal
-from experiments.attention.roles import repetition_scores
-from experiments.attention.shown import text_patterns
-from experiments.config import AblateConfig
-from experiments.corpus import read_conllu
-from experiments.corpus.prompts import Item, read_prompts
-from experiments.interventions.components import Component, components
-from experiments.interventions.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
-from experiments.interventions.measure import Measured, certificate_notes, measure
-from experiments.interventions.metrics import Metric, metric_and_texts
-from experiments.interventions.optimal import optimal_constants
-from experiments.interventions.probe_metric import probed_words
-from experiments.interventions.sweep import Chunk, Grid, chunks
-from experiments.records import LEVEL, clear_of_chance, ranking
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, RunFolder, file_sha256
-from experiments.subject import Subject
-from hooks import Reference, edits, sites
-from hooks.edits import Edit
+from ...hooks import Reference, edits, sites
+from ...hooks.edits import Edit
+from .. import forecast, terminal
+from ..attention.roles import repetition_scores
+from ..attention.shown import text_patterns
+from ..config import AblateConfig
+from ..corpus import read_conllu
+from ..corpus.prompts import Item, read_prompts
+from ..records import LEVEL, clear_of_chance, ranking
+from ..run import Run, data_record
+from ..run_folder import RunError, RunFolder, file_sha256
+from ..subject import Subject
+from .components import Component, components
+from .effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
+from .measure import Measured, certificate_notes, measure
+from .metrics import Metric, metric_and_texts
+from .optimal import optimal_constants
+from .probe_metric import probed_words
+from .sweep import Chunk, Grid, chunks
 
 LARGE_GRID = 5000
 """Components above which an exact sweep says beforehand how many forwards it is."""

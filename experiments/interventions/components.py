@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from experiments.subject.batches import Batch
-from hooks import Site, capture, sites
-from hooks.edits import Edit
+from layerscope.errors import InputError
+
+from ...hooks import Site, capture, sites
+from ...hooks.edits import Edit
+from ..subject.batches import Batch
 
 KINDS = {
     "heads": "attn.hook_z",
@@ -44,7 +46,7 @@ def components(model: nn.Module, kind: str, batch: Batch, part: str | None = Non
         UnknownSite: a model without them.
     """
     if kind not in KINDS:
-        raise ValueError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
+        raise InputError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
     found = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in found]

@@ -22,8 +22,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from experiments.subject.loading import random_twin
-from hooks.anatomy import anatomy
+from layerscope.errors import LayerscopeError
+
+from ...hooks.anatomy import anatomy
+from ..subject.loading import random_twin
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -36,7 +38,7 @@ def flat(groups: Sequence[Sequence[int]]) -> list[int]:
     return [h for members in groups for h in members]
 
 
-class HeadError(ValueError):
+class HeadError(LayerscopeError, ValueError):
     """A model whose heads cannot be cut out."""
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.corpus.prompts import Item
-from experiments.interventions.components import Component
-from experiments.interventions.measure import Measured
-from experiments.interventions.metrics import Metric
-from probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
+from ...probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
+from ..corpus.prompts import Item
+from .components import Component
+from .measure import Measured
+from .metrics import Metric
 
 FEW = 10
 """Groups below which resampling them is not to be trusted."""

@@ -24,13 +24,13 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from experiments.interventions.components import Component
-from experiments.interventions.metrics import Metric
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Chunk
-from experiments.subject import Subject
-from hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
-from hooks.edits import Edit, Where
+from ...hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
+from ...hooks.edits import Edit, Where
+from ..subject import Subject
+from .components import Component
+from .metrics import Metric
+from .reads import MetricError
+from .sweep import Chunk
 
 METHODS = ("gradient", "graddrop")
 NOISE = 1e-5

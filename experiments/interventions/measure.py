@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments import terminal
-from experiments.interventions.components import Component
-from experiments.interventions.estimate import certificate, estimates, grad_drop, to_verify
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Grid, sweep_all
-from experiments.run import Run
-from hooks import edits
-from hooks.edits import Edit
+from ...hooks import edits
+from ...hooks.edits import Edit
+from .. import terminal
+from ..run import Run
+from .components import Component
+from .estimate import certificate, estimates, grad_drop, to_verify
+from .reads import MetricError
+from .sweep import Grid, sweep_all
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.corpus.prompts import Pair, Prompt, read_pairs, read_prompts
-from experiments.interventions.reads import MetricError, Reads, answer_reads, loss_reads, pair_reads, prediction_reads
-from experiments.run_config import TextsConfig
-from experiments.subject import Subject
-from hooks import Readout
+from ...hooks import Readout
+from ..corpus.prompts import Pair, Prompt, read_pairs, read_prompts
+from ..run_config import TextsConfig
+from ..subject import Subject
+from .reads import MetricError, Reads, answer_reads, loss_reads, pair_reads, prediction_reads
 
 BITS = 1 / math.log(2)
 

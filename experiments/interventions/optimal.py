@@ -16,16 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments import terminal
-from experiments.interventions.components import Component
-from experiments.interventions.metrics import BITS
-from experiments.interventions.sweep import Chunk
-from experiments.run_folder import RunFolder
-from experiments.subject import Subject
-from hooks import NothingChanged, Reference, Resume, Site, intervene
-from hooks.activations import selected
-from hooks.edits import Edit, Where
-from hooks.sites import SiteLike
+from ...hooks import NothingChanged, Reference, Resume, Site, intervene
+from ...hooks.activations import selected
+from ...hooks.edits import Edit, Where
+from ...hooks.sites import SiteLike
+from .. import terminal
+from ..run_folder import RunFolder
+from ..subject import Subject
+from .components import Component
+from .metrics import BITS
+from .sweep import Chunk
 
 RATE = 0.1
 """The first step of the descent, in standard deviations of the part's values; it falls to 0."""

@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import forecast
-from experiments.config import PatchConfig
-from experiments.corpus.prompts import Prompt, read_prompts
-from experiments.interventions.components import Component, components, places
-from experiments.interventions.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
-from experiments.interventions.measure import Measured, certificate_notes, measure
-from experiments.interventions.metrics import Metric, get_metric
-from experiments.interventions.reads import MetricError, Reads
-from experiments.interventions.sweep import Chunk, EditsFor, Grid, chunks, clean_values
-from experiments.records import LEVEL, clear_of_chance, ranking
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, file_sha256
-from experiments.subject import Subject
-from hooks import capture, edits
-from hooks.edits import Edit
+from ...hooks import capture, edits
+from ...hooks.edits import Edit
+from .. import forecast
+from ..config import PatchConfig
+from ..corpus.prompts import Prompt, read_prompts
+from ..records import LEVEL, clear_of_chance, ranking
+from ..run import Run, data_record
+from ..run_folder import RunError, file_sha256
+from ..subject import Subject
+from .components import Component, components, places
+from .effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
+from .measure import Measured, certificate_notes, measure
+from .metrics import Metric, get_metric
+from .reads import MetricError, Reads
+from .sweep import Chunk, EditsFor, Grid, chunks, clean_values
 
 DIRECTIONS = ("denoising", "noising")
 

@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.corpus import Corpus, Sentence
-from experiments.features import Layout
-from experiments.interventions.metrics import BITS, Metric
-from experiments.interventions.reads import MetricError, Reads
-from experiments.properties import Value, get_property
-from experiments.run_folder import file_name
-from experiments.subject import Subject
-from hooks import Readout, Site
-from probes import LogisticProbe
-from probes.fit import Fit
+from ...hooks import Readout, Site
+from ...probes import LogisticProbe
+from ...probes.fit import Fit
+from ..corpus import Corpus, Sentence
+from ..features import Layout
+from ..properties import Value, get_property
+from ..run_folder import file_name
+from ..subject import Subject
+from .metrics import BITS, Metric
+from .reads import MetricError, Reads
 
 
 @dataclass(frozen=True)

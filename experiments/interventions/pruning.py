@@ -22,22 +22,22 @@ from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from torch import nn
 
-from experiments import terminal
-from experiments.config import PruneConfig
-from experiments.corpus.prompts import Pair, Prompt
-from experiments.forecast import metric_seconds
-from experiments.interventions.components import components
-from experiments.interventions.cut_heads import Heads, Kept, flat, heads_of, with_heads
-from experiments.interventions.effects import clusters_of, group_notes, mean_of
-from experiments.interventions.estimate import estimates
-from experiments.interventions.metrics import Metric, get_metric, metric_and_texts
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Chunk, chunks, clean_values
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, file_sha256
-from experiments.subject import Subject
-from hooks import NothingChanged, capture, edits, intervene
-from hooks.sites import SiteLike
+from ...hooks import NothingChanged, capture, edits, intervene
+from ...hooks.sites import SiteLike
+from .. import terminal
+from ..config import PruneConfig
+from ..corpus.prompts import Pair, Prompt
+from ..forecast import metric_seconds
+from ..run import Run, data_record
+from ..run_folder import RunError, file_sha256
+from ..subject import Subject
+from .components import components
+from .cut_heads import Heads, Kept, flat, heads_of, with_heads
+from .effects import clusters_of, group_notes, mean_of
+from .estimate import estimates
+from .metrics import Metric, get_metric, metric_and_texts
+from .reads import MetricError
+from .sweep import Chunk, chunks, clean_values
 
 GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_difference", "rank": "log_probability"}
 """Metrics without a gradient, and the one whose gates stand for them."""

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.corpus.prompts import Pair, Prompt
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded
+from layerscope.errors import LayerscopeError
+
+from ..corpus.prompts import Pair, Prompt
+from ..subject import Subject
+from ..subject.word_spans import Encoded
 
 
-class MetricError(ValueError):
+class MetricError(LayerscopeError, ValueError):
     """A metric that these prompts, or this tokenizer, do not allow."""
 
 

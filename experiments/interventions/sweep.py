@@ -19,17 +19,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments import terminal
-from experiments.engine import Engine
-from experiments.interventions.components import Component, edit_at
-from experiments.interventions.metrics import Metric
-from experiments.interventions.reads import MetricError, Reads
-from experiments.run_folder import RunFolder
-from experiments.subject import Subject
-from experiments.subject.batches import Batch
-from hooks import NothingChanged, Resume, Site, intervene
-from hooks.activations import selected
-from hooks.edits import Edit, Where
+from ...hooks import NothingChanged, Resume, Site, intervene
+from ...hooks.activations import selected
+from ...hooks.edits import Edit, Where
+from .. import terminal
+from ..engine import Engine
+from ..run_folder import RunFolder
+from ..subject import Subject
+from ..subject.batches import Batch
+from .components import Component, edit_at
+from .metrics import Metric
+from .reads import MetricError, Reads
 
 T = TypeVar("T")
 EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"

@@ -20,32 +20,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import forecast, terminal
-from experiments.config import UsageConfig
-from experiments.corpus import Corpus
-from experiments.corpus.prompts import Item
-from experiments.corpus.splits import read_splits
-from experiments.interventions.components import Component
-from experiments.interventions.effects import clusters_of, effect_records, group_notes, mean_of
-from experiments.interventions.measure import certificate_notes, measure
-from experiments.interventions.metrics import Metric, metric_and_texts
-from experiments.interventions.probe_metric import LabelledSentence, probed_words
-from experiments.interventions.sweep import Chunk, Grid, chunks
-from experiments.memory import Fits, Need, Solve, as_limit, sweep_bytes
-from experiments.probing.tasks import Task
-from experiments.probing.views import View, build_views
-from experiments.properties import get_property
-from experiments.records import LEVEL, clear_of_chance, ranking
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, digest, file_sha256
-from experiments.stored import Features, open_store, read_or_run
-from experiments.subject import Subject
-from hooks import ActivationStore, Site, edits, sites
-from hooks.edits import Edit
-from probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
-from probes.erasure import Eraser, erased
-from probes.evaluation import ClusterBootstrap
-from probes.rows import OnDisk
+from ...hooks import ActivationStore, Site, edits, sites
+from ...hooks.edits import Edit
+from ...probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
+from ...probes.erasure import Eraser, erased
+from ...probes.evaluation import ClusterBootstrap
+from ...probes.rows import OnDisk
+from .. import forecast, terminal
+from ..config import UsageConfig
+from ..corpus import Corpus
+from ..corpus.prompts import Item
+from ..corpus.splits import read_splits
+from ..memory import Fits, Need, Solve, as_limit, sweep_bytes
+from ..probing.tasks import Task
+from ..probing.views import View, build_views
+from ..properties import get_property
+from ..records import LEVEL, clear_of_chance, ranking
+from ..run import Run, data_record
+from ..run_folder import RunError, digest, file_sha256
+from ..stored import Features, open_store, read_or_run
+from ..subject import Subject
+from .components import Component
+from .effects import clusters_of, effect_records, group_notes, mean_of
+from .measure import certificate_notes, measure
+from .metrics import Metric, metric_and_texts
+from .probe_metric import LabelledSentence, probed_words
+from .sweep import Chunk, Grid, chunks
 
 ERASERS: dict[str, type[Leace] | type[Inlp]] = {"leace": Leace, "inlp": Inlp}
 BATCH_TOKENS = 4096

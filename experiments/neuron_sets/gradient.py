@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from experiments.corpus.prompts import Item
-from experiments.interventions.components import Component
-from experiments.interventions.effects import clusters_of
-from experiments.interventions.estimate import estimates
-from experiments.interventions.metrics import Metric
-from experiments.interventions.sweep import chunks
-from experiments.run_folder import RunError
-from experiments.subject import Subject
-from hooks import Site
-from hooks.edits import Edit
+from ...hooks import Site
+from ...hooks.edits import Edit
+from ..corpus.prompts import Item
+from ..interventions.components import Component
+from ..interventions.effects import clusters_of
+from ..interventions.estimate import estimates
+from ..interventions.metrics import Metric
+from ..interventions.sweep import chunks
+from ..run_folder import RunError
+from ..subject import Subject
 
 
 def halves(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:

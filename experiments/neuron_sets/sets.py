@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooks import edits
-from hooks.edits import Edit
+from ...hooks import edits
+from ...hooks.edits import Edit
 
 RANDOM = "random"
 ALONE = "alone"

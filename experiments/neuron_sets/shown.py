@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.neuron_sets.sets import Means
-from experiments.probing.tasks import SPLITS, Task
-from experiments.probing.views import View
+from ..probing.tasks import SPLITS, Task
+from ..probing.views import View
+from .sets import Means
 
 WORDS = 12
 SAME = 2

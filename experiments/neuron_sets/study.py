@@ -17,32 +17,32 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from experiments import forecast, terminal
-from experiments.config import NeuronsConfig
-from experiments.corpus.prompts import Item, Prompt
-from experiments.corpus.splits import read_splits
-from experiments.features import vector_sites
-from experiments.interventions.components import Component
-from experiments.interventions.effects import clusters_of, group_notes, mean_of
-from experiments.interventions.metrics import Metric, get_metric, metric_and_texts
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Grid, chunks, sweep_all
-from experiments.memory import site_widths
-from experiments.neuron_sets.gradient import by_gradient, halves
-from experiments.neuron_sets.sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
-from experiments.neuron_sets.shown import described, named
-from experiments.neuron_sets.summary import finding, join, set_records, study_notes
-from experiments.probing.tasks import Task
-from experiments.probing.views import View, build_views
-from experiments.properties import get_property
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, digest, file_sha256
-from experiments.stored import Features, read_or_run
-from experiments.subject import Subject
-from hooks import ActivationStore, Site
-from hooks.edits import Edit
-from probes import cross_table
-from probes.rankings import RANKINGS
+from ...hooks import ActivationStore, Site
+from ...hooks.edits import Edit
+from ...probes import cross_table
+from ...probes.rankings import RANKINGS
+from .. import forecast, terminal
+from ..config import NeuronsConfig
+from ..corpus.prompts import Item, Prompt
+from ..corpus.splits import read_splits
+from ..features import vector_sites
+from ..interventions.components import Component
+from ..interventions.effects import clusters_of, group_notes, mean_of
+from ..interventions.metrics import Metric, get_metric, metric_and_texts
+from ..interventions.reads import MetricError
+from ..interventions.sweep import Grid, chunks, sweep_all
+from ..memory import site_widths
+from ..probing.tasks import Task
+from ..probing.views import View, build_views
+from ..properties import get_property
+from ..run import Run, data_record
+from ..run_folder import RunError, digest, file_sha256
+from ..stored import Features, read_or_run
+from ..subject import Subject
+from .gradient import by_gradient, halves
+from .sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
+from .shown import described, named
+from .summary import finding, join, set_records, study_notes
 
 
 def run(config: NeuronsConfig) -> dict[str, Any]:

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.config import NeuronsConfig
-from experiments.corpus.prompts import Item
-from experiments.interventions.components import Component
-from experiments.interventions.effects import effect_records
-from experiments.interventions.measure import Measured
-from experiments.interventions.metrics import Metric
-from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
-from experiments.probing.tasks import Task
-from experiments.records import LEVEL
-from probes.evaluation import ClusterBootstrap, interval
-from probes.sparse import BAND
+from ...probes.evaluation import ClusterBootstrap, interval
+from ...probes.sparse import BAND
+from ..config import NeuronsConfig
+from ..corpus.prompts import Item
+from ..interventions.components import Component
+from ..interventions.effects import effect_records
+from ..interventions.measure import Measured
+from ..interventions.metrics import Metric
+from ..probing.tasks import Task
+from ..records import LEVEL
+from .sets import ALONE, RANDOM, NeuronSet
 
 
 def set_records(

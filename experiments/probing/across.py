@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from experiments import terminal
-from experiments.config import ProbeConfig
-from experiments.interventions.sweep import runs
-from experiments.probing.mixes import mix_finding, mix_records
-from experiments.probing.summary import layer_of
-from experiments.probing.tasks import SPLITS, Split
-from experiments.probing.trees import TOGETHER, Trees, chain_scores, tree_finding, tree_records
-from experiments.probing.views import View
-from experiments.run_folder import RunFolder
-from experiments.stored import Features
+from .. import terminal
+from ..config import ProbeConfig
+from ..interventions.sweep import runs
+from ..run_folder import RunFolder
+from ..stored import Features
+from .mixes import mix_finding, mix_records
+from .summary import layer_of
+from .tasks import SPLITS, Split
+from .trees import TOGETHER, Trees, chain_scores, tree_finding, tree_records
+from .views import View
 
 Stores = Mapping[tuple[int, str], Features]
 

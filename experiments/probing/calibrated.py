@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.confidence.predictions import Predictions, read_predictions, save_predictions
-from experiments.confidence.reliability import Judged, judge
-from experiments.probing.tasks import Part, Split, Vectors
-from experiments.run_folder import file_name
-from probes.calibration import BINS, ece, top_label
-from probes.fit import Fit
-from probes.labels import encode_with
-from probes.scaling import TemperatureScaling, as_logits
+from ...probes.calibration import BINS, ece, top_label
+from ...probes.fit import Fit
+from ...probes.labels import encode_with
+from ...probes.scaling import TemperatureScaling, as_logits
+from ..confidence.predictions import Predictions, read_predictions, save_predictions
+from ..confidence.reliability import Judged, judge
+from ..run_folder import file_name
+from .tasks import Part, Split, Vectors
 
 FIELDS = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "ece_mass", "classwise", "brier", "nll", "auroc")
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.probing.tasks import Task, solved_together
-from probes.evaluation import ClusterBootstrap, interval
-from probes.mixing import expected_layer, mix_many
+from ...probes.evaluation import ClusterBootstrap, interval
+from ...probes.mixing import expected_layer, mix_many
+from .tasks import Task, solved_together
 
 
 def mix_records(

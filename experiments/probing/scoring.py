@@ -14,16 +14,16 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from experiments.config import ProbeConfig
-from experiments.probing.tasks import Part, Split, Task, Vectors, solved_together
-from probes import controls, evaluation
-from probes.codelength import L2 as CODE_L2
-from probes.codelength import CodeLength, online_code
-from probes.design import Design
-from probes.fit import Fit
-from probes.labels import encode_with
-from probes.ridge import RIDGE_L2, RidgeFit, ridge_many
-from probes.solver import DEFAULT_L2, fit_many
+from ...probes import controls, evaluation
+from ...probes.codelength import L2 as CODE_L2
+from ...probes.codelength import CodeLength, online_code
+from ...probes.design import Design
+from ...probes.fit import Fit
+from ...probes.labels import encode_with
+from ...probes.ridge import RIDGE_L2, RidgeFit, ridge_many
+from ...probes.solver import DEFAULT_L2, fit_many
+from ..config import ProbeConfig
+from .tasks import Part, Split, Task, Vectors, solved_together
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments import terminal
-from experiments.config import ProbeConfig
-from experiments.report.words import layer_label
+from .. import terminal
+from ..config import ProbeConfig
+from ..report.words import layer_label
 
 
 def over_seeds(config: ProbeConfig, results: dict[str, Any], study: Callable[[ProbeConfig], dict[str, Any]]) -> None:

@@ -17,29 +17,29 @@ from typing import Any, cast
 
 import torch
 
-from experiments import forecast, terminal
-from experiments.config import ProbeConfig
-from experiments.corpus import Corpus
-from experiments.corpus.splits import read_splits
-from experiments.demo import demo_paths
-from experiments.features import FeatureError, extract, vector_sites
-from experiments.interventions.probe_metric import save_probe
-from experiments.memory import Fits, Need, Solve, as_limit, site_widths
-from experiments.probing.across import across_layers
-from experiments.probing.calibrated import add_calibration, keep_predictions
-from experiments.probing.scoring import Cell, score_cell
-from experiments.probing.seeds import over_seeds
-from experiments.probing.summary import summarise
-from experiments.probing.tasks import Part, Split, Vectors
-from experiments.probing.trees import TOGETHER
-from experiments.probing.views import EMBEDDING, PLAIN, SentencePooling, View, build_views
-from experiments.properties import get_property
-from experiments.run import Run
-from experiments.run_folder import RunError, RunFolder, digest, file_name, free_bytes
-from experiments.stored import Features, open_store, stored
-from experiments.subject import Subject
-from hooks import ActivationStore
-from probes.fit import Fit
+from ...hooks import ActivationStore
+from ...probes.fit import Fit
+from .. import forecast, terminal
+from ..config import ProbeConfig
+from ..corpus import Corpus
+from ..corpus.splits import read_splits
+from ..demo import demo_paths
+from ..features import FeatureError, extract, vector_sites
+from ..interventions.probe_metric import save_probe
+from ..memory import Fits, Need, Solve, as_limit, site_widths
+from ..properties import get_property
+from ..run import Run
+from ..run_folder import RunError, RunFolder, digest, file_name, free_bytes
+from ..stored import Features, open_store, stored
+from ..subject import Subject
+from .across import across_layers
+from .calibrated import add_calibration, keep_predictions
+from .scoring import Cell, score_cell
+from .seeds import over_seeds
+from .summary import summarise
+from .tasks import Part, Split, Vectors
+from .trees import TOGETHER
+from .views import EMBEDDING, PLAIN, SentencePooling, View, build_views
 
 
 def demo_config(out: Path) -> ProbeConfig:

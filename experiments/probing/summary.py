@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.config import ProbeConfig
-from experiments.corpus import Corpus
-from experiments.probing.scoring import Cell
-from experiments.probing.tasks import Part, Split, Task
-from experiments.report.words import finite, layer_label, runs
-from hooks import Site
-from probes import controls, evaluation
-from probes.evaluation import ClusterBootstrap, Interval
+from ...hooks import Site
+from ...probes import controls, evaluation
+from ...probes.evaluation import ClusterBootstrap, Interval
+from ..config import ProbeConfig
+from ..corpus import Corpus
+from ..report.words import finite, layer_label, runs
+from .scoring import Cell
+from .tasks import Part, Split, Task
 
 N_ERRORS = 50
 N_CONFUSIONS = 30

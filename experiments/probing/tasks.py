@@ -13,18 +13,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.corpus import Corpus, Sentence
-from experiments.corpus.sentences import band
-from experiments.features import Layout
-from experiments.properties import Pair, Property
-from probes.rows import OnDisk
+from layerscope.errors import LayerscopeError
+
+from ...probes.rows import OnDisk
+from ..corpus import Corpus, Sentence
+from ..corpus.sentences import band
+from ..features import Layout
+from ..properties import Pair, Property
 
 Split = Literal["train", "dev", "test"]
 Vectors = Float[Tensor, "_rows _d"] | OnDisk
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-class TaskError(ValueError):
+class TaskError(LayerscopeError, ValueError):
     """A property that cannot be probed on this corpus."""
 
 

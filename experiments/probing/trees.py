@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.corpus import Corpus
-from experiments.features import Layout
-from experiments.probing.tasks import Split
-from experiments.report.words import layer_label
-from probes.evaluation import ClusterBootstrap
-from probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
+from ...probes.evaluation import ClusterBootstrap
+from ...probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
+from ..corpus import Corpus
+from ..features import Layout
+from ..report.words import layer_label
+from .tasks import Split
 
 TOGETHER = 8
 """Layers that a study trains in one model, and keeps when they are done."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.corpus import Corpus
-from experiments.features import Layout
-from experiments.probing.tasks import SPLITS, Split, Task, build_task, rewritten
-from experiments.properties import Property
-from experiments.subject import Subject
+from ..corpus import Corpus
+from ..features import Layout
+from ..properties import Property
+from ..subject import Subject
+from .tasks import SPLITS, Split, Task, build_task, rewritten
 
 EMBEDDING = "blocks.0.hook_resid_pre"
 PLAIN = "text"

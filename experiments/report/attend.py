@@ -8,8 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments.records import component_name
-
+from ..records import component_name
 from .charts import Series
 from .lines import lines
 from .parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell, signed_cell

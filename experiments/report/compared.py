@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.records import clear_of_chance, component_name, families, strongest
+from layerscope.errors import InputError
 
+from ..records import clear_of_chance, component_name, families, strongest
 from .depths import Curve, depth_curves
 from .parts import Cell, Column, Fold, Notes, Page, Section, Table, plain_cell, score_cell
 from .provenance import again, caveats, model_name, provenance
@@ -46,7 +47,7 @@ def compared_page(runs: Sequence[Results]) -> Page:
         ValueError: no run.
     """
     if not runs:
-        raise ValueError("expected at least one run to compare")
+        raise InputError("expected at least one run to compare")
     named = [Named(name, run) for name, run in zip(names(runs), runs, strict=True)]
     data: dict[str, Any] = {"charts": {}, "heats": {}}
     quantities = _quantities(named)

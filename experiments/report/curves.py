@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from layerscope.errors import UnknownName
+
 from .charts import (
     Box,
     Plot,
@@ -256,7 +258,7 @@ def layer_curves_svg(results: Mapping[str, Any], property: str) -> str:
     study = next((s for s in studies if s.name == property), None)
     if study is None:
         known = ", ".join(dict.fromkeys(s.name for s in studies)) or "none"
-        raise LookupError(f"no property {property!r} in this run; it has: {known}")
+        raise UnknownName(f"no property {property!r} in this run; it has: {known}")
     model = model_name(results.get("provenance") or {})
     n_test = study.first("n_test")
     about = f"{study.metric} of linear probes on the residual stream" if _resid(study) else study.family

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.examination import map_of
-from hooks.verify import worst
-
+from ...hooks.verify import worst
+from ..examination import map_of
 from .parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table
 from .provenance import model_name
 from .words import finite, plural

@@ -7,8 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from experiments.records import LEVEL, clear_of_chance, families, strongest
-
+from ..records import LEVEL, clear_of_chance, families, strongest
 from .heat import effect_grid
 from .parts import Cell, Column, Heat, Page, Section, Stats, Table, signed_cell
 from .provenance import model_name

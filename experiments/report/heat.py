@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from experiments.records import LEVEL, clear_of_chance
-
+from ..records import LEVEL, clear_of_chance
 from .charts import Box, label_step, px, svg
 from .matrix import step_of
 from .words import interval, p_value, plural, signed

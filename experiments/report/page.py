@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from layerscope.errors import InputError
+
 from .ask import ask_page
 from .attend import attend_page
 from .attribute import attribute_page
@@ -60,7 +62,7 @@ def page_of(results: Mapping[str, Any]) -> Page:
     """
     kind = str(results.get("kind"))
     if kind not in KINDS:
-        raise ValueError(f"expected results of kind {' or '.join(KINDS)}, got {kind!r}")
+        raise InputError(f"expected results of kind {' or '.join(KINDS)}, got {kind!r}")
     page = KINDS[kind](results)
     day = str((results.get("provenance") or {}).get("finished") or "")[:10]
     facts = [fact for fact in (*page.facts, day) if fact]

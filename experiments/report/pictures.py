@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from layerscope.errors import InputError
+
 from .curves import standalone_style
 from .page import page_of
 from .parts import Fold, Heat, Matrix, Table
@@ -84,7 +86,7 @@ def alone(drawing: str) -> str:
     opening = re.match(r"<svg[^>]*>", drawing)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing)
     if opening is None or box is None:
-        raise ValueError(f"expected an svg element with a viewBox from 0 0, got {drawing[:60]!r}")
+        raise InputError(f"expected an svg element with a viewBox from 0 0, got {drawing[:60]!r}")
     width, height = (float(side) + 2 * MARGIN for side in box.groups())
     attrs = f' xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
     view = f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}"'

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.records import LEVEL, clear_of_chance, families, strongest
-
+from ..records import LEVEL, clear_of_chance, families, strongest
 from .charts import Rule, Series
 from .effects import certificate_section
 from .lines import lines

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import GeometryConfig
-from experiments.corpus import Corpus
-from experiments.features import Layout
-from experiments.run_folder import RunError
-from experiments.spaces import maps
-from experiments.subject import Subject
-from hooks import Site, observe
+from ...hooks import Site, observe
+from ..config import GeometryConfig
+from ..corpus import Corpus
+from ..features import Layout
+from ..run_folder import RunError
+from ..subject import Subject
+from . import maps
 
 FEW = 30
 """Words below which a map says nothing."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.run_folder import RunError, write_text
+from ..run_folder import RunError, write_text
 
 FORMATS = ("npz", "parquet", "projector")
 

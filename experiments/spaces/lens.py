@@ -16,14 +16,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.subject import Subject
-from experiments.subject.word_spans import Encoded
-from hooks import Resume
-from hooks.resume import language_head
-from probes.evaluation import ClusterBootstrap
+from layerscope.errors import LayerscopeError
+
+from ...hooks import Resume
+from ...hooks.resume import language_head
+from ...probes.evaluation import ClusterBootstrap
+from ..subject import Subject
+from ..subject.word_spans import Encoded
 
 
-class LensError(ValueError):
+class LensError(LayerscopeError, ValueError):
     """A model through whose end the layers cannot be read."""
 
 

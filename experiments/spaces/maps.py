@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.spaces.measures import Components
+from layerscope.errors import LayerscopeError
+
+from .measures import Components
 
 METHODS = ("pca", "tsne", "umap")
 KEPT = 50
@@ -17,7 +19,7 @@ NEIGHBOURS = 12
 """Neighbours whose ranks trustworthiness compares."""
 
 
-class MapError(ValueError):
+class MapError(LayerscopeError, ValueError):
     """A map that cannot be drawn."""
 
 

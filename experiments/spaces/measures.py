@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from probes.evaluation import ClusterBootstrap, Interval
+from ...probes.evaluation import ClusterBootstrap, Interval
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from experiments import terminal
-from experiments.config import GeometryConfig
-from experiments.corpus import Corpus, read_conllu
-from experiments.features import Layout
-from experiments.forecast import pass_seconds
-from experiments.probing.study import study_sites
-from experiments.probing.summary import layer_of
-from experiments.properties import get_property
-from experiments.run import Run, data_record
-from experiments.run_folder import RunError, digest
-from experiments.spaces import export, maps, measures
-from experiments.spaces.drawn import FEW, DrawnWords, norms_by_position
-from experiments.spaces.lens import Lens, LensError, logit_lens, why_not
-from experiments.stored import read_or_run
-from experiments.subject import Subject
-from hooks import ActivationStore
+from ...hooks import ActivationStore
+from .. import terminal
+from ..config import GeometryConfig
+from ..corpus import Corpus, read_conllu
+from ..features import Layout
+from ..forecast import pass_seconds
+from ..probing.study import study_sites
+from ..probing.summary import layer_of
+from ..properties import get_property
+from ..run import Run, data_record
+from ..run_folder import RunError, digest
+from ..stored import read_or_run
+from ..subject import Subject
+from . import export, maps, measures
+from .drawn import FEW, DrawnWords, norms_by_position
+from .lens import Lens, LensError, logit_lens, why_not
 
 NEAR = 5
 """Neighbours of a word that the page tells."""
@@ -128,7 +128,7 @@ def run(config: GeometryConfig) -> dict[str, Any]:
 
 
 def _other(config: GeometryConfig) -> Subject:
-    from experiments.subject import load
+    from ..subject import load
 
     return load(
         str(config.compare), dtype=config.dtype, device=config.device, bos=config.bos,

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.subject.batches import Batch, make_batches
-from experiments.subject.bos import decide_bos
-from experiments.subject.loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
-from experiments.subject.word_spans import Encoded, trimmed
-from hooks.anatomy import body_of
-from hooks.padding import Padding, Side, probe_padding
+from ...hooks.anatomy import body_of
+from ...hooks.padding import Padding, Side, probe_padding
+from .batches import Batch, make_batches
+from .bos import decide_bos
+from .loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
+from .word_spans import Encoded, trimmed
 
 __all__ = ["Subject", "SubjectError", "load"]
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from experiments.subject.word_spans import Encoded
-from hooks.padding import Policy, Side
+from ...hooks.padding import Policy, Side
+from .word_spans import Encoded
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.subject.loading import SubjectError
+from .loading import SubjectError
 
 if TYPE_CHECKING:
-    from experiments.subject import Subject
+    from . import Subject
 
 MARGIN = 0.1
 """Nats a token by which another candidate must win against the declared BOS."""

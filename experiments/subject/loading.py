@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from layerscope.errors import LayerscopeError
 
-class SubjectError(ValueError):
+
+class SubjectError(LayerscopeError, ValueError):
     """A model, tokenizer or text that cannot be used as asked; the message is one line."""
 
 

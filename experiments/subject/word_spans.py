@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 Pooling = Literal["first", "last", "mean"]
 
 
@@ -75,7 +77,7 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
     spans: list[slice | None] = []
     for start, end in words:
         if not 0 <= start < end <= size:
-            raise ValueError(f"word ({start}, {end}) does not lie in a text of {size} characters")
+            raise InputError(f"word ({start}, {end}) does not lie in a text of {size} characters")
         # A word of white space only (a lone no-break space) still owns the token that holds it.
         visible = [p for p in range(start, end) if not text[p].isspace()] or range(start, end)
         tokens = [p for p in visible if first[p] >= 0]
@@ -107,16 +109,16 @@ def pool_words(
     """
     batch, length, width = hidden.shape
     if how not in ("first", "last", "mean"):
-        raise ValueError(f"how={how!r}: expected 'first', 'last' or 'mean'")
+        raise InputError(f"how={how!r}: expected 'first', 'last' or 'mean'")
     if len(spans) != batch:
-        raise ValueError(f"{len(spans)} rows of spans for a batch of {batch}")
+        raise InputError(f"{len(spans)} rows of spans for a batch of {batch}")
     flat = [(row, s.start, s.stop) for row, line in enumerate(spans) for s in line if s is not None]
     if not flat:
         return hidden.new_zeros((0, width))
     table = torch.tensor(flat, dtype=torch.long)
     rows, starts, stops = table.unbind(1)
     if bool((starts < 0).any()) or bool((stops <= starts).any()) or bool((stops > length).any()):
-        raise ValueError(f"a word's span is empty or leaves the {length} positions of its row")
+        raise InputError(f"a word's span is empty or leaves the {length} positions of its row")
     states = hidden.reshape(batch * length, width)
     if how != "mean":
         at = rows * length + (starts if how == "first" else stops - 1)

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hooks.padding import Padding
-from hooks.verify import heads, response, stream, values, weights, whole
-from hooks.verify.exam import Exam
-from hooks.verify.findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
+from layerscope.errors import InputError
+
+from ..padding import Padding
+from . import heads, response, stream, values, weights, whole
+from .exam import Exam
+from .findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
 
 __all__ = ["CHECKS", "Check", "Finding", "Status", "UnsoundModel", "Verdict", "kind_of", "verify", "worst"]
 
@@ -101,7 +103,7 @@ def verify(
     start = time.perf_counter()
     names = [check.name for check in CHECKS]
     if unknown := [name for name in only or () if name not in names]:
-        raise ValueError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
+        raise InputError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
     chosen = [c for c in CHECKS if (only is None or c.name in only) and (c.quick or not quick)]
     with torch.random.fork_rng(devices=[]):  # reading an architecture's description may draw random numbers
         exam = Exam(model, inputs, sites, padding)

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from hooks.activations import SiteNeverFired
-from hooks.anatomy import Anatomy, UnknownArchitecture, anatomy, copied
-from hooks.capture import capture
-from hooks.edits import function
-from hooks.intervene import NothingChanged, intervene
-from hooks.padding import Padding
-from hooks.sites import HEAD_AXIS, Site, SiteLike
-from hooks.verify.findings import Finding
-from hooks.verify.inputs import default_inputs, pad_id
+from layerscope.errors import InputError
+
+from ..activations import SiteNeverFired
+from ..anatomy import Anatomy, UnknownArchitecture, anatomy, copied
+from ..capture import capture
+from ..edits import function
+from ..intervene import NothingChanged, intervene
+from ..padding import Padding
+from ..sites import HEAD_AXIS, Site, SiteLike
+from .findings import Finding
+from .inputs import default_inputs, pad_id
 
 LOCAL = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest relative difference that counts as rounding within one block."""
@@ -47,7 +49,7 @@ class Exam:
     ) -> None:
         away = sum(p.is_meta for p in model.parameters())
         if away:
-            raise ValueError(
+            raise InputError(
                 f"{away} weights of {type(model).__name__} are offloaded (on the meta device): load it whole, or over several "
                 "devices, to examine it"
             )

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hooks.sites import Site
+from layerscope.errors import LayerscopeError
+
+from ..sites import Site
 
 Status = Literal["OK", "UNSUPPORTED", "WRONG"]
 
 
-class UnsoundModel(ValueError):
+class UnsoundModel(LayerscopeError, ValueError):
     """A model on which a check came out WRONG: numbers read from it would not be what its sites' names say."""
 
 

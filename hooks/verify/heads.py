@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hooks.verify.exam import Exam, main_tensor, relative
-from hooks.verify.findings import Finding
+from .exam import Exam, main_tensor, relative
+from .findings import Finding
 
 
 def rows(exam: Exam) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerscope.errors import InputError
+
 TEXTS, LENGTH = 3, 7
 
 
@@ -19,7 +21,7 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     if config is None or main is None:
-        raise ValueError(f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})")
+        raise InputError(f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})")
     generator = torch.Generator().manual_seed(seed)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     if main == "input_ids":
@@ -31,7 +33,7 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         return inputs
     shape = _input_shape(config, main)
     if shape is None:
-        raise ValueError(f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})")
+        raise InputError(f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})")
     made: dict[str, Tensor] = {main: torch.randn(TEXTS, *shape, generator=generator)}
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     if first is not None:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hooks.anatomy import has_experts
-from hooks.capture import capture
-from hooks.edits import function
-from hooks.intervene import intervene
-from hooks.sites import HEAD_AXIS, Site, SiteLike
-from hooks.verify.exam import Exam, isolated, noise, quiet, relative
-from hooks.verify.findings import Finding
+from ..anatomy import has_experts
+from ..capture import capture
+from ..edits import function
+from ..intervene import intervene
+from ..sites import HEAD_AXIS, Site, SiteLike
+from .exam import Exam, isolated, noise, quiet, relative
+from .findings import Finding
 
 BIG = 0.5
 """Size of a change, as a share of the site's root mean square."""

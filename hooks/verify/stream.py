@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from hooks.resume import Resume
-from hooks.verify.exam import Exam, relative
-from hooks.verify.findings import Finding
+from ..resume import Resume
+from .exam import Exam, relative
+from .findings import Finding
 
 
 def sums(exam: Exam) -> Iterator[Finding]:

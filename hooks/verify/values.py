@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hooks.anatomy import ORDER, body_of, has_experts
-from hooks.capture import capture
-from hooks.edits import function
-from hooks.intervene import intervene
-from hooks.padding import Policy, probe_padding
-from hooks.sites import Site
-from hooks.verify.exam import Exam, attached, quiet, relative, token_rows
-from hooks.verify.findings import Finding
+from ..anatomy import ORDER, body_of, has_experts
+from ..capture import capture
+from ..edits import function
+from ..intervene import intervene
+from ..padding import Policy, probe_padding
+from ..sites import Site
+from .exam import Exam, attached, quiet, relative, token_rows
+from .findings import Finding
 
 
 def evaluation_mode(exam: Exam) -> Iterator[Finding]:

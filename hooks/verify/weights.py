@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from hooks.verify.exam import Exam
-from hooks.verify.findings import Finding
+from .exam import Exam
+from .findings import Finding
 
 
 def noticed(exam: Exam) -> Iterator[Finding]:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hooks.capture import capture
-from hooks.edits import patch, zero
-from hooks.intervene import intervene
-from hooks.resume import Resume
-from hooks.sites import HEAD_AXIS, Site
-from hooks.verify.exam import Exam, noise, quiet, relative
-from hooks.verify.findings import Finding
+from ..capture import capture
+from ..edits import patch, zero
+from ..intervene import intervene
+from ..resume import Resume
+from ..sites import HEAD_AXIS, Site
+from .exam import Exam, noise, quiet, relative
+from .findings import Finding
 
 LARGEST = 2_000_000_000
 """Parameters of a model that is copied into another precision."""

@@ -1,0 +1,68 @@
+"""Where layerscope's own modules are, whatever else is called ``hooks``, ``probes`` or ``experiments`` in a user's project.
+
+The three folders stand beside this package, and their modules are called ``layerscope.hooks``, ``layerscope.probes`` and
+``layerscope.experiments``. Their short names work as well where nothing else has them, as names of the same modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+ROOMS = ("hooks", "probes", "experiments")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class RoomFinder:
+    """Finds ``layerscope.hooks`` in the folder beside this package, and ``hooks.x`` as another name of ``layerscope.hooks.x``."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The specification of a module of ours; None for any other."""
+        first, _, rest = name.partition(".")
+        if first == "layerscope" and rest in ROOMS:
+            folder = _ROOT / rest
+            return importlib.util.spec_from_file_location(
+                name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+            )
+        ours = sys.modules.get(f"layerscope.{first}")
+        if first in ROOMS and rest and ours is not None and sys.modules.get(first) is ours:
+            return importlib.util.spec_from_loader(name, _SameModule())
+        return None
+
+
+class _SameModule(InspectLoader):
+    """Loads ``hooks.x`` by giving the module ``layerscope.hooks.x``."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"layerscope.{spec.name}")
+        self._own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own_spec  # the import system has put the short name's there
+
+    def get_source(self, fullname: str) -> str | None:
+        """For ``python -m experiments.demo.make``."""
+        spec = importlib.util.find_spec(f"layerscope.{fullname}")
+        loader = spec.loader if spec else None
+        return loader.get_source(f"layerscope.{fullname}") if isinstance(loader, InspectLoader) else None
+
+
+def same_modules(room: str) -> None:
+    """Make a room's short name, which is being imported, another name of ``layerscope.ROOM`` and its modules."""
+    importlib.import_module(f"layerscope.{room}")
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"layerscope.{room}.")]:
+        sys.modules[name.removeprefix("layerscope.")] = sys.modules[name]
+
+
+def install() -> None:
+    """Let the import system find the rooms; once."""
+    if RoomFinder not in sys.meta_path:
+        sys.meta_path.insert(0, RoomFinder)
