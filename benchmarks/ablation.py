@@ -18,10 +18,10 @@ import torch
 from capture import bridge, gpt2
 from measure import random_tokens, start, texts_parser
 
-from experiments.interventions.components import components
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.reads import Reads
-from experiments.interventions.sweep import Chunk, Sweep
+from experiments.sweep.components import components
+from experiments.metrics.metrics import get_metric
+from experiments.metrics.reads import Reads
+from experiments.sweep.sweep import Chunk, Sweep
 from experiments.subject.batches import Batch
 from hooks import edits
 

@@ -16,10 +16,10 @@ from ablation import chunk
 from capture import gpt2
 from measure import random_tokens, start, texts_parser
 
-from experiments.interventions.components import components
-from experiments.interventions.estimate import certificate, estimates, to_verify
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.sweep import Sweep
+from experiments.sweep.components import components
+from experiments.sweep.estimate import certificate, estimates, to_verify
+from experiments.metrics.metrics import get_metric
+from experiments.sweep.sweep import Sweep
 from hooks import edits
 
 TOP = 64

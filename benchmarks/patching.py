@@ -16,9 +16,9 @@ from ablation import chunk
 from capture import bridge, gpt2
 from measure import alternate, random_tokens, ratio, start, texts_parser
 
-from experiments.interventions.components import edit_at, places
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.sweep import Sweep
+from experiments.sweep.components import edit_at, places
+from experiments.metrics.metrics import get_metric
+from experiments.sweep.sweep import Sweep
 from hooks import capture, edits
 
 

@@ -27,7 +27,9 @@ import torch
 import transformers
 from measure import alternate, ratio, start
 
-from experiments import capturing, cli
+from experiments.studies.capture import study as capturing
+
+from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.subject import load
@@ -36,7 +38,12 @@ from hooks.shards import read_header
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["experiments.capturing", "experiments.interventions.ablation", "experiments.doctor", "experiments.report"]
+    [
+        "experiments.studies.capture.study",
+        "experiments.studies.ablate.study",
+        "experiments.doctor",
+        "experiments.report",
+    ]
 )
 
 

@@ -22,8 +22,8 @@ from measure import machine, ratio
 from sklearn.linear_model import LogisticRegression
 
 from experiments.corpus import read_conllu
-from experiments.features import Layout, extract
-from experiments.probing.study import study_sites
+from experiments.features.layout import Layout, extract
+from experiments.features.sites import study_sites
 from experiments.subject import load
 from experiments.subject.word_spans import word_spans
 from hooks import ActivationStore

@@ -28,7 +28,7 @@ REFERENCE = ROOT / "docs" / "reference"
 MODULES = (
     "hooks", "hooks.edits", "probes", "probes.controls", "probes.evaluation", "probes.calibration", "probes.scaling",
     "probes.rankings", "probes.structural", "probes.mixing", "experiments", "experiments.subject", "experiments.corpus",
-    "experiments.properties", "experiments.attribution",
+    "experiments.tasks.properties", "experiments.attribution",
 )  # fmt: skip
 """What the reference has a page of."""
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.confidence.reliability import Judged, judge
+from experiments.calibration.reliability import Judged, judge
 from experiments.corpus import read_conllu
 from experiments.subject import load
 

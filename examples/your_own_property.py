@@ -7,7 +7,7 @@ import sys
 
 from experiments import probe
 from experiments.demo import demo_paths
-from experiments.properties import PROPERTIES, Property
+from experiments.tasks.properties import PROPERTIES, Property
 
 
 def in_subject(sentence, train):

@@ -1,10 +1,10 @@
 """Models, text, hooks and probes together: every command of ``layerscope`` as a function of the same name and options.
 
-    from . import probe
-    results = probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu", property="upos")
+    import layerscope as ls
+    results = ls.probe(model="openai-community/gpt2", corpus="en_ewt-ud-train.conllu", property="upos")
     results.frame, results.plot(), results.report("upos.html")
 
-A model in memory is given with its tokenizer: ``probe(model=(model, tokenizer), ...)``. Nothing heavy is imported before a
+A model in memory is given with its tokenizer: ``ls.probe(model=(model, tokenizer), ...)``. Nothing heavy is imported before a
 name is used.
 """
 
@@ -17,50 +17,27 @@ if __name__ == "experiments":  # by its short name: the same modules as layersco
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .results import Picture, Results, compare
-    from .studies import (
-        ablate,
-        ask,
-        attend,
-        attribute,
-        calibrate,
-        capture,
-        doctor,
-        geometry,
-        neurons,
-        patch,
-        probe,
-        prune,
-        usage,
-    )  # fmt: skip
+from .studies import STUDIES
 
-__all__ = [
-    "Picture",
-    "Results",
-    "ablate",
-    "ask",
-    "attend",
-    "attribute",
-    "calibrate",
-    "capture",
-    "compare",
-    "doctor",
-    "geometry",
-    "neurons",
-    "patch",
-    "probe",
-    "prune",
-    "usage",
-]
+if TYPE_CHECKING:
+    from .results import Picture as Picture
+    from .results import Results as Results
+    from .results import compare as compare
+
+_RESULTS = ("Picture", "Results", "compare")
+__all__ = [*_RESULTS, *STUDIES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import results, studies
+    if name in _RESULTS:
+        from . import results
 
-    return getattr(results if hasattr(results, name) else studies, name)
+        return getattr(results, name)
+    if name in STUDIES:
+        from .api import FUNCTIONS
+
+        return FUNCTIONS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -6,24 +6,34 @@ import argparse
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .commands import COMMANDS
-from .options import add_options, as_command, from_arguments, read_toml, required_of
-from .run_config import CallConfig
+from layerscope.errors import LayerscopeError
+
+from .demo import demo_paths
+from .runs.options import add_options, as_command, from_arguments, read_toml, required_of
+from .runs.shared_options import CallOptions
+from .runs.study import Study
+from .studies import STUDIES
 
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
 """Of example command lines."""
 SHELLS = ("bash", "zsh", "fish")
-STATUS = "exit status: 0 done, 1 the doctor finds something WRONG, 2 bad input, 130 interrupted (the message says how to go on)"
+WRONG, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
+STATUS = (
+    f"exit status: 0 done, {WRONG} the doctor finds something WRONG, {BAD_INPUT} bad input, {BUG} a bug in layerscope, "
+    f"{INTERRUPTED} interrupted (the message says how to go on)"
+)
+ISSUES = "https://github.com/layerscope/layerscope/issues"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 WRONG (doctor), 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit status: see ``STATUS``."""
     parser = make_parser()
     given = parser.parse_args(arguments)
     if given.version:
@@ -44,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, read from `COMMANDS`."""
-    firsts = [command.examples[0] for command in COMMANDS.values()]
+    """The parser of all commands, read from `STUDIES`."""
+    firsts = [study.examples[0] for study in STUDIES.values()]
     parser = argparse.ArgumentParser(
         prog="layerscope",
         description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
@@ -54,17 +64,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        one = _add(commands, name, command.help, command.examples, required_of(command.config))
-        add_options(one, command.config)
-        add_options(one.add_argument_group((CallConfig.__doc__ or "").rstrip(".")), CallConfig)
+    for name, study in STUDIES.items():
+        one = _add(commands, name, study.help, study.examples, required_of(study.options))
+        add_options(one, study.options)
+        add_options(one.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     demo = _add(
         commands, "demo", "a small probing study of an embedded model and corpus, in about two minutes", ("demo",)
     )
     demo.add_argument(
         "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
     )
-    add_options(demo.add_argument_group((CallConfig.__doc__ or "").rstrip(".")), CallConfig)
+    add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     report = _add(
         commands, "report", "make the report of a finished run again, or show several runs side by side", REPORTS
     )
@@ -132,33 +142,48 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _guarded(given: argparse.Namespace) -> int:
-    """Run the command; what the user can mend is one line, and a Ctrl-C says how to go on."""
+    """Run the command; what the user can mend is one line, a bug is a traceback, and a Ctrl-C says how to go on."""
     again = "the same command"
     try:
         if given.command == "report":
             return _report(given.folder, given.out)
-        call = from_arguments(CallConfig, given)
-        command = COMMANDS["probe" if given.command == "demo" else given.command]
-        file = read_toml(call.config, given.command) if call.config is not None else {}
-        if given.command != "demo":
-            config = from_arguments(command.config, given, file)
-            again = as_command(given.command, config)
+        call = from_arguments(CallOptions, given)
+        if given.command == "demo":
+            study, options, again = STUDIES["probe"], _demo(given.out), f"layerscope demo --out {given.out}"
         else:
-            from .probing.study import demo_config
-
-            config, again = demo_config(given.out), f"layerscope demo --out {given.out}"
-        return _study(command.run, config, call)
-    except (ValueError, LookupError, OSError) as error:
+            study = STUDIES[given.command]
+            file = read_toml(call.config, given.command) if call.config is not None else {}
+            options = from_arguments(study.options, given, file)
+            again = as_command(given.command, options)
+        return _study(study, options, call)
+    except (LayerscopeError, OSError) as error:
         if getattr(given, "verbose", False):
-            import traceback
-
             traceback.print_exc()
-        text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-        print(f"layerscope: {' '.join(text.split())}", file=sys.stderr)
-        return 2
+        print(f"layerscope: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print(f"layerscope: interrupted; what is done is kept. To go on: {again}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print(f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr)
+        return BUG
+
+
+def _demo(out: Path) -> Any:
+    """The embedded study: part of speech and dependency relation in the embedded model."""
+    paths = demo_paths()
+    return STUDIES["probe"].options(
+        model=str(paths.model),
+        corpus=paths.train,
+        dev=paths.dev,
+        test=paths.test,
+        property=("upos", "deprel"),
+        limit_sentences=800,
+        l2=(10.0,),
+        control_seeds=3,
+        out=out,
+    )
 
 
 def _report(folders: Sequence[Path], out: Path | None) -> int:
@@ -174,19 +199,27 @@ def _report(folders: Sequence[Path], out: Path | None) -> int:
     return 0
 
 
-def _study(run: Any, config: Any, call: CallConfig) -> int:
+def _study(study: Study, options: Any, call: CallOptions) -> int:
     """Run a study, or plan it, and show what it gives."""
-    from contextlib import nullcontext
-
     from . import terminal
-    from .run import planning
+    from .pages import complete
+    from .runs import console
+    from .runs.execute import execute, planned
 
-    terminal.talk.level = 0 if call.quiet else 2 if call.verbose else 1
-    with planning() if call.dry_run else nullcontext():
-        results = run(config)
+    console.talk.level = 0 if call.quiet else 2 if call.verbose else 1
+    results = planned(study, options) if call.dry_run else execute(study, options)
+    failure = None if "plan" in results else complete(results, options.out)
     show = terminal.show_json if call.json else terminal.show
-    show(results, config.out)
-    return 1 if results.get("status") == "WRONG" else 0
+    show(results, options.out)
+    if failure is not None:
+        traceback.print_exception(failure)
+        print(
+            f"layerscope: the results are saved in {options.out}, but their page could not be made. This is a bug in "
+            f"layerscope, please report it: {ISSUES}. Once it is mended, 'layerscope report {options.out}' makes the page",
+            file=sys.stderr,
+        )
+        return BUG
+    return WRONG if results.get("status") == "WRONG" else 0
 
 
 if __name__ == "__main__":

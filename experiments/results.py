@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .run_folder import RunError, read_json, write_json, write_text
+from .runs.folder import RunError, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -95,9 +95,10 @@ class Results:
     @property
     def pictures(self) -> list[Picture]:
         """The report's pictures, in its order."""
+        from .pages import page_of
         from .report.pictures import pictures
 
-        return pictures(self.raw)
+        return pictures(page_of(self.raw))
 
     def plot(self, number: int = 0) -> Picture:
         """One of the report's pictures; it shows itself in a notebook, and ``save`` writes it.
@@ -113,7 +114,7 @@ class Results:
 
     def report(self, path: Path | str) -> Path:
         """Write the report, one page that works offline; returns where."""
-        from .report import write_report
+        from .pages import write_report
 
         write_report(self.raw, Path(path))
         return Path(path)
@@ -143,12 +144,13 @@ class Results:
 
     def _repr_html_(self) -> str:
         """Findings, the first picture and the first table, for a notebook."""
+        from .pages import page_of
         from .report.pictures import first_table
 
         shown = [f"<p>{escape(text)}</p>" for text in self.findings]
         if self.records:
             shown += [picture._repr_html_() for picture in self.pictures[:1]]
-            shown += [first_table(self.raw)]
+            shown += [first_table(page_of(self.raw))]
         return "\n".join(shown)
 
 
@@ -158,8 +160,8 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     Raises:
         RunError: no run, or one that is not finished.
     """
-    from .report.compared import compared_page
-    from .report.page import rendered
+    from .compare import compared_page
+    from .report.render import rendered
 
     found = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     path = Path(path)

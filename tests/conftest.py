@@ -11,7 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
 import layerscope.experiments.demo.generate
-import layerscope.experiments.properties
+import layerscope.experiments.tasks.properties
 from jaxtyping import install_import_hook
 
 install_import_hook([f"layerscope.{room}" for room in layerscope.ROOMS], "beartype.beartype")

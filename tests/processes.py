@@ -14,7 +14,7 @@ from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["torch", "transformers", "experiments.cli", "experiments.capturing", "experiments.probing.study"]
+    ["torch", "transformers", "experiments.cli", "experiments.studies.capture.study", "experiments.studies.probe.study"]
 )
 
 

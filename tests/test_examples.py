@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.demo import demo_paths
-from experiments.properties import PROPERTIES
+from experiments.tasks.properties import PROPERTIES
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 
@@ -63,7 +63,7 @@ def test_attribution(tmp_path):
 
 
 def test_your_own_property(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.properties.PROPERTIES", dict(PROPERTIES))
+    monkeypatch.setattr("experiments.tasks.properties.PROPERTIES", dict(PROPERTIES))
     results = example("your_own_property").main(out=tmp_path, limit=60)
     assert results.frame.score.max() > results.frame.majority.max()
 

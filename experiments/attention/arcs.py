@@ -22,7 +22,7 @@ from layerscope.errors import InputError
 
 from ...probes.evaluation import ClusterBootstrap
 from ..corpus import Sentence
-from ..features import Layout
+from ..features.layout import Layout
 from ..subject import Subject
 from ..subject.batches import Batch
 from .passes import PATTERN, VISIBLE, layers_with_patterns

@@ -21,8 +21,8 @@ from torch import Tensor
 from ...hooks import Site
 from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
-from ..interventions.metrics import BITS
-from ..interventions.reads import answer_reads, prediction_reads
+from ..metrics.metrics import BITS
+from ..metrics.reads import answer_reads, prediction_reads
 from ..subject import Subject
 from ..subject.word_spans import Encoded, word_spans
 from .endpoint import Endpoint, class_end, language_end, probe_end

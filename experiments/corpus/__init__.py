@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .conllu_format import (
     CorpusError,
@@ -27,6 +27,11 @@ from .conllu_format import (
 )
 
 __all__ = ["Corpus", "CorpusError", "Sentence", "Word", "read_conllu"]
+
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+"""What sentences are for: to train on, to choose by, to score on."""
 
 
 @dataclass(frozen=True, slots=True)

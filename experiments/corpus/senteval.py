@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..probing.tasks import SPLITS, Split
-from . import Corpus, CorpusError, Sentence, Word, read_text
+from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word, read_text
 
 PARTS: dict[str, Split] = {"tr": "train", "va": "dev", "te": "test"}
 _NO_SPACE_BEFORE = {".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "''", "”", "’", "...", "n't", "'"}

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...probes.evaluation import check_disjoint
-from ..probing.tasks import SPLITS, Split
-from . import Corpus, CorpusError, read_conllu
+from . import SPLITS, Corpus, CorpusError, Split, read_conllu
 from .senteval import read_senteval
 
 

@@ -305,3 +305,21 @@ def svg(box: Box, body: Sequence[str], *, title: str, desc: str, uid: str, attrs
         f'{attrs}><title id="{uid}-t">{escape(title)}</title><desc id="{uid}-d">{escape(desc)}</desc>'
         f"{''.join(body)}</svg>"
     )
+
+
+def sparkline(values: Sequence[float | None], best: Sequence[int], *, dot: int | None = None) -> str:
+    """A curve the size of a word, for a table's cell; decoration only, the numbers stand beside it."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    low, high = (0.0, 1.0) if dot is not None else (min(known), max(known))
+    box = Box(96.0, 24.0, left=2.0, right=2.0, top=4.0, bottom=4.0)
+    plot = Plot(box, len(values), low, high if high > low else low + 1.0)
+    plot.x0, plot.dx = 4.0, 88.0 / (len(values) - 1) if len(values) > 1 else 0.0
+    line = draw_series(plot, Series("", "score", values, points=False), ())
+    marks = [i for i in ([dot] if dot is not None else best) if values[i] is not None]
+    dots = "".join(
+        f'<circle class="dot" cx="{px(plot.x(i))}" cy="{px(plot.y(values[i] or 0.0))}" r="2.4"/>' for i in marks
+    )
+    inner = "".join(line)
+    return f'<svg class="spark" viewBox="0 0 96 24" aria-hidden="true">{inner}{dots}</svg>'

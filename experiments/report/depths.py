@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,59 @@ from markupsafe import Markup
 
 from .charts import Box, Plot, Series, draw_axes, draw_end_labels, draw_series, px, svg, value_range
 from .parts import Heat
-from .words import interval, number
+from .words import finite, interval, number
 
 TICKS = ("0", "0.25", "0.5", "0.75", "1")
 KINDS = ("score", "control", "f1", "random", "plain")
 """Colours, in the order in which runs get them; a sixth run begins again."""
+
+
+@dataclass(frozen=True)
+class DepthCurve:
+    """A quantity of one run at its layers, as a study gives it to a comparison.
+
+    Args:
+        title: what it is of: a property, a kind of part.
+        metric: the quantity's name, with its unit where it has one.
+        layers: blocks in front of each point's site: 0 for the embeddings.
+        sites: each point's site.
+        low, high: ends of the 95% intervals, None where there is none.
+        is_change: whether the largest value either way is spoken of, and not the highest.
+    """
+
+    title: str
+    metric: str
+    layers: Sequence[float]
+    sites: Sequence[str]
+    values: Sequence[float | None]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+    is_change: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        metric: str,
+        records: Sequence[Mapping[str, Any]],
+        value: str,
+        bounds: str = "",
+        *,
+        first: int = 0,
+        is_change: bool = False,
+    ) -> DepthCurve:
+        """From records by layer.
+
+        Args:
+            value: the field.
+            bounds: what stands before ``low`` and ``high`` in the names of its interval's fields.
+            first: blocks in front of a record's layer 0: 0 where that is the embedding, 1 where it is the first block.
+        """
+        values, low, high = (
+            [finite(r.get(name)) for r in records] for name in (value, f"{bounds}low", f"{bounds}high")
+        )
+        layers, sites = [float(r["layer"]) + first for r in records], [str(r.get("site", "")) for r in records]
+        return cls(title, metric, layers, sites, values, low, high, is_change)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,10 +12,9 @@ from typing import Any
 
 from layerscope.errors import InputError
 
-from .curves import standalone_style
-from .page import page_of
-from .parts import Fold, Heat, Matrix, Table
+from .parts import Fold, Heat, Matrix, Page, Table
 from .parts import Picture as Drawn
+from .style import standalone_style
 
 MARGIN = 12
 """Pixels of paper around a picture."""
@@ -48,10 +47,10 @@ class Picture:
         return f"<Picture: {self.title}>"
 
 
-def pictures(results: Mapping[str, Any]) -> list[Picture]:
+def pictures(page: Page) -> list[Picture]:
     """Every picture of a run's report, in its order."""
     found = []
-    for part in _parts(results):
+    for part in _parts(page):
         if isinstance(part, Drawn):
             found += [Picture(drawing.label, alone(drawing.wide)) for drawing in part.drawings]
         elif isinstance(part, Heat):
@@ -61,9 +60,9 @@ def pictures(results: Mapping[str, Any]) -> list[Picture]:
     return found
 
 
-def first_table(results: Mapping[str, Any]) -> str:
+def first_table(page: Page) -> str:
     """The report's first table, without its style and without columns that are only drawn."""
-    table = next((part for part in _parts(results) if isinstance(part, Table)), None)
+    table = next((part for part in _parts(page) if isinstance(part, Table)), None)
     if table is None:
         return ""
     told = [place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)]
@@ -95,8 +94,8 @@ def alone(drawing: str) -> str:
     return f"{start}<style>{standalone_style()}</style>{paper}{drawing[opening.end() :]}"
 
 
-def _parts(results: Mapping[str, Any]) -> Iterator[Any]:
-    for section in page_of(results).sections:
+def _parts(page: Page) -> Iterator[Any]:
+    for section in page.sections:
         yield from _flat(section.parts)
 
 

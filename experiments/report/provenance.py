@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .parts import Cell, Column, Command, Fold, Notes, Pairs, Section, Table, Text
-from .study import Study
-from .words import ABSENT, count, duration, finite, listed, runs, size
+from .words import ABSENT, count, duration, finite, size
 
 BADGES = {
     "wrong": ("WRONG", "warn"),
@@ -31,24 +30,25 @@ def model_name(provenance: Mapping[str, Any]) -> str:
     return (path.parent.name if path.name == "model" else path.name) or name
 
 
-def caveats(results: Mapping[str, Any], studies: list[Study]) -> Section:
-    """What was skipped, dropped, unconverged or approximated; said outright where nothing was."""
-    rows: list[tuple[str, str, str]] = []
-    for study in studies:
-        if missing := study.missing():
-            text = f"{study.title}: no {listed(missing)}. Conclusions that rest on it are not supported by this run."
-            rows.append(("not supported", "warn", text))
-        if late := study.unconverged():
-            where = runs(late, study.labels)
-            text = f"{study.title}: the probe did not converge at layer {where}; its score there may be too low."
-            rows.append(("unconverged", "warn", text))
-    for note in results.get("notes") or ():
-        kind = str(note.get("kind", "info"))
-        badge, tone = BADGES.get(kind, (kind, "quiet"))
-        rows.append((badge, tone, str(note.get("text", ""))))
+Row = tuple[str, str, str]
+"""Of the caveats: badge, tone, text."""
+
+
+def caveats(notes: Sequence[Any], cautions: Sequence[Row] = (), *, controlled: bool = False) -> Section:
+    """What was skipped, dropped, unconverged or approximated; stated outright where nothing was.
+
+    Args:
+        notes: those of the results (`report.schema.Note`).
+        cautions: what the records show beside them.
+        controlled: whether this kind of run has controls.
+    """
+    rows = list(cautions)
+    for note in notes:
+        badge, tone = BADGES.get(note.kind, (note.kind, "quiet"))
+        rows.append((badge, tone, note.text))
     if not rows:
-        controlled = "Every control ran, every probe converged, nothing" if studies else "Nothing"
-        rows.append(("none", "good", f"{controlled} was dropped or approximated."))
+        checked = "Every control ran, every probe converged, nothing" if controlled else "Nothing"
+        rows.append(("none", "good", f"{checked} was dropped or approximated."))
     rows.sort(key=lambda row: (row[0] != "WRONG", row[1] != "warn"))
     about = "What was skipped, dropped, unconverged or approximated, and what that means for the numbers above."
     return Section("caveats", "Caveats", [Notes(rows)], about)
@@ -97,9 +97,8 @@ def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
     return Table(f"{prefix}data-table", "Data", columns, rows, sortable=False)
 
 
-def provenance(results: Mapping[str, Any], prefix: str = "") -> Section:
+def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
     """Everything that a second run has to equal; ``prefix`` sets the parts' names apart on a page of several runs."""
-    about = results.get("provenance") or {}
     machine, memory = about.get("machine") or {}, about.get("memory") or {}
     timings = [(str(k), duration(v), False) for k, v in (about.get("timings") or {}).items()]
     held = {
@@ -130,9 +129,8 @@ def provenance(results: Mapping[str, Any], prefix: str = "") -> Section:
     return Section("provenance", "Provenance", [p for p in parts if getattr(p, "rows", True)])
 
 
-def again(results: Mapping[str, Any], prefix: str = "") -> Section:
+def again(about: Mapping[str, Any], prefix: str = "") -> Section:
     """The command that made this page."""
-    about = results.get("provenance") or {}
     text = _text(about.get("command"))
     words = "The same seed on the same machine gives the same numbers, bit for bit."
     return Section("again", "Run it again", [Text([words]), Command(f"{prefix}command", text)])

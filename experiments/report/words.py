@@ -133,3 +133,9 @@ def layer_label(layer: Any, site: str = "") -> str:
 def family(site: str) -> str:
     """The site with its block number left out: sites that differ in depth alone share one curve."""
     return re.sub(r"\bblocks\.\d+\.", "blocks.*.", site)
+
+
+def unnamed(text: str, name: str) -> str:
+    """The paragraph without the name that it opens with: the page sets the name in front, as a link."""
+    opens = next((o for o in (f"{name}: ", f"{name} ") if name and text.startswith(o)), "")
+    return text.removeprefix(opens)

@@ -15,17 +15,17 @@ import torch
 from naive import alone, naive, subject
 
 from experiments import cli
-from experiments.confidence.predictions import read_predictions
-from experiments.confidence.questions import read_questions
-from experiments.config import AblateConfig
+from experiments.calibration.predictions import read_predictions
+from experiments.calibration.questions import read_questions
 from experiments.corpus.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
-from experiments.interventions import ablation
-from experiments.interventions.components import components
-from experiments.interventions.metrics import METRICS, get_metric
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import PACK, Sweep, chunks
-from experiments.options import add_options, as_command, from_arguments
+from experiments.metrics.metrics import METRICS, get_metric
+from experiments.metrics.reads import MetricError
+from experiments.runs.options import add_options, as_command, from_arguments
+from experiments.studies.ablate import study as ablation
+from experiments.studies.ablate.options import AblateOptions
 from experiments.subject import Subject, load
+from experiments.sweep.components import components
+from experiments.sweep.sweep import PACK, Sweep, chunks
 from hooks import edits, intervene
 
 FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}
@@ -123,7 +123,7 @@ def hand_built(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("value", ["zero", "mean"])
 def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Path, value: str) -> None:
     base = hand_built(tmp_path)
-    config = AblateConfig(
+    config = AblateOptions(
         model=str(base / "model"), prompts=base / "prompts.jsonl", value=value, bos="never", out=base / "run"
     )
     results = ablation.run(config)
@@ -179,7 +179,7 @@ def test_values_of_reference_texts_are_those_of_single_forwards(tmp_path: Path, 
         more["reference"] = base / "texts.jsonl"
         more["reference"].write_text("".join(json.dumps({"prompt": t, "answer": " w3"}) + "\n" for t in REFERENCE))
     given = {"model": str(base / "model"), "prompts": base / "prompts.jsonl", "bos": "always", "batch_tokens": 40}
-    results = ablation.run(AblateConfig(value=value, out=base / "run", **given, **more))
+    results = ablation.run(AblateOptions(value=value, out=base / "run", **given, **more))
     one, prompts = load(base / "model", bos="always"), read_prompts(base / "prompts.jsonl")
     texts = [written(one, text) for text in (REFERENCE if reference else [p.prompt for p in prompts])]
     moved = []
@@ -231,11 +231,11 @@ def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monke
 def test_the_command_comes_back() -> None:
     import argparse
 
-    config = AblateConfig(model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o"))
+    config = AblateOptions(model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o"))
     parser = argparse.ArgumentParser()
-    add_options(parser, AblateConfig)
+    add_options(parser, AblateOptions)
     words = as_command("ablate", config).split()[2:]
-    assert from_arguments(AblateConfig, parser.parse_args(words)) == config
+    assert from_arguments(AblateOptions, parser.parse_args(words)) == config
 
 
 @pytest.mark.parametrize(

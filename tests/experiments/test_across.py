@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import ProbeConfig
-from experiments.corpus import read_conllu
+from experiments.corpus import SPLITS, read_conllu
 from experiments.demo import demo_paths
-from experiments.features import Layout
-from experiments.probing.across import across_layers
-from experiments.probing.mixes import mix_records
-from experiments.probing.scoring import Cell
-from experiments.probing.summary import summarise
-from experiments.probing.tasks import SPLITS, TaskError, build_task
-from experiments.probing.trees import Trees, chain_scores, tree_records
-from experiments.probing.views import View
-from experiments.properties import get_property
-from experiments.run_folder import RunFolder
+from experiments.features.layout import Layout
+from experiments.runs.folder import RunFolder
+from experiments.studies.probe.across import across_layers
+from experiments.studies.probe.mixes import mix_records
+from experiments.studies.probe.options import ProbeOptions
+from experiments.studies.probe.scoring import Cell
+from experiments.studies.probe.summary import summarise
+from experiments.studies.probe.trees import Trees, chain_scores, tree_records
 from experiments.subject.word_spans import Encoded
+from experiments.tasks.properties import get_property
+from experiments.tasks.task import TaskError, build_task
+from experiments.tasks.views import View
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_split_without_a_tree_is_said_and_the_rest_is_done(corpora, tmp_path):
         s: replace(part, sentences=tuple(replace(x, words=x.words[:1]) for x in part)) for s, part in splits.items()
     }
     view = View("text", {**splits, "test": single["test"]}, layouts, layouts["train"], ())
-    config = ProbeConfig(model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path)
+    config = ProbeOptions(model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path)
     found = across_layers(config, [view], [], {}, RunFolder(tmp_path, {}))
     assert found["trees"] == []
     assert [n["kind"] for n in found["notes"]] == ["skipped"]
@@ -108,7 +108,9 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
         cell("blocks.0.hook_resid_post", [1.5] * n, [1.0] * n),
         cell("blocks.1.hook_resid_post", [None, *[2.5] * (n - 1)], [None, *[2.0] * (n - 1)]),
     ]
-    told = ProbeConfig(model="m", out=Path("o"), corpus=Path("c"), property=("upos",), control_seeds=0, random_models=0)
+    told = ProbeOptions(
+        model="m", out=Path("o"), corpus=Path("c"), property=("upos",), control_seeds=0, random_models=0
+    )
     records = summarise(cells, [task], {"upos": splits}, told)["records"]
     train = [str(v) for v in task.parts["train"].labels]
     prior = np.mean([-np.log2(train.count(g) / len(train)) for g in gold if g in train])
@@ -137,7 +139,7 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
         Cell("length", f"blocks.{i}.hook_resid_pre", (few.labels + off).tolist(), [], 1.0, True, 0.0, **more)
         for i, off in enumerate((0.5, 0.1))
     ]
-    told = ProbeConfig(model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0)
+    told = ProbeOptions(model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0)
     found = summarise(cells, [task], {"length": splits}, told)
     assert json.dumps(found["records"] + found["comparisons"], allow_nan=False)
     low = [r["low"] for r in found["records"]]

@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.attention.arcs import OFFSETS, WordTotals, _Scores
 from experiments.attention.passes import pass_over
 from experiments.corpus import read_conllu
-from experiments.features import Layout
+from experiments.features.layout import Layout
 from hooks import edits, intervene
 from probes.evaluation import ClusterBootstrap
 

@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import rankdata
 
 from experiments import cli
-from experiments.attention.joined import disagreement
 from experiments.demo import demo_paths
+from experiments.studies.attend.effects import disagreement
 
 PATHS = demo_paths()
 

@@ -22,10 +22,10 @@ from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
 from experiments.attention.paths import flow, rollout
 from experiments.attention.roles import repetition_scores
-from experiments.attention.shown import shown_texts, text_patterns
 from experiments.attention.similarity import SimilarityTotals
-from experiments.attention.study import head_records, plain_sentence
-from experiments.features import Layout
+from experiments.attention.text_patterns import shown_texts, text_patterns
+from experiments.features.layout import Layout
+from experiments.studies.attend.study import head_records, plain_sentence
 from experiments.subject import Subject
 from experiments.subject.word_spans import Encoded
 from hooks import capture, edits, intervene

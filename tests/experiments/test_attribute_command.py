@@ -14,12 +14,12 @@ from rich.console import Console
 from experiments import cli
 from experiments.attribution import Target, attribute
 from experiments.attribution import faithfulness as faith
-from experiments.attribution.command import _findings
 from experiments.attribution.examples import nearest
-from experiments.attribution.shown import coloured
-from experiments.config import AttributeConfig
 from experiments.demo import demo_paths
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
+from experiments.studies.attribute.options import AttributeOptions
+from experiments.studies.attribute.study import _findings
+from experiments.studies.attribute.tables import coloured
 from experiments.subject import load
 
 TEXT = "The old teachers near the big house"
@@ -166,7 +166,7 @@ def test_every_option_reaches_the_method_that_reads_it(tmp_path: Path) -> None:
     texts = [(line["prompt"], None) for line in known]
     near = nearest(subject, TEXT, texts, "blocks.0.hook_resid_post")
     assert [n["cosine"] for n in results["examples"][0]["nearest"]] == pytest.approx([n.cosine for n in near], abs=1e-5)
-    default = nearest(subject, TEXT, texts, AttributeConfig(model="m").known_site)
+    default = nearest(subject, TEXT, texts, AttributeOptions(model="m").known_site)
     assert abs(default[1].cosine - near[1].cosine) > 1e-3
 
 

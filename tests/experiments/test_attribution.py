@@ -24,7 +24,7 @@ from experiments.attribution import (
 )
 from experiments.attribution.prefixes import cuts
 from experiments.attribution.scorer import Row
-from experiments.interventions.reads import MetricError
+from experiments.metrics.reads import MetricError
 from experiments.subject import Subject
 
 CAUSAL = ["gpt2", "llama", "gemma2", "neox", "opt"]

@@ -18,7 +18,7 @@ from torch import nn
 
 from experiments.attribution import AttributionError, Game, Scorer, Target, ask, attribute
 from experiments.attribution.faithfulness import RADIUS, sensitivity
-from experiments.report.attribute import parts_table
+from experiments.studies.attribute.page import parts_table
 from experiments.subject import Subject
 from hooks import Anatomy, capture, edits, intervene
 from hooks.anatomy import Place

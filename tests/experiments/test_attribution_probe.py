@@ -14,7 +14,7 @@ from naive import bias_free
 from experiments import cli
 from experiments.attribution import METHODS, AttributionError, Target, attribute
 from experiments.demo import demo_paths
-from experiments.interventions.probe_metric import save_probe
+from experiments.metrics.probe_metric import save_probe
 from experiments.subject import Subject, load
 from hooks import capture
 from probes import LogisticProbe, fit_many

@@ -15,15 +15,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments import cli
-from experiments.confidence import asked
-from experiments.confidence.asked import Asking, Said
-from experiments.confidence.generating import generate
-from experiments.confidence.predictions import PredictionError, read_predictions
-from experiments.confidence.questions import Question, QuestionError, Templates, token_probabilities
-from experiments.confidence.reliability import Judged, compare, judge
+from experiments.calibration import asked
+from experiments.calibration.asked import Asking, Said
+from experiments.calibration.generating import generate
+from experiments.calibration.predictions import PredictionError, read_predictions
+from experiments.calibration.questions import Question, QuestionError, Templates, token_probabilities
+from experiments.calibration.reliability import Judged, compare, judge
 from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from experiments.subject import Subject, load
 from probes.scaling import TemperatureScaling, VectorScaling
 

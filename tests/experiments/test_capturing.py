@@ -64,7 +64,7 @@ def test_words_of_two_corpora(tmp_path):
 
 
 def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.capturing.WINDOW", 7)
+    monkeypatch.setattr("experiments.studies.capture.study.WINDOW", 7)
     texts = [s.text for s in read_conllu(demo_paths().dev, 20)]
     (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
     given = ("--text", tmp_path / "lines.txt", "--store-as", "bfloat16", "--to", f"memory://{tmp_path.name}")

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from experiments import cli
-from experiments.attention import checkpoints
 from experiments.attention.passes import pass_over
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
+from experiments.studies.attend import checkpoints
 from experiments.subject import Subject, load
 from hooks import capture
 

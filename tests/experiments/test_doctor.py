@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 
+import experiments.runs.run
 import pytest
 import tiny
 import torch
 
-import experiments.run
 from experiments import cli
-from experiments.config import AblateConfig, DoctorConfig
 from experiments.demo import demo_paths
-from experiments.examination import TEXTS, examine, round_trip, sample, spans
 from experiments.report import render_report
+from experiments.studies.ablate.options import AblateOptions
+from experiments.studies.doctor.options import DoctorOptions
 from experiments.subject import Subject, load
 from experiments.subject.bos import SENTENCES
+from experiments.subject.checks import TEXTS, examine, round_trip, sample, spans
 from experiments.subject.word_spans import Encoded
 
 
@@ -27,14 +28,14 @@ def model_path():
 @pytest.fixture
 def broken(monkeypatch):
     """The loader gives a model whose first layer lacks its causal mask."""
-    whole = experiments.run.load
+    whole = experiments.runs.run.load
 
     def loads(*args, **more):
         subject = whole(*args, **more)
         subject.body.layers[0].self_attn.is_causal = False
         return subject
 
-    monkeypatch.setattr(experiments.run, "load", loads)
+    monkeypatch.setattr(experiments.runs.run, "load", loads)
 
 
 def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsys):
@@ -69,12 +70,12 @@ def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(model_path, tmp_p
 
 def test_a_folder_for_each_model_unless_one_is_named():
     outs = [
-        DoctorConfig(model=m, dtype=d).out
+        DoctorOptions(model=m, dtype=d).out
         for m, d in (("org/gpt2", "float32"), ("/a/b", "float32"), ("/a/b", "float16"))
     ]
     assert [str(out)[:-8] for out in outs] == ["runs/doctor-gpt2-", "runs/doctor-b-", "runs/doctor-b-"]
     assert len(set(outs)) == 3
-    assert DoctorConfig(model="/a/b", force=True).out == outs[1]  # what changes no number is the same run
+    assert DoctorOptions(model="/a/b", force=True).out == outs[1]  # what changes no number is the same run
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_study_runs_the_quick_part_first_and_a_finished_one_does_not(
     about = json.loads((tmp_path / "a" / "results.json").read_text())["provenance"]["doctor"]
     assert (about["status"], about["wrong"]) == ("OK", [])
     monkeypatch.setattr(
-        "experiments.examination.verify", lambda *a, **k: pytest.fail("a finished run is examined again")
+        "experiments.subject.checks.verify", lambda *a, **k: pytest.fail("a finished run is examined again")
     )
     assert study(model_path, pairs, tmp_path / "a") == 0
     assert "quick checks" not in capsys.readouterr().err
@@ -121,11 +122,11 @@ def test_a_study_refuses_a_wrong_model_or_brands_its_report(model_path, pairs, t
 
 def test_the_examination_changes_no_number_of_a_study(model_path, pairs, tmp_path, monkeypatch):
     config = {"model": model_path, "pairs": pairs, "component": "heads", "value": "resample"}
-    from experiments.interventions.ablation import run
+    from experiments.studies.ablate.study import run
 
-    with_it = run(AblateConfig(**config, out=tmp_path / "a"))
-    monkeypatch.setattr(experiments.run.Run, "_examine", lambda self, subject: None)
-    without = run(AblateConfig(**config, out=tmp_path / "b"))
+    with_it = run(AblateOptions(**config, out=tmp_path / "a"))
+    monkeypatch.setattr(experiments.runs.run.Run, "_examine", lambda self, subject: None)
+    without = run(AblateOptions(**config, out=tmp_path / "b"))
     assert with_it["records"] == without["records"]
 
 

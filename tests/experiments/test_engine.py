@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from experiments import cli
-from experiments.config import CaptureConfig
 from experiments.demo import demo_paths
-from experiments.engine import Local, OnRay, engine_of, tree
-from experiments.run_folder import RunError
+from experiments.runs.engine import Local, OnRay, engine_of, tree
+from experiments.runs.folder import RunError
+from experiments.studies.capture.options import CaptureOptions
 from hooks import ActivationStore
 
 MODEL = demo_paths().model
@@ -64,12 +64,12 @@ def test_a_tree_keeps_the_order_and_holds_few() -> None:
 
 def test_options_of_ray_want_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     base: dict[str, Any] = {"model": "m", "out": Path("o"), "site": ()}
-    assert isinstance(engine_of(CaptureConfig(**base)), Local)
+    assert isinstance(engine_of(CaptureOptions(**base)), Local)
     with pytest.raises(RunError, match="--workers is for workers of Ray"):
-        engine_of(CaptureConfig(**base, workers=2))
+        engine_of(CaptureOptions(**base, workers=2))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"layerscope\[ray\]"):
-        engine_of(CaptureConfig(**base, engine="ray"))
+        engine_of(CaptureOptions(**base, engine="ray"))
 
 
 def test_the_same_cells_whoever_computes_them(cluster: OnRay, tmp_path: Path) -> None:

@@ -15,16 +15,17 @@ from naive import subject
 from torch import nn
 
 from experiments import cli
-from experiments.config import AblateConfig
 from experiments.corpus.prompts import Prompt
-from experiments.interventions import ablation, measure
-from experiments.interventions.components import Component, components, edit_at, places
-from experiments.interventions.effects import FEW, differs_from_0, group_notes, mean_of
-from experiments.interventions.estimate import Estimates, certificate, estimates, grad_drop, to_verify
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Chunk, Sweep, chunks
+from experiments.metrics.metrics import get_metric
+from experiments.metrics.reads import MetricError
+from experiments.studies.ablate import study as ablation
+from experiments.studies.ablate.options import AblateOptions
 from experiments.subject import Subject
+from experiments.sweep import measure
+from experiments.sweep.components import Component, components, edit_at, places
+from experiments.sweep.effects import FEW, differs_from_0, group_notes, mean_of
+from experiments.sweep.estimate import Estimates, certificate, estimates, grad_drop, to_verify
+from experiments.sweep.sweep import Chunk, Sweep, chunks
 from hooks import capture, edits, intervene
 
 PROMPTS = [
@@ -249,8 +250,8 @@ def test_a_continued_run_keeps_its_choice_of_what_is_measured(tmp_path: Path, mo
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8")
     asked: dict[str, Any] = {"model": one, "prompts": tmp_path / "p.jsonl", "metric": "logit_difference"}
     asked |= {"component": "heads", "out": tmp_path / "run"}
-    exact = ablation.run(AblateConfig(**{**asked, "out": tmp_path / "exact"}))["records"]
-    config = AblateConfig(**asked, estimate="gradient", verify=2, sample=0)
+    exact = ablation.run(AblateOptions(**{**asked, "out": tmp_path / "exact"}))["records"]
+    config = AblateOptions(**asked, estimate="gradient", verify=2, sample=0)
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -15,10 +15,10 @@ import torch
 from transformers import AutoTokenizer
 
 from experiments import cli
-from experiments.confidence import explanation
-from experiments.confidence.explanation import parse_words
 from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
+from experiments.studies.ask import study as explanation
+from experiments.studies.ask.study import parse_words
 from experiments.subject import Subject, load
 
 N = 24

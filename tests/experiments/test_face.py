@@ -15,17 +15,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from experiments.studies_list import COMMANDS
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import experiments
-from experiments import Results, cli, examination, forecast, probe
-from experiments.commands import COMMANDS
-from experiments.config import AblateConfig, CaptureConfig, GeometryConfig, ProbeConfig
+from experiments import Results, cli, forecast, probe
 from experiments.demo import demo_paths
-from experiments.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
-from experiments.run_folder import RunError
+from experiments.runs.folder import RunError
+from experiments.runs.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
+from experiments.studies.ablate.options import AblateOptions
+from experiments.studies.capture.options import CaptureOptions
+from experiments.studies.doctor import study as examination
+from experiments.studies.geometry.options import GeometryOptions
+from experiments.studies.probe.options import ProbeOptions
 from experiments.subject import load
 from hooks import Site, Verdict, verify
 
@@ -74,16 +78,16 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
     st.booleans(),
 )
 def test_a_configuration_comes_back_from_its_file(name, several, number, whole, yes):
-    config = ProbeConfig(
+    config = ProbeOptions(
         model=name, corpus=Path("a b"), property=tuple(several), tol=number, seed=whole, information=yes, out=Path("x")
     )
     found = tomllib.loads(as_toml("probe", config))
     assert found.pop("command") == "probe"
-    assert from_values(ProbeConfig, found) == config
+    assert from_values(ProbeOptions, found) == config
 
 
 def test_plain_values_become_the_fields_types():
-    config = from_values(ProbeConfig, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "limit_sentences": 5})
+    config = from_values(ProbeOptions, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "limit_sentences": 5})
     assert (config.corpus, config.property, config.l2, config.dev) == (Path("c"), ("upos",), (1.0,), None)
     assert isinstance(config.l2[0], float)
 
@@ -110,14 +114,14 @@ def test_plain_values_become_the_fields_types():
 )
 def test_a_value_that_does_not_fit_is_named(given_, message):
     with pytest.raises(OptionError, match=message):
-        from_values(ProbeConfig, given_)
+        from_values(ProbeOptions, given_)
 
 
 def test_flags_win_over_the_file(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('command = "ablate"\nmodel = "m"\npairs = "p.jsonl"\nvalue = "mean"\nbatch-tokens = 7\n')
     parsed = cli.make_parser().parse_args(["ablate", "--config", str(path), "--value", "zero"])
-    config = from_arguments(AblateConfig, parsed, read_toml(path, "ablate"))
+    config = from_arguments(AblateOptions, parsed, read_toml(path, "ablate"))
     assert (config.value, config.model, config.pairs, config.batch_tokens) == ("zero", "m", Path("p.jsonl"), 7)
     with pytest.raises(OptionError, match=r"expected options of layerscope patch, it holds those of ablate"):
         read_toml(path, "patch")
@@ -129,10 +133,10 @@ def test_flags_win_over_the_file(tmp_path):
 
 
 def test_options_that_change_no_number_do_not_make_another_run():
-    config = ProbeConfig(model="m", corpus=Path("c"), property=("upos",), out=Path("a"))
+    config = ProbeOptions(model="m", corpus=Path("c"), property=("upos",), out=Path("a"))
     other = dataclasses.replace(config, out=Path("b"), force=True, keep_features=True)
     assert as_values(config, deciding=True) == as_values(other, deciding=True)
-    assert "to" not in as_values(CaptureConfig(model="m", site=("x",)), deciding=True)
+    assert "to" not in as_values(CaptureOptions(model="m", site=("x",)), deciding=True)
     assert as_values(config, deciding=True) != as_values(dataclasses.replace(config, seed=1), deciding=True)
 
 
@@ -296,7 +300,7 @@ def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
 
 
 def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsys, monkeypatch):
-    from experiments.probing import study as module
+    from experiments.studies.probe import study as module
 
     calls, score = [], module.score_cell
 
@@ -370,9 +374,9 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
 
 
 def test_the_default_folder_is_named_after_the_run():
-    a = GeometryConfig(model="org/gpt2", corpus=Path("c"))
+    a = GeometryOptions(model="org/gpt2", corpus=Path("c"))
     assert str(a.out).startswith("runs/geometry-gpt2-")
-    assert GeometryConfig(model="org/gpt2", corpus=Path("d")).out != a.out
+    assert GeometryOptions(model="org/gpt2", corpus=Path("d")).out != a.out
 
 
 def test_options_without_their_names_are_refused():

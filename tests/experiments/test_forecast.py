@@ -10,9 +10,9 @@ from naive import subject as make_subject
 
 from experiments import forecast
 from experiments.corpus.prompts import Prompt
-from experiments.interventions.components import components
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.sweep import chunks
+from experiments.metrics.metrics import get_metric
+from experiments.sweep.components import components
+from experiments.sweep.sweep import chunks
 
 TEXTS = [" ".join(f"w{3 + i + j}" for j in range(1 + i % 5)) for i in range(20)]
 PROMPTS = [Prompt(text, " w7") for text in TEXTS[:12]]

@@ -16,13 +16,13 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances
 
 from experiments import cli
-from experiments.attention.study import plain_sentence
 from experiments.demo import demo_paths
-from experiments.features import Layout
-from experiments.spaces import maps, measures
-from experiments.spaces.drawn import norms_by_position
-from experiments.spaces.lens import Lens, LensError, logit_lens
-from experiments.spaces.study import _similar, cka_bytes
+from experiments.features.layout import Layout
+from experiments.studies.attend.study import plain_sentence
+from experiments.studies.geometry import maps, measures
+from experiments.studies.geometry.lens import Lens, LensError, logit_lens
+from experiments.studies.geometry.map_points import norms_by_position
+from experiments.studies.geometry.study import _similar, cka_bytes
 from hooks import capture
 
 
@@ -240,7 +240,7 @@ def test_exports_hold_the_words_and_open_without_pickle(found: tuple[dict[str, A
 
 def test_parquet_has_a_row_for_each_word_and_site(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    from experiments.spaces import export
+    from experiments.studies.geometry import export
 
     vectors = {"a": cloud(5, 3).astype(np.float32), "b": cloud(5, 4, 1).astype(np.float32)[:, :3]}
     planes = {site: {"pca": value[:, :2].astype(float)} for site, value in vectors.items()}

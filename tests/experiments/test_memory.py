@@ -18,10 +18,10 @@ from processes import PROCESSES
 
 from experiments import cli
 from experiments.corpus import read_conllu
-from experiments.features import FeatureError, Layout, extract
-from experiments.memory import as_bytes
-from experiments.probing.study import study_sites
-from experiments.run_folder import RunError, peak_memory
+from experiments.features.layout import FeatureError, Layout, extract
+from experiments.features.memory import as_bytes
+from experiments.features.sites import study_sites
+from experiments.runs.folder import RunError, peak_memory
 from experiments.subject import Subject, load
 from hooks import ActivationStore
 

@@ -14,13 +14,13 @@ import torch
 from naive import naive
 
 from experiments import cli
-from experiments.config import NeuronsConfig
 from experiments.corpus.prompts import Prompt
-from experiments.interventions.components import Component
-from experiments.interventions.metrics import get_metric
-from experiments.neuron_sets.sets import ALONE, RANDOM, NeuronSet
-from experiments.neuron_sets.summary import set_records
+from experiments.metrics.metrics import get_metric
+from experiments.studies.neurons.options import NeuronsOptions
+from experiments.studies.neurons.sets import ALONE, RANDOM, NeuronSet
+from experiments.studies.neurons.summary import set_records
 from experiments.subject import load
+from experiments.sweep.components import Component
 from hooks import Site
 from probes.rankings import RANKINGS
 from probes.sparse import BAND
@@ -173,7 +173,7 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     means = [3.0, 0.5, 0.25, -3.5, 1.0, 2.0, 0.0, 9.0, 99.0]
     effects = np.array([mean + prompts * (i == 0) for i, mean in enumerate(means)])
     parts = [Component("sets", 0, i, Site(s.site)) for i, s in enumerate(sets)]
-    config = NeuronsConfig(model="m", corpus=Path("c"), property="upos")
+    config = NeuronsOptions(model="m", corpus=Path("c"), property="upos")
     metric = get_metric("loss")
     made = set_records(config, sets, parts, effects, prompts + 5, np.arange(3), metric, "mean", {"value": 5.0})
     one, two, alone = made
@@ -186,7 +186,7 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:
-    from experiments.neuron_sets.sets import Means, NeuronSet, translated
+    from experiments.studies.neurons.sets import Means, NeuronSet, translated
 
     X = torch.tensor([[0.0, 0.0, 5.0], [2.0, 4.0, 5.0], [4.0, 0.0, 5.0]])
     means = Means.over(X, np.array(["a", "b", "c"]))

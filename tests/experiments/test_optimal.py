@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from experiments import cli
-from experiments.config import AblateConfig
-from experiments.interventions import ablation
+from experiments.studies.ablate import study as ablation
+from experiments.studies.ablate.options import AblateOptions
 from hooks import EditError, edits, intervene
 
 
@@ -23,7 +23,7 @@ def ablate(folder: Path, model: nn.Module, prompts: list[dict[str, str]], **more
     tiny.save(model, folder / "model")
     (folder / "p.jsonl").write_text("\n".join(json.dumps(item) for item in prompts), encoding="utf-8")
     out = folder / "-".join(str(value) for value in more.values())
-    config = AblateConfig(model=str(folder / "model"), prompts=folder / "p.jsonl", bos="never", out=out, **more)
+    config = AblateOptions(model=str(folder / "model"), prompts=folder / "p.jsonl", bos="never", out=out, **more)
     return ablation.run(config)["records"]
 
 

@@ -8,12 +8,12 @@ import re
 import made_up
 import pytest
 from browser import CHROMIUM, Browser
+from experiments.report.page import KINDS, rendered
 from made import EVIL
 
+from experiments.compare import compared_page, names
 from experiments.report import render_report
-from experiments.report.compared import compared_page, names
-from experiments.report.curves import PALETTE
-from experiments.report.page import KINDS, rendered
+from experiments.report.palette import PALETTE
 
 
 def side_by_side(evil=""):

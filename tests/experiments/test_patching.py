@@ -14,13 +14,13 @@ import torch
 from naive import naive, subject
 
 from experiments import cli
-from experiments.config import PatchConfig
 from experiments.corpus.prompts import Prompt
-from experiments.interventions import patching
-from experiments.interventions.components import components, places
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.patching import aligned_reads
-from experiments.interventions.sweep import PACK, Sweep, chunks
+from experiments.metrics.metrics import get_metric
+from experiments.studies.patch import study as patching
+from experiments.studies.patch.options import PatchOptions
+from experiments.studies.patch.study import aligned_reads
+from experiments.sweep.components import components, places
+from experiments.sweep.sweep import PACK, Sweep, chunks
 from hooks import capture, edits, intervene
 
 PROMPTS = [
@@ -45,7 +45,7 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
     patch = edits.patch(acts)
     parts = [(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at]
     got = sweep.effects(parts)
-    monkeypatch.setattr("experiments.interventions.sweep.SMALL_PACK", 1)  # every position starts where it is
+    monkeypatch.setattr("experiments.sweep.sweep.SMALL_PACK", 1)  # every position starts where it is
     assert np.abs(sweep.effects(parts) - got).max() < 5e-5
     assert np.abs(got).max() > 1e-3
     for part, effects in zip([*heads, *at], got, strict=True):
@@ -80,7 +80,7 @@ def hand_built(folder: Path) -> tuple[Path, list[dict[str, str]]]:
 def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path, by: str) -> None:
     """The texts differ in the last token alone, and only the induction head writes to the output."""
     model, items = hand_built(tmp_path)
-    config = PatchConfig(
+    config = PatchOptions(
         model=str(model), clean=lines(tmp_path / "p.jsonl", items), by=by, bos="never", out=tmp_path / "run"
     )
     results = patching.run(config)
@@ -101,7 +101,7 @@ def test_one_direction_alone_is_asked_for(tmp_path: Path, direction: str, sign: 
     model, items = hand_built(tmp_path)
     clean = lines(tmp_path / "p.jsonl", items)
     results = patching.run(
-        PatchConfig(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r")
+        PatchOptions(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r")
     )
     assert {r["value"] for r in results["records"]} == {direction}
     head = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)

@@ -13,14 +13,14 @@ import torch
 from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
-from experiments.features import Layout
-from experiments.interventions.components import components
-from experiments.interventions.estimate import estimates
-from experiments.interventions.probe_metric import probed_words, save_probe
-from experiments.interventions.reads import MetricError
-from experiments.interventions.sweep import Sweep, chunks
+from experiments.features.layout import Layout
+from experiments.metrics.probe_metric import probed_words, save_probe
+from experiments.metrics.reads import MetricError
 from experiments.subject import Subject, load
 from experiments.subject.word_spans import pool_words
+from experiments.sweep.components import components
+from experiments.sweep.estimate import estimates
+from experiments.sweep.sweep import Sweep, chunks
 from hooks import capture, edits, intervene
 from probes import LogisticProbe, fit_many
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.corpus import Corpus, Sentence, read_conllu
-from experiments.properties import (
+from experiments.tasks.properties import (
     PROPERTIES,
     Property,
     UnknownProperty,

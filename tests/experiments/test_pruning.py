@@ -13,11 +13,11 @@ import transformers as hf
 from naive import subject
 
 from experiments import cli
-from experiments.config import PruneConfig
 from experiments.corpus.prompts import Prompt
-from experiments.interventions import pruning
-from experiments.interventions.cut_heads import HeadError, heads_of, with_heads
-from experiments.interventions.metrics import get_metric
+from experiments.metrics.metrics import get_metric
+from experiments.studies.prune import study as pruning
+from experiments.studies.prune.cut_heads import HeadError, heads_of, with_heads
+from experiments.studies.prune.options import PruneOptions
 from hooks import edits, intervene
 
 IDS = torch.randint(3, tiny.VOCAB, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -188,4 +188,4 @@ def test_bad_input_is_one_clear_line(
 
 def test_a_configuration_that_names_no_texts_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one of --prompts FILE and --pairs FILE"):
-        pruning.run(PruneConfig(model="x", out=tmp_path))
+        pruning.run(PruneOptions(model="x", out=tmp_path))

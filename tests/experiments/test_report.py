@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from experiments.report.page import KINDS, page_of
 from made import EVIL
 from made_up import (
     make_ablation,
@@ -40,7 +41,6 @@ from made_up.beside import with_calibration
 from experiments.report import layer_curves_svg, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
 from experiments.report.matrix import oriented
-from experiments.report.page import KINDS, page_of
 from experiments.report.parts import Table
 from experiments.report.words import number, runs, signed
 

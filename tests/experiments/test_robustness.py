@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from experiments.corpus import CorpusError, read_conllu
 from experiments.demo import demo_paths
-from experiments.run_folder import RunError, RunFolder
+from experiments.runs.folder import RunError, RunFolder
 from experiments.subject import Subject, load
 from experiments.subject.word_spans import word_spans
 

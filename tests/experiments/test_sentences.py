@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from experiments import cli
-from experiments.config import ProbeConfig
 from experiments.corpus import Corpus, CorpusError, read_conllu
 from experiments.corpus.senteval import read_senteval
 from experiments.corpus.splits import read_splits
 from experiments.demo import demo_paths
-from experiments.features import extract
-from experiments.probing import study
-from experiments.probing.tasks import Part, TaskError, balanced, rewritten
-from experiments.probing.views import build_views
-from experiments.properties import PROPERTIES, get_property
+from experiments.features.layout import extract
+from experiments.studies.probe import study
+from experiments.studies.probe.options import ProbeOptions
 from experiments.subject import load
+from experiments.tasks.properties import PROPERTIES, get_property
+from experiments.tasks.task import Part, TaskError, balanced, rewritten
+from experiments.tasks.views import build_views
 from hooks import ActivationStore, capture
 
 COORDINATED = """# text = The dog sleeps, but she reads a book.
@@ -172,7 +172,7 @@ def test_a_file_without_annotation_has_no_trees_to_probe(tmp_path):
         ):
             build_views(subject, splits, [get_property(name, splits["train"])], 0)
     asked = {"property": ("label",), "structural": 4, "control_seeds": 0, "random_models": 0}
-    out = study.run(ProbeConfig(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked))
+    out = study.run(ProbeOptions(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked))
     assert out["trees"] == []
     assert any(
         "no sentence of train, dev, test has two words with vectors and one root" in n["text"] for n in out["notes"]

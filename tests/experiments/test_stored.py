@@ -12,8 +12,8 @@ import torch
 from experiments import cli
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
-from experiments.features import Layout, extract
-from experiments.stored import stored
+from experiments.features.layout import Layout, extract
+from experiments.features.stored import stored
 from experiments.subject import load
 from hooks import ActivationStore
 

@@ -10,11 +10,11 @@ import pytest
 import tiny
 
 from experiments import cli
-from experiments.config import ProbeConfig
 from experiments.corpus.splits import read_splits
-from experiments.options import add_options, as_command, from_arguments
-from experiments.probing import study
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
+from experiments.runs.options import add_options, as_command, from_arguments
+from experiments.studies.probe import study
+from experiments.studies.probe.options import ProbeOptions
 
 FIELDS = [
     "site",
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 
 
 def config(folder, out, **more):
-    return ProbeConfig(
+    return ProbeOptions(
         model=str(folder / "model"),
         corpus=folder / "train.conllu",
         out=out,
@@ -257,8 +257,8 @@ def test_the_command_in_the_provenance_is_this_run(folder, tmp_path):
     wanted = config(folder, tmp_path / "x y", site="attn.hook_z", keep_features=True)
     words = shlex.split(as_command("probe", wanted))
     parser = argparse.ArgumentParser()
-    add_options(parser, ProbeConfig)
-    assert from_arguments(ProbeConfig, parser.parse_args(words[2:])) == wanted
+    add_options(parser, ProbeOptions)
+    assert from_arguments(ProbeOptions, parser.parse_args(words[2:])) == wanted
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

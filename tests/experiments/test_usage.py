@@ -16,13 +16,13 @@ from experiments.corpus import read_conllu
 from experiments.corpus.prompts import Pair, read_pairs
 from experiments.corpus.splits import read_splits
 from experiments.demo import demo_paths
-from experiments.features import Layout
-from experiments.interventions.components import Component
-from experiments.interventions.metrics import get_metric
-from experiments.interventions.probe_metric import save_probe
-from experiments.interventions.sweep import Sweep, chunks
+from experiments.features.layout import Layout
+from experiments.metrics.metrics import get_metric
+from experiments.metrics.probe_metric import save_probe
 from experiments.subject import Subject, load
 from experiments.subject.word_spans import pool_words
+from experiments.sweep.components import Component
+from experiments.sweep.sweep import Sweep, chunks
 from hooks import Site, capture, edits, intervene
 from probes import Inlp, Leace, LogisticProbe, fit_many
 from probes.erasure import erased

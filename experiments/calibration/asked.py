@@ -1,0 +1,187 @@
+r"""A model is asked how sure it is of its own answer, in three ways, all about the same answers.
+
+    p_true       p(A) / (p(A) + p(B)) behind "Is the proposed answer true or false?  A. True  B. False"
+    verbalised   the number that the model writes when it is asked for the probability of its answer
+    sampled      the share of sampled answers, at temperature 1, that choose its answer
+
+Refusals and texts without a number, or without a choice, are counted by reason and have no confidence.
+
+Source: Kadavath et al. 2022, section 3 (P(True)); Tian et al. 2023 (verbalised); Wang et al. 2023, section 3 (agreement of
+samples).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..corpus.prompts import Prompt
+from ..metrics.metrics import BITS, get_metric
+from ..runs import console
+from ..runs.folder import RunFolder
+from ..subject import Subject
+from ..sweep.sweep import chunks, clean_values
+from .generating import generate
+from .questions import Question, Templates
+
+LENGTH = 24
+"""Most tokens of a written answer."""
+REFUSAL = re.compile(
+    r"\b(i (can ?not|can't|am unable|'m unable|am not able|don't know|do not know|am sorry|'m sorry)|sorry|as an ai"
+    r"|not (possible|able) to|unable to|cannot (be determined|determine|provide|answer))",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(
+    r"(?<![\w.,])([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?)(?!\w|[.,]\d)\s*(%|percent|/\s*\d+|out of \d+)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was made of one answer about an answer: a confidence, or the reason why there is none, and the words."""
+
+    confidence: float | None
+    reason: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who is asked, and how.
+
+    Args:
+        questions, answers: what was asked and the place of the choice that the model gives as its answer.
+        samples: for ``sampled``.
+    """
+
+    subject: Subject
+    templates: Templates
+    questions: Sequence[Question]
+    answers: Sequence[int]
+    samples: int
+    batch_tokens: int
+    seed: int
+
+    def shown(self, i: int) -> dict[str, str]:
+        """Question and answer as templates take them."""
+        q = self.questions[i]
+        return {"question": q.question, "answer": q.choices[self.answers[i]].strip()}
+
+
+def parse_probability(text: str) -> Said:
+    """The probability that a text gives: its first 0.8, .8, 80%, 8/10 or 8 out of 10, or else its first whole number, 0 or 1.
+
+    A refusal is told from nonsense.
+
+    >>> parse_probability("I'd say 85%.").confidence, parse_probability("0.7").confidence
+    (0.85, 0.7)
+    >>> parse_probability("Sorry, I cannot answer").reason, parse_probability("very").reason
+    ('refused', 'unparsable')
+    >>> parse_probability("Of the 12 facts, 0.8").confidence, parse_probability("from 0 to 10: 8/10").confidence
+    (0.8, 0.8)
+    >>> parse_probability("120%").reason, parse_probability("0,8").reason, parse_probability("1e-3").confidence
+    ('unparsable', 'unparsable', 0.001)
+    """
+    every = list(NUMBER.finditer(text))
+    found = next((m for m in every if m[2] or not m[1].isdigit()), every[0] if every else None)
+    if found is None:
+        return Said(None, "refused" if REFUSAL.search(text) else "unparsable", text)
+    value, unit = float(found[1]), (found[2] or "").lower()
+    if unit in ("%", "percent"):
+        value /= 100
+    elif unit:
+        whole = float(re.sub(r"\D", "", unit))
+        value = value / whole if whole else -1.0
+    return Said(value, text=text) if 0 <= value <= 1 else Said(None, "unparsable", text)
+
+
+def parse_choice(text: str, choices: Sequence[str]) -> int | str:
+    """The place of the choice that a text gives, by its letter or its words; or the reason why there is none.
+
+    >>> parse_choice("B. Paris", ["Rome", "Paris"]), parse_choice("It is Paris.", ["Rome", "Paris"])
+    (1, 1)
+    >>> parse_choice("A", ["Rome", "Paris"]), parse_choice("Rome or Paris", ["Rome", "Paris"])
+    (0, 'unparsable')
+    """
+    letters = string.ascii_uppercase[: len(choices)]
+    if found := re.match(rf"\W*([{letters}])(?:[.):,]|\W*$|\s+is\b)", text):
+        return letters.index(found[1])
+    held = [k for k, choice in enumerate(choices) if _holds(text, choice)]
+    # A choice may be part of another one: the longest that is there counts.
+    longest = [k for k in held if not any(k != j and _holds(choices[j], choices[k]) for j in held)]
+    if len(longest) == 1:
+        return longest[0]
+    return "refused" if REFUSAL.search(text) else "unparsable"
+
+
+def _holds(text: str, part: str) -> bool:
+    words, wanted = _words(text), _words(part)
+    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1)) if wanted else False
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def p_true(asking: Asking, *_: object) -> list[Said]:
+    """P(True) of every answer; ``text`` is the probability that went to the two letters together."""
+    prompts = []
+    for i in range(len(asking.questions)):
+        text = asking.templates.ask("p_true", **asking.shown(i))
+        prompts += [Prompt(text, " A"), Prompt(text, " B")]
+    made = get_metric("log_probability")
+    groups = list(chunks(asking.subject, made.reads(asking.subject, prompts), asking.batch_tokens))
+    p = np.exp(clean_values(asking.subject, made, groups) / BITS).reshape(-1, 2)
+    return [Said(float(a / (a + b)), text=f"{a + b:.3f}") for a, b in p]
+
+
+def verbalised(asking: Asking, name: str, folder: RunFolder) -> list[Said]:
+    """The number that the model writes, most probable tokens first."""
+
+    def one(i: int) -> Said:
+        text = asking.templates.ask("verbalised", **asking.shown(i))
+        return parse_probability(generate(asking.subject, text, LENGTH)[0])
+
+    return _each(asking, name, folder, one)
+
+
+def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Said]:
+    """The share of samples that choose the answer; without one that chooses there is no confidence."""
+
+    def one(i: int) -> Said:
+        q = asking.questions[i]
+        text = asking.templates.ask("choose", question=q.question, choices=asking.templates.listed(q))
+        said = generate(asking.subject, text, LENGTH, asking.samples, 1.0, asking.seed + i)
+        found = [parse_choice(s, q.choices) for s in said]
+        reasons = [f for f in found if isinstance(f, str)]
+        words = " | ".join(said[:3])
+        if len(reasons) == len(found):
+            return Said(None, max(set(reasons), key=reasons.count), words)
+        return Said(sum(f == asking.answers[i] for f in found) / len(found), text=words)
+
+    return _each(asking, name, folder, one)
+
+
+def _each(asking: Asking, name: str, folder: RunFolder, one: Callable[[int], Said]) -> list[Said]:
+    """One question after the other; what is answered already is not asked again."""
+    out = []
+    with console.progress() as bars:
+        bar = bars.add_task(name, total=len(asking.questions))
+        for i in range(len(asking.questions)):
+            saved = folder.kept(f"{name}-{i}", lambda i=i: dataclasses.astuple(one(i)))
+            out.append(Said(*saved))
+            bars.advance(bar)
+    return out
+
+
+ASKED: dict[str, Callable[[Asking, str, RunFolder], list[Said]]] = {
+    "p_true": p_true,
+    "verbalised": verbalised,
+    "sampled": sampled,
+}

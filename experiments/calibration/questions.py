@@ -1,0 +1,196 @@
+"""Questions with several choices, one of them right: from a JSONL file, from prompts with a wrong answer, from minimal pairs.
+
+A line of a question file has ``question``, ``choices`` (two or more texts) and ``answer`` (the right one, by its place or
+its text), and perhaps ``group`` (questions that are resampled together). A model's own probability of a choice is that
+of its text behind the question, or that of its letter behind the question and all choices, over the choices:
+
+    p(choice) = 2^(log2 p(text | question)) / sum over the choices
+
+The wording is in plain files, ``asking/*.txt``; another folder takes their place by ``--templates``.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import softmax
+
+from layerscope.errors import InputError, LayerscopeError
+
+from ..corpus.prompts import Pair, Prompt, group_of, read_lines_as
+from ..metrics.metrics import BITS, get_metric
+from ..subject import Subject
+from ..sweep.sweep import chunks, clean_values
+
+TEMPLATES = Path(__file__).parent / "asking"
+
+
+class QuestionError(LayerscopeError, ValueError):
+    """Questions or templates that cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its choices.
+
+    Args:
+        question: as it is put to the model in words.
+        answer: the place of the right choice.
+        prompt: the text that each choice continues; None where the template makes it.
+        whole: the choices are whole texts, and continue nothing.
+
+    A question with one choice is open: the choice is its answer, among all tokens.
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    group: str | None = None
+    prompt: str | None = None
+    whole: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is nothing to choose from."""
+        return len(self.choices) == 1
+
+
+class Templates:
+    """The wording of everything that a model is asked, from plain files.
+
+    Args:
+        folder: where files of the same names take the place of the package's.
+        subject: with ``chat``, its tokenizer's chat template goes around each question.
+
+    Raises:
+        QuestionError: a folder without any of the names, or ``chat`` for a tokenizer without a template.
+    """
+
+    def __init__(self, subject: Subject | None = None, folder: Path | None = None, chat: bool = False) -> None:
+        self._tokenizer = subject.tokenizer if subject is not None and chat else None
+        names = [path.stem for path in sorted(TEMPLATES.glob("*.txt"))]
+        self.texts = {name: (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n") for name in names}
+        self.replaced: list[Path] = []
+        if folder is not None:
+            self.replaced = [folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()]
+            if not self.replaced:
+                raise QuestionError(
+                    f"--templates {folder}: expected a file named {'.txt, '.join(names)}.txt, found none"
+                )
+            self.texts |= {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in self.replaced}
+        if self._tokenizer is not None and not getattr(self._tokenizer, "chat_template", None):
+            raise QuestionError("--chat: this tokenizer has no chat template")
+
+    def fill(self, name: str, **fields: str) -> str:
+        """A template with its fields; a field in braces that is not known is an error that names it."""
+        text = self.texts[name]
+        for field in {f for _, f, _, _ in string.Formatter().parse(text) if f} - set(fields):
+            raise QuestionError(f"template {name}.txt: expected fields {', '.join(sorted(fields))}, got {{{field}}}")
+        return text.format(**fields)
+
+    def ask(self, name: str, **fields: str) -> str:
+        """The text that a model continues with its answer; in a chat the last line, such as ``Answer:``, is the answer's
+        beginning."""
+        text = self.fill(name, **fields)
+        if self._tokenizer is None:
+            return text
+        message, _, beginning = text.rpartition("\n")
+        turn = [{"role": "user", "content": message}]
+        return self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + beginning
+
+    def listed(self, question: Question) -> str:
+        """Its choices, one a line, each behind its letter."""
+        letters = string.ascii_uppercase[: len(question.choices)]
+        return "\n".join(f"{a}. {text.strip()}" for a, text in zip(letters, question.choices, strict=True))
+
+
+def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+    """Read a question file.
+
+    Raises:
+        PromptError: no JSON, a field that is missing, an answer that is no choice, two equal choices, an empty file.
+    """
+    return read_lines_as(path, limit, _question)
+
+
+def _question(record: Mapping[str, Any]) -> Question:
+    text, choices, answer = (record.get(name) for name in ("question", "choices", "answer"))
+    if not isinstance(text, str) or not text:
+        raise InputError(f"expected 'question' to be a text, got {text!r}")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise InputError(f"expected 'choices' to be two or more texts, got {str(choices)[:60]}")
+    if len(choices) > len(string.ascii_uppercase):
+        raise InputError(f"expected at most 26 choices, got {len(choices)}")
+    if len({c.strip() for c in choices}) < len(choices):
+        raise InputError(f"expected choices that differ, got {str(choices)[:60]}")
+    if isinstance(answer, str) and answer in choices:
+        answer = choices.index(answer)
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise InputError(f"expected 'answer' to be a choice or its place from 0 to {len(choices) - 1}, got {answer!r}")
+    return Question(text, tuple(choices), answer, group_of(record))
+
+
+def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:
+    """Prompts with a right and a wrong continuation as questions; which comes first is drawn with the seed."""
+    rng, out = random.Random(seed), []
+    for number, prompt in enumerate(prompts):
+        if prompt.wrong is None:
+            raise QuestionError(f"prompt {number + 1} ({prompt.prompt[:40]!r}) has no 'wrong' to choose from")
+        place = rng.randrange(2)
+        choices = (prompt.answer, prompt.wrong) if place == 0 else (prompt.wrong, prompt.answer)
+        asked = templates.fill("continuation", text=prompt.prompt.strip())
+        out.append(Question(asked, choices, place, prompt.group, prompt.prompt))
+    return out
+
+
+def of_pairs(pairs: Sequence[Pair], templates: Templates, seed: int) -> list[Question]:
+    """Minimal pairs as questions; which sentence comes first is drawn with the seed."""
+    rng, out = random.Random(seed), []
+    for pair in pairs:
+        place = rng.randrange(2)
+        choices = (pair.good, pair.bad) if place == 0 else (pair.bad, pair.good)
+        asked = templates.fill("pair", first=choices[0], second=choices[1])
+        out.append(Question(asked, choices, place, pair.group, whole=True))
+    return out
+
+
+def token_probabilities(
+    subject: Subject, questions: Sequence[Question], templates: Templates, letters: bool, batch_tokens: int
+) -> list[Float[np.ndarray, " choices"]]:
+    """The model's own probability of each choice of each question.
+
+    Args:
+        letters: of the choice's letter, all choices being listed; else of its text.
+
+    Raises:
+        MetricError: a choice whose tokens join the question's, or a text that is too long.
+    """
+    if questions[0].whole and not letters:
+        pairs = [Pair(*q.choices) for q in questions]
+        bits = _values(subject, "pair_difference", pairs, batch_tokens)
+        return [softmax(np.array([d, 0.0]) / BITS) for d in bits]
+    prompts = []
+    for q in questions:
+        if letters:
+            text = templates.ask("choose", question=q.question, choices=templates.listed(q))
+            answers = [f" {letter}" for letter in string.ascii_uppercase[: len(q.choices)]]
+        elif q.prompt is not None:
+            text, answers = q.prompt, list(q.choices)
+        else:
+            text, answers = templates.ask("answer", question=q.question), [f" {c.strip()}" for c in q.choices]
+        prompts += [Prompt(text, answer) for answer in answers]
+    bits = _values(subject, "log_probability", prompts, batch_tokens)
+    ends = np.cumsum([len(q.choices) for q in questions])[:-1]
+    return [softmax(part / BITS) for part in np.split(bits, ends)]
+
+
+def _values(subject: Subject, metric: str, items: Sequence[Any], batch_tokens: int) -> Float[np.ndarray, " items"]:
+    made = get_metric(metric)
+    return clean_values(subject, made, list(chunks(subject, made.reads(subject, items), batch_tokens)))

@@ -1,0 +1,272 @@
+"""Several runs side by side: what each is, the same quantity over relative depth, the best of each, where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerscope.errors import InputError
+
+from .report.depths import Curve, depth_curves
+from .report.parts import Cell, Column, Fold, Notes, Page, Section, Table, plain_cell, score_cell
+from .report.provenance import again, caveats, model_name, provenance
+from .report.words import ABSENT, count, finite, interval, layer_label, listed, number, plural
+from .runs.study import Study
+from .studies import STUDIES
+from .sweep.reading import clear_of_chance, component_name, strongest
+
+Results = Mapping[str, Any]
+ASIDE = ("out", "force", "trust_remote_code", "keep_features", "batch_tokens", "device", "model")
+"""Options that do not tell runs apart."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is drawn over depth; runs that have the same one share a picture."""
+
+    title: str
+    metric: str
+    is_change: bool
+
+    @property
+    def extreme(self) -> str:
+        """Which of a curve's values is spoken of: the largest change either way, or else the highest value."""
+        return "largest" if self.is_change else "highest"
+
+    def top(self, curve: Curve) -> int:
+        """Where that value is, the first of several."""
+        size: Callable[[float], float] = abs if self.is_change else float
+        known = [i for i, value in enumerate(curve.values) if value is not None]
+        return max(known, key=lambda i: (size(curve.values[i] or 0.0), -i))
+
+
+@dataclass(frozen=True)
+class Named:
+    """A run and what the page calls it."""
+
+    name: str
+    results: Results
+
+    @property
+    def study(self) -> Study:
+        """The command that made it."""
+        return STUDIES[str(self.results.get("kind"))]
+
+    @property
+    def typed(self) -> Any:
+        """Its results, with every field checked."""
+        return self.study.read(self.results)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Its provenance."""
+        return self.results.get("provenance") or {}
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks its model has."""
+        layers = [int(r["layer"]) for r in self.results.get("records") or () if finite(r.get("layer")) is not None]
+        return int((self.about.get("model") or {}).get("n_layers") or max(layers, default=1) or 1)
+
+
+def compared_page(runs: Sequence[Results]) -> Page:
+    """All parts of the page, top to bottom.
+
+    Raises:
+        ValueError: no run.
+    """
+    if not runs:
+        raise InputError("expected at least one run to compare")
+    named = [Named(name, run) for name, run in zip(names(runs), runs, strict=True)]
+    data: dict[str, Any] = {"charts": {}, "heats": {}}
+    quantities = _quantities(named)
+    sections = [_runs(named)]
+    for quantity, curves in quantities.items():
+        uid, title, metric = f"q{len(sections)}", quantity.title, quantity.metric
+        picture = depth_curves(curves, data, uid=uid, title=f"{title}: {metric} by relative depth", y_title=metric)
+        sections.append(Section(uid, title, [picture, _bests(uid, quantity, curves)], metric, study=True))
+    sections += [section for run in named if (section := _parts(run, len(sections))) is not None]
+    sections += [_caveats(named), _provenance(named)]
+    kinds = list(dict.fromkeys(str(run.get("kind")) for run in runs))
+    models = list(dict.fromkeys(model_name(one.about) for one in named))
+    return Page(
+        title=f"{plural(len(runs), 'run')} side by side: {listed(models) if len(models) <= 3 else plural(len(models), 'model')}",
+        kicker="layerscope report",
+        facts=[
+            listed(kinds),
+            plural(len(models), "model"),
+            plural(len(quantities), "quantity over depth", "quantities over depth"),
+        ],
+        findings=findings(named, quantities),
+        sections=sections,
+        data=data,
+    )
+
+
+def findings(runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve]]) -> list[tuple[str, str, str]]:
+    """A sentence for each quantity; a run without one says its own."""
+    found = [
+        (f"q{i}", quantity.title, _finding(quantity, curves))
+        for i, (quantity, curves) in enumerate(quantities.items(), 1)
+    ]
+    drawn = {curve.name for curves in quantities.values() for curve in curves}
+    silent = [one for one in runs if one.name not in drawn]
+    return found + [("", one.name, str(f["text"])) for one in silent for f in one.results.get("findings") or ()]
+
+
+def names(runs: Sequence[Results]) -> list[str]:
+    """A short name for each run: its model; where that is not enough, its command and the options that differ."""
+    about = [run.get("provenance") or {} for run in runs]
+    found = [
+        model_name(one) if one.get("model") else str(run.get("kind")) for one, run in zip(about, runs, strict=True)
+    ]
+    if len({run.get("kind") for run in runs}) > 1 and len(set(found)) < len(found):
+        found = [
+            f"{run.get('kind')} {name}" if name != run.get("kind") else name
+            for name, run in zip(found, runs, strict=True)
+        ]
+    if len(set(found)) < len(found):
+        told = [one.get("config") or {} for one in about]
+        keys = [k for k in dict.fromkeys(k for one in told for k in one) if k not in ASIDE]
+        differing = [k for k in keys if len({str(one.get(k)) for one in told}) > 1]
+        more = [", ".join(_said(k, one[k]) for k in differing if one.get(k) not in (None, [], False)) for one in told]
+        found = [f"{name} ({words})" if words else name for name, words in zip(found, more, strict=True)]
+    return [name if found.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(found, 1)]
+
+
+def _said(key: str, value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{key} {Path(text).name if '/' in text else text}"
+
+
+# -- quantities over depth
+
+
+def _quantities(runs: Sequence[Named]) -> dict[Quantity, list[Curve]]:
+    """What can be drawn over depth -> a curve of each run that has it."""
+    out: dict[Quantity, list[Curve]] = {}
+    for run in runs:
+        for curve in run.study.curves(run.results):
+            if all(value is None for value in curve.values):
+                continue
+            depths = [min(layer / run.blocks, 1.0) for layer in curve.layers]
+            places = [_place(run, layer, site) for layer, site in zip(curve.layers, curve.sites, strict=True)]
+            quantity = Quantity(curve.title, curve.metric, curve.is_change)
+            points = Curve(run.name, places, depths, curve.values, curve.low, curve.high)
+            out.setdefault(quantity, []).append(points)
+    return out
+
+
+def _place(run: Named, layer: float, site: str) -> str:
+    label = layer_label(layer, site)
+    return f"{'layer ' if label.isdigit() else ''}{label} of {run.blocks}"
+
+
+def _finding(quantity: Quantity, curves: Sequence[Curve]) -> str:
+    """That value of each run in a sentence."""
+    parts = []
+    for curve in curves:
+        i = quantity.top(curve)
+        span = interval(curve.low[i], curve.high[i])
+        parts.append(f"{curve.name} {number(curve.values[i])} at {curve.places[i]}{f' ({span})' if span else ''}")
+    return f"by {quantity.extreme} {quantity.metric}: " + "; ".join(parts) + "."
+
+
+def _bests(uid: str, quantity: Quantity, curves: Sequence[Curve]) -> Table:
+    columns = [
+        Column("run", False),
+        Column(quantity.extreme),
+        Column("at", False),
+        Column("relative depth"),
+        Column("first", hint="at its shallowest place"),
+        Column("last", hint="at its deepest place"),
+    ]
+    rows = []
+    for curve in curves:
+        known = [i for i, v in enumerate(curve.values) if v is not None]
+        best = quantity.top(curve)
+        ends = (score_cell(curve.values[i], curve.low[i], curve.high[i]) for i in (known[0], known[-1]))
+        top = score_cell(curve.values[best], curve.low[best], curve.high[best], tone="strong")
+        depth = curve.depths[best]
+        rows.append([Cell(curve.name, head=True), top, Cell(curve.places[best]), Cell(number(depth, 2), depth), *ends])
+    return Table(
+        f"{uid}-bests",
+        f"{quantity.title}: the {quantity.extreme} {quantity.metric} of each run, 95% intervals in small print",
+        columns,
+        rows,
+    )
+
+
+# -- what the runs are
+
+
+def _runs(runs: Sequence[Named]) -> Section:
+    told = [one.about.get("config") or {} for one in runs]
+    keys = [k for k in dict.fromkeys(k for one in told for k in one) if k not in ASIDE]
+    differing = [k for k in keys if len({str(one.get(k)) for one in told}) > 1][:8]
+    columns = [
+        Column("run", False),
+        Column("command", False),
+        Column("model", False),
+        Column("blocks"),
+        Column("width"),
+    ]
+    columns += [
+        Column("parameters"),
+        *(Column(k.replace("_", " "), False) for k in differing),
+        Column("finished", False),
+    ]
+    rows = []
+    for one, config in zip(runs, told, strict=True):
+        model = one.about.get("model") or {}
+        sizes = [Cell(count(model.get(k)), finite(model.get(k))) for k in ("n_layers", "d_model", "n_parameters")]
+        options = [plain_cell(config.get(k)) for k in differing]
+        when = Cell(str(one.about.get("finished") or ABSENT)[:10])
+        command = Cell(str(one.results.get("kind")))
+        rows.append([Cell(one.name, head=True), command, Cell(model_name(one.about)), *sizes, *options, when])
+    table = Table("runs-table", "The runs, with the options in which they differ", columns, rows)
+    return Section("runs", "Runs", [table])
+
+
+def _parts(run: Named, number_: int) -> Section | None:
+    """The strongest parts of a run whose records are effects."""
+    records = [r for r in run.results.get("records") or () if "effect" in r and "component" in r and "value" in r]
+    if run.results.get("kind") not in ("ablate", "patch") or not records:
+        return None
+    columns = [Column("part", False), Column("value", False), Column("effect"), Column("q")]
+    rows = [
+        [
+            Cell(component_name(r), head=True),
+            Cell(str(r["value"])),
+            score_cell(r["effect"], r.get("low"), r.get("high")),
+            plain_cell(r.get("q")),
+        ]
+        for r in strongest(records, 10)
+    ]
+    about = f"{len(clear_of_chance(records))} of {plural(len(records), 'part')} are clear of chance; the ten strongest"
+    table = Table(f"parts-{number_}", f"{run.name}: the strongest parts", columns, rows)
+    return Section(f"effects-{number_}", run.name, [table], f"{about} ({records[0]['metric']}, {records[0]['unit']}).")
+
+
+def _caveats(runs: Sequence[Named]) -> Section:
+    """The caveats of every run, and whether they read the same data."""
+    rows: list[tuple[str, str, str]] = []
+    for one in runs:
+        (notes,) = caveats(one.typed.notes, one.study.cautions(one.results)).parts
+        rows += [(badge, tone, f"{one.name}: {text}") for badge, tone, text in notes.rows if tone == "warn"]
+    data = {tuple(sorted(str(d.get("sha256")) for d in one.about.get("data") or ())) for one in runs}
+    if len(data) > 1:
+        rows.append(("note", "warn", "The runs read different data: a difference between them may be the data's."))
+    if not rows:
+        rows.append(("none", "good", "No run has a warning, and all read the same data."))
+    return Section("caveats", "Caveats", [Notes(rows)])
+
+
+def _provenance(runs: Sequence[Named]) -> Section:
+    folds = []
+    for i, one in enumerate(runs):
+        parts = [*provenance(one.about, f"r{i}-").parts, *again(one.about, f"r{i}-").parts]
+        folds.append(Fold(one.name, parts))
+    return Section("provenance", "Provenance", folds, "Model, data, versions, machine, time and command of each run.")

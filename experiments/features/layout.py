@@ -1,0 +1,292 @@
+"""Features: one vector a word, or a token, at every site, written to disk as the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from itertools import accumulate, islice
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+
+from ...hooks import ActivationStore, capture
+from ..corpus import Sentence
+from ..subject import Subject
+from ..subject.batches import Batch
+from ..subject.word_spans import Encoded, Pooling, pool_words, word_spans
+
+WINDOW = 4096
+"""Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
+
+
+class FeatureError(LayerscopeError, ValueError):
+    """Activations that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which row of the features each word of each sentence has; None for a word that lost its tokens.
+
+    Rows are numbered sentence by sentence and word by word. Of tokens instead of words, each token has a row, special
+    ones too, and ``words`` says which word it is of.
+    """
+
+    encoded: list[Encoded]
+    spans: list[list[slice | None]]
+    words: list[list[int]] | None = None
+
+    @classmethod
+    def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
+        """Tokenize the sentences and find every word's tokens."""
+        encoded = subject.encode([s.text for s in sentences])
+        spans = [word_spans(e, [(w.start, w.end) for w in s.words]) for e, s in zip(encoded, sentences, strict=True)]
+        return cls(encoded, spans)
+
+    @classmethod
+    def of_sentences(cls, subject: Subject, sentences: Sequence[Sentence], last: bool) -> Layout:
+        """Tokenize the sentences; each has one row: its first token, such as CLS or BOS, or the last that is of a word."""
+        words = cls.of(subject, sentences)
+        spans: list[list[slice | None]] = []
+        for line in words.spans:
+            ends = [span.stop for span in line if span is not None]
+            spans.append([None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)])
+        return cls(words.encoded, spans)
+
+    @classmethod
+    def of_tokens(cls, subject: Subject, texts: Sequence[str | Sentence]) -> Layout:
+        """Tokenize texts; each token is a row."""
+        encoded = subject.encode([s if isinstance(s, str) else s.text for s in texts])
+        words = []
+        for e, s in zip(encoded, texts, strict=True):
+            of = [-1] * len(e)
+            spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
+            for number, span in reversed(list(enumerate(spans))):  # a token that two words share is of the first
+                if span is not None:
+                    of[span] = [number] * (span.stop - span.start)
+            words.append(of)
+        return cls(encoded, [[slice(i, i + 1) for i in range(len(e))] for e in encoded], words)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first row of each text."""
+        return list(accumulate((sum(span is not None for span in line) for line in self.spans), initial=0))
+
+    @cached_property
+    def rows(self) -> list[list[int | None]]:
+        """Row numbers in the shape of the sentences."""
+        count = iter(range(self.n_rows))
+        return [[None if span is None else next(count) for span in line] for line in self.spans]
+
+    @property
+    def n_rows(self) -> int:
+        """How many words have a vector."""
+        return self.starts[-1]
+
+    @property
+    def n_lost(self) -> int:
+        """How many words truncation or the tokenizer left without tokens."""
+        return sum(len(line) for line in self.spans) - self.n_rows
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the model reads."""
+        return sum(len(e) for e in self.encoded)
+
+    def of_texts(self, texts: Sequence[int]) -> Layout:
+        """The layout of some of the texts alone."""
+        words = None if self.words is None else [self.words[i] for i in texts]
+        return Layout([self.encoded[i] for i in texts], [self.spans[i] for i in texts], words)
+
+    def index(self, texts: Sequence[int], row: int = 0, sentence: int = 0) -> Int[Tensor, "n 5"]:
+        """What a store keeps of the rows of some texts: row, sentence, word and tokens (``hooks.store.COLUMNS``).
+
+        Args:
+            row, sentence: numbers of the layout's first ones in the store.
+        """
+        found = []
+        for text in texts:
+            at = row + self.starts[text]
+            for number, span in enumerate(self.spans[text]):
+                if span is not None:
+                    word = number if self.words is None else self.words[text][number]
+                    found.append((at, sentence + text, word, span.start, span.stop))
+                    at += 1
+        return torch.tensor(found, dtype=torch.long).view(-1, 5)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A batch on its way to be a shard: all that a worker needs beside the model.
+
+    Args:
+        index: what the store keeps of its rows.
+        batch: its rows are those of ``layout``, which holds these texts alone.
+    """
+
+    shard: int
+    index: Int[Tensor, "n 5"]
+    batch: Batch
+    layout: Layout
+
+
+def pieces(subject: Subject, layouts: Iterable[Layout], batch_tokens: int) -> Iterator[Piece]:
+    """The batches of one layout after the other, each layout forgotten when it is done."""
+    shard = row = text = 0
+    for layout in layouts:
+        for batch in subject.batches(layout.encoded, tokens=batch_tokens):
+            mine = replace(batch, rows=tuple(range(len(batch))))
+            yield Piece(shard, layout.index(batch.rows, row, text), mine, layout.of_texts(batch.rows))
+            shard += 1
+        row, text = row + layout.n_rows, text + len(layout.encoded)
+
+
+@dataclass(frozen=True)
+class End:
+    """What was written, of a shard or of many.
+
+    Attributes:
+        texts, rows, tokens: how many.
+        lost: words without tokens.
+        cut: texts that are longer than the model takes.
+        halved: batches that were halved for want of memory.
+    """
+
+    shards: int = 0
+    texts: int = 0
+    rows: int = 0
+    tokens: int = 0
+    lost: int = 0
+    cut: int = 0
+    halved: int = 0
+
+    def __add__(self, other: End) -> End:
+        return End(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Writer:
+    """From pieces to shards; a piece whose shard is in the store already is not run again.
+
+    Args:
+        at_once: a shard is on disk when its piece is done, as a worker's must be; else it is written while the next is made.
+    """
+
+    subject: Subject
+    places: Sequence[str]
+    store: ActivationStore
+    pooling: Pooling
+    at_once: bool = False
+
+    def __call__(self, piece: Piece) -> End:
+        """Write one; what was written.
+
+        Raises:
+            FeatureError: a NaN or infinite activation, with the site and the text where it is.
+            StoreError: a shard made from something else, another writer, or a disk without room.
+        """
+        parts, layout = 1, piece.layout
+        if not self.store.has(piece.shard):
+            values, parts = in_memory(self.subject, layout, piece.batch, self.places, self.pooling)
+            self.store.write(piece.shard, piece.index, values)
+        if self.at_once:
+            self.store.flush()
+        cut = sum(e.cut is not None for e in layout.encoded)
+        return End(1, len(layout.encoded), layout.n_rows, layout.n_tokens, layout.n_lost, cut, parts - 1)
+
+
+def extract(
+    subject: Subject,
+    layout: Layout,
+    places: Sequence[str],
+    store: ActivationStore,
+    *,
+    pooling: Pooling = "mean",
+    batch_tokens: int = 4096,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> End:
+    """Run the model over the text and store each word's vector at each site.
+
+    Batches are of similar length; the forward runs the body only and stops at the last site, while the batch before is
+    being written. An interrupted run continues with the batch whose shard is missing.
+
+    Args:
+        advance: called with the number of texts done, for a progress bar.
+
+    Raises:
+        FeatureError, StoreError: see `Writer`.
+    """
+    writer = Writer(subject, places, store, pooling)
+    return sealed(store, map(writer, pieces(subject, [layout], batch_tokens)), advance)
+
+
+def sealed(store: ActivationStore, written: Iterable[End], advance: Callable[[int], None] = lambda texts: None) -> End:
+    """Let all shards be written, by whoever writes them, and then say in the store how many there are."""
+    end = End()
+    with store:
+        store.claim()
+        for one in written:
+            advance(one.texts)
+            end += one
+        store.seal(end.shards, end.rows)
+    return end
+
+
+def windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Items, so many at a time."""
+    rest = iter(items)
+    while window := list(islice(rest, size)):
+        yield window
+
+
+def in_memory(
+    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
+) -> tuple[dict[str, Float[Tensor, "n ..."]], int]:
+    """`vectors` of a batch, or of its halves where memory does not suffice for the whole; and in how many parts.
+
+    Raises:
+        FeatureError: memory does not suffice for one text.
+    """
+    try:
+        return vectors(subject, layout, batch, places, pooling), 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            text = layout.encoded[batch.rows[0]].text
+            raise FeatureError(f"memory does not suffice for the one text {text[:40]!r}: take fewer sites") from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    first, second = (in_memory(subject, layout, half, places, pooling) for half in batch.halves())
+    return {place: torch.cat([first[0][place], second[0][place]]) for place in places}, first[1] + second[1]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    known = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(k in str(error) for k in known)
+
+
+def vectors(
+    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
+) -> dict[str, Float[Tensor, "n d"]]:
+    """The vectors of a batch's words at each site.
+
+    Raises:
+        FeatureError: one is not finite.
+    """
+    spans = batch.spans(layout.spans)
+    with capture(subject.model, *places, stop=True, clone=True) as acts:
+        subject.forward(batch)
+    values = {}
+    for site in places:
+        value = acts[site]
+        values[site] = pooled = pool_words(value.flatten(2) if value.ndim == 4 else value, spans, pooling)
+        if not pooled.sum(dtype=torch.float64).isfinite():  # finite only if every entry is
+            bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
+            texts = [layout.encoded[i].text for i, line in zip(batch.rows, spans, strict=True) for s in line if s]
+            raise FeatureError(f"{site}: expected finite activations, got NaN or infinity in {texts[bad][:60]!r}")
+    return values

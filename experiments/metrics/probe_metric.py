@@ -1,0 +1,156 @@
+"""A saved probe as what is measured: how well a property can still be read once a part of the model is taken out.
+
+    probe_log_probability   mean over a sentence's words of log2 p(label | the probe's logits), in bits
+    probe_accuracy          share of the words whose most probable class is the label
+
+A word's vector is the first, the last or the mean of its tokens', as it was when the probe was trained. The probe is
+linear, so the mean of its logits at the tokens is its logit of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...hooks import Readout, Site
+from ...probes import LogisticProbe
+from ...probes.fit import Fit
+from ..corpus import Corpus, Sentence
+from ..features.layout import Layout
+from ..runs.folder import file_name
+from ..subject import Subject
+from ..tasks.properties import Value, get_property
+from .metrics import BITS, Metric
+from .reads import MetricError, Reads
+
+
+@dataclass(frozen=True)
+class LabelledSentence:
+    """A sentence and the property's value of each of its words, None where it does not apply."""
+
+    sentence: Sentence
+    labels: Sequence[Value]
+    group: str | None = None
+
+
+def save_probe(folder: Path, subject: Subject, site: str, pooling: str, name: str, fit: Fit) -> Path:
+    """Write a study's probe of a property at a site, with what must be known to use it again."""
+    target = folder / file_name(name) / f"{file_name(site)}.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    about = {
+        "property": name,
+        "site": site,
+        "pooling": pooling,
+        "model_sha256": subject.sha256,
+        "bos": subject.bos,
+    }
+    return LogisticProbe.of(fit).save(target, about)
+
+
+def probed_words(
+    path: Path, corpus: Corpus, metric: str | None = None
+) -> tuple[Metric, list[LabelledSentence], list[dict[str, str]]]:
+    """The metric of a saved probe, those of a corpus's sentences that it is measured on, and notes of what was left out.
+
+    Raises:
+        MetricError: a probe that reads no block's output, a property of arcs or sentences, a metric of another kind.
+        FileNotFoundError, ValueError: a probe that cannot be read.
+    """
+    probe = LogisticProbe.load(path)
+    about = probe.about_
+    site = Site(about["site"]) if about.get("site") else None
+    if site is None or site.layer is None or not site.name.endswith("hook_resid_post"):
+        raise MetricError(f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}")
+    values = {"probe_log_probability": (_log2p, "bits"), "probe_accuracy": (_accuracy, "share")}
+    name = metric or "probe_log_probability"
+    if name not in values:
+        raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(values)}")
+    prop = get_property(about["property"], corpus)
+    if prop.level != "word" or prop.name == "frequency":
+        raise MetricError(f"--probe {path}: expected a property that words have by themselves, got {prop.name}")
+    known = set(probe.classes_.tolist())
+    every = [LabelledSentence(s, cast("Sequence[Value]", prop.read(s, corpus))) for s in corpus]
+    items = [item for item in every if known & set(item.labels)]
+    if not items:
+        raise MetricError(f"{corpus.path}: expected words with a {prop.name} that the probe knows, got none")
+    notes = []
+    if len(items) < len(every):
+        text = f"{len(every) - len(items)} sentences left out: no word has a {prop.name} that the probe knows"
+        notes.append({"kind": "dropped", "text": text})
+
+    def reads(subject: Subject, items: Sequence[LabelledSentence]) -> Reads:
+        return word_reads(subject, items, probe)
+
+    coef, bias = torch.from_numpy(probe.coef_).float(), torch.from_numpy(probe.intercept_).float()
+
+    def logits(residual: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places classes"]:
+        return residual.float() @ coef.T.to(residual.device) + bias.to(residual.device)
+
+    value, unit = values[name]
+    return Metric(name, unit, reads, value, of_answers=False, readout=Readout(site.layer, logits)), items, notes
+
+
+def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: LogisticProbe) -> Reads:
+    """Reads of all words that have tokens and a label that the probe knows.
+
+    Raises:
+        MetricError: a probe of another model or BOS, or no word that can be read.
+    """
+    about = probe.about_
+    if about["model_sha256"] != subject.sha256:
+        raise MetricError(f"the probe was trained on another model than {subject.name}: expected the model of its run")
+    if about["bos"] != subject.bos:
+        raise MetricError(f"the probe was trained with BOS {about['bos']}, this run has {subject.bos}: give --bos")
+    layout = Layout.of(subject, [item.sentence for item in items])
+    label_of = {label: i for i, label in enumerate(probe.classes_.tolist())}
+    places, weights, words = [], [], []
+    n_words = 0
+    for text, (item, spans) in enumerate(zip(items, layout.spans, strict=True)):
+        read = [(s, label_of[v]) for s, v in zip(spans, item.labels, strict=True) if s is not None and v in label_of]
+        if not read:
+            raise MetricError(
+                f"{item.sentence.text[:40]!r} is cut before its first word that can be read: leave it out"
+            )
+        for span, label in read:
+            every = range(span.start, span.stop)
+            tokens = {"first": every[:1], "last": every[-1:]}.get(about["pooling"], every)
+            places += [(text, token, label, text) for token in tokens]
+            weights += [1 / len(tokens)] * len(tokens)
+            words += [n_words] * len(tokens)
+            n_words += 1
+    return Reads(layout.encoded, torch.tensor(places), torch.tensor(weights), torch.tensor(words))
+
+
+def _by_word(logits: Tensor, reads: Reads) -> tuple[Float[Tensor, "copies words classes"], Tensor, Tensor]:
+    """Each word's logits, its label and its prompt."""
+    assert reads.words is not None
+    _, words = torch.unique(reads.words, return_inverse=True)
+    words, places = words.to(logits.device), reads.places.to(logits.device)
+    tokens = logits[:, reads.slots.to(logits.device)] * reads.weights.to(logits)[:, None]
+    count = int(words.max()) + 1
+    out = tokens.new_zeros(len(tokens), count, tokens.shape[2]).index_add_(1, words, tokens)
+    label, prompt = (words.new_zeros(count).scatter_(0, words, places[:, column]) for column in (2, 3))
+    return out, label, prompt
+
+
+def _mean(values: Float[Tensor, "copies words"], prompt: Tensor) -> Float[Tensor, "copies prompts"]:
+    """Mean over the words of each prompt."""
+    total = values.new_zeros(len(values), int(prompt.max()) + 1).index_add_(1, prompt, values)
+    return total / torch.bincount(prompt)
+
+
+def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
+    words, label, prompt = _by_word(logits.float(), reads)
+    logp = torch.log_softmax(words, dim=-1).gather(2, label.expand(len(words), -1)[:, :, None]).squeeze(2)
+    return _mean(BITS * logp, prompt)
+
+
+def _accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
+    words, label, prompt = _by_word(logits.float(), reads)
+    return _mean((words.argmax(-1) == label).float(), prompt)

@@ -1,0 +1,266 @@
+"""Run a study: everything that is the same for all of them, from the options to ``results.json``.
+
+    prepare    the texts and the model are read; bad input ends here
+    folder     a finished run is returned; a run of another configuration is refused
+    doctor     the quick checks of the model's sites
+    cost       the plan, with its memory and disk
+    measure    the study's own work; what is done is kept in the folder, so that an interrupted run goes on
+    save       results.json, with where the numbers come from
+
+Pages are not made here: the command line and Python's functions do that when the results are saved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...hooks import UnsoundModel
+from ..report.words import size
+from ..subject import Subject, load
+from ..subject.checks import examine, summary
+from . import console
+from .engine import Engine, Local, engine_of
+from .folder import (
+    SCHEMA,
+    RunFolder,
+    digest,
+    file_sha256,
+    machine,
+    now,
+    peak_memory,
+    plain,
+    versions,
+    write_text,
+)
+from .options import as_call, as_command, as_toml, as_values
+from ..report.schema import as_json
+from .shared_options import EngineOptions
+from .study import Study
+
+Load = Callable[..., Subject]
+"""load(body_only=False, classifier=False): the model that the options name, or hold."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of data that a run reads.
+
+    Args:
+        split: what it is to the study: train, dev, test, prompts, reference, ...
+        size: texts in it that are used.
+        more: further facts for the provenance.
+    """
+
+    split: str
+    path: str
+    sha256: str
+    size: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, split: str, path: Path, size: int) -> DataFile:
+        """A file, hashed as it lies on the disk."""
+        return cls(split, str(path), file_sha256(path), size)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the provenance holds of it."""
+        return {"split": self.split, "path": self.path, "sha256": self.sha256, "sentences": self.size, **self.more}
+
+
+@dataclass(kw_only=True)
+class Inputs:
+    """What a study has read before it measures anything; each study adds its own.
+
+    Args:
+        options: those of the run.
+        subject: the model; None where there is none.
+        data: every file that was read.
+        examined: whether the quick doctor looks at the model first.
+    """
+
+    options: Any
+    subject: Subject | None = None
+    data: Sequence[DataFile] = ()
+    examined: bool = True
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study is about to do.
+
+    Args:
+        text: the plan in words.
+        memory: bytes that it holds at a time beside the model and a batch.
+        disk: bytes that it writes, at most.
+    """
+
+    text: str
+    memory: int = 0
+    disk: int = 0
+
+
+@dataclass
+class Run:
+    """What ``measure`` gets beside its inputs.
+
+    Attributes:
+        key: a hash of everything that decides the numbers.
+        seconds: time of the parts of the work, by name; see `timed`.
+        memory: facts about memory for the provenance.
+    """
+
+    study: Study
+    options: Any
+    folder: RunFolder
+    engine: Engine
+    key: str
+    doctor: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time of a part of the work."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = round(spent, 1)
+
+
+def execute(study: Study, options: Any) -> dict[str, Any]:
+    """Run or continue a study; returns what ``results.json`` holds.
+
+    Raises:
+        LayerscopeError, OSError: bad input, each one clear line.
+    """
+    engine = engine_of(options) if isinstance(options, EngineOptions) else Local()
+    try:
+        return _execute(study, options, engine)
+    finally:
+        engine.close()
+
+
+def planned(study: Study, options: Any) -> dict[str, Any]:
+    """What `execute` would do: the plan, as results without records. Nothing is written."""
+    inputs = study.work.prepare(options, partial(load_subject, options))
+    folder = RunFolder(options.out, identity_of(inputs), make=False)
+    if (finished := folder.results) is not None:
+        return finished
+    cost = study.work.cost(inputs)
+    memory = peak_memory() + cost.memory
+    plan = {"text": cost.text, "out": str(options.out), "memory_bytes": memory, "disk_bytes": cost.disk}
+    plan["kept_cells"] = folder.kept_cells
+    lines = [
+        cost.text,
+        f"memory: about {size(memory)} of this process at its peak",
+        f"disk: {f'about {size(cost.disk)}' if cost.disk else 'little'} in {options.out}",
+    ]
+    if folder.kept_cells:
+        lines.append(f"{folder.kept_cells} parts of it are done already")
+    findings = [{"property": "plan", "text": line} for line in lines]
+    return {"schema": SCHEMA, "kind": study.name, "plan": plan, "records": [], "findings": findings, "notes": []}
+
+
+def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
+    started, clock = now(), time.perf_counter()
+    inputs = study.work.prepare(options, partial(load_subject, options))
+    if (subject := inputs.subject) is not None:
+        size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
+        console.detail(f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; {subject.bos_reason}")
+    identity = identity_of(inputs)
+    folder = RunFolder(options.out, identity)
+    if (finished := folder.results) is not None:
+        console.say(f"{options.out} holds this run already, finished: nothing is computed again")
+        return finished
+    write_text(options.out / "run.toml", as_toml(study.name, options))
+    run = Run(study, options, folder, engine, digest(identity))
+    if inputs.subject is not None and inputs.examined:
+        run.doctor = _examined(inputs.subject, getattr(options, "force", False))
+    console.say(f"plan: {study.work.cost(inputs).text}")
+    measured = {"findings": [], "notes": [], **as_json(study.work.measure(inputs, run))}
+    seconds = round(time.perf_counter() - clock, 1)
+    about = _provenance(run, inputs, started, seconds)
+    forced = [{"kind": "wrong", "text": f"forced past the doctor: {text}"} for text in run.doctor.get("wrong", ())]
+    of_subject = [{"kind": "info", "text": note} for note in (inputs.subject.notes if inputs.subject else ())]
+    notes = [*forced, *measured["notes"], *of_subject]
+    results = {"schema": SCHEMA, "kind": study.name, "provenance": about, **measured, "notes": notes}
+    folder.finish(results)
+    parts = "; ".join(f"{name} {value} s" for name, value in run.seconds.items())
+    console.detail(f"{seconds} s in all{': ' if parts else ''}{parts}")
+    return results
+
+
+def load_subject(options: Any, body_only: bool = False, classifier: bool = False) -> Subject:
+    """The model that the options name, or hold."""
+    if isinstance(options.model, Subject):
+        return options.model
+    return load(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        bos=options.bos,
+        body_only=body_only,
+        trust_remote_code=options.trust_remote_code,
+        classifier=classifier,
+    )
+
+
+def identity_of(inputs: Inputs) -> dict[str, Any]:
+    """Everything that decides a number: a folder whose run differs in it is another run's."""
+    return {
+        **as_values(inputs.options, deciding=True),
+        "model_sha256": inputs.subject.sha256 if inputs.subject else None,
+        "data_sha256": {data.split: data.sha256 for data in inputs.data},
+        "layerscope": versions()["layerscope"],
+    }
+
+
+def _examined(subject: Subject, force: bool) -> dict[str, Any]:
+    """The quick part of the doctor: a study does not start on a model whose sites are not what they are called.
+
+    Raises:
+        UnsoundModel: something is WRONG, and ``force`` was not given.
+    """
+    verdict = examine(subject, quick=True)
+    if not verdict.wrong:
+        console.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
+    elif force:
+        console.say(f"doctor: {verdict.line()}; going on, as --force says")
+    else:
+        raise UnsoundModel(
+            f"{subject.name} is not what its sites say: {verdict.line()} ('layerscope doctor' shows all; --force "
+            "goes on and brands the report)"
+        )
+    return summary(verdict)
+
+
+def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[str, Any]:
+    """Where the numbers come from."""
+    options, subject = run.options, inputs.subject
+    command = (as_call if isinstance(options.model, Subject) else as_command)(run.study.name, options)
+    return {
+        "command": command,
+        "config": plain(as_values(options)),
+        "model": subject.describe() if subject else None,
+        "data": [data.record for data in inputs.data],
+        "versions": versions(),
+        "machine": machine(subject.device if subject else torch.device("cpu")),
+        "seed": options.seed,
+        "started": started,
+        "finished": now(),
+        "seconds": seconds,
+        **({"doctor": run.doctor} if run.doctor else {}),
+        **({"timings": run.seconds} if run.seconds else {}),
+        "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
+    }

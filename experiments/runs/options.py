@@ -1,0 +1,254 @@
+"""From a frozen dataclass to a command line, a TOML file, a call in Python, and back: one reading for all of them.
+
+A field's type, default and metadata (`option`) say what it takes; nothing is written a second time elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import math
+import os
+import shlex
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from layerscope.errors import LayerscopeError
+
+C = TypeVar("C")
+COMMAND = "command"
+"""The key of a TOML file that says which command its options are of."""
+
+
+class OptionError(LayerscopeError, ValueError):
+    """An option that is missing, unknown or has a value it does not take; the message is one line."""
+
+
+def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory: bool = False, **more: Any) -> Any:
+    """A field with its help text; without a default it is required.
+
+    Args:
+        decides: whether it can change a number: a run that differs in such an option is another run.
+        in_memory: whether a call in Python may also give an object.
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given).
+    """
+    metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+
+def command_of(options: type) -> str:
+    """The command that a dataclass of options is of: the folder in which its module lies."""
+    return options.__module__.split(".")[-2]
+
+
+# -- the command line
+
+
+def add_options(parser: argparse._ActionsContainer, config: type) -> None:
+    """Give a parser one option for each field, in a group for each class that the configuration inherits from.
+
+    What is not given is None, so that `from_values` can tell it from a value that a file gave.
+    """
+    hints = typing.get_type_hints(config)
+    items = {item.name: item for item in dataclasses.fields(config)}
+    for owner in config.__mro__[:-1]:
+        group = parser if owner is config else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
+        for name in inspect.get_annotations(owner):
+            if name in items:  # not yet given by a class that overrides it
+                _add_option(group, items.pop(name), *_kind(hints[name]))
+
+
+def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
+    text = item.metadata["help"]
+    if kind is bool:
+        group.add_argument(flag(item.name), action="store_true", default=None, help=text)
+        return
+    more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
+    if item.default is MISSING:
+        text += " (required)"
+    elif item.default not in (None, ()) and "(default: " not in text:
+        text += f" (default: {shlex.join(map(str, item.default)) if several else item.default})"
+    group.add_argument(flag(item.name), type=kind, action="append" if several else "store", help=text, **more)
+
+
+def required_of(config: type) -> list[str]:
+    """The options that must be given, as a usage line shows them."""
+    needed = [item for item in dataclasses.fields(config) if item.default is MISSING]
+    return [f"{flag(item.name)} {item.metadata.get('metavar', item.name.upper())}" for item in needed]
+
+
+def flag(name: str) -> str:
+    """How the command line spells a field."""
+    return "--" + name.replace("_", "-")
+
+
+def from_arguments(config: type[C], arguments: argparse.Namespace, file: Mapping[str, Any] | None = None) -> C:
+    """The configuration that a parsed command line gives, over what a file gave (`read_toml`).
+
+    Raises:
+        OptionError: see `from_values`.
+    """
+    names = [item.name for item in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return from_values(config, {**(file or {}), **given}, spelled=flag)
+
+
+def as_command(name: str, config: Any) -> str:
+    """The command line that gives this configuration again."""
+    words = ["layerscope", name]
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    for key, value in as_values(config).items():
+        if value == defaults[key]:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [flag(key)] if one is True else [flag(key), str(one)]
+    return shlex.join(words)
+
+
+def as_call(name: str, config: Any) -> str:
+    """The call in Python that gives this configuration again; what was in memory is in angle brackets."""
+    words = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if value != item.default:
+            plain = str(value) if isinstance(value, Path) else value
+            words.append(f"{item.name}={f'<{value.name}>' if _held(value) else repr(plain)}")
+    return f"layerscope.{name}({', '.join(words)})"
+
+
+# -- values
+
+
+def as_values(config: Any, deciding: bool = False) -> dict[str, Any]:
+    """Every field's value; a model in memory is its name.
+
+    Args:
+        deciding: only those that can change a number.
+    """
+    fields = [item for item in dataclasses.fields(config) if item.metadata["decides"] or not deciding]
+    values = {item.name: getattr(config, item.name) for item in fields}
+    return {name: getattr(value, "name", value) if _held(value) else value for name, value in values.items()}
+
+
+def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> C:
+    """A configuration from plain values: text for a path, one value for several, a whole number for a real one.
+
+    Args:
+        spelled: how a field's name is shown in an error.
+
+    Raises:
+        OptionError: an option that is missing or unknown, a value of another type, below the least one, or not one of the choices.
+    """
+    hints = typing.get_type_hints(config)
+    items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    if unknown := [name for name in given if name not in items]:
+        near = difflib.get_close_matches(unknown[0], items, 1)
+        hint = f": the nearest is {spelled(near[0])}" if near else f": expected {', '.join(map(spelled, items))}"
+        raise OptionError(f"no option {spelled(unknown[0])}{hint}")
+    values = {name: _value(items[name], hints[name], value, spelled(name)) for name, value in given.items()}
+    missing = [
+        spelled(name) for name, item in items.items() if item.default is MISSING and values.get(name) in (None, ())
+    ]
+    if missing:
+        raise OptionError(f"expected {', '.join(missing)}")
+    return config(**values)
+
+
+def _value(item: dataclasses.Field[Any], hint: Any, value: Any, name: str) -> Any:
+    kind, several = _kind(hint)
+    if value is None and (item.default is None or type(None) in typing.get_args(hint)):
+        return None
+    if several:
+        many = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_one(item, kind, one, name) for one in many)
+    return _one(item, kind, value, name)
+
+
+def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
+    if item.metadata["in_memory"] and _held(value):
+        return value
+    if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
+        value = kind(value)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
+    least = item.metadata.get("least", 0)
+    if kind in (int, float) and not (math.isfinite(value) and value >= least):
+        bound = "" if least == -math.inf else f" of at least {least}"
+        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value}")
+    choices = item.metadata.get("choices")
+    if choices and value not in choices:
+        raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def _held(value: Any) -> bool:
+    """Whether it is an object in memory and not a value that a file could hold."""
+    return value is not None and not isinstance(value, (str, os.PathLike, int, float, tuple, list))
+
+
+def _words(kind: type) -> str:
+    return {Path: "a path", str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """(type of one value, whether several may be given)."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        return typing.get_args(hint)[0], True
+    if origin in (types.UnionType, typing.Union):
+        return next(a for a in typing.get_args(hint) if a is not type(None)), False
+    return hint, False
+
+
+# -- TOML
+
+
+def as_toml(command: str, config: Any) -> str:
+    """A file that gives this configuration again: ``layerscope COMMAND --config FILE``.
+
+    Every option stands there, those that have their default too: the run is the same under another version's defaults.
+    """
+    lines = [f"# layerscope {command} --config THIS_FILE", f"{COMMAND} = {_toml(command)}"]
+    held = [item.name for item in dataclasses.fields(config) if _held(getattr(config, item.name))]
+    lines += [f"# {name} was given in memory: this is what it is called" for name in held]
+    lines += [f"{name} = {_toml(value)}" for name, value in as_values(config).items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (bool, int)):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(str(value), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # JSON's escapes are TOML's, but for one
+
+
+def read_toml(path: Path, command: str) -> dict[str, Any]:
+    """The options that a file gives a command; ``-`` and ``_`` are the same in their names.
+
+    Raises:
+        OptionError: a file that is not there, is no TOML, or is of another command.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"--config {path}: expected TOML: {error}") from error
+    if (named := found.pop(COMMAND, command)) != command:
+        raise OptionError(f"--config {path}: expected options of layerscope {command}, it holds those of {named}")
+    return {name.replace("-", "_"): value for name, value in found.items()}

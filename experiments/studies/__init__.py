@@ -1,0 +1,136 @@
+"""The list of studies: a row a command, with its options, its help and its examples.
+
+The name of a command is its folder's here, and everything else of it lies in that folder (`experiments.runs.study.Study`
+says what a folder holds). The command line, the functions in Python and the completion of shells are read from this list.
+"""
+
+from __future__ import annotations
+
+from ..runs.study import Study
+from .ablate.options import AblateOptions
+from .ask.options import AskOptions
+from .attend.options import AttendOptions
+from .attribute.options import AttributeOptions
+from .calibrate.options import CalibrateOptions
+from .capture.options import CaptureOptions
+from .doctor.options import DoctorOptions
+from .geometry.options import GeometryOptions
+from .neurons.options import NeuronsOptions
+from .patch.options import PatchOptions
+from .probe.options import ProbeOptions
+from .prune.options import PruneOptions
+from .usage.options import UsageOptions
+
+GPT2 = "--model openai-community/gpt2"
+SMOL = "--model HuggingFaceTB/SmolLM2-135M"
+TRAIN, DEV = "--corpus en_ewt-ud-train.conllu", "--corpus en_ewt-ud-dev.conllu"
+
+_ROWS: tuple[Study, ...] = (
+    Study(
+        ProbeOptions,
+        "probe every layer for properties of an annotated corpus",
+        (
+            f"probe {GPT2} {TRAIN} --dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu "
+            "--property upos --property deprel --limit-sentences 3000 --out runs/gpt2",
+            f"probe {GPT2} {TRAIN} --property feats:Number --site attn.hook_z --calibration",
+            f"probe {GPT2} {TRAIN} --property depth --structural 32 --dry-run",
+        ),
+    ),
+    Study(
+        AblateOptions,
+        "take out every head, neuron, MLP, attention or layer in turn",
+        (
+            f"ablate {GPT2} --prompts ioi.jsonl --component heads --value mean --out runs/ioi",
+            f"ablate {GPT2} --pairs agreement.jsonl --component layers",
+            f"ablate {GPT2} --prompts ioi.jsonl --component neurons --estimate gradient",
+        ),
+    ),
+    Study(
+        PatchOptions,
+        "put values of a clean run into a corrupted one, and the reverse",
+        (
+            f"patch {GPT2} --clean ioi.jsonl --by position --out runs/ioi-positions",
+            f"patch {GPT2} --clean ioi.jsonl --by head --direction denoising --null 20",
+        ),
+    ),
+    Study(
+        AttendOptions,
+        "what every head looks at, over a corpus and on chosen texts",
+        (
+            f"attend {GPT2} {DEV} --out runs/attention",
+            f"attend {GPT2} --prompts ioi.jsonl --effects runs/ioi --flow",
+        ),
+    ),
+    Study(
+        GeometryOptions,
+        "maps and figures of every layer's space; the logit lens",
+        (
+            f"geometry {GPT2} {DEV} --property upos --out runs/geometry",
+            f"geometry {GPT2} {DEV} --property upos --property deprel --method pca --method umap --export parquet",
+        ),
+    ),
+    Study(
+        AttributeOptions,
+        "which words made the model say that",
+        (
+            f"attribute {GPT2} --text 'The keys to the cabinet' --target ' are' --wrong ' is' "
+            "--method kernel-shap --method ig --out runs/keys",
+            f"attribute {SMOL} --prompts texts.jsonl --method leave-one-out --method grad-input --generate 5",
+        ),
+    ),
+    Study(
+        UsageOptions,
+        "is a property that a probe reads also used: erase it at every layer",
+        (
+            f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
+            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null 20",
+        ),
+    ),
+    Study(
+        NeuronsOptions,
+        "which neurons know a property, and does the model miss them",
+        (
+            f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
+            f"neurons {GPT2} {TRAIN} --property upos --ranking mutual_information --k 10 --k 100",
+        ),
+    ),
+    Study(
+        CaptureOptions,
+        "write activations of a text to disk, to be read many times",
+        (
+            f"capture {GPT2} --site hook_resid_post {TRAIN} --out runs/gpt2-store",
+            f"capture {GPT2} --site blocks.5.mlp.hook_post --text lines.txt --store-as bfloat16 --max-ram 4GB --max-disk 100GB",
+        ),
+    ),
+    Study(
+        CalibrateOptions,
+        "does a confidence say how often it is right: classifiers, language models, their words",
+        (
+            "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
+            f"calibrate {SMOL} --questions facts.jsonl --ask p_true --out runs/facts",
+        ),
+    ),
+    Study(
+        AskOptions,
+        "do the words matter that a model says mattered",
+        (
+            "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --chat --out runs/why",
+            "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --attribution grad-input --limit 50",
+        ),
+    ),
+    Study(
+        DoctorOptions,
+        "prove on this model that what is read is what the model does",
+        (f"doctor {GPT2}", "doctor --model ./my-model --dtype bfloat16 --json"),
+    ),
+    Study(
+        PruneOptions,
+        "cut the least important heads out of the weights, step by step",
+        (
+            f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
+            f"prune {SMOL} --prompts texts.jsonl --steps 2 --random 5",
+        ),
+    ),
+)
+STUDIES = {study.name: study for study in _ROWS}
+"""Name -> study."""

@@ -1,0 +1,32 @@
+"""Options of ``layerscope ablate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runs.options import option
+from ...runs.shared_options import EffectsOptions, EngineOptions, TextsOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
+    """Every part of a kind ablated on its own."""
+
+    component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
+    value: str = option(
+        "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
+    )
+    steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
+    reference: Path | None = option(
+        "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
+    )
+    probe: Path | None = option(
+        "a saved probe (DIR/probes/... of a probing run): measure what it reads instead", None, metavar="FILE"
+    )
+    corpus: Path | None = option("with --probe: annotated sentences, CoNLL-U", None, metavar="FILE")
+
+    @property
+    def source(self) -> Path:
+        """The file of prompts, pairs or sentences."""
+        return self.corpus or super().source

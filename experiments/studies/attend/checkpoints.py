@@ -1,0 +1,175 @@
+"""How heads come to look where they look: their entropy over the checkpoints of a training run, and how far they move.
+
+entropy   normalised, as in `experiments.attention.heads`; a head that stays at 1 has learned nothing yet
+change    squared Hellinger distance 1 - sum_k sqrt(A_qk A'_qk) of a token's attention to that of the checkpoint before,
+          mean over tokens; 0 where nothing moved, 1 where no weight stayed
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...attention.head_names import BROAD
+from ...attention.heads import HeadTotals
+from ...attention.passes import PATTERN, layers_with_patterns, pass_over, runs
+from ...runs.folder import RunError, RunFolder
+from ...subject import Subject, load
+from ...subject.batches import Batch
+from ...subject.word_spans import Encoded
+from ...sweep.reading import component_name
+
+KEPT_BYTES = 1 << 28
+"""Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""
+
+
+def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The models in the subfolders of a folder, by the last number in their names.
+
+    Raises:
+        RunError: fewer than two.
+    """
+    found = []
+    for path in folder.glob("*/") if folder.is_dir() else ():
+        numbers = re.findall(r"\d+", path.name)
+        if numbers and (path / "config.json").exists():
+            found.append((int(numbers[-1]), path))
+    if len(found) < 2:
+        raise RunError(
+            f"--checkpoints {folder}: expected at least two folders with a model, named by their step (such as step-100), "
+            f"got {len(found)}"
+        )
+    return sorted(found)
+
+
+class Kept:
+    """The patterns of the first texts, as roots, for the next checkpoint; and how far each head moved since the last."""
+
+    parts = (PATTERN,)
+
+    def __init__(self, encoded: Sequence[Encoded], before: Kept | None) -> None:
+        self._encoded, self._before = encoded, before
+        self.roots: list[Tensor] = []
+        self._bytes = 0
+        self._at = 0
+        self._moved: dict[int, Tensor] = {}
+        self._tokens: dict[int, int] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """Batches come in the same order at every checkpoint; one is kept whole, so that every layer has the same texts."""
+        self._batch, self._keeps = batch, self._bytes < KEPT_BYTES
+
+    def end(self) -> None:
+        """Nothing to do."""
+
+    def see(self, layer: int, part: str, value: Tensor) -> None:
+        """Compare one layer's batch with the checkpoint before, and keep it."""
+        for run in runs(self._batch, self._encoded):
+            root = value[run.rows, :, run.queries, run.keys].float().clamp(min=0).sqrt()
+            if self._before is not None and self._at < len(self._before.roots):
+                moved = (1 - (root * self._before.roots[self._at].to(root.device)).sum(-1)).sum((0, 2)).double().cpu()
+                self._moved[layer] = self._moved.get(layer, torch.zeros_like(moved)) + moved
+                self._tokens[layer] = self._tokens.get(layer, 0) + root.shape[0] * root.shape[2]
+            if self._keeps:
+                self.roots.append(root.cpu())
+                self._bytes += root.nbytes
+            self._at += 1
+
+    def change(self) -> Float[np.ndarray, "layer head"] | None:
+        """Mean squared Hellinger distance of every head to the checkpoint before; None at the first."""
+        if self._before is None:
+            return None
+        layers = [self._moved[n].numpy() / max(self._tokens[n], 1) for n in sorted(self._moved)]
+        return np.clip(np.stack(layers), 0, 1)
+
+
+def over_checkpoints(
+    subject: Subject,
+    checkpoints: Sequence[tuple[int, Path]],
+    encoded: Sequence[Encoded],
+    groups: Int[np.ndarray, " n"],
+    folder: RunFolder,
+    *,
+    seed: int,
+    batch_tokens: int,
+    advance: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """One record a checkpoint and head: ``step, name, layer, index, entropy, entropy_low, entropy_high, change``.
+
+    Args:
+        subject: the model of the run; the checkpoints share its tokenizer and BOS, and must have its layers and heads.
+        folder: keeps each checkpoint's records, so that an interrupted run continues.
+
+    Raises:
+        RunError: a checkpoint of another shape.
+    """
+    layers, kept, records = layers_with_patterns(subject.model), None, []
+    done = [folder.cell(f"checkpoint-{step}") for step, _ in checkpoints]
+    for number, (step, path) in enumerate(checkpoints):
+        following = number + 1 < len(done) and done[number + 1] is None
+        found = done[number]
+        if found is None or following:  # a step that is done is run again only for the one after it
+            here = load(
+                path,
+                dtype=next(subject.model.parameters()).dtype,
+                device=subject.device,
+                tokenizer=subject.tokenizer,
+                bos="never" if subject.bos is None else subject.bos,
+                body_only=True,
+            )
+            if layers_with_patterns(here.model) != layers:
+                raise RunError(
+                    f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs"
+                )
+            heads, kept = HeadTotals(here, encoded, groups), Kept(encoded, kept)
+            pass_over(here, encoded, [heads, kept], batch_tokens=batch_tokens)
+            if found is None:
+                found = _records(step, path.name, heads, kept.change(), seed)
+                folder.save_cell(f"checkpoint-{step}", found)
+        records += found
+        advance()
+    return records
+
+
+def _records(step: int, name: str, heads: HeadTotals, change: np.ndarray | None, seed: int) -> list[dict[str, Any]]:
+    statistics = heads.result()
+    entropy, (low, high) = statistics.value("entropy"), statistics.intervals(seed)["entropy"]
+    return [
+        {
+            "step": step,
+            "name": name,
+            "layer": layer,
+            "index": head,
+            "entropy": float(entropy[row, head]),
+            "entropy_low": float(low[row, head]),
+            "entropy_high": float(high[row, head]),
+            "change": None if change is None else float(change[row, head]),
+        }
+        for row, layer in enumerate(statistics.layers)
+        for head in range(entropy.shape[1])
+    ]
+
+
+def checkpoint_finding(records: Sequence[dict[str, Any]]) -> str:
+    """When heads stop looking everywhere alike, in words."""
+    steps = sorted({r["step"] for r in records})
+    of = {(r["step"], r["layer"], r["index"]): r["entropy"] for r in records}
+    heads = sorted({(r["layer"], r["index"]) for r in records})
+    uniform = {step: sum(of[step, *head] >= BROAD for head in heads) for step in steps}
+    left = {head: next((s for s in steps if of[s, *head] < BROAD), None) for head in heads}
+    first = min((head for head in heads if left[head] is not None), key=lambda h: left[h] or 0, default=None)
+    counts = ", ".join(
+        f"{uniform[s]} at step {s}" for s in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
+    )
+    text = f"Of {len(heads)} heads these look everywhere alike (entropy {BROAD} or more): {counts}."
+    if first is not None and left[first] != steps[0]:
+        name = component_name({"component": "heads", "layer": first[0], "index": first[1]})
+        text += f" {name} is the first to look somewhere, at step {left[first]}."
+    return text

@@ -1,0 +1,12 @@
+"""Options of ``layerscope doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...runs.shared_options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(RunOptions):
+    """Proof, on this model, that what is read is what the model does."""

@@ -1,0 +1,123 @@
+"""The page of the doctor: the map of checks by kinds of sites, what is WRONG, and what is not supported and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ....hooks.verify import worst
+from ...report.controls import Control, field
+from ...report.parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table
+from ...report.provenance import model_name
+from ...report.words import plural
+from .records import CheckRecord, Results
+from .tables import map_of
+
+CONTROLS = (Control("a bound for every check", "an error is small because it is called so", field("bound")),)
+"""What each control rules out."""
+
+
+ABOUT = (
+    "Each cell is the worst of all layers, with the measured number farthest from its right value in small print: an error "
+    "relative to what it should be, for edits a change. ok: within its bound at every layer. –: not supported, see below."
+)
+
+
+def page(results: Results) -> Page:
+    """All parts of the page, top to bottom."""
+    about, records = results.provenance, results.records
+    counts = {s: sum(r.status == s for r in records) for s in ("OK", "UNSUPPORTED", "WRONG")}
+    sections = [map_section(results, records, counts)] if records else []
+    if counts["WRONG"]:
+        sections.append(_listed("wrong", "Wrong", [r for r in records if r.status == "WRONG"]))
+    if counts["UNSUPPORTED"]:
+        sections.append(_listed("unsupported", "Not supported", [r for r in records if r.status == "UNSUPPORTED"]))
+    if noticed := [r.reason for r in records if r.check in NOTICED and r.reason]:
+        rows = [("noticed", "quiet", text) for text in noticed]
+        sections.append(Section("noticed", "Noticed", [Notes(rows)], "About the weights and the texts."))
+    verdict = "something is WRONG" if counts["WRONG"] else "nothing is WRONG"
+    return Page(
+        title=f"What is read of {model_name(about)}: {verdict}",
+        kicker="layerscope doctor",
+        facts=[
+            plural(len({r.check for r in records}), "check"),
+            plural(len(records), "finding"),
+        ],
+        findings=[("map", "doctor", f.text) for f in results.findings],
+        sections=sections,
+        data={"charts": {}},
+    )
+
+
+NOTICED = ("weights", "beginning of text")
+"""Checks whose reasons say what was noticed."""
+
+
+def map_section(results: Results, records: Sequence[CheckRecord], counts: Mapping[str, int]) -> Section:
+    """The map as a table: a row a check, a column a kind of site."""
+    kinds, grid = map_of(records)
+    about = results.checks
+    columns = [Column("check", False), *(Column(_name(kind), False, kind or "the whole model") for kind in kinds)]
+    rows = [[Cell(check, head=True), *(_cell(row.get(kind, [])) for kind in kinds)] for check, row in grid.items()]
+    items = [
+        ("OK", f"{counts['OK']:,}", "within their bounds"),
+        ("not supported", f"{counts['UNSUPPORTED']:,}", "cannot be had or checked here"),
+        ("WRONG", f"{counts['WRONG']:,}", "beyond their bounds"),
+    ]
+    table = Table("map-table", "Checks by kinds of sites", columns, rows, compact=True, copy=True)
+    meant = [[Cell(check, head=True), Cell(str(about.get(check, "")))] for check in grid]
+    words = Table(
+        "checks-table", "What each check compares", [Column("check", False), Column("what is compared", False)], meant
+    )
+    return Section("map", "Map", [Stats(items), table, Fold("What each check compares", [words])], ABOUT, study=True)
+
+
+def _cell(found: Sequence[CheckRecord]) -> Cell:
+    if not found:
+        return Cell("", sort="")
+    status = worst(found)
+    numbers = [(r.measured, r.bound) for r in found if r.status == status]
+    sizes = [m for m, _ in numbers if m is not None]
+    # Where a change is measured, the bound is the least that counts, and the smallest number is the worst.
+    least = any(m is not None and b is not None and m > b for m, b in numbers) and status == "OK"
+    number = (min(sizes) if least else max(sizes)) if sizes else None
+    note = "" if number is None else f"{number:.1g}"
+    if status == "WRONG":
+        return Cell("WRONG", "0", note, tone="badge")
+    return Cell("ok", "2", note) if status == "OK" else Cell("–", "1")
+
+
+def _listed(uid: str, title: str, records: Sequence[CheckRecord]) -> Section:
+    """Findings with their reasons; those that differ in the layer alone are one row."""
+    rows: dict[tuple[str, str, str], list[CheckRecord]] = {}
+    for check, found in map_of(records)[1].items():
+        for kind, mine in found.items():
+            for r in mine:
+                rows.setdefault((check, kind, r.reason), []).append(r)
+    cells = [
+        [
+            Cell(check, head=True),
+            Cell(kind or "the whole model", tone="code"),
+            Cell(f"{len(mine):,}", float(len(mine))),
+            Cell("" if (size := _largest(mine)) is None else f"{size:.2g}", size),
+            Cell("" if (bound := mine[0].bound) is None else f"{bound:.2g}", bound),
+            Cell(reason),
+        ]
+        for (check, kind, reason), mine in rows.items()
+    ]
+    columns = [
+        Column("check", False),
+        Column("site", False),
+        Column("findings"),
+        Column("measured"),
+        Column("bound"),
+        Column("why", False),
+    ]
+    return Section(uid, title, [Table(f"{uid}-table", title, columns, cells, copy=True)])
+
+
+def _largest(records: Sequence[CheckRecord]) -> float | None:
+    return max((m for r in records if (m := r.measured) is not None), default=None)
+
+
+def _name(kind: str) -> str:
+    return kind.removeprefix("attn.").removeprefix("hook_").replace("mlp.hook_", "mlp.") or "model"

@@ -1,0 +1,47 @@
+"""``layerscope doctor``: every check of `hooks.verify`, and what only a tokenizer shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ....hooks.verify import CHECKS, Verdict
+from ...runs.execute import Cost, Inputs, Load, Run
+from ...report.schema import Finding, Note
+from ...subject.checks import TEXT_CHECKS, examine
+from .options import DoctorOptions
+from .records import CheckRecord, Results
+
+
+def prepare(options: DoctorOptions, load: Load) -> Inputs:
+    """The model."""
+    return Inputs(options=options, subject=load(), examined=False)
+
+
+def cost(inputs: Inputs) -> Cost:
+    """Checks on a few sentences."""
+    return Cost(f"{len(CHECKS) + len(TEXT_CHECKS)} checks of every site on a few sentences")
+
+
+def measure(inputs: Inputs, run: Run) -> Results:
+    """Examine the model; ``status`` is WRONG where anything is."""
+    assert inputs.subject is not None
+    verdict = examine(inputs.subject)
+    about = {check.name: check.about for check in CHECKS}
+    about |= {name: (function.__doc__ or "").strip() for name, function in TEXT_CHECKS.items()}
+    return Results(
+        status=verdict.status,
+        records=[CheckRecord(**record) for record in verdict.records()],
+        checks=about,
+        findings=[Finding(property="doctor", text=finding(verdict))],
+        notes=[Note(kind="wrong", text=str(f).removeprefix("WRONG ")) for f in verdict.wrong],
+    )
+
+
+def finding(verdict: Verdict) -> str:
+    """The verdict in a sentence."""
+    counts = Counter(f.status for f in verdict)
+    wrong = f"WRONG: {verdict.line()}" if verdict.wrong else "nothing is WRONG"
+    return (
+        f"{len(verdict.checks())} checks, {len(verdict):,} findings in {verdict.seconds:.1f} s: {counts['OK']:,} OK, "
+        f"within their bounds; {counts['UNSUPPORTED']} UNSUPPORTED, not to be had or not to be checked here; {wrong}."
+    )

@@ -1,0 +1,29 @@
+"""Options of ``layerscope geometry``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runs.options import option
+from ...runs.shared_options import RunOptions, StoreOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryOptions(StoreOptions, RunOptions):
+    """What the space of each layer looks like."""
+
+    corpus: Path = option("annotated sentences, CoNLL-U", metavar="FILE")
+    property: tuple[str, ...] = option(
+        "what colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
+    )
+    limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
+    words: int = option("words that are drawn", 1000, metavar="N", least=1)
+    method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
+    perplexity: float = option("of t-SNE", 30.0, least=1)
+    site: str = option("what is read at every layer: a site's name or a glob", "hook_resid_post")
+    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    compare: str | None = option("another model, whose layers are compared with this one's", None, metavar="M")
+    lens: int = option("texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N")
+    export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
+    batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)

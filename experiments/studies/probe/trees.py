@@ -1,0 +1,139 @@
+"""Structural probes in a study: how much of the syntax tree is in the distances between words, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from ....probes.evaluation import ClusterBootstrap
+from ....probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
+from ...corpus import Corpus, Split
+from ...features.layout import Layout
+from ...report.words import layer_label
+
+TOGETHER = 8
+"""Layers that a study trains in one model, and keeps when they are done."""
+
+
+@dataclass(frozen=True)
+class Trees:
+    """The sentences of one split that can be used: every word has a vector, there are at least two, and one root."""
+
+    rows: list[list[int]]
+    heads: list[list[int]]
+    counted: list[list[bool]]
+    dropped: int
+
+    @classmethod
+    def of(cls, corpus: Corpus, layout: Layout, offset: int) -> Trees:
+        """Read them off; punctuation does not count in UUAS and root accuracy."""
+        rows, heads, counted = [], [], []
+        for sentence, at in zip(corpus.sentences, layout.rows, strict=True):
+            whole = [row + offset for row in at if row is not None]
+            own = [word.head for word in sentence.words]
+            if len(whole) == len(own) > 1 == own.count(0):
+                rows.append(whole)
+                heads.append(own)
+                counted.append([word.upos != "PUNCT" for word in sentence.words])
+        return cls(rows, heads, counted, len(corpus) - len(rows))
+
+    def vectors(self, features: Float[Tensor, "rows d"]) -> list[Tensor]:
+        """Word vectors of each sentence."""
+        return [features[rows] for rows in self.rows]
+
+
+def tree_records(
+    splits: Mapping[Split, Trees],
+    read: Callable[[str], Float[Tensor, "rows d"]],
+    sites: Sequence[str],
+    rank: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """One record a site; the sites are trained in one model, and held in memory together.
+
+    Args:
+        read: a site's features.
+        rank: rows of the probe's matrix.
+
+    Returns:
+        Records with ``site, rank, uuas, uuas_low, uuas_high, distance_spearman, root_accuracy, root_low, root_high,
+        depth_spearman, epochs, converged, n`` (test sentences). Intervals over sentences.
+    """
+    train, dev, test = splits["train"], splits["dev"], splits["test"]
+    features: dict[str, dict[str, list[Tensor]]] = {"train": {}, "dev": {}, "test": {}}
+    for site in sites:
+        whole = read(site)
+        for split, trees in splits.items():
+            features[split][site] = trees.vectors(whole)
+    width = features["train"][sites[0]][0].shape[1]
+    fits = {
+        kind: structural_many(
+            features["train"], train.heads, features["dev"], dev.heads, kind, (min(rank, width),), seed=seed
+        )
+        for kind in ("distance", "depth")
+    }
+    out = []
+    for site in sites:
+        (distance,) = [fit for (name, _), fit in fits["distance"].items() if name == site]
+        (depth,) = [fit for (name, _), fit in fits["depth"].items() if name == site]
+        scores = tree_scores(
+            [distance.predict(words) for words in features["test"][site]],
+            [depth.predict(words) for words in features["test"][site]],
+            test,
+            seed,
+        )
+        ends = {"epochs": max(distance.epochs, depth.epochs), "converged": distance.converged and depth.converged}
+        out.append({"site": site, "rank": len(distance.projection), **scores, **ends})
+    return out
+
+
+def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
+    """The baseline that knows no tree: words are as far apart as they stand, and the first word is the root."""
+    lengths = [len(heads) for heads in test.heads]
+    places = [np.arange(n, dtype=float) for n in lengths]
+    return tree_scores([np.abs(p[:, None] - p) for p in places], places, test, seed)
+
+
+def tree_scores(
+    distances: Sequence[np.ndarray], depths: Sequence[np.ndarray], test: Trees, seed: int
+) -> dict[str, float | int | None]:
+    """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
+    boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
+    edges = boot.statistic(
+        tree_edges(distances, test.heads, test.counted), lambda s: s[..., 0] / np.maximum(s[..., 1], 1)
+    )
+    roots = tree_roots(depths, test.heads, test.counted)
+    known = np.isfinite(roots)
+    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known]) if known.any() else None
+    return {
+        "uuas": edges.value,
+        "uuas_low": edges.low,
+        "uuas_high": edges.high,
+        "distance_spearman": distance_spearman(distances, test.heads),
+        "root_accuracy": root and root.value,
+        "root_low": root and root.low,
+        "root_high": root and root.high,
+        "depth_spearman": depth_spearman(depths, test.heads),
+        "n": len(test.heads),
+    }
+
+
+def tree_finding(records: Sequence[Mapping[str, Any]]) -> str:
+    """One sentence in words."""
+    top = max(records, key=lambda r: r["uuas"])
+    root = (
+        ""
+        if top["root_accuracy"] is None
+        else f"; the root there is right in {top['root_accuracy']:.3f} of the sentences"
+    )
+    random = "" if top["random_uuas"] is None else f", the same layer of a random-weight model {top['random_uuas']:.3f}"
+    return (
+        f"tree: structural probes of rank {top['rank']} recover {top['uuas']:.3f} of the undirected edges, 95% "
+        f"{top['uuas_low']:.3f}-{top['uuas_high']:.3f}, at layer {layer_label(top['layer'], top['site'])} (embeddings "
+        f"{records[0]['uuas']:.3f}, words chained in a row {top['chain_uuas']:.3f}{random}){root}."
+    )

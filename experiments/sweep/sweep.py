@@ -1,0 +1,308 @@
+"""The parts of a model, each edited in turn, measured on prompts: one mechanism under ablation and patching.
+
+The clean forward of a batch is recorded once (`hooks.Resume`). The copies that edit a block start at that block's
+recorded input, several in one batch, and are joined on their way by the copies that edit a later block; edits of a
+position in a causal model start at that position; and only the positions that the metric reads are projected to the
+vocabulary, or to those tokens of it that the metric reads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...hooks import NothingChanged, Resume, Site, intervene
+from ...hooks.activations import selected
+from ...hooks.edits import Edit, Where
+from ..metrics.metrics import Metric
+from ..metrics.reads import MetricError, Reads
+from ..runs import console
+from ..runs.engine import Engine
+from ..runs.folder import RunFolder
+from ..subject import Subject
+from ..subject.batches import Batch
+from .components import Component, edit_at
+
+T = TypeVar("T")
+EditsFor: TypeAlias = "Callable[[int], Callable[[Component], Edit]]"
+
+READ_BYTES = 1 << 28
+"""Most memory for the logits of one packed batch."""
+PACK = {"cpu": 1024, "cuda": 16384}
+"""Most positions of a packed batch: where products are fastest; more only leave the processor's cache."""
+SMALL_PACK = 64
+"""Positions that make a batch worth its products: edits of neighbouring positions start together until there are so many."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompts that share a batch.
+
+    Args:
+        prompts: which of all prompts.
+        batch: their texts; ``reads`` speaks of its rows and of the prompts' places in this chunk.
+    """
+
+    prompts: list[int]
+    batch: Batch
+    reads: Reads
+
+
+def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
+    """Prompts by falling length, as many to a batch as hold about ``tokens`` positions (at least one).
+
+    Raises:
+        MetricError: texts of one prompt differ in length and this architecture cannot be padded.
+    """
+    owner: dict[int, set[int]] = {}
+    for text, _, _, prompt in reads.places.tolist():
+        owner.setdefault(prompt, set()).add(text)
+    length = {prompt: max(len(reads.texts[t]) for t in texts) for prompt, texts in owner.items()}
+    order = sorted(owner, key=lambda prompt: (-length[prompt], prompt))
+    while order:
+        held, count = [], 0
+        for prompt in order:
+            same = subject.padding.right.possible or length[prompt] == length[order[0]]
+            if held and (not same or (count + len(owner[prompt])) * length[order[0]] > tokens):
+                break
+            held.append(prompt)
+            count += len(owner[prompt])
+        order = order[len(held) :]
+        texts = sorted(text for prompt in held for text in owner[prompt])
+        batches = list(subject.batches([reads.texts[t] for t in texts], tokens=1 << 40))
+        if len(batches) > 1:
+            raise MetricError(f"{subject.name}: {subject.padding.right.why}; these texts differ in length")
+        row = {texts[place]: row for row, place in enumerate(batches[0].rows)}
+        number = {prompt: i for i, prompt in enumerate(held)}
+        mine = torch.isin(reads.places[:, 3], torch.tensor(held))
+        places = [(row[text], at, target, number[prompt]) for text, at, target, prompt in reads.places[mine].tolist()]
+        ordered = [reads.texts[texts[place]] for place in batches[0].rows]
+        words = reads.words[mine] if reads.words is not None else None
+        yield Chunk(held, batches[0], Reads(ordered, torch.tensor(places), reads.weights[mine], words))
+
+
+class Sweep:
+    """A batch of prompts whose clean forward is kept; edits are measured against it.
+
+    Attributes:
+        clean: the metric without edits, [prompts].
+    """
+
+    def __init__(self, subject: Subject, metric: Metric, chunk: Chunk) -> None:
+        self.model, self.metric, self.chunk = subject.model, metric, chunk
+        self.tokens = pack(subject.device)
+        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
+        self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
+        if metric.of_targets and self.resume.exact:
+            self._reads, self._targets = chunk.reads.of_targets()
+            self._baseline = self.resume.logits[:, self._targets]
+        self.clean = self._value(self._baseline)[0]
+
+    def effects(
+        self, parts: Sequence[tuple[Component, Edit]], advance: Callable[[int], object] = lambda _: None
+    ) -> Float[np.ndarray, "components prompts"]:
+        """Metric with the edit minus metric without, for each component on its own.
+
+        Args:
+            advance: called with the number of components that are done, now and then.
+
+        Raises:
+            MetricError: a value that is not finite.
+        """
+        values = np.empty((len(parts), len(self.clean)))
+        for some, read in self._ends(parts):
+            with torch.no_grad():
+                logits = self.resume.finish(read, self._targets) if self.resume.exact else read
+                values[some] = self._value(logits, [parts[i][0] for i in some])
+            advance(len(some))
+        values -= self.clean
+        if not np.isfinite(values).all():
+            at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
+            raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
+        return values
+
+    @torch.no_grad()
+    def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
+        most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
+        if not self.resume.exact:
+            for layer, name, mine in _by_site(range(len(parts)), parts):
+                for some in runs(mine, min(most, self._copies(0))):
+                    yield some, self._edited(layer, name, [parts[i] for i in some], 0, None)
+            return
+        held: list[tuple[list[int], Tensor]] = []
+        for start, mine in self._starts(parts).items():
+            for some, read in self._joined(mine, parts, start, min(most, self._copies(start))):
+                if held and sum(len(pack) for pack, _ in held) + len(some) > most:
+                    yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
+                    held = []
+                held.append((some, read))
+        if held:
+            yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
+
+    def _joined(
+        self, mine: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
+        running: list[int] = []
+        residual, at = self.resume.residual(0), 0
+        for layer, name, here in _by_site(mine, parts):
+            for some in runs(here, most):
+                if len(running) + len(some) > most:
+                    yield running, self.resume.run(at, residual, start=start, finish=False)
+                    running = []
+                edited = self._edited(layer, name, [parts[i] for i in some], start, layer + 1)
+                if running:
+                    edited = torch.cat([self.resume.run(at, residual, start=start, until=layer + 1), edited])
+                running, residual, at = running + some, edited, layer + 1
+        if running:
+            yield running, self.resume.run(at, residual, start=start, finish=False)
+
+    def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
+        """Where components start -> those components: a position that they change, or one a little before it."""
+        changed: dict[int, list[int]] = {}
+        for i, (component, _) in enumerate(parts):
+            late = component.kind == "positions" and self.resume.causal
+            changed.setdefault(component.index or 0 if late else 0, []).append(i)
+        rows, length = self.chunk.batch.input_ids.shape
+        found: dict[int, list[int]] = {}
+        start, beside = 0, 0
+        for at in sorted(changed):
+            if not found or beside * rows * (length - start) >= SMALL_PACK:
+                start, beside, found[at] = at, 0, []
+            found[start] += changed[at]
+            beside += 1
+        return found
+
+    def _copies(self, start: int) -> int:
+        """How many copies of the batch run together from a position on."""
+        rows, length = self.chunk.batch.input_ids.shape
+        return max(1, self.tokens // (rows * (length - start)))
+
+    def _edited(
+        self, layer: int, name: str, parts: Sequence[tuple[Component, Edit]], start: int, until: int | None
+    ) -> Tensor:
+        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them."""
+        size, mask = self.resume.batch, self.chunk.batch.attention_mask
+        needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
+
+        def apply(value: Tensor, where: Where) -> Tensor:
+            out = value.clone()
+            for number, (component, edit) in enumerate(parts):
+                rows = slice(number * size, (number + 1) * size)
+                here, live = out[rows], {name: whole[rows] for name, whole in where.live.items()}
+                at = selected(here, component.site)
+                here[at] = edit(here[at], replace(where, site=component.site, start=start, mask=mask, live=live))
+            return out
+
+        site = Site(name)
+        if not needs:
+            self.resume.share(layer, site.part)
+        together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
+        with warnings.catch_warnings(), intervene(self.model, {site: together}):
+            warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
+            copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
+            return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
+
+    def _value(self, logits: Tensor, edited: Sequence[Component] = ()) -> Float[np.ndarray, "copies prompts"]:
+        """The metric of each copy; a rank or a share of right answers would hide a logit that is NaN, so they are looked at."""
+        copies = logits.view(-1, *self._baseline.shape)
+        sound = copies.amax((1, 2)) < torch.inf
+        if not sound.all():
+            where = f"with {edited[int(sound.int().argmin())].site} edited" if edited else "without edits"
+            raise MetricError(f"expected logits that are numbers, got NaN or infinity {where}")
+        return self.metric.value(copies, self._baseline, self._reads).double().cpu().numpy()
+
+
+def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
+    """Some of the components by layer and site."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for i in mine:
+        found.setdefault((parts[i][0].layer, parts[i][0].site.name), []).append(i)
+    for (layer, name), some in sorted(found.items()):
+        yield layer, name, some
+
+
+def runs(items: Sequence[T], most: int) -> Iterator[list[T]]:
+    """So many at a time."""
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])
+
+
+def pack(device: torch.device | str) -> int:
+    """Most positions of a packed batch."""
+    return PACK.get(torch.device(device).type, PACK["cuda"])
+
+
+def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> Float[np.ndarray, " prompts"]:
+    """The metric of every prompt, without edits."""
+    out = np.empty(sum(len(chunk.prompts) for chunk in groups))
+    for chunk in groups:
+        out[chunk.prompts] = Sweep(subject, metric, chunk).clean
+    return out
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every component edited in turn on every prompt.
+
+    Args:
+        name: what the saved cells and the progress bar are called.
+        groups: the prompts.
+        edits_for: from the number of a group to the edit of each component's whole site there.
+    """
+
+    name: str
+    subject: Subject
+    metric: Metric
+    groups: Sequence[Chunk]
+    parts: Sequence[Component]
+    edits_for: EditsFor
+
+    @property
+    def n_prompts(self) -> int:
+        """How many prompts there are."""
+        return sum(len(chunk.prompts) for chunk in self.groups)
+
+    def of(self, mine: Sequence[int]) -> Grid:
+        """Some of the components."""
+        return replace(self, parts=[self.parts[i] for i in mine])
+
+
+def sweep_all(
+    folder: RunFolder, grid: Grid, engine: Engine
+) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
+    """The effects, and the metric without edits; groups whose effects are saved are not run."""
+    parts = grid.parts
+    effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
+    found: dict[int, Any] = {number: folder.cell(_cell(grid, number)) for number in range(len(grid.groups))}
+    missing = [number for number, saved in found.items() if saved is None]
+    with console.progress() as bars:
+        total = len(grid.groups) * len(parts)
+        bar = bars.add_task(grid.name, total=total, completed=total - len(missing) * len(parts))
+        for number, saved in engine.map(partial(_group, grid), missing, lambda n: bars.advance(bar, n)):
+            folder.save_cell(_cell(grid, number), saved)
+            found[number] = saved
+    for number, chunk in enumerate(grid.groups):
+        clean[chunk.prompts], effects[:, chunk.prompts] = found[number]["clean"], found[number]["effects"]
+    return effects, clean
+
+
+def _cell(grid: Grid, number: int) -> str:
+    return f"{grid.name}-{number}"
+
+
+def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[str, Any]:
+    """Every component edited in turn on one group of prompts."""
+    parts = grid.parts
+    sweep, edit_of = Sweep(grid.subject, grid.metric, grid.groups[number]), grid.edits_for(number)
+    found = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
+    return {"clean": sweep.clean.tolist(), "effects": found.tolist()}

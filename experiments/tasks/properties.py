@@ -1,0 +1,250 @@
+"""Lexical and syntactic properties, read off an annotated corpus: a plain dict of small functions.
+
+To add one, write a function of a sentence (and of the training corpus, for what must be counted)
+and a row of the dict:
+
+    >>> from experiments.tasks.properties import PROPERTIES, Property, get_property
+    >>> def capital(sentence, train):
+    ...     return ["yes" if word.form[0].isupper() else "no" for word in sentence.words]
+    >>> PROPERTIES["capital"] = Property("capital", "word", "class", capital, "begins with a capital")
+    >>> from experiments.corpus import read_conllu
+    >>> from experiments.demo import demo_paths
+    >>> corpus = read_conllu(demo_paths().dev, limit=1)
+    >>> get_property("capital", corpus).read(corpus.sentences[0], corpus)[0]
+    'yes'
+    >>> del PROPERTIES["capital"]
+
+A value of None says that the property does not apply (a word without that feature, the root's
+arc): the study leaves such items out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from layerscope.errors import LayerscopeError
+
+from ..corpus import Corpus, Sentence, Word, sentences
+
+Value = str | float | None
+Pair = tuple[int, int, str]
+"""Places of two words in their sentence, and a label of the two."""
+Reader = Callable[[Sentence, Corpus], "list[Value] | Value | list[Pair]"]
+Rewriter = Callable[[Sentence, np.random.Generator, Corpus], Sentence | None]
+
+
+class UnknownProperty(LayerscopeError, LookupError):
+    """No property of that name; the message names the nearest and lists all."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """What to read and how.
+
+    Args:
+        name: as the command line spells it.
+        level: ``word`` (one value per word), ``arc`` (one per word: of the arc to its head, None
+            at the root), ``pair`` (of any two words, as many as `read` names) or ``sentence`` (one value).
+        kind: ``class`` (values are labels) or ``number``.
+        read: of the sentence and the training corpus; counts come from the training corpus alone.
+        doc: one line.
+        rewrite: the sentence that the model is shown instead, or None to leave this one out;
+            `read` then gets the rewritten sentence. It may take words from the whole split.
+        balance: ``class`` to keep as many sentences of every class, ``length`` to do so within each band of lengths.
+    """
+
+    name: str
+    level: Literal["word", "sentence", "arc", "pair"]
+    kind: Literal["class", "number"]
+    read: Reader
+    doc: str
+    rewrite: Rewriter | None = None
+    balance: Literal["", "class", "length"] = ""
+
+
+def get_property(name: str, corpus: Corpus) -> Property:
+    """The property of this name; ``feats:X`` for a feature X that the corpus annotates.
+
+    Raises:
+        UnknownProperty: no such property in this corpus.
+    """
+    if name in PROPERTIES:
+        return PROPERTIES[name]
+    features = {f"feats:{feature}": feature for feature in _features(corpus)}
+    if name in features:
+        return _feature(features[name])
+    known = [*PROPERTIES, *features]
+    tails = {known_name.rpartition(":")[2]: known_name for known_name in known}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = near or [tails[t] for t in difflib.get_close_matches(name, tails, n=1, cutoff=0.4)]
+    hint = f"; the nearest is {near[0]!r}" if near else ""
+    raise UnknownProperty(f"expected a property, got {name!r}{hint}; there are: {', '.join(known)}")
+
+
+def _features(corpus: Corpus) -> list[str]:
+    return sorted({feature for s in corpus for word in s.words for feature in word.feats})
+
+
+def _feature(feature: str) -> Property:
+    def read(sentence: Sentence, train: Corpus) -> list[Value]:
+        return [word.feats.get(feature) for word in sentence.words]
+
+    doc = f"morphological feature {feature}, of the words that have it"
+    return Property(f"feats:{feature}", "word", "class", read, doc)
+
+
+# Words
+
+
+def _each(value: Callable[[Word], Value]) -> Reader:
+    """A reader that looks at one word at a time."""
+    return lambda sentence, train: [value(word) for word in sentence.words]
+
+
+def _column(name: Literal["upos", "xpos", "deprel"]) -> Reader:
+    """A column as it stands; ``_`` is absence."""
+    return _each(lambda word: None if getattr(word, name) == "_" else getattr(word, name))
+
+
+def frequency(sentence: Sentence, train: Corpus) -> list[Value]:
+    """Band of the word type's count in training, doubling: 1, 2-3, 4-7, ...; None if unseen."""
+    counts = [train.type_counts[word.form.lower()] for word in sentence.words]
+    return [_band(count) for count in counts]
+
+
+def _band(count: int) -> str | None:
+    if count == 0:
+        return None  # a band that training cannot show is no class to learn
+    low = 1 << (count.bit_length() - 1)
+    return "1" if low == 1 else f"{low}-{2 * low - 1}"
+
+
+def shape(word: Word) -> str:
+    """The form with X, x, d and c for capitals, small letters, digits and caseless letters.
+
+    Everything else is a dot, and of a run two characters are kept: The Xxx, don't xx.x, 1984 dd.
+    """
+    out = ""
+    for character in word.form:
+        if character.isupper():
+            mark = "X"
+        elif character.islower():
+            mark = "x"
+        elif character.isdecimal():
+            mark = "d"
+        else:
+            mark = "c" if character.isalpha() else "."
+        if not out.endswith(mark * 2):
+            out += mark
+    return out
+
+
+def head_direction(word: Word) -> str:
+    """Which way the head lies."""
+    if word.head == 0:
+        return "root"
+    return "left" if word.head < word.id else "right"
+
+
+def head_distance(word: Word) -> float | None:
+    """How many words away the head is."""
+    return None if word.head == 0 else float(abs(word.head - word.id))
+
+
+def arity(sentence: Sentence, train: Corpus) -> list[Value]:
+    """How many dependents each word has."""
+    children = [0.0] * (len(sentence.words) + 1)
+    for word in sentence.words:
+        children[word.head] += 1
+    return list(children[1:])
+
+
+def arc_label(word: Word) -> str | None:
+    """The relation, of the arc from the word to its head."""
+    return None if word.head == 0 or word.deprel == "_" else word.deprel
+
+
+def arc_exists(sentence: Sentence, train: Corpus) -> list[Pair]:
+    """Each word with its head, and with another word that it has no arc with.
+
+    The other word stands as far away on the other side where there is one without an arc, so that distance does not tell;
+    otherwise it is drawn from the words without one. A word that has an arc with every other is left out, both times.
+    """
+    rng = np.random.default_rng(zlib.crc32(sentence.text.encode()))
+    heads = [word.head - 1 for word in sentence.words]
+    pairs: list[Pair] = []
+    for i, head in enumerate(heads):
+        free = [j for j in range(len(heads)) if j not in (i, head) and heads[j] != i]
+        if head < 0 or not free:
+            continue
+        mirrored = 2 * i - head
+        other = mirrored if mirrored in free else free[int(rng.integers(len(free)))]
+        pairs += [(i, head, "arc"), (i, other, "none")]
+    return pairs
+
+
+def _look_alikes() -> list[Property]:
+    """SentEval's ten probing tasks as far as an annotated corpus has them."""
+    at = sentences
+    rows: list[tuple[str, Reader, Literal["", "class", "length"], str, Rewriter | None]] = [
+        ("length", at.length_band, "class", "band of the length in words", None),
+        ("word", at.word_content, "", "which word of middling frequency it holds", None),
+        ("depth", at.depth_class, "length", "depth of the tree, 2 to 7", None),
+        ("top", at.top_shape, "class", "the root's dependents in order", None),
+        ("shift", at.label, "length", "two words swapped or not", at.swap_words),
+        ("tense", at.main_tense, "length", "tense of the main clause", None),
+        ("subject", at.subject_number, "length", "number of the main subject", None),
+        ("object", at.object_number, "length", "number of the main object", None),
+        ("odd", at.label, "length", "a noun or verb replaced or not", at.replace_word),
+        ("coordination", at.label, "length", "two clauses exchanged or not", at.swap_clauses),
+    ]
+    return [
+        Property(f"senteval:{name}", "sentence", "class", read, doc, rewrite, balance)
+        for name, read, balance, doc, rewrite in rows
+    ]
+
+
+def _table(rows: Sequence[Property]) -> dict[str, Property]:
+    return {row.name: row for row in rows}
+
+
+PROPERTIES: dict[str, Property] = _table(
+    [
+        Property("upos", "word", "class", _column("upos"), "universal part of speech"),
+        Property("xpos", "word", "class", _column("xpos"), "the treebank's own part of speech"),
+        Property("frequency", "word", "class", frequency, "band of the type's training count"),
+        Property("length", "word", "number", _each(lambda w: float(len(w.form))), "characters"),
+        Property("shape", "word", "class", _each(shape), "capitals, small letters, digits, others"),
+        Property("deprel", "word", "class", _column("deprel"), "relation to the head, with subtype"),
+        Property("head_direction", "word", "class", _each(head_direction), "left, right or root"),
+        Property("head_distance", "word", "number", _each(head_distance), "words to the head"),
+        Property("depth", "word", "number", lambda s, _: [float(d) for d in s.depths], "arcs to the root"),
+        Property("is_root", "word", "class", _each(lambda w: "yes" if w.head == 0 else "no"), "root or not"),
+        Property("arity", "word", "number", arity, "number of dependents"),
+        Property("arc:deprel", "arc", "class", _each(arc_label), "relation, from the word and its head together"),
+        Property("arc:exists", "pair", "class", arc_exists, "is there an arc from the one word to the other"),
+        Property("sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"),
+        Property("tree_depth", "sentence", "number", lambda s, _: float(max(s.depths)), "deepest word"),
+        Property("main_tense", "sentence", "class", sentences.main_tense, "tense of the main clause"),
+        Property("subject_number", "sentence", "class", sentences.subject_number, "number of the main subject"),
+        Property(
+            "bigram_shift",
+            "sentence",
+            "class",
+            sentences.label,
+            "two words swapped or not",
+            sentences.swap_words,
+        ),
+        Property("label", "sentence", "class", sentences.label, "the label of a file of labelled sentences"),
+        *_look_alikes(),
+    ]
+)

@@ -1,0 +1,231 @@
+"""Tasks: a property read off the three splits, as rows of the features with labels, word types and sentences."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+
+from ...probes.rows import OnDisk
+from ..corpus import SPLITS, Corpus, Sentence, Split
+from ..corpus.sentences import band
+from ..features.layout import Layout
+from .properties import Pair, Property
+
+Vectors = Float[Tensor, "_rows _d"] | OnDisk
+
+
+class TaskError(LayerscopeError, ValueError):
+    """A property that cannot be probed on this corpus."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of a task.
+
+    Args:
+        rows: for each item the rows of the features that make its vector: one for a word, two (dependent, head) for
+            an arc or a pair, those of all its words for a sentence.
+        labels: a class (str) or a number for each item.
+        types: what a control task keys on: the word's form, the two forms of an arc, a sentence's first word.
+        clusters: the item's sentence, as an index into the split.
+        words: the item's word within its sentence, -1 for a sentence.
+    """
+
+    rows: list[tuple[int, ...]]
+    labels: np.ndarray
+    types: list[str]
+    clusters: np.ndarray
+    words: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A property on all splits."""
+
+    property: Property
+    parts: dict[Split, Part]
+    n_dropped: int
+
+    @cached_property
+    def beside(self) -> int:
+        """How many words' vectors stand side by side in an item's: two of an arc or a pair, else one."""
+        return 2 if self.property.level in ("arc", "pair") else 1
+
+    def distances(self, split: Split) -> list[str] | None:
+        """For arcs and pairs how many words to the right the second stands, as a type that a baseline can key on."""
+        if self.beside == 1:
+            return None
+        return [str(b - a) for a, b in self.parts[split].rows]
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """Tasks with equal keys read the same vectors."""
+        return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
+
+    @overload
+    def vectors(self, features: Float[Tensor, "rows d"], split: Split) -> Float[Tensor, "n width"]: ...
+
+    @overload
+    def vectors(self, features: OnDisk, split: Split) -> OnDisk: ...
+
+    @overload
+    def vectors(self, features: Vectors, split: Split) -> Vectors: ...
+
+    def vectors(self, features: Vectors, split: Split) -> Vectors:
+        """The items' vectors: a word's own, dependent and head side by side, or the mean over a sentence's words; on disk
+        where the features are."""
+        rows = self.parts[split].rows
+        if not isinstance(features, OnDisk):
+            return self._of(features, rows)
+        out = features.like(len(rows), features.shape[1] * self.beside)
+        for some in out.blocks():
+            out[some] = self._of(features, rows[some])
+        return out
+
+    def _of(self, features: Vectors, rows: Sequence[tuple[int, ...]]) -> Float[Tensor, "n width"]:
+        flat = features[torch.tensor([row for item in rows for row in item], dtype=torch.long)]
+        if self.property.level in ("word", "arc", "pair"):
+            return flat.reshape(len(rows), -1)
+        return torch.segment_reduce(flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0)
+
+
+def solved_together(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Tasks that read the same vectors and are of one kind, classes or numbers, group by group."""
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((task.key, task.property.kind), []).append(task)
+    return list(groups.values())
+
+
+def build_task(
+    prop: Property, splits: dict[Split, Corpus], layouts: dict[Split, Layout], offsets: dict[Split, int]
+) -> Task:
+    """Read one property off the splits.
+
+    Args:
+        layouts: where each split's words are in the features; `offsets` the row at which each split begins.
+
+    Raises:
+        TaskError: no item, one class only, or no test class that training knows.
+    """
+    parts, dropped = {}, 0
+    for split in SPLITS:
+        parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split])
+        if prop.balance:
+            whole = splits[split].sentences
+            lengths = [len(whole[i].words) for i in parts[split].clusters] if prop.balance == "length" else None
+            parts[split] = balanced(parts[split], lengths)
+        dropped += lost
+    for split in SPLITS:
+        if not len(parts[split]):
+            raise TaskError(f"property {prop.name!r}: expected items in the {split} split, got none")
+    if prop.kind == "class":
+        classes = set(parts["train"].labels)
+        if len(classes) < 2:
+            raise TaskError(
+                f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}"
+            )
+        if not classes & set(parts["test"].labels):
+            raise TaskError(f"property {prop.name!r}: no class of the test split occurs in training")
+    else:
+        for split in ("train", "test"):
+            if float(np.ptp(parts[split].labels)) == 0:
+                raise TaskError(f"property {prop.name!r}: expected numbers that vary in {split}, got one value only")
+    return Task(prop, parts, dropped)
+
+
+def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset: int) -> tuple[Part, int]:
+    rows: list[tuple[int, ...]] = []
+    labels: list[Any] = []
+    types: list[str] = []
+    clusters: list[int] = []
+    words: list[int] = []
+    dropped = 0
+
+    def add(item: Sequence[int | None], label: Any, kind: str, cluster: int, word: int) -> None:
+        nonlocal dropped
+        if any(row is None for row in item) or not item:
+            dropped += 1
+            return
+        rows.append(tuple(row + offset for row in item if row is not None))
+        labels.append(label)
+        types.append(kind)
+        clusters.append(cluster)
+        words.append(word)
+
+    for cluster, (sentence, at) in enumerate(zip(corpus.sentences, layout.rows, strict=True)):
+        values = prop.read(sentence, train)
+        if prop.level == "sentence":
+            if values is not None:
+                kept = [row for row in at if row is not None]
+                add(kept, values, sentence.words[0].form.lower(), cluster, -1)
+            continue
+        if prop.level == "pair":
+            forms = [word.form for word in sentence.words]
+            for i, j, label in cast(list[Pair], values):
+                add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
+            continue
+        for index, (word, value) in enumerate(zip(sentence.words, cast(list[Any], values), strict=True)):
+            if value is None:
+                continue
+            if prop.level == "arc":
+                head = sentence.words[word.head - 1]
+                add((at[index], at[word.head - 1]), value, f"{word.form}\t{head.form}", cluster, index)
+            else:
+                add((at[index],), value, word.form, cluster, index)
+    dtype = object if prop.kind == "class" else np.float64
+    return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
+
+
+def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
+    """As many items of every class, the first ones; with the items' ``lengths`` within each band of them.
+
+    A class with less than a tenth of the mean class's items is left out, so that one stray label does not empty a band.
+    """
+    groups: dict[Any, dict[Any, list[int]]] = {}
+    for i, kind in enumerate(part.labels):
+        groups.setdefault("" if lengths is None else band(lengths[i]), {}).setdefault(kind, []).append(i)
+    kept: list[int] = []
+    for length, classes in groups.items():
+        mean = sum(map(len, classes.values())) / len(classes)
+        common = [items for items in classes.values() if len(items) >= mean / 10]
+        if length is not None and len(common) > 1:
+            fewest = min(map(len, common))
+            kept += [i for items in common for i in items[:fewest]]
+    kept.sort()
+    take = np.array(kept, dtype=int)
+    return Part(
+        [part.rows[i] for i in kept],
+        part.labels[take],
+        [part.types[i] for i in kept],
+        part.clusters[take],
+        part.words[take],
+    )
+
+
+def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
+    """The corpus as a property such as ``bigram_shift`` shows it to the model; sentences it cannot use are left out.
+
+    Each sentence draws by its id, so that its fate does not depend on the others'.
+    """
+    if prop.rewrite is None:
+        return corpus
+    kept: list[Sentence] = []
+    for sentence in corpus.sentences:
+        rng = np.random.default_rng([seed, zlib.crc32(sentence.id.encode())])
+        if (new := prop.rewrite(sentence, rng, corpus)) is not None:
+            kept.append(new)
+    return Corpus(tuple(kept), corpus.path, corpus.sha256)
