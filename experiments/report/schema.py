@@ -6,6 +6,7 @@ A field without a default is always written; one that still has its default is l
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
@@ -87,12 +88,12 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
         ResultsError: a field that is missing or holds something else, with its place: ``results.json: records[3].effect``.
     """
     try:
-        return _adapter(kind).validate_python(value, strict=True)
+        return _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         got = f"{first['input']!r:.60}" if first["type"] != "missing" else "nothing"
-        raise ResultsError(f"{where}: {place}: {first['msg']}, got {got}") from None
+        raise ResultsError(f"{where}: {place or 'the whole'}: {first['msg']}, got {got}") from None
 
 
 @cache
