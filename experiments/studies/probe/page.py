@@ -228,6 +228,14 @@ def stats(profile: Profile) -> list[tuple[str, str, str]]:
 def curves(results: Results) -> list[DepthCurve]:
     """The score of each property over depth."""
     return [
-        DepthCurve.of(profile.name, profile.metric, [vars(record) for record in profile.records], "score")
+        DepthCurve(
+            title=profile.name,
+            metric=profile.metric,
+            layers=[float(record.layer) for record in profile.records],
+            sites=[record.site for record in profile.records],
+            values=profile.column("score"),
+            low=profile.column("low"),
+            high=profile.column("high"),
+        )
         for profile in gather(results)
     ]
