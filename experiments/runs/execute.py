@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ...hooks import UnsoundModel
+from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
@@ -41,7 +42,6 @@ from .folder import (
     write_text,
 )
 from .options import as_call, as_command, as_toml, as_values
-from ..report.schema import as_json
 from .shared_options import EngineOptions
 from .study import Study
 
@@ -116,6 +116,7 @@ class Run:
         key: a hash of everything that decides the numbers.
         seconds: time of the parts of the work, by name; see `timed`.
         memory: facts about memory for the provenance.
+        speed: figures that differ from run to run, for the provenance: tokens a second, ...
     """
 
     study: Study
@@ -126,6 +127,7 @@ class Run:
     doctor: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -262,5 +264,6 @@ def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[
         "seconds": seconds,
         **({"doctor": run.doctor} if run.doctor else {}),
         **({"timings": run.seconds} if run.seconds else {}),
+        **({"speed": run.speed} if run.speed else {}),
         "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
     }
