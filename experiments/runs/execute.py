@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ...hooks import UnsoundModel
+from ..corpus.files import parsed_sha256
 from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
@@ -33,7 +34,6 @@ from .folder import (
     SCHEMA,
     RunFolder,
     digest,
-    file_sha256,
     machine,
     now,
     peak_memory,
@@ -67,8 +67,8 @@ class DataFile:
 
     @classmethod
     def of(cls, split: str, path: Path, size: int) -> DataFile:
-        """A file, hashed as it lies on the disk."""
-        return cls(split, str(path), file_sha256(path), size)
+        """A file that was read: its hash is that of the bytes as they were parsed."""
+        return cls(split, str(path), parsed_sha256(path), size)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -222,8 +222,8 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
     """Everything that decides a number: a folder whose run differs in it is another run's."""
     return {
         **as_values(inputs.options, deciding=True),
-        "model_sha256": inputs.subject.sha256 if inputs.subject else None,
-        "data_sha256": {data.split: data.sha256 for data in inputs.data},
+        **{f"model: {name}": value for name, value in (inputs.subject.identity if inputs.subject else {}).items()},
+        **{f"data: {data.split}": data.sha256 for data in inputs.data},
         "layerscope": versions()["layerscope"],
     }
 

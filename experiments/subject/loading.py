@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,29 +182,6 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
     first = next(model.parameters())
     build = functools.partial(type(model)._from_config, config, attn_implementation=attention)
     return build_seeded(build, seed, first.dtype).to(first.device)
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """SHA-256 of one file's bytes, or of the files' hex digests in order when there are several."""
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def hash_tensors(model: nn.Module) -> str:
-    """SHA-256 over every entry of the state dict: name, dtype, shape and bytes, by name."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
