@@ -58,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     firsts = [study.examples[0] for study in STUDIES.values()]
     parser = argparse.ArgumentParser(
         prog="layerscope",
+        allow_abbrev=False,
         description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
         epilog=_examples(["demo", *firsts, REPORTS[1]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,6 +110,7 @@ def _add(
     """A command's parser; its description is its help, and examples stand below its options."""
     return commands.add_parser(
         name,
+        allow_abbrev=False,
         help=text,
         usage=" ".join(("layerscope", name, *required, "[options]")) if required else None,
         description=f"{text[0].upper()}{text[1:]}.",
@@ -179,7 +181,7 @@ def _demo(out: Path) -> Any:
         dev=paths.dev,
         test=paths.test,
         property=("upos", "deprel"),
-        limit_sentences=800,
+        sample=800,
         l2=(10.0,),
         control_seeds=3,
         out=out,

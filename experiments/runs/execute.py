@@ -185,8 +185,15 @@ def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     if (finished := folder.results) is not None:
         console.say(f"{options.out} holds this run already, finished: nothing is computed again")
         return finished
+    with folder.locked():
+        run = Run(study, options, folder, engine, digest(identity))
+        return _measured(run, inputs, started, clock)
+
+
+def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str, Any]:
+    """Doctor, plan, the study's own work, and the results in the folder."""
+    study, options, folder = run.study, run.options, run.folder
     write_text(options.out / "run.toml", as_toml(study.name, options))
-    run = Run(study, options, folder, engine, digest(identity))
     if inputs.subject is not None and inputs.examined:
         run.doctor = _examined(inputs.subject, getattr(options, "force", False))
     console.say(f"plan: {study.work.cost(inputs).text}")

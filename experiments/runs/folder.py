@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import quote
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 
 from layerscope.errors import LayerscopeError
 
@@ -86,7 +88,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_BEFORE_WORK = {"config.json", "run.toml"}
+LOCK = ".lock"
+_BEFORE_WORK = {"config.json", "run.toml", LOCK}
 """What a run writes before it computes anything: a folder with no more may be taken by another run."""
 
 
@@ -141,6 +144,24 @@ class RunFolder:
     def _still_ours(self) -> None:
         """Before anything was computed here, another run may have taken the folder."""
         self._compare(read_json(self.path / "config.json"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder for this process alone; the system takes the lock from a process that died.
+
+        Raises:
+            RunError: another process works in it.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunError(f"--out {self.path}: another process is working in this folder: wait for it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / LOCK).unlink(missing_ok=True)
 
     @property
     def results(self) -> dict[str, Any] | None:

@@ -38,7 +38,8 @@ def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory
     Args:
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given).
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``aliases`` (names that it had in
+            an earlier version: they are taken, and shown nowhere).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -67,6 +68,11 @@ def add_options(parser: argparse._ActionsContainer, config: type) -> None:
 
 
 def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
+    for alias in item.metadata.get("aliases", ()):
+        as_given: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+        if several:
+            as_given["action"] = "append"
+        group.add_argument(flag(alias), dest=item.name, default=None, help=argparse.SUPPRESS, **as_given)
     text = item.metadata["help"]
     if kind is bool:
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
@@ -149,6 +155,8 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    renamed = {alias: item.name for item in items.values() for alias in item.metadata.get("aliases", ())}
+    given = {renamed.get(name, name): value for name, value in given.items()}
     if unknown := [name for name in given if name not in items]:
         near = difflib.get_close_matches(unknown[0], items, 1)
         hint = f": the nearest is {spelled(near[0])}" if near else f": expected {', '.join(map(spelled, items))}"
@@ -158,7 +166,7 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
         spelled(name) for name, item in items.items() if item.default is MISSING and values.get(name) in (None, ())
     ]
     if missing:
-        raise OptionError(f"expected {', '.join(missing)}")
+        raise OptionError(f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
     return config(**values)
 
 

@@ -118,8 +118,10 @@ class EffectsOptions(RunOptions):
         choices=("none", "gradient", "graddrop"),
     )
     verify: int = option("with --estimate: how many of the largest are measured exactly", 64, least=1)
-    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
-    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
+    verify_drawn: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
+    null_draws: int = option(
+        "repeat the exact effects with changes as large in N random directions", 0, metavar="N", aliases=("null",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,9 @@ class WordsOptions:
         "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
     )
     test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N", least=1)
+    sample: int | None = option(
+        "draw N training sentences at random", None, metavar="N", least=1, aliases=("limit_sentences",)
+    )
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
 
 

@@ -31,7 +31,7 @@ _ROWS: tuple[Study, ...] = (
         "probe every layer for properties of an annotated corpus",
         (
             f"probe {GPT2} {TRAIN} --dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu "
-            "--property upos --property deprel --limit-sentences 3000 --out runs/gpt2",
+            "--property upos --property deprel --sample 3000 --out runs/gpt2",
             f"probe {GPT2} {TRAIN} --property feats:Number --site attn.hook_z --calibration",
             f"probe {GPT2} {TRAIN} --property depth --structural 32 --dry-run",
         ),
@@ -50,7 +50,7 @@ _ROWS: tuple[Study, ...] = (
         "put values of a clean run into a corrupted one, and the reverse",
         (
             f"patch {GPT2} --clean ioi.jsonl --by position --out runs/ioi-positions",
-            f"patch {GPT2} --clean ioi.jsonl --by head --direction denoising --null 20",
+            f"patch {GPT2} --clean ioi.jsonl --by head --direction denoising --null-draws 20",
         ),
     ),
     Study(
@@ -83,7 +83,7 @@ _ROWS: tuple[Study, ...] = (
         "is a property that a probe reads also used: erase it at every layer",
         (
             f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
-            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null 20",
+            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null-draws 20",
         ),
     ),
     Study(
