@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -35,7 +36,10 @@ ISSUES = "https://github.com/layerscope/layerscope/issues"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: see ``STATUS``."""
     parser = make_parser()
-    given = parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        print(f"layerscope: {_unknown(parser, given.command, unknown)}", file=sys.stderr)
+        return BAD_INPUT
     if given.version:
         import importlib.metadata
 
@@ -51,6 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     return _guarded(given)
+
+
+def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> str:
+    """What was not understood, with the nearest option there is."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = commands.choices[command]._option_string_actions if command else parser._option_string_actions
+    first = unknown[0].partition("=")[0]
+    near = difflib.get_close_matches(first, [name for name in known if name.startswith("--")], 1)
+    where = f"layerscope {command}" if command else "layerscope"
+    hint = f": did you mean {near[0]}?" if near else f"; '{where} --help' lists all"
+    return f"{where} has no option {first}{hint}" if first.startswith("-") else f"{where}: unexpected {first!r}{hint}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -70,26 +85,26 @@ def make_parser() -> argparse.ArgumentParser:
         add_options(one, study.options)
         add_options(one.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     demo = _add(
-        commands, "demo", "a small probing study of an embedded model and corpus, in about two minutes", ("demo",)
+        commands, "demo", "a small probing study of an embedded model and corpus (nothing is downloaded)", ("demo",)
     )
     demo.add_argument(
-        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
+        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="run folder (default: %(default)s)"
     )
     add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     report = _add(
-        commands, "report", "make the report of a finished run again, or show several runs side by side", REPORTS
+        commands, "report", "make the report of a finished run again, or compare several runs", REPORTS
     )
     report.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
     report.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the page (default: report.html in the one folder, else compared.html here)",
+        help="output page (default: report.html in the run folder; compared.html for several runs)",
     )
     completion = _add(
         commands,
         "completion",
-        "print a script that completes commands and options in your shell",
+        "print a shell completion script",
         tuple(f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)),
     )
     completion.add_argument("shell", choices=SHELLS, help="whose script")
