@@ -1,0 +1,2 @@
+UNREAD: dict[str, str] = {}
+EMPTY: dict[str, str] = {}
