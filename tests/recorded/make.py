@@ -102,7 +102,7 @@ COMMANDS: dict[str, list[str]] = {
         (
             "geometry",
             f"geometry {MODEL} --corpus test.conllu --limit 10 --words 40 --property upos --property depth "
-            "--method pca --method tsne --perplexity 5 --lens 2 --compare small",
+            f"--method pca --method tsne --perplexity 5 --lens 2 --compare {DEMO.model}",
         ),
         (
             "calibrate-questions",
