@@ -234,7 +234,7 @@ def settled(value: Any, key: str = "", within: bool = False) -> Any:
             return "2000-01-01T00:00:00+00:00"
         if within or key.endswith("sha256"):
             return "PLACEHOLDER"
-        text = value.replace(str(DEMO.model.parent), "demo").replace(os.getcwd(), "work")
+        text = value.replace(str(DEMO.model.parent), "demo").replace(str(Path.cwd()), "work")
         return re.sub(r"\d+% of its time", "100% of its time", re.sub(r"\d+\.\d+ s\b", "1.0 s", text))
     measured = (within or key in MEASURED) and isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value)(1) if measured else value
