@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 from ...hooks import UnsoundModel
+from ..corpus.files import parsed_sha256
+from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
@@ -32,7 +34,6 @@ from .folder import (
     SCHEMA,
     RunFolder,
     digest,
-    file_sha256,
     machine,
     now,
     peak_memory,
@@ -41,7 +42,6 @@ from .folder import (
     write_text,
 )
 from .options import as_call, as_command, as_toml, as_values
-from ..report.schema import as_json
 from .shared_options import EngineOptions
 from .study import Study
 
@@ -67,8 +67,8 @@ class DataFile:
 
     @classmethod
     def of(cls, split: str, path: Path, size: int) -> DataFile:
-        """A file, hashed as it lies on the disk."""
-        return cls(split, str(path), file_sha256(path), size)
+        """A file that was read: its hash is that of the bytes as they were parsed."""
+        return cls(split, str(path), parsed_sha256(path), size)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -116,6 +116,7 @@ class Run:
         key: a hash of everything that decides the numbers.
         seconds: time of the parts of the work, by name; see `timed`.
         memory: facts about memory for the provenance.
+        speed: figures that differ from run to run, for the provenance: tokens a second, ...
     """
 
     study: Study
@@ -126,6 +127,7 @@ class Run:
     doctor: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -183,8 +185,15 @@ def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     if (finished := folder.results) is not None:
         console.say(f"{options.out} holds this run already, finished: nothing is computed again")
         return finished
+    with folder.locked():
+        run = Run(study, options, folder, engine, digest(identity))
+        return _measured(run, inputs, started, clock)
+
+
+def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str, Any]:
+    """Doctor, plan, the study's own work, and the results in the folder."""
+    study, options, folder = run.study, run.options, run.folder
     write_text(options.out / "run.toml", as_toml(study.name, options))
-    run = Run(study, options, folder, engine, digest(identity))
     if inputs.subject is not None and inputs.examined:
         run.doctor = _examined(inputs.subject, getattr(options, "force", False))
     console.say(f"plan: {study.work.cost(inputs).text}")
@@ -220,8 +229,8 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
     """Everything that decides a number: a folder whose run differs in it is another run's."""
     return {
         **as_values(inputs.options, deciding=True),
-        "model_sha256": inputs.subject.sha256 if inputs.subject else None,
-        "data_sha256": {data.split: data.sha256 for data in inputs.data},
+        **{f"model: {name}": value for name, value in (inputs.subject.identity if inputs.subject else {}).items()},
+        **{f"data: {data.split}": data.sha256 for data in inputs.data},
         "layerscope": versions()["layerscope"],
     }
 
@@ -262,5 +271,6 @@ def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[
         "seconds": seconds,
         **({"doctor": run.doctor} if run.doctor else {}),
         **({"timings": run.seconds} if run.seconds else {}),
+        **({"speed": run.speed} if run.speed else {}),
         "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
     }

@@ -25,7 +25,7 @@ from ...forecast import pass_seconds
 from ...runs import console
 from ...runs.execute import Run, data_record
 from ...runs.folder import RunError, file_sha256
-from ...subject.loading import hash_files
+from ...subject.identity import hash_files
 from ...sweep.reading import component_name
 from .checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
 from .effects import disagreement, read_effects

@@ -107,7 +107,7 @@ class NeuronsInputs(Inputs):
 def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     """The sentences, the texts, the model and its sites."""
     _check(options)
-    splits, notes = read_splits(options.corpus, options.dev, options.test, options.limit_sentences, options.seed)
+    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
     prop = _property(options, splits["train"])
     metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
     given = [

@@ -37,7 +37,7 @@ def over_seeds(options: ProbeOptions, results: Results, study: Callable[[ProbeOp
     spreads = [_of_property(name, by_seed, options) for name in properties]
     findings = [Finding(property=spread.property, text=_finding(spread, records)) for spread in spreads]
     notes = []
-    if options.dev and options.test and not options.limit_sentences:
+    if options.dev and options.test and not options.sample:
         text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"
         notes.append(Note(kind="info", text=f"seeds: {text}"))
     return replace(

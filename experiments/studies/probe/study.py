@@ -113,7 +113,7 @@ class ProbeInputs(Inputs):
 
 def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     """The sentences, the properties' tasks, and the body of the model."""
-    splits, notes = read_splits(options.corpus, options.dev, options.test, options.limit_sentences, options.seed)
+    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
     properties = [get_property(name, splits["train"]) for name in dict.fromkeys(options.property)]
     subject = load(body_only=True)
     places = study_sites(subject, options.site)
