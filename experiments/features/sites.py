@@ -20,6 +20,12 @@ def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
     """
     beyond = ("blocks.", "module:", "ln_final", "hook_embed")
     wanted = [p if p.startswith(beyond) else f"blocks.*.{p}" for p in patterns]
+    for pattern in wanted:
+        if pattern.endswith("]") and not pattern.startswith("module:"):
+            name = pattern.partition("[")[0].removeprefix("blocks.*.")
+            raise FeatureError(
+                f"--site {pattern.removeprefix('blocks.*.')}: expected a whole site, without an index: {name}"
+            )
     paths = [p for p in wanted if p.startswith("module:")]
     named = [p for p in wanted if p not in paths]
     found = [*(sites(subject.model, *named) if named else ()), *paths]

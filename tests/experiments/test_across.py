@@ -16,7 +16,7 @@ from experiments.features.layout import Layout
 from experiments.report.schema import as_json
 from experiments.runs.folder import RunFolder
 from experiments.studies.probe.across import across_layers
-from experiments.studies.probe.mixes import mix_records
+from experiments.studies.probe.mixes import mix_finding, mix_records
 from experiments.studies.probe.options import ProbeOptions
 from experiments.studies.probe.scoring import Cell
 from experiments.studies.probe.summary import summarise
@@ -91,6 +91,26 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
     (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
     assert early.expected_layer is None
     assert early.headroom_low <= 0
+
+
+def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
+    """A perfect probe of one layer shows that a mix of noise was not trained to its end; one that is never right does not."""
+    splits, layouts, offsets, n = corpora
+    task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
+    tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
+    kinds = sorted(set(tags))
+    told = torch.nn.functional.one_hot(torch.tensor([kinds.index(t) for t in tags]), len(kinds)).float()
+    noise = torch.randn(n, len(kinds), generator=torch.Generator().manual_seed(0))
+    items = len(task.parts["test"])
+    perfect, never = {"upos": np.ones(items)}, {"upos": np.zeros(items)}
+    (weak,) = mix_records([task], [noise, noise + 0.1 * told], ["a", "b"], seed=0, single=perfect)
+    assert weak.margin == pytest.approx(weak.cumulative[-1] - 1)
+    assert weak.is_weaker()
+    assert weak.expected_layer is None
+    assert "weights and the expected layer are not supported" in mix_finding(weak)
+    (strong,) = mix_records([task], [noise, told], ["a", "b"], seed=0, single=never)
+    assert strong.margin == pytest.approx(strong.cumulative[-1])
+    assert strong.expected_layer is not None
 
 
 def test_information_is_the_difference_of_the_surprisals(corpora):

@@ -132,7 +132,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
         items=items,
         ranked_on=ranked_on,
         reads=metric.reads(subject, items),
-        notes=[Note(**note) for note in notes],
+        notes=[*view.notes, *(Note(**note) for note in notes)],
     )
 
 
@@ -214,7 +214,7 @@ def measure(inputs: NeuronsInputs, run: Run) -> Results:
         findings=[Finding(property=name, text=text)],
         notes=[
             *inputs.notes,
-            *study_notes(options, task, sites, len(inputs.ranked_on)),
+            *study_notes(options, sites, len(inputs.ranked_on)),
             *(Note(**as_json(note)) for note in group_notes(inputs.clusters)),
         ],
     )

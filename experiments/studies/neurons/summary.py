@@ -16,7 +16,6 @@ from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
 from ...sweep.reading import LEVEL
-from ...tasks.task import Task
 from .options import NeuronsOptions
 from .records import Baseline, ReadRecord, SetRecord, SiteRecord
 from .sets import ALONE, RANDOM, NeuronSet
@@ -128,15 +127,13 @@ def finding(
     )
 
 
-def study_notes(options: NeuronsOptions, task: Task, sites: Sequence[SiteRecord], ranked_on: int) -> list[Note]:
+def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on: int) -> list[Note]:
     """What was left out, cut short or not converged.
 
     Args:
         ranked_on: texts that the gradient ranks on.
     """
     notes: list[tuple[str, str]] = []
-    if task.n_dropped:
-        notes.append(("dropped", f"{task.n_dropped} words without tokens (truncated) left out"))
     for site in sites:
         if site.unconverged:
             notes.append(("warning", f"{site.unconverged} probes not converged at {site.site}"))

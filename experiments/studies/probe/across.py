@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ...corpus import SPLITS, Split
 from ...features.sites import layer_of
 from ...features.stored import Features
@@ -14,10 +16,12 @@ from ...report.schema import Finding, Note, as_json
 from ...runs import console
 from ...runs.folder import RunFolder
 from ...sweep.sweep import runs
+from ...tasks.task import Task
 from ...tasks.views import PLAIN, View
 from .mixes import mix_finding, mix_records
 from .options import ProbeOptions
 from .records import MixRecord, Results, TreeRecord
+from .scoring import Cell
 from .trees import TOGETHER, Trees, chain_scores, tree_finding, tree_scores_of
 
 Stores = Mapping[tuple[int, str], Features]
@@ -45,22 +49,37 @@ class Across:
 
 
 def across_layers(
-    options: ProbeOptions, views: Sequence[View], places: Sequence[str], stores: Stores, folder: RunFolder
+    options: ProbeOptions,
+    views: Sequence[View],
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
+    cells: Sequence[Cell] = (),
 ) -> Across:
-    """Scalar mixes and structural probes, where they were asked for."""
+    """Scalar mixes and structural probes, where they were asked for.
+
+    Args:
+        cells: the probes of single sites, which mixes are compared with.
+    """
     out = Across()
     if options.scalar_mix:
         for view in views:
-            _add_mixes(out, options, view, places, stores, folder)
+            _add_mixes(out, options, view, places, stores, folder, cells)
     if options.structural:
         _add_trees(out, options, views, places, stores, folder)
     return out
 
 
 def _add_mixes(
-    out: Across, options: ProbeOptions, view: View, places: Sequence[str], stores: Stores, folder: RunFolder
+    out: Across,
+    options: ProbeOptions,
+    view: View,
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
+    cells: Sequence[Cell],
 ) -> None:
-    saved = folder.kept(f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores)))
+    saved = folder.kept(f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores, cells)))
     records = [MixRecord(**record) for record in saved]
     out.mixes += records
     out.findings += [Finding(property=record.property, text=mix_finding(record)) for record in records]
@@ -69,13 +88,31 @@ def _add_mixes(
         out.notes.append(Note(kind="warning", text=f"scalar mixes not converged: {', '.join(late)}"))
 
 
-def _mix(options: ProbeOptions, view: View, places: Sequence[str], stores: Stores) -> list[MixRecord]:
+def _mix(
+    options: ProbeOptions, view: View, places: Sequence[str], stores: Stores, cells: Sequence[Cell]
+) -> list[MixRecord]:
+    single = {task.property.name: right for task in view.tasks if (right := _best_single(task, cells)) is not None}
     features = [stores[0, view.name].read(site) for site in places]
     with console.progress() as bars:
         bar = bars.add_task("scalar mixes")
         return mix_records(
-            view.tasks, features, places, options.seed, lambda done, of: bars.update(bar, completed=done, total=of)
+            view.tasks,
+            features,
+            places,
+            options.seed,
+            lambda done, of: bars.update(bar, completed=done, total=of),
+            single,
         )
+
+
+def _best_single(task: Task, cells: Sequence[Cell]) -> np.ndarray | None:
+    """Whether the probe of a property's best site is right on each test item; None for numbers."""
+    if task.property.kind == "number":
+        return None
+    gold = np.array([str(label) for label in task.parts["test"].labels], dtype=object)
+    of_task = [cell for cell in cells if cell.property == task.property.name]
+    rights = [(np.array(cell.predicted, dtype=object) == gold).astype(float) for cell in of_task]
+    return max(rights, key=lambda right: right.mean(), default=None)
 
 
 def _add_trees(

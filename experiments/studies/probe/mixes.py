@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,8 @@ from ...tasks.task import Task, solved_together
 from .records import MixRecord
 
 Progress = Callable[[int, int], object]
+Right = Float[np.ndarray, " n"]
+"""1 for a test item that a probe is right on, else 0."""
 
 
 def mix_records(
@@ -22,16 +24,18 @@ def mix_records(
     sites: Sequence[str],
     seed: int,
     progress: Progress | None = None,
+    single: Mapping[str, Right] | None = None,
 ) -> list[MixRecord]:
     """One record a property of classes.
 
     Args:
         features: of all sites, in their order, the embedding layer first.
+        single: property -> whether the study's own probe of its best site is right on each test item.
     """
     of_classes = [task for task in tasks if task.property.kind == "class"]
     records = []
     for group in solved_together(of_classes):
-        records += _of_group(group, features, sites, seed, progress)
+        records += _of_group(group, features, sites, seed, progress, single or {})
     return records
 
 
@@ -41,6 +45,7 @@ def _of_group(
     sites: Sequence[str],
     seed: int,
     progress: Progress | None,
+    single: Mapping[str, Right],
 ) -> list[MixRecord]:
     """The mixes of tasks that read the same vectors, trained together."""
     train, dev, test = ([group[0].vectors(site, split) for site in features] for split in ("train", "dev", "test"))
@@ -53,7 +58,7 @@ def _of_group(
         gold = np.array([str(label) for label in task.parts["test"].labels])
         right = np.column_stack([fit.predict(test).astype(str) == gold for fit in cumulative]).astype(float)
         boot = ClusterBootstrap(task.parts["test"].clusters, seed=seed)
-        records.append(_record(task.property.name, sites, cumulative, right, boot))
+        records.append(_record(task.property.name, sites, cumulative, right, boot, single.get(task.property.name)))
     return records
 
 
@@ -63,8 +68,12 @@ def _record(
     cumulative: Sequence[MixFit],
     right: Float[np.ndarray, "n layers"],
     boot: ClusterBootstrap,
+    single: Right | None,
 ) -> MixRecord:
     """Of the probe of all layers its weights; of the cumulative ones where they get better.
+
+    A mix of all layers can do what a probe of any one of them does. One that is significantly worse than that was not
+    trained to its end: where it gets better is then a fact of the training, and the expected layer is refused.
 
     Args:
         cumulative: the probe of the first k sites, for each k.
@@ -72,9 +81,10 @@ def _record(
     """
     whole = cumulative[-1]
     room = boot.mean(right[:, -1] - right[:, 0])
+    margin = None if single is None else boot.mean(right[:, -1] - single)
     # Where no layer adds anything, where it is added on average is a ratio of noise.
     resolved = None
-    if room.low > 0:
+    if room.low > 0 and not (margin and margin.high < 0):
         resolved = interval(float(expected_layer(right.mean(0))), expected_layer(boot.means(right)))
     return MixRecord(
         property=name,
@@ -91,6 +101,9 @@ def _record(
         low=resolved.low if resolved else None,
         high=resolved.high if resolved else None,
         converged=all(fit.converged for fit in cumulative),
+        margin=margin.value if margin else None,
+        margin_low=margin.low if margin else None,
+        margin_high=margin.high if margin else None,
     )
 
 
@@ -102,6 +115,12 @@ def _centre_above(mix: np.ndarray) -> float | None:
 
 def mix_finding(record: MixRecord) -> str:
     """One sentence in words."""
+    if record.is_weaker():
+        return (
+            f"{record.property}: the probe of all layers is weaker than that of the best single layer "
+            f"({record.margin:+.3f}, 95% {record.margin_low:+.3f} to {record.margin_high:+.3f}): it was not trained to its "
+            "end, so its weights and the expected layer are not supported."
+        )
     text = (
         f"{record.property}: a probe that may read all layers has its centre of gravity at "
         f"{record.centre_of_gravity:.2f} (the embedding layer counts as 0)"

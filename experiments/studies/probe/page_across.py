@@ -43,6 +43,7 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
         Column("peakedness", hint="KL from equal weights, in bits"),
         Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
         Column("expected layer", hint="where the headroom is gained; not supported where its interval holds 0"),
+        Column("above one layer", hint="accuracy of all layers less that of the best single layer's probe"),
         Column("converged", False),
     ]
     rows = [
@@ -55,6 +56,7 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
             Cell("not supported", tone="badge")
             if r.expected_layer is None
             else Cell(number(r.expected_layer, 2), r.expected_layer, interval(r.low, r.high)),
+            signed_cell(r.margin, r.margin_low, r.margin_high),
             Cell("yes" if r.converged else "no"),
         ]
         for r in records

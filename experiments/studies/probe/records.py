@@ -154,6 +154,13 @@ class MixRecord:
     low: float | None = entry("lower end of its 95% interval over sentences")
     high: float | None = entry("its upper end")
     converged: bool = entry("whether every mix reached its optimum")
+    margin: float | None = entry("accuracy of all sites minus that of the best single site's probe", default=None)
+    margin_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
+    margin_high: float | None = entry("its upper end; below 0 the mix is the weaker probe, and refused", default=None)
+
+    def is_weaker(self) -> bool:
+        """Whether the mix is significantly worse than a probe of one site, which it can imitate."""
+        return self.margin_high is not None and self.margin_high < 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,11 +119,6 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     places = study_sites(subject, options.site)
     pooling = cast(SentencePooling, options.sentence_pooling)
     views = build_views(subject, splits, properties, options.seed, pooling)
-    for view in views:
-        for task in view.tasks:
-            if task.n_dropped:
-                text = f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
-                notes.append({"kind": "dropped", "text": text})
     if options.store is not None:
         text = f"features of {subject.name} read from {options.store}, where no text is rewritten"
         notes.append({"kind": "info", "text": text})
@@ -133,7 +128,7 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
         data=[_data_file(split, corpus, views) for split, corpus in splits.items()],
         places=places,
         views=views,
-        notes=[Note(**note) for note in notes],
+        notes=[*(note for view in views for note in view.notes), *(Note(**note) for note in notes)],
     )
 
 
@@ -164,7 +159,7 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
         stores = _all_features(inputs, run)
     with run.timed("probes"):
         cells = _probe_all(inputs, run, stores)
-        across = across_layers(options, views, places, stores, run.folder)
+        across = across_layers(options, views, places, stores, run.folder, cells)
     with run.timed("statistics"):
         results = summarise(cells, inputs.tasks, inputs.splits, options)
         if options.calibration:
@@ -213,6 +208,9 @@ def plan_of(views: Sequence[View], models: Sequence[Subject], places: Sequence[s
         + (f", batches of {batch_tokens:,} tokens" if made else "")
         + f"; {fits.line()}; {held / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
     )
+    for view in views:
+        for task in view.tasks:
+            text += f"; {task.limits}" if task.limits else ""
     return Plan(text, held, disk + fits.disk, batch_tokens, fits.hold, held - need.held)
 
 

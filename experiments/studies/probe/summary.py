@@ -344,10 +344,16 @@ def _absent_classes(task: Task) -> list[Note]:
     if not lost:
         return []
     text = (
-        f"{task.property.name}: classes absent from training count as wrong: {', '.join(sorted(lost))} "
+        f"{task.property.name}: classes absent from training count as wrong: {_some(sorted(lost))} "
         f"({lost.total()} test items)"
     )
     return [Note(kind="warning", text=text)]
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    """Names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def finding(records: Sequence[ProbeRecord]) -> str:
