@@ -88,8 +88,9 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     if fitted and not texts:
         raise LensError(f"--kind {fitted[0]}: expected --corpus to fit it on, or --lens FILE of another run")
     for encoded in subject.encode([prompt.prompt for prompt in prompts]):
-        if len(encoded) > MOST_TOKENS:
-            raise LensError(f"{encoded.text[:40]!r}: expected at most {MOST_TOKENS} tokens, got {len(encoded)}")
+        if len(encoded) > MOST_TOKENS or encoded.cut is not None:
+            most = min(MOST_TOKENS, subject.max_length)
+            raise LensError(f"{encoded.text[:40]!r}: expected a text of at most {most} tokens, got a longer one")
     train, test = _halves(subject, texts, options)
     return LensInputs(
         options=options, subject=subject, data=data, kinds=kinds, prompts=prompts, train=train, test=test, saved=saved
