@@ -11,9 +11,19 @@ from .records import ReadingRecord
 
 STEPS = ((0.05, 0), (0.2, 1), (0.4, 2), (0.7, 3))
 """Probabilities below which a cell has a shade."""
+RANKS = ((0, 4), (4, 3), (19, 2), (99, 1))
+"""Ranks of the target up to which a cell has a shade."""
 WIDTH, HEIGHT = 62.0, 19.0
 LETTERS = 8
 """Of a token in its cell."""
+
+
+def _shade(record: ReadingRecord, follows_target: bool) -> int:
+    """0 to 4."""
+    if follows_target:
+        rank = record.target_rank
+        return 0 if rank is None else next((shade for most, shade in RANKS if rank <= most), 0)
+    return next((shade for least, shade in STEPS if record.top[0].probability < least), 4)
 
 
 def reading_grid(
@@ -22,7 +32,7 @@ def reading_grid(
     """The drawing, what the pointer reads (place, token, the ten likeliest), and a caption.
 
     Args:
-        follows_target: whether the shade is the target's probability and not the likeliest token's.
+        follows_target: whether the shade is the target's rank and not the likeliest token's probability.
     """
     layers = sorted({r.layer for r in records}, reverse=True)
     left, top = 40.0, 8.0
@@ -30,8 +40,7 @@ def reading_grid(
     body, tips = [], []
     for r in records:
         x, y = left + WIDTH * r.position, top + HEIGHT * layers.index(r.layer)
-        p = (r.target_probability or 0.0) if follows_target else r.top[0].probability
-        shade = next((step for limit, step in STEPS if p < limit), 4)
+        shade = _shade(r, follows_target)
         kind = f"up{shade}" if shade else "even"
         body.append(f'<rect class="m-{kind}" data-k="{len(tips)}" x="{px(x)}" y="{px(y)}" ')
         body.append(f'width="{px(WIDTH - 1)}" height="{px(HEIGHT - 1)}"/>')
@@ -53,6 +62,8 @@ def reading_grid(
         short = token if len(token) <= LETTERS + 1 else f"{token[:LETTERS]}…"
         x = left + WIDTH * position + WIDTH / 2
         body.append(f'<text class="tick" x="{px(x)}" y="{px(under)}" text-anchor="middle">{escape(short)}</text>')
-    of = "the target" if follows_target else "the likeliest token"
-    words = f"The likeliest next token behind each token, at each layer; the deeper the blue, the higher the probability of {of}."
+    shown = (
+        "rank of the target (deepest: it is the likeliest; grey: not among 100)" if follows_target else "probability"
+    )
+    words = f"The likeliest next token behind each token, at each layer. Shade: {shown}. Point at a cell for the ten likeliest."
     return svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'), tips, words

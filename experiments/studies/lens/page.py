@@ -12,9 +12,22 @@ from ...report.controls import Control
 from ...report.depths import KINDS as COLOURS
 from ...report.depths import DepthCurve
 from ...report.lines import lines
-from ...report.parts import Cell, Column, Fold, Heat, Page, Picture, Section, Stats, Table, score_cell, signed_cell
+from ...report.parts import (
+    Cell,
+    Column,
+    Fold,
+    Heading,
+    Heat,
+    Page,
+    Picture,
+    Section,
+    Stats,
+    Table,
+    score_cell,
+    signed_cell,
+)
 from ...report.provenance import model_name
-from ...report.words import count, finite, layer_label, number, p_value, plural, signed
+from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
 from .grid import reading_grid
 from .records import LayerRecord, Results
 from .study import part_name
@@ -53,7 +66,7 @@ def page(results: Results) -> Page:
         title=f"What each layer of {model_name(results.provenance)} would predict",
         kicker="layerscope lens",
         facts=[plural(len(results.texts), "text"), ", ".join(kinds[:4])],
-        findings=[("", finding.property, finding.text) for finding in results.findings],
+        findings=[("", f.property, unnamed(f.text, f.property)) for f in results.findings],
         sections=sections,
         data=data,
     )
@@ -73,7 +86,7 @@ def _text_section(results: Results, number_: int, data: dict[str, Any]) -> Secti
         rows = [r for r in records if r.kind in (kind, "model")]
         drawing, tips, words = reading_grid(rows, text.tokens, uid, title, follows_target=text.target is not None)
         data["heats"][uid] = {"tips": tips, "metric": "next token"}
-        parts.append(Heat(uid, Markup(drawing), words, label=title, key=False))
+        parts += [Heading(f"{kind.capitalize()} lens", ""), Heat(uid, Markup(drawing), words, label=title, key=False)]
     if table := _contributions(results, number_):
         parts.append(table)
     return Section(f"text-{number_}", f"Text {number_ + 1}", parts, text.text, study=True)
