@@ -42,8 +42,12 @@ def study_sites(subject: Subject, site: str) -> list[str]:
 
 
 def layer_of(site: str, place: int) -> int:
-    """0 for the embedding layer, k + 1 for anything in block k; the place in the list for raw modules."""
-    if place == 0:
-        return 0
+    """The number of a site's layer, as names of sites count blocks: k for anything in block k, -1 for the embedding layer.
+
+    Raw modules, which are in no block, are counted in the order of the list, whose first place is the embedding layer's.
+
+    >>> layer_of("blocks.0.hook_resid_pre", 0), layer_of("blocks.0.hook_resid_post", 1), layer_of("module:rnn:output", 2)
+    (-1, 0, 1)
+    """
     layer = Site(site).layer
-    return place if layer is None else layer + 1
+    return place - 1 if place == 0 or layer is None else layer

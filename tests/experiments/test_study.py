@@ -105,7 +105,7 @@ def test_records_are_complete(results):
         assert set(FIELDS) <= set(record)
         assert record["low"] <= record["score"] <= record["high"]
         assert record["converged"]
-    assert [r["layer"] for r in found["records"][:3]] == [0, 1, 2]
+    assert [r["layer"] for r in found["records"][:3]] == [-1, 0, 1]
     score = {(r["property"], r["layer"]): r["score"] for r in found["records"]}
     assert len(found["comparisons"]) == 2 * 3
     for c in found["comparisons"]:
@@ -122,11 +122,11 @@ def test_records_are_complete(results):
 
 def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(results):
     by = {(r["property"], r["layer"]): r for r in results[0]["records"]}
-    upos = by["upos", 0]
+    upos = by["upos", -1]
     assert upos["score"] > 0.95
     assert upos["type_majority"] > 0.95
     assert abs(upos["majority"] - 0.55) < 0.08  # 11 of 20 types
-    direction = by["head_direction", 0]  # root at the first place, else left: the position embedding tells
+    direction = by["head_direction", -1]  # root at the first place, else left: the position embedding tells
     assert direction["score"] > 0.99
 
 
@@ -172,9 +172,9 @@ def test_every_kind_of_property_runs(folder, tmp_path):
     found = run(config(folder, tmp_path / "d", property=usable, random_models=0))
     by = {(r["property"], r["layer"]): r for r in found["records"]}
     assert {p for p, _ in by} == set(usable)
-    assert by["depth", 0]["metric"] == "r2"
-    assert by["depth", 0]["score"] > 0.9  # depth is the place in these sentences
-    assert by["bigram_shift", 2]["score"] < 0.7  # nothing to find in random words
+    assert by["depth", -1]["metric"] == "r2"
+    assert by["depth", -1]["score"] > 0.9  # depth is the place in these sentences
+    assert by["bigram_shift", 1]["score"] < 0.7  # nothing to find in random words
 
 
 def test_splits_share_no_sentence(tmp_path):

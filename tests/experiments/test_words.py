@@ -68,7 +68,7 @@ def sentence_of(*forms: str) -> Sentence:
 
 def test_odd_words_are_drawn_from_all_words_of_a_script_with_vowel_signs(tmp_path: Path) -> None:
     lines = [
-        [*((NOUNS[(i + j * (1 + i % 2)) % 6], "NOUN") for j in range(4)), (VERBS[i % 3], "VERB")] for i in range(60)
+        [*((NOUNS[(i + j * (1 + i % 2)) % 6], "NOUN") for j in range(4)), (VERBS[i % 3], "VERB")] for i in range(240)
     ]
     corpus = read_conllu(written(tmp_path / "tamil.conllu", lines))
     before = {s.id: s for s in corpus}

@@ -281,8 +281,7 @@ def cka_section(found: Mapping[str, Any], uid: str, title: str, data: dict[str, 
 def lens_section(lens: Mapping[str, Any], data: dict[str, Any]) -> Section:
     """What each layer would say next."""
     records: Sequence[Mapping[str, Any]] = list(lens.get("records") or ())
-    last = len(records) - 1
-    labels = ["end" if k == last else str(k) for k in range(len(records))]
+    labels = [layer_label(r.get("layer")) for r in records]
     drawing = lines(
         "lens",
         [
@@ -295,15 +294,15 @@ def lens_section(lens: Mapping[str, Any], data: dict[str, Any]) -> Section:
         ],
         data,
         labels=labels,
-        names=[f"before block {x}" if x != "end" else "the model" for x in labels],
+        names=[f"layer {x}" for x in labels],
         title="Logit lens",
         y_title="mean log2 p of the next token",
-        x_title="in front of block",
+        x_title="layer",
         caption="Band: 95% interval over texts.",
         words="; ".join(f"{x} {number(r.get('log2p'))}" for x, r in zip(labels, records, strict=True)),
     )
     columns = [
-        Column("in front of block"),
+        Column("layer"),
         Column("log2 p"),
         Column("median rank"),
         Column("likeliest", hint="share of places"),
@@ -319,7 +318,7 @@ def lens_section(lens: Mapping[str, Any], data: dict[str, Any]) -> Section:
     ]
     texts = [lens_text(text, k, labels) for k, text in enumerate(lens.get("texts") or ())]
     about = (
-        "The residual stream in front of each block, read by the model's own final norm and head: how likely it makes the token "
+        "The residual stream at each layer, read by the model's own final norm and head: how likely it makes the token "
         "that follows, and how many tokens it finds likelier (the rank)."
     )
     parts = [Picture([drawing]), Table("lens-table", "The logit lens at every layer", columns, rows), *texts]
@@ -330,7 +329,7 @@ def lens_text(text: Mapping[str, Any], k: int, labels: Sequence[str]) -> Fold:
     """One text: each layer's likeliest next token, with its probability and the rank of the token that follows."""
     tokens = list(text.get("tokens") or ())
     columns = [
-        Column("in front of block"),
+        Column("layer"),
         *(Column(str(t), False, f"then: {n}") for t, n in pairwise(tokens)),
     ]
     rows = [
@@ -355,4 +354,6 @@ def curves(results: Mapping[str, Any]) -> list[DepthCurve]:
     """Intrinsic dimension and anisotropy over depth."""
     records = list(results.get("records") or ())
     titles = {"intrinsic_dimension": "Intrinsic dimension", "anisotropy_centred": "Anisotropy, centred"}
-    return [DepthCurve.of(title, title.lower(), records, field, f"{field}_") for field, title in titles.items()]
+    return [
+        DepthCurve.of(title, title.lower(), records, field, f"{field}_", first=1) for field, title in titles.items()
+    ]

@@ -17,6 +17,7 @@ from ...features.layout import Layout
 from ...features.sites import layer_of, study_sites
 from ...features.stored import read_or_run
 from ...forecast import pass_seconds
+from ...report.words import layer_label
 from ...runs import console
 from ...runs.execute import Run, data_record
 from ...runs.folder import RunError, digest
@@ -272,12 +273,12 @@ def _findings(results: dict[str, Any], name: str) -> list[dict[str, str]]:
         )
     if lens := results.get("lens"):
         rows = lens["records"]
-        half = next((r["layer"] for r in rows if r["top1"] >= rows[-1]["top1"] / 2), rows[-1]["layer"])
+        half = next(i for i, r in enumerate(rows) if r["top1"] >= rows[-1]["top1"] / 2)
         out.append(
             {
                 "property": "logit lens",
-                "text": f"The model says the next token first in {rows[-1]['top1']:.0%} of places; half of that is reached in "
-                f"front of block {half} of {len(rows) - 1}, where its mean log2 p is {rows[half]['log2p']:.1f} (at the end "
+                "text": f"The model says the next token first in {rows[-1]['top1']:.0%} of places; half of that is reached at "
+                f"layer {layer_label(rows[half]['layer'])}, where its mean log2 p is {rows[half]['log2p']:.1f} (at the end "
                 f"{rows[-1]['log2p']:.1f}).",
             }
         )

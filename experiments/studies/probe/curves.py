@@ -144,9 +144,9 @@ def gather(results: Results) -> list[Profile]:
     out: list[Profile] = []
     for name, records in by_property.items():
         groups: dict[str, list[ProbeRecord]] = {}
-        embedding = [record for record in records if record.layer == 0]
+        embedding = [record for record in records if record.layer < 0]
         for record in records:
-            if record.layer != 0:
+            if record.layer >= 0:
                 groups.setdefault(family(record.site), []).append(record)
         if not groups:
             groups = {embedding[0].site: []}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap, interval
 from ....probes.mixing import MixFit, expected_layer, mix_many
+from ...features.sites import layer_of
 from ...tasks.task import Task, solved_together
 from .records import MixRecord
 
@@ -80,18 +81,21 @@ def _record(
         right: whether each of them is right, a row a test item.
     """
     whole = cumulative[-1]
+    weights = whole.mix.double().numpy()
+    layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
     room = boot.mean(right[:, -1] - right[:, 0])
     margin = None if single is None else boot.mean(right[:, -1] - single)
     # Where no layer adds anything, where it is added on average is a ratio of noise.
     resolved = None
     if room.low > 0 and not (margin and margin.high < 0):
-        resolved = interval(float(expected_layer(right.mean(0))), expected_layer(boot.means(right)))
+        # The probes' own function counts the embedding layer as 0.
+        resolved = interval(float(expected_layer(right.mean(0))) - 1, expected_layer(boot.means(right)) - 1)
     return MixRecord(
         property=name,
         sites=list(sites),
         mix=[round(float(weight), 6) for weight in whole.mix],
-        centre_of_gravity=whole.centre_of_gravity,
-        centre_above=_centre_above(whole.mix.numpy()),
+        centre_of_gravity=float(layers @ weights),
+        centre_above=float(layers[1:] @ weights[1:] / weights[1:].sum()) if len(sites) > 1 else None,
         peakedness=whole.peakedness,
         cumulative=[float(share) for share in right.mean(0)],
         headroom=room.value,
@@ -107,12 +111,6 @@ def _record(
     )
 
 
-def _centre_above(mix: np.ndarray) -> float | None:
-    """Centre of gravity of the layers above the embedding; None where there is none."""
-    upper = mix[1:].astype(float)
-    return float((np.arange(1, len(mix)) * upper).sum() / upper.sum()) if len(upper) else None
-
-
 def mix_finding(record: MixRecord) -> str:
     """One sentence in words."""
     if record.is_weaker():
@@ -123,7 +121,7 @@ def mix_finding(record: MixRecord) -> str:
         )
     text = (
         f"{record.property}: a probe that may read all layers has its centre of gravity at "
-        f"{record.centre_of_gravity:.2f} (the embedding layer counts as 0)"
+        f"layer {record.centre_of_gravity:.2f} (the embedding layer is -1)"
     )
     if record.expected_layer is None:
         return (

@@ -231,7 +231,7 @@ def curves(results: Results) -> list[DepthCurve]:
         DepthCurve(
             title=profile.name,
             metric=profile.metric,
-            layers=[float(record.layer) for record in profile.records],
+            layers=[record.layer + 1.0 for record in profile.records],
             sites=[record.site for record in profile.records],
             values=profile.column("score"),
             low=profile.column("low"),

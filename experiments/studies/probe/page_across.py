@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...features.sites import layer_of
 from ...report.charts import Rule, Series
 from ...report.lines import lines
 from ...report.parts import Cell, Column, Picture, Section, Table, score_cell, signed_cell
@@ -23,7 +24,7 @@ TREE = (
 
 def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section:
     """Weights and cumulative scores of every property, and the numbers that sum them up."""
-    labels = [layer_label(i, site) for i, site in enumerate(records[0].sites)]
+    labels = [layer_label(layer_of(site, place), site) for place, site in enumerate(records[0].sites)]
     kinds = ("score", "control", "f1", "random", "plain")
     pictures = []
     for uid, field, y_title, caption in (
@@ -38,8 +39,8 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
         pictures.append(_drawing(uid, series, data, labels, caption, y_title, caption, words))
     columns = [
         Column("property", False),
-        Column("centre of gravity", hint="sum of l times weight; the embedding layer counts as 0"),
-        Column("above the embeddings", hint="the same of layers 1 and up, weights scaled to sum to 1"),
+        Column("centre of gravity", hint="sum of layer times weight; the embedding layer is -1"),
+        Column("above the embeddings", hint="the same of the blocks alone, weights scaled to sum to 1"),
         Column("peakedness", hint="KL from equal weights, in bits"),
         Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
         Column("expected layer", hint="where the headroom is gained; not supported where its interval holds 0"),

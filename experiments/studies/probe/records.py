@@ -18,7 +18,7 @@ class ProbeRecord:
     """One property at one site."""
 
     site: str = entry("the site whose vectors the probe reads")
-    layer: int = entry("place of the site; see `features.sites.layer_of`")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
     property: str = entry("what the probe reads")
     level: Literal["word", "sentence", "arc", "pair"] = entry("what has a label")
     kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
@@ -90,7 +90,7 @@ class ClassRecord:
 
     property: str = entry("what the probe reads")
     site: str = entry("the site whose vectors the probe reads")
-    layer: int = entry("place of the site")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
     label: str = entry("the class")
     support: int = entry("test items of this class")
     precision: float | None = entry("share of the items given this class that have it")
@@ -104,7 +104,7 @@ class ErrorRecord:
 
     property: str = entry("what the probe reads")
     site: str = entry("the site whose vectors the probe reads")
-    layer: int = entry("place of the site")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
     sentence_id: str = entry("the sentence in its file")
     words: list[str] = entry("its words")
     index: int | None = entry("the item's word, from 0; null for a sentence")
@@ -128,8 +128,8 @@ class ComparisonRecord:
     """Two layers compared on the same test items."""
 
     property: str = entry("what the probe reads")
-    layer_a: int = entry("place of the one")
-    layer_b: int = entry("place of the other")
+    layer_a: int = entry("the one layer; -1 is the embedding layer")
+    layer_b: int = entry("the other layer")
     difference: float = entry("score at b minus score at a")
     low: float = entry("lower end of its 95% interval over sentences")
     high: float = entry("its upper end")
@@ -143,14 +143,16 @@ class MixRecord:
     property: str = entry("what the probe reads")
     sites: list[str] = entry("the sites that are mixed, the embedding layer first")
     mix: list[float] = entry("weight of each site in the mix; they sum to 1")
-    centre_of_gravity: float = entry("sum of layer times weight")
+    centre_of_gravity: float = entry("sum of layer times weight; the embedding layer is -1")
     centre_above: float | None = entry("the same without the embedding layer, weights scaled to sum to 1")
     peakedness: float = entry("Kullback-Leibler divergence of the weights from equal ones", "bits")
     cumulative: list[float] = entry("accuracy of the probe of the first k sites, for each k")
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
     headroom_low: float = entry("lower end of its 95% interval over sentences")
     headroom_high: float = entry("its upper end")
-    expected_layer: float | None = entry("mean layer of the gain; null where the headroom's interval holds 0")
+    expected_layer: float | None = entry(
+        "mean layer of the gain; null where the headroom's interval holds 0 or the mix is weaker than one site"
+    )
     low: float | None = entry("lower end of its 95% interval over sentences")
     high: float | None = entry("its upper end")
     converged: bool = entry("whether every mix reached its optimum")
@@ -168,7 +170,7 @@ class TreeRecord:
     """Structural probes of the tree's distances and depths at one site."""
 
     site: str = entry("the site whose vectors the probes read")
-    layer: int = entry("place of the site")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
     rank: int = entry("rows of the probes' matrices")
     uuas: float = entry("share of the gold edges in the minimum spanning tree, punctuation left out")
     uuas_low: float = entry("lower end of its 95% interval over sentences")
