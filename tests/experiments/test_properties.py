@@ -133,7 +133,8 @@ def test_the_list_holds_the_table_and_this_corpus_features(corpus: Corpus) -> No
         get_property("", corpus)
     names = str(caught.value).partition("there are: ")[2].split(", ")
     features = [f"feats:{name}" for name in ("Definite", "Mood", "Number", "Tense", "VerbForm")]
-    assert names == [*PROPERTIES, *features]
+    columns = [f"column:{name}" for name in ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")]
+    assert names == [*PROPERTIES, *features, "misc:SpaceAfter", *columns]
     assert all(p.doc and "\n" not in p.doc for p in (get_property(name, corpus) for name in names))
 
 
