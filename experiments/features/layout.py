@@ -115,15 +115,15 @@ class Layout:
         Args:
             row, sentence: numbers of the layout's first ones in the store.
         """
-        found = []
+        places = []
         for text in texts:
             at = row + self.starts[text]
             for number, span in enumerate(self.spans[text]):
                 if span is not None:
                     word = number if self.words is None else self.words[text][number]
-                    found.append((at, sentence + text, word, span.start, span.stop))
+                    places.append((at, sentence + text, word, span.start, span.stop))
                     at += 1
-        return torch.tensor(found, dtype=torch.long).view(-1, 5)
+        return torch.tensor(places, dtype=torch.long).view(-1, 5)
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def pieces(subject: Subject, layouts: Iterable[Layout], batch_tokens: int) -> It
     shard = row = text = 0
     for layout in layouts:
         for batch in subject.batches(layout.encoded, tokens=batch_tokens):
-            mine = replace(batch, rows=tuple(range(len(batch))))
-            yield Piece(shard, layout.index(batch.rows, row, text), mine, layout.of_texts(batch.rows))
+            alone = replace(batch, rows=tuple(range(len(batch))))
+            yield Piece(shard, layout.index(batch.rows, row, text), alone, layout.of_texts(batch.rows))
             shard += 1
         row, text = row + layout.n_rows, text + len(layout.encoded)
 

@@ -28,12 +28,12 @@ def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
             )
     paths = [p for p in wanted if p.startswith("module:")]
     named = [p for p in wanted if p not in paths]
-    found = [*(sites(subject.model, *named) if named else ()), *paths]
-    if pairs := [s for s in found if ".hook_pattern" in s or ".hook_attn_scores" in s]:
+    names = [*(sites(subject.model, *named) if named else ()), *paths]
+    if pairs := [s for s in names if ".hook_pattern" in s or ".hook_attn_scores" in s]:
         raise FeatureError(
             f"--site {pairs[0]}: expected a site with one vector a token, attention has one value a pair"
         )
-    return found
+    return names
 
 
 def study_sites(subject: Subject, site: str) -> list[str]:

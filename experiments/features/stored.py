@@ -74,10 +74,10 @@ class Features:
         """One shard's rows that are wanted, in float32, and which of the layout's they are."""
         index, values = self.store.shard(number, site)
         order, keys = self._sorted
-        own = index[:, 0].contiguous()
-        first = torch.searchsorted(keys, own)
-        count = torch.searchsorted(keys, own, right=True) - first
-        source = torch.repeat_interleave(torch.arange(len(own)), count)  # a row may be wanted more than once
+        here = index[:, 0].contiguous()
+        first = torch.searchsorted(keys, here)
+        count = torch.searchsorted(keys, here, right=True) - first
+        source = torch.repeat_interleave(torch.arange(len(here)), count)  # a row may be wanted more than once
         nth = torch.arange(len(source)) - torch.repeat_interleave(count.cumsum(0) - count, count)
         return order[first[source] + nth], values[source].float().flatten(1)
 

@@ -37,25 +37,25 @@ class Solve:
     @classmethod
     def of(cls, tasks: Sequence[Task], width: int, controls: int) -> list[Solve]:
         """The solves of some tasks at a site: those that read the same vectors are one."""
-        found = []
+        solves = []
         for group in solved_together(tasks):
             parts = group[0].parts
             wide = width * group[0].beside
             classes = sum(len(set(t.parts["train"].labels)) for t in group if t.property.kind == "class")
             columns = min(max(classes, 1) * (1 + controls), MAX_COLUMNS)
             rows, others = len(parts["train"]), len(parts["dev"]) + len(parts["test"])
-            found.append(cls(rows, others, wide, len(group) * (1 + controls), columns))
-        return found
+            solves.append(cls(rows, others, wide, len(group) * (1 + controls), columns))
+        return solves
 
     @property
-    def said(self) -> int:
-        """Labels, weights of the rows, and what is said of those that are scored, wherever the vectors are."""
+    def labels(self) -> int:
+        """Labels, weights of the rows, and predictions of those that are scored, wherever the vectors are."""
         return self.rows * (32 * self.targets + 96) + self.others * (24 * self.columns + 32 * self.targets)
 
     @property
     def whole(self) -> int:
         """With the vectors in memory, which are copied, turned and rounded; logits, and for the curvature probabilities twice."""
-        return self.said + 4 * (self.rows * (4 * self.width + 4 * self.columns) + 3 * self.others * self.width)
+        return self.labels + 4 * (self.rows * (4 * self.width + 4 * self.columns) + 3 * self.others * self.width)
 
     @property
     def least(self) -> int:
@@ -63,7 +63,7 @@ class Solve:
         block = block_of(4 * self.width)
         blocks = 16 * block * self.width + 16 * min(block, CPU_BLOCK) * (2 * self.width + 4 * self.columns)
         copies = 4 * (2 * MEMORY + 20) * self.width * self.columns
-        return self.said + blocks + copies + 48 * self.width**2
+        return self.labels + blocks + copies + 48 * self.width**2
 
     @property
     def sample(self) -> int:

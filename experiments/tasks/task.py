@@ -127,8 +127,8 @@ class Task:
         if not isinstance(features, OnDisk):
             return self._of(features, rows)
         out = features.like(len(rows), features.shape[1] * self.beside)
-        for some in out.blocks():
-            out[some] = self._of(features, rows[some])
+        for block in out.blocks():
+            out[block] = self._of(features, rows[block])
         return out
 
     def _of(self, features: Vectors, rows: Sequence[tuple[int, ...]]) -> Float[Tensor, "n width"]:

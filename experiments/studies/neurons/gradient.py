@@ -70,5 +70,6 @@ def by_gradient(
         total += estimates(subject, metric, chunk, parts, lambda part: change[part.site.name]).effects.sum(1)
     ends = np.cumsum(list(widths.values()))[:-1]
     return {
-        name: np.argsort(-np.abs(mine), kind="stable") for name, mine in zip(widths, np.split(total, ends), strict=True)
+        name: np.argsort(-np.abs(effects), kind="stable")
+        for name, effects in zip(widths, np.split(total, ends), strict=True)
     }

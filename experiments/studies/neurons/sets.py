@@ -83,9 +83,9 @@ Change = Callable[[NeuronSet, Means], Edit]
 def ablated(value: str) -> Change:
     """``zero`` or ``mean`` in the neurons' place."""
 
-    def change(some: NeuronSet, means: Means) -> Edit:
+    def change(chosen: NeuronSet, means: Means) -> Edit:
         level = means.every if value == "mean" else torch.zeros_like(means.every)
-        return _edit(value, some, lambda x: level[list(some.neurons)].to(x).expand_as(x))
+        return _edit(value, chosen, lambda x: level[list(chosen.neurons)].to(x).expand_as(x))
 
     return change
 
@@ -93,18 +93,18 @@ def ablated(value: str) -> Change:
 def translated(label: str, beta: float) -> Change:
     """The neurons moved towards a class."""
 
-    def change(some: NeuronSet, means: Means) -> Edit:
-        at = list(some.neurons)
-        fall = beta * (1 - torch.arange(some.k, dtype=torch.float64) / some.k)
+    def change(chosen: NeuronSet, means: Means) -> Edit:
+        at = list(chosen.neurons)
+        fall = beta * (1 - torch.arange(chosen.k, dtype=torch.float64) / chosen.k)
         move = fall * (means.of[label][at] - means.others[label][at])
-        return _edit(f"translate {label}", some, lambda x: x + move.to(x))
+        return _edit(f"translate {label}", chosen, lambda x: x + move.to(x))
 
     return change
 
 
-def _edit(name: str, some: NeuronSet, change: Callable[[Tensor], Tensor]) -> Edit:
+def _edit(name: str, chosen: NeuronSet, change: Callable[[Tensor], Tensor]) -> Edit:
     """A change of some columns of the site, whose heads stand side by side where it has heads."""
-    at = torch.tensor(some.neurons)
+    at = torch.tensor(chosen.neurons)
 
     def apply(value: Tensor) -> Tensor:
         flat = value.flatten(2).clone()

@@ -60,8 +60,8 @@ def all_rules(profile: Profile) -> list[Rule]:
         "distance_majority": ("distance majority", "type"),
         "majority": ("mean" if profile.is_number else "majority", "major"),
     }
-    found = [(name, kind, profile.first(field)) for field, (name, kind) in names.items()]
-    return [Rule(name, kind, value) for name, kind, value in found if value is not None]
+    baselines = [(name, kind, profile.first(field)) for field, (name, kind) in names.items()]
+    return [Rule(name, kind, value) for name, kind, value in baselines if value is not None]
 
 
 def describe(profile: Profile, series: Sequence[Series], rules: Sequence[Rule]) -> str:

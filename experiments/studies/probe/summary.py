@@ -207,24 +207,27 @@ def _information(
     Args:
         prior: -log2 of each test item's class frequency in training.
     """
-    out: dict[str, float | None] = {}
-    for name, first, then in (
-        ("information", prior, cell.bits),
-        ("gain", embedding.bits, cell.bits),
-        ("conditional", embedding.bits, cell.bits_beyond),
-    ):
-        pairs = [
-            (a - b, n) for n, (a, b) in enumerate(zip(first, then, strict=False)) if a is not None and b is not None
-        ]
-        found = None
-        if pairs:
-            values, known = np.zeros(len(prior)), np.zeros(len(prior))
-            for value, n in pairs:
-                values[n], known[n] = value, 1.0
-            found = boot.statistic(np.column_stack([values, known]), _mean_of_sums)
-        out |= {name: found.value if found else None}
-        out |= {f"{name}_low": found.low if found else None, f"{name}_high": found.high if found else None}
-    return out
+    return {
+        **_saved("information", prior, cell.bits, boot, len(prior)),
+        **_saved("gain", embedding.bits, cell.bits, boot, len(prior)),
+        **_saved("conditional", embedding.bits, cell.bits_beyond, boot, len(prior)),
+    }
+
+
+def _saved(
+    name: str, before: Sequence[float | None], after: Sequence[float | None], boot: ClusterBootstrap, n_items: int
+) -> dict[str, float | None]:
+    """Mean difference of two series of bits with its interval, over the items that both have."""
+    bits, known = np.zeros(n_items), np.zeros(n_items)
+    for item, (first, second) in enumerate(zip(before, after, strict=False)):
+        if first is not None and second is not None:
+            bits[item], known[item] = first - second, 1.0
+    mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums) if known.any() else None
+    return {
+        name: mean.value if mean else None,
+        f"{name}_low": mean.low if mean else None,
+        f"{name}_high": mean.high if mean else None,
+    }
 
 
 def _prior_bits(train: Part, test: Part) -> list[float | None]:

@@ -36,10 +36,10 @@ class Trees:
         rows, heads, counted = [], [], []
         for sentence, at in zip(corpus.sentences, layout.rows, strict=True):
             whole = [row + offset for row in at if row is not None]
-            own = [word.head for word in sentence.words]
-            if len(whole) == len(own) > 1 == own.count(0):
+            governors = [word.head for word in sentence.words]
+            if len(whole) == len(governors) > 1 == governors.count(0):
                 rows.append(whole)
-                heads.append(own)
+                heads.append(governors)
                 counted.append([word.upos != "PUNCT" for word in sentence.words])
         return cls(rows, heads, counted, len(corpus) - len(rows))
 
