@@ -98,14 +98,14 @@ def _moments(features: Features, site: str, labels: np.ndarray, number: int) -> 
 
 
 def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
-    """What decides the vectors of a text: a store says it, and a study compares it."""
+    """What decides the vectors of a text, in the order in which a study compares it with a store."""
     return {
         "model": subject.name,
+        "weights": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
         "model_sha256": subject.sha256,
         "tokenizer_sha256": subject.tokenizer_sha256,
         "bos": subject.bos,
         "max_length": subject.max_length,
-        "weights": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
         "unit": unit,
         "pooling": pooling if unit == "word" else None,
         "layerscope": versions()["layerscope"],
