@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "state")
@@ -84,11 +85,19 @@ class Forwards:
             return self._running[-1][1]
         return self._last if is_repeated() else Forward()
 
-    def attach(self, keep: Callable[[Any], None], mine: Callable[[], bool]) -> None:
-        """Attach the hooks that read calls; ``keep`` takes each handle, ``mine`` tells whether a call is to be read."""
-        for path in (*self._stacks, *self._blocks):
-            module = self._model.get_submodule(path)
+    @contextmanager
+    def attached(self, keep: Callable[[Any], None], mine: Callable[[], bool]) -> Iterator[None]:
+        """Attach the hooks that read calls: their beginning before, and their end behind those that are attached within.
+
+        Args:
+            keep: takes each handle.
+            mine: tells whether a call is to be read.
+        """
+        modules = [(path, self._model.get_submodule(path)) for path in (*self._stacks, *self._blocks)]
+        for path, module in modules:
             keep(module.register_forward_pre_hook(self._opener(path, mine), with_kwargs=True))
+        yield
+        for path, module in modules:
             keep(module.register_forward_hook(self._closer(path, mine), always_call=True))
 
     def _opener(self, path: str, mine: Callable[[], bool]) -> Callable[..., None]:
@@ -136,20 +145,23 @@ class Forwards:
         size = None if tokens is None else tokens.shape[1]
 
         mask, unknown = given.get("attention_mask"), ""
-        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
-            if outer is not None:  # made of the outer one's
-                mask, unknown = outer.mask, outer.unknown
-            else:
-                mask, unknown = None, "" if _hides_nothing(mask) else ODD_MASK
-        elif mask is None and outer is not None and given.get("encoder_hidden_states") is None:
-            mask = outer.mask
+        shape = None if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2) else mask
+        if shape is not None:
+            mask = None
+        if outer is not None and (shape is not None or (mask is None and given.get("encoder_hidden_states") is None)):
+            mask, unknown, shape = outer.mask, outer.unknown, None  # the inner one's is made of it
 
         named = [name for name in CACHES if name in given]
-        if not named or is_pair:
+        has_cache = bool(named) and not is_pair
+        past = next((given[name] for name in named if has_cache and given[name] is not None), None)
+        if not has_cache:
             start = outer.start if outer is not None and not is_pair else 0
-            return Forward(start, mask, virtual, unknown, tokens)
-        past = next((given[name] for name in named if given[name] is not None), None)
-        start = 0 if past is None else held(past, _layer(module) if path in self._blocks else 0)
+        else:
+            start = 0 if past is None else held(past, _layer(module) if path in self._blocks else 0)
+        if shape is not None and start is not None:
+            before = next((mask for known, end, mask in self._counted if known() is past and end == start), None)
+            mask = shown_columns(shape, start, size, before, _has_window(module))
+            unknown = ODD_MASK if mask is None else ""
         if start is None:
             start, mask, unknown = self._continued(past, mask, size, unknown)
         if past is not None and mask is not None and size is not None and mask.shape[1] > start + size:
@@ -168,12 +180,12 @@ class Forwards:
         return 0, mask, unknown if _is_empty(past) else BEFORE
 
     def _count(self, forward: Forward, output: Any) -> None:
-        """Remember how many tokens a state has read that does not tell it."""
+        """Remember what a cache does not tell: how many tokens a state has read, and which columns are padding."""
         if forward.tokens is None or not isinstance(output, Mapping):
             return
         for name in CACHES:
             past = output.get(name)
-            if past is not None and held(past) is None:
+            if past is not None and (forward.mask is not None or held(past) is None):
                 self._counted = [e for e in self._counted if e[0]() is not None and e[0]() is not past]
                 self._counted.append((_reference(past), forward.start + forward.tokens.shape[1], forward.mask))
 
@@ -256,17 +268,46 @@ def _is_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim in (2, 3)
 
 
-def _hides_nothing(mask: Any) -> bool:
-    """Whether a mask ``batch 1 query key`` shows every query its own token and the one before: no column is padding."""
+def shown_columns(
+    mask: Any, start: int, size: int | None, before: Tensor | None, has_window: bool
+) -> Bool[Tensor, "batch column"] | None:
+    """The tokens' columns, from a mask ``batch 1 query key`` (or several, by kind of layer); None where it does not tell.
+
+    A token sees itself. What its row shows beyond itself is no causal mask, or stands for "nothing to see".
+
+    Args:
+        start, size: columns that a cache holds, and those of this forward.
+        before: the tokens' columns that the cache holds, where they are known.
+        has_window: whether a token may not see all earlier ones.
+    """
     if isinstance(mask, Mapping):
-        return all(_hides_nothing(one) for one in mask.values())
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-2] > mask.shape[-1]:
-        return False
-    shown = mask if mask.dtype == torch.bool else mask > -1
-    end = mask.shape[-1] - mask.shape[-2]
-    own = shown.diagonal(end, dim1=-2, dim2=-1)
-    before = shown.diagonal(end - 1, dim1=-2, dim2=-1)
-    return bool(own.all()) and bool(before[..., 0 if end else 1 :].all() if end else before.all())
+        has_window = has_window and "full_attention" not in mask
+        if size is not None and any(one is None for one in mask.values()):  # left out: there is no padding
+            return torch.ones(1, start + size, dtype=torch.bool)
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or size is None or mask.shape[-2] != size:
+        return None
+    shown = (mask if mask.dtype == torch.bool else mask > -1)[:, 0].cpu()
+    end = start + size
+    dropped = max(0, end - shown.shape[-1])
+    if start == 0 and shown.shape[-1] == size and bool((shown == shown[:, :1]).all()):
+        return shown[:, 0]  # every token sees all tokens
+    own = torch.arange(start - dropped, end - dropped)
+    ahead = torch.arange(shown.shape[-1])[None] > own[:, None]
+    now = shown[:, torch.arange(size), own] & ~(shown & ahead).any(-1)
+    if not start:
+        return now
+    if before is None:
+        before = shown[:, -1, :start]
+        if before.shape[1] != start or (has_window and not bool(before.all())):
+            return None
+    return torch.cat([before.bool().cpu().expand(len(now), -1), now.expand(len(before), -1)], dim=1)
+
+
+def _has_window(module: nn.Module) -> bool:
+    config: Any = getattr(module, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return any(getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size"))
 
 
 def _layer(block: nn.Module) -> int:

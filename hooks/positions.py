@@ -231,6 +231,7 @@ class Where:
         if self.mask is None:
             return None
         mask = self.mask.bool().cpu()
+        mask = mask.expand(batch, -1) if len(mask) == 1 else mask
         if bool(mask.all()):
             return None
         if mask.shape != (batch, end):

@@ -66,21 +66,21 @@ class Taps:
             end = "attention" if place.end in ("scores", "pattern") else place.end
             hooked[place.path, end].append((site, place))
         with ExitStack() as stack:  # a failure half-way removes what is already attached
-            self.forwards.attach(functools.partial(self._keep, stack), self._mine)  # read before sites are touched
-            for path in {place.like for place in self.places.values() if place.like}:
-                hook = self._note_shape(path)
-                self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
-            for (path, end), wanted in hooked.items():
-                module = self._module(path)
-                if end == "input":
-                    self._keep(
-                        stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
-                    )
-                elif end == "output":
-                    self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
-                else:
-                    self._watch(tap, stack, module, path, wanted)
-            self._keep(stack, self.model.register_forward_pre_hook(self._note_forward))
+            with self.forwards.attached(functools.partial(self._keep, stack), self._mine):
+                for path in {place.like for place in self.places.values() if place.like}:
+                    hook = self._note_shape(path)
+                    self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
+                for (path, end), wanted in hooked.items():
+                    module = self._module(path)
+                    if end == "input":
+                        self._keep(
+                            stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
+                        )
+                    elif end == "output":
+                        self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
+                    else:
+                        self._watch(tap, stack, module, path, wanted)
+                self._keep(stack, self.model.register_forward_pre_hook(self._note_forward))
             return stack.pop_all()
 
     def _module(self, path: str) -> nn.Module:
