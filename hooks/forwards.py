@@ -38,6 +38,7 @@ class Forward:
         start: columns that a cache holds before this call's first one.
         mask: ``batch column``, True or 1 where a token stands; it covers the cache's columns too.
         virtual: columns at the start of each row that an adapter put there (prompt and prefix tuning).
+        prefix: how many of these only a cache holds, and no forward runs (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: ids or embeddings of this call, ``batch pos`` first.
     """
@@ -45,6 +46,7 @@ class Forward:
     start: int = 0
     mask: Tensor | None = None
     virtual: int = 0
+    prefix: int = 0
     unknown: str = ""
     tokens: Tensor | None = None
 
@@ -134,7 +136,7 @@ class Forwards:
         given = bound(module, args, kwargs)
         outer = self._running[-1][1] if self._running else None
         is_pair = "decoder_input_ids" in given
-        virtual = outer.virtual if outer is not None and outer.virtual else self._virtual(path)
+        virtual, prefix = (outer.virtual, outer.prefix) if outer is not None and outer.virtual else self._virtual(path)
         tokens = next(
             (given[k] for k in ("input_ids", "inputs_embeds", "hidden_states") if _is_rows(given.get(k))), None
         )
@@ -166,7 +168,7 @@ class Forwards:
             start, mask, unknown = self._continued(past, mask, size, unknown)
         if past is not None and mask is not None and size is not None and mask.shape[1] > start + size:
             mask = mask[:, : start + size]  # one for all that a static cache has room for
-        return Forward(start, mask, virtual, unknown, tokens)
+        return Forward(start, mask, virtual, prefix, unknown, tokens)
 
     def _continued(
         self, past: Any, mask: Tensor | None, size: int | None, unknown: str
@@ -189,16 +191,17 @@ class Forwards:
                 self._counted = [e for e in self._counted if e[0]() is not None and e[0]() is not past]
                 self._counted.append((_reference(past), forward.start + forward.tokens.shape[1], forward.mask))
 
-    def _virtual(self, path: str) -> int:
-        """Columns that PEFT puts before every text: inside its own forward, or while its `generate` runs."""
+    def _virtual(self, path: str) -> tuple[int, int]:
+        """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
         for above in (p for p in self._stacks if p == path or _is_within(path, p)):
             module: Any = self._model.get_submodule(above)
             prepares = getattr(vars(module).get("prepare_inputs_for_generation"), "__self__", module)
             tuned = prepares if prepares is not module else module if above == path else None
             config = getattr(tuned, "active_peft_config", None) if hasattr(tuned, "peft_config") else None
             if getattr(config, "is_prompt_learning", False) and not getattr(tuned, "_adapters_disabled", False):
-                return int(getattr(config, "num_virtual_tokens", 0))
-        return 0
+                count = int(getattr(config, "num_virtual_tokens", 0))
+                return count, count if getattr(config, "peft_type", "") in ("PREFIX_TUNING", "CARTRIDGE") else 0
+        return 0, 0
 
 
 def is_repeated() -> bool:
