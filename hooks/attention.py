@@ -173,8 +173,8 @@ def watch_attention(
     """
     active: list[AttentionTouch] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not mine():
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None or not mine():  # removed in another thread while this one calls it
             return
         touch = here()
         if touch is None:

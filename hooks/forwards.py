@@ -105,9 +105,9 @@ class Forwards:
     def _opener(self, path: str, mine: Callable[[], bool]) -> Callable[..., None]:
         is_block = path in self._blocks
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if (is_block and self._running) or not mine() or is_repeated():
-                return
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is None or (is_block and self._running) or not mine() or is_repeated():
+                return  # without kwargs: PyTorch calls in one thread a hook that another one has removed
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
             if is_block and _told.forward is not None:
                 forward = _told.forward

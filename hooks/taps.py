@@ -114,8 +114,8 @@ class Taps:
         self.ran = self.ran or self._mine()
 
     def _note_shape(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._mine():
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is None or not self._mine():
                 return
             given = args[0] if args else kwargs["hidden_states"]
             self._shapes[path] = given.shape[:2]
@@ -123,8 +123,8 @@ class Taps:
         return hook
 
     def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not self._mine():
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if kwargs is None or not self._mine():  # removed in another thread while this one calls it
                 return None
             given: Any = args if args else kwargs
             changed = self._touch(tap, path + ":input", wanted, given)
