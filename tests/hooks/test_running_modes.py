@@ -50,7 +50,7 @@ def test_an_edit_is_what_it_is_on_the_text_alone(way):
     assert sum(effect > 100 * TOLERANCE for effect in moved) > len(moved) / 2
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(edit=st.sampled_from(sorted(EDITS)), place=st.sampled_from(PLACES), way=st.sampled_from(sorted(WAYS)))
 def test_any_edit_at_any_place_under_any_way(edit, place, way):
     case = Case(edit, place)
