@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerscope.errors import InputError, UseError
@@ -23,6 +24,8 @@ from layerscope.errors import InputError, UseError
 from .activations import Activations, select
 from .anatomy import Place, locate
 from .attention import forbid
+from .forwards import Forward
+from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
 from .taps import Taps, as_site
@@ -52,12 +55,13 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         device: where to store values; None leaves them where they are.
         clone: copy values, for models that change tensors in place (which is noticed when a value is read).
         to: a store that takes each forward's values when its last site has fired, as one shard: a row for each position
-            that the model's ``attention_mask`` lets through. ``acts`` then holds nothing.
+            that holds a token of a text. ``acts`` then holds nothing.
 
     Raises:
         UnknownSite: before any hook attaches, with the nearest names that exist.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
         RuntimeError: ``grad=True`` where autograd is off.
+        PositionsUnknown: with ``to``, in a forward that does not tell where its tokens stand.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         self._to: dict[str, Any] = {"dtype": dtype, "device": device}
         self._clone = clone
         self._taps = Taps(model, self._places, in_graph=grad)
+        self._forward = Forward()
         self._waiting: set[Site] = set(self._places)
         self._stack = ExitStack()
         self.acts = Activations(list(self._places))
@@ -114,6 +119,7 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
             add = self.acts.grad._add
             self._stack.callback(raw.register_hook(lambda g: add(site, self._store(view(g)))).remove)
             self.acts._raw[site] = (raw, view)
+        self._forward = self._taps.forwards.now
         value = self._view(site, place, forbid(raw) if place.end == "scores" else raw, shape=shape).detach()
         stored = self._store(value, owned=site.select is not None)
         self.acts._add(site, stored, watched=stored.data_ptr() == value.data_ptr())
@@ -126,13 +132,18 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
             return
         if self._store_in is not None:
             values = {str(site): self.acts.all(site)[-1] for site in self._places}
-            self._store_in.append(values, self._taps.mask, self._taps.start)
+            at = self.positions(next(iter(values.values())))
+            self._store_in.append(values, positions=at, goes_on=self._forward.start > self._forward.virtual)
             self.acts._clear()
             self._stored += 1
         if self._stop or self._store_in is not None:
             self._waiting = set(self._places)
         if self._stop:
             raise _Stop(self)
+
+    def positions(self, value: Tensor) -> Int[Tensor, "batch pos"]:
+        """Text positions of a value of the last forward; -1 where no token stands. Raises `PositionsUnknown`."""
+        return Where.of(self._forward, next(iter(self._places)), {}, Seen()).positions(value).expand(len(value), -1)
 
     def _is_silent(self, site: Site) -> bool:
         if self._store_in is None:

@@ -23,7 +23,9 @@ from layerscope.errors import InputError
 
 from .activations import select, selected
 from .anatomy import Place, locate
-from .edits import Edit, EditError, Where, function
+from .attention import forbid
+from .edits import Edit, EditError, function
+from .positions import Seen, Where
 from .sites import Site, SiteLike, UnknownSite
 from .taps import Taps, as_site
 
@@ -75,6 +77,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         self._live = _Live(model, needed)
         self._taps = Taps(model, places)
         self._fired: dict[Site, Tensor] = {}
+        self._seen = Seen()
         self._stack = ExitStack()
 
     def __enter__(self) -> intervene:
@@ -91,6 +94,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         if kind is not None:
             return
         self._taps.require([site for site in self._edits if site not in self._fired])
+        self._seen.require()
         same = [str(site) for site, changed in self._fired.items() if not bool(changed)]
         if same:
             warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)
@@ -99,7 +103,8 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         """Put the edited value in a site's place."""
         whole = as_site(place, raw, shape)
         old = select(whole, site)
-        where = Where(site, self._taps.start, self._taps.mask, self._live.values)
+        old = forbid(old) if place.end == "scores" else old
+        where = Where.of(self._taps.forwards.now, site, self._live.values, self._seen)
         new = old
         for edit in self._edits[site]:
             new = edit(new, where)
@@ -108,7 +113,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
                 raise EditError(f"{site}: {shapes} from {edit.name}")
         changed = (new.detach() != old.detach()).any()
         self._fired[site] = self._fired[site] | changed if site in self._fired else changed
-        return _put(place, raw, shape, site, new.to(raw.dtype))
+        return raw if new is old else _put(place, raw, shape, site, new.to(raw.dtype))
 
     def after(self) -> None:
         """Nothing to do."""

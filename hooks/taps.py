@@ -6,6 +6,7 @@ on one place see it in the order in which they were attached, each what the one 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from .activations import SiteNeverFired
 from .anatomy import Place
 from .attention import watch_attention
+from .forwards import Forwards, is_repeated
 from .sites import Site
 
 
@@ -48,9 +50,7 @@ class Taps:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
         self._thread, self._elsewhere = threading.get_ident(), False
-        self.start = 0  # position of this forward's first token: what a KV cache holds already
-        self.mask: Tensor | None = None  # this forward's attention mask
-        self._over = False  # whether the forward that these two are of has ended
+        self.forwards = Forwards(model, (place.path for place in places.values()))
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
@@ -66,21 +66,21 @@ class Taps:
             end = "attention" if place.end in ("scores", "pattern") else place.end
             hooked[place.path, end].append((site, place))
         with ExitStack() as stack:  # a failure half-way removes what is already attached
-            for path in {place.like for place in self.places.values() if place.like}:
-                hook = self._note_shape(path)
-                self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
-            for (path, end), wanted in hooked.items():
-                module = self._module(path)
-                if end == "input":
-                    self._keep(
-                        stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
-                    )
-                elif end == "output":
-                    self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
-                else:
-                    self._watch(tap, stack, module, path, wanted)
-            self._keep(stack, self.model.register_forward_pre_hook(self._note_forward, with_kwargs=True))
-            self._keep(stack, self.model.register_forward_hook(self._note_end, always_call=True))
+            with self.forwards.attached(functools.partial(self._keep, stack), self._mine):
+                for path in {place.like for place in self.places.values() if place.like}:
+                    hook = self._note_shape(path)
+                    self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
+                for (path, end), wanted in hooked.items():
+                    module = self._module(path)
+                    if end == "input":
+                        self._keep(
+                            stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
+                        )
+                    elif end == "output":
+                        self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
+                    else:
+                        self._watch(tap, stack, module, path, wanted)
+                self._keep(stack, self.model.register_forward_pre_hook(self._note_forward))
             return stack.pop_all()
 
     def _module(self, path: str) -> nn.Module:
@@ -105,26 +105,17 @@ class Taps:
 
     def _mine(self) -> bool:
         """Whether this call belongs to the thread that attached; one that autograd repeats belongs to whoever began it."""
-        if threading.get_ident() == self._thread or _is_repeated():
+        if threading.get_ident() == self._thread or is_repeated():
             return True
         self._elsewhere = True
         return False
 
-    def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._mine():
-            return
-        self.ran, self._over = True, False
-        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        held = getattr(past, "get_seq_length", None)
-        self.start = int(held()) if held is not None else 0
-        self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-
-    def _note_end(self, *_: Any) -> None:
-        self._over = self._over or self._mine()
+    def _note_forward(self, *_: Any) -> None:
+        self.ran = self.ran or self._mine()
 
     def _note_shape(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._mine():
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is None or not self._mine():
                 return
             given = args[0] if args else kwargs["hidden_states"]
             self._shapes[path] = given.shape[:2]
@@ -132,8 +123,8 @@ class Taps:
         return hook
 
     def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not self._mine():
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if kwargs is None or not self._mine():  # removed in another thread while this one calls it
                 return None
             given: Any = args if args else kwargs
             changed = self._touch(tap, path + ":input", wanted, given)
@@ -175,16 +166,9 @@ class Taps:
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
-        if self._over and not _is_repeated():  # a part of the model is called by itself
-            self.start, self.mask = 0, None
         call = self._counts[key] % wanted[0][1].calls
         self._counts[key] += 1
         return call
-
-
-def _is_repeated() -> bool:
-    """Whether this is a call that autograd repeats, under gradient checkpointing, to go back through it."""
-    return torch._C._current_graph_task_id() != -1
 
 
 @dataclass
