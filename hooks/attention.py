@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .block import BlockHook, depth
 from .flex import flex_calls, flex_scores, uses_flex, with_asked
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
@@ -51,6 +52,7 @@ class AttentionWatch(TorchFunctionMode):
     def __init__(self, flex: bool = False) -> None:
         super().__init__()
         self.touches: list[AttentionTouch] = []
+        self._depth = depth()
         self._flex_calls = flex_calls(self._flex) if flex else None
 
     def __enter__(self) -> Any:
@@ -64,6 +66,8 @@ class AttentionWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if depth() != self._depth:  # a forward that a function runs which was shown a value of this one
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._sdpa(func, args, kwargs)
         if func in _SOFTMAX and _is_attention(args, kwargs):
@@ -83,6 +87,8 @@ class AttentionWatch(TorchFunctionMode):
         return dropped @ _repeat_heads(value, pattern.shape[1])
 
     def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+        if depth() != self._depth:
+            return func(query, key, value, **kwargs)
         given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
         scores = flex_scores(query, _repeat_heads(key, query.shape[1]), **given)
         pattern, changed = self._through(scores, _weights)
@@ -109,10 +115,10 @@ class AttentionWatch(TorchFunctionMode):
 
 
 class _Watches(threading.local):
-    """The watches that are on in this thread, by module: a second party joins the first one's."""
+    """The watches that are on in this thread, by module and depth: a second party joins the first one's."""
 
     def __init__(self) -> None:
-        self.by_module: dict[int, AttentionWatch] = {}
+        self.by_module: dict[tuple[int, int], AttentionWatch] = {}
 
 
 _watches = _Watches()
@@ -133,7 +139,7 @@ def watch_attention(
         here: called at every call of the module; who is interested in this call, if anyone.
         after: called when the call is over.
     """
-    active: list[AttentionTouch] = []
+    active: list[tuple[AttentionTouch, tuple[int, int]]] = []
 
     def before(*_: Any) -> None:
         if not mine():
@@ -141,19 +147,21 @@ def watch_attention(
         touch = here()
         if touch is None:
             return
-        watch = _watches.by_module.get(id(module))
+        key = id(module), depth()
+        watch = _watches.by_module.get(key)
         if watch is None:
-            watch = _watches.by_module[id(module)] = AttentionWatch(uses_flex(module))
+            watch = _watches.by_module[key] = AttentionWatch(uses_flex(module))
             watch.__enter__()
         watch.touches.append(touch)
-        active.append(touch)
+        active.append((touch, key))
 
     def leave() -> None:
         while active:
-            watch = _watches.by_module[id(module)]
-            watch.touches.remove(active.pop())
+            touch, key = active.pop()
+            watch = _watches.by_module[key]
+            watch.touches.remove(touch)
             if not watch.touches:
-                del _watches.by_module[id(module)]
+                del _watches.by_module[key]
                 watch.__exit__(None, None, None)
 
     def finish(*_: Any) -> None:
@@ -162,8 +170,8 @@ def watch_attention(
             after()
 
     stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
-    stack.callback(module.register_forward_pre_hook(before).remove)
-    stack.callback(module.register_forward_hook(finish, always_call=True).remove)
+    stack.callback(module.register_forward_pre_hook(BlockHook(before)).remove)
+    stack.callback(module.register_forward_hook(BlockHook(finish), always_call=True).remove)
 
 
 def sdpa_scores(
