@@ -45,10 +45,16 @@ class BlockHook:
 
 
 class _Touched(threading.local):
-    """The models whose forwards wait, in this thread, for a function that was shown a value of theirs."""
+    """What this thread's hooks are to know of who called them.
+
+    Attributes:
+        models: those whose forwards wait for a function that was shown a value of theirs.
+        layer: which layer a block that layers share is called for, where its own forward does not count the calls.
+    """
 
     def __init__(self) -> None:
         self.models: list[nn.Module] = []
+        self.layer: int | None = None
 
 
 _touched = _Touched()
@@ -67,6 +73,21 @@ def touching(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _touched.models.pop()
+
+
+def called_layer() -> int | None:
+    """The layer that `as_layer` named last."""
+    return _touched.layer
+
+
+@contextmanager
+def as_layer(layer: int) -> Iterator[None]:
+    """While this lasts a block that layers share is called for this one."""
+    before, _touched.layer = _touched.layer, layer
+    try:
+        yield
+    finally:
+        _touched.layer = before
 
 
 def waits(model: nn.Module, since: int) -> bool:
@@ -94,6 +115,10 @@ class Repeated(Protocol):
         ...
 
 
+_REENTRANT = "run_function"
+"""Where the reentrant kind of checkpointing keeps what it repeats."""
+
+
 class Repeat:
     """What gradient checkpointing calls to run a part of a forward again, with the hooks that were on it."""
 
@@ -108,19 +133,24 @@ class Repeat:
             return self._run(*args, **kwargs)
 
     @classmethod
-    def note(cls, hooked: Repeated) -> None:
+    def note(cls, hooked: Repeated) -> bool:
         """Remember, in every checkpointed part that is running in this thread, that it is hooked.
+
+        Returns whether one of them is reentrant: its repeat has a graph of its own, and only the part's arguments join it
+        to the forward's.
 
         Raises:
             UseError: this PyTorch keeps what it will repeat in a place that is not known.
         """
-        for owner, name in _checkpointed_parts():
+        parts = _checkpointed_parts()
+        for owner, name in parts:
             repeat = getattr(owner, name)
             if not isinstance(repeat, cls):
                 repeat = cls(repeat)
                 setattr(owner, name, repeat)
             if hooked not in repeat._facts:
                 repeat._facts[hooked] = hooked.facts()
+        return any(name == _REENTRANT for _, name in parts)
 
 
 def may_be_checkpointed(began_with_grad: bool) -> bool:
@@ -161,7 +191,7 @@ def _checkpointed_parts() -> list[tuple[Any, str]]:
             if name in ("unpack_hook", "backward"):
                 break  # beyond it is who asked for the gradient
             if name == "forward":
-                parts.append((frame.f_locals["ctx"], "run_function"))
+                parts.append((frame.f_locals["ctx"], _REENTRANT))
             elif name == "checkpoint" and (part := frame.f_locals.get("gen")) is not None:
                 parts.append((part.gi_frame.f_locals["new_frame"], "recompute_fn"))
     except (AttributeError, KeyError):

@@ -27,7 +27,7 @@ from .anatomy import Place, locate, locate_each
 from .edits import Edit, EditError, Where, function
 from .sites import Site, SiteLike, UnknownSite
 from .taps import Tap, Taps, as_site
-from .transforms import is_wrapped, share_memory
+from .transforms import copy_for, is_wrapped, share_memory
 
 EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
 
@@ -111,6 +111,11 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         where = Where(site, self._taps.start, self._taps.mask, self._taps.live)
         new = old
         for edit in self._edits[site]:
+            if edit.needs and self._taps.reentrant:
+                raise EditError(
+                    f"{site}: {edit.name} reads another site, and reentrant checkpointing loses the gradient between the "
+                    "two: checkpoint with use_reentrant=False"
+                )
             new = edit.unrounded(new if edit.given == "float32" else new.to(old.dtype), where)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
@@ -167,7 +172,7 @@ def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, P
         middle = select(before + value, site)
         own = middle if edit.given == "float32" else middle.to(before.dtype)
         moved = edit.unrounded(own, replace(where, site=site))
-        new = value.clone()
+        new = copy_for(value, moved)
         at = selected(value, site)
         # What is not moved keeps its bits; what is, is its distance from the stream that it will be added to.
         new[at] = torch.where(moved == own, value[at], moved.to(value.dtype) - before[at])
@@ -180,7 +185,7 @@ def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: T
     """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
     if site.select is None and shape is None and place.view is views.identity:
         return new.clone()  # what an edit gave may be held elsewhere, and the model may change its own in place
-    fresh = raw.clone()
+    fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
     whole[selected(whole, site)] = new
     if share_memory(whole, fresh):

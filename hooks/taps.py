@@ -70,6 +70,7 @@ class Taps:
         mask: this forward's attention mask.
         live: values of this forward that edits read, by name.
         repeating: whether what runs is a part of a forward that checkpointing repeats.
+        reentrant: whether it is a part that reentrant checkpointing will repeat.
     """
 
     def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
@@ -78,7 +79,7 @@ class Taps:
         self.start = 0
         self.mask: Tensor | None = None
         self.live: Mapping[str, Tensor] = {}
-        self.repeating = False
+        self.repeating = self.reentrant = False
         self.order = 0
         self._tap: Tap | None = None  # None where no hook is on
         self._thread, self._elsewhere = threading.get_ident(), False
@@ -176,8 +177,7 @@ class Taps:
         """Whether this call of a module is shown to the tap; a checkpointed part is told to show its repeats too."""
         if not self._in_block():
             return False
-        if block.may_be_checkpointed(self._with_grad):
-            Repeat.note(self)
+        self.reentrant = block.may_be_checkpointed(self._with_grad) and Repeat.note(self)
         return True
 
     def _in_block(self) -> bool:
@@ -274,7 +274,8 @@ class Taps:
         calls = wanted[0][1].calls
         if calls == 1:
             return 0
-        call = self._counts[key] % calls
+        layer = block.called_layer()
+        call = self._counts[key] % calls if layer is None else layer
         self._counts[key] += 1
         return call
 

@@ -29,3 +29,10 @@ def share_memory(a: Tensor, b: Tensor) -> bool:
     while is_wrapped(b):
         b = _functorch.get_unwrapped(b)
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def copy_for(value: Tensor, new: Tensor) -> Tensor:
+    """A copy of ``value`` that parts of ``new`` may be written into, also where ``vmap`` maps over ``new`` alone."""
+    if not is_wrapped(new):
+        return value.clone()
+    return torch.where(new.new_ones((), dtype=torch.bool), value, value)
