@@ -13,7 +13,7 @@ import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -102,13 +102,17 @@ _CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionar
 _SHAPES: weakref.WeakKeyDictionary[nn.Module, _Shape] = weakref.WeakKeyDictionary()
 
 
-@dataclass(frozen=True)
-class _Shape:
+#: What configurations call their heads.
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads", "multi_query")
+
+
+class _Shape(NamedTuple):
     """What an anatomy was made of and what a user may change later: it is looked at again each time, which costs little."""
 
     stack: str
     blocks: tuple[int, ...]
-    heads: tuple[int, int]
+    config: Any
+    heads: tuple[Any, ...]
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -116,7 +120,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     _refuse_wrapper(model)
     known, inner = _CACHE.get(model), _adapted(model)
     shape = _SHAPES.get(inner)
-    if known is None or (shape is not None and shape != _shape(inner, shape.stack)):
+    if known is None or (shape is not None and shape != _shape(inner, shape.stack, shape.config)):
         _SHAPES.pop(inner, None)
         _CACHE.pop(inner, None)
         _refuse_compiled(model)
@@ -124,15 +128,23 @@ def anatomy(model: nn.Module) -> Anatomy:
     return known
 
 
-def _shape(model: nn.Module, stack: str) -> _Shape:
+def _shape(model: nn.Module, stack: str, text: Any = None) -> _Shape:
+    if text is None:
+        text = _text_config(model)
     blocks = _submodule(model, stack)
-    return _Shape(stack, () if blocks is None else tuple(map(id, blocks._modules.values())), _heads(model))
+    named = object.__getattribute__(text, "__dict__")  # a configuration's own look-ups are slow
+    children = () if blocks is None else tuple(map(id, blocks._modules.values()))
+    return _Shape(stack, children, text, tuple(named.get(name) for name in _HEADS))
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _heads(model: nn.Module) -> tuple[int, int]:
     """Heads of queries, and of keys and values, as the configuration names them."""
-    config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = _text_config(model)
     n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
         return n_heads, 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
@@ -177,23 +189,31 @@ def _refuse_compiled(model: nn.Module) -> None:
         _refuse_compiled_module(module)
 
 
-def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
-    """No module may be compiled that a place is in or that stands beside one of these; the others are not looked at."""
-    checked: dict[str, nn.Module] = {}
-    for place in places:
-        _refuse_compiled_to(model, place.path, checked)
+def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
+    """The modules at some paths and above them, by path; raises `AttributeError` where one is gone."""
+    found = {"": model}
+    for path in paths:
+        _find_module(path, found)
+    return found
 
 
-def _refuse_compiled_to(model: nn.Module, path: str, checked: dict[str, nn.Module]) -> nn.Module:
-    module = checked.get(path)
+def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
+    module = found.get(path)
     if module is None:
         above, _, name = path.rpartition(".")
-        module = getattr(_refuse_compiled_to(model, above, checked), name) if path else model
-        checked[path] = module
-        for near in (module, *module._modules.values()):
-            if near is not None:
-                _refuse_compiled_module(near)
+        parent = _find_module(above, found)
+        module = parent._modules.get(name)
+        module = found[path] = getattr(parent, name) if module is None else module
     return module
+
+
+def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
+    """No module may be compiled that a place is in, nor a block beside it; the others are not looked at."""
+    for module in modules_at(model, (place.path for place in places)).values():
+        _refuse_compiled_module(module)
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                _refuse_compiled_module(block)
 
 
 def _refuse_compiled_module(module: nn.Module) -> None:
@@ -244,6 +264,16 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
 
 def locate_each(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:
     """`locate`, for each of several patterns."""
+    try:
+        return _located(model, specs)
+    except AttributeError:  # modules have gone since the anatomy was made
+        for known in (_CACHE, _SHAPES):
+            known.pop(model, None)
+            known.pop(_adapted(model), None)
+        return _located(model, specs)
+
+
+def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:
     _refuse_wrapper(model)
     parsed = [Site.parse(spec) for spec in specs]
     named = [site for site in parsed if not site.name.startswith("module:")]
@@ -300,8 +330,7 @@ def _find(model: nn.Module) -> Anatomy:
 
 def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
     prefix = _body_prefix(model, family)
-    config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = _text_config(model)
     n_heads, n_kv = _heads(model)
     stack = _submodule(model, prefix + family.blocks)
     if stack is None:

@@ -65,6 +65,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         if not edits:
             raise InputError("intervene needs at least one site and its edit")
         self._edits: dict[Site, list[Edit]] = {}
+        self._summed: dict[Site, str] = {}
         needed: dict[str, dict[Site, Place]] = {}
         places: dict[Site, Place] = {}
         for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
@@ -73,7 +74,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             for site, place in located.items():
                 own = edit
                 if site.part == "hook_resid_mid":
-                    site, place, own = _through_attn_out(model, site, edit)
+                    pre = f"blocks.{site.layer}.hook_resid_pre"
+                    site, place, own = _through_attn_out(model, site, edit, pre)
+                    self._summed[site] = pre
                 places[site] = place
                 self._edits.setdefault(site, []).append(own)
                 needed |= {name: locate(model, name) for name in own.needs if name not in needed}
@@ -120,7 +123,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")
-        new = new.to(old)
+        # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
+        new = new.to(old) if site not in self._summed else new.to(self._taps.live[self._summed[site]].dtype)
         self._compare(site, old, new)
         return _put(place, raw, shape, site, new)
 
@@ -159,9 +163,9 @@ class _Live(Tap):
         return raw
 
 
-def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit]:
+def _through_attn_out(model: nn.Module, site: Site, edit: Edit, pre: str) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
-    pre, out = (f"blocks.{site.layer}.{part}" for part in ("hook_resid_pre", "hook_attn_out"))
+    out = f"blocks.{site.layer}.hook_attn_out"
     try:
         place = locate(model, out)[Site(out)]
     except UnknownSite:

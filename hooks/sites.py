@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,29 +90,20 @@ class Site:
     def parse(cls, spec: SiteLike) -> Site:
         """Read one site or pattern; raises `UnknownSite` for an unknown shorthand, `ValueError` for bad brackets."""
         if isinstance(spec, Site):
-            return spec
+            return spec if not spec._has_index_alone() else cls(f"{spec.name}[0]", spec.select)
         if isinstance(spec, tuple):
             return cls(_from_pair(spec))
-        if spec.startswith("module:"):
-            return _module_site(spec)
-        match = _SELECTION.match(spec)
-        if match is None:
-            if "[" in spec or "]" in spec:
-                raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
-            return cls(spec)
-        return cls(match["name"], _parse_index(match["index"], spec))
+        return _parsed(spec)
 
     @property
     def layer(self) -> int | None:
         """The block's number, or None for a site outside the blocks."""
-        match = _LAYER.match(self.name)
-        return int(match["layer"]) if match else None
+        return _block_of(self.name)[0]
 
     @property
     def part(self) -> str:
         """The name without its block: ``attn.hook_z``."""
-        match = _LAYER.match(self.name)
-        return match["part"] if match else self.name
+        return _block_of(self.name)[1]
 
     @property
     def axis(self) -> int:
@@ -121,8 +113,30 @@ class Site:
     def __str__(self) -> str:
         if self.select is None:
             return self.name
-        alone = isinstance(self.select, int) and self.name.startswith("module:") and not self.name.endswith("]")
-        return f"{self.name}{'[0]' if alone else ''}[{_show_index(self.select)}]"
+        return f"{self.name}{'[0]' if self._has_index_alone() else ''}[{_show_index(self.select)}]"
+
+    def _has_index_alone(self) -> bool:
+        """Whether one index of a module's tensor would be written as if it picked from a tuple."""
+        return isinstance(self.select, int) and self.name.startswith("module:") and not self.name.endswith("]")
+
+
+@functools.lru_cache(maxsize=10_000)
+def _block_of(name: str) -> tuple[int | None, str]:
+    """A site's block, and its name without it."""
+    match = _LAYER.match(name)
+    return (int(match["layer"]), match["part"]) if match else (None, name)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parsed(spec: str) -> Site:
+    if spec.startswith("module:"):
+        return _module_site(spec)
+    match = _SELECTION.match(spec)
+    if match is None:
+        if "[" in spec or "]" in spec:
+            raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
+        return Site(spec)
+    return Site(match["name"], _parse_index(match["index"], spec))
 
 
 def _module_site(spec: str) -> Site:
@@ -207,6 +221,7 @@ def _no_such_site(pattern: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(query, list(folded), n=3, cutoff=0.4)
     if wanted:
         near = [n.replace(".*.", f".{wanted['layer']}.") for n in near]
+        near = [n for n in near if n in known]
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return f"no site {pattern!r} in this model{hint} (hooks.sites(model) lists all {len(known)})"
 

@@ -18,10 +18,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import block
 from .activations import SiteNeverFired
-from .anatomy import Place
+from .anatomy import Place, modules_at
 from .attention import watch_attention
 from .block import BlockHook, Repeat, touching
 from .sites import Site
@@ -100,40 +101,44 @@ class Taps:
         return self._hook(tap)
 
     def _hook(self, tap: Tap) -> ExitStack:
-        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = defaultdict(list)
+        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
+        likes, owners = set[str](), set[str]()
         for site, place in self.places.items():
             end = "attention" if place.end in ("scores", "pattern") else place.end
-            hooked[place.path, end].append((site, place))
+            hooked.setdefault((place.path, end), []).append((site, place))
+            if place.like is not None:
+                likes.add(place.like)
+            if place.calls > 1:
+                owners.add(_owner(place))
+        modules = modules_at(self.model, (*(path for path, _ in hooked), *likes, *owners))
+        handles: list[RemovableHandle] = []
+
+        def before(module: nn.Module, hook: Callable[..., Any]) -> None:
+            handles.append(module.register_forward_pre_hook(BlockHook(hook), with_kwargs=True))
+
         with ExitStack() as stack:  # a failure half-way removes what is already attached
-            stack.callback(self._forget)
+            stack.callback(self._release, handles)
             self._tap = tap
-            self._before(stack, self.model, self._note_forward)
-            for path in {owner for place in self.places.values() if (owner := _owner(place)) is not None}:
-                self._before(stack, self._module(path), self._note_first_call)
-            for path in {place.like for place in self.places.values() if place.like}:
-                self._before(stack, self._module(path), self._shape_noted(path))
+            before(self.model, self._note_forward)
+            for path in owners:
+                before(modules[path], self._note_first_call)
+            for path in likes:
+                before(modules[path], self._shape_noted(path))
             for (path, end), wanted in hooked.items():
-                module = self._module(path)
+                module = modules[path]
                 if end == "input":
-                    self._before(stack, module, self._reader(tap, path, wanted))
+                    before(module, self._reader(tap, path, wanted))
                 elif end == "output":
-                    hook = BlockHook(self._writer(tap, path, wanted))
-                    stack.callback(module.register_forward_hook(hook).remove)
+                    handles.append(module.register_forward_hook(BlockHook(self._writer(tap, path, wanted))))
                 else:
                     self._watch(tap, stack, module, path, wanted)
-            end_hook = BlockHook(self._note_end)
-            stack.callback(self.model.register_forward_hook(end_hook, always_call=True).remove)
+            handles.append(self.model.register_forward_hook(BlockHook(self._note_end), always_call=True))
             return stack.pop_all()
 
-    def _module(self, path: str) -> nn.Module:
-        return self.model.get_submodule(path)
-
-    @staticmethod
-    def _before(stack: ExitStack, module: nn.Module, hook: Callable[..., Any]) -> None:
-        stack.callback(module.register_forward_pre_hook(BlockHook(hook), with_kwargs=True).remove)
-
-    def _forget(self) -> None:
+    def _release(self, handles: list[RemovableHandle]) -> None:
         self._tap = None
+        for handle in handles:
+            handle.remove()
 
     def facts(self) -> _Facts:
         """What is to be known of this forward when a part of it runs again."""
@@ -280,10 +285,8 @@ class Taps:
         return call
 
 
-def _owner(place: Place) -> str | None:
+def _owner(place: Place) -> str:
     """The module whose forward calls a block that layers share: what holds the list that the block is in."""
-    if place.calls == 1:
-        return None
     names = place.path.split(".")
     listed = next((i for i, name in enumerate(names) if name.isdigit()), 1)
     return ".".join(names[: max(listed - 1, 0)])
@@ -413,8 +416,8 @@ def _pick_given(given: _Given, place: Place, site: Site) -> tuple[Tensor, Callab
 
     if isinstance(value, Tensor):
         return value, put
-    if value is None or place.item is None:
-        raise SiteNeverFired(f"{site}: expected a tensor, got {type(value).__name__}; add [name] or [index]")
+    if place.item is None:
+        raise SiteNeverFired(f"{site}: expected a tensor first, got {type(value).__name__}; add [name] or [index]")
     inner, put_inner = pick(value, Place(place.path, place.end), site)
     return inner, lambda new: put(put_inner(new))
 
