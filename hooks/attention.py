@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -25,6 +25,8 @@ from .block import BlockHook, depth
 from .flex import flex_calls, flex_scores, uses_flex, with_asked
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+FAR = 9e3
+"""Below a row's largest score by more than this is masked: the first GPT and CTRL add -10,000."""
 
 
 @runtime_checkable
@@ -47,13 +49,19 @@ class AttentionWatch(TorchFunctionMode):
 
     What they return unchanged leaves the model's own kernel at work. Where one returns another tensor, or wants
     gradients (``in_graph``), the output is computed from the pattern; it then equals the fused kernel's to rounding.
+
+    Args:
+        module: the attention module.
+        size: positions that it is called with, where they are known.
     """
 
-    def __init__(self, flex: bool = False) -> None:
+    def __init__(self, module: nn.Module | None = None, size: int | None = None) -> None:
         super().__init__()
         self.touches: list[AttentionTouch] = []
         self._depth = depth()
-        self._flex_calls = flex_calls(self._flex) if flex else None
+        self._size, self._groups = size, int(getattr(module, "num_key_value_groups", 1))
+        self._sinks = getattr(module, "sinks", None)
+        self._flex_calls = flex_calls(self._flex) if module is not None and uses_flex(module) else None
 
     def __enter__(self) -> Any:
         # The compiler traces a mode that it meets: beside flex attention there is none.
@@ -76,15 +84,44 @@ class AttentionWatch(TorchFunctionMode):
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         rest = {k: v for k, v in kwargs.items() if k != "input"}
-        return self._through(args[0] if args else kwargs["input"], lambda s: func(s, *args[1:], **rest))[0]
+        given = args[0] if args else kwargs["input"]
+
+        def softmax(scores: Tensor) -> Tensor:
+            return func(scores, *args[1:], **rest)
+
+        if not isinstance(self._sinks, Tensor) or self._sinks.numel() != given.shape[1]:
+            return self._through(given, softmax)[0]
+        return self._beside_sinks(given, softmax)
+
+    def _beside_sinks(self, given: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
+        assert isinstance(self._sinks, Tensor)
+        sinks = self._sinks.view(1, -1, 1, 1).to(given)
+        scores = given[..., :-1] + (sinks - given[..., -1:])  # the model subtracts each row's maximum before
+        whole = softmax(given)
+
+        def beside(scores: Tensor) -> Tensor:
+            return softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1))[..., :-1]
+
+        pattern, changed = self._through(scores, beside)
+        if not changed:
+            return whole
+        rest = 1 - pattern.sum(-1, keepdim=True)
+        return torch.cat([pattern, rest], dim=-1)
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        pattern, changed = self._through(sdpa_scores(*args, **kwargs), _weights)
+        scores = sdpa_scores(*args, **kwargs)
+        packed = self._size == 1 and 1 < scores.shape[2] == self._groups
+        if packed:  # one new token: transformers lays the query heads of a key head along the query axis
+            scores = scores.flatten(1, 2)[:, :, None]
+        pattern, changed = self._through(scores, _weights)
         if not changed:
             return func(*args, **kwargs)
         value = args[2] if len(args) > 2 else kwargs["value"]
         dropped = F.dropout(pattern, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
-        return dropped @ _repeat_heads(value, pattern.shape[1])
+        if packed:
+            dropped = dropped.squeeze(2).unflatten(1, (-1, self._groups))
+        return dropped @ _repeat_heads(value, dropped.shape[1])
 
     def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
         if depth() != self._depth:
@@ -104,7 +141,8 @@ class AttentionWatch(TorchFunctionMode):
             scores = scores.detach().requires_grad_()  # the parameters are frozen: the graph starts here
         given = scores
         for touch in self.touches:
-            scores = touch.scores(scores)
+            edited = touch.scores(scores)
+            scores = scores if edited is scores else _as_masked(edited, given)
         made = softmax(scores)
         if scores is not given:  # an edit may leave a query nothing to see
             made = _nowhere(made, scores)
@@ -141,7 +179,7 @@ def watch_attention(
     """
     active: list[tuple[AttentionTouch, tuple[int, int]]] = []
 
-    def before(*_: Any) -> None:
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not mine():
             return
         touch = here()
@@ -150,7 +188,7 @@ def watch_attention(
         key = id(module), depth()
         watch = _watches.by_module.get(key)
         if watch is None:
-            watch = _watches.by_module[key] = AttentionWatch(uses_flex(module))
+            watch = _watches.by_module[key] = AttentionWatch(module, _size(args, kwargs))
             watch.__enter__()
         watch.touches.append(touch)
         active.append((touch, key))
@@ -170,7 +208,7 @@ def watch_attention(
             after()
 
     stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
-    stack.callback(module.register_forward_pre_hook(BlockHook(before)).remove)
+    stack.callback(module.register_forward_pre_hook(BlockHook(before), with_kwargs=True).remove)
     stack.callback(module.register_forward_hook(BlockHook(finish), always_call=True).remove)
 
 
@@ -212,11 +250,29 @@ def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
     return weights.masked_fill(scores.isneginf().all(dim=-1, keepdim=True), 0.0)
 
 
-def forbid(scores: Tensor) -> Tensor:
-    """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
+def is_forbidden(scores: Float[Tensor, "*heads query key"]) -> Bool[Tensor, "*heads query key"]:
+    """What the model's mask hides, however it wrote it: -inf, the dtype's minimum, or a number far below the row's largest."""
     # A model in double precision may make its mask in single precision.
     kind = torch.float32 if scores.dtype == torch.float64 else scores.dtype
-    return scores.masked_fill(scores <= torch.finfo(kind).min / 2, -math.inf)
+    return (scores <= torch.finfo(kind).min / 2) | (scores <= scores.amax(-1, keepdim=True) - FAR)
+
+
+def forbid(scores: Tensor) -> Tensor:
+    """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
+    return scores.masked_fill(is_forbidden(scores), -math.inf)
+
+
+def _as_masked(edited: Tensor, given: Tensor) -> Tensor:
+    """Edited scores behind the mask that the model put on them; a query with nothing to see keeps what it had."""
+    forbidden = is_forbidden(given)
+    edited = edited.masked_fill(forbidden, -math.inf)
+    return torch.where(forbidden.all(-1, keepdim=True), given, edited)
+
+
+def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Positions of the residual stream that a module is called with."""
+    rows = kwargs.get("hidden_states", args[0] if args else None)
+    return rows.shape[1] if isinstance(rows, Tensor) and rows.ndim == 3 else None
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:

@@ -25,6 +25,9 @@ def _nothing(*_: Any, **__: Any) -> None:
     """A hook that neither looks nor changes."""
 
 
+_nothing.reads_calls = True  # type: ignore[attr-defined]  # as a `ReadingHook` does
+
+
 def _inert_hook() -> Callable[..., None]:
     return _nothing
 
@@ -42,6 +45,13 @@ class BlockHook:
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return _inert_hook, ()
+
+
+class ReadingHook(BlockHook):
+    """One that only reads how a module is called."""
+
+    __slots__ = ()
+    reads_calls = True
 
 
 class _Touched(threading.local):

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerscope.errors import InputError, UseError
@@ -24,6 +25,8 @@ from layerscope.errors import InputError, UseError
 from .activations import Activations, select
 from .anatomy import Place, locate
 from .attention import forbid
+from .forwards import Forward
+from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
 from .taps import Tap, Taps, as_site
@@ -58,12 +61,13 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         device: where to store values; None leaves them where they are.
         clone: copy values, for models that change tensors in place (which is noticed when a value is read).
         to: a store that takes each forward's values when its last site has fired, as one shard: a row for each position
-            that the model's ``attention_mask`` lets through. ``acts`` then holds nothing.
+            that holds a token of a text. ``acts`` then holds nothing.
 
     Raises:
         UnknownSite: before any hook attaches, with the nearest names that exist.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
         UseError: ``grad=True`` where autograd is off or `torch.func` takes the gradients.
+        PositionsUnknown: with ``to``, in a forward that does not tell where its tokens stand.
 
     Warns:
         ValuesOverflowed: on exit, naming the sites whose values ``dtype`` cannot hold.
@@ -96,6 +100,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._overflowed: dict[Site, Tensor] = {}
         self._clone = clone
         self._taps = Taps(model, self._places, in_graph=grad)
+        self._forward = Forward()
         self._waiting: set[Site] = set(self._places)
         self._stack = ExitStack()
         self.acts = Activations(list(self._places))
@@ -139,6 +144,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
                 raw.register_hook(lambda g: add(site, forward, self._store(site, view(g.detach())))).remove
             )
             self.acts._raw[site].append((raw, view))
+        self._forward = self._taps.forwards.now
         value = self._view(site, place, raw, shape=shape).detach()
         stored = self._store(site, forbid(value) if place.end == "scores" else value)
         self.acts._add(site, unwrapped(stored), watched=stored is value)
@@ -162,13 +168,18 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             return
         if self._store_in is not None:
             values = {str(site): self.acts.all(site)[-1] for site in self._places}
-            self._store_in.append(values, self._taps.mask, self._taps.start)
+            at = self.positions(next(iter(values.values())))
+            self._store_in.append(values, positions=at, goes_on=self._forward.start > self._forward.virtual)
             self.acts._clear()
             self._stored += 1
         if self._stop or self._store_in is not None:
             self._waiting = set(self._places)
         if self._stop:
             raise _Stop(self)
+
+    def positions(self, value: Tensor) -> Int[Tensor, "batch pos"]:
+        """Text positions of a value of the last forward; -1 where no token stands. Raises `PositionsUnknown`."""
+        return Where.of(self._forward, next(iter(self._places)), {}, Seen()).positions(value).expand(len(value), -1)
 
     def _is_silent(self, site: Site) -> bool:
         if self._store_in is None:

@@ -18,46 +18,18 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError
-
+from .positions import EditError, Positions, Where
 from .reference import Reference, select_part
-from .sites import HEAD_AXIS, Site, SiteLike
-
-Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
-
-
-class EditError(LayerscopeError, ValueError):
-    """An edit that does not fit the site or the text it is used on."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where an edit is at work.
-
-    Args:
-        site: the site, with its selection.
-        start: position of the first token of this forward in the whole text; not 0 after a KV cache.
-        mask: the forward's attention mask, where one was given.
-        live: values of this forward that the edit asked for (`Edit.needs`).
-    """
-
-    site: Site = field(default_factory=lambda: Site(""))
-    start: int = 0
-    mask: Tensor | None = None
-    live: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def query_axis(self, value: Tensor) -> int:
-        """The axis of ``pos``, or of ``query`` inside attention."""
-        return value.ndim - 2 if HEAD_AXIS.get(self.site.part) == 1 else min(1, value.ndim - 1)
+from .sites import Site, SiteLike
 
 
 @dataclass(frozen=True)
@@ -95,20 +67,24 @@ class Edit:
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
 
-        Indices count from the start of the text, also in `generate`; negative ones from the end of the forward. Inside
-        attention they are the queries.
+        Index p is token p of each text, from 0, and -1 the last one so far: padding, a KV cache and beams shift nothing, and
+        a token that is still to come is edited when it does. A mask marks the rows as the model is given them. Inside
+        attention positions are the queries. Where no position is chosen the edit is not computed.
+
+        Raises:
+            PositionsUnknown: in the forward, where it does not tell which tokens it runs on.
         """
 
         def apply(value: Tensor, where: Where) -> Tensor:
-            axis = where.query_axis(value)
-            chosen = _chosen(positions, value.shape[axis], where)
-            if chosen.ndim == 2 and chosen.shape[0] not in (1, value.shape[0]):
-                raise EditError(f"{where.site}: expected a mask of {value.shape[0]} texts, got {chosen.shape[0]}")
+            chosen = where.choose(positions, value)
+            if where.chosen is not None:
+                chosen = chosen & where.chosen
+            if not bool(chosen.any()):
+                return value
             shape = [1] * value.ndim
-            shape[axis] = value.shape[axis]
-            if chosen.ndim == 2:
-                shape[0] = chosen.shape[0]
-            return torch.where(chosen.view(shape).to(value.device), self.unrounded(value, where), value)
+            shape[0], shape[where.query_axis(value)] = chosen.shape
+            new = self.unrounded(value, replace(where, chosen=chosen))
+            return torch.where(chosen.view(shape).to(value.device), new, value)
 
         given = "value" if self.given == "copy" else self.given  # this edit changes nothing in place itself
         return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
@@ -163,17 +139,39 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 
     def apply(value: Tensor, where: Where) -> Tensor:
         other = source if isinstance(source, Tensor) else source[str(where.site)]
-        axis, size = where.query_axis(value), where.start + value.shape[where.query_axis(value)]
-        if where.start and other.ndim == value.ndim and other.shape[axis] >= size:
-            other = other.narrow(axis, where.start, value.shape[axis])
-        if other.shape != value.shape:
-            raise EditError(
-                f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
-                "both runs need texts of the same number and length"
-            )
-        return other.to(value)
+        return _aligned(other, value, where).to(value)
 
     return Edit("patch", apply, given="value")
+
+
+def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
+    """Another run's values at this forward's columns; where the edit is not used, whatever stands there."""
+    axis = where.query_axis(value)
+    size, end = value.shape[axis], where.start + value.shape[axis]
+    other = where.by_row(other, len(value))
+    width = other.shape[axis] if other.ndim == value.ndim else 0
+    lead = where.virtual if width <= end - where.virtual else 0  # recorded without the columns that prefix tuning adds
+    last = end - 1
+    if where.chosen is not None:
+        last = where.start + int(where.chosen.any(0).nonzero().max())
+    elif width > end - lead:
+        message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
+        where.seen.note(where, len(value), end, end - where.virtual)
+        where.seen.wait(width - 1, message)
+    fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
+    if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
+        at, used = where.used(value)  # a narrower run had no padding on the left, if these texts have none
+        columns = torch.arange(where.start, end) - where.virtual
+        fits = bool((~used | (at == columns)).all())
+    if fits:
+        columns = (torch.arange(where.start, end) - lead).clamp(max=width - 1)
+        other = other.index_select(axis, columns.to(other.device)) if width != size or where.start else other
+    if not fits or other.shape != value.shape:
+        raise EditError(
+            f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
+            "both runs need texts of the same number and length"
+        )
+    return other
 
 
 def constant(vector: Tensor) -> Edit:
@@ -362,38 +360,16 @@ def _cut(
     def apply(tensor: Tensor, where: Where) -> Tensor:
         if where.site.name and where.site.part != part:
             raise EditError(f"{where.site}: this edit is for {part}")
-        n_query, n_key = tensor.shape[-2:]
-        start = where.start if n_key > n_query else 0
-        late = Where(where.site, start)
-        rows = _chosen(slice(None) if queries is None else queries, n_query, late)
-        columns = _chosen(slice(None) if keys is None else keys, n_key, Where(where.site))
+        rows = where.choose(slice(None) if queries is None else queries, tensor)
+        columns = where.choose(slice(None) if keys is None else keys, tensor, keys=True)
         cut = rows[..., :, None] & columns[..., None, :]
-        if cut.ndim == 3:  # a mask for each text: heads stand between it and the edges
-            cut = cut.view(cut.shape[0], *[1] * (tensor.ndim - 3), n_query, n_key)
+        if not bool(cut.any()):
+            return tensor
+        # A row for each text: heads stand between it and the edges.
+        cut = cut.view(cut.shape[0], *[1] * (tensor.ndim - 3), *cut.shape[1:])
         return tensor.masked_fill(cut.to(tensor.device), value)
 
     return apply
-
-
-def _chosen(positions: Positions, n: int, where: Where) -> Tensor:
-    """A mask over ``pos`` or ``batch pos`` of this forward."""
-    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        part = positions[..., where.start : where.start + n]
-        if part.shape[-1] == 0 and where.start:  # tokens that `generate` has added
-            return torch.zeros(n, dtype=torch.bool)
-        if part.shape[-1] != n:
-            raise EditError(
-                f"{where.site}: expected a mask over {where.start + n} positions, got {positions.shape[-1]}"
-            )
-        return part.cpu()
-    at = torch.arange(where.start, where.start + n)
-    if isinstance(positions, slice):
-        return torch.isin(at, torch.arange(where.start + n)[positions])
-    wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
-    for p in wanted:
-        if not where.start and not -n <= p < n:
-            raise EditError(f"{where.site}: expected positions below {n}, got {p}")
-    return torch.isin(at, torch.tensor([p if p >= 0 else where.start + n + p for p in wanted]))
 
 
 def _shown(positions: Positions | None) -> str:

@@ -24,7 +24,9 @@ from layerscope.errors import InputError
 from . import views
 from .activations import select, selected
 from .anatomy import Place, locate, locate_each
-from .edits import Edit, EditError, Where, function
+from .attention import forbid
+from .edits import Edit, EditError, function
+from .positions import Seen, Where
 from .sites import Site, SiteLike, UnknownSite
 from .taps import Tap, Taps, as_site
 from .transforms import copy_for, is_wrapped, share_memory
@@ -83,6 +85,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._taps = Taps(model, places)
         self._live = _Live(model, needed, self._taps)
         self._changed: dict[Site, Tensor | bool] = {}
+        self._seen = Seen()
         self._stack = ExitStack()
 
     def __enter__(self) -> intervene:
@@ -99,6 +102,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         if kind is not None:
             return
         self._taps.require([site for site in self._edits if site not in self._changed])
+        self._seen.require()
         same = [str(site) for site, changed in self._changed.items() if not bool(changed)]
         if same:
             warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)
@@ -111,7 +115,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Put the edited value in a site's place."""
         old = select(as_site(place, raw, shape), site)
-        where = Where(site, self._taps.start, self._taps.mask, self._taps.live)
+        old = forbid(old) if place.end == "scores" else old
+        where = Where.of(self._taps.forwards.now, site, self._taps.live, self._seen)
         new = old
         for edit in self._edits[site]:
             if edit.needs and self._taps.reentrant:
@@ -126,7 +131,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
         new = new.to(old) if site not in self._summed else new.to(self._taps.live[self._summed[site]].dtype)
         self._compare(site, old, new)
-        return _put(place, raw, shape, site, new)
+        return raw if new is old else _put(place, raw, shape, site, new)
 
     def _compare(self, site: Site, old: Tensor, new: Tensor) -> None:
         """Note whether an edit changed anything; where that is known already, nothing is read."""

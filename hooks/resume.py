@@ -24,6 +24,7 @@ from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
+from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
 
@@ -215,6 +216,7 @@ class Resume:
         rest = self._repeat(args[1:], copies)
         with contextlib.ExitStack() as stack:
             stack.enter_context(as_layer(layer))
+            stack.enter_context(belonging_to(self._forward(copies, start)))
             if edited:
                 one = {id(value): kwargs[name] for name, value in more.items()}
                 one |= {id(value): args[1 + i] for i, value in enumerate(rest)}
@@ -234,6 +236,13 @@ class Resume:
                 more[self._cache or ""] = Prefix(self._before(layer), start, copies)
             out = self._blocks[layer](residual, *rest, **more)
         return out if isinstance(out, Tensor) else out[0]
+
+    def _forward(self, copies: int, start: int) -> Forward:
+        """What edits inside a block are told of the forward that it belongs to."""
+        mask = self.inputs.get("attention_mask")
+        if mask is None or is_rows(mask):
+            return Forward(start, None if mask is None else mask.repeat(copies, 1))
+        return Forward(start, unknown=ODD_MASK)
 
     @functools.cached_property
     def _table(self) -> Int[Tensor, "batch p"]:
@@ -259,7 +268,7 @@ class Resume:
     def _hooks(self) -> set[int]:
         """The hooks on the blocks and within them; transformers leaves some there that only look."""
         modules = [module for block in self._blocks for module in block.modules()]
-        return {hook for module in modules for hook in (*module._forward_hooks, *module._forward_pre_hooks)}
+        return {hook for module in modules for hooks in working_hooks(module) for hook in hooks}
 
     def _require_as_recorded(self, what: str) -> None:
         if more := self._hooks() - self._recorded_under:

@@ -24,7 +24,8 @@ from . import block
 from .activations import SiteNeverFired
 from .anatomy import Place, modules_at
 from .attention import watch_attention
-from .block import BlockHook, Repeat, touching
+from .block import BlockHook, ReadingHook, Repeat, touching
+from .forwards import Forward, Forwards
 from .sites import Site
 
 
@@ -53,8 +54,7 @@ class _Facts:
     """What a part of a forward that runs again needs to know of that forward."""
 
     tap: Tap
-    start: int
-    mask: Tensor | None
+    forward: Forward
     live: Mapping[str, Tensor]
     counts: Mapping[str, int]
     shapes: Mapping[str, torch.Size]
@@ -67,8 +67,7 @@ class Taps:
     """The hooks of one tap on one model, and the count of the calls of modules that several layers share.
 
     Attributes:
-        start: position of this forward's first token: what a KV cache holds already.
-        mask: this forward's attention mask.
+        forwards: the model's calls, and the one that is running.
         live: values of this forward that edits read, by name.
         repeating: whether what runs is a part of a forward that checkpointing repeats.
         reentrant: whether it is a part that reentrant checkpointing will repeat.
@@ -77,16 +76,14 @@ class Taps:
     def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
-        self.start = 0
-        self.mask: Tensor | None = None
         self.live: Mapping[str, Tensor] = {}
         self.repeating = self.reentrant = False
         self.order = 0
         self._tap: Tap | None = None  # None where no hook is on
         self._thread, self._elsewhere = threading.get_ident(), False
         self._depth = 0
-        self._over = True  # whether the forward that start and mask are of has ended
         self._with_grad = True  # whether autograd may have been on when this forward began
+        self.forwards = Forwards(model, (place.path for place in places.values()))
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
@@ -102,15 +99,13 @@ class Taps:
 
     def _hook(self, tap: Tap) -> ExitStack:
         hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
-        likes, owners = set[str](), set[str]()
+        likes = set[str]()
         for site, place in self.places.items():
             end = "attention" if place.end in ("scores", "pattern") else place.end
             hooked.setdefault((place.path, end), []).append((site, place))
             if place.like is not None:
                 likes.add(place.like)
-            if place.calls > 1:
-                owners.add(_owner(place))
-        modules = modules_at(self.model, (*(path for path, _ in hooked), *likes, *owners))
+        modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
         handles: list[RemovableHandle] = []
 
         def before(module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -119,9 +114,8 @@ class Taps:
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
-            before(self.model, self._note_forward)
-            for path in owners:
-                before(modules[path], self._note_first_call)
+            for path, hook in self.forwards.openers(self):
+                handles.append(modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True))
             for path in likes:
                 before(modules[path], self._shape_noted(path))
             for (path, end), wanted in hooked.items():
@@ -132,7 +126,8 @@ class Taps:
                     handles.append(module.register_forward_hook(BlockHook(self._writer(tap, path, wanted))))
                 else:
                     self._watch(tap, stack, module, path, wanted)
-            handles.append(self.model.register_forward_hook(BlockHook(self._note_end), always_call=True))
+            for path, hook in self.forwards.closers(self):
+                handles.append(modules[path].register_forward_hook(ReadingHook(hook), always_call=True))
             return stack.pop_all()
 
     def _release(self, handles: list[RemovableHandle]) -> None:
@@ -143,10 +138,10 @@ class Taps:
     def facts(self) -> _Facts:
         """What is to be known of this forward when a part of it runs again."""
         assert self._tap is not None
-        return _Facts(self._tap, self.start, self.mask, self.live, dict(self._counts), dict(self._shapes))
+        return _Facts(self._tap, self.forwards.now, self.live, dict(self._counts), dict(self._shapes))
 
     def _recall(self, facts: _Facts) -> None:
-        self.start, self.mask, self.live = facts.start, facts.mask, facts.live
+        self.live = facts.live
         self._counts = defaultdict(int, facts.counts)
         self._shapes = dict(facts.shapes)
 
@@ -156,14 +151,15 @@ class Taps:
         with ExitStack() as stack:
             if self._tap is None:
                 stack.enter_context(self._hook(facts.tap))
-            before, self.repeating = (self.facts(), self._over, self.repeating), True
+            before, was_repeating = self.facts(), self.repeating
             self._recall(facts)
-            self._over = False
+            self.repeating = True
             try:
-                yield
+                with self.forwards.recalled(facts.forward):
+                    yield
             finally:
-                self._recall(before[0])
-                self._over, self.repeating = before[1:]
+                self._recall(before)
+                self.repeating = was_repeating
 
     def require(self, silent: Sequence[Site]) -> None:
         """Raise `SiteNeverFired` where forwards ran in other threads and none in this one, or left these sites out."""
@@ -180,12 +176,12 @@ class Taps:
 
     def _mine(self) -> bool:
         """Whether this call of a module is shown to the tap; a checkpointed part is told to show its repeats too."""
-        if not self._in_block():
+        if not self.is_shown():
             return False
         self.reentrant = block.may_be_checkpointed(self._with_grad) and Repeat.note(self)
         return True
 
-    def _in_block(self) -> bool:
+    def is_shown(self) -> bool:
         """Whether what runs is of the thread that attached the tap, and no forward within a touch.
 
         A call that autograd repeats belongs to whoever was hooked when it first ran.
@@ -200,27 +196,16 @@ class Taps:
             return False
         return block.depth() <= self._depth or not block.waits(self.model, self._depth)
 
-    def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._in_block():
-            return
-        self.ran, self._over = True, False
+    def begin(self, is_whole: bool) -> None:
+        """A forward begins: of the model or its body, or of one block that is called by itself."""
         self._with_grad = torch.is_grad_enabled() or block.is_checkpointed()
+        if not is_whole:
+            return
+        self.ran = True
         self._counts.clear()
-        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        held = getattr(past, "get_seq_length", None)
-        self.start = int(held()) if held is not None else 0
-        self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
         self.live = {}
-        if self._tap is not None and not self.repeating:
+        if self._tap is not None:
             self._tap.begin()
-
-    def _note_first_call(self, *_: Any) -> None:
-        if self._in_block():
-            self._counts.clear()
-
-    def _note_end(self, *_: Any) -> None:
-        if self._in_block():
-            self._over, self._with_grad = True, True
 
     def _shape_noted(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -274,8 +259,6 @@ class Taps:
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
-        if self._over and not block.is_backward():  # a part of the model is called by itself
-            self.start, self.mask = 0, None
         calls = wanted[0][1].calls
         if calls == 1:
             return 0
@@ -283,13 +266,6 @@ class Taps:
         call = self._counts[key] % calls if layer is None else layer
         self._counts[key] += 1
         return call
-
-
-def _owner(place: Place) -> str:
-    """The module whose forward calls a block that layers share: what holds the list that the block is in."""
-    names = place.path.split(".")
-    listed = next((i for i, name in enumerate(names) if name.isdigit()), 1)
-    return ".".join(names[: max(listed - 1, 0)])
 
 
 @dataclass
