@@ -22,7 +22,7 @@ from layerscope.errors import InputError, LayerscopeError
 
 from . import views
 from .families import FAMILIES, Family, PlaceSpec
-from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
+from .sites import Index, Site, SiteLike, Span, UnknownSite, braces, expand
 from .views import View
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -58,7 +58,22 @@ class Place:
     item: int | str | None = None
     call: int = 0
     calls: int = 1
+    own: Index | None = None  # a selection of heads, as it counts in scores or patterns that hold some heads alone
     like: str | None = None  # the raw tensor is ``(batch pos) d``: this module's input tells batch and pos
+
+    def within(self, site: Site) -> Site:
+        """A site with its selection as it counts in the raw tensor."""
+        return site if self.own is None else Site(site.name, self.own)
+
+
+def heads_of(site: Site, count: int) -> list[int]:
+    """The heads that a selection means, of so many."""
+    chosen = site.select
+    if isinstance(chosen, Span):
+        return list(range(count))[slice(*chosen)]
+    if chosen is None:
+        return list(range(count))
+    return [range(count)[head] for head in (chosen if isinstance(chosen, tuple) else (chosen,))]
 
 
 @dataclass(frozen=True)
@@ -85,14 +100,7 @@ class Anatomy:
         """
         site = Site.parse(spec)
         group = self.n_heads // self.n_kv_heads if site.part in ("attn.hook_k", "attn.hook_v") else 1
-        heads = range(self.n_heads // group)
-        chosen = site.select
-        if isinstance(chosen, Span):
-            picked = list(heads[slice(*chosen)])
-        elif chosen is None:
-            picked = list(heads)
-        else:
-            picked = [heads[i] for i in (chosen if isinstance(chosen, tuple) else (chosen,))]
+        picked = heads_of(site, self.n_heads // group)
         return [head * group + i for head in picked for i in range(group)]
 
 

@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .block import BlockHook, depth
 from .flex import flex_calls, flex_scores, uses_flex, with_asked
+from .transforms import is_wrapped
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 FAR = 9e3
@@ -41,6 +42,21 @@ class AttentionTouch(Protocol):
 
     def pattern(self, pattern: Float[Tensor, "batch head query key"]) -> Tensor:
         """Called with what the softmax gave."""
+        ...
+
+
+@runtime_checkable
+class SomeHeads(AttentionTouch, Protocol):
+    """A party that may ask for some heads alone."""
+
+    reads_scores: bool
+
+    def heads(self, count: int) -> list[int] | None:
+        """Which of so many heads are asked for; None for all."""
+        ...
+
+    def hold(self, heads: list[int], count: int) -> None:
+        """Called before `scores` and `pattern` where these are of some heads of so many."""
         ...
 
 
@@ -110,18 +126,41 @@ class AttentionWatch(TorchFunctionMode):
         return torch.cat([pattern, rest], dim=-1)
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        scores = sdpa_scores(*args, **kwargs)
-        packed = self._size == 1 and 1 < scores.shape[2] == self._groups
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        query = given["query"]
+        packed = self._size == 1 and 1 < query.shape[2] == self._groups
+        heads = None if packed else self._heads(query.shape[1])
+        scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
         if packed:  # one new token: transformers lays the query heads of a key head along the query axis
             scores = scores.flatten(1, 2)[:, :, None]
-        pattern, changed = self._through(scores, _weights)
+        pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
             return func(*args, **kwargs)
-        value = args[2] if len(args) > 2 else kwargs["value"]
-        dropped = F.dropout(pattern, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
+        dropped = F.dropout(pattern, given.get("dropout_p", 0.0))
         if packed:
             dropped = dropped.squeeze(2).unflatten(1, (-1, self._groups))
-        return dropped @ _repeat_heads(value, dropped.shape[1])
+        if heads is None:
+            return dropped @ _repeat_heads(given["value"], dropped.shape[1])
+        own = dropped @ _of_heads(given, heads)["value"]
+        return func(*args, **kwargs).index_copy(1, torch.tensor(heads, device=own.device), own)
+
+    def _heads(self, count: int) -> list[int] | None:
+        """The heads that all who look ask for together; None for all."""
+        touches = [cast(SomeHeads, touch) for touch in self.touches if hasattr(touch, "heads")]
+        asked = [touch.heads(count) for touch in touches]
+        if len(touches) < len(self.touches) or any(heads is None for heads in asked):
+            return None
+        together = sorted({head for heads in asked for head in heads or ()})
+        for touch in touches:
+            touch.hold(together, count)
+        return together
+
+    def _weights_of(self, scores: Tensor) -> Callable[[Tensor], Tensor]:
+        """The softmax; where nobody looks at the scores, in their memory."""
+        reads = any(touch.in_graph or getattr(touch, "reads_scores", True) for touch in self.touches)
+        fresh = not (reads or scores.requires_grad or is_wrapped(scores)) and scores.device.type == "cpu"
+        return _weights_in_place if fresh else _weights
 
     def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
         if depth() != self._depth:
@@ -230,19 +269,37 @@ def sdpa_scores(
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)  # float16 would overflow before
+    owned = not (scores.requires_grad or is_wrapped(scores))  # then a mask needs no copy of all scores
     if is_causal:
-        n_query, n_key = scores.shape[-2:]
-        allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
-        scores = scores.masked_fill(~allowed, -math.inf)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores = scores.masked_fill_(later, -math.inf) if owned else scores.masked_fill(later, -math.inf)
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            return scores.masked_fill(~attn_mask, -math.inf)
+            return scores.masked_fill_(~attn_mask, -math.inf) if owned else scores.masked_fill(~attn_mask, -math.inf)
         scores = scores + attn_mask
     return scores
 
 
+def _of_heads(given: dict[str, Any], heads: list[int]) -> dict[str, Any]:
+    """The arguments of `scaled_dot_product_attention`, of some query heads."""
+    count = given["query"].shape[1]
+    chosen = {"query": given["query"][:, heads]}
+    for name in ("key", "value"):
+        group = count // given[name].shape[1]
+        chosen[name] = given[name][:, [head // group for head in heads]]
+    mask = given.get("attn_mask")
+    if mask is not None and mask.ndim == 4 and mask.shape[1] == count:
+        chosen["attn_mask"] = mask[:, heads]
+    return {**given, **chosen}
+
+
 def _weights(scores: Tensor) -> Tensor:
     return _nowhere(torch.softmax(scores, dim=-1), scores)
+
+
+def _weights_in_place(scores: Tensor) -> Tensor:
+    nothing = scores.amax(dim=-1, keepdim=True).isneginf()
+    return torch.softmax(scores, dim=-1, out=scores).masked_fill_(nothing, 0.0)
 
 
 def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:

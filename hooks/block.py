@@ -1,7 +1,7 @@
 """What keeps a block's hooks to their block: to its model and not a copy, to its forwards and their repeats.
 
 Three things reach a hooked module besides the forward that a block is about. A deep copy carries the hooks along: there
-they do nothing (`BlockHook`). A function that is shown a value may run the model: that forward is plain (`touching`).
+they do nothing (`BlockHook`). A function that is shown a value may run the model: that forward is plain (`Touching`).
 Gradient checkpointing runs parts of a forward again when autograd comes back, perhaps after the block has ended: such a
 repeat gets the hooks that its forward had, and no others (`Repeat`).
 """
@@ -75,13 +75,18 @@ def depth() -> int:
     return len(_touched.models)
 
 
-@contextmanager
-def touching(model: nn.Module) -> Iterator[None]:
+class Touching:
     """While this lasts a function looks at a value of the model: hooks attached before it are shown no other forward."""
-    _touched.models.append(model)
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_model",)
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        _touched.models.append(self._model)
+
+    def __exit__(self, *_: object) -> None:
         _touched.models.pop()
 
 

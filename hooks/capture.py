@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError, UseError
 
-from .activations import Activations, select
+from .activations import Activations
 from .anatomy import Place, locate
 from .attention import forbid
 from .forwards import Forward
 from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
-from .taps import Tap, Taps, as_site
+from .taps import Tap, Taps, read
 from .transforms import is_wrapped, unwrapped
 
 
@@ -188,7 +188,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     @staticmethod
     def _view(site: Site, place: Place, raw: Tensor, *, shape: torch.Size | None) -> Tensor:
-        return select(as_site(place, raw, shape), site)
+        return read(site, place, raw, shape)
 
     def _store(self, site: Site, value: Tensor) -> Tensor:
         """A detached value as it is to be held; the value itself where it may share the model's memory."""
@@ -200,5 +200,10 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         if self._device is not None:
             stored = stored.to(self._device)
         # A slice would keep its whole tensor alive, so selections are always copied.
-        owned = self._clone or site.select is not None
+        owned = self._clone or (site.select is not None and not _fills_memory(value))
         return stored.clone() if owned and stored is value else stored
+
+
+def _fills_memory(value: Tensor) -> bool:
+    """Whether a tensor is all of the memory that it keeps alive."""
+    return not is_wrapped(value) and value.untyped_storage().nbytes() == value.numel() * value.element_size()

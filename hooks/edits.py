@@ -90,13 +90,17 @@ class Edit:
         return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
 
 
+_HALF = (torch.float16, torch.bfloat16)
+_AS_IT_IS = nullcontext()
+
+
 def _at_least_float32(value: Tensor) -> Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+    return value.float() if value.dtype in _HALF else value
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
+    return torch.autocast(device, enabled=False) if on else _AS_IT_IS
 
 
 def _given_back(new: Tensor | None, name: str, where: Where) -> Tensor:

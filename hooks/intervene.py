@@ -28,7 +28,7 @@ from .attention import forbid
 from .edits import Edit, EditError, function
 from .positions import Seen, Where
 from .sites import Site, SiteLike, UnknownSite
-from .taps import Tap, Taps, as_site
+from .taps import Tap, Taps, as_site, read
 from .transforms import copy_for, is_wrapped, share_memory
 
 EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
@@ -114,7 +114,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Put the edited value in a site's place."""
-        old = select(as_site(place, raw, shape), site)
+        old = read(site, place, raw, shape)
         old = forbid(old) if place.end == "scores" else old
         where = Where.of(self._taps.forwards.now, site, self._taps.live, self._seen)
         new = old
@@ -124,12 +124,16 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
                     f"{site}: {edit.name} reads another site, and reentrant checkpointing loses the gradient between the "
                     "two: checkpoint with use_reentrant=False"
                 )
-            new = edit.unrounded(new if edit.given == "float32" else new.to(old.dtype), where)
+            if edit.given != "float32" and new.dtype != old.dtype:
+                new = new.to(old.dtype)
+            new = edit.unrounded(new, where)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")
         # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
-        new = new.to(old) if site not in self._summed else new.to(self._taps.live[self._summed[site]].dtype)
+        kind = self._taps.live[self._summed[site]].dtype if site in self._summed else old.dtype
+        if new.dtype != kind or new.device != old.device:
+            new = new.to(old.device, kind)
         self._compare(site, old, new)
         return raw if new is old else _put(place, raw, shape, site, new)
 
@@ -162,7 +166,7 @@ class _Live(Tap):
             stack.enter_context(taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        value = select(as_site(place, raw, shape), site).clone()  # the model may go on to change its own in place
+        value = read(site, place, raw, shape).clone()  # the model may go on to change its own in place
         named = {name: value for name, sites in self._names.items() if site in sites}
         self._edited.live = {**self._edited.live, **named}
         return raw
@@ -196,7 +200,7 @@ def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: T
         return new.clone()  # what an edit gave may be held elsewhere, and the model may change its own in place
     fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
-    whole[selected(whole, site)] = new
+    whole[selected(whole, place.within(site))] = new
     if share_memory(whole, fresh):
         return fresh
     # The view copies columns: find out which, and put them back.

@@ -22,11 +22,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .activations import select
 from .anatomy import Place, locate
 from .attention import forbid
 from .sites import Site, SiteLike
-from .taps import Tap, Taps, as_site
+from .taps import Tap, Taps, read
 
 
 @contextmanager
@@ -61,6 +60,6 @@ class _Seer(Tap):
         if self._taps.repeating:
             return raw
         self.seen.add(site)
-        value = select(as_site(place, raw, shape), site).detach()
+        value = read(site, place, raw, shape).detach()
         self.see(site, forbid(value) if place.end == "scores" else value)
         return raw

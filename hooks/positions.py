@@ -119,9 +119,19 @@ class Where:
     @classmethod
     def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
         """A site in a forward."""
-        return cls(
-            site, forward.start, forward.mask, live, forward.virtual, forward.unknown, forward.tokens, None, seen
+        where = object.__new__(cls)  # made at every site of every forward: a frozen dataclass sets its fields slowly
+        where.__dict__.update(
+            site=site,
+            start=forward.start,
+            mask=forward.mask,
+            live=live,
+            virtual=forward.virtual,
+            unknown=forward.unknown,
+            tokens=forward.tokens,
+            chosen=None,
+            seen=seen,
         )
+        return where
 
     def query_axis(self, value: Tensor) -> int:
         """The axis of ``pos``, or of ``query`` inside attention."""

@@ -110,6 +110,9 @@ class Site:
         """The axis that a selection applies to."""
         return HEAD_AXIS.get(self.part, -1)
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which a string computes once; sites are looked up in every forward
+
     def __str__(self) -> str:
         if self.select is None:
             return self.name

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from . import block
-from .activations import SiteNeverFired
-from .anatomy import Place, modules_at
+from .activations import SiteNeverFired, select
+from .anatomy import Place, heads_of, modules_at
 from .attention import watch_attention
-from .block import BlockHook, ReadingHook, Repeat, touching
+from .block import BlockHook, ReadingHook, Repeat, Touching
 from .forwards import Forward, Forwards
 from .sites import Site
 
@@ -240,7 +240,7 @@ class Taps:
         for site, place in wanted:
             if place.call == call:
                 raw, put = pick(container, place, site)
-                with touching(self.model):
+                with Touching(self.model):
                     new = tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
                 if new is not raw:
                     container = put(new)
@@ -277,6 +277,28 @@ class _Attention:
     in_graph: bool
     model: nn.Module
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it looks at scores."""
+        return any(place.end == "scores" for _, place in self.wanted)
+
+    def heads(self, count: int) -> list[int] | None:
+        """The heads of its sites; None where one has no selection, or one that is not there."""
+        if any(site.select is None for site, _ in self.wanted):
+            return None
+        try:
+            return [head for site, _ in self.wanted for head in heads_of(site, count)]
+        except IndexError:
+            return None
+
+    def hold(self, heads: list[int], count: int) -> None:
+        """Scores and pattern will be of these heads."""
+        own = [(site, [heads.index(head) for head in heads_of(site, count)]) for site, _ in self.wanted]
+        self.wanted = [
+            (site, replace(place, own=at[0] if isinstance(site.select, int) else tuple(at)))
+            for (site, place), (_, at) in zip(self.wanted, own, strict=True)
+        ]
+
     def scores(self, scores: Tensor) -> Tensor:
         return self._touch("scores", scores)
 
@@ -286,9 +308,14 @@ class _Attention:
     def _touch(self, end: str, raw: Tensor) -> Tensor:
         for site, place in self.wanted:
             if place.end == end:
-                with touching(self.model):
+                with Touching(self.model):
                     raw = self.tap.touch(site, place, raw, None)
         return raw
+
+
+def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+    """A site's tensor, its selection taken, read off the raw one."""
+    return select(as_site(place, raw, shape), place.within(site))
 
 
 def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
