@@ -33,7 +33,7 @@ def _inert_hook() -> Callable[..., None]:
 
 
 class BlockHook:
-    """A module hook of one block. A module that is copied or pickled takes along a hook that does nothing."""
+    """A module hook of one block, called with three values. A copied or pickled module gets one that does nothing."""
 
     __slots__ = ("_run",)
 
@@ -41,7 +41,8 @@ class BlockHook:
         self._run = run
 
     def __call__(self, *given: Any) -> Any:
-        return self._run(*given)
+        # PyTorch forgets the keyword arguments where another thread has removed the hook that this one is calling.
+        return self._run(*given) if len(given) == 3 else None
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return _inert_hook, ()

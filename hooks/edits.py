@@ -152,15 +152,16 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     """Another run's values at this forward's columns; where the edit is not used, whatever stands there."""
     axis = where.query_axis(value)
     size, end = value.shape[axis], where.start + value.shape[axis]
+    if where.chosen is None:
+        where.seen.note(where, len(value), end, end - where.virtual)
     other = where.by_row(other, len(value))
     width = other.shape[axis] if other.ndim == value.ndim else 0
-    lead = where.virtual if width <= end - where.virtual else 0  # recorded without the columns that prefix tuning adds
+    lead = where.prefix
     last = end - 1
     if where.chosen is not None:
         last = where.start + int(where.chosen.any(0).nonzero().max())
     elif width > end - lead:
         message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
-        where.seen.note(where, len(value), end, end - where.virtual)
         where.seen.wait(width - 1, message)
     fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
     if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):

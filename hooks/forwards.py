@@ -40,6 +40,7 @@ class Forward:
         start: columns that a cache holds before this call's first one.
         mask: ``batch column``, True or 1 where a token stands; it covers the cache's columns too.
         virtual: columns at the start of each row that an adapter put there (prompt and prefix tuning).
+        prefix: how many of these only a cache holds, and no forward runs (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: ids or embeddings of this call, ``batch pos`` first.
     """
@@ -47,6 +48,7 @@ class Forward:
     start: int = 0
     mask: Tensor | None = None
     virtual: int = 0
+    prefix: int = 0
     unknown: str = ""
     tokens: Tensor | None = None
 
@@ -156,7 +158,7 @@ class Forwards:
         given = bound(module, args, kwargs)
         outer = self._running[-1][1] if self._running else None
         is_pair = "decoder_input_ids" in given
-        virtual = outer.virtual if outer is not None and outer.virtual else self._virtual(path)
+        virtual, prefix = (outer.virtual, outer.prefix) if outer is not None and outer.virtual else self._virtual(path)
         tokens = next(
             (given[k] for k in ("input_ids", "inputs_embeds", "hidden_states") if _is_rows(given.get(k))), None
         )
@@ -188,7 +190,7 @@ class Forwards:
             start, mask, unknown = self._continued(past, mask, size, unknown)
         if past is not None and mask is not None and size is not None and mask.shape[1] > start + size:
             mask = mask[:, : start + size]  # one for all that a static cache has room for
-        return Forward(start, mask, virtual, unknown, tokens)
+        return Forward(start, mask, virtual, prefix, unknown, tokens)
 
     def _continued(
         self, past: Any, mask: Tensor | None, size: int | None, unknown: str
@@ -211,16 +213,17 @@ class Forwards:
                 self._counted = [e for e in self._counted if e[0]() is not None and e[0]() is not past]
                 self._counted.append((_reference(past), forward.start + forward.tokens.shape[1], forward.mask))
 
-    def _virtual(self, path: str) -> int:
-        """Columns that PEFT puts before every text: inside its own forward, or while its `generate` runs."""
+    def _virtual(self, path: str) -> tuple[int, int]:
+        """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
         for above in (p for p in self._stacks if p == path or _is_within(path, p)):
             module: Any = self._model.get_submodule(above)
             prepares = getattr(vars(module).get("prepare_inputs_for_generation"), "__self__", module)
             tuned = prepares if prepares is not module else module if above == path else None
             config = getattr(tuned, "active_peft_config", None) if hasattr(tuned, "peft_config") else None
             if getattr(config, "is_prompt_learning", False) and not getattr(tuned, "_adapters_disabled", False):
-                return int(getattr(config, "num_virtual_tokens", 0))
-        return 0
+                count = int(getattr(config, "num_virtual_tokens", 0))
+                return count, count if getattr(config, "peft_type", "") in ("PREFIX_TUNING", "CARTRIDGE") else 0
+        return 0, 0
 
 
 def working_hooks(module: nn.Module) -> tuple[set[int], set[int]]:
@@ -268,13 +271,20 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
     """The modules between the model and its lists of blocks, from outside in, and the blocks that hold these paths."""
     stacks, blocks = {""}, set()
     for path in set(paths):
-        names = path.split(".")
-        depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
-        stacks.update(".".join(names[:i]) for i in range(1, depth + 1))
-        if depth < len(names):
-            blocks.add(".".join(names[: depth + 1]))
+        above, block = _above(path)
+        stacks.update(above)
+        blocks.update(block)
     called = [p for p in stacks if not isinstance(model.get_submodule(p), nn.ModuleList | nn.ModuleDict)]
     return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths above the list of blocks that a path is in, and its block's, if it is in one."""
+    names = path.split(".")
+    depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
+    stacks = tuple(".".join(names[:i]) for i in range(1, depth + 1))
+    return stacks, (".".join(names[: depth + 1]),) if depth < len(names) else ()
 
 
 def _is_within(path: str, above: str) -> bool:

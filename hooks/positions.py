@@ -19,7 +19,7 @@ from layerscope.errors import LayerscopeError
 from .forwards import Forward
 from .sites import HEAD_AXIS, Site
 
-Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
+Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'text column']"
 
 
 class EditError(LayerscopeError, ValueError):
@@ -100,6 +100,7 @@ class Where:
         mask: the forward's attention mask ``batch column``, where one was given.
         live: values of this forward that the edit asked for (`Edit.needs`).
         virtual: columns at the start of each row that hold no text (prompt and prefix tuning).
+        prefix: how many of these only a cache holds (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: this forward's ids or embeddings, where they are known.
         chosen: ``rows pos``, where the edit's value is used; None everywhere.
@@ -111,6 +112,7 @@ class Where:
     mask: Tensor | None = None
     live: Mapping[str, Tensor] = field(default_factory=dict)
     virtual: int = 0
+    prefix: int = 0
     unknown: str = ""
     tokens: Tensor | None = None
     chosen: Tensor | None = None
@@ -126,6 +128,7 @@ class Where:
             mask=forward.mask,
             live=live,
             virtual=forward.virtual,
+            prefix=forward.prefix,
             unknown=forward.unknown,
             tokens=forward.tokens,
             chosen=None,
