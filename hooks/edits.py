@@ -16,9 +16,12 @@ other weights grow to sum to 1) and `zero_weights` (after it, on ``attn.hook_pat
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,16 +38,31 @@ class Edit:
 
     Args:
         name: what results and messages call it.
-        apply: the function; it must not change what it is given.
+        apply: the function; one that gives None has changed the copy that it was given.
         needs: sites of the same forward whose values it reads (they must come earlier).
+        given: what the function gets: a ``copy`` that it may change; the ``value``, which it must not change; or the value
+            in at least ``float32``, without autocast, for arithmetic that is rounded once, at its end.
     """
 
     name: str
-    apply: Callable[[Tensor, Where], Tensor]
+    apply: Callable[[Tensor, Where], Tensor | None]
     needs: tuple[str, ...] = ()
+    given: Literal["copy", "value", "float32"] = "copy"
 
     def __call__(self, value: Tensor, where: Where | None = None) -> Tensor:
-        return self.apply(value, where or Where())
+        return self.unrounded(value, where).to(value.dtype)
+
+    def unrounded(self, value: Tensor, where: Where | None = None) -> Tensor:
+        """The edited value; in float32, where ``given`` says so, of a value in half precision."""
+        where = where or Where()
+        if self.given == "float32":
+            with _without_autocast(value.device.type):
+                return _given_back(self.apply(_at_least_float32(value), where), self.name, where)
+        if self.given == "value":
+            return _given_back(self.apply(value, where), self.name, where)
+        own = value.clone()
+        new = self.apply(own, where)
+        return own if new is None else new
 
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
@@ -65,15 +83,35 @@ class Edit:
                 return value
             shape = [1] * value.ndim
             shape[0], shape[where.query_axis(value)] = chosen.shape
-            new = self.apply(value, replace(where, chosen=chosen))
+            new = self.unrounded(value, replace(where, chosen=chosen))
             return torch.where(chosen.view(shape).to(value.device), new, value)
 
-        return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply)
+        given = "value" if self.given == "copy" else self.given  # this edit changes nothing in place itself
+        return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
+
+
+_HALF = (torch.float16, torch.bfloat16)
+_AS_IT_IS = nullcontext()
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in _HALF else value
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else _AS_IT_IS
+
+
+def _given_back(new: Tensor | None, name: str, where: Where) -> Tensor:
+    if new is None:
+        raise EditError(f"{where.site}: expected a tensor from {name}, got None")
+    return new
 
 
 def zero() -> Edit:
     """0 everywhere."""
-    return Edit("zero", lambda value, where: torch.zeros_like(value))
+    return Edit("zero", lambda value, where: torch.zeros_like(value), given="value")
 
 
 def mean(reference: Reference, per: str = "all") -> Edit:
@@ -84,9 +122,8 @@ def mean(reference: Reference, per: str = "all") -> Edit:
         per: ``all`` (one mean), ``position`` (one for each position), or ``template:NAME`` (the mean per position of
             the reference texts that carry this label).
     """
-    return Edit(
-        f"mean per {per}" if per != "all" else "mean", lambda value, where: reference.mean_for(value, where, per)
-    )
+    name = f"mean per {per}" if per != "all" else "mean"
+    return Edit(name, lambda value, where: reference.mean_for(value, where, per), given="value")
 
 
 def resample(reference: Reference, seed: int = 0) -> Edit:
@@ -94,7 +131,7 @@ def resample(reference: Reference, seed: int = 0) -> Edit:
 
     The draw is a function of the seed alone, so that two sites of one forward draw the same texts.
     """
-    return Edit("resample", lambda value, where: reference.draw_for(value, where, seed))
+    return Edit("resample", lambda value, where: reference.draw_for(value, where, seed), given="value")
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
@@ -108,7 +145,7 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
         other = source if isinstance(source, Tensor) else source[str(where.site)]
         return _aligned(other, value, where).to(value)
 
-    return Edit("patch", apply)
+    return Edit("patch", apply, given="value")
 
 
 def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
@@ -160,7 +197,7 @@ def constant(vector: Tensor) -> Edit:
             )
         return part.to(value).expand_as(value)
 
-    return Edit("constant", apply)
+    return Edit("constant", apply, given="value")
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
@@ -178,7 +215,7 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
             raise EditError(f"{where.site}: a single neuron has no direction to turn")
         return value + (edit(value, where) - value) @ _rotation(value.shape[-1], seed).to(value)
 
-    return Edit(f"{edit.name}, turned", apply, edit.needs)
+    return Edit(f"{edit.name}, turned", apply, edit.needs, given="float32")
 
 
 @functools.lru_cache(maxsize=32)
@@ -196,12 +233,12 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
         vector: of the site's last axis, or of any shape that broadcasts to the site's.
         factor: in units of the vector's own length.
     """
-    return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value))
+    return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value), given="float32")
 
 
 def scale(factor: float) -> Edit:
     """factor * x."""
-    return Edit(f"scale by {factor:g}", lambda value, where: value * factor)
+    return Edit(f"scale by {factor:g}", lambda value, where: value * factor, given="float32")
 
 
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
@@ -222,7 +259,7 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
         moved = value if centre is None else value - centre.to(value)
         return value - (moved @ Q.T) @ Q
 
-    return Edit(f"erase {len(basis)} directions", apply)
+    return Edit(f"erase {len(basis)} directions", apply, given="float32")
 
 
 def copy(site: SiteLike) -> Edit:
@@ -238,17 +275,58 @@ def copy(site: SiteLike) -> Edit:
             raise EditError(f"{where.site}: {source} has no value yet: it must come earlier in the forward")
         return where.live[source].to(value)
 
-    return Edit(f"copy of {source}", apply, needs=(source,))
+    return Edit(f"copy of {source}", apply, needs=(source,), given="value")
 
 
-def function(apply: Callable[[Tensor], Tensor], name: str = "function") -> Edit:
+@dataclass(frozen=True)
+class HookPoint:
+    """What a function written for TransformerLens takes as its second argument.
+
+    Attributes:
+        name: the site's name.
+        ctx: a dictionary of the function's own, empty at every call.
+    """
+
+    name: str
+    ctx: dict[str, Any] = field(default_factory=dict)
+
+    def layer(self) -> int:
+        """The number of the block that the site is in.
+
+        Raises:
+            EditError: the site is in none.
+        """
+        layer = Site.parse(self.name).layer
+        if layer is None:
+            raise EditError(f"{self.name} is in no block")
+        return layer
+
+
+def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edit:
     """A function of the user's: site tensor in, tensor of the same shape out.
 
     Args:
-        apply: must not change what it is given.
+        apply: ``f(value)``, or ``f(value, hook)`` as TransformerLens calls it, with a `HookPoint`. It is given a copy: it
+            may change that in place, and give it back or None.
         name: what results and messages call it.
     """
+    parameters = _required(apply)
+    if "hook" in parameters:
+        return Edit(name, lambda value, where: apply(value, hook=HookPoint(where.site.name)))
+    if len(parameters) > 1:
+        return Edit(name, lambda value, where: apply(value, HookPoint(where.site.name)))
     return Edit(name, lambda value, where: apply(value))
+
+
+def _required(apply: Callable[..., Any]) -> list[str]:
+    """The parameters that a function must be given by position or by name, and ``hook`` where it has a default."""
+    try:
+        parameters = inspect.signature(apply).parameters.values()
+    except (TypeError, ValueError):  # a function of C does not tell
+        return []
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if (p.kind not in several and p.default is p.empty) or p.name == "hook"]
+    return [p.name for p in needed]
 
 
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
@@ -256,7 +334,9 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
 
     For ``attn.hook_attn_scores``. None means all. A query whose every key is cut attends nowhere.
     """
-    return Edit(f"knockout of {_edges(queries, keys)}", _cut(queries, keys, -math.inf, "attn.hook_attn_scores"))
+    return Edit(
+        f"knockout of {_edges(queries, keys)}", _cut(queries, keys, -math.inf, "attn.hook_attn_scores"), given="value"
+    )
 
 
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
@@ -265,7 +345,9 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
     Args:
         queries, keys: positions, as `Edit.at` takes them; None means all.
     """
-    return Edit(f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"))
+    return Edit(
+        f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"), given="value"
+    )
 
 
 def window(layer: int, width: int, n_layers: int) -> range:

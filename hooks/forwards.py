@@ -14,11 +14,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+
+from .block import is_backward
 
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "state")
 """The names under which models take what they keep of earlier tokens."""
@@ -70,6 +72,19 @@ def belonging_to(forward: Forward) -> Iterator[None]:
         _told.forward = before
 
 
+@runtime_checkable
+class Reader(Protocol):
+    """Who reads the calls; see `hooks.taps.Taps`."""
+
+    def is_shown(self) -> bool:
+        """Whether a call is to be read."""
+        ...
+
+    def begin(self, is_whole: bool) -> None:
+        """Called when a forward begins, of more than one block or not."""
+        ...
+
+
 class Forwards:
     """The forwards that one tap sees: `now` is the one that is running."""
 
@@ -78,37 +93,46 @@ class Forwards:
         self._stacks, self._blocks = _owners(model, paths)
         self._running: list[tuple[str, Forward]] = []
         self._last = Forward()
+        self._recalled: Forward | None = None
         self._counted: list[tuple[Callable[[], Any], int, Tensor | None]] = []
 
     @property
     def now(self) -> Forward:
         """The forward that is running; of a part that is called by itself nothing is known, and its text is whole."""
+        if self._recalled is not None:
+            return self._recalled
         if self._running:
             return self._running[-1][1]
-        return self._last if is_repeated() else Forward()
+        return self._last if is_backward() else Forward()
 
     @contextmanager
-    def attached(self, keep: Callable[[Any], None], mine: Callable[[], bool]) -> Iterator[None]:
-        """Attach the hooks that read calls: their beginning before, and their end behind those that are attached within.
+    def recalled(self, forward: Forward) -> Iterator[None]:
+        """While this lasts a part of that forward runs again."""
+        before, self._recalled = self._recalled, forward
+        try:
+            yield
+        finally:
+            self._recalled = before
 
-        Args:
-            keep: takes each handle.
-            mine: tells whether a call is to be read.
-        """
-        modules = [(path, self._model.get_submodule(path)) for path in (*self._stacks, *self._blocks)]
-        for path, module in modules:
-            keep(module.register_forward_pre_hook(self._opener(path, mine), with_kwargs=True))
-        yield
-        for path, module in modules:
-            keep(module.register_forward_hook(self._closer(path, mine), always_call=True))
+    def openers(self, reader: Reader) -> Iterator[tuple[str, Callable[..., None]]]:
+        """For each module whose calls are read, by path: what is to be called before its other hooks."""
+        for path in (*self._stacks, *self._blocks):
+            yield path, self._opener(path, reader)
 
-    def _opener(self, path: str, mine: Callable[[], bool]) -> Callable[..., None]:
+    def closers(self, reader: Reader) -> Iterator[tuple[str, Callable[..., None]]]:
+        """The same, behind its other hooks."""
+        for path in (*self._stacks, *self._blocks):
+            yield path, self._closer(path, reader)
+
+    def _opener(self, path: str, reader: Reader) -> Callable[..., None]:
         is_block = path in self._blocks
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-            if kwargs is None or (is_block and self._running) or not mine() or is_repeated():
-                return  # without kwargs: PyTorch calls in one thread a hook that another one has removed
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if (is_block and self._running) or not reader.is_shown() or is_backward():
+                return
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
+            if not self._running:
+                reader.begin(is_whole=not is_block)
             if is_block and _told.forward is not None:
                 forward = _told.forward
             else:
@@ -116,12 +140,11 @@ class Forwards:
             self._running.append((path, forward))
             self._last = forward
 
-        hook.reads_calls = True  # type: ignore[attr-defined]
         return hook
 
-    def _closer(self, path: str, mine: Callable[[], bool]) -> Callable[..., None]:
+    def _closer(self, path: str, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not any(at == path for at, _ in self._running) or not mine() or is_repeated():
+            if not any(at == path for at, _ in self._running) or not reader.is_shown() or is_backward():
                 return
             while self._running:
                 at, forward = self._running.pop()
@@ -129,7 +152,6 @@ class Forwards:
                     self._count(forward, output)
                     return
 
-        hook.reads_calls = True  # type: ignore[attr-defined]
         return hook
 
     def _read(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
@@ -204,11 +226,6 @@ class Forwards:
         return 0, 0
 
 
-def is_repeated() -> bool:
-    """Whether this is a call that autograd repeats, under gradient checkpointing, to go back through it."""
-    return torch._C._current_graph_task_id() != -1
-
-
 def working_hooks(module: nn.Module) -> tuple[set[int], set[int]]:
     """The hooks on a module's input and on its output, without those that only read how it is called."""
     before, behind = (
@@ -254,13 +271,20 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
     """The modules between the model and its lists of blocks, from outside in, and the blocks that hold these paths."""
     stacks, blocks = {""}, set()
     for path in set(paths):
-        names = path.split(".")
-        depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
-        stacks.update(".".join(names[:i]) for i in range(1, depth + 1))
-        if depth < len(names):
-            blocks.add(".".join(names[: depth + 1]))
+        above, block = _above(path)
+        stacks.update(above)
+        blocks.update(block)
     called = [p for p in stacks if not isinstance(model.get_submodule(p), nn.ModuleList | nn.ModuleDict)]
     return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths above the list of blocks that a path is in, and its block's, if it is in one."""
+    names = path.split(".")
+    depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
+    stacks = tuple(".".join(names[:i]) for i in range(1, depth + 1))
+    return stacks, (".".join(names[: depth + 1]),) if depth < len(names) else ()
 
 
 def _is_within(path: str, above: str) -> bool:

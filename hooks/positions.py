@@ -121,8 +121,20 @@ class Where:
     @classmethod
     def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
         """A site in a forward."""
-        place = forward.start, forward.mask, live, forward.virtual, forward.prefix
-        return cls(site, *place, forward.unknown, forward.tokens, None, seen)
+        where = object.__new__(cls)  # made at every site of every forward: a frozen dataclass sets its fields slowly
+        where.__dict__.update(
+            site=site,
+            start=forward.start,
+            mask=forward.mask,
+            live=live,
+            virtual=forward.virtual,
+            prefix=forward.prefix,
+            unknown=forward.unknown,
+            tokens=forward.tokens,
+            chosen=None,
+            seen=seen,
+        )
+        return where
 
     def query_axis(self, value: Tensor) -> int:
         """The axis of ``pos``, or of ``query`` inside attention."""
