@@ -90,7 +90,8 @@ class Forwards:
 
     def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
         self._model = model
-        self._stacks, self._blocks = _owners(model, paths)
+        self._stacks, blocks = _owners(model, paths)
+        self._blocks = dict.fromkeys(blocks)
         self._running: list[tuple[str, Forward]] = []
         self._last = Forward()
         self._recalled: Forward | None = None
@@ -120,15 +121,15 @@ class Forwards:
             yield path, self._opener(path, reader)
 
     def closers(self, reader: Reader) -> Iterator[tuple[str, Callable[..., None]]]:
-        """The same, behind its other hooks."""
-        for path in (*self._stacks, *self._blocks):
+        """The same, behind its other hooks; a block that is called by itself is over when the next module is."""
+        for path in self._stacks:
             yield path, self._closer(path, reader)
 
     def _opener(self, path: str, reader: Reader) -> Callable[..., None]:
         is_block = path in self._blocks
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if (is_block and self._running) or not reader.is_shown() or is_backward():
+            if (is_block and self._in_stack()) or not reader.is_shown() or is_backward():
                 return
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
             if not self._running:
@@ -141,6 +142,10 @@ class Forwards:
             self._last = forward
 
         return hook
+
+    def _in_stack(self) -> bool:
+        """Whether what runs is more than one block that is called by itself."""
+        return bool(self._running) and self._running[0][0] not in self._blocks
 
     def _closer(self, path: str, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
