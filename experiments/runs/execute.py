@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ...hooks import UnsoundModel
+from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
@@ -41,7 +42,6 @@ from .folder import (
     write_text,
 )
 from .options import as_call, as_command, as_toml, as_values
-from ..report.schema import as_json
 from .shared_options import EngineOptions
 from .study import Study
 
@@ -69,6 +69,14 @@ class DataFile:
     def of(cls, split: str, path: Path, size: int) -> DataFile:
         """A file, hashed as it lies on the disk."""
         return cls(split, str(path), file_sha256(path), size)
+
+    @classmethod
+    def of_model(cls, split: str, subject: Subject) -> DataFile:
+        """Another model that a run reads: its weights, configuration and tokenizer decide numbers as a file does."""
+        settings = subject.config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            settings.pop(name, None)
+        return cls(split, subject.name, digest([subject.sha256, settings, subject.tokenizer_sha256]), 0)
 
     @property
     def record(self) -> dict[str, Any]:
