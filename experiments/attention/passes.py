@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks import Site, observe, sites
@@ -78,6 +79,20 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
                 rows = slice(at, min(at + most, stop))
                 yield Run(rows, list(batch.rows[rows]), slice(shift, shift + length), slice(lead, end))
         start = stop
+
+
+def columns(value: Float[Tensor, "batch head query key"], run: Run) -> Float[Tensor, "texts head query key"]:
+    """A run's keys and, behind them, the sink of a model that has one: a learned logit that is no token (gpt-oss)."""
+    n_tokens = value.shape[-2]
+    tokens = value[run.rows, :, :, run.keys]
+    if value.shape[-1] == n_tokens:
+        return tokens
+    return torch.cat([tokens, value[run.rows, :, :, n_tokens:]], dim=-1)
+
+
+def on_tokens(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query query"]:
+    """A pattern or scores without the sink column."""
+    return value[..., : value.shape[-2]]
 
 
 def _shape(text: Encoded, shift: int) -> tuple[int, int, int, int]:

@@ -20,8 +20,8 @@ from experiments.attention.arcs import WordTotals
 from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTotals, deal, punctuation
 from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
-from experiments.attention.paths import flow, rollout
-from experiments.attention.roles import repetition_scores
+from experiments.attention.rollout_and_flow import flow, rollout
+from experiments.attention.repetition import repetition_scores
 from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.text_patterns import shown_texts, text_patterns
 from experiments.features.layout import Layout
