@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from layerscope.errors import InputError
 
 from ...hooks import Site, observe, sites
 from ..subject import Subject
@@ -120,15 +123,18 @@ def pass_over(
         advance: called with the number of texts done, for a progress bar.
 
     Raises:
+        InputError: attention that is NaN.
         UnknownSite: a model without a part that a reducer needs.
         SiteNeverFired: a layer whose attention is neither sdpa nor a softmax.
     """
     place = {layer: i for i, layer in enumerate(layers_with_patterns(subject.model))}
     wanted = list(dict.fromkeys(part for reducer in reducers for part in reducer.parts))
 
-    def see(site: Site, value: Tensor) -> None:
+    def see(site: Site, value: Tensor, batch: Batch) -> None:
         if site.layer in place:
             part = str(site).partition(".attn.")[2]
+            if f"attn.{part}" == PATTERN:
+                _require_numbers(subject, batch, encoded, site, value)
             for reducer in reducers:
                 if f"attn.{part}" in reducer.parts:
                     reducer.see(place[site.layer], f"attn.{part}", value)
@@ -136,8 +142,27 @@ def pass_over(
     for batch in subject.batches(encoded, batch_tokens):
         for reducer in reducers:
             reducer.begin(batch)
-        with torch.inference_mode(), observe(subject.model, *(f"blocks.*.{part}" for part in wanted), see=see):
+        with (
+            torch.inference_mode(),
+            observe(subject.model, *(f"blocks.*.{part}" for part in wanted), see=partial(see, batch=batch)),
+        ):
             subject.forward(batch)
         for reducer in reducers:
             reducer.end()
         advance(len(batch))
+
+
+def _require_numbers(subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor) -> None:
+    """Raise `InputError` for a pattern that is NaN at a token of a text; padding may be anything."""
+    if not bool(value.sum().isnan()):
+        return
+    broken = value.isnan().any(-1).any(1) & batch.attention_mask.to(value.device).bool()
+    rows = broken.any(1).nonzero()[:, 0].tolist()
+    if rows:
+        row = rows[0]
+        text = encoded[batch.rows[row]]
+        first = int(broken[row].nonzero()[0, 0]) - batch.shifts[row]
+        raise InputError(
+            f"{site} of {subject.name} is NaN in the text {text.text[:40]!r}, from its token {subject.token(text.ids[first])!r} "
+            "on: an embedding or a weight of the model is not a finite number"
+        )

@@ -20,8 +20,8 @@ from experiments.attention.arcs import WordTotals
 from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTotals, deal, punctuation
 from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
-from experiments.attention.rollout_and_flow import flow, rollout
 from experiments.attention.repetition import repetition_scores
+from experiments.attention.rollout_and_flow import flow, rollout
 from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.text_patterns import shown_texts, text_patterns
 from experiments.features.layout import Layout
@@ -316,10 +316,10 @@ def test_the_patterns_of_a_report_are_the_model_s() -> None:
     np.testing.assert_allclose(weights, torch.stack(attentions)[:, 0].numpy(), atol=0.5 / 255 + 1e-6)
     assert text_patterns(one, texts, most=10) is None
     shown = shown_texts(one, texts, 5, with_flow=True)
-    (text,) = shown["texts"]  # the shorter one is too short to be pleasant
+    (text,) = shown.texts  # the shorter one is too short to be pleasant
     n = len(texts[0])
-    weights = from_bytes(text["weights"], 2, 4, n, n)
+    weights = from_bytes(text.weights, 2, 4, n, n)
     np.testing.assert_allclose(weights, patterns(one, texts[0]), atol=0.5 / 255 + 1e-6)
-    np.testing.assert_allclose(from_bytes(text["rollout"], n, n), rollout(patterns(one, texts[0])), atol=0.003)
-    assert from_bytes(text["norms"], 2, 4, n).max(-1) == pytest.approx(np.ones((2, 4)))
-    np.testing.assert_allclose(from_bytes(text["flow"], n, n), flow(patterns(one, texts[0])), atol=0.003)
+    np.testing.assert_allclose(from_bytes(text.rollout, n, n), rollout(patterns(one, texts[0])), atol=0.003)
+    assert from_bytes(text.norms, 2, 4, n).max(-1) == pytest.approx(np.ones((2, 4)))
+    np.testing.assert_allclose(from_bytes(text.flow, n, n), flow(patterns(one, texts[0])), atol=0.003)

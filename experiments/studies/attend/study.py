@@ -267,8 +267,13 @@ def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
     options, n_texts, notes = inputs.options, len(inputs.sentences), []
     if lost := inputs.layout.n_lost:
         notes.append(Note(kind="dropped", text=f"{lost} words without tokens (truncated) left out"))
+    if shared := seen.words.n_shared:
+        text = (
+            f"{shared} dependencies between words that are the same tokens left out: attention cannot tell them apart"
+        )
+        notes.append(Note(kind="dropped", text=text))
     if options.corpus is None:
-        text = "dependencies: the texts are not annotated; --corpus FILE.conllu tells which heads follow them"
+        text = "dependencies: the texts are not annotated; --corpus FILE.conllu shows which heads follow them"
         notes.append(Note(kind="skipped", text=text))
     if not seen.heads.has_norms:
         text = "contributions: this architecture's values or output projection cannot be read"
