@@ -12,7 +12,7 @@ from experiments.demo import demo_paths
 def main(model=None, corpus=None, out="runs/layerwise", limit=500):
     data = demo_paths()
     results = probe(
-        model=model or data.model, corpus=corpus or data.train, property=("upos", "deprel"), limit_sentences=limit, l2=10.0,
+        model=model or data.model, corpus=corpus or data.train, property=("upos", "deprel"), sample=limit, l2=10.0,
         control_seeds=2, out=out,
     )  # fmt: skip
     print("\n".join(results.findings))

@@ -13,7 +13,7 @@ def main(model=None, corpus=None, pairs=None, out="runs/number-used", limit=300)
     data = demo_paths()
     results = usage(
         model=model or data.model, corpus=corpus or data.train, property="feats:Number", pairs=pairs or data.pairs,
-        limit=60, limit_sentences=limit, l2=10.0, null=2, out=out,
+        limit=60, sample=limit, l2=10.0, null_draws=2, out=out,
     )  # fmt: skip
     print("\n".join(results.findings))
     columns = ["site", "decodable", "erased_linear", "erased_mlp", "effect", "low", "high", "null"]

@@ -21,7 +21,7 @@ PROPERTIES["in_subject"] = Property("in_subject", "word", "class", in_subject, "
 def main(out="runs/in-subject", limit=500):
     data = demo_paths()
     results = probe(
-        model=data.model, corpus=data.train, property="in_subject", limit_sentences=limit, l2=10.0, control_seeds=2,
+        model=data.model, corpus=data.train, property="in_subject", sample=limit, l2=10.0, control_seeds=2,
         random_models=0, out=out,
     )  # fmt: skip
     print("\n".join(results.findings))

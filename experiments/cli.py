@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import sys
@@ -23,6 +24,8 @@ from .studies import STUDIES
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
 """Of example command lines."""
+LONGEST = 480
+"""Characters of an error message."""
 SHELLS = ("bash", "zsh", "fish")
 WRONG, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
 STATUS = (
@@ -35,7 +38,10 @@ ISSUES = "https://github.com/layerscope/layerscope/issues"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: see ``STATUS``."""
     parser = make_parser()
-    given = parser.parse_args(arguments)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        print(f"layerscope: {_unknown(parser, given.command, unknown)}", file=sys.stderr)
+        return BAD_INPUT
     if given.version:
         import importlib.metadata
 
@@ -53,11 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _guarded(given)
 
 
+def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> str:
+    """What was not understood, with the nearest option there is."""
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    known = commands.choices[command]._option_string_actions if command else parser._option_string_actions
+    first = unknown[0].partition("=")[0]
+    near = difflib.get_close_matches(first, [name for name in known if name.startswith("--")], 1)
+    where = f"layerscope {command}" if command else "layerscope"
+    hint = f": did you mean {near[0]}?" if near else f"; '{where} --help' lists all"
+    return f"{where} has no option {first}{hint}" if first.startswith("-") else f"{where}: unexpected {first!r}{hint}"
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands, read from `STUDIES`."""
     firsts = [study.examples[0] for study in STUDIES.values()]
     parser = argparse.ArgumentParser(
         prog="layerscope",
+        allow_abbrev=False,
         description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",
         epilog=_examples(["demo", *firsts, REPORTS[1]]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,26 +87,24 @@ def make_parser() -> argparse.ArgumentParser:
         add_options(one, study.options)
         add_options(one.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     demo = _add(
-        commands, "demo", "a small probing study of an embedded model and corpus, in about two minutes", ("demo",)
+        commands, "demo", "a small probing study of an embedded model and corpus (nothing is downloaded)", ("demo",)
     )
     demo.add_argument(
-        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="the run's folder (default: %(default)s)"
+        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="run folder (default: %(default)s)"
     )
     add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
-    report = _add(
-        commands, "report", "make the report of a finished run again, or show several runs side by side", REPORTS
-    )
+    report = _add(commands, "report", "make the report of a finished run again, or compare several runs", REPORTS)
     report.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
     report.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the page (default: report.html in the one folder, else compared.html here)",
+        help="output page (default: report.html in the run folder; compared.html for several runs)",
     )
     completion = _add(
         commands,
         "completion",
-        "print a script that completes commands and options in your shell",
+        "print a shell completion script",
         tuple(f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)),
     )
     completion.add_argument("shell", choices=SHELLS, help="whose script")
@@ -109,6 +125,7 @@ def _add(
     """A command's parser; its description is its help, and examples stand below its options."""
     return commands.add_parser(
         name,
+        allow_abbrev=False,
         help=text,
         usage=" ".join(("layerscope", name, *required, "[options]")) if required else None,
         description=f"{text[0].upper()}{text[1:]}.",
@@ -159,7 +176,7 @@ def _guarded(given: argparse.Namespace) -> int:
     except (LayerscopeError, OSError) as error:
         if getattr(given, "verbose", False):
             traceback.print_exc()
-        print(f"layerscope: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"layerscope: {shorten(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"layerscope: interrupted; what is done is kept. To go on: {again}", file=sys.stderr)
@@ -168,6 +185,12 @@ def _guarded(given: argparse.Namespace) -> int:
         traceback.print_exc()
         print(f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr)
         return BUG
+
+
+def shorten(text: str) -> str:
+    """A message as one line of at most `LONGEST` characters that every terminal can print."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."
 
 
 def _demo(out: Path) -> Any:
@@ -179,7 +202,7 @@ def _demo(out: Path) -> Any:
         dev=paths.dev,
         test=paths.test,
         property=("upos", "deprel"),
-        limit_sentences=800,
+        sample=800,
         l2=(10.0,),
         control_seeds=3,
         out=out,

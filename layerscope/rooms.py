@@ -49,7 +49,7 @@ class _SameModule(InspectLoader):
         module.__spec__ = self._own_spec  # the import system has put the short name's there
 
     def get_source(self, fullname: str) -> str | None:
-        """For ``python -m experiments.demo.make``."""
+        """For ``python -m experiments.cli``."""
         spec = importlib.util.find_spec(f"layerscope.{fullname}")
         loader = spec.loader if spec else None
         return loader.get_source(f"layerscope.{fullname}") if isinstance(loader, InspectLoader) else None

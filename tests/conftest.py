@@ -10,9 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
-import layerscope.experiments.demo.generate
-import layerscope.experiments.tasks.properties
+import layerscope.experiments.tasks.properties  # noqa: F401
 from jaxtyping import install_import_hook
+
+import layerscope
 
 install_import_hook([f"layerscope.{room}" for room in layerscope.ROOMS], "beartype.beartype")
 

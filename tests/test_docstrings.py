@@ -10,16 +10,12 @@ import pytest
 
 import layerscope
 
-MADE_APART = {"layerscope.experiments.demo.make"}
-"""Scripts that are run by hand."""
-
-
 def modules() -> list[str]:
     names = ["layerscope.errors", "layerscope.rooms"]
     for room in layerscope.ROOMS:
         package = importlib.import_module(f"layerscope.{room}")
         names += [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
-    return [name for name in names if name not in MADE_APART and not name.endswith("__main__")]
+    return [name for name in names if not name.endswith("__main__")]
 
 
 @pytest.mark.parametrize("name", modules())

@@ -118,11 +118,3 @@ def method_named(name: str) -> Method:
     near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise AttributionError(f"method {name!r}: expected one of {', '.join(METHODS)}{hint}")
-
-
-def described() -> list[dict[str, Any]]:
-    """The table as documentation prints it: name, family, what the scores are, whether they are drawn."""
-    return [
-        {"name": method.name, "family": method.family, "scores": method.about, "drawn": method.draws}
-        for method in METHODS.values()
-    ]

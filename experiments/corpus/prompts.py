@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from layerscope.errors import InputError, LayerscopeError
 
+from .files import opened_text
+
 Line = TypeVar("Line")
 
 
@@ -113,7 +115,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         PromptError: a file that cannot be read, or is no UTF-8.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with opened_text(path) as file:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except OSError as error:
         raise PromptError(f"{path}: cannot be read: {error.strerror}") from None

@@ -67,7 +67,7 @@ def read_splits(
         note("info", f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
         clean = clean[:limit]
     elif limit is not None and limit > len(clean):
-        note("info", f"--limit-sentences {limit}, but only {len(clean)} training sentences are there: all were used")
+        note("info", f"--sample {limit}, but only {len(clean)} training sentences are there: all were used")
     place = {s.id: i for i, s in enumerate(train.sentences)}
     clean.sort(key=lambda s: place[s.id])  # a fixed order, whatever was drawn
     found["train"] = replace(train, sentences=tuple(clean))

@@ -1,6 +1,6 @@
 """The embedded demo: a small transformer and an annotated corpus that need no download.
 
-``python -m experiments.demo.make`` made them; ``data/README.md`` says how, and how well.
+``python -m tools.demo.make`` made them; ``data/README.md`` says how, and how well.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ def demo_paths() -> DemoPaths:
     )
     for path in (paths.model, paths.train, paths.dev, paths.test, paths.pairs):
         if not path.exists():
-            make = "python -m experiments.demo.make"
-            raise FileNotFoundError(f"expected the demo's {path.name} in {data}; make it: {make}")
+            make = "python -m tools.demo.make"
+            raise FileNotFoundError(f"expected the demo's {path.name} in {data}: make it in a checkout by {make}")
     return paths

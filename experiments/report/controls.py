@@ -55,7 +55,7 @@ def holds(name: str) -> Callable[[Results], bool]:
 OVER_PROMPTS = Control("interval and sign-flip test over prompts", "an effect of a few prompts", field("p"))
 GRID = Control("false-discovery rate over the grid", "one of many parts that stands out by luck", field("q"))
 TURNED = Control(
-    "changes as large in random directions", "any change of that size would do it", field("null"), "--null 20"
+    "changes as large in random directions", "any change of that size would do it", field("null"), "--null-draws 20"
 )
 _DOCTOR = Control(
     "the doctor's quick checks",

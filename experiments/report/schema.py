@@ -105,5 +105,5 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: type) -> Any:
     return TypeAdapter(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ def titled(title: str, headings: str | Sequence[str], rows: Iterable[Sequence[st
 
 
 def number_cell(value: float | None) -> str:
-    return "n.s." if value is None else f"{value:.3f}"
+    if value is None:
+        return "n/a"
+    return f"{value:.3f}" if math.isfinite(value) else "infinite"
 
 
 def span_cell(record: Mapping[str, Any], name: str = "") -> str:

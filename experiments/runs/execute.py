@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ...hooks import UnsoundModel
+from ..corpus.files import parsed_sha256
 from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
@@ -33,7 +34,6 @@ from .folder import (
     SCHEMA,
     RunFolder,
     digest,
-    file_sha256,
     machine,
     now,
     peak_memory,
@@ -67,16 +67,13 @@ class DataFile:
 
     @classmethod
     def of(cls, split: str, path: Path, size: int) -> DataFile:
-        """A file, hashed as it lies on the disk."""
-        return cls(split, str(path), file_sha256(path), size)
+        """A file that was read: its hash is that of the bytes as they were parsed."""
+        return cls(split, str(path), parsed_sha256(path), size)
 
     @classmethod
     def of_model(cls, split: str, subject: Subject) -> DataFile:
-        """Another model that a run reads: its weights, configuration and tokenizer decide numbers as a file does."""
-        settings = subject.config.to_dict()
-        for name in ("_name_or_path", "transformers_version"):
-            settings.pop(name, None)
-        return cls(split, subject.name, digest([subject.sha256, settings, subject.tokenizer_sha256]), 0)
+        """Another model that a run reads: all that decides its numbers, hashed."""
+        return cls(split, subject.name, digest(subject.identity), 0)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -124,6 +121,7 @@ class Run:
         key: a hash of everything that decides the numbers.
         seconds: time of the parts of the work, by name; see `timed`.
         memory: facts about memory for the provenance.
+        speed: figures that differ from run to run, for the provenance: tokens a second, ...
     """
 
     study: Study
@@ -134,6 +132,7 @@ class Run:
     doctor: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    speed: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -191,8 +190,15 @@ def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     if (finished := folder.results) is not None:
         console.say(f"{options.out} holds this run already, finished: nothing is computed again")
         return finished
+    with folder.locked():
+        run = Run(study, options, folder, engine, digest(identity))
+        return _measured(run, inputs, started, clock)
+
+
+def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str, Any]:
+    """Doctor, plan, the study's own work, and the results in the folder."""
+    study, options, folder = run.study, run.options, run.folder
     write_text(options.out / "run.toml", as_toml(study.name, options))
-    run = Run(study, options, folder, engine, digest(identity))
     if inputs.subject is not None and inputs.examined:
         run.doctor = _examined(inputs.subject, getattr(options, "force", False))
     console.say(f"plan: {study.work.cost(inputs).text}")
@@ -228,8 +234,8 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
     """Everything that decides a number: a folder whose run differs in it is another run's."""
     return {
         **as_values(inputs.options, deciding=True),
-        "model_sha256": inputs.subject.sha256 if inputs.subject else None,
-        "data_sha256": {data.split: data.sha256 for data in inputs.data},
+        **{f"model: {name}": value for name, value in (inputs.subject.identity if inputs.subject else {}).items()},
+        **{f"data: {data.split}": data.sha256 for data in inputs.data},
         "layerscope": versions()["layerscope"],
     }
 
@@ -270,5 +276,6 @@ def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[
         "seconds": seconds,
         **({"doctor": run.doctor} if run.doctor else {}),
         **({"timings": run.seconds} if run.seconds else {}),
+        **({"speed": run.speed} if run.speed else {}),
         "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
     }

@@ -26,6 +26,8 @@ from layerscope.errors import LayerscopeError
 C = TypeVar("C")
 COMMAND = "command"
 """The key of a TOML file that says which command its options are of."""
+LARGEST = 2**63 - 1
+"""Of any number."""
 
 
 class OptionError(LayerscopeError, ValueError):
@@ -38,7 +40,8 @@ def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory
     Args:
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given).
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``, ``aliases`` (names that it had in
+            an earlier version: they are taken, and shown nowhere).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
@@ -67,6 +70,11 @@ def add_options(parser: argparse._ActionsContainer, config: type) -> None:
 
 
 def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
+    for alias in item.metadata.get("aliases", ()):
+        as_given: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
+        if several:
+            as_given["action"] = "append"
+        group.add_argument(flag(alias), dest=item.name, default=None, help=argparse.SUPPRESS, **as_given)
     text = item.metadata["help"]
     if kind is bool:
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
@@ -149,6 +157,8 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
+    renamed = {alias: item.name for item in items.values() for alias in item.metadata.get("aliases", ())}
+    given = {renamed.get(name, name): value for name, value in given.items()}
     if unknown := [name for name in given if name not in items]:
         near = difflib.get_close_matches(unknown[0], items, 1)
         hint = f": the nearest is {spelled(near[0])}" if near else f": expected {', '.join(map(spelled, items))}"
@@ -158,7 +168,7 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
         spelled(name) for name, item in items.items() if item.default is MISSING and values.get(name) in (None, ())
     ]
     if missing:
-        raise OptionError(f"expected {', '.join(missing)}")
+        raise OptionError(f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
     return config(**values)
 
 
@@ -181,10 +191,12 @@ def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
-    least = item.metadata.get("least", 0)
-    if kind in (int, float) and not (math.isfinite(value) and value >= least):
+    least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
+    if kind in (int, float) and not (value >= least and (kind is int or math.isfinite(value))):
         bound = "" if least == -math.inf else f" of at least {least}"
-        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value}")
+        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
+    if kind in (int, float) and value > most:
+        raise OptionError(f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}")
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -1,4 +1,4 @@
-"""What several commands are told: the fields that they share, declared once (`experiments.config` has the commands' own)."""
+"""Options that several commands share, declared once; each study's own are in its ``options.py``."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 from .options import as_values, command_of, option
 
 RUNS = Path("runs")
-"""Where a run's folder is made that has no name."""
+"""Default location of run folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The model, and where and how it runs."""
+    """Model and runtime."""
 
     model: str | Any = option("hub id, local folder or GGUF file", metavar="M", in_memory=True)
     out: Path = option(
-        "the run's folder (default: one in runs/, named after command, model and options)",
+        "run folder (default: runs/COMMAND-MODEL-HASH)",
         RUNS,
         decides=False,
         metavar="DIR",
     )
-    bos: str = option("token in front of each text: auto, always, never, or a token", "auto")
-    batch_tokens: int = option("tokens of the texts that share a batch", 512, least=1)
+    bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
+    batch_tokens: int = option("tokens per batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("everything random comes from it", 0)
-    trust_remote_code: bool = option("run model code that comes with the weights", False)
-    force: bool = option("go on where the doctor finds the model WRONG, and say so in the report", False, decides=False)
+    dtype: str = option("precision of the weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    seed: int = option("seed of every random draw", 0, most=2**32 - 1)
+    trust_remote_code: bool = option("allow model code that is stored with the weights to run", False)
+    force: bool = option("continue even if the doctor finds a WRONG site; the report is marked", False, decides=False)
 
     def __post_init__(self) -> None:
         if self.out == RUNS:
@@ -44,61 +44,59 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CallOptions:
-    """How a command is called, whatever it does."""
+    """Output and configuration."""
 
     config: Path | None = option(
-        "options from a TOML file, such as the run.toml that every run leaves in its folder; flags win over it",
+        "read options from a TOML file, such as the run.toml in a run folder; flags take precedence",
         None,
         metavar="FILE",
     )
-    dry_run: bool = option("print the plan with its time, memory and disk, as far as they can be told, and stop", False)
-    json: bool = option("print the results as JSON on standard output in place of tables", False)
-    quiet: bool = option("say nothing while it runs", False)
-    verbose: bool = option("say more while it runs; errors with their traceback", False)
+    dry_run: bool = option("print the plan with its memory and disk use, and stop", False)
+    json: bool = option("print the results as JSON instead of tables", False)
+    quiet: bool = option("print no progress", False)
+    verbose: bool = option("print more detail, and tracebacks of errors", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Where the work runs; no result depends on it."""
+    """Execution backend (results do not depend on it)."""
 
-    engine: str = option("here, or by workers of Ray", "local", decides=False, choices=("local", "ray"))
+    engine: str = option("run in this process, or on Ray workers", "local", decides=False, choices=("local", "ray"))
     address: str | None = option(
-        "with --engine ray: a running cluster's (default: a Ray of its own, on this machine)",
+        "with --engine ray: address of a running cluster (default: start Ray on this machine)",
         None,
         decides=False,
         metavar="WHERE",
     )
     workers: int | None = option(
-        "with --engine ray: at most so many at a time (default: as many as fit)",
+        "with --engine ray: maximum number of workers (default: as many as fit)",
         None,
         decides=False,
         metavar="N",
         least=1,
     )
     num_cpus: int | None = option(
-        "with --engine ray: cores and threads of each worker (default: the threads of this process)",
+        "with --engine ray: cores per worker (default: the threads of this process)",
         None,
         decides=False,
         metavar="C",
         least=1,
     )
-    num_gpus: float = option(
-        "with --engine ray: GPUs of each worker, or a share of one", 0.0, decides=False, metavar="G"
-    )
+    num_gpus: float = option("with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextsOptions(RunOptions):
-    """What is measured, and on which texts."""
+    """Texts and metric."""
 
     prompts: Path | None = option(
-        "JSONL with prompt and, where the metric needs them, answer, wrong", None, metavar="FILE"
+        "prompts, JSONL with prompt and, if the metric needs them, answer and wrong", None, metavar="FILE"
     )
     pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
-    limit: int | None = option("use the first N prompts or pairs", None, metavar="N", least=1)
+    limit: int | None = option("use only the first N prompts or pairs", None, metavar="N", least=1)
     metric: str | None = option(
-        "what is measured (default: logit_difference; for pairs pair_difference, for neurons, prune and usage loss, with a probe "
-        "probe_log_probability)",
+        "metric (default: logit_difference; pair_difference for pairs; loss for neurons, prune and usage; "
+        "probe_log_probability with a probe)",
         None,
     )
 
@@ -110,37 +108,41 @@ class TextsOptions(RunOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EffectsOptions(RunOptions):
-    """Estimates that stand for exact effects, and the null."""
+    """Estimated effects and null distribution."""
 
     estimate: str = option(
-        "estimate all effects from gradients, and measure the largest exactly",
+        "estimate all effects from gradients and measure only the largest exactly",
         "none",
         choices=("none", "gradient", "graddrop"),
     )
-    verify: int = option("with --estimate: how many of the largest are measured exactly", 64, least=1)
-    sample: int = option("with --estimate: how many others, drawn at random, are measured exactly", 32)
-    null: int = option("repeat the exact effects with changes as large in this many random directions", 0)
+    verify: int = option("with --estimate: number of largest effects to measure exactly", 64, least=1)
+    verify_drawn: int = option("with --estimate: number of other effects, drawn at random, to measure exactly", 32)
+    null_draws: int = option(
+        "also measure changes of the same size in N random directions", 0, metavar="N", aliases=("null",)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordsOptions:
-    """Annotated sentences, and a vector of each of their words."""
+    """Corpus and word vectors."""
 
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     dev: Path | None = option(
-        "sentences that choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
+        "sentences used to choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
     )
-    test: Path | None = option("sentences that are scored (default: a tenth of the corpus)", None, metavar="FILE")
-    limit_sentences: int | None = option("draw this many training sentences", None, metavar="N", least=1)
-    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
+    test: Path | None = option("sentences used for scoring (default: a tenth of the corpus)", None, metavar="FILE")
+    sample: int | None = option(
+        "draw N training sentences at random", None, metavar="N", least=1, aliases=("limit_sentences",)
+    )
+    pooling: str = option("how the vectors of a word's tokens are combined", "mean", choices=("first", "last", "mean"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreOptions:
-    """Where vectors are that were captured before."""
+    """Reuse captured activations."""
 
     store: str | None = option(
-        "read the features that layerscope capture wrote there, a run's folder or a URL, instead of running the model for them",
+        "read features written by layerscope capture (run folder or URL) instead of running the model",
         None,
         metavar="DIR",
     )
@@ -148,9 +150,7 @@ class StoreOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbesOptions(StoreOptions):
-    """Linear probes, and where their vectors come from and stay."""
+    """Probe fitting."""
 
-    l2: tuple[float, ...] = option("penalties to choose from (repeatable; default: the probes' own path)", ())
-    max_ram: str | None = option(
-        "memory of the process that is not exceeded, as 2GB: smaller batches, vectors left on disk", None
-    )
+    l2: tuple[float, ...] = option("candidate L2 penalties (repeatable; default: a built-in path)", ())
+    max_ram: str | None = option("memory limit, such as 2GB: batches become smaller and vectors stay on disk", None)

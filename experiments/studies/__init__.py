@@ -28,17 +28,17 @@ TRAIN, DEV = "--corpus en_ewt-ud-train.conllu", "--corpus en_ewt-ud-dev.conllu"
 _ROWS: tuple[Study, ...] = (
     Study(
         ProbeOptions,
-        "probe every layer for properties of an annotated corpus",
+        "train linear probes on every layer, with controls and baselines",
         (
             f"probe {GPT2} {TRAIN} --dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu "
-            "--property upos --property deprel --limit-sentences 3000 --out runs/gpt2",
+            "--property upos --property deprel --sample 3000 --out runs/gpt2",
             f"probe {GPT2} {TRAIN} --property feats:Number --site attn.hook_z --calibration",
             f"probe {GPT2} {TRAIN} --property depth --structural 32 --dry-run",
         ),
     ),
     Study(
         AblateOptions,
-        "take out every head, neuron, MLP, attention or layer in turn",
+        "ablate every head, neuron, MLP, attention or layer in turn",
         (
             f"ablate {GPT2} --prompts ioi.jsonl --component heads --value mean --out runs/ioi",
             f"ablate {GPT2} --pairs agreement.jsonl --component layers",
@@ -47,15 +47,15 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         PatchOptions,
-        "put values of a clean run into a corrupted one, and the reverse",
+        "activation patching between a clean and a corrupted run",
         (
             f"patch {GPT2} --clean ioi.jsonl --by position --out runs/ioi-positions",
-            f"patch {GPT2} --clean ioi.jsonl --by head --direction denoising --null 20",
+            f"patch {GPT2} --clean ioi.jsonl --by head --direction denoising --null-draws 20",
         ),
     ),
     Study(
         AttendOptions,
-        "what every head looks at, over a corpus and on chosen texts",
+        "attention patterns of every head, over a corpus and on chosen texts",
         (
             f"attend {GPT2} {DEV} --out runs/attention",
             f"attend {GPT2} --prompts ioi.jsonl --effects runs/ioi --flow",
@@ -63,7 +63,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         GeometryOptions,
-        "maps and figures of every layer's space; the logit lens",
+        "maps and statistics of every layer's representation space; logit lens",
         (
             f"geometry {GPT2} {DEV} --property upos --out runs/geometry",
             f"geometry {GPT2} {DEV} --property upos --property deprel --method pca --method umap --export parquet",
@@ -71,7 +71,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         AttributeOptions,
-        "which words made the model say that",
+        "attribute an answer to the words of the text, with a faithfulness test for each method",
         (
             f"attribute {GPT2} --text 'The keys to the cabinet' --target ' are' --wrong ' is' "
             "--method kernel-shap --method ig --out runs/keys",
@@ -80,15 +80,15 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         UsageOptions,
-        "is a property that a probe reads also used: erase it at every layer",
+        "test whether a decodable property is used: erase it at each layer (amnesic probing)",
         (
             f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
-            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null 20",
+            f"usage {GPT2} {TRAIN} --property upos --prompts texts.jsonl --eraser inlp --null-draws 20",
         ),
     ),
     Study(
         NeuronsOptions,
-        "which neurons know a property, and does the model miss them",
+        "rank the neurons that carry a property, and test what the model loses without them",
         (
             f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
             f"neurons {GPT2} {TRAIN} --property upos --ranking mutual_information --k 10 --k 100",
@@ -96,7 +96,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         CaptureOptions,
-        "write activations of a text to disk, to be read many times",
+        "write activations to disk for later studies",
         (
             f"capture {GPT2} --site hook_resid_post {TRAIN} --out runs/gpt2-store",
             f"capture {GPT2} --site blocks.5.mlp.hook_post --text lines.txt --store-as bfloat16 --max-ram 4GB --max-disk 100GB",
@@ -104,7 +104,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         CalibrateOptions,
-        "does a confidence say how often it is right: classifiers, language models, their words",
+        "calibration of classifiers and language models, including verbalised confidence",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
             f"calibrate {SMOL} --questions facts.jsonl --ask p_true --out runs/facts",
@@ -112,7 +112,7 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         AskOptions,
-        "do the words matter that a model says mattered",
+        "faithfulness of a model's self-explanations",
         (
             "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --chat --out runs/why",
             "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --attribution grad-input --limit 50",
@@ -120,12 +120,12 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         DoctorOptions,
-        "prove on this model that what is read is what the model does",
+        "verify that every site reads the right values on this model",
         (f"doctor {GPT2}", "doctor --model ./my-model --dtype bfloat16 --json"),
     ),
     Study(
         PruneOptions,
-        "cut the least important heads out of the weights, step by step",
+        "remove the least important heads from the weights, step by step",
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
             f"prune {SMOL} --prompts texts.jsonl --steps 2 --random 5",

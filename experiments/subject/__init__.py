@@ -17,7 +17,8 @@ from ...hooks.anatomy import body_of
 from ...hooks.padding import Padding, Side, probe_padding
 from .batches import Batch, make_batches
 from .bos import decide_bos
-from .loading import SubjectError, hash_files, hash_tensors, random_twin, read_model
+from .identity import adapters_of, hash_files, hash_tensors, settings_sha256
+from .loading import SubjectError, random_twin, read_model
 from .word_spans import Encoded, trimmed
 
 __all__ = ["Subject", "SubjectError", "load"]
@@ -139,13 +140,34 @@ class Subject:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the weight file read, or of the state dict of a model from memory."""
-        return self._hasher() if self._hasher else hash_tensors(self.model)
+        """Hash of what decides the model's values on a text: weights, configuration, tokenizer."""
+        parts = [self.identity[name] for name in ("weights", "configuration", "tokenizer")]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+    @functools.cached_property
+    def identity(self) -> dict[str, str]:
+        """Everything of the model that can decide a number, by name; files are hashed."""
+        weights = self._hasher() if self._hasher else hash_tensors(self.model)
+        generation = getattr(self.model, "generation_config", None)
+        return {
+            "weights": weights,
+            "configuration": settings_sha256(self.config.to_dict()),
+            "tokenizer": self.tokenizer_sha256,
+            "chat template": settings_sha256(getattr(self.tokenizer, "chat_template", None)),
+            "generation settings": settings_sha256(generation.to_dict() if generation is not None else None),
+            "adapter": settings_sha256(adapters_of(self.model)),
+            "revision": str(getattr(self.config, "_commit_hash", None)),
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "attention": str(getattr(self.config, "_attn_implementation", None)),
+            "bos": str(self.bos),
+        }
 
     @functools.cached_property
     def tokenizer_sha256(self) -> str:
         """Hash of all that decides how text is cut."""
-        return hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        backend = self._tokenizer.backend_tokenizer.to_str()
+        special = {name: str(token) for name, token in self._tokenizer.special_tokens_map.items()}
+        return settings_sha256([type(self._tokenizer).__name__, backend, special])
 
     def describe(self) -> dict[str, Any]:
         """What a report must say about the model; the first call hashes the weights."""
@@ -172,7 +194,7 @@ class Subject:
 
     def without_model(self) -> Subject:
         """The tokenizer and what was decided and hashed, without the weights: to cut text or to name the model elsewhere."""
-        _ = self.sha256, self.tokenizer_sha256  # while the weights are there
+        _ = self.sha256  # while the weights are there
         other = copy.copy(self)
         other.__dict__.pop("model")
         other._hasher = None

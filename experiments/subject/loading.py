@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,7 @@ def read_model(
     else:
         source = name
         where["local_files_only"] = _offline()
+    device = _as_device(device)
     silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
     with silence, _quiet(), _one_line(name):
         return _read(
@@ -114,8 +114,6 @@ def _read(
     if missing:
         notes.append(f"{len(missing)} pooler weights are absent and unused")
     files = (gguf,) if gguf is not None else _weight_files(source)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
 
 
@@ -185,35 +183,26 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
     return build_seeded(build, seed, first.dtype).to(first.device)
 
 
-def hash_files(files: Sequence[Path]) -> str:
-    """SHA-256 of one file's bytes, or of the files' hex digests in order when there are several."""
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def hash_tensors(model: nn.Module) -> str:
-    """SHA-256 over every entry of the state dict: name, dtype, shape and bytes, by name."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        if not isinstance(value, torch.Tensor):
-            continue
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
-
-
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise SubjectError(f"dtype {dtype!r} is not one of float32, bfloat16, float16, float64")
+    return found
+
+
+def _as_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise SubjectError(
+            f"device {device!r}: expected cpu, cuda, cuda:1, mps or another of torch's devices"
+        ) from None
+    if found.type == "meta":
+        raise SubjectError("device 'meta' holds no values: expected cpu, cuda, ...")
     return found
 
 

@@ -51,7 +51,7 @@ def measure(run: Run, grid: Grid) -> Measured:
         found = Measured(effects, clean, np.ones(len(grid.parts), dtype=bool), {})
     else:
         found = _screened(run, grid)
-    if not run.config.null:
+    if not run.config.null_draws:
         return found
     return replace(found, more={**found.more, **_null(run, grid, found)})
 
@@ -63,7 +63,7 @@ def _null(run: Run, grid: Grid, found: Measured) -> dict[str, np.ndarray]:
     """
     mine = np.flatnonzero(found.tested).tolist()
     sizes, seed = [], run.config.seed
-    for draw in range(run.config.null):
+    for draw in range(run.config.null_draws):
 
         def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
             edit_of = grid.edits_for(number)
@@ -97,7 +97,7 @@ def _screened(run: Run, grid: Grid) -> Measured:
             drop += here["graddrop"]
             bars.advance(bar)
     sizes = drop if config.estimate == "graddrop" else np.abs(found.sum(1))
-    top, sample = to_verify(sizes, config.verify, config.sample, config.seed)
+    top, sample = to_verify(sizes, config.verify, config.verify_drawn, config.seed)
     chosen = sorted([*top, *sample])
     exact, clean = sweep_all(run.folder, grid.of(chosen), run.engine)
     effects, tested = found.copy(), np.zeros(len(parts), dtype=bool)

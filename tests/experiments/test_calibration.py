@@ -397,7 +397,7 @@ def test_a_probing_study_measures_its_probes(tmp_path: Path, capsys: pytest.Capt
     some = tmp_path / "test.conllu"
     some.write_text("\n\n".join(paths.test.read_text(encoding="utf-8").split("\n\n")[:80]) + "\n\n", encoding="utf-8")
     words = ["probe", "--model", paths.model, "--corpus", paths.train, "--dev", paths.dev, "--test", some]
-    words += ["--property", "upos", "--limit-sentences", 60, "--l2", 30, "--control-seeds", 0, "--random-models", 0]
+    words += ["--property", "upos", "--sample", 60, "--l2", 30, "--control-seeds", 0, "--random-models", 0]
     assert cli.main([*map(str, words), "--calibration", "--out", str(tmp_path / "run")]) == 0
     assert "upos: calibration of the probes" in capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))

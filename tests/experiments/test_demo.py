@@ -13,8 +13,8 @@ import torch
 
 from experiments.corpus import Corpus, read_conllu
 from experiments.demo import demo_paths
-from experiments.demo.generate import training_text
-from experiments.demo.grammar import Grammar
+from tools.demo.generate import training_text
+from tools.demo.grammar import Grammar
 from experiments.demo.lexicon import held_out_lemmas
 from experiments.demo.tree import Chooser, surface
 
@@ -29,7 +29,7 @@ def corpora() -> dict[str, Corpus]:
 
 
 def test_the_generator_reproduces_the_shipped_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.demo.make", "--corpus-only", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tools.demo.make", "--corpus-only", "--out", str(tmp_path)]
     subprocess.run(command, capture_output=True, cwd=ROOT, check=True)
     paths = demo_paths()
     shipped = (paths.train, paths.dev, paths.test, paths.pairs)

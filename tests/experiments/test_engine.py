@@ -142,7 +142,7 @@ def test_capture_writes_the_same_bytes_with_a_worker_killed(
 
 
 def test_studies_give_the_same_tables(cluster: OnRay, tmp_path: Path, files: dict[str, Path]) -> None:
-    probe = ("--corpus", files["train"], "--test", files["test"], "--property", "upos", "--limit-sentences", 60)
+    probe = ("--corpus", files["train"], "--test", files["test"], "--property", "upos", "--sample", 60)
     probe += ("--l2", 100, "--site", "blocks.4.hook_resid_post", "--control-seeds", 1, "--random-models", 0)
     ablate = ("--prompts", files["prompts"], "--metric", "loss", "--batch-tokens", 8)
     for name, more in (("probe", probe), ("ablate", ablate)):

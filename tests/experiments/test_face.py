@@ -87,7 +87,7 @@ def test_a_configuration_comes_back_from_its_file(name, several, number, whole, 
 
 
 def test_plain_values_become_the_fields_types():
-    config = from_values(ProbeOptions, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "limit_sentences": 5})
+    config = from_values(ProbeOptions, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "sample": 5})
     assert (config.corpus, config.property, config.l2, config.dev) == (Path("c"), ("upos",), (1.0,), None)
     assert isinstance(config.l2[0], float)
 
@@ -106,7 +106,7 @@ def test_plain_values_become_the_fields_types():
         ({"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"}, "dtype: expected one of float32"),
         ({"model": "m", "corpus": "c", "property": "upos", "information": 1}, "information: expected true or false"),
         ({"model": "m", "corpus": "c", "property": "upos", "out": None}, "out: expected a path, got None"),
-        ({"limit_sentences": 0}, "limit_sentences: expected a whole number of at least 1, got 0"),
+        ({"sample": 0}, "limit_sentences: expected a whole number of at least 1, got 0"),
         ({"random_models": -1}, "random_models: expected a whole number of at least 0, got -1"),
         ({"tol": math.nan}, "tol: expected a number of at least 0, got nan"),
         ({"l2": [1.0, math.inf]}, "l2: expected a number of at least 0, got inf"),
@@ -259,7 +259,7 @@ def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path, 
         experiments.calibrate.plan(**model, pairs=PATHS.pairs, limit=20),
         experiments.doctor.plan(**model),
         experiments.neurons.plan(
-            **model, corpus=PATHS.dev, property="feats:Number", pairs=PATHS.pairs, limit=8, layer=1, limit_sentences=30
+            **model, corpus=PATHS.dev, property="feats:Number", pairs=PATHS.pairs, limit=8, layer=1, sample=30
         ),
     ]
     seconds = [plan.raw["plan"]["seconds"] for plan in plans]

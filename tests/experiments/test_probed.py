@@ -101,7 +101,7 @@ def test_gradient_estimates_go_through_the_probe(subject: Subject, saved: Path) 
 def test_a_studys_probe_is_ablated_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = demo_paths()
     probe = ["probe", "--model", str(paths.model), "--corpus", str(paths.train), "--dev", str(paths.dev)]
-    probe += ["--test", str(paths.test), "--property", "feats:Number", "--limit-sentences", "60", "--l2", "10"]
+    probe += ["--test", str(paths.test), "--property", "feats:Number", "--sample", "60", "--l2", "10"]
     assert cli.main([*probe, "--control-seeds", "0", "--random-models", "0", "--out", str(tmp_path / "study")]) == 0
     file = tmp_path / "study" / "probes" / "feats%3ANumber" / f"{SITE}.safetensors"
     capsys.readouterr()

@@ -204,7 +204,7 @@ def test_a_study_is_told_how_sentences_are_pooled(tmp_path, monkeypatch, pooling
         paths.model,
         "--corpus",
         paths.train,
-        "--limit-sentences",
+        "--sample",
         30,
         "--property",
         "tree_depth",

@@ -46,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> P
 
 def study(files: dict[str, Path], out: Path, *more: object) -> list[str]:
     given = ["probe", "--model", MODEL, "--corpus", files["train"], "--test", files["test"], "--out", out]
-    given += ["--property", "feats:Number", "--property", "bigram_shift", "--limit-sentences", 40, "--l2", 100]
+    given += ["--property", "feats:Number", "--property", "bigram_shift", "--sample", 40, "--l2", 100]
     given += ["--site", "blocks.4.hook_resid_post", "--control-seeds", 1, "--random-models", 0, *more]
     return [str(word) for word in given]
 

@@ -274,7 +274,7 @@ def test_help_and_version(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["probe", "--help"])
     assert stop.value.code == 0
-    assert "--limit-sentences" in capsys.readouterr().out
+    assert "--sample" in capsys.readouterr().out
 
 
 def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):

@@ -285,10 +285,10 @@ def provenance(layers: int) -> dict[str, Any]:
     return {
         "command": "layerscope probe --model /srv/models/all-MiniLM-L6-v2 --corpus en_ewt-ud-train.conllu "
         "--dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu --property upos --property deprel "
-        "--limit-sentences 3000 --seed 0 --out runs/minilm",
+        "--sample 3000 --seed 0 --out runs/minilm",
         "config": {
             "site": "hook_resid_post",
-            "limit_sentences": 3000,
+            "sample": 3000,
             "pooling": "last",
             "control_seeds": 5,
         },

@@ -114,7 +114,7 @@ def _refuse(config: AblateOptions) -> None:
         raise RunError(
             "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
         )
-    if config.null and config.component == "neurons":
+    if config.null_draws and config.component == "neurons":
         raise RunError("--null: expected heads, mlps, attentions or layers; a single neuron has no direction to turn")
 
 

@@ -23,7 +23,7 @@ from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject, load
 from ...subject.batches import Batch
-from ...subject.loading import hash_files
+from ...subject.identity import hash_files
 from ...subject.word_spans import Encoded
 from .records import CheckpointRecord
 

@@ -6,7 +6,6 @@ batch is a shard; interrupted, the next start continues with the batch that is m
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,117 +19,171 @@ from ....hooks import ActivationStore, Site
 from ...corpus import Corpus, Sentence, read_conllu
 from ...corpus.prompts import numbered_lines
 from ...features.layout import WINDOW, End, Layout, Piece, Writer, pieces, sealed, windows
-from ...features.memory import Need, as_bytes, site_widths
+from ...features.memory import Need, as_bytes, as_limit, site_widths
 from ...features.sites import vector_sites
 from ...features.stored import made_from
-from ...forecast import pass_seconds
+from ...report.schema import Finding, Note
+from ...report.words import size
 from ...runs import console
 from ...runs.engine import Engine, Local
-from ...runs.execute import Run
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, load_subject
 from ...runs.folder import RunError, file_sha256
 from ...subject import Subject
 from .options import CaptureOptions
+from .records import Results, SiteRecord, StoreRecord
 
 
-def run(config: CaptureOptions) -> dict[str, Any]:
-    """Write a store, or continue it; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class CaptureInputs(Inputs):
+    """What a capture has read.
+
+    Args:
+        source: the texts.
+        sites: whose values are written.
+        widths: values of a row at each site.
+        need: bytes that it takes.
+        rows: how many rows are expected, and ``mean_length`` the tokens of a text.
+    """
+
+    source: Source
+    sites: list[str]
+    widths: dict[str, int]
+    need: Need
+    rows: int
+    mean_length: float
+
+    @property
+    def max_ram(self) -> int | None:
+        """What ``--max-ram`` allows, in bytes."""
+        return as_limit(self.options.max_ram)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch: as many as asked, or as the memory allows."""
+        return self.need.batch_tokens(self.options.batch_tokens, self.max_ram, self.mean_length)
+
+    @property
+    def folder(self) -> Path | str:
+        """Where the shards go."""
+        return self.options.to or self.options.out / "store"
+
+    @property
+    def disk(self) -> int:
+        """Bytes of all shards."""
+        return self.rows * self.need.row
+
+    def memory(self, batch_tokens: int) -> int:
+        """Peak of the process with batches of so many tokens."""
+        return self.need.memory(batch_tokens, round(WINDOW * self.mean_length))
+
+
+def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
+    """The texts, the model, and the room that its values take.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        RunError: more memory or disk than is allowed or free; a run that is finished with its store elsewhere.
     """
-    this, source = Run("capture", config), Source.of(config)
-    subject = this.load(body_only=True)
-    places = vector_sites(subject, config.site)
-    kind = getattr(torch, config.store_as)
-    widths = site_widths(subject, places)
-    need = Need.of(subject, widths, kind)
-    ram = None if config.max_ram is None else as_bytes(config.max_ram, "--max-ram")
+    as_limit(options.max_ram)  # a size that is none is found before the model is loaded
+    source = Source.of(options)
+    subject = load(body_only=True)
+    sites = vector_sites(subject, options.site)
+    widths = site_widths(subject, sites)
     rows, mean_length = source.expected(subject)
-    batch_tokens = need.batch_tokens(config.batch_tokens, ram, mean_length)
-    where = config.to or config.out / "store"
-    _check_room(config, ActivationStore(where), rows * need.row)
-    hashes = {d["path"]: d["sha256"] for d in source.data}
-    if (finished := this.open(subject, hashes)) is not None:
-        if not ActivationStore(where).sealed:
-            raise RunError(f"{config.out}: this capture is finished, but not at --to {where}: use another --out")
-        return finished
+    inputs = CaptureInputs(
+        options=options,
+        subject=subject,
+        data=source.data,
+        source=source,
+        sites=sites,
+        widths=widths,
+        need=Need.of(subject, widths, getattr(torch, options.store_as)),
+        rows=rows,
+        mean_length=mean_length,
+    )
+    there = ActivationStore(inputs.folder)
+    if (options.out / "results.json").exists():
+        if not there.sealed:
+            raise RunError(
+                f"{options.out}: this capture is finished, but not at --to {inputs.folder}: use another --out"
+            )
+    else:
+        _check_room(options, there, inputs.disk)
+    return inputs
 
-    batch_tokens = this.folder.cell("batch_tokens") or batch_tokens  # what was chosen holds until the store is whole
-    plan = {
-        "held_bytes": need.memory(batch_tokens, round(WINDOW * mean_length)),
-        "disk_bytes": rows * need.row,
-        "batch_tokens": batch_tokens,
-    }
-    smaller = "" if batch_tokens == config.batch_tokens else f" (asked: {config.batch_tokens:,})"
+
+def cost(inputs: CaptureInputs) -> Cost:
+    """One pass over the texts, and the shards."""
+    batch_tokens, asked = inputs.batch_tokens, inputs.options.batch_tokens
+    memory = inputs.memory(batch_tokens)
+    smaller = "" if batch_tokens == asked else f" (asked: {asked:,})"
     text = (
-        f"about {rows:,} rows at {len(places)} sites, one pass; {plan['disk_bytes'] / 1e9:.2f} GB on disk; in memory "
-        f"up to {plan['held_bytes'] / 1e9:.2f} GB, {need.held / 1e9:.2f} GB of it held already, with batches of "
+        f"about {inputs.rows:,} rows at {len(inputs.sites)} sites, one pass; {inputs.disk / 1e9:.2f} GB on disk; in memory "
+        f"up to {memory / 1e9:.2f} GB, {inputs.need.held / 1e9:.2f} GB of it held already, with batches of "
         f"{batch_tokens:,} tokens{smaller}"
     )
-    cost = {"held": plan["held_bytes"] - need.held, "disk": plan["disk_bytes"]}
-    if (planned := this.plan(text, **cost, seconds=lambda: source.seconds(subject, batch_tokens))) is not None:
-        return planned
-    this.folder.save_cell("batch_tokens", batch_tokens)
-    texts = [{"sha256": d["sha256"], "texts": d["sentences"]} for d in source.data]
-    about = made_from(subject, source.unit, config.pooling)
-    about |= {"data": texts, "sites": places, "batch_tokens": batch_tokens}
-    store = ActivationStore(where, about, dtype=kind)
-    begun, mark = store.n_shards, time.perf_counter()
-    reader = Reader(subject.without_model(), source, need, ram, batch_tokens)
-    with console.progress() as bars:
-        bar = bars.add_task("texts", total=sum(d["sentences"] for d in source.data))
-        written = _written(config, this.engine, subject, reader, places, store)
-        end = sealed(store, written, lambda n: bars.advance(bar, n))
-    seconds = time.perf_counter() - mark
-    records = [
-        {
-            "site": place,
-            "layer": Site(place).layer,
-            "unit": source.unit,
-            "rows": end.rows,
-            "width": widths[place],
-            "dtype": config.store_as,
-            "bytes": end.rows * widths[place] * kind.itemsize,
-            "largest": store.largest(place),
-        }
-        for place in places
-    ]
-    held = {
-        "rows": end.rows,
-        "texts": end.texts,
-        "shards": end.shards,
-        "bytes": store.size(),
-        "tokens_per_second": None if begun else round(end.tokens / seconds),
+    return Cost(text, memory=memory - inputs.need.held, disk=inputs.disk)
+
+
+def measure(inputs: CaptureInputs, run: Run) -> Results:
+    """Write the shards, or those that are missing."""
+    options, subject = inputs.options, inputs.subject
+    assert subject is not None
+    batch_tokens = run.folder.kept("batch_tokens", lambda: inputs.batch_tokens)  # the same until the store is whole
+    run.memory |= {
+        "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
+    }  # fmt: skip
+    kind = getattr(torch, options.store_as)
+    about = made_from(subject, inputs.source.unit, options.pooling)
+    about |= {
+        "data": [{"sha256": data.sha256, "texts": data.size} for data in inputs.data],
+        "sites": inputs.sites,
+        "batch_tokens": batch_tokens,
     }
-    top = max(records, key=lambda r: r["largest"])
+    store = ActivationStore(inputs.folder, about, dtype=kind)
+    begun = store.n_shards
+    reader = Reader(subject.without_model(), inputs.source, inputs.need, inputs.max_ram, batch_tokens)
+    with run.timed("capture"), console.progress() as bars:
+        bar = bars.add_task("texts", total=inputs.source.size)
+        written = _written(options, run.engine, subject, reader, inputs.sites, store)
+        end = sealed(store, written, lambda n: bars.advance(bar, n))
+    records = [
+        SiteRecord(
+            site=site,
+            layer=Site(site).layer,
+            unit=inputs.source.unit,
+            rows=end.rows,
+            width=inputs.widths[site],
+            dtype=options.store_as,
+            bytes=end.rows * inputs.widths[site] * kind.itemsize,
+            largest=store.largest(site),
+        )
+        for site in inputs.sites
+    ]
+    run.speed["tokens_per_second"] = None if begun else round(end.tokens / max(run.seconds["capture"], 0.1))
+    held = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
+    top = max(records, key=lambda record: record.largest)
     text = (
-        f"{end.rows:,} {source.unit}s of {end.texts:,} texts at {len(places)} sites: {held['bytes'] / 1e9:.2f} GB in "
-        f"{store.folder}. The largest value is {top['largest']:.4g}, at {top['site']}."
+        f"{end.rows:,} {inputs.source.unit}s of {end.texts:,} texts at {len(records)} sites: {held.bytes / 1e9:.2f} GB in "
+        f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
     )
-    findings = [{"property": "store", "text": text}]
-    return this.finish(
-        {"records": records, "findings": findings, "notes": _notes(end), "store": held},
-        data=source.data,
-        timings={"capture": round(seconds, 1)},
-        memory=plan,
-    )
+    return Results(records=records, store=held, findings=[Finding(property="store", text=text)], notes=_notes(end))
 
 
 def _written(
-    config: CaptureOptions, engine: Engine, subject: Subject, reader: Reader, places: list[str], store: ActivationStore
+    options: CaptureOptions, engine: Engine, subject: Subject, reader: Reader, sites: list[str], store: ActivationStore
 ) -> Iterator[End]:
     """The shards, by this process's model or by one in each worker."""
-    pooling: Any = config.pooling
+    pooling: Any = options.pooling
     if isinstance(engine, Local):
-        return map(Writer(subject, places, store, pooling), reader())
-    theirs = ActivationStore(str(store.folder), store.about, dtype=getattr(torch, config.store_as), shared=True)
-    return engine.stream(reader, partial(_worker, config, places, theirs))
+        return map(Writer(subject, sites, store, pooling), reader())
+    theirs = ActivationStore(str(store.folder), store.about, dtype=getattr(torch, options.store_as), shared=True)
+    return engine.stream(reader, partial(_worker, options, sites, theirs))
 
 
-def _worker(config: CaptureOptions, places: list[str], store: ActivationStore) -> Writer:
+def _worker(options: CaptureOptions, sites: list[str], store: ActivationStore) -> Writer:
     """A worker of an engine, with a model of its own."""
-    pooling: Any = config.pooling
-    return Writer(Run("capture", config).load(body_only=True), places, store, pooling, at_once=True)
+    pooling: Any = options.pooling
+    return Writer(load_subject(options, body_only=True), sites, store, pooling, at_once=True)
 
 
 @dataclass(frozen=True)
@@ -170,30 +223,38 @@ class Source:
     lines: Path | None
     limit: int | None
     unit: str
-    data: list[dict[str, Any]]
+    data: list[DataFile]
+
+    @property
+    def size(self) -> int:
+        """Texts in all files."""
+        return sum(data.size for data in self.data)
 
     @classmethod
-    def of(cls, config: CaptureOptions) -> Source:
-        """What the configuration names.
+    def of(cls, options: CaptureOptions) -> Source:
+        """What the optionsuration names.
 
         Raises:
             RunError: both or neither of corpus and text, words of plain text, no text at all.
             CorpusError, OSError: a file that cannot be read.
         """
-        if bool(config.corpus) == (config.text is not None):
+        if bool(options.corpus) == (options.text is not None):
             raise RunError("expected --corpus or --text, one of the two")
-        unit = config.unit or ("word" if config.corpus else "token")
-        if unit == "word" and not config.corpus:
+        unit = options.unit or ("word" if options.corpus else "token")
+        if unit == "word" and not options.corpus:
             raise RunError("--unit word needs annotated sentences (--corpus): plain text has tokens only")
-        corpora = tuple(read_conllu(path, config.limit) for path in config.corpus)
+        corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         found = [(c.path, c.sha256, len(c)) for c in corpora]
-        if config.text is not None:
-            size = sum(1 for _ in islice(numbered_lines(config.text), config.limit))
+        if options.text is not None:
+            size = sum(1 for _ in islice(numbered_lines(options.text), options.limit))
             if not size:
-                raise RunError(f"{config.text}: expected at least one text, got none")
-            found = [(config.text, file_sha256(config.text), size)]
-        data = [{"split": "text", "path": str(p), "sha256": sha, "sentences": size} for p, sha, size in found]
-        return cls(corpora, config.text, config.limit, unit, data)
+                raise RunError(f"{options.text}: expected at least one text, got none")
+            found = [(options.text, file_sha256(options.text), size)]
+        data = [
+            DataFile("text" if len(found) == 1 else f"text {number}", str(path), sha256, size)
+            for number, (path, sha256, size) in enumerate(found, 1)
+        ]
+        return cls(corpora, options.text, options.limit, unit, data)
 
     def texts(self) -> Iterator[Sentence | str]:
         """The texts in order; lines are read as they are needed."""
@@ -208,44 +269,33 @@ class Source:
         tokens = sum(map(len, subject.encode(some))) / len(some)
         if self.unit == "word":
             return sum(c.n_words for c in self.corpora), tokens
-        return round(sum(d["sentences"] for d in self.data) * tokens), tokens
-
-    def seconds(self, subject: Subject, batch_tokens: int) -> float:
-        """One pass over all texts, taken to be like the first."""
-        some = self._first()
-        return (
-            sum(d["sentences"] for d in self.data)
-            / len(some)
-            * pass_seconds(subject, subject.encode(some), batch_tokens)
-        )
+        return round(self.size * tokens), tokens
 
     def _first(self) -> list[str]:
         return [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
 
 
-def _check_room(config: CaptureOptions, there: ActivationStore, need: int) -> None:
+def _check_room(options: CaptureOptions, there: ActivationStore, need: int) -> None:
     """Refuse a disk that does not suffice.
 
     Raises:
         RunError: more than is allowed, or than is free.
     """
     free, done = there.folder.free(), there.size()
-    if config.max_disk is not None and need > (most := as_bytes(config.max_disk, "--max-disk")):
+    if options.max_disk is not None and need > (most := as_bytes(options.max_disk, "--max-disk")):
         raise RunError(
-            f"--max-disk {most / 1e9:.2f} GB: the rows need about {need / 1e9:.2f} GB: take fewer sites, a smaller type "
+            f"--max-disk {size(most)}: the rows need about {size(need)}: take fewer sites, a smaller type "
             f"(--store-as) or fewer texts (--limit)"
         )
     if free is not None and need - done > free:
-        raise RunError(
-            f"{there.folder}: the rows need {(need - done) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
-        )
+        raise RunError(f"{there.folder}: the rows need {size(need - done)}, {size(free)} are free there")
 
 
-def _notes(end: End) -> list[dict[str, str]]:
+def _notes(end: End) -> list[Note]:
     """What was cut, lost or halved."""
-    said = [
+    counted = [
         ("warning", end.cut, f"{end.cut} texts are longer than the model takes: cut at their end"),
         ("dropped", end.lost, f"{end.lost} words have no tokens (cut): no row"),
         ("warning", end.halved, f"memory did not suffice for every batch: {end.halved} times one was halved"),
     ]
-    return [{"kind": kind, "text": text} for kind, count, text in said if count]
+    return [Note(kind=kind, text=text) for kind, count, text in counted if count]

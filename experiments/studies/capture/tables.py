@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from ...report.terminal_tables import Records, titled
+from ...report.terminal_tables import titled
+from .records import SiteRecord
 
 
-def tables(records: Records) -> list[Table]:
+def tables(records: Sequence[SiteRecord]) -> list[Table]:
+    """Every site with its size."""
     first = records[0]
-    rows = ((r["site"], str(r["width"]), f"{r['bytes'] / 1e6:.1f}", f"{r['largest']:.4g}") for r in records)
-    title = f"{first['rows']:,} rows at {len(records)} sites, {first['dtype']}"
+    rows = ((r.site, str(r.width), f"{r.bytes / 1e6:.1f}", f"{r.largest:.4g}") for r in records)
+    title = f"{first.rows:,} rows at {len(records)} sites, {first.dtype}"
     return [titled(title, "site|width|MB|largest value", rows, ("site",))]

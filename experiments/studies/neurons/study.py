@@ -57,7 +57,7 @@ def run(config: NeuronsOptions) -> dict[str, Any]:
     """
     this = Run("neurons", config)
     _check(config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
     prop = get_property(config.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")

@@ -35,7 +35,7 @@ def over_seeds(config: ProbeOptions, results: dict[str, Any], study: Callable[[P
         _of_property(name, of, config) for name in dict.fromkeys(r["property"] for r in results["records"])
     ]
     results["findings"] += [{"property": r["property"], "text": _finding(r, results)} for r in results["seeds"]]
-    if config.dev and config.test and not config.limit_sentences:
+    if config.dev and config.test and not config.sample:
         text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"
         results["notes"].append({"kind": "info", "text": f"seeds: {text}"})
 

@@ -54,7 +54,7 @@ def demo_config(out: Path) -> ProbeOptions:
         dev=paths.dev,
         test=paths.test,
         property=("upos", "deprel"),
-        limit_sentences=800,
+        sample=800,
         l2=(10.0,),
         control_seeds=3,
         out=out,
@@ -72,7 +72,7 @@ def run(config: ProbeOptions) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("probe", config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
     properties = [get_property(name, splits["train"]) for name in dict.fromkeys(config.property)]
     subject = this.load(body_only=True)
     places = study_sites(subject, config.site)

@@ -22,4 +22,6 @@ class UsageOptions(WordsOptions, ProbesOptions, TextsOptions, EffectsOptions, En
     )
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
     push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0, least=-inf)
-    null: int = option("random changes as large as the erasure to compare with", 5)
+    null_draws: int = option(
+        "random changes as large as the erasure to compare with", 5, metavar="N", aliases=("null",)
+    )

@@ -17,7 +17,7 @@ from ...sweep.page import certificate_section
 from ...sweep.reading import LEVEL, clear_of_chance, families, strongest
 
 CONTROLS = (
-    Control("random changes as large", "any change of that size would do it", field("null"), "--null 5"),
+    Control("random changes as large", "any change of that size would do it", field("null"), "--null-draws 5"),
     Control("a probe after the erasure", "what was to be erased is still there", field("erased_linear")),
     Control("a network after the erasure", "it is still there, but not linearly", field("erased_mlp")),
     GRID,

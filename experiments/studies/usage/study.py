@@ -67,7 +67,7 @@ def run(config: UsageOptions) -> dict[str, Any]:
         ValueError, LookupError, OSError: bad input, each one clear line.
     """
     this = Run("usage", config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.limit_sentences, config.seed)
+    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
     metric, items, unread = _measured(config, splits["test"])
     prop = get_property(config.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
@@ -162,7 +162,7 @@ def _plan(
     disk = (0 if config.store else rows * need.row) + fits.disk
     text = (
         f"{rows:,} words x {width} dimensions x {len(places)} layers, {disk / 1e9:.2f} GB on disk; {fits.line()}; "
-        f"{texts} through each layer, {config.null} random changes beside it"
+        f"{texts} through each layer, {config.null_draws} random changes beside it"
     )
     chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": fits.memory - need.held}
     return text, {"held_bytes": fits.memory, "disk_bytes": disk, **chosen}

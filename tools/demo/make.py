@@ -1,4 +1,4 @@
-"""Make the embedded demo: ``python -m experiments.demo.make [--out DIR]``.
+"""Make the embedded demo: ``python -m tools.demo.make [--out DIR]``.
 
 The corpus is the same bytes on every machine. The model is trained on the CPU in about twenty
 minutes; its weights depend on the machine in their last digits.
@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+DATA = Path(__file__).resolve().parents[2] / "experiments" / "demo" / "data"
+"""Where the package keeps the demo."""
 STEPS = (0, 25, 50, 75, 100, 150, 200, 300, 400, 600)
 """Steps at which ``--checkpoints`` saves the model."""
 
@@ -18,7 +20,7 @@ STEPS = (0, 25, 50, 75, 100, 150, 200, 300, 400, 600)
 def main(arguments: list[str] | None = None) -> None:
     """Write corpus, minimal pairs, tokenizer and model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--out", type=Path, default=DATA)
     parser.add_argument("--sentences", type=int, default=80_000, help="training sentences")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="processor threads")

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from layerscope.experiments.corpus import Corpus, read_conllu
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..corpus import Corpus, read_conllu
 from .generate import SEED, SPLITS
 
 
@@ -107,7 +107,7 @@ def describe(facts: dict[str, Any], folder: Path) -> str:
     heads = " | ".join(["embedding", *(f"block {i}" for i in range(n_layers - 1))])
     return f"""# The embedded demo
 
-Made by `python -m experiments.demo.make` (seed {SEED}) and covered by this project's licence: the
+Made by `python -m tools.demo.make` (seed {SEED}) and covered by this project's licence: the
 grammar, its words and its trees are ours (`lexicon.py`, `nominals.py`, `verbs.py`, `grammar.py`).
 
 - `train.conllu`, `dev.conllu`, `test.conllu`: {SPLITS["train"]}, {SPLITS["dev"]} and {SPLITS["test"]}

@@ -1,0 +1,46 @@
+"""Text files that are hashed as they are read: a pipe can be read once only, and a file may change between two readings."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_HASHES: dict[str, str] = {}
+
+
+class _Hashing(io.RawIOBase):
+    """A file whose bytes are hashed as they pass."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.raw, self.digest = raw, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        count = self.raw.readinto(buffer) or 0  # pyright: ignore[reportAttributeAccessIssue]
+        self.digest.update(buffer[:count])
+        return count
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[io.TextIOBase]:
+    """A UTF-8 file, without its byte order mark; `parsed_sha256` knows its hash when the block ends."""
+    with path.open("rb", buffering=0) as raw:
+        hashing = _Hashing(raw)
+        with io.TextIOWrapper(io.BufferedReader(hashing), encoding="utf-8-sig") as file:
+            yield file
+            while hashing.read(1 << 20):  # what was not asked for is part of the file too
+                pass
+        _HASHES[str(path)] = hashing.digest.hexdigest()
+
+
+def parsed_sha256(path: Path) -> str:
+    """The hash of the bytes that were last read by `opened_text`; of the file as it is where it was read otherwise."""
+    if str(path) in _HASHES:
+        return _HASHES[str(path)]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,62 @@
+"""Hashes of everything of a model that can decide a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_WHERE_FROM = ("_name_or_path", "transformers_version", "_commit_hash")
+"""Settings that say where a configuration is from, and change no number."""
+
+
+def hash_files(files: Sequence[Path]) -> str:
+    """SHA-256 of one file's bytes, or of the files' hex digests in order when there are several."""
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def hash_tensors(model: nn.Module) -> str:
+    """SHA-256 over every entry of the state dict: name, dtype, shape and bytes, by name."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            continue
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def settings_sha256(settings: Any) -> str:
+    """Hash of settings that JSON can hold; those that only say where they are from are left out, at every level."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(one) for key, one in value.items() if key not in _WHERE_FROM}
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        return value
+
+    text = json.dumps(plain(settings), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def adapters_of(model: nn.Module) -> dict[str, Any] | None:
+    """The adapters in force and their settings; None without any. Their weights are in the state dict."""
+    configs = getattr(model, "peft_config", None)
+    if not configs:
+        return None
+    active = getattr(model, "active_adapters", None)
+    names = active() if callable(active) else active
+    return {"active": names, "settings": {name: config.to_dict() for name, config in configs.items()}}
