@@ -84,7 +84,7 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
         start = stop
 
 
-def columns(value: Float[Tensor, "batch head query key"], run: Run) -> Float[Tensor, "texts head query key"]:
+def columns(value: Float[Tensor, "batch head query key"], run: Run) -> Float[Tensor, "texts head query place"]:
     """A run's keys and, behind them, the sink of a model that has one: a learned logit that is no token (gpt-oss)."""
     n_tokens = value.shape[-2]
     tokens = value[run.rows, :, :, run.keys]

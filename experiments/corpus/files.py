@@ -20,7 +20,7 @@ class _Hashing(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         count = self.raw.readinto(buffer) or 0  # pyright: ignore[reportAttributeAccessIssue]
         self.digest.update(buffer[:count])
         return count

@@ -99,7 +99,7 @@ def head(place: int, effect: float | None, q: float | None, exact: bool = True) 
     values = {**dict.fromkeys(REQUIRED, 0.0), **ends, **looks}
     measured = None
     if effect is not None:
-        measured = HeadEffect(effect=effect, effect_low=None, effect_high=None, effect_q=q, effect_exact=exact)
+        measured = HeadEffect(effect=float(effect), effect_low=None, effect_high=None, effect_q=q, effect_exact=exact)
     return HeadRecord(site=f"head {place}", **WHERE, **values, nearest_similarity=None, role="", measured=measured)
 
 
@@ -122,7 +122,7 @@ def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
 
 def test_texts_without_annotation(tmp_path: Path) -> None:
     prompts = tmp_path / "texts.jsonl"
-    prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs run."}\n', encoding="utf-8")
+    prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
     assert cli.main([*command(tmp_path / "run", prompts=prompts), "--flow"]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert found["relations"] == []
@@ -149,15 +149,15 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, ablated: Path, capsys: pyte
 def test_a_token_whose_embedding_is_nan_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = AutoModelForCausalLM.from_pretrained(PATHS.model)
     tokenizer = AutoTokenizer.from_pretrained(PATHS.model)
-    (token,) = tokenizer(" dogs", add_special_tokens=False)["input_ids"]
+    (token,) = tokenizer(" are", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         model.get_input_embeddings().weight[token] = float("nan")
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     prompts = tmp_path / "texts.jsonl"
-    prompts.write_text('{"prompt": "The cat runs."}\n{"prompt": "The dogs run."}\n', encoding="utf-8")
+    prompts.write_text('{"prompt": "The cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
     given = {"model": tmp_path / "model", "prompts": prompts}
     assert cli.main([*command(tmp_path / "run", **given), "--force"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "is NaN in the text 'The dogs run.'" in error
-    assert "Ġdogs" in error
+    assert "is NaN in the text 'The dogs are here.'" in error
+    assert "Ġare" in error

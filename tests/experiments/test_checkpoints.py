@@ -132,4 +132,4 @@ def test_a_checkpoint_of_another_configuration_is_another_run(
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**settings, "rms_norm_eps": 0.5}), encoding="utf-8")
     assert cli.main(command(tmp_path / "run", tmp_path / "steps")) == 2
-    assert "data_sha256" in capsys.readouterr().err
+    assert "data: " in capsys.readouterr().err

@@ -276,7 +276,7 @@ def test_another_model_to_compare_with_is_another_run(tmp_path: Path, capsys: py
     settings["rms_norm_eps"] = 0.5
     (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     assert cli.main(given) == 2
-    assert "data_sha256" in capsys.readouterr().err
+    assert "data: " in capsys.readouterr().err
     assert cli.main([*given, "--out", str(tmp_path / "again")]) == 0
     after = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))["cka_between"]["values"]
     assert np.abs(np.subtract(before, after)).max() > 1e-3
