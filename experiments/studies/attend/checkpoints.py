@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...attention.heads import HeadTotals
 from ...attention.passes import PATTERN, columns, layers_with_patterns, pass_over, runs
-from ...report.schema import as_json
+from ...report.schema import as_json, from_json
 from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject, load
@@ -137,7 +137,7 @@ def over_checkpoints(
             if rows is None:
                 rows = as_json(_records(step, path.name, heads, patterns.change(), seed))
                 folder.save_cell(f"checkpoint-{step}", rows)
-        records += [CheckpointRecord(**row) for row in rows]
+        records += [from_json(CheckpointRecord, row, f"cell checkpoint-{step}") for row in rows]
         advance()
     return records
 

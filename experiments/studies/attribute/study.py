@@ -25,7 +25,7 @@ from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, read_prompts
 from ...metrics.reads import prediction_reads
-from ...report.schema import Note, as_json
+from ...report.schema import Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject, load
@@ -36,9 +36,7 @@ from .records import (
     RANDOM,
     AnswerProbability,
     Example,
-    Flip,
     MethodRecord,
-    Neighbour,
     Prediction,
     RandomRecord,
     Record,
@@ -254,7 +252,7 @@ class _TextRun:
                 record = self._random_record(scorer) if name == RANDOM else self._record(scorer, name)
                 self.run.folder.save_cell(cells[name], as_json(record))
             else:
-                record = _read(name, saved[name])
+                record = from_json(RandomRecord if name == RANDOM else MethodRecord, saved[name], f"cell {cells[name]}")
                 if is_followed:
                     self._repeat(scorer, record)
             records.append(record)
@@ -338,13 +336,6 @@ class _TextRun:
         )
 
 
-def _read(name: str, raw: Mapping[str, Any]) -> Record:
-    """A record from the cell that an interrupted run left."""
-    if name == RANDOM:
-        return RandomRecord(**raw)
-    return MethodRecord(**{**raw, "notes": [Note(**note) for note in raw["notes"]]})
-
-
 def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
     """Whether scores depend on the seed, by the method and the settings that it used."""
     return (
@@ -380,17 +371,12 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
             changed = flip(Scorer(question, options.batch_tokens), options.flips) if options.flips else None
             near = nearest(question.subject, question.text, known, options.known_site) if known else []
             raw = {
+                "item": number,
                 "flip": None if changed is None else as_json(changed),
                 "nearest": [as_json(one) for one in near],
             }
             run.folder.save_cell(cell, raw)
-        examples.append(
-            Example(
-                item=number,
-                flip=None if raw["flip"] is None else Flip(**raw["flip"]),
-                nearest=[Neighbour(**one) for one in raw["nearest"]],
-            )
-        )
+        examples.append(from_json(Example, raw, f"cell {cell}"))
     return examples
 
 

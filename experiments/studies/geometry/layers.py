@@ -22,6 +22,23 @@ DIGITS = 4
 """Digits of a map's coordinates."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasuredLayer:
+    """What is kept of a layer while the run goes on.
+
+    Args:
+        figures: fields of its record.
+        separability: how well neighbours tell each property.
+        maps: each method's points.
+        near: each word's nearest words.
+    """
+
+    figures: dict[str, Any]
+    separability: dict[str, float]
+    maps: dict[str, list[list[float]]]
+    near: list[list[int]]
+
+
 @dataclass(frozen=True)
 class LayerSpace:
     """One site's vectors, and what is known of their words.
@@ -38,8 +55,8 @@ class LayerSpace:
     labels: dict[str, np.ndarray]
     sentences: Int[np.ndarray, " n"]
 
-    def measured(self, options: GeometryOptions, before: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The layer's ``figures``, ``maps`` and ``near``, as JSON keeps them.
+    def measured(self, options: GeometryOptions, before: dict[str, np.ndarray]) -> MeasuredLayer:
+        """The layer's figures, maps and neighbours.
 
         Args:
             before: the maps of the layer before, on which these are turned to lie.
@@ -51,12 +68,12 @@ class LayerSpace:
             points = maps.draw(method, components, options.seed, options.perplexity)
             figures[f"trust_{method}"] = maps.trustworthiness(self.vectors, points)
             drawn[method] = maps.aligned(points, before.get(method))
-        return {
-            "figures": figures,
-            "separability": self._separability({"space": self.vectors, **drawn}, options.seed),
-            "maps": {method: np.round(points, DIGITS).tolist() for method, points in drawn.items()},
-            "near": measures.nearest(self.vectors, NEIGHBOURS).tolist(),
-        }
+        return MeasuredLayer(
+            figures=figures,
+            separability=self._separability({"space": self.vectors, **drawn}, options.seed),
+            maps={method: np.round(points, DIGITS).tolist() for method, points in drawn.items()},
+            near=measures.nearest(self.vectors, NEIGHBOURS).tolist(),
+        )
 
     def _figures(self, components: measures.Components) -> dict[str, Any]:
         vectors = self.vectors

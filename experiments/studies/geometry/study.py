@@ -18,7 +18,7 @@ from ...corpus import Corpus, read_conllu
 from ...features.layout import Layout
 from ...features.sites import study_sites
 from ...features.stored import read_or_run
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, digest
@@ -27,7 +27,7 @@ from ...subject.word_spans import Encoded
 from ...tasks.properties import get_property
 from . import export, maps, measures
 from .findings import lens_finding, separability_finding, space_finding
-from .layers import LayerSpace
+from .layers import LayerSpace, MeasuredLayer
 from .lens import Lens, LensError, logit_lens, why_not
 from .map_points import DrawnWords, norms_by_position
 from .options import GeometryOptions
@@ -119,10 +119,10 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
     layers = _layers(inputs, run, vectors)
     norms = norms_by_position(inputs.model, words.layout, inputs.sites)
     records = [
-        LayerRecord(**layer["figures"], separability=layer["separability"], **norms[site])
+        LayerRecord(**layer.figures, separability=layer.separability, **norms[site])
         for site, layer in zip(inputs.sites, layers, strict=True)
     ]
-    drawn = {method: [np.array(layer["maps"][method]) for layer in layers] for method in _in_order(options.methods)}
+    drawn = {method: [np.array(layer.maps[method]) for layer in layers] for method in _in_order(options.methods)}
     between = _between(inputs, run, vectors)
     lens, reason = _lens(inputs)
     if reason:
@@ -133,7 +133,7 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
         records=records,
         words=Words(**words.shown(inputs.labels)),
         maps={method: [_packed(points) for points in of_sites] for method, of_sites in drawn.items()},
-        near=[_packed_neighbours(layer["near"]) for layer in layers],
+        near=[_packed_neighbours(layer.near) for layer in layers],
         cka=_similar(vectors),
         cka_between=between,
         lens=lens,
@@ -204,22 +204,24 @@ def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> V
 # -- what is measured
 
 
-def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[dict[str, Any]]:
+def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[MeasuredLayer]:
     """Every layer's figures, maps and neighbours; those that an interrupted run has left are read."""
-    layers: list[dict[str, Any]] = []
+    layers: list[MeasuredLayer] = []
     before: dict[str, np.ndarray] = {}
     with run.timed("maps"), console.progress() as bars:
         bar = bars.add_task("maps", total=len(inputs.sites))
         for place, site in enumerate(inputs.sites):
-            layer = run.folder.cell(f"map-{site}")
-            if layer is None:
+            raw = run.folder.cell(f"map-{site}")
+            if raw is not None:
+                layer = from_json(MeasuredLayer, raw, f"cell map-{site}")
+            else:
                 wide = vectors[site].astype(np.float64)
                 space = LayerSpace(site, place, wide, inputs.labels, inputs.words.sentences)
                 layer = space.measured(inputs.options, before)
-                run.folder.save_cell(f"map-{site}", layer)
+                run.folder.save_cell(f"map-{site}", as_json(layer))
             layers.append(layer)
             # Each map is turned to lie on the one before, so that the slider shows movement and not a rotation.
-            before = {method: np.array(points) for method, points in layer["maps"].items()}
+            before = {method: np.array(points) for method, points in layer.maps.items()}
             bars.advance(bar)
     return layers
 
