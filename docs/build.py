@@ -180,8 +180,8 @@ def generated(name: str) -> str:
         return markdown_table(("property", "of", "values", "what it is"), rows)
     from layerscope.experiments.attribution import METHODS
 
-    rows = [(f"`{method}`", first_line(METHODS[method])) for method in METHODS]
-    return markdown_table(("method", "what it does"), rows)
+    rows = [(f"`{m.name}`", m.family, m.about, "yes" if m.draws else "") for m in METHODS.values()]
+    return markdown_table(("method", "family", "scores", "drawn"), rows)
 
 
 ABOVE = {True: "Every run's `results.json` has:", False: "Beside [what every run has](running.md#resultsjson):"}

@@ -39,13 +39,20 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue, the right continuation and, where known, a wrong one."""
+    """A text to continue, the right continuation and, where known, a wrong one.
+
+    Args:
+        pair: the second text, for a classifier of pairs.
+        label: the text's right class.
+    """
 
     prompt: str
     answer: str
     wrong: str | None = None
     corrupted: str | None = None
     group: str | None = None
+    pair: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,10 +128,11 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
     prompt, answer = _text(record, "prompt", True), _text(record, "answer", answers) or ""
-    wrong, corrupted = (_text(record, name, False) for name in ("wrong", "corrupted"))
+    wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
+    label = None if record.get("label") is None else str(record["label"])
     if answer == wrong:
         raise InputError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record))
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label)
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

@@ -244,6 +244,29 @@ class Subject:
             )
         ]
 
+    def encode_pair(self, first: str, second: str) -> tuple[Encoded, list[int]]:
+        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both texts, a line each.
+
+        Nothing is cut: ``cut`` is set where the two are longer than `max_length`.
+        """
+        out = self._tokenizer(
+            first,
+            second,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_token_type_ids=True,
+            truncation=False,
+            verbose=False,
+        )
+        shift = len(first) + 1
+        offsets = [
+            (start + shift, end + shift) if number == 1 else (start, end)
+            for (start, end), number in zip(out["offset_mapping"], out.sequence_ids(0), strict=True)
+        ]
+        ids, special = out["input_ids"], out["special_tokens_mask"]
+        encoded = self._encoded(f"{first}\n{second}", ids, offsets, special)
+        return encoded, list(out.get("token_type_ids") or [0] * len(ids))
+
     def _encoded(self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]) -> Encoded:
         front = next((i for i, s in enumerate(special) if not s), 0)
         back = next((i for i, s in enumerate(reversed(special)) if not s), len(special) - front)

@@ -18,7 +18,7 @@ import numpy as np
 from ....hooks import Reference, edits, sites
 from ....hooks.edits import Edit
 from ... import forecast
-from ...attention.roles import repetition_scores
+from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
 from ...corpus.prompts import Item, read_prompts
