@@ -41,7 +41,8 @@ class Word:
     ``text[start:end]`` is the form, except inside a multiword token whose surface is not the
     concatenation of its words (``du`` = ``de`` + ``le``): there it is the whole surface token.
     ``head`` is the 1-based id of the governor, 0 at the root. Absent columns stay ``"_"``.
-    ``feats`` is shared by all words with the same features: read it, do not change it.
+    ``feats`` is shared by all words with the same features: read it, do not change it. ``deps`` and ``misc`` are the last
+    two columns as they stand.
     """
 
     id: int
@@ -54,6 +55,8 @@ class Word:
     deprel: str
     start: int
     end: int
+    deps: str = "_"
+    misc: str = "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,17 @@ class Sentence:
     def depths(self) -> list[int]:
         """Arcs between each word and the root, which has 0."""
         heads = [0, *(word.head for word in self.words)]
-        found: list[int] = []
+        depths: list[int | None] = [-1, *(None for _ in self.words)]  # of place 0, which governs the root
         for word in self.words:
-            depth, at = 0, word.head
-            while at:
-                depth, at = depth + 1, heads[at]
-            found.append(depth)
-        return found
+            above, at = [], word.id
+            while depths[at] is None:
+                above.append(at)
+                at = heads[at]
+            depth = depths[at] or 0
+            for at in reversed(above):  # each word is walked over once: a chain of n words takes n steps
+                depth = (depths[heads[at]] or 0) + 1
+                depths[at] = depth
+        return [depth or 0 for depth in depths[1:]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +240,8 @@ def _words(
             deprel=token["deprel"],
             start=spans[token["id"]][0],
             end=spans[token["id"]][1],
+            deps=token["deps"],
+            misc=token["misc"],
         )
         for _, token in rows
     )

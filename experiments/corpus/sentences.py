@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from . import Corpus, Sentence, Word
+from .characters import is_word
 
 BANDS = ((5, 8), (9, 12), (13, 16), (17, 20), (21, 25), (26, 28))
 """SentEval's six bands of sentence lengths, in words."""
@@ -113,7 +114,7 @@ def top_shape(sentence: Sentence, train: Corpus) -> str | None:
 @lru_cache(maxsize=2)
 def _content_words(train: Corpus) -> frozenset[str]:
     low, high = CONTENT
-    return frozenset(w for w, n in train.type_counts.items() if low <= n <= high and w.isalpha() and len(w) > 2)
+    return frozenset(w for w, n in train.type_counts.items() if low <= n <= high and is_word(w) and len(w) > 2)
 
 
 def word_content(sentence: Sentence, train: Corpus) -> str | None:
@@ -203,7 +204,7 @@ def _by_class(corpus: Corpus) -> dict[tuple[str, str, tuple[tuple[str, str], ...
     out: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[str]] = {}
     for sentence in corpus:
         for word in sentence.words:
-            if word.upos in ("NOUN", "VERB") and word.form.isalpha():
+            if word.upos in ("NOUN", "VERB") and is_word(word.form):
                 out.setdefault(_form_class(word), []).append(word.form.lower())
     return {kind: sorted(forms) for kind, forms in out.items()}
 

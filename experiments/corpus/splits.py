@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...probes.evaluation import check_disjoint
 from . import SPLITS, Corpus, CorpusError, Split, read_conllu
+from .characters import bare
 from .senteval import read_senteval
 
 
@@ -75,5 +76,11 @@ def read_splits(
     for split, part in found.items():
         if not part.sentences:
             raise CorpusError(f"{part.path}: expected sentences for the {split} split, none is left")
+    for split in ("dev", "test"):
+        trained = {bare(sentence.text) for sentence in found["train"].sentences} - {""}
+        alike = sum(bare(sentence.text) in trained for sentence in found[split].sentences)
+        if alike:
+            text = f"{alike} of {len(found[split])} {split} sentences equal a training one up to case and punctuation"
+            note("warning", text)
     check_disjoint({split: [s.text for s in part.sentences] for split, part in found.items()})
     return found, notes

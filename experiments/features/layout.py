@@ -18,7 +18,7 @@ from ...hooks import ActivationStore, capture
 from ..corpus import Sentence
 from ..subject import Subject
 from ..subject.batches import Batch
-from ..subject.word_spans import Encoded, Pooling, pool_words, word_spans
+from ..subject.word_spans import Encoded, Pooling, is_unknown, pool_words, word_spans
 
 WINDOW = 4096
 """Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
@@ -33,19 +33,26 @@ class Layout:
     """Which row of the features each word of each sentence has; None for a word that lost its tokens.
 
     Rows are numbered sentence by sentence and word by word. Of tokens instead of words, each token has a row, special
-    ones too, and ``words`` says which word it is of.
+    ones too, and ``words`` says which word it is of. A word that is the tokenizer's unknown token and nothing else
+    has no vector, and counts in ``n_unknown``.
     """
 
     encoded: list[Encoded]
     spans: list[list[slice | None]]
     words: list[list[int]] | None = None
+    n_unknown: int = 0
 
     @classmethod
     def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
         """Tokenize the sentences and find every word's tokens."""
         encoded = subject.encode([s.text for s in sentences])
-        spans = [word_spans(e, [(w.start, w.end) for w in s.words]) for e, s in zip(encoded, sentences, strict=True)]
-        return cls(encoded, spans)
+        spans, n_unknown = [], 0
+        for e, sentence in zip(encoded, sentences, strict=True):
+            of_words = word_spans(e, [(w.start, w.end) for w in sentence.words])
+            known = [None if span is None or is_unknown(e, span) else span for span in of_words]
+            n_unknown += known.count(None) - of_words.count(None)
+            spans.append(known)
+        return cls(encoded, spans, n_unknown=n_unknown)
 
     @classmethod
     def of_sentences(cls, subject: Subject, sentences: Sequence[Sentence], last: bool) -> Layout:
@@ -55,7 +62,7 @@ class Layout:
         for line in words.spans:
             ends = [span.stop for span in line if span is not None]
             spans.append([None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)])
-        return cls(words.encoded, spans)
+        return cls(words.encoded, spans, n_unknown=words.n_unknown)
 
     @classmethod
     def of_tokens(cls, subject: Subject, texts: Sequence[str | Sentence]) -> Layout:

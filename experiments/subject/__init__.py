@@ -279,13 +279,36 @@ class Subject:
             cut = next((start for start, end in dropped if end > start), None)
             stop = front + room
         zero = (0, 0)
+        inside = range(len(prefix), len(prefix) + stop - front)
+        whole = (*prefix, *ids[front:stop], *ids[len(ids) - back :])
+        places = (*([zero] * len(prefix)), *((start, end) for start, end in offsets[front:stop]), *([zero] * back))
         return Encoded(
             text,
-            (*prefix, *ids[front:stop], *ids[len(ids) - back :]),
-            (*([zero] * len(prefix)), *((start, end) for start, end in offsets[front:stop]), *([zero] * back)),
+            whole,
+            places,
             (*([True] * len(prefix)), *map(bool, special[front:stop]), *([True] * back)),
             cut,
+            tuple(
+                i for i in inside if whole[i] in self._spaces and text[slice(*places[i])].strip() not in ("", "\u2581")
+            ),
+            tuple(i for i in inside if whole[i] == self._unknown),
         )
+
+    @functools.cached_property
+    def _spaces(self) -> frozenset[int]:
+        """Ids of tokens that spell a space and nothing else, in SentencePiece's spelling and in that of bytes."""
+        known = self._tokenizer.get_vocab()
+        return frozenset(known[token] for token in ("\u2581", "\u0120") if token in known)
+
+    @functools.cached_property
+    def _unknown(self) -> int | None:
+        """Id of the unknown token; None for a tokenizer that can spell everything."""
+        return self._tokenizer.unk_token_id
+
+    def form(self, word: str) -> str:
+        """A word as the model sees it: an uncased tokenizer makes no difference between ``The`` and ``the``."""
+        normalizer = self._tokenizer.backend_tokenizer.normalizer
+        return word if normalizer is None else normalizer.normalize_str(word)
 
     def batches(self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right") -> Iterator[Batch]:
         """Texts by falling length, as many to a batch as `tokens` positions hold (at least one).

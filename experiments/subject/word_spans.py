@@ -25,6 +25,9 @@ class Encoded:
         offsets: (start, end) of each token in characters of `text`; (0, 0) for special tokens.
         special: whether a token was added around the text (BOS, CLS, SEP, </s>).
         cut: character at which truncation cut the text, or None if all of it is there.
+        prefixes: places of tokens that only spell the space in front of the text, though their offsets hold its first
+            character; no word owns them.
+        unknown: places of the tokenizer's unknown token.
     """
 
     text: str
@@ -32,6 +35,8 @@ class Encoded:
     offsets: tuple[tuple[int, int], ...]
     special: tuple[bool, ...]
     cut: int | None = None
+    prefixes: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,7 +54,8 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice | None]:
     """The tokens of each word: from the first to the last that shares a visible character with it.
 
-    A token shared by two words belongs to both. A word gets None, never a guess, when truncation
+    A token shared by two words belongs to both; the lone token of the space that some tokenizers put in front of a text
+    belongs to none. A word gets None, never a guess, when truncation
     cut it or dropped it, or when no token carries any of its characters (a tokenizer that deletes
     control characters).
 
@@ -68,7 +74,7 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
     text, size = encoded.text, len(encoded.text)
     first, last = [-1] * size, [-1] * size
     for index, (start, end) in enumerate(encoded.offsets):
-        if encoded.special[index]:
+        if encoded.special[index] or index in encoded.prefixes:
             continue
         for place in range(start, end):
             if first[place] < 0:
@@ -87,6 +93,11 @@ def word_spans(encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice
         else:
             spans.append(slice(min(first[p] for p in tokens), max(last[p] for p in tokens) + 1))
     return spans
+
+
+def is_unknown(encoded: Encoded, span: slice) -> bool:
+    """Whether a word is the unknown token and nothing else: its vector would be that of any other such word."""
+    return all(place in encoded.unknown for place in range(span.start, span.stop))
 
 
 def pool_words(

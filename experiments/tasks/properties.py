@@ -24,6 +24,7 @@ import difflib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ import numpy as np
 from layerscope.errors import LayerscopeError
 
 from ..corpus import Corpus, Sentence, Word, sentences
+from ..corpus.characters import is_letter
 
 Value = str | float | None
 Pair = tuple[int, int, str]
@@ -72,17 +74,24 @@ class Property:
 
 
 def get_property(name: str, corpus: Corpus) -> Property:
-    """The property of this name; ``feats:X`` for a feature X that the corpus annotates.
+    """The property of this name.
+
+    ``feats:X`` is a feature X that the corpus annotates, ``misc:X`` a key X of its last column, and ``column:X`` a column of
+    its words as it stands.
 
     Raises:
         UnknownProperty: no such property in this corpus.
     """
     if name in PROPERTIES:
         return PROPERTIES[name]
-    features = {f"feats:{feature}": feature for feature in _features(corpus)}
-    if name in features:
-        return _feature(features[name])
-    known = [*PROPERTIES, *features]
+    made = {
+        **{f"feats:{feature}": partial(_feature, feature) for feature in _features(corpus)},
+        **{f"misc:{key}": partial(_misc, key) for key in _misc_keys(corpus)},
+        **{f"column:{column}": partial(_whole_column, column) for column in COLUMNS},
+    }
+    if name in made:
+        return made[name]()
+    known = [*PROPERTIES, *made]
     tails = {known_name.rpartition(":")[2]: known_name for known_name in known}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     near = near or [tails[t] for t in difflib.get_close_matches(name, tails, n=1, cutoff=0.4)]
@@ -102,6 +111,31 @@ def _feature(feature: str) -> Property:
     return Property(f"feats:{feature}", "word", "class", read, doc)
 
 
+def _misc_keys(corpus: Corpus) -> list[str]:
+    columns = {word.misc for sentence in corpus for word in sentence.words}
+    return sorted({key for column in columns for key in _misc_of(column)})
+
+
+@lru_cache(maxsize=100_000)
+def _misc_of(column: str) -> dict[str, str]:
+    """The pairs of a last column; what is no ``Name=Value`` there is left out."""
+    pairs = (part.partition("=") for part in column.split("|"))
+    return {name: value for name, equals, value in pairs if equals and name and value}
+
+
+def _misc(key: str) -> Property:
+    read = _each(lambda word: _misc_of(word.misc).get(key))
+    return Property(f"misc:{key}", "word", "class", read, f"{key} in the last column, of the words that have it")
+
+
+COLUMNS = ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")
+"""Columns that ``column:NAME`` reads as they stand."""
+
+
+def _whole_column(name: str) -> Property:
+    return Property(f"column:{name}", "word", "class", _column(name), f"the column {name} as it stands")
+
+
 # Words
 
 
@@ -110,7 +144,7 @@ def _each(value: Callable[[Word], Value]) -> Reader:
     return lambda sentence, train: [value(word) for word in sentence.words]
 
 
-def _column(name: Literal["upos", "xpos", "deprel"]) -> Reader:
+def _column(name: str) -> Reader:
     """A column as it stands; ``_`` is absence."""
     return _each(lambda word: None if getattr(word, name) == "_" else getattr(word, name))
 
@@ -142,7 +176,7 @@ def shape(word: Word) -> str:
         elif character.isdecimal():
             mark = "d"
         else:
-            mark = "c" if character.isalpha() else "."
+            mark = "c" if is_letter(character) else "."
         if not out.endswith(mark * 2):
             out += mark
     return out

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any, cast, overload
 
 import numpy as np
@@ -24,6 +25,10 @@ from .properties import Pair, Property
 Vectors = Float[Tensor, "_rows _d"] | OnDisk
 
 
+MAX_CLASSES = 256
+"""Classes that are probed at most: time grows with classes x control tasks x items x width."""
+
+
 class TaskError(LayerscopeError, ValueError):
     """A property that cannot be probed on this corpus."""
 
@@ -36,7 +41,8 @@ class Part:
         rows: for each item the rows of the features that make its vector: one for a word, two (dependent, head) for
             an arc or a pair, those of all its words for a sentence.
         labels: a class (str) or a number for each item.
-        types: what a control task keys on: the word's form, the two forms of an arc, a sentence's first word.
+        types: what a control task keys on: the word's form as the model sees it, the two forms of an arc, a sentence's first
+            word.
         clusters: the item's sentence, as an index into the split.
         words: the item's word within its sentence, -1 for a sentence.
     """
@@ -50,14 +56,44 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, items: Sequence[int]) -> Part:
+        """Some of the items."""
+        take = np.array(items, dtype=int)
+        return Part(
+            [self.rows[i] for i in items],
+            self.labels[take],
+            [self.types[i] for i in items],
+            self.clusters[take],
+            self.words[take],
+        )
+
 
 @dataclass(frozen=True)
 class Task:
-    """A property on all splits."""
+    """A property on all splits.
+
+    Args:
+        n_dropped: items left out because a word of theirs has no vector.
+        n_classes: classes in training before rare ones were left out, and ``n_rare`` their items, by split; 0 and empty
+            where none was.
+    """
 
     property: Property
     parts: dict[Split, Part]
     n_dropped: int
+    n_classes: int = 0
+    n_rare: Mapping[Split, int] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> str:
+        """What was left out so that the probe stays solvable, in words; empty where nothing was."""
+        if not self.n_classes:
+            return ""
+        items = ", ".join(f"{count:,} {split}" for split, count in self.n_rare.items())
+        return (
+            f"{self.property.name}: {self.n_classes:,} classes in training: the {MAX_CLASSES} most frequent are probed, and "
+            f"items of the others ({items}) are left out"
+        )
 
     @cached_property
     def beside(self) -> int:
@@ -111,19 +147,25 @@ def solved_together(tasks: Sequence[Task]) -> list[list[Task]]:
 
 
 def build_task(
-    prop: Property, splits: dict[Split, Corpus], layouts: dict[Split, Layout], offsets: dict[Split, int]
+    prop: Property,
+    splits: dict[Split, Corpus],
+    layouts: dict[Split, Layout],
+    offsets: dict[Split, int],
+    form: Callable[[str], str] = str,
 ) -> Task:
     """Read one property off the splits.
 
     Args:
         layouts: where each split's words are in the features; `offsets` the row at which each split begins.
+        form: a word as the model sees it.
 
     Raises:
         TaskError: no item, one class only, or no test class that training knows.
     """
     parts, dropped = {}, 0
+    seen = lru_cache(maxsize=None)(form)
     for split in SPLITS:
-        parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split])
+        parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split], seen)
         if prop.balance:
             whole = splits[split].sentences
             lengths = [len(whole[i].words) for i in parts[split].clusters] if prop.balance == "length" else None
@@ -144,10 +186,34 @@ def build_task(
         for split in ("train", "test"):
             if float(np.ptp(parts[split].labels)) == 0:
                 raise TaskError(f"property {prop.name!r}: expected numbers that vary in {split}, got one value only")
-    return Task(prop, parts, dropped)
+    return _limited(Task(prop, parts, dropped))
 
 
-def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset: int) -> tuple[Part, int]:
+def _limited(task: Task) -> Task:
+    """The task with the most frequent classes of training alone, where there are more than a joint solve can carry.
+
+    A class that training does not have at all stays in test, and counts as wrong there.
+    """
+    counts = Counter(task.parts["train"].labels) if task.property.kind == "class" else Counter()
+    if len(counts) <= MAX_CLASSES:
+        return task
+    ordered = sorted(counts, key=lambda label: (-counts[label], label))
+    rare = set(ordered[MAX_CLASSES:])
+    parts, n_rare = {}, {}
+    for split, part in task.parts.items():
+        kept = [i for i, label in enumerate(part.labels) if label not in rare]
+        parts[split], n_rare[split] = part.of(kept), len(part) - len(kept)
+        if not kept:
+            raise TaskError(
+                f"property {task.property.name!r}: expected items of the {MAX_CLASSES} most frequent classes in {split}, "
+                "got none"
+            )
+    return replace(task, parts=parts, n_classes=len(counts), n_rare=n_rare)
+
+
+def _part(
+    prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset: int, form: Callable[[str], str]
+) -> tuple[Part, int]:
     rows: list[tuple[int, ...]] = []
     labels: list[Any] = []
     types: list[str] = []
@@ -171,10 +237,10 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
         if prop.level == "sentence":
             if values is not None:
                 kept = [row for row in at if row is not None]
-                add(kept, values, sentence.words[0].form.lower(), cluster, -1)
+                add(kept, values, form(sentence.words[0].form).lower(), cluster, -1)
             continue
         if prop.level == "pair":
-            forms = [word.form for word in sentence.words]
+            forms = [form(word.form) for word in sentence.words]
             for i, j, label in cast(list[Pair], values):
                 add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
             continue
@@ -183,9 +249,9 @@ def _part(prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset:
                 continue
             if prop.level == "arc":
                 head = sentence.words[word.head - 1]
-                add((at[index], at[word.head - 1]), value, f"{word.form}\t{head.form}", cluster, index)
+                add((at[index], at[word.head - 1]), value, f"{form(word.form)}\t{form(head.form)}", cluster, index)
             else:
-                add((at[index],), value, word.form, cluster, index)
+                add((at[index],), value, form(word.form), cluster, index)
     dtype = object if prop.kind == "class" else np.float64
     return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
 
@@ -205,15 +271,7 @@ def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
         if length is not None and len(common) > 1:
             fewest = min(map(len, common))
             kept += [i for items in common for i in items[:fewest]]
-    kept.sort()
-    take = np.array(kept, dtype=int)
-    return Part(
-        [part.rows[i] for i in kept],
-        part.labels[take],
-        [part.types[i] for i in kept],
-        part.clusters[take],
-        part.words[take],
-    )
+    return part.of(sorted(kept))
 
 
 def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..corpus import SPLITS, Corpus, Split
 from ..features.layout import Layout
+from ..report.schema import Note
 from ..subject import Subject
 from .properties import Property
 from .task import Task, build_task, rewritten
@@ -22,13 +23,48 @@ SentencePooling = Literal["mean", "first", "last"]
 
 @dataclass(frozen=True)
 class View:
-    """The text as some properties see it: as it is, or rewritten; with its layout and its tasks."""
+    """The text as some properties see it: as it is, or rewritten; with its layout and its tasks.
+
+    Args:
+        n_left_out: sentences that the rewriting could not use, by split.
+    """
 
     name: str
     splits: dict[Split, Corpus]
     layouts: dict[Split, Layout]
     layout: Layout
     tasks: tuple[Task, ...]
+    n_left_out: Mapping[Split, int] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[Note]:
+        """What has no vector, and what was left out."""
+        texts = []
+        if any(self.n_left_out.values()):
+            counts = ", ".join(f"{count:,} {split}" for split, count in self.n_left_out.items())
+            texts.append(f"{self.name}: {counts} sentences cannot be rewritten and are left out")
+        if self.layout.n_unknown:
+            texts.append(
+                f"{self._prefix}{self.layout.n_unknown:,} of {self._n_words:,} words are unknown to the tokenizer and have no "
+                "vector"
+            )
+        for task in self.tasks:
+            if task.n_dropped:
+                texts.append(
+                    f"{task.property.name}: {task.n_dropped} items left out: a word has no tokens (truncated) or is unknown "
+                    "to the tokenizer"
+                )
+            if task.limits:
+                texts.append(task.limits)
+        return [Note(kind="dropped", text=text) for text in texts]
+
+    @property
+    def _prefix(self) -> str:
+        return "" if self.name == PLAIN else f"{self.name}: "
+
+    @property
+    def _n_words(self) -> int:
+        return sum(corpus.n_words for corpus in self.splits.values())
 
     @property
     def offsets(self) -> dict[Split, int]:
@@ -64,9 +100,14 @@ def build_views(
             else Layout.of(subject, corpus.sentences)
             for split, corpus in seen.items()
         }
-        whole = Layout([e for s in SPLITS for e in layouts[s].encoded], [p for s in SPLITS for p in layouts[s].spans])
-        tasks = tuple(build_task(prop, seen, layouts, _offsets(layouts)) for prop in group)
-        views.append(View(name or PLAIN, seen, layouts, whole, tasks))
+        whole = Layout(
+            [e for s in SPLITS for e in layouts[s].encoded],
+            [p for s in SPLITS for p in layouts[s].spans],
+            n_unknown=sum(layouts[s].n_unknown for s in SPLITS),
+        )
+        tasks = tuple(build_task(prop, seen, layouts, _offsets(layouts), subject.form) for prop in group)
+        left_out = {split: len(splits[split]) - len(seen[split]) for split in SPLITS} if group[0].rewrite else {}
+        views.append(View(name or PLAIN, seen, layouts, whole, tasks, left_out))
     return views
 
 

@@ -13,13 +13,14 @@ import torch
 from experiments.corpus import SPLITS, read_conllu
 from experiments.demo import demo_paths
 from experiments.features.layout import Layout
+from experiments.report.schema import as_json
 from experiments.runs.folder import RunFolder
 from experiments.studies.probe.across import across_layers
-from experiments.studies.probe.mixes import mix_records
+from experiments.studies.probe.mixes import mix_finding, mix_records
 from experiments.studies.probe.options import ProbeOptions
 from experiments.studies.probe.scoring import Cell
 from experiments.studies.probe.summary import summarise
-from experiments.studies.probe.trees import Trees, chain_scores, tree_records
+from experiments.studies.probe.trees import Trees, chain_scores, tree_scores_of
 from experiments.subject.word_spans import Encoded
 from experiments.tasks.properties import get_property
 from experiments.tasks.task import TaskError, build_task
@@ -54,7 +55,7 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
                     at = heads[at] - 1
     noise = torch.randn(n, 40, generator=torch.Generator().manual_seed(0))
     features = {"code": code, "noise": noise}
-    found = {r["site"]: r for r in tree_records(trees, features.__getitem__, list(features), rank=40, seed=0)}
+    found = {r["site"]: r for r in tree_scores_of(trees, features.__getitem__, list(features), rank=40, seed=0)}
     chain = chain_scores(trees["test"], seed=0)
     assert found["code"]["uuas"] > 0.95
     assert found["code"]["root_accuracy"] > 0.95
@@ -70,9 +71,9 @@ def test_a_split_without_a_tree_is_said_and_the_rest_is_done(corpora, tmp_path):
     view = View("text", {**splits, "test": single["test"]}, layouts, layouts["train"], ())
     config = ProbeOptions(model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path)
     found = across_layers(config, [view], [], {}, RunFolder(tmp_path, {}))
-    assert found["trees"] == []
-    assert [n["kind"] for n in found["notes"]] == ["skipped"]
-    assert "no sentence of test has two words" in found["notes"][0]["text"]
+    assert found.trees == []
+    assert [note.kind for note in found.notes] == ["skipped"]
+    assert "no sentence of test has two words" in found.notes[0].text
 
 
 def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(corpora):
@@ -84,12 +85,32 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
     generator = torch.Generator().manual_seed(0)
     blind = [torch.randn(n, len(kinds), generator=generator) for _ in range(3)]
     (late,) = mix_records([task], [blind[0], blind[1], told, blind[2]], list("abcd"), seed=0)
-    assert np.argmax(late["mix"]) == 2
-    assert late["low"] <= late["expected_layer"] <= late["high"]
-    assert late["expected_layer"] == pytest.approx(2, abs=0.1)
+    assert np.argmax(late.mix) == 2
+    assert late.low <= late.expected_layer <= late.high
+    assert late.expected_layer == pytest.approx(1, abs=0.1)  # the third of four: -1 is the embedding layer
     (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
-    assert early["expected_layer"] is None
-    assert early["headroom_low"] <= 0
+    assert early.expected_layer is None
+    assert early.headroom_low <= 0
+
+
+def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
+    """A perfect probe of one layer shows that a mix of noise was not trained to its end; one that is never right does not."""
+    splits, layouts, offsets, n = corpora
+    task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
+    tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
+    kinds = sorted(set(tags))
+    told = torch.nn.functional.one_hot(torch.tensor([kinds.index(t) for t in tags]), len(kinds)).float()
+    noise = torch.randn(n, len(kinds), generator=torch.Generator().manual_seed(0))
+    items = len(task.parts["test"])
+    perfect, never = {"upos": np.ones(items)}, {"upos": np.zeros(items)}
+    (weak,) = mix_records([task], [noise, noise + 0.1 * told], ["a", "b"], seed=0, single=perfect)
+    assert weak.margin == pytest.approx(weak.cumulative[-1] - 1)
+    assert weak.is_weaker()
+    assert weak.expected_layer is None
+    assert "weights and the expected layer are not supported" in mix_finding(weak)
+    (strong,) = mix_records([task], [noise, told], ["a", "b"], seed=0, single=never)
+    assert strong.margin == pytest.approx(strong.cumulative[-1])
+    assert strong.expected_layer is not None
 
 
 def test_information_is_the_difference_of_the_surprisals(corpora):
@@ -111,14 +132,14 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     told = ProbeOptions(
         model="m", out=Path("o"), corpus=Path("c"), property=("upos",), control_seeds=0, random_models=0
     )
-    records = summarise(cells, [task], {"upos": splits}, told)["records"]
+    records = summarise(cells, [task], {"upos": splits}, told).records
     train = [str(v) for v in task.parts["train"].labels]
     prior = np.mean([-np.log2(train.count(g) / len(train)) for g in gold if g in train])
-    assert records[0]["information"] == pytest.approx(prior - 2.0, abs=1e-9)
-    assert [r["gain"] for r in records] == pytest.approx([0.0, 0.5, -0.5])
-    assert records[0]["conditional"] is None
-    assert [r["conditional"] for r in records[1:]] == pytest.approx([1.0, 0.0])
-    assert records[1]["conditional_low"] == records[1]["conditional_high"] == pytest.approx(1.0)
+    assert records[0].information == pytest.approx(prior - 2.0, abs=1e-9)
+    assert [r.gain for r in records] == pytest.approx([0.0, 0.5, -0.5])
+    assert records[0].conditional is None
+    assert [r.conditional for r in records[1:]] == pytest.approx([1.0, 0.0])
+    assert records[1].conditional_low == records[1].conditional_high == pytest.approx(1.0)
 
 
 def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(corpora):
@@ -141,11 +162,11 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
     ]
     told = ProbeOptions(model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0)
     found = summarise(cells, [task], {"length": splits}, told)
-    assert json.dumps(found["records"] + found["comparisons"], allow_nan=False)
-    low = [r["low"] for r in found["records"]]
+    assert json.dumps(as_json([*found.records, *found.comparisons]), allow_nan=False)
+    low = [r.low for r in found.records]
     assert low == pytest.approx([1 - 0.25 / 0.25, 1 - 0.01 / 0.25])  # of the numbers 2 and 3 alone
-    assert [r["score_seen"] for r in found["records"]] == [None, None]
-    assert found["comparisons"][0]["p_holm"] < 0.05
+    assert [r.score_seen for r in found.records] == [None, None]
+    assert found.comparisons[0].p_holm < 0.05
 
 
 def test_test_numbers_that_do_not_vary_are_refused(corpora):

@@ -184,8 +184,8 @@ def test_the_command(tmp_path, capsys):
     ]
     assert sum(c["probability"] for c in last[0]["top"]) <= 1
     by_kind = {(r["kind"], r["layer"]): r["kl"] for r in results["layers"]}
-    assert by_kind["least-squares", 1] < by_kind["logit", 1] < by_kind["logit", 0]
-    assert by_kind["least-squares", 1] < by_kind["least-squares, layers shuffled", 1]
+    assert by_kind["least-squares", 0] < by_kind["logit", 0] < by_kind["logit", -1]
+    assert by_kind["least-squares", 0] < by_kind["least-squares, layers shuffled", 0]
     total = sum(c["logit"] for c in results["contributions"])
     assert total == pytest.approx(results["texts"][0]["logit"], abs=1e-3)
     page = (out / "report.html").read_text()

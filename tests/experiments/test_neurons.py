@@ -17,6 +17,7 @@ from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.metrics.metrics import get_metric
 from experiments.studies.neurons.options import NeuronsOptions
+from experiments.studies.neurons.records import Baseline
 from experiments.studies.neurons.sets import ALONE, RANDOM, NeuronSet
 from experiments.studies.neurons.summary import set_records
 from experiments.subject import load
@@ -173,16 +174,21 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     means = [3.0, 0.5, 0.25, -3.5, 1.0, 2.0, 0.0, 9.0, 99.0]
     effects = np.array([mean + prompts * (i == 0) for i, mean in enumerate(means)])
     parts = [Component("sets", 0, i, Site(s.site)) for i, s in enumerate(sets)]
-    config = NeuronsOptions(model="m", corpus=Path("c"), property="upos")
-    metric = get_metric("loss")
-    made = set_records(config, sets, parts, effects, prompts + 5, np.arange(3), metric, "mean", {"value": 5.0})
+    options = NeuronsOptions(model="m", corpus=Path("c"), property="upos")
+    baseline = Baseline(value=5.0, low=4.0, high=6.0, n_clusters=3)
+    metric, clean = get_metric("loss"), prompts + 5
+    made = set_records(options, sets, parts, effects, clean, np.arange(3), metric, "mean", baseline)
     one, two, alone = made
-    assert [r["component"] for r in made] == ["sets", "sets", "neurons"]
-    assert (one["null"], one["null_p"], one["beyond"]) == pytest.approx((-0.125, 2 / 5, 3.125))  # -3.5 is as large
-    assert (one["null_low"], one["null_high"]) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
-    assert one["beyond_low"] < 3.125 < one["beyond_high"]
-    assert (two["null"], two["null_p"], two["beyond"]) == pytest.approx((9, 1, -8.5))
-    assert (alone["null_p"], alone["beyond_low"], alone["beyond_high"]) == pytest.approx((4 / 5, 0.375, 0.375))
+    assert [r.component for r in made] == ["sets", "sets", "neurons"]
+    assert (one.null, one.null_p, one.beyond) == pytest.approx((-0.125, 2 / 5, 3.125))  # -3.5 is as large
+    assert (one.null_low, one.null_high) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
+    assert one.beyond_low is not None
+    assert one.beyond_high is not None
+    assert one.beyond_low < 3.125 < one.beyond_high
+    assert (two.null, two.null_p, two.beyond) == pytest.approx((9, 1, -8.5))
+    assert (alone.null_p, alone.beyond_low, alone.beyond_high) == pytest.approx((4 / 5, 0.375, 0.375))
+    (grouped, *_) = set_records(options, sets, parts, effects, clean, np.zeros(3, int), metric, "mean", baseline)
+    assert (grouped.beyond, grouped.beyond_low, grouped.beyond_high) == (pytest.approx(3.125), None, None)
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:

@@ -204,6 +204,6 @@ def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
         mine = [r for r in run["records"] if r["property"] == "upos"]
         top = max(mine, key=lambda r: r["score"])
         assert row[1].sort == top["score"]
-        assert float(row[3].sort) == pytest.approx(top["layer"] / max(r["layer"] for r in mine))
+        assert float(row[3].sort) == pytest.approx((top["layer"] + 1) / max(r["layer"] + 1 for r in mine))
     with pytest.raises(ValueError, match="at least one run"):
         compared_page([])

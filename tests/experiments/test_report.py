@@ -229,7 +229,7 @@ def test_page_holds_the_numbers_of_the_run() -> None:
             assert f"{record[field]:.3f}" in said
             assert f"{record[field]:.4g}" in said
     data = json.loads(page.scripts[0])
-    first = [c for c in results["classes"] if c["property"] == "upos" and c["layer"] == 3]
+    first = [c for c in results["classes"] if c["property"] == "upos" and c["layer"] == 2]
     assert sorted(row[3] for row in data["classes"]["p0"][3]) == sorted(round(c["f1"], 4) for c in first)
     assert results["provenance"]["command"] in said
     assert results["provenance"]["model"]["sha256"] in said

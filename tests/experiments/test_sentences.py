@@ -15,6 +15,8 @@ from experiments.corpus.senteval import read_senteval
 from experiments.corpus.splits import read_splits
 from experiments.demo import demo_paths
 from experiments.features.layout import extract
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.probe import study
 from experiments.studies.probe.options import ProbeOptions
 from experiments.subject import load
@@ -172,7 +174,9 @@ def test_a_file_without_annotation_has_no_trees_to_probe(tmp_path):
         ):
             build_views(subject, splits, [get_property(name, splits["train"])], 0)
     asked = {"property": ("label",), "structural": 4, "control_seeds": 0, "random_models": 0}
-    out = study.run(ProbeOptions(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked))
+    out = execute(
+        STUDIES["probe"], ProbeOptions(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked)
+    )
     assert out["trees"] == []
     assert any(
         "no sentence of train, dev, test has two words with vectors and one root" in n["text"] for n in out["notes"]

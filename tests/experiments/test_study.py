@@ -11,8 +11,11 @@ import tiny
 
 from experiments import cli
 from experiments.corpus.splits import read_splits
+from experiments.pages import complete
+from experiments.runs.execute import execute
 from experiments.runs.folder import RunFolder
 from experiments.runs.options import add_options, as_command, from_arguments
+from experiments.studies import STUDIES
 from experiments.studies.probe import study
 from experiments.studies.probe.options import ProbeOptions
 
@@ -80,10 +83,17 @@ def config(folder, out, **more):
     )
 
 
+def run(options):
+    """The results, with the page in the folder."""
+    found = execute(STUDIES["probe"], options)
+    assert complete(found, options.out) is None
+    return found
+
+
 @pytest.fixture(scope="module")
 def results(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "a"
-    return study.run(config(folder, out)), out
+    return run(config(folder, out)), out
 
 
 def test_records_are_complete(results):
@@ -95,7 +105,7 @@ def test_records_are_complete(results):
         assert set(FIELDS) <= set(record)
         assert record["low"] <= record["score"] <= record["high"]
         assert record["converged"]
-    assert [r["layer"] for r in found["records"][:3]] == [0, 1, 2]
+    assert [r["layer"] for r in found["records"][:3]] == [-1, 0, 1]
     score = {(r["property"], r["layer"]): r["score"] for r in found["records"]}
     assert len(found["comparisons"]) == 2 * 3
     for c in found["comparisons"]:
@@ -112,11 +122,11 @@ def test_records_are_complete(results):
 
 def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(results):
     by = {(r["property"], r["layer"]): r for r in results[0]["records"]}
-    upos = by["upos", 0]
+    upos = by["upos", -1]
     assert upos["score"] > 0.95
     assert upos["type_majority"] > 0.95
     assert abs(upos["majority"] - 0.55) < 0.08  # 11 of 20 types
-    direction = by["head_direction", 0]  # root at the first place, else left: the position embedding tells
+    direction = by["head_direction", -1]  # root at the first place, else left: the position embedding tells
     assert direction["score"] > 0.99
 
 
@@ -133,9 +143,9 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
 
     monkeypatch.setattr(study, "score_cell", breaks)
     with pytest.raises(KeyboardInterrupt):
-        study.run(config(folder, tmp_path / "b"))
+        run(config(folder, tmp_path / "b"))
     assert (tmp_path / "b" / "cells").exists()
-    again = study.run(config(folder, tmp_path / "b"))
+    again = run(config(folder, tmp_path / "b"))
     assert calls == [calls[0], calls[1], *calls[1:2], calls[3]]  # the first layer is not probed twice
     assert again["records"] == whole["records"]
     assert again["comparisons"] == whole["comparisons"]
@@ -144,13 +154,13 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
 def test_a_finished_run_is_not_computed_again_and_another_configuration_is_refused(results, folder, monkeypatch):
     found, out = results
     monkeypatch.setattr(study, "_all_features", None)
-    assert study.run(config(folder, out)) == found
+    assert run(config(folder, out)) == found
     with pytest.raises(ValueError, match=r"another configuration \(seed differ; seed: 0 there, 1 here\)"):
-        study.run(config(folder, out, seed=1))
+        run(config(folder, out, seed=1))
 
 
 def test_skipping_controls_is_said(folder, tmp_path):
-    found = study.run(config(folder, tmp_path / "c", control_seeds=0, random_models=0, property=("upos",)))
+    found = run(config(folder, tmp_path / "c", control_seeds=0, random_models=0, property=("upos",)))
     record = found["records"][0]
     assert record["control"] is record["selectivity"] is record["random_model"] is None
     assert sum("not supported" in n["text"] for n in found["notes"]) == 2
@@ -159,12 +169,12 @@ def test_skipping_controls_is_said(folder, tmp_path):
 def test_every_kind_of_property_runs(folder, tmp_path):
     names = ("head_distance", "depth", "arc:deprel", "sentence_length", "bigram_shift", "shape", "feats:Number")
     usable = names[:5]
-    found = study.run(config(folder, tmp_path / "d", property=usable, random_models=0))
+    found = run(config(folder, tmp_path / "d", property=usable, random_models=0))
     by = {(r["property"], r["layer"]): r for r in found["records"]}
     assert {p for p, _ in by} == set(usable)
-    assert by["depth", 0]["metric"] == "r2"
-    assert by["depth", 0]["score"] > 0.9  # depth is the place in these sentences
-    assert by["bigram_shift", 2]["score"] < 0.7  # nothing to find in random words
+    assert by["depth", -1]["metric"] == "r2"
+    assert by["depth", -1]["score"] > 0.9  # depth is the place in these sentences
+    assert by["bigram_shift", 1]["score"] < 0.7  # nothing to find in random words
 
 
 def test_splits_share_no_sentence(tmp_path):
@@ -279,7 +289,7 @@ def test_help_and_version(capsys):
 
 def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
     """On request; a tag that is a function of the word compresses more than random tags of the words."""
-    found = study.run(config(folder, tmp_path / "a", property=("upos",), code_length=True, l2=(1.0,)))
+    found = run(config(folder, tmp_path / "a", property=("upos",), code_length=True, l2=(1.0,)))
     for record in found["records"]:
         assert record["compression"] > 1.5
         assert record["compression"] > record["control_compression"]
@@ -292,7 +302,7 @@ def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
 
 def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
     more = {"information": True, "scalar_mix": True, "structural": 8, "control_seeds": 1, "property": ("upos",)}
-    results = study.run(config(folder, tmp_path / "a", **more))
+    results = run(config(folder, tmp_path / "a", **more))
     assert [r["site"] for r in results["trees"]] == [r["site"] for r in results["records"]]
     assert all(0 <= r["uuas"] <= 1 and r["random_uuas"] is not None for r in results["trees"])
     assert results["mixes"][0]["sites"] == [r["site"] for r in results["records"]]
@@ -305,8 +315,8 @@ def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
 
 def test_other_seeds_are_runs_of_their_own(folder, tmp_path):
     small = {"control_seeds": 1, "random_models": 0, "property": ("upos",), "dev": None, "test": None}
-    found = study.run(config(folder, tmp_path / "several", seeds=3, **small))
-    alone = [study.run(config(folder, tmp_path / f"one-{seed}", seed=seed, **small)) for seed in (0, 1, 2)]
+    found = run(config(folder, tmp_path / "several", seeds=3, **small))
+    alone = [run(config(folder, tmp_path / f"one-{seed}", seed=seed, **small)) for seed in (0, 1, 2)]
     for i, record in enumerate(found["records"]):
         assert record["score_seeds"] == [one["records"][i]["score"] for one in alone]
         assert record["selectivity_seeds"] == [one["records"][i]["selectivity"] for one in alone]

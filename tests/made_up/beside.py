@@ -37,7 +37,7 @@ def make_beside(evil: str = "") -> dict[str, Any]:
     mix |= {"peakedness": 0.15, "cumulative": [0.8, 0.85, 0.9, 0.91], "headroom": 0.11, "headroom_low": 0.1}
     mix |= {"headroom_high": 0.12, "expected_layer": 1.3, "low": 1.2, "high": 1.4, "converged": True}
     trees = [
-        {"site": site, "layer": layer, "rank": 64, "n": 1901, "epochs": 20 + layer, "converged": layer > 0}
+        {"site": site, "layer": layer - 1, "rank": 64, "n": 1901, "epochs": 20 + layer, "converged": layer > 0}
         | {"uuas": 0.24 + layer / 10, "uuas_low": 0.23, "uuas_high": 0.55, "distance_spearman": 0.3 + layer / 10}
         | {"root_accuracy": 0.32 + layer / 10, "root_low": 0.3, "root_high": 0.7, "depth_spearman": 0.37 + layer / 10}
         | {"chain_uuas": 0.43, "chain_root": 0.22, "chain_spearman": 0.57}

@@ -146,7 +146,7 @@ def one_property(
         records.append(
             {
                 "site": site,
-                "layer": k,
+                "layer": k - 1,
                 "property": name,
                 "level": "word",
                 "kind": "number" if number else "class",
@@ -183,7 +183,7 @@ def one_property(
         )
         for j, label in enumerate(() if number else labels):
             f = max(0.0, min(1.0, score + 0.08 - 0.012 * j + rng.gauss(0, 0.02)))
-            row = {"property": name, "site": site, "layer": k, "label": label}
+            row = {"property": name, "site": site, "layer": k - 1, "label": label}
             row |= {
                 "support": max(1, 4200 // (j + 1) ** 2),
                 "precision": min(1.0, f + 0.01),
@@ -195,7 +195,7 @@ def one_property(
         {
             "property": name,
             "site": site,
-            "layer": top,
+            "layer": top - 1,
             "sentence_id": f"weblog-{100 + e}-0007",
             "words": WORDS * rng.choice((1, 1, 2)),
             "index": rng.randrange(len(WORDS)),
@@ -219,7 +219,7 @@ def one_property(
         for b in range(a + 1, layers):
             d = scores[b] - scores[a]
             p = 1.0 if abs(d) < 0.004 else min(1.0, 0.00001 + 0.0004 / abs(d))
-            row = {"property": name, "layer_a": a, "layer_b": b, "difference": d}
+            row = {"property": name, "layer_a": a - 1, "layer_b": b - 1, "difference": d}
             comparisons.append(row | {"low": d - 0.004, "high": d + 0.004, "p_holm": p})
     last = records[-1]
     text = (

@@ -21,7 +21,7 @@ class ReadingRecord:
 
     text: int = entry("number of the text, from 0")
     kind: str = entry("the lens")
-    layer: int = entry("blocks in front: 0 is the embedding, the number of blocks is the model itself")
+    layer: int = entry("the block behind which is read, from 0; -1 is the embedding, the last the model itself")
     position: int = entry("the token's position, from 0")
     token: str = entry("the token there, decoded")
     top: list[Candidate] = entry("the ten likeliest next tokens")
@@ -34,7 +34,7 @@ class LayerRecord:
     """How far one layer can be believed under one lens, on held-out texts."""
 
     kind: str = entry("the lens, or its control")
-    layer: int = entry("blocks in front: 0 is the embedding")
+    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
     kl: float = entry("divergence of the model's prediction from the layer's", "bits a token")
     kl_low: float | None = entry("95% interval over texts", "bits a token")
     kl_high: float | None = entry("95% interval over texts", "bits a token")
@@ -57,7 +57,7 @@ class ComparisonRecord:
 
     a: str = entry("a lens")
     b: str = entry("another")
-    layer: int = entry("blocks in front")
+    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
     difference: float = entry(
         "divergence under b less that under a, mean over texts: below 0, b is better", "bits a token"
     )

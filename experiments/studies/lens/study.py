@@ -281,7 +281,7 @@ def _layer_records(kind: str, scores: Float[np.ndarray, "layer measure token"], 
         fields = {name: value for key, found in means.items() for name, value in _spread(key, found, single).items()}
         records.append(
             LayerRecord(
-                kind=kind, layer=layer, median_rank=float(np.median(rank)), n_texts=boot.n_clusters,
+                kind=kind, layer=layer - 1, median_rank=float(np.median(rank)), n_texts=boot.n_clusters,
                 n_tokens=len(kl), **fields,  # pyright: ignore[reportArgumentType]
             )
         )  # fmt: skip
@@ -298,9 +298,9 @@ def _spread(name: str, found: Interval, single: bool) -> dict[str, float | None]
 
 
 def _with_reliability(record: LayerRecord, reliabilities: Sequence[Reliability]) -> LayerRecord:
-    if record.kind != "jacobian" or record.layer >= len(reliabilities):
+    if record.kind != "jacobian" or record.layer + 1 >= len(reliabilities):
         return record
-    here = reliabilities[record.layer]
+    here = reliabilities[record.layer + 1]
     return replace(record, cosine=here.cosine, texts_needed=here.texts_needed)
 
 
@@ -334,7 +334,7 @@ def _compared(scores: dict[str, np.ndarray], kinds: Sequence[str], seed: int) ->
             rows.append((a, b, layer, found))
     return [
         ComparisonRecord(
-            a=a, b=b, layer=layer, difference=found.value, low=found.low, high=found.high, p_holm=float(value)
+            a=a, b=b, layer=layer - 1, difference=found.value, low=found.low, high=found.high, p_holm=float(value)
         )
         for (a, b, layer, found), value in zip(rows, holm(p), strict=True)
     ]
@@ -397,7 +397,7 @@ def _readings(
                         ReadingRecord(
                             text=number,
                             kind=lens.kind if layer < streams.n_layers else "model",
-                            layer=layer,
+                            layer=layer - 1,
                             position=position,
                             token=tokens[position],
                             top=top,

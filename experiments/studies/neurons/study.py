@@ -11,258 +11,385 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ....hooks import ActivationStore, Site
 from ....hooks.edits import Edit
 from ....probes import cross_table
 from ....probes.rankings import RANKINGS
-from ... import forecast
+from ...corpus import Corpus, Split
 from ...corpus.prompts import Item, Prompt
 from ...corpus.splits import read_splits
 from ...features.memory import site_widths
 from ...features.sites import vector_sites
 from ...features.stored import Features, read_or_run
 from ...metrics.metrics import Metric, get_metric, metric_and_texts
-from ...metrics.reads import MetricError
+from ...metrics.reads import MetricError, Reads
+from ...report.schema import Finding, Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, digest, file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component
 from ...sweep.effects import clusters_of, group_notes, mean_of
-from ...sweep.sweep import Grid, chunks, sweep_all
-from ...tasks.properties import get_property
+from ...sweep.sweep import Chunk, Grid, chunks, sweep_all
+from ...tasks.properties import Property, get_property
 from ...tasks.task import Task
 from ...tasks.views import View, build_views
 from .description import described, named
 from .gradient import by_gradient, halves
 from .options import NeuronsOptions
+from .records import Baseline, NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord
 from .sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
-from .summary import finding, join, set_records, study_notes
+from .summary import finding, set_records, study_notes, with_accuracy
+
+T = TypeVar("T")
+
+HELD = 3
+"""Copies of a site's vectors that ranking and probing it hold."""
 
 
-def run(config: NeuronsOptions) -> dict[str, Any]:
-    """Run or continue a study of neurons; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class NeuronsInputs(Inputs):
+    """Sentences whose words are read, and texts on which the change is measured.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``; interrupted, it continues with the batch,
-    the site or the group of texts that is missing.
-
-    Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+    Args:
+        splits: the sentences, by split; ``view`` has their layout.
+        places: the sites, one a layer.
+        items: what effects are measured on; ``ranked_on`` what the gradient ranks on, no group in both.
+        reads: what the metric reads of ``items``.
     """
-    this = Run("neurons", config)
-    _check(config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
-    prop = get_property(config.property, splits["train"])
+
+    options: NeuronsOptions
+    splits: Mapping[Split, Corpus]
+    view: View
+    places: Sequence[str]
+    metric: Metric
+    items: Sequence[Item]
+    ranked_on: Sequence[Item]
+    reads: Reads
+    notes: Sequence[Note]
+
+    @property
+    def model(self) -> Subject:
+        """The model, which this study always has."""
+        assert self.subject is not None
+        return self.subject
+
+    @property
+    def task(self) -> Task:
+        """The property, read from the words."""
+        (task,) = self.view.tasks
+        return task
+
+    @property
+    def skip(self) -> slice:
+        """The positions that are changed: all but a sink in front."""
+        return slice(1 if self.model.has_sink_position else 0, None)
+
+    @cached_property
+    def clusters(self) -> Int[np.ndarray, " prompts"]:
+        """The group of each text."""
+        return clusters_of(self.items)
+
+    @cached_property
+    def groups(self) -> list[Chunk]:
+        """The texts, batch by batch."""
+        return list(chunks(self.model, self.reads, self.options.batch_tokens))
+
+
+def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
+    """The sentences, the texts, the model and its sites."""
+    _check(options)
+    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    prop = _property(options, splits["train"])
+    metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
+    given = [
+        DataFile.of("pairs" if options.pairs else "prompts", path, len(items))
+        for path in (options.prompts, options.pairs)
+        if path is not None
+    ]
+    ranked_on: Sequence[Item] = []
+    if options.gradient:
+        ranked_on, items = halves(items)
+    subject = load()
+    places = _places(options, vector_sites(subject, [options.site]))
+    (view,) = build_views(subject, splits, [prop], options.seed)
+    return NeuronsInputs(
+        options=options,
+        subject=subject,
+        data=[*given, *(DataFile(s, str(c.path), c.sha256, len(c)) for s, c in splits.items())],
+        splits=splits,
+        view=view,
+        places=places,
+        metric=metric,
+        items=items,
+        ranked_on=ranked_on,
+        reads=metric.reads(subject, items),
+        notes=[*view.notes, *(Note(**note) for note in notes)],
+    )
+
+
+def _check(options: NeuronsOptions) -> None:
+    if unknown := [name for name in options.ranking if name not in RANKINGS]:
+        raise RunError(f"--ranking {unknown[0]}: expected {', '.join(RANKINGS)}")
+    if small := [k for k in options.k if k < 1]:
+        raise RunError(f"--k {small[0]}: expected at least 1")
+    if options.random < 1:
+        raise RunError(f"--random {options.random}: expected at least 1 (20 or more for a band)")
+
+
+def _property(options: NeuronsOptions, train: Corpus) -> Property:
+    prop = get_property(options.property, train)
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
-    metric, items = _metric_and_texts(config, [s.text for s in splits["test"]])
-    ranked_on, items = halves(items) if config.gradient else ([], items)
-    subject = this.load()
-    places = _places(config, vector_sites(subject, [config.site]))
-    reads = metric.reads(subject, items)
-    given = [path for path in (config.prompts, config.pairs) if path is not None]
-    hashes = {str(path): file_sha256(path) for path in given} | {s: corpus.sha256 for s, corpus in splits.items()}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
-
-    (view,) = build_views(subject, splits, [prop], config.seed)
-    (task,) = view.tasks
-    plan = (
-        f"{view.layout.n_rows:,} words at {len(places)} sites; {len(items)} {'pairs' if config.pairs else 'texts'} "
-        f"through each with every set of neurons changed, {config.random} random sets beside it"
-    )
-    widths = site_widths(subject, places)
-    disk, held = (view.layout.n_rows * 4 * size(widths.values()) for size in (sum, max))
-    groups, clusters = list(chunks(subject, reads, config.batch_tokens)), clusters_of(items)
-
-    def seconds() -> float:
-        rankings = len(config.ranking or RANKINGS) + config.gradient
-        sets = len({1, *config.k}) * (rankings + config.random) + config.show * rankings
-        every = [Component("sets", Site(name).layer or 0, i, Site(name)) for name in places for i in range(sets)]
-        reading = forecast.pass_seconds(subject, view.layout.encoded, config.batch_tokens)
-        return reading + forecast.sweep_seconds(subject, metric, groups, every, float(len(_changes(config, task))))
-
-    planned = this.plan(plan, held=3 * held, disk=disk, seconds=seconds, besides="rankings and probes")
-    if planned is not None:
-        return planned
-    store = ActivationStore(config.out / "features", {"run": digest(this.identity)}, dtype=torch.float32)
-    features = read_or_run(
-        config.store, subject, splits.values(), view.layout, places, store, config.pooling, config.batch_tokens
-    )
-    skip = slice(1 if subject.has_sink_position else 0, None)
-    means, given_orders = {}, {}
-    for name in places:
-        means[name] = Means.over(task.vectors(features.read(name), "train"), task.parts["train"].labels)
-    if config.gradient:
-        given_orders = _by_gradient(this, subject, metric, ranked_on, features, means, skip)
-    read = {}
-    with console.progress() as bars:
-        bar = bars.add_task("rankings and probes", total=len(places))
-        for name in places:
-            orders = {"gradient": given_orders[name]} if config.gradient else {}
-            read[name] = this.folder.kept(
-                f"read-{name}",
-                lambda name=name, orders=orders: _read(config, view, task, features.read(name), means[name], orders),
-            )
-            bars.advance(bar)
-
-    sets: list[NeuronSet] = []
-    for name in places:
-        known = [neuron["index"] for neuron in read[name]["neurons"]]
-        sets += neuron_sets(name, read[name]["orders"], read[name]["ks"], known, config.random, config.seed)
-    parts = [Component("sets", Site(s.site).layer or 0, i, Site(s.site)) for i, s in enumerate(sets)]
-    records, base = [], {}
-    for value, change in _changes(config, task).items():
-
-        def edit_of(part: Component, change: Change = change) -> Edit:
-            some = sets[part.index or 0]
-            return change(some, means[some.site]).at(skip)
-
-        mine = [i for i, s in enumerate(sets) if value == config.value or s.source != ALONE]
-        grid = Grid(value, subject, metric, groups, [parts[i] for i in mine], lambda number, e=edit_of: e)
-        effects, clean = sweep_all(this.folder, grid, this.engine)
-        base = mean_of(clean, clusters, config.seed)
-        chosen = [sets[i] for i in mine]
-        records += set_records(config, chosen, grid.parts, effects, clean, clusters, metric, value, base)
-
-    table = [{"site": name, "layer": Site(name).layer, **row} for name in places for row in read[name]["table"]]
-    join(records, table)
-    neurons = [
-        {"site": name, "layer": Site(name).layer, **neuron} for name in places for neuron in read[name]["neurons"]
-    ]
-    whole = [{"site": name, "layer": Site(name).layer, **read[name]["about"]} for name in places]
-    results = {
-        "records": records,
-        "table": table,
-        "sites": whole,
-        "neurons": neurons,
-        "property": prop.name,
-        "baseline": base,
-        "findings": [{"property": prop.name, "text": finding(config, prop.name, metric, items, table, whole, records)}],
-        "notes": [
-            *notes,
-            *study_notes(config, task, whole, len(ranked_on)),
-            *group_notes(clusters),
-        ],
-    }
-    data = [data_record("pairs" if config.pairs else "prompts", path, len(items)) for path in given]
-    data += [{"split": s, "path": str(c.path), "sha256": c.sha256, "sentences": len(c)} for s, c in splits.items()]
-    results = this.finish(results, data=data)
-    shutil.rmtree(config.out / "features", ignore_errors=True)
-    return results
+    return prop
 
 
-def _check(config: NeuronsOptions) -> None:
-    if unknown := [name for name in config.ranking if name not in RANKINGS]:
-        raise RunError(f"--ranking {unknown[0]}: expected {', '.join(RANKINGS)}")
-    if bad := [k for k in config.k if k < 1]:
-        raise RunError(f"--k {bad[0]}: expected at least 1")
-    if config.random < 1:
-        raise RunError(f"--random {config.random}: expected at least 1 (20 or more for a band)")
-
-
-def _metric_and_texts(config: NeuronsOptions, tested: Sequence[str]) -> tuple[Metric, Sequence[Item]]:
+def _metric_and_texts(options: NeuronsOptions, tested: Sequence[str]) -> tuple[Metric, Sequence[Item]]:
     """The metric and its prompts or pairs; without either the texts of the test sentences."""
-    if config.prompts is not None or config.pairs is not None:
-        return metric_and_texts(config, "loss")
-    metric = get_metric(config.metric or "loss")
+    if options.prompts is not None or options.pairs is not None:
+        return metric_and_texts(options, "loss")
+    metric = get_metric(options.metric or "loss")
     if metric.of_pairs or metric.of_answers:
         raise MetricError(f"metric {metric.name} needs {'--pairs' if metric.of_pairs else '--prompts with answers'}")
-    return metric, [Prompt(text, "") for text in tested[: config.limit]]
+    return metric, [Prompt(text, "") for text in tested[: options.limit]]
 
 
-def _places(config: NeuronsOptions, found: Sequence[str]) -> list[str]:
+def _places(options: NeuronsOptions, names: Sequence[str]) -> list[str]:
     """The sites of the layers that are asked for."""
-    layers = {name: Site(name).layer for name in found}
+    layers = {name: Site(name).layer for name in names}
     if outside := [name for name, layer in layers.items() if layer is None]:
-        raise RunError(f"--site {config.site}: expected a site of the blocks, got {outside[0]}")
-    there = set(layers.values())
-    if missing := [layer for layer in config.layer if layer not in there]:
-        raise RunError(
-            f"--layer {missing[0]}: expected {', '.join(str(layer) for layer in dict.fromkeys(layers.values()))}"
-        )
-    return [name for name, layer in layers.items() if not config.layer or layer in config.layer]
+        raise RunError(f"--site {options.site}: expected a site of the blocks, got {outside[0]}")
+    there = dict.fromkeys(layers.values())
+    if missing := [layer for layer in options.layer if layer not in there]:
+        raise RunError(f"--layer {missing[0]}: expected {', '.join(str(layer) for layer in there)}")
+    return [name for name, layer in layers.items() if not options.layer or layer in options.layer]
+
+
+def cost(inputs: NeuronsInputs) -> Cost:
+    """The vectors of all sites on disk, those of one at a time in memory."""
+    options, rows = inputs.options, inputs.view.layout.n_rows
+    widths = site_widths(inputs.model, inputs.places).values()
+    text = (
+        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {'pairs' if options.pairs else 'texts'} "
+        f"through each with every set of neurons changed, {options.random} random sets beside it"
+    )
+    return Cost(text, memory=HELD * rows * 4 * max(widths), disk=rows * 4 * sum(widths))
+
+
+def measure(inputs: NeuronsInputs, run: Run) -> Results:
+    """Rank the neurons of each site, probe the first of each ranking, and change them in the running model.
+
+    Interrupted, it continues with the batch, the site or the group of texts that is missing.
+    """
+    options, task = inputs.options, inputs.task
+    with run.timed("features"):
+        features = _features(inputs, run)
+        means = {name: _means(task, features.read(name)) for name in inputs.places}
+    with run.timed("rankings and probes"):
+        by_site = _read_all(inputs, run, features, means)
+    with run.timed("effects"):
+        records, baseline = _changed(inputs, run, means, by_site)
+    table = [_at(ReadRecord, name, row) for name in inputs.places for row in by_site[name]["table"]]
+    sites = [_at(SiteRecord, name, by_site[name]["about"]) for name in inputs.places]
+    neurons = [_at(NeuronRecord, name, neuron) for name in inputs.places for neuron in by_site[name]["neurons"]]
+    records = with_accuracy(records, table)
+    name = task.property.name
+    text = finding(options, name, inputs.metric, len(inputs.items), table, sites, records)
+    shutil.rmtree(options.out / "features", ignore_errors=True)
+    return Results(
+        records=records,
+        table=table,
+        sites=sites,
+        neurons=neurons,
+        property=name,
+        baseline=baseline,
+        findings=[Finding(property=name, text=text)],
+        notes=[
+            *inputs.notes,
+            *study_notes(options, sites, len(inputs.ranked_on)),
+            *(Note(**as_json(note)) for note in group_notes(inputs.clusters)),
+        ],
+    )
+
+
+def _at(kind: type[T], site: str, fields: Mapping[str, Any]) -> T:
+    """A record of a site, from the fields that were kept of it."""
+    return from_json(kind, {"site": site, "layer": Site(site).layer, **fields}, f"cells/read-{site}.json")
+
+
+# -- read
+
+
+def _features(inputs: NeuronsInputs, run: Run) -> Features:
+    """Each word's vector at each site, from a store or from the model."""
+    options = inputs.options
+    store = ActivationStore(options.out / "features", {"run": run.key}, dtype=torch.float32)
+    return read_or_run(
+        options.store,
+        inputs.model,
+        inputs.splits.values(),
+        inputs.view.layout,
+        inputs.places,
+        store,
+        options.pooling,
+        options.batch_tokens,
+    )
+
+
+def _means(task: Task, features: Float[torch.Tensor, "rows d"]) -> Means:
+    return Means.over(task.vectors(features, "train"), task.parts["train"].labels)
+
+
+def _read_all(
+    inputs: NeuronsInputs, run: Run, features: Features, means: Mapping[str, Means]
+) -> dict[str, dict[str, Any]]:
+    """What `_read` gives of each site; sites that are done are not read again."""
+    given = _by_gradient(inputs, run, features, means) if inputs.options.gradient else {}
+    by_site = {}
+    with console.progress() as bars:
+        bar = bars.add_task("rankings and probes", total=len(inputs.places))
+        for name in inputs.places:
+            orders = {"gradient": given[name]} if name in given else {}
+            by_site[name] = run.folder.kept(
+                f"read-{name}",
+                lambda name=name, orders=orders: _read(inputs, features.read(name), means[name], orders),
+            )
+            bars.advance(bar)
+    return by_site
 
 
 def _by_gradient(
-    this: Run,
-    subject: Subject,
-    metric: Metric,
-    items: Sequence[Item],
-    features: Features,
-    means: Mapping[str, Means],
-    skip: slice,
+    inputs: NeuronsInputs, run: Run, features: Features, means: Mapping[str, Means]
 ) -> dict[str, list[int]]:
     """Each site's neurons by the gradient of the metric."""
-    saved = this.folder.cell("gradient")
-    if saved is None:
-        if heads := [name for name in means if features.store.read(name, torch.tensor([0])).ndim > 2]:
-            raise RunError(f"--gradient: expected a site without heads, got {heads[0]}")
-        widths = {name: len(found.every) for name, found in means.items()}
-        change = ablated(this.config.value)
+    saved = run.folder.cell("gradient")
+    if saved is not None:
+        return saved
+    if heads := [name for name in means if features.store.read(name, torch.tensor([0])).ndim > 2]:
+        raise RunError(f"--gradient: expected a site without heads, got {heads[0]}")
+    widths = {name: len(of_site.every) for name, of_site in means.items()}
+    change = ablated(inputs.options.value)
 
-        def edit_of(name: str) -> Edit:
-            return change(NeuronSet(name, "gradient", tuple(range(widths[name]))), means[name]).at(skip)
+    def edit_of(name: str) -> Edit:
+        whole = NeuronSet(name, "gradient", tuple(range(widths[name])))
+        return change(whole, means[name]).at(inputs.skip)
 
-        found = by_gradient(subject, metric, items, widths, edit_of, this.config.batch_tokens)
-        saved = {name: order.tolist() for name, order in found.items()}
-        this.folder.save_cell("gradient", saved)
+    orders = by_gradient(inputs.model, inputs.metric, inputs.ranked_on, widths, edit_of, inputs.options.batch_tokens)
+    saved = {name: order.tolist() for name, order in orders.items()}
+    run.folder.save_cell("gradient", saved)
     return saved
 
 
 def _read(
-    config: NeuronsOptions,
-    view: View,
-    task: Task,
+    inputs: NeuronsInputs,
     features: Float[torch.Tensor, "rows d"],
     means: Means,
     given: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
-    """Rankings, what probes read, and the neurons that are named, of one site."""
-    (train, test) = (task.vectors(features, split) for split in ("train", "test"))
-    labels = {split: task.parts[split].labels for split in task.parts}
-    ks = sorted({1, *(min(k, features.shape[1]) for k in config.k)})
-    found = cross_table(
+    """Rankings, what probes read, and the neurons that are named, of one site.
+
+    Args:
+        given: rankings that were made already.
+    """
+    options, task = inputs.options, inputs.task
+    train, test = (task.vectors(features, split) for split in ("train", "test"))
+    width = features.shape[1]
+    ks = sorted({1, *(min(k, width) for k in options.k)})
+    crossed = cross_table(
         train.numpy(),
-        labels["train"],
+        task.parts["train"].labels,
         test.numpy(),
-        labels["test"],
+        task.parts["test"].labels,
         task.parts["test"].clusters,
-        config.ranking or tuple(RANKINGS),
+        options.ranking or tuple(RANKINGS),
         ks,
-        config.random,
-        config.rotations,
-        config.seed,
+        options.random,
+        options.rotations,
+        options.seed,
         given={ranking: np.array(order) for ranking, order in given.items()},
     )
-    orders = {ranking: order.tolist() for ranking, order in found.orders.items()}
-    some = named(orders, config.show)
+    orders = {ranking: order.tolist() for ranking, order in crossed.orders.items()}
     return {
-        "table": found.records,
+        "table": crossed.records,
         "orders": orders,
         "ks": ks,
-        "neurons": described(view, task, features.numpy(), some, orders, means),
+        "neurons": described(inputs.view, task, features.numpy(), named(orders, options.show), orders, means),
         "about": {
-            "width": features.shape[1],
-            "whole": found.whole,
-            "majority": found.majority,
-            "unconverged": found.unconverged,
+            "width": width,
+            "whole": crossed.whole,
+            "majority": crossed.majority,
+            "unconverged": crossed.unconverged,
             "n_train": len(train),
             "n_test": len(test),
         },
     }
 
 
-def _changes(config: NeuronsOptions, task: Task) -> dict[str, Change]:
+# -- used
+
+
+def _changed(
+    inputs: NeuronsInputs, run: Run, means: Mapping[str, Means], by_site: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[SetRecord], Baseline]:
+    """The effect of every change on every set, and the metric without a change."""
+    options, sets = inputs.options, _sets(inputs, by_site)
+    parts = [Component("sets", Site(one.site).layer or 0, i, Site(one.site)) for i, one in enumerate(sets)]
+    records, baseline = [], None
+    for value, change in _changes(options, inputs.task).items():
+        # A neuron alone is taken out, not moved towards each class.
+        here = [i for i, one in enumerate(sets) if value == options.value or one.source != ALONE]
+
+        def edit_of(part: Component, change: Change = change) -> Edit:
+            one = sets[part.index or 0]
+            return change(one, means[one.site]).at(inputs.skip)
+
+        grid = Grid(
+            value,
+            inputs.model,
+            inputs.metric,
+            inputs.groups,
+            [parts[i] for i in here],
+            lambda number, edit=edit_of: edit,
+        )
+        effects, clean = sweep_all(run.folder, grid, run.engine)
+        baseline = Baseline(**as_json(mean_of(clean, inputs.clusters, options.seed)))
+        records += set_records(
+            options,
+            [sets[i] for i in here],
+            grid.parts,
+            effects,
+            clean,
+            inputs.clusters,
+            inputs.metric,
+            value,
+            baseline,
+        )
+    assert baseline is not None  # the ablation is always among the changes
+    return records, baseline
+
+
+def _sets(inputs: NeuronsInputs, by_site: Mapping[str, Mapping[str, Any]]) -> list[NeuronSet]:
+    """Everything that is changed, site by site."""
+    sets = []
+    for name in inputs.places:
+        read = by_site[name]
+        alone = [neuron["index"] for neuron in read["neurons"]]
+        sets += neuron_sets(name, read["orders"], read["ks"], alone, inputs.options.random, inputs.options.seed)
+    return sets
+
+
+def _changes(options: NeuronsOptions, task: Task) -> dict[str, Change]:
     """What is done to a set, by name: the ablation, and a translation to each class where that is asked for."""
-    changes = {config.value: ablated(config.value)}
-    if config.translate:
+    changes = {options.value: ablated(options.value)}
+    if options.translate:
         for label in sorted(set(task.parts["train"].labels.astype(str))):
-            changes[f"translate {label}"] = translated(label, config.translate)
+            changes[f"translate {label}"] = translated(label, options.translate)
     return changes

@@ -1,28 +1,28 @@
-"""What a study of neurons found, as records, one sentence or two, and notes."""
+"""The effects of sets of neurons as records, the study's finding, and its notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ....probes.evaluation import ClusterBootstrap, interval
 from ....probes.sparse import BAND
-from ...corpus.prompts import Item
 from ...metrics.metrics import Metric
+from ...report.schema import Note, as_json
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
 from ...sweep.reading import LEVEL
-from ...tasks.task import Task
 from .options import NeuronsOptions
+from .records import Baseline, ReadRecord, SetRecord, SiteRecord
 from .sets import ALONE, RANDOM, NeuronSet
 
 
 def set_records(
-    config: NeuronsOptions,
+    options: NeuronsOptions,
     sets: Sequence[NeuronSet],
     parts: Sequence[Component],
     effects: Float[np.ndarray, "sets prompts"],
@@ -30,103 +30,123 @@ def set_records(
     clusters: Int[np.ndarray, " prompts"],
     metric: Metric,
     value: str,
-    base: Mapping[str, float],
-) -> list[dict[str, Any]]:
-    """One record a ranked set and a neuron alone, each beside as many neurons drawn at random at its site."""
-    boot, records = ClusterBootstrap(clusters, seed=config.seed), []
-    for kind in ("sets", "neurons"):
-        mine = [i for i, s in enumerate(sets) if s.source != RANDOM and (s.source == ALONE) == (kind == "neurons")]
-        if not mine:
+    baseline: Baseline,
+) -> list[SetRecord]:
+    """One record a ranked set and a neuron alone, each compared with as many neurons drawn at random at its site.
+
+    The false-discovery rate is that over all sets, and that over all neurons alone.
+    """
+    boot = ClusterBootstrap(clusters, seed=options.seed)
+    ranked = [i for i, one in enumerate(sets) if one.source not in (RANDOM, ALONE)]
+    alone = [i for i, one in enumerate(sets) if one.source == ALONE]
+    records = []
+    for component, here in (("sets", ranked), ("neurons", alone)):
+        if not here:
             continue
-        found = Measured(effects[mine], clean, np.ones(len(mine), dtype=bool), {})
-        some = [parts[i] for i in mine]
-        made = effect_records(some, found, clean, clusters, metric, config.seed, value=value, baseline=base["value"])
-        for i, record in zip(mine, made, strict=True):
-            this = sets[i]
-            drawn = effects[[j for j, s in enumerate(sets) if (s.site, s.source, s.k) == (this.site, RANDOM, this.k)]]
-            size, means = abs(record["effect"]), drawn.mean(1)
-            beyond = effects[i] - drawn.mean(0)
-            gap = interval(float(beyond.mean()), boot.means(beyond[:, None])[:, 0])
-            low, high = np.quantile(means, BAND)
-            record |= {
-                "component": kind,
-                "index": this.neurons[0] if kind == "neurons" else None,
-                "ranking": this.source,
-                "k": this.k,
-                "neurons": list(this.neurons),
-                "null": float(means.mean()),
-                "null_low": float(low),
-                "null_high": float(high),
-                "null_p": float((1 + (np.abs(means) >= size).sum()) / (1 + len(means))),
-                "beyond": gap.value,
-                "beyond_low": gap.low,
-                "beyond_high": gap.high,
+        measured = Measured(effects[here], clean, np.ones(len(here), dtype=bool), {})
+        at = [parts[i] for i in here]
+        made = effect_records(at, measured, clean, clusters, metric, options.seed, value=value, baseline=baseline.value)
+        for i, record in zip(here, made, strict=True):
+            one = sets[i]
+            drawn = [
+                j for j, other in enumerate(sets) if (other.site, other.source, other.k) == (one.site, RANDOM, one.k)
+            ]
+            fields = {
+                **as_json(record),
+                "component": component,
+                "index": one.neurons[0] if component == "neurons" else None,
+                "ranking": one.source,
+                "k": one.k,
+                "neurons": list(one.neurons),
+                **_against_random(effects[i], effects[drawn], boot),
             }
-        records += made
+            records.append(SetRecord(**fields))
     return records
 
 
-def join(records: Sequence[dict[str, Any]], table: Sequence[Mapping[str, Any]]) -> None:
-    """What the first probe reads of each set, beside the set's effect."""
-    first = table[0]["probe"]
-    read = {(r["site"], r["ranking"], r["k"]): r["accuracy"] for r in table if r["probe"] == first}
-    for record in records:
-        if record["component"] == "sets":
-            record["accuracy"] = read[record["site"], record["ranking"], record["k"]]
+def _against_random(
+    effect: Float[np.ndarray, " prompts"], drawn: Float[np.ndarray, "draws prompts"], boot: ClusterBootstrap
+) -> dict[str, float | None]:
+    """How a set's effect lies to those of as many neurons drawn at random.
+
+    The interval of ``beyond`` is over prompts, with the draws as they are, and a single group of them has none;
+    ``null_p`` is over the draws.
+    """
+    means = drawn.mean(1)
+    low, high = np.quantile(means, BAND)
+    at_least = (np.abs(means) >= abs(effect.mean())).sum()
+    beyond = effect - drawn.mean(0)
+    gap = interval(float(beyond.mean()), boot.means(beyond[:, None])[:, 0]) if boot.n_clusters > 1 else None
+    return {
+        "null": float(means.mean()),
+        "null_low": float(low),
+        "null_high": float(high),
+        "null_p": float((1 + at_least) / (1 + len(means))),
+        "beyond": float(beyond.mean()),
+        "beyond_low": gap.low if gap else None,
+        "beyond_high": gap.high if gap else None,
+    }
+
+
+def with_accuracy(records: Sequence[SetRecord], table: Sequence[ReadRecord]) -> list[SetRecord]:
+    """The records with what the first kind of probe reads from each set."""
+    first = table[0].probe
+    accuracies = {(row.site, row.ranking, row.k): row.accuracy for row in table if row.probe == first}
+    return [
+        replace(record, accuracy=accuracies[record.site, record.ranking, record.k])
+        if record.component == "sets"
+        else record
+        for record in records
+    ]
 
 
 def finding(
-    config: NeuronsOptions,
+    options: NeuronsOptions,
     name: str,
     metric: Metric,
-    items: Sequence[Item],
-    table: Sequence[Mapping[str, Any]],
-    sites: Sequence[Mapping[str, Any]],
-    records: Sequence[Mapping[str, Any]],
+    n_items: int,
+    table: Sequence[ReadRecord],
+    sites: Sequence[SiteRecord],
+    records: Sequence[SetRecord],
 ) -> str:
     """What the fewest neurons tell, and whether the model misses them."""
-    mine = [r for r in table if r["probe"] == table[0]["probe"]]
-    one = max((r for r in mine if r["k"] == 1), key=lambda r: r["accuracy"])
-    about = next(s for s in sites if s["site"] == one["site"])
-    sets = [r for r in records if r["value"] == config.value and r["component"] == "sets"]
-    clear = [r for r in sets if r["q"] < LEVEL and r["null_p"] <= LEVEL]
-    most = max(sets, key=lambda r: abs(r["beyond"]))
-    first = next(r["neurons"][0] for r in sets if (r["site"], r["ranking"]) == (one["site"], one["ranking"]))
-    text = (
-        f"{name} is read best from one neuron at {one['site']}[{first}] ({one['ranking']}): accuracy {one['accuracy']:.3f} "
-        f"(95% {one['low']:.3f}-{one['high']:.3f}; one at random {one['random']:.3f}, all {about['width']} "
-        f"{about['whole'][one['probe']]:.3f}, most frequent class {about['majority']:.3f}). Taken out ({config.value}), "
-        f"{len(clear)} of {len(sets)} sets change the {metric.name} at a false-discovery rate of {LEVEL:.0%} and more than "
-        f"random sets do (n = {len(items)}); most beyond random: the first {most['k']} by {most['ranking']} at "
-        f"{most['site']}, {most['effect']:+.3g} {metric.unit} (random {most['null_low']:+.3g} to {most['null_high']:+.3g})."
+    first_probe = [row for row in table if row.probe == table[0].probe]
+    one = max((row for row in first_probe if row.k == 1), key=lambda row: row.accuracy)
+    site = next(site for site in sites if site.site == one.site)
+    sets = [record for record in records if record.value == options.value and record.component == "sets"]
+    passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
+    most = max(sets, key=lambda record: abs(record.beyond))
+    neuron = next(r.neurons[0] for r in sets if (r.site, r.ranking) == (one.site, one.ranking))
+    return (
+        f"{name} is read best from one neuron at {one.site}[{neuron}] ({one.ranking}): accuracy {one.accuracy:.3f} "
+        f"(95% {one.low:.3f}-{one.high:.3f}; one at random {one.random:.3f}, all {site.width} "
+        f"{site.whole[one.probe]:.3f}, most frequent class {site.majority:.3f}). Taken out ({options.value}), "
+        f"{len(passing)} of {len(sets)} sets change the {metric.name} at a false-discovery rate of {LEVEL:.0%} and more "
+        f"than random sets do (n = {n_items}); most beyond random: the first {most.k} by {most.ranking} at "
+        f"{most.site}, {most.effect:+.3g} {metric.unit} (random {most.null_low:+.3g} to {most.null_high:+.3g})."
     )
-    return text
 
 
-def study_notes(
-    config: NeuronsOptions, task: Task, sites: Sequence[Mapping[str, Any]], ranked_on: int
-) -> list[dict[str, str]]:
-    """What was left out, cut short or not converged."""
-    notes = []
-    if task.n_dropped:
-        notes.append({"kind": "dropped", "text": f"{task.n_dropped} words without tokens (truncated) left out"})
-    for about in sites:
-        if about["unconverged"]:
-            text = f"{about['unconverged']} probes not converged at {about['site']}"
-            notes.append({"kind": "warning", "text": text})
-        if cut := [k for k in config.k if k > about["width"]]:
-            text = f"{about['site']} has {about['width']} neurons: k of {', '.join(map(str, cut))} means all of them"
-            notes.append({"kind": "info", "text": text})
+def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on: int) -> list[Note]:
+    """What was left out, cut short or not converged.
+
+    Args:
+        ranked_on: texts that the gradient ranks on.
+    """
+    notes: list[tuple[str, str]] = []
+    for site in sites:
+        if site.unconverged:
+            notes.append(("warning", f"{site.unconverged} probes not converged at {site.site}"))
+        if cut := [k for k in options.k if k > site.width]:
+            text = f"{site.site} has {site.width} neurons: k of {', '.join(map(str, cut))} means all of them"
+            notes.append(("info", text))
     if ranked_on:
         text = f"the gradient ranks neurons on {ranked_on} texts or pairs; effects are measured on the others"
-        notes.append({"kind": "info", "text": text})
-    if not config.rotations:
-        notes.append(
-            {"kind": "skipped", "text": "no random rotations: whether the neurons' own basis is special is not told"}
-        )
-    if 1 / (1 + config.random) > LEVEL:
-        text = (
-            f"{config.random} random sets: fewer than {round(1 / LEVEL) - 1} cannot show that an effect is beyond them"
-        )
-        notes.append({"kind": "warning", "text": text})
-    return notes
+        notes.append(("info", text))
+    if not options.rotations:
+        notes.append(("skipped", "no random rotations: whether the neurons' own basis is special is not supported"))
+    if 1 / (1 + options.random) > LEVEL:
+        least = round(1 / LEVEL) - 1
+        text = f"{options.random} random sets: fewer than {least} cannot show that an effect is beyond them"
+        notes.append(("warning", text))
+    return [Note(kind=kind, text=text) for kind, text in notes]

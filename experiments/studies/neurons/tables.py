@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from ...report.terminal_tables import Records, number_cell, span_cell, titled
+from ...report.terminal_tables import number_cell, titled
+from .records import SetRecord
 
 
-def tables(records: Records) -> list[Table]:
-    """A table a site and change: what is read of each set, and what its change does."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for r in records:
-        if r["component"] == "sets":
-            found.setdefault((r["site"], r["value"]), []).append(r)
-    tables = []
-    for (site, value), mine in found.items():
-        first = mine[0]
-        rows = (
-            (
-                r["ranking"],
-                str(r["k"]),
-                number_cell(r["accuracy"]),
-                f"{r['effect']:+.3f}",
-                span_cell(r),
-                f"{r['null_low']:+.3f} to {r['null_high']:+.3f}",
-                number_cell(r["null_p"]),
-                f"{r['q']:.4f}",
-            )
-            for r in mine
-        )
-        title = f"{site}: neurons read, and changed ({value}) for {first['metric']} ({first['unit']}; n = {first['n']})"
-        tables.append(titled(title, "ranking|k|accuracy|effect|95%|random|null p|q", rows, ("ranking",)))
-    return tables
+def tables(records: Sequence[SetRecord]) -> list[Table]:
+    """A table a site and change: what is read from each set, and what its change does."""
+    groups: dict[tuple[str, str], list[SetRecord]] = {}
+    for record in records:
+        if record.component == "sets":
+            groups.setdefault((record.site, record.value), []).append(record)
+    return [_effects(site, value, of_group) for (site, value), of_group in groups.items()]
+
+
+def _effects(site: str, value: str, records: Sequence[SetRecord]) -> Table:
+    first = records[0]
+    title = f"{site}: neurons read, and changed ({value}) for {first.metric} ({first.unit}; n = {first.n})"
+    return titled(title, "ranking|k|accuracy|effect|95%|random|null p|q", map(_row, records), ("ranking",))
+
+
+def _row(record: SetRecord) -> list[str]:
+    return [
+        record.ranking,
+        str(record.k),
+        number_cell(record.accuracy),
+        f"{record.effect:+.3f}",
+        "" if record.low is None or record.high is None else f"{record.low:.3f} to {record.high:.3f}",
+        f"{record.null_low:+.3f} to {record.null_high:+.3f}",
+        number_cell(record.null_p),
+        "" if record.q is None else f"{record.q:.4f}",
+    ]

@@ -3,105 +3,178 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ...corpus import SPLITS, Split
 from ...features.sites import layer_of
 from ...features.stored import Features
+from ...report.schema import Finding, Note, as_json
 from ...runs import console
 from ...runs.folder import RunFolder
 from ...sweep.sweep import runs
-from ...tasks.views import View
+from ...tasks.task import Task
+from ...tasks.views import PLAIN, View
 from .mixes import mix_finding, mix_records
 from .options import ProbeOptions
-from .trees import TOGETHER, Trees, chain_scores, tree_finding, tree_records
+from .records import MixRecord, Results, TreeRecord
+from .scoring import Cell
+from .trees import TOGETHER, Trees, chain_scores, tree_finding, tree_scores_of
 
 Stores = Mapping[tuple[int, str], Features]
+"""Number of the model (0 the real one) and name of the view -> features."""
+
+
+@dataclass
+class Across:
+    """What is added to the results; empty where nothing was asked for."""
+
+    mixes: list[MixRecord] = field(default_factory=list)
+    trees: list[TreeRecord] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    def added_to(self, results: Results) -> Results:
+        """The results with these lists."""
+        return replace(
+            results,
+            mixes=self.mixes,
+            trees=self.trees,
+            findings=[*results.findings, *self.findings],
+            notes=[*results.notes, *self.notes],
+        )
 
 
 def across_layers(
-    config: ProbeOptions, views: Sequence[View], places: Sequence[str], stores: Stores, folder: RunFolder
-) -> dict[str, list[Any]]:
-    """``mixes`` and ``trees`` as records, with their ``findings`` and ``notes``; empty where they were not asked for."""
-    out: dict[str, list[Any]] = {"mixes": [], "trees": [], "findings": [], "notes": []}
-    if config.scalar_mix:
+    options: ProbeOptions,
+    views: Sequence[View],
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
+    cells: Sequence[Cell] = (),
+) -> Across:
+    """Scalar mixes and structural probes, where they were asked for.
+
+    Args:
+        cells: the probes of single sites, which mixes are compared with.
+    """
+    out = Across()
+    if options.scalar_mix:
         for view in views:
-            found = folder.kept(f"mix-{view.name}", lambda view=view: _mix(config, view, places, stores))
-            out["mixes"] += found
-        out["findings"] += [{"property": r["property"], "text": mix_finding(r)} for r in out["mixes"]]
-        late = [r["property"] for r in out["mixes"] if not r["converged"]]
-        if late:
-            out["notes"].append({"kind": "warning", "text": f"scalar mixes not converged: {', '.join(late)}"})
-    if config.structural:
-        view = next((v for v in views if v.name == "text"), None)
-        if view is None:
-            text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
-            out["notes"].append({"kind": "skipped", "text": text})
-            return out
-        splits: dict[Split, Trees] = {s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS}
-        if empty := [split for split, trees in splits.items() if not trees.rows]:
-            text = (
-                f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
-            )
-            out["notes"].append({"kind": "skipped", "text": text})
-            return out
-        out["trees"], notes = _trees(config, view, splits, places, stores, folder)
-        out["notes"] += notes
-        out["findings"].append({"property": "tree", "text": tree_finding(out["trees"])})
+            _add_mixes(out, options, view, places, stores, folder, cells)
+    if options.structural:
+        _add_trees(out, options, views, places, stores, folder)
     return out
 
 
-def _mix(config: ProbeOptions, view: View, places: Sequence[str], stores: Stores) -> list[dict[str, Any]]:
+def _add_mixes(
+    out: Across,
+    options: ProbeOptions,
+    view: View,
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
+    cells: Sequence[Cell],
+) -> None:
+    saved = folder.kept(f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores, cells)))
+    records = [MixRecord(**record) for record in saved]
+    out.mixes += records
+    out.findings += [Finding(property=record.property, text=mix_finding(record)) for record in records]
+    late = [record.property for record in records if not record.converged]
+    if late:
+        out.notes.append(Note(kind="warning", text=f"scalar mixes not converged: {', '.join(late)}"))
+
+
+def _mix(
+    options: ProbeOptions, view: View, places: Sequence[str], stores: Stores, cells: Sequence[Cell]
+) -> list[MixRecord]:
+    single = {task.property.name: right for task in view.tasks if (right := _best_single(task, cells)) is not None}
     features = [stores[0, view.name].read(site) for site in places]
     with console.progress() as bars:
         bar = bars.add_task("scalar mixes")
         return mix_records(
-            view.tasks, features, places, config.seed, lambda done, of: bars.update(bar, completed=done, total=of)
+            view.tasks,
+            features,
+            places,
+            options.seed,
+            lambda done, of: bars.update(bar, completed=done, total=of),
+            single,
         )
 
 
+def _best_single(task: Task, cells: Sequence[Cell]) -> np.ndarray | None:
+    """Whether the probe of a property's best site is right on each test item; None for numbers."""
+    if task.property.kind == "number":
+        return None
+    gold = np.array([str(label) for label in task.parts["test"].labels], dtype=object)
+    of_task = [cell for cell in cells if cell.property == task.property.name]
+    rights = [(np.array(cell.predicted, dtype=object) == gold).astype(float) for cell in of_task]
+    return max(rights, key=lambda right: right.mean(), default=None)
+
+
+def _add_trees(
+    out: Across, options: ProbeOptions, views: Sequence[View], places: Sequence[str], stores: Stores, folder: RunFolder
+) -> None:
+    view = next((view for view in views if view.name == PLAIN), None)
+    if view is None:
+        text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
+        out.notes.append(Note(kind="skipped", text=text))
+        return
+    splits: dict[Split, Trees] = {s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS}
+    if empty := [split for split, trees in splits.items() if not trees.rows]:
+        text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
+        out.notes.append(Note(kind="skipped", text=text))
+        return
+    for split, trees in splits.items():
+        if trees.dropped:
+            what = "sentences of one word, without one root, or with words without tokens"
+            out.notes.append(Note(kind="dropped", text=f"tree: {trees.dropped} {split} {what}"))
+    out.trees = _trees(options, view, splits, places, stores, folder)
+    late = [record.site for record in out.trees if not record.converged]
+    if late:
+        text = f"tree: structural probes not converged at {', '.join(late)}"
+        out.notes.append(Note(kind="warning", text=text))
+    if not options.random_models:
+        text = "tree: the random-weight model is not supported (none was asked for)"
+        out.notes.append(Note(kind="skipped", text=text))
+    out.findings.append(Finding(property="tree", text=tree_finding(out.trees)))
+
+
 def _trees(
-    config: ProbeOptions,
+    options: ProbeOptions,
     view: View,
     splits: Mapping[Split, Trees],
     places: Sequence[str],
     stores: Stores,
     folder: RunFolder,
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Records and notes; each group of layers is kept as soon as it is there."""
-    notes = [
-        {
-            "kind": "dropped",
-            "text": f"tree: {trees.dropped} {split} sentences of one word, without one root, or with words without tokens",
-        }
-        for split, trees in splits.items()
-        if trees.dropped
-    ]
-    found: list[list[dict[str, Any]]] = [[] for _ in range(1 + bool(config.random_models))]
+) -> list[TreeRecord]:
+    """One record a site; each group of sites is kept as soon as it is there."""
+    models = range(1 + bool(options.random_models))
+    scores: list[list[dict[str, Any]]] = [[] for _ in models]
     with console.progress() as bars:
-        bar = bars.add_task("structural probes", total=len(places) * len(found))
-        for i, records in enumerate(found):
-            for some in runs(places, TOGETHER):
-                make = partial(tree_records, splits, stores[i, view.name].read, some, config.structural, config.seed)
-                records += folder.kept(f"trees-{i}-{some[0]}", make)
-                bars.advance(bar, len(some))
-    chain = chain_scores(splits["test"], config.seed)
-    records = [
-        {
-            **own,
-            "layer": layer_of(own["site"], i),
-            "chain_uuas": chain["uuas"],
-            "chain_root": chain["root_accuracy"],
-            "chain_spearman": chain["distance_spearman"],
-            "random_uuas": found[1][i]["uuas"] if len(found) > 1 else None,
-            "random_root": found[1][i]["root_accuracy"] if len(found) > 1 else None,
-        }
-        for i, own in enumerate(found[0])
-    ]
-    late = [r["site"] for r in records if not r["converged"]]
-    if late:
-        notes.append({"kind": "warning", "text": f"tree: structural probes not converged at {', '.join(late)}"})
-    if not config.random_models:
-        notes.append({"kind": "skipped", "text": "tree: the random-weight model is not supported (none was asked for)"})
-    return records, notes
+        bar = bars.add_task("structural probes", total=len(places) * len(models))
+        for model in models:
+            for sites in runs(places, TOGETHER):
+                read = stores[model, view.name].read
+                make = partial(tree_scores_of, splits, read, sites, options.structural, options.seed)
+                scores[model] += folder.kept(f"trees-{model}-{sites[0]}", make)
+                bars.advance(bar, len(sites))
+    chain = chain_scores(splits["test"], options.seed)
+    records = []
+    for place, of_site in enumerate(scores[0]):
+        random = scores[1][place] if options.random_models else None
+        records.append(
+            TreeRecord(
+                **of_site,
+                layer=layer_of(of_site["site"], place),
+                chain_uuas=chain["uuas"],
+                chain_root=chain["root_accuracy"],
+                chain_spearman=chain["distance_spearman"],
+                random_uuas=random["uuas"] if random else None,
+                random_root=random["root_accuracy"] if random else None,
+            )
+        )
+    return records

@@ -1,11 +1,12 @@
-"""Whether the probes of a study are as sure as they are right: their predictions kept, and judged site by site.
+"""Calibration of a study's probes: their predictions, and the measures of calibration site by site.
 
 Test rows are measured; the dev rows, on which the penalty was chosen, fit the temperature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from ....probes.scaling import TemperatureScaling, as_logits
 from ...calibration.predictions import Predictions, read_predictions, save_predictions
 from ...calibration.reliability import Judged, judge
 from ...corpus import Split
+from ...report.schema import Note
 from ...runs.folder import file_name
 from ...tasks.task import Part, Vectors
+from .records import ProbeRecord, Results
 
 FIELDS = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "ece_mass", "classwise", "brier", "nll", "auroc")
+"""Measures that a probe's record gets."""
 
 
 def predictions_path(folder: Path, name: str, site: str) -> Path:
@@ -38,51 +42,60 @@ def keep_predictions(
     dev: Vectors,
     test: Vectors,
 ) -> None:
-    """Write what a probe says of the test rows, and of the dev rows as validation; rows of a class that training does not
-    have are left out: no probe gives it a probability."""
-    rows = []
-    for part, vectors in ((parts["test"], test), (parts["dev"], dev)):
-        labels = encode_with([str(v) for v in part.labels], np.array([str(c) for c in fit.classes], dtype=object))
-        known = labels >= 0
-        P = fit.predict_proba(vectors).cpu().numpy()
-        classes = tuple(str(c) for c in fit.classes)
-        rows.append(Predictions(P[known], labels[known], classes, part.clusters[known], np.zeros(known.sum(), bool)))
-    save_predictions(
-        predictions_path(folder, name, site), rows[0].with_validation(rows[1]) if len(rows[1]) else rows[0]
-    )
+    """Write a probe's predictions of the test rows, and of the dev rows as validation.
+
+    Rows of a class that training does not have are left out: no probe gives it a probability.
+    """
+    tested = _predictions(fit, parts["test"], test)
+    validation = _predictions(fit, parts["dev"], dev)
+    both = tested.with_validation(validation) if len(validation) else tested
+    save_predictions(predictions_path(folder, name, site), both)
 
 
-def add_calibration(results: dict[str, Any], folder: Path, seed: int) -> None:
-    """Put the measures of each kept probe into its record, and its bins and classes into ``calibration``."""
-    results["calibration"] = []
-    for record in results["records"]:
-        path = predictions_path(folder, record["property"], record["site"])
-        if record["kind"] != "class" or not path.exists():
+def _predictions(fit: Fit, part: Part, vectors: Vectors) -> Predictions:
+    classes = tuple(str(c) for c in fit.classes)
+    labels = encode_with([str(v) for v in part.labels], np.array(classes, dtype=object))
+    known = labels >= 0
+    P = fit.predict_proba(vectors).cpu().numpy()
+    return Predictions(P[known], labels[known], classes, part.clusters[known], np.zeros(known.sum(), bool))
+
+
+def with_calibration(results: Results, folder: Path, seed: int) -> Results:
+    """The results with the measures of each kept probe in its record, and its bins and classes in ``calibration``."""
+    records, calibration, notes = [], [], []
+    for record in results.records:
+        path = predictions_path(folder, record.property, record.site)
+        if record.kind != "class" or not path.exists():
+            records.append(record)
             continue
         predictions = read_predictions(path)
-        test, held = predictions.rows(~predictions.validation), predictions.rows(predictions.validation)
+        test, validation = (predictions.rows(rows) for rows in (~predictions.validation, predictions.validation))
         if len(test) < BINS:
-            results["notes"].append(
-                {"kind": "skipped", "text": f"{record['property']}: {len(test)} test items are too few for calibration"}
-            )
+            text = f"{record.property}: {len(test)} test items are too few for calibration"
+            notes.append(Note(kind="skipped", text=text))
+            records.append(record)
             continue
-        found = judge(Judged.of(record["property"], test), BINS, seed)
-        record |= {name: found.get(name) for name in FIELDS}
-        if len(held):
-            fitted = TemperatureScaling().fit(as_logits(held.probabilities), held.labels)
-            P = fitted.predict_proba(as_logits(test.probabilities))
-            record |= {"temperature": float(fitted.temperature_[0]), "ece_scaled": ece(*top_label(P, test.labels))}
-        head = {"property": record["property"], "site": record["site"], "layer": record["layer"]}
-        results["calibration"].append({**head, **found})
-    results["notes"] += _notes(results["records"])
+        judged = judge(Judged.of(record.property, test), BINS, seed)
+        measures = {name: judged.get(name) for name in FIELDS} | _scaled(test, validation)
+        records.append(replace(record, **measures))
+        calibration.append(_place(record) | judged)
+    if any(record.ece is not None for record in records):
+        text = (
+            "calibration: test words of classes that training lacks are left out; temperatures are fitted on the dev "
+            "rows that also chose the penalty"
+        )
+        notes.append(Note(kind="info", text=text))
+    return replace(results, records=records, calibration=calibration, notes=[*results.notes, *notes])
 
 
-def _notes(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What a reader of the ECEs must know."""
-    if not any(r.get("ece") is not None for r in records):
-        return []
-    text = (
-        "calibration: test words of classes that training lacks are left out; temperatures are fitted on the dev rows that "
-        "also chose the penalty"
-    )
-    return [{"kind": "info", "text": text}]
+def _scaled(test: Predictions, validation: Predictions) -> dict[str, float]:
+    """The temperature that the validation rows fit, and the test rows' ECE with it."""
+    if not len(validation):
+        return {}
+    scaling = TemperatureScaling().fit(as_logits(validation.probabilities), validation.labels)
+    P = scaling.predict_proba(as_logits(test.probabilities))
+    return {"temperature": float(scaling.temperature_[0]), "ece_scaled": ece(*top_label(P, test.labels))}
+
+
+def _place(record: ProbeRecord) -> dict[str, Any]:
+    return {"property": record.property, "site": record.site, "layer": record.layer}

@@ -1,26 +1,41 @@
-"""The records of results.json gathered into curves: one study per property and kind of site."""
+"""The records of results.json gathered into curves: one profile per property and kind of site."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from ...report.words import family, finite, interval, layer_label, listed, number, runs
+from .records import (
+    METRICS,
+    ClassRecord,
+    ComparisonRecord,
+    ConfusionRecord,
+    ErrorRecord,
+    ProbeRecord,
+    Results,
+)
 
-Record = Mapping[str, Any]
-METRICS = {"accuracy": "accuracy", "r2": "R²", "spearman": "Spearman's ρ", "macro_f1": "macro-F1"}
+Row = TypeVar("Row", ClassRecord, ErrorRecord, ConfusionRecord, ComparisonRecord)
 
 
 @dataclass(frozen=True)
-class Study:
-    """One property read at one kind of site, shallowest layer first."""
+class Profile:
+    """One property read at one kind of site, shallowest layer first.
+
+    Args:
+        uid: of its section on the page.
+        name: the property.
+        family: the site without its block's number.
+        alone: whether the run has this property at no other kind of site.
+    """
 
     uid: str
     name: str
     family: str
     alone: bool
-    records: tuple[Record, ...]
+    records: tuple[ProbeRecord, ...]
 
     @property
     def title(self) -> str:
@@ -30,23 +45,22 @@ class Study:
     @property
     def labels(self) -> list[str]:
         """Names of the positions on the layer axis."""
-        return [layer_label(r.get("layer"), str(r.get("site", ""))) for r in self.records]
+        return [layer_label(record.layer, record.site) for record in self.records]
 
     @property
     def metric(self) -> str:
         """The score's name in words."""
-        name = str(self.records[0].get("metric", "score"))
-        return METRICS.get(name, name)
+        return METRICS[self.records[0].metric]
 
     @property
     def is_number(self) -> bool:
         """Whether the property is a number and not one of several classes."""
-        return self.records[0].get("kind") == "number"
+        return self.records[0].kind == "number"
 
     @property
     def best(self) -> list[int]:
         """Positions of the set of best layers: none of them is significantly worse than the best."""
-        return [i for i, r in enumerate(self.records) if r.get("best") is True]
+        return [i for i, record in enumerate(self.records) if record.best]
 
     @property
     def best_text(self) -> str:
@@ -56,12 +70,16 @@ class Study:
     @property
     def top(self) -> int:
         """Position of the highest score (the first of equals)."""
-        scores = [(-s, i) for i, s in enumerate(self.column("score")) if s is not None]
-        return min(scores)[1] if scores else 0
+        return max(range(len(self.records)), key=lambda i: (self.records[i].score, -i))
+
+    @property
+    def highest(self) -> ProbeRecord:
+        """The record there."""
+        return self.records[self.top]
 
     def column(self, name: str) -> list[float | None]:
-        """One field over the layers; None where it is missing or not finite."""
-        return [finite(r.get(name)) for r in self.records]
+        """One field of numbers over the layers."""
+        return [finite(getattr(record, name)) for record in self.records]
 
     def first(self, name: str) -> float | None:
         """The first value of a field that does not depend on the layer."""
@@ -76,9 +94,8 @@ class Study:
         low: list[float | None] = []
         high: list[float | None] = []
         for record in self.records:
-            scores = [v for x in record.get("control_scores") or () if (v := finite(x)) is not None]
-            low.append(min(scores) if scores else None)
-            high.append(max(scores) if scores else None)
+            low.append(min(record.control_scores, default=None))
+            high.append(max(record.control_scores, default=None))
         return low, high
 
     def missing(self) -> list[str]:
@@ -87,27 +104,23 @@ class Study:
 
     def unconverged(self) -> list[int]:
         """Positions whose probe did not reach the optimum."""
-        return [i for i, r in enumerate(self.records) if r.get("converged") is False]
+        return [i for i, r in enumerate(self.records) if not r.converged]
 
-    def here(self, rows: Sequence[Record]) -> list[Record]:
-        """The rows of another table of the results that speak of this study."""
-        same = [r for r in rows if r.get("property") == self.name]
+    def here(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows of another table of the results that are of this property and kind of site."""
+        same = [row for row in rows if row.property == self.name]
         if self.alone:
             return same
-        sites = {r.get("site") for r in self.records}
-        return [r for r in same if r.get("site") is None or r.get("site") in sites]
+        sites = {record.site for record in self.records}
+        return [row for row in same if getattr(row, "site", None) in (None, *sites)]
 
     def describe(self) -> str:
-        """A plain sentence for runs that bring no finding of their own."""
-        if not self.has("score"):
-            return f"No layer has a score for {self.name}."
-        top = self.records[self.top]
-        span = interval(top.get("low"), top.get("high"))
+        """A plain sentence for a kind of site that no finding speaks of."""
+        top = self.highest
         text = f"{self.name} is read best at layer {self.labels[self.top]} "
-        text += f"({self.metric} {number(top.get('score'))}"
-        text += f", {span})." if span else ")."
+        text += f"({self.metric} {number(top.score)}, {interval(top.low, top.high)})."
         if len(self.best) > 1:
-            text += f" Layers {self.best_text} cannot be told apart from it."
+            text += f" Layers {self.best_text} are not significantly worse."
         return text
 
 
@@ -123,41 +136,35 @@ CONTROLS = {
 }
 
 
-def gather(results: Mapping[str, Any]) -> list[Study]:
-    """The studies of a run, in the order in which its records name them."""
-    by_property: dict[str, list[Record]] = {}
-    for record in results.get("records") or ():
-        by_property.setdefault(str(record.get("property", "?")), []).append(record)
-    out: list[Study] = []
+def gather(results: Results) -> list[Profile]:
+    """The profiles of a run, in the order in which its records name their properties."""
+    by_property: dict[str, list[ProbeRecord]] = {}
+    for record in results.records:
+        by_property.setdefault(record.property, []).append(record)
+    out: list[Profile] = []
     for name, records in by_property.items():
-        groups: dict[str, list[Record]] = {}
-        embedding = [r for r in records if finite(r.get("layer")) == 0]
+        groups: dict[str, list[ProbeRecord]] = {}
+        embedding = [record for record in records if record.layer < 0]
         for record in records:
-            if finite(record.get("layer")) != 0:
-                groups.setdefault(family(str(record.get("site", ""))), []).append(record)
+            if record.layer >= 0:
+                groups.setdefault(family(record.site), []).append(record)
         if not groups:
-            groups = {str(embedding[0].get("site", "")): []}
+            groups = {embedding[0].site: []}
         for kind, rows in groups.items():
-            ordered = sorted([*embedding, *rows], key=depth)
-            out.append(Study(f"p{len(out)}", name, kind, len(groups) == 1, tuple(ordered)))
+            ordered = sorted([*embedding, *rows], key=lambda record: record.layer)
+            out.append(Profile(f"p{len(out)}", name, kind, len(groups) == 1, tuple(ordered)))
     return out
 
 
-def depth(record: Record) -> tuple[bool, float]:
-    """Sort key: by layer, and sites without one (raw modules) after all others."""
-    layer = finite(record.get("layer"))
-    return layer is None, layer or 0.0
-
-
-def cautions(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def cautions(results: Results) -> list[tuple[str, str, str]]:
     """Controls that are missing and probes that did not converge, as rows of the caveats."""
     rows: list[tuple[str, str, str]] = []
-    for study in gather(results):
-        if missing := study.missing():
-            text = f"{study.title}: no {listed(missing)}. Conclusions that rest on it are not supported by this run."
+    for profile in gather(results):
+        if missing := profile.missing():
+            text = f"{profile.title}: no {listed(missing)}. Conclusions that rest on it are not supported by this run."
             rows.append(("not supported", "warn", text))
-        if late := study.unconverged():
-            where = runs(late, study.labels)
-            text = f"{study.title}: the probe did not converge at layer {where}; its score there may be too low."
+        if late := profile.unconverged():
+            where = runs(late, profile.labels)
+            text = f"{profile.title}: the probe did not converge at layer {where}; its score there may be too low."
             rows.append(("unconverged", "warn", text))
     return rows

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap, interval
-from ....probes.mixing import expected_layer, mix_many
+from ....probes.mixing import MixFit, expected_layer, mix_many
+from ...features.sites import layer_of
 from ...tasks.task import Task, solved_together
+from .records import MixRecord
+
+Progress = Callable[[int, int], object]
+Right = Float[np.ndarray, " n"]
+"""1 for a test item that a probe is right on, else 0."""
 
 
 def mix_records(
@@ -19,73 +24,111 @@ def mix_records(
     features: Sequence[Float[Tensor, "rows d"]],
     sites: Sequence[str],
     seed: int,
-    progress: Callable[[int, int], object] | None = None,
-) -> list[dict[str, Any]]:
+    progress: Progress | None = None,
+    single: Mapping[str, Right] | None = None,
+) -> list[MixRecord]:
     """One record a property of classes.
 
     Args:
         features: of all sites, in their order, the embedding layer first.
-
-    Returns:
-        Records with ``sites, mix`` (the weights of the probe that sees all layers), ``centre_of_gravity`` (the embedding layer
-        counts as 0), ``centre_above`` (of layers 1 and up, weights scaled to sum to 1), ``peakedness`` (bits), ``cumulative``
-        (accuracy of the probe of layers 0..k), ``headroom, headroom_low, headroom_high`` (the last less the first),
-        ``expected_layer, low, high`` (null where the headroom's interval holds 0), ``converged``.
+        single: property -> whether the study's own probe of its best site is right on each test item.
     """
-    out = []
-    for group in solved_together([task for task in tasks if task.property.kind == "class"]):
-        train, dev, test = ([group[0].vectors(f, split) for f in features] for split in ("train", "dev", "test"))
-        labels, held = ({t.property.name: t.parts[s].labels for t in group} for s in ("train", "dev"))
-        fits = mix_many(train, labels, (dev, held), seed=seed, progress=progress)
-        for task in group:
-            name, gold = task.property.name, np.array([str(v) for v in task.parts["test"].labels])
-            own = [fits[name, top] for top in range(len(sites))]
-            right = np.column_stack([fit.predict(test).astype(str) == gold for fit in own]).astype(float)
-            out.append(
-                {
-                    "property": name,
-                    "sites": list(sites),
-                    "mix": [round(float(a), 6) for a in own[-1].mix],
-                    "centre_of_gravity": own[-1].centre_of_gravity,
-                    "centre_above": _above(own[-1].mix.numpy()),
-                    "peakedness": own[-1].peakedness,
-                    "cumulative": [float(v) for v in right.mean(0)],
-                    **_expected(right, ClusterBootstrap(task.parts["test"].clusters, seed=seed)),
-                    "converged": all(fit.converged for fit in own),
-                }
-            )
-    return out
+    of_classes = [task for task in tasks if task.property.kind == "class"]
+    records = []
+    for group in solved_together(of_classes):
+        records += _of_group(group, features, sites, seed, progress, single or {})
+    return records
 
 
-def _above(mix: np.ndarray) -> float | None:
-    """Centre of gravity of the layers above the embedding; None where there is none."""
-    upper = mix[1:].astype(float)
-    return float((np.arange(1, len(mix)) * upper).sum() / upper.sum()) if len(upper) else None
+def _of_group(
+    group: Sequence[Task],
+    features: Sequence[Float[Tensor, "rows d"]],
+    sites: Sequence[str],
+    seed: int,
+    progress: Progress | None,
+    single: Mapping[str, Right],
+) -> list[MixRecord]:
+    """The mixes of tasks that read the same vectors, trained together."""
+    train, dev, test = ([group[0].vectors(site, split) for site in features] for split in ("train", "dev", "test"))
+    train_labels = {task.property.name: task.parts["train"].labels for task in group}
+    dev_labels = {task.property.name: task.parts["dev"].labels for task in group}
+    fits = mix_many(train, train_labels, (dev, dev_labels), seed=seed, progress=progress)
+    records = []
+    for task in group:
+        cumulative = [fits[task.property.name, top] for top in range(len(sites))]
+        gold = np.array([str(label) for label in task.parts["test"].labels])
+        right = np.column_stack([fit.predict(test).astype(str) == gold for fit in cumulative]).astype(float)
+        boot = ClusterBootstrap(task.parts["test"].clusters, seed=seed)
+        records.append(_record(task.property.name, sites, cumulative, right, boot, single.get(task.property.name)))
+    return records
 
 
-def _expected(right: Float[np.ndarray, "n layers"], boot: ClusterBootstrap) -> dict[str, float | None]:
-    """The expected layer with its interval, refused where there is nothing to explain."""
+def _record(
+    name: str,
+    sites: Sequence[str],
+    cumulative: Sequence[MixFit],
+    right: Float[np.ndarray, "n layers"],
+    boot: ClusterBootstrap,
+    single: Right | None,
+) -> MixRecord:
+    """Of the probe of all layers its weights; of the cumulative ones where they get better.
+
+    A mix of all layers can do what a probe of any one of them does. One that is significantly worse than that was not
+    trained to its end: where it gets better is then a fact of the training, and the expected layer is refused.
+
+    Args:
+        cumulative: the probe of the first k sites, for each k.
+        right: whether each of them is right, a row a test item.
+    """
+    whole = cumulative[-1]
+    weights = whole.mix.double().numpy()
+    layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
     room = boot.mean(right[:, -1] - right[:, 0])
-    found: dict[str, float | None] = {"expected_layer": None, "low": None, "high": None}
-    if room.low > 0:
-        own = interval(float(expected_layer(right.mean(0))), expected_layer(boot.means(right)))
-        found = {"expected_layer": own.value, "low": own.low, "high": own.high}
-    return {"headroom": room.value, "headroom_low": room.low, "headroom_high": room.high, **found}
-
-
-def mix_finding(record: dict[str, Any]) -> str:
-    """One sentence in words."""
-    name, room = record["property"], record["headroom"]
-    text = (
-        f"{name}: a probe that may read all layers has its centre of gravity at {record['centre_of_gravity']:.2f} "
-        f"(the embedding layer counts as 0)"
+    margin = None if single is None else boot.mean(right[:, -1] - single)
+    # Where no layer adds anything, where it is added on average is a ratio of noise.
+    resolved = None
+    if room.low > 0 and not (margin and margin.high < 0):
+        # The probes' own function counts the embedding layer as 0.
+        resolved = interval(float(expected_layer(right.mean(0))) - 1, expected_layer(boot.means(right)) - 1)
+    return MixRecord(
+        property=name,
+        sites=list(sites),
+        mix=[round(float(weight), 6) for weight in whole.mix],
+        centre_of_gravity=float(layers @ weights),
+        centre_above=float(layers[1:] @ weights[1:] / weights[1:].sum()) if len(sites) > 1 else None,
+        peakedness=whole.peakedness,
+        cumulative=[float(share) for share in right.mean(0)],
+        headroom=room.value,
+        headroom_low=room.low,
+        headroom_high=room.high,
+        expected_layer=resolved.value if resolved else None,
+        low=resolved.low if resolved else None,
+        high=resolved.high if resolved else None,
+        converged=all(fit.converged for fit in cumulative),
+        margin=margin.value if margin else None,
+        margin_low=margin.low if margin else None,
+        margin_high=margin.high if margin else None,
     )
-    if record["expected_layer"] is None:
+
+
+def mix_finding(record: MixRecord) -> str:
+    """One sentence in words."""
+    if record.is_weaker():
         return (
-            f"{text}; all layers together are not clearly better than the embedding layer ({room:+.3f}, 95% "
-            f"{record['headroom_low']:+.3f} to {record['headroom_high']:+.3f}), so the expected layer is not supported."
+            f"{record.property}: the probe of all layers is weaker than that of the best single layer "
+            f"({record.margin:+.3f}, 95% {record.margin_low:+.3f} to {record.margin_high:+.3f}): it was not trained to its "
+            "end, so its weights and the expected layer are not supported."
+        )
+    text = (
+        f"{record.property}: a probe that may read all layers has its centre of gravity at "
+        f"layer {record.centre_of_gravity:.2f} (the embedding layer is -1)"
+    )
+    if record.expected_layer is None:
+        return (
+            f"{text}; all layers together are not clearly better than the embedding layer ({record.headroom:+.3f}, 95% "
+            f"{record.headroom_low:+.3f} to {record.headroom_high:+.3f}), so the expected layer is not supported."
         )
     return (
-        f"{text}; what further layers add ({room:+.3f} in all) comes at layer {record['expected_layer']:.2f} on average, "
-        f"95% {record['low']:.2f}-{record['high']:.2f}."
+        f"{text}; what further layers add ({record.headroom:+.3f} in all) comes at layer {record.expected_layer:.2f} on "
+        f"average, 95% {record.low:.2f}-{record.high:.2f}."
     )

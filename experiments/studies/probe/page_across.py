@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...features.sites import layer_of
 from ...report.charts import Rule, Series
 from ...report.lines import lines
 from ...report.parts import Cell, Column, Picture, Section, Table, score_cell, signed_cell
-from ...report.words import finite, interval, layer_label, number
+from ...report.words import interval, layer_label, number
+from .records import MixRecord, SeedsRecord, TreeRecord
 
-Record = Mapping[str, Any]
 MIX = (
     "A probe that reads every layer at once, h = sum of a_l times layer l, shows by its weights a what it wants of each; "
     "cumulative probes, of the layers up to each, show where a property is resolved."
@@ -21,9 +22,9 @@ TREE = (
 )
 
 
-def mixes_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
+def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section:
     """Weights and cumulative scores of every property, and the numbers that sum them up."""
-    labels = [layer_label(i, site) for i, site in enumerate(records[0]["sites"])]
+    labels = [layer_label(layer_of(site, place), site) for place, site in enumerate(records[0].sites)]
     kinds = ("score", "control", "f1", "random", "plain")
     pictures = []
     for uid, field, y_title, caption in (
@@ -31,31 +32,33 @@ def mixes_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
         ("mix-cumulative", "cumulative", "accuracy", "Probes of the layers up to each: what further layers add."),
     ):
         series = [
-            Series(str(r["property"]), kinds[i % len(kinds)], [finite(v) for v in r[field]], points=True)
+            Series(r.property, kinds[i % len(kinds)], list(getattr(r, field)), points=True)
             for i, r in enumerate(records)
         ]
-        words = "; ".join(f"{r['property']}: " + ", ".join(number(v) for v in r[field]) for r in records)
+        words = "; ".join(f"{r.property}: " + ", ".join(number(v) for v in getattr(r, field)) for r in records)
         pictures.append(_drawing(uid, series, data, labels, caption, y_title, caption, words))
     columns = [
         Column("property", False),
-        Column("centre of gravity", hint="sum of l times weight; the embedding layer counts as 0"),
-        Column("above the embeddings", hint="the same of layers 1 and up, weights scaled to sum to 1"),
+        Column("centre of gravity", hint="sum of layer times weight; the embedding layer is -1"),
+        Column("above the embeddings", hint="the same of the blocks alone, weights scaled to sum to 1"),
         Column("peakedness", hint="KL from equal weights, in bits"),
         Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
         Column("expected layer", hint="where the headroom is gained; not supported where its interval holds 0"),
+        Column("above one layer", hint="accuracy of all layers less that of the best single layer's probe"),
         Column("converged", False),
     ]
     rows = [
         [
-            Cell(str(r["property"]), head=True),
-            Cell(number(r["centre_of_gravity"], 2), finite(r["centre_of_gravity"])),
-            Cell(number(r["centre_above"], 2), finite(r["centre_above"])),
-            Cell(number(r["peakedness"]), finite(r["peakedness"])),
-            signed_cell(r["headroom"], r["headroom_low"], r["headroom_high"]),
+            Cell(r.property, head=True),
+            Cell(number(r.centre_of_gravity, 2), r.centre_of_gravity),
+            Cell(number(r.centre_above, 2), r.centre_above),
+            Cell(number(r.peakedness), r.peakedness),
+            signed_cell(r.headroom, r.headroom_low, r.headroom_high),
             Cell("not supported", tone="badge")
-            if r["expected_layer"] is None
-            else Cell(number(r["expected_layer"], 2), finite(r["expected_layer"]), interval(r["low"], r["high"])),
-            Cell("yes" if r["converged"] else "no"),
+            if r.expected_layer is None
+            else Cell(number(r.expected_layer, 2), r.expected_layer, interval(r.low, r.high)),
+            signed_cell(r.margin, r.margin_low, r.margin_high),
+            Cell("yes" if r.converged else "no"),
         ]
         for r in records
     ]
@@ -63,21 +66,21 @@ def mixes_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
     return Section("mixes", "All layers at once", [*pictures, table], MIX, study=True)
 
 
-def trees_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
+def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Section:
     """Edges and roots recovered at every layer, beside the chain and random weights."""
-    labels = [layer_label(r["layer"], r["site"]) for r in records]
+    labels = [layer_label(r.layer, r.site) for r in records]
     pictures = []
     for uid, field, bounds, rule, title in (
         ("tree-uuas", "uuas", "uuas", "chain_uuas", "Undirected edges recovered"),
         ("tree-root", "root_accuracy", "root", "chain_root", "Roots recovered"),
     ):
-        low, high = ([finite(r.get(f"{bounds}_{end}")) for r in records] for end in ("low", "high"))
+        low, high = ([getattr(r, f"{bounds}_{end}") for r in records] for end in ("low", "high"))
         series = [
-            Series("random weights", "random", [finite(r.get(f"random_{bounds}")) for r in records]),
-            Series("structural probe", "score", [finite(r[field]) for r in records], low, high, True),
+            Series("random weights", "random", [getattr(r, f"random_{bounds}") for r in records]),
+            Series("structural probe", "score", [getattr(r, field) for r in records], low, high, True),
         ]
-        words = "; ".join(f"layer {x} {number(r[field])}" for x, r in zip(labels, records, strict=True))
-        chain = Rule("chain" if field == "uuas" else "first word", "type", float(records[0][rule]))
+        words = "; ".join(f"layer {x} {number(getattr(r, field))}" for x, r in zip(labels, records, strict=True))
+        chain = Rule("chain" if field == "uuas" else "first word", "type", float(getattr(records[0], rule) or 0.0))
         caption = "Band: 95% interval over sentences."
         pictures.append(_drawing(uid, series, data, labels, title, title.lower(), caption, words, [chain]))
     columns = [
@@ -91,20 +94,20 @@ def trees_section(records: Sequence[Record], data: dict[str, Any]) -> Section:
     ]
     rows = [
         [
-            Cell(label, float(i), "" if r["converged"] else "unconverged", head=True),
-            score_cell(r["uuas"], r["uuas_low"], r["uuas_high"]),
-            score_cell(r["distance_spearman"]),
-            score_cell(r["root_accuracy"], r["root_low"], r["root_high"]),
-            score_cell(r["depth_spearman"]),
-            Cell("not supported", tone="badge") if r["random_uuas"] is None else score_cell(r["random_uuas"]),
-            Cell(str(r["epochs"]), float(r["epochs"])),
+            Cell(label, float(i), "" if r.converged else "unconverged", head=True),
+            score_cell(r.uuas, r.uuas_low, r.uuas_high),
+            score_cell(r.distance_spearman),
+            score_cell(r.root_accuracy, r.root_low, r.root_high),
+            score_cell(r.depth_spearman),
+            Cell("not supported", tone="badge") if r.random_uuas is None else score_cell(r.random_uuas),
+            Cell(str(r.epochs), float(r.epochs)),
         ]
         for i, (label, r) in enumerate(zip(labels, records, strict=True))
     ]
     first = records[0]
     caption = (
-        f"Structural probes of rank {first['rank']} on {first['n']} test sentences; words chained in a row have UUAS "
-        f"{number(first['chain_uuas'])} and distance ρ {number(first['chain_spearman'])}"
+        f"Structural probes of rank {first.rank} on {first.n} test sentences; words chained in a row have UUAS "
+        f"{number(first.chain_uuas)} and distance ρ {number(first.chain_spearman)}"
     )
     return Section("trees", "Syntax trees", [*pictures, Table("trees-table", caption, columns, rows)], TREE, study=True)
 
@@ -140,7 +143,7 @@ def _drawing(
     )
 
 
-def seeds_section(records: Sequence[Record], layers: Mapping[str, str]) -> Section:
+def seeds_section(records: Sequence[SeedsRecord], layers: Mapping[str, str]) -> Section:
     """The same study with other seeds: how far scores and best layers move.
 
     Args:
@@ -157,15 +160,15 @@ def seeds_section(records: Sequence[Record], layers: Mapping[str, str]) -> Secti
     ]
     rows = [
         [
-            Cell(str(r["property"]), head=True),
-            Cell(str(len(r["seeds"])), float(len(r["seeds"]))),
-            Cell(", ".join(layers.get(site, site) for site in r["best"])),
-            Cell(", ".join(number(v) for v in r["scores"])),
-            score_cell(r["mean"]),
-            Cell(number(r["sd"], 4), finite(r["sd"])),
+            Cell(r.property, head=True),
+            Cell(str(len(r.seeds)), float(len(r.seeds))),
+            Cell(", ".join(layers.get(site, site) for site in r.best)),
+            Cell(", ".join(number(v) for v in r.scores)),
+            score_cell(r.mean),
+            Cell(number(r.sd, 4), r.sd),
             Cell("not supported", tone="badge")
-            if r["sd_selectivity"] is None
-            else Cell(number(r["sd_selectivity"], 4), finite(r["sd_selectivity"])),
+            if r.sd_selectivity is None
+            else Cell(number(r.sd_selectivity, 4), r.sd_selectivity),
         ]
         for r in records
     ]

@@ -1,22 +1,22 @@
-"""What a probing study says of its probes' calibration: a table by layer, and the diagram of the best layer."""
+"""Calibration of a study's probes: a table by layer, and the diagram of the best layer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
 from ...report.parts import Cell, Column, Fold, Heading, Heat, Table, score_cell
 from ...report.reliability import CAPTION, class_table, diagram, tips
-from ...report.words import finite, number, p_value
-from .curves import Study
+from ...report.words import number, p_value
+from .curves import Profile
+from .records import Results
 
 
-def calibration_parts(study: Study, results: Mapping[str, Any], data: dict[str, Any]) -> list[Any]:
+def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) -> list[Any]:
     """Nothing where the run did not measure it."""
-    found = {str(row.get("site")): row for row in study.here(results.get("calibration") or ())}
-    if not found:
+    by_site = {row["site"]: row for row in results.calibration if row["property"] == profile.name}
+    if not any(record.site in by_site for record in profile.records):
         return []
     columns = [
         Column("layer", False),
@@ -26,30 +26,35 @@ def calibration_parts(study: Study, results: Mapping[str, Any], data: dict[str, 
         Column("Brier"),
         Column("NLL, nats"),
         Column("AUROC", hint="how often a right word is more confident than a wrong one"),
-        Column("temperature", hint="fitted on dev; above 1 the probe was too sure"),
+        Column("temperature", hint="fitted on dev; above 1 the probe was overconfident"),
         Column("ECE then", hint="with that temperature"),
     ]
     rows = [
         [
-            Cell(study.labels[i], float(i), head=True),
-            score_cell(r.get("ece"), r.get("ece_low"), r.get("ece_high")),
-            Cell(number(r.get("ece_chance")), finite(r.get("ece_chance")), f"p {p_value(r.get('ece_p'))}"),
-            *(score_cell(r.get(k)) for k in ("classwise", "brier", "nll", "auroc", "temperature", "ece_scaled")),
+            Cell(profile.labels[i], float(i), head=True),
+            score_cell(record.ece, record.ece_low, record.ece_high),
+            Cell(number(record.ece_chance), record.ece_chance, f"p {p_value(record.ece_p)}"),
+            score_cell(record.classwise),
+            score_cell(record.brier),
+            score_cell(record.nll),
+            score_cell(record.auroc),
+            score_cell(record.temperature),
+            score_cell(record.ece_scaled),
         ]
-        for i, r in enumerate(study.records)
-        if str(r.get("site")) in found
+        for i, record in enumerate(profile.records)
+        if record.site in by_site
     ]
-    uid = f"{study.uid}-calibration"
-    about = "Is the probe as often right as its probabilities say, at each layer; and the diagram of the best layer."
+    uid = f"{profile.uid}-calibration"
+    about = "How well the probe is calibrated at each layer, and the reliability diagram of the best layer."
     parts: list[Any] = [
         Heading("Calibration", about),
-        Table(f"{uid}-table", f"{study.title}: calibration by layer", columns, rows, copy=True),
+        Table(f"{uid}-table", f"{profile.title}: calibration by layer", columns, rows, copy=True),
     ]
-    best = found.get(str(study.records[study.top].get("site")))
+    best = by_site.get(profile.highest.site)
     if best is not None:
         data.setdefault("heats", {})[uid] = {"tips": tips(best), "metric": "accuracy", "patterns": None}
         parts.append(
-            Heat(uid, Markup(diagram(best, uid)), CAPTION, label=f"Reliability of probes of {study.title}", key=False)
+            Heat(uid, Markup(diagram(best, uid)), CAPTION, label=f"Reliability of probes of {profile.title}", key=False)
         )
         if classes := best.get("classes") or ():
             parts.append(Fold(f"Calibration of each class ({len(classes)})", [class_table(classes, uid)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -20,16 +19,17 @@ from ...report.parts import (
     score_cell,
 )
 from ...report.records_table import mistake
-from ...report.words import count, finite, number, p_value
-from .curves import Record, Study
+from ...report.words import count, number, p_value
+from .curves import Profile
+from .records import ClassRecord, ProbeRecord, Results
 
 
-def layer_table(study: Study) -> Table:
+def layer_table(profile: Profile) -> Table:
     """The picture as a table."""
     columns = [
         Column("layer", False, "emb = embedding, k = after block k"),
-        Column(study.metric),
-        *([] if study.is_number else [Column("macro-F1")]),
+        Column(profile.metric),
+        *([] if profile.is_number else [Column("macro-F1")]),
         Column("control", hint="mean over seeds, their range in small print"),
         Column("selectivity", hint="score minus control"),
         Column("random weights"),
@@ -40,7 +40,7 @@ def layer_table(study: Study) -> Table:
                 Column("code", hint="online code length of the training labels, in thousands of bits"),
                 Column("compression", hint="uniform code / online code; of the control tasks in small print"),
             ]
-            if study.has("code_bits")
+            if profile.has("code_bits")
             else []
         ),
         *(
@@ -49,73 +49,76 @@ def layer_table(study: Study) -> Table:
                 Column("gain", hint="bits over a probe of the embedding layer"),
                 Column("beside", hint="bits that the layer adds to the embedding layer when a probe sees both"),
             ]
-            if study.has("conditional")
+            if profile.has("conditional")
             else []
         ),
         Column("p worse", hint="Holm-corrected, against the best layer"),
         Column("l2"),
     ]
-    low, high = study.seeds()
+    low, high = profile.seeds()
     rows = []
-    for i, r in enumerate(study.records):
-        notes = [w for w, on in (("best", i in study.best), ("unconverged", r.get("converged") is False)) if on]
+    for i, r in enumerate(profile.records):
+        notes = [w for w, on in (("best", i in profile.best), ("unconverged", not r.converged)) if on]
         cells = [
-            Cell(study.labels[i], float(i), ", ".join(notes), head=True),
+            Cell(profile.labels[i], float(i), ", ".join(notes), head=True),
             score_cell(
-                r.get("score"),
-                r.get("low"),
-                r.get("high"),
-                tone="strong" if i in study.best else "",
+                r.score,
+                r.low,
+                r.high,
+                tone="strong" if i in profile.best else "",
             ),
         ]
-        if not study.is_number:
-            cells.append(score_cell(r.get("macro_f1"), r.get("macro_f1_low"), r.get("macro_f1_high")))
+        if not profile.is_number:
+            cells.append(score_cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high))
         cells += [
-            score_cell(r.get("control"), low[i], high[i]),
-            score_cell(r.get("selectivity"), r.get("selectivity_low"), r.get("selectivity_high")),
-            *(score_cell(r.get(k)) for k in ("random_model", "score_seen", "score_unseen")),
-            *(_code(r) if study.has("code_bits") else []),
-            *(
-                [
-                    score_cell(r.get(k), r.get(f"{k}_low"), r.get(f"{k}_high"))
-                    for k in ("information", "gain", "conditional")
-                ]
-                if study.has("conditional")
-                else []
-            ),
-            Cell(p_value(r.get("p_worse")), finite(r.get("p_worse"))),
-            plain_cell(r.get("l2")),
+            score_cell(r.control, low[i], high[i]),
+            score_cell(r.selectivity, r.selectivity_low, r.selectivity_high),
+            score_cell(r.random_model),
+            score_cell(r.score_seen),
+            score_cell(r.score_unseen),
+            *(_code(r) if profile.has("code_bits") else []),
+            *(_bits(r) if profile.has("conditional") else []),
+            Cell(p_value(r.p_worse), r.p_worse),
+            plain_cell(r.l2),
         ]
         rows.append(cells)
-    return Table(f"{study.uid}-layers", f"{study.title} by layer", columns, rows)
+    return Table(f"{profile.uid}-layers", f"{profile.title} by layer", columns, rows)
 
 
-def _code(record: Record) -> list[Cell]:
-    bits, control = finite(record.get("code_bits")), finite(record.get("control_compression"))
+def _code(record: ProbeRecord) -> list[Cell]:
+    bits, control = record.code_bits, record.control_compression
     return [
         Cell(number(None if bits is None else bits / 1000, 1), bits),
         Cell(
-            number(record.get("compression"), 2),
-            finite(record.get("compression")),
+            number(record.compression, 2),
+            record.compression,
             "" if control is None else f"control {number(control, 2)}",
         ),
     ]
 
 
-def class_choice(study: Study, results: Mapping[str, Any], data: dict[str, Any]) -> Choice | None:
+def _bits(record: ProbeRecord) -> list[Cell]:
+    return [
+        score_cell(record.information, record.information_low, record.information_high),
+        score_cell(record.gain, record.gain_low, record.gain_high),
+        score_cell(record.conditional, record.conditional_low, record.conditional_high),
+    ]
+
+
+def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Choice | None:
     """Support, precision, recall and F1 of each class at a layer of the reader's choice."""
-    found: dict[str, dict[str, Record]] = {}
-    for row in study.here(results.get("classes") or ()):
-        found.setdefault(str(row.get("site")), {})[str(row.get("label"))] = row
-    layers = [(i, found[s]) for i, r in enumerate(study.records) if (s := str(r.get("site"))) in found]
+    by_site: dict[str, dict[str, ClassRecord]] = {}
+    for row in profile.here(results.classes):
+        by_site.setdefault(row.site, {})[row.label] = row
+    layers = [(i, by_site[record.site]) for i, record in enumerate(profile.records) if record.site in by_site]
     if not layers:
         return None
     names = list(dict.fromkeys(label for _, rows in layers for label in rows))
-    chosen = next((k for k, (i, _) in enumerate(layers) if i == study.top), 0)
-    names.sort(key=lambda label: -(finite(layers[chosen][1].get(label, {}).get("support")) or 0))
-    fields = ("support", "precision", "recall", "f1")
-    values = [[[finite(rows.get(n, {}).get(f)) for f in fields] for n in names] for _, rows in layers]
-    data["classes"][study.uid] = [[[v and round(v, 4) for v in row] for row in layer] for layer in values]
+    chosen = next((k for k, (i, _) in enumerate(layers) if i == profile.top), 0)
+    at_chosen = layers[chosen][1]
+    names.sort(key=lambda label: -at_chosen[label].support if label in at_chosen else 0)
+    values = [[_class_scores(rows.get(name)) for name in names] for _, rows in layers]
+    data["classes"][profile.uid] = [[[v and round(v, 4) for v in row] for row in layer] for layer in values]
     columns = [
         Column("class", False),
         Column("support"),
@@ -139,40 +142,39 @@ def class_choice(study: Study, results: Mapping[str, Any], data: dict[str, Any])
             ]
         )
     table = Table(
-        f"{study.uid}-classes",
-        f"{study.title}: scores of each class",
+        f"{profile.uid}-classes",
+        f"{profile.title}: scores of each class",
         columns,
         rows,
         tall=True,
         compact=True,
     )
-    options = [study.labels[i] + (" (best)" if i in study.best else "") for i, _ in layers]
-    return Choice(study.uid, "Layer", options, chosen, table)
+    options = [profile.labels[i] + (" (best)" if i in profile.best else "") for i, _ in layers]
+    return Choice(profile.uid, "Layer", options, chosen, table)
 
 
-def wrong_words(study: Study, results: Mapping[str, Any]) -> list[Any]:
+def _class_scores(row: ClassRecord | None) -> list[float | None]:
+    """Support, precision, recall and F1; a class that is neither there nor predicted has none."""
+    return [None] * 4 if row is None else [float(row.support), row.precision, row.recall, row.f1]
+
+
+def wrong_words(profile: Profile, results: Results) -> list[Any]:
     """The most frequent confusions and the most confident mistakes, at the best layer."""
-    errors = study.here(results.get("errors") or ())
-    confused = study.here(results.get("confused") or ())
+    errors = profile.here(results.errors)
+    confused = profile.here(results.confused)
     if not errors and not confused:
         return []
     about = "At the best layer: what is taken for what, and the mistakes made with most confidence (the number)."
     parts: list[Any] = [Heading("Which words are wrong", about)]
     if confused:
-        largest = max(finite(c.get("count")) or 0.0 for c in confused) or 1.0
+        largest = max(row.count for row in confused)
         rows = []
-        for c in confused:
-            n = finite(c.get("count"))
-            rows.append(
-                [
-                    Cell(str(c.get("gold"))),
-                    Cell(str(c.get("predicted"))),
-                    Cell(count(n), n, bar=(n or 0.0) / largest),
-                ]
-            )
+        for row in confused:
+            share = row.count / largest
+            rows.append([Cell(row.gold), Cell(row.predicted), Cell(count(row.count), float(row.count), bar=share)])
         columns = [Column("gold", False), Column("predicted", False), Column("count")]
         table = Table(
-            f"{study.uid}-confused",
+            f"{profile.uid}-confused",
             "Most frequent confusions",
             columns,
             rows,
@@ -183,7 +185,7 @@ def wrong_words(study: Study, results: Mapping[str, Any]) -> list[Any]:
     if errors:
         rows = [mistake(e) for e in errors]
         pairs: dict[str, int] = {}
-        for row in () if study.is_number else rows:
+        for row in rows:
             pairs[row.pair] = pairs.get(row.pair, 0) + 1
-        parts.append(Mistakes(f"{study.uid}-wrong", rows, sorted(pairs.items(), key=lambda p: -p[1])))
+        parts.append(Mistakes(f"{profile.uid}-wrong", rows, sorted(pairs.items(), key=lambda p: -p[1])))
     return parts

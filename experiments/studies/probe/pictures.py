@@ -1,4 +1,4 @@
-"""The pictures of a study: its layer curves with every control, and three closer looks."""
+"""The pictures of a profile: its layer curves with every control, and three closer looks."""
 
 from __future__ import annotations
 
@@ -24,63 +24,65 @@ from ...report.charts import (
     value_range,
 )
 from ...report.provenance import model_name
+from ...report.schema import from_json
 from ...report.style import standalone_style
 from ...report.words import interval, number, plural
-from .curves import Study, gather
+from .curves import Profile, gather
+from .records import Results
 
 X_TITLE = "layer (emb = embedding, k = after block k)"
 
 
-def all_series(study: Study) -> list[Series]:
+def all_series(profile: Profile) -> list[Series]:
     """The curves of the main picture that have a number somewhere, the score last (on top)."""
-    low, high = study.seeds()
+    low, high = profile.seeds()
     out = [
-        Series("random weights", "random", study.column("random_model")),
-        Series("control task", "control", study.column("control"), low, high),
-        replace(interval_series(study, "macro_f1", "macro-F1", "f1"), low=None, high=None),
-        interval_series(study, "score", study.metric, "score", points=True),
+        Series("random weights", "random", profile.column("random_model")),
+        Series("control task", "control", profile.column("control"), low, high),
+        replace(interval_series(profile, "macro_f1", "macro-F1", "f1"), low=None, high=None),
+        interval_series(profile, "score", profile.metric, "score", points=True),
     ]
     return [s for s in out if any(v is not None for v in s.values)]
 
 
-def interval_series(study: Study, field: str, name: str, kind: str, *, points: bool = False) -> Series:
+def interval_series(profile: Profile, field: str, name: str, kind: str, *, points: bool = False) -> Series:
     """One field with its 95% interval (the score's own bounds have no prefix)."""
     prefix = "" if field == "score" else f"{field}_"
-    low, high = study.column(f"{prefix}low"), study.column(f"{prefix}high")
-    return Series(name, kind, study.column(field), low, high, points)
+    low, high = profile.column(f"{prefix}low"), profile.column(f"{prefix}high")
+    return Series(name, kind, profile.column(field), low, high, points)
 
 
-def all_rules(study: Study) -> list[Rule]:
+def all_rules(profile: Profile) -> list[Rule]:
     """The baselines that are one number for all layers."""
     names = {
         "embedding": ("embedding layer", "emb"),
-        "type_majority": ("word type's mean" if study.is_number else "type majority", "type"),
+        "type_majority": ("word type's mean" if profile.is_number else "type majority", "type"),
         "distance_majority": ("distance majority", "type"),
-        "majority": ("mean" if study.is_number else "majority", "major"),
+        "majority": ("mean" if profile.is_number else "majority", "major"),
     }
-    found = [(name, kind, study.first(field)) for field, (name, kind) in names.items()]
+    found = [(name, kind, profile.first(field)) for field, (name, kind) in names.items()]
     return [Rule(name, kind, value) for name, kind, value in found if value is not None]
 
 
-def describe(study: Study, series: Sequence[Series], rules: Sequence[Rule]) -> str:
+def describe(profile: Profile, series: Sequence[Series], rules: Sequence[Rule]) -> str:
     """The picture in words: where each curve starts, peaks and ends, and every baseline."""
     parts: list[str] = []
     for s in reversed(series):
         known = [(i, v) for i, v in enumerate(s.values) if v is not None]
         (first, a), (last, z) = known[0], known[-1]
         peak, m = max(known, key=lambda pair: pair[1])
-        text = f"{s.name}: {number(a)} at {study.labels[first]}"
+        text = f"{s.name}: {number(a)} at {profile.labels[first]}"
         if len(known) > 1:
-            text += f", highest {number(m)} at {study.labels[peak]}, {number(z)} at {study.labels[last]}"
+            text += f", highest {number(m)} at {profile.labels[peak]}, {number(z)} at {profile.labels[last]}"
         parts.append(text)
     parts += [f"{r.name}: {number(r.value)}" for r in rules]
-    if study.best:
-        parts.append(f"set of best layers: {study.best_text}")
+    if profile.best:
+        parts.append(f"set of best layers: {profile.best_text}")
     return "; ".join(parts) + ". The same numbers stand in the table below."
 
 
 def compose(
-    study: Study,
+    profile: Profile,
     box: Box,
     series: Sequence[Series],
     rules: Sequence[Rule] = (),
@@ -101,17 +103,17 @@ def compose(
     rest = [v for s in series if s.kind not in MAIN_KINDS for v in s.present()]
     rest += [r.value for r in rules] + ([0.0] if zero else [])
     low, high = value_range(main, rest, 1.0)
-    plot = Plot(box, len(study.records), low, high)
+    plot = Plot(box, len(profile.records), low, high)
     body = list(extra)
-    body += draw_best(plot, study.best, f"best: {study.best_text}" if ends != "inside" else "")
-    body += draw_axes(plot, study.labels, y_title, X_TITLE if ends != "inside" else "layer")
+    body += draw_best(plot, profile.best, f"best: {profile.best_text}" if ends != "inside" else "")
+    body += draw_axes(plot, profile.labels, y_title, X_TITLE if ends != "inside" else "layer")
     if zero and low <= 0 <= high:
         body.append(f'<path class="axis" d="M{px(box.left)} {px(plot.y(0.0))}H{px(box.x_end)}"/>')
     for r in rules:
         line = f"M{px(box.left)} {px(plot.y(r.value))}H{px(box.x_end)}"
         body.append(f'<g class="s-{r.kind}"><path class="line" d="{line}"/></g>')
     for s in series:
-        body += draw_series(plot, s, study.best)
+        body += draw_series(plot, s, profile.best)
     if ends == "names":
         body += draw_end_labels(plot, list(reversed(series)), rules, 17.0)
     elif ends == "legend":
@@ -120,43 +122,43 @@ def compose(
         body += draw_end_labels(plot, series, (), 14.0)
     cursor = f'<path class="cursor" d="M0 {px(box.top)}V{px(box.y_end)}"/>'
     scale = f' data-x0="{px(plot.x0)}" data-dx="{plot.dx:.3f}"'
-    words = describe(study, series, rules)
+    words = describe(profile, series, rules)
     return svg(box, [*body, cursor], title=title, desc=words, uid=uid, attrs=scale + attrs)
 
 
 MAIN_KINDS = {"score", "f1", "seen", "unseen", "selectivity"}
 
 
-def main_picture(study: Study, *, narrow: bool = False) -> str:
-    """Every curve and baseline of a study, for a wide page or for a telephone."""
-    series, rules = all_series(study), all_rules(study)
+def main_picture(profile: Profile, *, narrow: bool = False) -> str:
+    """Every curve and baseline of a profile, for a wide page or for a telephone."""
+    series, rules = all_series(profile), all_rules(profile)
     rows = (len(series) + len(rules) + 1) // 2
     wide = Box(880.0, 430.0, right=176.0, top=44.0, bottom=46.0)
     small = Box(380.0, 330.0 + 20.0 * rows, right=8.0, top=44.0, bottom=60.0 + 20.0 * rows)
     return compose(
-        study,
+        profile,
         small if narrow else wide,
         series,
         rules,
-        uid=f"{study.uid}-{'narrow' if narrow else 'wide'}",
-        title=f"{study.title}: {study.metric} by layer, with its controls",
-        y_title=f"{study.metric} on the test split",
+        uid=f"{profile.uid}-{'narrow' if narrow else 'wide'}",
+        title=f"{profile.title}: {profile.metric} by layer, with its controls",
+        y_title=f"{profile.metric} on the test split",
         ends="legend" if narrow else "names",
     )
 
 
-def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
+def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     """The closer looks: (caption, drawing, curves); one without numbers is left out."""
-    score = interval_series(study, "score", study.metric, "score", points=True)
-    selectivity = interval_series(study, "selectivity", "selectivity", "control", points=True)
-    seen = Series("seen", "f1", study.column("score_seen"), points=True)
-    unseen = Series("unseen", "random", study.column("score_unseen"), points=True)
-    code = Series("task", "score", study.column("compression"), points=True)
-    control_code = Series("control", "control", study.column("control_compression"), points=True)
-    gain = interval_series(study, "gain", "gain", "control", points=True)
-    beside = interval_series(study, "conditional", "beside", "score", points=True)
+    score = interval_series(profile, "score", profile.metric, "score", points=True)
+    selectivity = interval_series(profile, "selectivity", "selectivity", "control", points=True)
+    seen = Series("seen", "f1", profile.column("score_seen"), points=True)
+    unseen = Series("unseen", "random", profile.column("score_unseen"), points=True)
+    code = Series("task", "score", profile.column("compression"), points=True)
+    control_code = Series("control", "control", profile.column("control_compression"), points=True)
+    gain = interval_series(profile, "gain", "gain", "control", points=True)
+    beside = interval_series(profile, "conditional", "beside", "score", points=True)
     looks = [
-        ("near", f"{study.metric}, magnified", "The same curve on its own scale", [score], False),
+        ("near", f"{profile.metric}, magnified", "The same curve on its own scale", [score], False),
         (
             "sel",
             "selectivity",
@@ -164,7 +166,7 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
             [replace(selectivity, kind="control")],
             True,
         ),
-        ("seen", f"{study.metric} by word type", "Seen or not in training", [seen, unseen], False),
+        ("seen", f"{profile.metric} by word type", "Seen or not in training", [seen, unseen], False),
         ("code", "compression", "Uniform code / online code of the labels", [control_code, code], True),
         ("bits", "bits an item", "What a layer tells over the embedding layer", [gain, beside], True),
     ]
@@ -175,11 +177,11 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
             continue
         box = Box(290.0, 210.0, left=42.0, right=64.0 if len(kept) > 1 else 8.0, top=26.0, bottom=40.0)
         picture = compose(
-            study,
+            profile,
             box,
             kept,
-            uid=f"{study.uid}-{key}",
-            title=f"{study.title}: {y_title} by layer",
+            uid=f"{profile.uid}-{key}",
+            title=f"{profile.title}: {y_title} by layer",
             y_title=y_title,
             ends="inside",
             zero=zero,
@@ -188,52 +190,52 @@ def close_pictures(study: Study) -> list[tuple[str, str, list[Series]]]:
     return out
 
 
-def readout(study: Study, series: Sequence[Series]) -> dict[str, Any]:
+def readout(profile: Profile, series: Sequence[Series]) -> dict[str, Any]:
     """What the pointer reads at each layer: names, colours and texts, as plain data."""
     rows = []
     for s in reversed(series):
         lows, highs = s.low or [None] * len(s.values), s.high or [None] * len(s.values)
         values = [[number(v), interval(a, b)] for v, a, b in zip(s.values, lows, highs, strict=True)]
         rows.append({"name": s.name, "kind": s.kind, "values": values})
-    return {"labels": study.labels, "best": study.best, "series": rows}
+    return {"labels": profile.labels, "best": profile.best, "series": rows}
 
 
-def layer_curves_svg(results: Mapping[str, Any], property: str) -> str:
+def layer_curves_svg(raw: Mapping[str, Any], property: str) -> str:
     """One property's layer curves as an SVG file of its own, on a light background.
 
     Args:
-        results: the content of a probe run's results.json.
-        property: name of a property of that run.
+        raw: the content of a probe run's results.json.
     Raises:
         LookupError: the run has no such property; the message names those it has.
     """
-    studies = gather(results)
-    study = next((s for s in studies if s.name == property), None)
-    if study is None:
-        known = ", ".join(dict.fromkeys(s.name for s in studies)) or "none"
+    results = from_json(Results, raw)
+    profiles = gather(results)
+    profile = next((one for one in profiles if one.name == property), None)
+    if profile is None:
+        known = ", ".join(dict.fromkeys(one.name for one in profiles)) or "none"
         raise UnknownName(f"no property {property!r} in this run; it has: {known}")
-    model = model_name(results.get("provenance") or {})
-    n_test = study.first("n_test")
-    about = f"{study.metric} of linear probes on the residual stream" if _resid(study) else study.family
-    about += f", band: 95% interval over sentences, {plural(int(n_test), 'test item')}" if n_test else ""
+    model = model_name(results.provenance)
+    n_test = profile.highest.n_test
+    about = (
+        f"{profile.metric} of linear probes on the residual stream"
+        if "hook_resid" in profile.family
+        else profile.family
+    )
+    about += f", band: 95% interval over sentences, {plural(n_test, 'test item')}"
     box = Box(920.0, 520.0, left=74.0, right=196.0, top=112.0, bottom=62.0)
     head = [
         f'<style>{standalone_style()}</style><rect class="paper" width="920" height="520"/>',
-        f'<text class="title" x="28" y="38">{escape(f"{study.name}, layer by layer in {model}")}</text>',
+        f'<text class="title" x="28" y="38">{escape(f"{profile.name}, layer by layer in {model}")}</text>',
         f'<text class="name" x="28" y="61">{escape(about)}</text>',
     ]
     return compose(
-        study,
+        profile,
         box,
-        all_series(study),
-        all_rules(study),
+        all_series(profile),
+        all_rules(profile),
         uid="curves",
-        title=f"{study.title} in {model}: {study.metric} by layer, with its controls",
+        title=f"{profile.title} in {model}: {profile.metric} by layer, with its controls",
         y_title="",
         extra=head,
         attrs=' xmlns="http://www.w3.org/2000/svg" width="920" height="520"',
     )
-
-
-def _resid(study: Study) -> bool:
-    return "hook_resid" in study.family

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,18 @@ from .options import ProbeOptions
 
 @dataclass(frozen=True)
 class Cell:
-    """One property at one site: what its probe said on the test items, and what stands beside it.
+    """One property at one site: what its probe predicts of the test items, and what that is compared with.
 
-    `control` has one score a control seed, `control_values` the per-item mean over seeds (right or not, for classes)
-    that the interval of the selectivity needs; `random_model` the mean over the random-weight models. `bits` is the surprisal
-    of each item's class, `bits_beyond` that of a probe which also sees the embedding layer; None for a class that training
-    does not have. `code_bits` is the
-    online code length of the training labels, `compression` the uniform code over it, `control_compression` that of each
-    control task, where they were asked for.
+    Args:
+        control: score of each control task.
+        control_values: of classes, the share of the control tasks that are right on each item: the interval of the
+            selectivity needs it.
+        random_model: mean score over the random-weight models.
+        bits: surprisal of each item's class; None for a class that training does not have.
+        bits_beyond: the same of a probe that also sees the embedding layer.
+        code_bits: online code length of the training labels.
+        compression: uniform code length divided by it.
+        control_compression: that of each control task.
     """
 
     property: str
@@ -68,7 +72,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between probing classes and probing numbers."""
+    """What differs between probing classes and probing numbers.
+
+    Args:
+        fit: from the options to a function of design, labels, penalties and perhaps dev.
+        path: penalties to choose from.
+        control: draws the labels of a control task from word types, labels and a seed.
+        score: of the true and the predicted labels.
+    """
 
     fit: Callable[[ProbeOptions], Callable[..., Mapping[str, Any]]]
     path: tuple[float, ...]
@@ -78,18 +89,22 @@ class _Kind:
 
 KINDS = {
     "class": _Kind(
-        lambda config: partial(fit_many, tol=config.tol), DEFAULT_L2, controls.control_labels, evaluation.accuracy
+        lambda options: partial(fit_many, tol=options.tol), DEFAULT_L2, controls.control_labels, evaluation.accuracy
     ),
-    "number": _Kind(lambda config: ridge_many, RIDGE_L2, controls.control_numbers, evaluation.r2),
+    "number": _Kind(lambda options: ridge_many, RIDGE_L2, controls.control_numbers, evaluation.r2),
 }
+"""Kind of a property -> how it is probed."""
+
+Keep = Callable[[str, Fit, Mapping[Split, Part], Vectors, Vectors], object]
+"""keep(property, probe, parts, dev vectors, test vectors)."""
 
 
 def score_cell(
     site: str,
     tasks: Sequence[Task],
     features: Sequence[Vectors],
-    config: ProbeOptions,
-    keep: Callable[[str, Fit, Mapping[Split, Part], Vectors, Vectors], object] = lambda *_: None,
+    options: ProbeOptions,
+    keep: Keep = lambda *_: None,
     embedding: Vectors | None = None,
 ) -> list[Cell]:
     """Probe every property at one site.
@@ -103,67 +118,124 @@ def score_cell(
     Tasks that read the same vectors are solved together; controls use their task's chosen penalty, so that both are
     the same probe.
     """
-    found: dict[str, Cell] = {}
-    with warnings.catch_warnings():  # what did not converge is recorded in the cells and said in the results' notes
+    cells: dict[str, Cell] = {}
+    with warnings.catch_warnings():  # what did not converge is recorded in the cells and reported in the notes
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for group in solved_together(tasks):
-            found |= {cell.property: cell for cell in _group_cells(site, group, features, config, keep, embedding)}
-    return [found[task.property.name] for task in tasks]
+        for tasks_of_group in solved_together(tasks):
+            group = _Group(tasks_of_group, options)
+            cells |= {cell.property: cell for cell in _group_cells(site, group, features, keep, embedding)}
+    return [cells[task.property.name] for task in tasks]
+
+
+@dataclass(frozen=True)
+class _Control:
+    """A control task: labels drawn anew for every word type."""
+
+    key: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """Probes of one model's features.
+
+    Args:
+        design: the training vectors, prepared: every probe of them shares it.
+        test: vectors of the test items.
+        fits: by property, and by key of a control task.
+    """
+
+    design: Design
+    test: Vectors
+    fits: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that read the same vectors, so that their probes are solved together."""
+
+    tasks: Sequence[Task]
+    options: ProbeOptions
+
+    @property
+    def kind(self) -> _Kind:
+        """Classes or numbers: all tasks of a group are of one kind."""
+        return KINDS[self.tasks[0].property.kind]
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the labels are classes."""
+        return self.tasks[0].property.kind == "class"
+
+    @property
+    def path(self) -> tuple[float, ...]:
+        """The penalties to choose from."""
+        return self.options.l2 or self.kind.path
+
+    @cached_property
+    def parts(self) -> dict[str, dict[Split, Part]]:
+        """The items of each property."""
+        return {task.property.name: task.parts for task in self.tasks}
+
+    def labels(self, split: Split) -> dict[str, np.ndarray]:
+        """The labels of each property."""
+        return {name: parts[split].labels for name, parts in self.parts.items()}
+
+    def vectors(self, values: Vectors, split: Split) -> Vectors:
+        """The items' vectors, the same for all tasks."""
+        return self.tasks[0].vectors(values, split)
+
+    def fit(self, *args: Any, **more: Any) -> Mapping[str, Any]:
+        """The solver of this kind."""
+        return self.kind.fit(self.options)(*args, **more)
+
+    def solve(self, values: Vectors, extra: Mapping[str, np.ndarray] | None = None) -> _Solved:
+        """A probe for every property, at the penalty that is best on dev.
+
+        Args:
+            extra: training labels of further probes. They are fitted here if there is one penalty only; else they wait
+                until their task's penalty is chosen.
+        """
+        train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
+        design = Design(train, device=self.options.device)
+        if len(self.path) == 1:
+            labels = {**self.labels("train"), **(extra or {})}
+            return _Solved(design, test, self.fit(design, labels, self.path[0]))
+        fits = self.fit(design, self.labels("train"), self.path, dev=(dev, self.labels("dev")))
+        return _Solved(design, test, fits)
+
+    def control_tasks(self, name: str) -> list[_Control]:
+        """A property's control tasks.
+
+        One is left out that drew a single class, or for the test items a single number, which no R^2 can judge.
+        """
+        train, test = self.parts[name]["train"], self.parts[name]["test"]
+        tasks = []
+        for seed in range(self.options.control_seeds):
+            drawn = self.kind.control([*train.types, *test.types], train.labels, self.options.seed + seed)
+            labels, gold = drawn[: len(train)], drawn[len(train) :]
+            if len(set(labels)) > 1 and (self.of_classes or len(set(gold)) > 1):
+                tasks.append(_Control(f"{name}, control {seed}", labels, gold))
+        return tasks
 
 
 def _group_cells(
-    site: str,
-    group: Sequence[Task],
-    features: Sequence[Vectors],
-    config: ProbeOptions,
-    keep: Callable[[str, Fit, Mapping[Split, Part], Vectors, Vectors], object],
-    embedding: Vectors | None,
+    site: str, group: _Group, features: Sequence[Vectors], keep: Keep, embedding: Vectors | None
 ) -> list[Cell]:
-    kind = KINDS[group[0].property.kind]
-    fit_all, path = kind.fit(config), config.l2 or kind.path
-    parts = {task.property.name: task.parts for task in group}
-
-    def solve(values: Vectors, more: Mapping[str, np.ndarray]) -> tuple[Design, Vectors, Mapping[str, Any]]:
-        """The probes of one model's features, each at the penalty that is best on dev; if there is one, ``more`` too."""
-        train, dev, test = (group[0].vectors(values, split) for split in ("train", "dev", "test"))
-        design = Design(train, device=config.device)
-        labels, held = ({name: p[split].labels for name, p in parts.items()} for split in ("train", "dev"))
-        if len(path) == 1:
-            return design, test, fit_all(design, {**labels, **more}, path[0])
-        return design, test, fit_all(design, labels, path, dev=(dev, held))
-
-    random_scores: dict[str, list[float]] = {name: [] for name in parts}
-    for values in features[1:]:
-        _, test, fits = solve(values, {})
-        for name, fit in fits.items():
-            random_scores[name].append(kind.score(parts[name]["test"].labels, fit.predict(test)))
-
-    drawn = {name: _control_tasks(kind, parts[name], config) for name in parts}
-    controls_of = {name: [f"{name}, control {seed}" for seed in drawn[name]] for name in parts}
-    labels = {
-        key: train for name in parts for key, (train, _) in zip(controls_of[name], drawn[name].values(), strict=True)
-    }
-    design, test, found = solve(features[0], labels)
-    fits = {name: found[name] for name in parts}
-    for l2 in sorted({fit.l2 for fit in fits.values()}):  # a control has its task's penalty
-        wanted = [key for name in parts if fits[name].l2 == l2 for key in controls_of[name] if key not in found]
-        if wanted:
-            found = {**found, **fit_all(design, {key: labels[key] for key in wanted}, l2)}
-
-    beyond: dict[str, list[float | None]] = {}
-    if isinstance(embedding, Tensor) and isinstance(features[0], Tensor) and group[0].property.kind == "class":
-        _, both, joint = solve(torch.cat([embedding, features[0]], 1), {})
-        beyond = {name: _surprisals(joint[name], both, parts[name]["test"].labels) for name in parts}
-
-    codes = _codes(group, features[0], {**{n: parts[n]["train"].labels for n in parts}, **labels}, config)
+    """The cells of tasks that are solved together."""
+    random_scores = _random_scores(group, features[1:])
+    control_tasks = {name: group.control_tasks(name) for name in group.parts}
+    solved = _with_controls(group, features[0], control_tasks)
+    beyond = _bits_beyond(group, features[0], embedding)
+    codes = _codes(group, features[0], control_tasks)
     cells = []
-    for name, fit in fits.items():
-        own = [found[key] for key in controls_of[name]]
-        said = [(gold, control.predict(test)) for control, (_, gold) in zip(own, drawn[name].values(), strict=True)]
-        right = [gold == predicted for gold, predicted in said] if isinstance(fit, Fit) else []
+    for name, parts in group.parts.items():
+        fit = solved.fits[name]
         if isinstance(fit, Fit):
-            keep(name, fit, parts[name], group[0].vectors(features[0], "dev"), test)
-        predicted, confidence = _predictions(fit, test)
+            keep(name, fit, parts, group.vectors(features[0], "dev"), solved.test)
+        predicted, confidence = _predictions(fit, solved.test)
+        scores, values, converged = _judged_controls(group, control_tasks[name], solved)
         cells.append(
             Cell(
                 property=name,
@@ -173,46 +245,80 @@ def _group_cells(
                 l2=float(fit.l2),
                 converged=_converged(fit),
                 gradient_norm=float(fit.gradient_norm),
-                control=[kind.score(gold, predicted) for gold, predicted in said],
-                control_values=[float(v) for v in np.mean(right, axis=0)] if right else [],
-                control_converged=all(_converged(control) for control in own),
+                control=scores,
+                control_values=values,
+                control_converged=converged,
                 random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
-                bits=_surprisals(fit, test, parts[name]["test"].labels),
+                bits=_surprisals(fit, solved.test, parts["test"].labels),
                 bits_beyond=beyond.get(name, []),
                 code_bits=codes[name].bits if codes else None,
                 compression=codes[name].compression if codes else None,
-                control_compression=[codes[key].compression for key in controls_of[name]] if codes else [],
+                control_compression=[codes[task.key].compression for task in control_tasks[name]] if codes else [],
             )
         )
     return cells
 
 
-def _codes(
-    group: Sequence[Task], values: Vectors, labels: Mapping[str, np.ndarray], config: ProbeOptions
-) -> dict[str, CodeLength]:
-    """Code lengths of tasks and control tasks that share their vectors."""
-    if not config.code_length or group[0].property.kind != "class":
+def _random_scores(group: _Group, random_features: Sequence[Vectors]) -> dict[str, list[float]]:
+    """Each property's score on the features of each random-weight model."""
+    scores: dict[str, list[float]] = {name: [] for name in group.parts}
+    for values in random_features:
+        solved = group.solve(values)
+        for name, parts in group.parts.items():
+            predicted = solved.fits[name].predict(solved.test)
+            scores[name].append(group.kind.score(parts["test"].labels, predicted))
+    return scores
+
+
+def _with_controls(group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]) -> _Solved:
+    """Probes of the model's features, for the properties and for their control tasks, each at its property's penalty."""
+    labels = {task.key: task.train for tasks in control_tasks.values() for task in tasks}
+    solved = group.solve(values, labels)
+    fits = dict(solved.fits)
+    for l2 in sorted({fits[name].l2 for name in group.parts}):
+        at_this = [name for name in group.parts if fits[name].l2 == l2]
+        waiting = [task.key for name in at_this for task in control_tasks[name] if task.key not in fits]
+        if waiting:
+            fits |= group.fit(solved.design, {key: labels[key] for key in waiting}, l2)
+    return _Solved(solved.design, solved.test, fits)
+
+
+def _judged_controls(
+    group: _Group, control_tasks: Sequence[_Control], solved: _Solved
+) -> tuple[list[float], list[float], bool]:
+    """Each control task's score; of classes, how many of them are right on each item, as a share; whether all converged."""
+    fits = [solved.fits[task.key] for task in control_tasks]
+    predictions = [fit.predict(solved.test) for fit in fits]
+    pairs = list(zip(control_tasks, predictions, strict=True))
+    scores = [group.kind.score(task.test, predicted) for task, predicted in pairs]
+    shares: list[float] = []
+    if group.of_classes and pairs:
+        right = [task.test == predicted for task, predicted in pairs]
+        shares = [float(share) for share in np.mean(right, axis=0)]
+    return scores, shares, all(_converged(fit) for fit in fits)
+
+
+def _bits_beyond(group: _Group, values: Vectors, embedding: Vectors | None) -> dict[str, list[float | None]]:
+    """Surprisals of a probe that sees the embedding layer and this one side by side, by property."""
+    if not (isinstance(embedding, Tensor) and isinstance(values, Tensor) and group.of_classes):
         return {}
-    train, path = group[0].vectors(values, "train"), config.l2 or CODE_L2
+    solved = group.solve(torch.cat([embedding, values], 1))
+    return {
+        name: _surprisals(solved.fits[name], solved.test, parts["test"].labels) for name, parts in group.parts.items()
+    }
+
+
+def _codes(group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]) -> dict[str, CodeLength]:
+    """Code lengths of properties and control tasks, which share their vectors."""
+    options = group.options
+    if not options.code_length or not group.of_classes:
+        return {}
+    labels = group.labels("train") | {task.key: task.train for tasks in control_tasks.values() for task in tasks}
+    train, path = group.vectors(values, "train"), options.l2 or CODE_L2
     assert isinstance(train, Tensor)  # the plan has refused it otherwise
-    owners = group[0].parts["train"].clusters
+    sentences = group.tasks[0].parts["train"].clusters
     l2 = path[0] if len(path) == 1 else path
-    return online_code(train, labels, owners, l2=l2, seed=config.seed, device=config.device)
-
-
-def _control_tasks(
-    kind: _Kind, parts: Mapping[Any, Any], config: ProbeOptions
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Training and test labels of the control tasks, by seed; left out is one that drew a single class, or for the test items
-    a single number, which no R^2 can judge."""
-    train, test = parts["train"], parts["test"]
-    out = {}
-    for seed in range(config.control_seeds):
-        drawn = kind.control([*train.types, *test.types], train.labels, config.seed + seed)
-        labels, gold = drawn[: len(train)], drawn[len(train) :]
-        if len(set(labels)) > 1 and (kind is KINDS["class"] or len(set(gold)) > 1):
-            out[seed] = labels, gold
-    return out
+    return online_code(train, labels, sentences, l2=l2, seed=options.seed, device=options.device)
 
 
 def _predictions(fit: Fit | RidgeFit, X: Vectors) -> tuple[list[Any], list[float]]:

@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
-from typing import Any
 
+from ...report.schema import Finding, Note
 from ...report.words import layer_label
 from ...runs import console
 from .options import ProbeOptions
+from .records import ProbeRecord, Results, SeedsRecord
+
+Cells = dict[tuple[str, str], ProbeRecord]
+"""Property and site -> its record, of one seed."""
 
 
-def over_seeds(config: ProbeOptions, results: dict[str, Any], study: Callable[[ProbeOptions], dict[str, Any]]) -> None:
-    """Repeat a study and set the spread beside its records.
+def over_seeds(options: ProbeOptions, results: Results, study: Callable[[ProbeOptions], Results]) -> Results:
+    """Repeat a study and add the spread to its results.
 
-    Each repetition is a run of its own in ``seeds/SEED``, finished ones are not run again. Records get ``score_seeds`` and
-    ``selectivity_seeds``, a value a seed, this run's first; ``seeds`` has one record a property: ``property, seeds, best``
-    (the best layer's site by seed), ``scores`` there, ``mean, sd, sd_selectivity`` at this run's best site.
+    Each repetition is a run of its own in ``seeds/SEED``; a finished one is not run again. Records get ``score_seeds``
+    and ``selectivity_seeds``, a value a seed, this run's first; ``seeds`` has one record a property.
 
     Args:
-        results: of this run's seed; changed in place.
-        study: runs one configuration.
+        results: of this run's seed.
+        study: runs the study for other options.
     """
     every = [results]
-    for seed in range(config.seed + 1, config.seed + config.seeds):
-        console.say(f"seed {seed}, {len(every) + 1} of {config.seeds}")
-        every.append(study(replace(config, seed=seed, seeds=1, out=config.out / "seeds" / str(seed))))
-    of = [{(r["property"], r["site"]): r for r in one["records"]} for one in every]
-    for record in results["records"]:
-        found = [one.get((record["property"], record["site"]), {}) for one in of]
-        record |= {f"{name}_seeds": [r.get(name) for r in found] for name in ("score", "selectivity")}
-    results["seeds"] = [
-        _of_property(name, of, config) for name in dict.fromkeys(r["property"] for r in results["records"])
-    ]
-    results["findings"] += [{"property": r["property"], "text": _finding(r, results)} for r in results["seeds"]]
-    if config.dev and config.test and not config.sample:
+    for seed in range(options.seed + 1, options.seed + options.seeds):
+        console.say(f"seed {seed}, {len(every) + 1} of {options.seeds}")
+        other = replace(options, seed=seed, seeds=1, out=options.out / "seeds" / str(seed))
+        every.append(study(other))
+    by_seed: list[Cells] = [{(r.property, r.site): r for r in one.records} for one in every]
+    records = [_with_seeds(record, by_seed) for record in results.records]
+    properties = dict.fromkeys(record.property for record in records)
+    spreads = [_of_property(name, by_seed, options) for name in properties]
+    findings = [Finding(property=spread.property, text=_finding(spread, records)) for spread in spreads]
+    notes = []
+    if options.dev and options.test and not options.sample:
         text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"
-        results["notes"].append({"kind": "info", "text": f"seeds: {text}"})
+        notes.append(Note(kind="info", text=f"seeds: {text}"))
+    return replace(
+        results,
+        records=records,
+        seeds=spreads,
+        findings=[*results.findings, *findings],
+        notes=[*results.notes, *notes],
+    )
 
 
-def _of_property(name: str, of: list[dict[tuple[str, str], dict[str, Any]]], config: ProbeOptions) -> dict[str, Any]:
-    tops = [max((r for (prop, _), r in one.items() if prop == name), key=lambda r: r["score"]) for one in of]
-    site = tops[0]["site"]
-    here = [one[name, site] for one in of if (name, site) in one]
-    selectivity = [r["selectivity"] for r in here if r["selectivity"] is not None]
-    return {
-        "property": name,
-        "seeds": [config.seed + k for k in range(len(of))],
-        "best": [r["site"] for r in tops],
-        "scores": [r["score"] for r in tops],
-        "mean": fmean(r["score"] for r in here),
-        "sd": stdev(r["score"] for r in here),
-        "sd_selectivity": stdev(selectivity) if len(selectivity) > 1 else None,
-    }
+def _with_seeds(record: ProbeRecord, by_seed: Sequence[Cells]) -> ProbeRecord:
+    same = [cells.get((record.property, record.site)) for cells in by_seed]
+    return replace(
+        record,
+        score_seeds=[other.score if other else None for other in same],
+        selectivity_seeds=[other.selectivity if other else None for other in same],
+    )
 
 
-def _finding(record: dict[str, Any], results: dict[str, Any]) -> str:
-    places = {r["site"]: layer_label(r["layer"], r["site"]) for r in results["records"]}
-    best = ", ".join(places[site] for site in record["best"])
+def _of_property(name: str, by_seed: Sequence[Cells], options: ProbeOptions) -> SeedsRecord:
+    tops = [
+        max((record for record in cells.values() if record.property == name), key=lambda r: r.score)
+        for cells in by_seed
+    ]
+    site = tops[0].site
+    here = [cells[name, site] for cells in by_seed if (name, site) in cells]
+    scores = [record.score for record in here]
+    selectivity = [record.selectivity for record in here if record.selectivity is not None]
+    return SeedsRecord(
+        property=name,
+        seeds=[options.seed + k for k in range(len(by_seed))],
+        best=[record.site for record in tops],
+        scores=[record.score for record in tops],
+        mean=fmean(scores),
+        sd=stdev(scores),
+        sd_selectivity=stdev(selectivity) if len(selectivity) > 1 else None,
+    )
+
+
+def _finding(spread: SeedsRecord, records: Sequence[ProbeRecord]) -> str:
+    labels = {record.site: layer_label(record.layer, record.site) for record in records}
+    best = ", ".join(labels[site] for site in spread.best)
     return (
-        f"{record['property']}: over {len(record['seeds'])} seeds the best layer is {best}; at this run's best the score is "
-        f"{record['mean']:.3f} on average, with a standard deviation of {record['sd']:.4f}."
+        f"{spread.property}: over {len(spread.seeds)} seeds the best layer is {best}; at this run's best the score is "
+        f"{spread.mean:.3f} on average, with a standard deviation of {spread.sd:.4f}."
     )

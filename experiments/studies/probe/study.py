@@ -1,7 +1,7 @@
 """The layer-wise probing study: where in the model can a property be read, and is the reading more than memory?
 
 One pass of the model stores every word's vector at every layer (`experiments.features.layout`); then, layer by layer, all
-probes that share the vectors are solved together (`probes.fit_many`), scored on held-out sentences, and set beside
+probes that share the vectors are solved together (`probes.fit_many`), scored on held-out sentences, and compared with
 control tasks, baselines and a random-weight model.
 """
 
@@ -9,276 +9,328 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
 
 from ....hooks import ActivationStore
 from ....probes.fit import Fit
-from ... import forecast
 from ...corpus import Corpus, Split
 from ...corpus.splits import read_splits
-from ...demo import demo_paths
 from ...features.layout import FeatureError, extract
 from ...features.memory import Need, as_limit, site_widths
 from ...features.sites import EMBEDDING, study_sites
 from ...features.stored import Features, open_store, stored
 from ...metrics.probe_metric import save_probe
+from ...report.schema import Note
 from ...runs import console
-from ...runs.execute import Run
-from ...runs.folder import RunError, RunFolder, digest, file_name, free_bytes
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute
+from ...runs.folder import RunError, file_name, free_bytes
 from ...subject import Subject
 from ...tasks.memory import Fits, Solve
 from ...tasks.properties import get_property
-from ...tasks.task import Part, Vectors
+from ...tasks.task import Part, Task, Vectors
 from ...tasks.views import PLAIN, SentencePooling, View, build_views
-from .across import across_layers
-from .calibration import add_calibration, keep_predictions
+from .across import Stores, across_layers
+from .calibration import keep_predictions, with_calibration
 from .options import ProbeOptions
+from .records import Results
 from .scoring import Cell, score_cell
 from .seeds import over_seeds
 from .summary import summarise
 from .trees import TOGETHER
 
-
-def demo_config(out: Path) -> ProbeOptions:
-    """The embedded study: part of speech and dependency relation in the embedded model."""
-    paths = demo_paths()
-    return ProbeOptions(
-        model=str(paths.model),
-        corpus=paths.train,
-        dev=paths.dev,
-        test=paths.test,
-        property=("upos", "deprel"),
-        sample=800,
-        l2=(10.0,),
-        control_seeds=3,
-        out=out,
-    )
+INDEX_BYTES = 200
+"""Of a row's places in the store and in the layout, as Python holds them."""
 
 
-def run(config: ProbeOptions) -> dict[str, Any]:
-    """Run or continue a study; returns what ``results.json`` holds.
+@dataclass(frozen=True)
+class Plan:
+    """How the study runs, chosen so that it fits: what was chosen holds until the run is finished.
 
-    Writes ``config.json``, ``results.json``, ``report.html`` and the probes of classes, ``probes/PROPERTY/SITE.safetensors``,
-    to ``config.out``; with ``calibration`` also their predictions, ``predictions/PROPERTY/SITE.npz``. Interrupted, it continues with the
-    first batch and the first layer that are missing, and gives the same numbers.
-
-    Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+    Args:
+        held_bytes: of this process at its peak.
+        disk_bytes: features and temporary files.
+        batch_tokens: tokens of a batch.
+        hold: see `tasks.memory.Fits`.
+        added_bytes: what of ``held_bytes`` is not held yet.
     """
-    this = Run("probe", config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
-    properties = [get_property(name, splits["train"]) for name in dict.fromkeys(config.property)]
-    subject = this.load(body_only=True)
-    places = study_sites(subject, config.site)
-    hashes = {split: corpus.sha256 for split, corpus in splits.items()}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
 
-    views = build_views(subject, splits, properties, config.seed, cast(SentencePooling, config.sentence_pooling))
-    for view in views:
-        for task in view.tasks:
-            if task.n_dropped:
-                text = f"{task.property.name}: {task.n_dropped} items dropped: their words have no tokens (truncated)"
-                notes.append({"kind": "dropped", "text": text})
-    models = [subject, *(subject.random_twin(config.seed + i) for i in range(config.random_models))]
-    text, memory = plan(views, models, places, config)
-    cost = {"held": memory.pop("beside_bytes"), "disk": memory["disk_bytes"], "besides": "the probes"}
-    if (
-        planned := this.plan(text, **cost, seconds=lambda: config.seeds * _forwards(views, models, config))
-    ) is not None:
-        return planned
-    memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
-    if config.store is not None:
-        text = f"features of {subject.name} read from {config.store}, where no text is rewritten"
+    text: str
+    held_bytes: int
+    disk_bytes: int
+    batch_tokens: int
+    hold: int | None
+    added_bytes: int
+
+    @property
+    def record(self) -> dict[str, int | None]:
+        """What the provenance holds, and what an interrupted run goes on with."""
+        names = ("held_bytes", "disk_bytes", "batch_tokens", "hold")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class ProbeInputs(Inputs):
+    """Sentences, sites and tasks.
+
+    Args:
+        places: sites in the model's order, the embedding layer first.
+        views: the texts as the properties need them, with their tasks.
+        notes: what was drawn and dropped.
+    """
+
+    options: ProbeOptions
+    places: Sequence[str]
+    views: Sequence[View]
+    notes: Sequence[Note]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """One a property."""
+        return [task for view in self.views for task in view.tasks]
+
+    @property
+    def splits(self) -> dict[str, dict[Split, Corpus]]:
+        """Property -> the corpora as the model sees them for it."""
+        return {task.property.name: view.splits for view in self.views for task in view.tasks}
+
+    @cached_property
+    def models(self) -> list[Subject]:
+        """The model, then random-weight models of the same shape."""
+        assert self.subject is not None
+        seeds = range(self.options.seed, self.options.seed + self.options.random_models)
+        return [self.subject, *(self.subject.random_twin(seed) for seed in seeds)]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Memory and disk; see `plan_of`."""
+        return plan_of(self.views, self.models, self.places, self.options)
+
+
+def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
+    """The sentences, the properties' tasks, and the body of the model."""
+    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    properties = [get_property(name, splits["train"]) for name in dict.fromkeys(options.property)]
+    subject = load(body_only=True)
+    places = study_sites(subject, options.site)
+    pooling = cast(SentencePooling, options.sentence_pooling)
+    views = build_views(subject, splits, properties, options.seed, pooling)
+    if options.store is not None:
+        text = f"features of {subject.name} read from {options.store}, where no text is rewritten"
         notes.append({"kind": "info", "text": text})
-
-    seconds = {"features": 0.0, "probes": 0.0}
-    mark = time.perf_counter()
-    chosen = dataclasses.replace(config, batch_tokens=memory["batch_tokens"])
-    stores = _all_features(chosen, models, views, places, digest(this.identity), this.folder)
-    seconds["features"] = time.perf_counter() - mark
-    mark = time.perf_counter()
-    cells = _probe_all(this, views, places, stores, memory["hold"])
-    across = across_layers(config, views, places, stores, this.folder)
-    seconds["probes"] = time.perf_counter() - mark
-
-    mark = time.perf_counter()
-    results = summarise(cells, [task for view in views for task in view.tasks], splits_of(views), config)
-    if config.calibration:
-        add_calibration(results, config.out, config.seed)
-    seconds["statistics"] = time.perf_counter() - mark
-    results |= {"mixes": across["mixes"], "trees": across["trees"]}
-    results["findings"] += across["findings"]
-    results["notes"] += [*across["notes"], *notes]
-    if config.seeds > 1:
-        over_seeds(config, results, run)
-    results = this.finish(
-        results,
-        data=[_describe(split, corpus, views) for split, corpus in splits.items()],
-        timings={k: round(v, 1) for k, v in seconds.items()},
-        memory=memory,
+    return ProbeInputs(
+        options=options,
+        subject=subject,
+        data=[_data_file(split, corpus, views) for split, corpus in splits.items()],
+        places=places,
+        views=views,
+        notes=[*(note for view in views for note in view.notes), *(Note(**note) for note in notes)],
     )
-    if not config.keep_features:
-        shutil.rmtree(config.out / "features", ignore_errors=True)
+
+
+def _data_file(split: Split, corpus: Corpus, views: Sequence[View]) -> DataFile:
+    facts = {"words": corpus.n_words}
+    for view in views:
+        if view.name == PLAIN:
+            facts["used_words"] = view.layouts[split].n_rows
+    return DataFile(split, str(corpus.path), corpus.sha256, len(corpus), facts)
+
+
+def cost(inputs: ProbeInputs) -> Cost:
+    """Features on disk, and the larger of a batch and a site's probes in memory."""
+    plan = inputs.plan
+    return Cost(plan.text, plan.added_bytes, plan.disk_bytes)
+
+
+def measure(inputs: ProbeInputs, run: Run) -> Results:
+    """Features, probes and their statistics.
+
+    Also writes the probes of classes, ``probes/PROPERTY/SITE.safetensors``, and with ``calibration`` their predictions,
+    ``predictions/PROPERTY/SITE.npz``. Interrupted, it continues with the first batch and the first layer that are
+    missing, and gives the same numbers.
+    """
+    options, views, places = inputs.options, inputs.views, inputs.places
+    run.memory = run.folder.kept("memory", lambda: inputs.plan.record)
+    with run.timed("features"):
+        stores = _all_features(inputs, run)
+    with run.timed("probes"):
+        cells = _probe_all(inputs, run, stores)
+        across = across_layers(options, views, places, stores, run.folder, cells)
+    with run.timed("statistics"):
+        results = summarise(cells, inputs.tasks, inputs.splits, options)
+        if options.calibration:
+            results = with_calibration(results, options.out, options.seed)
+    results = across.added_to(results)
+    results = dataclasses.replace(results, notes=[*results.notes, *inputs.notes])
+    if options.seeds > 1:
+        results = over_seeds(options, results, lambda other: run.study.read(execute(run.study, other)))
+    if not options.keep_features:
+        shutil.rmtree(options.out / "features", ignore_errors=True)
     return results
 
 
-def splits_of(views: Sequence[View]) -> dict[str, dict[Split, Corpus]]:
-    """Property -> the corpora as the model saw them for it."""
-    return {task.property.name: view.splits for view in views for task in view.tasks}
+# -- memory and disk
 
 
-def plan(
-    views: Sequence[View], models: Sequence[Subject], places: Sequence[str], config: ProbeOptions
-) -> tuple[str, dict[str, Any]]:
-    """What is held and what is stored, in words and bytes; refuse a disk without room, and memory that is not allowed.
+def plan_of(views: Sequence[View], models: Sequence[Subject], places: Sequence[str], options: ProbeOptions) -> Plan:
+    """What is held and what is stored.
 
-    On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then one site at a time of each
-    model, and what a joint solve makes of it (`memory.Fits`).
+    On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then one site at a time of
+    each model, and what a joint solve makes of it (`tasks.memory.Fits`).
+
+    Raises:
+        RunError: a disk without room, or memory that is not allowed.
     """
-    out, ram = config.out, as_limit(config.max_ram)
+    ram = as_limit(options.max_ram)
     widths = site_widths(models[0], places)
     width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
     need = Need.of(models[0], widths, torch.float32)
-    made = [v for v in views for number in range(len(models)) if not is_stored(v, number, config)]
-    batch_tokens = need.batch_tokens(config.batch_tokens, ram if made else None, 0.0)
+    made = [view for view in views for number in range(len(models)) if not is_stored(view, number, options)]
+    batch_tokens = need.batch_tokens(options.batch_tokens, ram if made else None, 0.0)
     for view in made:
         need.check(view.layout, ram)
-    disk = sum(v.layout.n_rows for v in made) * need.row
+    disk = sum(view.layout.n_rows for view in made) * need.row
+
     one_site = max(view.layout.n_rows for view in views) * width * 4
-    options = {
-        "--information": 5 * one_site
-        if config.information
-        else 0,  # both layers side by side with their standardised copy
-        "--code-length": 2 * one_site if config.code_length else 0,
-        "--structural": 2 * one_site * min(TOGETHER, len(places)) if config.structural else 0,
-        "--scalar-mix": 3 * one_site * len(places) if config.scalar_mix else 0,
-    }
-    solves = [solve for view in views for solve in Solve.of(view.tasks, width, config.control_seeds)]
-    index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
-    fits = Fits.plan(need.held + index, one_site, len(models), solves, {k: v for k, v in options.items() if v}, ram)
+    optional = {name: size for name, size in _of_options(options, one_site, len(places)).items() if size}
+    solves = [solve for view in views for solve in Solve.of(view.tasks, width, options.control_seeds)]
+    indexed = rows if options.store is None else rows + open_store(options.store).n_rows
+    fits = Fits.plan(need.held + INDEX_BYTES * indexed, one_site, len(models), solves, optional, ram)
     held = max(fits.memory, need.memory(batch_tokens) if made else 0)
+
+    _check_disk(options, disk + fits.disk)
     text = (
         f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
         + (f", batches of {batch_tokens:,} tokens" if made else "")
         + f"; {fits.line()}; {held / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
     )
-    free = free_bytes(out)
-    done = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
-    if disk + fits.disk - done > free:
+    for view in views:
+        for task in view.tasks:
+            text += f"; {task.limits}" if task.limits else ""
+    return Plan(text, held, disk + fits.disk, batch_tokens, fits.hold, held - need.held)
+
+
+def _of_options(options: ProbeOptions, one_site: int, places: int) -> dict[str, int]:
+    """Bytes that options take beside the probes, by option.
+
+    Args:
+        one_site: bytes of a site's vectors.
+    """
+    return {
+        "--information": 5 * one_site * options.information,  # both layers and their standardised copy
+        "--code-length": 2 * one_site * options.code_length,
+        "--structural": 2 * one_site * min(TOGETHER, places) * bool(options.structural),
+        "--scalar-mix": 3 * one_site * places * options.scalar_mix,
+    }
+
+
+def _check_disk(options: ProbeOptions, disk: int) -> None:
+    """Refuse a disk without room for what is not there yet."""
+    free = free_bytes(options.out)
+    written = sum(file.stat().st_size for file in options.out.glob("features/*/*.safetensors"))
+    if disk - written > free:
         raise RunError(
-            f"--out {out}: the features need {(disk + fits.disk - done) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are free "
-            "there: choose another folder, fewer sentences or fewer sites"
+            f"--out {options.out}: the features need {(disk - written) / 1e9:.2f} GB on disk, {free / 1e9:.2f} GB are "
+            "free there: choose another folder, fewer sentences or fewer sites"
         )
-    chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": held - need.held}
-    return text, {"held_bytes": held, "disk_bytes": disk + fits.disk, **chosen}
 
 
-def _forwards(views: Sequence[View], models: Sequence[Subject], config: ProbeOptions) -> float:
-    """Seconds of the passes that are not read from a store."""
-    passes = [
-        (sum(not is_stored(view, number, config) for number in range(len(models))), view.layout.encoded)
-        for view in views
-    ]
-    return sum(
-        times * forecast.pass_seconds(models[0], encoded, config.batch_tokens) for times, encoded in passes if times
-    )
+# -- features
 
 
-def is_stored(view: View, number: int, config: ProbeOptions) -> bool:
-    """Whether a view's features of a model, the first or a random one, come from ``--store``: no rewritten text's do."""
-    return config.store is not None and number == 0 and view.name == PLAIN
+def is_stored(view: View, number: int, options: ProbeOptions) -> bool:
+    """Whether a view's features of a model, the first or a random one, come from ``--store``.
+
+    The store holds what the model itself made of the text as it stands.
+    """
+    return options.store is not None and number == 0 and view.name == PLAIN
 
 
-def _all_features(
-    config: ProbeOptions,
-    models: Sequence[Subject],
-    views: Sequence[View],
-    places: Sequence[str],
-    key: str,
-    folder: RunFolder,
-) -> dict[tuple[int, str], Features]:
-    found = {}
-    pooling: Any = config.pooling
+def _all_features(inputs: ProbeInputs, run: Run) -> Stores:
+    """Of every model and view, read or made."""
+    options = inputs.options
+    features = {}
+    for number, subject in enumerate(inputs.models):
+        for view in inputs.views:
+            if options.store is not None and is_stored(view, number, options):
+                corpora, pooling = view.splits.values(), options.pooling
+                features[number, view.name] = stored(
+                    options.store, subject, corpora, view.layout, inputs.places, pooling
+                )
+            else:
+                features[number, view.name] = _extracted(inputs, run, number, view)
+    return features
+
+
+def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Features:
+    """Features that one of the models makes of one view."""
+    name = "model" if number == 0 else f"random-{number - 1}"
+    label = file_name(view.name)
+    about = {"run": run.key, "model": name, "text": label}
+    store = ActivationStore(run.folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32)
     with console.progress() as bars:
-        for number, subject in enumerate(models):
-            for view in views:
-                if config.store is not None and is_stored(view, number, config):
-                    corpora = view.splits.values()
-                    found[number, view.name] = stored(config.store, subject, corpora, view.layout, places, pooling)
-                    continue
-                name = "model" if number == 0 else f"random-{number - 1}"
-                label = file_name(view.name)
-                about = {"run": key, "model": name, "text": label}
-                store = ActivationStore(folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32)
-                bar = bars.add_task(f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded))
-                try:
-                    extract(
-                        subject,
-                        view.layout,
-                        places,
-                        store,
-                        pooling=pooling,
-                        batch_tokens=config.batch_tokens,
-                        advance=lambda n, bar=bar: bars.advance(bar, n),
-                    )
-                except FeatureError as error:
-                    raise FeatureError(f"{name}: {error}") from None
-                found[number, view.name] = Features(store)
-    return found
+        bar = bars.add_task(f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded))
+        try:
+            extract(
+                inputs.models[number],
+                view.layout,
+                inputs.places,
+                store,
+                pooling=cast(Any, inputs.options.pooling),
+                batch_tokens=run.memory["batch_tokens"],
+                advance=lambda texts: bars.advance(bar, texts),
+            )
+        except FeatureError as error:
+            raise FeatureError(f"{name}: {error}") from None
+    return Features(store)
 
 
-def _probe_all(
-    this: Run,
-    views: Sequence[View],
-    places: Sequence[str],
-    stores: dict[tuple[int, str], Features],
-    hold: int | None,
-) -> list[Cell]:
-    subject = cast(Subject, this.subject).without_model()
-    wanted = [(number, site) for number in range(len(views)) for site in places]
-    found = {cell: this.folder.cell(_cell_name(views, *cell)) for cell in wanted}
-    missing = [cell for cell, saved in found.items() if saved is None]
+# -- probes
+
+
+def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
+    """All properties at all sites; sites that are done are not probed again."""
+    assert inputs.subject is not None
+    subject, views = inputs.subject.without_model(), inputs.views
+    names = {(number, site): f"{views[number].name}-{site}" for number in range(len(views)) for site in inputs.places}
+    saved = {place: run.folder.cell(name) for place, name in names.items()}
+    missing = [place for place, cells in saved.items() if cells is None]
     with console.progress() as bars:
-        bar = bars.add_task("probes", total=len(wanted), completed=len(wanted) - len(missing))
-        work = partial(_probe, this.config, subject, views, stores, hold)
-        for cell, saved in this.engine.map(work, missing, lambda n: bars.advance(bar, n)):
-            this.folder.save_cell(_cell_name(views, *cell), saved)
-            found[cell] = saved
-    return [Cell.from_json(record) for saved in found.values() for record in saved or ()]
-
-
-def _cell_name(views: Sequence[View], number: int, site: str) -> str:
-    return f"{views[number].name}-{site}"
+        bar = bars.add_task("probes", total=len(names), completed=len(names) - len(missing))
+        work = partial(_probe, inputs.options, subject, views, stores, run.memory["hold"])
+        for place, cells in run.engine.map(work, missing, lambda n: bars.advance(bar, n)):
+            run.folder.save_cell(names[place], cells)
+            saved[place] = cells
+    return [Cell.from_json(record) for cells in saved.values() for record in cells or ()]
 
 
 def _probe(
-    config: ProbeOptions,
+    options: ProbeOptions,
     subject: Subject,
     views: Sequence[View],
-    stores: dict[tuple[int, str], Features],
+    stores: Stores,
     hold: int | None,
-    cell: tuple[int, str],
+    place: tuple[int, str],
     advance: Callable[[int], object],
 ) -> list[dict[str, Any]]:
-    """All properties of one text at one site."""
-    (number, site), wide = cell, config.information
+    """All properties of one view at one site."""
+    number, site = place
     view = views[number]
-    features = [stores[i, view.name].load(site, hold, config.out) for i in range(1 + config.random_models)]
-    below = stores[0, view.name].read(EMBEDDING) if wide and site != EMBEDDING else None
-    found = score_cell(site, view.tasks, features, config, partial(_keep, config, subject, site), below)
+    features = [stores[i, view.name].load(site, hold, options.out) for i in range(1 + options.random_models)]
+    embedding = None
+    if options.information and site != EMBEDDING:
+        embedding = stores[0, view.name].read(EMBEDDING)
+    cells = score_cell(site, view.tasks, features, options, partial(_keep, options, subject, site), embedding)
     advance(1)
-    return [cell.to_json() for cell in found]
+    return [cell.to_json() for cell in cells]
 
 
 def _keep(
-    config: ProbeOptions,
+    options: ProbeOptions,
     subject: Subject,
     site: str,
     name: str,
@@ -288,18 +340,6 @@ def _keep(
     test: Vectors,
 ) -> None:
     """Write a probe and, where they are asked for, its predictions."""
-    save_probe(config.out / "probes", subject, site, config.pooling, name, fit)
-    if config.calibration:
-        keep_predictions(config.out, site, name, fit, parts, dev, test)
-
-
-def _describe(split: Split, corpus: Corpus, views: Sequence[View]) -> dict[str, Any]:
-    of_words = [view.layouts[split].n_rows for view in views if view.name == PLAIN]
-    return {
-        "split": split,
-        "path": str(corpus.path),
-        "sha256": corpus.sha256,
-        "sentences": len(corpus),
-        "words": corpus.n_words,
-        **({"used_words": of_words[0]} if of_words else {}),
-    }
+    save_probe(options.out / "probes", subject, site, options.pooling, name, fit)
+    if options.calibration:
+        keep_predictions(options.out, site, name, fit, parts, dev, test)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,126 +14,183 @@ from ....probes import controls, evaluation
 from ....probes.evaluation import ClusterBootstrap, Interval
 from ...corpus import Corpus, Split
 from ...features.sites import layer_of
+from ...report.schema import Finding, Note
 from ...report.words import finite, layer_label, runs
 from ...tasks.task import Part, Task
 from .options import ProbeOptions
+from .records import ClassRecord, ComparisonRecord, ConfusionRecord, ErrorRecord, ProbeRecord, Results
 from .scoring import Cell
 
 N_ERRORS = 50
+"""Mistakes of a property that are listed."""
 N_CONFUSIONS = 30
+"""Confusions of a property that are listed."""
 
 
 def summarise(
-    cells: Sequence[Cell], tasks: Sequence[Task], splits: dict[str, dict[Split, Corpus]], config: ProbeOptions
-) -> dict[str, Any]:
-    """Everything that ``results.json`` says beside its provenance."""
-    results: dict[str, Any] = {
-        k: [] for k in ("records", "classes", "errors", "confused", "comparisons", "notes", "findings")
-    }
+    cells: Sequence[Cell], tasks: Sequence[Task], splits: dict[str, dict[Split, Corpus]], options: ProbeOptions
+) -> Results:
+    """What ``results.json`` holds of the probes of single sites."""
+    whole = _Summary()
     for task in tasks:
-        own = [cell for cell in cells if cell.property == task.property.name]
-        part = _summarise_property(own, task, splits[task.property.name]["test"], config)
-        for key, values in part.items():
-            results[key] += values
-    if config.control_seeds == 0:
-        results["notes"].append({"kind": "skipped", "text": "control tasks skipped: selectivity is not supported"})
-    if config.random_models == 0:
-        results["notes"].append(
-            {"kind": "skipped", "text": "random-weight model skipped: the comparison with it is not supported"}
-        )
-    return results
+        of_task = [cell for cell in cells if cell.property == task.property.name]
+        whole.add(_of_property(of_task, task, splits[task.property.name]["test"], options))
+    if options.control_seeds == 0:
+        whole.notes.append(Note(kind="skipped", text="control tasks skipped: selectivity is not supported"))
+    if options.random_models == 0:
+        text = "random-weight model skipped: the comparison with it is not supported"
+        whole.notes.append(Note(kind="skipped", text=text))
+    return Results(mixes=[], trees=[], **vars(whole))
 
 
-def _summarise_property(
-    cells: Sequence[Cell], task: Task, corpus: Corpus, config: ProbeOptions
-) -> dict[str, list[Any]]:
+@dataclass
+class _Summary:
+    """The lists of `Results` that grow property by property."""
+
+    records: list[ProbeRecord] = field(default_factory=list)
+    classes: list[ClassRecord] = field(default_factory=list)
+    errors: list[ErrorRecord] = field(default_factory=list)
+    confused: list[ConfusionRecord] = field(default_factory=list)
+    comparisons: list[ComparisonRecord] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, other: _Summary) -> None:
+        """The lists of another property behind these."""
+        for name, values in vars(other).items():
+            getattr(self, name).extend(values)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One property's cells as columns of numbers, a row a test item.
+
+    Args:
+        columns: of each cell, what its score is made of.
+        scores: of each cell.
+        replicates: the scores of each resample of the test sentences.
+    """
+
+    boot: ClusterBootstrap
+    columns: list[Float[np.ndarray, "n k"]]
+    scores: list[float]
+    replicates: Float[np.ndarray, "b cells"]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell], test: Part, numbers: bool, seed: int) -> _Scored:
+        """Accuracy of classes, R^2 of numbers."""
+        boot = ClusterBootstrap(test.clusters, seed=seed)
+        score_of = _score_of(numbers)
+        columns = [_columns(cell, test, numbers) for cell in cells]
+        replicates = np.column_stack([score_of(boot.sums(column)) for column in columns])
+        usable = np.isfinite(replicates).all(1)  # a resample of one number only has no R^2
+        scores = [float(score_of(column.sum(0))) for column in columns]
+        return cls(boot, columns, scores, replicates[usable])
+
+
+def _of_property(cells: Sequence[Cell], task: Task, corpus: Corpus, options: ProbeOptions) -> _Summary:
+    """Everything about one property but what is asked of all layers together."""
+    numbers, test = task.property.kind == "number", task.parts["test"]
+    scored = _Scored.of(cells, test, numbers, options.seed)
+    records = _records(cells, task, scored)
+    top = int(np.argmax(scored.scores))
+    out = _Summary(
+        records=records,
+        comparisons=_comparisons(records, scored),
+        notes=_notes(cells, task, options),
+        findings=[Finding(property=task.property.name, text=finding(records))],
+    )
+    if not numbers:
+        for cell, record in zip(cells, records, strict=True):
+            out.classes += _classes(cell, record, test)
+        out.errors += _errors(cells[top], records[top], task, corpus)
+        out.confused += _confused(cells[top], test)
+    return out
+
+
+def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRecord]:
     train, test = task.parts["train"], task.parts["test"]
     numbers = task.property.kind == "number"
-    boot = ClusterBootstrap(test.clusters, seed=config.seed)
     known = set(train.types)
-    seen = np.array([t in known for t in test.types])
-    base = _baselines(task)
-    columns = [_columns(cell, test, numbers) for cell in cells]
-    score_of = evaluation.r2_of_sums if numbers else _mean_of_sums
-    replicates = np.column_stack([score_of(boot.sums(c)) for c in columns])
-    replicates = replicates[np.isfinite(replicates).all(1)]  # a resample of one number only has no R^2
-    scores = [float(score_of(c.sum(0))) for c in columns]
-    is_best, p_worse = evaluation.best_set(scores, replicates)
-    prior = _prior_bits(train, test)
-
+    seen = np.array([kind in known for kind in test.types])
+    base, prior = _baselines(task), _prior_bits(train, test)
+    is_best, p_worse = evaluation.best_set(scored.scores, scored.replicates)
     records = []
     for i, cell in enumerate(cells):
-        score = evaluation.interval(scores[i], replicates[:, i])
+        score = evaluation.interval(scored.scores[i], scored.replicates[:, i])
         control = float(np.mean(cell.control)) if cell.control else None
-        selectivity: Interval | None = None
-        if cell.control_values:
-            selectivity = boot.mean(columns[i][:, 0] - np.array(cell.control_values))
-        macro = _macro_f1(cell, test, boot) if not numbers else None
+        selectivity = _selectivity(cell, scored.columns[i], scored.boot)
+        macro = None if numbers else _macro_f1(cell, test, scored.boot)
         records.append(
-            {
-                "site": cell.site,
-                "layer": layer_of(cell.site, i),
-                "property": task.property.name,
-                "level": task.property.level,
-                "kind": task.property.kind,
-                "metric": "r2" if numbers else "accuracy",
-                "score": score.value,
-                "low": score.low,
-                "high": score.high,
-                "control": control,
-                "control_scores": cell.control,
-                "selectivity": None if control is None else score.value - control,
-                "selectivity_low": selectivity.low if selectivity else None,
-                "selectivity_high": selectivity.high if selectivity else None,
+            ProbeRecord(
+                site=cell.site,
+                layer=layer_of(cell.site, i),
+                property=task.property.name,
+                level=task.property.level,
+                kind=task.property.kind,
+                metric="r2" if numbers else "accuracy",
+                score=score.value,
+                low=score.low,
+                high=score.high,
+                control=control,
+                control_scores=cell.control,
+                selectivity=None if control is None else score.value - control,
+                selectivity_low=selectivity.low if selectivity else None,
+                selectivity_high=selectivity.high if selectivity else None,
                 **base,
-                "embedding": scores[0],
-                "random_model": cell.random_model,
-                "score_seen": finite(score_of(columns[i][seen].sum(0))) if seen.sum() > 1 else None,
-                "score_unseen": finite(score_of(columns[i][~seen].sum(0))) if (~seen).sum() > 1 else None,
-                "n_seen": int(seen.sum()),
-                "n_unseen": int((~seen).sum()),
-                "macro_f1": macro.value if macro else None,
-                "macro_f1_low": macro.low if macro else None,
-                "macro_f1_high": macro.high if macro else None,
-                "n_train": len(train),
-                "n_dev": len(task.parts["dev"]),
-                "n_test": len(test),
-                "n_classes": None if numbers else len(set(train.labels)),
-                "l2": cell.l2,
-                "converged": cell.converged,
-                "gradient_norm": cell.gradient_norm,
-                **_information(cell, cells[0], prior, boot),
-                "code_bits": cell.code_bits,
-                "compression": cell.compression,
-                "control_compression": float(np.mean(cell.control_compression)) if cell.control_compression else None,
-                "best": bool(is_best[i]),
-                "p_worse": p_worse[i],
-            }
+                embedding=scored.scores[0],
+                random_model=cell.random_model,
+                score_seen=_score_on(scored.columns[i], seen, numbers),
+                score_unseen=_score_on(scored.columns[i], ~seen, numbers),
+                n_seen=int(seen.sum()),
+                n_unseen=int((~seen).sum()),
+                macro_f1=macro.value if macro else None,
+                macro_f1_low=macro.low if macro else None,
+                macro_f1_high=macro.high if macro else None,
+                n_train=len(train),
+                n_dev=len(task.parts["dev"]),
+                n_test=len(test),
+                n_classes=None if numbers else len(set(train.labels)),
+                l2=cell.l2,
+                converged=cell.converged,
+                gradient_norm=cell.gradient_norm,
+                **_information(cell, cells[0], prior, scored.boot),
+                code_bits=cell.code_bits,
+                compression=cell.compression,
+                control_compression=float(np.mean(cell.control_compression)) if cell.control_compression else None,
+                best=bool(is_best[i]),
+                p_worse=p_worse[i],
+            )
         )
-    comparisons = [
-        {
-            "property": task.property.name,
-            "layer_a": records[c.a]["layer"],
-            "layer_b": records[c.b]["layer"],
-            "difference": c.difference.value,
-            "low": c.difference.low,
-            "high": c.difference.high,
-            "p_holm": c.p,
-        }
-        for c in evaluation.compare_pairs(scores, replicates)
+    return records
+
+
+def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap) -> Interval | None:
+    """Right or not minus the mean of the control tasks, item by item, which numbers do not have."""
+    if not cell.control_values:
+        return None
+    return boot.mean(columns[:, 0] - np.array(cell.control_values))
+
+
+def _score_on(columns: Float[np.ndarray, "n k"], rows: np.ndarray, numbers: bool) -> float | None:
+    """The score on some of the test items; of fewer than two there is none."""
+    return finite(_score_of(numbers)(columns[rows].sum(0))) if rows.sum() > 1 else None
+
+
+def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[ComparisonRecord]:
+    """Every pair of layers on the same resamples."""
+    return [
+        ComparisonRecord(
+            property=records[pair.a].property,
+            layer_a=records[pair.a].layer,
+            layer_b=records[pair.b].layer,
+            difference=pair.difference.value,
+            low=pair.difference.low,
+            high=pair.difference.high,
+            p_holm=pair.p,
+        )
+        for pair in evaluation.compare_pairs(scored.scores, scored.replicates)
     ]
-    top = int(np.argmax(scores))
-    return {
-        "records": records,
-        "comparisons": comparisons,
-        "classes": []
-        if numbers
-        else [row for cell, r in zip(cells, records, strict=True) for row in _classes(cell, r, test)],
-        "errors": [] if numbers else _errors(cells[top], records[top], task, corpus),
-        "confused": [] if numbers else _confused(cells[top], test),
-        "notes": _notes(cells, task, config),
-        "findings": [{"property": task.property.name, "text": finding(records)}],
-    }
 
 
 def _information(
@@ -175,6 +233,11 @@ def _prior_bits(train: Part, test: Part) -> list[float | None]:
     return [-float(np.log2(n / len(train))) if (n := counts[str(v)]) else None for v in test.labels]
 
 
+def _score_of(numbers: bool) -> Callable[[np.ndarray], Any]:
+    """From the sums of the columns to the score."""
+    return evaluation.r2_of_sums if numbers else _mean_of_sums
+
+
 def _mean_of_sums(sums: np.ndarray) -> Any:
     return sums[..., 0] / sums[..., 1]
 
@@ -215,13 +278,13 @@ def _baselines(task: Task) -> dict[str, float]:
     }
 
 
-def _classes(cell: Cell, record: dict[str, Any], test: Part) -> list[dict[str, Any]]:
+def _classes(cell: Cell, record: ProbeRecord, test: Part) -> list[ClassRecord]:
     gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
-    head = {"property": cell.property, "site": cell.site, "layer": record["layer"]}
-    return [{**head, **row} for row in evaluation.per_class(gold, predicted)]
+    rows = evaluation.per_class(gold, predicted)
+    return [ClassRecord(property=cell.property, site=cell.site, layer=record.layer, **row) for row in rows]
 
 
-def _errors(cell: Cell, record: dict[str, Any], task: Task, corpus: Corpus) -> list[dict[str, Any]]:
+def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list[ErrorRecord]:
     test = task.parts["test"]
     wrong = [i for i in range(len(test)) if str(test.labels[i]) != cell.predicted[i]]
     wrong.sort(key=lambda i: -cell.confidence[i])
@@ -229,86 +292,91 @@ def _errors(cell: Cell, record: dict[str, Any], task: Task, corpus: Corpus) -> l
     for i in wrong[:N_ERRORS]:
         sentence = corpus.sentences[test.clusters[i]]
         rows.append(
-            {
-                "property": cell.property,
-                "site": cell.site,
-                "layer": record["layer"],
-                "sentence_id": sentence.id,
-                "words": [w.form for w in sentence.words],
-                "index": int(test.words[i]) if test.words[i] >= 0 else None,
-                "gold": str(test.labels[i]),
-                "predicted": cell.predicted[i],
-                "confidence": cell.confidence[i],
-            }
+            ErrorRecord(
+                property=cell.property,
+                site=cell.site,
+                layer=record.layer,
+                sentence_id=sentence.id,
+                words=[word.form for word in sentence.words],
+                index=int(test.words[i]) if test.words[i] >= 0 else None,
+                gold=str(test.labels[i]),
+                predicted=cell.predicted[i],
+                confidence=cell.confidence[i],
+            )
         )
     return rows
 
 
-def _confused(cell: Cell, test: Part) -> list[dict[str, Any]]:
+def _confused(cell: Cell, test: Part) -> list[ConfusionRecord]:
     counts: dict[tuple[str, str], int] = {}
     for gold, predicted in zip(test.labels, cell.predicted, strict=True):
         if str(gold) != predicted:
             counts[str(gold), predicted] = counts.get((str(gold), predicted), 0) + 1
     top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:N_CONFUSIONS]
-    return [{"property": cell.property, "gold": g, "predicted": p, "count": n} for (g, p), n in top]
+    return [ConfusionRecord(property=cell.property, gold=g, predicted=p, count=n) for (g, p), n in top]
 
 
-def _notes(cells: Sequence[Cell], task: Task, config: ProbeOptions) -> list[dict[str, str]]:
-    notes = []
-    name = task.property.name
-    late = [c.site for c in cells if not c.converged]
+def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Note]:
+    name, level, notes = task.property.name, task.property.level, []
+    late = [cell.site for cell in cells if not cell.converged]
     if late:
-        notes.append({"kind": "warning", "text": f"{name}: probes not converged at {', '.join(late)}"})
-    late = [c.site for c in cells if not c.control_converged]
+        notes.append(Note(kind="warning", text=f"{name}: probes not converged at {', '.join(late)}"))
+    late = [cell.site for cell in cells if not cell.control_converged]
     if late:
-        notes.append({"kind": "warning", "text": f"{name}: control probes not converged at {', '.join(late)}"})
-    if config.control_seeds and any(len(c.control) < config.control_seeds for c in cells):
-        notes.append(
-            {"kind": "skipped", "text": f"{name}: some control tasks drew one class or number only and were left out"}
-        )
+        notes.append(Note(kind="warning", text=f"{name}: control probes not converged at {', '.join(late)}"))
+    if options.control_seeds and any(len(cell.control) < options.control_seeds for cell in cells):
+        text = f"{name}: some control tasks drew one class or number only and were left out"
+        notes.append(Note(kind="skipped", text=text))
     if task.property.kind == "class":
-        absent = sorted({str(v) for v in task.parts["test"].labels} - {str(v) for v in task.parts["train"].labels})
-        if absent:
-            count = sum(str(v) in absent for v in task.parts["test"].labels)
-            notes.append(
-                {
-                    "kind": "warning",
-                    "text": f"{name}: classes absent from training count as wrong: {', '.join(absent)} ({count} test items)",
-                }
-            )
-    elif config.control_seeds:
-        notes.append(
-            {"kind": "info", "text": f"{name}: selectivity of a number has no interval (R2 less the control's R2)"}
-        )
-    if task.property.level == "sentence":
-        notes.append({"kind": "info", "text": f"{name}: the control task keys on the sentence's first word"})
+        notes += _absent_classes(task)
+    elif options.control_seeds:
+        text = f"{name}: selectivity of a number has no interval (R2 less the control's R2)"
+        notes.append(Note(kind="info", text=text))
+    if level == "sentence":
+        notes.append(Note(kind="info", text=f"{name}: the control task keys on the sentence's first word"))
     return notes
 
 
-def finding(records: Sequence[dict[str, Any]]) -> str:
-    """One paragraph in words, from the records of one property."""
-    top = max(records, key=lambda r: r["score"])
-    first = records[0]
-    best = [i for i, r in enumerate(records) if r["best"]]
-    names = runs(best, [layer_label(r["layer"], r["site"]) for r in records])
-    where = "the embeddings" if names == "emb" else f"layer{'s' if len(best) > 1 else ''} {names}"
-    metric = "R2" if top["metric"] == "r2" else "accuracy"
-    by_distance = top.get("distance_majority")
+def _absent_classes(task: Task) -> list[Note]:
+    """A warning of test items that no probe can get right."""
+    trained = {str(label) for label in task.parts["train"].labels}
+    lost = Counter(str(label) for label in task.parts["test"].labels if str(label) not in trained)
+    if not lost:
+        return []
     text = (
-        f"{top['property']} is decodable from the embeddings with {metric} {first['score']:.3f} and best at {where} "
-        f"({top['score']:.3f}, 95% {top['low']:.3f}-{top['high']:.3f}); layer "
-        f"{layer_label(records[-1]['layer'], records[-1]['site'])}, the last that was read, has {records[-1]['score']:.3f}. "
-        f"The most frequent {'label' if metric == 'accuracy' else 'value'} of each word type gives {top['type_majority']:.3f}."
+        f"{task.property.name}: classes absent from training count as wrong: {_some(sorted(lost))} "
+        f"({lost.total()} test items)"
     )
-    if by_distance is not None:
-        text += f" That of each distance between the two words gives {by_distance:.3f}."
-    if top["selectivity"] is not None:
+    return [Note(kind="warning", text=text)]
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    """Names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def finding(records: Sequence[ProbeRecord]) -> str:
+    """One paragraph in words, from the records of one property."""
+    top = max(records, key=lambda record: record.score)
+    first, last = records[0], records[-1]
+    best = [i for i, record in enumerate(records) if record.best]
+    names = runs(best, [layer_label(record.layer, record.site) for record in records])
+    where = "the embeddings" if names == "emb" else f"layer{'s' if len(best) > 1 else ''} {names}"
+    metric = "R2" if top.metric == "r2" else "accuracy"
+    text = (
+        f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {where} "
+        f"({top.score:.3f}, 95% {top.low:.3f}-{top.high:.3f}); layer {layer_label(last.layer, last.site)}, the last that "
+        f"was read, has {last.score:.3f}. The most frequent {'label' if metric == 'accuracy' else 'value'} of each word "
+        f"type gives {top.type_majority:.3f}."
+    )
+    if top.distance_majority is not None:
+        text += f" That of each distance between the two words gives {top.distance_majority:.3f}."
+    if top.selectivity is not None:
         interval = ""
-        if top["selectivity_low"] is not None:
-            interval = f", 95% {top['selectivity_low']:.3f}-{top['selectivity_high']:.3f}"
-        text += (
-            f" Selectivity there is {top['selectivity']:.3f}{interval} (the control task reaches {top['control']:.3f})."
-        )
-    if top["random_model"] is not None:
-        text += f" The same layer of a random-weight model gives {top['random_model']:.3f}."
+        if top.selectivity_low is not None and top.selectivity_high is not None:
+            interval = f", 95% {top.selectivity_low:.3f}-{top.selectivity_high:.3f}"
+        text += f" Selectivity there is {top.selectivity:.3f}{interval} (the control task reaches {top.control:.3f})."
+    if top.random_model is not None:
+        text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
     return text

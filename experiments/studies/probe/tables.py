@@ -2,55 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from ...report.terminal_tables import Records, layer_cell, number_cell, titled
+from ...report.terminal_tables import number_cell, titled
+from ...report.words import layer_label
+from .records import ProbeRecord
 
 
-def tables(records: Records) -> list[Table]:
+def tables(records: Sequence[ProbeRecord]) -> list[Table]:
+    """Scores of each property, and the calibration of its probes where it was measured."""
     out = []
-    for name in dict.fromkeys(r["property"] for r in records):
-        mine = [r for r in records if r["property"] == name]
-        out.append(_scores(name, mine))
-        if any(r.get("ece") is not None for r in mine):
-            out.append(_calibration(name, mine))
+    for name in dict.fromkeys(record.property for record in records):
+        of_property = [record for record in records if record.property == name]
+        out.append(_scores(name, of_property))
+        if calibrated := [record for record in of_property if record.ece is not None]:
+            out.append(_calibration(name, calibrated))
     return out
 
 
-def _scores(name: str, records: Records) -> Table:
+def _scores(name: str, records: Sequence[ProbeRecord]) -> Table:
     first = records[0]
     title = (
-        f"{name} ({first['metric']}; n = {first['n_test']}; majority {number_cell(first['majority'])}, "
-        f"type majority {number_cell(first['type_majority'])})"
-    )
-    fields = ("control", "selectivity", "random_model", "score_seen", "score_unseen", "macro_f1")
-    rows = (
-        (
-            layer_cell(r),
-            number_cell(r["score"]),
-            f"{number_cell(r['low'])}-{number_cell(r['high'])}",
-            *(number_cell(r[k]) for k in fields),
-            f"{r['l2']:g}",
-            (("best " if r["best"] else "") + ("" if r["converged"] else "UNCONVERGED")).strip(),
-        )
-        for r in records
+        f"{name} ({first.metric}; n = {first.n_test}; majority {number_cell(first.majority)}, "
+        f"type majority {number_cell(first.type_majority)})"
     )
     headings = "layer|score|95%|control|selectivity|random model|seen|unseen|macro-F1|l2|"
-    return titled(title, headings, rows, ("layer", ""))
+    return titled(title, headings, [_score_row(record) for record in records], ("layer", ""))
 
 
-def _calibration(name: str, records: Records) -> Table:
-    rows = (
-        (
-            layer_cell(r),
-            number_cell(r["ece"]),
-            f"{r['ece_low']:.3f}-{r['ece_high']:.3f}",
-            number_cell(r["ece_chance"]),
-            f"{r['ece_p']:.4f}",
-            *(number_cell(r.get(k)) for k in ("classwise", "brier", "nll", "auroc", "temperature", "ece_scaled")),
-        )
-        for r in records
-        if r.get("ece") is not None
-    )
+def _score_row(record: ProbeRecord) -> list[str]:
+    marks = [mark for mark, on in (("best", record.best), ("UNCONVERGED", not record.converged)) if on]
+    return [
+        layer_label(record.layer, record.site),
+        number_cell(record.score),
+        f"{number_cell(record.low)}-{number_cell(record.high)}",
+        number_cell(record.control),
+        number_cell(record.selectivity),
+        number_cell(record.random_model),
+        number_cell(record.score_seen),
+        number_cell(record.score_unseen),
+        number_cell(record.macro_f1),
+        f"{record.l2:g}",
+        " ".join(marks),
+    ]
+
+
+def _calibration(name: str, records: Sequence[ProbeRecord]) -> Table:
     headings = "layer|ECE|95%|by chance|p|classwise|Brier|NLL|AUROC|temperature|ECE then"
+    rows = [_calibration_row(record) for record in records]
     return titled(f"{name}: calibration of the probes", headings, rows, ("layer",))
+
+
+def _calibration_row(record: ProbeRecord) -> list[str]:
+    return [
+        layer_label(record.layer, record.site),
+        number_cell(record.ece),
+        f"{number_cell(record.ece_low)}-{number_cell(record.ece_high)}",
+        number_cell(record.ece_chance),
+        "" if record.ece_p is None else f"{record.ece_p:.4f}",
+        number_cell(record.classwise),
+        number_cell(record.brier),
+        number_cell(record.nll),
+        number_cell(record.auroc),
+        number_cell(record.temperature),
+        number_cell(record.ece_scaled),
+    ]

@@ -15,6 +15,7 @@ from ....probes.structural import depth_spearman, distance_spearman, structural_
 from ...corpus import Corpus, Split
 from ...features.layout import Layout
 from ...report.words import layer_label
+from .records import TreeRecord
 
 TOGETHER = 8
 """Layers that a study trains in one model, and keeps when they are done."""
@@ -47,22 +48,21 @@ class Trees:
         return [features[rows] for rows in self.rows]
 
 
-def tree_records(
+def tree_scores_of(
     splits: Mapping[Split, Trees],
     read: Callable[[str], Float[Tensor, "rows d"]],
     sites: Sequence[str],
     rank: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """One record a site; the sites are trained in one model, and held in memory together.
+    """Scores of each site; the sites are trained in one model, and held in memory together.
 
     Args:
         read: a site's features.
         rank: rows of the probe's matrix.
 
     Returns:
-        Records with ``site, rank, uuas, uuas_low, uuas_high, distance_spearman, root_accuracy, root_low, root_high,
-        depth_spearman, epochs, converged, n`` (test sentences). Intervals over sentences.
+        For each site the fields of a `TreeRecord` that need neither the chain nor a random-weight model.
     """
     train, dev, test = splits["train"], splits["dev"], splits["test"]
     features: dict[str, dict[str, list[Tensor]]] = {"train": {}, "dev": {}, "test": {}}
@@ -123,17 +123,16 @@ def tree_scores(
     }
 
 
-def tree_finding(records: Sequence[Mapping[str, Any]]) -> str:
+def tree_finding(records: Sequence[TreeRecord]) -> str:
     """One sentence in words."""
-    top = max(records, key=lambda r: r["uuas"])
-    root = (
-        ""
-        if top["root_accuracy"] is None
-        else f"; the root there is right in {top['root_accuracy']:.3f} of the sentences"
-    )
-    random = "" if top["random_uuas"] is None else f", the same layer of a random-weight model {top['random_uuas']:.3f}"
+    top = max(records, key=lambda record: record.uuas)
+    root = random = ""
+    if top.root_accuracy is not None:
+        root = f"; the root there is right in {top.root_accuracy:.3f} of the sentences"
+    if top.random_uuas is not None:
+        random = f", the same layer of a random-weight model {top.random_uuas:.3f}"
     return (
-        f"tree: structural probes of rank {top['rank']} recover {top['uuas']:.3f} of the undirected edges, 95% "
-        f"{top['uuas_low']:.3f}-{top['uuas_high']:.3f}, at layer {layer_label(top['layer'], top['site'])} (embeddings "
-        f"{records[0]['uuas']:.3f}, words chained in a row {top['chain_uuas']:.3f}{random}){root}."
+        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges, 95% "
+        f"{top.uuas_low:.3f}-{top.uuas_high:.3f}, at layer {layer_label(top.layer, top.site)} (embeddings "
+        f"{records[0].uuas:.3f}, words chained in a row {top.chain_uuas:.3f}{random}){root}."
     )

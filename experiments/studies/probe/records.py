@@ -1,0 +1,219 @@
+"""What ``layerscope probe`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...report.schema import StudyResults, entry
+
+METRICS = {"accuracy": "accuracy", "r2": "R²"}
+"""The scores that probes have, and what a reader calls them."""
+
+Score = Literal["accuracy", "r2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecord:
+    """One property at one site."""
+
+    site: str = entry("the site whose vectors the probe reads")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    property: str = entry("what the probe reads")
+    level: Literal["word", "sentence", "arc", "pair"] = entry("what has a label")
+    kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
+    metric: Score = entry("what the score is")
+    score: float = entry("of the probe on the test items")
+    low: float = entry("lower end of the score's 95% interval over sentences")
+    high: float = entry("its upper end")
+    control: float | None = entry("mean score over the control tasks")
+    control_scores: list[float] = entry("score of each control task")
+    selectivity: float | None = entry("score minus control")
+    selectivity_low: float | None = entry("lower end of its 95% interval over sentences; null for numbers")
+    selectivity_high: float | None = entry("its upper end")
+    majority: float = entry("score of the most frequent training class, or of the training mean")
+    type_majority: float = entry("score of each word type's most frequent class, or of its mean")
+    embedding: float = entry("score at the embedding layer")
+    random_model: float | None = entry("mean score at the same site of the random-weight models")
+    score_seen: float | None = entry("score on word types that training has")
+    score_unseen: float | None = entry("score on word types that training lacks")
+    n_seen: int = entry("test items of word types that training has")
+    n_unseen: int = entry("test items of word types that training lacks")
+    macro_f1: float | None = entry("mean F1 over classes; null for numbers")
+    macro_f1_low: float | None = entry("lower end of its 95% interval over sentences")
+    macro_f1_high: float | None = entry("its upper end")
+    n_train: int = entry("training items")
+    n_dev: int = entry("dev items")
+    n_test: int = entry("test items")
+    n_classes: int | None = entry("classes in training; null for numbers")
+    l2: float = entry("the penalty, chosen on dev where there are several")
+    converged: bool = entry("whether the probe reached its optimum")
+    gradient_norm: float = entry("norm of the objective's gradient at the end")
+    information: float | None = entry("what the probe's distribution tells of a label (V-information)", "bits per item")
+    information_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
+    information_high: float | None = entry("its upper end", "bits per item")
+    gain: float | None = entry("information minus that of the embedding layer", "bits per item")
+    gain_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
+    gain_high: float | None = entry("its upper end", "bits per item")
+    conditional: float | None = entry(
+        "what the site adds when a probe sees it and the embedding layer", "bits per item"
+    )
+    conditional_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
+    conditional_high: float | None = entry("its upper end", "bits per item")
+    code_bits: float | None = entry("online code length of the training labels", "bits")
+    compression: float | None = entry("uniform code length divided by the online code length")
+    control_compression: float | None = entry("mean compression of the control tasks")
+    best: bool = entry("in the set of best layers: none is significantly worse than the best")
+    p_worse: float = entry("p of being no worse than the best layer, Holm-corrected")
+    distance_majority: float | None = entry(
+        "of arcs and pairs: score of the most frequent class of each distance", default=None
+    )
+    ece: float | None = entry("expected calibration error in bins of equal width", default=None)
+    ece_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
+    ece_high: float | None = entry("its upper end", default=None)
+    ece_chance: float | None = entry("mean ECE of a calibrated probe with these confidences", default=None)
+    ece_p: float | None = entry("p of an ECE this large from a calibrated probe", default=None)
+    ece_mass: float | None = entry("ECE in bins of equal numbers of items", default=None)
+    classwise: float | None = entry("mean over classes of the ECE of each class's own probability", default=None)
+    brier: float | None = entry("Brier score of the whole distributions", default=None)
+    nll: float | None = entry("mean negative log-likelihood", "nats", default=None)
+    auroc: float | None = entry("how often a right item is more confident than a wrong one", default=None)
+    temperature: float | None = entry("fitted on dev; above 1 the probe was overconfident", default=None)
+    ece_scaled: float | None = entry("ECE with that temperature", default=None)
+    score_seeds: list[float | None] | None = entry("the score with each seed, this run's first", default=None)
+    selectivity_seeds: list[float | None] | None = entry("the selectivity with each seed", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRecord:
+    """One class at one site."""
+
+    property: str = entry("what the probe reads")
+    site: str = entry("the site whose vectors the probe reads")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    label: str = entry("the class")
+    support: int = entry("test items of this class")
+    precision: float | None = entry("share of the items given this class that have it")
+    recall: float | None = entry("share of its items that are given this class")
+    f1: float = entry("harmonic mean of precision and recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRecord:
+    """A wrong test item at the best layer, with its sentence."""
+
+    property: str = entry("what the probe reads")
+    site: str = entry("the site whose vectors the probe reads")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    sentence_id: str = entry("the sentence in its file")
+    words: list[str] = entry("its words")
+    index: int | None = entry("the item's word, from 0; null for a sentence")
+    gold: str = entry("its class")
+    predicted: str = entry("the class that the probe gives")
+    confidence: float = entry("the probability of that class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfusionRecord:
+    """How often one class is taken for another at the best layer."""
+
+    property: str = entry("what the probe reads")
+    gold: str = entry("the class")
+    predicted: str = entry("what it is taken for")
+    count: int = entry("test items")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """Two layers compared on the same test items."""
+
+    property: str = entry("what the probe reads")
+    layer_a: int = entry("the one layer; -1 is the embedding layer")
+    layer_b: int = entry("the other layer")
+    difference: float = entry("score at b minus score at a")
+    low: float = entry("lower end of its 95% interval over sentences")
+    high: float = entry("its upper end")
+    p_holm: float = entry("p of no difference, Holm-corrected over all pairs of the property")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixRecord:
+    """A probe of all layers at once."""
+
+    property: str = entry("what the probe reads")
+    sites: list[str] = entry("the sites that are mixed, the embedding layer first")
+    mix: list[float] = entry("weight of each site in the mix; they sum to 1")
+    centre_of_gravity: float = entry("sum of layer times weight; the embedding layer is -1")
+    centre_above: float | None = entry("the same without the embedding layer, weights scaled to sum to 1")
+    peakedness: float = entry("Kullback-Leibler divergence of the weights from equal ones", "bits")
+    cumulative: list[float] = entry("accuracy of the probe of the first k sites, for each k")
+    headroom: float = entry("accuracy of all sites minus that of the embedding layer")
+    headroom_low: float = entry("lower end of its 95% interval over sentences")
+    headroom_high: float = entry("its upper end")
+    expected_layer: float | None = entry(
+        "mean layer of the gain; null where the headroom's interval holds 0 or the mix is weaker than one site"
+    )
+    low: float | None = entry("lower end of its 95% interval over sentences")
+    high: float | None = entry("its upper end")
+    converged: bool = entry("whether every mix reached its optimum")
+    margin: float | None = entry("accuracy of all sites minus that of the best single site's probe", default=None)
+    margin_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
+    margin_high: float | None = entry("its upper end; below 0 the mix is the weaker probe, and refused", default=None)
+
+    def is_weaker(self) -> bool:
+        """Whether the mix is significantly worse than a probe of one site, which it can imitate."""
+        return self.margin_high is not None and self.margin_high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeRecord:
+    """Structural probes of the tree's distances and depths at one site."""
+
+    site: str = entry("the site whose vectors the probes read")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
+    rank: int = entry("rows of the probes' matrices")
+    uuas: float = entry("share of the gold edges in the minimum spanning tree, punctuation left out")
+    uuas_low: float = entry("lower end of its 95% interval over sentences")
+    uuas_high: float = entry("its upper end")
+    distance_spearman: float | None = entry("Spearman's correlation of distances, by word and then by length")
+    root_accuracy: float | None = entry("share of the sentences whose root has the least depth")
+    root_low: float | None = entry("lower end of its 95% interval over sentences")
+    root_high: float | None = entry("its upper end")
+    depth_spearman: float | None = entry("Spearman's correlation of depths, by sentence and then by length")
+    n: int = entry("test sentences")
+    epochs: int = entry("epochs of the longer training of the two")
+    converged: bool = entry("whether both trainings ended by themselves")
+    chain_uuas: float = entry("UUAS of words chained in a row")
+    chain_root: float | None = entry("root accuracy of the first word")
+    chain_spearman: float | None = entry("distance correlation of words chained in a row")
+    random_uuas: float | None = entry("UUAS of the same probe on a random-weight model")
+    random_root: float | None = entry("its root accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsRecord:
+    """One property over several seeds."""
+
+    property: str = entry("what the probe reads")
+    seeds: list[int] = entry("the seeds, this run's first")
+    best: list[str] = entry("site of the highest score with each seed")
+    scores: list[float] = entry("the score there")
+    mean: float = entry("mean score over seeds at this run's best site")
+    sd: float = entry("its standard deviation")
+    sd_selectivity: float | None = entry("standard deviation of the selectivity there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """A layer-wise probing study."""
+
+    records: list[ProbeRecord] = entry("one for each property and site")
+    classes: list[ClassRecord] = entry("one for each class, property and site")
+    errors: list[ErrorRecord] = entry("the most confident mistakes at each property's best layer")
+    confused: list[ConfusionRecord] = entry("the most frequent confusions at each property's best layer")
+    comparisons: list[ComparisonRecord] = entry("every pair of layers, for each property")
+    mixes: list[MixRecord] = entry("one for each property of classes, with --scalar-mix")
+    trees: list[TreeRecord] = entry("one for each site, with --structural")
+    # The diagram's record is that of `experiments.calibration`, with the property, site and layer in front.
+    calibration: list[dict[str, Any]] = entry("one for each calibrated probe, with its bins and classes", default=[])
+    seeds: list[SeedsRecord] = entry("one for each property, with --seeds", default=[])
