@@ -1,9 +1,12 @@
 """Build the reference of the API, and check what the documentation says of the code.
 
-    python docs/build.py            # writes docs/reference/: a page for each room, and one of all commands' options
+    python docs/build.py            # writes docs/reference/ and the generated parts of the pages
     python docs/build.py --check    # writes nothing; exit status 1 and a line for each thing that is not true
 
-Checked: every relative link and anchor of every Markdown file; every ``layerscope ...`` line of a code block, by the
+Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page holds what the code says: the fields of a study's
+``results.json`` (``results STUDY``), the properties, the attribution methods.
+
+Checked: that the generated parts are up to date; every relative link and anchor of every Markdown file; every ``layerscope ...`` line of a code block, by the
 command line's own parser; every ``--option`` that is spoken of; that each command has a page, each page a place in
 docs/README.md, and each public name a docstring.
 """
@@ -11,6 +14,7 @@ docs/README.md, and each public name a docstring.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import io
@@ -18,7 +22,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,10 +31,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 MODULES = (
-    "hooks", "hooks.edits", "probes", "probes.controls", "probes.evaluation", "probes.calibration", "probes.scaling",
-    "probes.rankings", "probes.structural", "probes.mixing", "experiments", "experiments.subject", "experiments.corpus",
-    "experiments.tasks.properties", "experiments.attribution",
-)  # fmt: skip
+    "layerscope.hooks",
+    "layerscope.hooks.edits",
+    "layerscope.probes",
+    "layerscope.probes.controls",
+    "layerscope.probes.evaluation",
+    "layerscope.probes.calibration",
+    "layerscope.probes.scaling",
+    "layerscope.probes.rankings",
+    "layerscope.probes.structural",
+    "layerscope.probes.mixing",
+    "layerscope.experiments",
+    "layerscope.experiments.subject",
+    "layerscope.experiments.corpus",
+    "layerscope.experiments.tasks.properties",
+    "layerscope.experiments.attribution",
+)
 """What the reference has a page of."""
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -46,6 +63,8 @@ def main(arguments: list[str]) -> int:
         wrong = list(problems())
         print("\n".join([*wrong, f"docs: {len(wrong)} wrong"]))
         return 1 if wrong else 0
+    for path, text in generated_pages():
+        path.write_text(text, encoding="utf-8")
     REFERENCE.mkdir(exist_ok=True)
     for name, text in pages.items():
         (REFERENCE / name).write_text(text, encoding="utf-8")
@@ -91,7 +110,7 @@ def page_of(module: ModuleType) -> str:
 
 def page_of_commands() -> str:
     """The help of every command, as the command line prints it."""
-    from experiments.cli import make_parser
+    from layerscope.experiments.cli import make_parser
 
     parts = ["# Commands"]
     for name, parser in commands_of(make_parser()).items():
@@ -136,12 +155,101 @@ def commands_of(parser: Any) -> dict[str, Any]:
     return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
 
 
+# -- the generated parts of the pages
+
+GENERATED = re.compile(r"<!-- generated: ([^>]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def generated_pages() -> Iterator[tuple[Path, str]]:
+    """(page, its text with the generated parts as the code has them now) of each page that has such parts."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if GENERATED.search(text):
+            yield path, GENERATED.sub(lambda m: f"<!-- generated: {m[1]} -->\n{generated(m[1])}\n<!-- end -->", text)
+
+
+def generated(name: str) -> str:
+    """One generated part: ``results STUDY``, ``properties`` or ``attribution methods``."""
+    what, _, study = name.partition(" ")
+    if what == "results":
+        return results_tables(study)
+    if what == "properties":
+        from layerscope.experiments.tasks.properties import PROPERTIES
+
+        rows = [(f"`{p.name}`", p.level, p.kind, p.doc) for p in PROPERTIES.values()]
+        return markdown_table(("property", "of", "values", "what it is"), rows)
+    from layerscope.experiments.attribution import METHODS
+
+    rows = [(f"`{method}`", first_line(METHODS[method])) for method in METHODS]
+    return markdown_table(("method", "what it does"), rows)
+
+
+ABOVE = {True: "Every run's `results.json` has:", False: "Beside [what every run has](running.md#resultsjson):"}
+
+
+def results_tables(study: str) -> str:
+    """The fields of a study's results, or of every study's (``common``): one table for the whole, one for each kind of record."""
+    from layerscope.experiments.report.schema import StudyResults
+
+    if study == "common":
+        whole, skipped = StudyResults, set()
+    else:
+        whole = importlib.import_module(f"layerscope.experiments.studies.{study}.records").Results
+        skipped = {item.name for item in dataclasses.fields(StudyResults)}
+    tables, ahead, seen = [], [whole], set()
+    while ahead:
+        kind = ahead.pop(0)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        hints = typing.get_type_hints(kind)
+        rows = []
+        for item in (item for item in dataclasses.fields(kind) if item.name not in skipped or kind is not whole):
+            optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+            about = item.metadata.get("about", "") + (" (if asked for)" if optional and kind is not whole else "")
+            rows.append((f"`{item.name}`", type_name(hints[item.name]), item.metadata.get("unit", ""), about))
+            ahead += [inner for inner in dataclasses_in(hints[item.name]) if inner not in seen]
+        title = ABOVE[study == "common"] if kind is whole else f"`{kind.__name__}`: {first_line(kind)}"
+        tables.append(f"{title}\n\n{markdown_table(('field', 'type', 'unit', 'meaning'), rows)}")
+    return "\n\n".join(tables)
+
+
+def dataclasses_in(hint: Any) -> list[type]:
+    """The dataclasses that a type is made of."""
+    if dataclasses.is_dataclass(hint):
+        return [hint] if isinstance(hint, type) else []
+    return [inner for part in typing.get_args(hint) for inner in dataclasses_in(part)]
+
+
+def type_name(hint: Any) -> str:
+    """A type as JSON has it."""
+    names = {float: "number", int: "integer", str: "text", bool: "true or false", type(None): "null", Any: "any"}
+    if hint in names:
+        return names[hint]
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (list, tuple):
+        return f"list of {type_name(inner[0])}" if inner else "list"
+    if origin is dict:
+        return f"object of {type_name(inner[1])}" if inner and inner[1] is not Any else "object"
+    if origin is typing.Literal:
+        return ", ".join(map(str, inner))
+    if inner:
+        return " or ".join(type_name(part) for part in inner)
+    return getattr(hint, "__name__", "object")
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
 # -- the checks
 
 
 def problems() -> Iterator[str]:
     """A line for each thing that is not true."""
-    from experiments.cli import make_parser
+    from layerscope.experiments.cli import make_parser
 
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
@@ -158,6 +266,9 @@ def problems() -> Iterator[str]:
         if path.parent == ROOT / "docs":
             spoken = set(re.findall(r"`(--[a-z][a-z-]*)", prose(text)))
             yield from (f"{at}: no command has the option {flag}" for flag in sorted(spoken - known))
+    for path, text in generated_pages():
+        if text != pages.get(path):
+            yield f"{path.relative_to(ROOT)}: a generated part is not what the code says: run python docs/build.py"
     index = pages.get(ROOT / "docs" / "README.md", "")
     for path in pages:
         if path.parent == ROOT / "docs" and path.name != "README.md" and f"({path.name}" not in index:

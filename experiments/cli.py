@@ -24,6 +24,8 @@ from .studies import STUDIES
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
 """Of example command lines."""
+LONGEST = 480
+"""Characters of an error message."""
 SHELLS = ("bash", "zsh", "fish")
 WRONG, BAD_INPUT, BUG, INTERRUPTED = 1, 2, 70, 130
 STATUS = (
@@ -91,9 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="run folder (default: %(default)s)"
     )
     add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
-    report = _add(
-        commands, "report", "make the report of a finished run again, or compare several runs", REPORTS
-    )
+    report = _add(commands, "report", "make the report of a finished run again, or compare several runs", REPORTS)
     report.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
     report.add_argument(
         "--out",
@@ -176,7 +176,7 @@ def _guarded(given: argparse.Namespace) -> int:
     except (LayerscopeError, OSError) as error:
         if getattr(given, "verbose", False):
             traceback.print_exc()
-        print(f"layerscope: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"layerscope: {shorten(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print(f"layerscope: interrupted; what is done is kept. To go on: {again}", file=sys.stderr)
@@ -185,6 +185,12 @@ def _guarded(given: argparse.Namespace) -> int:
         traceback.print_exc()
         print(f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr)
         return BUG
+
+
+def shorten(text: str) -> str:
+    """A message as one line of at most `LONGEST` characters that every terminal can print."""
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."
 
 
 def _demo(out: Path) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .runs.folder import RunError, read_json, write_json, write_text
+from .studies import STUDIES
 
 if TYPE_CHECKING:
     import pandas
@@ -45,6 +46,7 @@ class Results:
 
         Raises:
             RunError: there are none, or the file is not a run's.
+            ResultsError: a field that no run wrote so.
         """
         path = Path(folder)
         path = path / "results.json" if path.is_dir() else path
@@ -52,8 +54,10 @@ class Results:
             held = " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
             raise RunError(f"{folder}: expected a finished run's folder, found no {path.name}{held}")
         raw = read_json(path)
-        if not {"kind", "records"} <= set(raw):
-            raise RunError(f"{path}: expected a run's results with 'kind' and 'records'")
+        kind = raw.get("kind")
+        if not isinstance(kind, str) or kind not in STUDIES:
+            raise RunError(f"{path}: expected the results of {', '.join(STUDIES)}, got kind {kind!r:.40}")
+        STUDIES[kind].read(raw, str(path))
         return cls(raw, path.parent)
 
     # -- what it holds

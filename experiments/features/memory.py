@@ -44,8 +44,11 @@ def as_bytes(text: str, option: str) -> int:
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE)
     if found is None or found[2].upper() not in _UNITS:
-        raise RunError(f"{option} {text}: expected a size such as 2GB or 512MB")
-    return round(float(found[1]) * _UNITS[found[2].upper()])
+        raise RunError(f"{option} {text!r:.60}: expected a size such as 2GB or 512MB")
+    size = float(found[1]) * _UNITS[found[2].upper()]
+    if not 0 < size < 2**63:
+        raise RunError(f"{option} {text}: expected a size of at least one byte and below 8 EiB")
+    return round(size)
 
 
 def as_limit(max_ram: str | None) -> int | None:

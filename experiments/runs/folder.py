@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from layerscope.errors import LayerscopeError
 
+from ..report.words import size
+
 SCHEMA = 1
 
 
@@ -38,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
         free = free_bytes(path.parent)
         raise RunError(
-            f"cannot write {path}: {error.strerror} ({free / 1e9:.2f} GB free there); what is computed so far is kept"
+            f"cannot write {path}: {error.strerror} ({size(free)} free there); what is computed so far is kept"
         ) from error
 
 
@@ -175,20 +177,27 @@ class RunFolder:
         return sum(1 for _ in (self.path / "cells").glob("*.json"))
 
     def cell(self, name: str) -> Any | None:
-        """What was saved for one cell of an unfinished run."""
+        """What was saved for one cell of an unfinished run.
+
+        Raises:
+            RunError: the file was changed since, or was not written by a run.
+        """
         path = self._cell_path(name)
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError:
+        if not path.exists():
+            return None
+        saved = read_json(path)
+        if saved.get("sha256") != digest(saved.get("value")):
             raise RunError(
-                f"{path}: expected the JSON that a run wrote: delete the file, and it is computed again"
-            ) from None
+                f"{path}: its values are not those that the run wrote: delete the file, and they are computed again"
+            )
+        return saved["value"]
 
     def save_cell(self, name: str, value: Any) -> None:
         """Keep one cell, so that an interrupted run does not compute it again."""
         self._still_ours()
         self._cell_path(name).parent.mkdir(exist_ok=True)
-        write_json(self._cell_path(name), value)
+        value = plain(value)
+        write_json(self._cell_path(name), {"sha256": digest(value), "value": value})
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What was saved for one cell, or what ``make`` gives now, saved."""

@@ -26,6 +26,8 @@ from layerscope.errors import LayerscopeError
 C = TypeVar("C")
 COMMAND = "command"
 """The key of a TOML file that says which command its options are of."""
+LARGEST = 2**63 - 1
+"""Of any number."""
 
 
 class OptionError(LayerscopeError, ValueError):
@@ -38,7 +40,7 @@ def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory
     Args:
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
-        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``aliases`` (names that it had in
+        more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``, ``aliases`` (names that it had in
             an earlier version: they are taken, and shown nowhere).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
@@ -189,10 +191,12 @@ def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
-    least = item.metadata.get("least", 0)
-    if kind in (int, float) and not (math.isfinite(value) and value >= least):
+    least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
+    if kind in (int, float) and not (value >= least and (kind is int or math.isfinite(value))):
         bound = "" if least == -math.inf else f" of at least {least}"
-        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value}")
+        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
+    if kind in (int, float) and value > most:
+        raise OptionError(f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}")
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

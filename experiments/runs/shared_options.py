@@ -30,7 +30,7 @@ class RunOptions:
     batch_tokens: int = option("tokens per batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
     dtype: str = option("precision of the weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
-    seed: int = option("seed of every random draw", 0)
+    seed: int = option("seed of every random draw", 0, most=2**32 - 1)
     trust_remote_code: bool = option("allow model code that is stored with the weights to run", False)
     force: bool = option("continue even if the doctor finds a WRONG site; the report is marked", False, decides=False)
 
@@ -82,9 +82,7 @@ class EngineOptions:
         metavar="C",
         least=1,
     )
-    num_gpus: float = option(
-        "with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G"
-    )
+    num_gpus: float = option("with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +153,4 @@ class ProbesOptions(StoreOptions):
     """Probe fitting."""
 
     l2: tuple[float, ...] = option("candidate L2 penalties (repeatable; default: a built-in path)", ())
-    max_ram: str | None = option(
-        "memory limit, such as 2GB: batches become smaller and vectors stay on disk", None
-    )
+    max_ram: str | None = option("memory limit, such as 2GB: batches become smaller and vectors stay on disk", None)

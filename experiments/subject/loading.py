@@ -63,6 +63,7 @@ def read_model(
     else:
         source = name
         where["local_files_only"] = _offline()
+    device = _as_device(device)
     silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
     with silence, _quiet(), _one_line(name):
         return _read(
@@ -113,8 +114,6 @@ def _read(
     if missing:
         notes.append(f"{len(missing)} pooler weights are absent and unused")
     files = (gguf,) if gguf is not None else _weight_files(source)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
 
 
@@ -190,6 +189,20 @@ def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise SubjectError(f"dtype {dtype!r} is not one of float32, bfloat16, float16, float64")
+    return found
+
+
+def _as_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise SubjectError(
+            f"device {device!r}: expected cpu, cuda, cuda:1, mps or another of torch's devices"
+        ) from None
+    if found.type == "meta":
+        raise SubjectError("device 'meta' holds no values: expected cpu, cuda, ...")
     return found
 
 

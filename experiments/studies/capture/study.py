@@ -23,6 +23,7 @@ from ...features.memory import Need, as_bytes, as_limit, site_widths
 from ...features.sites import vector_sites
 from ...features.stored import made_from
 from ...report.schema import Finding, Note
+from ...report.words import size
 from ...runs import console
 from ...runs.engine import Engine, Local
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, load_subject
@@ -82,6 +83,7 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
     Raises:
         RunError: more memory or disk than is allowed or free; a run that is finished with its store elsewhere.
     """
+    as_limit(options.max_ram)  # a size that is none is found before the model is loaded
     source = Source.of(options)
     subject = load(body_only=True)
     sites = vector_sites(subject, options.site)
@@ -282,13 +284,11 @@ def _check_room(options: CaptureOptions, there: ActivationStore, need: int) -> N
     free, done = there.folder.free(), there.size()
     if options.max_disk is not None and need > (most := as_bytes(options.max_disk, "--max-disk")):
         raise RunError(
-            f"--max-disk {most / 1e9:.2f} GB: the rows need about {need / 1e9:.2f} GB: take fewer sites, a smaller type "
+            f"--max-disk {size(most)}: the rows need about {size(need)}: take fewer sites, a smaller type "
             f"(--store-as) or fewer texts (--limit)"
         )
     if free is not None and need - done > free:
-        raise RunError(
-            f"{there.folder}: the rows need {(need - done) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free there"
-        )
+        raise RunError(f"{there.folder}: the rows need {size(need - done)}, {size(free)} are free there")
 
 
 def _notes(end: End) -> list[Note]:
