@@ -28,7 +28,7 @@ from ..runs.folder import file_name
 from ..subject import Subject
 from ..tasks.properties import Value, get_property
 from .metrics import BITS, Metric
-from .reads import MetricError, Reads
+from .reads import ItemError, MetricError, Reads
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,7 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     for text, (item, spans) in enumerate(zip(items, layout.spans, strict=True)):
         read = [(s, label_of[v]) for s, v in zip(spans, item.labels, strict=True) if s is not None and v in label_of]
         if not read:
-            raise MetricError(
-                f"{item.sentence.text[:40]!r} is cut before its first word that can be read: leave it out"
-            )
+            raise ItemError(f"{item.sentence.text[:40]!r} is cut before its first word that can be read")
         for span, label in read:
             every = range(span.start, span.stop)
             tokens = {"first": every[:1], "last": every[-1:]}.get(about["pooling"], every)

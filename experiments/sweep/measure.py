@@ -21,7 +21,6 @@ from .estimate import certificate, estimates, grad_drop, to_verify
 from .records import Certificate
 from .sweep import Grid, sweep_all, sweep_grid
 
-
 PUT_IN_ALREADY = "their values already equal what the ablation puts there"
 
 

@@ -40,6 +40,7 @@ class EffectsView:
     Args:
         noun: what its records are called: ablations, patches.
         about: what an effect is.
+        positions: which positions are edited, in a sentence.
         share: name and hint of the column of ``normalised``.
         stats: the first numbers of a section: (name, value, detail).
         extra: columns of the ranking.
@@ -50,6 +51,7 @@ class EffectsView:
 
     noun: str
     about: str
+    positions: str
     share: tuple[str, str]
     stats: Sequence[tuple[str, str, str]]
     extra: Sequence[ExtraColumn] = ()
@@ -122,7 +124,8 @@ def effects_section(
             data["heats"][uid]["patterns"] = _patterns(view.patterns, records, shown_first)
         parts.append(Heat(uid, Markup(drawing), words, has_patterns))
     parts.append(ranking(ranked, len(records), view, uid))
-    return Section(uid, title, parts, view.about, study=True)
+    about = f"{view.about} {view.positions}"
+    return Section(uid, title, parts, about, study=True)
 
 
 def significant_stat(records: Sequence[EffectRecord]) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from ...probes.evaluation import REPLICATES
 from .records import EffectRecord
@@ -15,6 +15,7 @@ LEVEL = 0.05
 Record = TypeVar("Record", bound=EffectRecord)
 
 
+@runtime_checkable
 class Place(Protocol):
     """A part of the model, as a record names it."""
 

@@ -78,4 +78,5 @@ class EffectResults(StudyResults):
     lists_parts: ClassVar[bool] = True
     """Whether the records are parts of a model to rank; else they are layers of one quantity."""
 
+    positions: str = entry("positions that are edited: all, or not-first", default="all")
     certificates: dict[str, Certificate] = entry("by grid, where effects are estimated")

@@ -8,6 +8,7 @@ from ...report.parts import Cell, Column, Page
 from ...report.schema import as_json
 from ...report.words import number
 from ...sweep.page import EffectsView, ExtraColumn, effect_curves, effects_page
+from ...sweep.positions import positions_text
 from .records import AblationRecord, Results
 
 CONTROLS = (OVER_PROMPTS, GRID, TURNED)
@@ -24,6 +25,7 @@ def page(results: Results) -> Page:
     view = EffectsView(
         noun="ablations",
         about="Metric with the part taken out minus metric of the untouched model, mean over prompts.",
+        positions=positions_text(results.positions),
         share=(
             "of the clean metric",
             "effect / clean metric; absent where that is not significantly different from 0",

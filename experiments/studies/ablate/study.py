@@ -2,9 +2,9 @@
 
     effect = metric(component <- value) - metric(clean),  mean over prompts
 
-Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens, a BOS left out), mean-position
-(token by token from the text's start), resample (another reference text's value), optimal (the constant that disturbs
-the model least, see `experiments.studies.ablate.optimal`).
+Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens), mean-position (token by token from the
+text's start), resample (the value of another reference text, never of the text itself), optimal (the constant that disturbs
+the model least, see `experiments.studies.ablate.optimal`). Position 0 is in the edit if it is in the mean (``--positions``).
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ import numpy as np
 
 from ....hooks import Reference, edits, sites
 from ....hooks.edits import Edit
+from ....hooks.reference import partners
 from ...attention.roles import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
-from ...corpus.prompts import Item, read_prompts
+from ...corpus.prompts import Item, Unusable, read_prompts
 from ...metrics.metrics import Metric, metric_and_texts
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads
+from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject
+from ...subject.word_spans import Encoded
 from ...sweep.components import Component, components
 from ...sweep.effects import (
     clusters_of,
@@ -42,8 +45,9 @@ from ...sweep.effects import (
 )
 from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
+from ...sweep.positions import at_positions, first_position
 from ...sweep.reading import ranking, significance_text
-from ...sweep.sweep import Chunk, Grid, chunks
+from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
 from .optimal import optimal_constants
 from .options import AblateOptions
 from .records import AblationRecord, HeadPatterns, Results
@@ -60,7 +64,8 @@ class AblateInputs(Inputs):
         metric: what is measured; ``items`` what it has one value of each.
         reads: where the metric reads the items' texts; ``groups`` the same in batches.
         parts: what is ablated, one at a time.
-        references: texts whose values give mean and resample; None for the measured ones.
+        references: texts whose values give mean and resample.
+        partners: with resample, which reference takes the place of each text of ``reads``.
         notes: what was left out.
     """
 
@@ -70,7 +75,8 @@ class AblateInputs(Inputs):
     reads: Reads
     groups: Sequence[Chunk]
     parts: Sequence[Component]
-    references: Sequence[str] | None
+    references: Sequence[Encoded]
+    partners: Sequence[int]
     notes: list[Note]
 
 
@@ -82,16 +88,25 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     """
     _refuse(options)
     notes: list[Note] = []
+    unusable: list[Unusable] = []
     if options.probe is None:
-        metric, items = metric_and_texts(options, "logit_difference")
+        metric, items = metric_and_texts(options, "logit_difference", unusable)
     else:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
-    references = None
-    if options.reference is not None:
-        references = [prompt.prompt for prompt in read_prompts(options.reference, answers=False)]
     subject = load(body_only=metric.readout is not None)
-    reads = metric.reads(subject, items)
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    notes += unusable_notes(unusable, len(items))
+    references = reads.texts
+    if options.reference is not None:
+        prompts = read_prompts(options.reference, answers=False)
+        references = subject.encode([prompt.prompt for prompt in prompts])
+    rows: list[int] = []
+    if options.value == "resample":
+        items, reads, rows, left_out = _with_partners(
+            items, reads, references, options, lambda some: metric.reads(subject, some)
+        )
+        notes += left_out
     groups = list(chunks(subject, reads, options.batch_tokens))
     parts = components(subject.model, options.component, groups[0].batch)
     if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
@@ -99,13 +114,14 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     return AblateInputs(
         options=options,
         subject=subject,
-        data=_data(options, len(items), len(references or ())),
+        data=_data(options, len(items), len(references)),
         metric=metric,
         items=items,
         reads=reads,
         groups=groups,
         parts=parts,
         references=references,
+        partners=rows,
         notes=notes,
     )
 
@@ -128,6 +144,44 @@ def _refuse(options: AblateOptions) -> None:
         raise RunError(
             "--null-draws: expected heads, mlps, attentions or layers; a single neuron has no direction to turn"
         )
+
+
+def _with_partners(
+    items: Sequence[Item],
+    reads: Reads,
+    references: Sequence[Encoded],
+    options: AblateOptions,
+    read: Callable[[Sequence[Item]], Reads],
+) -> tuple[Sequence[Item], Reads, list[int], list[Note]]:
+    """The items whose texts all have another reference text, as long as they are, to take values from; and which.
+
+    The texts of one item, such as the sentences of a pair, are too close to stand for each other.
+
+    Raises:
+        RunError: no item has one.
+    """
+    owner = dict(reads.places[:, [0, 3]].tolist())
+    own = options.reference is None
+    drawn = partners(
+        [text.ids for text in reads.texts],
+        [text.ids for text in references],
+        options.seed,
+        related=lambda text, reference: own and owner[text] == owner[reference],
+    )
+    alone = {owner[text] for text, partner in enumerate(drawn) if partner is None}
+    rows = [row for text, row in enumerate(drawn) if row is not None and owner[text] not in alone]
+    if not alone:
+        return items, reads, rows, []
+    kept = [item for number, item in enumerate(items) if number not in alone]
+    if not kept:
+        raise RunError(
+            "--value resample: expected another reference text that is as long, no text has one: give --reference"
+        )
+    text = (
+        f"{len(alone)} of {len(items)} items left out: no other reference text is as long as theirs (--reference FILE "
+        "gives more)"
+    )
+    return kept, read(kept), rows, [Note(kind="dropped", text=text)]
 
 
 def _data(options: AblateOptions, n_items: int, n_references: int) -> list[DataFile]:
@@ -157,9 +211,9 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
             f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
             "measures the largest only"
         )
-    edit_of = _edits(inputs, run.folder)
     name = f"{options.component} {options.value}"
-    grid = Grid(name, inputs.subject, inputs.metric, groups, parts, lambda number: edit_of)
+    edits_for = _edits(inputs, run.folder)
+    grid = Grid(name, inputs.subject, inputs.metric, groups, parts, edits_for)
     measured = measure_grid(run, grid)
     roles = _roles(inputs)
     patterns = text_patterns(inputs.subject, inputs.reads.texts) if roles else None
@@ -181,23 +235,23 @@ def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
     return {name: np.array([grid[place] for place in places]) for name, grid in scores.items()}
 
 
-def _edits(inputs: AblateInputs, folder: RunFolder) -> Callable[[Component], Edit]:
-    """From a component to the edit that takes it out."""
-    options, subject = inputs.options, inputs.subject
+def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
+    """From the number of a batch and a component to the edit that takes it out."""
+    options, first = inputs.options, first_position(inputs.options)
     if options.value == "zero":
-        if options.component != "layers":
-            return lambda part: edits.zero()
-        return _skipped
-    reference = _reference(inputs)
+        zero = _skipped if options.component == "layers" else lambda part: edits.zero()
+        return lambda number: lambda part: at_positions(zero(part), first)
+    reference = _reference(inputs, first)
+    if options.value == "resample":
+        return _resampled(inputs, reference, first)
     if options.value == "optimal":
-        constants = optimal_constants(folder, subject, inputs.groups, inputs.parts, reference, options.steps)
-        return lambda part: edits.constant(constants[part.site.name])
-    edit = {
-        "mean": edits.mean(reference),
-        "mean-position": edits.mean(reference, per="position"),
-        "resample": edits.resample(reference, options.seed),
-    }[options.value]
-    return lambda part: edit
+        constants = optimal_constants(
+            folder, inputs.subject, inputs.groups, inputs.parts, reference, options.steps, first
+        )
+        return lambda number: lambda part: at_positions(edits.constant(constants[part.site.name]), first)
+    per = "position" if options.value == "mean-position" else "all"
+    mean = at_positions(edits.mean(reference, per), first)
+    return lambda number: lambda part: mean
 
 
 def _skipped(part: Component) -> Edit:
@@ -205,19 +259,31 @@ def _skipped(part: Component) -> Edit:
     return dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
 
 
-def _reference(inputs: AblateInputs) -> Reference:
-    """What the ablated sites hold on the reference texts."""
+def _resampled(inputs: AblateInputs, reference: Reference, first: int) -> EditsFor:
+    """Each text of a batch with the values of its partner."""
+    place = {id(text): number for number, text in enumerate(inputs.reads.texts)}
+
+    def edits_for(number: int) -> Callable[[Component], Edit]:
+        texts = inputs.groups[number].reads.texts
+        rows = [inputs.partners[place[id(text)]] for text in texts]
+        edit = at_positions(edits.resample(reference, rows=rows), first)
+        return lambda part: edit
+
+    return edits_for
+
+
+def _reference(inputs: AblateInputs, first: int) -> Reference:
+    """What the ablated sites hold on the reference texts, in their order."""
     subject = inputs.subject
-    if inputs.references is not None:
-        batches = list(subject.batches(subject.encode(list(inputs.references))))
-    else:
-        batches = [chunk.batch for chunk in inputs.groups]
+    batches = list(subject.batches(list(inputs.references)))
     names = list(dict.fromkeys(part.site.name for part in inputs.parts))
+    order = [row for batch in batches for row in batch.rows]
     return Reference.of(
         subject.model,
         *names,
         batches=[batch.inputs(subject.device) for batch in batches],
-        skip=1 if subject.has_sink_position else 0,
+        skip=first,
+        order=order,
     )
 
 
@@ -245,7 +311,7 @@ def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | 
         )
         notes.append(Note(kind="skipped", text=text))
     if options.value == "resample":
-        text = "each text's values come from one drawn reference text, the same at all sites"
+        text = "each text's values come from one other reference text, drawn once and the same at all sites"
         notes.append(Note(kind="info", text=text))
     certificates = {}
     if measured.certificate is not None:
@@ -257,6 +323,7 @@ def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | 
         f"{significance_text(records, options.component, changed)} The strongest are {ranking(records)}."
     )
     return Results(
+        positions=options.positions,
         records=records,
         baseline=base,
         findings=[Finding(property=options.component, text=finding)],

@@ -7,6 +7,7 @@ from ...report.depths import DepthCurve
 from ...report.parts import Page
 from ...report.words import interval, number
 from ...sweep.page import EffectsView, effect_curves, effects_page
+from ...sweep.positions import positions_text
 from .records import Results
 
 CONTROLS = (
@@ -30,6 +31,7 @@ def page(results: Results) -> Page:
     view = EffectsView(
         noun="patches",
         about="Metric with one value from the other run minus metric without, mean over prompts.",
+        positions=positions_text(results.positions),
         share=(
             "of the way",
             "effect / (metric of the other run minus metric of this one); absent where that is about 0",

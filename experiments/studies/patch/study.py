@@ -20,9 +20,10 @@ from jaxtyping import Float
 from ....hooks import capture, edits
 from ....hooks.edits import Edit
 from ...attention.text_patterns import spelled
-from ...corpus.prompts import Prompt, read_prompts
+from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.metrics import Metric, get_metric
-from ...metrics.reads import MetricError, Reads
+from ...metrics.reads import ItemError, MetricError, Reads, naming
+from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -38,6 +39,7 @@ from ...sweep.effects import (
 )
 from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
+from ...sweep.positions import at_positions, first_position
 from ...sweep.reading import ranking, significance_text
 from ...sweep.records import Certificate, EffectRecord
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks, clean_values
@@ -57,6 +59,7 @@ class PatchInputs(Inputs):
         clean: where the metric reads the clean texts.
         sides: the batches of both runs, by name; batches of one number hold the same prompts.
         parts: what is patched, one at a time.
+        notes: what was left out.
     """
 
     subject: Subject
@@ -65,6 +68,7 @@ class PatchInputs(Inputs):
     clean: Reads
     sides: Mapping[str, Sequence[Chunk]]
     parts: Sequence[Component]
+    notes: list[Note]
 
     @property
     def directions(self) -> list[str]:
@@ -82,9 +86,10 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
     metric = get_metric(options.metric)
     if metric.of_pairs or metric.baseline_is_zero:
         raise MetricError(f"metric {metric.name} has no value of a clean and a corrupted prompt to move between")
-    items = _items(options)
+    unusable: list[Unusable] = []
+    items = _items(options, unusable)
     subject = load()
-    clean, corrupted = aligned_reads(subject, metric, items)
+    items, (clean, corrupted) = usable(items, lambda some: aligned_reads(subject, metric, some), unusable, options.skip)
     sides = {
         "clean": list(chunks(subject, clean, options.batch_tokens)),
         "corrupted": list(chunks(subject, corrupted, options.batch_tokens)),
@@ -101,46 +106,47 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
         clean=clean,
         sides=sides,
         parts=_parts(options, subject, sides["clean"]),
+        notes=unusable_notes(unusable, len(items)),
     )
 
 
-def _items(options: PatchOptions) -> list[Prompt]:
+def _items(options: PatchOptions, unusable: list[Unusable]) -> list[Prompt]:
     """The clean prompts, each with its corrupted one."""
+    if options.corrupted is None:
+        return read_prompts(options.clean, options.limit, unusable=unusable)
     items = read_prompts(options.clean, options.limit)
-    if options.corrupted is not None:
-        others = read_prompts(options.corrupted, options.limit, answers=False)
-        if len(others) != len(items):
-            raise RunError(
-                f"--corrupted {options.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
-            )
-        items = [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
-    for number, item in enumerate(items, 1):
-        if item.corrupted is None:
-            raise RunError(f"{options.clean}: prompt {number}: expected 'corrupted', or --corrupted FILE")
-        if item.corrupted == item.prompt:
-            raise RunError(
-                f"{options.clean}: prompt {number}: expected a corrupted prompt that differs from the clean one"
-            )
-    return items
+    others = read_prompts(options.corrupted, options.limit, answers=False)
+    if len(others) != len(items):
+        raise RunError(
+            f"--corrupted {options.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
+        )
+    return [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
 
 
 def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> tuple[Reads, Reads]:
     """The reads of the clean and of the corrupted prompts, which must align token by token.
 
     Raises:
-        MetricError: naming the first prompt whose two texts differ in length.
+        MetricError: a prompt without a corrupted one.
+        ItemError: naming the first prompt whose two texts are the same, or differ in length.
     """
+    for number, item in enumerate(items):
+        if item.corrupted is None:
+            raise MetricError(f"prompt {number + 1} ({item.prompt[:40]!r}): expected 'corrupted', or --corrupted FILE")
+        with naming(item, number, "prompt"):
+            if item.corrupted == item.prompt:
+                raise ItemError("expected a corrupted prompt that differs from the clean one")
     clean = metric.reads(subject, items)
     corrupted = metric.reads(subject, [replace(item, prompt=item.corrupted or "") for item in items])
     owner = dict(clean.places[:, [0, 3]].tolist())
     for text, (a, b) in enumerate(zip(clean.texts, corrupted.texts, strict=True)):
-        if len(a) != len(b):
-            raise MetricError(
-                f"prompt {owner[text] + 1}: expected a corrupted text of {len(a)} tokens, as the clean one has, got "
-                f"{len(b)} ({b.text[:60]!r})"
-            )
+        with naming(items[owner[text]], owner[text], "prompt"):
+            if len(a) != len(b):
+                raise ItemError(
+                    f"expected a corrupted text of {len(a)} tokens, as the clean one has, got {len(b)} ({b.text[:60]!r})"
+                )
     if not torch.equal(clean.places, corrupted.places):
-        raise MetricError("expected the answers to be the same tokens after the clean and the corrupted prompts")
+        raise ItemError("expected the answers to be the same tokens after the clean and the corrupted prompts")
     return clean, corrupted
 
 
@@ -157,7 +163,8 @@ def _parts(options: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> 
             f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
             f"{max(lengths)} tokens"
         )
-    return places(model, options.site or "hook_resid_pre", lengths.pop())
+    every = places(model, options.site or "hook_resid_pre", lengths.pop())
+    return [part for part in every if (part.index or 0) >= first_position(options)]
 
 
 def cost(inputs: PatchInputs) -> Cost:
@@ -177,11 +184,12 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     records: list[EffectRecord] = []
     values: dict[str, Float[np.ndarray, " prompts"]] = {}
     findings: list[Finding] = []
-    notes: list[Note] = []
+    notes: list[Note] = list(inputs.notes)
     certificates: dict[str, Certificate] = {}
     for direction in inputs.directions:
         base, other = DIRECTIONS[direction]
-        edits_for = _patches(inputs.subject, inputs.parts, sides[other])
+        first = first_position(options)
+        edits_for = _patches(inputs.subject, inputs.parts, sides[other], first)
         grid = Grid(direction, inputs.subject, metric, sides[base], inputs.parts, edits_for)
         measured = measure_grid(run, grid)
         values[base] = measured.clean
@@ -211,26 +219,27 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     if not is_comparable(gap):
         why = f"effects are not normalised: clean and corrupted {metric.name} do not differ significantly ({span(gap)})"
         notes.append(Note(kind="skipped", text=why))
-    first = inputs.clean.texts[0]
+    first_text = inputs.clean.texts[0]
     return Results(
+        positions=options.positions,
         records=records,
         baseline=means,
         gap=gap,
-        tokens=spelled(inputs.subject, first) if options.by == "position" else [],
+        tokens=spelled(inputs.subject, first_text) if options.by == "position" else [],
         findings=[Finding(property="runs", text=text), *findings],
         notes=notes,
         certificates=certificates,
     )
 
 
-def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk]) -> EditsFor:
+def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk], first: int) -> EditsFor:
     """From a chunk's number to the edit that puts the other run's values in."""
     names = list(dict.fromkeys(part.site.name for part in parts))
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
         with torch.no_grad(), capture(subject.model, *names, clone=True) as acts:
             subject.model(**sources[number].batch.inputs(subject.device))
-        patch = edits.patch(acts)
+        patch = at_positions(edits.patch(acts), first)
         return lambda part: patch
 
     return edits_for

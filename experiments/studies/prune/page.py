@@ -116,8 +116,8 @@ def _table(records: Sequence[StepRecord]) -> Table:
         difference = "" if record.difference is None else f"{record.difference:.0e}"
         rows.append(
             [
-                Cell(str(record.heads), record.heads, f"{record.kv_heads} key-value", head=True),
-                Cell(count(record.parameters), record.parameters, share),
+                Cell(str(record.heads), float(record.heads), f"{record.kv_heads} key-value", head=True),
+                Cell(count(record.parameters), float(record.parameters), share),
                 score_cell(record.value, record.low, record.high),
                 score_cell(record.change, record.change_low, record.change_high),
                 Cell(number(record.random), record.random),

@@ -26,9 +26,10 @@ from torch import nn
 
 from ....hooks import NothingChanged, capture, edits, intervene
 from ....hooks.sites import SiteLike
-from ...corpus.prompts import Pair, Prompt
+from ...corpus.prompts import Pair, Prompt, Unusable
 from ...metrics.metrics import Metric, get_metric, metric_and_texts
 from ...metrics.reads import MetricError
+from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -60,6 +61,7 @@ class PruneInputs(Inputs):
         heads: how the model's heads are laid out.
         groups: the texts in batches.
         steps: how many are made.
+        notes: what was left out.
     """
 
     subject: Subject
@@ -68,6 +70,7 @@ class PruneInputs(Inputs):
     heads: Heads
     groups: Sequence[Chunk]
     steps: int
+    notes: list[Note]
 
     @property
     def size(self) -> int:
@@ -81,7 +84,8 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
     Raises:
         LayerscopeError: texts that cannot be measured, a model whose heads cannot be cut, more steps than there are heads.
     """
-    metric, items = metric_and_texts(options, "loss")
+    unusable: list[Unusable] = []
+    metric, items = metric_and_texts(options, "loss", unusable)
     if metric.baseline_is_zero:
         raise MetricError(f"metric {metric.name} is a distance from the same model: expected one of its quality")
     subject = load()
@@ -92,6 +96,7 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
         raise RunError(
             f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in {heads.n_kv_heads} groups), got {steps}"
         )
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     return PruneInputs(
         options=options,
         subject=subject,
@@ -99,8 +104,9 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
         metric=metric,
         items=items,
         heads=heads,
-        groups=list(chunks(subject, metric.reads(subject, items), options.batch_tokens)),
+        groups=list(chunks(subject, reads, options.batch_tokens)),
         steps=steps,
+        notes=unusable_notes(unusable, len(items)),
     )
 
 
@@ -279,7 +285,7 @@ def _results(
         records.append(_record(inputs, step, saved, mean_of(values, clusters, seed), change, before))
         before = saved["kept"]
     text = "importance and quality are measured on the same texts: quality on other texts can be worse"
-    notes = [*group_notes(clusters), Note(kind="info", text=text)]
+    notes = [*inputs.notes, *group_notes(clusters), Note(kind="info", text=text)]
     if not inputs.options.random:
         text = "no model with random heads removed to compare with (--random 0)"
         notes.append(Note(kind="skipped", text=text))

@@ -14,6 +14,7 @@ from ...report.provenance import model_name
 from ...report.records_table import records_section
 from ...report.words import interval, number, p_value, plural, signed, unnamed
 from ...sweep.page import certificate_section, p_cell, significant_stat
+from ...sweep.positions import positions_text
 from ...sweep.reading import families, power_note, strongest
 from .records import Results, UsageRecord
 
@@ -44,7 +45,7 @@ def page(results: Results) -> Page:
         plural(first.n, "text or pair", "texts or pairs"),
         first.metric.replace("_", " "),
     ]
-    sections = [layers_section(erased, data)]
+    sections = [layers_section(erased, results.positions, data)]
     if len(families(records)) > 1:
         sections.append(pushes_section(records, data))
     if results.certificates:
@@ -61,7 +62,7 @@ def page(results: Results) -> Page:
     )
 
 
-def layers_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Section:
+def layers_section(records: Sequence[UsageRecord], positions: str, data: dict[str, Any]) -> Section:
     """Both curves and the table."""
     top = max(records, key=lambda record: record.decodable)
     most = strongest(records, 1)[0]
@@ -87,7 +88,7 @@ def layers_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
             Picture([_used_chart(records, data)]),
             _table(records),
         ],
-        ABOUT,
+        f"{ABOUT} {positions_text(positions)}",
         study=True,
     )
 

@@ -5,9 +5,9 @@
     null        the same for changes as large in random directions
 
 A probe shows that a property can be read, not that the model reads it; erasing it from the running model (amnesic probing,
-Elazar et al. 2021) asks the second question. The eraser is fitted on words and applied to every token but a BOS. ``--push``
-also puts the property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the model uses it, the two ends
-pull apart.
+Elazar et al. 2021) asks the second question. The eraser is fitted on words and applied to every token but the first
+(``--positions``). ``--push`` also puts the property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the
+model uses it, the two ends pull apart.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from ....probes.erasure import Eraser, erased
 from ....probes.evaluation import ClusterBootstrap
 from ....probes.rows import OnDisk
 from ...corpus import Corpus
-from ...corpus.prompts import Item
+from ...corpus.prompts import Item, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import Need, as_limit
 from ...features.stored import Features, open_store, read_or_run
 from ...metrics.metrics import Metric, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
+from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -44,6 +45,7 @@ from ...sweep.components import Component
 from ...sweep.effects import clusters_of, effect_records, group_notes, mean_of
 from ...sweep.measure import certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
+from ...sweep.positions import at_positions, first_position
 from ...sweep.reading import ranking, significance_text, significant
 from ...sweep.records import Certificate, Mean
 from ...sweep.sweep import Chunk, Grid, chunks
@@ -142,12 +144,14 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
         LayerscopeError: files that cannot be read, a property without a class for each word, texts that cannot be measured.
     """
     splits, read_notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
-    metric, items, unread = _measured(options, splits["test"])
+    unusable: list[Unusable] = []
+    metric, items, notes = _measured(options, splits["test"], unusable)
     prop = get_property(options.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
     subject = load(body_only=metric.readout is not None)
-    reads = metric.reads(subject, items)
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
     if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
@@ -168,14 +172,16 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
         groups=list(chunks(subject, reads, options.batch_tokens)),
         view=view,
         parts=parts,
-        notes=[*(Note(**note) for note in read_notes), *unread],
+        notes=notes,
     )
 
 
-def _measured(options: UsageOptions, test: Corpus) -> tuple[Metric, Sequence[Item | LabelledSentence], list[Note]]:
+def _measured(
+    options: UsageOptions, test: Corpus, unusable: list[Unusable]
+) -> tuple[Metric, Sequence[Item | LabelledSentence], list[Note]]:
     """What is measured, on which prompts, pairs or test sentences, and notes of what was left out."""
     if options.probe is None:
-        metric, items = metric_and_texts(options, "loss")
+        metric, items = metric_and_texts(options, "loss", unusable)
         return metric, items, []
     if options.prompts or options.pairs:
         raise RunError("expected one of --prompts FILE, --pairs FILE and --probe FILE")
@@ -208,7 +214,7 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
     notes: list[Note] = []
     base: Mean | None = None
     for value, change in _changes(options, erasers, task):
-        edit_of = partial(_edit, change, 1 if inputs.subject.has_sink_position else 0)
+        edit_of = partial(_edit, change, first_position(options))
         grid = Grid(value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e)
         measured = measure_grid(run, grid)
         base = mean_of(measured.clean, clusters, options.seed)
@@ -223,6 +229,7 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
     shutil.rmtree(options.out / "features", ignore_errors=True)
     name = task.property.name
     return Results(
+        positions=options.positions,
         records=records,
         baseline=base,
         findings=[Finding(property=name, text=_finding(name, metric, len(items), records))],
@@ -341,9 +348,9 @@ def _pushed(erasers: Mapping[str, Eraser], label: str, strength: float, name: st
     return partial(erasers[name].push, label=label, strength=strength)
 
 
-def _edit(change: Change, skip: int, part: Component) -> Edit:
+def _edit(change: Change, first: int, part: Component) -> Edit:
     edit = edits.function(change(part.site.name), "erase")
-    return edit.at(slice(skip, None)) if skip else edit
+    return at_positions(edit, first)
 
 
 def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRecord]) -> str:
