@@ -1,6 +1,6 @@
 """Attribution: which words of a text made a model say what it says.
 
->>> from experiments.attribution import attribute  # doctest: +SKIP
+>>> from layerscope.experiments.attribution import attribute  # doctest: +SKIP
 >>> found = attribute(subject, "The keys to the cabinet", target=" are", method="kernel-shap")  # doctest: +SKIP
 >>> dict(zip(found.units, found.scores))  # doctest: +SKIP
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from .schema import as_json
 from .parts import Column, Mistake, Section, Table, plain_cell
+from .schema import as_json
 from .words import number, plural
 
 
