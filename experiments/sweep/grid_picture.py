@@ -39,11 +39,10 @@ def effect_grid(
 
     Args:
         tokens: names of the columns, if they are positions of a text.
-        shares: colour by ``normalised`` on a scale that ends at 1, where it is there.
+        shares: colour by ``normalised``, which every record must have, on a scale that ends at 1.
     """
     if not records or len(records) > CELLS:
         return None
-    shares = shares and all(record.normalised is not None for record in records)
     sizes = [float(record.normalised or 0.0) if shares else record.effect for record in records]
     end = 1.0 if shares else max(abs(size) for size in sizes)
     layers = sorted({record.layer for record in records})
@@ -133,11 +132,10 @@ def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
     what = "recovery, on a scale from 0 to 1" if shares else f"effect, on a scale to {general(end)}"
     testable = any(record.p is not None for record in records)
     passing = len(significant(records))
-    outlined = (
-        f"{passing} outlined cells are significant (false-discovery rate below {LEVEL})."
-        if testable
-        else "Effects cannot be tested."
-    )
+    outlined = "Effects cannot be tested."
+    if testable:
+        verb = "is" if passing == 1 else "are"
+        outlined = f"{plural(passing, 'outlined cell')} {verb} significant (false-discovery rate below {LEVEL})."
     return f"{plural(len(records), 'cell')}, layers from top to bottom. Colour: {what}. {outlined}"
 
 

@@ -107,13 +107,14 @@ def effects_section(
     parts: list[Any] = [Stats(items)]
     if limits := power_note(records, first.component):
         parts.append(Text([limits]))
+    shares = view.shares and all(record.normalised is not None for record in records)
     grid = effect_grid(
         records,
         uid=uid,
         title=f"Effect of each part on {metric}",
         names=names,
         tokens=view.tokens if first.component == "positions" else (),
-        shares=view.shares,
+        shares=shares,
     )
     if grid is not None:
         drawing, tips, words = grid
@@ -122,7 +123,8 @@ def effects_section(
         if has_patterns and view.patterns is not None:
             shown_first = names.index(_place(ranked[0]))
             data["heats"][uid]["patterns"] = _patterns(view.patterns, records, shown_first)
-        parts.append(Heat(uid, Markup(drawing), words, has_patterns))
+        labels = {"up": "toward the other run", "down": "away from it"} if shares else {}
+        parts.append(Heat(uid, Markup(drawing), words, has_patterns, **labels))
     parts.append(ranking(ranked, len(records), view, uid))
     about = f"{view.about} {view.positions}"
     return Section(uid, title, parts, about, study=True)
