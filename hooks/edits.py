@@ -126,11 +126,17 @@ def mean(reference: Reference, per: str = "all") -> Edit:
     return Edit(name, lambda value, where: reference.mean_for(value, where, per), given="value")
 
 
-def resample(reference: Reference, seed: int = 0) -> Edit:
+def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Each text's value becomes that of a text drawn from the reference set, position by position.
 
-    The draw is a function of the seed alone, so that two sites of one forward draw the same texts.
+    The draw is a function of the seed alone, so that two sites of one forward draw the same texts. It knows nothing of the
+    texts themselves: where the forward's own texts are in the reference set, `hooks.reference.partners` draws others.
+
+    Args:
+        rows: which reference text takes the place of each text; they are drawn if it is not given.
     """
+    if rows is not None:
+        return Edit("resample", lambda value, where: reference.rows_for(value, where, rows), given="value")
     return Edit("resample", lambda value, where: reference.draw_for(value, where, seed), given="value")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +59,7 @@ class Reference:
         batches: Iterable[Mapping[str, Any]],
         templates: Sequence[str] | None = None,
         skip: int = 0,
+        order: Sequence[int] | None = None,
     ) -> Reference:
         """Run the model over reference texts and keep these sites' values, whole (a selection is taken when it is used).
 
@@ -67,6 +68,7 @@ class Reference:
             templates: a label for each text, for ``mean(reference, per="template:NAME")``.
             skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a BOS stands there,
                 which a model may use as an attention sink.
+            order: the place of each text in the reference set, if that is not the order of the batches.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor]] = []
@@ -79,7 +81,12 @@ class Reference:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
         length = max(mask.shape[1] for _, mask in parts)
         values = {name: torch.cat([_grow(part[name], length) for part, _ in parts]) for name in parts[0][0]}
-        return cls(values, torch.cat([_grow(mask, length) for _, mask in parts]), templates, skip)
+        mask = torch.cat([_grow(mask, length) for _, mask in parts])
+        if order is not None:
+            texts = torch.tensor(order).argsort()
+            values = {name: whole[texts.to(whole.device)] for name, whole in values.items()}
+            mask = mask[texts]
+        return cls(values, mask, templates, skip)
 
     @staticmethod
     def _aligned(acts: Activations, captured: capture) -> tuple[dict[str, Tensor], Tensor]:
@@ -144,6 +151,16 @@ class Reference:
         reach = int((count > 0).sum())
         return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *[1] * (whole.ndim - 2))
 
+    def rows_for(self, value: Tensor, where: Where, rows: Sequence[int]) -> Tensor:
+        """What `edits.resample` puts in: for each text the values of the reference text that was chosen for it."""
+        if len(rows) != len(value):
+            raise ReferenceMismatch(
+                f"{where.site}: expected a reference text for each of {len(value)} texts, got {len(rows)}"
+            )
+        whole = select_part(self._whole(where.site), where.site, lead=2)
+        at = self._positions(value, where).clamp(max=whole.shape[1] - 1)
+        return whole[torch.tensor(rows)[:, None], at].to(value)
+
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
         """What `edits.resample` puts in: for each text the values of one drawn reference text."""
         whole = select_part(self._whole(where.site), where.site, lead=2)
@@ -187,4 +204,34 @@ def select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
     if site.select is None:
         return value
     part = select(value.view(*[1] * (2 - lead), *value.shape), site)
-    return part.view(*value.shape[:lead], *part.shape[2:])
+    return part.reshape(value.shape[:lead] + part.shape[2:])
+
+
+def partners(
+    texts: Sequence[Sequence[int]],
+    references: Sequence[Sequence[int]],
+    seed: int = 0,
+    related: Callable[[int, int], bool] = lambda text, reference: False,
+) -> list[int | None]:
+    """For each text another reference text that is at least as long, drawn at random; None where there is none.
+
+    A reference text of the same tokens is the text itself, and is never drawn.
+
+    >>> partners([[5, 6], [7, 8]], [[5, 6], [7, 8], [9]])
+    [1, 0]
+
+    Args:
+        texts, references: tokens.
+        related: whether a reference text (by its place) is too close to a text (by its place) to be drawn for it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[int | None] = []
+    for place, text in enumerate(texts):
+        able = [
+            number
+            for number, reference in enumerate(references)
+            if len(reference) >= len(text) and list(reference) != list(text) and not related(place, number)
+        ]
+        drawn = float(torch.rand((), generator=generator))
+        chosen.append(able[int(drawn * len(able))] if able else None)
+    return chosen

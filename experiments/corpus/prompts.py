@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -25,6 +25,26 @@ Line = TypeVar("Line")
 
 class PromptError(LayerscopeError, ValueError):
     """A prompt file that cannot be read; the message begins with ``file:line``."""
+
+
+class UnusableItem(InputError):
+    """A line that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An item of a file that is left out.
+
+    Args:
+        line: of the file, from 1; None where it is not known.
+        why: in a line.
+    """
+
+    line: int | None
+    why: str
+
+    def __str__(self) -> str:
+        return self.why if self.line is None else f"line {self.line}: {self.why}"
 
 
 @runtime_checkable
@@ -53,6 +73,7 @@ class Prompt:
     group: str | None = None
     pair: str | None = None
     label: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,36 +83,55 @@ class Pair:
     good: str
     bad: str
     group: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
-def read_prompts(path: Path | str, limit: int | None = None, answers: bool = True) -> list[Prompt]:
+def read_prompts(
+    path: Path | str,
+    limit: int | None = None,
+    answers: bool = True,
+    unusable: list[Unusable] | None = None,
+) -> list[Prompt]:
     """Read a prompt file.
 
     Args:
         answers: whether a line must have an answer; without, a missing one is empty.
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers))
+    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable)
 
 
-def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
+def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None) -> list[Pair]:
     """Read a file of minimal pairs.
+
+    Args:
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
     """
-    return read_lines_as(Path(path), limit, _pair)
+    return read_lines_as(Path(path), limit, _pair, unusable)
 
 
-def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Line]) -> list[Line]:
+def read_lines_as(
+    path: Path,
+    limit: int | None,
+    make: Callable[[Mapping[str, Any]], Line],
+    unusable: list[Unusable] | None = None,
+) -> list[Line]:
     """What ``make`` makes of each line of a JSONL file; its `ValueError` is given the line's place.
 
+    Args:
+        unusable: is given the lines for which ``make`` raises `UnusableItem`; without it, the first one is an error.
+
     Raises:
-        PromptError: a file that cannot be read, no JSON object, what ``make`` refuses, an empty file.
+        PromptError: a file that cannot be read, no JSON object, what ``make`` refuses, no line that can be used.
     """
     out: list[Line] = []
+    refused = "expected at least one line, got none"
     for number, line in numbered_lines(path):
         if limit is not None and len(out) == limit:
             break
@@ -99,12 +139,19 @@ def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, An
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise InputError(f"expected a JSON object, got {line[:60]!r}")
-            out.append(make(record))
+            item = make(record)
         except ValueError as error:
-            text = f"expected a JSON object: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
+            if isinstance(error, UnusableItem) and unusable is not None:
+                unusable.append(Unusable(number, str(error)))
+                refused = f"no line can be used; {unusable[0]}"
+                continue
+            text = str(error)
+            if isinstance(error, json.JSONDecodeError):
+                text = f"expected a JSON object: {error}"
             raise PromptError(f"{path}:{number}: {text}") from None
+        out.append(replace(item, line=number) if isinstance(item, Prompt | Pair) else item)
     if not out:
-        raise PromptError(f"{path}: expected at least one line, got none")
+        raise PromptError(f"{path}: {refused}")
     return out
 
 
@@ -131,7 +178,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
     label = None if record.get("label") is None else str(record["label"])
     if answer == wrong:
-        raise InputError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
+        raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
     return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label)
 
 
@@ -143,7 +190,7 @@ def _pair(record: Mapping[str, Any]) -> Pair:
         record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
     good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
     if good == bad:
-        raise InputError(f"expected two sentences that differ, got {good!r} twice")
+        raise UnusableItem(f"expected two sentences that differ, got {good!r} twice")
     return Pair(str(good), str(bad), group_of(record))
 
 

@@ -65,7 +65,7 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "ablate-heads",
-            f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --sample 4",
+            f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --verify-drawn 4",
         ),
         ("ablate-layers", f"ablate --model small {PROMPTS} --component layers --null 2"),
         ("ablate-neurons", f"ablate --model small {PROMPTS} --component neurons --value resample --limit 4"),
@@ -74,7 +74,7 @@ COMMANDS: dict[str, list[str]] = {
         ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 4 --null 2"),
         (
             "patch-positions",
-            "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --sample 3",
+            "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --verify-drawn 3",
         ),
         ("usage", f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 --push 1 --null 2"),
         (
@@ -201,7 +201,7 @@ def workplace() -> Iterator[Path]:
 
 def run(name: str) -> dict[str, Any]:
     """The results of one command in the working directory, after the runs that it reads."""
-    for read in {Path(word).parts[0] for word in COMMANDS[name][1:]} & set(COMMANDS):
+    for read in {Path(word).parts[0] for word in COMMANDS[name][1:]} & set(COMMANDS) - {"neurons"}:
         if not Path(read).exists():
             run(read)
     said = io.StringIO()
