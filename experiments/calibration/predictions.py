@@ -84,17 +84,22 @@ class Predictions:
             self.same_width and other.same_width,
         )
 
-    def cut(self, share: float, seed: int) -> Predictions:
-        """A share of the clusters, drawn at random, made validation rows.
+    def marked(self, validation: Bool[np.ndarray, " n"]) -> Predictions:
+        """The same rows, these of them for scalings to be fitted on."""
+        return replace(self, validation=validation)
 
-        Raises:
-            PredictionError: a share that leaves one side empty.
-        """
-        names = np.unique(self.clusters)
-        drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
-        if not 0 < len(drawn) < len(names):
-            raise PredictionError(f"--split {share:g} of {len(names)} groups: expected some for each side")
-        return replace(self, validation=np.isin(self.clusters, drawn))
+
+def drawn_groups(clusters: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """The rows of a share of the clusters, drawn at random.
+
+    Raises:
+        PredictionError: a share that leaves one side empty.
+    """
+    names = np.unique(clusters)
+    drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
+    if not 0 < len(drawn) < len(names):
+        raise PredictionError(f"--split {share:g} of {len(names)} groups: expected some for each side")
+    return np.isin(clusters, drawn)
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

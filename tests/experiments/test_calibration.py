@@ -37,8 +37,8 @@ def write_rows(path: Path, z: np.ndarray, y: np.ndarray, n_validation: int) -> P
     return path
 
 
-def run(out: Path, *words: object) -> dict[str, Any]:
-    assert cli.main(["calibrate", *map(str, words), "--out", str(out)]) == 0
+def run(out: Path, *words: object, command: str = "calibrate") -> dict[str, Any]:
+    assert cli.main([command, *map(str, words), "--out", str(out)]) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
@@ -158,7 +158,7 @@ def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: 
     for words, message in (
         (["--predictions", path, "--model", "x"], "expected --model for questions, prompts and pairs, and none"),
         (["--predictions", path, "--questions", path], "expected one of --predictions, --questions"),
-        (["--predictions", path, "--ask", "p_true"], "--ask: expected a model to ask"),
+        (["--predictions", path, "--confidence", "p_true"], "--confidence: expected a model to ask"),
         (["--predictions", path, "--split", "0.01"], "--split 0.01 of 10 groups"),
         (["--predictions", tmp_path / "no.npz"], "no.npz: expected a file, there is none"),
         ([], "expected one of --predictions"),
@@ -297,8 +297,8 @@ def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject
         expected.append(two(before + asks.format(question=q.question, choices=listed)))
     P = np.array([p / p.sum() for p in expected])
     told = ["--model", tmp_path / "model", "--questions", tmp_path / "test.jsonl", "--bos", "always", "--bins", 2]
-    told += ["--choices", "letter", "--ask", "p_true", "--validation", tmp_path / "held.jsonl", *more]
-    results = run(tmp_path / "run", *told)
+    told += ["--choices", "letter", "--confidence", "p_true", "--validation", tmp_path / "held.jsonl", *more]
+    results = run(tmp_path / "run", *told, command="ask")
     kept = read_predictions(tmp_path / "run" / "predictions.npz")
     assert kept.probabilities == pytest.approx(P, abs=1e-6)
     assert np.abs(P[:, 0] - P[:, 1]).min() > 1e-4  # the letters are told apart
@@ -314,6 +314,24 @@ def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject
     assert by["p_true"]["confidence"] == pytest.approx(np.mean(sure), abs=1e-6)
     assert "temperature scaling" in by  # fitted on the other file
     assert by["p_true"]["n"] == 6
+
+
+def test_ask_confidence_is_calibrate_with_its_old_option(small: Subject, tmp_path: Path) -> None:
+    """The same records by the new command, the new option of calibrate, and the name it had."""
+    small.model.save_pretrained(tmp_path / "model")
+    small.tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"question": f"x{i} a ?", "choices": ["d", f"x{i + 9}"], "answer": i % 2} for i in range(40, 46)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = ["--model", tmp_path / "model", "--questions", tmp_path / "rows.jsonl", "--bos", "always", "--bins", 2]
+    new = run(tmp_path / "new", *words, "--confidence", "p_true", command="ask")
+    old = run(tmp_path / "old", *words, "--ask", "p_true")
+    assert new["records"] == old["records"]
+    assert [record["method"] for record in new["records"]] == ["token probabilities", "p_true"]
+    assert new["provenance"]["config"]["confidence"] == ["p_true"]
+    assert "prompts" not in new
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert "Reliability diagram of p_true" in page
+    assert "as many random words" not in page  # a control of reasons
 
 
 def test_generation_is_the_most_probable_token_each_time_or_drawn(small: Subject) -> None:
@@ -367,18 +385,18 @@ def test_unanswered_rows_are_counted_and_do_not_pay() -> None:
     own = Judged("own", np.where(correct, 0.9, 0.6), correct, np.arange(40))
     silent = Judged("silent", np.where(np.arange(40) < 30, 0.9, np.nan), correct, np.arange(40), counts={"refused": 10})
     record = judge(silent, 10, 0)
-    assert (record["n"], record["n_answered"], record["n_refused"]) == (40, 30, 10)
-    assert record["auroc"] == 0.5
-    assert record["brier_all"] == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
-    assert record["accuracy"] == pytest.approx(correct.mean())
+    assert (record.n, record.n_answered, record.n_refused) == (40, 30, 10)
+    assert record.auroc == 0.5
+    assert record.squared_error_all == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
+    assert record.accuracy == pytest.approx(correct.mean())
     (row,) = compare([own, silent], 0)
-    assert row["n"] == 30
-    assert row["difference"] == pytest.approx(
+    assert row.n == 30
+    assert row.difference == pytest.approx(
         ((0.9 - correct[:30]) ** 2 - (own.confidence[:30] - correct[:30]) ** 2).mean()
     )
     few = judge(Judged("few", np.where(np.arange(40) < 3, 0.9, np.nan), correct, np.arange(40)), 10, 0)
-    assert few["measured"] is False
-    assert few["n_answered"] == 3
+    assert few.measured is False
+    assert few.n_answered == 3
 
 
 def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def asked(prompts: Path, out: Path, monkeypatch: pytest.MonkeyPatch, says: Any) 
         return [says(text.removeprefix("Text: ").splitlines()[0].split())]
 
     monkeypatch.setattr(explanation, "generate", canned)
-    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--random", 30, "--out", out]
+    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--null-draws", 30, "--out", out]
     assert cli.main([str(word) for word in words]) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
@@ -95,14 +95,14 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert attribution["effect"] == pytest.approx(named["effect"], abs=1e-6)
     assert named["over_random_low"] > 0
     assert named["p"] < 0.01
-    assert "matter more than random ones, 100% of what" in results["findings"][0]["text"]
+    assert "matter significantly more than random ones: 100% of the difference" in results["findings"][0]["text"]
 
     rng = random.Random(1)
     results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
     named = results["records"][0]
     assert named["over_random_low"] < 0
-    assert "The self-explanation is without effect" in results["findings"][0]["text"]
-    assert "Words that matter are there" in results["findings"][0]["text"]
+    assert "do not matter significantly more than random ones" in results["findings"][0]["text"]
+    assert "The attribution's top words do" in results["findings"][0]["text"]
 
 
 def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
