@@ -31,6 +31,7 @@ from ..corpus.prompts import Pair, Prompt
 from ..corpus.records import Headerless, Numbered, PromptError, first_of, group_of, read_lines_as, shown
 from ..metrics.metrics import BITS, get_metric
 from ..subject import Subject
+from ..subject.chat import render_chat
 from ..sweep.sweep import chunks, clean_values
 
 TEMPLATES = Path(__file__).parent / "asking"
@@ -106,8 +107,7 @@ class Templates:
         if self._tokenizer is None:
             return text
         message, _, beginning = text.rpartition("\n")
-        turn = [{"role": "user", "content": message}]
-        return self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + beginning
+        return render_chat(self._tokenizer, message) + beginning
 
     def listed(self, question: Question) -> str:
         """Its choices, one a line, each behind its letter."""
