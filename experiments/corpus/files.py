@@ -22,7 +22,7 @@ class _Hashing(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         count = self.raw.readinto(buffer) or 0  # pyright: ignore[reportAttributeAccessIssue]
         self.digest.update(buffer[:count])
         return count
