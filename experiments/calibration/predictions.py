@@ -107,13 +107,19 @@ def drawn_groups(clusters: Int[np.ndarray, " n"], share: float, seed: int) -> Bo
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions as npz, whole or not at all."""
+    """Write predictions as npz, whole or not at all.
+
+    Labels are places, but names where classes are named by numbers in another order: see `_label`.
+    """
+    numbered = any(name.isdecimal() for name in predictions.classes)
+    by_name = numbered and list(predictions.classes) != _places(len(predictions.classes))
+    labels = np.array(predictions.classes)[predictions.labels] if by_name else predictions.labels
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial.npz")
     np.savez_compressed(
         partial,
         probabilities=predictions.probabilities.astype(np.float32),
-        labels=predictions.labels,
+        labels=labels,
         classes=np.array(predictions.classes),
         groups=predictions.clusters,
         validation=predictions.validation,

@@ -20,7 +20,7 @@ from experiments import cli
 from experiments.calibration import asked
 from experiments.calibration.asked import Asking, Said
 from experiments.calibration.generating import generate
-from experiments.calibration.predictions import PredictionError, read_predictions
+from experiments.calibration.predictions import PredictionError, Predictions, read_predictions, save_predictions
 from experiments.calibration.questions import Question, QuestionError, Templates, token_probabilities
 from experiments.calibration.reliability import Judged, compare, finding, judge
 from experiments.corpus.prompts import PromptError, read_pairs
@@ -218,6 +218,16 @@ def test_perfect_predictions_of_digits_are_right(tmp_path: Path) -> None:
     assert record["accuracy"] == 1.0
     assert record["brier"] == pytest.approx(((P - np.eye(5)[y]) ** 2).sum(1).mean())
     assert record["squared_error"] == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("classes", [("1", "2-3"), ("0", "1"), ("2", "0"), ("no", "yes"), ("-1", "10")])
+def test_predictions_are_read_as_they_were_written(tmp_path: Path, classes: tuple[str, str]) -> None:
+    labels = np.array([0, 1, 1])
+    P = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+    save_predictions(tmp_path / "a.npz", Predictions(P, labels, classes, np.arange(3), labels == 1))
+    read = read_predictions(tmp_path / "a.npz")
+    assert (read.classes, read.labels.tolist()) == (classes, [0, 1, 1])
+    assert read.probabilities.tolist() == P.tolist()
 
 
 def test_a_table_of_predictions_is_its_jsonl(tmp_path: Path) -> None:
