@@ -76,7 +76,10 @@ UNREAD = {
         records.n_refused records.n_values schema
     """,
     "ask": """
-        findings.property prompts.clean prompts.n_words records.n_clusters schema
+        findings.property prompts.clean prompts.n_words records.aurc_high records.aurc_low
+        records.commonest records.commonest_share records.ece_mass_high records.ece_mass_low
+        records.n_clusters records.n_impossible records.n_refused records.n_unparsable records.n_values
+        records.squared_error_high records.squared_error_low schema
     """,
     "geometry": """
         lens.records.layer lens.texts.log2p records.site records.upos:pca_high records.upos:pca_low
