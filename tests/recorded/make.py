@@ -106,13 +106,15 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "calibrate-questions",
-            f"calibrate {MODEL} --questions questions.jsonl --ask p_true --ask verbalised --ask sampled --samples 2 "
+            f"calibrate {MODEL} --questions questions.jsonl --confidence p_true --confidence verbalised "
+            "--confidence sampled --samples 2 "
             "--split 0.5 --bins 4",
         ),
         ("calibrate-predictions", "calibrate --predictions predictions.jsonl --split 0.5 --bins 5"),
         ("calibrate-prompts", f"calibrate {MODEL} {PROMPTS} --bins 4"),
         ("calibrate-pairs", f"calibrate {MODEL} {PAIRS} --limit 12 --bins 4"),
-        ("ask", f"ask {MODEL} {PROMPTS} --random 3 --templates wording"),
+        ("ask", f"ask {MODEL} {PROMPTS} --null-draws 3 --templates wording"),
+        ("ask-confidence", f"ask {MODEL} --pairs {DEMO.pairs} --limit 12 --bins 4 --confidence p_true"),
         ("capture", "capture --model small --site hook_resid_post --corpus test.conllu --limit 4"),
         ("doctor", "doctor --model small"),
         ("doctor-masked", "doctor --model masked"),

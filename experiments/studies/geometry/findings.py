@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...report.words import layer_label
 from ...report.schema import Finding
+from ...report.words import layer_label
 from .records import LayerRecord, LensRecord
 
 
