@@ -151,7 +151,8 @@ def one_head(length: int) -> None:
     grown = peak_growth(lambda: run("blocks.0.attn.hook_pattern[3]"))
     own = length * length * 4
     print(
-        f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, bare forward {bare / 2**20:.0f}, its own size {own / 2**20:.0f}"
+        f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, bare forward {bare / 2**20:.0f}, "
+        f"its own size {own / 2**20:.0f}"
     )
 
 

@@ -12,6 +12,7 @@ from experiments import cli
 from experiments.demo import demo_paths
 from experiments.pages import page_of
 from experiments.report.render import rendered
+from experiments.runs import execute as runs_execute
 from experiments.runs.execute import execute
 from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
@@ -30,14 +31,14 @@ def model_path():
 @pytest.fixture
 def broken(monkeypatch):
     """The loader gives a model whose first layer lacks its causal mask."""
-    whole = experiments.runs.run.load
+    whole = runs_execute.load
 
     def loads(*args, **more):
         subject = whole(*args, **more)
         subject.body.layers[0].self_attn.is_causal = False
         return subject
 
-    monkeypatch.setattr(experiments.runs.run, "load", loads)
+    monkeypatch.setattr(runs_execute, "load", loads)
 
 
 def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsys):
