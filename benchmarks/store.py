@@ -25,6 +25,7 @@ from statistics import median
 import numpy as np
 import torch
 import transformers
+from layerscope.experiments import cli
 from layerscope.experiments.corpus import read_conllu
 from layerscope.experiments.demo import demo_paths
 from layerscope.experiments.studies.capture import study as capturing
@@ -33,7 +34,6 @@ from layerscope.hooks.shards import read_header
 from measure import alternate, ratio, start
 
 from layerscope import ActivationStore, capture, sites
-from layerscope.experiments import cli
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

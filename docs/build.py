@@ -6,9 +6,9 @@
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page holds what the code says: the fields of a study's
 ``results.json`` (``results STUDY``), the properties, the attribution methods.
 
-Checked: that the generated parts are up to date; every relative link and anchor of every Markdown file; every ``layerscope ...`` line of a code block, by the
-command line's own parser; every ``--option`` that is spoken of; that each command has a page, each page a place in
-docs/README.md, and each public name a docstring.
+Checked: that the generated parts are up to date; every relative link and anchor of every Markdown file; every
+``layerscope ...`` line of a code block, by the command line's own parser; every ``--option`` that is mentioned; that each
+command has a page, each page a place in docs/README.md, and each public name a docstring.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def generated(name: str) -> str:
         return markdown_table(("property", "of", "values", "what it is"), rows)
     from layerscope.experiments.attribution import METHODS
 
-    rows = [(f"`{method}`", first_line(METHODS[method])) for method in METHODS]
-    return markdown_table(("method", "what it does"), rows)
+    rows = [(f"`{m.name}`", m.family, m.about, "yes" if m.draws else "") for m in METHODS.values()]
+    return markdown_table(("method", "family", "scores", "drawn"), rows)
 
 
 ABOVE = {True: "Every run's `results.json` has:", False: "Beside [what every run has](running.md#resultsjson):"}

@@ -107,8 +107,8 @@ def main(model, train_path, test_path, limit=2000):
         judged = Judged(name, P.max(1), P.argmax(1) == labels, np.arange(len(labels)), P, labels)
         r = judge(judged, bins=15, seed=0)
         print(
-            f"{name:16} {r['accuracy']:.3f}     {r['confidence']:.3f}       {r['ece']:.3f} ({r['ece_chance']:.3f})    "
-            f"{r['nll']:.3f}  {r['auroc']:.3f}  {low.mean():.3f}, {(low > 0.9).float().mean():.3f}"
+            f"{name:16} {r.accuracy:.3f}     {r.confidence:.3f}       {r.ece:.3f} ({r.ece_chance:.3f})    "
+            f"{r.nll:.3f}  {r.auroc:.3f}  {low.mean():.3f}, {(low > 0.9).float().mean():.3f}"
         )
 
 

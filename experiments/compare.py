@@ -15,7 +15,8 @@ from .report.provenance import again, caveats, model_name, provenance
 from .report.words import ABSENT, count, finite, interval, layer_label, listed, number, plural
 from .runs.study import Study
 from .studies import STUDIES
-from .sweep.reading import clear_of_chance, component_name, strongest
+from .sweep.reading import component_name, significant, strongest
+from .sweep.records import EffectResults
 
 Results = Mapping[str, Any]
 ASIDE = ("out", "force", "trust_remote_code", "keep_features", "batch_tokens", "device", "model")
@@ -231,23 +232,28 @@ def _runs(runs: Sequence[Named]) -> Section:
 
 
 def _parts(run: Named, number_: int) -> Section | None:
-    """The strongest parts of a run whose records are effects."""
-    records = [r for r in run.results.get("records") or () if "effect" in r and "component" in r and "value" in r]
-    if run.results.get("kind") not in ("ablate", "patch") or not records:
+    """The strongest parts of a run whose records are effects of parts."""
+    results = run.typed
+    if not isinstance(results, EffectResults) or not results.lists_parts:
         return None
+    records = results.records
     columns = [Column("part", False), Column("value", False), Column("effect"), Column("q")]
     rows = [
         [
-            Cell(component_name(r), head=True),
-            Cell(str(r["value"])),
-            score_cell(r["effect"], r.get("low"), r.get("high")),
-            plain_cell(r.get("q")),
+            Cell(component_name(record), head=True),
+            Cell(record.value),
+            score_cell(record.effect, record.low, record.high),
+            plain_cell(record.q),
         ]
-        for r in strongest(records, 10)
+        for record in strongest(records, 10)
     ]
-    about = f"{len(clear_of_chance(records))} of {plural(len(records), 'part')} are clear of chance; the ten strongest"
+    passing, first = len(significant(records)), records[0]
+    about = (
+        f"{passing} of {plural(len(records), 'part')} are significant; the ten strongest "
+        f"({first.metric}, {first.unit})."
+    )
     table = Table(f"parts-{number_}", f"{run.name}: the strongest parts", columns, rows)
-    return Section(f"effects-{number_}", run.name, [table], f"{about} ({records[0]['metric']}, {records[0]['unit']}).")
+    return Section(f"effects-{number_}", run.name, [table], about)
 
 
 def _caveats(runs: Sequence[Named]) -> Section:

@@ -5,6 +5,7 @@ Read in place (`acts["blocks.3.hook_resid_post"]`), a value is checked for havin
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,18 +23,22 @@ class SiteNeverFired(LayerscopeError, RuntimeError):
 
 
 class Gradients(Mapping[str, Tensor]):
-    """Gradients by site, summed over the backward passes since the last `clear`, as ``.grad`` of a parameter is."""
+    """Gradients by site, summed over the backward passes since the last `clear`, as ``.grad`` of a parameter is.
 
-    def __init__(self, known: list[Site]) -> None:
-        self._known = known
-        self._values: dict[Site, Tensor] = {}
+    Forwards of texts of one length are summed too; ``all(site)`` gives those of each forward.
+    """
+
+    def __init__(self, known: list[Site], values: Mapping[Site, list[Tensor]]) -> None:
+        self._known, self._forwards = known, values
+        self._values: dict[Site, dict[int, Tensor]] = {}
         self._paused = False
 
     def __getitem__(self, spec: SiteLike) -> Tensor:
         site = _one(spec, self._known)
         if site not in self._values:
             raise UnknownName(f"no gradient at {site}: run loss.backward() inside the with block, with grad=True")
-        return self._values[site]
+        total = _summed(site, list(self._values[site].values()), f"take acts.grad.all({str(spec)!r})")
+        return _part(total, site, spec)
 
     def __iter__(self) -> Iterator[str]:
         return (str(site) for site in self._values)
@@ -41,15 +46,22 @@ class Gradients(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def all(self, spec: SiteLike) -> list[Tensor]:
+        """One gradient for each forward that ran, in the order of ``acts.all``; 0 where no loss came from it."""
+        site = _one(spec, self._known)
+        gradients = self._values.get(site, {})
+        forwards = self._forwards.get(site, [])
+        return [_part(gradients.get(i, torch.zeros_like(v)), site, spec) for i, v in enumerate(forwards)]
+
     def clear(self) -> None:
         """Forget what was summed: call it between two losses."""
         self._values.clear()
 
-    def _add(self, site: Site, value: Tensor) -> None:
+    def _add(self, site: Site, forward: int, value: Tensor) -> None:
         if self._paused:
             return
-        held = self._values.get(site)
-        self._values[site] = value if held is None else held + value
+        gradients = self._values.setdefault(site, {})
+        gradients[forward] = gradients[forward] + value if forward in gradients else value
 
 
 class Activations(Mapping[str, Tensor]):
@@ -63,8 +75,8 @@ class Activations(Mapping[str, Tensor]):
         self._sites = sites
         self._values: dict[Site, list[Tensor]] = defaultdict(list)
         self._marks: dict[Site, list[int | Tensor | None]] = defaultdict(list)
-        self._raw: dict[Site, tuple[Tensor, Callable[[Tensor], Tensor]]] = {}
-        self.grad = Gradients(sites)
+        self._raw: dict[Site, list[tuple[Tensor, Callable[[Tensor], Tensor]]]] = defaultdict(list)
+        self.grad = Gradients(sites, self._values)
 
     def __getitem__(self, spec: SiteLike) -> Tensor:
         values = self.all(spec)
@@ -88,15 +100,13 @@ class Activations(Mapping[str, Tensor]):
 
     def all(self, spec: SiteLike) -> list[Tensor]:
         """One tensor for each forward that ran, in order; raises `SiteNeverFired` if there is none."""
-        asked = Site.parse(spec)
         site = _one(spec, self._sites)
         if site not in self._values:
             raise SiteNeverFired(f"{site} has no value: no forward has run inside this capture yet")
         for value, mark in zip(self._values[site], self._marks[site], strict=True):
             if mark is not None and not _same_mark(mark, _mark(value)):
                 raise UseError(f"{site} was modified in place after it was captured: use capture(..., clone=True)")
-        values = self._values[site]
-        return values if site.select == asked.select else [select(v, asked) for v in values]
+        return [_part(value, site, spec) for value in self._values[site]]
 
     def _add(self, site: Site, value: Tensor, watched: bool) -> None:
         """One more forward's value; a watched one shares the model's memory and must not change before it is read."""
@@ -111,22 +121,61 @@ class Activations(Mapping[str, Tensor]):
     def gradients(self, loss: Tensor, retain_graph: bool = True) -> dict[str, Tensor]:
         """d loss / d site for one of several losses, leaving parameters' ``.grad`` alone.
 
+        The loss may be of any forward of the block; of several, texts of one length are summed. The graphs of all of them
+        are held until the block ends.
+
         Args:
             loss: a scalar. Call once for each loss, inside the with block.
+
+        Raises:
+            UseError: no graph is held, the loss has none, or it is of forwards of different lengths.
         """
         if not self._raw:
             raise UseError("no graph is held: use capture(..., grad=True), and call inside the with block")
-        names = list(self._raw)
-        raws = [self._raw[site][0] for site in names]
+        if not loss.requires_grad:
+            raise UseError("the loss has no graph: make it inside the with block, from the model's output")
+        asked = [(site, i) for site, forwards in self._raw.items() for i in range(len(forwards))]
+        raws = [self._raw[site][i][0] for site, i in asked]
         self.grad._paused = True  # autograd.grad runs the tensors' hooks too
         try:
             found = torch.autograd.grad(loss, raws, retain_graph=retain_graph, allow_unused=True)
         finally:
             self.grad._paused = False
-        return {
-            str(site): self._raw[site][1](raw if raw is not None else torch.zeros_like(self._raw[site][0]))
-            for site, raw in zip(names, found, strict=True)
-        }
+        reached = {at: gradient for at, gradient in zip(asked, found, strict=True) if gradient is not None}
+        latest = max((i for _, i in reached), default=-1)
+        return {str(site): self._gradient(site, reached, latest) for site in self._raw}
+
+    def _gradient(self, site: Site, reached: Mapping[tuple[Site, int], Tensor], latest: int) -> Tensor:
+        forwards = self._raw[site]
+        parts = [view(reached[site, i]) for i, (_, view) in enumerate(forwards) if (site, i) in reached]
+        if parts:
+            return _summed(site, parts, "give the loss of one forward")
+        raw, view = forwards[min(latest, len(forwards) - 1)]  # a site that this loss does not depend on
+        return view(torch.zeros_like(raw))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: values that were not changed, and no graph."""
+        for site in self._values:
+            self.all(site)
+        return {**self.__dict__, "_raw": defaultdict(list)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for site, marks in self._marks.items():  # a copied tensor counts its changes anew
+            values = self._values[site]
+            self._marks[site] = [None if m is None else _mark(v) for m, v in zip(marks, values, strict=True)]
+
+
+def _part(value: Tensor, site: Site, spec: SiteLike) -> Tensor:
+    """What is asked for of a captured site's value: all of it, or a selection of a site that was captured whole."""
+    asked = Site.parse(spec)
+    return value if site.select == asked.select else select(value, asked)
+
+
+def _summed(site: Site, parts: list[Tensor], instead: str) -> Tensor:
+    if len({part.shape for part in parts}) > 1:
+        raise UseError(f"{site} has gradients of {len(parts)} forwards of different shapes: {instead}")
+    return functools.reduce(torch.add, parts)
 
 
 def _one(spec: SiteLike, known: list[Site]) -> Site:
@@ -157,7 +206,8 @@ def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
     """The index of a site's selection in the site's whole tensor; raises `UnknownSite` if it is out of range."""
     if site.select is None:
         return (...,)
-    axis = site.axis % value.ndim
+    # Sites with heads have four axes; one that torch.vmap maps over stands before them.
+    axis = (site.axis if site.axis < 0 else site.axis - 4) % value.ndim
     chosen, size = site.select, value.shape[axis]
     for i in chosen if isinstance(chosen, tuple) and not isinstance(chosen, Span) else [chosen]:
         if isinstance(i, int) and not -size <= i < size:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import difflib
+import fnmatch
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from layerscope.errors import InputError, LayerscopeError
 
 from . import views
 from .families import FAMILIES, Family, PlaceSpec
-from .sites import Site, SiteLike, Span, UnknownSite, expand
+from .sites import Index, Site, SiteLike, Span, UnknownSite, braces, expand
 from .views import View
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -57,7 +58,22 @@ class Place:
     item: int | str | None = None
     call: int = 0
     calls: int = 1
+    own: Index | None = None  # a selection of heads, as it counts in scores or patterns that hold some heads alone
     like: str | None = None  # the raw tensor is ``(batch pos) d``: this module's input tells batch and pos
+
+    def within(self, site: Site) -> Site:
+        """A site with its selection as it counts in the raw tensor."""
+        return site if self.own is None else Site(site.name, self.own)
+
+
+def heads_of(site: Site, count: int) -> list[int]:
+    """The heads that a selection means, of so many."""
+    chosen = site.select
+    if isinstance(chosen, Span):
+        return list(range(count))[slice(*chosen)]
+    if chosen is None:
+        return list(range(count))
+    return [range(count)[head] for head in (chosen if isinstance(chosen, tuple) else (chosen,))]
 
 
 @dataclass(frozen=True)
@@ -84,27 +100,63 @@ class Anatomy:
         """
         site = Site.parse(spec)
         group = self.n_heads // self.n_kv_heads if site.part in ("attn.hook_k", "attn.hook_v") else 1
-        heads = range(self.n_heads // group)
-        chosen = site.select
-        if isinstance(chosen, Span):
-            picked = list(heads[slice(*chosen)])
-        elif chosen is None:
-            picked = list(heads)
-        else:
-            picked = [heads[i] for i in (chosen if isinstance(chosen, tuple) else (chosen,))]
+        picked = heads_of(site, self.n_heads // group)
         return [head * group + i for head in picked for i in range(group)]
 
 
 _CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
 
 
+_SHAPES: weakref.WeakKeyDictionary[nn.Module, _Shape] = weakref.WeakKeyDictionary()
+
+
+#: What configurations call their heads.
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads", "multi_query")
+
+
+class _Shape(NamedTuple):
+    """What an anatomy was made of and what a user may change later: it is looked at again each time, which costs little."""
+
+    stack: str
+    blocks: tuple[int, ...]
+    config: Any
+    heads: tuple[Any, ...]
+
+
 def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
-    _refuse_wrappers(model)
-    known = _CACHE.get(model)
-    if known is None:
+    _refuse_wrapper(model)
+    known, inner = _CACHE.get(model), _adapted(model)
+    shape = _SHAPES.get(inner)
+    if known is None or (shape is not None and shape != _shape(inner, shape.stack, shape.config)):
+        _SHAPES.pop(inner, None)
+        _CACHE.pop(inner, None)
+        _refuse_compiled(model)
         known = _CACHE[model] = _find(model)
     return known
+
+
+def _shape(model: nn.Module, stack: str, text: Any = None) -> _Shape:
+    if text is None:
+        text = _text_config(model)
+    blocks = _submodule(model, stack)
+    named = object.__getattribute__(text, "__dict__")  # a configuration's own look-ups are slow
+    children = () if blocks is None else tuple(map(id, blocks._modules.values()))
+    return _Shape(stack, children, text, tuple(named.get(name) for name in _HEADS))
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = model.config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _heads(model: nn.Module) -> tuple[int, int]:
+    """Heads of queries, and of keys and values, as the configuration names them."""
+    text = _text_config(model)
+    n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        return n_heads, 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
+    return n_heads, int(_first(text, "num_key_value_heads", "num_kv_heads", default=n_heads))
 
 
 def has_experts(model: nn.Module) -> bool:
@@ -126,18 +178,54 @@ def body_of(model: nn.Module) -> nn.Module:
     return getattr(inner, "base_model", inner)
 
 
-def _refuse_wrappers(model: nn.Module) -> None:
+def _refuse_wrapper(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise WrappedModel(
             f"{type(model).__name__} runs copies or a module of its own, which hooks do not follow: give what it wraps, "
             "model.module"
         )
-    if hasattr(model, "_orig_mod"):
+    if "_orig_mod" in model._modules:
         raise WrappedModel(
             "the model is compiled (torch.compile): compiled code skips hooks that come later; give the model itself, "
             "model._orig_mod, which shares its weights"
         )
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """No module may be compiled: for what asks of all sites."""
+    for module in model.modules():
+        _refuse_compiled_module(module)
+
+
+def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
+    """The modules at some paths and above them, by path; raises `AttributeError` where one is gone."""
+    found = {"": model}
+    for path in paths:
+        _find_module(path, found)
+    return found
+
+
+def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
+    module = found.get(path)
+    if module is None:
+        above, _, name = path.rpartition(".")
+        parent = _find_module(above, found)
+        module = parent._modules.get(name)
+        module = found[path] = getattr(parent, name) if module is None else module
+    return module
+
+
+def _refuse_compiled_around(model: nn.Module, places: Iterable[Place]) -> None:
+    """No module may be compiled that a place is in, nor a block beside it; the others are not looked at."""
+    for module in modules_at(model, (place.path for place in places)).values():
+        _refuse_compiled_module(module)
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                _refuse_compiled_module(block)
+
+
+def _refuse_compiled_module(module: nn.Module) -> None:
+    if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
         raise WrappedModel(
             "modules of the model are compiled in place (model.compile()): compiled code skips hooks that come later; load "
             "the model again, or copy its weights into one that is not compiled"
@@ -152,8 +240,9 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             new = own.detach().to(dtype, copy=True)
             memo[id(own)] = nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
     made = copy.deepcopy(model, memo)
-    if model in _CACHE:
-        _CACHE[made] = _CACHE[model]
+    for known in (_CACHE, _SHAPES):
+        if model in known:
+            known[made] = known[model]  # type: ignore[index]
     return made
 
 
@@ -166,6 +255,7 @@ def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
     ['blocks.0.attn.hook_z', 'blocks.1.attn.hook_z']
     """
     names = list(anatomy(model).places)
+    _refuse_compiled(model)
     return [str(site) for site in expand(patterns, names)] if patterns else names
 
 
@@ -177,20 +267,39 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
         UnknownArchitecture: a TransformerLens name asked of a model whose anatomy is not known.
         WrappedModel: a compiled or replicated model, in which hooks would not run.
     """
-    _refuse_wrappers(model)
-    raw = [s for s in specs if isinstance(s, str) and s.startswith("module:")]
-    named = [s for s in specs if s not in raw]
-    found = {Site(spec): _raw_place(model, spec) for spec in raw}
-    if named:
-        places = anatomy(model).places
-        _refuse_decoders(model, named)
-        found |= {site: places[site.name] for site in expand(named, list(places))}
-    return found
+    return {site: place for found in locate_each(model, specs) for site, place in found.items()}
 
 
-def _refuse_decoders(model: nn.Module, specs: Sequence[SiteLike]) -> None:
+def locate_each(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:
+    """`locate`, for each of several patterns."""
+    try:
+        return _located(model, specs)
+    except AttributeError:  # modules have gone since the anatomy was made
+        for known in (_CACHE, _SHAPES):
+            known.pop(model, None)
+            known.pop(_adapted(model), None)
+        return _located(model, specs)
+
+
+def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:
+    _refuse_wrapper(model)
+    parsed = [Site.parse(spec) for spec in specs]
+    named = [site for site in parsed if not site.name.startswith("module:")]
+    places = anatomy(model).places if named else {}
+    _refuse_decoders(model, named)
+    each: list[dict[Site, Place]] = []
+    for site in parsed:
+        if site.name.startswith("module:"):
+            each.append(_raw_places(model, site))
+        else:
+            each.append({own: places[own.name] for own in expand([site], places)})
+    _refuse_compiled_around(model, {place.path: place for found in each for place in found.values()}.values())
+    return each
+
+
+def _refuse_decoders(model: nn.Module, specs: Sequence[Site]) -> None:
     """The names of an encoder-decoder are its encoder's; why a decoder has none, and what to ask for instead."""
-    asked = next((n for spec in specs if (n := Site.parse(spec).name).startswith("decoder_")), None)
+    asked = next((n for spec in specs if (n := spec.name).startswith("decoder_")), None)
     if asked is None or not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return
     stack = re.compile(r"(?:^|\.)decoder\.(?:layers|block)\.0$")
@@ -229,12 +338,8 @@ def _find(model: nn.Module) -> Anatomy:
 
 def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
     prefix = _body_prefix(model, family)
-    config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
-    n_kv = int(_first(text, "num_key_value_heads", "num_kv_heads", default=n_heads))
-    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
-        n_kv = 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
+    text = _text_config(model)
+    n_heads, n_kv = _heads(model)
     stack = _submodule(model, prefix + family.blocks)
     if stack is None:
         raise UnknownArchitecture(
@@ -253,7 +358,7 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
         like = base.removesuffix(".") if isinstance(spec, str) and spec.endswith("|unflatten") else None
         full = base + path if path else base.removesuffix(".")
         if _submodule(model, full) is not None:
-            places[name] = Place(full, end, view, call=call, calls=calls, like=like)
+            places[name] = Place(full, end, view, call=call, calls=calls * family.called.get(part, 1), like=like)
 
     for name, spec in family.outside.items():
         if not name.startswith("ln_final"):
@@ -269,6 +374,7 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
     for name, spec in family.outside.items():
         if name.startswith("ln_final"):
             add(name, spec, prefix)
+    _SHAPES[model] = _shape(model, prefix + family.blocks)
     return Anatomy(_in_order(places), n_layers, n_heads, n_kv, source)
 
 
@@ -331,18 +437,50 @@ def _parse_place(spec: str, n_heads: int) -> tuple[str, Literal["input", "output
     return path, end, view
 
 
-def _raw_place(model: nn.Module, spec: str) -> Place:
-    match = _MODULE.match(spec)
+def _raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
+    """The modules that a path stands for, in the model's order."""
+    match = _MODULE.match(site.name)
     if match is None:
-        raise InputError(f"site {spec!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple")
-    path = match["path"]
-    if _submodule(model, path) is None:
-        paths = [name for name, _ in model.named_modules()]
-        near = difflib.get_close_matches(path, paths, n=3, cutoff=0.3)
-        hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise UnknownSite(f"no module {path!r} in {type(model).__name__}{hint}")
-    item = match["item"]
-    return Place(path, match["end"], item=int(item) if item and item.isdigit() else item)  # type: ignore[arg-type]
+        raise InputError(
+            f"site {str(site)!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple and a second "
+            "[...] for a selection"
+        )
+    end, item = match["end"], match["item"]
+    number = int(item) if item is not None and item.isdigit() else item
+    found: dict[Site, Place] = {}
+    for pattern in braces(match["path"]):
+        paths = _matching(model, pattern)
+        if not paths:
+            raise UnknownSite(_no_such_module(model, pattern))
+        for path in paths:
+            name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
+            found[Site(name, site.select)] = Place(path, end, item=number)  # type: ignore[arg-type]
+    return found
+
+
+def _matching(model: nn.Module, pattern: str) -> list[str]:
+    """The paths of a model's modules that a pattern stands for, name by name; ``-1`` is the last."""
+    if _submodule(model, pattern) is not None:
+        return [pattern]
+    found: list[tuple[str, nn.Module]] = [("", model)]
+    for part in pattern.split("."):
+        below = []
+        for path, module in found:
+            names = [name for name, child in module._modules.items() if child is not None]
+            if part.startswith("-") and part[1:].isdigit():
+                chosen = names[int(part) :][:1] if int(part) >= -len(names) else []
+            else:
+                chosen = fnmatch.filter(names, part)
+            below += [(f"{path}.{name}".lstrip("."), module._modules[name]) for name in chosen]
+        found = below
+    return [path for path, _ in found]
+
+
+def _no_such_module(model: nn.Module, path: str) -> str:
+    paths = [name for name, _ in model.named_modules()]
+    near = difflib.get_close_matches(path, paths, n=3, cutoff=0.3)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return f"no module {path!r} in {type(model).__name__}{hint}"
 
 
 def _from_bridge(model: Any) -> Anatomy:

@@ -13,17 +13,21 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .block import BlockHook, depth
 from .flex import flex_calls, flex_scores, uses_flex, with_asked
+from .transforms import is_wrapped
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+FAR = 9e3
+"""Below a row's largest score by more than this is masked: the first GPT and CTRL add -10,000."""
 
 
 @runtime_checkable
@@ -41,17 +45,39 @@ class AttentionTouch(Protocol):
         ...
 
 
+@runtime_checkable
+class SomeHeads(AttentionTouch, Protocol):
+    """A party that may ask for some heads alone."""
+
+    reads_scores: bool
+
+    def heads(self, count: int) -> list[int] | None:
+        """Which of so many heads are asked for; None for all."""
+        ...
+
+    def hold(self, heads: list[int], count: int) -> None:
+        """Called before `scores` and `pattern` where these are of some heads of so many."""
+        ...
+
+
 class AttentionWatch(TorchFunctionMode):
     """Watches one attention module's forward and shows its scores and pattern to all who asked, in their order.
 
     What they return unchanged leaves the model's own kernel at work. Where one returns another tensor, or wants
     gradients (``in_graph``), the output is computed from the pattern; it then equals the fused kernel's to rounding.
+
+    Args:
+        module: the attention module.
+        size: positions that it is called with, where they are known.
     """
 
-    def __init__(self, flex: bool = False) -> None:
+    def __init__(self, module: nn.Module | None = None, size: int | None = None) -> None:
         super().__init__()
         self.touches: list[AttentionTouch] = []
-        self._flex_calls = flex_calls(self._flex) if flex else None
+        self._depth = depth()
+        self._size, self._groups = size, int(getattr(module, "num_key_value_groups", 1))
+        self._sinks = getattr(module, "sinks", None)
+        self._flex_calls = flex_calls(self._flex) if module is not None and uses_flex(module) else None
 
     def __enter__(self) -> Any:
         # The compiler traces a mode that it meets: beside flex attention there is none.
@@ -64,6 +90,8 @@ class AttentionWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if depth() != self._depth:  # a forward that a function runs which was shown a value of this one
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._sdpa(func, args, kwargs)
         if func in _SOFTMAX and _is_attention(args, kwargs):
@@ -72,17 +100,71 @@ class AttentionWatch(TorchFunctionMode):
 
     def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         rest = {k: v for k, v in kwargs.items() if k != "input"}
-        return self._through(args[0] if args else kwargs["input"], lambda s: func(s, *args[1:], **rest))[0]
+        given = args[0] if args else kwargs["input"]
+
+        def softmax(scores: Tensor) -> Tensor:
+            return func(scores, *args[1:], **rest)
+
+        if not isinstance(self._sinks, Tensor) or self._sinks.numel() != given.shape[1]:
+            return self._through(given, softmax)[0]
+        return self._beside_sinks(given, softmax)
+
+    def _beside_sinks(self, given: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
+        assert isinstance(self._sinks, Tensor)
+        sinks = self._sinks.view(1, -1, 1, 1).to(given)
+        scores = given[..., :-1] + (sinks - given[..., -1:])  # the model subtracts each row's maximum before
+        whole = softmax(given)
+
+        def beside(scores: Tensor) -> Tensor:
+            return softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1))[..., :-1]
+
+        pattern, changed = self._through(scores, beside)
+        if not changed:
+            return whole
+        rest = 1 - pattern.sum(-1, keepdim=True)
+        return torch.cat([pattern, rest], dim=-1)
 
     def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        pattern, changed = self._through(sdpa_scores(*args, **kwargs), _weights)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        query = given["query"]
+        packed = self._size == 1 and 1 < query.shape[2] == self._groups
+        heads = None if packed else self._heads(query.shape[1])
+        scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
+        if packed:  # one new token: transformers lays the query heads of a key head along the query axis
+            scores = scores.flatten(1, 2)[:, :, None]
+        pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
             return func(*args, **kwargs)
-        value = args[2] if len(args) > 2 else kwargs["value"]
-        dropped = F.dropout(pattern, args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
-        return dropped @ _repeat_heads(value, pattern.shape[1])
+        dropped = F.dropout(pattern, given.get("dropout_p", 0.0))
+        if packed:
+            dropped = dropped.squeeze(2).unflatten(1, (-1, self._groups))
+        if heads is None:
+            return dropped @ _repeat_heads(given["value"], dropped.shape[1])
+        own = dropped @ _of_heads(given, heads)["value"]
+        return func(*args, **kwargs).index_copy(1, torch.tensor(heads, device=own.device), own)
+
+    def _heads(self, count: int) -> list[int] | None:
+        """The heads that all who look ask for together; None for all."""
+        touches = [cast(SomeHeads, touch) for touch in self.touches if hasattr(touch, "heads")]
+        asked = [touch.heads(count) for touch in touches]
+        if len(touches) < len(self.touches) or any(heads is None for heads in asked):
+            return None
+        together = sorted({head for heads in asked for head in heads or ()})
+        for touch in touches:
+            touch.hold(together, count)
+        return together
+
+    def _weights_of(self, scores: Tensor) -> Callable[[Tensor], Tensor]:
+        """The softmax; where nobody looks at the scores, in their memory."""
+        reads = any(touch.in_graph or getattr(touch, "reads_scores", True) for touch in self.touches)
+        fresh = not (reads or scores.requires_grad or is_wrapped(scores)) and scores.device.type == "cpu"
+        return _weights_in_place if fresh else _weights
 
     def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+        if depth() != self._depth:
+            return func(query, key, value, **kwargs)
         given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
         scores = flex_scores(query, _repeat_heads(key, query.shape[1]), **given)
         pattern, changed = self._through(scores, _weights)
@@ -98,7 +180,8 @@ class AttentionWatch(TorchFunctionMode):
             scores = scores.detach().requires_grad_()  # the parameters are frozen: the graph starts here
         given = scores
         for touch in self.touches:
-            scores = touch.scores(scores)
+            edited = touch.scores(scores)
+            scores = scores if edited is scores else _as_masked(edited, given)
         made = softmax(scores)
         if scores is not given:  # an edit may leave a query nothing to see
             made = _nowhere(made, scores)
@@ -109,10 +192,10 @@ class AttentionWatch(TorchFunctionMode):
 
 
 class _Watches(threading.local):
-    """The watches that are on in this thread, by module: a second party joins the first one's."""
+    """The watches that are on in this thread, by module and depth: a second party joins the first one's."""
 
     def __init__(self) -> None:
-        self.by_module: dict[int, AttentionWatch] = {}
+        self.by_module: dict[tuple[int, int], AttentionWatch] = {}
 
 
 _watches = _Watches()
@@ -133,27 +216,29 @@ def watch_attention(
         here: called at every call of the module; who is interested in this call, if anyone.
         after: called when the call is over.
     """
-    active: list[AttentionTouch] = []
+    active: list[tuple[AttentionTouch, tuple[int, int]]] = []
 
-    def before(*_: Any) -> None:
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not mine():
             return
         touch = here()
         if touch is None:
             return
-        watch = _watches.by_module.get(id(module))
+        key = id(module), depth()
+        watch = _watches.by_module.get(key)
         if watch is None:
-            watch = _watches.by_module[id(module)] = AttentionWatch(uses_flex(module))
+            watch = _watches.by_module[key] = AttentionWatch(module, _size(args, kwargs))
             watch.__enter__()
         watch.touches.append(touch)
-        active.append(touch)
+        active.append((touch, key))
 
     def leave() -> None:
         while active:
-            watch = _watches.by_module[id(module)]
-            watch.touches.remove(active.pop())
+            touch, key = active.pop()
+            watch = _watches.by_module[key]
+            watch.touches.remove(touch)
             if not watch.touches:
-                del _watches.by_module[id(module)]
+                del _watches.by_module[key]
                 watch.__exit__(None, None, None)
 
     def finish(*_: Any) -> None:
@@ -162,8 +247,8 @@ def watch_attention(
             after()
 
     stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
-    stack.callback(module.register_forward_pre_hook(before).remove)
-    stack.callback(module.register_forward_hook(finish, always_call=True).remove)
+    stack.callback(module.register_forward_pre_hook(BlockHook(before), with_kwargs=True).remove)
+    stack.callback(module.register_forward_hook(BlockHook(finish), always_call=True).remove)
 
 
 def sdpa_scores(
@@ -184,19 +269,37 @@ def sdpa_scores(
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)  # float16 would overflow before
+    owned = not (scores.requires_grad or is_wrapped(scores))  # then a mask needs no copy of all scores
     if is_causal:
-        n_query, n_key = scores.shape[-2:]
-        allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
-        scores = scores.masked_fill(~allowed, -math.inf)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores = scores.masked_fill_(later, -math.inf) if owned else scores.masked_fill(later, -math.inf)
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            return scores.masked_fill(~attn_mask, -math.inf)
+            return scores.masked_fill_(~attn_mask, -math.inf) if owned else scores.masked_fill(~attn_mask, -math.inf)
         scores = scores + attn_mask
     return scores
 
 
+def _of_heads(given: dict[str, Any], heads: list[int]) -> dict[str, Any]:
+    """The arguments of `scaled_dot_product_attention`, of some query heads."""
+    count = given["query"].shape[1]
+    chosen = {"query": given["query"][:, heads]}
+    for name in ("key", "value"):
+        group = count // given[name].shape[1]
+        chosen[name] = given[name][:, [head // group for head in heads]]
+    mask = given.get("attn_mask")
+    if mask is not None and mask.ndim == 4 and mask.shape[1] == count:
+        chosen["attn_mask"] = mask[:, heads]
+    return {**given, **chosen}
+
+
 def _weights(scores: Tensor) -> Tensor:
     return _nowhere(torch.softmax(scores, dim=-1), scores)
+
+
+def _weights_in_place(scores: Tensor) -> Tensor:
+    nothing = scores.amax(dim=-1, keepdim=True).isneginf()
+    return torch.softmax(scores, dim=-1, out=scores).masked_fill_(nothing, 0.0)
 
 
 def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
@@ -204,11 +307,29 @@ def _nowhere(weights: Tensor, scores: Tensor) -> Tensor:
     return weights.masked_fill(scores.isneginf().all(dim=-1, keepdim=True), 0.0)
 
 
-def forbid(scores: Tensor) -> Tensor:
-    """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
+def is_forbidden(scores: Float[Tensor, "*heads query key"]) -> Bool[Tensor, "*heads query key"]:
+    """What the model's mask hides, however it wrote it: -inf, the dtype's minimum, or a number far below the row's largest."""
     # A model in double precision may make its mask in single precision.
     kind = torch.float32 if scores.dtype == torch.float64 else scores.dtype
-    return scores.masked_fill(scores <= torch.finfo(kind).min / 2, -math.inf)
+    return (scores <= torch.finfo(kind).min / 2) | (scores <= scores.amax(-1, keepdim=True) - FAR)
+
+
+def forbid(scores: Tensor) -> Tensor:
+    """Masked entries as -inf, however the model wrote its mask (eager attention adds the dtype's minimum)."""
+    return scores.masked_fill(is_forbidden(scores), -math.inf)
+
+
+def _as_masked(edited: Tensor, given: Tensor) -> Tensor:
+    """Edited scores behind the mask that the model put on them; a query with nothing to see keeps what it had."""
+    forbidden = is_forbidden(given)
+    edited = edited.masked_fill(forbidden, -math.inf)
+    return torch.where(forbidden.all(-1, keepdim=True), given, edited)
+
+
+def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Positions of the residual stream that a module is called with."""
+    rows = kwargs.get("hidden_states", args[0] if args else None)
+    return rows.shape[1] if isinstance(rows, Tensor) and rows.ndim == 3 else None
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:

@@ -12,20 +12,25 @@ torch.Size([1, 3, 8])
 from __future__ import annotations
 
 import functools
+import warnings
 from contextlib import ExitStack
-from typing import Any
+from typing import cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerscope.errors import InputError, UseError
 
-from .activations import Activations, select
+from .activations import Activations
 from .anatomy import Place, locate
 from .attention import forbid
+from .forwards import Forward
+from .positions import Seen, Where
 from .sites import Site, SiteLike
 from .store import ActivationStore
-from .taps import Taps, as_site
+from .taps import Tap, Taps, read
+from .transforms import is_wrapped, unwrapped
 
 
 class _Stop(Exception):
@@ -36,28 +41,36 @@ class _Stop(Exception):
         self.owner = owner
 
 
-class capture:  # noqa: N801  (a context manager, used as a verb)
+class ValuesOverflowed(UserWarning):
+    """Values that a model gave are larger than the type that they were to be stored in can hold."""
+
+
+class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
     """Capture sites of a model while it runs: ``with capture(model, *sites) as acts: model(**batch)``.
 
     Plain PyTorch hooks attach on entry and are gone on every exit; they see the forwards of the thread that entered. The
     model's outputs are the same, bit for bit, with and without them (only ``grad=True`` on an attention site under sdpa
-    recomputes that layer, equal to rounding).
+    recomputes that layer, equal to rounding). Within `torch.func.vmap` the mapped axis is a value's first.
 
     Args:
         model: any `nn.Module`.
         sites: names, globs, selections, pairs or ``module:`` paths; see `hooks.sites`.
         grad: also record d loss / d site at each backward inside the block, in ``acts.grad``. Works for frozen models.
         stop: end the forward as soon as every site has fired; the body of the with block ends there too.
-        dtype: what to store values in; None keeps the model's.
+        dtype: what to store values in; None keeps the model's. float16 holds at most 65,504.
         device: where to store values; None leaves them where they are.
         clone: copy values, for models that change tensors in place (which is noticed when a value is read).
         to: a store that takes each forward's values when its last site has fired, as one shard: a row for each position
-            that the model's ``attention_mask`` lets through. ``acts`` then holds nothing.
+            that holds a token of a text. ``acts`` then holds nothing.
 
     Raises:
         UnknownSite: before any hook attaches, with the nearest names that exist.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
-        RuntimeError: ``grad=True`` where autograd is off.
+        UseError: ``grad=True`` where autograd is off or `torch.func` takes the gradients.
+        PositionsUnknown: with ``to``, in a forward that does not tell where its tokens stand.
+
+    Warns:
+        ValuesOverflowed: on exit, naming the sites whose values ``dtype`` cannot hold.
     """
 
     def __init__(
@@ -83,9 +96,11 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
         self._store_in, self._stored = to, 0
         self._grad = grad
         self._stop = stop
-        self._to: dict[str, Any] = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
+        self._overflowed: dict[Site, Tensor] = {}
         self._clone = clone
         self._taps = Taps(model, self._places, in_graph=grad)
+        self._forward = Forward()
         self._waiting: set[Site] = set(self._places)
         self._stack = ExitStack()
         self.acts = Activations(list(self._places))
@@ -101,38 +116,70 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
             return True
         if kind is None:
             self._taps.require([site for site in self._places if self._is_silent(site)])
+            above = [str(site) for site, overflowed in self._overflowed.items() if bool(overflowed)]
+            if above:
+                largest = f"{self._dtype} holds at most {torch.finfo(cast(torch.dtype, self._dtype)).max:g}"
+                warnings.warn(
+                    f"values at {', '.join(above[:5])} became infinite: {largest}", ValuesOverflowed, stacklevel=2
+                )
         return False
+
+    def begin(self) -> None:
+        """Wait for all sites again: an earlier forward may have ended half-way."""
+        self._waiting = set(self._places)
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Record a site; what goes on is the same tensor, or one at which the graph starts."""
         if self._grad:
-            if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-                raise UseError(f"{site}: grad=True needs autograd; leave torch.no_grad() / inference_mode()")
-            if not raw.requires_grad and raw.is_floating_point():
-                raw = raw.detach().requires_grad_()
-            view = functools.partial(self._view, site, place, shape=shape)
+            raw = self._in_graph(site, raw)
+        if self._taps.repeating:
+            return raw
+        if self._grad:
+            forward, view = (
+                len(self.acts._values.get(site, [])),
+                functools.partial(self._view, site, place, shape=shape),
+            )
             add = self.acts.grad._add
-            self._stack.callback(raw.register_hook(lambda g: add(site, self._store(view(g)))).remove)
-            self.acts._raw[site] = (raw, view)
-        value = self._view(site, place, forbid(raw) if place.end == "scores" else raw, shape=shape).detach()
-        stored = self._store(value, owned=site.select is not None)
-        self.acts._add(site, stored, watched=stored.data_ptr() == value.data_ptr())
+            self._stack.callback(
+                raw.register_hook(lambda g: add(site, forward, self._store(site, view(g.detach())))).remove
+            )
+            self.acts._raw[site].append((raw, view))
+        self._forward = self._taps.forwards.now
+        value = self._view(site, place, raw, shape=shape).detach()
+        stored = self._store(site, forbid(value) if place.end == "scores" else value)
+        self.acts._add(site, unwrapped(stored), watched=stored is value)
         self._waiting.discard(site)
         return raw
 
+    def _in_graph(self, site: Site, raw: Tensor) -> Tensor:
+        """The raw tensor, or where the parameters are frozen another one, at which the graph starts."""
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            raise UseError(
+                f"{site}: grad=True needs autograd; leave torch.no_grad() / inference_mode(), and checkpoint with "
+                "use_reentrant=False"
+            )
+        if is_wrapped(raw):
+            raise UseError(f"{site}: grad=True cannot be used within torch.func, which takes the gradients itself")
+        return raw if raw.requires_grad or not raw.is_floating_point() else raw.detach().requires_grad_()
+
     def after(self) -> None:
         """Once every site has fired: hand the forward to the store and end it, if that was asked for."""
-        if self._waiting:
+        if self._waiting or self._taps.repeating:
             return
         if self._store_in is not None:
             values = {str(site): self.acts.all(site)[-1] for site in self._places}
-            self._store_in.append(values, self._taps.mask, self._taps.start)
+            at = self.positions(next(iter(values.values())))
+            self._store_in.append(values, positions=at, goes_on=self._forward.start > self._forward.virtual)
             self.acts._clear()
             self._stored += 1
         if self._stop or self._store_in is not None:
             self._waiting = set(self._places)
         if self._stop:
             raise _Stop(self)
+
+    def positions(self, value: Tensor) -> Int[Tensor, "batch pos"]:
+        """Text positions of a value of the last forward; -1 where no token stands. Raises `PositionsUnknown`."""
+        return Where.of(self._forward, next(iter(self._places)), {}, Seen()).positions(value).expand(len(value), -1)
 
     def _is_silent(self, site: Site) -> bool:
         if self._store_in is None:
@@ -141,9 +188,22 @@ class capture:  # noqa: N801  (a context manager, used as a verb)
 
     @staticmethod
     def _view(site: Site, place: Place, raw: Tensor, *, shape: torch.Size | None) -> Tensor:
-        return select(as_site(place, raw, shape), site)
+        return read(site, place, raw, shape)
 
-    def _store(self, value: Tensor, owned: bool = False) -> Tensor:
-        stored = value.detach().to(**{k: v for k, v in self._to.items() if v is not None})
+    def _store(self, site: Site, value: Tensor) -> Tensor:
+        """A detached value as it is to be held; the value itself where it may share the model's memory."""
+        stored = value
+        if self._dtype is not None and self._dtype != value.dtype:
+            stored = stored.to(self._dtype)
+            if torch.finfo(self._dtype).max < torch.finfo(value.dtype).max:
+                self._overflowed[site] = (stored.isinf() & value.isfinite()).any() | self._overflowed.get(site, False)
+        if self._device is not None:
+            stored = stored.to(self._device)
         # A slice would keep its whole tensor alive, so selections are always copied.
-        return stored.clone() if (self._clone or owned) and stored.data_ptr() == value.data_ptr() else stored
+        owned = self._clone or (site.select is not None and not _fills_memory(value))
+        return stored.clone() if owned and stored is value else stored
+
+
+def _fills_memory(value: Tensor) -> bool:
+    """Whether a tensor is all of the memory that it keeps alive."""
+    return not is_wrapped(value) and value.untyped_storage().nbytes() == value.numel() * value.element_size()

@@ -16,46 +16,20 @@ other weights grow to sum to 1) and `zero_weights` (after it, on ``attn.hook_pat
 from __future__ import annotations
 
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from layerscope.errors import LayerscopeError
-
+from .positions import EditError, Positions, Where
 from .reference import Reference, select_part
-from .sites import HEAD_AXIS, Site, SiteLike
-
-Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'batch pos']"
-
-
-class EditError(LayerscopeError, ValueError):
-    """An edit that does not fit the site or the text it is used on."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where an edit is at work.
-
-    Args:
-        site: the site, with its selection.
-        start: position of the first token of this forward in the whole text; not 0 after a KV cache.
-        mask: the forward's attention mask, where one was given.
-        live: values of this forward that the edit asked for (`Edit.needs`).
-    """
-
-    site: Site = field(default_factory=lambda: Site(""))
-    start: int = 0
-    mask: Tensor | None = None
-    live: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def query_axis(self, value: Tensor) -> int:
-        """The axis of ``pos``, or of ``query`` inside attention."""
-        return value.ndim - 2 if HEAD_AXIS.get(self.site.part) == 1 else min(1, value.ndim - 1)
+from .sites import Site, SiteLike
 
 
 @dataclass(frozen=True)
@@ -64,41 +38,80 @@ class Edit:
 
     Args:
         name: what results and messages call it.
-        apply: the function; it must not change what it is given.
+        apply: the function; one that gives None has changed the copy that it was given.
         needs: sites of the same forward whose values it reads (they must come earlier).
+        given: what the function gets: a ``copy`` that it may change; the ``value``, which it must not change; or the value
+            in at least ``float32``, without autocast, for arithmetic that is rounded once, at its end.
     """
 
     name: str
-    apply: Callable[[Tensor, Where], Tensor]
+    apply: Callable[[Tensor, Where], Tensor | None]
     needs: tuple[str, ...] = ()
+    given: Literal["copy", "value", "float32"] = "copy"
 
     def __call__(self, value: Tensor, where: Where | None = None) -> Tensor:
-        return self.apply(value, where or Where())
+        return self.unrounded(value, where).to(value.dtype)
+
+    def unrounded(self, value: Tensor, where: Where | None = None) -> Tensor:
+        """The edited value; in float32, where ``given`` says so, of a value in half precision."""
+        where = where or Where()
+        if self.given == "float32":
+            with _without_autocast(value.device.type):
+                return _given_back(self.apply(_at_least_float32(value), where), self.name, where)
+        if self.given == "value":
+            return _given_back(self.apply(value, where), self.name, where)
+        own = value.clone()
+        new = self.apply(own, where)
+        return own if new is None else new
 
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
 
-        Indices count from the start of the text, also in `generate`; negative ones from the end of the forward. Inside
-        attention they are the queries.
+        Index p is token p of each text, from 0, and -1 the last one so far: padding, a KV cache and beams shift nothing, and
+        a token that is still to come is edited when it does. A mask marks the rows as the model is given them. Inside
+        attention positions are the queries. Where no position is chosen the edit is not computed.
+
+        Raises:
+            PositionsUnknown: in the forward, where it does not tell which tokens it runs on.
         """
 
         def apply(value: Tensor, where: Where) -> Tensor:
-            axis = where.query_axis(value)
-            chosen = _chosen(positions, value.shape[axis], where)
-            if chosen.ndim == 2 and chosen.shape[0] not in (1, value.shape[0]):
-                raise EditError(f"{where.site}: expected a mask of {value.shape[0]} texts, got {chosen.shape[0]}")
+            chosen = where.choose(positions, value)
+            if where.chosen is not None:
+                chosen = chosen & where.chosen
+            if not bool(chosen.any()):
+                return value
             shape = [1] * value.ndim
-            shape[axis] = value.shape[axis]
-            if chosen.ndim == 2:
-                shape[0] = chosen.shape[0]
-            return torch.where(chosen.view(shape).to(value.device), self.apply(value, where), value)
+            shape[0], shape[where.query_axis(value)] = chosen.shape
+            new = self.unrounded(value, replace(where, chosen=chosen))
+            return torch.where(chosen.view(shape).to(value.device), new, value)
 
-        return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply)
+        given = "value" if self.given == "copy" else self.given  # this edit changes nothing in place itself
+        return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
+
+
+_HALF = (torch.float16, torch.bfloat16)
+_AS_IT_IS = nullcontext()
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in _HALF else value
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else _AS_IT_IS
+
+
+def _given_back(new: Tensor | None, name: str, where: Where) -> Tensor:
+    if new is None:
+        raise EditError(f"{where.site}: expected a tensor from {name}, got None")
+    return new
 
 
 def zero() -> Edit:
     """0 everywhere."""
-    return Edit("zero", lambda value, where: torch.zeros_like(value))
+    return Edit("zero", lambda value, where: torch.zeros_like(value), given="value")
 
 
 def mean(reference: Reference, per: str = "all") -> Edit:
@@ -109,17 +122,22 @@ def mean(reference: Reference, per: str = "all") -> Edit:
         per: ``all`` (one mean), ``position`` (one for each position), or ``template:NAME`` (the mean per position of
             the reference texts that carry this label).
     """
-    return Edit(
-        f"mean per {per}" if per != "all" else "mean", lambda value, where: reference.mean_for(value, where, per)
-    )
+    name = f"mean per {per}" if per != "all" else "mean"
+    return Edit(name, lambda value, where: reference.mean_for(value, where, per), given="value")
 
 
-def resample(reference: Reference, seed: int = 0) -> Edit:
+def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Each text's value becomes that of a text drawn from the reference set, position by position.
 
-    The draw is a function of the seed alone, so that two sites of one forward draw the same texts.
+    The draw is a function of the seed alone, so that two sites of one forward draw the same texts. It knows nothing of the
+    texts themselves: where the forward's own texts are in the reference set, `hooks.reference.partners` draws others.
+
+    Args:
+        rows: which reference text takes the place of each text; they are drawn if it is not given.
     """
-    return Edit("resample", lambda value, where: reference.draw_for(value, where, seed))
+    if rows is not None:
+        return Edit("resample", lambda value, where: reference.rows_for(value, where, rows), given="value")
+    return Edit("resample", lambda value, where: reference.draw_for(value, where, seed), given="value")
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
@@ -131,17 +149,40 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 
     def apply(value: Tensor, where: Where) -> Tensor:
         other = source if isinstance(source, Tensor) else source[str(where.site)]
-        axis, size = where.query_axis(value), where.start + value.shape[where.query_axis(value)]
-        if where.start and other.ndim == value.ndim and other.shape[axis] >= size:
-            other = other.narrow(axis, where.start, value.shape[axis])
-        if other.shape != value.shape:
-            raise EditError(
-                f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
-                "both runs need texts of the same number and length"
-            )
-        return other.to(value)
+        return _aligned(other, value, where).to(value)
 
-    return Edit("patch", apply)
+    return Edit("patch", apply, given="value")
+
+
+def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
+    """Another run's values at this forward's columns; where the edit is not used, whatever stands there."""
+    axis = where.query_axis(value)
+    size, end = value.shape[axis], where.start + value.shape[axis]
+    if where.chosen is None:
+        where.seen.note(where, len(value), end, end - where.virtual)
+    other = where.by_row(other, len(value))
+    width = other.shape[axis] if other.ndim == value.ndim else 0
+    lead = where.prefix
+    last = end - 1
+    if where.chosen is not None:
+        last = where.start + int(where.chosen.any(0).nonzero().max())
+    elif width > end - lead:
+        message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
+        where.seen.wait(width - 1, message)
+    fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
+    if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
+        at, used = where.used(value)  # a narrower run had no padding on the left, if these texts have none
+        columns = torch.arange(where.start, end) - where.virtual
+        fits = bool((~used | (at == columns)).all())
+    if fits:
+        columns = (torch.arange(where.start, end) - lead).clamp(max=width - 1)
+        other = other.index_select(axis, columns.to(other.device)) if width != size or where.start else other
+    if not fits or other.shape != value.shape:
+        raise EditError(
+            f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
+            "both runs need texts of the same number and length"
+        )
+    return other
 
 
 def constant(vector: Tensor) -> Edit:
@@ -162,7 +203,7 @@ def constant(vector: Tensor) -> Edit:
             )
         return part.to(value).expand_as(value)
 
-    return Edit("constant", apply)
+    return Edit("constant", apply, given="value")
 
 
 def turned(edit: Edit, seed: int = 0) -> Edit:
@@ -180,7 +221,7 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
             raise EditError(f"{where.site}: a single neuron has no direction to turn")
         return value + (edit(value, where) - value) @ _rotation(value.shape[-1], seed).to(value)
 
-    return Edit(f"{edit.name}, turned", apply, edit.needs)
+    return Edit(f"{edit.name}, turned", apply, edit.needs, given="float32")
 
 
 @functools.lru_cache(maxsize=32)
@@ -198,12 +239,12 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
         vector: of the site's last axis, or of any shape that broadcasts to the site's.
         factor: in units of the vector's own length.
     """
-    return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value))
+    return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value), given="float32")
 
 
 def scale(factor: float) -> Edit:
     """factor * x."""
-    return Edit(f"scale by {factor:g}", lambda value, where: value * factor)
+    return Edit(f"scale by {factor:g}", lambda value, where: value * factor, given="float32")
 
 
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
@@ -224,7 +265,7 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
         moved = value if centre is None else value - centre.to(value)
         return value - (moved @ Q.T) @ Q
 
-    return Edit(f"erase {len(basis)} directions", apply)
+    return Edit(f"erase {len(basis)} directions", apply, given="float32")
 
 
 def copy(site: SiteLike) -> Edit:
@@ -240,17 +281,58 @@ def copy(site: SiteLike) -> Edit:
             raise EditError(f"{where.site}: {source} has no value yet: it must come earlier in the forward")
         return where.live[source].to(value)
 
-    return Edit(f"copy of {source}", apply, needs=(source,))
+    return Edit(f"copy of {source}", apply, needs=(source,), given="value")
 
 
-def function(apply: Callable[[Tensor], Tensor], name: str = "function") -> Edit:
+@dataclass(frozen=True)
+class HookPoint:
+    """What a function written for TransformerLens takes as its second argument.
+
+    Attributes:
+        name: the site's name.
+        ctx: a dictionary of the function's own, empty at every call.
+    """
+
+    name: str
+    ctx: dict[str, Any] = field(default_factory=dict)
+
+    def layer(self) -> int:
+        """The number of the block that the site is in.
+
+        Raises:
+            EditError: the site is in none.
+        """
+        layer = Site.parse(self.name).layer
+        if layer is None:
+            raise EditError(f"{self.name} is in no block")
+        return layer
+
+
+def function(apply: Callable[..., Tensor | None], name: str = "function") -> Edit:
     """A function of the user's: site tensor in, tensor of the same shape out.
 
     Args:
-        apply: must not change what it is given.
+        apply: ``f(value)``, or ``f(value, hook)`` as TransformerLens calls it, with a `HookPoint`. It is given a copy: it
+            may change that in place, and give it back or None.
         name: what results and messages call it.
     """
+    parameters = _required(apply)
+    if "hook" in parameters:
+        return Edit(name, lambda value, where: apply(value, hook=HookPoint(where.site.name)))
+    if len(parameters) > 1:
+        return Edit(name, lambda value, where: apply(value, HookPoint(where.site.name)))
     return Edit(name, lambda value, where: apply(value))
+
+
+def _required(apply: Callable[..., Any]) -> list[str]:
+    """The parameters that a function must be given by position or by name, and ``hook`` where it has a default."""
+    try:
+        parameters = inspect.signature(apply).parameters.values()
+    except (TypeError, ValueError):  # a function of C does not tell
+        return []
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if (p.kind not in several and p.default is p.empty) or p.name == "hook"]
+    return [p.name for p in needed]
 
 
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
@@ -258,7 +340,9 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
 
     For ``attn.hook_attn_scores``. None means all. A query whose every key is cut attends nowhere.
     """
-    return Edit(f"knockout of {_edges(queries, keys)}", _cut(queries, keys, -math.inf, "attn.hook_attn_scores"))
+    return Edit(
+        f"knockout of {_edges(queries, keys)}", _cut(queries, keys, -math.inf, "attn.hook_attn_scores"), given="value"
+    )
 
 
 def zero_weights(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
@@ -267,7 +351,9 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
     Args:
         queries, keys: positions, as `Edit.at` takes them; None means all.
     """
-    return Edit(f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"))
+    return Edit(
+        f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"), given="value"
+    )
 
 
 def window(layer: int, width: int, n_layers: int) -> range:
@@ -285,38 +371,16 @@ def _cut(
     def apply(tensor: Tensor, where: Where) -> Tensor:
         if where.site.name and where.site.part != part:
             raise EditError(f"{where.site}: this edit is for {part}")
-        n_query, n_key = tensor.shape[-2:]
-        start = where.start if n_key > n_query else 0
-        late = Where(where.site, start)
-        rows = _chosen(slice(None) if queries is None else queries, n_query, late)
-        columns = _chosen(slice(None) if keys is None else keys, n_key, Where(where.site))
+        rows = where.choose(slice(None) if queries is None else queries, tensor)
+        columns = where.choose(slice(None) if keys is None else keys, tensor, keys=True)
         cut = rows[..., :, None] & columns[..., None, :]
-        if cut.ndim == 3:  # a mask for each text: heads stand between it and the edges
-            cut = cut.view(cut.shape[0], *[1] * (tensor.ndim - 3), n_query, n_key)
+        if not bool(cut.any()):
+            return tensor
+        # A row for each text: heads stand between it and the edges.
+        cut = cut.view(cut.shape[0], *[1] * (tensor.ndim - 3), *cut.shape[1:])
         return tensor.masked_fill(cut.to(tensor.device), value)
 
     return apply
-
-
-def _chosen(positions: Positions, n: int, where: Where) -> Tensor:
-    """A mask over ``pos`` or ``batch pos`` of this forward."""
-    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        part = positions[..., where.start : where.start + n]
-        if part.shape[-1] == 0 and where.start:  # tokens that `generate` has added
-            return torch.zeros(n, dtype=torch.bool)
-        if part.shape[-1] != n:
-            raise EditError(
-                f"{where.site}: expected a mask over {where.start + n} positions, got {positions.shape[-1]}"
-            )
-        return part.cpu()
-    at = torch.arange(where.start, where.start + n)
-    if isinstance(positions, slice):
-        return torch.isin(at, torch.arange(where.start + n)[positions])
-    wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
-    for p in wanted:
-        if not where.start and not -n <= p < n:
-            raise EditError(f"{where.site}: expected positions below {n}, got {p}")
-    return torch.isin(at, torch.tensor([p if p >= 0 else where.start + n + p for p in wanted]))
 
 
 def _shown(positions: Positions | None) -> str:

@@ -21,20 +21,24 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError
 
+from . import views
 from .activations import select, selected
-from .anatomy import Place, locate
-from .edits import Edit, EditError, Where, function
+from .anatomy import Place, locate, locate_each
+from .attention import forbid
+from .edits import Edit, EditError, function
+from .positions import Seen, Where
 from .sites import Site, SiteLike, UnknownSite
-from .taps import Taps, as_site
+from .taps import Tap, Taps, as_site, read
+from .transforms import copy_for, is_wrapped, share_memory
 
-EditLike: TypeAlias = "Edit | Callable[[Tensor], Tensor]"
+EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
 
 
 class NothingChanged(UserWarning):
     """An edit ran and every value it gave was the value that was there."""
 
 
-class intervene:  # noqa: N801  (a context manager, used as a verb)
+class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     """Edit sites of a model while it runs: ``with intervene(model, {site: edit}): model(**batch)``.
 
     Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced, and forwards of other
@@ -47,7 +51,8 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
     Args:
         model: any `nn.Module`.
         edits: site, glob, selection, pair or ``module:`` path -> an `Edit` (see `hooks.edits`), or a function of the
-            site's tensor. A glob gives each of its sites the edit.
+            site's tensor (see `edits.function`). A glob gives each of its sites the edit. A function may run the model:
+            that forward is a plain one.
 
     Raises:
         UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not there.
@@ -62,19 +67,25 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         if not edits:
             raise InputError("intervene needs at least one site and its edit")
         self._edits: dict[Site, list[Edit]] = {}
+        self._summed: dict[Site, str] = {}
         needed: dict[str, dict[Site, Place]] = {}
         places: dict[Site, Place] = {}
-        for spec, given in edits.items():
+        for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
+            given = edits[spec]
             edit = given if isinstance(given, Edit) else function(given)
-            for site, place in locate(model, spec).items():
+            for site, place in located.items():
+                own = edit
                 if site.part == "hook_resid_mid":
-                    site, place, edit = _through_attn_out(model, site, edit)
+                    pre = f"blocks.{site.layer}.hook_resid_pre"
+                    site, place, own = _through_attn_out(model, site, edit, pre)
+                    self._summed[site] = pre
                 places[site] = place
-                self._edits.setdefault(site, []).append(edit)
-                needed |= {name: locate(model, name) for name in edit.needs}
-        self._live = _Live(model, needed)
+                self._edits.setdefault(site, []).append(own)
+                needed |= {name: locate(model, name) for name in own.needs if name not in needed}
         self._taps = Taps(model, places)
-        self._fired: dict[Site, Tensor] = {}
+        self._live = _Live(model, needed, self._taps)
+        self._changed: dict[Site, Tensor | bool] = {}
+        self._seen = Seen()
         self._stack = ExitStack()
 
     def __enter__(self) -> intervene:
@@ -87,41 +98,66 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._stack.close()
-        self._live.values.clear()
+        self._taps.live = {}
         if kind is not None:
             return
-        self._taps.require([site for site in self._edits if site not in self._fired])
-        same = [str(site) for site, changed in self._fired.items() if not bool(changed)]
+        self._taps.require([site for site in self._edits if site not in self._changed])
+        self._seen.require()
+        same = [str(site) for site, changed in self._changed.items() if not bool(changed)]
         if same:
             warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)
 
+    def begin(self) -> None:
+        """Stop comparing where an earlier forward, which has ended by now, was changed."""
+        for site, changed in self._changed.items():
+            self._changed[site] = True if bool(changed) else changed
+
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Put the edited value in a site's place."""
-        whole = as_site(place, raw, shape)
-        old = select(whole, site)
-        where = Where(site, self._taps.start, self._taps.mask, self._live.values)
+        old = read(site, place, raw, shape)
+        old = forbid(old) if place.end == "scores" else old
+        where = Where.of(self._taps.forwards.now, site, self._taps.live, self._seen)
         new = old
         for edit in self._edits[site]:
-            new = edit(new, where)
+            if edit.needs and self._taps.reentrant:
+                raise EditError(
+                    f"{site}: {edit.name} reads another site, and reentrant checkpointing loses the gradient between the "
+                    "two: checkpoint with use_reentrant=False"
+                )
+            if edit.given != "float32" and new.dtype != old.dtype:
+                new = new.to(old.dtype)
+            new = edit.unrounded(new, where)
             if new.shape != old.shape:
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")
-        changed = (new.detach() != old.detach()).any()
-        self._fired[site] = self._fired[site] | changed if site in self._fired else changed
-        return _put(place, raw, shape, site, new.to(raw.dtype))
+        # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
+        kind = self._taps.live[self._summed[site]].dtype if site in self._summed else old.dtype
+        if new.dtype != kind or new.device != old.device:
+            new = new.to(old.device, kind)
+        self._compare(site, old, new)
+        return raw if new is old else _put(place, raw, shape, site, new)
 
-    def after(self) -> None:
-        """Nothing to do."""
+    def _compare(self, site: Site, old: Tensor, new: Tensor) -> None:
+        """Note whether an edit changed anything; where that is known already, nothing is read."""
+        known = self._changed.get(site, False)
+        if known is True:
+            return
+        if is_wrapped(old) or is_wrapped(new):  # within torch.func no value may be asked for
+            self._changed[site] = True
+        elif old.device.type == "cpu":
+            self._changed[site] = not torch.equal(new, old)
+        else:
+            self._changed[site] = (new.detach() != old.detach()).any() | known
 
 
-class _Live:
-    """Values of this forward that edits read, kept until the next one, under the names that the edits use."""
+class _Live(Tap):
+    """Values of this forward that edits read, under the names that the edits use."""
 
-    def __init__(self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]]) -> None:
+    def __init__(self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]], edited: Taps) -> None:
         places = {site: place for found in needed.values() for site, place in found.items()}
         self._before, self._behind = Taps(model, places), Taps(model, places)
         self._names = {name: set(found) for name, found in needed.items()}
-        self.values: dict[str, Tensor] = {}
+        self._edited = edited
 
     def attach(self, stack: ExitStack, behind: bool = False) -> None:
         """Before the edits and once more behind them: a site that is edited itself is read as it goes on."""
@@ -130,39 +166,43 @@ class _Live:
             stack.enter_context(taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        value = select(as_site(place, raw, shape), site)
-        self.values |= {name: value for name, sites in self._names.items() if site in sites}
+        value = read(site, place, raw, shape).clone()  # the model may go on to change its own in place
+        named = {name: value for name, sites in self._names.items() if site in sites}
+        self._edited.live = {**self._edited.live, **named}
         return raw
 
-    def after(self) -> None:
-        pass
 
-
-def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit]:
+def _through_attn_out(model: nn.Module, site: Site, edit: Edit, pre: str) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
-    pre, out = (f"blocks.{site.layer}.{part}" for part in ("hook_resid_pre", "hook_attn_out"))
+    out = f"blocks.{site.layer}.hook_attn_out"
     try:
         place = locate(model, out)[Site(out)]
     except UnknownSite:
         raise UnknownSite(f"{site} cannot be edited: this model's {out} is not known, which it is edited by") from None
 
     def apply(value: Tensor, where: Where) -> Tensor:
-        middle = where.live[pre] + value
-        moved = middle.clone()
-        moved[selected(middle, site)] = edit(select(middle, site), replace(where, site=site))
-        return value + (moved - middle)
+        before = where.live[pre]
+        middle = select(before + value, site)
+        own = middle if edit.given == "float32" else middle.to(before.dtype)
+        moved = edit.unrounded(own, replace(where, site=site))
+        new = copy_for(value, moved)
+        at = selected(value, site)
+        # What is not moved keeps its bits; what is, is its distance from the stream that it will be added to.
+        new[at] = torch.where(moved == own, value[at], moved.to(value.dtype) - before[at])
+        return new
 
-    return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre))
+    return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre), given="float32")
 
 
 def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
-    """``raw`` with a site's tensor exchanged for ``new``; ``raw`` itself stays as it is."""
-    fresh = raw.clone()
+    """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
+    if site.select is None and shape is None and place.view is views.identity:
+        return new.clone()  # what an edit gave may be held elsewhere, and the model may change its own in place
+    fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
-    if whole.untyped_storage().data_ptr() == fresh.untyped_storage().data_ptr():
-        whole[selected(whole, site)] = new
+    whole[selected(whole, place.within(site))] = new
+    if share_memory(whole, fresh):
         return fresh
     # The view copies columns: find out which, and put them back.
-    whole[selected(whole, site)] = new
     columns = place.view(torch.arange(raw.shape[-1], device=raw.device).double().expand(1, 1, -1)).flatten()
     return raw.index_copy(-1, columns.long(), whole.reshape(*raw.shape[:-1], -1))

@@ -22,11 +22,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .activations import select
 from .anatomy import Place, locate
 from .attention import forbid
 from .sites import Site, SiteLike
-from .taps import Taps, as_site
+from .taps import Tap, Taps, read
 
 
 @contextmanager
@@ -43,24 +42,24 @@ def observe(model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], No
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
     """
     places = locate(model, *sites)
-    taps, seer = Taps(model, places), _Seer(see)
+    taps = Taps(model, places)
+    seer = _Seer(see, taps)
     with taps.attach(seer):
         yield
     taps.require([site for site in places if site not in seer.seen])
 
 
-class _Seer:
+class _Seer(Tap):
     """The tap: it looks, and lets the same tensor go on."""
 
-    def __init__(self, see: Callable[[Site, Tensor], None]) -> None:
-        self.see = see
+    def __init__(self, see: Callable[[Site, Tensor], None], taps: Taps) -> None:
+        self.see, self._taps = see, taps
         self.seen: set[Site] = set()
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+        if self._taps.repeating:
+            return raw
         self.seen.add(site)
-        value = select(as_site(place, raw, shape), site).detach()
+        value = read(site, place, raw, shape).detach()
         self.see(site, forbid(value) if place.end == "scores" else value)
         return raw
-
-    def after(self) -> None:
-        """Nothing: the forward goes on."""

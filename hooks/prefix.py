@@ -36,6 +36,11 @@ class Prefix:
         return self._start
 
 
+def is_cache(value: Any) -> bool:
+    """Whether this is a model's own cache of keys and values, which every call of a block would append to."""
+    return hasattr(value, "update") and hasattr(value, "get_seq_length")
+
+
 def is_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
@@ -16,7 +16,7 @@ from .capture import capture
 from .sites import HEAD_AXIS, Site, SiteLike
 
 if TYPE_CHECKING:
-    from .edits import Where
+    from .positions import Where
 
 
 class ReferenceMismatch(LayerscopeError, ValueError):
@@ -59,6 +59,7 @@ class Reference:
         batches: Iterable[Mapping[str, Any]],
         templates: Sequence[str] | None = None,
         skip: int = 0,
+        order: Sequence[int] | None = None,
     ) -> Reference:
         """Run the model over reference texts and keep these sites' values, whole (a selection is taken when it is used).
 
@@ -67,21 +68,28 @@ class Reference:
             templates: a label for each text, for ``mean(reference, per="template:NAME")``.
             skip: how many first tokens of each text the mean over all tokens leaves out: 1 where a BOS stands there,
                 which a model may use as an attention sink.
+            order: the place of each text in the reference set, if that is not the order of the batches.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor]] = []
         for batch in batches:
-            with torch.no_grad(), capture(model, *whole, stop=True, clone=True) as acts:
+            captured = capture(model, *whole, stop=True, clone=True)
+            with torch.no_grad(), captured as acts:
                 model(**batch)
-            parts.append(cls._aligned(acts, batch.get("attention_mask")))
+            parts.append(cls._aligned(acts, captured))
         if not parts:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
         length = max(mask.shape[1] for _, mask in parts)
         values = {name: torch.cat([_grow(part[name], length) for part, _ in parts]) for name in parts[0][0]}
-        return cls(values, torch.cat([_grow(mask, length) for _, mask in parts]), templates, skip)
+        mask = torch.cat([_grow(mask, length) for _, mask in parts])
+        if order is not None:
+            texts = torch.tensor(order).argsort()
+            values = {name: whole[texts.to(whole.device)] for name, whole in values.items()}
+            mask = mask[texts]
+        return cls(values, mask, templates, skip)
 
     @staticmethod
-    def _aligned(acts: Activations, mask: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    def _aligned(acts: Activations, captured: capture) -> tuple[dict[str, Tensor], Tensor]:
         """Values with every text starting at column 0."""
         names = list(acts)
         for name in names:
@@ -89,13 +97,10 @@ class Reference:
                 raise ReferenceMismatch(
                     f"{name}: a reference holds one value a token, attention has one a pair; use patch"
                 )
-        batch, pos = acts[names[0]].shape[:2]
-        if mask is None:
-            return {name: acts[name] for name in names}, torch.ones(batch, pos, dtype=torch.bool)
-        there = mask.bool()
+        there = captured.positions(acts[names[0]]) >= 0
         order = torch.argsort(~there, dim=1, stable=True)
-        rows = torch.arange(batch, device=order.device)[:, None]
-        return {name: acts[name][rows, order] for name in names}, there[rows, order].cpu()
+        rows = torch.arange(len(there))[:, None]
+        return {name: acts[name][rows, order] for name in names}, there[rows, order]
 
     def mean_for(self, value: Tensor, where: Where, per: str) -> Tensor:
         """The mean that `edits.mean` puts in; the shape of ``value``."""
@@ -105,12 +110,13 @@ class Reference:
         mean = self._means[key]
         if per == "all":
             return select_part(mean, where.site).to(value).expand_as(value)
-        at = self._positions(value, where)
-        if int(at.max()) >= len(mean):
+        at, used = where.used(value)
+        last = int(torch.where(used, at, 0).max())
+        if last >= len(mean):
             raise ReferenceMismatch(
-                f"{where.site}: the reference's texts have at most {len(mean)} tokens, position {int(at.max())} is asked for"
+                f"{where.site}: the reference's texts have at most {len(mean)} tokens, position {last} is asked for"
             )
-        return select_part(mean, where.site, lead=1)[at].to(value)
+        return select_part(mean, where.site, lead=1)[at.clamp(max=len(mean) - 1)].to(value)
 
     def moments(self, site: Site) -> tuple[Float[Tensor, "*width"], Float[Tensor, "*width"]]:
         """Mean and standard deviation over all tokens of a whole site."""
@@ -145,35 +151,47 @@ class Reference:
         reach = int((count > 0).sum())
         return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *[1] * (whole.ndim - 2))
 
+    def rows_for(self, value: Tensor, where: Where, rows: Sequence[int]) -> Tensor:
+        """What `edits.resample` puts in: for each text the values of the reference text that was chosen for it."""
+        if len(rows) != len(value):
+            raise ReferenceMismatch(
+                f"{where.site}: expected a reference text for each of {len(value)} texts, got {len(rows)}"
+            )
+        whole = select_part(self._whole(where.site), where.site, lead=2)
+        at = self._positions(value, where).clamp(max=whole.shape[1] - 1)
+        return whole[torch.tensor(rows)[:, None], at].to(value)
+
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
         """What `edits.resample` puts in: for each text the values of one drawn reference text."""
         whole = select_part(self._whole(where.site), where.site, lead=2)
-        at = self._positions(value, where)
-        there = at if where.mask is None else torch.where(where.mask[:, -at.shape[1] :].bool().cpu(), at, 0)
+        at, used = where.used(value)
         lengths = self._mask.sum(1)
+        needed = torch.where(used, at, 0).amax(1)
+        last, shortest = int(needed.max()), int(lengths[lengths > 0].min())
+        if where.start > where.virtual and shortest <= last:
+            raise ReferenceMismatch(
+                f"{where.site}: expected reference texts of at least {last + 1} tokens, so that a text keeps the one drawn for "
+                f"it, got one of {shortest}"
+            )
+        copies = where.seen.copies(len(value))
         generator = torch.Generator().manual_seed(seed)
         rows = []
-        for needed in there.amax(1).tolist():  # one that is long enough, by the same random numbers at every site
-            able = (lengths > needed).nonzero().squeeze(1)
+        for most in (
+            needed.view(-1, copies).amax(1).tolist()
+        ):  # one that is long enough, by the same numbers at every site
+            able = (lengths > most).nonzero().squeeze(1)
             if not len(able):
                 raise ReferenceMismatch(
-                    f"{where.site}: expected reference texts of {needed + 1} tokens, the longest has {int(lengths.max())}"
+                    f"{where.site}: expected reference texts of {most + 1} tokens, the longest has {int(lengths.max())}"
                 )
             rows.append(int(able[int(torch.rand((), generator=generator) * len(able))]))
         at = at.clamp(max=whole.shape[1] - 1)
-        return whole[torch.tensor(rows)[:, None], at].to(value)
+        return whole[torch.tensor(rows).repeat_interleave(copies)[:, None], at].to(value)
 
     def _whole(self, site: Site) -> Tensor:
         if site.name not in self._values:
             raise ReferenceMismatch(f"the reference holds no {site.name}; it holds {', '.join(list(self._values)[:5])}")
         return self._values[site.name]
-
-    @staticmethod
-    def _positions(value: Tensor, where: Where) -> Int[Tensor, "batch pos"]:
-        batch, pos = value.shape[:2]
-        if where.mask is None:
-            return torch.arange(where.start, where.start + pos).expand(batch, pos)
-        return (where.mask.long().cumsum(1) - 1).clamp(min=0)[:, -pos:].cpu()  # the mask covers a cache's tokens too
 
 
 def _grow(tensor: Tensor, length: int) -> Tensor:
@@ -186,4 +204,34 @@ def select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
     if site.select is None:
         return value
     part = select(value.view(*[1] * (2 - lead), *value.shape), site)
-    return part.view(*value.shape[:lead], *part.shape[2:])
+    return part.reshape(value.shape[:lead] + part.shape[2:])
+
+
+def partners(
+    texts: Sequence[Sequence[int]],
+    references: Sequence[Sequence[int]],
+    seed: int = 0,
+    related: Callable[[int, int], bool] = lambda text, reference: False,
+) -> list[int | None]:
+    """For each text another reference text that is at least as long, drawn at random; None where there is none.
+
+    A reference text of the same tokens is the text itself, and is never drawn.
+
+    >>> partners([[5, 6], [7, 8]], [[5, 6], [7, 8], [9]])
+    [1, 0]
+
+    Args:
+        texts, references: tokens.
+        related: whether a reference text (by its place) is too close to a text (by its place) to be drawn for it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[int | None] = []
+    for place, text in enumerate(texts):
+        able = [
+            number
+            for number, reference in enumerate(references)
+            if len(reference) >= len(text) and list(reference) != list(text) and not related(place, number)
+        ]
+        drawn = float(torch.rand((), generator=generator))
+        chosen.append(able[int(drawn * len(able))] if able else None)
+    return chosen

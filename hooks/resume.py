@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
-from .prefix import Prefix, causal_mask, is_rows, late
+from .block import as_layer
+from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
+from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
 
 Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
@@ -98,7 +100,7 @@ class Resume:
             whole, self._end = self._record()
             self.batch = len(whole)
             self.logits = self._read(whole)
-            self._finish = self._tail(self._read(self._end))
+            self._finish = self._tail(self._read(self._end)) if self._repeats() else None
         self.exact = self._finish is not None
         self._few = self.exact and self._reads_few()
         self._recorded_under = self._hooks()
@@ -213,6 +215,8 @@ class Resume:
         more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
         rest = self._repeat(args[1:], copies)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(as_layer(layer))
+            stack.enter_context(belonging_to(self._forward(copies, start)))
             if edited:
                 one = {id(value): kwargs[name] for name, value in more.items()}
                 one |= {id(value): args[1 + i] for i, value in enumerate(rest)}
@@ -232,6 +236,13 @@ class Resume:
                 more[self._cache or ""] = Prefix(self._before(layer), start, copies)
             out = self._blocks[layer](residual, *rest, **more)
         return out if isinstance(out, Tensor) else out[0]
+
+    def _forward(self, copies: int, start: int) -> Forward:
+        """What edits inside a block are told of the forward that it belongs to."""
+        mask = self.inputs.get("attention_mask")
+        if mask is None or is_rows(mask):
+            return Forward(start, None if mask is None else mask.repeat(copies, 1))
+        return Forward(start, unknown=ODD_MASK)
 
     @functools.cached_property
     def _table(self) -> Int[Tensor, "batch p"]:
@@ -257,7 +268,7 @@ class Resume:
     def _hooks(self) -> set[int]:
         """The hooks on the blocks and within them; transformers leaves some there that only look."""
         modules = [module for block in self._blocks for module in block.modules()]
-        return {hook for module in modules for hook in (*module._forward_hooks, *module._forward_pre_hooks)}
+        return {hook for module in modules for hooks in working_hooks(module) for hook in hooks}
 
     def _require_as_recorded(self, what: str) -> None:
         if more := self._hooks() - self._recorded_under:
@@ -301,7 +312,8 @@ class Resume:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             named = dict(zip(self._named[1:], args[1:], strict=False))
-            self._calls.append((args[:1] + args[1 + len(named) :], {**named, **kwargs}))
+            given = {name: None if is_cache(value) else value for name, value in {**named, **kwargs}.items()}
+            self._calls.append((args[:1] + args[1 + len(named) :], given))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             ends.append(output if isinstance(output, Tensor) else output[0])
@@ -318,6 +330,7 @@ class Resume:
                 handle.remove()
         if len(self._calls) != self.n_layers:
             raise InputError(f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}")
+        self._chained = all(map(torch.equal, ends[: self._stop - 1], map(self.residual, range(1, self._stop))))
         if self._readout is not None:
             return self._readout.of(ends[self._readout.layer]), ends[self._readout.layer]
         logits = getattr(out, "logits", None)
@@ -326,7 +339,15 @@ class Resume:
         return logits, ends[-1]
 
     def _caches(self) -> bool:
-        return getattr(self.model.config, "use_cache", None) is not None
+        config: Any = self.model.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return any(getattr(part, "use_cache", None) is not None for part in (config, text))
+
+    def _repeats(self) -> bool:
+        """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
+        return self._chained and all(
+            self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1}
+        )
 
     def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:
         """The values at the positions that are read."""
@@ -395,7 +416,7 @@ def language_head(model: nn.Module) -> Head | None:
     def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
         if tokens is None:
             logits = last(x)
-        elif type(last) is nn.Linear and not last._forward_hooks and not last._forward_pre_hooks:
+        elif _is_plain(last):
             logits = nn.functional.linear(x, last.weight[tokens], None if last.bias is None else last.bias[tokens])
         else:
             logits = last(x)[..., tokens]
@@ -403,3 +424,9 @@ def language_head(model: nn.Module) -> Head | None:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     return head
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether a head is its weight and bias and nothing else: neither hooked nor kept elsewhere until it is called."""
+    called_as_it_is = "forward" not in vars(head) and not head._forward_hooks and not head._forward_pre_hooks
+    return type(head) is nn.Linear and called_as_it_is and not head.weight.is_meta

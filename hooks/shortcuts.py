@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from .anatomy import Place
+from .forwards import working_hooks
 
 Hook = Callable[..., Any]
 
@@ -131,8 +132,11 @@ def run_once(
 
 def is_free(block: nn.Module, parts: Parts) -> bool:
     """Whether nobody looks into a block behind its attention: there are no hooks but on the way to the output projection."""
-    watched = (m for m in block.modules() if m._forward_hooks or (m._forward_pre_hooks and m is not parts.out))
-    return next(watched, None) is None
+    for module in block.modules():
+        before, behind = working_hooks(module)
+        if behind or (before and module is not parts.out):
+            return False
+    return True
 
 
 @contextmanager

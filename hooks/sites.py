@@ -6,15 +6,19 @@ The vocabulary is TransformerLens's (``blocks.3.attn.hook_z``). On top of it:
 - selections along the site's own axis: ``blocks.3.attn.hook_z[5]`` is head 5, ``blocks.3.mlp.hook_post[1024]`` a neuron,
   ``[0,3]`` two of them, ``[0:4]`` a range
 - shorthand pairs: ``("z", 3)`` is ``blocks.3.attn.hook_z``, ``("resid_post", "*")`` all of them
-- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple
+- any module by path: ``module:encoder.rnn:output[0]``, where ``[0]`` picks from a tuple, ``[name]`` from named values or
+  the arguments; ``module:layers.*.mlp:output`` (``*`` stands for one name of the path), ``module:layers.-1:output``
+- a selection of a module's tensor, along its last axis, comes second: ``module:layers.0:output[0][5]``; a list or a
+  range may come alone: ``module:layers.0:output[0:4]``
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -60,6 +64,7 @@ Index: TypeAlias = int | tuple[int, ...] | Span
 SiteLike: TypeAlias = "str | Site | tuple[str, int | str | Sequence[int]]"
 
 _SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
+_MODULE_SELECTION = re.compile(r"^(?P<name>module:.*?:(?:input|output)(?P<item>\[\w+\])?)\[(?P<index>[-\d,:\s]+)\]$")
 _LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d+)\.(?P<part>.+)$")
 _NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
 
@@ -85,40 +90,67 @@ class Site:
     def parse(cls, spec: SiteLike) -> Site:
         """Read one site or pattern; raises `UnknownSite` for an unknown shorthand, `ValueError` for bad brackets."""
         if isinstance(spec, Site):
-            return spec
+            return spec if not spec._has_index_alone() else cls(f"{spec.name}[0]", spec.select)
         if isinstance(spec, tuple):
             return cls(_from_pair(spec))
-        if spec.startswith("module:"):
-            return cls(spec)
-        match = _SELECTION.match(spec)
-        if match is None:
-            if "[" in spec or "]" in spec:
-                raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
-            return cls(spec)
-        return cls(match["name"], _parse_index(match["index"], spec))
+        return _parsed(spec)
 
     @property
     def layer(self) -> int | None:
         """The block's number, or None for a site outside the blocks."""
-        match = _LAYER.match(self.name)
-        return int(match["layer"]) if match else None
+        return _block_of(self.name)[0]
 
     @property
     def part(self) -> str:
         """The name without its block: ``attn.hook_z``."""
-        match = _LAYER.match(self.name)
-        return match["part"] if match else self.name
+        return _block_of(self.name)[1]
 
     @property
     def axis(self) -> int:
         """The axis that a selection applies to."""
         return HEAD_AXIS.get(self.part, -1)
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which a string computes once; sites are looked up in every forward
+
     def __str__(self) -> str:
-        return self.name if self.select is None else f"{self.name}[{_show_index(self.select)}]"
+        if self.select is None:
+            return self.name
+        return f"{self.name}{'[0]' if self._has_index_alone() else ''}[{_show_index(self.select)}]"
+
+    def _has_index_alone(self) -> bool:
+        """Whether one index of a module's tensor would be written as if it picked from a tuple."""
+        return isinstance(self.select, int) and self.name.startswith("module:") and not self.name.endswith("]")
 
 
-def expand(specs: Iterable[SiteLike], known: Sequence[str]) -> list[Site]:
+@functools.lru_cache(maxsize=10_000)
+def _block_of(name: str) -> tuple[int | None, str]:
+    """A site's block, and its name without it."""
+    match = _LAYER.match(name)
+    return (int(match["layer"]), match["part"]) if match else (None, name)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _parsed(spec: str) -> Site:
+    if spec.startswith("module:"):
+        return _module_site(spec)
+    match = _SELECTION.match(spec)
+    if match is None:
+        if "[" in spec or "]" in spec:
+            raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
+        return Site(spec)
+    return Site(match["name"], _parse_index(match["index"], spec))
+
+
+def _module_site(spec: str) -> Site:
+    match = _MODULE_SELECTION.match(spec)
+    select = _parse_index(match["index"], spec) if match else None
+    if match is None or (isinstance(select, int) and match["item"] is None):
+        return Site(spec)  # one index alone picks from a tuple
+    return Site(match["name"], select)
+
+
+def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
     """Turn patterns into the model's own sites, in the model's order, without repeats.
 
     Args:
@@ -132,41 +164,46 @@ def expand(specs: Iterable[SiteLike], known: Sequence[str]) -> list[Site]:
     >>> [str(s) for s in expand(["blocks.{0,1}.hook_mlp_out"], ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"])]
     ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']
     """
-    order = {name: place for place, name in enumerate(known)}
+    names_known = known if isinstance(known, Mapping) else dict.fromkeys(known)
     found: dict[Site, None] = {}
     for spec in specs:
         site = Site.parse(spec)
         if site.name.startswith("module:"):
             found[site] = None
             continue
+        if site.name in names_known:
+            found[site] = None
+            continue
         names: set[str] = set()
-        for alternative in _braces(site.name):
-            matched = _match(_count_from_end(alternative, known), order)
+        for alternative in braces(site.name):
+            matched = _match(_count_from_end(alternative, known), names_known)
             if not matched:
                 raise UnknownSite(_no_such_site(alternative, known))
             names.update(matched)
-        for name in sorted(names, key=order.__getitem__):
+        for name in names if len(names) == 1 else [name for name in known if name in names]:
             found[Site(name, site.select)] = None
     return list(found)
 
 
-def _match(pattern: str, order: dict[str, int]) -> list[str]:
-    if pattern in order:
+def _match(pattern: str, known: Collection[str]) -> list[str]:
+    if pattern in known:
         return [pattern]
     if not any(c in pattern for c in "*?"):
         return []
-    return [name for name in order if fnmatch.fnmatchcase(name, pattern)]
+    matches = re.compile(fnmatch.translate(pattern)).match
+    return [name for name in known if matches(name)]
 
 
-def _braces(pattern: str) -> list[str]:
+def braces(pattern: str) -> list[str]:
+    """The patterns that one with ``{a,b}`` stands for."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
     head, tail = pattern[: match.start()], pattern[match.end() :]
-    return [full for choice in match[1].split(",") for full in _braces(head + choice.strip() + tail)]
+    return [full for choice in match[1].split(",") for full in braces(head + choice.strip() + tail)]
 
 
-def _count_from_end(pattern: str, known: Sequence[str]) -> str:
+def _count_from_end(pattern: str, known: Collection[str]) -> str:
     match = _NEGATIVE.match(pattern)
     if match is None:
         return pattern
@@ -176,17 +213,18 @@ def _count_from_end(pattern: str, known: Sequence[str]) -> str:
     return f"{stack}.{wanted}.{pattern[match.end() :]}"
 
 
-def _no_such_site(pattern: str, known: Sequence[str]) -> str:
+def _no_such_site(pattern: str, known: Collection[str]) -> str:
     wanted = _LAYER.match(pattern)
     layers = sorted({s for n in known if (s := Site(n).layer) is not None})
     if wanted and layers and int(wanted["layer"]) not in layers:
         return f"no site {pattern!r}: the model has blocks 0 to {layers[-1]}"
     # Compare without layer numbers first, so that a typo in the part is not drowned by the layer.
-    folded = {re.sub(r"\.\d+\.", ".*.", n): n for n in reversed(known)}
+    folded = {re.sub(r"\.\d+\.", ".*.", n): n for n in reversed(list(known))}
     query = re.sub(r"\.-?\d+\.", ".*.", pattern)
     near = difflib.get_close_matches(query, list(folded), n=3, cutoff=0.4)
     if wanted:
         near = [n.replace(".*.", f".{wanted['layer']}.") for n in near]
+        near = [n for n in near if n in known]
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return f"no site {pattern!r} in this model{hint} (hooks.sites(model) lists all {len(known)})"
 

@@ -201,13 +201,22 @@ class ActivationStore:
         self._spool.put(shard, index, values, self._dtype)
         self._index = None
 
-    def append(self, values: Mapping[str, Tensor], mask: Tensor | None = None, start: int = 0) -> int:
+    def append(
+        self,
+        values: Mapping[str, Tensor],
+        mask: Tensor | None = None,
+        start: int = 0,
+        positions: Int[Tensor, "batch pos"] | None = None,
+        goes_on: bool = False,
+    ) -> int:
         """Write one forward as the next shard: a row for each position of each text; returns the shard's number.
 
         Args:
             values: ``[batch pos ...]`` of each site.
             mask: positions that are tokens; None takes all.
             start: position of the first one; above 0 the texts are those of the shard before, gone on.
+            positions: instead of both, each token's position in its text, -1 where none stands.
+            goes_on: with ``positions``, whether the texts are those of the shard before.
         """
         shard, row, sentence, texts = self._end()
         first = next(iter(values.values()))
@@ -217,11 +226,15 @@ class ActivationStore:
             raise StoreError(
                 f"{wrong[0]}: expected {[batch, pos]} texts and positions, got {list(values[wrong[0]].shape)}"
             )
-        keep = torch.ones(batch, pos, dtype=torch.bool) if mask is None else mask[:, -pos:].bool().cpu()
-        text, position = keep.nonzero().unbind(1)
+        if positions is None:
+            positions, goes_on = torch.arange(start, start + pos).expand(batch, pos), start > 0
+            if mask is not None:
+                positions = torch.where(mask[:, -pos:].bool().cpu(), positions, -1)
+        keep = positions >= 0
+        text, _ = keep.nonzero().unbind(1)
         number = torch.arange(len(text)) + row
-        token = position + start
-        texts = sentence - texts if start else sentence
+        token = positions[keep]
+        texts = sentence - texts if goes_on else sentence
         index = torch.stack([number, text + texts, torch.full_like(text, -1), token, token + 1], dim=1)
         self.write(shard, index, {site: value[keep.to(value.device)] for site, value in values.items()})
         self._last = shard + 1, row + len(text), texts + batch, batch

@@ -6,89 +6,160 @@ on one place see it in the order in which they were attached, each what the one 
 
 from __future__ import annotations
 
+import copy
+import inspect
+import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from .activations import SiteNeverFired
-from .anatomy import Place
+from . import block
+from .activations import SiteNeverFired, select
+from .anatomy import Place, heads_of, modules_at
 from .attention import watch_attention
+from .block import BlockHook, ReadingHook, Repeat, Touching
+from .forwards import Forward, Forwards
 from .sites import Site
 
 
-@runtime_checkable
-class Tap(Protocol):
+class Tap:
     """What is done at a place."""
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Called with the raw tensor of every site that is reached; returns it, or what replaces it.
 
         Args:
-            raw: the module's own tensor (``place.view`` reads the site off it); scores or pattern, ``batch head query
-                key``, where ``place.end`` says so.
+            raw: the module's own tensor (`as_site` reads the site off it); scores or pattern, ``batch head query key``,
+                where ``place.end`` says so.
             shape: ``(batch, pos)`` where the module runs on ``(batch pos)`` rows, else None.
         """
-        ...
+        raise NotImplementedError
 
     def after(self) -> None:
         """Called when a module's sites have all been touched."""
-        ...
+
+    def begin(self) -> None:
+        """Called when a forward of the model begins."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a part of a forward that runs again needs to know of that forward."""
+
+    tap: Tap
+    forward: Forward
+    live: Mapping[str, Tensor]
+    counts: Mapping[str, int]
+    shapes: Mapping[str, torch.Size]
+
+
+_ORDER = itertools.count()
 
 
 class Taps:
-    """The hooks of one tap on one model, and the count of the calls of modules that several layers share."""
+    """The hooks of one tap on one model, and the count of the calls of modules that several layers share.
+
+    Attributes:
+        forwards: the model's calls, and the one that is running.
+        live: values of this forward that edits read, by name.
+        repeating: whether what runs is a part of a forward that checkpointing repeats.
+        reentrant: whether it is a part that reentrant checkpointing will repeat.
+    """
 
     def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
+        self.live: Mapping[str, Tensor] = {}
+        self.repeating = self.reentrant = False
+        self.order = 0
+        self._tap: Tap | None = None  # None where no hook is on
         self._thread, self._elsewhere = threading.get_ident(), False
-        self.start = 0  # position of this forward's first token: what a KV cache holds already
-        self.mask: Tensor | None = None  # this forward's attention mask
-        self._over = False  # whether the forward that these two are of has ended
+        self._depth = 0
+        self._with_grad = True  # whether autograd may have been on when this forward began
+        self.forwards = Forwards(model, (place.path for place in places.values()))
         self._counts: dict[str, int] = defaultdict(int)
         self._shapes: dict[str, torch.Size] = {}
 
     def attach(self, tap: Tap) -> ExitStack:
         """Attach every hook, or none if one fails; closing what is returned removes them.
 
-        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive. It is shown
-        forwards of the thread that attaches it: others may run the same model at the same time.
+        The tap is known to the hooks alone: when they are gone nothing keeps it, and what it holds, alive, but a graph that
+        repeats parts of its forward. It is shown forwards of the thread that attaches it: others may run the same model
+        at the same time.
         """
-        self._thread = threading.get_ident()
-        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = defaultdict(list)
+        self._thread, self._depth, self.order = threading.get_ident(), block.depth(), next(_ORDER)
+        return self._hook(tap)
+
+    def _hook(self, tap: Tap) -> ExitStack:
+        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
+        likes = set[str]()
         for site, place in self.places.items():
             end = "attention" if place.end in ("scores", "pattern") else place.end
-            hooked[place.path, end].append((site, place))
+            hooked.setdefault((place.path, end), []).append((site, place))
+            if place.like is not None:
+                likes.add(place.like)
+        modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
+        handles: list[RemovableHandle] = []
+
+        def before(module: nn.Module, hook: Callable[..., Any]) -> None:
+            handles.append(module.register_forward_pre_hook(BlockHook(hook), with_kwargs=True))
+
         with ExitStack() as stack:  # a failure half-way removes what is already attached
-            for path in {place.like for place in self.places.values() if place.like}:
-                hook = self._note_shape(path)
-                self._keep(stack, self._module(path).register_forward_pre_hook(hook, with_kwargs=True))
+            stack.callback(self._release, handles)
+            self._tap = tap
+            for path, hook in self.forwards.openers(self):
+                handles.append(modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True))
+            for path in likes:
+                before(modules[path], self._shape_noted(path))
             for (path, end), wanted in hooked.items():
-                module = self._module(path)
+                module = modules[path]
                 if end == "input":
-                    self._keep(
-                        stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
-                    )
+                    before(module, self._reader(tap, path, wanted))
                 elif end == "output":
-                    self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
+                    handles.append(module.register_forward_hook(BlockHook(self._writer(tap, path, wanted))))
                 else:
                     self._watch(tap, stack, module, path, wanted)
-            self._keep(stack, self.model.register_forward_pre_hook(self._note_forward, with_kwargs=True))
-            self._keep(stack, self.model.register_forward_hook(self._note_end, always_call=True))
+            for path, hook in self.forwards.closers(self):
+                handles.append(modules[path].register_forward_hook(ReadingHook(hook), always_call=True))
             return stack.pop_all()
 
-    def _module(self, path: str) -> nn.Module:
-        return self.model.get_submodule(path)
+    def _release(self, handles: list[RemovableHandle]) -> None:
+        self._tap = None
+        for handle in handles:
+            handle.remove()
 
-    @staticmethod
-    def _keep(stack: ExitStack, handle: Any) -> None:
-        stack.callback(handle.remove)
+    def facts(self) -> _Facts:
+        """What is to be known of this forward when a part of it runs again."""
+        assert self._tap is not None
+        return _Facts(self._tap, self.forwards.now, self.live, dict(self._counts), dict(self._shapes))
+
+    def _recall(self, facts: _Facts) -> None:
+        self.live = facts.live
+        self._counts = defaultdict(int, facts.counts)
+        self._shapes = dict(facts.shapes)
+
+    @contextmanager
+    def repeated(self, facts: _Facts) -> Iterator[None]:
+        """While this lasts a part of the forward that these facts are of runs again, after the block's end too."""
+        with ExitStack() as stack:
+            if self._tap is None:
+                stack.enter_context(self._hook(facts.tap))
+            before, was_repeating = self.facts(), self.repeating
+            self._recall(facts)
+            self.repeating = True
+            try:
+                with self.forwards.recalled(facts.forward):
+                    yield
+            finally:
+                self._recall(before)
+                self.repeating = was_repeating
 
     def require(self, silent: Sequence[Site]) -> None:
         """Raise `SiteNeverFired` where forwards ran in other threads and none in this one, or left these sites out."""
@@ -104,25 +175,39 @@ class Taps:
             )
 
     def _mine(self) -> bool:
-        """Whether this call belongs to the thread that attached; one that autograd repeats belongs to whoever began it."""
-        if threading.get_ident() == self._thread or _is_repeated():
-            return True
-        self._elsewhere = True
-        return False
+        """Whether this call of a module is shown to the tap; a checkpointed part is told to show its repeats too."""
+        if not self.is_shown():
+            return False
+        self.reentrant = block.may_be_checkpointed(self._with_grad) and Repeat.note(self)
+        return True
 
-    def _note_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._mine():
+    def is_shown(self) -> bool:
+        """Whether what runs is of the thread that attached the tap, and no forward within a touch.
+
+        A call that autograd repeats belongs to whoever was hooked when it first ran.
+        """
+        if self._tap is None:
+            return False
+        if block.is_backward():
+            if not self.repeating and block.is_torch_repeat():
+                return False
+        elif threading.get_ident() != self._thread:
+            self._elsewhere = True
+            return False
+        return block.depth() <= self._depth or not block.waits(self.model, self._depth)
+
+    def begin(self, is_whole: bool) -> None:
+        """A forward begins: of the model or its body, or of one block that is called by itself."""
+        self._with_grad = torch.is_grad_enabled() or block.is_checkpointed()
+        if not is_whole:
             return
-        self.ran, self._over = True, False
-        past, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        held = getattr(past, "get_seq_length", None)
-        self.start = int(held()) if held is not None else 0
-        self.mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        self.ran = True
+        self._counts.clear()
+        self.live = {}
+        if self._tap is not None:
+            self._tap.begin()
 
-    def _note_end(self, *_: Any) -> None:
-        self._over = self._over or self._mine()
-
-    def _note_shape(self, path: str) -> Callable[..., None]:
+    def _shape_noted(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._mine():
                 return
@@ -135,11 +220,9 @@ class Taps:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._mine():
                 return None
-            given: Any = args if args else kwargs
+            given = _Given(module, args, kwargs)
             changed = self._touch(tap, path + ":input", wanted, given)
-            if changed is given:
-                return None
-            return (changed, kwargs) if args else (args, changed)
+            return None if changed is given else (changed.args, changed.kwargs)
 
         return hook
 
@@ -157,7 +240,8 @@ class Taps:
         for site, place in wanted:
             if place.call == call:
                 raw, put = pick(container, place, site)
-                new = tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
+                with Touching(self.model):
+                    new = tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
                 if new is not raw:
                     container = put(new)
         tap.after()
@@ -169,22 +253,19 @@ class Taps:
         def here() -> _Attention | None:
             call = self._next_call(path + ":attention", wanted)
             chosen = [(site, place) for site, place in wanted if place.call == call]
-            return _Attention(tap, chosen, self.in_graph) if chosen else None
+            return _Attention(tap, chosen, self.in_graph, self.model) if chosen else None
 
         watch_attention(stack, module, self._mine, here, tap.after)
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
-        if self._over and not _is_repeated():  # a part of the model is called by itself
-            self.start, self.mask = 0, None
-        call = self._counts[key] % wanted[0][1].calls
+        calls = wanted[0][1].calls
+        if calls == 1:
+            return 0
+        layer = block.called_layer()
+        call = self._counts[key] % calls if layer is None else layer
         self._counts[key] += 1
         return call
-
-
-def _is_repeated() -> bool:
-    """Whether this is a call that autograd repeats, under gradient checkpointing, to go back through it."""
-    return torch._C._current_graph_task_id() != -1
 
 
 @dataclass
@@ -194,6 +275,29 @@ class _Attention:
     tap: Tap
     wanted: list[tuple[Site, Place]]
     in_graph: bool
+    model: nn.Module
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it looks at scores."""
+        return any(place.end == "scores" for _, place in self.wanted)
+
+    def heads(self, count: int) -> list[int] | None:
+        """The heads of its sites; None where one has no selection, or one that is not there."""
+        if any(site.select is None for site, _ in self.wanted):
+            return None
+        try:
+            return [head for site, _ in self.wanted for head in heads_of(site, count)]
+        except IndexError:
+            return None
+
+    def hold(self, heads: list[int], count: int) -> None:
+        """Scores and pattern will be of these heads."""
+        own = [(site, [heads.index(head) for head in heads_of(site, count)]) for site, _ in self.wanted]
+        self.wanted = [
+            (site, replace(place, own=at[0] if isinstance(site.select, int) else tuple(at)))
+            for (site, place), (_, at) in zip(self.wanted, own, strict=True)
+        ]
 
     def scores(self, scores: Tensor) -> Tensor:
         return self._touch("scores", scores)
@@ -204,13 +308,52 @@ class _Attention:
     def _touch(self, end: str, raw: Tensor) -> Tensor:
         for site, place in self.wanted:
             if place.end == end:
-                raw = self.tap.touch(site, place, raw, None)
+                with Touching(self.model):
+                    raw = self.tap.touch(site, place, raw, None)
         return raw
+
+
+def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
+    """A site's tensor, its selection taken, read off the raw one."""
+    return select(as_site(place, raw, shape), place.within(site))
 
 
 def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
     """A site's tensor, read off the raw one."""
     return place.view(raw if shape is None or raw.ndim > 2 else raw.unflatten(0, shape))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a module is called with."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def names(self) -> list[str]:
+        """The names of the positional arguments, as far as the module's forward tells them."""
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [p.name for p in inspect.signature(self.module.forward).parameters.values() if p.kind in kinds]
+
+    def where(self, item: int | str | None) -> int | str | None:
+        """An argument as it was given, by position or by name; None if it was not."""
+        if item is None:
+            if self.args:
+                return 0
+            tensors = [name for name, value in self.kwargs.items() if isinstance(value, Tensor)]
+            return min(tensors, key=lambda name: name != "hidden_states", default=None)
+        if isinstance(item, int):
+            names = self.names() if item >= len(self.args) else []
+            return item if item < len(self.args) else self.where(names[item]) if item < len(names) else None
+        if item in self.kwargs:
+            return item
+        names = self.names()
+        return names.index(item) if item in names[: len(self.args)] else None
+
+    def shown(self) -> str:
+        """What a message says was given."""
+        return ", ".join([f"{len(self.args)} by position", *self.kwargs])
 
 
 def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -219,30 +362,79 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
     Raises:
         SiteNeverFired: there is no tensor where the place says.
     """
+    item = place.item
     if isinstance(container, Tensor):
+        if item not in (None, 0):
+            raise SiteNeverFired(f"{site}: expected several values, got one tensor: leave out [{item}]")
         return container, lambda new: new
+    if isinstance(container, _Given):
+        return _pick_given(container, place, site)
+    if is_dataclass(container) and not isinstance(container, Mapping):
+        names = [field.name for field in fields(container)]
+        values = {name: getattr(container, name) for name in names}
+        return _pick_key(values, place, site, lambda key, new: _with_field(container, key, new))
     if isinstance(container, Mapping):
-        tensors = [k for k, v in container.items() if isinstance(v, Tensor)]
-        keys = [place.item] if place.item is not None else sorted(tensors, key=lambda k: k != "hidden_states")
-        if not keys or not isinstance(container.get(keys[0]), Tensor):
-            raise SiteNeverFired(f"{site}: expected a tensor at {place.item!r}, got {sorted(map(str, container))}")
-        key = keys[0]
-
-        def put_key(new: Tensor) -> Any:
-            return cast(Any, type(container))({**container, key: new})
-
-        return container[key], put_key
+        kind = cast(Any, type(container))
+        return _pick_key(container, place, site, lambda key, new: kind({**container, key: new}))
     if isinstance(container, tuple | list):
-        at = int(place.item) if place.item is not None else 0
+        at = _number(item, site, len(container)) if item is not None else 0
         if at >= len(container):
             raise SiteNeverFired(f"{site}: expected an element {at}, got {len(container)} of them")
-        if place.item is None and not isinstance(container[0], Tensor):
+        if item is None and not isinstance(container[0], Tensor):
             raise SiteNeverFired(f"{site}: expected a tensor first, got {type(container[0]).__name__}; add [index]")
         if not isinstance(container[at], Tensor):
             inner, put_inner = pick(container[at], Place(place.path, place.end), site)
             return inner, lambda new: _swap(container, at, put_inner(new))
         return container[at], lambda new: _swap(container, at, new)
     raise SiteNeverFired(f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}")
+
+
+def _pick_key(
+    values: Mapping[str, Any], place: Place, site: Site, put: Callable[[str, Tensor], Any]
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """By name, by number among the values, or the first tensor."""
+    tensors = [name for name, value in values.items() if isinstance(value, Tensor)]
+    if isinstance(place.item, int):
+        names = list(values)
+        key = names[place.item] if place.item < len(names) else None
+    elif place.item is not None:
+        key = place.item
+    else:
+        key = min(tensors, key=lambda name: name != "hidden_states", default=None)
+    if key not in tensors:
+        raise SiteNeverFired(f"{site}: expected a tensor at {place.item!r}, got tensors at {sorted(map(str, tensors))}")
+    return values[key], lambda new: put(key, new)
+
+
+def _pick_given(given: _Given, place: Place, site: Site) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    at = given.where(place.item)
+    if at is None:
+        raise SiteNeverFired(f"{site}: expected an argument {place.item!r}, got {given.shown()}")
+    value = given.args[at] if isinstance(at, int) else given.kwargs[at]
+
+    def put(new: Any) -> _Given:
+        if isinstance(at, int):
+            return replace(given, args=_swap(given.args, at, new))
+        return replace(given, kwargs={**given.kwargs, at: new})
+
+    if isinstance(value, Tensor):
+        return value, put
+    if place.item is None:
+        raise SiteNeverFired(f"{site}: expected a tensor first, got {type(value).__name__}; add [name] or [index]")
+    inner, put_inner = pick(value, Place(place.path, place.end), site)
+    return inner, lambda new: put(put_inner(new))
+
+
+def _with_field(container: Any, name: str, new: Any) -> Any:
+    changed = copy.copy(container)
+    object.__setattr__(changed, name, new)  # the dataclass may be frozen
+    return changed
+
+
+def _number(item: int | str, site: Site, size: int) -> int:
+    if isinstance(item, str):
+        raise SiteNeverFired(f"{site}: expected a number below {size} for one of {size} values, got {item!r}")
+    return item
 
 
 def _swap(container: Any, at: int, new: Any) -> Any:

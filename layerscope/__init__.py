@@ -21,8 +21,8 @@ from layerscope.rooms import ROOMS, install
 install()
 
 if TYPE_CHECKING:
-    from experiments import *
-    from experiments import capture as capture_to_store
+    from experiments import *  # noqa: F403
+    from experiments import capture as capture_to_store  # noqa: F401
     from hooks import *  # noqa: F403  # capture is the context manager
     from probes import *  # noqa: F403
 

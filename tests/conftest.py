@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
-import layerscope.experiments.tasks.properties  # noqa: F401
+import layerscope.experiments.tasks.properties
 from jaxtyping import install_import_hook
 
 import layerscope

@@ -10,6 +10,7 @@ import pytest
 
 import layerscope
 
+
 def modules() -> list[str]:
     names = ["layerscope.errors", "layerscope.rooms"]
     for room in layerscope.ROOMS:

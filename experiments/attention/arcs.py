@@ -25,7 +25,7 @@ from ..corpus import Sentence
 from ..features.layout import Layout
 from ..subject import Subject
 from ..subject.batches import Batch
-from .passes import PATTERN, VISIBLE, layers_with_patterns
+from .passes import PATTERN, VISIBLE, layers_with_patterns, on_tokens
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 POSITIONAL = 0.9
@@ -73,6 +73,7 @@ class WordRoles:
         of_heads: for each head that is syntactic, the relation in which it gains most.
         positional: share of words whose most attended word is at the head's favourite offset, and that offset.
         n_left_out: words without tokens.
+        n_shared: dependencies between two words that are the same tokens: no head can tell the two apart.
     """
 
     relations: list[RelationScore]
@@ -80,6 +81,7 @@ class WordRoles:
     positional: Float[np.ndarray, "layer head"]
     offset: Int[np.ndarray, "layer head"]
     n_left_out: int
+    n_shared: int = 0
 
 
 class WordTotals:
@@ -103,7 +105,12 @@ class WordTotals:
     ) -> None:
         self.layers = layers_with_patterns(subject.model)
         self._layout, self._groups, self._n_groups = layout, groups, int(groups.max()) + 1
-        named = [_arcs(s, line, subject.causal) for s, line in zip(sentences, layout.spans, strict=True)]
+        self._n_shared = 0
+        named = []
+        for sentence, line in zip(sentences, layout.spans, strict=True):
+            arcs, n_shared = _arcs(sentence, line, subject.causal)
+            named.append(arcs)
+            self._n_shared += n_shared
         self._first = 1 if subject.causal else 0  # the first word of a causal model has no other to look at
         self.kinds = self._frequent(named, least)
         place = {kind: i for i, kind in enumerate(self.kinds)}
@@ -112,9 +119,7 @@ class WordTotals:
         self._hits: Tensor | None = None
         self._seen = 0
 
-    def _frequent(
-        self, named: Sequence[Sequence[tuple[tuple[str, str], int, int]]], least: int
-    ) -> list[tuple[str, str]]:
+    def _frequent(self, named: Sequence[Sequence[Arc]], least: int) -> list[tuple[str, str]]:
         halves: list[Counter[tuple[str, str]]] = [Counter(), Counter()]
         for line, group in zip(named, self._groups, strict=True):
             halves[group % 2].update({kind for kind, _, _ in line})
@@ -136,9 +141,11 @@ class WordTotals:
         spans = [[s for s in line if s is not None] for line in batch.spans(self._layout.spans)]
         length, most = batch.input_ids.shape[1], max(map(len, spans))
         self._member = torch.zeros(len(spans), length, most)
+        self._same = torch.zeros(len(spans), most, most, dtype=torch.bool)  # words that are the same tokens
         for row, line in enumerate(spans):
             for word, span in enumerate(line):
                 self._member[row, span, word] = 1
+                self._same[row, word, [other for other, its in enumerate(line) if its == span]] = True
         arcs = [(row, *arc) for row, text in enumerate(batch.rows) for arc in self._arcs[text]]
         table = torch.tensor(arcs, dtype=torch.long).reshape(-1, 4)
         self._rows, self._kind, self._query, self._key = table.unbind(1)
@@ -152,11 +159,12 @@ class WordTotals:
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Where each word looks most, in one layer."""
         if part == VISIBLE:
-            member = self._member.to(value.device)
-            self._hidden = (member.transpose(1, 2) @ value.isfinite().float() @ member) == 0
+            member, visible = self._member.to(value.device), on_tokens(value).isfinite().float()
+            self._hidden = (member.transpose(1, 2) @ visible @ member) == 0
             self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
+            self._hidden |= self._same.to(value.device)  # as a word does not count as what it attends to itself
             return
-        best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
+        best = most_attended(on_tokens(value).float(), self._member.to(value.device), self._hidden).cpu()
         if self._hits is None:
             shape = (len(self.layers), len(self.kinds) * self._n_groups, value.shape[1])
             self._hits = torch.zeros(shape)
@@ -189,22 +197,32 @@ class WordTotals:
             places.max(0) / max(self._seen, 1),
             np.array(OFFSETS)[favourite],
             n_words - self._layout.n_rows,
+            self._n_shared,
         )
 
 
-def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> list[tuple[tuple[str, str], int, int]]:
-    """(kind, attending word, attended word) of each dependency that can be seen, words counted among those with tokens."""
+Arc = tuple[tuple[str, str], int, int]
+"""(dependency and direction, attending word, attended word); words are counted among those with tokens."""
+
+
+def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> tuple[list[Arc], int]:
+    """Each dependency that can be seen, in both directions, and how many are between words that are the same tokens."""
     have = [i for i, span in enumerate(spans) if span is not None]
     where = {sentence.words[i].id: place for place, i in enumerate(have)}
-    out = []
+    arcs: list[Arc] = []
+    n_shared = 0
     for i in have:
         word = sentence.words[i]
-        if word.head in where:
-            ends = (where[word.id], where[word.head])
-            for direction, (query, key) in zip(DIRECTIONS, (ends, ends[::-1]), strict=True):
-                if not (causal and key > query):
-                    out.append(((word.deprel, direction), query, key))
-    return out
+        if word.head not in where:
+            continue
+        dependent, governor = where[word.id], where[word.head]
+        if spans[have[dependent]] == spans[have[governor]]:
+            n_shared += 1
+            continue
+        for direction, (query, key) in zip(DIRECTIONS, ((dependent, governor), (governor, dependent)), strict=True):
+            if not (causal and key > query):
+                arcs.append(((word.deprel, direction), query, key))
+    return arcs, n_shared
 
 
 def most_attended(

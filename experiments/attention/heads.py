@@ -10,6 +10,7 @@ For each token q of the text itself that sees n >= 2 keys, with attention :math:
     self, previous, next                              A on q, q - 1, q + 1
     norm_*       share of sum_k A |v_k W_O| that falls on first, end, punctuation (Kobayashi et al. 2020)
     output       |z W_O|, the size of what the head adds
+    sink         what no token gets, in a model whose softmax has a learned sink; to the entropy it is one more key
 
 Each is a ratio of sums over tokens; its interval resamples sentences. Above ``GROUPS`` sentences these are dealt at random
 into as many groups and the groups resampled, so that what is held does not grow with the corpus.
@@ -39,7 +40,7 @@ GROUPS = 200
 BLOCK = 1 << 20
 """Entries of a pattern that are worked on at a time: what stays in a processor's cache."""
 COLUMNS = (
-    "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous", "next",
+    "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous", "next", "sink",
     "norm_first", "norm_end", "norm_punctuation", "output", "queries", "text", "norm",
 )  # fmt: skip
 STATISTICS = COLUMNS[:-3]
@@ -67,17 +68,21 @@ class HeadStatistics:
         sums: in the order of ``COLUMNS``.
         uniform: the same sums of a head that looks everywhere alike.
         has_norms: whether contributions could be measured.
+        has_sink: whether the softmax has a sink that is no token.
     """
 
     layers: list[int]
     sums: Float[np.ndarray, "layer group column head"]
     uniform: Float[np.ndarray, "layer column"]
     has_norms: bool
+    has_sink: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The statistics that there are."""
-        return STATISTICS if self.has_norms else tuple(n for n in STATISTICS if n not in OF_NORM and n != "output")
+        absent = set() if self.has_norms else {*OF_NORM, "output"}
+        absent |= set() if self.has_sink else {"sink"}
+        return tuple(name for name in STATISTICS if name not in absent)
 
     def value(self, name: str) -> Float[np.ndarray, "layer head"]:
         """One statistic of every head."""
@@ -100,7 +105,7 @@ class HeadStatistics:
             name: _divide(
                 self.uniform[:, COLUMNS.index(name)], self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))]
             )
-            for name in STATISTICS
+            for name in self.names
             if name not in OF_NORM and name != "output"
         }
 
@@ -121,6 +126,7 @@ class HeadTotals:
         self._sums: Tensor | None = None
         self._uniform = torch.zeros(len(self.layers), len(COLUMNS), dtype=torch.float64)
         self._n_groups = int(groups.max()) + 1
+        self._has_sink = False
 
     def begin(self, batch: Batch) -> None:
         """Find the runs of the batch, and forget the last one's."""
@@ -154,16 +160,21 @@ class HeadTotals:
         table, most = self._table(pattern.shape[1]), max(1, BLOCK // max(pattern[0].numel(), 1))
         known = self._alike is not None and torch.equal(self._alike[0], self._visible)
         made = self._alike[1] if known and self._alike is not None else torch.zeros(len(COLUMNS), dtype=torch.float64)
+        sinks = pattern[..., pattern.shape[-2] :].sum(-1) if pattern.shape[-1] > pattern.shape[-2] else None
+        self._has_sink = sinks is not None
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]
             visible = self._visible[run.rows, run.queries, run.keys]
             weights = self._value_norms[run.rows, :, run.keys] if self.grams else None
             marks = torch.stack([self._marks[i] for i in run.texts]).to(part.device, torch.float32)
-            found = pattern_sums(part, visible, run.words, marks, weights)
-            table[layer].index_add_(0, self._groups[run.texts], found.double().cpu())
+            sink = None if sinks is None else sinks[run.rows, :, run.queries].float()
+            sums = pattern_sums(part, visible, run.words, marks, weights, sink)
+            table[layer].index_add_(0, self._groups[run.texts], sums.double().cpu())
             if not known:
-                alike = visible[:, None].float() / visible.sum(-1, keepdim=True).clamp(min=1)[:, None]
-                made += pattern_sums(alike, visible, run.words, marks, None).double().sum((0, 2)).cpu()
+                places = (visible.sum(-1, keepdim=True).clamp(min=1) + (sink is not None))[:, None].float()
+                alike = visible[:, None].float() / places
+                none = None if sink is None else 1 / places[..., 0]
+                made += pattern_sums(alike, visible, run.words, marks, None, none).double().sum((0, 2)).cpu()
         self._uniform[layer] += made
         self._alike = (self._visible, made)
 
@@ -180,7 +191,9 @@ class HeadTotals:
         """The sums of all batches that went by."""
         if self._sums is None:
             raise InputError("expected texts with tokens of their own, got none")
-        return HeadStatistics(self.layers, self._sums.numpy(), self._uniform.numpy(), self.grams is not None)
+        return HeadStatistics(
+            self.layers, self._sums.numpy(), self._uniform.numpy(), self.grams is not None, self._has_sink
+        )
 
 
 def pattern_sums(
@@ -189,6 +202,7 @@ def pattern_sums(
     own: slice,
     marks: Float[Tensor, "batch key"],
     value_norms: Float[Tensor, "batch head key"] | None,
+    sink: Float[Tensor, "batch head query"] | None = None,
 ) -> Float[Tensor, "batch column head"]:
     """The sums of one pattern, in the order of ``COLUMNS``.
 
@@ -197,6 +211,7 @@ def pattern_sums(
         own: which keys are the text's own tokens; query i is key ``own.start + i``.
         marks: 1 at keys that are punctuation.
         value_norms: ‖v W_O‖ of each key.
+        sink: what goes to no token, in a model that has a sink.
     """
     attention = pattern.float().contiguous()
     batch, heads, _, n_key = attention.shape
@@ -230,8 +245,13 @@ def pattern_sums(
     reach[:, : own.start], reach[:, own.stop :] = 0.0, 0.0
     far = (counted[..., None] * reach).flatten(1)
     out[:, COLUMNS.index("distance")] = (attention.flatten(2) @ far[..., None])[..., 0]
+    tiny = torch.finfo(torch.float32).tiny
+    surprise = attention.clamp(min=tiny).log_().mul_(attention).sum(-1)
+    if sink is not None:
+        n = n + 1
+        surprise = surprise + sink.clamp(min=tiny).log() * sink
+        out[:, COLUMNS.index("sink")] = (sink * counted[:, None]).sum(-1)
     share = counted / n.clamp(min=2).float().log()
-    surprise = attention.clamp(min=torch.finfo(torch.float32).tiny).log_().mul_(attention).sum(-1)
     out[:, COLUMNS.index("entropy")] = -(surprise @ share[..., None])[..., 0]
     return out
 

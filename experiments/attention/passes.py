@@ -9,10 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from layerscope.errors import InputError
 
 from ...hooks import Site, observe, sites
 from ..subject import Subject
@@ -80,6 +84,20 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
         start = stop
 
 
+def columns(value: Float[Tensor, "batch head query key"], run: Run) -> Float[Tensor, "texts head query place"]:
+    """A run's keys and, behind them, the sink of a model that has one: a learned logit that is no token (gpt-oss)."""
+    n_tokens = value.shape[-2]
+    tokens = value[run.rows, :, :, run.keys]
+    if value.shape[-1] == n_tokens:
+        return tokens
+    return torch.cat([tokens, value[run.rows, :, :, n_tokens:]], dim=-1)
+
+
+def on_tokens(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query query"]:
+    """A pattern or scores without the sink column."""
+    return value[..., : value.shape[-2]]
+
+
 def _shape(text: Encoded, shift: int) -> tuple[int, int, int, int]:
     """Where the text begins, its length, and where its own tokens begin and end."""
     own = [place for place, special in enumerate(text.special) if not special]
@@ -105,15 +123,18 @@ def pass_over(
         advance: called with the number of texts done, for a progress bar.
 
     Raises:
+        InputError: attention that is NaN.
         UnknownSite: a model without a part that a reducer needs.
         SiteNeverFired: a layer whose attention is neither sdpa nor a softmax.
     """
     place = {layer: i for i, layer in enumerate(layers_with_patterns(subject.model))}
     wanted = list(dict.fromkeys(part for reducer in reducers for part in reducer.parts))
 
-    def see(site: Site, value: Tensor) -> None:
+    def see(site: Site, value: Tensor, batch: Batch) -> None:
         if site.layer in place:
             part = str(site).partition(".attn.")[2]
+            if f"attn.{part}" == PATTERN:
+                _require_numbers(subject, batch, encoded, site, value)
             for reducer in reducers:
                 if f"attn.{part}" in reducer.parts:
                     reducer.see(place[site.layer], f"attn.{part}", value)
@@ -121,8 +142,27 @@ def pass_over(
     for batch in subject.batches(encoded, batch_tokens):
         for reducer in reducers:
             reducer.begin(batch)
-        with torch.inference_mode(), observe(subject.model, *(f"blocks.*.{part}" for part in wanted), see=see):
+        with (
+            torch.inference_mode(),
+            observe(subject.model, *(f"blocks.*.{part}" for part in wanted), see=partial(see, batch=batch)),
+        ):
             subject.forward(batch)
         for reducer in reducers:
             reducer.end()
         advance(len(batch))
+
+
+def _require_numbers(subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor) -> None:
+    """Raise `InputError` for a pattern that is NaN at a token of a text; padding may be anything."""
+    if not bool(value.sum().isnan()):
+        return
+    broken = value.isnan().any(-1).any(1) & batch.attention_mask.to(value.device).bool()
+    rows = broken.any(1).nonzero()[:, 0].tolist()
+    if rows:
+        row = rows[0]
+        text = encoded[batch.rows[row]]
+        first = int(broken[row].nonzero()[0, 0]) - batch.shifts[row]
+        raise InputError(
+            f"{site} of {subject.name} is NaN in the text {text.text[:40]!r}, from its token {subject.token(text.ids[first])!r} "
+            "on: an embedding or a weight of the model is not a finite number"
+        )

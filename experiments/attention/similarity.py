@@ -22,7 +22,7 @@ from layerscope.errors import InputError
 from ..subject import Subject
 from ..subject.batches import Batch
 from ..subject.word_spans import Encoded
-from .passes import PATTERN, layers_with_patterns, runs
+from .passes import PATTERN, columns, layers_with_patterns, runs
 
 ROWS = 16
 """Queries of each text that are compared, evenly spaced."""
@@ -67,7 +67,7 @@ class SimilarityTotals:
         for run in runs(self._batch, self._encoded):
             n = run.queries.stop - run.queries.start
             picked = torch.linspace(min(1, n - 1), n - 1, min(ROWS, max(n - 1, 1))).long() + run.queries.start
-            rows = value[run.rows, :, :, run.keys][:, :, picked].float()
+            rows = columns(value, run)[:, :, picked].float()
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()
             pieces.append(rows.transpose(0, 1).flatten(1))
             if layer == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import capture
+from ..report.schema import entry
 from ..subject import Subject
 from ..subject.word_spans import Encoded
-from . import paths
 from .norms import VALUE, grams_of, norms
-from .passes import PATTERN, layers_with_patterns
+from .passes import PATTERN, layers_with_patterns, on_tokens
+from .rollout_and_flow import flow, rollout
 
 LENGTHS = (6, 32)
 """Tokens of a text that is pleasant to look at."""
@@ -42,34 +44,62 @@ def text_patterns(subject: Subject, texts: Sequence[Encoded], most: int = 1 << 2
     }
 
 
-def shown_texts(subject: Subject, texts: Sequence[Encoded], count: int, with_flow: bool = False) -> dict[str, Any]:
-    """Every head's attention on the first texts of a length that is pleasant to look at.
+@dataclass(frozen=True, kw_only=True)
+class ShownText:
+    """One text's patterns: round(255 x) of numbers from 0 to 1, a byte each, base64."""
 
-    Returns:
-        ``layers``, ``heads``, and for each of ``texts`` its ``tokens``, ``weights`` as in `text_patterns`, ``norms`` (layer,
-        head, key: ‖v W_O‖ as a share of the head's largest; absent where it is not known) and the paths through all layers
-        that were asked for, ``rollout`` and ``flow`` (query, key).
+    tokens: list[str] = entry("the tokens as the text has them")
+    weights: str = entry("attention weights by layer, head, query, key")
+    rollout: str = entry("rollout through all layers, by query and key")
+    flow: str = entry("flow through all layers, by query and key", default="")
+    norms: str = entry("size of each key's value as a share of the head's largest, by layer, head, key", default="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownTexts:
+    """Every head's attention on a few texts."""
+
+    layers: list[int] = entry("blocks that have a pattern")
+    heads: int = entry("heads of a layer")
+    texts: list[ShownText] = entry("the texts")
+
+
+def shown_texts(subject: Subject, texts: Sequence[Encoded], count: int, with_flow: bool = False) -> ShownTexts:
+    """Every head's attention on the first texts of a length that is pleasant to look at, as many as a page holds.
+
+    Args:
+        count: texts at most.
+        with_flow: also the flow through all layers, which takes its time.
     """
     pleasant = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]] or [min(texts, key=len)]
-    layers, n_heads, room = layers_with_patterns(subject.model), 0, MOST
-    shown: list[dict[str, Any]] = []
+    room, heads = MOST, 0
+    shown: list[ShownText] = []
     for text in pleasant[:count]:
         patterns, sizes = _run(subject, text)
-        room, n_heads = room - patterns.numel(), patterns.shape[1]
+        room -= patterns.numel()
+        heads = patterns.shape[1]
         if room < 0 and shown:
             break
-        weights = patterns.double().numpy()
-        one = {
-            "tokens": spelled(subject, text),
-            "weights": as_bytes(patterns),
-            "rollout": as_bytes(torch.from_numpy(paths.rollout(weights))),
-        }
-        if with_flow:
-            one["flow"] = as_bytes(torch.from_numpy(paths.flow(weights)))
-        if sizes is not None:
-            one["norms"] = as_bytes(sizes / sizes.amax(-1, keepdim=True).clamp(min=1e-12))
-        shown.append(one)
-    return {"layers": layers, "heads": n_heads, "texts": shown}
+        shown.append(_shown(subject, text, patterns, sizes, with_flow))
+    return ShownTexts(layers=layers_with_patterns(subject.model), heads=heads, texts=shown)
+
+
+def _shown(
+    subject: Subject,
+    text: Encoded,
+    patterns: Float[Tensor, "layer head query key"],
+    sizes: Float[Tensor, "layer head key"] | None,
+    with_flow: bool,
+) -> ShownText:
+    weights = patterns.double().numpy()
+    shares = None if sizes is None else sizes / sizes.amax(-1, keepdim=True).clamp(min=1e-12)
+    return ShownText(
+        tokens=spelled(subject, text),
+        weights=as_bytes(patterns),
+        rollout=as_bytes(torch.from_numpy(rollout(weights))),
+        flow=as_bytes(torch.from_numpy(flow(weights))) if with_flow else "",
+        norms="" if shares is None else as_bytes(shares),
+    )
 
 
 def spelled(subject: Subject, text: Encoded) -> list[str]:
@@ -99,7 +129,7 @@ def _run(
     grams = grams_of(subject.model, layers)
     with torch.inference_mode(), capture(subject.model, *looks, *(values if grams else ())) as acts:
         subject.forward(batch)
-    patterns = torch.stack([acts[name][0].float().cpu() for name in looks])
+    patterns = torch.stack([on_tokens(acts[name][0]).float().cpu() for name in looks])
     if not grams:
         return patterns, None
     return patterns, torch.stack([norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]).cpu()

@@ -1,135 +1,56 @@
-"""Attribution: which words of a text made a model say what it says.
+"""Attribution: which words of a text made a model give its answer.
 
 >>> from layerscope.experiments.attribution import attribute  # doctest: +SKIP
->>> found = attribute(subject, "The keys to the cabinet", target=" are", method="kernel-shap")  # doctest: +SKIP
->>> dict(zip(found.units, found.scores))  # doctest: +SKIP
+>>> scores = attribute(subject, "The keys to the cabinet", target=" are", method="kernel-shap")  # doctest: +SKIP
+>>> dict(zip(scores.units, scores.scores))  # doctest: +SKIP
+
+Names are imported when they are first used, so that the table of methods costs the command line nothing.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from ..subject import Subject
-from . import discretised, gradients, hidden, perturbation, relevance, shapley, surrogates
-from .game import REMOVALS, Game
-from .options import Options
-from .question import Question, Target, ask
-from .result import Attribution, Found, joined
-from .scorer import Cost, Scorer
-from .units import LEVELS, AttributionError, Units, find_units
+from .methods import METHODS, Method, method_named
 
-__all__ = [
-    "LEVELS",
-    "METHODS",
-    "REMOVALS",
-    "Attribution",
-    "AttributionError",
-    "Cost",
-    "Found",
-    "Game",
-    "Options",
-    "Question",
-    "Scorer",
-    "Target",
-    "Units",
-    "ask",
-    "attribute",
-    "explain",
-    "find_units",
-]
+if TYPE_CHECKING:
+    from .game import REMOVALS as REMOVALS
+    from .game import Game as Game
+    from .options import Options as Options
+    from .question import Question as Question
+    from .question import Target as Target
+    from .question import ask as ask
+    from .result import Attribution as Attribution
+    from .result import Found as Found
+    from .scorer import Cost as Cost
+    from .scorer import Scorer as Scorer
+    from .single_text import attribute as attribute
+    from .single_text import explain as explain
+    from .units import LEVELS as LEVELS
+    from .units import AttributionError as AttributionError
+    from .units import Units as Units
+    from .units import find_units as find_units
 
-Method = Callable[[Scorer, Options], Found]
-
-
-def _of_game(method: Callable[[Game, Options], Found]) -> Method:
-    """A method of a text with units absent."""
-
-    def run(scorer: Scorer, options: Options) -> Found:
-        return method(Game(scorer, options.removal, options.seed, options.draws, options.proposals), options)
-
-    return run
-
-
-METHODS: dict[str, Method] = {
-    "leave-one-out": _of_game(perturbation.leave_one_out),
-    "windows": _of_game(perturbation.windows),
-    "input-reduction": _of_game(perturbation.input_reduction),
-    "hidden-out": hidden.hidden_out,
-    "saliency": gradients.saliency,
-    "grad-input": gradients.grad_input,
-    "ig": gradients.integrated,
-    "dig": discretised.discretised,
-    "smoothgrad": gradients.smoothgrad,
-    "conductance": gradients.conductance,
-    "lrp": relevance.lrp,
-    "cp-lrp": partial(relevance.lrp, attention="cp-lrp"),
-    "deep-taylor": partial(relevance.lrp, attention="cp-lrp", rule="zplus"),
-    "chefer": relevance.chefer,
-    "lime": _of_game(surrogates.lime),
-    "tree": _of_game(surrogates.tree),
-    "shapley": _of_game(shapley.exact),
-    "kernel-shap": _of_game(shapley.kernel),
-    "permutation-shap": _of_game(shapley.permutations),
+_MODULES = {
+    "game": ("REMOVALS", "Game"),
+    "options": ("Options",),
+    "question": ("Question", "Target", "ask"),
+    "result": ("Attribution", "Found"),
+    "scorer": ("Cost", "Scorer"),
+    "single_text": ("attribute", "explain"),
+    "units": ("LEVELS", "AttributionError", "Units", "find_units"),
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["METHODS", "Method", "method_named", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
-def attribute(
-    subject: Subject,
-    text: str,
-    *,
-    target: Target | str | None = None,
-    method: str = "leave-one-out",
-    level: str = "word",
-    seed: int = 0,
-    spans: Sequence[tuple[int, int]] | None = None,
-    batch_tokens: int = 2048,
-    **settings: Any,
-) -> Attribution:
-    """How much each word, token or span of a text adds to what the model says.
-
-    Args:
-        subject: a causal or masked language model, a classifier of texts, or any model whose saved probe the target names.
-        target: a continuation, a class, a label, or a `Target`; by default what the model itself says.
-        method: a name of `METHODS`.
-        level: word, token or span.
-        seed: everything drawn comes from it.
-        spans: (start, end) in characters of each unit, for the level ``span``; by default the clauses.
-        batch_tokens: tokens of the changed texts that share a batch.
-        settings: fields of `Options`.
-
-    Raises:
-        AttributionError: an unknown method or setting, an empty text, one too long, a target that cannot be asked for.
-        MetricError: an answer whose tokens join the text's.
-    """
-    question = ask(subject, text, target, level, spans)
-    return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
-def method_named(name: str) -> Method:
-    """A method of `METHODS`.
-
-    Raises:
-        AttributionError: there is none of that name.
-    """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise AttributionError(f"method {name!r}: expected one of {', '.join(METHODS)}{hint}")
-    return METHODS[name]
-
-
-def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> Attribution:
-    """One method on a question; methods that share a scorer share what it has computed, which the cost then does not count.
-
-    Args:
-        settings: fields of `Options`.
-    """
-    made = method_named(method)
-    if unknown := sorted(set(settings) - set(Options.__dataclass_fields__)):
-        raise AttributionError(f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}")
-    before = scorer.cost
-    found = made(scorer, Options(**settings))
-    return joined(method, scorer.question, found, scorer.cost - before, tuple(scorer.notes))
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,7 +21,7 @@ from ...hooks import Site, UnknownArchitecture, anatomy
 from ...hooks.anatomy import Place, locate
 from ...hooks.resume import TOLERANCE, language_head
 from ...hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
-from ...hooks.taps import Taps, as_site
+from ...hooks.taps import Tap, Taps, as_site
 from ...probes import LogisticProbe
 from ..subject import Subject
 from .units import AttributionError
@@ -168,7 +168,7 @@ class _Read(Exception):
     """Ends a forward once its site is read."""
 
 
-class _Keep:
+class _Keep(Tap):
     """The tap that keeps a site's value, in its graph, and ends the forward."""
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
     question = scorer.question
     part = flippable(question)
     if len(part.classes) == 1:
-        logits = clean_logits(question.endpoint, part)[part.slots[0]].clone()
+        logits = clean_logits(question, part)[part.slots[0]].clone()
         logits[part.classes[0]] = -torch.inf
         rival = int(logits.argmax())
         part = replace(part, slots=part.slots * 2, classes=(*part.classes, rival), weights=(1.0, -1.0))

@@ -27,6 +27,7 @@ from torch import Tensor
 from ...hooks import NothingChanged, Site, capture, edits, intervene
 from ...hooks.anatomy import locate
 from ...hooks.sites import SiteLike
+from ..report.schema import Note
 from .game import embedding, ordinary_tokens
 from .options import Options
 from .question import Part, Question
@@ -57,7 +58,7 @@ class Slope:
         """The site's value on the unchanged row."""
         batch = row_batch(self.question, self.part, 1)
         with capture(self.question.subject.model, self.site, clone=True, stop=True) as acts:
-            self.question.subject.forward(batch, logits=self.question.endpoint.whole)
+            self.question.forward(batch, logits=self.question.endpoint.whole)
         self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
         return acts[self.site][0].clone()
 
@@ -156,18 +157,20 @@ def sites_of(question: Question, site: SiteLike) -> list[Site]:
     return found
 
 
-def with_figures(found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[str, ...] = ()) -> Found:
+def with_figures(found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()) -> Found:
+    """What a gradient method gives, with its figures and what must be known of them."""
     more: dict[str, Any] = {**figures}
     if options.site is not None:
         more["site"] = str(options.site)
-        notes = (*notes, f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)")
+        text = f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)"
+        notes = (*notes, Note(kind="info", text=text))
     return Found(found.scores, found.value, found.errors, found.baseline, found.inner, notes, more)
 
 
 def saliency(scorer: Scorer, options: Options) -> Found:
     """How much the value moves when a unit's vectors do, whichever way."""
     found, figures = each_part(scorer, options, lambda slope, x: (slope.at(x[None])[1][0].abs(), {}))
-    return with_figures(found, figures, options, ("saliency has no sign",))
+    return with_figures(found, figures, options, (Note(kind="info", text="saliency has no sign"),))
 
 
 def grad_input(scorer: Scorer, options: Options) -> Found:
@@ -280,9 +283,9 @@ def complete(found: Found, figures: Mapping[str, Any], options: Options, way: st
         advice: what a gap that is too large means.
     """
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
-    notes = [f"{way}: completeness gap {share:.2%} of the change"]
+    notes = [Note(kind="info", text=f"{way}: completeness gap {share:.2%} of the change")]
     if share > GAP:
-        notes.append(f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")
+        notes.append(Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}"))
     more = {**figures, "gap_share": share, "start": options.start}
     found = Found(found.scores, found.value, baseline=more.pop("baseline"), inner=found.inner)
     return with_figures(found, more, options, tuple(notes))

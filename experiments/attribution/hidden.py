@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ...hooks import NothingChanged, Site, SiteNeverFired, capture, edits, intervene
 from ...hooks.anatomy import locate
+from ..report.schema import Note
 from .gradients import sites_of
 from .options import Options
 from .question import Part
@@ -67,7 +68,14 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
     whole = dict(zip(["all", *labels], mean[units].tolist(), strict=True))
     more = {"hidden": options.hidden, "site": str(options.site), "columns": labels, "whole": whole}
     note = f"put out ({options.hidden}) at every unit at once, {options.site} takes {whole['all']:+.4g} of the value with it"
-    return Found(mean[:units, 0], value, errors, inner=mean[:units, 1:] if labels else None, notes=(note,), more=more)
+    return Found(
+        mean[:units, 0],
+        value,
+        errors,
+        inner=mean[:units, 1:] if labels else None,
+        notes=(Note(kind="info", text=note),),
+        more=more,
+    )
 
 
 def _others(model: Any, sites: Sequence[Site], kind: str) -> list[Site]:

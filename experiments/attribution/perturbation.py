@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..report.schema import Note
 from .game import Game
 from .options import Options
 from .result import Found
@@ -55,6 +56,6 @@ def input_reduction(game: Game, options: Options) -> Found:
     order.append(int(np.flatnonzero(kept)[0]))
     scores = np.zeros(game.n)
     scores[order] = np.arange(1, game.n + 1) / game.n
-    notes = ("input reduction's scores are the order in which units left (1 stayed longest), not shares of the value",)
+    text = "input reduction's scores are the order in which units left (1 stayed longest), not shares of the value"
     more = {"removal": game.removal, "order": order, "curve": curve}
-    return Found(scores, game.value, notes=notes, more=more)
+    return Found(scores, game.value, notes=(Note(kind="info", text=text),), more=more)

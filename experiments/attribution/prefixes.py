@@ -8,7 +8,8 @@ does not depend on what comes behind it, so this is exact; that this model's cac
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -36,21 +37,24 @@ def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
     [4]
     """
     longest = max(map(len, rows))
-    alike = np.array([0] + [_shared(a, b) for a, b in pairwise(rows)])
+    shared = np.array([0] + [_shared(a, b) for a, b in pairwise(rows)])
     lengths = np.array([len(row) for row in rows])
+    # The least cost of everything in front of each position, the tokens of that way, and its last cut: a shortest path.
     cost = [0.0] + [float("inf")] * longest
-    tokens, before = [0] * (longest + 1), [0] * (longest + 1)
+    tokens, last_cut = [0] * (longest + 1), [0] * (longest + 1)
     for start in range(longest):
-        alive = alike[lengths > start]
+        reaching = shared[lengths > start]
         for stop in range(start + 1, longest + 1):
-            made = max(1, int((alive < stop).sum())) * (stop - start)
-            if cost[start] + made + CALL < cost[stop]:
-                cost[stop], tokens[stop], before[stop] = cost[start] + made + CALL, tokens[start] + made, start
-    found, at = [], longest
-    while at:
-        found.append(at)
-        at = before[at]
-    return found[::-1], tokens[longest]
+            # A row that shares less than ``stop`` tokens with the one before begins a beginning of its own.
+            computed = max(1, int((reaching < stop).sum())) * (stop - start)
+            total = cost[start] + computed + CALL
+            if total < cost[stop]:
+                cost[stop], tokens[stop], last_cut[stop] = total, tokens[start] + computed, start
+    positions, position = [], longest
+    while position:
+        positions.append(position)
+        position = last_cut[position]
+    return positions[::-1], tokens[longest]
 
 
 def run_shared(
@@ -80,37 +84,74 @@ def _chunk(
     new_cache: Callable[[], Any],
     batch_tokens: int,
 ) -> list[Tensor]:
-    found: list[dict[int, Tensor]] = [{} for _ in rows]
-    node = [0] * len(rows)  # which row of the cache holds each row's beginning
+    """The states of as many rows as are held at a time: from cut to cut, each distinct beginning once."""
+    states: list[dict[int, Tensor]] = [{} for _ in rows]
     cache: Any = None
+    parents = [0] * len(rows)  # which row of the cache holds each row's beginning
     start = 0
     for stop in cuts(rows)[0]:
-        alive = [i for i, row in enumerate(rows) if len(row) > start]
-        starts: dict[Ids, int] = {}
-        children = {i: starts.setdefault(rows[i][:stop], len(starts)) for i in alive}
-        owner = {child: i for i, child in children.items()}
-        wanted: list[set[int]] = [set() for _ in owner]
-        for i, child in children.items():
-            wanted[child].update(read - start for read in reads[i] if start <= read < stop)
-        per = max(1, batch_tokens // (stop - start))
+        level = _Level.between(rows, reads, start, stop)
         pieces, hidden = [], []
-        for at in range(0, len(owner), per):
-            some = range(at, min(at + per, len(owner)))
-            chosen = [owner[child] for child in some]
-            piece = new_cache() if cache is None else _selected(cache, [node[i] for i in chosen])
-            read = [sorted(wanted[child]) for child in some]
-            hidden.append(forward([rows[i][start:stop] for i in chosen], start, piece, read))
+        for nodes in level.batches(batch_tokens):
+            owners = [level.owners[node] for node in nodes]
+            piece = new_cache() if cache is None else _selected(cache, [parents[row] for row in owners])
+            ids = [rows[row][start:stop] for row in owners]
+            hidden.append(forward(ids, start, piece, [level.reads[node] for node in nodes]))
             pieces.append(piece)
-        states = torch.cat(hidden)
-        for i, child in children.items():
-            for read in reads[i]:
-                if start <= read < stop:
-                    found[i][read] = states[child, read - start]
-        if any(len(row) > stop for row in rows):
+        level.keep(torch.cat(hidden), reads, states)
+        if any(len(row) > stop for row in rows):  # something continues from here
             cache = pieces[0] if len(pieces) == 1 else _joined(pieces)
-        node = [children.get(i, 0) for i in range(len(rows))]
+        parents = [level.nodes.get(row, 0) for row in range(len(rows))]
         start = stop
-    return [torch.stack([own[read] for read in wanted]) for own, wanted in zip(found, reads, strict=True)]
+    return [torch.stack([own[read] for read in wanted]) for own, wanted in zip(states, reads, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What is computed between two cuts: a node for each distinct beginning of the rows that reach beyond the first cut.
+
+    Args:
+        start, stop: the cuts.
+        nodes: the node of each such row.
+        owners: of each node the last of its rows, whose tokens are run for all of them.
+        reads: of each node the positions behind ``start`` that one of its rows reads.
+    """
+
+    start: int
+    stop: int
+    nodes: dict[int, int]
+    owners: list[int]
+    reads: list[list[int]]
+
+    @classmethod
+    def between(cls, rows: Sequence[Ids], reads: Sequence[Sequence[int]], start: int, stop: int) -> _Level:
+        """The nodes between two cuts; sorted rows that begin alike are neighbours."""
+        numbers: dict[Ids, int] = {}
+        nodes: dict[int, int] = {}
+        for row, ids in enumerate(rows):
+            if len(ids) > start:
+                nodes[row] = numbers.setdefault(ids[:stop], len(numbers))
+        owners = [0] * len(numbers)
+        wanted: list[set[int]] = [set() for _ in numbers]
+        for row, node in nodes.items():
+            owners[node] = row
+            wanted[node].update(read - start for read in reads[row] if start <= read < stop)
+        return cls(start, stop, nodes, owners, [sorted(places) for places in wanted])
+
+    def batches(self, tokens: int) -> Iterator[range]:
+        """The nodes, as many at a time as have so many tokens between the cuts; at least one."""
+        size = max(1, tokens // (self.stop - self.start))
+        for first in range(0, len(self.owners), size):
+            yield range(first, min(first + size, len(self.owners)))
+
+    def keep(
+        self, hidden: Float[Tensor, "nodes pos d"], reads: Sequence[Sequence[int]], states: list[dict[int, Tensor]]
+    ) -> None:
+        """Take each row's states at its reads between the cuts from its node's."""
+        for row, node in self.nodes.items():
+            for read in reads[row]:
+                if self.start <= read < self.stop:
+                    states[row][read] = hidden[node, read - self.start]
 
 
 def _selected(cache: Any, parents: Sequence[int]) -> Any:

@@ -3,6 +3,8 @@
     log-probability  log2 p(answer | text), summed over the answer's tokens, in bits; with a wrong answer the difference
     logit            l(answer), in nats; with a wrong answer l(answer) - l(wrong)
 
+Where the labels of a classifier do not exclude each other, p is the sigmoid of the label's own logit.
+
 Of a language model the answer is a continuation (in a masked model, what its mask stands for), of a classifier a class, of
 a probe one of its labels. Without an answer it is what the model says of the whole text.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...hooks import Site
@@ -23,7 +25,9 @@ from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
 from ..metrics.metrics import BITS
 from ..metrics.reads import answer_reads, prediction_reads
+from ..report.schema import Note
 from ..subject import Subject
+from ..subject.batches import Batch
 from ..subject.word_spans import Encoded, word_spans
 from .endpoint import Endpoint, class_end, language_end, probe_end
 from .units import AttributionError, Units, find_units, split_words
@@ -96,6 +100,8 @@ class Question:
     Args:
         name: what is explained, in words.
         measure: log-probability or logit.
+        labels: the answers of a classifier or a probe; empty for a language model.
+        separator: of a pair of texts, the token behind the first one, where the model tells the two by token types.
     """
 
     subject: Subject
@@ -105,7 +111,21 @@ class Question:
     endpoint: Endpoint
     name: str
     measure: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    labels: tuple[str, ...] = ()
+    separator: int | None = None
+
+    @property
+    def excludes(self) -> bool:
+        """Whether one answer excludes the others: not where a text may have several labels."""
+        return self.endpoint.site is not None or not has_many_labels(self.subject)
+
+    def forward(self, batch: Batch, logits: bool = False, grad: bool = False) -> Any:
+        """Run the model on rows of this question, with the token types of a pair."""
+        more = {}
+        if self.separator is not None:
+            more["token_type_ids"] = token_types(batch.input_ids, self.separator).to(self.subject.device)
+        return self.subject.forward(batch, logits=logits, grad=grad, **more)
 
     @property
     def unit(self) -> str:
@@ -116,7 +136,7 @@ class Question:
         """A part's share of the number, from the logits at its reads."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.measure == "log-probability":
-            wide = BITS * torch.log_softmax(wide, dim=-1)
+            wide = BITS * (wide.log_softmax(-1) if self.excludes else torch.nn.functional.logsigmoid(wide))
         terms = wide[:, list(part.slots), list(part.classes)]
         return (terms * torch.tensor(part.weights).to(terms)).sum(1)
 
@@ -127,8 +147,12 @@ def ask(
     target: Target | str | None = None,
     level: str = "word",
     spans: Sequence[tuple[int, int]] | None = None,
+    pair: str | None = None,
 ) -> Question:
     """The question that a target puts to a subject about a text.
+
+    Args:
+        pair: the second text of a classifier of pairs; its words are units too.
 
     Raises:
         AttributionError: an empty text, one too long, a target that this model cannot be asked for.
@@ -141,12 +165,16 @@ def ask(
         raise AttributionError(f"expected a text with words, got {text!r}")
     if target.wrong is not None and target.answer is None:
         raise AttributionError(f"a wrong answer ({target.wrong!r}) needs the answer that it is compared with")
+    if pair is not None and (target.probe is not None or not subject.classes):
+        raise AttributionError("a second text is for classifiers of pairs (--text-pair)")
+    if pair is not None and not pair.strip():
+        raise AttributionError(f"expected a second text with words, got {pair!r}")
     if target.probe is not None:
         return _of_probe(subject, text, target, level, spans)
     if target.word is not None:
         raise AttributionError("a word is read by a probe: give one")
     if subject.classes:
-        return _of_classes(subject, text, target, level, spans)
+        return _of_classes(subject, text, target, level, spans, pair)
     return _of_tokens(subject, text, target, level, spans)
 
 
@@ -161,14 +189,12 @@ def _of_tokens(
     back = int(subject.causal)
     if target.answer is None:
         places = prediction_reads(subject, [Prompt(text, "")]).places
-        part = Part(encoded.ids, units.tokens, (int(places[0, 1]) + back,), back, (0,), (0,), (1.0,))
-        token = int(clean_logits(endpoint, _trimmed(part)).argmax())
+        part = _trimmed(Part(encoded.ids, units.tokens, (int(places[0, 1]) + back,), back, (0,), (0,), (1.0,)))
         measure = target.measure or "log-probability"
-        name = (
-            f"{_shown(measure)} of {_spelled(subject, token)!r}, the model's own {'next' if back else 'masked'} token"
-        )
-        parts = (_trimmed(replace(part, classes=(token,))),)
-        return Question(subject, text, units, parts, endpoint, name, measure, units.notes)
+        asked = Question(subject, text, units, (part,), endpoint, "", measure, units.notes)
+        token = int(clean_logits(asked, part).argmax())
+        name = f"{_shown(measure)} of {spelled_token(subject, token)!r}, the model's own {'next' if back else 'masked'} token"
+        return replace(asked, parts=(replace(part, classes=(token,)),), name=name)
     both = target.wrong is not None
     what = (("answer", 1.0), ("wrong", -1.0)) if both else (("answer", 1.0),)
     prompt = Prompt(text, target.answer, target.wrong)
@@ -186,14 +212,12 @@ def _of_tokens(
     answers = f"{target.answer!r} against {target.wrong!r}" if both else repr(target.answer)
     notes = units.notes
     if mask is not None and len(parts) > 1:
-        notes = (
-            *notes,
-            "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there",
-        )
+        sentence = "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there"
+        notes = (*notes, Note(kind="info", text=sentence))
     return Question(subject, text, units, tuple(parts), endpoint, f"{_shown(measure)} of {answers}", measure, notes)
 
 
-def _spelled(subject: Subject, token: int) -> str:
+def spelled_token(subject: Subject, token: int) -> str:
     """A token as it stands in a text, or, where it is part of a character, as the tokenizer spells it."""
     text = subject.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     return subject.token(token) if "\ufffd" in text or not text.strip() else text
@@ -220,10 +244,48 @@ def _moved(tokens: tuple[tuple[int, ...], ...], fixed: Sequence[int], by: int) -
     return tuple(tuple(at + by if at > fixed[0] else at for at in own) for own in tokens)
 
 
+def has_many_labels(subject: Subject) -> bool:
+    """Whether a text may have several of the model's labels at once."""
+    return bool(subject.classes) and getattr(subject.config, "problem_type", None) == "multi_label_classification"
+
+
+def token_types(ids: Int[Tensor, "rows pos"], separator: int) -> Int[Tensor, "rows pos"]:
+    """0 up to the first separator of each row, 1 behind it."""
+    seen = (ids == separator).long().cumsum(1)
+    return ((seen - (ids == separator).long()) > 0).long()
+
+
 def _of_classes(
-    subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
+    subject: Subject,
+    text: str,
+    target: Target,
+    level: str,
+    spans: Sequence[tuple[int, int]] | None,
+    pair: str | None,
 ) -> Question:
-    return _of_labels(subject, text, target, level, spans, class_end(subject), list(subject.classes), ())
+    labels = list(subject.classes)
+    if len(labels) == 1 and target.measure == "log-probability":
+        raise AttributionError(f"{subject.name} gives one number and no probabilities: choose --measure logit")
+    if pair is None:
+        (encoded,) = subject.encode([text])
+        return _of_labels(subject, encoded, target, level, spans, class_end(subject), labels, ())
+    encoded, types = subject.encode_pair(text, pair)
+    separator = _separator(subject, encoded, types)
+    return _of_labels(subject, encoded, target, level, spans, class_end(subject), labels, (), separator)
+
+
+def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int | None:
+    """The token behind the first text of a pair, where the model reads token types; None where it reads none.
+
+    Raises:
+        AttributionError: types that do not change behind the first separator: they could not be told of a changed row.
+    """
+    if 1 not in types or (getattr(subject.config, "type_vocab_size", None) or 1) < 2:
+        return None
+    separator = encoded.ids[types.index(1) - 1]
+    if token_types(torch.tensor([encoded.ids]), separator)[0].tolist() != list(types):
+        raise AttributionError(f"{subject.name} marks the two texts of a pair in a way that is not known here")
+    return separator
 
 
 def _of_probe(
@@ -244,35 +306,38 @@ def _of_probe(
         reads = _word(encoded, target.word, str(about.get("pooling", "mean")))
     end = probe_end(subject, probe, Site(about["site"]))
     labels = [str(c) for c in probe.classes_.tolist()]
-    asked = _of_labels(subject, text, target, level, spans, end, labels, tuple(reads))
+    asked = _of_labels(subject, encoded, target, level, spans, end, labels, tuple(reads))
     where = "" if target.word is None else f" for word {target.word}, {_name_of(encoded, target.word)!r}"
     return replace(asked, name=f"{asked.name} by the probe of {about.get('property', 'a property')}{where}")
 
 
 def _of_labels(
     subject: Subject,
-    text: str,
+    encoded: Encoded,
     target: Target,
     level: str,
     spans: Sequence[tuple[int, int]] | None,
     endpoint: Endpoint,
     labels: list[str],
     anchors: tuple[int, ...],
+    separator: int | None = None,
 ) -> Question:
     """The question of one of several labels."""
-    encoded = subject.encode([text])[0]
     units = find_units(subject, encoded, level, spans)
     part = Part(encoded.ids, units.tokens, anchors, 0, (0,), (0,), (1.0,))
     measure = target.measure or "logit"
+    asked = Question(
+        subject, encoded.text, units, (part,), endpoint, "", measure, units.notes, tuple(labels), separator
+    )
     if target.answer is None:
-        chosen = [int(clean_logits(endpoint, part).argmax())]
+        chosen = [int(clean_logits(asked, part).argmax())]
         name = f"{_shown(measure)} of {labels[chosen[0]]!r}, the predicted class"
     else:
         chosen = [_label(answer, labels) for answer in (target.answer, target.wrong) if answer is not None]
         name = f"{_shown(measure)} of " + " against ".join(repr(labels[i]) for i in chosen)
     slots, weights = (0,) * len(chosen), (1.0, -1.0)[: len(chosen)]
     parts = (replace(part, slots=slots, classes=tuple(chosen), weights=weights),)
-    return Question(subject, text, units, parts, endpoint, name, measure, units.notes)
+    return replace(asked, parts=parts, name=name)
 
 
 def _label(answer: str, labels: list[str]) -> int:
@@ -302,11 +367,26 @@ def _shown(measure: str) -> str:
     return measure.replace("-", " ")
 
 
-def clean_logits(endpoint: Endpoint, part: Part) -> Float[Tensor, "slots classes"]:
-    """The logits at the reads of the unchanged row."""
-    subject = endpoint.subject
+def clean_logits(question: Question, part: Part) -> Float[Tensor, "slots classes"]:
+    """The logits at the reads of the unchanged row.
+
+    Raises:
+        AttributionError: the model gives no numbers for the text.
+    """
+    subject, endpoint = question.subject, question.endpoint
     (batch,) = subject.batches([part.encoded])
     with torch.inference_mode():
-        states = endpoint.states(lambda whole: subject.forward(batch, logits=whole))
+        states = endpoint.states(lambda whole: question.forward(batch, logits=whole))
         hidden = states[:, list(part.reads) or [0]]
-        return endpoint.of(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))[0]
+        logits = endpoint.of(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))[0]
+    if bool(logits.isnan().any()):
+        raise AttributionError(no_number(question))
+    return logits
+
+
+def no_number(question: Question) -> str:
+    """What to say of a model that answers with NaN or infinity."""
+    return (
+        f"{question.subject.name} gives NaN or infinity for {question.text[:40]!r} or a changed version of it: its weights, "
+        "or an embedding of one of the tokens, are not finite numbers"
+    )

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...hooks import NothingChanged, Site, UnknownArchitecture, capture, edits, intervene, sites
+from ..report.schema import Note
 from .gradients import Slope, each_part, with_figures
 from .options import Options
 from .result import Found
@@ -258,12 +259,14 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str 
     share = abs(found.value - total) / max(abs(found.value), 1e-12)
     takers = ["biases"] if any(name.endswith("bias") and bool(p.any()) for name, p in model.named_parameters()) else []
     takers += ["the softmax's constant terms"] if attention == "attnlrp" else []
-    said = f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} "
-    if share > LOST and not takers:
-        said = f"NOT CONSERVED: {said}is lost and there are no biases to take it: the model has a layer without a rule here"
+    text = f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} "
+    is_lost = share > LOST and not takers
+    if is_lost:
+        text = f"NOT CONSERVED: {text}is lost and there are no biases to take it: the model has a layer without a rule here"
     else:
-        said += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
-    notes = (f"{said}; by block " + ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:]),)
+        text += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
+    by_block = ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:])
+    notes = (Note(kind="warning" if is_lost else "info", text=f"{text}; by block {by_block}"),)
     found = Found(found.scores, found.value, inner=found.inner if options.site is not None else None)
     return with_figures(
         found,
@@ -297,4 +300,5 @@ def chefer(scorer: Scorer, options: Options) -> Found:
             rollout = rollout + weights @ rollout
         row = rollout[list(part.reads) or [len(part.ids) - 1 if question.subject.causal else 0]].sum(0)
         scores += [float(row[list(own)].sum()) for own in part.tokens]
-    return Found(scores, value, notes=("chefer has no sign: how much is read from each unit, not for or against",))
+    text = "chefer has no sign: how much is read from each unit, not for or against"
+    return Found(scores, value, notes=(Note(kind="info", text=text),))

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .question import Question
+from ..report.schema import Note
+from .question import Question, no_number
 from .scorer import Cost
+from .units import AttributionError
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Found:
     errors: Float[np.ndarray, " units"] | None = None
     baseline: float | None = None
     inner: Float[np.ndarray, "units parts"] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +68,7 @@ class Attribution:
     value: float
     baseline: float | None
     cost: Cost
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     inner: Float[np.ndarray, "units parts"] | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -96,8 +98,14 @@ class Attribution:
         }
 
 
-def joined(method: str, question: Question, found: Found, cost: Cost, notes: tuple[str, ...]) -> Attribution:
-    """The attribution that a method's finding makes with its question."""
+def joined(method: str, question: Question, found: Found, cost: Cost, notes: tuple[Note, ...]) -> Attribution:
+    """The attribution that a method's finding makes with its question.
+
+    Raises:
+        AttributionError: scores that are no numbers.
+    """
+    if not np.isfinite(found.scores).all():
+        raise AttributionError(f"{method}: {no_number(question)}")
     return Attribution(
         method=method,
         text=question.text,

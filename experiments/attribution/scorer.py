@@ -17,10 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
+from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
 from .prefixes import cuts, run_shared
-from .question import Part, Question, as_encoded
+from .question import Part, Question, as_encoded, no_number
+from .units import AttributionError
 
 Made = TypeVar("Made")
 EMBED = "hook_embed"
@@ -77,7 +79,7 @@ class Scorer:
         self.question, self.subject = question, question.subject
         self.batch_tokens = batch_tokens
         self.cost = Cost()
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._vectors: list[Float[Tensor, " d_model"]] = []
         self._ids: dict[bytes, int] = {}
         self._made: dict[Hashable, Any] = {}
@@ -108,6 +110,8 @@ class Scorer:
             with torch.inference_mode():
                 found = self._shared(missing, part) if self._worth_sharing(missing) else None
                 found = self._plain(missing, part) if found is None else found
+            if not np.isfinite(found).all():
+                raise AttributionError(no_number(self.question))
             self._known |= {(part, row): value for row, value in zip(missing, found, strict=True)}
             self.cost += Cost(forwards=len(missing))
         return np.array([self._known[part, row] for row in rows])
@@ -124,7 +128,7 @@ class Scorer:
         out = [0.0] * len(rows)
         for batch in self.subject.batches([as_encoded(row.ids) for row in rows], tokens=self.batch_tokens):
             with self._embedded(batch.input_ids) as ids:
-                forward = partial(self.subject.forward, replace(batch, input_ids=ids))
+                forward = partial(self.question.forward, replace(batch, input_ids=ids))
                 states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
             values = self._values(states, [rows[i].reads for i in batch.rows], part)
             for i, value in zip(batch.rows, values, strict=True):
@@ -195,7 +199,8 @@ class Scorer:
             half = next(self.subject.model.parameters()).dtype in (torch.float16, torch.bfloat16)
             if any(abs(values[i] - v) > (5e-2 if half else 1e-3) * scale for i, v in zip(some, alone, strict=True)):
                 self._share = False
-                self.notes.append("with its cache this model gives other numbers: no beginnings are shared")
+                text = "with its cache this model gives other numbers: no beginnings are shared"
+                self.notes.append(Note(kind="info", text=text))
                 return None
             self._checked = True
         return values
@@ -259,7 +264,7 @@ def part_values(
     """The part's value on each copy of its row, in their graph if ``grad``; ``few`` leaves out what nobody reads."""
     end, reads = question.endpoint, list(part.reads) or [0]
     only = [reads] * len(batch.input_ids) if few and 2 * len(reads) <= len(part.ids) else None
-    states = end.states(lambda whole: question.subject.forward(batch, logits=whole, grad=grad), only)
+    states = end.states(lambda whole: question.forward(batch, logits=whole, grad=grad), only)
     with torch.set_grad_enabled(grad):
         hidden = states[:, reads]
         present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ..report.schema import Note
 from .game import Game
 from .options import Options
 from .result import Found
@@ -76,11 +77,12 @@ def lime(game: Game, options: Options) -> Found:
     coef, errors, r2 = ridge(X[:, chosen], values, weights, 1.0)
     scores, spread = np.zeros(game.n), np.zeros(game.n)
     scores[chosen], spread[chosen] = coef, errors
-    notes = [f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"]
+    texts = [f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"]
     if len(chosen) < game.n:
-        notes.append(f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)")
+        texts.append(f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)")
+    notes = tuple(Note(kind="info", text=text) for text in texts)
     more = {"removal": game.removal, "samples": len(masks), "r2": r2}
-    return Found(scores, game.value, spread, notes=tuple(notes), more=more)
+    return Found(scores, game.value, spread, notes=notes, more=more)
 
 
 def tree(game: Game, options: Options) -> Found:
@@ -106,10 +108,11 @@ def tree(game: Game, options: Options) -> Found:
         "> 0.500", "there"
     )  # fmt: skip
     r2 = float(found.score(masks, values, sample_weight=weights))
-    notes = (
+    texts = (
         "the tree's scores are signed shares of its gain, not of the value",
         f"the tree explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
     )
+    notes = tuple(Note(kind="info", text=text) for text in texts)
     more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
     return Found(_shares(found.tree_, game.n), game.value, np.std(again, axis=0, ddof=1), notes=notes, more=more)
 

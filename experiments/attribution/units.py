@@ -14,6 +14,7 @@ import regex
 
 from layerscope.errors import LayerscopeError
 
+from ..report.schema import Note
 from ..subject import Subject
 from ..subject.word_spans import Encoded, trimmed, word_spans
 
@@ -51,7 +52,7 @@ class Units:
     texts: tuple[str, ...]
     spans: tuple[tuple[int, int], ...]
     tokens: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -132,14 +133,14 @@ def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], held: s
         raise AttributionError(f"expected a text with a {level}, got {text[:40]!r}")
     outside = len(free) - sum(map(len, tokens))
     notes = [
-        (joined, f"{joined} {level}s share a token with the one before and are one unit with it"),
-        (lost, f"{lost} {level}s have no token and no score"),
-        (outside, f"{outside} tokens belong to no {level} (white space) and stay as they are"),
+        (joined, "info", f"{joined} {level}s share a token with the one before and are one unit with it"),
+        (lost, "dropped", f"{lost} {level}s have no token and no score"),
+        (outside, "info", f"{outside} tokens belong to no {level} (white space) and stay as they are"),
     ]
     return Units(
         level,
         tuple(text[a:b] for a, b in places),
         tuple(places),
         tuple(map(tuple, tokens)),
-        tuple(note for count, note in notes if count),
+        tuple(Note(kind=kind, text=text) for count, kind, text in notes if count),
     )

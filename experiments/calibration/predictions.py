@@ -1,15 +1,19 @@
 """Predictions of any classifier from a file: probabilities, labels, and which rows are for fitting only.
 
-A JSONL line has ``probabilities`` (a list, or an object from class to probability) or ``logits``, and ``label`` (an index,
-or a class's name); perhaps ``group`` (rows that are resampled together), ``split`` (``validation`` for rows that scalings
-are fitted on) and ``text``. An npz file has ``probabilities`` or ``logits`` [n c] and ``labels`` [n]; perhaps ``classes``
-[c], ``groups`` [n] and ``validation`` [n], true or false.
+A record (`corpus.records`: JSON lines, a JSON array, CSV or TSV) has ``probabilities`` (a list, or an object from class to
+probability) or ``logits``, and ``label``; perhaps ``group`` (rows that are resampled together), ``split`` (``validation`` for
+rows that scalings are fitted on) and ``text``. In a table each class may be a column, ``p_NAME`` or ``logit_NAME``. A label
+is a class's name, ``3`` the class named "3"; it is a place from 0 where no class is named by a number. An npz file has
+``probabilities`` or ``logits`` [n c] and ``labels`` [n]; perhaps ``classes`` [c], ``groups`` [n] and ``validation`` [n], true
+or false.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from scipy.special import softmax
 from layerscope.errors import InputError, LayerscopeError
 
 from ...probes.calibration import CalibrationError, check
-from ..corpus.prompts import group_of, read_lines_as
+from ..corpus.records import Numbered, group_of, read_lines_as, shown
 
 
 class PredictionError(LayerscopeError, ValueError):
@@ -84,27 +88,38 @@ class Predictions:
             self.same_width and other.same_width,
         )
 
-    def cut(self, share: float, seed: int) -> Predictions:
-        """A share of the clusters, drawn at random, made validation rows.
+    def marked(self, validation: Bool[np.ndarray, " n"]) -> Predictions:
+        """The same rows, these of them for scalings to be fitted on."""
+        return replace(self, validation=validation)
 
-        Raises:
-            PredictionError: a share that leaves one side empty.
-        """
-        names = np.unique(self.clusters)
-        drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
-        if not 0 < len(drawn) < len(names):
-            raise PredictionError(f"--split {share:g} of {len(names)} groups: expected some for each side")
-        return replace(self, validation=np.isin(self.clusters, drawn))
+
+def drawn_groups(clusters: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """The rows of a share of the clusters, drawn at random.
+
+    Raises:
+        PredictionError: a share that leaves one side empty.
+    """
+    names = np.unique(clusters)
+    drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
+    if not 0 < len(drawn) < len(names):
+        raise PredictionError(f"--split {share:g} of {len(names)} groups: expected some for each side")
+    return np.isin(clusters, drawn)
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions as npz, whole or not at all."""
+    """Write predictions as npz, whole or not at all.
+
+    Labels are places, but names where classes are named by numbers in another order: see `_label`.
+    """
+    numbered = any(name.isdecimal() for name in predictions.classes)
+    by_name = numbered and list(predictions.classes) != _places(len(predictions.classes))
+    labels = np.array(predictions.classes)[predictions.labels] if by_name else predictions.labels
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial.npz")
     np.savez_compressed(
         partial,
         probabilities=predictions.probabilities.astype(np.float32),
-        labels=predictions.labels,
+        labels=labels,
         classes=np.array(predictions.classes),
         groups=predictions.clusters,
         validation=predictions.validation,
@@ -113,12 +128,12 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, limit: int | None = None) -> Predictions:
-    """Read a file of predictions, JSONL or npz.
+    """Read a file of predictions.
 
     Raises:
         PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range.
     """
-    made = _read_npz(path) if path.suffix == ".npz" else _read_jsonl(path)
+    made = _read_npz(path) if path.suffix == ".npz" else _read_records(path)
     if limit is not None:
         made = made.rows(np.arange(len(made)) < limit)
     try:
@@ -128,18 +143,36 @@ def read_predictions(path: Path, limit: int | None = None) -> Predictions:
     return replace(made, probabilities=made.probabilities / made.probabilities.sum(1, keepdims=True))
 
 
+FIELDS = ("probabilities", "logits")
+COLUMNS = {"probability_": "probabilities", "p_": "probabilities", "logit_": "logits"}
+"""How the columns of a table begin that hold a class each, and what they are."""
+UNPACKED, PACKED = 1 << 28, 100
+"""An npz file may unpack to so many bytes, or to so many times its own size."""
+
+
 def _read_npz(path: Path) -> Predictions:
     try:
+        _check_npz(path)
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise PredictionError(f"{path}: cannot be read as npz: {error}") from None
-    names = [name for name in ("probabilities", "logits") if name in found]
-    if len(names) != 1 or "labels" not in found:
-        raise PredictionError(
-            f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {', '.join(sorted(found))}"
-        )
-    values, labels = found[names[0]], found["labels"]
+            arrays = {name: file[name] for name in file.files}
+    except PredictionError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise PredictionError(f"{path}: cannot be read as npz: {str(error)[:200]}") from None
+    names = [name for name in FIELDS if name in arrays]
+    if len(names) != 1 or "labels" not in arrays:
+        got = ", ".join(sorted(arrays))[:200] or "none"
+        raise PredictionError(f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}")
+    values, labels = arrays[names[0]], arrays["labels"]
     if values.dtype.kind not in "fiu":
         raise PredictionError(f"{path}: expected numbers as {names[0]}, got {values.dtype}")
     values = values.astype(np.float64)
@@ -147,47 +180,96 @@ def _read_npz(path: Path) -> Predictions:
         raise PredictionError(
             f"{path}: expected {names[0]} [n c] and labels [n], got {values.shape} and {labels.shape}"
         )
-    classes = [str(v) for v in found["classes"]] if "classes" in found else [str(k) for k in range(values.shape[1])]
+    classes = [str(v) for v in arrays["classes"].ravel()] if "classes" in arrays else _places(values.shape[1])
     if len(classes) != values.shape[1]:
         raise PredictionError(f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}")
-    groups = found.get("groups", np.arange(len(values)))
-    held = found.get("validation", np.zeros(len(values), bool)).astype(bool)
+    groups = arrays.get("groups", np.arange(len(values)))
+    held = arrays.get("validation", np.zeros(len(values), bool))
+    if held.dtype.kind not in "biu":
+        raise PredictionError(f"{path}: expected true or false as validation, got {held.dtype}")
     for name, column in (("groups", groups), ("validation", held)):
         if column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}")
-    return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), held)
+    return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), held.astype(bool))
 
 
-def _read_jsonl(path: Path) -> Predictions:
+def _check_npz(path: Path) -> None:
+    """Refuse an archive by what it says of itself, before anything is unpacked.
+
+    Raises:
+        PredictionError: arrays that are far larger than the file, or than what is packed of them; a member that is no array.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(UNPACKED, PACKED * size):
+            raise PredictionError(
+                f"{path}: expected arrays, got {size / 1e6:.1f} MB that unpack to {unpacked / 1e9:.1f} GB: refused"
+            )
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(file)
+            if math.prod(shape) * kind.itemsize > member.file_size:
+                name = member.filename.removesuffix(".npy")
+                raise PredictionError(f"{path}: array {name!r} says {shape} of {kind}, and holds less")
+
+
+def _read_records(path: Path) -> Predictions:
     field, classes = "", []
 
-    def make(record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
+    def make(line: int, record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
         nonlocal field, classes
-        names = [name for name in ("probabilities", "logits") if name in record]
+        names = [name for name in FIELDS if name in record]
         if len(names) != 1 or "label" not in record:
-            raise InputError(
-                f"expected 'label' and one of 'probabilities' and 'logits', got {', '.join(sorted(record))}"
-            )
+            fields = ", ".join(sorted(record))[:200]
+            raise InputError(f"expected 'label' and one of 'probabilities' and 'logits', got {fields}")
         row = record[names[0]]
-        here = (
-            list(row) if isinstance(row, dict) else [str(k) for k in range(len(row))] if isinstance(row, list) else []
-        )
+        if not isinstance(row, list | dict):
+            raise InputError(f"expected a list or an object as {names[0]}, got {shown(row)}")
+        here = list(row) if isinstance(row, dict) else _places(len(row))
         field, classes = field or names[0], classes or here
         if names[0] != field or sorted(here) != sorted(classes):
-            raise InputError(f"expected {field} of {len(classes)} classes as in the first line, got {str(row)[:60]}")
+            raise InputError(f"expected {field} of {len(classes)} classes as in the first line, got {shown(row)}")
         ordered = [row[name] for name in classes] if isinstance(row, dict) else row
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ordered):
-            raise InputError(f"expected numbers as {field}, got {str(row)[:60]}")
+            raise InputError(f"expected numbers as {field}, got {shown(row)}")
         _label(record["label"], classes)
         return [float(v) for v in ordered], group_of(record), record
 
-    found = read_lines_as(path, None, make)
-    records = [record for _, _, record in found]
-    groups = [group or f"row {i}" for i, (_, group, _) in enumerate(found)]
+    rows = read_lines_as(path, None, make, prepare=_joined)
+    records = [record for _, _, record in rows]
+    groups = [group or f"row {i}" for i, (_, group, _) in enumerate(rows)]
     held = np.array([record.get("split") == "validation" for record in records])
     texts = tuple(str(record.get("text", "")) for record in records)
-    values, labels = np.array([row for row, _, _ in found]), [record["label"] for record in records]
+    values, labels = np.array([row for row, _, _ in rows]), [record["label"] for record in records]
     return _predictions(path, field, values, labels, classes, groups, held, texts if any(texts) else ())
+
+
+def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
+    """Records whose classes are columns of a table (``p_NAME``, ``logit_NAME``), with one field for all of them."""
+    for number, record in records:
+        joined, rest = dict[str, dict[str, float]](), dict[str, Any]()
+        for name, value in record.items():
+            start = next((start for start in COLUMNS if name.startswith(start) and isinstance(value, str)), None)
+            if start is None:
+                rest[name] = value
+            else:
+                joined.setdefault(COLUMNS[start], {})[name.removeprefix(start)] = _number(value, name)
+        yield number, {**rest, **joined}
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"expected a number as {name}, got {shown(text)}") from None
+
+
+def _places(count: int) -> list[str]:
+    """Names of classes that have none."""
+    return [str(k) for k in range(count)]
 
 
 def _predictions(
@@ -214,9 +296,19 @@ def _predictions(
 
 
 def _label(label: Any, classes: Sequence[str]) -> int:
-    """The place of a class that is given by its name or its place."""
-    if isinstance(label, str) and label in classes:
-        return classes.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
-        return label
-    raise InputError(f"expected a label from 0 to {len(classes) - 1} or one of {', '.join(classes[:6])}, got {label!r}")
+    """The place of a class that is given by its name, or by its place where no class is named by a number."""
+    names: tuple[Any, ...] = (label,)
+    if isinstance(label, bool):
+        names = (str(label), str(label).lower())
+    elif isinstance(label, float) and label.is_integer():
+        names = (str(label), str(int(label)))
+    elif isinstance(label, int):
+        names = (str(label),)
+    for name in names:
+        if isinstance(name, str) and name in classes:
+            return classes.index(name)
+    place = names[-1] if isinstance(names[-1], str) and names[-1].isdecimal() else ""
+    if place and int(place) < len(classes) and not any(name.isdecimal() for name in classes):
+        return int(place)
+    named = ", ".join(classes[:6])[:200]
+    raise InputError(f"expected a label from 0 to {len(classes) - 1} or one of {named}, got {shown(label)}")

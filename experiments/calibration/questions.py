@@ -1,8 +1,10 @@
-"""Questions with several choices, one of them right: from a JSONL file, from prompts with a wrong answer, from minimal pairs.
+"""Questions with several choices, one of them right: from a file, from prompts with a wrong answer, from minimal pairs.
 
-A line of a question file has ``question``, ``choices`` (two or more texts) and ``answer`` (the right one, by its place or
-its text), and perhaps ``group`` (questions that are resampled together). A model's own probability of a choice is that
-of its text behind the question, or that of its letter behind the question and all choices, over the choices:
+A record of a question file (`corpus.records`) has ``question``, ``choices`` (two or more texts) and ``answer`` (the right one,
+by its text, its letter or its place from 0), and perhaps ``group`` (questions that are resampled together); MMLU's and ARC's
+names are read too. Where every whole number of a file is the text of one of its row's choices, it is that choice. A model's own
+probability of a choice is that of its text after the question, or that of its letter after the question and all choices,
+divided by the sum over the choices:
 
     p(choice) = 2^(log2 p(text | question)) / sum over the choices
 
@@ -11,9 +13,10 @@ The wording is in plain files, ``asking/*.txt``; another folder takes their plac
 
 from __future__ import annotations
 
+import itertools
 import random
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,11 @@ from scipy.special import softmax
 
 from layerscope.errors import InputError, LayerscopeError
 
-from ..corpus.prompts import Pair, Prompt, group_of, read_lines_as
+from ..corpus.prompts import Pair, Prompt
+from ..corpus.records import Headerless, Numbered, PromptError, first_of, group_of, read_lines_as, shown
 from ..metrics.metrics import BITS, get_metric
 from ..subject import Subject
+from ..subject.chat import render_chat
 from ..sweep.sweep import chunks, clean_values
 
 TEMPLATES = Path(__file__).parent / "asking"
@@ -102,39 +107,124 @@ class Templates:
         if self._tokenizer is None:
             return text
         message, _, beginning = text.rpartition("\n")
-        turn = [{"role": "user", "content": message}]
-        return self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + beginning
+        return render_chat(self._tokenizer, message) + beginning
 
     def listed(self, question: Question) -> str:
         """Its choices, one a line, each behind its letter."""
-        letters = string.ascii_uppercase[: len(question.choices)]
+        letters = LETTERS[: len(question.choices)]
         return "\n".join(f"{a}. {text.strip()}" for a, text in zip(letters, question.choices, strict=True))
+
+
+MMLU = Headerless(("question", "A", "B", "C", "D", "answer"), "answer", frozenset("ABCD"))
+"""Files of MMLU, which have no line of names."""
+LETTERS = string.ascii_uppercase
 
 
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     """Read a question file.
 
     Raises:
-        PromptError: no JSON, a field that is missing, an answer that is no choice, two equal choices, an empty file.
+        PromptError: another format, a field that is missing, an answer that is no choice, two equal choices, an empty file.
     """
-    return read_lines_as(path, limit, _question)
+    rows = read_lines_as(path, limit, lambda line, record: record, (MMLU,), _numbered)
+    drafts = []
+    for row in rows:
+        try:
+            drafts.append(_draft(row))
+        except InputError as error:
+            raise PromptError(f"{path}:{row[_LINE]}: {error}") from None
+    whole = [draft for draft in drafts if isinstance(draft.answer, int)]
+    # In a file in which every whole number is one of its row's choices, a number is a choice and not a place.
+    by_name = all(str(draft.answer) in draft.choices for draft in whole)
+    questions = []
+    for row, draft in zip(rows, drafts, strict=True):
+        try:
+            questions.append(draft.question(by_name))
+        except InputError as error:
+            raise PromptError(f"{path}:{row[_LINE]}: {error}") from None
+    return questions
 
 
-def _question(record: Mapping[str, Any]) -> Question:
-    text, choices, answer = (record.get(name) for name in ("question", "choices", "answer"))
+_LINE = "\0line"
+"""The key of a record's line, while a file is read."""
+
+
+def _numbered(records: Iterator[Numbered]) -> Iterator[Numbered]:
+    return ((number, {**record, _LINE: number}) for number, record in records)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A question whose answer is as the file gives it.
+
+    Args:
+        labels: what each choice is called, such as its letter.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    labels: tuple[str, ...]
+    answer: str | int
+    group: str | None
+
+    def question(self, by_name: bool) -> Question:
+        """The question with the place of its answer.
+
+        Args:
+            by_name: whether a whole number is the text of a choice; else it is a place.
+
+        Raises:
+            InputError: an answer that is no choice.
+        """
+        answer = str(self.answer) if by_name and isinstance(self.answer, int) else self.answer
+        for names in (self.choices, self.labels):
+            if answer in names:
+                return Question(self.text, self.choices, names.index(str(answer)), self.group)
+        if isinstance(answer, int) and 0 <= answer < len(self.choices):
+            return Question(self.text, self.choices, answer, self.group)
+        raise InputError(
+            f"expected 'answer' to be a choice, its letter, or its place from 0 to {len(self.choices) - 1}, "
+            f"got {shown(self.answer)}"
+        )
+
+
+def _draft(record: Mapping[str, Any]) -> _Draft:
+    """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices, ``answerKey``)."""
+    text, choices, answer = record.get("question"), record.get("choices"), first_of(record, ("answer", "answerKey"))
+    if isinstance(text, dict):  # ARC as it is published
+        text, choices = text.get("stem"), text.get("choices")
     if not isinstance(text, str) or not text:
-        raise InputError(f"expected 'question' to be a text, got {text!r}")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise InputError(f"expected 'choices' to be two or more texts, got {str(choices)[:60]}")
-    if len(choices) > len(string.ascii_uppercase):
-        raise InputError(f"expected at most 26 choices, got {len(choices)}")
-    if len({c.strip() for c in choices}) < len(choices):
-        raise InputError(f"expected choices that differ, got {str(choices)[:60]}")
-    if isinstance(answer, str) and answer in choices:
-        answer = choices.index(answer)
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise InputError(f"expected 'answer' to be a choice or its place from 0 to {len(choices) - 1}, got {answer!r}")
-    return Question(text, tuple(choices), answer, group_of(record))
+        raise InputError(f"expected 'question' to be a text, got {shown(text)}")
+    if choices is None:
+        choices = [record[letter] for letter in itertools.takewhile(record.__contains__, LETTERS)]
+    texts, labels = _choices(choices)
+    if len(texts) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in texts):
+        raise InputError(f"expected 'choices' to be two or more texts, got {shown(choices)}")
+    if len(texts) > len(LETTERS):
+        raise InputError(f"expected at most {len(LETTERS)} choices, got {len(texts)}")
+    if len({choice.strip() for choice in texts}) < len(texts):
+        raise InputError(f"expected choices that differ, got {shown(choices)}")
+    labels = labels or list(LETTERS[: len(texts)])
+    if isinstance(answer, str) and answer not in (*texts, *labels) and answer.strip().isdecimal():
+        answer = int(answer)  # a cell of a table is text
+    if not isinstance(answer, str | int) or isinstance(answer, bool):
+        raise InputError(f"expected 'answer' to be a choice, its letter or its place, got {shown(answer)}")
+    return _Draft(text, tuple(texts), tuple(labels), answer, group_of(record))
+
+
+def _choices(value: Any) -> tuple[list[Any], list[str]]:
+    """Texts and labels of choices, in the forms in which they are published."""
+    if isinstance(value, dict):
+        texts, labels = value.get("text"), value.get("label")
+    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        texts, labels = ([one.get(name) for one in value] for name in ("text", "label"))
+    else:
+        texts, labels = value, []
+    if not isinstance(texts, list):
+        return [], []
+    if not isinstance(labels, list) or len(labels) != len(texts):
+        return texts, []
+    return texts, [str(label) for label in labels]
 
 
 def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:
@@ -180,7 +270,7 @@ def token_probabilities(
     for q in questions:
         if letters:
             text = templates.ask("choose", question=q.question, choices=templates.listed(q))
-            answers = [f" {letter}" for letter in string.ascii_uppercase[: len(q.choices)]]
+            answers = [f" {letter}" for letter in LETTERS[: len(q.choices)]]
         elif q.prompt is not None:
             text, answers = q.prompt, list(q.choices)
         else:

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .conllu_format import (
+    COLUMNS,
     CorpusError,
     Failure,
     align,
     blocks,
     deal,
+    global_columns,
+    in_order,
     parse,
     surface_tokens,
 )
@@ -116,7 +119,9 @@ class Corpus:
 
 
 def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
-    """Read a CoNLL-U file, or its first `limit` sentences.
+    """Read a CoNLL-U or CoNLL-U Plus file, or its first `limit` sentences.
+
+    In a file without any head (``_`` throughout) all words are roots, so that nothing of a tree can be read from it.
 
     Args:
         path: the file.
@@ -142,8 +147,11 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     ids: dict[str, int] = {}
     document: str | None = None
     documents = 0
-    for first_line, lines in blocks(text):
+    columns, file_has_heads = COLUMNS, True
+    for first_line, given_lines in blocks(text):
         fail = Failure(path, first_line)
+        columns = global_columns(given_lines, columns, fail)
+        lines = in_order(given_lines, columns, fail)
         tokens = parse(lines, fail)
         if "newdoc id" in tokens.metadata or "newdoc" in tokens.metadata:
             documents += 1
@@ -159,6 +167,12 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
         name = _unique(tokens.metadata.get("sent_id") or f"sentence-{len(sentences) + 1}", ids)
         sentences.append(Sentence(name, sentence_text, words, document))
+        has_heads = any(token["head"] != "_" for token in tokens if isinstance(token["id"], int))
+        if len(sentences) == 1:
+            file_has_heads = has_heads
+        elif has_heads != file_has_heads:
+            which = "have heads" if file_has_heads else "have none"
+            fail(token_lines[0], f"heads in all sentences or in none (those before {which})", "the opposite")
         if len(sentences) == limit:
             break
     if not sentences:
@@ -211,9 +225,10 @@ def _words(
             parts = [token["form"] for _, token in rows[first - 1 : last]]
             spans.update(deal(tokens[index]["form"], first, parts, spans[first]))
     heads = [0]
+    without = all(token["head"] == "_" for _, token in rows)
     for index, token in rows:
-        head = token["head"]
-        if not head.isascii() or not head.isdigit():
+        head = "0" if without else token["head"]
+        if not head.isascii() or not head.isdigit() or len(head) > 9:
             fail(lines[index], "a head that is a word id or 0", repr(head))
         heads.append(int(head))
         if heads[-1] > len(rows):

@@ -1,12 +1,14 @@
 """The lines of a CoNLL-U file: checked, parsed by the ``conllu`` package, and aligned with their text.
 
 The package accepts lines that the format forbids (nine columns, two spaces for a tab), so every
-line is checked first.
+line is checked first. In CoNLL-U Plus a line ``# global.columns = ID FORM ...`` names the columns of all lines after it; they
+are put into CoNLL-U's order, and a column that CoNLL-U does not have goes into the last one as ``NAME=value``.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -19,9 +21,12 @@ from layerscope.errors import LayerscopeError
 
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
-_WORD_ID = re.compile(r"[1-9][0-9]*")
-_RANGE_ID = re.compile(r"([1-9][0-9]*)-([1-9][0-9]*)")
-_EMPTY_ID = re.compile(r"(0|[1-9][0-9]*)\.([1-9][0-9]*)")
+_WORD_ID = re.compile(r"[1-9][0-9]{0,8}")
+_RANGE_ID = re.compile(r"([1-9][0-9]{0,8})-([1-9][0-9]{0,8})")
+_EMPTY_ID = re.compile(r"(0|[1-9][0-9]{0,8})\.([1-9][0-9]{0,8})")
+_GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=(.*)")
+_NOTHING = ("_", "*")
+"""A column that holds nothing; in PARSEME's it is a star."""
 
 
 class CorpusError(LayerscopeError, ValueError):
@@ -40,12 +45,12 @@ class Failure:
 
 
 def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first line, lines) of each sentence; only a line feed ends a line."""
+    """(number of the first line, lines) of each sentence; a line feed ends a line, or a carriage return if there is none."""
     block: list[str] = []
     start = 0
     # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
-    for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.rstrip("\r")
+    for number, raw in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
+        line = raw.rstrip("\r").lstrip("\ufeff")  # a byte order mark, where a file begins that was joined to another
         if line.strip():
             if not block:
                 start = number
@@ -61,8 +66,11 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
 def _feats(column: str) -> dict[str, str]:
     if column == "_":
         return {}
-    pairs = [part.partition("=") for part in column.split("|")]
-    return {name: value for name, _, value in pairs}
+    values: dict[str, list[str]] = {}
+    for part in column.split("|"):
+        name, _, value = part.partition("=")
+        values.setdefault(name.strip(), []).append(value.strip())
+    return {name: ",".join(found) for name, found in values.items()}  # as the format writes several values
 
 
 def _raw(columns: list[str], i: int) -> str:
@@ -77,6 +85,38 @@ _FIELD_PARSERS: dict[str, Callable[[list[str], int], Any]] = {
     "deps": _raw,
     "misc": _raw,
 }
+
+
+def global_columns(lines: list[str], columns: tuple[str, ...], fail: Failure) -> tuple[str, ...]:
+    """The columns that hold from these lines on, in small letters: those that a line names, or those from before."""
+    for offset, line in enumerate(lines):
+        if match := _GLOBAL_COLUMNS.match(line):
+            columns = tuple(match[1].lower().split())
+            if len(set(columns)) < len(columns) or not {"id", "form"} <= set(columns):
+                fail(offset, "global.columns that differ, ID and FORM among them", repr(match[1].strip()[:60]))
+    return columns
+
+
+def in_order(lines: list[str], columns: tuple[str, ...], fail: Failure) -> list[str]:
+    """Lines of CoNLL-U Plus as lines of CoNLL-U."""
+    if columns == COLUMNS and not any("global.columns" in line for line in lines):
+        return lines
+    out = []
+    for offset, line in enumerate(lines):
+        if line.startswith("#"):
+            out.append("#" if _GLOBAL_COLUMNS.match(line) else line)
+            continue
+        values = line.split("\t")
+        if len(values) != len(columns):
+            expected = f"{len(columns)} tab-separated columns ({' '.join(columns).upper()[:80]})"
+            fail(offset, expected, str(len(values)))
+        given = dict(zip(columns, values, strict=True))
+        more = [f"{name.upper()}={given[name]}" for name in columns if name not in COLUMNS]
+        more = [part for part in more if part.partition("=")[2] not in _NOTHING]
+        misc = [given["misc"]] if given.get("misc", "_") != "_" else []
+        given["misc"] = "|".join([*misc, *more]) or "_"
+        out.append("\t".join(given.get(name, "_") for name in COLUMNS))
+    return out
 
 
 def parse(lines: list[str], fail: Failure) -> conllu.TokenList:
@@ -123,7 +163,7 @@ def parse(lines: list[str], fail: Failure) -> conllu.TokenList:
 @lru_cache(maxsize=100_000)
 def _well_formed(feats: str) -> bool:
     parts = [part.partition("=") for part in feats.split("|")]
-    return feats == "_" or all(name and value for name, _, value in parts)
+    return feats == "_" or all(name.strip() and value.strip() for name, _, value in parts)
 
 
 def is_kind(token: Mapping[str, Any], mark: str) -> bool:
@@ -168,7 +208,10 @@ def align(
         end = _match(text, start, form)
         if end is None:
             expected = f"{form!r} in the text at character {start}"
-            fail(lines[index], expected, repr(text[start : start + len(form) + 10]))
+            got = repr(text[start : start + len(form) + 10])
+            if unicodedata.normalize("NFC", text[start:]).startswith(unicodedata.normalize("NFC", form)):
+                got = f"it in another Unicode form ({_unicode_form(text[start:])}, and {_unicode_form(form)} in column form)"
+            fail(lines[index], expected, got)
         spans[first] = (start, end)
         cursor = end
     rest = text[_skip_blank(text, cursor, "") :]
@@ -184,6 +227,10 @@ def _skip_blank(text: str, cursor: int, form: str) -> int:
             break
         cursor += 1
     return cursor
+
+
+def _unicode_form(text: str) -> str:
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)), "neither NFC nor NFD")
 
 
 def _match(text: str, start: int, form: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ def opened_text(path: Path) -> Iterator[io.TextIOBase]:
     with path.open("rb", buffering=0) as raw:
         hashing = _Hashing(raw)
         with io.TextIOWrapper(io.BufferedReader(hashing), encoding="utf-8-sig") as file:
-            yield file
+            with contextlib.suppress(GeneratorExit):  # a reader that has enough lines
+                yield file
             while hashing.read(1 << 20):  # what was not asked for is part of the file too
                 pass
         _HASHES[str(path)] = hashing.digest.hexdigest()

@@ -1,30 +1,58 @@
-"""Prompts and minimal pairs from JSONL: what a model is asked, and what it should and should not say.
+"""Prompts and minimal pairs: what a model is asked, and what it should and should not say.
 
-A line of a prompt file has ``prompt`` and ``answer`` and, where a metric needs them, ``wrong`` (what should be less
-likely), ``corrupted`` (the prompt that patching takes from) and ``group`` (prompts made from one template, resampled
-together); BLiMP's lines for the one-prefix method are prompts too. A line of a pair file has two sentences, by BLiMP's
-names (``sentence_good``, ``sentence_bad``) or as ``sentences: [good, bad]``, and perhaps a ``group``. A paradigm's name
-(``UID``) is no group: a file of one paradigm would be a single one.
+A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or ``sentence``, or ``text``) and
+``answer`` and, where a metric needs them, ``wrong`` (what should be less likely), ``corrupted`` (the prompt that patching takes
+from) and ``group`` (prompts made from one template, resampled together); BLiMP's lines for the one-prefix method are prompts
+too. A record of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``), JBLiMP's
+(``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as ``sentences: [good, bad]``, and perhaps a ``group``. In a
+file of CLAMS a line is ``True`` or ``False`` and a sentence; each false one is paired with the true one before it. A paradigm's
+name (``UID``) is no group: a file of one paradigm would be a single one.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from layerscope.errors import InputError, LayerscopeError
+from layerscope.errors import InputError
 
-from .files import opened_text
+from .records import (
+    Headerless,
+    Numbered,
+    PromptError,
+    Unusable,
+    UnusableItem,
+    first_of,
+    group_of,
+    numbered_lines,
+    read_lines_as,
+    shown,
+)
 
-Line = TypeVar("Line")
+__all__ = [
+    "Item",
+    "Pair",
+    "Prompt",
+    "PromptError",
+    "Unusable",
+    "UnusableItem",
+    "group_of",
+    "numbered_lines",
+    "read_pairs",
+    "read_prompts",
+]
 
-
-class PromptError(LayerscopeError, ValueError):
-    """A prompt file that cannot be read; the message begins with ``file:line``."""
+GOOD = ("sentence_good", "good_sentence", "sent_more")
+BAD = ("sentence_bad", "bad_sentence", "sent_less")
+"""Names of a pair's sentences: BLiMP's, JBLiMP's, CrowS-Pairs'."""
+TEXT = ("prompt", "sentence", "text")
+"""Names of a prompt: ours, CoLA's and SST's, that of plain data sets."""
+COLA = Headerless(("source", "label", "mark", "sentence"), "label", frozenset("01"))
+CLAMS = Headerless(("acceptable", "sentence"), "acceptable", frozenset(("True", "False")))
+"""Files of CoLA and of CLAMS, which have no line of names."""
 
 
 @runtime_checkable
@@ -39,13 +67,21 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue, the right continuation and, where known, a wrong one."""
+    """A text to continue, the right continuation and, where known, a wrong one.
+
+    Args:
+        pair: the second text, for a classifier of pairs.
+        label: the text's right class.
+    """
 
     prompt: str
     answer: str
     wrong: str | None = None
     corrupted: str | None = None
     group: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,108 +91,86 @@ class Pair:
     good: str
     bad: str
     group: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
-def read_prompts(path: Path | str, limit: int | None = None, answers: bool = True) -> list[Prompt]:
+def read_prompts(
+    path: Path | str,
+    limit: int | None = None,
+    answers: bool = True,
+    unusable: list[Unusable] | None = None,
+) -> list[Prompt]:
     """Read a prompt file.
 
     Args:
         answers: whether a line must have an answer; without, a missing one is empty.
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers))
+    make = partial(_prompt, answers=answers)
+    return read_lines_as(Path(path), limit, make, (COLA,), unusable=unusable)
 
 
-def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
+def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None) -> list[Pair]:
     """Read a file of minimal pairs.
+
+    Args:
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
     """
-    return read_lines_as(Path(path), limit, _pair)
+    return read_lines_as(Path(path), limit, _pair, (CLAMS,), _paired, unusable)
 
 
-def read_lines_as(path: Path, limit: int | None, make: Callable[[Mapping[str, Any]], Line]) -> list[Line]:
-    """What ``make`` makes of each line of a JSONL file; its `ValueError` is given the line's place.
-
-    Raises:
-        PromptError: a file that cannot be read, no JSON object, what ``make`` refuses, an empty file.
-    """
-    out: list[Line] = []
-    for number, line in numbered_lines(path):
-        if limit is not None and len(out) == limit:
-            break
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise InputError(f"expected a JSON object, got {line[:60]!r}")
-            out.append(make(record))
-        except ValueError as error:
-            text = f"expected a JSON object: {error}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise PromptError(f"{path}:{number}: {text}") from None
-    if not out:
-        raise PromptError(f"{path}: expected at least one line, got none")
-    return out
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers, read as they are asked for.
-
-    Raises:
-        PromptError: a file that cannot be read, or is no UTF-8.
-    """
-    try:
-        with opened_text(path) as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PromptError(f"{path}: expected UTF-8 text") from None
-
-
-def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
+def _prompt(line: int, record: Mapping[str, Any], answers: bool) -> Prompt:
     if "one_prefix_prefix" in record:
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
-    prompt, answer = _text(record, "prompt", True), _text(record, "answer", answers) or ""
-    wrong, corrupted = (_text(record, name, False) for name in ("wrong", "corrupted"))
+    prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
+    wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
+    label = None if record.get("label") is None else str(record["label"])
     if answer == wrong:
-        raise InputError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record))
+        raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label, line)
 
 
-def _pair(record: Mapping[str, Any]) -> Pair:
+def _pair(line: int, record: Mapping[str, Any]) -> Pair:
     if "sentences" in record:
         both = record["sentences"]
         if not isinstance(both, list) or len(both) != 2:
-            raise InputError(f"expected sentences: [good, bad], got {str(both)[:60]!r}")
+            raise InputError(f"expected sentences: [good, bad], got {shown(both)}")
         record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
-    good, bad = _text(record, "sentence_good", True), _text(record, "sentence_bad", True)
+    good, bad = _text(record, GOOD, True), _text(record, BAD, True)
     if good == bad:
-        raise InputError(f"expected two sentences that differ, got {good!r} twice")
-    return Pair(str(good), str(bad), group_of(record))
+        raise UnusableItem(f"expected two sentences that differ, got {good!r} twice")
+    return Pair(str(good), str(bad), group_of(record), line)
 
 
-def group_of(record: Mapping[str, Any]) -> str | None:
-    """The group of a line, resampled together; None where the line has none, or null.
+def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:
+    """CLAMS's lines as pairs: each false sentence with the true one before it; other records as they are."""
+    good, group = "", 0
+    for number, record in records:
+        if set(record) != set(CLAMS.names):
+            yield number, record
+        elif record["acceptable"] == "True":
+            good, group = record["sentence"], number
+        elif record["acceptable"] == "False" and good:
+            yield number, {"sentence_good": good, "sentence_bad": record["sentence"], "group": group}
+        else:
+            raise InputError("expected 'True' and a sentence, then 'False' and another, with tabs between")
 
-    Raises:
-        ValueError: neither a text nor a number.
-    """
-    value = record.get("group")
-    if value is None:
-        return None
-    if not isinstance(value, str | int | float) or value == "":
-        raise InputError(f"expected 'group' to be a text or a number, got {value!r}")
-    return str(value)
 
-
-def _text(record: Mapping[str, Any], name: str, required: bool) -> str | None:
-    value = record.get(name)
+def _text(record: Mapping[str, Any], names: str | tuple[str, ...], required: bool) -> str | None:
+    """The text under the first of these names that the record has."""
+    names = (names,) if isinstance(names, str) else names
+    value = first_of(record, names)
     if value is None and not required:
         return None
     if not isinstance(value, str) or not value:
-        raise InputError(f"expected {name!r} to be a text, got {value!r}; the line has {', '.join(sorted(record))}")
+        wanted = " or ".join(map(repr, names))
+        fields = ", ".join(sorted(record))[:200] or "no field"
+        raise InputError(f"expected {wanted} to be a text, got {shown(value)}; the line has {fields}")
     return value

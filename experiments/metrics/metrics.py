@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import Readout
-from ..corpus.prompts import Pair, Prompt, read_pairs, read_prompts
+from ..corpus.prompts import Pair, Prompt, Unusable, read_pairs, read_prompts
 from ..runs.shared_options import TextsOptions
 from ..subject import Subject
 from .reads import MetricError, Reads, answer_reads, loss_reads, pair_reads, prediction_reads
@@ -131,24 +131,31 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def metric_and_texts(config: TextsOptions, of_prompts: str) -> tuple[Metric, list[Prompt] | list[Pair]]:
+def metric_and_texts(
+    options: TextsOptions, of_prompts: str, unusable: list[Unusable] | None = None
+) -> tuple[Metric, list[Prompt] | list[Pair]]:
     """What a run measures, and the prompts or pairs that it is measured on.
 
     Args:
         of_prompts: the metric of prompts where none is named; that of pairs is ``pair_difference``.
+        unusable: is given the lines that are of no use, such as pairs of identical sentences.
 
     Raises:
         MetricError: both or neither of prompts and pairs, or a metric of the other.
         PromptError: a file that cannot be read.
     """
-    if (config.prompts is None) == (config.pairs is None):
+    if (options.prompts is None) == (options.pairs is None):
         raise MetricError("expected one of --prompts FILE and --pairs FILE")
-    metric = get_metric(config.metric or (of_prompts if config.pairs is None else "pair_difference"))
-    if metric.of_pairs != (config.pairs is not None):
+    default = of_prompts if options.pairs is None else "pair_difference"
+    metric = get_metric(options.metric or default)
+    if metric.of_pairs != (options.pairs is not None):
         given = "--prompts" if metric.of_pairs else "--pairs"
-        fitting = ", ".join(name for name, other in METRICS.items() if other.of_pairs is not metric.of_pairs)
+        fitting = [name for name, other in METRICS.items() if other.of_pairs is not metric.of_pairs]
         kind = "pairs" if metric.of_pairs else "prompts"
-        raise MetricError(f"metric {metric.name} is of {kind}: expected --{kind} FILE, or for {given} one of {fitting}")
-    if config.pairs is not None:
-        return metric, read_pairs(config.pairs, config.limit)
-    return metric, read_prompts(config.source, config.limit, answers=metric.of_answers)
+        raise MetricError(
+            f"metric {metric.name} is of {kind}: expected --{kind} FILE, or for {given} one of {', '.join(fitting)}"
+        )
+    if options.pairs is not None:
+        return metric, read_pairs(options.pairs, options.limit, unusable)
+    answers = metric.of_answers
+    return metric, read_prompts(options.source, options.limit, answers, unusable)

@@ -23,11 +23,12 @@ from ...probes import LogisticProbe
 from ...probes.fit import Fit
 from ..corpus import Corpus, Sentence
 from ..features.layout import Layout
+from ..report.schema import Note
 from ..runs.folder import file_name
 from ..subject import Subject
 from ..tasks.properties import Value, get_property
 from .metrics import BITS, Metric
-from .reads import MetricError, Reads
+from .reads import ItemError, MetricError, Reads
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def save_probe(folder: Path, subject: Subject, site: str, pooling: str, name: st
 
 def probed_words(
     path: Path, corpus: Corpus, metric: str | None = None
-) -> tuple[Metric, list[LabelledSentence], list[dict[str, str]]]:
+) -> tuple[Metric, list[LabelledSentence], list[Note]]:
     """The metric of a saved probe, those of a corpus's sentences that it is measured on, and notes of what was left out.
 
     Raises:
@@ -82,7 +83,7 @@ def probed_words(
     notes = []
     if len(items) < len(every):
         text = f"{len(every) - len(items)} sentences left out: no word has a {prop.name} that the probe knows"
-        notes.append({"kind": "dropped", "text": text})
+        notes.append(Note(kind="dropped", text=text))
 
     def reads(subject: Subject, items: Sequence[LabelledSentence]) -> Reads:
         return word_reads(subject, items, probe)
@@ -114,9 +115,7 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     for text, (item, spans) in enumerate(zip(items, layout.spans, strict=True)):
         read = [(s, label_of[v]) for s, v in zip(spans, item.labels, strict=True) if s is not None and v in label_of]
         if not read:
-            raise MetricError(
-                f"{item.sentence.text[:40]!r} is cut before its first word that can be read: leave it out"
-            )
+            raise ItemError(f"{item.sentence.text[:40]!r} is cut before its first word that can be read")
         for span, label in read:
             every = range(span.start, span.stop)
             tokens = {"first": every[:1], "last": every[-1:]}.get(about["pooling"], every)

@@ -10,7 +10,8 @@ probability: the sum over them of log2 p(token | all the others) stands for it, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,6 +28,30 @@ from ..subject.word_spans import Encoded
 
 class MetricError(LayerscopeError, ValueError):
     """A metric that these prompts, or this tokenizer, do not allow."""
+
+
+class ItemError(MetricError):
+    """One prompt or pair that cannot be measured, although others can.
+
+    Args:
+        why: in a line.
+        item: what the item is called.
+    """
+
+    def __init__(self, why: str, item: str = "") -> None:
+        super().__init__(f"{item}: {why}" if item else why)
+        self.why = why
+
+
+@contextmanager
+def naming(item: object, number: int, kind: str) -> Iterator[None]:
+    """Errors of an item name it: by its line in the file, or by its number."""
+    line = getattr(item, "line", None)
+    try:
+        yield
+    except ItemError as error:
+        place = f"{kind} {number + 1}" if line is None else f"{kind} {number + 1} (line {line})"
+        raise ItemError(error.why, place) from None
 
 
 @dataclass(frozen=True)
@@ -89,77 +114,93 @@ def answer_reads(
         MetricError: an answer that is missing, has no token, more than one where one is expected, or joins the prompt.
     """
     texts: list[Encoded] = []
-    places, weights = [], []
+    places: list[tuple[int, int, int, int]] = []
+    weights: list[float] = []
     for number, prompt in enumerate(prompts):
-        alone = _whole(subject, prompt.prompt, f"prompt {number + 1}")
-        if not several:
-            texts.append(alone)
-        for field, weight in what:
-            answer = getattr(prompt, field)
-            if answer is None:
-                raise MetricError(f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}")
-            where = _continued if subject.causal else _filled
-            whole, start, stop = where(subject, alone, answer, f"metric {name}: prompt {number + 1}")
-            tokens = whole.ids[start:stop]
-            if not tokens:
-                raise MetricError(f"metric {name}: the {field} {answer!r} of prompt {number + 1} has no token")
-            if not several and len(tokens) > 1:
-                pieces = ", ".join(repr(subject.token(t)) for t in tokens)
-                raise MetricError(f"metric {name}: expected one token, {field} {answer!r} is {len(tokens)}: {pieces}")
-            if several and subject.causal:
-                texts.append(whole)
-            for at, token in enumerate(tokens, start):
-                if several and not subject.causal:
-                    texts.append(_hidden(subject, whole, at))
-                places.append((len(texts) - 1, at - 1 if subject.causal else at, token, number))
-                weights.append(weight)
+        with naming(prompt, number, "prompt"):
+            alone = _whole(subject, prompt.prompt)
+            if not several:
+                texts.append(alone)
+            for field, weight in what:
+                answer = getattr(prompt, field)
+                if answer is None:
+                    raise MetricError(f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}")
+                whole, start, stop = _with_answer(subject, alone, answer, field, several)
+                if several and subject.causal:
+                    texts.append(whole)
+                for at, token in enumerate(whole.ids[start:stop], start):
+                    if several and not subject.causal:
+                        texts.append(_hidden(subject, whole, at))
+                    position = at - 1 if subject.causal else at
+                    places.append((len(texts) - 1, position, token, number))
+                    weights.append(weight)
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
-def _whole(subject: Subject, text: str, who: str) -> Encoded:
+def _with_answer(subject: Subject, alone: Encoded, answer: str, field: str, several: bool) -> tuple[Encoded, int, int]:
+    """The text with an answer, and where the answer's tokens begin and end.
+
+    Raises:
+        ItemError: an answer without a token, or with more than one where one is expected.
+    """
+    where = _continued if subject.causal else _filled
+    whole, start, stop = where(subject, alone, answer)
+    tokens = whole.ids[start:stop]
+    if not tokens:
+        raise ItemError(f"the {field} {answer!r} has no token")
+    if not several and len(tokens) > 1:
+        pieces = ", ".join(repr(subject.token(token)) for token in tokens)
+        raise ItemError(
+            f"expected one token, {field} {answer!r} is {len(tokens)}: {pieces} (--metric answer_difference takes answers of "
+            "several tokens)"
+        )
+    return whole, start, stop
+
+
+def _whole(subject: Subject, text: str) -> Encoded:
     """The text's tokens, all of them: a metric of a text that was cut would be another text's.
 
     Raises:
-        MetricError: a text that is longer than the model takes.
+        ItemError: a text that is longer than the model takes.
     """
     encoded = subject.encode([text])[0]
     if encoded.cut is not None:
-        raise MetricError(f"{who} is longer than the model's {subject.max_length} tokens: {text[:40]!r}")
+        raise ItemError(f"longer than the model's {subject.max_length} tokens: {text[:40]!r}")
     return encoded
 
 
-def _continued(subject: Subject, alone: Encoded, answer: str, who: str) -> tuple[Encoded, int, int]:
+def _continued(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer behind it, and where the answer's tokens begin and end."""
     stop = _end(alone)
-    whole = _whole(subject, alone.text + answer, f"{who}, with {answer[:40]!r},")
+    whole = _whole(subject, alone.text + answer)
     if whole.ids[:stop] != alone.ids[:stop]:
-        raise MetricError(
-            f"{who}: the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
+        raise ItemError(
+            f"the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
             "begins (often with its space)"
         )
     return whole, stop, _end(whole)
 
 
-def _filled(subject: Subject, alone: Encoded, answer: str, who: str) -> tuple[Encoded, int, int]:
+def _filled(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer in the mask's place, and where the answer's tokens begin and end."""
-    start = _mask_position(subject, alone, who)
+    start = _mask_position(subject, alone)
     filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
-    whole = _whole(subject, filled, f"{who}, with {answer[:40]!r},")
+    whole = _whole(subject, filled)
     stop = len(whole.ids) - (len(alone.ids) - start - 1)
     if whole.ids[:start] != alone.ids[:start] or whole.ids[stop:] != alone.ids[start + 1 :]:
-        raise MetricError(f"{who}: the tokens around the mask change when {answer!r} takes its place")
+        raise ItemError(f"the tokens around the mask change when {answer!r} takes its place")
     return whole, start, stop
 
 
-def _mask_position(subject: Subject, encoded: Encoded, who: str) -> int:
+def _mask_position(subject: Subject, encoded: Encoded) -> int:
     """Where the text's one mask is."""
-    found = [i for i, token in enumerate(encoded.ids) if token == _mask(subject)]
-    if len(found) != 1:
-        raise MetricError(
-            f"{who}: {subject.name} sees what follows a token, so its answer takes the place of a mask: expected one "
-            f"{subject.tokenizer.mask_token} in the text, got {len(found)} in {encoded.text[:60]!r}"
+    masks = [i for i, token in enumerate(encoded.ids) if token == _mask(subject)]
+    if len(masks) != 1:
+        raise ItemError(
+            f"{subject.name} sees what follows a token, so its answer takes the place of a mask: expected one "
+            f"{subject.tokenizer.mask_token} in the text, got {len(masks)} in {encoded.text[:60]!r}"
         )
-    return found[0]
+    return masks[0]
 
 
 def _mask(subject: Subject) -> int:
@@ -180,7 +221,7 @@ def _end(encoded: Encoded) -> int:
     while stop and encoded.special[stop - 1]:
         stop -= 1
     if not stop:
-        raise MetricError(f"expected a text with tokens, got {encoded.text[:40]!r}")
+        raise ItemError(f"expected a text with tokens, got {encoded.text[:40]!r}")
     return stop
 
 
@@ -193,26 +234,32 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
             nothing stands before it.
     """
     texts: list[Encoded] = []
-    places, weights = [], []
+    places: list[tuple[int, int, int, int]] = []
+    weights: list[float] = []
     for number, pair in enumerate(pairs):
-        both = [_whole(subject, text, f"a sentence of pair {number + 1}") for text in (pair.good, pair.bad)]
-        if both[0].ids == both[1].ids:
-            raise MetricError(
-                f"pair {number + 1} ({pair.good[:40]!r}): expected sentences of other tokens, got the same"
-            )
-        same = next((i for i, (a, b) in enumerate(zip(both[0].ids, both[1].ids, strict=False)) if a != b), None)
-        start = min(len(e.ids) for e in both) if same is None else same
-        if subject.causal and start == 0:
-            raise MetricError(
-                f"pair {number + 1} ({pair.good[:40]!r}) differs in its first token and nothing stands before it: "
-                "choose a BOS (--bos)"
-            )
-        for encoded, weight in zip(both, (1.0, -1.0), strict=True):
-            more, read = _in_turn(subject, encoded, start if subject.causal else 0)
-            places += [(len(texts) + text, position, token, number) for text, position, token in read]
-            weights += [weight] * len(read)
-            texts += more
+        with naming(pair, number, "pair"):
+            both = [_whole(subject, text) for text in (pair.good, pair.bad)]
+            start = _first_difference(both[0].ids, both[1].ids)
+            if start is None:
+                raise ItemError(f"expected sentences of other tokens, got the same ({pair.good[:40]!r})")
+            if subject.causal and start == 0:
+                raise ItemError(
+                    f"{pair.good[:40]!r} differs in its first token and nothing comes before it: choose a BOS (--bos)"
+                )
+            for encoded, weight in zip(both, (1.0, -1.0), strict=True):
+                versions, read = _in_turn(subject, encoded, start if subject.causal else 0)
+                places += [(len(texts) + text, at, token, number) for text, at, token in read]
+                weights += [weight] * len(read)
+                texts += versions
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
+
+
+def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+    """The first position at which two texts' tokens differ, or one of them ends; None for equal ones."""
+    for position, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return position
+    return None if len(a) == len(b) else min(len(a), len(b))
 
 
 def _in_turn(subject: Subject, encoded: Encoded, start: int) -> tuple[list[Encoded], list[tuple[int, int, int]]]:
@@ -226,23 +273,27 @@ def _in_turn(subject: Subject, encoded: Encoded, start: int) -> tuple[list[Encod
 def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     """All tokens that something stands before; in a masked model all."""
     texts: list[Encoded] = []
-    places, weights = [], []
+    places: list[tuple[int, int, int, int]] = []
+    weights: list[float] = []
     for number, prompt in enumerate(prompts):
-        encoded = _whole(subject, prompt.prompt, f"metric loss: prompt {number + 1}")
-        more, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
-        if not read:
-            raise MetricError(f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}")
-        places += [(len(texts) + text, position, token, number) for text, position, token in read]
+        with naming(prompt, number, "prompt"):
+            encoded = _whole(subject, prompt.prompt)
+            versions, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
+            if not read:
+                raise ItemError(f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}")
+        places += [(len(texts) + text, at, token, number) for text, at, token in read]
         weights += [-1 / len(read)] * len(read)
-        texts += more
+        texts += versions
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
 def prediction_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
-    """Where the model says what comes: the last position, in a masked model the mask."""
-    texts = [_whole(subject, p.prompt, f"prompt {i}") for i, p in enumerate(prompts, 1)]
-    places = [
-        (i, _end(e) - 1 if subject.causal else _mask_position(subject, e, f"prompt {i + 1}"), 0, i)
-        for i, e in enumerate(texts)
-    ]
+    """Where the model predicts what comes: the last position, in a masked model the mask."""
+    texts, places = [], []
+    for number, prompt in enumerate(prompts):
+        with naming(prompt, number, "prompt"):
+            encoded = _whole(subject, prompt.prompt)
+            position = _end(encoded) - 1 if subject.causal else _mask_position(subject, encoded)
+        texts.append(encoded)
+        places.append((number, position, 0, number))
     return Reads(texts, torch.tensor(places), torch.ones(len(texts)))

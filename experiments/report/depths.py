@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,24 +44,24 @@ class DepthCurve:
         cls,
         title: str,
         metric: str,
-        records: Sequence[Mapping[str, Any]],
+        records: Sequence[Any],
         value: str,
         bounds: str = "",
         *,
         first: int = 0,
         is_change: bool = False,
     ) -> DepthCurve:
-        """From records by layer.
+        """From the typed records of a study, by layer.
 
         Args:
             value: the field.
-            bounds: what stands before ``low`` and ``high`` in the names of its interval's fields.
+            bounds: what comes before ``low`` and ``high`` in the names of its interval's fields.
             first: blocks in front of a record's layer 0: 0 where that is the embedding, 1 where it is the first block.
         """
-        values, low, high = (
-            [finite(r.get(name)) for r in records] for name in (value, f"{bounds}low", f"{bounds}high")
-        )
-        layers, sites = [float(r["layer"]) + first for r in records], [str(r.get("site", "")) for r in records]
+        fields = (value, f"{bounds}low", f"{bounds}high")
+        values, low, high = ([finite(getattr(record, name, None)) for record in records] for name in fields)
+        layers = [float(record.layer) + first for record in records]
+        sites = [record.site for record in records]
         return cls(title, metric, layers, sites, values, low, high, is_change)
 
 

@@ -131,6 +131,8 @@ class Heat:
     patterns: bool = False
     label: str = "Grid of effects"
     key: bool = True
+    up: str = "metric higher with the edit"
+    down: str = "metric lower with the edit"
 
 
 @dataclass(frozen=True)

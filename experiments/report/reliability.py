@@ -1,34 +1,90 @@
-"""The reliability diagram over the histogram of confidences: what was claimed, what came true, and what chance would show."""
+"""The reliability diagram over the histogram of confidences: accuracy of each bin, and what chance would show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from .charts import Box, Plot, nice_ticks, px, svg
 from .parts import Cell, Column, Table, score_cell
-from .words import count, finite, interval, number
+from .words import count, interval, number
 
 SIDE, HISTOGRAM = 360.0, 100.0
 CAPTION = (
-    "Bars and points: accuracy of each bin, with its 95% interval, at its mean confidence; on the diagonal a confidence says "
-    "how often it is right. Pale bands: where 95% of perfectly calibrated models would lie by chance. Below: rows in each "
-    "bin; the two lines are accuracy (blue) and mean confidence (orange)."
+    "Bars and points: accuracy of each bin with its 95% interval, at its mean confidence. On the diagonal, confidence equals "
+    "accuracy. Pale bands: where 95% of perfectly calibrated models would lie by chance. Below: rows in each bin; the two "
+    "lines are accuracy (blue) and mean confidence (orange)."
 )
 
 
-def diagram(record: Mapping[str, Any], uid: str) -> str:
+@runtime_checkable
+class Bin(Protocol):
+    """The rows whose confidence lies in (low, high]."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def accuracy_low(self) -> float: ...
+    @property
+    def accuracy_high(self) -> float: ...
+    @property
+    def chance_low(self) -> float: ...
+    @property
+    def chance_high(self) -> float: ...
+
+
+@runtime_checkable
+class Diagrammed(Protocol):
+    """What a diagram is drawn from."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def confidence(self) -> float | None: ...
+    @property
+    def bins(self) -> Sequence[Bin]: ...
+
+
+@runtime_checkable
+class OfClass(Protocol):
+    """A row of the table of classes."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def support(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def ece(self) -> float: ...
+    @property
+    def ece_chance(self) -> float: ...
+
+
+def diagram(record: Diagrammed, uid: str) -> str:
     """One method's drawing; the bars of bin k bear ``data-k``, by which the page's script knows them.
 
     Above: a bar to the accuracy of each bin with its interval, a point at its mean confidence, the diagonal, and behind
     each bar the band in which 95% of perfectly calibrated models would have it. Below: how many rows each bin holds.
     """
-    bins: Sequence[Mapping[str, Any]] = record["bins"]
+    bins = record.bins
     box = Box(SIDE, SIDE - 30.0, left=52.0, top=26.0, bottom=14.0)
     plot = Plot(box, 2, 0.0, 1.0)
     below = Box(SIDE, box.height + HISTOGRAM, left=52.0, top=box.height + 8.0, bottom=40.0)
-    most = max((float(b["n"]) for b in bins), default=1.0)
+    most = float(max((b.n for b in bins), default=1))
     rows = Plot(below, 2, 0.0, most * 1.05)
 
     def x(value: float) -> float:
@@ -45,28 +101,30 @@ def diagram(record: Mapping[str, Any], uid: str) -> str:
         )
     out.append('<g class="s-major">')
     for b in bins:
-        top, bottom = plot.y(float(b["chance_high"])), plot.y(float(b["chance_low"]))
-        out.append(_rect("choice", x(float(b["low"])), x(float(b["high"])), top, max(bottom, top + 1.0)))
+        top, bottom = plot.y(b.chance_high), plot.y(b.chance_low)
+        out.append(_rect("choice", x(b.low), x(b.high), top, max(bottom, top + 1.0)))
     out.append("</g>")
     out.append(f'<path class="axis" d="M{px(x(0.0))} {px(plot.y(0.0))}L{px(x(1.0))} {px(plot.y(1.0))}"/>')
     out.append('<g class="s-score">')
     for k, b in enumerate(bins):
-        left, right = x(float(b["low"])) + 1, x(float(b["high"])) - 1
-        out.append(_rect("band", left, right, plot.y(float(b["accuracy"])), box.y_end, k))
+        left, right = x(b.low) + 1, x(b.high) - 1
+        out.append(_rect("band", left, right, plot.y(b.accuracy), box.y_end, k))
         middle = (left + right) / 2
-        low, high = (plot.y(float(b[f"accuracy_{side}"])) for side in ("low", "high"))
+        low, high = plot.y(b.accuracy_low), plot.y(b.accuracy_high)
         out.append(f'<path class="bar" data-k="{k}" d="M{px(middle)} {px(low)}V{px(high)}"/>')
         out.append(
-            f'<circle class="point" data-k="{k}" cx="{px(x(float(b["confidence"])))}" cy="{px(plot.y(float(b["accuracy"])))}" r="3.6"/>'
+            f'<circle class="point" data-k="{k}" cx="{px(x(b.confidence))}" cy="{px(plot.y(b.accuracy))}" r="3.6"/>'
         )
     out.append('</g><g class="s-f1">')
     for k, b in enumerate(bins):
-        left, right = x(float(b["low"])) + 1, x(float(b["high"])) - 1
-        out.append(_rect("band", left, right, min(rows.y(float(b["n"])), below.y_end - 1), below.y_end, k))
+        left, right = x(b.low) + 1, x(b.high) - 1
+        out.append(_rect("band", left, right, min(rows.y(float(b.n)), below.y_end - 1), below.y_end, k))
     out.append("</g>")
     out.append(f'<path class="axis" d="M{px(below.left)} {px(below.y_end)}H{px(below.x_end)}"/>')
-    for name, kind in (("accuracy", "score"), ("confidence", "control")):
-        at = px(x(float(record[name])))
+    for value, kind in ((record.accuracy, "score"), (record.confidence, "control")):
+        if value is None:
+            continue
+        at = px(x(value))
         out.append(f'<g class="s-{kind}"><path class="line" d="M{at} {px(below.top)}V{px(below.y_end)}"/></g>')
     out.append(
         f'<text class="tick" x="{px(below.left - 8)}" y="{px(rows.y(most) + 4)}" text-anchor="end">{count(most)}</text>'
@@ -74,35 +132,33 @@ def diagram(record: Mapping[str, Any], uid: str) -> str:
     out.append(f'<text class="name" x="0" y="{px(box.top - 12)}">accuracy</text>')
     out.append(f'<text class="name" x="0" y="{px(below.y_end)}">rows</text>')
     centre = px((box.left + box.x_end) / 2)
-    named = f"confidence: {escape(str(record['method']))}"
+    named = f"confidence: {escape(str(record.method))}"
     out.append(f'<text class="name" x="{centre}" y="{px(below.y_end + 35)}" text-anchor="middle">{named}</text>')
-    words = "; ".join(
-        f"confidence {number(b['confidence'])}: accuracy {number(b['accuracy'])}, {b['n']} rows" for b in bins
-    )
+    words = "; ".join(f"confidence {number(b.confidence)}: accuracy {number(b.accuracy)}, {b.n} rows" for b in bins)
     return svg(
         Box(SIDE, below.height),
         out,
-        title=f"Reliability diagram of {record['method']}",
+        title=f"Reliability diagram of {record.method}",
         desc=words,
         uid=f"{uid}-svg",
         attrs=f' width="{px(SIDE)}"',
     )
 
 
-def tips(record: Mapping[str, Any]) -> list[list[str]]:
+def tips(record: Diagrammed) -> list[list[str]]:
     """What the pointer reads of each bin: its confidences, its accuracy, the rest."""
     return [
         [
-            f"confidence {number(b['low'], 2)} to {number(b['high'], 2)}, mean {number(b['confidence'])}",
-            number(b["accuracy"]),
-            f"{interval(b['accuracy_low'], b['accuracy_high'])}; by chance {interval(b['chance_low'], b['chance_high'])}; "
-            f"n = {count(b['n'])}",
+            f"confidence {number(b.low, 2)} to {number(b.high, 2)}, mean {number(b.confidence)}",
+            number(b.accuracy),
+            f"{interval(b.accuracy_low, b.accuracy_high)}; by chance {interval(b.chance_low, b.chance_high)}; "
+            f"n = {count(b.n)}",
         ]
-        for b in record["bins"]
+        for b in record.bins
     ]
 
 
-def class_table(classes: Sequence[Mapping[str, Any]], uid: str) -> Table:
+def class_table(classes: Sequence[OfClass], uid: str) -> Table:
     """How the probability of each class fits its frequency."""
     columns = [
         Column("class", False),
@@ -114,9 +170,9 @@ def class_table(classes: Sequence[Mapping[str, Any]], uid: str) -> Table:
     ]
     rows = [
         [
-            Cell(str(c.get("label")), head=True),
-            Cell(count(c.get("support")), finite(c.get("support"))),
-            *(score_cell(c.get(k)) for k in ("share", "probability", "ece", "ece_chance")),
+            Cell(c.label, head=True),
+            Cell(count(c.support), float(c.support)),
+            *(score_cell(value) for value in (c.share, c.probability, c.ece, c.ece_chance)),
         ]
         for c in classes
     ]

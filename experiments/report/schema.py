@@ -24,9 +24,13 @@ class ResultsError(LayerscopeError, ValueError):
     """A file of results that no run wrote so; the message is one line with the place in the file."""
 
 
-def entry(about: str, unit: str = "", default: Any = MISSING) -> Any:
-    """A field of a record, with its meaning and unit."""
-    metadata = {"about": about, "unit": unit}
+def entry(about: str, unit: str = "", default: Any = MISSING, *, spread: bool = False) -> Any:
+    """A field of a record, with its meaning and unit.
+
+    Args:
+        spread: the field is a mapping, whose items are written as fields of the record itself.
+    """
+    metadata = {"about": about, "unit": unit, "spread": spread}
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (list, dict)):
@@ -65,7 +69,11 @@ def as_json(value: Any) -> Any:
     """Dataclasses, arrays and numbers of numpy as JSON holds them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = [item for item in dataclasses.fields(value) if not _is_default(item, getattr(value, item.name))]
-        return {item.name: as_json(getattr(value, item.name)) for item in kept}
+        written: dict[str, Any] = {}
+        for item in kept:
+            inner = as_json(getattr(value, item.name))
+            written |= inner if item.metadata.get("spread") else {item.name: inner}
+        return written
     if isinstance(value, Mapping):
         return {str(key): as_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

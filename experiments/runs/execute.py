@@ -70,6 +70,11 @@ class DataFile:
         """A file that was read: its hash is that of the bytes as they were parsed."""
         return cls(split, str(path), parsed_sha256(path), size)
 
+    @classmethod
+    def of_model(cls, split: str, subject: Subject) -> DataFile:
+        """Another model that a run reads: all that decides its numbers, hashed."""
+        return cls(split, subject.name, digest(subject.identity), 0)
+
     @property
     def record(self) -> dict[str, Any]:
         """What the provenance holds of it."""

@@ -85,6 +85,9 @@ class EngineOptions:
     num_gpus: float = option("with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G")
 
 
+SKIP = "largest share of the items that may be left out because they cannot be measured"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextsOptions(RunOptions):
     """Texts and metric."""
@@ -99,6 +102,8 @@ class TextsOptions(RunOptions):
         "probe_log_probability with a probe)",
         None,
     )
+
+    skip: float = option(SKIP, 0.1, metavar="SHARE")
 
     @property
     def source(self) -> Path:

@@ -24,6 +24,7 @@ from .usage.options import UsageOptions
 
 GPT2 = "--model openai-community/gpt2"
 SMOL = "--model HuggingFaceTB/SmolLM2-135M"
+INSTRUCT = "--model HuggingFaceTB/SmolLM2-135M-Instruct"
 TRAIN, DEV = "--corpus en_ewt-ud-train.conllu", "--corpus en_ewt-ud-dev.conllu"
 
 _ROWS: tuple[Study, ...] = (
@@ -105,18 +106,18 @@ _ROWS: tuple[Study, ...] = (
     ),
     Study(
         CalibrateOptions,
-        "calibration of classifiers and language models, including verbalised confidence",
+        "calibration of classifiers and of language models' token probabilities",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
-            f"calibrate {SMOL} --questions facts.jsonl --ask p_true --out runs/facts",
+            f"calibrate {SMOL} --questions facts.jsonl --out runs/facts",
         ),
     ),
     Study(
         AskOptions,
-        "faithfulness of a model's self-explanations",
+        "test what a model says about its answers: its reasons, or its confidence",
         (
-            "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --chat --out runs/why",
-            "ask --model HuggingFaceTB/SmolLM2-135M-Instruct --prompts ioi.jsonl --attribution grad-input --limit 50",
+            f"ask {INSTRUCT} --reasons --prompts ioi.jsonl --chat --out runs/why",
+            f"ask {INSTRUCT} --confidence p_true --confidence verbalised --questions facts.jsonl --out runs/sure",
         ),
     ),
     Study(

@@ -224,6 +224,7 @@ class Subject:
             raise SubjectError("encode takes a list of texts, got one string")
         if not texts:
             return []
+        _require_characters(texts)
         out = self._tokenizer(
             list(texts),
             return_offsets_mapping=True,
@@ -244,11 +245,36 @@ class Subject:
             )
         ]
 
+    def encode_pair(self, first: str, second: str) -> tuple[Encoded, list[int]]:
+        """Two texts as the tokenizer joins them, and the type of each token; offsets are in both texts, a line each.
+
+        Nothing is cut: ``cut`` is set where the two are longer than `max_length`.
+        """
+        out = self._tokenizer(
+            first,
+            second,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_token_type_ids=True,
+            truncation=False,
+            verbose=False,
+        )
+        shift = len(first) + 1
+        offsets = [
+            (start + shift, end + shift) if number == 1 else (start, end)
+            for (start, end), number in zip(out["offset_mapping"], out.sequence_ids(0), strict=True)
+        ]
+        ids, special = out["input_ids"], out["special_tokens_mask"]
+        encoded = self._encoded(f"{first}\n{second}", ids, offsets, special)
+        return encoded, list(out.get("token_type_ids") or [0] * len(ids))
+
     def _encoded(self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]) -> Encoded:
         front = next((i for i, s in enumerate(special) if not s), 0)
         back = next((i for i, s in enumerate(reversed(special)) if not s), len(special) - front)
         stop = len(ids) - back
         prefix = list(ids[:front]) if self._prefix is None else list(self._prefix)
+        if prefix and front < stop and ids[front] == prefix[-1] and prefix[-1] in self._special_ids:
+            front += 1  # the text spells its own BOS, as chat templates do: one is enough
         room = max(self.max_length - len(prefix) - back, 0)
         cut = None
         if stop - front > room:
@@ -286,6 +312,13 @@ class Subject:
         """A word as the model sees it: an uncased tokenizer makes no difference between ``The`` and ``the``."""
         normalizer = self._tokenizer.backend_tokenizer.normalizer
         return word if normalizer is None else normalizer.normalize_str(word)
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        """Tokens that no ordinary text makes."""
+        added = self._tokenizer.added_tokens_decoder
+        special = (token for token, content in added.items() if content.special)
+        return frozenset((*special, *self._tokenizer.all_special_ids))
 
     def batches(self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right") -> Iterator[Batch]:
         """Texts by falling length, as many to a batch as `tokens` positions hold (at least one).
@@ -419,6 +452,17 @@ def _require_eval(model: nn.Module) -> None:
             f"{type(model).__name__} is in training mode, where dropout changes every activation: "
             "call model.eval() first"
         )
+
+
+def _require_characters(texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise SubjectError(
+                f"text {number} ({text[:40]!a}): expected characters, got half of one ({half}, a lone surrogate)"
+            ) from None
 
 
 def _of(config: Any, *names: str) -> Any:

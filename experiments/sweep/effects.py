@@ -1,23 +1,32 @@
-"""Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the grid."""
+"""Effects of edits over prompts: means with intervals, tests and the false-discovery rate over the grid.
+
+Prompts of one group are resampled together. A single group has no spread to resample: its means are reported without
+intervals, and nothing about them can be tested.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...probes.evaluation import REPLICATES, ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
+from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
+from ..report.schema import Note
 from .components import Component
 from .measure import Measured
+from .reading import flips_of
+from .records import EffectRecord, Mean
 
 FEW = 10
 """Groups below which resampling them is not to be trusted."""
 BLOCK = 256
 """Components whose resamples are held at a time."""
+
+Record = TypeVar("Record", bound=EffectRecord)
 
 
 def finite(value: float) -> float | None:
@@ -31,61 +40,90 @@ def clusters_of(items: Sequence[Item]) -> Int[np.ndarray, " prompts"]:
     return np.unique(groups, return_inverse=True)[1]
 
 
-def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[dict[str, str]]:
+def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[Note]:
     """A warning where there are too few groups, or items without groups, to resample."""
     count = int(clusters.max()) + 1
     if count >= FEW:
         return []
-    what = f"{count} items" if count == len(clusters) else f"{count} groups of {len(clusters)} items"
-    text = f"only {what}: below {FEW} of them intervals and tests say little"
-    return [{"kind": "warning", "text": text}]
+    kind = "item" if count == len(clusters) else "group"
+    what = f"{count} {kind}{'s' if count > 1 else ''}"
+    if kind == "group":
+        what += f" of {len(clusters)} items"
+    if count == 1:
+        text = f"only {what}: there are no intervals, and effects cannot be tested"
+    else:
+        text = f"only {what}: below {FEW} of them intervals and tests say little"
+    return [Note(kind="warning", text=text)]
 
 
-def mean_of(
-    values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0
-) -> dict[str, float]:
-    """Mean over prompts with its interval."""
-    boot = ClusterBootstrap(clusters, seed=seed)
-    return _mean(boot, values)
+def mean_of(values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0) -> Mean:
+    """Mean over prompts with its interval; a single cluster has none."""
+    return _mean(ClusterBootstrap(clusters, seed=seed), values)
 
 
-def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> dict[str, float]:
-    found = boot.mean(values)
-    return {"value": found.value, "low": found.low, "high": found.high, "n_clusters": boot.n_clusters}
+def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> Mean:
+    resampled = boot.mean(values)
+    low, high = bounds(boot, resampled.low, resampled.high)
+    return Mean(value=resampled.value, low=low, high=high, n_clusters=boot.n_clusters)
 
 
-def differs_from_0(mean: dict[str, float]) -> bool:
-    """Whether the interval of a mean (`mean_of`) leaves 0 out; that of a single cluster says nothing."""
-    return mean["n_clusters"] > 1 and (mean["low"] > 0 or mean["high"] < 0)
+def bounds(boot: ClusterBootstrap, low: float, high: float) -> tuple[float | None, float | None]:
+    """The ends of an interval; None where there is one cluster, whose resamples are all the same."""
+    return (low, high) if boot.n_clusters > 1 else (None, None)
+
+
+def span(mean: Mean) -> str:
+    """The interval of a mean, for a sentence."""
+    if mean.low is None or mean.high is None:
+        return "no interval: one group"
+    return f"95% {mean.low:.3g} to {mean.high:.3g}"
+
+
+def differs_from_0(mean: Mean) -> bool:
+    """Whether the interval of a mean leaves 0 out; a single cluster has no interval."""
+    if mean.low is None or mean.high is None:
+        return False
+    return mean.low > 0 or mean.high < 0
+
+
+def is_comparable(whole: Mean) -> bool:
+    """Whether effects can be given as shares of it.
+
+    A share of what may be 0 is not a number to report. A single cluster cannot tell, and its shares are reported without
+    intervals.
+    """
+    return differs_from_0(whole) or (whole.n_clusters == 1 and whole.value != 0)
 
 
 def effect_records(
     parts: Sequence[Component],
-    found: Measured,
+    measured: Measured,
     whole: Float[np.ndarray, " prompts"],
     clusters: Int[np.ndarray, " prompts"],
     metric: Metric,
     seed: int = 0,
-    **more: Any,
-) -> list[dict[str, Any]]:
+    kind: type[Record] = EffectRecord,
+    **common: Any,
+) -> list[Record]:
     """One record a component.
 
     ``effect`` is the mean over prompts of edited minus unedited, its interval a paired bootstrap over clusters, ``p``
     that of a sign-flip test, ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of
-    ``whole``, None where the interval of that mean holds 0: a share of nothing is not a number to report.
+    ``whole``, None where the interval of that mean holds 0.
 
     Args:
+        measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.
         whole: what effects are shares of: the unedited metric, or its distance to another run's.
-        found: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.
-        more: further fields, the same for all.
+        kind: the class of the records.
+        common: further fields, the same for all.
     """
     boot = ClusterBootstrap(clusters, seed=seed)
     base = _mean(boot, whole)
-    some = differs_from_0(base)
-    effects, exact = found.effects, found.tested
+    comparable = is_comparable(base)
+    effects, tested = measured.effects, measured.tested & (boot.n_clusters > 1)
     p = np.ones(len(parts))
-    flips = max(REPLICATES, 10 * len(parts))  # enough that the smallest p can be told from 0 in the whole grid
-    p[exact] = sign_flip_p(effects[exact].T, clusters, flips, seed)
+    if tested.any():
+        p[tested] = sign_flip_p(effects[tested].T, clusters, flips_of(len(parts)), seed)
     q = benjamini_hochberg(p.tolist())
     records = []
     for start in range(0, len(parts), BLOCK):
@@ -94,28 +132,32 @@ def effect_records(
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
             effect = interval(float(values.mean()), replicates[:, i + 1])
-            share = interval(effect.value / base["value"], replicates[:, i + 1] / replicates[:, 0]) if some else None
+            low, high = bounds(boot, effect.low, effect.high)
+            share: dict[str, float | None] = dict.fromkeys(("normalised", "normalised_low", "normalised_high"))
+            if comparable:
+                share["normalised"] = effect.value / base.value
+            if comparable and boot.n_clusters > 1:
+                ratio = interval(0.0, replicates[:, i + 1] / replicates[:, 0])
+                share |= {"normalised_low": ratio.low, "normalised_high": ratio.high}
+            columns = {name: finite(float(column[number])) for name, column in measured.columns.items()}
             records.append(
-                {
-                    "site": str(part.site),
-                    "layer": part.layer,
-                    "index": part.index,
-                    "component": part.kind,
-                    **more,
-                    "metric": metric.name,
-                    "unit": metric.unit,
-                    "exact": bool(exact[number]),
-                    "effect": effect.value,
-                    "low": effect.low,
-                    "high": effect.high,
-                    "normalised": share.value if share else None,
-                    "normalised_low": share.low if share else None,
-                    "normalised_high": share.high if share else None,
-                    "p": float(p[number]) if exact[number] else None,
-                    "q": q[number] if exact[number] else None,
-                    "n": len(values),
-                    "n_clusters": boot.n_clusters,
-                    **{name: finite(float(column[number])) for name, column in found.more.items()},
-                }
+                kind(
+                    site=str(part.site),
+                    layer=part.layer,
+                    index=part.index,
+                    component=part.kind,
+                    metric=metric.name,
+                    unit=metric.unit,
+                    exact=bool(measured.tested[number]),
+                    effect=effect.value,
+                    low=low,
+                    high=high,
+                    p=float(p[number]) if tested[number] else None,
+                    q=q[number] if tested[number] else None,
+                    n=len(values),
+                    n_clusters=boot.n_clusters,
+                    **share,
+                    **{**common, **columns},
+                )
             )
     return records

@@ -16,27 +16,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ...hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
 from ...hooks.edits import Edit, Where
+from ...hooks.sites import SiteLike
 from ..metrics.metrics import Metric
 from ..metrics.reads import MetricError
 from ..subject import Subject
 from .components import Component
+from .records import Certificate
 from .sweep import Chunk
 
 METHODS = ("gradient", "graddrop")
 NOISE = 1e-5
 """Exact effects below this share of the largest are rounding: their sign says nothing."""
 TRUSTED = 0.7
-"""Spearman correlation with the exact effects below which an estimate is said to mislead."""
+"""Spearman correlation with the exact effects below which an estimate misleads."""
+SAME_SIGN = 0.9
+"""Share of right signs among the largest below which it does, too."""
+BEFORE_SOFTMAX = ("attn.hook_q", "attn.hook_k")
+"""Sites whose edit goes through the softmax of attention exactly."""
 
 
 class Estimates(NamedTuple):
@@ -69,45 +75,98 @@ def estimates(
     Raises:
         MetricError: a metric without a gradient; keys by position.
     """
-    if any(part.kind == "positions" and Site.parse(part.site.name).part == "attn.hook_k" for part in parts):
+    parts_of = {part.site.name: Site.parse(part.site.name).part for part in parts}
+    if any(part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k" for part in parts):
         raise MetricError("keys by position have no estimate: a key's effect shows at the queries that read it")
     edit = {part.site.name: edit_of(part) for part in parts}
+    run = _unedited(subject, metric, chunk, edit, dropped)
+    changes: dict[str, Tensor] = {}
+    for name, part in parts_of.items():
+        if part in BEFORE_SOFTMAX:
+            changes[name] = _through_softmax(subject.model, run, name, edit[name])
+        else:
+            changes[name] = _first_order(run, name, edit[name])
+    return Estimates(
+        _by_prompt(changes, parts, chunk, per_position=False),
+        _by_prompt(changes, parts, chunk, per_position=True),
+    )
+
+
+class _Unedited(NamedTuple):
+    """One forward and backward without edits.
+
+    Attributes:
+        inputs: of the forward; ``mask`` marks the texts' tokens.
+        values: activations of the edited sites, of what their edits need, and of the patterns behind queries and keys.
+        gradients: d metric / d value of each, summed over prompts, which do not meet.
+    """
+
+    inputs: Mapping[str, Tensor]
+    mask: Tensor
+    values: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+
+
+def _unedited(
+    subject: Subject, metric: Metric, chunk: Chunk, edit: Mapping[str, Edit], dropped: int | None
+) -> _Unedited:
+    """The values and gradients that all estimates of a batch are made from."""
+    model, inputs = subject.model, chunk.batch.inputs(subject.device)
     names = list(edit)
-    softmax = {name: Site.parse(name) for name in names if Site.parse(name).part in ("attn.hook_q", "attn.hook_k")}
-    watched = [f"blocks.{site.layer}.attn.hook_pattern" for site in softmax.values()]
-    read = [name for name in names if name not in softmax]
-    needed = [need for name in read for need in edit[name].needs]
-    model, reads = subject.model, chunk.reads
-    inputs = chunk.batch.inputs(subject.device)
+    patterns = [_pattern_of(name) for name in names if Site.parse(name).part in BEFORE_SOFTMAX]
+    needed = [need for name in names for need in edit[name].needs]
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", NothingChanged)
+        warnings.simplefilter("ignore", NothingChanged)  # detaching changes gradients, not values
         if dropped is not None:
-            through = [s for s in sites(model, f"blocks.{dropped}.*") if s.endswith(("hook_attn_out", "hook_mlp_out"))]
-            stack.enter_context(intervene(model, {site: edits.function(Tensor.detach) for site in through}))
-        acts = stack.enter_context(capture(model, *names, *watched, *needed, grad=True))
+            stack.enter_context(intervene(model, _detached(model, dropped)))
+        values = stack.enter_context(capture(model, *names, *patterns, *needed, grad=True))
         logits = _logits(model, inputs, metric.readout)
-        at = logits[tuple(reads.positions.T.to(logits.device))]
-        value = metric.value(at[None], at.detach(), reads)
+        at_reads = logits[tuple(chunk.reads.positions.T.to(logits.device))]
+        value = metric.value(at_reads[None], at_reads.detach(), chunk.reads)
         if not value.requires_grad:
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
-        gradients = acts.gradients(value.sum(), retain_graph=False)
-    moved = {}
-    for name in read:
-        where = Where(Site(name), mask=chunk.batch.attention_mask, live={need: acts[need] for need in edit[name].needs})
-        with torch.no_grad():
-            moved[name] = (edit[name](acts[name], where) - acts[name]).float() * gradients[name].float()
-    for name, site in softmax.items():
-        pattern = f"blocks.{site.layer}.attn.hook_pattern"
-        with torch.no_grad(), intervene(model, {name: edit[name]}), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NothingChanged)
-            with capture(model, pattern, stop=True) as after:
-                model(**inputs)
-        change = (after[pattern] - acts[pattern]) * gradients[pattern]  # batch head query key
-        heads = acts[name].shape[2]  # queries of one key head are one group
-        moved[name] = change.sum(-1).view(len(change), heads, -1, change.shape[2]).sum(2).transpose(1, 2).unsqueeze(-1)
-    return Estimates(_by_prompt(moved, parts, chunk, False), _by_prompt(moved, parts, chunk, True))
+        gradients = values.gradients(value.sum(), retain_graph=False)
+    return _Unedited(inputs, chunk.batch.attention_mask, values, gradients)
+
+
+def _detached(model: nn.Module, layer: int) -> dict[SiteLike, Edit]:
+    """Edits that cut the gradient through a layer's attention and MLP; its residual stream keeps it."""
+    cut = edits.function(Tensor.detach)
+    outputs = ("hook_attn_out", "hook_mlp_out")
+    return {name: cut for name in sites(model, f"blocks.{layer}.*") if name.endswith(outputs)}
+
+
+def _first_order(run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch pos *width"]:
+    """(edited value - value) * gradient at each number of a site."""
+    live = {need: run.values[need] for need in edit.needs}
+    where = Where(Site(name), mask=run.mask, live=live)
+    with torch.no_grad():
+        change = edit(run.values[name], where) - run.values[name]
+        return change.float() * run.gradients[name].float()
+
+
+def _through_softmax(model: nn.Module, run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch pos head 1"]:
+    """Queries and keys: the edited attention pattern is computed, and the gradient taken from there on (AtP*).
+
+    A softmax that is saturated has next to no gradient, although the edit moves the pattern.
+    """
+    pattern = _pattern_of(name)
+    with torch.no_grad(), intervene(model, {name: edit}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingChanged)
+        with capture(model, pattern, stop=True) as after:
+            model(**run.inputs)
+    change = (after[pattern] - run.values[pattern]) * run.gradients[pattern]
+    by_query = change.sum(-1)  # batch head query
+    heads = run.values[name].shape[2]
+    grouped = by_query.view(len(by_query), heads, -1, by_query.shape[2]).sum(2)
+    return grouped.transpose(1, 2).unsqueeze(-1)  # the queries of one key head are one group
+
+
+def _pattern_of(name: str) -> str:
+    """The attention pattern that a layer's queries and keys make."""
+    return f"blocks.{Site.parse(name).layer}.attn.hook_pattern"
 
 
 def _logits(
@@ -116,45 +175,53 @@ def _logits(
     """The model's logits, or those of what reads it, in the graph."""
     if readout is None:
         return model(**inputs).logits
-    seen: list[Tensor] = []
+    residuals: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:
-        seen.append(value)
+        residuals.append(value)
         return value
 
     with intervene(model, {f"blocks.{readout.layer}.hook_resid_post": edits.function(keep)}):
         model(**inputs)
-    return readout.of(seen[-1])
+    return readout.of(residuals[-1])
 
 
 def _by_prompt(
-    moved: dict[str, Tensor], parts: Sequence[Component], chunk: Chunk, per_position: bool
+    changes: Mapping[str, Tensor], parts: Sequence[Component], chunk: Chunk, per_position: bool
 ) -> Float[np.ndarray, "components prompts"]:
     """Sums over what belongs to each component, then over each prompt's texts."""
-    mask = chunk.batch.attention_mask
-    owner = torch.zeros(len(mask), dtype=torch.long)
-    owner[chunk.reads.places[:, 0]] = chunk.reads.places[:, 3]
-    totals: dict[str, Tensor] = {}
-    for name, whole in moved.items():
-        there = mask.to(whole).view(*mask.shape, *[1] * (whole.ndim - 2))
-        totals[name] = whole * there
-    out = np.zeros((len(parts), len(chunk.prompts)))
+    prompt_of_text = torch.zeros(len(chunk.batch.attention_mask), dtype=torch.long)
+    prompt_of_text[chunk.reads.places[:, 0]] = chunk.reads.places[:, 3]
     by_site: dict[str, list[int]] = {}
     for i, part in enumerate(parts):
         by_site.setdefault(part.site.name, []).append(i)
-    for name, mine in by_site.items():
-        whole = totals[name]
-        if parts[mine[0]].kind == "positions":
-            values = whole.flatten(2).sum(2)[:, [parts[i].index or 0 for i in mine]]  # batch component
-        elif parts[mine[0]].index is None:
-            at_each = whole.flatten(2).sum(2)
-            values = (at_each.abs() if per_position else at_each).sum(1, keepdim=True)
-        else:
-            at_each = whole if whole.ndim == 3 else whole.flatten(3).sum(3)  # batch pos index
-            values = (at_each.abs() if per_position else at_each).sum(1)[:, [parts[i].index or 0 for i in mine]]
-        by_prompt = values.new_zeros(len(chunk.prompts), len(mine)).index_add_(0, owner.to(values.device), values)
-        out[mine] = by_prompt.T.double().cpu().numpy()
+    out = np.zeros((len(parts), len(chunk.prompts)))
+    for name, numbers in by_site.items():
+        of_site = [parts[i] for i in numbers]
+        by_text = _by_text(changes[name], of_site, chunk.batch.attention_mask, per_position)
+        by_prompt = by_text.new_zeros(len(chunk.prompts), len(numbers))
+        by_prompt.index_add_(0, prompt_of_text.to(by_text.device), by_text)
+        out[numbers] = by_prompt.T.double().cpu().numpy()
     return out
+
+
+def _by_text(
+    change: Float[Tensor, "batch pos *width"],
+    parts: Sequence[Component],
+    mask: Tensor,
+    per_position: bool,
+) -> Float[Tensor, "batch components"]:
+    """What each component of one site adds in each text; padding adds nothing."""
+    real = change * mask.to(change).view(*mask.shape, *[1] * (change.ndim - 2))
+    indices = [part.index or 0 for part in parts]
+    if parts[0].kind == "positions":
+        return real.flatten(2).sum(2)[:, indices]
+    if parts[0].index is None:
+        at_position = real.flatten(2).sum(2).unsqueeze(2)  # batch pos 1
+    else:
+        at_position = real if real.ndim == 3 else real.flatten(3).sum(3)  # batch pos index
+    sizes = at_position.abs() if per_position else at_position
+    return sizes.sum(1)[:, indices]
 
 
 def grad_drop(
@@ -166,8 +233,10 @@ def grad_drop(
     n_layers: int,
 ) -> Float[np.ndarray, "components prompts"]:
     """c = 1/(L - 1) sum_l |estimate with layer l passed by|: sizes, without a sign."""
-    each = (estimates(subject, metric, chunk, parts, edit_of, dropped=layer) for layer in range(n_layers))
-    return np.sum([np.abs(found.effects) for found in each], axis=0) / max(1, n_layers - 1)
+    sizes = [
+        np.abs(estimates(subject, metric, chunk, parts, edit_of, dropped=layer).effects) for layer in range(n_layers)
+    ]
+    return np.sum(sizes, axis=0) / max(1, n_layers - 1)
 
 
 def to_verify(sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int) -> tuple[list[int], list[int]]:
@@ -178,50 +247,77 @@ def to_verify(sizes: Float[np.ndarray, " components"], top: int, sample: int, se
 
 
 def certificate(
+    method: str,
     estimate: Float[np.ndarray, " components"],
     exact: Float[np.ndarray, " components"],
     top: Sequence[int],
     sample: Sequence[int],
-) -> dict[str, Any]:
+) -> Certificate:
     """How the estimated mean effects agree with the exact ones, where those were measured.
 
-    Returns:
-        ``n_top, n_sample``; Spearman's correlation over both and over the sample; ``overlap``, the share of the larger
-        half of the top by exact size that is in the larger half by estimate; ``same_sign`` over the top's parts that are
-        more than rounding (None: there are none); ``slope`` of exact on estimate through 0; ``missed``, sampled parts whose
-        exact effect exceeds the median of the top's, and ``misleads`` with the reasons.
+    The largest are all verified, of the others only a sample. So that the rank correlation is that of the whole grid and not
+    of a choice of large effects, each sampled part counts as often as there are parts that it stands for. Without a sample
+    there is none.
     """
-    both = [*top, *sample]
-    half = max(1, len(top) // 2)
-    top_array = np.array(top, dtype=int)
-    by_exact = set(top_array[np.argsort(-np.abs(exact[top_array]), kind="stable")[:half]].tolist())
-    by_estimate = set(top_array[np.argsort(-np.abs(estimate[top_array]), kind="stable")[:half]].tolist())
-    real = top_array[np.abs(exact[top_array]) > NOISE * np.abs(exact[top_array]).max(initial=0.0)]
-    middle = float(np.median(np.abs(exact[top_array])))
-    square = float((estimate[both] ** 2).sum())
-    found = {
-        "n_top": len(top),
-        "n_sample": len(sample),
-        "spearman": _spearman(estimate[both], exact[both]),
-        "spearman_sample": _spearman(estimate[list(sample)], exact[list(sample)]),
-        "overlap": len(by_exact & by_estimate) / half,
-        "same_sign": float((np.sign(estimate[real]) == np.sign(exact[real])).mean()) if len(real) else None,
-        "slope": float((estimate[both] * exact[both]).sum() / square) if square else None,
-        "missed": int((np.abs(exact[list(sample)]) > middle).sum()),
-    }
+    top_parts, sampled = np.array(top, dtype=int), np.array(sample, dtype=int)
+    verified = np.concatenate([top_parts, sampled])
+    n_others = len(estimate) - len(top_parts)
+    half = max(1, len(top_parts) // 2)
+    top_exact, top_estimate = exact[top_parts], estimate[top_parts]
+    larger_by_exact = set(np.argsort(-np.abs(top_exact), kind="stable")[:half].tolist())
+    larger_by_estimate = set(np.argsort(-np.abs(top_estimate), kind="stable")[:half].tolist())
+    real = np.abs(top_exact) > NOISE * np.abs(top_exact).max(initial=0.0)
+    signs_agree = np.sign(top_estimate[real]) == np.sign(top_exact[real])
+    square = float((estimate[verified] ** 2).sum())
+    spearman = None
+    if n_others == 0 or len(sampled):
+        weights = np.ones(len(verified))
+        weights[len(top_parts) :] = n_others / max(1, len(sampled))
+        spearman = weighted_spearman(estimate[verified], exact[verified], weights)
+    agreement = Certificate(
+        method=method,
+        n_top=len(top_parts),
+        n_sample=len(sampled),
+        spearman=spearman,
+        spearman_sample=weighted_spearman(estimate[sampled], exact[sampled], np.ones(len(sampled))),
+        overlap=len(larger_by_exact & larger_by_estimate) / half,
+        same_sign=float(signs_agree.mean()) if real.any() else None,
+        slope=float((estimate[verified] * exact[verified]).sum() / square) if square else None,
+        missed=int((np.abs(exact[sampled]) > np.median(np.abs(top_exact))).sum()),
+        misleads=[],
+    )
+    return replace(agreement, misleads=_reasons(agreement))
+
+
+def _reasons(agreement: Certificate) -> list[str]:
+    """Why the estimate cannot be trusted here."""
     reasons = []
-    if found["spearman"] is not None and found["spearman"] < TRUSTED:
-        reasons.append(f"Spearman's correlation with the exact effects is {found['spearman']:.2f}")
-    if found["same_sign"] is not None and found["same_sign"] < 0.9:
-        reasons.append(f"{1 - found['same_sign']:.0%} of the largest have the other sign")
-    if found["missed"]:
-        reasons.append(f"{found['missed']} of {len(sample)} sampled parts are larger than half of the top")
-    return {**found, "misleads": reasons}
+    if agreement.spearman is not None and agreement.spearman < TRUSTED:
+        reasons.append(f"Spearman's correlation with the exact effects is {agreement.spearman:.2f}")
+    if agreement.same_sign is not None and agreement.same_sign < SAME_SIGN:
+        reasons.append(f"{1 - agreement.same_sign:.0%} of the largest have the other sign")
+    if agreement.missed:
+        reasons.append(f"{agreement.missed} of {agreement.n_sample} sampled parts are larger than half of the top")
+    return reasons
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """None where there is nothing to rank."""
+def weighted_spearman(
+    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> float | None:
+    """Spearman's correlation where each pair counts ``weights`` times; None where there is nothing to rank.
+
+    rank(x) = sum of the weights below x + half of those at x:  for whole weights the rank among so many copies.
+    """
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    found: Any = spearmanr(a, b)
-    return float(found.statistic)
+    x, y = (_weighted_ranks(values, weights) for values in (a, b))
+    x, y = (ranks - np.average(ranks, weights=weights) for ranks in (x, y))
+    covariance = (weights * x * y).sum()
+    return float(covariance / np.sqrt((weights * x**2).sum() * (weights * y**2).sum()))
+
+
+def _weighted_ranks(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    _, place = np.unique(values, return_inverse=True)
+    at_each = np.bincount(place, weights)
+    below = np.cumsum(at_each) - at_each
+    return (below + at_each / 2)[place]

@@ -1,75 +1,166 @@
-"""A grid of effects: a row for each layer, a column for each head, coloured where the effect is clear of chance."""
+"""A grid of effects: a row for each layer, a column for each head or token, coloured by the effect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
 
 from ..report.charts import Box, label_step, px, svg
 from ..report.matrix import step_of
-from ..report.words import interval, p_value, plural, signed
-from .reading import LEVEL, clear_of_chance
+from ..report.words import general, interval, p_value, plural, signed
+from .reading import LEVEL, significant
+from .records import EffectRecord
 
 CELLS = 4000
 """Cells that a drawing can hold; a grid with more is a ranking."""
+FAINT = 0.02
+"""Effects below this share of the scale's end stay grey."""
+SIGN_SIDE = 13.0
+"""Pixels of a cell's side from which it holds a sign."""
+TOKEN_SIDE = 26.0
+"""Pixels of a cell's side where columns are tokens."""
+TOKEN_LETTERS = 12
+"""Letters of a token that are shown."""
 
 
 def effect_grid(
-    records: Sequence[Mapping[str, Any]], *, uid: str, title: str, names: Sequence[str]
+    records: Sequence[EffectRecord],
+    *,
+    uid: str,
+    title: str,
+    names: Sequence[str],
+    tokens: Sequence[str] = (),
+    shares: bool = False,
 ) -> tuple[str, list[list[str]], str] | None:
     """The drawing, what the pointer reads (name, effect, interval and tests) and a caption; None for too many cells.
 
-    Orange cells make the metric lower when they are edited, blue ones higher, in four shades by size; cells whose
-    false-discovery rate is 5% or more stay grey.
+    Orange cells make the metric lower when they are edited, blue ones higher, in four shades by size. Cells whose
+    false-discovery rate is below 5% have an outline.
+
+    Args:
+        tokens: names of the columns, if they are positions of a text.
+        shares: colour by ``normalised``, which every record must have, on a scale that ends at 1.
     """
     if not records or len(records) > CELLS:
         return None
-    layers = sorted({int(r["layer"]) for r in records})
-    columns = sorted({int(r["index"] or 0) for r in records})
+    sizes = [float(record.normalised or 0.0) if shares else record.effect for record in records]
+    end = 1.0 if shares else max(abs(size) for size in sizes)
+    layers = sorted({record.layer for record in records})
+    columns = sorted({record.index or 0 for record in records})
     side = max(7.0, min(30.0, 620.0 / max(len(columns), 1), 620.0 / len(layers)))
+    if tokens:
+        side = max(side, TOKEN_SIDE)
     left, top = 34.0, 6.0
-    box = Box(left + side * len(columns) + 6, top + side * len(layers) + (34 if len(columns) > 1 else 8))
-    clear = clear_of_chance(records)
-    largest = max((abs(float(r["effect"])) for r in clear), default=0.0)
+    under = (90 if tokens else 34) if len(columns) > 1 else 8
+    box = Box(left + side * len(columns) + (40 if tokens else 6), top + side * len(layers) + under)
     gap = 1.0 if side < 16 else 2.0
     body, tips = [], []
-    for record, name in zip(records, names, strict=True):
-        effect, is_clear = float(record["effect"]), bool(clear_of_chance([record]))
-        kind = f"{'up' if effect > 0 else 'down'}{step_of(effect, largest)}" if is_clear else "even"
-        x = left + side * columns.index(int(record["index"] or 0))
-        y = top + side * layers.index(int(record["layer"]))
-        body.append(f'<rect class="m-{kind}" data-k="{len(tips)}" x="{px(x)}" y="{px(y)}" ')
-        body.append(f'width="{px(side - gap)}" height="{px(side - gap)}"/>')
-        if is_clear and side >= 13:
-            body.append(f'<text class="m-text m-sign m-on{step_of(effect, largest)}" text-anchor="middle" ')
-            body.append(
-                f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + 2.6)}">{"+" if effect > 0 else "−"}</text>'
-            )
-        tests = f"p = {p_value(record.get('p'))}, q = {p_value(record.get('q'))}".replace("= <", "< ")
-        tests = tests if record.get("exact", True) else "an estimate"
-        tips.append([name, signed(effect), f"{interval(record.get('low'), record.get('high'))}; {tests}"])
-    body += _ticks(layers, side, lambda at: (left - 6, top + at + side / 2 + 3), "end", 14.0)
-    if len(columns) > 1:
-        under = top + side * len(layers) + 13
-        body += _ticks(columns, side, lambda at: (left + at + side / 2 - 1, under), "middle", 20.0)
-        middle, axis = left + side * len(columns) / 2, str(records[0].get("component", "")).removesuffix("s")
-        body.append(
-            f'<text class="tick" x="{px(middle)}" y="{px(under + 15)}" text-anchor="middle">{escape(axis)}</text>'
-        )
-    words = (
-        f"{plural(len(records), 'cell')}, layers from top to bottom: {len(clear)} have an effect that is clear of chance "
-        f"(false-discovery rate below {LEVEL}), the largest {largest:.3g}. Grey cells are not clear of it."
+    for record, name, size in zip(records, names, sizes, strict=True):
+        x = left + side * columns.index(record.index or 0)
+        y = top + side * layers.index(record.layer)
+        body += _cell(size, end, bool(significant([record])), len(tips), x, y, side, gap)
+        tips.append([name, _effect_text(record, shares), _tests_text(record)])
+    body += _ticks(
+        [str(layer) for layer in layers],
+        side,
+        lambda at: (left - 6, top + at + side / 2 + 3),
+        anchor="end",
+        each=14.0,
     )
-    drawing = svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"')
-    return drawing, tips, words
+    if len(columns) > 1:
+        bottom = top + side * len(layers) + 13
+        if tokens:
+            body += _token_ticks([tokens[at] for at in columns], left, bottom, side)
+        else:
+            body += _ticks(
+                [str(column) for column in columns],
+                side,
+                lambda at: (left + at + side / 2 - 1, bottom),
+                anchor="middle",
+                each=20.0,
+            )
+            middle, axis = left + side * len(columns) / 2, records[0].component.removesuffix("s")
+            body.append(
+                f'<text class="tick" x="{px(middle)}" y="{px(bottom + 15)}" text-anchor="middle">{escape(axis)}</text>'
+            )
+    words = _caption(records, shares, end)
+    size_of = f' width="{px(box.width)}"'
+    return svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=size_of), tips, words
 
 
-def _ticks(values: Sequence[int], side: float, place: Any, anchor: str, each: float) -> list[str]:
-    every = label_step(len(values), side * len(values), each)
+def _cell(
+    size: float, end: float, outlined: bool, number: int, x: float, y: float, side: float, gap: float
+) -> list[str]:
+    """One cell, coloured by its size on a scale to ``end``."""
+    faint = abs(size) < FAINT * end or end == 0
+    step = step_of(size, end)
+    kind = "even" if faint else f"{'up' if size > 0 else 'down'}{step}"
+    classes = f"m-{kind} m-clear" if outlined else f"m-{kind}"
+    width = px(side - gap)
+    out = [f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" height="{width}"/>']
+    if not faint and side >= SIGN_SIDE:
+        sign = "+" if size > 0 else "−"
+        middle = px(x + (side - gap) / 2)
+        out.append(
+            f'<text class="m-text m-sign m-on{step}" text-anchor="middle" x="{middle}" '
+            f'y="{px(y + side / 2 + 2.6)}">{sign}</text>'
+        )
+    return out
+
+
+def _effect_text(record: EffectRecord, shares: bool) -> str:
+    """The effect, and for shares the share in front of it."""
+    if not shares:
+        return signed(record.effect)
+    return f"{signed(record.effect)}, {signed(record.normalised, 2)} of the way"
+
+
+def _tests_text(record: EffectRecord) -> str:
+    """The interval and the tests of an effect."""
+    if not record.exact:
+        tests = "an estimate"
+    elif record.p is None:
+        tests = "cannot be tested"
+    else:
+        tests = f"p = {p_value(record.p)}, q = {p_value(record.q)}".replace("= <", "< ")
+    span = interval(record.low, record.high)
+    return f"{span}; {tests}" if span else tests
+
+
+def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
+    """What the colours mean, and how many cells have an outline."""
+    what = "recovery, on a scale from 0 to 1" if shares else f"effect, on a scale to {general(end)}"
+    testable = any(record.p is not None for record in records)
+    passing = len(significant(records))
+    outlined = "Effects cannot be tested."
+    if testable:
+        verb = "is" if passing == 1 else "are"
+        outlined = f"{plural(passing, 'outlined cell')} {verb} significant (false-discovery rate below {LEVEL})."
+    return f"{plural(len(records), 'cell')}, layers from top to bottom. Colour: {what}. {outlined}"
+
+
+def _ticks(
+    labels: Sequence[str],
+    side: float,
+    place: Callable[[float], tuple[float, float]],
+    anchor: str,
+    each: float,
+) -> list[str]:
+    """Labels along an axis, as many as there is room for."""
+    every = label_step(len(labels), side * len(labels), each)
     out = []
-    for i, value in enumerate(values):
+    for i, label in enumerate(labels):
         if i % every == 0:
             x, y = place(i * side)
-            out.append(f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(str(value))}</text>')
+            out.append(f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(label)}</text>')
+    return out
+
+
+def _token_ticks(tokens: Sequence[str], left: float, bottom: float, side: float) -> list[str]:
+    """Tokens under their columns, aslant."""
+    out = []
+    for i, token in enumerate(tokens):
+        text = token if len(token) <= TOKEN_LETTERS else f"{token[: TOKEN_LETTERS - 1]}…"
+        x, y = px(left + i * side + side / 2), px(bottom)
+        out.append(f'<text class="tick" x="{x}" y="{y}" transform="rotate(40 {x} {y})">{escape(text)}</text>')
     return out

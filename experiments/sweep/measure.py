@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ...hooks import edits
 from ...hooks.edits import Edit
 from ..metrics.reads import MetricError
+from ..report.schema import Note
 from ..runs import console
 from ..runs.execute import Run
 from .components import Component
 from .estimate import certificate, estimates, grad_drop, to_verify
-from .sweep import Grid, sweep_all
+from .records import Certificate
+from .sweep import Grid, sweep_all, sweep_grid
+
+PUT_IN_ALREADY = "their values already equal what the ablation puts there"
 
 
 @dataclass(frozen=True)
@@ -28,53 +32,64 @@ class Measured:
         effects: exact where ``tested``, estimated elsewhere.
         clean: the metric without edits.
         tested: which components were measured exactly.
-        more: further numbers of each component, by name: what an estimate said.
+        columns: further numbers of each component, by the record's field: what an estimate gave.
         certificate: how estimates and exact effects agree, if there were estimates.
+        unchanged: which components' edits left every activation as it was.
     """
 
     effects: Float[np.ndarray, "components prompts"]
     clean: Float[np.ndarray, " prompts"]
-    tested: np.ndarray
-    more: dict[str, Float[np.ndarray, " components"]]
-    certificate: dict[str, Any] | None = None
+    tested: Bool[np.ndarray, " components"]
+    columns: dict[str, Float[np.ndarray, " components"]] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    unchanged: Bool[np.ndarray, " components"] | None = None
 
-    def of(self, mine: Sequence[int]) -> Measured:
+    def of(self, chosen: Sequence[int]) -> Measured:
         """Some of the components."""
-        more = {name: values[mine] for name, values in self.more.items()}
-        return Measured(self.effects[mine], self.clean, self.tested[mine], more, self.certificate)
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        unchanged = self.unchanged[chosen] if self.unchanged is not None else None
+        return replace(
+            self,
+            effects=self.effects[chosen],
+            tested=self.tested[chosen],
+            columns=columns,
+            unchanged=unchanged,
+        )
 
 
-def measure(run: Run, grid: Grid) -> Measured:
-    """Effects of all components on all prompts, as the run's configuration asks (an `EffectsOptions`)."""
-    if run.config.estimate == "none":
-        effects, clean = sweep_all(run.folder, grid, run.engine)
-        found = Measured(effects, clean, np.ones(len(grid.parts), dtype=bool), {})
+def measure_grid(run: Run, grid: Grid) -> Measured:
+    """Effects of all components on all prompts, as the run's options ask (an `EffectsOptions`)."""
+    if run.options.estimate == "none":
+        swept = sweep_grid(run.folder, grid, run.engine)
+        tested = np.ones(len(grid.parts), dtype=bool)
+        measured = Measured(swept.effects, swept.clean, tested, unchanged=~swept.changed)
     else:
-        found = _screened(run, grid)
-    if not run.config.null_draws:
-        return found
-    return replace(found, more={**found.more, **_null(run, grid, found)})
+        measured = _screened(run, grid)
+    if not run.options.null_draws:
+        return measured
+    return replace(measured, columns={**measured.columns, **_null(run, grid, measured)})
 
 
-def _null(run: Run, grid: Grid, found: Measured) -> dict[str, np.ndarray]:
-    """Effects of changes as large in random directions, for what was measured exactly.
+def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
+    """Effects of equally large changes in random directions, for what was measured exactly.
 
     ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
     """
-    mine = np.flatnonzero(found.tested).tolist()
-    sizes, seed = [], run.config.seed
-    for draw in range(run.config.null_draws):
+    tested = np.flatnonzero(measured.tested).tolist()
+    sizes, seed = [], run.options.seed
+    for draw in range(run.options.null_draws):
 
         def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
             edit_of = grid.edits_for(number)
             return lambda part: edits.turned(edit_of(part), seed + draw)
 
-        drawn_grid = replace(grid.of(mine), name=f"{grid.name} null {draw}", edits_for=turned)
+        drawn_grid = replace(grid.of(tested), name=f"{grid.name} null {draw}", edits_for=turned)
         effects, _ = sweep_all(run.folder, drawn_grid, run.engine)
         sizes.append(np.abs(effects.mean(1)))
-    drawn, size = np.stack(sizes), np.abs(found.effects[mine].mean(1))
+    drawn, size = np.stack(sizes), np.abs(measured.effects[tested].mean(1))
     null, p = np.full(len(grid.parts), np.nan), np.full(len(grid.parts), np.nan)
-    null[mine], p[mine] = drawn.mean(0), (1 + (drawn >= size).sum(0)) / (1 + len(drawn))
+    null[tested] = drawn.mean(0)
+    p[tested] = (1 + (drawn >= size).sum(0)) / (1 + len(drawn))
     return {"null": null, "null_p": p}
 
 
@@ -84,33 +99,42 @@ def _screened(run: Run, grid: Grid) -> Measured:
     Estimates are kept in the run's folder: those made again could rank the components otherwise, by their rounding, and the
     exact effects that are kept would be of others.
     """
-    config, parts, count = run.config, grid.parts, grid.n_prompts
-    found, drop = np.empty((len(parts), count)), np.zeros(len(parts))
+    options, parts, count = run.options, grid.parts, grid.n_prompts
+    estimated, drop = np.empty((len(parts), count)), np.zeros(len(parts))
     gate, gate_per_position = np.zeros(len(parts)), np.zeros(len(parts))
     with console.progress() as bars:
         bar = bars.add_task(f"{grid.name}: gradients", total=len(grid.groups))
         for number, chunk in enumerate(grid.groups):
-            here = run.folder.kept(f"{grid.name} estimate-{number}", partial(_estimated, grid, number, config.estimate))
-            found[:, chunk.prompts] = here["effects"]
+            here = run.folder.kept(
+                f"{grid.name} estimate-{number}",
+                partial(_estimated, grid, number, options.estimate),
+            )
+            estimated[:, chunk.prompts] = here["effects"]
             gate += np.abs(here["effects"]).sum(1)
             gate_per_position += here["per_position"]
             drop += here["graddrop"]
             bars.advance(bar)
-    sizes = drop if config.estimate == "graddrop" else np.abs(found.sum(1))
-    top, sample = to_verify(sizes, config.verify, config.verify_drawn, config.seed)
+    sizes = drop if options.estimate == "graddrop" else np.abs(estimated.sum(1))
+    top, sample = to_verify(sizes, options.verify, options.verify_drawn, options.seed)
     chosen = sorted([*top, *sample])
-    exact, clean = sweep_all(run.folder, grid.of(chosen), run.engine)
-    effects, tested = found.copy(), np.zeros(len(parts), dtype=bool)
-    effects[chosen], tested[chosen] = exact, True
-    more = {"estimate": found.mean(1), "gate": gate / count, "gate_per_position": gate_per_position / count}
-    if config.estimate == "graddrop":
-        more["graddrop"] = drop / count
-    agreement = certificate(found.mean(1), effects.mean(1), top, sample)
-    return Measured(effects, clean, tested, more, {"method": config.estimate, **agreement})
+    swept = sweep_grid(run.folder, grid.of(chosen), run.engine)
+    effects, tested = estimated.copy(), np.zeros(len(parts), dtype=bool)
+    effects[chosen], tested[chosen] = swept.effects, True
+    unchanged = np.zeros(len(parts), dtype=bool)
+    unchanged[chosen] = ~swept.changed
+    columns = {
+        "estimate": estimated.mean(1),
+        "gate": gate / count,
+        "gate_per_position": gate_per_position / count,
+    }
+    if options.estimate == "graddrop":
+        columns["graddrop"] = drop / count
+    agreement = certificate(options.estimate, estimated.mean(1), effects.mean(1), top, sample)
+    return Measured(effects, swept.clean, tested, columns, agreement, unchanged)
 
 
 def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
-    """What the gradients say of every component on one group of prompts; the prompts' sum where no effect is told."""
+    """What the gradients give for every component on one group of prompts; sums over prompts where no effect is kept."""
     about = grid.subject, grid.metric, grid.groups[number], grid.parts, grid.edits_for(number)
     here, drop = estimates(*about), np.zeros(len(grid.parts))
     if not np.isfinite(here.effects).all():
@@ -124,16 +148,43 @@ def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
     }
 
 
-def certificate_notes(name: str, certificate: dict[str, Any]) -> list[dict[str, str]]:
-    """What the certificate says, in a line; a warning where the estimate misleads."""
-    rho = certificate["spearman"]
+def unchanged_notes(
+    measured: Measured, noun: str, metric: str, why: str = PUT_IN_ALREADY, kind: str = "warning"
+) -> list[Note]:
+    """Which measured edits did nothing: to the activation, or only to the metric.
+
+    A metric of few values, such as an accuracy, can stay the same although the answer moved.
+
+    Args:
+        noun: what the parts are called, such as ``heads``.
+        why: what it means that an activation did not change, and ``kind`` that note's kind.
+    """
+    tested = measured.tested
+    unchanged = measured.unchanged if measured.unchanged is not None else np.zeros_like(tested)
+    same_metric = tested & ~unchanged & (measured.effects == 0).all(1)
+    total = int(tested.sum())
+    notes = []
+    if count := int((tested & unchanged).sum()):
+        text = f"{count} of {total} measured {noun} changed no activation: {why}"
+        notes.append(Note(kind=kind, text=text))
+    if count := int(same_metric.sum()):
+        text = f"{count} of {total} measured {noun} changed activations but not the {metric} of any prompt"
+        notes.append(Note(kind="info", text=text))
+    return notes
+
+
+def certificate_notes(name: str, agreement: Certificate) -> list[Note]:
+    """The certificate in a sentence; a warning where the estimate misleads."""
     text = (
-        f"{name}: effects are estimated from gradients and exact for {certificate['n_top']} of the largest and "
-        f"{certificate['n_sample']} drawn at random: Spearman {'not defined' if rho is None else f'{rho:.2f}'}, "
-        f"top-half overlap {certificate['overlap']:.0%}, same sign {certificate['same_sign']:.0%}"
+        f"{name}: effects are estimated from gradients and exact for {agreement.n_top} of the largest and "
+        f"{agreement.n_sample} drawn at random: Spearman {_figure(agreement.spearman)}, "
+        f"top-half overlap {agreement.overlap:.0%}, same sign {_figure(agreement.same_sign, '.0%')}"
     )
-    if certificate["misleads"]:
-        return [
-            {"kind": "warning", "text": f"{text}. The estimate misleads here: {'; '.join(certificate['misleads'])}"}
-        ]
-    return [{"kind": "info", "text": text}]
+    if agreement.misleads:
+        reasons = "; ".join(agreement.misleads)
+        return [Note(kind="warning", text=f"{text}. The estimate misleads here: {reasons}")]
+    return [Note(kind="info", text=text)]
+
+
+def _figure(value: float | None, form: str = ".2f") -> str:
+    return "not defined" if value is None else format(value, form)

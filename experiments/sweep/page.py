@@ -2,142 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from ..report.depths import DepthCurve
-from ..report.parts import Cell, Column, Heat, Page, Section, Stats, Table, signed_cell
+from ..report.parts import Cell, Column, Heat, Page, Section, Stats, Table, Text, signed_cell
 from ..report.provenance import model_name
 from ..report.records_table import records_section
 from ..report.scatter import scatter
 from ..report.words import count, finite, interval, number, p_value, plural, signed
 from .grid_picture import effect_grid
-from .reading import LEVEL, clear_of_chance, families, strongest
+from .reading import LEVEL, families, power_note, significant, strongest
+from .records import Certificate, EffectRecord, EffectResults
 
 SHOWN = 40
-ROLE = 0.3
-"""Mean attention from which a head's role on repeated tokens is named."""
-ABOUT = {
-    "ablate": "Metric with the part taken out minus metric of the untouched model, mean over prompts.",
-    "patch": "Metric with one value from the other run minus metric without, mean over prompts.",
-}
-OF_WHOLE = {
-    "ablate": ("of the clean metric", "effect / clean metric; absent where that is not different from 0"),
-    "patch": ("of the way", "effect / metric of the other run minus metric of this one; absent where that is about 0"),
-}
+"""Effects of a ranking."""
+LISTED = 5000
+"""Records up to which the page lists all."""
+OUTLINED = f"false-discovery rate below {LEVEL}"
 
 
-def effects_page(results: Mapping[str, Any]) -> Page:
+@dataclass(frozen=True)
+class ExtraColumn:
+    """A column that a study adds to the ranking."""
+
+    column: Column
+    cell: Callable[[Any], Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectsView:
+    """What a study of effects shows of its own.
+
+    Args:
+        noun: what its records are called: ablations, patches.
+        about: what an effect is.
+        positions: which positions are edited, in a sentence.
+        share: name and hint of the column of ``normalised``.
+        stats: the first numbers of a section: (name, value, detail).
+        extra: columns of the ranking.
+        tokens: names of positions, where the records are of positions.
+        shares: whether grids are coloured by ``normalised``.
+        patterns: where the heads look in one text, if that is shown (`attention.text_patterns`).
+    """
+
+    noun: str
+    about: str
+    positions: str
+    share: tuple[str, str]
+    stats: Sequence[tuple[str, str, str]]
+    extra: Sequence[ExtraColumn] = ()
+    tokens: Sequence[str] = ()
+    shares: bool = False
+    patterns: Mapping[str, Any] | None = None
+
+
+def effects_page(results: EffectResults, records: Sequence[EffectRecord], view: EffectsView) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about, run = results.get("provenance") or {}, str(results.get("kind"))
-    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
-    first = records[0] if records else {}
-    metric = str(first.get("metric", "?"))
-    kinds = " and ".join(dict.fromkeys(str(r.get("component")) for r in records)) or "?"
-    values = " and ".join(dict.fromkeys(str(r.get("value")) for r in records))
+    first = records[0]
+    kinds = " and ".join(dict.fromkeys(record.component for record in records))
+    values = " and ".join(dict.fromkeys(record.value for record in records))
     data: dict[str, Any] = {"heats": {}}
     facts = [
-        f"{count(len(records))} {'patches' if run == 'patch' else 'ablations'}",
-        plural(int(first.get("n") or 0), "prompt"),
+        f"{count(len(records))} {view.noun}",
+        plural(first.n, "prompt"),
         values,
-        metric,
+        first.metric,
     ]
-    sections = grids(results, records, data)
-    if certificates := results.get("certificates") or {}:
-        sections.append(certificate_section(certificates, records, data))
-    if 0 < len(records) <= 5000:
-        sections.append(records_section(results))
+    sections = []
+    groups = families(records)
+    for (value, component), family in groups.items():
+        title = "Effects" if len(groups) == 1 else f"{value.capitalize()}, {component}"
+        sections.append(effects_section(family, view, data, f"effects-{len(sections)}", title))
+    if results.certificates:
+        sections.append(certificate_section(results.certificates, records, data))
+    if len(records) <= LISTED:
+        sections.append(records_section(records))
+    model, metric = model_name(results.provenance), first.metric.replace("_", " ")
     return Page(
-        title=f"What the {kinds} of {model_name(about)} do to {metric.replace('_', ' ')}",
-        kicker=f"layerscope {run}",
+        title=f"What the {kinds} of {model} do to {metric}",
+        kicker=f"layerscope {results.kind}",
         facts=facts,
-        findings=[("effects-0", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        findings=[("effects-0", finding.property, finding.text) for finding in results.findings],
         sections=sections,
         data=data,
     )
 
 
-def grids(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> list[Section]:
-    """A section for each family."""
-    found, sections = families(records), []
-    for (value, component), mine in found.items():
-        title = "Effects" if len(found) == 1 else f"{value.capitalize()}, {component}"
-        sections.append(effects_section(results, mine, data, f"effects-{len(sections)}", title))
-    return sections
-
-
 def effects_section(
-    results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any], uid: str, title: str
+    records: Sequence[EffectRecord], view: EffectsView, data: dict[str, Any], uid: str, title: str
 ) -> Section:
     """The grid and the ranking of the strongest."""
-    names = [_place(r) for r in records]
-    clear = clear_of_chance(records)
-    first, run = records[0], str(results.get("kind"))
-    metric = f"{first.get('metric')}, {first.get('unit', '')}"
-    ranked = strongest(records, SHOWN)
+    names = [_place(record) for record in records]
+    first, ranked = records[0], strongest(records, SHOWN)
+    metric = f"{first.metric}, {first.unit}"
     items = [
-        ("clear of chance", f"{len(clear)} of {len(records)}", f"false-discovery rate below {LEVEL}"),
-        ("strongest", signed(ranked[0].get("effect")), _place(ranked[0])),
+        *view.stats,
+        significant_stat(records),
+        ("strongest", signed(ranked[0].effect), _place(ranked[0])),
     ]
-    if run == "ablate":
-        items.insert(0, ("clean metric", number(first.get("baseline")), metric))
-    else:
-        means, gap = results.get("baseline") or {}, results.get("gap") or {}
-        items[:0] = [
-            (f"{name} run", number((means.get(name) or {}).get("value")), metric) for name in ("clean", "corrupted")
-        ]
-        items.insert(2, ("difference", number(gap.get("value")), interval(gap.get("low"), gap.get("high"))))
     parts: list[Any] = [Stats(items)]
-    grid = effect_grid(records, uid=uid, title=f"Effect of each part on {metric}", names=names)
+    if limits := power_note(records, first.component):
+        parts.append(Text([limits]))
+    shares = view.shares and all(record.normalised is not None for record in records)
+    grid = effect_grid(
+        records,
+        uid=uid,
+        title=f"Effect of each part on {metric}",
+        names=names,
+        tokens=view.tokens if first.component == "positions" else (),
+        shares=shares,
+    )
     if grid is not None:
         drawing, tips, words = grid
         data["heats"][uid] = {"tips": tips, "metric": metric}
-        shown = first.get("component") == "heads" and bool(results.get("patterns"))
-        if shown:
-            data["heats"][uid]["patterns"] = _patterns(results["patterns"], records, names.index(_place(ranked[0])))
-        parts.append(Heat(uid, Markup(drawing), words, shown))
-    parts.append(ranking(ranked, len(records), run, uid))
-    return Section(uid, title, parts, ABOUT[run], study=True)
+        has_patterns = first.component == "heads" and bool(view.patterns)
+        if has_patterns and view.patterns is not None:
+            shown_first = names.index(_place(ranked[0]))
+            data["heats"][uid]["patterns"] = _patterns(view.patterns, records, shown_first)
+        labels = {"up": "toward the other run", "down": "away from it"} if shares else {}
+        parts.append(Heat(uid, Markup(drawing), words, has_patterns, **labels))
+    parts.append(ranking(ranked, len(records), view, uid))
+    about = f"{view.about} {view.positions}"
+    return Section(uid, title, parts, about, study=True)
 
 
-def _patterns(patterns: Mapping[str, Any], records: Sequence[Mapping[str, Any]], first: int) -> dict[str, Any]:
+def significant_stat(records: Sequence[EffectRecord]) -> tuple[str, str, str]:
+    """How many effects are significant, as one of a section's numbers."""
+    if all(record.p is None for record in records):
+        return ("significant", "cannot be tested", "one group of prompts")
+    return ("significant", f"{len(significant(records))} of {len(records)}", OUTLINED)
+
+
+def _patterns(patterns: Mapping[str, Any], records: Sequence[EffectRecord], first: int) -> dict[str, Any]:
     """Where each cell's head looks in one text: the tokens, the weights, and the place of each cell among them."""
     layers, heads = list(patterns["layers"]), int(patterns["heads"])
     places = [
-        layers.index(r["layer"]) * heads + int(r.get("index") or 0) if r["layer"] in layers else None for r in records
+        layers.index(record.layer) * heads + (record.index or 0) if record.layer in layers else None
+        for record in records
     ]
-    return {"tokens": list(patterns["tokens"]), "weights": patterns["weights"], "places": places, "first": first}
+    return {
+        "tokens": list(patterns["tokens"]),
+        "weights": patterns["weights"],
+        "places": places,
+        "first": first,
+    }
 
 
 def certificate_section(
-    certificates: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]
+    certificates: Mapping[str, Certificate], records: Sequence[EffectRecord], data: dict[str, Any]
 ) -> Section:
     """How far the estimates agree with what was measured exactly."""
     columns = [
         Column("effects of", False),
         Column("verified", hint="the largest by estimate, and others drawn at random"),
-        Column("Spearman", hint="rank correlation of estimated and exact effects, over all that were verified"),
+        Column(
+            "Spearman",
+            hint="rank correlation of estimated and exact effects over the grid: drawn ones stand for all that were not verified",
+        ),
         Column("Spearman, drawn", hint="over those drawn at random"),
         Column("overlap", hint="of the larger half of the largest, by estimate and by exact effect"),
         Column("same sign", hint="among the largest"),
         Column("slope", hint="of exact on estimated effects; 1 if the estimate has the right size"),
-        Column("misleads", False, hint="why the estimate is not to be trusted here"),
+        Column("misleads", False, hint="why the estimate cannot be trusted here"),
     ]
-    rows = [
-        [
-            Cell(str(name), head=True),
-            Cell(f"{found.get('n_top')} + {found.get('n_sample')}"),
-            *(
-                Cell(number(found.get(key)), finite(found.get(key)))
-                for key in ("spearman", "spearman_sample", "overlap", "same_sign", "slope")
-            ),
-            Cell("; ".join(str(reason) for reason in found.get("misleads") or ()) or "no"),
-        ]
-        for name, found in certificates.items()
-    ]
-    exact = sum(1 for r in records if r.get("exact", True))
+    rows = []
+    for name, agreement in certificates.items():
+        figures = (
+            agreement.spearman,
+            agreement.spearman_sample,
+            agreement.overlap,
+            agreement.same_sign,
+            agreement.slope,
+        )
+        rows.append(
+            [
+                Cell(name, head=True),
+                Cell(f"{agreement.n_top} + {agreement.n_sample}"),
+                *(Cell(number(figure), finite(figure)) for figure in figures),
+                Cell("; ".join(agreement.misleads) or "no"),
+            ]
+        )
+    exact = sum(record.exact for record in records)
     about = (
         f"{count(len(records) - exact)} of the {count(len(records))} effects are estimates from one gradient; the other "
         f"{count(exact)} are exact. Only exact effects are tested."
@@ -147,15 +196,15 @@ def certificate_section(
     return Section("certificate", "Certificate", parts, about, study=True)
 
 
-def _agreement(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Heat:
+def _agreement(records: Sequence[EffectRecord], data: dict[str, Any]) -> Heat:
     """Each part's exact effect over its estimate."""
-    both = [r for r in records if r.get("exact", True) and finite(r.get("estimate")) is not None]
-    points = [(float(r["estimate"]), float(r["effect"])) for r in both]
-    data["heats"]["agreement"] = {
-        "metric": "exact",
-        "tips": [[_place(r), signed(r["effect"]), f"estimate {signed(r['estimate'])}"] for r in both],
-    }
-    words = f"Exact effect over estimate of {plural(len(both), 'part')}; on the line they are equal."
+    points, tips = [], []
+    for record in records:
+        if record.exact and record.estimate is not None:
+            points.append((record.estimate, record.effect))
+            tips.append([_place(record), signed(record.effect), f"estimate {signed(record.estimate)}"])
+    data["heats"]["agreement"] = {"metric": "exact", "tips": tips}
+    words = f"Exact effect over estimate of {plural(len(points), 'part')}; on the line they are equal."
     drawing = scatter(
         points,
         uid="agreement",
@@ -164,66 +213,66 @@ def _agreement(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> He
         x_title="estimate",
         y_title="exact effect",
     )
-    return Heat("agreement", Markup(drawing), words, label="Exact over estimated effects", key=False)
+    label = "Exact over estimated effects"
+    return Heat("agreement", Markup(drawing), words, label=label, key=False)
 
 
-def _role(record: Mapping[str, Any]) -> Cell:
-    """What a head looks at on repeated tokens, where that is most of its attention."""
-    scores = {name: finite(record.get(name)) or 0.0 for name in ("previous", "duplicate", "induction")}
-    name = max(scores, key=lambda key: scores[key])
-    return Cell(f"{name} {number(scores[name], 2)}" if scores[name] >= ROLE else "", scores[name])
-
-
-def _place(record: Mapping[str, Any]) -> str:
+def _place(record: EffectRecord) -> str:
     """The site, and the position where it was edited."""
-    at = f" at position {record.get('index')}" if record.get("component") == "positions" else ""
-    return f"{record.get('site')}{at}"
+    at = f" at position {record.index}" if record.component == "positions" else ""
+    return f"{record.site}{at}"
 
 
-def ranking(records: Sequence[Mapping[str, Any]], total: int, run: str, uid: str) -> Table:
+def ranking(records: Sequence[EffectRecord], total: int, view: EffectsView, uid: str) -> Table:
     """The strongest effects, as a table that sorts."""
-    estimated, null, roles = (any(key in r for r in records) for key in ("estimate", "null_p", "induction"))
+    has_estimates = any(record.estimate is not None for record in records)
+    has_null = any(record.null_p is not None for record in records)
     columns = [
         Column("site", False),
-        Column("effect", hint=ABOUT[run]),
-        Column(OF_WHOLE[run][0], hint=OF_WHOLE[run][1]),
-        *([Column("estimate", hint="what the gradient said")] if estimated else []),
-        *([Column("null p", hint="changes as large in random directions with at least this effect")] if null else []),
-        *(
-            [Column("on repeated tokens", hint="mean attention where the role looks, on random tokens that come twice")]
-            if roles
-            else []
-        ),
+        Column("effect", hint=view.about),
+        Column(*view.share[:1], hint=view.share[1]),
+        *([Column("estimate", hint="what the gradient gave")] if has_estimates else []),
+        *([Column("null p", hint=NULL_HINT)] if has_null else []),
+        *(extra.column for extra in view.extra),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over all parts (Benjamini & Hochberg 1995)"),
     ]
-    rows = [
-        [
-            Cell(_place(r), head=True, tone="code"),
-            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
-            Cell(
-                signed(r.get("normalised")),
-                finite(r.get("normalised")),
-                interval(r.get("normalised_low"), r.get("normalised_high")),
-            ),
-            *([signed_cell(r.get("estimate"))] if estimated else []),
-            *([Cell(number(r.get("null_p")), finite(r.get("null_p")))] if null else []),
-            *([_role(r)] if roles else []),
-            Cell(p_value(r.get("p")) if r.get("exact", True) else "estimate", finite(r.get("p"))),
-            Cell(p_value(r.get("q")), finite(r.get("q"))),
-        ]
-        for r in records
-    ]
+    rows = []
+    for record in records:
+        share = interval(record.normalised_low, record.normalised_high)
+        rows.append(
+            [
+                Cell(_place(record), head=True, tone="code"),
+                signed_cell(record.effect, record.low, record.high),
+                Cell(signed(record.normalised), record.normalised, share),
+                *([signed_cell(record.estimate)] if has_estimates else []),
+                *([Cell(number(record.null_p), record.null_p)] if has_null else []),
+                *(extra.cell(record) for extra in view.extra),
+                p_cell(record),
+                Cell(p_value(record.q), record.q),
+            ]
+        )
     caption = f"The {len(rows)} strongest of {total:,}, with 95% intervals in small print"
     return Table(f"ranking-{uid}", caption, columns, rows, copy=True)
 
 
-def effect_curves(results: Mapping[str, Any]) -> list[DepthCurve]:
+NULL_HINT = "equally large changes in random directions with at least this effect"
+
+
+def p_cell(record: EffectRecord) -> Cell:
+    """The p of an effect, or why it has none."""
+    if record.p is not None:
+        return Cell(p_value(record.p), record.p)
+    return Cell("cannot be tested" if record.exact else "estimate")
+
+
+def effect_curves(records: Sequence[EffectRecord]) -> list[DepthCurve]:
     """The effects of parts that a layer has one of, over depth."""
-    found = []
-    for (value, component), records in families(list(results.get("records") or ())).items():
+    curves = []
+    for (value, component), family in families(records).items():
         if component in ("layers", "mlps", "attentions"):
-            metric = f"change of {records[0]['metric']}, {records[0]['unit']}"
+            metric = f"change of {family[0].metric}, {family[0].unit}"
             title = f"{component}, {value}"
-            found.append(DepthCurve.of(title, metric, records, "effect", first=1, is_change=True))
-    return found
+            curve = DepthCurve.of(title, metric, family, "effect", first=1, is_change=True)
+            curves.append(curve)
+    return curves

@@ -1,45 +1,129 @@
-"""Reading the records of ablation and patching: families, names, the strongest, what is clear of chance."""
+"""Reading the records of effects: families, names, the strongest, and which are significant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from ...probes.evaluation import REPLICATES
+from .records import EffectRecord
 
 LEVEL = 0.05
-"""False-discovery rate below which an effect is called clear of chance."""
+"""False-discovery rate below which an effect is called significant."""
+
+Record = TypeVar("Record", bound=EffectRecord)
 
 
-def families(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The records of each value and kind of part: what shares a grid and a false-discovery rate."""
-    out: dict[tuple[str, str], list[dict[str, Any]]] = {}
+@runtime_checkable
+class Place(Protocol):
+    """A part of the model, as a record names it."""
+
+    @property
+    def component(self) -> str: ...
+    @property
+    def layer(self) -> int: ...
+    @property
+    def index(self) -> int | None: ...
+
+
+def families(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by value and kind of part: those of one family share a grid and a false-discovery rate."""
+    out: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        out.setdefault((str(record.get("value")), str(record.get("component"))), []).append(dict(record))
+        out.setdefault((record.value, record.component), []).append(record)
     return out
 
 
-def strongest(records: Sequence[Mapping[str, Any]], count: int = 10) -> list[Mapping[str, Any]]:
-    """The components with the largest effect either way."""
-    return sorted(records, key=lambda r: -abs(float(r["effect"])))[:count]
+def strongest(records: Sequence[Record], count: int = 10) -> list[Record]:
+    """The records with the largest effect in either direction."""
+    return sorted(records, key=lambda record: -abs(record.effect))[:count]
 
 
-def clear_of_chance(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def significant(records: Sequence[Record]) -> list[Record]:
     """The records whose false-discovery rate is below ``LEVEL``."""
-    return [r for r in records if r.get("q") is not None and r["q"] < LEVEL]
+    return [record for record in records if record.q is not None and record.q < LEVEL]
 
 
-def component_name(record: Mapping[str, Any]) -> str:
-    """How people call it: L3H5, L3N1024, L3 MLP, L3 at position 7."""
-    kind, layer = record["component"], record["layer"]
+def part_name(kind: str, layer: int, index: int | None) -> str:
+    """How people call a part: L3H5, L3N1024, L3 MLP, L3 at position 7."""
     after = {
-        "heads": f"H{record['index']}",
-        "neurons": f"N{record['index']}",
-        "positions": f" at position {record['index']}",
+        "heads": f"H{index}",
+        "neurons": f"N{index}",
+        "positions": f" at position {index}",
         "mlps": " MLP",
         "attentions": " attention",
     }
     return f"L{layer}{after.get(kind, '')}"
 
 
-def ranking(records: Sequence[Mapping[str, Any]], count: int = 5) -> str:
+def component_name(record: Place) -> str:
+    """`part_name` of a record."""
+    return part_name(record.component, record.layer, record.index)
+
+
+def ranking(records: Sequence[EffectRecord], count: int = 5) -> str:
     """The strongest by name, for a sentence."""
-    return ", ".join(f"{component_name(r)} ({r['effect']:+.3g})" for r in strongest(records, count))
+    return ", ".join(f"{component_name(r)} ({r.effect:+.3g})" for r in strongest(records, count))
+
+
+# -- what a test of so few groups can show
+
+
+def flips_of(parts: int) -> int:
+    """Random sign flips of a grid: enough that its smallest p can be told from 0 in the whole grid."""
+    return max(REPLICATES, 10 * parts)
+
+
+def smallest_p(n_clusters: int, parts: int) -> float:
+    """The smallest p that a sign-flip test over so many groups can give.
+
+    2 of the 2^n assignments of signs are at least as extreme as the observed one: it, and its opposite.
+    """
+    if n_clusters < 60 and 2**n_clusters <= flips_of(parts):
+        return 2.0 ** (1 - n_clusters)
+    return 1 / (1 + flips_of(parts))
+
+
+def parts_needed(n_clusters: int, parts: int) -> int:
+    """How many parts must have the smallest p before any of them reaches q < ``LEVEL``; more than all: none can.
+
+    Benjamini and Hochberg's q of k parts that share the smallest p is p * parts / k.
+    """
+    if n_clusters < 2:
+        return parts + 1
+    p = smallest_p(n_clusters, parts)
+    return math.floor(p * parts / LEVEL) + 1
+
+
+def power_note(records: Sequence[EffectRecord], noun: str) -> str:
+    """What so few groups cannot show, in a sentence; empty where one part by itself can be significant."""
+    tested = [record for record in records if record.p is not None]
+    if not tested:
+        return ""
+    first, parts = tested[0], len(records)
+    needed = parts_needed(first.n_clusters, parts)
+    if needed == 1:
+        return ""
+    kind = "prompts" if first.n_clusters == first.n else "groups of prompts"
+    floor = f"With {first.n_clusters} {kind} the smallest possible p is {smallest_p(first.n_clusters, parts):.2g}"
+    if needed > parts:
+        return f"{floor}: no {noun} can reach q < {LEVEL}."
+    return f"{floor}: unless {needed} of {parts} {noun} have it, none can reach q < {LEVEL}."
+
+
+def significance_text(records: Sequence[EffectRecord], noun: str, verb: str) -> str:
+    """How many parts have a significant effect, and what this many groups could have shown.
+
+    Args:
+        noun: what the parts are called, such as ``heads``.
+        verb: what follows the count, such as ``change the loss``.
+    """
+    if all(record.p is None for record in records):
+        return f"Effects on {noun} cannot be tested: there is one group of prompts."
+    passing = len(significant(records))
+    limits = power_note(records, noun)
+    if not passing and limits:
+        return f"Too few prompts to test each of {len(records)} {noun}. {limits}"
+    count = f"{passing} of {len(records)} {noun} {verb} at a false-discovery rate of {LEVEL:.0%}."
+    return f"{count} {limits}".rstrip()

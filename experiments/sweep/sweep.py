@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...hooks import NothingChanged, Resume, Site, intervene
@@ -94,6 +94,7 @@ class Sweep:
 
     Attributes:
         clean: the metric without edits, [prompts].
+        changed: which components of the last `effects` had an activation that their edit changed.
     """
 
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk) -> None:
@@ -105,6 +106,7 @@ class Sweep:
             self._reads, self._targets = chunk.reads.of_targets()
             self._baseline = self.resume.logits[:, self._targets]
         self.clean = self._value(self._baseline)[0]
+        self.changed = np.zeros(0, dtype=bool)
 
     def effects(
         self, parts: Sequence[tuple[Component, Edit]], advance: Callable[[int], object] = lambda _: None
@@ -118,6 +120,7 @@ class Sweep:
             MetricError: a value that is not finite.
         """
         values = np.empty((len(parts), len(self.clean)))
+        self.changed = np.zeros(len(parts), dtype=bool)
         for some, read in self._ends(parts):
             with torch.no_grad():
                 logits = self.resume.finish(read, self._targets) if self.resume.exact else read
@@ -136,7 +139,7 @@ class Sweep:
         if not self.resume.exact:
             for layer, name, mine in _by_site(range(len(parts)), parts):
                 for some in runs(mine, min(most, self._copies(0))):
-                    yield some, self._edited(layer, name, [parts[i] for i in some], 0, None)
+                    yield some, self._edited(layer, name, parts, some, 0, None)
             return
         held: list[tuple[list[int], Tensor]] = []
         for start, mine in self._starts(parts).items():
@@ -159,7 +162,7 @@ class Sweep:
                 if len(running) + len(some) > most:
                     yield running, self.resume.run(at, residual, start=start, finish=False)
                     running = []
-                edited = self._edited(layer, name, [parts[i] for i in some], start, layer + 1)
+                edited = self._edited(layer, name, parts, some, start, layer + 1)
                 if running:
                     edited = torch.cat([self.resume.run(at, residual, start=start, until=layer + 1), edited])
                 running, residual, at = running + some, edited, layer + 1
@@ -188,28 +191,43 @@ class Sweep:
         return max(1, self.tokens // (rows * (length - start)))
 
     def _edited(
-        self, layer: int, name: str, parts: Sequence[tuple[Component, Edit]], start: int, until: int | None
+        self,
+        layer: int,
+        name: str,
+        parts: Sequence[tuple[Component, Edit]],
+        some: Sequence[int],
+        start: int,
+        until: int | None,
     ) -> Tensor:
-        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them."""
+        """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them.
+
+        Args:
+            some: which of ``parts``, a copy for each.
+        """
         size, mask = self.resume.batch, self.chunk.batch.attention_mask
-        needs = tuple(dict.fromkeys(name for _, edit in parts for name in edit.needs))
+        needs = tuple(dict.fromkeys(need for i in some for need in parts[i][1].needs))
 
         def apply(value: Tensor, where: Where) -> Tensor:
             out = value.clone()
-            for number, (component, edit) in enumerate(parts):
-                rows = slice(number * size, (number + 1) * size)
-                here, live = out[rows], {name: whole[rows] for name, whole in where.live.items()}
+            for copy, i in enumerate(some):
+                component, edit = parts[i]
+                rows = slice(copy * size, (copy + 1) * size)
+                here, live = out[rows], {need: whole[rows] for need, whole in where.live.items()}
                 at = selected(here, component.site)
-                here[at] = edit(here[at], replace(where, site=component.site, start=start, mask=mask, live=live))
+                before = here[at]
+                there = replace(where, site=component.site, start=start, mask=mask, live=live)
+                after = edit(before, there)
+                self.changed[i] |= _differs(before, after, mask[:, start:])
+                here[at] = after
             return out
 
         site = Site(name)
         if not needs:
             self.resume.share(layer, site.part)
-        together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
+        together = Edit(f"{len(some)} edits, one a copy", apply, needs)
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
-            warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
-            copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
+            warnings.simplefilter("ignore", NothingChanged)  # `changed` tells which component did nothing
+            copies = self.resume.residual(layer)[:, start:].repeat(len(some), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
     def _value(self, logits: Tensor, edited: Sequence[Component] = ()) -> Float[np.ndarray, "copies prompts"]:
@@ -220,6 +238,14 @@ class Sweep:
             where = f"with {edited[int(sound.int().argmin())].site} edited" if edited else "without edits"
             raise MetricError(f"expected logits that are numbers, got NaN or infinity {where}")
         return self.metric.value(copies, self._baseline, self._reads).double().cpu().numpy()
+
+
+def _differs(before: Tensor, after: Tensor, mask: Tensor) -> bool:
+    """Whether any token's values differ; padding does not count."""
+    if before.shape[:2] != mask.shape:  # inside attention, with a pair of tokens a value
+        return not torch.equal(before, after)
+    differing = (before != after).flatten(2).any(2) if before.ndim > 2 else before != after
+    return bool((differing & mask.bool().to(differing.device)).any())
 
 
 def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
@@ -272,28 +298,46 @@ class Grid:
         """How many prompts there are."""
         return sum(len(chunk.prompts) for chunk in self.groups)
 
-    def of(self, mine: Sequence[int]) -> Grid:
+    def of(self, chosen: Sequence[int]) -> Grid:
         """Some of the components."""
-        return replace(self, parts=[self.parts[i] for i in mine])
+        return replace(self, parts=[self.parts[i] for i in chosen])
+
+
+class Swept(NamedTuple):
+    """What a sweep measured: effects, the metric without edits, and which edits changed an activation."""
+
+    effects: Float[np.ndarray, "components prompts"]
+    clean: Float[np.ndarray, " prompts"]
+    changed: Bool[np.ndarray, " components"]
 
 
 def sweep_all(
     folder: RunFolder, grid: Grid, engine: Engine
 ) -> tuple[Float[np.ndarray, "components prompts"], Float[np.ndarray, " prompts"]]:
-    """The effects, and the metric without edits; groups whose effects are saved are not run."""
+    """The effects, and the metric without edits, of `sweep_grid`."""
+    swept = sweep_grid(folder, grid, engine)
+    return swept.effects, swept.clean
+
+
+def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
+    """Every component edited in turn on every prompt; groups whose effects are saved are not run."""
     parts = grid.parts
     effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
-    found: dict[int, Any] = {number: folder.cell(_cell(grid, number)) for number in range(len(grid.groups))}
-    missing = [number for number, saved in found.items() if saved is None]
+    changed = np.zeros(len(parts), dtype=bool)
+    cells: dict[int, Any] = {n: folder.cell(_cell(grid, n)) for n in range(len(grid.groups))}
+    missing = [number for number, saved in cells.items() if saved is None]
     with console.progress() as bars:
         total = len(grid.groups) * len(parts)
-        bar = bars.add_task(grid.name, total=total, completed=total - len(missing) * len(parts))
-        for number, saved in engine.map(partial(_group, grid), missing, lambda n: bars.advance(bar, n)):
+        done = total - len(missing) * len(parts)
+        bar = bars.add_task(grid.name, total=total, completed=done)
+        work = partial(_group, grid)
+        for number, saved in engine.map(work, missing, lambda steps: bars.advance(bar, steps)):
             folder.save_cell(_cell(grid, number), saved)
-            found[number] = saved
+            cells[number] = saved
     for number, chunk in enumerate(grid.groups):
-        clean[chunk.prompts], effects[:, chunk.prompts] = found[number]["clean"], found[number]["effects"]
-    return effects, clean
+        clean[chunk.prompts], effects[:, chunk.prompts] = cells[number]["clean"], cells[number]["effects"]
+        changed |= cells[number]["changed"]
+    return Swept(effects, clean, changed)
 
 
 def _cell(grid: Grid, number: int) -> str:
@@ -304,5 +348,9 @@ def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[st
     """Every component edited in turn on one group of prompts."""
     parts = grid.parts
     sweep, edit_of = Sweep(grid.subject, grid.metric, grid.groups[number]), grid.edits_for(number)
-    found = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
-    return {"clean": sweep.clean.tolist(), "effects": found.tolist()}
+    effects = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
+    return {
+        "clean": sweep.clean.tolist(),
+        "effects": effects.tolist(),
+        "changed": sweep.changed.tolist(),
+    }

@@ -20,8 +20,9 @@ from experiments.calibration.questions import read_questions
 from experiments.corpus.prompts import Pair, Prompt, PromptError, read_pairs, read_prompts
 from experiments.metrics.metrics import METRICS, get_metric
 from experiments.metrics.reads import MetricError
+from experiments.runs.execute import execute
 from experiments.runs.options import add_options, as_command, from_arguments
-from experiments.studies.ablate import study as ablation
+from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from experiments.subject import Subject, load
 from experiments.sweep.components import components
@@ -126,7 +127,7 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Pat
     config = AblateOptions(
         model=str(base / "model"), prompts=base / "prompts.jsonl", value=value, bos="never", out=base / "run"
     )
-    results = ablation.run(config)
+    results = execute(STUDIES["ablate"], config)
     named = {(r["layer"], r["index"]) for r in results["records"] if r["q"] < 0.05}
     assert named == {induction.PREVIOUS, induction.INDUCTION}
     others = [r for r in results["records"] if (r["layer"], r["index"]) not in named]
@@ -179,7 +180,7 @@ def test_values_of_reference_texts_are_those_of_single_forwards(tmp_path: Path, 
         more["reference"] = base / "texts.jsonl"
         more["reference"].write_text("".join(json.dumps({"prompt": t, "answer": " w3"}) + "\n" for t in REFERENCE))
     given = {"model": str(base / "model"), "prompts": base / "prompts.jsonl", "bos": "always", "batch_tokens": 40}
-    results = ablation.run(AblateOptions(value=value, out=base / "run", **given, **more))
+    results = execute(STUDIES["ablate"], AblateOptions(value=value, out=base / "run", **given, **more))
     one, prompts = load(base / "model", bos="always"), read_prompts(base / "prompts.jsonl")
     texts = [written(one, text) for text in (REFERENCE if reference else [p.prompt for p in prompts])]
     moved = []

@@ -113,3 +113,30 @@ def test_of_random_heads_few_are_called_syntactic_and_a_planted_one_is() -> None
     (null,) = _Scores([0], [("det", "to governor")], hits, n, by_offset, chooses, boot).best_heads()
     assert not null.syntactic
     assert abs(null.score - 0.3) < 0.1  # the half that chose it said more
+
+
+SHARED = """# text = w3 w4 w55
+1	w3	_	X	_	_	3	det	_	_
+2	w4	_	X	_	_	1	det	_	_
+3	w5	_	X	_	_	0	root	_	SpaceAfter=No
+4	5	_	X	_	_	3	det	_	_
+"""
+
+
+def test_dependencies_between_words_of_one_token_are_left_out_and_counted(tmp_path: Path) -> None:
+    """``w5`` and ``5`` are the token ``w55``: of three arcs one is between words that are the same."""
+    (tmp_path / "s.conllu").write_text((SHARED + "\n") * 2, encoding="utf-8")
+    sentences = list(read_conllu(tmp_path / "s.conllu"))
+    one = subject("bert")
+    layout = Layout.of(one, sentences)
+    assert layout.spans[0][2] == layout.spans[0][3]
+    totals = WordTotals(one, sentences, layout, np.array([0, 1]), least=1)
+    lead = 1 if one.encode(["w3"])[0].special[0] else 0
+    # Every word looks at the last token: w3 at its governor w5, and the two words of the token at what else there is.
+    last = [[lead + 2] * (lead + 3) + [-1] * 3] * 2
+    with intervene(one.model, {"blocks.0.attn.hook_pattern[1]": looks(last)}):
+        pass_over(one, layout.encoded, [totals])
+    assert totals.result().n_shared == 2
+    scores = {(r.direction, r.n): r.score for r in totals.result().relations}
+    assert {n for _, n in scores} == {2}  # w3 and w4 have governors of other tokens
+    assert totals.kinds == [("det", "to dependent"), ("det", "to governor")]

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import rankdata
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.studies.attend.effects import disagreement
+from experiments.studies.attend.effects import Ablation, disagreement
+from experiments.studies.attend.records import HeadEffect, HeadRecord
 
 PATHS = demo_paths()
 
@@ -72,28 +75,54 @@ def test_effects_stand_beside_attention(found: dict[str, Any], ablated: Path) ->
     assert apart["spearman"]["confidence"] == pytest.approx(np.corrcoef(ranks)[0, 1])
 
 
-def head(place: int, effect: float | None, q: float | None, exact: bool = True) -> dict[str, Any]:
+REQUIRED = (
+    "distance",
+    "first",
+    "end",
+    "punctuation",
+    "self",
+    "previous",
+    "next",
+    "duplicate",
+    "induction",
+    "positional",
+)
+SPANNED = ("entropy", "confidence", *REQUIRED[:7])
+WHERE: dict[str, Any] = {"layer": 0, "index": 0, "component": "heads", "offset": 1, "nearest": None}
+ABOUT = {"metric": "loss", "unit": "bits", "value": "zero", "baseline": 1.0}
+
+
+def head(place: int, effect: float | None, q: float | None, exact: bool = True) -> HeadRecord:
     """A head that looks the more sharply the higher its place, from 1 to 8."""
     looks = {"confidence": place / 10, "entropy": 1 - place / 10, "output": 1.0}
-    return {"site": f"head {place}", **looks, "effect": effect, "effect_q": q, "effect_exact": exact}
+    ends = {f"{name}_{side}": 0.0 for name in SPANNED for side in ("low", "high")}
+    values = {**dict.fromkeys(REQUIRED, 0.0), **ends, **looks}
+    measured = None
+    if effect is not None:
+        measured = HeadEffect(effect=float(effect), effect_low=None, effect_high=None, effect_q=q, effect_exact=exact)
+    return HeadRecord(site=f"head {place}", **WHERE, **values, nearest_similarity=None, role="", measured=measured)
+
+
+def apart_of(records: list[HeadRecord]) -> Any:
+    return disagreement(records, Ablation({}, ABOUT))
 
 
 def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
     """The quarters of eight heads are two each; the middle ones are not named, whatever they do."""
     clear = {1: 0.01, 2: 0.2, 3: 0.01, 6: 0.5, 7: 0.01, 8: 0.5}
-    apart = disagreement([head(i, (-1) ** i * i, clear.get(i, 0.3)) for i in range(1, 9)])
-    assert apart["spearman"] == {"confidence": pytest.approx(1), "entropy": pytest.approx(-1), "output": None}
-    assert (apart["sharp_unneeded"], apart["diffuse_needed"]) == (["head 8"], ["head 1"])
+    apart = apart_of([head(i, (-1) ** i * i, clear.get(i, 0.3)) for i in range(1, 9)])
+    assert apart.spearman == {"confidence": pytest.approx(1), "entropy": pytest.approx(-1), "output": None}
+    assert (apart.sharp_unneeded, apart.diffuse_needed) == (["head 8"], ["head 1"])
     estimated = [head(i, 9 - i, None, exact=False) for i in range(3, 9)]  # an estimate says nothing of chance
-    apart = disagreement([head(1, 8, 0.2), head(2, 7, 0.01), *estimated, head(0, None, None)])
-    assert apart["n"] == 8
-    assert apart["spearman"]["confidence"] == pytest.approx(-1)
-    assert (apart["sharp_unneeded"], apart["diffuse_needed"]) == ([], ["head 2"])
+    apart = apart_of([head(1, 8, 0.2), head(2, 7, 0.01), *estimated, head(0, None, None)])
+    assert apart.n == 8
+    assert apart.spearman["confidence"] == pytest.approx(-1)
+    assert (apart.sharp_unneeded, apart.diffuse_needed) == ([], ["head 2"])
 
 
 def test_texts_without_annotation(tmp_path: Path) -> None:
     prompts = tmp_path / "texts.jsonl"
-    prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs run."}\n', encoding="utf-8")
+    prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
     assert cli.main([*command(tmp_path / "run", prompts=prompts), "--flow"]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert found["relations"] == []
@@ -115,3 +144,20 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, ablated: Path, capsys: pyte
     ):
         assert cli.main(command(tmp_path / "x", **more)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_token_whose_embedding_is_nan_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(PATHS.model)
+    tokenizer = AutoTokenizer.from_pretrained(PATHS.model)
+    (token,) = tokenizer(" are", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prompts = tmp_path / "texts.jsonl"
+    prompts.write_text('{"prompt": "The cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
+    given = {"model": tmp_path / "model", "prompts": prompts}
+    assert cli.main([*command(tmp_path / "run", **given), "--force"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "is NaN in the text 'The dogs are here.'" in error
+    assert "Ġare" in error

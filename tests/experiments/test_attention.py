@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
+from pathlib import Path
 
 import induction
 import networkx
@@ -16,16 +18,17 @@ from jaxtyping import Float
 from naive import subject
 from torch import Tensor
 
+import experiments
 from experiments.attention.arcs import WordTotals
 from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTotals, deal, punctuation
 from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
-from experiments.attention.paths import flow, rollout
-from experiments.attention.roles import repetition_scores
+from experiments.attention.repetition import repetition_scores
+from experiments.attention.rollout_and_flow import flow, rollout
 from experiments.attention.similarity import SimilarityTotals
 from experiments.attention.text_patterns import shown_texts, text_patterns
 from experiments.features.layout import Layout
-from experiments.studies.attend.study import head_records, plain_sentence
+from experiments.studies.attend.study import Attention, head_records, plain_sentence
 from experiments.subject import Subject
 from experiments.subject.word_spans import Encoded
 from hooks import capture, edits, intervene
@@ -277,8 +280,8 @@ def test_the_hand_built_heads_are_found_and_named() -> None:
     words = WordTotals(one, sentences, layout, groups)
     pass_over(one, layout.encoded, [heads, alike, words])
     repeats = repetition_scores(one, length=6, texts=40, vocabulary=vocabulary)
-    records = head_records(heads.result(), words.result(), alike.result(), repeats)
-    roles = {(r["layer"], r["index"]): r["role"] for r in records}
+    records = head_records(Attention(heads.result(), words.result(), alike.result(), repeats))
+    roles = {(r.layer, r.index): r.role for r in records}
     assert "previous token" in roles.pop(induction.PREVIOUS)
     assert "induction" in roles.pop(induction.INDUCTION)
     assert not any("induction" in role or "previous" in role for role in roles.values())
@@ -293,8 +296,45 @@ def test_a_head_by_itself_is_like_no_other() -> None:
     words = WordTotals(one, sentences, layout, groups)
     pass_over(one, layout.encoded, [heads, alike, words])
     nothing = dict.fromkeys(("duplicate", "induction"), np.zeros((1, 1)))
-    (record,) = head_records(heads.result(), words.result(), alike.result(), nothing)
-    assert (record["nearest"], record["nearest_similarity"]) == (None, None)
+    (record,) = head_records(Attention(heads.result(), words.result(), alike.result(), nothing))
+    assert (record.nearest, record.nearest_similarity) == (None, None)
+
+
+def test_a_softmax_with_a_sink_of_its_own(tmp_path: Path) -> None:
+    """gpt-oss: the weights that transformers gives back do not sum to 1; what is missing went to the learned sink."""
+    width = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    config = hf.GptOssConfig(**width, **experts, num_attention_heads=4, num_key_value_heads=2, **tiny._IDS)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = hf.GptOssForCausalLM(config).eval()
+        for layer in model.model.layers:
+            layer.self_attn.sinks.data.normal_()
+    one = Subject(model, tiny.tokenizer(), bos="always")
+    texts = ["w3 w4 w5 w6 w7 w8", "w3 w9 w10"]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
+    results = experiments.attend(model=one, prompts=path, out=tmp_path / "run")
+    sums = {name: np.zeros((2, 4)) for name in ("first", "sink", "entropy")}
+    n = 0
+    for encoded in one.encode(texts):
+        with torch.no_grad():
+            attentions = model(torch.tensor([encoded.ids]), output_attentions=True).attentions
+        weights = torch.stack(attentions)[:, 0].double().numpy()
+        for query in range(1, len(encoded)):
+            row = weights[:, :, query, : query + 1]
+            whole = np.concatenate([row, 1 - row.sum(-1, keepdims=True)], axis=-1)
+            sums["first"] += row[..., 0]
+            sums["sink"] += whole[..., -1]
+            sums["entropy"] += -(whole * np.log(whole)).sum(-1) / np.log(query + 2)
+            n += 1
+    assert sums["sink"].min() / n > 0.02
+    for record in results.records:
+        for name, total in sums.items():
+            assert record[name] == pytest.approx(total[record["layer"], record["index"]] / n, abs=1e-5)
+    shown = results.raw["shown"]["texts"][0]
+    size = len(shown["tokens"])
+    assert len(base64.b64decode(shown["weights"])) == 2 * 4 * size * size
 
 
 def from_bytes(text: str, *shape: int) -> np.ndarray:
@@ -316,10 +356,10 @@ def test_the_patterns_of_a_report_are_the_model_s() -> None:
     np.testing.assert_allclose(weights, torch.stack(attentions)[:, 0].numpy(), atol=0.5 / 255 + 1e-6)
     assert text_patterns(one, texts, most=10) is None
     shown = shown_texts(one, texts, 5, with_flow=True)
-    (text,) = shown["texts"]  # the shorter one is too short to be pleasant
+    (text,) = shown.texts  # the shorter one is too short to be pleasant
     n = len(texts[0])
-    weights = from_bytes(text["weights"], 2, 4, n, n)
+    weights = from_bytes(text.weights, 2, 4, n, n)
     np.testing.assert_allclose(weights, patterns(one, texts[0]), atol=0.5 / 255 + 1e-6)
-    np.testing.assert_allclose(from_bytes(text["rollout"], n, n), rollout(patterns(one, texts[0])), atol=0.003)
-    assert from_bytes(text["norms"], 2, 4, n).max(-1) == pytest.approx(np.ones((2, 4)))
-    np.testing.assert_allclose(from_bytes(text["flow"], n, n), flow(patterns(one, texts[0])), atol=0.003)
+    np.testing.assert_allclose(from_bytes(text.rollout, n, n), rollout(patterns(one, texts[0])), atol=0.003)
+    assert from_bytes(text.norms, 2, 4, n).max(-1) == pytest.approx(np.ones((2, 4)))
+    np.testing.assert_allclose(from_bytes(text.flow, n, n), flow(patterns(one, texts[0])), atol=0.003)

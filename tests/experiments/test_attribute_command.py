@@ -17,8 +17,9 @@ from experiments.attribution import faithfulness as faith
 from experiments.attribution.examples import nearest
 from experiments.demo import demo_paths
 from experiments.runs.folder import RunFolder
+from experiments.studies.attribute.findings import findings
 from experiments.studies.attribute.options import AttributeOptions
-from experiments.studies.attribute.study import _findings
+from experiments.studies.attribute.records import MethodRecord, RandomRecord
 from experiments.studies.attribute.tables import coloured
 from experiments.subject import load
 
@@ -70,13 +71,23 @@ def test_the_head_noun_decides_the_number_of_the_verb(found: tuple[dict[str, Any
 
 
 def test_no_method_is_praised_that_does_no_better_than_random() -> None:
-    one = {"target": "logit of 'a'", "value": 1.0, "unit": "nats", "units": ["x"], "scores": [1.0], "item": 0}
-    for loss, said in ((2.0, "1 of 1 methods do more"), (0.5, "No method names words that cost more than random ones")):
+    curves: dict[str, Any] = {"deleted": [0.0] * 11, "inserted": [0.0] * 11}
+    others = ("sufficiency", "deletion", "insertion", "infidelity")
+    ends = {f"{name}_{side}": 0.0 for name in ("comprehensiveness", *others) for side in ("low", "high")}
+    one: dict[str, Any] = {"item": 0, "text": "x", "target": "logit of 'a'", "unit": "nats", "measured_by": "mask"}
+    one |= {**curves, **dict.fromkeys(others, 0.0)}
+    found: dict[str, Any] = {"units": ["x"], "spans": [[0, 1]], "scores": [1.0], "errors": None, "value": 1.0}
+    found |= {"baseline": None, "asked": 1, "forwards": 1, "backwards": 0, "notes": [], "inner": None, "more": {}}
+    found |= {"stability": None, "sensitivity": None}
+    for loss, said in (
+        (2.0, "1 of 1 methods do better"),
+        (0.5, "No method ranks words higher whose removal costs more"),
+    ):
         records = [
-            {**one, "method": "lime", "comprehensiveness": loss},
-            {**one, "method": "random", "comprehensiveness": 1},
+            MethodRecord(**one, **found, method="lime", comprehensiveness=loss),
+            RandomRecord(**one, **ends, method="random", draws=1, comprehensiveness=1.0),
         ]
-        assert said in _findings(records, ["lime"])[-1]["text"]
+        assert said in findings(records, ["lime"])[-1].text
 
 
 def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +198,7 @@ def test_what_hidden_out_puts_in_is_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_words_have_a_ground_as_strong_as_their_scores() -> None:
-    text = coloured({"text": "good bad so", "spans": [[0, 4], [5, 8], [9, 11]], "scores": [2.0, -1.0, 0.0]})
+    text = coloured("good bad so", [[0, 4], [5, 8], [9, 11]], [2.0, -1.0, 0.0])
     with Console(force_terminal=True, color_system="truecolor", width=40) as console, console.capture() as capture:
         console.print(text)
     assert "48;2;31;95;166mgood" in capture.get()

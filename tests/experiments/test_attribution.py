@@ -62,7 +62,7 @@ def test_chinese_words_are_characters_and_clauses_are_spans() -> None:
     assert find_units(subject, subject.encode([text])[0], "span").texts == ("今天天气很好，", "我们走。")
     joined = find_units(subject, subject.encode([text])[0])  # the tokenizer has one token for a run of letters
     assert joined.texts == ("今天天气很好", "，", "我们走", "。")
-    assert "share a token" in joined.notes[0]
+    assert "share a token" in joined.notes[0].text
 
 
 # -- the scorer
@@ -278,7 +278,7 @@ def test_local_gradients_see_where_a_word_could_matter_not_which_does() -> None:
     """The model would answer to w40 at any place, so moving any word's vector towards it changes as much."""
     found = attribute(planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method="saliency")
     assert found.scores[0] > 0.5 * found.scores[1]
-    assert "no sign" in found.notes[-1]
+    assert "no sign" in found.notes[-1].text
 
 
 def planted_value(words: int) -> float:

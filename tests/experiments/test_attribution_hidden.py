@@ -16,9 +16,10 @@ import torch
 from fake_game import Fake
 from torch import nn
 
-from experiments.attribution import AttributionError, Game, Scorer, Target, ask, attribute
+from experiments.attribution import Attribution, AttributionError, Game, Scorer, Target, ask, attribute
 from experiments.attribution.faithfulness import RADIUS, sensitivity
 from experiments.studies.attribute.page import parts_table
+from experiments.studies.attribute.records import MEASURED, MethodRecord
 from experiments.subject import Subject
 from hooks import Anatomy, capture, edits, intervene
 from hooks.anatomy import Place
@@ -64,14 +65,20 @@ def test_a_head_is_put_out_at_a_word_alone(subject: Subject) -> None:
     assert found.cost.forwards == 1 + 1 + 7 * 5
 
 
+def record_of(found: Attribution) -> MethodRecord:
+    """An attribution as a run writes it, without its measures."""
+    measures: dict[str, Any] = {**dict.fromkeys(MEASURED, 0.0), "deleted": [], "inserted": [], "measured_by": "mask"}
+    return MethodRecord(item=0, **found.to_json(), **measures, stability=None, sensitivity=None)
+
+
 def test_the_page_has_a_column_for_each_head_and_a_row_for_all_at_once(subject: Subject) -> None:
     found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.1.attn.hook_z")
-    table = parts_table(found.to_json(), 0)
+    table = parts_table(record_of(found), 0)
     assert [column.name for column in table.columns] == ["unit", "0", "1", "2", "3"]
     assert [row[0].text for row in table.rows] == [*TEXT.split(), "all at once"]
     assert table.rows[-1][3].sort == found.more["whole"]["blocks.1.attn.hook_z[2]"]
     several = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out")
-    assert parts_table(several.to_json(), 0).columns[1].name == "blocks.0.hook_mlp_out"
+    assert parts_table(record_of(several), 0).columns[1].name == "blocks.0.hook_mlp_out"
 
 
 def test_neurons_that_are_chosen_and_several_layers(subject: Subject) -> None:

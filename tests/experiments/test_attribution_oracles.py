@@ -120,7 +120,7 @@ def test_lime_keeps_the_units_with_the_largest_weights() -> None:
     assert np.flatnonzero(found.scores).tolist() == list(range(5, 12))
     few = surrogates.lime(Fake(12, lambda mask: weights @ mask), Options(samples=600, features=3))
     assert np.flatnonzero(few.scores).tolist() == [9, 10, 11]
-    assert "keeps 3 of 12" in few.notes[1]
+    assert "keeps 3 of 12" in few.notes[1].text
 
 
 def test_a_tree_shows_that_two_units_matter_only_together() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,10 @@ from experiments import cli
 from experiments.calibration import asked
 from experiments.calibration.asked import Asking, Said
 from experiments.calibration.generating import generate
-from experiments.calibration.predictions import PredictionError, read_predictions
+from experiments.calibration.predictions import PredictionError, Predictions, read_predictions, save_predictions
 from experiments.calibration.questions import Question, QuestionError, Templates, token_probabilities
-from experiments.calibration.reliability import Judged, compare, judge
-from experiments.corpus.prompts import read_pairs
+from experiments.calibration.reliability import Judged, compare, finding, judge
+from experiments.corpus.prompts import PromptError, read_pairs
 from experiments.demo import demo_paths
 from experiments.runs.folder import RunFolder
 from experiments.subject import Subject, load
@@ -37,8 +39,8 @@ def write_rows(path: Path, z: np.ndarray, y: np.ndarray, n_validation: int) -> P
     return path
 
 
-def run(out: Path, *words: object) -> dict[str, Any]:
-    assert cli.main(["calibrate", *map(str, words), "--out", str(out)]) == 0
+def run(out: Path, *words: object, command: str = "calibrate") -> dict[str, Any]:
+    assert cli.main([command, *map(str, words), "--out", str(out)]) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
@@ -116,6 +118,11 @@ def test_npz_and_jsonl_files_are_the_same_rows(world: tuple[np.ndarray, np.ndarr
         (['{"logits": [NaN, 0.5], "label": 0}'], "row 1: expected finite logits"),
         (['{"probabilities": [0.5, 0.5]}'], ":1: expected 'label' and one of 'probabilities' and 'logits'"),
         (['{"probabilities": ["a", 0.5], "label": 0}'], ":1: expected numbers as probabilities"),
+        (['{"probabilities": 5, "label": 0}'], ":1: expected a list or an object as probabilities, got 5"),
+        (['{"probabilities": true, "label": 0}'], ":1: expected a list or an object as probabilities, got True"),
+        (['{"probabilities": [' + "9" * 299 + '.0, 1], "label": 0}'], "row 1: expected probabilities from 0 to 1"),
+        (['{"probabilities": [' + "9" * 310 + ', 1], "label": 0}'], ":1: expected numbers of at most 300 digits"),
+        (['{"probabilities": ' + "[" * 3000], ":1: expected JSON, got brackets that are nested too deeply"),
         (
             ['{"probabilities": [1, 0], "label": 0}', '{"logits": [1, 0], "label": 0}'],
             ":2: expected probabilities of 2",
@@ -145,6 +152,13 @@ def test_bad_npz_files_are_one_clear_line(tmp_path: Path) -> None:
         ("empty", b"", "cannot be read as npz"),
         ("one", (tmp_path / "one.npy").read_bytes(), "cannot be read as npz"),
         ("text", {**good, "probabilities": np.full((4, 2), "a")}, "expected numbers as probabilities, got <U1"),
+        ("negative", {**good, "labels": np.full(4, -1)}, "expected a label from 0 to 1 or one of 0, 1, got -1"),
+        ("nan", {**good, "labels": np.full(4, np.nan)}, "expected a label from 0 to 1 or one of 0, 1, got nan"),
+        ("nans", {**good, "probabilities": np.full((4, 2), np.nan)}, "row 1: expected finite probabilities"),
+        ("words", {**good, "labels": np.full(4, "a")}, "expected a label from 0 to 1 or one of 0, 1, got 'a'"),
+        ("held", {**good, "validation": np.full(4, "no")}, "expected true or false as validation, got <U2"),
+        ("object", {**good, "labels": np.array([None] * 4)}, "cannot be read as npz"),
+        ("scalar", {**good, "probabilities": np.array(1.0)}, r"expected probabilities \[n c\] and labels \[n\]"),
         ("names", {**good, "classes": np.array(["a", "b", "c"])}, "expected 2 classes, a name each, got 3"),
     ):
         path = tmp_path / f"{name}.npz"
@@ -153,12 +167,124 @@ def test_bad_npz_files_are_one_clear_line(tmp_path: Path) -> None:
             read_predictions(path)
 
 
+NAMED = [f"{k}" for k in range(1, 6)]
+
+
+def labelled(folder: Path, labels: list[Any], classes: list[str], right: list[int]) -> np.ndarray:
+    """The labels that are read of rows whose most probable class is the right one."""
+    path = folder / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for label, place in zip(labels, right, strict=True):
+            rest = 0.2 / (len(classes) - 1)
+            row = {name: 0.8 if k == place else rest for k, name in enumerate(classes)}
+            file.write(json.dumps({"probabilities": row, "label": label}) + "\n")
+    read = read_predictions(path)
+    assert read.probabilities.argmax(1).tolist() == right
+    return read.labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "right"),
+    [
+        ([3, 2, 5], NAMED, [2, 1, 4]),
+        (["3", "2", "5"], NAMED, [2, 1, 4]),
+        ([2.0, 1.0, 5.0], NAMED, [1, 0, 4]),
+        ([2, 0, 1], ["2", "0", "1"], [0, 1, 2]),
+        ([True, False], ["false", "true"], [1, 0]),
+        ([1, 0], ["no", "yes"], [1, 0]),
+    ],
+)
+def test_a_label_is_the_class_that_it_names(
+    tmp_path: Path, labels: list[Any], classes: list[str], right: list[int]
+) -> None:
+    assert labelled(tmp_path, labels, classes, right).tolist() == right
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"), [(0, NAMED), (2, ["a", "b"]), (True, ["a", "b"]), (-1, ["a", "b"]), (0.5, NAMED)]
+)
+def test_a_label_that_names_no_class_is_refused(tmp_path: Path, label: Any, classes: list[str]) -> None:
+    with pytest.raises(PromptError, match=r"rows.jsonl:1: expected a label from 0 to \d or one of"):
+        labelled(tmp_path, [label], classes, [0])
+
+
+def test_perfect_predictions_of_digits_are_right(tmp_path: Path) -> None:
+    """Five stars: accuracy 1, not 0."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 60)
+    P = np.where(np.arange(5) == y[:, None], 0.8, 0.05)
+    np.savez(tmp_path / "a.npz", probabilities=P, labels=y + 1, classes=np.array(NAMED))
+    (record,) = run(tmp_path / "run", "--predictions", tmp_path / "a.npz", "--bins", 4)["records"]
+    assert record["accuracy"] == 1.0
+    assert record["brier"] == pytest.approx(((P - np.eye(5)[y]) ** 2).sum(1).mean())
+    assert record["squared_error"] == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("classes", [("1", "2-3"), ("0", "1"), ("2", "0"), ("no", "yes"), ("-1", "10")])
+def test_predictions_are_read_as_they_were_written(tmp_path: Path, classes: tuple[str, str]) -> None:
+    labels = np.array([0, 1, 1])
+    P = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+    save_predictions(tmp_path / "a.npz", Predictions(P, labels, classes, np.arange(3), labels == 1))
+    read = read_predictions(tmp_path / "a.npz")
+    assert (read.classes, read.labels.tolist()) == (classes, [0, 1, 1])
+    assert read.probabilities.tolist() == P.tolist()
+
+
+def test_a_table_of_predictions_is_its_jsonl(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("label,p_no,p_yes,group\nyes,0.25,0.75,g\nno,1,0,g\n", encoding="utf-8")
+    (tmp_path / "b.tsv").write_text('label\tprobabilities\nyes\t{"no": 0.25, "yes": 0.75}\nno\t{"no": 1, "yes": 0}\n')
+    for name in ("a.csv", "b.tsv"):
+        read = read_predictions(tmp_path / name)
+        assert read.classes == ("no", "yes")
+        assert read.probabilities.tolist() == [[0.25, 0.75], [1.0, 0.0]]
+        assert read.labels.tolist() == [1, 0]
+    assert len(set(read_predictions(tmp_path / "a.csv").clusters.tolist())) == 1
+
+
+def test_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """A megabyte of packed zeros that would be a gigabyte, and an array that claims more than it holds."""
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("labels.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 26,)})
+        for _ in range(512):
+            member.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(PredictionError, match=r"bomb.npz: expected arrays, got .* MB that unpack to 0.5 GB: refused"):
+        read_predictions(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    path = tmp_path / "claim.npz"
+    with zipfile.ZipFile(path, "w") as archive, archive.open("labels.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
+    with pytest.raises(PredictionError, match=r"claim.npz: array 'labels' says \(1000000000000,\) of float64"):
+        read_predictions(path)
+
+
+def test_one_group_has_no_interval_and_no_test() -> None:
+    rng = np.random.default_rng(0)
+    correct = rng.random(60) < 0.5
+    confidence = np.where(correct, 0.95, 0.9)
+    record = judge(Judged("one", confidence, correct, np.zeros(60, int)), 5, 0)
+    assert record.ece == pytest.approx(abs(confidence.mean() - correct.mean()), abs=0.02)
+    assert (record.ece_low, record.ece_p, record.accuracy_low, record.overconfidence_high) == (None, None, None, None)
+    assert "miscalibration cannot be tested on a single group" in finding(record)
+    many = judge(Judged("many", confidence, correct, np.arange(60)), 5, 0)
+    assert "significantly miscalibrated, overconfident by" in finding(many)
+    calm = judge(Judged("calm", np.full(60, correct.mean()), correct, np.arange(60)), 5, 0)
+    assert calm.ece_p is not None
+    assert calm.ece_p > 0.05
+    assert "not significantly miscalibrated" in finding(calm)
+    other = Judged("other", confidence, ~correct, np.zeros(60, int))
+    (row,) = compare([Judged("one", confidence, correct, np.zeros(60, int)), other], 0)
+    assert (row.difference_low, row.p_holm) == (None, None)
+
+
 def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_rows(tmp_path / "rows.jsonl", np.zeros((20, 2)), np.zeros(20, dtype=int), 0)
     for words, message in (
         (["--predictions", path, "--model", "x"], "expected --model for questions, prompts and pairs, and none"),
         (["--predictions", path, "--questions", path], "expected one of --predictions, --questions"),
-        (["--predictions", path, "--ask", "p_true"], "--ask: expected a model to ask"),
+        (["--predictions", path, "--confidence", "p_true"], "--confidence: expected a model to ask"),
         (["--predictions", path, "--split", "0.01"], "--split 0.01 of 10 groups"),
         (["--predictions", tmp_path / "no.npz"], "no.npz: expected a file, there is none"),
         ([], "expected one of --predictions"),
@@ -297,8 +423,8 @@ def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject
         expected.append(two(before + asks.format(question=q.question, choices=listed)))
     P = np.array([p / p.sum() for p in expected])
     told = ["--model", tmp_path / "model", "--questions", tmp_path / "test.jsonl", "--bos", "always", "--bins", 2]
-    told += ["--choices", "letter", "--ask", "p_true", "--validation", tmp_path / "held.jsonl", *more]
-    results = run(tmp_path / "run", *told)
+    told += ["--choices", "letter", "--confidence", "p_true", "--validation", tmp_path / "held.jsonl", *more]
+    results = run(tmp_path / "run", *told, command="ask")
     kept = read_predictions(tmp_path / "run" / "predictions.npz")
     assert kept.probabilities == pytest.approx(P, abs=1e-6)
     assert np.abs(P[:, 0] - P[:, 1]).min() > 1e-4  # the letters are told apart
@@ -314,6 +440,24 @@ def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject
     assert by["p_true"]["confidence"] == pytest.approx(np.mean(sure), abs=1e-6)
     assert "temperature scaling" in by  # fitted on the other file
     assert by["p_true"]["n"] == 6
+
+
+def test_ask_confidence_is_calibrate_with_its_old_option(small: Subject, tmp_path: Path) -> None:
+    """The same records by the new command, the new option of calibrate, and the name it had."""
+    small.model.save_pretrained(tmp_path / "model")
+    small.tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"question": f"x{i} a ?", "choices": ["d", f"x{i + 9}"], "answer": i % 2} for i in range(40, 46)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = ["--model", tmp_path / "model", "--questions", tmp_path / "rows.jsonl", "--bos", "always", "--bins", 2]
+    new = run(tmp_path / "new", *words, "--confidence", "p_true", command="ask")
+    old = run(tmp_path / "old", *words, "--ask", "p_true")
+    assert new["records"] == old["records"]
+    assert [record["method"] for record in new["records"]] == ["token probabilities", "p_true"]
+    assert new["provenance"]["config"]["confidence"] == ["p_true"]
+    assert "prompts" not in new
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert "Reliability diagram of p_true" in page
+    assert "as many random words" not in page  # a control of reasons
 
 
 def test_generation_is_the_most_probable_token_each_time_or_drawn(small: Subject) -> None:
@@ -367,18 +511,18 @@ def test_unanswered_rows_are_counted_and_do_not_pay() -> None:
     own = Judged("own", np.where(correct, 0.9, 0.6), correct, np.arange(40))
     silent = Judged("silent", np.where(np.arange(40) < 30, 0.9, np.nan), correct, np.arange(40), counts={"refused": 10})
     record = judge(silent, 10, 0)
-    assert (record["n"], record["n_answered"], record["n_refused"]) == (40, 30, 10)
-    assert record["auroc"] == 0.5
-    assert record["brier_all"] == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
-    assert record["accuracy"] == pytest.approx(correct.mean())
+    assert (record.n, record.n_answered, record.n_refused) == (40, 30, 10)
+    assert record.auroc == 0.5
+    assert record.squared_error_all == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
+    assert record.accuracy == pytest.approx(correct.mean())
     (row,) = compare([own, silent], 0)
-    assert row["n"] == 30
-    assert row["difference"] == pytest.approx(
+    assert row.n == 30
+    assert row.difference == pytest.approx(
         ((0.9 - correct[:30]) ** 2 - (own.confidence[:30] - correct[:30]) ** 2).mean()
     )
     few = judge(Judged("few", np.where(np.arange(40) < 3, 0.9, np.nan), correct, np.arange(40)), 10, 0)
-    assert few["measured"] is False
-    assert few["n_answered"] == 3
+    assert few.measured is False
+    assert few.n_answered == 3
 
 
 def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path) -> None:

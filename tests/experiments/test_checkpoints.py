@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_full_memory_leaves_out_whole_batches_in_every_layer(monkeypatch: pyte
     texts = before.encode(["w3 w4", "w5 w6 w7 w8 w9"])
     first = checkpoints.Kept(texts, None)
     pass_over(before, texts, [first], batch_tokens=1)
-    second = checkpoints.Kept(texts, first)
+    second = checkpoints.Kept(texts, first.roots)
     pass_over(after, texts, [second], batch_tokens=1)
     ids, seen = torch.tensor([texts[1].ids]), []  # the longest text is the first batch
     for one in (before, after):
@@ -120,3 +121,15 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: py
 def test_bad_folders_are_one_line(tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(tmp_path / "run", tmp_path)) == 2
     assert "expected at least two folders with a model" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_configuration_is_another_run(
+    tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(steps, tmp_path / "steps")
+    assert cli.main(command(tmp_path / "run", tmp_path / "steps")) == 0
+    path = tmp_path / "steps" / "step-2" / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "rms_norm_eps": 0.5}), encoding="utf-8")
+    assert cli.main(command(tmp_path / "run", tmp_path / "steps")) == 2
+    assert "data: " in capsys.readouterr().err

@@ -136,6 +136,54 @@ def test_comments_alone_are_no_sentence(tmp_path: Path) -> None:
     assert len(read_conllu(write(tmp_path, "# a licence", "", row("1", "a"), "", "# the end"))) == 1
 
 
+PLUS = ["# global.columns = ID FORM UPOS HEAD DEPREL FEATS NER", "# text = big rivers"]
+
+
+def test_columns_of_conllu_plus_hold_for_all_sentences_that_follow(tmp_path: Path) -> None:
+    """The words are those of the same sentences in ten columns; a column of its own goes into the last."""
+    plus = ["1\tbig\tADJ\t2\tamod\tDegree=Pos\t_", "2\trivers\tNOUN\t0\troot\tNumber=Plur\tLOC"]
+    ten = ["1\tbig\t_\tADJ\t_\tDegree=Pos\t2\tamod\t_\t_", "2\trivers\t_\tNOUN\t_\tNumber=Plur\t0\troot\t_\tNER=LOC"]
+    read = read_conllu(write(tmp_path, *PLUS, *plus, "", PLUS[1], *plus, "", "# global.columns = ID FORM HEAD", "1\ta\t0"))
+    expected = read_conllu(write(tmp_path, PLUS[1], *ten, "", PLUS[1], *ten, "", row("1", "a")))
+    assert [s.words for s in read.sentences[:2]] == [s.words for s in expected.sentences[:2]]
+    assert [(w.form, w.upos, w.head) for w in read.sentences[2].words] == [("a", "_", 0)]
+    standard = "# global.columns = ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC"
+    again = read_conllu(write(tmp_path, *PLUS, *plus, "", standard, PLUS[1], *ten))
+    assert again.sentences[1].words == expected.sentences[0].words
+
+
+def test_a_file_without_heads_has_words_and_no_tree(tmp_path: Path) -> None:
+    corpus = read_conllu(write(tmp_path, row("1", "a", "_", "_"), row("2", "b", "_", "_"), "", row("1", "c", "_", "_")))
+    assert [(w.form, w.head, w.deprel) for s in corpus for w in s.words] == [
+        ("a", 0, "_"),
+        ("b", 0, "_"),
+        ("c", 0, "_"),
+    ]
+    got = message(write(tmp_path, row("1", "a"), "", row("1", "b", "_")))
+    assert got.endswith(":3: expected heads in all sentences or in none (those before have heads), got the opposite")
+
+
+def test_features_with_spaces_or_repeats_are_those_of_the_format(tmp_path: Path) -> None:
+    read = read_conllu(
+        write(tmp_path, row("1", "a", "2", feats="Case= Acc|Number = Plur"), row("2", "b", feats="Case=Acc|Case=Nom"))
+    )
+    assert [w.feats for w in read.sentences[0].words] == [{"Case": "Acc", "Number": "Plur"}, {"Case": "Acc,Nom"}]
+
+
+def test_carriage_returns_and_marks_inside_joined_files(tmp_path: Path) -> None:
+    path = tmp_path / "mac.conllu"
+    path.write_bytes("\r".join([*ODD, "", row("1", "a"), ""]).encode())
+    assert [len(s.words) for s in read_conllu(path)] == [8, 1]
+    path.write_bytes(("\ufeff# text = a\n" + row("1", "a") + "\n\n").encode() * 2)
+    assert [s.text for s in read_conllu(path)] == ["a", "a"]
+
+
+def test_text_in_another_unicode_form_is_named_as_such(tmp_path: Path) -> None:
+    for text, form, forms in (("cafe\u0301", "caf\u00e9", "NFD, and NFC"), ("caf\u00e9", "cafe\u0301", "NFC, and NFD")):
+        got = message(write(tmp_path, f"# text = {text} bar", row("1", form, "2"), row("2", "bar")))
+        assert f"in the text at character 0, got it in another Unicode form ({forms} in column form)" in got
+
+
 NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
 
 
@@ -159,6 +207,12 @@ NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
         ([row("1", "a", "-1")], 1, "expected a head that is a word id or 0, got '-1'"),
         ([row("1", "a"), row("2", "b", "3")], 2, "expected a head from 0 to 2, got 3"),
         ([row("1", "a"), row("2", "b", "3"), row("3", "c", "2")], 2, "a chain of heads that ends at 0, got a cycle"),
+        ([row("1", "a", "9" * 5000)], 1, "expected a head that is a word id or 0"),
+        ([row("9" * 5000, "a")], 1, "expected an id such as 3, 3-4 or 3.1"),
+        (["# global.columns = ID FORM", row("1", "a")], 2, "expected 2 tab-separated columns (ID FORM), got 10"),
+        (["# global.columns = ID LEMMA", row("1", "a")], 1, "global.columns that differ, ID and FORM among them"),
+        (["# global.columns = ID FORM FORM", "1\ta\tb"], 1, "global.columns that differ, ID and FORM among them"),
+        (["# global.columns = ID FORM LEMMA", "1\ta\t"], 2, "column lemma to hold text or _, got nothing"),
         ([row("1", "a", "1")], 1, "a chain of heads that ends at 0, got a cycle from word 1"),
         ([row("1", "a", feats="Number")], 1, "expected features as Name=Value|Name=Value or _, got 'Number'"),
         (["# text = a c", row("1", "a"), row("2", "b", "1")], 3, "expected 'b' in the text at character 2, got 'c'"),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
-import experiments.runs.run
 import pytest
 import tiny
 import torch
 
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.report import render_report
+from experiments.pages import page_of
+from experiments.report.render import rendered
+from experiments.runs import execute as runs_execute
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from experiments.studies.doctor.options import DoctorOptions
 from experiments.subject import Subject, load
@@ -28,14 +31,14 @@ def model_path():
 @pytest.fixture
 def broken(monkeypatch):
     """The loader gives a model whose first layer lacks its causal mask."""
-    whole = experiments.runs.run.load
+    whole = runs_execute.load
 
     def loads(*args, **more):
         subject = whole(*args, **more)
         subject.body.layers[0].self_attn.is_causal = False
         return subject
 
-    monkeypatch.setattr(experiments.runs.run, "load", loads)
+    monkeypatch.setattr(runs_execute, "load", loads)
 
 
 def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsys):
@@ -65,7 +68,7 @@ def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(model_path, tmp_p
     results = json.loads((tmp_path / "d" / "results.json").read_text())
     assert results["status"] == "WRONG"
     assert "attention mask" in {r["check"] for r in results["records"] if r["status"] == "WRONG"}
-    assert "something is WRONG" in render_report(results)
+    assert "something is WRONG" in rendered(page_of(results))
 
 
 def test_a_folder_for_each_model_unless_one_is_named():
@@ -122,11 +125,9 @@ def test_a_study_refuses_a_wrong_model_or_brands_its_report(model_path, pairs, t
 
 def test_the_examination_changes_no_number_of_a_study(model_path, pairs, tmp_path, monkeypatch):
     config = {"model": model_path, "pairs": pairs, "component": "heads", "value": "resample"}
-    from experiments.studies.ablate.study import run
-
-    with_it = run(AblateOptions(**config, out=tmp_path / "a"))
-    monkeypatch.setattr(experiments.runs.run.Run, "_examine", lambda self, subject: None)
-    without = run(AblateOptions(**config, out=tmp_path / "b"))
+    with_it = execute(STUDIES["ablate"], AblateOptions(**config, out=tmp_path / "a"))
+    monkeypatch.setattr("experiments.runs.execute._examined", lambda subject, force: {})
+    without = execute(STUDIES["ablate"], AblateOptions(**config, out=tmp_path / "b"))
     assert with_it["records"] == without["records"]
 
 

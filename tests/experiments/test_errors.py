@@ -19,7 +19,8 @@ PATHS = demo_paths()
 
 
 def words(out):
-    return ["capture", "--model", str(PATHS.model), "--site", "hook_embed", "--corpus", str(PATHS.dev), "--limit", "3", "--out", str(out)]  # fmt: skip
+    texts = ["--corpus", str(PATHS.dev), "--limit", "3"]
+    return ["capture", "--model", str(PATHS.model), "--site", "hook_embed", *texts, "--out", str(out)]
 
 
 def test_every_error_of_ours_is_a_layerscope_error():

@@ -18,7 +18,8 @@ from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.metrics.metrics import get_metric
 from experiments.metrics.reads import MetricError
-from experiments.studies.ablate import study as ablation
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from experiments.subject import Subject
 from experiments.sweep import measure
@@ -163,7 +164,18 @@ def test_a_run_by_grad_drop_measures_what_it_ranks_first(tmp_path: Path) -> None
     lines = [json.dumps({"prompt": p.prompt, "answer": p.answer, "wrong": p.wrong}) for p in PROMPTS]
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "always"]
-    command += ["--estimate", "graddrop", "--verify", "3", "--sample", "0", "--out", str(tmp_path / "run")]
+    command += [
+        "--estimate",
+        "graddrop",
+        "--verify",
+        "3",
+        "--verify-drawn",
+        "0",
+        "--positions",
+        "all",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert cli.main(command) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     records, chunk, metric = results["records"], one_chunk(one, PROMPTS), get_metric("logit_difference")
@@ -198,22 +210,22 @@ def test_keys_by_position_have_no_estimate_but_values_do() -> None:
 
 def test_signs_of_rounding_do_not_count() -> None:
     exact, estimate = np.array([2.0, -1.0, 1e-7, -1e-7, 0.5]), np.array([1.8, -1.1, -1e-9, 0.0, 0.4])
-    found = certificate(estimate, exact, range(5), ())
-    assert found["same_sign"] == 1
-    assert not any("other sign" in reason for reason in found["misleads"])
-    assert certificate(np.zeros(3), np.zeros(3), range(3), ())["same_sign"] is None
+    found = certificate("gradient", estimate, exact, range(5), ())
+    assert found.same_sign == 1
+    assert not any("other sign" in reason for reason in found.misleads)
+    assert certificate("gradient", np.zeros(3), np.zeros(3), range(3), ()).same_sign is None
 
 
 def test_a_certificate_tells_good_from_bad() -> None:
     exact = np.random.default_rng(0).normal(size=200) ** 3
     top, sample = to_verify(np.abs(exact), 20, 30, seed=1)
     assert not set(top) & set(sample)
-    good = certificate(0.5 * exact, exact, top, sample)
-    assert (good["spearman"], good["overlap"], good["same_sign"], good["misleads"]) == (pytest.approx(1), 1, 1, [])
-    assert good["slope"] == pytest.approx(2)
+    good = certificate("gradient", 0.5 * exact, exact, top, sample)
+    assert (good.spearman, good.overlap, good.same_sign, good.misleads) == (pytest.approx(1), 1, 1, [])
+    assert good.slope == pytest.approx(2)
     noise = np.random.default_rng(1).normal(size=200)
-    bad = certificate(noise, exact, *to_verify(np.abs(noise), 20, 30, seed=1))
-    assert len(bad["misleads"]) >= 2
+    bad = certificate("gradient", noise, exact, *to_verify(np.abs(noise), 20, 30, seed=1))
+    assert len(bad.misleads) >= 2
 
 
 def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Path) -> None:
@@ -221,7 +233,7 @@ def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Pa
     lines = [json.dumps(item) for item in detector.prompts()]
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
     command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "never"]
-    command += ["--component", "neurons", "--estimate", "gradient", "--verify", "4", "--sample", "3"]
+    command += ["--component", "neurons", "--estimate", "gradient", "--verify", "4", "--verify-drawn", "3"]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [r["index"] for r in results["records"] if r["q"] is not None and r["q"] < 0.05] == [detector.NEURON]
@@ -238,8 +250,8 @@ def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Pa
 def test_few_prompts_are_said_and_one_says_nothing() -> None:
     one, few, many = np.zeros(1, int), np.arange(FEW - 1), np.arange(FEW)
     assert [len(group_notes(clusters)) for clusters in (one, few, many)] == [1, 1, 0]
-    assert f"only {FEW - 1} items" in group_notes(few)[0]["text"]
-    assert f"only 2 groups of {FEW} items" in group_notes(many % 2)[0]["text"]
+    assert f"only {FEW - 1} items" in group_notes(few)[0].text
+    assert f"only 2 groups of {FEW} items" in group_notes(many % 2)[0].text
     assert not differs_from_0(mean_of(np.array([4.0]), one))
     assert differs_from_0(mean_of(np.array([4.0, 4.1]), np.arange(2)))
 
@@ -250,15 +262,15 @@ def test_a_continued_run_keeps_its_choice_of_what_is_measured(tmp_path: Path, mo
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8")
     asked: dict[str, Any] = {"model": one, "prompts": tmp_path / "p.jsonl", "metric": "logit_difference"}
     asked |= {"component": "heads", "out": tmp_path / "run"}
-    exact = ablation.run(AblateOptions(**{**asked, "out": tmp_path / "exact"}))["records"]
-    config = AblateOptions(**asked, estimate="gradient", verify=2, sample=0)
+    exact = execute(STUDIES["ablate"], AblateOptions(**{**asked, "out": tmp_path / "exact"}))["records"]
+    config = AblateOptions(**asked, estimate="gradient", verify=2, verify_drawn=0)
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measure, "certificate", stop)
     with pytest.raises(KeyboardInterrupt):
-        ablation.run(config)
+        execute(STUDIES["ablate"], config)
     monkeypatch.undo()
 
     def turned(*args: Any, **kwargs: Any) -> Estimates:
@@ -266,7 +278,7 @@ def test_a_continued_run_keeps_its_choice_of_what_is_measured(tmp_path: Path, mo
         return Estimates(found.effects[::-1], found.per_position[::-1])
 
     monkeypatch.setattr(measure, "estimates", turned)
-    records = ablation.run(config)["records"]
+    records = execute(STUDIES["ablate"], config)["records"]
     assert sum(record["exact"] for record in records) == 2
     for record, expected in zip(records, exact, strict=True):
         if record["exact"]:

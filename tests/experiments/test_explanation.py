@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -18,7 +19,8 @@ from experiments import cli
 from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
 from experiments.studies.ask import study as explanation
-from experiments.studies.ask.study import parse_words
+from experiments.studies.ask.reasons import parse_words
+from experiments.studies.ask.records import WordsRecord
 from experiments.subject import Subject, load
 
 N = 24
@@ -69,7 +71,7 @@ def asked(prompts: Path, out: Path, monkeypatch: pytest.MonkeyPatch, says: Any) 
         return [says(text.removeprefix("Text: ").splitlines()[0].split())]
 
     monkeypatch.setattr(explanation, "generate", canned)
-    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--random", 30, "--out", out]
+    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--null-draws", 30, "--out", out]
     assert cli.main([str(word) for word in words]) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
@@ -95,14 +97,14 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert attribution["effect"] == pytest.approx(named["effect"], abs=1e-6)
     assert named["over_random_low"] > 0
     assert named["p"] < 0.01
-    assert "matter more than random ones, 100% of what" in results["findings"][0]["text"]
+    assert "matter significantly more than random ones: 100% of the difference" in results["findings"][0]["text"]
 
     rng = random.Random(1)
     results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
     named = results["records"][0]
     assert named["over_random_low"] < 0
-    assert "The self-explanation is without effect" in results["findings"][0]["text"]
-    assert "Words that matter are there" in results["findings"][0]["text"]
+    assert "do not matter significantly more than random ones" in results["findings"][0]["text"]
+    assert "The attribution's top words do" in results["findings"][0]["text"]
 
 
 def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +121,62 @@ def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeyp
     assert f"2 of {N} answers refused, such as 'I cannot say'" in text
     assert f"{N - 7} of {N} answers name words that the text does not have" in text
     assert results["prompts"][0]["named_effect"] is None
+
+
+def record(words: str, over: float, low: float | None, high: float | None, p: float | None) -> WordsRecord:
+    ends = {"over_random_low": low, "over_random_high": high, "p": p, "n": 12, "n_clusters": 1 if low is None else 12}
+    return WordsRecord(words=words, unit="bits", effect=1 + over, low=low, high=high, over_random=over, **ends)
+
+
+BEST = record("attribution", 4.0, 3.0, 5.0, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        (record("named", 2.0, 1.0, 3.0, 0.002), "matter significantly more than random ones: 50% of the difference"),
+        (record("named", 2.0, 1.0, 3.0, 0.5), "do not matter significantly more than random ones"),
+        (record("named", 2.0, -1.0, 3.0, 0.04), "do not matter significantly more than random ones"),
+        (record("named", -2.0, -3.0, -1.0, 0.002), "matter significantly less than random ones."),
+        (record("named", 2.0, None, None, None), "cannot be tested: all prompts are of one group"),
+    ],
+)
+def test_a_finding_claims_no_more_than_its_interval_and_test(named: WordsRecord, sentence: str) -> None:
+    text = explanation.finding([named, record("random", 0.0, 0.0, 0.0, None), BEST], 12)
+    assert sentence in text
+    assert ("top words do: removing them" in text) == ("do not matter" in sentence)
+
+
+def test_one_group_of_prompts_has_no_interval_and_no_test(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) | {"group": "g"} for line in prompts.read_text(encoding="utf-8").splitlines()[:4]]
+    path = tmp_path / "group.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    results = asked(path, tmp_path / "run", monkeypatch, lambda words: words[0])
+    for row in results["records"]:
+        assert [row[name] for name in ("low", "high", "over_random_low", "over_random_high", "p")] == [None] * 5
+        assert row["n_clusters"] == 1
+    effects = [row["named_effect"] for row in results["prompts"]]
+    assert results["records"][0]["effect"] == pytest.approx(np.mean(effects))
+    assert "cannot be tested" in results["findings"][0]["text"]
+    assert "cannot be tested" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_reasons_and_confidence_take_what_they_need(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        (["--reasons", "--confidence", "p_true", "--prompts", prompts], "expected one of --reasons and --confidence"),
+        (["--reasons"], "--reasons: expected --prompts FILE"),
+        (["--pairs", prompts], "--reasons: expected --prompts FILE, and neither --questions nor --pairs"),
+        (["--confidence", "p_true"], "expected one of --questions, --prompts, --pairs, got none"),
+        (["--confidence", "surely", "--prompts", prompts], "invalid choice: 'surely'"),
+    ):
+        given = ["ask", "--model", demo_paths().model, *words, "--out", tmp_path / "run"]
+        with contextlib.suppress(SystemExit):
+            assert cli.main([str(word) for word in given]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_no_answer_that_can_be_tested_is_one_clear_line(

@@ -254,7 +254,7 @@ def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path, 
     model: dict = {"model": PATHS.model, "out": out}
     plans = [
         experiments.attribute.plan(**model, prompts=prompts, random=1),
-        experiments.ask.plan(**model, prompts=prompts, random=2),
+        experiments.ask.plan(**model, prompts=prompts, null_draws=2),
         experiments.prune.plan(**model, prompts=prompts, steps=1, random=1),
         experiments.calibrate.plan(**model, pairs=PATHS.pairs, limit=20),
         experiments.doctor.plan(**model),

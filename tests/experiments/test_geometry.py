@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_the_last_row_of_the_lens_is_the_model_and_the_first_the_embedding(name:
                 logits = cap * torch.tanh(logits / cap)
         first = torch.log_softmax(logits.double(), -1).gather(1, targets[:, None])[:, 0] / np.log(2)
         np.testing.assert_allclose(found.log2p[0, at], first.numpy(), atol=1e-4)
-    assert [r["layer"] for r in found.records()] == [-1, 0, 1]
+    assert [record.layer for record in found.records()] == [-1, 0, 1]
     with pytest.raises(LensError, match="sees the next ones"):
         logit_lens(subject("bert"), texts)
 
@@ -162,9 +163,9 @@ def test_the_lens_tells_the_share_of_right_tokens_and_the_median_rank() -> None:
     rank = np.array([[0, 0, 3, 9, 4], [1, 0, 7, 8, 20]])
     log2p = -np.arange(10.0).reshape(2, 5)
     first, second = Lens(log2p, rank, rank, log2p, np.arange(5)).records()
-    assert (first["top1"], first["median_rank"], first["log2p"]) == pytest.approx((0.4, 3, -2))
-    assert (second["top1"], second["median_rank"], second["log2p"]) == pytest.approx((0.2, 7, -7))
-    assert first["top1_low"] < 0.4 < first["top1_high"]
+    assert (first.top1, first.median_rank, first.log2p) == pytest.approx((0.4, 3, -2))
+    assert (second.top1, second.median_rank, second.log2p) == pytest.approx((0.2, 7, -7))
+    assert first.top1_low < 0.4 < first.top1_high
 
 
 def test_norms_by_position_are_those_of_single_texts() -> None:
@@ -258,6 +259,24 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--export", "csv"], "--export csv: expected npz, parquet, projector"),
         (["--property", "tree_depth"], "expected a property of words, it is one of a sentence"),
         (["--words", "5"], "expected at least 30 words to draw, got 5"),
+        (["--site", "hook_resid_post[0]"], "expected at least two numbers a token"),
     ):
         assert cli.main(command(tmp_path / "x", *more)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_another_model_to_compare_with_is_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other model's configuration alone decides CKA: a finished run is not returned for it."""
+    other = tmp_path / "other"
+    shutil.copytree(PATHS.model, other)
+    given = command(tmp_path / "run", "--method", "pca", "--lens", "0", "--compare", str(other))
+    assert cli.main(given) == 0
+    before = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["cka_between"]["values"]
+    settings = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    settings["rms_norm_eps"] = 0.5
+    (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert cli.main(given) == 2
+    assert "data: " in capsys.readouterr().err
+    assert cli.main([*given, "--out", str(tmp_path / "again")]) == 0
+    after = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))["cka_between"]["values"]
+    assert np.abs(np.subtract(before, after)).max() > 1e-3

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from experiments import cli
-from experiments.studies.ablate import study as ablation
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from hooks import EditError, edits, intervene
 
@@ -24,7 +25,7 @@ def ablate(folder: Path, model: nn.Module, prompts: list[dict[str, str]], **more
     (folder / "p.jsonl").write_text("\n".join(json.dumps(item) for item in prompts), encoding="utf-8")
     out = folder / "-".join(str(value) for value in more.values())
     config = AblateOptions(model=str(folder / "model"), prompts=folder / "p.jsonl", bos="never", out=out, **more)
-    return ablation.run(config)["records"]
+    return execute(STUDIES["ablate"], config)["records"]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -72,7 +73,7 @@ def test_a_turned_edit_goes_as_far_in_another_direction() -> None:
 
 
 def test_the_null_tells_the_copying_head_from_heads_that_do_nothing(tmp_path: Path) -> None:
-    records = ablate(tmp_path, induction.model(), induction.prompts(), component="heads", value="zero", null=19)
+    records = ablate(tmp_path, induction.model(), induction.prompts(), component="heads", value="zero", null_draws=19)
     by_place = {(r["layer"], r["index"]): r for r in records}
     assert by_place[induction.INDUCTION]["null_p"] <= 0.1
     assert 0 < by_place[induction.INDUCTION]["null"] < -by_place[induction.INDUCTION]["effect"]

@@ -16,7 +16,8 @@ from naive import naive, subject
 from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.metrics.metrics import get_metric
-from experiments.studies.patch import study as patching
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.patch.options import PatchOptions
 from experiments.studies.patch.study import aligned_reads
 from experiments.sweep.components import components, places
@@ -83,7 +84,7 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
     config = PatchOptions(
         model=str(model), clean=lines(tmp_path / "p.jsonl", items), by=by, bos="never", out=tmp_path / "run"
     )
-    results = patching.run(config)
+    results = execute(STUDIES["patch"], config)
     last = len(items[0]["prompt"].split()) - 1
     assert results["baseline"]["clean"]["low"] > 1
     assert results["baseline"]["corrupted"]["high"] < -1
@@ -100,8 +101,9 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
 def test_one_direction_alone_is_asked_for(tmp_path: Path, direction: str, sign: int) -> None:
     model, items = hand_built(tmp_path)
     clean = lines(tmp_path / "p.jsonl", items)
-    results = patching.run(
-        PatchOptions(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r")
+    results = execute(
+        STUDIES["patch"],
+        PatchOptions(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r"),
     )
     assert {r["value"] for r in results["records"]} == {direction}
     head = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
@@ -137,8 +139,8 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("change", "more", "message"),
     [
-        ({"corrupted": "w3 w4"}, [], "prompt 1: expected a corrupted text of 8 tokens, as the clean one has, got 2"),
-        ({"corrupted": None}, [], "prompt 1: expected 'corrupted', or --corrupted FILE"),
+        ({"corrupted": "w3 w4"}, [], "line 1: expected a corrupted text of 8 tokens, as the clean one has, got 2"),
+        ({"corrupted": None}, [], "expected 'corrupted', or --corrupted FILE"),
         ({}, ["--metric", "kl"], "metric kl has no value of a clean and a corrupted prompt"),
         ({}, ["--by", "position", "--site", "hook_nonsense"], "hook_nonsense"),
     ],

@@ -15,6 +15,8 @@ from naive import subject
 from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.metrics.metrics import get_metric
+from experiments.runs.execute import execute
+from experiments.studies import STUDIES
 from experiments.studies.prune import study as pruning
 from experiments.studies.prune.cut_heads import HeadError, heads_of, with_heads
 from experiments.studies.prune.options import PruneOptions
@@ -188,4 +190,4 @@ def test_bad_input_is_one_clear_line(
 
 def test_a_configuration_that_names_no_texts_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected one of --prompts FILE and --pairs FILE"):
-        pruning.run(PruneOptions(model="x", out=tmp_path))
+        execute(STUDIES["prune"], PruneOptions(model="x", out=tmp_path))

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments.report.page import KINDS, page_of
 from recorded import make
 from recorded.unread import EMPTY, UNREAD
 
 from experiments import terminal
 from experiments.report import render_report
-from experiments.report.page import KINDS, page_of
 
 Results = dict[str, Any]
 Path_ = tuple[str, ...]

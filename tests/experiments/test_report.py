@@ -302,7 +302,7 @@ TOLD = [
      zip(*(x["scores"] for x in r["records"][:2]), strict=True)], {"leave-one-out": "a", "ig": "b"}),
     (make_attribution, "faithful-table", faithful, same(*FAITHFUL)),
     (make_calibration, "measures", itemgetter("records"),
-     same("accuracy") | {"answered": "n_answered", "mean": "confidence", "too sure by": "overconfidence", "ECE": "ece",
+     same("accuracy") | {"answered": "n_answered", "mean": "confidence", "overconfidence": "overconfidence", "ECE": "ece",
      "by chance": "ece_chance", "equal mass": "ece_mass", "squared error": "brier_top", "AUROC": "auroc",
      "risk area": "aurc"}),
     (make_ask, "effects-table", itemgetter("records"), same("effect", "p") | {"over random": "over_random"}),

@@ -8,7 +8,7 @@ import tiny
 import torch
 from naive import subject
 
-from experiments.attention.roles import repeated_tokens, repetition_scores
+from experiments.attention.repetition import repeated_tokens, repetition_scores
 from experiments.subject import Subject
 
 

@@ -40,7 +40,7 @@ def command(out: Path, **more: Any) -> list[str]:
         "limit-sentences": 150,
         "limit": 30,
         "l2": 10,
-        "null": 3,
+        "null-draws": 3,
         "push": 1,
         "out": out,
         **more,
@@ -154,7 +154,7 @@ def test_what_is_left_is_what_fresh_probes_read_of_vectors_captured_one_by_one(
 
 def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_path: Path) -> None:
     out, site = tmp_path / "run", "blocks.2.hook_resid_post"
-    assert cli.main(command(out, eraser="inlp", push=0, null=0, limit=6, **{"limit-sentences": 50})) == 0
+    assert cli.main(command(out, eraser="inlp", push=0, limit=6, **{"null-draws": 0, "sample": 50})) == 0
     records = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
     assert all(r["erased_linear"] < r["decodable"] - 0.1 for r in records)
     one, eraser = load(demo_paths().model), Inlp.load(out / "erasers" / f"{site}.safetensors")

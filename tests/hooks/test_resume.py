@@ -183,3 +183,52 @@ def test_positions_that_nobody_reads_are_left_out_of_the_last_block_but_where_so
         more, _ = work(lambda: few.run(last, few.residual(last)))
     assert more > less
     assert bool((acts[f"blocks.{last}.mlp.hook_post"] != 0).any(-1).all())
+
+
+def test_a_model_whose_text_configuration_says_that_it_caches_runs_its_blocks_without_the_cache():
+    """Vision-language classes; an edited head through parts against the whole model."""
+    import transformers as hf
+
+    text = {"vocab_size": tiny.VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 8, "patch_size": 4}
+    tokens = {"image_token_index": 99, "boi_token_index": 98, "eoi_token_index": 97, "mm_tokens_per_image": 4}
+    torch.manual_seed(0)
+    model = hf.Gemma3ForConditionalGeneration(hf.Gemma3Config(text_config=text, vision_config=vision, **tokens)).eval()
+    ids = IDS.clamp(max=90)
+    with torch.no_grad():
+        clean = Resume(model, {"input_ids": ids, "attention_mask": MASK})
+        assert clean.exact
+        for layer in range(2):
+            with intervene(model, {f"blocks.{layer}.attn.hook_z[1]": edits.scale(4.0)}):
+                whole = model(input_ids=ids, attention_mask=MASK).logits
+                parts = clean.run(layer, clean.residual(layer).repeat(2, 1, 1))
+            for copy in parts.chunk(2):
+                torch.testing.assert_close(copy[MASK.bool()], whole[MASK.bool()], rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_that_gives_something_else_when_it_is_run_again_is_not_resumed():
+    model = tiny.model("llama")
+    calls = []
+
+    def drifts(module, args, output):
+        calls.append(1)
+        return output + 0.1 * len(calls)
+
+    model.model.layers[0].mlp.register_forward_hook(drifts)
+    assert not Resume(model, {"input_ids": IDS}).exact
+
+
+def test_chosen_tokens_of_a_head_that_is_kept_elsewhere():
+    accelerate = pytest.importorskip("accelerate")
+    tokens, logits = torch.tensor([3, 5]), []
+    for offload in (False, True):
+        model = tiny.model("llama")
+        if offload:
+            accelerate.cpu_offload(model, execution_device="cpu")
+        clean = Resume(model, {"input_ids": IDS}, positions=LAST)
+        with torch.no_grad():
+            logits.append(clean.finish(clean.run(0, clean.residual(0), finish=False), tokens))
+    torch.testing.assert_close(*logits)
+    torch.testing.assert_close(logits[0], tiny.model("llama")(IDS).logits[torch.arange(3), LAST][:, tokens])

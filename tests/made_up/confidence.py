@@ -23,11 +23,12 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         }
         for k in range(7, 15)
     ]
-    spreads = ("accuracy", "confidence", "overconfidence", "ece", "ece_mass", "brier_top", "brier_all", "auroc", "aurc")
+    spreads = ("accuracy", "confidence", "overconfidence", "ece", "ece_mass", "squared_error", "squared_error_all", "auroc", "aurc")
     record = {
         "method": f"token probabilities{evil}",
         "n": 360,
         "n_answered": 360,
+        "n_clusters": 360,
         "measured": True,
         "ece_chance": 0.04,
         "ece_p": 0.001,
@@ -62,7 +63,7 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         ],
     }
     asked = {"method": f"verbalised{evil}", "n_answered": 300, "n_refused": 20, "n_unparsable": 40}
-    few = {k: v for k, v in record.items() if k.startswith(("n", "accuracy", "brier_all"))}
+    few = {k: v for k, v in record.items() if k.startswith(("n", "accuracy", "squared_error_all"))}
     return {
         "schema": 1,
         "kind": "calibrate",

@@ -26,6 +26,7 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
                     "metric": f"logit_difference{evil}",
                     "unit": "nats",
                     "baseline": 2.5,
+                    "exact": True,
                     "effect": effect,
                     "low": effect - 0.1,
                     "high": effect + 0.1,
@@ -52,7 +53,9 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
         "schema": 1,
         "kind": "ablate",
         "provenance": provenance(layers),
-        "baseline": {"value": 2.5, "low": 2.1, "high": 2.9},
+        "positions": "not-first",
+        "baseline": {"value": 2.5, "low": 2.1, "high": 2.9, "n_clusters": 15},
+        "certificates": {},
         "patterns": patterns,
         "records": records,
         "findings": findings,
@@ -63,6 +66,7 @@ def make_ablation(layers: int = 12, heads: int = 12, evil: str = "") -> dict[str
 def certificate(evil: str = "") -> dict[str, Any]:
     """How estimates agreed with exact effects."""
     return {
+        "method": "gradient",
         "n_top": 2,
         "n_sample": 36,
         "spearman": 0.62,
@@ -106,10 +110,13 @@ def make_patching(evil: str = "") -> dict[str, Any]:
         for direction in ("denoising", "noising")
         for record in made["records"]
     ]
-    means = {"clean": made["baseline"], "corrupted": {"value": -0.5, "low": -0.9, "high": 0.1}}
-    gap = {"value": 3.0, "low": 2.6, "high": 3.4}
+    corrupted = {"value": -0.5, "low": -0.9, "high": 0.1, "n_clusters": 15}
+    means = {"clean": made["baseline"], "corrupted": corrupted}
+    gap = {"value": 3.0, "low": 2.6, "high": 3.4, "n_clusters": 15}
     agreed = {"denoising": certificate(), f"noising{evil}": certificate(evil)}
-    return {**made, "kind": "patch", "records": records, "baseline": means, "gap": gap, "certificates": agreed}
+    tokens = ["<s>", *(f" word{number}{evil}" for number in range(5))]
+    parts = {"records": records, "baseline": means, "gap": gap, "certificates": agreed, "tokens": tokens}
+    return {**made, "kind": "patch", **parts}
 
 
 def make_pruning(evil: str = "") -> dict[str, Any]:
@@ -126,6 +133,7 @@ def make_pruning(evil: str = "") -> dict[str, Any]:
                 "metric": f"loss{evil}",
                 "unit": "bits a token",
                 "n": 24,
+                "n_clusters": 24,
                 "value": value,
                 "low": value - 0.3,
                 "high": value + 0.3,
@@ -142,4 +150,5 @@ def make_pruning(evil: str = "") -> dict[str, Any]:
             }
         )
     made = without_patterns(make_ablation(2, 3, evil))
-    return {**made, "kind": "prune", "records": records, "baseline": {"value": 4.0, "low": 3.7, "high": 4.3}}
+    baseline = {"value": 4.0, "low": 3.7, "high": 4.3, "n_clusters": 24}
+    return {**made, "kind": "prune", "records": records, "baseline": baseline}

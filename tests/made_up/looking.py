@@ -13,6 +13,7 @@ def make_attention(evil: str = "") -> dict[str, Any]:
     """Results of a study of attention: two layers of three heads, one text, a relation, effects."""
     rng = random.Random(0)
     statistics = ("entropy", "confidence", "distance", "first", "norm_first", "previous", "output")
+    zeros = ("end", "punctuation", "self", "next")
     records = []
     for layer in range(2):
         for head in range(3):
@@ -21,6 +22,8 @@ def make_attention(evil: str = "") -> dict[str, Any]:
                 "layer": layer,
                 "index": head,
                 "component": "heads",
+                "positional": 0.5,
+                "offset": -1,
                 "nearest": "L0H1",
                 "nearest_similarity": 0.9,
                 "role": f"det to governor{evil}" if (layer, head) == (1, 2) else "",
@@ -32,6 +35,8 @@ def make_attention(evil: str = "") -> dict[str, Any]:
             }
             for name in statistics:
                 record |= {name: rng.random(), f"{name}_low": 0.1, f"{name}_high": 0.9}
+            for name in zeros:
+                record |= {name: 0.0, f"{name}_low": 0.0, f"{name}_high": 0.0}
             record |= {"induction": rng.random(), "duplicate": rng.random()}
             records.append(record)
     records[-1] |= {"relation": f"det{evil}", "direction": "to governor", "relation_score": 1.0}
@@ -67,7 +72,10 @@ def make_attention(evil: str = "") -> dict[str, Any]:
         "notes": [{"kind": "info", "text": f"a note{evil}"}],
         "checkpoints": checkpoints,
         "records": records,
-        "layers": [{"layer": n, "entropy": 0.5, "first": 0.3, "norm_first": 0.1, "change": n or None} for n in (0, 1)],
+        "layers": [
+            {**dict.fromkeys((*statistics, *zeros), 0.3), "layer": n, "norm_first": 0.1, "change": float(n) or None}
+            for n in (0, 1)
+        ],
         "relations": [relation],
         "uniform": {"entropy": 1.0, "first": 0.2},
         "shown": {"layers": [0, 1], "heads": 3, "texts": [shown]},
@@ -100,7 +108,9 @@ def make_geometry(evil: str = "") -> dict[str, Any]:
             }
         )
     lens = {"log2p": -3.0, "log2p_low": -4.0, "log2p_high": -2.0, "top1": 0.5, "median_rank": 3.0}
+    lens |= {"top1_low": 0.4, "top1_high": 0.6}
     text = {"tokens": ["<s>", f"a{evil}"], "top": [[f"b{evil}"], ["a"]], "p": [[0.2], [0.9]], "rank": [[4], [0]]}
+    text["log2p"] = [[-2.3], [-0.2]]
     return {
         "schema": 1,
         "kind": "geometry",

@@ -93,7 +93,9 @@ def make_attribution(evil: str = "") -> dict[str, Any]:
         measured = {name: 0.4 + number / 50 + item / 100 for number, name in enumerate(names)}
         curves = {"deleted": [-s for s in steps], "inserted": [s - 1 for s in steps], "measured_by": "delete"}
         for number, method in enumerate(("leave-one-out", "ig")):
-            own = {"units": units, "spans": [], "scores": [0.1, 2.0, -1.0 - number, 0.0], "errors": None, "value": -0.5}
+            starts = [sum(len(word) + 1 for word in units[:place]) for place in range(len(units))]
+            spans = [[start, start + len(word)] for start, word in zip(starts, units, strict=True)]
+            own = {"units": units, "spans": spans, "scores": [0.1, 2.0, -1.0 - number, 0.0], "errors": None, "value": -0.5}
             cost = {"baseline": None, "asked": 5, "forwards": 5, "backwards": 0, "notes": [], "inner": None, "more": {}}
             noise = {"stability": None, "sensitivity": None}
             records.append({**about, "method": method, **own, **cost, **measured, **curves, **noise})
@@ -107,6 +109,9 @@ def make_attribution(evil: str = "") -> dict[str, Any]:
         "records": records,
         "agreement": {a: {b: 1.0 if a == b else 0.4 for b in methods} for a in methods},
         "examples": [],
+        "predictions": [
+            {"item": 0, "labels": True, "answers": [{"answer": f"x{evil}", "probability": 0.7}], "gold": f"x{evil}"}
+        ],
         "findings": [{"property": "faithfulness", "text": f"Taking out the words that ig names costs most.{evil}"}],
         "notes": [],
     }

@@ -65,7 +65,7 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "ablate-heads",
-            f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --sample 4",
+            f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --verify-drawn 4",
         ),
         ("ablate-layers", f"ablate --model small {PROMPTS} --component layers --null 2"),
         ("ablate-neurons", f"ablate --model small {PROMPTS} --component neurons --value resample --limit 4"),
@@ -74,7 +74,7 @@ COMMANDS: dict[str, list[str]] = {
         ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 4 --null 2"),
         (
             "patch-positions",
-            "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --sample 3",
+            "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --verify-drawn 3",
         ),
         ("usage", f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 --push 1 --null 2"),
         (
@@ -106,13 +106,15 @@ COMMANDS: dict[str, list[str]] = {
         ),
         (
             "calibrate-questions",
-            f"calibrate {MODEL} --questions questions.jsonl --ask p_true --ask verbalised --ask sampled --samples 2 "
+            f"calibrate {MODEL} --questions questions.jsonl --confidence p_true --confidence verbalised "
+            "--confidence sampled --samples 2 "
             "--split 0.5 --bins 4",
         ),
         ("calibrate-predictions", "calibrate --predictions predictions.jsonl --split 0.5 --bins 5"),
         ("calibrate-prompts", f"calibrate {MODEL} {PROMPTS} --bins 4"),
         ("calibrate-pairs", f"calibrate {MODEL} {PAIRS} --limit 12 --bins 4"),
-        ("ask", f"ask {MODEL} {PROMPTS} --random 3 --templates wording"),
+        ("ask", f"ask {MODEL} {PROMPTS} --null-draws 3 --templates wording"),
+        ("ask-confidence", f"ask {MODEL} --pairs {DEMO.pairs} --limit 12 --bins 4 --confidence p_true"),
         ("capture", "capture --model small --site hook_resid_post --corpus test.conllu --limit 4"),
         ("doctor", "doctor --model small"),
         ("doctor-masked", "doctor --model masked"),
@@ -201,7 +203,7 @@ def workplace() -> Iterator[Path]:
 
 def run(name: str) -> dict[str, Any]:
     """The results of one command in the working directory, after the runs that it reads."""
-    for read in {Path(word).parts[0] for word in COMMANDS[name][1:]} & set(COMMANDS):
+    for read in {Path(word).parts[0] for word in COMMANDS[name][1:]} & set(COMMANDS) - {"neurons"}:
         if not Path(read).exists():
             run(read)
     said = io.StringIO()

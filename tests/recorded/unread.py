@@ -9,9 +9,9 @@ UNREAD = {
     "probe": """
         calibration.accuracy_high calibration.accuracy_low calibration.aurc calibration.aurc_best
         calibration.aurc_high calibration.aurc_low calibration.auroc calibration.auroc_high
-        calibration.auroc_low calibration.brier calibration.brier_all calibration.brier_all_high
-        calibration.brier_all_low calibration.brier_high calibration.brier_low calibration.brier_top
-        calibration.brier_top_high calibration.brier_top_low calibration.classwise
+        calibration.auroc_low calibration.brier calibration.squared_error_all calibration.squared_error_all_high
+        calibration.squared_error_all_low calibration.brier_high calibration.brier_low calibration.squared_error
+        calibration.squared_error_high calibration.squared_error_low calibration.classwise
         calibration.classwise_chance calibration.commonest calibration.commonest_share
         calibration.confidence_high calibration.confidence_low calibration.coverage
         calibration.coverage.best calibration.coverage.risk calibration.coverage.share calibration.ece
@@ -70,13 +70,16 @@ UNREAD = {
         store.bytes
     """,
     "calibrate": """
-        errors.method records.aurc_high records.aurc_low records.brier_all_high records.brier_all_low
-        records.brier_top_high records.brier_top_low records.commonest records.commonest_share
+        errors.method records.aurc_high records.aurc_low records.squared_error_all_high records.squared_error_all_low
+        records.squared_error_high records.squared_error_low records.commonest records.commonest_share
         records.ece_mass_high records.ece_mass_low records.n_clusters records.n_impossible
         records.n_refused records.n_values schema
     """,
     "ask": """
-        findings.property prompts.clean prompts.n_words records.n_clusters schema
+        findings.property prompts.clean prompts.n_words records.aurc_high records.aurc_low
+        records.commonest records.commonest_share records.ece_mass_high records.ece_mass_low
+        records.n_clusters records.n_impossible records.n_refused records.n_unparsable records.n_values
+        records.squared_error_high records.squared_error_low schema
     """,
     "geometry": """
         lens.records.layer lens.texts.log2p records.site records.upos:pca_high records.upos:pca_low

@@ -189,7 +189,7 @@ def run(words: list[str]) -> Outcome:
             status = main(words)
         except SystemExit as stopped:
             status = int(stopped.code or 0)
-        except BaseException as error:  # noqa: BLE001  # whatever gets out is a failure of the case
+        except BaseException as error:  # whatever gets out is a failure of the case
             return Outcome(words, -1, repr(error)[:300], "an exception got out")
     message = said.getvalue()
     lines = [line for line in message.splitlines() if line.startswith("layerscope")]

@@ -4,8 +4,8 @@ function attention(box) {
   const source = data.attention[box.dataset.attention];
   const { layers, heads, texts, roles, values } = source;
   const part = (role) => box.querySelector(`[data-role="${role}"]`);
-  const [overview, matrix, words, head, sees, chooseText, show, paint] =
-    ["overview", "matrix", "tokens", "head", "sees", "text", "show", "paint"].map(part);
+  const [overview, matrix, words, head, sees, chooseText, show, paint, hide] =
+    ["overview", "matrix", "tokens", "head", "sees", "text", "show", "paint", "hide"].map(part);
   const bytes = new Map();
   const decoded = (text, key) => {
     const name = `${text}.${key}`;
@@ -14,7 +14,24 @@ function attention(box) {
   };
   let text = 0, row = Math.floor(source.first / heads), column = source.first % heads, word = 0, reversed = false;
   const tokens = () => texts[text].tokens;
-  const raw = (r, c, q, k) => decoded(text, "weights")[(((r * heads + c) * tokens().length) + q) * tokens().length + k] / 255;
+  // What each query gives to all tokens but the first, by layer, head and query: made once a text, when it is asked for.
+  const others = new Map();
+  const rest = () => {
+    if (!others.has(text)) {
+      const n = tokens().length, weights = decoded(text, "weights");
+      others.set(text, Float32Array.from({ length: weights.length / n }, (_, line) => {
+        let sum = 0;
+        for (let k = 1; k < n; k++) sum += weights[line * n + k];
+        return sum;
+      }));
+    }
+    return others.get(text);
+  };
+  const raw = (r, c, q, k) => {
+    const n = tokens().length, line = (r * heads + c) * n + q, weight = decoded(text, "weights")[line * n + k];
+    if (!hide.checked) return weight / 255;
+    return k === 0 ? 0 : weight / (rest()[line] || 1);
+  };
   const moved = (q) => {
     const sizes = decoded(text, "norms");
     const line = tokens().map((_, k) => raw(row, column, q, k) * (sizes ? sizes[(row * heads + column) * tokens().length + k] : 1));
@@ -26,7 +43,11 @@ function attention(box) {
     const n = tokens().length;
     if (show.value === "weights") return tokens().map((_, k) => raw(row, column, q, k));
     if (show.value === "values") return moved(q);
-    return tokens().map((_, k) => decoded(text, show.value)[q * n + k] / 255);
+    const path = tokens().map((_, k) => decoded(text, show.value)[q * n + k] / 255);
+    if (!hide.checked) return path;
+    path[0] = 0;
+    const total = path.reduce((a, b) => a + b, 0) || 1;
+    return path.map((x) => x / total);
   };
   const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
   const rgb = (name) => [1, 3, 5].map((i) => parseInt(colour(name).slice(i, i + 2), 16));
@@ -56,7 +77,7 @@ function attention(box) {
   let side = 40;
   function drawOverview() {
     const room = overview.parentElement.clientWidth - gutter - 2;
-    side = Math.max(22, Math.min(58, Math.floor(room / heads)));
+    side = Math.max(12, Math.min(58, Math.floor(room / heads), Math.floor(640 / layers.length)));  // every layer in view
     const pen = scaled(overview, gutter + side * heads + 2, above + side * layers.length + 2);
     const measured = paint.value ? values[paint.value] : null;
     const signed = measured && measured.some((x) => x < 0);
@@ -71,7 +92,7 @@ function attention(box) {
     for (let r = 0; r < layers.length; r++) {
       pen.fillStyle = quiet;
       pen.textAlign = "right";
-      pen.fillText(String(layers[r]), gutter - 6, above + side * (r + 0.5) + 4);
+      if (side >= 14 || r % 2 === 0) pen.fillText(String(layers[r]), gutter - 6, above + side * (r + 0.5) + 4);
       for (let c = 0; c < heads; c++) {
         const x = gutter + side * c, y = above + side * r;
         pen.fillStyle = wash;
@@ -205,10 +226,14 @@ function attention(box) {
       reversed = !reversed;
       drawWords();
       drawMatrix();
+    } else if (event.key === "h") {
+      hide.checked = !hide.checked;
+      drawAll();
     }
   });
   chooseText.addEventListener("change", () => { text = Number(chooseText.value); layOut(); });
   show.addEventListener("change", drawAll);
+  hide.addEventListener("change", drawAll);
   paint.addEventListener("change", drawOverview);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("resize", drawOverview);

@@ -38,11 +38,13 @@ def optimal_constants(
     parts: Sequence[Component],
     reference: Reference,
     steps: int,
+    first: int = 0,
 ) -> dict[str, Tensor]:
     """The best constant of each component, laid into one tensor a site, ``*width``; sites that are saved are not run.
 
     Args:
         reference: gives the mean and the scale of each part.
+        first: the first position that is edited.
     """
     names = list(dict.fromkeys(part.site.name for part in parts))
     clean = [Resume(subject.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2]) for chunk in groups]
@@ -52,8 +54,8 @@ def optimal_constants(
         for name in names:
             saved = folder.cell(f"optimal-{name}")
             if saved is None:
-                mine = [part for part in parts if part.site.name == name]
-                saved = _descend(subject, clean, groups, mine, reference, steps).tolist()
+                of_site = [part for part in parts if part.site.name == name]
+                saved = _descend(subject, clean, groups, of_site, reference, steps, first).tolist()
                 folder.save_cell(f"optimal-{name}", saved)
             out[name] = torch.tensor(saved)
             bars.advance(bar)
@@ -67,27 +69,28 @@ def _descend(
     parts: Sequence[Component],
     reference: Reference,
     steps: int,
+    first: int,
 ) -> Float[Tensor, "*width"]:
     """All components of one site at once, a copy of the texts for each: their losses do not meet."""
     site = Site(parts[0].site.name)
     mean, scale = (value.to(subject.device, torch.float32) for value in reference.moments(site))
     whole = torch.stack([mean] * len(parts))  # component *width; each component's own part of it is what counts
     zero = torch.zeros_like(whole)
-    best, least = whole.clone(), _loss(subject, clean, groups, parts, whole)[0]
-    at_zero = _loss(subject, clean, groups, parts, zero)[0]
+    best, least = whole.clone(), _loss(subject, clean, groups, parts, whole, first)[0]
+    at_zero = _loss(subject, clean, groups, parts, zero, first)[0]
     better = at_zero < least
     best[better], least = zero[better], torch.minimum(least, at_zero)
     now = best.clone()
-    first, second = torch.zeros_like(now), torch.zeros_like(now)
+    momentum, squares = torch.zeros_like(now), torch.zeros_like(now)
     for step in range(1, steps + 1):  # Adam (Kingma & Ba 2015), its step in standard deviations
-        loss, gradient = _loss(subject, clean, groups, parts, now, backward=True)
+        loss, gradient = _loss(subject, clean, groups, parts, now, first, backward=True)
         better = loss < least
         best[better], least = now[better], torch.minimum(least, loss)
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.99 * second + 0.01 * gradient**2
+        momentum = 0.9 * momentum + 0.1 * gradient
+        squares = 0.99 * squares + 0.01 * gradient**2
         size = RATE * (1 - (step - 1) / steps) * scale
-        now = now - size * (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-12)
-    better = _loss(subject, clean, groups, parts, now)[0] < least
+        now = now - size * (momentum / (1 - 0.9**step)) / ((squares / (1 - 0.99**step)).sqrt() + 1e-12)
+    better = _loss(subject, clean, groups, parts, now, first)[0] < least
     best[better] = now[better]
     out = mean.clone()
     for number, part in enumerate(parts):
@@ -102,6 +105,7 @@ def _loss(
     groups: Sequence[Chunk],
     parts: Sequence[Component],
     constants: Float[Tensor, "component *width"],
+    first: int,
     backward: bool = False,
 ) -> tuple[Float[Tensor, " component"], Float[Tensor, "component *width"]]:
     """KL in bits of each component at its constant, mean over prompts, and with ``backward`` its gradient."""
@@ -109,7 +113,7 @@ def _loss(
     count, layer = sum(len(chunk.prompts) for chunk in groups), parts[0].layer
     for resume, chunk in zip(clean, groups, strict=True):
         at = constants.detach().requires_grad_(backward)
-        edit: dict[SiteLike, Edit] = {Site(parts[0].site.name): _laid(parts, at)}
+        edit: dict[SiteLike, Edit] = {Site(parts[0].site.name): _laid(parts, at, first)}
         with warnings.catch_warnings(), torch.set_grad_enabled(backward), intervene(subject.model, edit):
             warnings.simplefilter("ignore", NothingChanged)  # the mean of a part that is the same everywhere
             logits = resume.run(layer, resume.residual(layer).repeat(len(parts), 1, 1))
@@ -124,17 +128,18 @@ def _loss(
     return total, slope
 
 
-def _laid(parts: Sequence[Component], constants: Float[Tensor, "component *width"]) -> Edit:
+def _laid(parts: Sequence[Component], constants: Float[Tensor, "component *width"], first: int) -> Edit:
     """Each copy of the texts with its own component at its own constant."""
 
     def apply(value: Tensor, where: Where) -> Tensor:
         size, copies = len(value) // len(parts), []
         for number, part in enumerate(parts):
-            mine = value[number * size : (number + 1) * size]
-            at = selected(mine, part.site)
-            mask = torch.zeros_like(mine, dtype=torch.bool)
+            copy = value[number * size : (number + 1) * size]
+            at = selected(copy, part.site)
+            mask = torch.zeros_like(copy, dtype=torch.bool)
             mask[at] = True
-            copies.append(torch.where(mask, constants[number].to(mine), mine))
+            mask[:, :first] = False
+            copies.append(torch.where(mask, constants[number].to(copy), copy))
         return torch.cat(copies)
 
     return Edit(f"{len(parts)} constants", apply)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...runs.options import option
 from ...runs.shared_options import EffectsOptions, EngineOptions, TextsOptions
+from ...sweep.positions import NOT_FIRST, positions_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
     value: str = option(
         "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
     )
+    positions: str = positions_option(NOT_FIRST)
     steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"

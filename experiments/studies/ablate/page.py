@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...report.controls import GRID, OVER_PROMPTS, TURNED
-from ...report.parts import Page
-from ...sweep.page import effects_page
+from ...report.depths import DepthCurve
+from ...report.parts import Cell, Column, Page
+from ...report.schema import as_json
+from ...report.words import number
+from ...sweep.page import EffectsView, ExtraColumn, effect_curves, effects_page
+from ...sweep.positions import positions_text
+from .records import AblationRecord, Results
 
 CONTROLS = (OVER_PROMPTS, GRID, TURNED)
 """What each control rules out."""
 
+ROLE = 0.3
+"""Mean attention from which a head's role on repeated tokens is named."""
 
-def page(results: Mapping[str, Any]) -> Page:
+
+def page(results: Results) -> Page:
     """The page of a run, as parts."""
-    return effects_page(results)
+    first = results.records[0]
+    has_roles = any(record.induction is not None for record in results.records)
+    view = EffectsView(
+        noun="ablations",
+        about="Metric with the part taken out minus metric of the untouched model, mean over prompts.",
+        positions=positions_text(results.positions),
+        share=(
+            "of the clean metric",
+            "effect / clean metric; absent where that is not significantly different from 0",
+        ),
+        stats=[("clean metric", number(results.baseline.value), f"{first.metric}, {first.unit}")],
+        extra=[ROLES] if has_roles else [],
+        patterns=as_json(results.patterns) if results.patterns is not None else None,
+    )
+    return effects_page(results, results.records, view)
+
+
+def curves(results: Results) -> list[DepthCurve]:
+    """The effects of parts that a layer has one of, over depth."""
+    return effect_curves(results.records)
+
+
+def _role(record: AblationRecord) -> Cell:
+    """What a head looks at on repeated tokens, where that is most of its attention."""
+    scores = {name: getattr(record, name) or 0.0 for name in ("previous", "duplicate", "induction")}
+    name = max(scores, key=lambda key: scores[key])
+    return Cell(f"{name} {number(scores[name], 2)}" if scores[name] >= ROLE else "", scores[name])
+
+
+ROLES = ExtraColumn(
+    Column("on repeated tokens", hint="mean attention where the role looks, on random tokens that come twice"),
+    _role,
+)

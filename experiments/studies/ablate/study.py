@@ -2,188 +2,332 @@
 
     effect = metric(component <- value) - metric(clean),  mean over prompts
 
-Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens, a BOS left out), mean-position
-(token by token from the text's start), resample (another reference text's value), optimal (the constant that disturbs
-the model least, see `experiments.studies.ablate.optimal`).
+Values: zero (for a block: it adds nothing), mean (over the reference texts' tokens), mean-position (token by token from the
+text's start), resample (the value of another reference text, never of the text itself), optimal (the constant that disturbs
+the model least, see `experiments.studies.ablate.optimal`). Position 0 is in the edit if it is in the mean (``--positions``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ....hooks import Reference, edits, sites
 from ....hooks.edits import Edit
-from ... import forecast
-from ...attention.roles import repetition_scores
+from ....hooks.reference import partners
+from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
-from ...corpus.prompts import Item, read_prompts
+from ...corpus.prompts import Item, Unusable, read_prompts
 from ...metrics.metrics import Metric, metric_and_texts
 from ...metrics.probe_metric import probed_words
+from ...metrics.reads import Reads
+from ...metrics.usable import unusable_notes, usable
+from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, RunFolder, file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError, RunFolder
 from ...subject import Subject
+from ...subject.word_spans import Encoded
 from ...sweep.components import Component, components
-from ...sweep.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
-from ...sweep.measure import Measured, certificate_notes, measure
-from ...sweep.reading import LEVEL, clear_of_chance, ranking
-from ...sweep.sweep import Chunk, Grid, chunks
+from ...sweep.effects import (
+    clusters_of,
+    effect_records,
+    group_notes,
+    is_comparable,
+    mean_of,
+    span,
+)
+from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
+from ...sweep.memory import sweep_bytes
+from ...sweep.positions import at_positions, first_position
+from ...sweep.reading import ranking, significance_text
+from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
 from .optimal import optimal_constants
 from .options import AblateOptions
+from .records import AblationRecord, HeadPatterns, Results
 
 LARGE_GRID = 5000
-"""Components above which an exact sweep says beforehand how many forwards it is."""
+"""Components above which an exact sweep reports beforehand how many forwards it is."""
 
 
-def run(config: AblateOptions) -> dict[str, Any]:
-    """Run or continue a sweep; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class AblateInputs(Inputs):
+    """What an ablation has read.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``; interrupted, it continues with the
-    first batch of prompts that is missing.
+    Args:
+        metric: what is measured; ``items`` what it has one value of each.
+        reads: where the metric reads the items' texts; ``groups`` the same in batches.
+        parts: what is ablated, one at a time.
+        references: texts whose values give mean and resample.
+        partners: with resample, which reference takes the place of each text of ``reads``.
+        notes: what was left out.
+    """
+
+    subject: Subject
+    metric: Metric
+    items: Sequence[Item]
+    reads: Reads
+    groups: Sequence[Chunk]
+    parts: Sequence[Component]
+    references: Sequence[Encoded]
+    partners: Sequence[int]
+    notes: list[Note]
+
+
+def prepare(options: AblateOptions, load: Load) -> AblateInputs:
+    """The texts, the model, its parts, and where the metric reads.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        LayerscopeError: options that do not go together, texts that cannot be read or measured, a model without such parts.
     """
-    this = Run("ablate", config)
-    _refuse(config)
-    notes: list[dict[str, str]] = []
-    if config.probe is None:
-        metric, items = metric_and_texts(config, "logit_difference")
+    _refuse(options)
+    notes: list[Note] = []
+    unusable: list[Unusable] = []
+    if options.probe is None:
+        metric, items = metric_and_texts(options, "logit_difference", unusable)
     else:
-        corpus = read_conllu(config.corpus or "", config.limit)
-        metric, items, notes = probed_words(config.probe, corpus, config.metric)
-    subject = this.load(body_only=metric.readout is not None)
-    reads = metric.reads(subject, items)
-    hashes = {str(path): file_sha256(path) for path in (config.source, config.reference, config.probe) if path}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
-
-    groups = list(chunks(subject, reads, config.batch_tokens))
-    parts = components(subject.model, config.component, groups[0].batch)
-    if metric.readout is not None:  # what stands behind the probe changes nothing that it reads
+        corpus = read_conllu(options.corpus or Path(), options.limit)
+        metric, items, notes = probed_words(options.probe, corpus, options.metric)
+    subject = load(body_only=metric.readout is not None)
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    notes += unusable_notes(unusable, len(items))
+    references = reads.texts
+    if options.reference is not None:
+        prompts = read_prompts(options.reference, answers=False)
+        references = subject.encode([prompt.prompt for prompt in prompts])
+    rows: list[int] = []
+    if options.value == "resample":
+        items, reads, rows, left_out = _with_partners(
+            items, reads, references, options, lambda some: metric.reads(subject, some)
+        )
+        notes += left_out
+    groups = list(chunks(subject, reads, options.batch_tokens))
+    parts = components(subject.model, options.component, groups[0].batch)
+    if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
         parts = [part for part in parts if part.layer <= metric.readout.layer]
-    texts = "pairs" if config.pairs else "sentences" if config.corpus else "prompts"
-    plan = f"{len(parts):,} {config.component} x {len(items)} {texts} in {len(groups)} batches"
-    if (planned := this.plan(plan, **forecast.of_sweeps(config, subject, metric, groups, parts))) is not None:
-        return planned
-    if len(parts) > LARGE_GRID and config.estimate == "none":
+    return AblateInputs(
+        options=options,
+        subject=subject,
+        data=_data(options, len(items), len(references)),
+        metric=metric,
+        items=items,
+        reads=reads,
+        groups=groups,
+        parts=parts,
+        references=references,
+        partners=rows,
+        notes=notes,
+    )
+
+
+def _refuse(options: AblateOptions) -> None:
+    """Options that do not go together."""
+    if (options.probe is None) != (options.corpus is None):
+        raise RunError("expected --probe FILE and --corpus FILE together")
+    if options.probe is not None and (options.prompts or options.pairs):
+        raise RunError("expected --probe with --corpus alone, got --prompts or --pairs beside them")
+    if options.reference is not None and options.value == "zero":
+        raise RunError("--reference: --value zero takes nothing from other prompts")
+    if options.probe is not None and options.value == "optimal":
+        raise RunError("--value optimal: its constants disturb the model's own predictions least, not a probe's")
+    if options.value == "optimal" and options.component == "neurons":
+        raise RunError(
+            "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
+        )
+    if options.null_draws and options.component == "neurons":
+        raise RunError(
+            "--null-draws: expected heads, mlps, attentions or layers; a single neuron has no direction to turn"
+        )
+
+
+def _with_partners(
+    items: Sequence[Item],
+    reads: Reads,
+    references: Sequence[Encoded],
+    options: AblateOptions,
+    read: Callable[[Sequence[Item]], Reads],
+) -> tuple[Sequence[Item], Reads, list[int], list[Note]]:
+    """The items whose texts all have another reference text, as long as they are, to take values from; and which.
+
+    The texts of one item, such as the sentences of a pair, are too close to stand for each other.
+
+    Raises:
+        RunError: no item has one.
+    """
+    owner = dict(reads.places[:, [0, 3]].tolist())
+    own = options.reference is None
+    drawn = partners(
+        [text.ids for text in reads.texts],
+        [text.ids for text in references],
+        options.seed,
+        related=lambda text, reference: own and owner[text] == owner[reference],
+    )
+    alone = {owner[text] for text, partner in enumerate(drawn) if partner is None}
+    rows = [row for text, row in enumerate(drawn) if row is not None and owner[text] not in alone]
+    if not alone:
+        return items, reads, rows, []
+    kept = [item for number, item in enumerate(items) if number not in alone]
+    if not kept:
+        raise RunError(
+            "--value resample: expected another reference text that is as long, no text has one: give --reference"
+        )
+    text = (
+        f"{len(alone)} of {len(items)} items left out: no other reference text is as long as theirs (--reference FILE "
+        "gives more)"
+    )
+    return kept, read(kept), rows, [Note(kind="dropped", text=text)]
+
+
+def _data(options: AblateOptions, n_items: int, n_references: int) -> list[DataFile]:
+    """Every file that was read."""
+    kind = "sentences" if options.corpus else "pairs" if options.pairs else "prompts"
+    files = [DataFile.of(kind, options.source, n_items)]
+    if options.reference is not None:
+        files.append(DataFile.of("reference", options.reference, n_references))
+    if options.probe is not None:
+        files.append(DataFile.of("probe", options.probe, 1))
+    return files
+
+
+def cost(inputs: AblateInputs) -> Cost:
+    """Every part edited in every batch."""
+    options, parts, groups = inputs.options, inputs.parts, inputs.groups
+    kind = inputs.data[0].split
+    text = f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
+    return Cost(text, memory=sweep_bytes(inputs.subject, groups, len(parts)))
+
+
+def measure(inputs: AblateInputs, run: Run) -> Results:
+    """The effect of every part, and for heads where they look."""
+    options, parts, groups = inputs.options, inputs.parts, inputs.groups
+    if len(parts) > LARGE_GRID and options.estimate == "none":
         console.say(
             f"this is {len(parts) * len(groups):,} edited forwards: --limit takes fewer prompts, --estimate gradient "
             "measures the largest only"
         )
-    edit_of = _edits(config, subject, parts, groups, this.folder)
-    name = f"{config.component} {config.value}"
-    roles = _roles(config, subject, parts)
-    found = measure(this, Grid(name, subject, metric, groups, parts, lambda number: edit_of))
-    results = _results(config, metric, items, parts, dataclasses.replace(found, more={**found.more, **roles}))
-    if roles and (patterns := text_patterns(subject, reads.texts)) is not None:
-        results["patterns"] = patterns
-    results["notes"] = [*notes, *results["notes"]]
-    data = [data_record("sentences" if config.corpus else "prompts", config.source, len(items))]
-    if config.probe is not None:
-        data.append(data_record("probe", config.probe, 1))
-    return this.finish(results, data=data)
+    name = f"{options.component} {options.value}"
+    edits_for = _edits(inputs, run.folder)
+    grid = Grid(name, inputs.subject, inputs.metric, groups, parts, edits_for)
+    measured = measure_grid(run, grid)
+    roles = _roles(inputs)
+    patterns = text_patterns(inputs.subject, inputs.reads.texts) if roles else None
+    return _results(
+        inputs,
+        dataclasses.replace(measured, columns={**measured.columns, **roles}),
+        HeadPatterns(**patterns) if patterns is not None else None,
+    )
 
 
-def _roles(config: AblateOptions, subject: Subject, parts: Sequence[Component]) -> dict[str, np.ndarray]:
+def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
     """Where each head looks on repeated random tokens."""
-    if config.component != "heads" or not sites(subject.model, "blocks.*.attn.hook_pattern"):
+    model = inputs.subject.model
+    if inputs.options.component != "heads" or not sites(model, "blocks.*.attn.hook_pattern"):
         return {}
-    scores = repetition_scores(subject, seed=config.seed)
-    layers = sorted({part.layer for part in parts})
-    at = [(layers.index(part.layer), part.index or 0) for part in parts]
-    return {name: np.array([grid[place] for place in at]) for name, grid in scores.items()}
+    scores = repetition_scores(inputs.subject, seed=inputs.options.seed)
+    layers = sorted({part.layer for part in inputs.parts})
+    places = [(layers.index(part.layer), part.index or 0) for part in inputs.parts]
+    return {name: np.array([grid[place] for place in places]) for name, grid in scores.items()}
 
 
-def _refuse(config: AblateOptions) -> None:
-    """Options that do not go together."""
-    if (config.probe is None) != (config.corpus is None):
-        raise RunError("expected --probe FILE and --corpus FILE together")
-    if config.probe is not None and (config.prompts or config.pairs):
-        raise RunError("expected --probe with --corpus alone, got --prompts or --pairs beside them")
-    if config.reference is not None and config.value == "zero":
-        raise RunError("--reference: --value zero takes nothing from other prompts")
-    if config.probe is not None and config.value == "optimal":
-        raise RunError("--value optimal: its constants disturb the model's own predictions least, not a probe's")
-    if config.value == "optimal" and config.component == "neurons":
-        raise RunError(
-            "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
+def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
+    """From the number of a batch and a component to the edit that takes it out."""
+    options, first = inputs.options, first_position(inputs.options)
+    if options.value == "zero":
+        zero = _skipped if options.component == "layers" else lambda part: edits.zero()
+        return lambda number: lambda part: at_positions(zero(part), first)
+    reference = _reference(inputs, first)
+    if options.value == "resample":
+        return _resampled(inputs, reference, first)
+    if options.value == "optimal":
+        constants = optimal_constants(
+            folder, inputs.subject, inputs.groups, inputs.parts, reference, options.steps, first
         )
-    if config.null_draws and config.component == "neurons":
-        raise RunError("--null: expected heads, mlps, attentions or layers; a single neuron has no direction to turn")
+        return lambda number: lambda part: at_positions(edits.constant(constants[part.site.name]), first)
+    per = "position" if options.value == "mean-position" else "all"
+    mean = at_positions(edits.mean(reference, per), first)
+    return lambda number: lambda part: mean
 
 
-def _edits(
-    config: AblateOptions, subject: Subject, parts: Sequence[Component], groups: Sequence[Chunk], folder: RunFolder
-) -> Callable[[Component], Edit]:
-    """From a component to the edit that takes it out."""
-    if config.value == "zero":
-        if config.component != "layers":
-            return lambda part: edits.zero()
-        return lambda part: dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
-    if config.reference is not None:
-        encoded = subject.encode([prompt.prompt for prompt in read_prompts(config.reference, answers=False)])
-        batches = [batch.inputs(subject.device) for batch in subject.batches(encoded)]
-    else:
-        batches = [chunk.batch.inputs(subject.device) for chunk in groups]
-    skip = 1 if subject.has_sink_position else 0
-    names = list(dict.fromkeys(part.site.name for part in parts))
-    reference = Reference.of(subject.model, *names, batches=batches, skip=skip)
-    if config.value == "optimal":
-        constants = optimal_constants(folder, subject, groups, parts, reference, config.steps)
-        return lambda part: edits.constant(constants[part.site.name])
-    made: dict[str, Edit] = {
-        "mean": edits.mean(reference),
-        "mean-position": edits.mean(reference, per="position"),
-        "resample": edits.resample(reference, config.seed),
-    }
-    return lambda part: made[config.value]
+def _skipped(part: Component) -> Edit:
+    """A block that adds nothing: its output is its input."""
+    return dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
 
 
-def _results(
-    config: AblateOptions,
-    metric: Metric,
-    items: Sequence[Item],
-    parts: Sequence[Component],
-    found: Measured,
-) -> dict[str, Any]:
+def _resampled(inputs: AblateInputs, reference: Reference, first: int) -> EditsFor:
+    """Each text of a batch with the values of its partner."""
+    place = {id(text): number for number, text in enumerate(inputs.reads.texts)}
+
+    def edits_for(number: int) -> Callable[[Component], Edit]:
+        texts = inputs.groups[number].reads.texts
+        rows = [inputs.partners[place[id(text)]] for text in texts]
+        edit = at_positions(edits.resample(reference, rows=rows), first)
+        return lambda part: edit
+
+    return edits_for
+
+
+def _reference(inputs: AblateInputs, first: int) -> Reference:
+    """What the ablated sites hold on the reference texts, in their order."""
+    subject = inputs.subject
+    batches = list(subject.batches(list(inputs.references)))
+    names = list(dict.fromkeys(part.site.name for part in inputs.parts))
+    order = [row for batch in batches for row in batch.rows]
+    return Reference.of(
+        subject.model,
+        *names,
+        batches=[batch.inputs(subject.device) for batch in batches],
+        skip=first,
+        order=order,
+    )
+
+
+def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | None) -> Results:
     """Records, findings and notes."""
+    options, metric, items = inputs.options, inputs.metric, inputs.items
     clusters = clusters_of(items)
-    base = mean_of(found.clean, clusters, config.seed)
+    base = mean_of(measured.clean, clusters, options.seed)
+    common: dict[str, Any] = {"value": options.value, "baseline": base.value}
     records = effect_records(
-        parts, found, found.clean, clusters, metric, config.seed, value=config.value, baseline=base["value"]
+        inputs.parts,
+        measured,
+        measured.clean,
+        clusters,
+        metric,
+        options.seed,
+        AblationRecord,
+        **common,
     )
-    notes = group_notes(clusters)
-    if still := int((found.effects[found.tested] == 0).all(1).sum()):
+    notes = [*inputs.notes, *group_notes(clusters)]
+    notes += unchanged_notes(measured, options.component, metric.name)
+    if not metric.baseline_is_zero and not is_comparable(base):
         text = (
-            f"{still} of {int(found.tested.sum())} {config.component} that were measured changed nothing at all: their "
-            "value was the ablation's already"
+            f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
         )
-        notes.append({"kind": "warning", "text": text})
-    span = f"{base['low']:.3g} to {base['high']:.3g}"
-    if not metric.baseline_is_zero and not differs_from_0(base):
-        text = f"effects are not normalised: the clean {metric.name} is not different from 0 (95% {span})"
-        notes.append({"kind": "skipped", "text": text})
-    if config.value == "resample":
-        notes.append(
-            {"kind": "info", "text": "each text's values come from one drawn reference text, the same at all sites"}
-        )
-    if found.certificate is not None:
-        notes += certificate_notes(config.component, found.certificate)
+        notes.append(Note(kind="skipped", text=text))
+    if options.value == "resample":
+        text = "each text's values come from one other reference text, drawn once and the same at all sites"
+        notes.append(Note(kind="info", text=text))
+    certificates = {}
+    if measured.certificate is not None:
+        certificates[options.component] = measured.certificate
+        notes += certificate_notes(options.component, measured.certificate)
+    changed = f"change it by {options.value} ablation"
     finding = (
-        f"The clean {metric.name} is {base['value']:.3g} {metric.unit} (95% {span}, n = {len(items)}). "
-        f"{len(clear_of_chance(records))} of {len(parts)} {config.component} change it by {config.value} ablation at a "
-        f"false-discovery rate of {LEVEL:.0%}; the strongest are {ranking(records)}."
+        f"The clean {metric.name} is {base.value:.3g} {metric.unit} ({span(base)}, n = {len(items)}). "
+        f"{significance_text(records, options.component, changed)} The strongest are {ranking(records)}."
     )
-    return {
-        "records": records,
-        "baseline": base,
-        "findings": [{"property": config.component, "text": finding}],
-        "notes": notes,
-        "certificates": {config.component: found.certificate} if found.certificate is not None else {},
-    }
+    return Results(
+        positions=options.positions,
+        records=records,
+        baseline=base,
+        findings=[Finding(property=options.component, text=finding)],
+        notes=notes,
+        certificates=certificates,
+        patterns=patterns,
+    )

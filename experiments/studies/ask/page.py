@@ -1,140 +1,144 @@
-"""The page of a self-explanation: what it costs to take out the words that a model names, random words, and the best ones."""
+"""The page of what a model says about its answers: its reasons against random words, or its confidences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
 
+from ...calibration.page import CONTROLS as OF_CONFIDENCE
+from ...calibration.page import confidence_page
 from ...report.controls import Control, field, told
 from ...report.parts import Cell, Column, Heat, Page, Section, Stats, Table, score_cell, signed_cell
 from ...report.provenance import model_name
 from ...report.scatter import scatter
-from ...report.words import count, finite, interval, p_value, plural, signed, unnamed
+from ...report.words import p_value, plural, signed, unnamed
+from .records import PromptRecord, Results, WordsRecord
+
+NAMES = {"named": "named by the model", "random": "drawn at random", "attribution": "the attribution's top words"}
+
+
+def _about_reasons(results: Results) -> bool:
+    return bool(results.words)
+
+
+def _about_confidence(results: Results) -> bool:
+    return not results.words
+
 
 CONTROLS = (
-    Control("as many random words", "any words would have cost as much", field("over_random")),
-    Control("the first words of an attribution", "no words could have cost more", told("attribution")),
+    Control("as many random words", "any words would have mattered as much", field("over_random"), "", _about_reasons),
+    Control(
+        "the top words of an attribution", "no words could have mattered more", told("attribution"), "", _about_reasons
+    ),
+    *(replace(control, applies=_about_confidence) for control in OF_CONFIDENCE),
 )
 """What each control rules out."""
 
 
-Record = Mapping[str, Any]
-NAMES = {"named": "named by the model", "random": "drawn at random", "attribution": "ranked first by the attribution"}
-
-
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about = results.get("provenance") or {}
-    records: Sequence[Record] = list(results.get("records") or ())
-    prompts: Sequence[Record] = list(results.get("prompts") or ())
-    data: dict[str, Any] = {"heats": {}}
-    first = records[0] if records else {}
-    facts = [
-        plural(len(prompts), "prompt"),
-        f"{count(first.get('n'))} tested",
-        str(first.get("unit") or ""),
-    ]
-    sections = [effects_section(records, prompts, data)] if records else []
-    if prompts:
-        sections.append(prompts_section(prompts))
+    name = model_name(results.provenance)
+    if results.confidences:
+        return confidence_page(
+            results.confidences,
+            results.comparisons,
+            results.errors,
+            results.findings,
+            title=f"Confidence of {name}",
+            command="ask",
+            source=results.source,
+        )
+    records, prompts, data = results.words, results.prompts, dict[str, Any](heats={})
+    facts = [plural(len(prompts), "prompt")]
+    if records:
+        facts += [f"{records[0].n:,} tested", records[0].unit]
     return Page(
-        title=f"Do the words matter that {model_name(about)} names?",
+        title=f"Do the words matter that {name} names?",
         kicker="layerscope ask",
         facts=facts,
-        findings=[
-            ("effects", "named words", unnamed(str(f.get("text", "")), "named words"))
-            for f in results.get("findings") or ()
+        findings=[("effects", "named words", unnamed(f.text, "named words")) for f in results.findings],
+        sections=[
+            *([_effects(records, prompts, data)] if records else []),
+            *([_prompts(prompts)] if prompts else []),
         ],
-        sections=sections,
         data=data,
     )
 
 
-def effects_section(records: Sequence[Record], prompts: Sequence[Record], data: dict[str, Any]) -> Section:
+def _effects(records: Sequence[WordsRecord], prompts: Sequence[PromptRecord], data: dict[str, Any]) -> Section:
     """The three kinds of words, and every prompt as a point."""
-    unit = str(records[0].get("unit"))
+    unit = records[0].unit
     columns = [
         Column("words", False),
         Column(
             "effect",
-            hint="log-probability of the answer (less that of the wrong one) with the whole text minus without the words",
+            hint="log-probability of the answer (minus that of the wrong one) with the whole text minus without the words",
         ),
         Column("over random", hint="effect minus that of as many words drawn at random, on the same prompts"),
         Column("p", hint="sign-flip test over prompts"),
     ]
     rows = [
         [
-            Cell(NAMES.get(str(r.get("words")), str(r.get("words"))), head=True),
-            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
-            Cell(
-                signed(r.get("over_random")),
-                finite(r.get("over_random")),
-                interval(r.get("over_random_low"), r.get("over_random_high")),
-            ),
-            Cell(p_value(r.get("p")), finite(r.get("p"))),
+            Cell(NAMES[r.words], head=True),
+            signed_cell(r.effect, r.low, r.high),
+            signed_cell(r.over_random, r.over_random_low, r.over_random_high),
+            Cell(p_value(r.p), r.p),
         ]
         for r in records
     ]
-    tested = [p for p in prompts if finite(p.get("named_effect")) is not None]
+    tested = [p for p in prompts if p.named_effect is not None]
+    counts = [(why, sum(p.reason == why for p in prompts)) for why in ("refused", "unparsable", "everything")]
     items = [
         ("tested", f"{len(tested)} of {len(prompts)}", "prompts"),
-        *((why, str(n), "answers") for why in ("refused", "unparsable", "everything") if (n := _count(prompts, why))),
-        ("words not in the text", str(sum(bool(p.get("absent")) for p in prompts)), "answers name some"),
+        *((why, str(n), "answers") for why, n in counts if n),
+        ("words not in the text", str(sum(bool(p.absent) for p in prompts)), "answers name some"),
     ]
     parts: list[Any] = [
         Stats(items),
-        Table("effects-table", f"What it costs to take words out ({unit})", columns, rows, copy=True),
+        Table("effects-table", f"Effect of removing words ({unit})", columns, rows, copy=True),
     ]
     if tested:
-        data["heats"]["prompts"] = {
-            "tips": [
-                [
-                    str(p.get("text"))[:80],
-                    signed(p.get("named_effect")),
-                    f"named: {', '.join(map(str, p.get('named') or ()))}",
-                ]
-                for p in tested
-            ],
-            "metric": "named",
-            "patterns": None,
-        }
-        words = "Each point is a prompt: above the line the named words matter more than random ones."
-        drawing = scatter(
-            [(float(p["random_effect"]), float(p["named_effect"])) for p in tested],
-            uid="prompts",
-            title="Named words against random words",
-            desc=words,
-            x_title=f"effect of random words, {records[0].get('unit')}",
-            y_title=f"effect of named words, {records[0].get('unit')}",
-        )
-        parts.append(Heat("prompts", Markup(drawing), words, label="Named over random words", key=False))
-    return Section("effects", "Words taken out", parts, "", study=True)
+        parts.append(_scatter(tested, unit, data))
+    return Section("effects", "Words removed", parts, "", study=True)
 
 
-def _count(prompts: Sequence[Record], reason: str) -> int:
-    return sum(p.get("reason") == reason for p in prompts)
+def _scatter(tested: Sequence[PromptRecord], unit: str, data: dict[str, Any]) -> Heat:
+    """Named words against random words, a point a prompt."""
+    tips = [[p.text[:80], signed(p.named_effect), f"named: {', '.join(p.named)}"] for p in tested]
+    data["heats"]["prompts"] = {"tips": tips, "metric": "named", "patterns": None}
+    words = "Each point is a prompt. Above the line, the named words matter more than random ones."
+    drawing = scatter(
+        [(p.random_effect or 0.0, p.named_effect or 0.0) for p in tested],
+        uid="prompts",
+        title="Named words against random words",
+        desc=words,
+        x_title=f"effect of random words, {unit}",
+        y_title=f"effect of named words, {unit}",
+    )
+    return Heat("prompts", Markup(drawing), words, label="Named over random words", key=False)
 
 
-def prompts_section(prompts: Sequence[Record]) -> Section:
+def _prompts(prompts: Sequence[PromptRecord]) -> Section:
     """Every prompt, what the model said, and what that did."""
     columns = [
         Column("text", False),
-        Column("goes on", False),
-        Column("model's words", False, "what was counted and not tested says why"),
-        Column("in the text", False),
-        Column("named", hint="what it costs to take out the named words"),
+        Column("continuation", False),
+        Column("model's answer", False, "small print: why it was not tested"),
+        Column("named words", False),
+        Column("named", hint="effect of removing the named words"),
         Column("random"),
         Column("attribution"),
     ]
     rows = [
         [
-            Cell(str(p.get("text"))),
-            Cell(str(p.get("answer"))),
-            Cell(str(p.get("said")), None, str(p.get("reason") or "")),
-            Cell(", ".join(map(str, p.get("named") or ()))),
-            *(score_cell(p.get(f"{kind}_effect")) for kind in ("named", "random", "attribution")),
+            Cell(p.text),
+            Cell(p.answer),
+            Cell(p.said, None, p.reason),
+            Cell(", ".join(p.named)),
+            *(score_cell(effect) for effect in (p.named_effect, p.random_effect, p.attribution_effect)),
         ]
         for p in prompts
     ]

@@ -1,326 +1,252 @@
-"""A model is asked which words mattered for its answer, and the words are taken out to see whether they did.
+"""``layerscope ask``: what a model says about its answers is tested: its reasons, or its confidence.
 
-    effect(S) = v(text) - v(text without the words S)
-
-for the words that the model names, for as many words drawn at random, and for as many words that an attribution method
-ranks first; v is log2 p(answer | text), with a ``wrong`` answer the difference of the two. What is explained is the model's
-own choice: where ``wrong`` is likelier than ``answer``, the two change places. Refusals, answers that name no word of the
-text and answers that name all of them are counted: with nothing left out there is nothing to compare.
-
-Source: the deletion test of DeYoung et al. 2020, section 4 (comprehensiveness), put to a self-explanation as in Madsen,
-Chandar & Reddy 2024.
+Reasons: it is asked which words mattered for its answer, and the words are removed (`.reasons`). Confidence: it is asked how
+sure it is, and that is measured against correctness (`calibration.confidence`).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, sign_flip_p
-from ...attribution import Game, Scorer, Target, ask, explain, method_named
-from ...attribution.units import split_words
-from ...calibration.asked import LENGTH, REFUSAL
+from ....probes.evaluation import ClusterBootstrap, Interval, sign_flip_p
+from ...attribution import explain, method_named
+from ...calibration import confidence
+from ...calibration.asked import LENGTH
+from ...calibration.confidence import ConfidenceInputs
 from ...calibration.generating import generate
 from ...calibration.questions import QuestionError, Templates
 from ...corpus.prompts import Prompt, read_prompts
-from ...forecast import of_items
+from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
 from ...sweep.effects import clusters_of, group_notes
 from .options import AskOptions
+from .reasons import Explained, Named, explained, parse_words
+from .records import PromptRecord, Results, WordsRecord
 
+T = TypeVar("T")
 KINDS = ("named", "random", "attribution")
-FRAME = {
-    "and",
-    "the",
-    "word",
-    "words",
-    "text",
-    "important",
-    "most",
-    "are",
-    "is",
-    "for",
-    "in",
-    "of",
-    "this",
-    "continuation",
-}
-"""Words of an answer that frame what it names, and are not counted as words that the text does not have."""
+"""Of words, in the order of a prompt's effects."""
+SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Explained:
-    """A prompt with the model's own choice as its answer, and the game of its words.
+@dataclass(kw_only=True)
+class ReasonsInputs(Inputs):
+    """What has been read: the prompts, and the wording of the question."""
 
-    Args:
-        words: the game's units that are words and no punctuation.
-        clean: the value of the whole text.
-    """
-
-    prompt: Prompt
-    game: Game
-    words: tuple[int, ...]
-    clean: float
-
-    @property
-    def texts(self) -> list[str]:
-        """The words as they stand in the text."""
-        return [self.game.question.units.texts[i] for i in self.words]
-
-    def cost(self, removed: Sequence[Sequence[int]]) -> Float[np.ndarray, " sets"]:
-        """What each set of words is worth: the value with them less the value without."""
-        kept = np.ones((len(removed), self.game.n), dtype=bool)
-        for row, places in zip(kept, removed, strict=True):
-            row[[self.words[k] for k in places]] = False
-        return self.clean - self.game(kept)
+    options: AskOptions
+    prompts: list[Prompt]
+    templates: Templates
 
 
-@dataclass(frozen=True)
-class Named:
-    """What the model's words point at.
-
-    Args:
-        places: the named words' places among the prompt's.
-        absent: words that it named and that are not there.
-        reason: why they cannot be tested: refused, unparsable, or everything (all words are named).
-    """
-
-    places: tuple[int, ...]
-    absent: tuple[str, ...]
-    reason: str
-    text: str
-
-
-def parse_words(said: str, words: Sequence[str]) -> Named:
-    """The words of a text that an answer names, wherever they stand in it.
-
-    >>> parse_words('"Dog", cat and old', ["The", "old", "dog", "barks"])
-    Named(places=(1, 2), absent=('cat',), reason='', text='"Dog", cat and old')
-    >>> parse_words("The most important word is dog.", ["The", "dog", "is", "old"]).places
-    (1,)
-    >>> parse_words("I cannot say", ["The", "dog"]).reason
-    'refused'
-    """
-    own = [word.lower() for word in words]
-    named = [said[a:b].lower() for a, b in split_words(said) if is_word(said[a:b])]
-    lead = len(list(takewhile(FRAME.__contains__, named)))
-    if {"word", "words"} & set(named[:lead]):  # "The most important words are", and then they come
-        named = named[lead:] or named
-    places = tuple(i for i, word in enumerate(own) if word in named)
-    absent = tuple(dict.fromkeys(word for word in named if word not in own and word not in FRAME))
-    refused = REFUSAL.search(said)
-    if refused and refused[0].lower() not in " ".join(own):  # which a text may hold
-        return Named((), (), "refused", said)
-    if not places:
-        return Named((), absent, "unparsable", said)
-    return Named(places, absent, "everything" if len(places) == len(own) else "", said)
-
-
-def is_word(unit: str) -> bool:
-    """Whether a unit of a text is a word and no punctuation."""
-    return any(character.isalnum() for character in unit)
-
-
-def run(config: AskOptions) -> dict[str, Any]:
-    """Run or continue a study of self-explanations; returns what ``results.json`` holds.
+def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs:
+    """The prompts or questions, and the model.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        QuestionError: both reasons and confidence, reasons without prompts.
+        UnknownName: no such attribution method.
+        PromptError: a file that cannot be read.
     """
-    method_named(config.attribution)
-    this = Run("ask", config)
-    prompts = read_prompts(config.prompts, config.limit)
-    subject = this.load()
-    templates = Templates(subject, config.templates, config.chat)
-    files = [config.prompts, *templates.replaced]
-    if (finished := this.open(subject, {str(path): file_sha256(path) for path in files})) is not None:
-        return finished
+    if options.confidence:
+        if options.reasons:
+            raise QuestionError("expected one of --reasons and --confidence")
+        return confidence.prepare(options, load)
+    if options.prompts is None or options.source != options.prompts:
+        raise QuestionError("--reasons: expected --prompts FILE, and neither --questions nor --pairs")
+    method_named(options.attribution)
+    prompts = read_prompts(options.prompts, options.limit)
+    subject = load()
+    templates = Templates(subject, options.templates, options.chat)
+    data = [DataFile.of("prompts", options.prompts, len(prompts))]
+    data += [DataFile.of(f"template {path.stem}", path, 1) for path in templates.replaced]
+    return ReasonsInputs(options=options, subject=subject, data=data, prompts=prompts, templates=templates)
 
-    plan = f"{len(prompts)} prompts: an answer about each, and its words taken out, beside {config.random} draws of random words"
 
-    def one_of(prompt: Prompt) -> None:
-        one = _game(subject, prompt, config)
-        _said(subject, one, templates)
-        _effect(0, one, range(min(2, len(one.words))), config)
+def cost(inputs: ReasonsInputs | ConfidenceInputs) -> Cost:
+    """A written answer for each prompt, and forwards without its words."""
+    if isinstance(inputs, ConfidenceInputs):
+        return confidence.cost(inputs)
+    draws = f"{inputs.options.null_draws} draws of random words"
+    return Cost(f"{len(inputs.prompts)} prompts: an answer about each, its words removed, and {draws}")
 
-    if (planned := this.plan(plan, seconds=of_items(subject, prompts, one_of))) is not None:
-        return planned
-    asked = [_game(subject, prompt, config) for prompt in prompts]
-    named = _named(this, subject, asked, templates)
-    tested = [i for i, n in enumerate(named) if not n.reason]
+
+def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
+    """What the model says, tested.
+
+    Raises:
+        QuestionError: no answer names words that can be removed.
+    """
+    if isinstance(inputs, ConfidenceInputs):
+        return Results(**confidence.measure(inputs, run))
+    subject, options = inputs.subject, inputs.options
+    assert subject is not None
+    prompts = [explained(subject, prompt, options) for prompt in inputs.prompts]
+    answers = _kept(run, "asking", "why", [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts])
+    named = [parse_words(answer, prompt.texts) for answer, prompt in zip(answers, prompts, strict=True)]
+    tested = [i for i, one in enumerate(named) if not one.reason]
     if not tested:
         counts = ", ".join(f"{sum(n.reason == r for n in named)} {r}" for r in ("refused", "unparsable", "everything"))
         raise QuestionError(
             f"none of {len(named)} answers names words that can be taken out ({counts}): see --templates, --chat"
         )
-    effects = np.array(_each(this, [asked[i] for i in tested], [named[i].places for i in tested], config))
-    clusters = clusters_of([prompts[i] for i in tested])
-    records = _records(effects, clusters, asked[0].game.question.unit, config)
-    rows = _rows(asked, named, tested, effects)
-    results = {
-        "records": records,
-        "prompts": rows,
-        "findings": [{"property": "named", "text": finding(records, rows)}],
-        "notes": [*_notes(named), *group_notes(clusters)],
-    }
-    return this.finish(results, data=[data_record("prompts", config.prompts, len(prompts))])
+    jobs = [partial(_effects, number, prompts[i], named[i].places, options) for number, i in enumerate(tested)]
+    effects = np.array(_kept(run, "removing words", "effect", jobs))
+    clusters = clusters_of([inputs.prompts[i] for i in tested])
+    records = _records(effects, clusters, prompts[0].game.question.unit, options.seed)
+    return Results(
+        records=list(records),
+        prompts=_prompt_records(prompts, named, dict(zip(tested, effects.tolist(), strict=True))),
+        findings=[Finding(property="named", text=finding(records, len(prompts)))],
+        notes=[*_notes(named), *(Note(**note) for note in group_notes(clusters))],
+    )
 
 
-def _game(subject: Subject, prompt: Prompt, config: AskOptions) -> Explained:
-    """A prompt whose answer is the one that the model prefers."""
-
-    def made(prompt: Prompt) -> Explained:
-        target = Target(prompt.answer, prompt.wrong, "log-probability")
-        scorer = Scorer(ask(subject, prompt.prompt, target), config.batch_tokens)
-        game = Game(scorer, config.removal, config.seed)
-        units = game.question.units.texts
-        return Explained(prompt, game, tuple(i for i, unit in enumerate(units) if is_word(unit)), game.value)
-
-    first = made(prompt)
-    if prompt.wrong is None or first.clean >= 0:
-        return first
-    return made(replace(prompt, answer=prompt.wrong, wrong=prompt.answer))
-
-
-def _named(this: Run, subject: Subject, asked: Sequence[Explained], templates: Templates) -> list[Named]:
+def _kept(run: Run, title: str, name: str, jobs: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of all jobs; what is done stays in the folder, so that an interrupted run goes on."""
     out = []
     with console.progress() as bars:
-        bar = bars.add_task("asking", total=len(asked))
-        for number, one in enumerate(asked):
-            said = this.folder.kept(f"why-{number}", lambda one=one: _said(subject, one, templates))
-            out.append(parse_words(said, one.texts))
+        bar = bars.add_task(title, total=len(jobs))
+        for number, job in enumerate(jobs):
+            out.append(run.folder.kept(f"{name}-{number}", job))
             bars.advance(bar)
     return out
 
 
-def _said(subject: Subject, one: Explained, templates: Templates) -> str:
-    """What the model says when it is asked for the words that mattered."""
-    text = templates.ask("why", text=one.prompt.prompt.strip(), answer=one.prompt.answer.strip())
+def _answer(subject: Subject, prompt: Explained, templates: Templates) -> str:
+    """What the model writes when it is asked for the words that mattered."""
+    text = templates.ask("why", text=prompt.prompt.prompt.strip(), answer=prompt.prompt.answer.strip())
     return generate(subject, text, LENGTH)[0]
 
 
-def _each(
-    this: Run, asked: Sequence[Explained], named: Sequence[Sequence[int]], config: AskOptions
-) -> list[list[float]]:
-    """What removing costs in each prompt: the named words, random ones (mean over draws), and the attribution's."""
-    out = []
-    with console.progress() as bars:
-        bar = bars.add_task("taking words out", total=len(asked))
-        for number, (one, places) in enumerate(zip(asked, named, strict=True)):
-            make = partial(_effect, number, one, places, config)
-            out.append(this.folder.kept(f"effect-{number}", make))
-            bars.advance(bar)
-    return out
-
-
-def _effect(number: int, one: Explained, places: Sequence[int], config: AskOptions) -> list[float]:
+def _effects(number: int, prompt: Explained, places: Sequence[int], options: AskOptions) -> list[float]:
     """In the order of `KINDS`: the named words, random ones (mean over draws), the attribution's."""
-    rng = random.Random(f"{config.seed}-{number}")
-    found = explain(one.game.scorer, config.attribution, removal=config.removal, seed=config.seed)
-    ranked = sorted(range(len(one.words)), key=lambda k: -found.scores[one.words[k]])
-    drawn = [rng.sample(range(len(one.words)), len(places)) for _ in range(config.random)]
-    costs = one.cost([places, ranked[: len(places)], *drawn])
+    rng = random.Random(f"{options.seed}-{number}")
+    scores = explain(prompt.game.scorer, options.attribution, removal=options.removal, seed=options.seed).scores
+    ranked = sorted(range(len(prompt.words)), key=lambda k: -scores[prompt.words[k]])
+    drawn = [rng.sample(range(len(prompt.words)), len(places)) for _ in range(options.null_draws)]
+    costs = prompt.cost([places, ranked[: len(places)], *drawn])
     return [float(costs[0]), float(costs[2:].mean()), float(costs[1])]
 
 
 def _records(
-    effects: Float[np.ndarray, "n kinds"], clusters: Int[np.ndarray, " n"], unit: str, config: AskOptions
-) -> list[dict[str, Any]]:
-    """Each kind of words: what their removal costs, and how much more than that of random ones."""
-    boot = ClusterBootstrap(clusters, seed=config.seed)
-    p = sign_flip_p(effects - effects[:, 1:2], clusters, seed=config.seed)
-    out = []
+    effects: Float[np.ndarray, "n kinds"], clusters: Int[np.ndarray, " n"], unit: str, seed: int
+) -> list[WordsRecord]:
+    """Each kind of words: the effect of removing them, and how much larger it is than that of random ones."""
+    boot = ClusterBootstrap(clusters, seed=seed)
+    drawn = effects[:, KINDS.index("random")]
+    p = sign_flip_p(effects - drawn[:, None], clusters, seed=seed) if boot.n_clusters > 1 else [None] * len(KINDS)
+    records = []
     for k, kind in enumerate(KINDS):
-        effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - effects[:, 1])
-        beyond: dict[str, float | None] = {
-            "over_random": over.value,
-            "over_random_low": over.low,
-            "over_random_high": over.high,
-        }
-        out.append(
-            {
-                "words": kind,
-                "unit": unit,
-                "effect": effect.value,
-                "low": effect.low,
-                "high": effect.high,
-                **(dict.fromkeys(beyond) if kind == "random" else beyond),
-                "p": None if kind == "random" else p[k],
-                "n": len(effects),
-                "n_clusters": boot.n_clusters,
-            }
+        effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)
+        low, high = _ends(effect, boot)
+        over_low, over_high = _ends(over, boot)
+        is_random = kind == "random"
+        records.append(
+            WordsRecord(
+                words=kind,
+                unit=unit,
+                effect=effect.value,
+                low=low,
+                high=high,
+                over_random=None if is_random else over.value,
+                over_random_low=None if is_random else over_low,
+                over_random_high=None if is_random else over_high,
+                p=None if is_random else p[k],
+                n=len(effects),
+                n_clusters=boot.n_clusters,
+            )
         )
-    return out
+    return records
 
 
-def _rows(
-    asked: Sequence[Explained], named: Sequence[Named], tested: Sequence[int], effects: Float[np.ndarray, "n kinds"]
-) -> list[dict[str, Any]]:
+def _ends(found: Interval, boot: ClusterBootstrap) -> tuple[float | None, float | None]:
+    """An interval's ends; one group cannot be resampled and has none."""
+    return (found.low, found.high) if boot.n_clusters > 1 else (None, None)
+
+
+def _prompt_records(
+    prompts: Sequence[Explained], named: Sequence[Named], effects: dict[int, list[float]]
+) -> list[PromptRecord]:
     """Every prompt with what was named and what its removal did."""
-    place = {i: row for row, i in enumerate(tested)}
     out = []
-    for i, (one, said) in enumerate(zip(asked, named, strict=True)):
-        found = effects[place[i]].tolist() if i in place else [None] * len(KINDS)
+    for i, (prompt, answer) in enumerate(zip(prompts, named, strict=True)):
+        of_named, of_random, of_attribution = effects.get(i, [None] * len(KINDS))
         out.append(
-            {
-                "text": one.prompt.prompt,
-                "answer": one.prompt.answer,
-                "said": said.text,
-                "named": [one.texts[k] for k in said.places],
-                "absent": list(said.absent),
-                "reason": said.reason,
-                "n_words": len(one.words),
-                "clean": one.clean,
-                **{f"{kind}_effect": value for kind, value in zip(KINDS, found, strict=True)},
-            }
+            PromptRecord(
+                text=prompt.prompt.prompt,
+                answer=prompt.prompt.answer,
+                said=answer.text,
+                named=[prompt.texts[k] for k in answer.places],
+                absent=list(answer.absent),
+                reason=answer.reason,
+                n_words=len(prompt.words),
+                clean=prompt.clean,
+                named_effect=of_named,
+                random_effect=of_random,
+                attribution_effect=of_attribution,
+            )
         )
     return out
 
 
-def finding(records: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
-    """One paragraph: do the named words matter more than random ones, and as much as an attribution's."""
+def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
+    """One paragraph: whether the named words matter more than random ones, and how close they come to an attribution's."""
     named, drawn, best = records
+    assert named.over_random is not None
+    assert best.over_random is not None
+    prompts = f"{named.n} of {n_prompts} prompts"
+    ends = "" if named.low is None else f"95% {named.low:.3g} to {named.high:.3g}; "
     text = (
-        f"named words: taking them out costs the answer {named['effect']:.3g} {named['unit']} (95% {named['low']:.3g} "
-        f"to {named['high']:.3g}; {named['n']} of {len(rows)} prompts), as many random words by {drawn['effect']:.3g}: a "
-        f"difference of {named['over_random']:+.3g} ({named['over_random_low']:.3g} to {named['over_random_high']:.3g}, "
-        f"p = {named['p']:.3g}). "
+        f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}), removing as "
+        f"many random words by {drawn.effect:.3g}: a difference of {named.over_random:+.3g}"
     )
-    if named["over_random_low"] > 0:
-        text += "The words that it names matter more than random ones"
-        share = named["over_random"] / best["over_random"] if best["over_random"] > 0 else None
-        text += f", {share:.0%} of what the words that matter most would do." if share is not None else "."
-    else:
-        text += "The self-explanation is without effect: the words that it names matter no more than random ones."
-        if best["over_random_low"] > 0:
-            text += f" Words that matter are there: those of the attribution cost {best['effect']:.3g}."
-    return text
+    if named.over_random_low is None or named.p is None:
+        return f"{text}. Whether this differs from 0 cannot be tested: all prompts are of one group."
+    text += f" ({named.over_random_low:.3g} to {named.over_random_high:.3g}, p = {named.p:.3g}). "
+    sign = _direction(named)
+    if sign == 0:
+        text += "The words that it names do not matter significantly more than random ones."
+        if _direction(best) > 0:
+            text += f" The attribution's top words do: removing them lowers the answer by {best.effect:.3g}."
+        return text
+    text += f"The words that it names matter significantly {'more' if sign > 0 else 'less'} than random ones"
+    if sign > 0 and best.over_random > 0:
+        text += f": {named.over_random / best.over_random:.0%} of the difference that the attribution's top words make"
+    return f"{text}."
 
 
-def _notes(named: Sequence[Named]) -> list[dict[str, str]]:
+def _direction(record: WordsRecord) -> int:
+    """1 or -1 where its effect is significantly above or below that of random words, else 0."""
+    low, high, p = record.over_random_low, record.over_random_high, record.p
+    if low is None or high is None or p is None or p >= SIGNIFICANT:
+        return 0
+    return 1 if low > 0 else -1 if high < 0 else 0
+
+
+REASONS = {
+    "refused": "refused",
+    "unparsable": "named no word of the text",
+    "everything": "named every word of the text",
+}
+"""Why an answer cannot be tested, in words."""
+
+
+def _notes(named: Sequence[Named]) -> list[Note]:
     notes = []
-    for reason, words in (
-        ("refused", "refused"),
-        ("unparsable", "named no word of the text"),
-        ("everything", "named every word of the text"),
-    ):
-        found = [n.text for n in named if n.reason == reason]
-        if found:
-            text = f"{len(found)} of {len(named)} answers {words}, such as {found[0][:60]!r}: counted, not tested"
-            notes.append({"kind": "dropped", "text": text})
-    absent = sum(bool(n.absent) for n in named)
-    if absent:
-        notes.append(
-            {"kind": "warning", "text": f"{absent} of {len(named)} answers name words that the text does not have"}
-        )
+    for reason, words in REASONS.items():
+        texts = [one.text for one in named if one.reason == reason]
+        if texts:
+            text = f"{len(texts)} of {len(named)} answers {words}, such as {texts[0][:60]!r}: counted, not tested"
+            notes.append(Note(kind="dropped", text=text))
+    if absent := sum(bool(one.absent) for one in named):
+        text = f"{absent} of {len(named)} answers name words that the text does not have"
+        notes.append(Note(kind="warning", text=text))
     return notes

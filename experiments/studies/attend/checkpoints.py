@@ -10,21 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...attention.head_names import BROAD
 from ...attention.heads import HeadTotals
-from ...attention.passes import PATTERN, layers_with_patterns, pass_over, runs
+from ...attention.passes import PATTERN, columns, layers_with_patterns, pass_over, runs
+from ...report.schema import as_json, from_json
+from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject, load
 from ...subject.batches import Batch
+from ...subject.identity import hash_files
 from ...subject.word_spans import Encoded
-from ...sweep.reading import component_name
+from .records import CheckpointRecord
 
 KEPT_BYTES = 1 << 28
 """Memory for the patterns that the next checkpoint is compared with: the batch that fills it is the last in ``change``."""
@@ -49,12 +50,22 @@ def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def checkpoint_file(path: Path) -> DataFile:
+    """A checkpoint as data of the run: its weights and its configuration; its tokenizer is not read."""
+    files = [*sorted(path.glob("*.safetensors")), path / "config.json"]
+    return DataFile(path.name, str(path), hash_files(files), 0)
+
+
 class Kept:
-    """The patterns of the first texts, as roots, for the next checkpoint; and how far each head moved since the last."""
+    """The patterns of the first texts, as roots, for the next checkpoint; and how far each head moved since the last.
+
+    Args:
+        before: ``roots`` of the checkpoint before; None for the first.
+    """
 
     parts = (PATTERN,)
 
-    def __init__(self, encoded: Sequence[Encoded], before: Kept | None) -> None:
+    def __init__(self, encoded: Sequence[Encoded], before: Sequence[Tensor] | None) -> None:
         self._encoded, self._before = encoded, before
         self.roots: list[Tensor] = []
         self._bytes = 0
@@ -72,9 +83,10 @@ class Kept:
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Compare one layer's batch with the checkpoint before, and keep it."""
         for run in runs(self._batch, self._encoded):
-            root = value[run.rows, :, run.queries, run.keys].float().clamp(min=0).sqrt()
-            if self._before is not None and self._at < len(self._before.roots):
-                moved = (1 - (root * self._before.roots[self._at].to(root.device)).sum(-1)).sum((0, 2)).double().cpu()
+            root = columns(value, run)[:, :, run.queries].float().clamp(min=0).sqrt()
+            if self._before is not None and self._at < len(self._before):
+                overlap = (root * self._before[self._at].to(root.device)).sum(-1)
+                moved = (1 - overlap).sum((0, 2)).double().cpu()
                 self._moved[layer] = self._moved.get(layer, torch.zeros_like(moved)) + moved
                 self._tokens[layer] = self._tokens.get(layer, 0) + root.shape[0] * root.shape[2]
             if self._keeps:
@@ -100,8 +112,8 @@ def over_checkpoints(
     seed: int,
     batch_tokens: int,
     advance: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
-    """One record a checkpoint and head: ``step, name, layer, index, entropy, entropy_low, entropy_high, change``.
+) -> list[CheckpointRecord]:
+    """One record a checkpoint and head.
 
     Args:
         subject: the model of the run; the checkpoints share its tokenizer and BOS, and must have its layers and heads.
@@ -110,66 +122,60 @@ def over_checkpoints(
     Raises:
         RunError: a checkpoint of another shape.
     """
-    layers, kept, records = layers_with_patterns(subject.model), None, []
-    done = [folder.cell(f"checkpoint-{step}") for step, _ in checkpoints]
+    before: list[Tensor] | None = None
+    records: list[CheckpointRecord] = []
+    saved = [folder.cell(f"checkpoint-{step}") for step, _ in checkpoints]
     for number, (step, path) in enumerate(checkpoints):
-        following = number + 1 < len(done) and done[number + 1] is None
-        found = done[number]
-        if found is None or following:  # a step that is done is run again only for the one after it
-            here = load(
-                path,
-                dtype=next(subject.model.parameters()).dtype,
-                device=subject.device,
-                tokenizer=subject.tokenizer,
-                bos="never" if subject.bos is None else subject.bos,
-                body_only=True,
-            )
-            if layers_with_patterns(here.model) != layers:
-                raise RunError(
-                    f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs"
-                )
-            heads, kept = HeadTotals(here, encoded, groups), Kept(encoded, kept)
-            pass_over(here, encoded, [heads, kept], batch_tokens=batch_tokens)
-            if found is None:
-                found = _records(step, path.name, heads, kept.change(), seed)
-                folder.save_cell(f"checkpoint-{step}", found)
-        records += found
+        # A step that is done is run again where the one after it is not: that is compared with it.
+        is_needed = saved[number] is None or (number + 1 < len(saved) and saved[number + 1] is None)
+        rows = saved[number]
+        if is_needed:
+            checkpoint = _checkpoint(subject, path)
+            heads, patterns = HeadTotals(checkpoint, encoded, groups), Kept(encoded, before)
+            pass_over(checkpoint, encoded, [heads, patterns], batch_tokens=batch_tokens)
+            before = patterns.roots
+            if rows is None:
+                rows = as_json(_records(step, path.name, heads, patterns.change(), seed))
+                folder.save_cell(f"checkpoint-{step}", rows)
+        records += [from_json(CheckpointRecord, row, f"cell checkpoint-{step}") for row in rows]
         advance()
     return records
 
 
-def _records(step: int, name: str, heads: HeadTotals, change: np.ndarray | None, seed: int) -> list[dict[str, Any]]:
+def _checkpoint(subject: Subject, path: Path) -> Subject:
+    """A checkpoint as the run's model is: its type, device, tokenizer and BOS.
+
+    Raises:
+        RunError: its layers are not the model's.
+    """
+    checkpoint = load(
+        path,
+        dtype=next(subject.model.parameters()).dtype,
+        device=subject.device,
+        tokenizer=subject.tokenizer,
+        bos="never" if subject.bos is None else subject.bos,
+        body_only=True,
+    )
+    layers = layers_with_patterns(subject.model)
+    if layers_with_patterns(checkpoint.model) != layers:
+        raise RunError(f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs")
+    return checkpoint
+
+
+def _records(step: int, name: str, heads: HeadTotals, change: np.ndarray | None, seed: int) -> list[CheckpointRecord]:
     statistics = heads.result()
     entropy, (low, high) = statistics.value("entropy"), statistics.intervals(seed)["entropy"]
     return [
-        {
-            "step": step,
-            "name": name,
-            "layer": layer,
-            "index": head,
-            "entropy": float(entropy[row, head]),
-            "entropy_low": float(low[row, head]),
-            "entropy_high": float(high[row, head]),
-            "change": None if change is None else float(change[row, head]),
-        }
+        CheckpointRecord(
+            step=step,
+            name=name,
+            layer=layer,
+            index=head,
+            entropy=float(entropy[row, head]),
+            entropy_low=float(low[row, head]),
+            entropy_high=float(high[row, head]),
+            change=None if change is None else float(change[row, head]),
+        )
         for row, layer in enumerate(statistics.layers)
         for head in range(entropy.shape[1])
     ]
-
-
-def checkpoint_finding(records: Sequence[dict[str, Any]]) -> str:
-    """When heads stop looking everywhere alike, in words."""
-    steps = sorted({r["step"] for r in records})
-    of = {(r["step"], r["layer"], r["index"]): r["entropy"] for r in records}
-    heads = sorted({(r["layer"], r["index"]) for r in records})
-    uniform = {step: sum(of[step, *head] >= BROAD for head in heads) for step in steps}
-    left = {head: next((s for s in steps if of[s, *head] < BROAD), None) for head in heads}
-    first = min((head for head in heads if left[head] is not None), key=lambda h: left[h] or 0, default=None)
-    counts = ", ".join(
-        f"{uniform[s]} at step {s}" for s in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
-    )
-    text = f"Of {len(heads)} heads these look everywhere alike (entropy {BROAD} or more): {counts}."
-    if first is not None and left[first] != steps[0]:
-        name = component_name({"component": "heads", "layer": first[0], "index": first[1]})
-        text += f" {name} is the first to look somewhere, at step {left[first]}."
-    return text

@@ -1,8 +1,9 @@
-"""Attention beside effect: weight is not importance, so each head's measured ablation effect stands next to where it looks."""
+"""Attention against effect: weight is not importance, so a head's measured effect is reported with what it attends to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,30 @@ import numpy as np
 
 from ...runs.folder import RunError, read_json
 from ...sweep.reading import LEVEL
+from .records import Disagreement, HeadEffect, HeadRecord
 
-FIELDS = ("effect", "low", "high", "q", "exact")
 AGAINST = ("confidence", "entropy", "output")
-"""Statistics whose rank correlation with the size of the effect is told."""
+"""Statistics whose rank correlation with the size of the effect is reported."""
+QUARTER = 0.25
+LEAST_RANKED = 3
+"""Heads from which a rank correlation is defined."""
 
 
-def read_effects(folder: Path, sha256: str) -> tuple[dict[tuple[int, int], dict[str, Any]], dict[str, Any]]:
-    """The effects of an ablation of heads, by (layer, head), and what was measured.
+@dataclass(frozen=True)
+class Ablation:
+    """A finished ablation of heads.
+
+    Args:
+        effects: of each head, by layer and number.
+        about: the metric, its unit, the value that replaced the heads, and the metric without ablation.
+    """
+
+    effects: dict[tuple[int, int], HeadEffect]
+    about: dict[str, Any]
+
+
+def read_effects(folder: Path, sha256: str) -> Ablation:
+    """The effects of an ablation of heads.
 
     Raises:
         RunError: no finished run there, one of another kind or of other parts, or of another model.
@@ -27,48 +44,63 @@ def read_effects(folder: Path, sha256: str) -> tuple[dict[tuple[int, int], dict[
         raise RunError(
             f"--effects {folder}: expected the folder of a finished `layerscope ablate`, it has no results.json"
         )
-    found = read_json(path)
-    records = [r for r in found.get("records") or () if r.get("component") == "heads"]
-    if found.get("kind") != "ablate" or not records:
-        raise RunError(f"--effects {folder}: expected an ablation of heads, got a run of kind {found.get('kind')!r}")
-    other = found["provenance"]["model"]["sha256"]
-    if other != sha256:
+    raw = read_json(path)
+    records = [record for record in raw.get("records") or () if record.get("component") == "heads"]
+    if raw.get("kind") != "ablate" or not records:
+        raise RunError(f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r}")
+    model = raw["provenance"]["model"]
+    if model["sha256"] != sha256:
         raise RunError(
             f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), they are of another "
-            f"({other[:12]}; {found['provenance']['model']['name']})"
+            f"({model['sha256'][:12]}; {model['name']})"
         )
-    first = records[0]
-    about = {name: first.get(name) for name in ("metric", "unit", "value", "baseline")}
-    return {(r["layer"], r["index"]): {k: r.get(k) for k in FIELDS} for r in records}, about
+    about = {name: records[0].get(name) for name in ("metric", "unit", "value", "baseline")}
+    return Ablation({(record["layer"], record["index"]): _effect(record) for record in records}, about)
 
 
-def disagreement(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Where attention and effect part ways, over the heads that have an effect.
+def _effect(record: dict[str, Any]) -> HeadEffect:
+    return HeadEffect(
+        effect=record["effect"],
+        effect_low=record.get("low"),
+        effect_high=record.get("high"),
+        effect_q=record.get("q"),
+        effect_exact=record.get("exact"),
+    )
 
-    ``spearman`` are rank correlations of the effect's size with statistics of attention. ``sharp_unneeded`` are heads
-    among the most confident quarter whose effect is not clear of chance; ``diffuse_needed`` heads among the least confident
-    quarter whose effect is.
+
+def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreement:
+    """Where attention and effect disagree, over the heads that have an effect.
+
+    ``sharp_unneeded`` are heads among the most confident quarter whose effect is not significant; ``diffuse_needed`` heads
+    among the least confident quarter whose effect is.
     """
+    measured = [(record, record.measured) for record in records if record.measured is not None]
+    sizes = np.array([abs(effect.effect) for _, effect in measured])
+    confidence = np.array([record.confidence for record, _ in measured])
+    low, high = np.quantile(confidence, [QUARTER, 1 - QUARTER])
+    sharp, diffuse = [], []
+    for record, effect in measured:
+        significant = effect.effect_q is not None and effect.effect_q < LEVEL
+        # An estimate has no q: it shows neither that a head is needed nor that it is not.
+        if record.confidence >= high and not significant and effect.effect_exact:
+            sharp.append(record.site)
+        if record.confidence <= low and significant:
+            diffuse.append(record.site)
+    return Disagreement(
+        n=len(measured),
+        spearman={name: _spearman([getattr(record, name) for record, _ in measured], sizes) for name in AGAINST},
+        sharp_unneeded=sharp,
+        diffuse_needed=diffuse,
+        **ablation.about,
+    )
+
+
+def _spearman(values: Sequence[float | None], sizes: np.ndarray) -> float | None:
+    """The rank correlation; None where a value is missing or one side does not vary."""
     from scipy.stats import spearmanr
 
-    mine = [r for r in records if r.get("effect") is not None]
-    size = np.array([abs(r["effect"]) for r in mine])
-    spearman: dict[str, float | None] = {}
-    for name in AGAINST:
-        values = np.array([r[name] for r in mine if r.get(name) is not None])
-        varies = len(values) == len(mine) > 2 and np.ptp(values) > 0 and np.ptp(size) > 0
-        found: Any = spearmanr(values, size) if varies else None
-        spearman[name] = float(found.statistic) if varies else None
-    confidence = np.array([r["confidence"] for r in mine])
-    low, high = np.quantile(confidence, [0.25, 0.75])
-    clear = [r.get("effect_q") is not None and r["effect_q"] < LEVEL for r in mine]
-    return {
-        "n": len(mine),
-        "spearman": spearman,
-        "sharp_unneeded": [
-            r["site"]
-            for r, c in zip(mine, clear, strict=True)
-            if r["confidence"] >= high and not c and r["effect_exact"]
-        ],
-        "diffuse_needed": [r["site"] for r, c in zip(mine, clear, strict=True) if r["confidence"] <= low and c],
-    }
+    known = np.array([value for value in values if value is not None])
+    if len(known) != len(values) or len(known) < LEAST_RANKED or np.ptp(known) == 0 or np.ptp(sizes) == 0:
+        return None
+    ranked: Any = spearmanr(known, sizes)
+    return float(ranked.statistic)

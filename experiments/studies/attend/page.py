@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
 
+from ...attention.head_roles import BROAD
 from ...report.charts import Series
 from ...report.controls import Control, holds
 from ...report.lines import lines
-from ...report.parts import Attention, Cell, Column, Heat, Page, Picture, Section, Stats, Table, score_cell, signed_cell
+from ...report.parts import (
+    Attention,
+    Cell,
+    Column,
+    Drawing,
+    Heat,
+    Page,
+    Picture,
+    Section,
+    Stats,
+    Table,
+    score_cell,
+    signed_cell,
+)
 from ...report.provenance import model_name
 from ...report.scatter import scatter
+from ...report.schema import as_json
 from ...report.words import ABSENT, finite, general, interval, number, p_value, plural, signed
-from ...sweep.reading import component_name
+from .records import CheckpointRecord, Disagreement, HeadRecord, LayerRecord, RelationRecord, Results, head_name
 
 CONTROLS = (
-    Control("uniform attention", "a number that looking everywhere alike has too", holds("uniform")),
-    Control("the best fixed offset", "a head that looks one word back is said to follow syntax", holds("relations")),
-    Control("effects of ablation", "what a head looks at is taken for what it does", holds("effects"), "--effects DIR"),
+    Control("uniform attention", "a number that uniform attention has too", holds("uniform")),
+    Control("the best fixed offset", "a head that looks one word back is taken to follow syntax", holds("relations")),
+    Control(
+        "effects of ablation", "what a head attends to is taken for what it does", holds("effects"), "--effects DIR"
+    ),
 )
 """What each control rules out."""
 
 
 MASSES = {
-    "entropy": "normalised: 1 is looking everywhere alike",
+    "entropy": "normalised: 1 is uniform attention",
     "confidence": "largest weight on a token of the text",
-    "distance": "tokens away, among tokens of the text",
+    "distance": "mean distance in tokens, among tokens of the text",
     "first": "weight on the first token, BOS or CLS where there is one",
-    "norm_first": "the first token's share of what attended values bring",
+    "norm_first": "the first token's share of what the attended values add",
+    "sink": "weight on the learned sink, which is no token",
     "end": "weight on special tokens after the text",
     "punctuation": "weight on punctuation",
     "self": "weight on the token itself",
@@ -40,73 +58,84 @@ MASSES = {
     "induction": "weight on what followed the earlier copy, on repeated random tokens",
     "duplicate": "weight on the earlier copy, on repeated random tokens",
 }
+"""Statistics that are shown, in this order, and what each is."""
 NAMES = {"norm_first": "first by value", "output": "contribution"}
+"""What the page calls them, where it is not their name."""
 SPANNED = ("entropy", "confidence", "distance", "first")
+"""Statistics whose intervals the table has."""
 SHOWS = {
     "weights": "attention weights",
     "values": "weights × size of the value",
     "rollout": "rollout through all layers",
     "flow": "flow through all layers",
 }
+"""What a line of the viewer can be."""
+TITLE = 46
+"""Characters of a text in the viewer's list."""
+HEAD_ORDER = 1000.0
+"""A layer's heads sort together: fewer heads than this in a layer."""
 
 
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about, records = results.get("provenance") or {}, list(results.get("records") or ())
+    about, records = results.provenance, results.records
     data: dict[str, Any] = {"charts": {}, "heats": {}, "attention": {}}
     sections: list[Section] = []
     if records:
-        sections += [look_section(results, records, data), heads_section(results, records)]
-        sections.append(layers_section(results, data))
-    if checkpoints := results.get("checkpoints"):
-        sections.append(checkpoints_section(checkpoints, data))
-    if relations := results.get("relations") or ():
-        sections.append(relations_section(relations))
-    if effects := results.get("effects"):
-        sections.append(effects_section(effects, records, data))
-    texts = sum(int(d.get("sentences") or 0) for d in about.get("data") or ())
-    facts = [plural(len(records), "head"), plural(texts, "text")]
+        sections += [look_section(results, data), heads_section(results), layers_section(results.layers, data)]
+    if results.checkpoints:
+        sections.append(checkpoints_section(results.checkpoints, data))
+    if results.relations:
+        sections.append(relations_section(results.relations))
+    if results.effects is not None:
+        sections.append(effects_section(results.effects, records, data))
+    texts = sum(int(file["sentences"]) for file in about.get("data") or () if file["split"] in ("corpus", "prompts"))
     return Page(
-        title=f"What the heads of {model_name(about)} look at",
+        title=f"What the heads of {model_name(about)} attend to",
         kicker="layerscope attend",
-        facts=facts,
-        findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        facts=[plural(len(records), "head"), plural(texts, "text")],
+        findings=[("", finding.property, finding.text) for finding in results.findings],
         sections=sections,
         data=data,
     )
 
 
-def present(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def present(records: Sequence[HeadRecord]) -> list[str]:
     """The statistics that the records have, in the order of ``MASSES``."""
-    return [name for name in MASSES if any(finite(r.get(name)) is not None for r in records)]
+    return [name for name in MASSES if any(finite(getattr(record, name)) is not None for record in records)]
 
 
-def look_section(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def _has_effects(records: Sequence[HeadRecord]) -> bool:
+    return any(finite(record.effect) is not None for record in records)
+
+
+def look_section(results: Results, data: dict[str, Any]) -> Section:
     """Texts, layers, heads and words to look through."""
-    shown = results.get("shown") or {}
-    texts: list[Mapping[str, Any]] = list(shown.get("texts") or ())
-    has_effects = any(finite(r.get("effect")) is not None for r in records)
-    values = {NAMES.get(n, n): [_rounded(r.get(n)) for r in records] for n in present(records)}
-    if has_effects:
-        values["effect"] = [_rounded(r.get("effect")) for r in records]
-    telling = [(finite(r.get("relation_score")) or finite(r.get("induction")) or 0.0) for r in records]
+    records, shown = results.records, results.shown
+    values = {NAMES.get(name, name): [_rounded(getattr(r, name)) for r in records] for name in present(records)}
+    if _has_effects(records):
+        values["effect"] = [_rounded(record.effect) for record in records]
+    telling = [finite(record.relation_score) or finite(record.induction) or 0.0 for record in records]
     data["attention"]["look"] = {
-        "layers": list(shown.get("layers") or ()),
-        "heads": int(shown.get("heads") or 0),
-        "texts": texts,
-        "roles": [str(r.get("role") or "") for r in records],
+        **as_json(shown),
+        "roles": [record.role for record in records],
         "values": values,
         "first": telling.index(max(telling)),
     }
-    has = {"weights", *(key for text in texts for key in text)} | {"values" for text in texts if "norms" in text}
+    shows = ["weights"]
+    shows += ["values"] if any(text.norms for text in shown.texts) else []
+    shows += ["rollout"] if shown.texts else []
+    shows += ["flow"] if any(text.flow for text in shown.texts) else []
     part = Attention(
         "look",
-        [_title(i, text["tokens"]) for i, text in enumerate(texts)],
-        [(key, name) for key, name in SHOWS.items() if key in has],
+        [_title(place, text.tokens) for place, text in enumerate(shown.texts)],
+        [(key, SHOWS[key]) for key in shows],
         list(values),
     )
-    about = "Every head on a few texts. Small pictures: rows look at columns, darker is more."
-    return Section("look", "Look", [part], about, study=True)
+    about = (
+        "Every head on a few texts. Small pictures: each row is a token that attends to the columns; darker is more."
+    )
+    return Section("look", "Patterns", [part], about, study=True)
 
 
 def _rounded(value: Any) -> float | None:
@@ -117,148 +146,157 @@ def _rounded(value: Any) -> float | None:
 def _title(place: int, tokens: Sequence[str]) -> str:
     """The text's number and beginning."""
     text = "".join(tokens)
-    return f"{place + 1}: {text[:46]}{'…' if len(text) > 46 else ''}"
+    return f"{place + 1}: {text[:TITLE]}{'…' if len(text) > TITLE else ''}"
 
 
-def heads_section(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Section:
-    """Every head with its names and numbers."""
-    names, uniform = present(records), results.get("uniform") or {}
-    has_effects = any(finite(r.get("effect")) is not None for r in records)
+def _head_cell(record: HeadRecord) -> Cell:
+    return Cell(record.name, HEAD_ORDER * record.layer + record.index, head=True)
+
+
+def heads_section(results: Results) -> Section:
+    """Every head with its roles and numbers."""
+    records, names, uniform = results.records, present(results.records), results.uniform
+    has_effects = _has_effects(records)
     columns = [
         Column("head", False),
-        Column("does", False, "from where it looks"),
-        *(Column(NAMES.get(n, n), hint=MASSES[n]) for n in names),
+        Column("role", False, "from where it attends"),
+        *(Column(NAMES.get(name, name), hint=MASSES[name]) for name in names),
         Column("most like", False, "the head whose attention overlaps most, and by how much"),
-        *([Column("effect", hint="of ablating the head")] if has_effects else []),
     ]
-    rows = [
-        [
-            Cell(component_name(r), 1000.0 * r["layer"] + r["index"], head=True),
-            Cell(str(r.get("role") or "")),
-            *(score_cell(r.get(n), *((r.get(f"{n}_low"), r.get(f"{n}_high")) if n in SPANNED else ())) for n in names),
-            Cell(
-                f"{r['nearest']} {number(r.get('nearest_similarity'), 2)}" if r.get("nearest") else ABSENT,
-                finite(r.get("nearest_similarity")),
-            ),
-            *([_effect_cell(r)] if has_effects else []),
-        ]
-        for r in records
-    ]
-    alike = [Cell("uniform", -1.0, "everywhere alike", head=True), Cell("")]
-    alike += [score_cell(uniform.get(n)) for n in names] + [Cell("")] * (1 + has_effects)
+    if has_effects:
+        columns.append(Column("effect", hint="of ablating the head"))
+    alike = [Cell("uniform", -1.0, "uniform attention", head=True), Cell("")]
+    alike += [score_cell(uniform.get(name)) for name in names]
+    alike += [Cell("")] * (1 + has_effects)
+    rows = [alike]
+    for record in records:
+        row = [_head_cell(record), Cell(record.role), *(_statistic_cell(record, name) for name in names)]
+        overlap = number(record.nearest_similarity, 2)
+        row.append(Cell(f"{record.nearest} {overlap}" if record.nearest else ABSENT, finite(record.nearest_similarity)))
+        if has_effects:
+            row.append(_effect_cell(record))
+        rows.append(row)
     about = (
-        "Means over tokens of the texts, with 95% intervals over texts in small print. The row “uniform” is a head that looks "
-        "everywhere alike on the same texts: a mass means something where it is more than that."
+        "Means over tokens of the texts, with 95% intervals over texts in small print. The row “uniform” is a head with "
+        "uniform attention on the same texts: compare every mass with it."
     )
-    table = Table("heads-table", "Every head", columns, [alike, *rows], tall=True, copy=True)
-    named = sum(bool(r.get("role")) for r in records)
-    items = [
-        ("heads", str(len(records)), f"{named} with a name"),
-        (
-            "half on the first token",
-            str(sum((finite(r.get("first")) or 0) >= 0.5 for r in records)),
-            "weight 0.5 or more",
-        ),
-        (
-            "follow a dependency",
-            str(sum(bool(r.get("relation")) for r in records)),
-            "10 points above the best fixed offset",
-        ),
-        (
-            "everywhere alike",
-            str(sum((finite(r.get("entropy")) or 0) >= 0.95 for r in records)),
-            "entropy 0.95 or more",
-        ),
+    table = Table("heads-table", "Every head", columns, rows, tall=True, copy=True)
+    return Section("heads", "Heads", [Stats(_counts(records)), table], about, study=True)
+
+
+def _counts(records: Sequence[HeadRecord]) -> list[tuple[str, str, str]]:
+    """How many heads are of each kind."""
+    with_role = sum(bool(record.role) for record in records)
+    sinks = sum(record.first >= 0.5 for record in records)
+    follow = sum(bool(record.relation) for record in records)
+    uniform = sum(record.entropy >= BROAD for record in records)
+    return [
+        ("heads", str(len(records)), f"{with_role} with a named role"),
+        ("half on the first token", str(sinks), "weight 0.5 or more"),
+        ("follow a dependency", str(follow), "10 points above the best fixed offset"),
+        ("uniform", str(uniform), f"entropy {BROAD} or more"),
     ]
-    return Section("heads", "Heads", [Stats(items), table], about, study=True)
 
 
-def _effect_cell(record: Mapping[str, Any]) -> Cell:
-    spans = interval(record.get("effect_low"), record.get("effect_high"))
-    return Cell(signed(record.get("effect")), finite(record.get("effect")), spans)
+def _statistic_cell(record: HeadRecord, name: str) -> Cell:
+    value = getattr(record, name)
+    if name not in SPANNED:
+        return score_cell(value)
+    return score_cell(value, getattr(record, f"{name}_low"), getattr(record, f"{name}_high"))
 
 
-def layers_section(results: Mapping[str, Any], data: dict[str, Any]) -> Section:
+def _effect_cell(record: HeadRecord) -> Cell:
+    effect = record.measured
+    spans = "" if effect is None else interval(effect.effect_low, effect.effect_high)
+    return Cell(signed(record.effect), finite(record.effect), spans)
+
+
+def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Section:
     """Means of each layer's heads, and the change from layer to layer."""
-    layers: Sequence[Mapping[str, Any]] = list(results.get("layers") or ())
-    labels = [str(r.get("layer")) for r in layers]
-    kinds = {"previous": "control", "norm_first": "random", "first": "f1", "entropy": "score"}
-    common: dict[str, Any] = {"labels": labels, "names": [f"layer {x}" for x in labels], "x_title": "layer"}
+    labels = [str(record.layer) for record in layers]
+    colours = {"previous": "control", "norm_first": "random", "first": "f1", "entropy": "score"}
+    axis: dict[str, Any] = {"labels": labels, "names": [f"layer {label}" for label in labels], "x_title": "layer"}
+    series = [
+        Series(NAMES.get(name, name), colour, [finite(getattr(record, name)) for record in layers])
+        for name, colour in colours.items()
+    ]
     means = lines(
         "means",
-        [Series(NAMES.get(n, n), kind, [finite(r.get(n)) for r in layers]) for n, kind in kinds.items()],
+        series,
         data,
         title="Means of each layer's heads",
         y_title="mean over heads",
-        caption="First by value: the first token's share of what the attended values bring.",
-        words="; ".join(f"layer {r.get('layer')} entropy {number(r.get('entropy'))}" for r in layers),
-        **common,
+        caption="First by value: the first token's share of what the attended values add.",
+        words="; ".join(f"layer {record.layer} entropy {number(record.entropy)}" for record in layers),
+        **axis,
     )
     pictures = [Picture([means])]
     if len(layers) > 1:
         change = lines(
             "change",
-            [Series("change", "score", [finite(r.get("change")) for r in layers], points=True)],
+            [Series("change", "score", [finite(record.change) for record in layers], points=True)],
             data,
             title="Change of the mean pattern",
             y_title="1 − overlap with the layer before",
             caption="Squared Hellinger distance of the mean pattern over heads to that of the layer before.",
-            words="; ".join(f"layer {r.get('layer')} {number(r.get('change'))}" for r in layers),
-            **common,
+            words="; ".join(f"layer {record.layer} {number(record.change)}" for record in layers),
+            **axis,
         )
         pictures.append(Picture([change]))
     return Section("layers", "Layers", pictures, "", study=True)
 
 
-def checkpoints_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+TRAINING = {
+    "entropy": ("Entropy over training", "1 is uniform attention: a head that stays there has learned nothing yet."),
+    "change": (
+        "Movement over training",
+        "Squared Hellinger distance of each token's attention to the checkpoint before.",
+    ),
+}
+"""What is drawn over the checkpoints: its title and caption."""
+
+
+def checkpoints_section(records: Sequence[CheckpointRecord], data: dict[str, Any]) -> Section:
     """Entropy and movement of heads over a training run: their mean, and the heads that end sharpest and most diffuse."""
-    steps = sorted({int(r["step"]) for r in records})
-    of = {(r["step"], r["layer"], r["index"]): r for r in records}
-    heads = sorted({(r["layer"], r["index"]) for r in records}, key=lambda h: float(of[steps[-1], *h]["entropy"]))
-    named = {head: component_name({**of[steps[-1], *head], "component": "heads"}) for head in (heads[0], heads[-1])}
-
-    def curves(field: str) -> list[Series]:
-        each = {head: [finite(of[step, *head].get(field)) for step in steps] for head in heads}
-        present = [[v for head in heads if (v := each[head][i]) is not None] for i in range(len(steps))]
-        means = [fmean(values) if values else None for values in present]
-        chosen = zip(("control", "random"), named.items(), strict=True)
-        return [
-            *(Series(name, kind, each[head]) for kind, (head, name) in chosen),
-            Series("mean of heads", "score", means),
-        ]
-
-    common: dict[str, Any] = {
-        "labels": [str(s) for s in steps],
-        "names": [f"step {s}" for s in steps],
-        "x_title": "step",
-    }
-    pictures = []
-    for field, title, y_title, caption in (
-        ("entropy", "Entropy over training", "entropy", "1 is looking everywhere alike: a head that stays there has learned nothing yet."),
-        ("change", "Movement over training", "change", "Squared Hellinger distance of each token's attention to the checkpoint before."),
-    ):  # fmt: skip
-        made = curves(field)
-        words = "; ".join(f"step {s} {number(v)}" for s, v in zip(steps, made[-1].values, strict=True) if v is not None)
-        pictures.append(
-            Picture(
-                [
-                    lines(
-                        f"checkpoints-{field}",
-                        made,
-                        data,
-                        title=title,
-                        y_title=y_title,
-                        caption=caption,
-                        words=words,
-                        **common,
-                    )
-                ]
-            )
-        )
+    pictures = [Picture([checkpoint_curves(records, name, data)]) for name in TRAINING]
     return Section("checkpoints", "Training", pictures, "", study=True)
 
 
-def relations_section(relations: Sequence[Mapping[str, Any]]) -> Section:
+def checkpoint_curves(records: Sequence[CheckpointRecord], name: str, data: dict[str, Any]) -> Drawing:
+    """One quantity over the checkpoints."""
+    steps = sorted({record.step for record in records})
+    at = {(record.step, record.layer, record.index): record for record in records}
+    heads = sorted({(record.layer, record.index) for record in records}, key=lambda head: at[steps[-1], *head].entropy)
+
+    def values(head: tuple[int, int]) -> list[float | None]:
+        return [finite(getattr(at[step, *head], name)) for step in steps]
+
+    means: list[float | None] = []
+    for place in range(len(steps)):
+        known = [value for head in heads if (value := values(head)[place]) is not None]
+        means.append(fmean(known) if known else None)
+    sharpest, broadest = heads[0], heads[-1]
+    series = [
+        Series(head_name(*sharpest), "control", values(sharpest)),
+        Series(head_name(*broadest), "random", values(broadest)),
+        Series("mean of heads", "score", means),
+    ]
+    title, caption = TRAINING[name]
+    return lines(
+        f"checkpoints-{name}",
+        series,
+        data,
+        labels=[str(step) for step in steps],
+        names=[f"step {step}" for step in steps],
+        title=title,
+        x_title="step",
+        y_title=name,
+        caption=caption,
+        words="; ".join(f"step {s} {number(v)}" for s, v in zip(steps, means, strict=True) if v is not None),
+    )
+
+
+def relations_section(relations: Sequence[RelationRecord]) -> Section:
     """The best head for each dependency and direction."""
     columns = [
         Column("dependency", False),
@@ -270,38 +308,37 @@ def relations_section(relations: Sequence[Mapping[str, Any]]) -> Section:
         Column("n"),
         Column("follows", False, "10 points above the best fixed offset, interval above 0"),
     ]
-    rows = [
-        [
-            Cell(str(r.get("relation")), head=True),
-            Cell(str(r.get("direction"))),
-            Cell(f"L{r.get('layer')}H{r.get('head')}", 1000.0 * (r.get("layer") or 0) + (r.get("head") or 0)),
-            score_cell(r.get("score"), tone="strong" if r.get("syntactic") else ""),
-            Cell(number(r.get("baseline")), finite(r.get("baseline")), f"{r.get('offset'):+d}"),
-            signed_cell(r.get("gain"), r.get("low"), r.get("high")),
-            Cell(general(r.get("n")), finite(r.get("n"))),
-            Cell("yes" if r.get("syntactic") else ""),
-        ]
-        for r in sorted(relations, key=lambda r: -(finite(r.get("gain")) or 0.0))
-    ]
+    rows = []
+    for relation in sorted(relations, key=lambda relation: -relation.gain):
+        rows.append(
+            [
+                Cell(relation.relation, head=True),
+                Cell(relation.direction),
+                Cell(head_name(relation.layer, relation.head), HEAD_ORDER * relation.layer + relation.head),
+                score_cell(relation.score, tone="strong" if relation.syntactic else ""),
+                Cell(number(relation.baseline), finite(relation.baseline), f"{relation.offset:+d}"),
+                signed_cell(relation.gain, relation.low, relation.high),
+                Cell(general(relation.n), finite(relation.n)),
+                Cell("yes" if relation.syntactic else ""),
+            ]
+        )
     about = (
-        "The head that agrees most with each dependency on one half of the texts, scored on the other half against the offset "
-        "that is best there. In a causal model only arcs to earlier words count."
+        "The head that agrees most with each dependency on one half of the texts, scored on the other half against the "
+        "offset that is best there. In a causal model only arcs to earlier words count."
     )
     table = Table("relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True)
     return Section("dependencies", "Dependencies", [table], about, study=True)
 
 
-def effects_section(effects: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def effects_section(apart: Disagreement, records: Sequence[HeadRecord], data: dict[str, Any]) -> Section:
     """Each head's effect over its confidence, and the heads for which the two disagree."""
-    mine = [r for r in records if finite(r.get("effect")) is not None and finite(r.get("confidence")) is not None]
-    metric = f"{effects.get('metric')}, {effects.get('unit')}"
-    data["heats"]["apart"] = {
-        "metric": str(effects.get("metric")),
-        "tips": [[component_name(r), signed(r["effect"]), f"confidence {number(r['confidence'])}"] for r in mine],
-    }
-    words = f"Effect of ablating each of {plural(len(mine), 'head')} over the confidence with which it looks."
+    measured = [(record, record.effect) for record in records if record.effect is not None]
+    metric = f"{apart.metric}, {apart.unit}"
+    tips = [[r.name, signed(effect), f"confidence {number(r.confidence)}"] for r, effect in measured]
+    data["heats"]["apart"] = {"metric": str(apart.metric), "tips": tips}
+    words = f"Effect of ablating each of {plural(len(measured), 'head')} over its confidence."
     drawing = scatter(
-        [(float(r["confidence"]), float(r["effect"])) for r in mine],
+        [(record.confidence, effect) for record, effect in measured],
         uid="apart",
         title="Effect and confidence of every head",
         desc=words,
@@ -309,41 +346,42 @@ def effects_section(effects: Mapping[str, Any], records: Sequence[Mapping[str, A
         y_title=f"effect on {metric}",
         one_scale=False,
     )
-    spearman = effects.get("spearman") or {}
     items = [
-        (f"Spearman with {n}", signed(v, 2), f"of |effect|, {effects.get('n')} heads") for n, v in spearman.items()
-    ]
-    kinds = {"sharp_unneeded": "sharp, not needed", "diffuse_needed": "diffuse, needed"}
-    where = {site: kind for key, kind in kinds.items() for site in effects.get(key) or ()}
-    columns = [
-        Column("head", False),
-        Column("disagree", False),
-        Column("does", False),
-        Column("confidence"),
-        Column("entropy"),
-        Column("contribution"),
-        Column("effect", hint=f"of {effects.get('value')} ablation on {metric}"),
-        Column("q", hint="false-discovery rate over all heads"),
-    ]
-    rows = [
-        [
-            Cell(component_name(r), 1000.0 * r["layer"] + r["index"], head=True),
-            Cell(where[str(r["site"])]),
-            Cell(str(r.get("role") or "")),
-            *(score_cell(r.get(n)) for n in ("confidence", "entropy", "output")),
-            _effect_cell(r),
-            Cell(p_value(r.get("effect_q")), finite(r.get("effect_q"))),
-        ]
-        for r in mine
-        if str(r["site"]) in where
+        (f"Spearman with {name}", signed(rho, 2), f"of |effect|, {apart.n} heads")
+        for name, rho in apart.spearman.items()
     ]
     about = (
-        "Weight is not importance. Sharp, not needed: among the most confident quarter, no effect that is clear of chance. "
-        "Diffuse, needed: among the least confident quarter, with one."
+        "Weight is not importance. Sharp, not needed: among the most confident quarter, no significant effect "
+        "(FDR < 0.05). Diffuse, needed: among the least confident quarter, a significant one."
     )
     parts = [
         Stats(items),
         Heat("apart", Markup(drawing), words, label="Effect over confidence", key=False),
-        Table("apart-table", "Heads whose attention and effect disagree", columns, rows, tall=True),
+        _disagreement_table(apart, [record for record, _ in measured], metric),
     ]
     return Section("effects", "Attention and effect", parts, about, study=True)
+
+
+def _disagreement_table(apart: Disagreement, records: Sequence[HeadRecord], metric: str) -> Table:
+    """The heads whose attention and effect disagree."""
+    kinds = dict.fromkeys(apart.sharp_unneeded, "sharp, not needed")
+    kinds |= dict.fromkeys(apart.diffuse_needed, "diffuse, needed")
+    columns = [
+        Column("head", False),
+        Column("disagree", False),
+        Column("role", False),
+        Column("confidence"),
+        Column("entropy"),
+        Column("contribution"),
+        Column("effect", hint=f"of {apart.value} ablation on {metric}"),
+        Column("q", hint="false-discovery rate over all heads"),
+    ]
+    rows = []
+    for record in records:
+        if record.site not in kinds:
+            continue
+        q = None if record.measured is None else record.measured.effect_q
+        row = [_head_cell(record), Cell(kinds[record.site]), Cell(record.role)]
+        row += [score_cell(record.confidence), score_cell(record.entropy), score_cell(record.output)]
+        rows.append([*row, _effect_cell(record), Cell(p_value(q), finite(q))])
+    return Table("apart-table", "Heads whose attention and effect disagree", columns, rows, tall=True)

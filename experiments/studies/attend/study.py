@@ -4,239 +4,285 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from ...attention.arcs import OFFSETS, WordRoles, WordTotals
-from ...attention.head_names import ON_REPEATS, roles
+from ...attention.arcs import OFFSETS, RelationScore, WordRoles, WordTotals
+from ...attention.head_roles import roles
 from ...attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
 from ...attention.passes import PATTERN, layers_with_patterns, pass_over
-from ...attention.roles import repetition_scores
+from ...attention.repetition import repetition_scores
 from ...attention.similarity import ROWS, Similarity, SimilarityTotals
 from ...attention.text_patterns import shown_texts
 from ...corpus import Sentence, Word, read_conllu
 from ...corpus.prompts import read_prompts
 from ...features.layout import Layout
-from ...forecast import pass_seconds
+from ...report.schema import Note
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, file_sha256
-from ...subject.identity import hash_files
-from ...sweep.reading import component_name
-from .checkpoints import checkpoint_finding, find_checkpoints, over_checkpoints
-from .effects import disagreement, read_effects
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError
+from ...subject import Subject
+from .checkpoints import checkpoint_file, find_checkpoints, over_checkpoints
+from .effects import Ablation, disagreement, read_effects
+from .findings import checkpoint_finding, effects_finding, findings
 from .options import AttendOptions
+from .records import CheckpointRecord, HeadRecord, LayerRecord, RelationRecord, Results
+
+ON_REPEATED = ("duplicate", "induction")
+"""Scores on repeated random tokens that a record has."""
 
 
-def run(config: AttendOptions) -> dict[str, Any]:
-    """Run a study of attention; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class AttendInputs(Inputs):
+    """What is looked through.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``.
-
-    Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+    Args:
+        model: the run's model.
+        sentences: the texts, with their words.
+        ablation: the effects of an ablation of the heads, where one was given.
+        checkpoints: step and folder of each checkpoint.
     """
-    this = Run("attend", config)
-    sentences = read_texts(config)
-    subject = this.load(body_only=True)
-    layers = layers_with_patterns(subject.model)
-    effects, measured = read_effects(config.effects, subject.sha256) if config.effects else ({}, {})
-    hashes = {str(config.source): file_sha256(config.source)}
-    if config.effects:
-        hashes["effects"] = file_sha256(config.effects / "results.json")
-    checkpoints = find_checkpoints(config.checkpoints) if config.checkpoints else []
-    hashes |= {path.name: hash_files(sorted(path.glob("*.safetensors"))) for _, path in checkpoints}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
 
-    layout = Layout.of(subject, sentences)
-    groups = deal(len(sentences), config.seed)
-    plan = f"{len(sentences):,} texts, {layout.n_tokens:,} tokens, {len(layers)} layers, in one pass"
-    forwards = partial(pass_seconds, subject, layout.encoded, config.batch_tokens)
-    if (planned := this.plan(plan, seconds=forwards, besides="the patterns' statistics")) is not None:
-        return planned
-    heads = HeadTotals(subject, layout.encoded, groups)
-    alike = SimilarityTotals(subject, layout.encoded)
-    words = WordTotals(subject, sentences, layout, groups)
-    with console.progress() as bars:
-        bar = bars.add_task("attention", total=len(sentences))
-        pass_over(
-            subject,
-            layout.encoded,
-            [heads, alike, words],
-            batch_tokens=config.batch_tokens,
-            advance=lambda n: bars.advance(bar, n),
-        )
-    statistics, found = heads.result(), words.result(config.seed)
-    repeats = repetition_scores(subject, seed=config.seed)
-    records = head_records(statistics, found, alike.result(), repeats, config.seed)
-    for record in records:
-        if (effect := effects.get((record["layer"], record["index"]))) is not None:
-            record |= {name if name == "effect" else f"effect_{name}": value for name, value in effect.items()}
-    results = {
-        "records": records,
-        "layers": layer_records(statistics, alike.result()),
-        "relations": [{**asdict(r), "syntactic": r.syntactic} for r in found.relations],
-        "uniform": {name: float(values.mean()) for name, values in statistics.under_uniform().items()},
-        "shown": shown_texts(subject, layout.encoded, config.show, config.flow),
-        "findings": findings(records, found, statistics),
-        "notes": _notes(config, layout, statistics, len(sentences)),
-    }
-    if checkpoints:
-        with console.progress() as bars:
-            bar = bars.add_task("checkpoints", total=len(checkpoints))
-            results["checkpoints"] = over_checkpoints(
-                subject, checkpoints, layout.encoded, groups, this.folder,
-                seed=config.seed, batch_tokens=config.batch_tokens, advance=lambda: bars.advance(bar),
-            )  # fmt: skip
-        results["findings"].append({"property": "checkpoints", "text": checkpoint_finding(results["checkpoints"])})
-    if effects:
-        apart = {**disagreement(records), **measured}
-        results["effects"] = apart
-        results["findings"].append({"property": "effects", "text": _effects_finding(apart)})
-    split = "corpus" if config.corpus else "prompts"
-    return this.finish(results, data=[data_record(split, config.source, len(sentences))])
+    model: Subject
+    sentences: list[Sentence]
+    ablation: Ablation | None
+    checkpoints: list[tuple[int, Path]]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The texts as tokens."""
+        return Layout.of(self.model, self.sentences)
+
+    @cached_property
+    def groups(self) -> Int[np.ndarray, " n"]:
+        """The group of each text, which is resampled as one."""
+        return deal(len(self.sentences), self.options.seed)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The blocks whose attention can be seen."""
+        return layers_with_patterns(self.model.model)
 
 
-def read_texts(config: AttendOptions) -> list[Sentence]:
+@dataclass(frozen=True)
+class Attention:
+    """What one pass over the texts gives."""
+
+    heads: HeadStatistics
+    words: WordRoles
+    similarity: Similarity
+    repeats: dict[str, Float[np.ndarray, "layer head"]]
+
+
+def prepare(options: AttendOptions, load: Load) -> AttendInputs:
+    """The texts, the model, the ablation and the checkpoints."""
+    sentences = read_texts(options)
+    subject = load(body_only=True)
+    data = [DataFile.of("corpus" if options.corpus else "prompts", options.source, len(sentences))]
+    ablation = None
+    if options.effects:
+        ablation = read_effects(options.effects, subject.sha256)
+        data.append(DataFile.of("effects", options.effects / "results.json", len(ablation.effects)))
+    checkpoints = find_checkpoints(options.checkpoints) if options.checkpoints else []
+    data += [checkpoint_file(path) for _, path in checkpoints]
+    return AttendInputs(
+        options=options,
+        subject=subject,
+        data=data,
+        model=subject,
+        sentences=sentences,
+        ablation=ablation,
+        checkpoints=checkpoints,
+    )
+
+
+def cost(inputs: AttendInputs) -> Cost:
+    """One pass; what is kept does not grow with the texts."""
+    n_texts, n_tokens = len(inputs.sentences), inputs.layout.n_tokens
+    return Cost(f"{n_texts:,} texts, {n_tokens:,} tokens, {len(inputs.layers)} layers, in one pass")
+
+
+def measure(inputs: AttendInputs, run: Run) -> Results:
+    """Every head's statistics, its patterns on a few texts, and what was asked for beside them."""
+    options = inputs.options
+    with run.timed("attention"):
+        seen = _look(inputs)
+    records = head_records(seen, options.seed, inputs.ablation)
+    sentences_of_findings = findings(records, seen.words, seen.heads)
+    checkpoints: list[CheckpointRecord] = []
+    if inputs.checkpoints:
+        with run.timed("checkpoints"):
+            checkpoints = _checkpoints(inputs, run)
+        sentences_of_findings.append(checkpoint_finding(checkpoints))
+    apart = None
+    if inputs.ablation is not None:
+        apart = disagreement(records, inputs.ablation)
+        sentences_of_findings.append(effects_finding(apart))
+    uniform = seen.heads.under_uniform()
+    return Results(
+        records=records,
+        layers=layer_records(seen.heads, seen.similarity),
+        relations=[_relation(relation) for relation in seen.words.relations],
+        uniform={name: float(values.mean()) for name, values in uniform.items()},
+        shown=shown_texts(inputs.model, inputs.layout.encoded, options.show, options.flow),
+        checkpoints=checkpoints,
+        effects=apart,
+        findings=sentences_of_findings,
+        notes=_notes(inputs, seen),
+    )
+
+
+# -- the texts
+
+
+def read_texts(options: AttendOptions) -> list[Sentence]:
     """The annotated sentences, or the prompts' texts cut into words at white space."""
-    if (config.corpus is None) == (config.prompts is None):
+    if (options.corpus is None) == (options.prompts is None):
         raise RunError("expected one of --corpus FILE (annotated sentences) and --prompts FILE")
-    if config.corpus is not None:
-        return list(read_conllu(config.corpus, config.limit))
-    assert config.prompts is not None
-    prompts = read_prompts(config.prompts, config.limit, answers=False)
+    if options.corpus is not None:
+        return list(read_conllu(options.corpus, options.limit))
+    assert options.prompts is not None
+    prompts = read_prompts(options.prompts, options.limit, answers=False)
     return [plain_sentence(f"prompt {i + 1}", prompt.prompt) for i, prompt in enumerate(prompts)]
 
 
 def plain_sentence(name: str, text: str) -> Sentence:
     """A text whose words are what stands between white space, without any annotation."""
-    found = [(m.group(), *m.span()) for m in re.finditer(r"\S+", text)]
-    words = tuple(
-        Word(i, form, lemma="_", upos="_", xpos="_", feats={}, head=0, deprel="_", start=start, end=end)
-        for i, (form, start, end) in enumerate(found, 1)
-    )
-    return Sentence(name, text, words)
+    words = []
+    for number, match in enumerate(re.finditer(r"\S+", text), 1):
+        start, end = match.span()
+        blank = {"lemma": "_", "upos": "_", "xpos": "_", "deprel": "_"}
+        words.append(Word(number, match.group(), **blank, feats={}, head=0, start=start, end=end))
+    return Sentence(name, text, tuple(words))
 
 
-def head_records(
-    statistics: HeadStatistics,
-    words: WordRoles,
-    similarity: Similarity,
-    repeats: dict[str, Float[np.ndarray, "layer head"]],
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """One record a head: each statistic with its interval, what it is called, and the head most like it."""
+# -- the pass
+
+
+def _look(inputs: AttendInputs) -> Attention:
+    """All statistics of all heads, in one pass."""
+    subject, layout, options = inputs.model, inputs.layout, inputs.options
+    heads = HeadTotals(subject, layout.encoded, inputs.groups)
+    similarity = SimilarityTotals(subject, layout.encoded)
+    words = WordTotals(subject, inputs.sentences, layout, inputs.groups)
+    with console.progress() as bars:
+        bar = bars.add_task("attention", total=len(inputs.sentences))
+        pass_over(
+            subject,
+            layout.encoded,
+            [heads, similarity, words],
+            batch_tokens=options.batch_tokens,
+            advance=lambda n: bars.advance(bar, n),
+        )
+    repeats = repetition_scores(subject, seed=options.seed)
+    return Attention(heads.result(), words.result(options.seed), similarity.result(), repeats)
+
+
+def _checkpoints(inputs: AttendInputs, run: Run) -> list[CheckpointRecord]:
+    """The heads over a training run."""
+    with console.progress() as bars:
+        bar = bars.add_task("checkpoints", total=len(inputs.checkpoints))
+        return over_checkpoints(
+            inputs.model,
+            inputs.checkpoints,
+            inputs.layout.encoded,
+            inputs.groups,
+            run.folder,
+            seed=inputs.options.seed,
+            batch_tokens=inputs.options.batch_tokens,
+            advance=lambda: bars.advance(bar),
+        )
+
+
+# -- records
+
+
+def head_records(seen: Attention, seed: int = 0, ablation: Ablation | None = None) -> list[HeadRecord]:
+    """One record a head: each statistic with its interval, its roles, the most similar head, its measured effect."""
+    statistics = seen.heads
     values = {name: statistics.value(name) for name in statistics.names}
     ends = statistics.intervals(seed)
-    relations = {(r.layer, r.head): r for r in words.of_heads}
-    n_heads = words.positional.shape[1]
-    others = similarity.heads - 2 * np.eye(len(similarity.heads))
+    n_heads = seen.words.positional.shape[1]
     records = []
     for row, layer in enumerate(statistics.layers):
         for head in range(n_heads):
-            nearest = int(others[row * n_heads + head].argmax())
-            record: dict[str, Any] = {
-                "site": f"blocks.{layer}.{PATTERN}[{head}]",
-                "layer": layer,
-                "index": head,
-                "component": "heads",
-            }
+            fields: dict[str, Any] = {"layer": layer, "index": head, "component": "heads"}
+            fields["site"] = f"blocks.{layer}.{PATTERN}[{head}]"
             for name, value in values.items():
-                record[name] = float(value[row, head])
-                record[f"{name}_low"], record[f"{name}_high"] = (float(end[row, head]) for end in ends[name])
-            record |= {name: float(repeats[name][row, head]) for name in ("duplicate", "induction")}
-            record |= {"positional": float(words.positional[row, head]), "offset": int(words.offset[row, head])}
-            if (found := relations.get((layer, head))) is not None:
-                record |= {"relation": found.relation, "direction": found.direction}
-                record |= {"relation_score": found.score, "relation_baseline": found.baseline}
-            alone = len(others) == 1
-            record["nearest"] = None if alone else f"L{statistics.layers[nearest // n_heads]}H{nearest % n_heads}"
-            record["nearest_similarity"] = None if alone else float(others[row * n_heads + head, nearest])
-            record["role"] = ", ".join(roles(record))
-            records.append(record)
+                low, high = ends[name]
+                fields[name] = float(value[row, head])
+                fields[f"{name}_low"], fields[f"{name}_high"] = float(low[row, head]), float(high[row, head])
+            fields |= {name: float(seen.repeats[name][row, head]) for name in ON_REPEATED}
+            fields |= _word_roles(seen.words, row, layer, head)
+            fields |= _nearest(seen.similarity, statistics.layers, n_heads, row * n_heads + head)
+            fields["role"] = ", ".join(roles(fields))
+            effect = None if ablation is None else ablation.effects.get((layer, head))
+            records.append(HeadRecord(**fields, measured=effect))
     return records
 
 
-def layer_records(statistics: HeadStatistics, similarity: Similarity) -> list[dict[str, Any]]:
+def _word_roles(words: WordRoles, row: int, layer: int, head: int) -> dict[str, Any]:
+    """A head's favourite offset, and the dependency that it follows, if it follows one."""
+    fields: dict[str, Any] = {"positional": float(words.positional[row, head]), "offset": int(words.offset[row, head])}
+    for relation in words.of_heads:
+        if (relation.layer, relation.head) == (layer, head):
+            fields |= {"relation": relation.relation, "direction": relation.direction}
+            fields |= {"relation_score": relation.score, "relation_baseline": relation.baseline}
+    return fields
+
+
+def _nearest(similarity: Similarity, layers: Sequence[int], n_heads: int, place: int) -> dict[str, Any]:
+    """The head whose attention overlaps most with this one's; heads are numbered layer by layer."""
+    overlaps = similarity.heads[place].copy()
+    if len(overlaps) == 1:
+        return {"nearest": None, "nearest_similarity": None}
+    overlaps[place] = -1.0
+    other = int(overlaps.argmax())
+    name = f"L{layers[other // n_heads]}H{other % n_heads}"
+    return {"nearest": name, "nearest_similarity": float(overlaps[other])}
+
+
+def layer_records(statistics: HeadStatistics, similarity: Similarity) -> list[LayerRecord]:
     """One record a layer: means over its heads, and how much the mean pattern changed from the layer before."""
     means = {name: statistics.value(name).mean(1) for name in statistics.names}
     change = [None, *(float(c) for c in similarity.change)]
-    return [
-        {"layer": layer, **{name: float(values[row]) for name, values in means.items()}, "change": change[row]}
-        for row, layer in enumerate(statistics.layers)
-    ]
+    records = []
+    for row, layer in enumerate(statistics.layers):
+        values = {name: float(mean[row]) for name, mean in means.items()}
+        records.append(LayerRecord(layer=layer, change=change[row], **values))
+    return records
 
 
-def findings(records: Sequence[dict[str, Any]], words: WordRoles, statistics: HeadStatistics) -> list[dict[str, str]]:
-    """What is worth saying first."""
-    named = [r for r in records if r["role"]]
-    sinks = sum(r["first"] >= 0.5 for r in records)
-    text = (
-        f"{len(named)} of {len(records)} heads do something with a name here. {sinks} give half of their attention or more to "
-        f"the first token; the mean normalised entropy is {np.mean([r['entropy'] for r in records]):.2f} (1 would be looking "
-        f"everywhere alike)."
-    )
-    for name in ("induction", "duplicate"):
-        most = max(records, key=lambda r: r[name])
-        if most[name] >= ON_REPEATS:
-            text += (
-                f" The strongest {name} head is {component_name(most)} ({most[name]:.2f} on repeated random tokens)."
-            )
-    out = [{"property": "heads", "text": text}]
-    if statistics.has_norms:
-        parked = max(records, key=lambda r: r["first"] - r["norm_first"])
-        if parked["first"] - parked["norm_first"] > 0.2:
-            text = (
-                f"Weight is not contribution: {component_name(parked)} gives {parked['first']:.0%} of its attention to the first "
-                f"token, which is {parked['norm_first']:.0%} of what its attended values bring."
-            )
-            out.append({"property": "values", "text": text})
-    if good := sorted((r for r in words.relations if r.syntactic), key=lambda r: -r.gain):
-        parts = [
-            f"{r.relation} {r.direction} L{r.layer}H{r.head} ({r.score:.2f}, offset {r.baseline:.2f})" for r in good[:4]
-        ]
-        kinds = f"{len(good)} of {len(words.relations)} dependencies and directions"
-        out.append(
-            {
-                "property": "dependencies",
-                "text": f"{kinds} have a head that follows them clearly better than the best fixed offset: {', '.join(parts)}.",
-            }
-        )
-    return out
+def _relation(score: RelationScore) -> RelationRecord:
+    return RelationRecord(**asdict(score), syntactic=score.syntactic)
 
 
-def _effects_finding(apart: dict[str, Any]) -> str:
-    rho = apart["spearman"]["confidence"]
-    words = "is not defined" if rho is None else f"is {rho:.2f}"
-    return (
-        f"The rank correlation of a head's confidence with the size of its effect on the {apart['metric']} {words} over "
-        f"{apart['n']} heads. {len(apart['sharp_unneeded'])} of the most confident quarter have no effect that is clear of "
-        f"chance; {len(apart['diffuse_needed'])} of the least confident quarter have one."
-    )
-
-
-def _notes(config: AttendOptions, layout: Layout, statistics: HeadStatistics, n: int) -> list[dict[str, str]]:
-    notes = []
-    if layout.n_lost:
-        notes.append({"kind": "dropped", "text": f"{layout.n_lost} words without tokens (truncated) left out"})
-    if config.corpus is None:
-        text = "dependencies: the texts are not annotated; --corpus FILE.conllu tells which heads follow them"
-        notes.append({"kind": "skipped", "text": text})
-    if not statistics.has_norms:
-        text = "contributions: this architecture's values or output projection cannot be read"
-        notes.append({"kind": "skipped", "text": text})
-    if n > GROUPS:
+def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
+    """What was left out, skipped, drawn and approximated."""
+    options, n_texts, notes = inputs.options, len(inputs.sentences), []
+    if lost := inputs.layout.n_lost:
+        notes.append(Note(kind="dropped", text=f"{lost} words without tokens (truncated) left out"))
+    if shared := seen.words.n_shared:
         text = (
-            f"intervals resample {GROUPS} groups, into which the {n:,} texts were dealt at random (seed {config.seed})"
+            f"{shared} dependencies between words that are the same tokens left out: attention cannot tell them apart"
         )
-        notes.append({"kind": "info", "text": text})
+        notes.append(Note(kind="dropped", text=text))
+    if options.corpus is None:
+        text = "dependencies: the texts are not annotated; --corpus FILE.conllu shows which heads follow them"
+        notes.append(Note(kind="skipped", text=text))
+    if not seen.heads.has_norms:
+        text = "contributions: this architecture's values or output projection cannot be read"
+        notes.append(Note(kind="skipped", text=text))
+    if n_texts > GROUPS:
+        text = f"intervals resample {GROUPS} groups, into which the {n_texts:,} texts were dealt at random (seed {options.seed})"
+        notes.append(Note(kind="info", text=text))
     text = (
         f"heads are compared on at most {ROWS} tokens of each text; favourite offsets are sought from {OFFSETS[0]} to "
         f"{OFFSETS[-1]:+d} words; dependencies are scored on the half of the texts that did not choose the head"
     )
-    return [*notes, {"kind": "info", "text": text}]
+    return [*notes, Note(kind="info", text=text)]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from ...report.terminal_tables import Records, number_cell, titled
-from ...sweep.reading import component_name
+from ...report.terminal_tables import number_cell, titled
+from .records import HeadRecord
+
+MOST = 40
+"""Heads that are printed; the report has all."""
 
 
-def tables(records: Records) -> list[Table]:
-    """The heads that have a name; the report has all."""
-    named = [r for r in records if r["role"]]
-    columns = ("entropy", "confidence", "first", "punctuation", "previous", "induction")
-    columns += ("effect",) if any("effect" in r for r in records) else ()
-    rows = ((component_name(r), r["role"], *(number_cell(r.get(name)) for name in columns)) for r in named[:40])
-    title = f"{len(named)} of {len(records)} heads have a name"
-    table = titled(title, ("head", "does", *columns), rows, ("head", "does"))
-    if len(named) > 40:
-        table.caption = f"the first 40 of {len(named)}; the report has all"
+def tables(records: Sequence[HeadRecord]) -> list[Table]:
+    """The heads that have a role."""
+    with_role = [record for record in records if record.role]
+    columns = ["entropy", "confidence", "first", "punctuation", "previous", "induction"]
+    if any(record.effect is not None for record in records):
+        columns.append("effect")
+    rows = []
+    for record in with_role[:MOST]:
+        rows.append([record.name, record.role, *(number_cell(getattr(record, column)) for column in columns)])
+    title = f"{len(with_role)} of {len(records)} heads have a named role"
+    table = titled(title, ("head", "role", *columns), rows, ("head", "role"))
+    if len(with_role) > MOST:
+        table.caption = f"the first {MOST} of {len(with_role)}; the report has all"
     return [table]

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...attribution.methods import METHODS
 from ...runs.options import option
 from ...runs.shared_options import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeOptions(RunOptions):
-    """Which words of a text made the model say what it says."""
+    """Which words of a text the model's answer depends on."""
 
     text: tuple[str, ...] = option("a text (repeatable)", (), metavar="TEXT")
-    prompts: Path | None = option("many texts, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE")
+    text_pair: tuple[str, ...] = option(
+        "the second text of each --text, for classifiers of pairs (repeatable)", (), metavar="TEXT"
+    )
+    prompts: Path | None = option(
+        "many texts, JSONL with prompt and perhaps answer, wrong, text_pair, label", None, metavar="FILE"
+    )
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
     target: str | None = option(
-        "what is explained: a continuation (with its space), a class, a label (default: what the model says)", None
+        "what is explained: a continuation (with its space), a class or a label (default: the model's own answer)", None
     )
     wrong: str | None = option("another answer that the target is compared with", None)
     measure: str | None = option(
@@ -30,11 +36,7 @@ class AttributeOptions(RunOptions):
         "a saved probe (DIR/probes/... of a probing run): explain its label instead", None, metavar="FILE"
     )
     word: int | None = option("with --probe: the word that it reads, from 0 (default: the mean of all)", None)
-    method: tuple[str, ...] = option(
-        "leave-one-out, windows, input-reduction, hidden-out, saliency, grad-input, ig, dig, smoothgrad, conductance, lrp, "
-        "cp-lrp, deep-taylor, chefer, lime, tree, shapley, kernel-shap, permutation-shap (repeatable; default: leave-one-out)",
-        (),
-    )
+    method: tuple[str, ...] = option(f"{', '.join(METHODS)} (repeatable; default: leave-one-out)", ())
     level: str = option("what gets a score", "word", choices=("word", "token", "span"))
     removal: str | None = option(
         "what an absent word is: delete, mask, pad, word:W, zero, mean, random, noise, resample, propose (default: mask, "
@@ -55,10 +57,10 @@ class AttributeOptions(RunOptions):
     )
     site: str | None = option("where gradients are taken (default: the embedding), or what hidden-out puts out", None)
     hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")
-    random: int = option("random attributions to compare with; 0 skips them, and the report says so", 5)
+    random: int = option("random attributions to compare with; 0 skips them, which the report shows", 5)
     seeds: int = option("repeat methods that draw with so many seeds, for their stability", 2)
     sensitivity: int = option("repeat every method under so many small noises", 0)
-    flips: int = option("also change up to N words so that the model says something else", 0, metavar="N")
+    flips: int = option("also change up to N words so that the model gives another answer", 0, metavar="N")
     known: Path | None = option(
         "known texts, JSONL with prompt and perhaps answer: show the most similar ones", None, metavar="FILE"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...report.matrix import step_of
 from ...report.parts import (
     Cell,
     Column,
+    Drawing,
     Fold,
     Heading,
     Mark,
@@ -28,6 +29,7 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.words import ABSENT, count, finite, interval, number, plural, signed
+from .records import RANDOM, Example, Flip, MethodRecord, Prediction, RandomRecord, Record, Results
 
 CONTROLS = (
     Control("random attributions", "the measure rewards any ranking", told("random"), "--random 5"),
@@ -43,213 +45,270 @@ CONTROLS = (
 """What each control rules out."""
 
 
-SHOWN = 50
+SHOWN_TEXTS = 50
 """Texts that the page shows; all are in results.json."""
-COLUMNS = 64
+SHOWN_COLUMNS = 64
 """Heads or neurons of a table."""
-RANDOM = "random"
-MEASURES = (
-    ("comprehensiveness", "what the value loses without the top 1, 5, 10, 20, 50% of the units; more is better"),
-    ("sufficiency", "what it loses when only they are left; less is better"),
-    ("deletion", "mean value while units leave, the highest first; less is better"),
-    ("insertion", "mean value while units come, the highest first; more is better"),
-    ("infidelity", "from 0 (the scores foretell what random units take with them) to 1"),
-    ("stability", "rank correlation of the scores over seeds, for methods that draw"),
-    ("sensitivity", "largest relative change of the scores under a noise too small to matter"),
-)
+SHOWN_ANSWERS = 5
+"""Answers of the model that are shown, the likeliest."""
+DRAWN_METHODS = 5
+"""Methods of a curve."""
+FAINT = 0.05
+"""Share of the strongest score below which a word is not shaded."""
+MEASURES = {
+    "comprehensiveness": "what the value loses without the top 1, 5, 10, 20, 50% of the units; more is better",
+    "sufficiency": "what it loses when only they are left; less is better",
+    "deletion": "mean value while units leave, the highest first; less is better",
+    "insertion": "mean value while units come, the highest first; more is better",
+    "infidelity": "from 0 (the scores predict what random units take with them) to 1",
+    "stability": "rank correlation of the scores over seeds, for methods that draw",
+    "sensitivity": "largest relative change of the scores under a noise too small to matter",
+}
+COSTS = {
+    "asked": "changed texts whose values were asked for",
+    "forwards": "texts run through the model, each distinct one once",
+    "backwards": "texts whose gradient was computed",
+}
 COLOURS = ("score", "f1", "control", "plain")
 
-Record = Mapping[str, Any]
 
-
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom."""
-    about = results.get("provenance") or {}
-    records: Sequence[Record] = list(results.get("records") or ())
-    own = [r for r in records if r.get("method") != RANDOM]
-    methods = list(dict.fromkeys(str(r["method"]) for r in own))
-    items = sorted({int(r["item"]) for r in own})
+    scored = [record for record in results.records if isinstance(record, MethodRecord)]
+    methods = list(dict.fromkeys(record.method for record in scored))
+    items = sorted({record.item for record in scored})
+    units = sorted({record.unit for record in scored})
     data: dict[str, Any] = {"charts": {}, "heats": {}}
-    examples = {int(e["item"]): e for e in results.get("examples") or ()}
-    sections = [words_section(own, items, examples)] if own else []
-    if own:
-        sections.append(faithful_section(results, records, methods, data))
-    facts = [plural(len(items), "text"), plural(len(methods), "method"), *sorted({str(r["unit"]) for r in own})]
+    sections = [words_section(results, scored, items), faithful_section(results, methods, data)] if scored else []
     return Page(
-        title=f"Why {model_name(about)} says that",
+        title=f"Which words the answers of {model_name(results.provenance)} depend on",
         kicker="layerscope attribute",
-        facts=facts,
+        facts=[plural(len(items), "text"), plural(len(methods), "method"), *units],
         findings=[
-            ("faithfulness" if f.get("property") else "words", str(f.get("property") or ""), str(f.get("text", "")))
-            for f in results.get("findings") or ()
+            ("faithfulness" if finding.property else "words", finding.property, finding.text)
+            for finding in results.findings
         ],
         sections=sections,
         data=data,
     )
 
 
-def words_section(records: Sequence[Record], items: Sequence[int], examples: Mapping[int, Record]) -> Section:
-    """The texts, shaded; under each a table of all scores, changed words and texts like it."""
+def words_section(results: Results, records: Sequence[MethodRecord], items: Sequence[int]) -> Section:
+    """The texts: what the model answers, the words shaded, all scores, changed words and texts like it."""
+    examples = {example.item: example for example in results.examples}
+    answers = {prediction.item: prediction for prediction in results.predictions}
     parts: list[Any] = []
-    for item in items[:SHOWN]:
-        mine = [r for r in records if r["item"] == item]
-        first = mine[0]
-        parts.append(Heading(f"{_capital(first['target'])}: {number(first['value'])} {first['unit']}", _about(mine)))
-        parts.append(Marked([marked(r) for r in mine]))
-        folded: list[Any] = [scores_table(mine, item)]
-        folded += [
-            Text([f"{r['method']}: {line}" for line in _rules(r)]) for r in mine if (r.get("more") or {}).get("rules")
-        ]
-        for record in (r for r in mine if r.get("inner")):
-            table = parts_table(record, item)
-            folded += [Text([f"{table.caption}:"]), table]
-        parts.append(Fold(f"Scores of {plural(len(first['units']), 'unit')}", folded))
-        parts += example_parts(examples.get(item) or {}, first, item)
-    if len(items) > SHOWN:
-        parts.append(Text([f"{len(items) - SHOWN} more texts are in results.json."]))
+    for item in items[:SHOWN_TEXTS]:
+        of_text = [record for record in records if record.item == item]
+        if item in answers:
+            parts += answer_parts(answers[item], of_text[0], item)
+        parts += text_parts(of_text, item)
+        if item in examples:
+            parts += example_parts(examples[item], of_text[0], item)
+    if len(items) > SHOWN_TEXTS:
+        parts.append(Text([f"{len(items) - SHOWN_TEXTS} more texts are in results.json."]))
     about = (
-        "Blue words raise the number that is explained, orange underlined words lower it; the darkest is the text's strongest "
-        "by that method. Point at a word for its score."
+        "Blue words raise the number that is explained; orange, underlined words lower it. The darkest word is the strongest "
+        "one of its text and method. Point at a word for its score."
     )
     return Section("words", "Words", parts, about, study=True)
 
 
-def example_parts(example: Record, first: Record, item: int) -> list[Any]:
-    """The words whose change makes the model say something else, and the known texts most like this one."""
+def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> list[Any]:
+    """The model's likeliest answers as bars, with the right one where it is known."""
+    best = prediction.answers[0]
+    kind = "class" if prediction.labels else "token"
+    right = prediction.gold
+    verdict = ""
+    if right is not None:
+        verdict = f" The gold label is {right!r}: {'correct' if right == best.answer else 'incorrect'}."
+    heading = Heading(
+        f"Text {item + 1}: predicted {kind} {best.answer!r}, probability {number(best.probability, 2)}",
+        f"{_quoted(record.text)}{verdict}",
+    )
+    rows = []
+    for one in prediction.answers[:SHOWN_ANSWERS]:
+        note = "gold label" if one.answer == right else ""
+        bar = Cell(number(one.probability), one.probability, bar=one.probability)
+        rows.append([Cell(one.answer, note=note, head=True, tone="strong" if one is best else ""), bar])
+    columns = [Column(kind, False), Column("probability")]
+    table = Table(f"answers-{item}", "The model's likeliest answers", columns, rows, sortable=False, compact=True)
+    return [heading, table]
+
+
+def _quoted(text: str) -> str:
+    return f"“{text if len(text) <= 200 else text[:199] + '…'}”"
+
+
+def text_parts(records: Sequence[MethodRecord], item: int) -> list[Any]:
+    """One text as every method sees it, and its scores on demand."""
+    first = records[0]
+    target = first.target[:1].upper() + first.target[1:]
+    folded: list[Any] = [scores_table(records, item)]
+    for record in records:
+        if rules := record.more.get("rules"):
+            folded.append(Text([f"{record.method}: {line}" for line in rules.splitlines() if line.strip()]))
+        if record.inner:
+            table = parts_table(record, item)
+            folded += [Text([f"{table.caption}:"]), table]
+    return [
+        Heading(f"{target}: {number(first.value)} {first.unit}", _baselines(records)),
+        Marked([marked(record) for record in records]),
+        Fold(f"Scores of {plural(len(first.units), 'unit')}", folded),
+    ]
+
+
+def example_parts(example: Example, record: MethodRecord, item: int) -> list[Any]:
+    """The words whose change makes the model give another answer, and the known texts most like this one."""
     parts: list[Any] = []
-    if flipped := example.get("flip"):
-        text, marks, at = str(first["text"]), [], 0
-        changed = {unit: (before, after) for unit, before, after in flipped["changes"]}
-        for unit, (start, end) in enumerate(first["spans"]):
-            if unit in changed:
-                marks += [Mark(text[at:start]), Mark(changed[unit][1], "down2", f"was {changed[unit][0]}")]
-                at = end
-        lead = " → ".join(signed(v) for v in flipped["values"])
-        end = "the model says something else" if flipped["flipped"] else "the model's answer stays"
-        parts.append(Marked([("changed words", f"lead {lead}", [*marks, Mark(text[at:])])]))
-        parts.append(Text([f"{plural(len(changed), 'word')} changed: {end}."]))
-    if near := example.get("nearest"):
+    if example.flip is not None:
+        parts += _flip_parts(example.flip, record)
+    if example.nearest:
         columns = [Column("known text", False), Column("label", False), Column("cosine")]
         rows = [
-            [Cell(str(n["text"])), Cell(str(n["label"] or ABSENT)), Cell(number(n["cosine"]), finite(n["cosine"]))]
-            for n in near
+            [Cell(near.text), Cell(near.label or ABSENT), Cell(number(near.cosine), finite(near.cosine))]
+            for near in example.nearest
         ]
         parts.append(Table(f"near-{item}", "Known texts most like this one", columns, rows, sortable=False))
     return parts
 
 
-def marked(record: Record) -> tuple[str, str, list[Mark]]:
+def _flip_parts(flip: Flip, record: MethodRecord) -> list[Any]:
+    """The text with its changed words, and the answer's lead after each change."""
+    changed = {unit: (before, after) for unit, before, after in flip.changes}
+    marks: list[Mark] = []
+    at = 0
+    for unit, (start, end) in enumerate(record.spans):
+        if unit in changed:
+            before, after = changed[unit]
+            marks += [Mark(record.text[at:start]), Mark(after, "down2", f"was {before}")]
+            at = end
+    marks.append(Mark(record.text[at:]))
+    lead = " → ".join(signed(value) for value in flip.values)
+    outcome = "the model gives another answer" if flip.flipped else "the model's answer stays"
+    return [
+        Marked([("changed words", f"lead {lead}", marks)]),
+        Text([f"{plural(len(changed), 'word')} changed: {outcome}."]),
+    ]
+
+
+def marked(record: MethodRecord) -> tuple[str, str, list[Mark]]:
     """One text as one method sees it."""
-    text, scores, errors = str(record["text"]), record["scores"], record.get("errors")
-    largest = max((abs(s) for s in scores), default=0.0)
-    out, at = [], 0
-    for i, (start, end) in enumerate(record["spans"]):
-        if start < at or end <= start:
+    text, scores = record.text, record.scores
+    largest = max((abs(score) for score in scores), default=0.0)
+    marks: list[Mark] = []
+    at = 0
+    for i, (start, end) in enumerate(record.spans):
+        if start < at or end <= start:  # a token that has no characters of its own
             continue
         if start > at:
-            out.append(Mark(text[at:start]))
-        strong = abs(scores[i]) >= 0.05 * largest and largest > 0
-        shade = f"{'up' if scores[i] > 0 else 'down'}{step_of(scores[i], largest)}" if strong else ""
-        spread = f" ± {number(errors[i])}" if errors and errors[i] else ""
-        out.append(Mark(text[start:end], shade, signed(scores[i]) + spread))
+            marks.append(Mark(text[at:start]))
+        is_strong = largest > 0 and abs(scores[i]) >= FAINT * largest
+        shade = f"{'up' if scores[i] > 0 else 'down'}{step_of(scores[i], largest)}" if is_strong else ""
+        error = record.errors[i] if record.errors else 0.0
+        spread = f" ± {number(error)}" if error else ""
+        marks.append(Mark(text[start:end], shade, signed(scores[i]) + spread))
         at = end
-    out.append(Mark(text[at:]))
-    figures = f"{count(record['forwards'])} forwards"
-    if record.get("backwards"):
-        figures += f", {count(record['backwards'])} backwards"
-    return str(record["method"]), figures, out
+    marks.append(Mark(text[at:]))
+    figures = f"{count(record.forwards)} forwards"
+    if record.backwards:
+        figures += f", {count(record.backwards)} backwards"
+    return record.method, figures, marks
 
 
-def scores_table(records: Sequence[Record], item: int) -> Table:
+def scores_table(records: Sequence[MethodRecord], item: int) -> Table:
     """A row for each unit, a column for each method."""
-    columns = [Column("unit", False), *(Column(str(r["method"]), hint=f"in {r['unit']}") for r in records)]
+    columns = [Column("unit", False), *(Column(record.method, hint=f"in {record.unit}") for record in records)]
     rows = []
-    for i, unit in enumerate(records[0]["units"]):
-        cells = [Cell(str(unit), float(i), head=True)]
-        for r in records:
-            error = (r.get("errors") or [None] * (i + 1))[i]
-            note = f"± {number(error)}" if finite(error) else ""
-            cells.append(Cell(signed(r["scores"][i]), finite(r["scores"][i]), note))
+    for i, unit in enumerate(records[0].units):
+        cells = [Cell(unit, float(i), head=True)]
+        for record in records:
+            note = f"± {number(record.errors[i])}" if record.errors else ""
+            cells.append(Cell(signed(record.scores[i]), finite(record.scores[i]), note))
         rows.append(cells)
     return Table(f"scores-{item}", "Scores, with standard errors in small print", columns, rows, tall=True, copy=True)
 
 
-def parts_table(record: Record, item: int) -> Table:
+def parts_table(record: MethodRecord, item: int) -> Table:
     """A row for each unit, a column for each head, neuron or site inside the model."""
-    more = record.get("more") or {}
-    inner = [list(row) for row in record["inner"]]
-    names = list(more.get("columns") or [str(i) for i in range(len(inner[0]))])[:COLUMNS]
+    inner, more, site = record.inner or [], record.more, record.more.get("site")
+    names = list(more.get("columns") or [str(i) for i in range(len(inner[0]))])[:SHOWN_COLUMNS]
     rows = [
-        [Cell(str(unit), float(i), head=True), *(signed_cell(v) for v in row[:COLUMNS])]
-        for i, (unit, row) in enumerate(zip(record["units"], inner, strict=True))
+        [Cell(unit, float(i), head=True), *(signed_cell(value) for value in row[:SHOWN_COLUMNS])]
+        for i, (unit, row) in enumerate(zip(record.units, inner, strict=True))
     ]
     if whole := more.get("whole"):
-        rows.append([Cell("all at once", float(len(rows)), head=True), *(signed_cell(whole[n]) for n in names)])
-    left = len(inner[0]) - len(names)
-    caption = f"{record['method']} at {more.get('site')}, part by part" + (
-        f"; {left} more are in results.json" if left else ""
-    )
-    # Heads or neurons of one site are told apart by their number, sites by their name.
-    short = [name.rpartition("[")[2].rstrip("]") if name.startswith(f"{more.get('site')}[") else name for name in names]
-    columns = [Column("unit", False), *(Column(name, hint=f"in {record['unit']}") for name in short)]
-    return Table(f"parts-{item}-{record['method']}", caption, columns, rows, tall=True, copy=True)
+        rows.append([Cell("all at once", float(len(rows)), head=True), *(signed_cell(whole[name]) for name in names)])
+    left_out = len(inner[0]) - len(names)
+    caption = f"{record.method} at {site}, part by part"
+    caption += f"; {left_out} more are in results.json" if left_out else ""
+    # Heads or neurons of one site are called by their number, sites by their name.
+    short = [name.rpartition("[")[2].rstrip("]") if name.startswith(f"{site}[") else name for name in names]
+    columns = [Column("unit", False), *(Column(name, hint=f"in {record.unit}") for name in short)]
+    return Table(f"parts-{item}-{record.method}", caption, columns, rows, tall=True, copy=True)
 
 
-def faithful_section(
-    results: Mapping[str, Any], records: Sequence[Record], methods: Sequence[str], data: dict[str, Any]
-) -> Section:
-    """Methods side by side: faithfulness, agreement, cost."""
-    chance = [r for r in records if r.get("method") == RANDOM]
-    shown = [RANDOM, *methods] if chance else list(methods)
-    present = [(name, hint) for name, hint in MEASURES if any(finite(r.get(name)) is not None for r in records)]
-    columns = [Column("method", False), *(Column(name, hint=hint) for name, hint in present)]
-    columns += [Column("agreement", hint="mean rank correlation with the other methods")]
-    columns += [Column(name, hint=hint) for name, hint in COSTS]
-    agreement = results.get("agreement") or {}
-    rows = []
-    for method in shown:
-        mine = [r for r in records if r.get("method") == method]
-        cells = [Cell(method, method, head=True)]
-        for name, _ in present:
-            low, high = (_mean(mine, f"{name}_{side}") for side in ("low", "high"))
-            value = _mean(mine, name)
-            cells.append(Cell(number(value), value, interval(low, high)))
-        others = [v for other, v in (agreement.get(method) or {}).items() if other != method and finite(v) is not None]
-        mean = float(np.mean(others)) if others else None
-        cells.append(Cell(number(mean), mean))
-        for name, _ in COSTS:
-            total = sum(int(r[name]) for r in mine) if method != RANDOM else None
-            cells.append(plain_cell(total))
-        rows.append(cells)
-    unit = str(records[0].get("unit", ""))
-    caption = f"Means over texts, in {unit}; of random attributions the lowest and the highest in small print"
-    parts: list[Any] = [Table("faithful-table", caption, columns, rows, copy=True)]
+def faithful_section(results: Results, methods: Sequence[str], data: dict[str, Any]) -> Section:
+    """Methods compared: faithfulness, agreement, cost."""
+    records = results.records
+    has_random = any(isinstance(record, RandomRecord) for record in records)
+    shown = [RANDOM, *methods] if has_random else list(methods)
+    parts: list[Any] = [methods_table(results, shown)]
     parts.append(Picture([curve(records, shown, "deleted", "Units leave, the highest score first", data)]))
     parts.append(Picture([curve(records, shown, "inserted", "Units come, the highest score first", data)]))
-    removal = ", ".join(sorted({str(r.get("measured_by")) for r in records}))
+    removal = ", ".join(sorted({record.measured_by for record in records}))
     about = (
-        f"Measured by what the model says of texts with words gone (removal: {removal}). A number means something beside that "
-        "of random attributions, and within one removal only."
+        f"Measured by the model's answers to texts with words removed (removal: {removal}). Compare each number with that of "
+        "random attributions, and only within one removal."
     )
-    return Section("faithfulness", "Can it be believed?", parts, about, study=True)
+    return Section("faithfulness", "Faithfulness", parts, about, study=True)
 
 
-COSTS = (
-    ("asked", "changed texts whose values were asked for"),
-    ("forwards", "texts run through the model, each distinct one once"),
-    ("backwards", "texts whose gradient was computed"),
-)
+def methods_table(results: Results, methods: Sequence[str]) -> Table:
+    """Every measure of every method, and what it cost."""
+    records = results.records
+    present = {name: hint for name, hint in MEASURES.items() if _mean(records, name) is not None}
+    columns = [Column("method", False), *(Column(name, hint=hint) for name, hint in present.items())]
+    columns.append(Column("agreement", hint="mean rank correlation with the other methods"))
+    columns += [Column(name, hint=hint) for name, hint in COSTS.items()]
+    rows = []
+    for method in methods:
+        of_method = [record for record in records if record.method == method]
+        cells = [Cell(method, method, head=True)]
+        for name in present:
+            low, high = (_mean(of_method, f"{name}_{side}") for side in ("low", "high"))
+            value = _mean(of_method, name)
+            cells.append(Cell(number(value), value, interval(low, high)))
+        agreement = _agreement(results, method)
+        cells.append(Cell(number(agreement), agreement))
+        scored = [record for record in of_method if isinstance(record, MethodRecord)]
+        for name in COSTS:
+            cells.append(plain_cell(sum(getattr(record, name) for record in scored) if scored else None))
+        rows.append(cells)
+    caption = (
+        f"Means over texts, in {records[0].unit}; for random attributions the lowest and the highest in small print"
+    )
+    return Table("faithful-table", caption, columns, rows, copy=True)
 
 
-def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: str, data: dict[str, Any]) -> Any:
+def _agreement(results: Results, method: str) -> float | None:
+    """A method's mean rank correlation with the others."""
+    others = [
+        value for other, value in results.agreement.get(method, {}).items() if other != method and value is not None
+    ]
+    return float(np.mean(others)) if others else None
+
+
+def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: str, data: dict[str, Any]) -> Drawing:
     """The value as units leave or come, the mean over texts."""
     series = []
-    for i, method in enumerate(methods[:5]):
-        mine = [r[name] for r in records if r.get("method") == method]
-        kind = "random" if method == RANDOM else COLOURS[(i - (methods[0] == RANDOM)) % len(COLOURS)]
-        series.append(Series(method, kind, [float(v) for v in np.mean(mine, axis=0)]))
+    for i, method in enumerate(methods[:DRAWN_METHODS]):
+        values = [getattr(record, name) for record in records if record.method == method]
+        place = i - (methods[0] == RANDOM)
+        colour = "random" if method == RANDOM else COLOURS[place % len(COLOURS)]
+        series.append(Series(method, colour, [float(value) for value in np.mean(values, axis=0)]))
     shares = [f"{10 * i}%" for i in range(11)]
-    more = f" The first 5 of {len(methods)} methods." if len(methods) > 5 else ""
+    left_out = f" The first {DRAWN_METHODS} of {len(methods)} methods." if len(methods) > DRAWN_METHODS else ""
     return lines(
         name,
         series,
@@ -257,31 +316,28 @@ def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: s
         labels=shares,
         names=[f"{share} of the units" for share in shares],
         title=title,
-        y_title=f"value, {records[0].get('unit', '')}",
+        y_title=f"value, {records[0].unit}",
         x_title="share of the units",
-        caption=f"{title}; mean over texts.{more} A faithful method's curve leaves that of random attributions early.",
-        words="; ".join(f"{s.name}: " + ", ".join(number(v) for v in s.values) for s in series),
+        caption=f"{title}; mean over texts.{left_out} A faithful method's curve leaves that of random attributions early.",
+        words="; ".join(f"{s.name}: " + ", ".join(number(value) for value in s.values) for s in series),
     )
 
 
 def _mean(records: Sequence[Record], name: str) -> float | None:
-    found = [v for r in records if (v := finite(r.get(name))) is not None]
-    return float(np.mean(found)) if found else None
+    """The mean over the records that have this number."""
+    known = [value for record in records if (value := finite(getattr(record, name, None))) is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _rules(record: Record) -> list[str]:
-    return [line for line in str(record["more"]["rules"]).splitlines() if line.strip()]
-
-
-def _about(records: Sequence[Record]) -> str:
-    """The value with nothing there, where methods have such a state; each method's own, where they differ."""
-    bases: dict[str, list[str]] = {}
+def _baselines(records: Sequence[MethodRecord]) -> str:
+    """The value without any word, where methods have such a state; each method's own, where they differ."""
+    methods_of: dict[str, list[str]] = {}
     for record in records:
-        if finite(record.get("baseline")) is not None:
-            bases.setdefault(number(record["baseline"]), []).append(str(record["method"]))
-    shown = [f"{value} ({', '.join(methods)})" if len(bases) > 1 else value for value, methods in bases.items()]
-    return f"With every unit absent: {'; '.join(shown)}." if shown else ""
-
-
-def _capital(text: Any) -> str:
-    return str(text)[:1].upper() + str(text)[1:] or ABSENT
+        if record.baseline is not None:
+            methods_of.setdefault(number(record.baseline), []).append(record.method)
+    if not methods_of:
+        return ""
+    if len(methods_of) == 1:
+        return f"Score with all words removed: {next(iter(methods_of))}."
+    shown = [f"{value} ({', '.join(methods)})" for value, methods in methods_of.items()]
+    return f"Score with all words removed: {'; '.join(shown)}."

@@ -1,15 +1,15 @@
-"""``layerscope attribute``: texts, methods, and beside every method how faithful it is and what it cost."""
+"""``layerscope attribute``: texts and methods, with the faithfulness and the cost of every method."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...attribution import AttributionError, Game, Scorer, Target, ask, explain, method_named
+from ...attribution import AttributionError, Game, Scorer, Target, ask, explain
 from ...attribution.examples import flip, flippable, nearest
 from ...attribution.faithfulness import (
     Faithfulness,
@@ -20,149 +20,167 @@ from ...attribution.faithfulness import (
     sensitivity,
 )
 from ...attribution.game import DRAWN
+from ...attribution.methods import METHODS, method_named
+from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, read_prompts
-from ...forecast import of_items
 from ...metrics.reads import prediction_reads
+from ...report.schema import Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import digest, file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject, load
+from .findings import findings
 from .options import AttributeOptions
+from .records import (
+    MEASURED,
+    RANDOM,
+    AnswerProbability,
+    Example,
+    MethodRecord,
+    Prediction,
+    RandomRecord,
+    Record,
+    Results,
+)
 
-DRAW = ("smoothgrad", "lime", "tree", "kernel-shap", "permutation-shap")
-"""Methods whose scores depend on the seed whatever their settings."""
-RANDOM = "random"
-MEASURED = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
+DRAWN_STARTS, DRAWN_HIDDEN = ("sampled",), ("shuffle",)
+"""Baselines, and replacements of hidden values, that are drawn."""
+SHOWN_TEXT = 40
+"""Characters of a text that a message quotes."""
 
 
-def run(config: AttributeOptions) -> dict[str, Any]:
-    """Run or continue an attribution; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class AttributeInputs(Inputs):
+    """What is explained.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``; interrupted, it continues with the text
-    and the method that are missing.
-
-    Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+    Args:
+        model: the run's model.
+        methods: in the order in which they are shown.
+        prompts: the texts; of a generation one for each step.
+        questions: what is asked about each.
+        proposer: the masked model whose words take the absent ones' places.
+        known: texts to look for similar ones in.
     """
-    this = Run("attribute", config)
-    methods = tuple(dict.fromkeys(config.method)) or ("leave-one-out",)
+
+    model: Subject
+    methods: tuple[str, ...]
+    prompts: list[Prompt]
+    questions: list[Question]
+    proposer: Subject | None
+    known: list[Prompt]
+
+
+def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
+    """The texts, the model, and a question about each text."""
+    methods = tuple(dict.fromkeys(options.method)) or ("leave-one-out",)
     for method in methods:
         method_named(method)
-    prompts = _prompts(config)
-    if config.probe is not None and not config.probe.is_file():
-        raise AttributionError(f"--probe {config.probe}: no such file")
-    subject = this.load(classifier=True)
-    masked = (
-        load(config.proposals, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code)
-        if config.proposals is not None
-        else None
-    )
-    hashes = {str(path): file_sha256(path) for path in (config.prompts, config.probe, config.known) if path is not None}
-    if masked is not None:
-        hashes["proposals"] = masked.sha256 or ""
-    if (finished := this.open(subject, {"texts": digest([p.prompt for p in prompts]), **hashes})) is not None:
-        return finished
-    prompts = [step for prompt in prompts for step in _steps(subject, prompt, config.generate)]
-    questions = [
-        ask(subject, p.prompt, _target(config, p), config.level) for p in prompts
-    ]  # bad input before long runs
-    for question in questions if config.flips else ():
+    prompts = _prompts(options)
+    if options.probe is not None and not options.probe.is_file():
+        raise AttributionError(f"--probe {options.probe}: no such file")
+    known = read_prompts(options.known, answers=False) if options.known else []
+    subject = load_model(classifier=True)
+    proposer = _proposer(options)
+    data = _data(options, len(prompts), len(known), proposer)
+    prompts = [step for prompt in prompts for step in _steps(subject, prompt, options.generate)]
+    questions = [ask(subject, p.prompt, _target(options, p), options.level, pair=p.pair) for p in prompts]
+    for question in questions if options.flips else ():
         flippable(question)
-    plan = (
-        f"{len(questions)} texts of {sum(len(q.units) for q in questions)} {config.level}s, "
-        f"{len(methods)} methods, each beside {config.random} random attributions"
+    return AttributeInputs(
+        options=options,
+        subject=subject,
+        data=data,
+        model=subject,
+        methods=methods,
+        prompts=prompts,
+        questions=questions,
+        proposer=proposer,
+        known=known,
     )
 
-    def all_of(question: Question) -> None:
-        scorer = Scorer(question, config.batch_tokens)
-        for method in methods:
-            _record(config, question, scorer, 0, masked, method)
-        if config.random:
-            _random_record(config, question, scorer, 0, masked)
 
-    if (planned := this.plan(plan, seconds=of_items(subject, questions, all_of))) is not None:
-        return planned
-    records: list[dict[str, Any]] = []
-    with console.progress() as bars:
-        bar = bars.add_task("attribution", total=len(questions) * len(methods))
-        for number, question in enumerate(questions):
-            records += _of_text(this, question, number, methods, masked, lambda: bars.advance(bar))
-    results = {
-        "records": records,
-        "agreement": _agree(records, methods),
-        "examples": _examples(config, this, questions),
-        "findings": _findings(records, methods),
-        "notes": _notes(config, records),
-    }
-    data = [data_record("prompts", config.prompts, len(prompts))] if config.prompts else []
-    return this.finish(results, data=data)
+def cost(inputs: AttributeInputs) -> Cost:
+    """Texts, units and methods; what a method costs is in its records."""
+    options = inputs.options
+    units = sum(len(question.units) for question in inputs.questions)
+    return Cost(
+        f"{len(inputs.questions)} texts of {units} {options.level}s, {len(inputs.methods)} methods, each compared with "
+        f"{options.random} random attributions"
+    )
 
 
-def _of_text(
-    this: Run,
-    question: Question,
-    number: int,
-    methods: Sequence[str],
-    masked: Subject | None,
-    advance: Callable[[], object],
-) -> list[dict[str, Any]]:
-    """One text's records, those that an interrupted run left and the others.
-
-    Methods share the values that their measures need. Where a run was cut within a text, those of the finished methods are
-    computed again, in the batches of the first time: the others then get the same bits.
-    """
-    config, scorer = this.config, Scorer(question, this.config.batch_tokens)
-    names = [*methods, *([RANDOM] if config.random else [])]
-    left = {name: this.folder.cell(f"{number:05d}-{name}") for name in names}
-    records = []
-    for place, name in enumerate(names):
-        found = left[name]
-        if found is None:
-            one = _random_record if name == RANDOM else partial(_record, method=name)
-            found = one(config, question, scorer, number, masked)
-            this.folder.save_cell(f"{number:05d}-{name}", found)
-        elif any(left[later] is None for later in names[place + 1 :]):
-            game = Game(scorer, config.removal, config.seed, proposals=masked)
-            faithfulness(game, np.array(found["scores"]), config.seed)
-        records.append(found)
-        if name != RANDOM:
-            advance()
-    return records
+def measure(inputs: AttributeInputs, run: Run) -> Results:
+    """Every method on every text; what an interrupted run has left is read."""
+    answers = [
+        _prediction(number, q, p) for number, (q, p) in enumerate(zip(inputs.questions, inputs.prompts, strict=True))
+    ]
+    records: list[Record] = []
+    with run.timed("attribution"), console.progress() as bars:
+        bar = bars.add_task("attribution", total=len(inputs.questions) * len(inputs.methods))
+        for number in range(len(inputs.questions)):
+            records += _TextRun(inputs, run, number).records(lambda: bars.advance(bar))
+    with run.timed("examples"):
+        examples = _examples(inputs, run)
+    scored = [record for record in records if isinstance(record, MethodRecord)]
+    return Results(
+        records=records,
+        agreement=_agreement(scored, inputs.methods),
+        examples=examples,
+        predictions=[answer for answer in answers if answer.answers],
+        findings=findings(records, inputs.methods),
+        notes=_notes(inputs.options, scored),
+    )
 
 
-def _examples(config: AttributeOptions, this: Run, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """For each text the words whose change makes the model say something else, and the known texts most like it."""
-    known = read_prompts(config.known, answers=False) if config.known else []
-    found = []
-    for number, question in enumerate(questions) if config.flips or known else ():
-        name = f"{number:05d}-examples"
-        if (saved := this.folder.cell(name)) is None:
-            saved = {"item": number, "flip": None, "nearest": []}
-            if config.flips:
-                saved["flip"] = dataclasses.asdict(flip(Scorer(question, config.batch_tokens), config.flips))
-            if known:
-                texts = [(p.prompt, p.answer or None) for p in known]
-                near = nearest(question.subject, question.text, texts, config.known_site)
-                saved["nearest"] = [dataclasses.asdict(one) for one in near]
-            this.folder.save_cell(name, saved)
-        found.append(saved)
-    return found
+# -- what is read
 
 
-def _prompts(config: AttributeOptions) -> list[Prompt]:
-    """What is explained, from the command line or a file."""
-    if bool(config.text) == (config.prompts is not None):
+def _prompts(options: AttributeOptions) -> list[Prompt]:
+    """The texts, from the command line or a file."""
+    if bool(options.text) == (options.prompts is not None):
         raise AttributionError("expected one of --text TEXT and --prompts FILE")
-    if config.prompts is not None:
-        return read_prompts(config.prompts, config.limit, answers=False)
-    return [Prompt(text, "") for text in config.text]
+    if options.prompts is not None:
+        if options.text_pair:
+            raise AttributionError("--text-pair belongs to --text: in a file, give each line its own text_pair")
+        return read_prompts(options.prompts, options.limit, answers=False)
+    if options.text_pair and len(options.text_pair) != len(options.text):
+        raise AttributionError(
+            f"expected a --text-pair for each of {len(options.text)} --text, got {len(options.text_pair)}"
+        )
+    pairs = options.text_pair or (None,) * len(options.text)
+    return [Prompt(text, "", pair=pair) for text, pair in zip(options.text, pairs, strict=True)]
 
 
-def _target(config: AttributeOptions, prompt: Prompt) -> Target:
+def _proposer(options: AttributeOptions) -> Subject | None:
+    if options.proposals is None:
+        return None
+    return load(
+        options.proposals,
+        dtype=options.dtype,
+        device=options.device,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _data(options: AttributeOptions, n_prompts: int, n_known: int, proposer: Subject | None) -> list[DataFile]:
+    """Everything that is read beside the model."""
+    data = []
+    if options.prompts is not None:
+        data.append(DataFile.of("prompts", options.prompts, n_prompts))
+    if options.probe is not None:
+        data.append(DataFile.of("probe", options.probe, 0))
+    if options.known is not None:
+        data.append(DataFile.of("known", options.known, n_known))
+    if proposer is not None:
+        data.append(DataFile.of_model("proposals", proposer))
+    return data
+
+
+def _target(options: AttributeOptions, prompt: Prompt) -> Target:
     """The target of one text: its line's, or the command's."""
-    answer, wrong = prompt.answer or config.target, prompt.wrong if prompt.answer else config.wrong
-    return Target(answer, wrong, config.measure, config.probe, config.word)
+    answer = prompt.answer or options.target
+    wrong = prompt.wrong if prompt.answer else options.wrong
+    return Target(answer, wrong, options.measure, options.probe, options.word)
 
 
 def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
@@ -171,171 +189,227 @@ def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
         return [prompt]
     if not (subject.causal and subject.gives_tokens):
         raise AttributionError(f"--generate needs a causal language model, got {type(subject.model).__name__}")
-    text, found = prompt.prompt, []
+    text, continued = prompt.prompt, []
     for _ in range(steps):
-        read = prediction_reads(subject, [Prompt(text, "")])
-        (batch,) = subject.batches(read.texts)
-        logits = subject.forward(batch, logits=True).logits[0, int(read.places[0, 1])]
-        ids = [*read.texts[0].ids[: int(read.places[0, 1]) + 1], int(logits.argmax())]
-        if ids[-1] in subject.tokenizer.all_special_ids:
+        longer = _continued(subject, text)
+        if longer is None:
             break
-        special = len(read.texts[0].special) - sum(not s for s in read.texts[0].special)
-        whole = subject.tokenizer.decode(ids[special:], clean_up_tokenization_spaces=False)
-        if not whole.startswith(text) or whole == text:
-            break  # half a character: the next token would complete it, and there is no text between
-        found.append(Prompt(text, whole[len(text) :]))
-        text = whole
-    if not found:
-        raise AttributionError(f"the model ends {prompt.prompt[:40]!r} at once: nothing to explain")
-    return found
+        continued.append(Prompt(text, longer[len(text) :]))
+        text = longer
+    if not continued:
+        raise AttributionError(f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain")
+    return continued
 
 
-def _settings(config: AttributeOptions, masked: Subject | None) -> dict[str, Any]:
-    return {
-        "removal": config.removal,
-        "samples": config.samples,
-        "steps": config.steps,
-        "baseline": config.baseline,
-        "site": config.site,
-        "hidden": config.hidden,
-        "proposals": masked,
-    }
+def _continued(subject: Subject, text: str) -> str | None:
+    """The text with the model's likeliest next token; None where it ends, or where that is half a character."""
+    read = prediction_reads(subject, [Prompt(text, "")])
+    encoded, last = read.texts[0], int(read.places[0, 1])
+    (batch,) = subject.batches(read.texts)
+    token = int(subject.forward(batch, logits=True).logits[0, last].argmax())
+    if token in subject.tokenizer.all_special_ids:
+        return None
+    # The special tokens stand in front of the text: what follows them is the text itself.
+    special = sum(encoded.special)
+    ids = [*encoded.ids[: last + 1], token]
+    longer = subject.tokenizer.decode(ids[special:], clean_up_tokenization_spaces=False)
+    return longer if longer.startswith(text) and longer != text else None
 
 
-def _record(
-    config: AttributeOptions, question: Question, scorer: Scorer, number: int, masked: Subject | None, method: str
-) -> dict[str, Any]:
-    """One method on one text."""
-    settings = _settings(config, masked)
-    fresh = Scorer(question, config.batch_tokens)  # so that its cost is its own
-    found = explain(fresh, method, seed=config.seed, **settings)
-    game = Game(scorer, config.removal, config.seed, proposals=masked)
-    measured = faithfulness(game, found.scores, config.seed)
-    stability = None
-    if _is_drawn(method, found.more) and config.seeds:
-        others = [explain(fresh, method, seed=config.seed + 1 + i, **settings).scores for i in range(config.seeds)]
-        stability = mean_agreement([found.scores, *others])
-    shaken = None
-    if config.sensitivity:
-        shaken = sensitivity(
-            game,
-            lambda: (
-                explain(Scorer(question, config.batch_tokens, share=False), method, seed=config.seed, **settings).scores
-            ),
-            config.sensitivity,
-            config.seed,
+# -- one text
+
+
+@dataclass(frozen=True)
+class _TextRun:
+    """One text's records, those that an interrupted run left and the others.
+
+    Methods share the values that their measures need. Where a run was cut within a text, those of the finished methods are
+    computed again, in the batches of the first time: the others then get the same bits.
+    """
+
+    inputs: AttributeInputs
+    run: Run
+    number: int
+
+    @property
+    def options(self) -> AttributeOptions:
+        return self.inputs.options
+
+    @property
+    def question(self) -> Question:
+        return self.inputs.questions[self.number]
+
+    def records(self, advance: Callable[[], object]) -> list[Record]:
+        """The record of every method, and that of random attributions."""
+        names = [*self.inputs.methods, *([RANDOM] if self.options.random else [])]
+        cells = {name: f"{self.number:05d}-{name}" for name in names}
+        saved = {name: self.run.folder.cell(cell) for name, cell in cells.items()}
+        scorer = Scorer(self.question, self.options.batch_tokens)
+        records: list[Record] = []
+        for place, name in enumerate(names):
+            is_followed = any(saved[later] is None for later in names[place + 1 :])
+            if saved[name] is None:
+                record = self._random_record(scorer) if name == RANDOM else self._record(scorer, name)
+                self.run.folder.save_cell(cells[name], as_json(record))
+            else:
+                record = from_json(RandomRecord if name == RANDOM else MethodRecord, saved[name], f"cell {cells[name]}")
+                if is_followed:
+                    self._repeat(scorer, record)
+            records.append(record)
+            if name != RANDOM:
+                advance()
+        return records
+
+    def _game(self, scorer: Scorer) -> Game:
+        return Game(scorer, self.options.removal, self.options.seed, proposals=self.inputs.proposer)
+
+    def _repeat(self, scorer: Scorer, record: Record) -> None:
+        """Compute a finished record's values again, which later records share."""
+        if isinstance(record, MethodRecord):
+            faithfulness(self._game(scorer), np.array(record.scores), self.options.seed)
+
+    def _explained(self, scorer: Scorer, method: str, seed: int) -> Any:
+        options = self.options
+        return explain(
+            scorer,
+            method,
+            seed=seed,
+            removal=options.removal,
+            samples=options.samples,
+            steps=options.steps,
+            baseline=options.baseline,
+            site=options.site,
+            hidden=options.hidden,
+            proposals=self.inputs.proposer,
         )
-    return {
-        "item": number,
-        **found.to_json(),
-        **_measures(measured),
-        "measured_by": game.removal,
-        "stability": stability,
-        "sensitivity": shaken,
-    }
+
+    def _record(self, scorer: Scorer, method: str) -> MethodRecord:
+        """One method's scores and measures."""
+        options, question = self.options, self.question
+        fresh = Scorer(question, options.batch_tokens)  # so that the cost is the method's own
+        attribution = self._explained(fresh, method, options.seed)
+        game = self._game(scorer)
+        measured = faithfulness(game, attribution.scores, options.seed)
+        stability = None
+        if options.seeds and is_drawn(method, attribution.more):
+            others = [self._explained(fresh, method, options.seed + 1 + k).scores for k in range(options.seeds)]
+            stability = mean_agreement([attribution.scores, *others])
+        shaken = None
+        if options.sensitivity:
+
+            def again() -> np.ndarray:
+                unshared = Scorer(question, options.batch_tokens, share=False)
+                return self._explained(unshared, method, options.seed).scores
+
+            shaken = sensitivity(game, again, options.sensitivity, options.seed)
+        return MethodRecord(
+            item=self.number,
+            **attribution.to_json(),
+            **_measures(measured),
+            measured_by=game.removal,
+            stability=stability,
+            sensitivity=shaken,
+        )
+
+    def _random_record(self, scorer: Scorer) -> RandomRecord:
+        """The measures of random attributions: the mean, and the extremes."""
+        options, question, game = self.options, self.question, self._game(scorer)
+        drawn = random_faithfulness(game, options.random, options.seed + self.number)
+        values = {name: [getattr(one, name) for one in drawn] for name in MEASURED}
+        mean = Faithfulness(
+            **{name: float(np.mean(of_draws)) for name, of_draws in values.items()},
+            deleted=tuple(np.mean([one.deleted for one in drawn], axis=0).tolist()),
+            inserted=tuple(np.mean([one.inserted for one in drawn], axis=0).tolist()),
+        )
+        ends: dict[str, Any] = {f"{name}_low": float(min(of_draws)) for name, of_draws in values.items()}
+        ends |= {f"{name}_high": float(max(of_draws)) for name, of_draws in values.items()}
+        return RandomRecord(
+            item=self.number,
+            method=RANDOM,
+            text=question.text,
+            target=question.name,
+            unit=question.unit,
+            measured_by=game.removal,
+            draws=len(drawn),
+            **_measures(mean),
+            **ends,
+        )
 
 
-def _is_drawn(method: str, more: Mapping[str, Any]) -> bool:
-    """Whether scores depend on the seed, by the method and what it says it did."""
+def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
+    """Whether scores depend on the seed, by the method and the settings that it used."""
     return (
-        method in DRAW
+        METHODS[method].draws
         or more.get("removal") in DRAWN
-        or more.get("start") == "sampled"
-        or more.get("hidden") == "shuffle"
+        or more.get("start") in DRAWN_STARTS
+        or more.get("hidden") in DRAWN_HIDDEN
     )
 
 
-def _random_record(
-    config: AttributeOptions, question: Question, scorer: Scorer, number: int, masked: Subject | None
-) -> dict[str, Any]:
-    """The measures of random attributions of one text: the mean, and the extremes."""
-    game = Game(scorer, config.removal, config.seed, proposals=masked)
-    drawn = random_faithfulness(game, config.random, config.seed + number)
-    mean = Faithfulness(
-        **{name: float(np.mean([getattr(d, name) for d in drawn])) for name in MEASURED},
-        deleted=tuple(np.mean([d.deleted for d in drawn], axis=0).tolist()),
-        inserted=tuple(np.mean([d.inserted for d in drawn], axis=0).tolist()),
-    )
-    spread = {
-        f"{name}_{side}": float(of([getattr(d, name) for d in drawn]))
-        for name in MEASURED
-        for side, of in (("low", min), ("high", max))
-    }
-    return {
-        "item": number,
-        "method": RANDOM,
-        "text": question.text,
-        "target": question.name,
-        "unit": question.unit,
-        "measured_by": game.removal,
-        "draws": len(drawn),
-        **_measures(mean),
-        **spread,
-    }
+def _measures(measured: Faithfulness) -> dict[str, Any]:
+    fields = dataclasses.asdict(measured)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def _measures(found: Faithfulness) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(found).items()}
+def _prediction(number: int, question: Question, prompt: Prompt) -> Prediction:
+    """What the model answers for a text."""
+    answers = [AnswerProbability(answer=one.answer, probability=one.probability) for one in predictions(question)]
+    return Prediction(item=number, answers=answers, labels=bool(question.labels), gold=prompt.label)
 
 
-def _agree(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
+    """For each text the words whose change makes the model give another answer, and the known texts most like it."""
+    options = inputs.options
+    if not (options.flips or inputs.known):
+        return []
+    known = [(prompt.prompt, prompt.answer or None) for prompt in inputs.known]
+    examples = []
+    for number, question in enumerate(inputs.questions):
+        cell = f"{number:05d}-examples"
+        raw = run.folder.cell(cell)
+        if raw is None:
+            changed = flip(Scorer(question, options.batch_tokens), options.flips) if options.flips else None
+            near = nearest(question.subject, question.text, known, options.known_site) if known else []
+            raw = {
+                "item": number,
+                "flip": None if changed is None else as_json(changed),
+                "nearest": [as_json(one) for one in near],
+            }
+            run.folder.save_cell(cell, raw)
+        examples.append(from_json(Example, raw, f"cell {cell}"))
+    return examples
+
+
+# -- all texts
+
+
+def _agreement(records: Sequence[MethodRecord], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Mean Spearman correlation of each pair of methods over the texts."""
-    by = {(r["item"], r["method"]): np.array(r["scores"]) for r in records if r["method"] != RANDOM}
-    items = sorted({item for item, _ in by})
-    out: dict[str, dict[str, float | None]] = {}
-    for a in methods:
-        for b in methods:
-            found = [rank_agreement(by[item, a], by[item, b]) for item in items]
-            known = [v for v in found if v is not None]
-            out.setdefault(a, {})[b] = float(np.mean(known)) if known else None
-    return out
+    scores = {(record.item, record.method): np.array(record.scores) for record in records}
+    items = sorted({record.item for record in records})
+    agreement: dict[str, dict[str, float | None]] = {}
+    for first in methods:
+        row: dict[str, float | None] = {}
+        for second in methods:
+            each = [rank_agreement(scores[item, first], scores[item, second]) for item in items]
+            known = [value for value in each if value is not None]
+            row[second] = float(np.mean(known)) if known else None
+        agreement[first] = row
+    return agreement
 
 
-def _findings(records: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, str]]:
-    """What the first method found in each of the first texts, and which methods do better than chance."""
-    findings = []
-    for record in [r for r in records if r["method"] == methods[0]][:3]:
-        order = np.argsort(-np.abs(record["scores"]), kind="stable")[:3]
-        words = ", ".join(f"{record['units'][i]!r} ({record['scores'][i]:+.2f})" for i in order)
-        text = (
-            f"{record['target'][0].upper()}{record['target'][1:]} is {record['value']:.2f} {record['unit']}; by "
-            f"{record['method']} most of it is due to {words}."
-        )
-        findings.append({"property": "", "text": text})
-    means = {m: _mean(records, m, "comprehensiveness") for m in (*methods, RANDOM)}
-    chance = means.pop(RANDOM, None)
-    if chance is not None:
-        best = max(means, key=lambda m: means[m] or 0.0)
-        above = [m for m, value in means.items() if value is not None and value > chance]
-        cost = f"{means[best]:.2f} {records[0]['unit']}, mean over texts and shares; random words {round(chance, 2) + 0.0:.2f}"
-        text = (
-            f"Taking out the words that {best} names costs most ({cost}). {len(above)} of {len(means)} methods do more than "
-            "random."
-            if above
-            else f"No method names words that cost more than random ones; the best is {best} ({cost})."
-        )
-        findings.append({"property": "faithfulness", "text": text})
-    return findings
-
-
-def _mean(records: Sequence[Mapping[str, Any]], method: str, name: str) -> float | None:
-    found = [r[name] for r in records if r["method"] == method and r.get(name) is not None]
-    return float(np.mean(found)) if found else None
-
-
-def _notes(config: AttributeOptions, records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[Note]:
+    """What was not measured, and what the methods say of their scores; a note of many texts once."""
     notes = []
-    if not config.random:
-        notes.append({"kind": "skipped", "text": "no random attribution beside the methods (--random 0)"})
-    if not config.seeds and any(_is_drawn(r["method"], r.get("more", {})) for r in records):
-        notes.append({"kind": "skipped", "text": "stability over seeds not measured (--seeds 0)"})
-    seen: dict[tuple[str, str], int] = {}
+    if not options.random:
+        notes.append(Note(kind="skipped", text="no random attribution to compare the methods with (--random 0)"))
+    if not options.seeds and any(is_drawn(record.method, record.more) for record in records):
+        notes.append(Note(kind="skipped", text="stability over seeds not measured (--seeds 0)"))
+    counts: dict[tuple[str, Note], int] = {}
     for record in records:
-        for note in record.get("notes") or ():
-            seen[record["method"], note] = seen.get((record["method"], note), 0) + 1
-    for (method, note), count in seen.items():
-        kind = "warning" if note.startswith("NOT ") else "info"
-        if "have no token" in note:
-            kind = "dropped"
-        notes.append({"kind": kind, "text": f"{method}: {note}" + (f" ({count} texts)" if count > 1 else "")})
+        for note in record.notes:
+            counts[record.method, note] = counts.get((record.method, note), 0) + 1
+    for (method, note), count in counts.items():
+        texts = f" ({count} texts)" if count > 1 else ""
+        notes.append(replace(note, text=f"{method}: {note.text}{texts}"))
     return notes

@@ -2,68 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from .records import MethodRecord, Record
+
 TEXTS = 5
 """Texts that are printed; the report has more."""
+STRONGEST = 3
+"""Units of a text that are named."""
 UP, DOWN = (31, 95, 166), (165, 72, 12)
 FAINT = 0.08
 """Share of the strongest score below which a word has no ground."""
+DARK = 0.6
+"""Share from which its ground is so dark that its ink is white."""
 MEASURES = ("comprehensiveness", "sufficiency", "infidelity", "stability", "sensitivity")
+COSTS = ("forwards", "backwards", "asked")
 
 
-def coloured(record: Mapping[str, Any]) -> Text:
+def tables(records: Sequence[Record]) -> list[Table]:
+    """A table for each of the first texts, and one of the methods' faithfulness and cost."""
+    scored = [record for record in records if isinstance(record, MethodRecord)]
+    items = sorted({record.item for record in scored})[:TEXTS]
+    return [*(_words([record for record in scored if record.item == item]) for item in items), _methods(records)]
+
+
+def coloured(text: str, spans: Sequence[Sequence[int]], scores: Sequence[float]) -> Text:
     """A text with its words on grounds as strong as their scores."""
-    text, scores = str(record["text"]), record["scores"]
-    largest = max((abs(s) for s in scores), default=0.0)
+    largest = max((abs(score) for score in scores), default=0.0)
     out = Text(text)
-    for (start, end), score in zip(record["spans"], scores, strict=True):
+    for (start, end), score in zip(spans, scores, strict=True):
         share = abs(score) / largest if largest else 0.0
         if share >= FAINT:
-            ground = [round(255 + share * (c - 255)) for c in (UP if score > 0 else DOWN)]
-            ink = "white" if share > 0.6 else "black"
-            out.stylize(f"{ink} on rgb({ground[0]},{ground[1]},{ground[2]})", start, end)
+            red, green, blue = (round(255 + share * (c - 255)) for c in (UP if score > 0 else DOWN))
+            out.stylize(f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})", start, end)
     return out
 
 
-def tables(records: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """A table for each of the first texts, and one of the methods' faithfulness and cost."""
-    own = [r for r in records if r["method"] != "random"]
-    return [_words(own, item) for item in sorted({r["item"] for r in own})[:TEXTS]] + [_methods(records)]
-
-
-def _words(records: Sequence[Mapping[str, Any]], item: int) -> Table:
-    mine = [r for r in records if r["item"] == item]
-    first = mine[0]
-    title = f"{first['target']}: {first['value']:.3f} {first['unit']}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _words(records: Sequence[MethodRecord]) -> Table:
+    """One text as every method sees it."""
+    first = records[0]
+    table = Table(title=f"{first.target}: {first.value:.3f} {first.unit}", title_justify="left", title_style="bold")
     table.add_column("method", no_wrap=True)
     table.add_column("words")
     table.add_column("strongest")
-    for r in mine:
-        order = np.argsort(-np.abs(r["scores"]), kind="stable")[:3]
-        top = ", ".join(f"{r['units'][i]} {r['scores'][i]:+.2f}" for i in order)
-        table.add_row(r["method"], coloured(r), Text(top))
+    for record in records:
+        order = np.argsort(-np.abs(record.scores), kind="stable")[:STRONGEST]
+        strongest = ", ".join(f"{record.units[i]} {record.scores[i]:+.2f}" for i in order)
+        table.add_row(record.method, coloured(record.text, record.spans, record.scores), Text(strongest))
     return table
 
 
-def _methods(records: Sequence[Mapping[str, Any]]) -> Table:
-    title = f"methods, means over texts ({records[0]['unit']}; removal {records[0]['measured_by']})"
+def _methods(records: Sequence[Record]) -> Table:
+    """Means of the measures over texts, and the cost."""
+    title = f"methods, means over texts ({records[0].unit}; removal {records[0].measured_by})"
     table = Table(title=title, title_justify="left", title_style="bold")
-    names = [name for name in MEASURES if any(r.get(name) is not None for r in records)]
-    for heading in ("method", *names, "forwards", "backwards", "asked"):
+    names = [name for name in MEASURES if _known(records, name)]
+    for heading in ("method", *names, *COSTS):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    for method in dict.fromkeys(r["method"] for r in records):
-        mine = [r for r in records if r["method"] == method]
-        cells = []
-        for name in names:
-            found = [r[name] for r in mine if r.get(name) is not None]
-            cells.append(f"{np.mean(found):.3f}" if found else "")
-        costs = [str(sum(r[k] for r in mine)) if k in mine[0] else "" for k in ("forwards", "backwards", "asked")]
+    for method in dict.fromkeys(record.method for record in records):
+        of_method = [record for record in records if record.method == method]
+        cells = [f"{np.mean(known):.3f}" if (known := _known(of_method, name)) else "" for name in names]
+        scored = [record for record in of_method if isinstance(record, MethodRecord)]
+        costs = [str(sum(getattr(record, name) for record in scored)) if scored else "" for name in COSTS]
         table.add_row(method, *cells, *costs)
     return table
+
+
+def _known(records: Sequence[Record], name: str) -> list[float]:
+    """The numbers of the records that have this one."""
+    return [value for record in records if (value := getattr(record, name, None)) is not None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from ....hooks.resume import language_head
 from ....probes.evaluation import ClusterBootstrap
 from ...subject import Subject
 from ...subject.word_spans import Encoded
+from .records import LensRecord
 
 
 class LensError(LayerscopeError, ValueError):
@@ -46,25 +46,25 @@ class Lens:
     top_p: Float[np.ndarray, "layer n"]
     texts: Int[np.ndarray, " n"]
 
-    def records(self, seed: int = 0) -> list[dict[str, Any]]:
+    def records(self, seed: int = 0) -> list[LensRecord]:
         """Each layer's mean with its interval over texts."""
         boot = ClusterBootstrap(self.texts, seed=seed)
-        out = []
+        records = []
         for layer, (log2p, rank) in enumerate(zip(self.log2p, self.rank, strict=True)):
             mean, right = boot.mean(log2p), boot.mean((rank == 0).astype(float))
-            out.append(
-                {
-                    "layer": layer - 1,
-                    "log2p": mean.value,
-                    "log2p_low": mean.low,
-                    "log2p_high": mean.high,
-                    "top1": right.value,
-                    "top1_low": right.low,
-                    "top1_high": right.high,
-                    "median_rank": float(np.median(rank)),
-                }
+            records.append(
+                LensRecord(
+                    layer=layer - 1,
+                    log2p=mean.value,
+                    log2p_low=mean.low,
+                    log2p_high=mean.high,
+                    top1=right.value,
+                    top1_low=right.low,
+                    top1_high=right.high,
+                    median_rank=float(np.median(rank)),
+                )
             )
-        return out
+        return records
 
 
 def why_not(subject: Subject) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ....hooks import Site, observe
 from ...corpus import Corpus
 from ...features.layout import Layout
+from ...report.schema import Note
 from ...runs.folder import RunError
 from ...subject import Subject
 from . import maps
@@ -20,12 +21,13 @@ from .options import GeometryOptions
 FEW = 30
 """Words below which a map says nothing."""
 POSITIONS = 16
+"""First positions whose vectors' lengths are told one by one."""
 
 
 class DrawnWords:
     """The words that are drawn on the maps: which, where they are among the features, and in what sentence."""
 
-    def __init__(self, subject: Subject, other: Subject | None, corpus: Corpus, config: GeometryOptions) -> None:
+    def __init__(self, subject: Subject, other: Subject | None, corpus: Corpus, options: GeometryOptions) -> None:
         self.corpus, self._subject = corpus, subject
         self.layout = Layout.of(subject, corpus.sentences)
         self.other_layout = Layout.of(other, corpus.sentences) if other else self.layout
@@ -37,8 +39,8 @@ class DrawnWords:
             for i, row in enumerate(line)
             if row is not None and self.other_layout.rows[s][i] is not None and i >= self._first
         ]
-        rng = np.random.default_rng(config.seed)
-        picked = sorted(rng.permutation(len(usable))[: config.words].tolist())
+        rng = np.random.default_rng(options.seed)
+        picked = sorted(rng.permutation(len(usable))[: options.words].tolist())
         self.chosen = [usable[p] for p in picked]
         self.n_usable = len(usable)
         if len(self.chosen) < FEW:
@@ -69,19 +71,20 @@ class DrawnWords:
             "labels": {name: values.tolist() for name, values in labels.items()},
         }
 
-    def notes(self, config: GeometryOptions) -> list[dict[str, str]]:
+    def notes(self, options: GeometryOptions) -> list[Note]:
         """What was left out, drawn and approximated."""
-        out = []
+        notes = []
         if self.layout.n_lost:
-            out.append({"kind": "dropped", "text": f"{self.layout.n_lost} words without tokens (truncated) left out"})
+            text = f"{self.layout.n_lost} words without tokens (truncated) left out"
+            notes.append(Note(kind="dropped", text=text))
         if self._first:
             text = "the first word of each text is left out: without a BOS it is the attention sink"
-            out.append({"kind": "info", "text": text})
+            notes.append(Note(kind="info", text=text))
         text = (
-            f"{len(self.chosen):,} of {self.n_usable:,} words drawn at random (seed {config.seed}); all figures are of these. "
+            f"{len(self.chosen):,} of {self.n_usable:,} words drawn at random (seed {options.seed}); all figures are of these. "
             f"Maps other than PCA start from {maps.KEPT} principal components and are turned to lie on the layer before"
         )
-        return [*out, {"kind": "info", "text": text}]
+        return [*notes, Note(kind="info", text=text)]
 
 
 def norms_by_position(

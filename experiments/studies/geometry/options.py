@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ...runs.options import option
@@ -21,9 +22,19 @@ class GeometryOptions(StoreOptions, RunOptions):
     words: int = option("words that are drawn", 1000, metavar="N", least=1)
     method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
     perplexity: float = option("of t-SNE", 30.0, least=1)
-    site: str = option("what is read at every layer: a site's name or a glob", "hook_resid_post")
+    site: str = option("site or glob that is read at every layer", "hook_resid_post")
     pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
     compare: str | None = option("another model, whose layers are compared with this one's", None, metavar="M")
     lens: int = option("texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N")
     export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
     batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The maps that are drawn."""
+        return tuple(dict.fromkeys(self.method)) or ("pca", "tsne")
+
+    @cached_property
+    def properties(self) -> tuple[str, ...]:
+        """The properties that colour them."""
+        return tuple(dict.fromkeys(self.property)) or ("upos",)

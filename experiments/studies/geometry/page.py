@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -10,23 +10,25 @@ from typing import Any
 from markupsafe import Markup
 
 from ...report.charts import Box, Series, label_step, px, svg
-from ...report.controls import Control, field
+from ...report.controls import Control, always, field
 from ...report.depths import DepthCurve
 from ...report.lines import lines
-from ...report.parts import Cell, Column, Fold, Heat, Map, Page, Picture, Section, Table, score_cell
+from ...report.parts import Cell, Column, Drawing, Fold, Heat, Map, Page, Picture, Section, Table, score_cell
 from ...report.provenance import model_name
+from ...report.schema import as_json
 from ...report.words import finite, general, interval, layer_label, number, plural
+from .records import MARK, LayerRecord, LensResults, LensText, Results, Similarity
 
 CONTROLS = (
     Control(
         "trustworthiness of the maps",
         "neighbours that only the map made",
-        lambda results: any(key.startswith("trust_") for r in results.get("records") or () for key in r),
+        always,
     ),
     Control(
         "separability in the space itself",
         "clusters that only the map made",
-        lambda results: any(key.endswith(":space") for r in results.get("records") or () for key in r),
+        lambda results: any(record.separability for record in results.records),
     ),
     Control("anisotropy after centring", "a common direction is taken for likeness", field("anisotropy_centred")),
 )
@@ -34,142 +36,170 @@ CONTROLS = (
 
 
 NAMES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+SHOWN_POSITIONS = 8
+"""First positions that the table of norms has."""
 
 
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about, records = results.get("provenance") or {}, list(results.get("records") or ())
+    records = results.records
     data: dict[str, Any] = {"charts": {}, "heats": {}, "maps": {}}
     sections: list[Section] = []
     if records:
-        sections += [map_section(results, records, data), layers_section(records, data), norms_section(records)]
-    for key, title in (("cka", "Layers alike"), ("cka_between", "Beside another model")):
-        if found := results.get(key):
-            sections.append(cka_section(found, key, title, data))
-    if lens := results.get("lens"):
-        sections.append(lens_section(lens, data))
-    facts = [plural(len(records), "layer"), plural(int(records[0].get("n") or 0) if records else 0, "word")]
+        sections.append(map_section(results, data))
+        sections.append(layers_section(results, data))
+        sections.append(norms_section(records))
+    sections.append(cka_section(results.cka, "cka", "Similarity of layers", data))
+    if results.cka_between is not None:
+        sections.append(cka_section(results.cka_between, "cka_between", "Similarity to another model", data))
+    if results.lens is not None:
+        sections.append(lens_section(results.lens, data))
     return Page(
-        title=f"The space of {model_name(about)}, layer by layer",
+        title=f"The space of {model_name(results.provenance)}, layer by layer",
         kicker="layerscope geometry",
-        facts=facts,
-        findings=[("", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
+        facts=[plural(len(records), "layer"), plural(records[0].n if records else 0, "word")],
+        findings=[("", finding.property, finding.text) for finding in results.findings],
         sections=sections,
         data=data,
     )
 
 
-def label_of(record: Mapping[str, Any]) -> str:
+def label_of(record: LayerRecord) -> str:
     """The layer's short name."""
-    return layer_label(record.get("layer"), str(record.get("site")))
+    return layer_label(record.layer, record.site)
 
 
-def colours_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def colours_of(records: Sequence[LayerRecord]) -> list[str]:
     """The properties whose separability was measured."""
-    return [key.removesuffix(":majority") for key in records[0] if key.endswith(":majority")]
+    ending = f"{MARK}majority"
+    return [key.removesuffix(ending) for key in records[0].separability if key.endswith(ending)]
 
 
-def map_section(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def map_section(results: Results, data: dict[str, Any]) -> Section:
     """The map with its slider, and under it how far it can be trusted."""
-    words, drawn = results.get("words") or {}, results.get("maps") or {}
-    labels = [label_of(r) for r in records]
-    names = [x if x == "emb" else f"block {x}" for x in labels]
-    seed = (results.get("provenance") or {}).get("seed")
+    words, records, methods = results.words, results.records, list(results.maps)
+    labels = [label_of(record) for record in records]
+    places = [label if label == "emb" else f"block {label}" for label in labels]
+    seed = results.provenance.get("seed")
+    captions: dict[str, list[dict[str, str]]] = {}
+    for method in methods:
+        captions[method] = [
+            {name: caption(record, method, name, place, seed) for name in ("", *words.labels)}
+            for record, place in zip(records, places, strict=True)
+        ]
     data["maps"]["map"] = {
-        **{key: words.get(key) for key in ("sentences", "at", "labels")},
-        "maps": drawn,
-        "near": results.get("near"),
-        "layers": ["embedding" if x == "emb" else f"block {x}" for x in labels],
-        "captions": {
-            method: [
-                {name: caption(r, method, name, where, seed) for name in ["", *(words.get("labels") or {})]}
-                for r, where in zip(records, names, strict=True)
-            ]
-            for method in drawn
-        },
+        **as_json(words),
+        "maps": as_json(results.maps),
+        "near": results.near,
+        "layers": ["embedding" if label == "emb" else f"block {label}" for label in labels],
+        "captions": captions,
     }
-    part = Map("map", [(str(m), str(NAMES.get(m, m))) for m in drawn], list(words.get("labels") or {}), labels)
+    part = Map("map", [(method, NAMES[method]) for method in methods], list(words.labels), labels)
     about = (
-        "Each point is a word in its sentence. Neighbours are those of the whole space (largest cosine), not of the map: "
-        "where their lines are long, the map misleads. On the map, arrow keys go from word to word and PgUp and PgDn from layer to layer."
+        "Each point is a word in its sentence. The lines go to its nearest neighbours in the whole space (largest cosine); "
+        "where they are long, the map misleads. On the map, arrow keys move from word to word and PgUp and PgDn from layer "
+        "to layer."
     )
     return Section("map", "Map", [part], about, study=True)
 
 
-def caption(record: Mapping[str, Any], method: str, name: str, where: str, seed: Any) -> str:
+def caption(record: LayerRecord, method: str, name: str, where: str, seed: Any) -> str:
     """What a map shows and what it hides."""
-    parts = [f"{NAMES.get(method, method)} of {plural(int(record.get('n') or 0), 'word')} at {where}, seed {seed}."]
+    parts = [f"{NAMES[method]} of {plural(record.n, 'word')} at {where}, seed {seed}."]
     if method == "pca":
-        parts.append(f"These two components hold {number(record.get('explained_2'), 2)} of the variance.")
-    parts.append(
-        f"Trustworthiness {number(record.get(f'trust_{method}'), 2)} (1: all neighbours on the map are neighbours)."
-    )
-    if f"{name}:majority" in record:
+        parts.append(f"These two components hold {number(record.explained_2, 2)} of the variance.")
+    parts.append(f"Trustworthiness {number(record.trust(method), 2)} (1: all neighbours on the map are neighbours).")
+    if record.separated(name, "majority") is not None:
+        in_space, on_map, majority = (record.separated(name, place) for place in ("space", method, "majority"))
         parts.append(
-            f"Neighbours from other sentences tell {name} with accuracy {number(record.get(f'{name}:space'), 2)} in the space and "
-            f"{number(record.get(f'{name}:{method}'), 2)} on the map; the most frequent class alone "
-            f"{number(record.get(f'{name}:majority'), 2)}."
+            f"Neighbours from other sentences predict {name} with accuracy {number(in_space, 2)} in the space and "
+            f"{number(on_map, 2)} on the map; the most frequent class alone: {number(majority, 2)}."
         )
     return " ".join(parts)
 
 
-def layers_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def layers_section(results: Results, data: dict[str, Any]) -> Section:
     """Curves and table of every layer's figures."""
-    labels = [label_of(r) for r in records]
-    common: dict[str, Any] = {"labels": labels, "names": [f"layer {x}" for x in labels], "x_title": "layer"}
+    records, methods = results.records, list(results.maps)
+    parts: list[Any] = [Picture([drawing]) for drawing in figure_curves(records, data)]
+    for number_, name in enumerate(colours_of(records)):
+        parts.append(Picture([separability_curve(records, name, methods, data, f"separable-{number_ + 2}")]))
+    parts.append(layers_table(records, methods))
+    return Section("layers", "Layers", parts, "", study=True)
 
-    def column(key: str) -> list[float | None]:
-        return [finite(r.get(key)) for r in records]
 
-    pictures = [
+def _axis(records: Sequence[LayerRecord]) -> dict[str, Any]:
+    """The layers as an axis."""
+    labels = [label_of(record) for record in records]
+    return {"labels": labels, "names": [f"layer {label}" for label in labels], "x_title": "layer"}
+
+
+def _spoken(records: Sequence[LayerRecord], values: Sequence[float | None], digits: int = 3) -> str:
+    """A curve in words."""
+    return "; ".join(f"{label_of(r)} {number(v, digits)}" for r, v in zip(records, values, strict=True))
+
+
+def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[Drawing]:
+    """Intrinsic dimension, and anisotropy beside what a PCA map shows."""
+    dimension = [finite(record.intrinsic_dimension) for record in records]
+    anisotropy = [finite(record.anisotropy) for record in records]
+    centred = [finite(record.anisotropy_centred) for record in records]
+    explained = [finite(record.explained_2) for record in records]
+    return [
         lines(
             "dimension",
-            [Series("intrinsic dimension", "score", column("intrinsic_dimension"), points=True)],
+            [Series("intrinsic dimension", "score", dimension, points=True)],
             data,
             title="Intrinsic dimension",
             y_title="TwoNN",
             caption="How many directions a word's near neighbourhood has (Facco et al. 2017).",
-            words="; ".join(f"{x} {number(v, 1)}" for x, v in zip(labels, column("intrinsic_dimension"), strict=True)),
-            **common,
+            words=_spoken(records, dimension, 1),
+            **_axis(records),
         ),
         lines(
             "spread",
             [
-                Series("mean removed", "control", column("anisotropy_centred")),
-                Series("PCA, 2 parts", "random", column("explained_2")),
-                Series("anisotropy", "score", column("anisotropy"), points=True),
+                Series("mean removed", "control", centred),
+                Series("PCA, 2 parts", "random", explained),
+                Series("anisotropy", "score", anisotropy, points=True),
             ],
             data,
             title="Anisotropy",
             y_title="mean cosine, share of variance",
             caption="Mean cosine of two words, as they are and with the mean removed; the variance that a PCA map shows.",
-            words="; ".join(f"{x} {number(v)}" for x, v in zip(labels, column("anisotropy"), strict=True)),
-            **common,
+            words=_spoken(records, anisotropy),
+            **_axis(records),
         ),
     ]
-    parts: list[Any] = [Picture([p]) for p in pictures]
-    methods = [key.removeprefix("trust_") for key in records[0] if key.startswith("trust_")]
-    for name in colours_of(records):
-        kinds = dict(zip(methods, ("control", "f1", "random"), strict=False))
-        series = [Series(f"{NAMES.get(m, m)} map", kinds[m], column(f"{name}:{m}")) for m in methods]
-        series += [
-            Series("majority", "random", column(f"{name}:majority")),
-            Series(
-                "space", "score", column(f"{name}:space"), column(f"{name}:space_low"), column(f"{name}:space_high")
-            ),
-        ]
-        told = "; ".join(f"{x} {number(v)}" for x, v in zip(labels, column(f"{name}:space"), strict=True))
-        drawing = lines(
-            f"separable-{len(parts)}",
-            series,
-            data,
-            title=f"Separability of {name}",
-            y_title=f"{name}, accuracy of 10 neighbours",
-            caption="Neighbours from other sentences, in the whole space (band: 95% over sentences) and on the maps.",
-            words=told,
-            **common,
-        )
-        parts.append(Picture([drawing]))
+
+
+def separability_curve(
+    records: Sequence[LayerRecord], name: str, methods: Sequence[str], data: dict[str, Any], uid: str
+) -> Drawing:
+    """How well neighbours tell a property at each layer, in the space and on the maps."""
+
+    def column(where: str) -> list[float | None]:
+        return [record.separated(name, where) for record in records]
+
+    colours = dict(zip(methods, ("control", "f1", "random"), strict=False))
+    series = [Series(f"{NAMES[method]} map", colours[method], column(method)) for method in methods]
+    series.append(Series("majority", "random", column("majority")))
+    series.append(Series("space", "score", column("space"), column("space_low"), column("space_high")))
+    return lines(
+        uid,
+        series,
+        data,
+        title=f"Separability of {name}",
+        y_title=f"{name}, accuracy of 10 neighbours",
+        caption="Neighbours from other sentences, in the whole space (band: 95% over sentences) and on the maps.",
+        words=_spoken(records, column("space")),
+        **_axis(records),
+    )
+
+
+def layers_table(records: Sequence[LayerRecord], methods: Sequence[str]) -> Table:
+    """Every figure of every layer."""
+    names = colours_of(records)
     columns = [
         Column("layer", False, "emb = embedding, k = after block k"),
         Column("dimension", hint="intrinsic dimension, TwoNN"),
@@ -178,53 +208,44 @@ def layers_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -
         Column("PC 1-2"),
         Column("anisotropy", hint="mean cosine of two words"),
         Column("centred", hint="the same with the mean removed"),
-        *(Column(f"trust {NAMES.get(m, m)}", hint="trustworthiness of the map") for m in methods),
-        *(
-            Column(f"{n} in the space", hint="accuracy of 10 neighbours from other sentences")
-            for n in colours_of(records)
-        ),
+        *(Column(f"trust {NAMES[method]}", hint="trustworthiness of the map") for method in methods),
+        *(Column(f"{name} in the space", hint="accuracy of 10 neighbours from other sentences") for name in names),
     ]
-    rows = [
-        [
-            Cell(label, float(i), head=True),
-            Cell(number(r.get("intrinsic_dimension"), 1), finite(r.get("intrinsic_dimension"))),
-            Cell(general(r.get("components_90")), finite(r.get("components_90"))),
-            score_cell((r.get("explained") or [None])[0]),
-            *(score_cell(r.get(k)) for k in ("explained_2", "anisotropy", "anisotropy_centred")),
-            *(score_cell(r.get(f"trust_{m}")) for m in methods),
-            *(
-                score_cell(r.get(f"{n}:space"), r.get(f"{n}:space_low"), r.get(f"{n}:space_high"))
-                for n in colours_of(records)
-            ),
+    rows = []
+    for place, record in enumerate(records):
+        row = [
+            Cell(label_of(record), float(place), head=True),
+            Cell(number(record.intrinsic_dimension, 1), finite(record.intrinsic_dimension)),
+            Cell(general(record.components_90), finite(record.components_90)),
+            score_cell(record.explained[0]),
+            score_cell(record.explained_2),
+            score_cell(record.anisotropy),
+            score_cell(record.anisotropy_centred),
         ]
-        for i, (label, r) in enumerate(zip(labels, records, strict=True))
-    ]
-    parts.append(Table("layers-table", "Every layer", columns, rows, copy=True))
-    return Section("layers", "Layers", parts, "", study=True)
+        row += [score_cell(record.trust(method)) for method in methods]
+        for name in names:
+            score, low, high = (record.separated(name, where) for where in ("space", "space_low", "space_high"))
+            row.append(score_cell(score, low, high))
+        rows.append(row)
+    return Table("layers-table", "Every layer", columns, rows, copy=True)
 
 
-def norms_section(records: Sequence[Mapping[str, Any]]) -> Section:
+def norms_section(records: Sequence[LayerRecord]) -> Section:
     """Vector lengths by position: a sink shows as a column of its own."""
-    shown = range(min(8, max(len(r.get("norms") or ()) for r in records)))
+    shown = range(min(SHOWN_POSITIONS, max(len(record.norms) for record in records)))
     columns = [
         Column("layer", False),
         *(Column(f"token {n}") for n in shown),
         Column("others", hint="median of all later tokens"),
+        Column("ratio", hint="the first token over the others"),
     ]
-    columns.append(Column("ratio", hint="the first token over the others"))
     rows = []
-    for i, r in enumerate(records):
-        first, others = finite(r.get("norm_first")), finite(r.get("norm_others"))
+    for place, record in enumerate(records):
+        first, others = finite(record.norm_first), finite(record.norm_others)
         ratio = first / others if first is not None and others else None
-        cells = [Cell(general((r.get("norms") or ())[n]), finite((r.get("norms") or ())[n])) for n in shown]
-        rows.append(
-            [
-                Cell(label_of(r), float(i), head=True),
-                *cells,
-                Cell(general(others), others),
-                Cell(number(ratio, 1), ratio),
-            ]
-        )
+        cells = [Cell(general(record.norms[n]), finite(record.norms[n])) for n in shown]
+        head = Cell(label_of(record), float(place), head=True)
+        rows.append([head, *cells, Cell(general(others), others), Cell(number(ratio, 1), ratio)])
     about = (
         "Mean length of the vector at the first tokens of the texts, a BOS or CLS included. A first token many times longer "
         "than the rest is where attention sinks; it is on no map."
@@ -234,9 +255,9 @@ def norms_section(records: Sequence[Mapping[str, Any]]) -> Section:
     )
 
 
-def cka_section(found: Mapping[str, Any], uid: str, title: str, data: dict[str, Any]) -> Section:
+def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> Section:
     """CKA of every two layers as a grid."""
-    rows, columns, values = list(found["rows"]), list(found["columns"]), list(found["values"])
+    rows, columns, values = cka.rows, cka.columns, cka.values
     short = {
         site: "emb" if "resid_pre" in site or k == 0 else site.split(".")[1] if "." in site else site
         for side in (rows, columns)
@@ -264,42 +285,40 @@ def cka_section(found: Mapping[str, Any], uid: str, title: str, data: dict[str, 
                 body.append(
                     f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(short[site])}</text>'
                 )
-    other = found.get("model")
+    other = cka.model
     words = (
         "Linear CKA of the same words' vectors, without the bias of few words: 1 is the same cloud up to rotation and scale. "
-        + (
-            f"Rows: this model; columns: {other}."
-            if other
-            else "Blocks of dark cells are layers that hold much the same."
-        )
+        + (f"Rows: this model; columns: {other}." if other else "Blocks of dark cells are layers with similar content.")
     )
     data["heats"][uid] = {"metric": "CKA", "tips": tips}
     drawing = svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"')
     return Section(uid, title, [Heat(uid, Markup(drawing), words, label="CKA of layers", key=False)], "", study=True)
 
 
-def lens_section(lens: Mapping[str, Any], data: dict[str, Any]) -> Section:
+def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     """What each layer would say next."""
-    records: Sequence[Mapping[str, Any]] = list(lens.get("records") or ())
-    labels = [layer_label(r.get("layer")) for r in records]
+    records = lens.records
+    labels = [layer_label(record.layer) for record in records]
     drawing = lines(
         "lens",
         [
             Series(
                 "log2 p",
                 "score",
-                *([finite(r.get(f"log2p{end}")) for r in records] for end in ("", "_low", "_high")),
+                [finite(record.log2p) for record in records],
+                [finite(record.log2p_low) for record in records],
+                [finite(record.log2p_high) for record in records],
                 points=True,
             )
         ],
         data,
         labels=labels,
-        names=[f"layer {x}" for x in labels],
+        names=[f"layer {label}" for label in labels],
         title="Logit lens",
         y_title="mean log2 p of the next token",
         x_title="layer",
         caption="Band: 95% interval over texts.",
-        words="; ".join(f"{x} {number(r.get('log2p'))}" for x, r in zip(labels, records, strict=True)),
+        words="; ".join(f"{label} {number(r.log2p)}" for label, r in zip(labels, records, strict=True)),
     )
     columns = [
         Column("layer"),
@@ -309,51 +328,51 @@ def lens_section(lens: Mapping[str, Any], data: dict[str, Any]) -> Section:
     ]
     rows = [
         [
-            Cell(x, float(k), head=True),
-            Cell(number(r.get("log2p")), finite(r.get("log2p")), interval(r.get("log2p_low"), r.get("log2p_high"))),
-            Cell(general(r.get("median_rank")), finite(r.get("median_rank"))),
-            score_cell(r.get("top1"), r.get("top1_low"), r.get("top1_high")),
+            Cell(label, float(layer), head=True),
+            Cell(number(record.log2p), finite(record.log2p), interval(record.log2p_low, record.log2p_high)),
+            Cell(general(record.median_rank), finite(record.median_rank)),
+            score_cell(record.top1, record.top1_low, record.top1_high),
         ]
-        for k, (x, r) in enumerate(zip(labels, records, strict=True))
+        for layer, (label, record) in enumerate(zip(labels, records, strict=True))
     ]
-    texts = [lens_text(text, k, labels) for k, text in enumerate(lens.get("texts") or ())]
+    texts = [lens_text(text, place, labels) for place, text in enumerate(lens.texts)]
     about = (
-        "The residual stream at each layer, read by the model's own final norm and head: how likely it makes the token "
-        "that follows, and how many tokens it finds likelier (the rank)."
+        "The model's own final norm and head read the residual stream at each layer: how likely they make the "
+        "token that follows, and how many tokens they rank above it."
     )
     parts = [Picture([drawing]), Table("lens-table", "The logit lens at every layer", columns, rows), *texts]
     return Section("lens", "Logit lens", parts, about, study=True)
 
 
-def lens_text(text: Mapping[str, Any], k: int, labels: Sequence[str]) -> Fold:
+def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
     """One text: each layer's likeliest next token, with its probability and the rank of the token that follows."""
-    tokens = list(text.get("tokens") or ())
     columns = [
         Column("layer"),
-        *(Column(str(t), False, f"then: {n}") for t, n in pairwise(tokens)),
+        *(Column(token, False, f"then: {following}") for token, following in pairwise(text.tokens)),
     ]
-    rows = [
-        [
-            Cell(label, float(i), head=True),
-            *(
-                Cell(str(top), finite(rank), f"p {number(p, 2)}, rank {rank}", tone="strong" if rank == 0 else "")
-                for top, p, rank in zip(text["top"][i], text["p"][i], text["rank"][i], strict=True)
-            ),
-        ]
-        for i, label in enumerate(labels)
-    ]
+    rows = []
+    for layer, label in enumerate(labels):
+        row = [Cell(label, float(layer), head=True)]
+        for top, p, rank in zip(text.top[layer], text.p[layer], text.rank[layer], strict=True):
+            tone = "strong" if rank == 0 else ""
+            row.append(Cell(top, finite(rank), f"p {number(p, 2)}, rank {rank}", tone=tone))
+        rows.append(row)
     caption = "In bold where the likeliest token is the one that follows"
     return Fold(
-        f"Text {k + 1}: what each layer would say next",
-        [Table(f"lens-{k}", caption, columns, rows, sortable=False)],
-        open=k == 0,
+        f"Text {place + 1}: each layer's prediction of the next token",
+        [Table(f"lens-{place}", caption, columns, rows, sortable=False)],
+        open=place == 0,
     )
 
 
-def curves(results: Mapping[str, Any]) -> list[DepthCurve]:
+def curves(results: Results) -> list[DepthCurve]:
     """Intrinsic dimension and anisotropy over depth."""
-    records = list(results.get("records") or ())
-    titles = {"intrinsic_dimension": "Intrinsic dimension", "anisotropy_centred": "Anisotropy, centred"}
+    records = results.records
+    layers, sites = [float(record.layer) + 1 for record in records], [record.site for record in records]
+    absent: list[float | None] = [None] * len(records)
+    dimension = [finite(record.intrinsic_dimension) for record in records]
+    centred = [finite(record.anisotropy_centred) for record in records]
     return [
-        DepthCurve.of(title, title.lower(), records, field, f"{field}_", first=1) for field, title in titles.items()
+        DepthCurve("Intrinsic dimension", "intrinsic dimension", layers, sites, dimension, absent, absent),
+        DepthCurve("Anisotropy, centred", "anisotropy, centred", layers, sites, centred, absent, absent),
     ]

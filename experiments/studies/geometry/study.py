@@ -5,135 +5,175 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from ....hooks import ActivationStore
+from ....hooks import ActivationStore, capture
 from ...corpus import Corpus, read_conllu
 from ...features.layout import Layout
-from ...features.sites import layer_of, study_sites
+from ...features.sites import study_sites
 from ...features.stored import read_or_run
-from ...forecast import pass_seconds
-from ...report.words import layer_label
+from ...report.schema import Finding, Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Run, data_record
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, digest
-from ...subject import Subject
+from ...subject import Subject, load
+from ...subject.word_spans import Encoded
 from ...tasks.properties import get_property
 from . import export, maps, measures
+from .findings import lens_finding, separability_finding, space_finding
+from .layers import LayerSpace, MeasuredLayer
 from .lens import Lens, LensError, logit_lens, why_not
-from .map_points import FEW, DrawnWords, norms_by_position
+from .map_points import DrawnWords, norms_by_position
 from .options import GeometryOptions
+from .records import DrawnPoints, LayerRecord, LensResults, LensText, Results, Similarity, Words
 
-NEAR = 5
-"""Neighbours of a word that the page tells."""
-SHOWN = 2
+SHOWN_TEXTS = 2
 """Texts whose every layer the logit lens shows."""
+PLEASANT = (6, 16)
+"""Tokens of a text that is shown first."""
+OWN, OTHER = "features", "other"
+"""Folders for the vectors of this model and of the one it is compared with."""
+FLOAT32_BYTES, FLOAT64_BYTES = 4, 8
+
+Vectors = dict[str, Float[np.ndarray, "n d"]]
 
 
-def run(config: GeometryOptions) -> dict[str, Any]:
-    """Run a study of geometry; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class GeometryInputs(Inputs):
+    """What is drawn.
 
-    Writes ``config.json``, ``results.json``, ``report.html`` and what ``export`` names to ``config.out``; interrupted, it
-    continues with the batch or the layer that is missing.
+    Args:
+        model: the run's model.
+        other: the model that it is compared with.
+        sites: what is read of the model; ``other_sites`` of the other one.
+        words: the words that are drawn.
+        columns: each property of every word of the corpus.
+    """
+
+    model: Subject
+    other: Subject | None
+    corpus: Corpus
+    sites: list[str]
+    other_sites: list[str]
+    words: DrawnWords
+    columns: dict[str, list[list[Any]]]
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Each property's value of each drawn word."""
+        chosen = self.words.chosen
+        return {
+            name: np.array([column[s][i] for s, i in chosen], dtype=object) for name, column in self.columns.items()
+        }
+
+
+def prepare(options: GeometryOptions, load_model: Load) -> GeometryInputs:
+    """The corpus, the models, and the words that are drawn."""
+    maps.require(options.methods)
+    export.require(options.export)
+    corpus = read_conllu(options.corpus, options.limit)
+    columns = {name: _column(name, corpus) for name in options.properties}
+    subject = load_model()
+    sites = _vector_sites(subject, options.site)
+    other = _other(options) if options.compare else None
+    data = [DataFile("corpus", str(options.corpus), corpus.sha256, len(corpus))]
+    if other is not None:
+        data.append(DataFile.of_model("compare", other))
+    return GeometryInputs(
+        options=options,
+        subject=subject,
+        data=data,
+        model=subject,
+        other=other,
+        corpus=corpus,
+        sites=sites,
+        other_sites=_vector_sites(other, options.site) if other else [],
+        words=DrawnWords(subject, other, corpus, options),
+        columns=columns,
+    )
+
+
+def cost(inputs: GeometryInputs) -> Cost:
+    """The vectors, twice, and the Gram matrices of all sites."""
+    words, options = inputs.words, inputs.options
+    text = (
+        f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(inputs.sites)} sites, maps by "
+        f"{', '.join(options.methods)}"
+    )
+    stored = len(words.chosen) * inputs.model.d_model * len(inputs.sites) * FLOAT32_BYTES
+    compared = len(inputs.sites) + len(inputs.other_sites)
+    return Cost(text, memory=2 * stored + cka_bytes(compared, len(words.chosen)), disk=stored)
+
+
+def measure(inputs: GeometryInputs, run: Run) -> Results:
+    """Draw and measure every layer; the other model and the logit lens where they were asked for."""
+    options, words = inputs.options, inputs.words
+    notes = words.notes(options)
+    vectors = _vectors(run, inputs, inputs.model, OWN)
+    layers = _layers(inputs, run, vectors)
+    norms = norms_by_position(inputs.model, words.layout, inputs.sites)
+    records = [
+        LayerRecord(**layer.figures, separability=layer.separability, **norms[site])
+        for site, layer in zip(inputs.sites, layers, strict=True)
+    ]
+    drawn = {method: [np.array(layer.maps[method]) for layer in layers] for method in _in_order(options.methods)}
+    between = _between(inputs, run, vectors)
+    lens, reason = _lens(inputs)
+    if reason:
+        notes.append(Note(kind="skipped", text=reason))
+    _export(inputs, run, vectors, drawn)
+    shutil.rmtree(run.folder.path / OWN, ignore_errors=True)
+    return Results(
+        records=records,
+        words=Words(**words.shown(inputs.labels)),
+        maps={method: [_packed(points) for points in of_sites] for method, of_sites in drawn.items()},
+        near=[_packed_neighbours(layer.near) for layer in layers],
+        cka=_similar(vectors),
+        cka_between=between,
+        lens=lens,
+        findings=_findings(records, options, lens),
+        notes=notes,
+    )
+
+
+# -- what is read
+
+
+def _vector_sites(subject: Subject, site: str) -> list[str]:
+    """The embedding and the site at every layer.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        RunError: a site, or a selection of it, that has a single number a token: a space needs two.
     """
-    this = Run("geometry", config)
-    methods, names = config.method or ("pca", "tsne"), config.property or ("upos",)
-    maps.require(methods)
-    export.require(config.export)
-    corpus = read_conllu(config.corpus, config.limit)
-    columns = {name: _column(name, corpus) for name in dict.fromkeys(names)}
-    subject = this.load()
-    places = study_sites(subject, config.site)
-    other = _other(config) if config.compare else None
-    hashes = {str(config.corpus): corpus.sha256}
-    hashes |= {"compare": other.sha256} if other else {}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
-
-    words = DrawnWords(subject, other, corpus, config)
-    plan = (
-        f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(places)} sites, maps by {', '.join(methods)}"
-    )
-    stored = len(words.chosen) * subject.d_model * len(places) * 4
-    compared = len(places) + (len(study_sites(other, config.site)) if other else 0)
-    held = 2 * stored + cka_bytes(compared, len(words.chosen))
-    cost: dict[str, Any] = {"held": held, "disk": stored, "besides": "maps, neighbours and figures"}
-    encoded = words.layout.encoded
-    if (
-        planned := this.plan(plan, **cost, seconds=lambda: pass_seconds(subject, encoded, config.batch_tokens))
-    ) is not None:
-        return planned
-    vectors = _vectors(this, subject, corpus, words.layout, words.rows, places, "features")
-    labels = {name: np.array([column[s][i] for s, i in words.chosen], dtype=object) for name, column in columns.items()}
-    records, drawn = [], {}
-    before: dict[str, np.ndarray] = {}
-    with console.progress() as bars:
-        bar = bars.add_task("maps", total=len(places))
-        for number, site in enumerate(places):
-            saved = this.folder.kept(
-                f"map-{site}",
-                lambda site=site, number=number, before=before: _layer(
-                    site, number, vectors[site].astype(np.float64), labels, words.sentences, before, config
-                ),
+    sites = study_sites(subject, site)
+    (batch,) = subject.batches(subject.encode(["a b"]))
+    with capture(subject.model, *sites) as acts:
+        subject.forward(batch)
+    for name in sites:
+        width = acts[name].flatten(2).shape[2] if acts[name].ndim > 2 else 1
+        if width < 2:
+            raise RunError(
+                f"--site {site}: expected at least two numbers a token, {name} has one: leave out the selection in "
+                "brackets, or select several, such as [0:8]"
             )
-            before = {method: np.array(points) for method, points in saved["maps"].items()}
-            drawn[site], near = before, np.array(saved["near"], dtype=np.uint16)
-            records.append({**saved["record"], "near": base64.b64encode(near.tobytes()).decode()})
-            bars.advance(bar)
-    norms = norms_by_position(subject, words.layout, places)
-    for record in records:
-        record |= norms[record["site"]]
-    notes = words.notes(config)
-    results: dict[str, Any] = {
-        "records": [{k: v for k, v in r.items() if k != "near"} for r in records],
-        "words": words.shown(labels),
-        "maps": {
-            method: [_packed(drawn[site][method]) for site in places]
-            for method in (m for m in maps.METHODS if m in methods)
-        },
-        "near": [record["near"] for record in records],
-        "cka": _similar(vectors),
-        "notes": notes,
-    }
-    if other is not None:
-        there = _vectors(
-            this, other, corpus, words.other_layout, words.other_rows, study_sites(other, config.site), "other"
-        )
-        results["cka_between"] = {**_similar(vectors, there), "model": other.name}
-        shutil.rmtree(config.out / "other", ignore_errors=True)
-    if (reason := why_not(subject)) is None and config.lens:
-        texts = words.layout.encoded[: config.lens]
-        try:
-            found = logit_lens(subject, texts)
-            results["lens"] = {"records": found.records(config.seed), "texts": _lens_texts(subject, found, texts)}
-        except LensError as error:
-            notes.append({"kind": "skipped", "text": str(error)})
-    elif config.lens:
-        notes.append({"kind": "skipped", "text": f"logit lens: {reason}"})
-    results["findings"] = _findings(results, next(iter(columns)))
-    table = {"form": [corpus.sentences[s].words[i].form for s, i in words.chosen]}
-    table |= {"sentence": [corpus.sentences[s].id for s, _ in words.chosen], "word": [i + 1 for _, i in words.chosen]}
-    table |= {name: list(values) for name, values in labels.items()}
-    export.write(config.export, config.out, table, vectors, drawn)
-    results = this.finish(results, data=[data_record("corpus", config.corpus, len(corpus))])
-    shutil.rmtree(config.out / "features", ignore_errors=True)
-    return results
+    return sites
 
 
-def _other(config: GeometryOptions) -> Subject:
-    from ...subject import load
-
+def _other(options: GeometryOptions) -> Subject:
     return load(
-        str(config.compare), dtype=config.dtype, device=config.device, bos=config.bos,
-        body_only=True, trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+        str(options.compare),
+        dtype=options.dtype,
+        device=options.device,
+        bos=options.bos,
+        body_only=True,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def _column(name: str, corpus: Corpus) -> list[list[Any]]:
@@ -144,142 +184,147 @@ def _column(name: str, corpus: Corpus) -> list[list[Any]]:
     return [list(prop.read(sentence, corpus)) for sentence in corpus.sentences]  # type: ignore[arg-type]
 
 
-def _vectors(
-    this: Run,
-    subject: Subject,
-    corpus: Corpus,
-    layout: Layout,
-    rows: Sequence[int],
-    places: Sequence[str],
-    name: str,
-) -> dict[str, Float[np.ndarray, "n d"]]:
+def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> Vectors:
     """The drawn words' vectors at each site; those of the other model are not in ``--store``."""
-    config = this.config
-    store = ActivationStore(
-        config.out / name, {"run": digest({**this.identity, "features": name})}, dtype=torch.float32
-    )
-    where = config.store if name == "features" else None
-    features = read_or_run(where, subject, [corpus], layout, places, store, config.pooling, config.batch_tokens)
-    return {site: features.read(site)[torch.tensor(rows)].numpy() for site in places}
+    options, words = inputs.options, inputs.words
+    is_own = name == OWN
+    layout: Layout = words.layout if is_own else words.other_layout
+    rows = torch.tensor(words.rows if is_own else words.other_rows)
+    sites = inputs.sites if is_own else inputs.other_sites
+    key = {"run": digest({"run": run.key, "features": name})}
+    store = ActivationStore(run.folder.path / name, key, dtype=torch.float32)
+    where = options.store if is_own else None
+    with run.timed("features"):
+        features = read_or_run(
+            where, subject, [inputs.corpus], layout, sites, store, options.pooling, options.batch_tokens
+        )
+    return {site: features.read(site)[rows].numpy() for site in sites}
 
 
-def _layer(
-    site: str,
-    number: int,
-    vectors: Float[np.ndarray, "n d"],
-    labels: dict[str, np.ndarray],
-    sentences: np.ndarray,
-    before: dict[str, np.ndarray],
-    config: GeometryOptions,
-) -> dict[str, Any]:
-    """One layer's figures, neighbours and maps."""
-    found = measures.components(vectors)
-    record: dict[str, Any] = {
-        "site": site,
-        "layer": layer_of(site, number),
-        "n": len(vectors),
-        "explained": [float(x) for x in found.explained[:10]],
-        "explained_2": float(found.explained[:2].sum()),
-        "components_90": found.needed(),
-        "anisotropy": measures.anisotropy(vectors),
-        "anisotropy_centred": measures.anisotropy(vectors - vectors.mean(0)),
-        "intrinsic_dimension": measures.intrinsic_dimension(vectors),
-    }
-    drawn = {}
-    for method in config.method or ("pca", "tsne"):
-        points = maps.draw(method, found, config.seed, config.perplexity)
-        record[f"trust_{method}"] = maps.trustworthiness(vectors, points)
-        drawn[method] = maps.aligned(points, before.get(method))
-    for name, values in labels.items():
-        have = np.array([isinstance(v, str) for v in values])
-        if have.sum() < FEW or len(set(values[have])) < 2 or len(set(sentences[have])) < 2:
-            continue
-        counts = np.unique(values[have].astype(str), return_counts=True)[1]
-        record[f"{name}:majority"] = float(counts.max() / counts.sum())
-        for where, points in {"space": vectors, **drawn}.items():
-            score = measures.separability(points[have], values[have].astype(str), sentences[have], seed=config.seed)
-            record[f"{name}:{where}"] = score.value
-            record[f"{name}:{where}_low"], record[f"{name}:{where}_high"] = score.low, score.high
-    near = measures.nearest(vectors, NEAR)
-    return {
-        "record": record,
-        "maps": {name: np.round(points, 4).tolist() for name, points in drawn.items()},
-        "near": near.tolist(),
-    }
+# -- what is measured
+
+
+def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[MeasuredLayer]:
+    """Every layer's figures, maps and neighbours; those that an interrupted run has left are read."""
+    layers: list[MeasuredLayer] = []
+    before: dict[str, np.ndarray] = {}
+    with run.timed("maps"), console.progress() as bars:
+        bar = bars.add_task("maps", total=len(inputs.sites))
+        for place, site in enumerate(inputs.sites):
+            raw = run.folder.cell(f"map-{site}")
+            if raw is not None:
+                layer = from_json(MeasuredLayer, raw, f"cell map-{site}")
+            else:
+                wide = vectors[site].astype(np.float64)
+                space = LayerSpace(site, place, wide, inputs.labels, inputs.words.sentences)
+                layer = space.measured(inputs.options, before)
+                run.folder.save_cell(f"map-{site}", as_json(layer))
+            layers.append(layer)
+            # Each map is turned to lie on the one before, so that the slider shows movement and not a rotation.
+            before = {method: np.array(points) for method, points in layer.maps.items()}
+            bars.advance(bar)
+    return layers
+
+
+def _between(inputs: GeometryInputs, run: Run, vectors: Vectors) -> Similarity | None:
+    """CKA with the layers of the other model."""
+    if inputs.other is None:
+        return None
+    others = _vectors(run, inputs, inputs.other, OTHER)
+    shutil.rmtree(run.folder.path / OTHER, ignore_errors=True)
+    return _similar(vectors, others, inputs.other.name)
+
+
+def _lens(inputs: GeometryInputs) -> tuple[LensResults | None, str]:
+    """The logit lens of the first texts, or why there is none."""
+    options, subject = inputs.options, inputs.model
+    if not options.lens:
+        return None, ""
+    if (reason := why_not(subject)) is not None:
+        return None, f"logit lens: {reason}"
+    texts = inputs.words.layout.encoded[: options.lens]
+    try:
+        lens = logit_lens(subject, texts)
+    except LensError as error:
+        return None, str(error)
+    return LensResults(records=lens.records(options.seed), texts=_lens_texts(subject, lens, texts)), ""
 
 
 def cka_bytes(clouds: int, words: int) -> int:
     """What CKA holds at a time: the clouds' Gram matrices, the same at length 1, and their squares on the way there."""
-    return 3 * 8 * clouds * words**2
+    return 3 * FLOAT64_BYTES * clouds * words**2
 
 
-def _similar(
-    a: dict[str, Float[np.ndarray, "n d"]], b: dict[str, Float[np.ndarray, "n d"]] | None = None
-) -> dict[str, Any]:
+def _similar(vectors: Vectors, others: Vectors | None = None, model: str = "") -> Similarity:
     """CKA of every two layers."""
-    grams = np.stack([measures.centred_gram(v) for v in a.values()])
-    others = grams if b is None else np.stack([measures.centred_gram(v) for v in b.values()])
-    found = measures.cka(grams, others)
-    return {"rows": list(a), "columns": list(a if b is None else b), "values": np.round(found, 4).tolist()}
-
-
-def _packed(points: Float[np.ndarray, "n 2"]) -> dict[str, Any]:
-    """Coordinates as 16-bit numbers between the map's ends, base64."""
-    low, high = points.min(), points.max()
-    scaled = np.round((points - low) / max(high - low, 1e-12) * 65535).astype("<u2")
-    return {"low": float(low), "high": float(high), "xy": base64.b64encode(scaled.tobytes()).decode()}
-
-
-def _lens_texts(subject: Subject, lens: Lens, texts: Sequence[Any]) -> list[dict[str, Any]]:
-    """The first texts, place by place: the tokens, and each layer's likeliest next token."""
-    usable = [text for text in texts if len(text) > 1]
-    out = []
-    for number in sorted(range(len(usable)), key=lambda n: (not 6 <= len(usable[n]) <= 16, n))[:SHOWN]:
-        at = np.flatnonzero(lens.texts == number)
-        out.append(
-            {
-                "tokens": [subject.token(token) for token in usable[number].ids],
-                "top": [[subject.token(int(t)) for t in row[at]] for row in lens.top],
-                "p": [[round(float(p), 4) for p in row[at]] for row in lens.top_p],
-                "rank": [[int(r) for r in row[at]] for row in lens.rank],
-                "log2p": [[round(float(p), 3) for p in row[at]] for row in lens.log2p],
-            }
-        )
-    return out
-
-
-def _findings(results: dict[str, Any], name: str) -> list[dict[str, str]]:
-    """What is worth saying first."""
-    records = results["records"]
-    dims = [r["intrinsic_dimension"] for r in records]
-    top = int(np.argmax(dims))
-    most = max(records, key=lambda r: r["anisotropy"])
-    text = (
-        f"The intrinsic dimension goes from {dims[0]:.1f} at the embedding to {dims[-1]:.1f} at the end, largest at "
-        f"{records[top]['site']} ({dims[top]:.1f}). Directions are least evenly spread at {most['site']}: two words' mean "
-        f"cosine is {most['anisotropy']:.2f}, {most['anisotropy_centred']:.2f} once the mean is taken away."
+    grams = np.stack([measures.centred_gram(cloud) for cloud in vectors.values()])
+    other_grams = grams if others is None else np.stack([measures.centred_gram(cloud) for cloud in others.values()])
+    values = np.round(measures.cka(grams, other_grams), 4).tolist()
+    return Similarity(
+        rows=list(vectors), columns=list(vectors if others is None else others), values=values, model=model
     )
-    out = [{"property": "space", "text": text}]
-    if f"{name}:space" in records[0]:
-        best = max(records, key=lambda r: r[f"{name}:space"])
-        told = ", ".join(f"{best[f'{name}:{m}']:.2f} on the {m} map" for m in results["maps"])
-        out.append(
-            {
-                "property": name,
-                "text": f"Nearest neighbours from other sentences tell {name} best at {best['site']}: {best[f'{name}:space']:.2f} "
-                f"(95% {best[f'{name}:space_low']:.2f}-{best[f'{name}:space_high']:.2f}; most frequent class "
-                f"{best[f'{name}:majority']:.2f}), {told}.",
-            }
+
+
+def _lens_texts(subject: Subject, lens: Lens, texts: Sequence[Encoded]) -> list[LensText]:
+    """The first texts of a length that is pleasant to look at, place by place."""
+    usable = [text for text in texts if len(text) > 1]
+
+    def is_long_or_short(number: int) -> tuple[bool, int]:
+        return not PLEASANT[0] <= len(usable[number]) <= PLEASANT[1], number
+
+    shown = []
+    for number in sorted(range(len(usable)), key=is_long_or_short)[:SHOWN_TEXTS]:
+        places = np.flatnonzero(lens.texts == number)
+        shown.append(
+            LensText(
+                tokens=[subject.token(token) for token in usable[number].ids],
+                top=[[subject.token(int(token)) for token in row[places]] for row in lens.top],
+                p=[[round(float(p), 4) for p in row[places]] for row in lens.top_p],
+                rank=[[int(rank) for rank in row[places]] for row in lens.rank],
+                log2p=[[round(float(p), 3) for p in row[places]] for row in lens.log2p],
+            )
         )
-    if lens := results.get("lens"):
-        rows = lens["records"]
-        half = next(i for i, r in enumerate(rows) if r["top1"] >= rows[-1]["top1"] / 2)
-        out.append(
-            {
-                "property": "logit lens",
-                "text": f"The model says the next token first in {rows[-1]['top1']:.0%} of places; half of that is reached at "
-                f"layer {layer_label(rows[half]['layer'])}, where its mean log2 p is {rows[half]['log2p']:.1f} (at the end "
-                f"{rows[-1]['log2p']:.1f}).",
-            }
-        )
-    return out
+    return shown
+
+
+# -- what is written
+
+
+def _in_order(methods: Sequence[str]) -> list[str]:
+    return [method for method in maps.METHODS if method in methods]
+
+
+def _packed(points: Float[np.ndarray, "n 2"]) -> DrawnPoints:
+    """Coordinates as 16-bit numbers between the map's ends, base64."""
+    low, high = float(points.min()), float(points.max())
+    scaled = np.round((points - low) / max(high - low, 1e-12) * 65535).astype("<u2")
+    return DrawnPoints(low=low, high=high, xy=base64.b64encode(scaled.tobytes()).decode())
+
+
+def _packed_neighbours(neighbours: list[list[int]]) -> str:
+    return base64.b64encode(np.array(neighbours, dtype=np.uint16).tobytes()).decode()
+
+
+def _export(
+    inputs: GeometryInputs, run: Run, vectors: Vectors, drawn: dict[str, list[Float[np.ndarray, "n 2"]]]
+) -> None:
+    """The files for other tools."""
+    sentences, chosen = inputs.corpus.sentences, inputs.words.chosen
+    table: dict[str, list[Any]] = {
+        "form": [sentences[s].words[i].form for s, i in chosen],
+        "sentence": [sentences[s].id for s, _ in chosen],
+        "word": [i + 1 for _, i in chosen],
+    }
+    table |= {name: list(values) for name, values in inputs.labels.items()}
+    by_site = {site: {m: points[place] for m, points in drawn.items()} for place, site in enumerate(inputs.sites)}
+    export.write(inputs.options.export, run.folder.path, table, vectors, by_site)
+
+
+def _findings(records: Sequence[LayerRecord], options: GeometryOptions, lens: LensResults | None) -> list[Finding]:
+    findings = [space_finding(records)]
+    separated = separability_finding(records, options.properties[0], _in_order(options.methods))
+    if separated is not None:
+        findings.append(separated)
+    if lens is not None:
+        findings.append(lens_finding(lens.records))
+    return findings

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runs.options import option
-from ...runs.shared_options import EffectsOptions
+from ...runs.shared_options import SKIP, EffectsOptions
+from ...sweep.positions import ALL, positions_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,5 +25,7 @@ class PatchOptions(EffectsOptions):
     direction: str = option(
         "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
     )
+    positions: str = positions_option(ALL)
     metric: str = option("what is measured", "logit_difference")
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
+    skip: float = option(SKIP, 0.1, metavar="SHARE")

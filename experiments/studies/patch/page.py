@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...report.controls import GRID, OVER_PROMPTS, TURNED, Control
+from ...report.depths import DepthCurve
 from ...report.parts import Page
-from ...sweep.page import effects_page
+from ...report.words import interval, number
+from ...sweep.page import EffectsView, effect_curves, effects_page
+from ...sweep.positions import positions_text
+from .records import Results
 
 CONTROLS = (
     OVER_PROMPTS,
@@ -16,13 +17,36 @@ CONTROLS = (
     Control(
         "both directions",
         "a part that is enough is taken for one that is needed",
-        lambda results: len({record.get("value") for record in results.get("records") or ()}) > 1,
+        lambda results: len({record.value for record in results.records}) > 1,
         "--direction both",
     ),
 )
 """What each control rules out."""
 
 
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """The page of a run, as parts."""
-    return effects_page(results)
+    first, runs, gap = results.records[0], results.baseline, results.gap
+    metric = f"{first.metric}, {first.unit}"
+    view = EffectsView(
+        noun="patches",
+        about="Metric with one value from the other run minus metric without, mean over prompts.",
+        positions=positions_text(results.positions),
+        share=(
+            "of the way",
+            "effect / (metric of the other run minus metric of this one); absent where that is about 0",
+        ),
+        stats=[
+            ("clean run", number(runs.clean.value), metric),
+            ("corrupted run", number(runs.corrupted.value), metric),
+            ("difference", number(gap.value), interval(gap.low, gap.high)),
+        ],
+        tokens=results.tokens,
+        shares=True,
+    )
+    return effects_page(results, results.records, view)
+
+
+def curves(results: Results) -> list[DepthCurve]:
+    """The effects of parts that a layer has one of, over depth."""
+    return effect_curves(results.records)

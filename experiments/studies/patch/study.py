@@ -10,194 +10,266 @@ The two are different questions (is the part enough, is it needed), so both are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from ....hooks import capture, edits
 from ....hooks.edits import Edit
-from ... import forecast
-from ...corpus.prompts import Prompt, read_prompts
+from ...attention.text_patterns import spelled
+from ...corpus.prompts import Prompt, Unusable, read_prompts
 from ...metrics.metrics import Metric, get_metric
-from ...metrics.reads import MetricError, Reads
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, file_sha256
+from ...metrics.reads import ItemError, MetricError, Reads, naming
+from ...metrics.usable import unusable_notes, usable
+from ...report.schema import Finding, Note
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component, components, places
-from ...sweep.effects import clusters_of, differs_from_0, effect_records, group_notes, mean_of
-from ...sweep.measure import Measured, certificate_notes, measure
-from ...sweep.reading import LEVEL, clear_of_chance, ranking
+from ...sweep.effects import (
+    clusters_of,
+    effect_records,
+    group_notes,
+    is_comparable,
+    mean_of,
+    span,
+)
+from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
+from ...sweep.memory import sweep_bytes
+from ...sweep.positions import at_positions, first_position
+from ...sweep.reading import ranking, significance_text
+from ...sweep.records import Certificate, EffectRecord
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks, clean_values
 from .options import PatchOptions
+from .records import Baselines, Results
 
-DIRECTIONS = ("denoising", "noising")
+DIRECTIONS = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}
+"""Direction -> the run that is patched, and the run that its values come from."""
 
 
-def run(config: PatchOptions) -> dict[str, Any]:
-    """Run or continue a patching sweep; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class PatchInputs(Inputs):
+    """What a patching run has read.
 
-    Writes ``config.json``, ``results.json`` and ``report.html`` to ``config.out``; interrupted, it continues with the
-    first batch of prompts that is missing.
+    Args:
+        items: the clean prompts, each with its corrupted one.
+        clean: where the metric reads the clean texts.
+        sides: the batches of both runs, by name; batches of one number hold the same prompts.
+        parts: what is patched, one at a time.
+        notes: what was left out.
+    """
+
+    subject: Subject
+    metric: Metric
+    items: Sequence[Prompt]
+    clean: Reads
+    sides: Mapping[str, Sequence[Chunk]]
+    parts: Sequence[Component]
+    notes: list[Note]
+
+    @property
+    def directions(self) -> list[str]:
+        """Which directions are asked for."""
+        asked = self.options.direction
+        return list(DIRECTIONS) if asked == "both" else [asked]
+
+
+def prepare(options: PatchOptions, load: Load) -> PatchInputs:
+    """Both runs' prompts, the model, and what is patched.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        LayerscopeError: prompts that do not align, a metric that has no clean and corrupted value, a model without such parts.
     """
-    this = Run("patch", config)
-    metric = get_metric(config.metric)
+    metric = get_metric(options.metric)
     if metric.of_pairs or metric.baseline_is_zero:
         raise MetricError(f"metric {metric.name} has no value of a clean and a corrupted prompt to move between")
-    items = _items(config)
-    subject = this.load()
-    clean, corrupted = aligned_reads(subject, metric, items)
-    hashes = {str(path): file_sha256(path) for path in (config.clean, config.corrupted) if path is not None}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
-
+    unusable: list[Unusable] = []
+    items = _items(options, unusable)
+    subject = load()
+    items, (clean, corrupted) = usable(items, lambda some: aligned_reads(subject, metric, some), unusable, options.skip)
     sides = {
-        "clean": list(chunks(subject, clean, config.batch_tokens)),
-        "corrupted": list(chunks(subject, corrupted, config.batch_tokens)),
+        "clean": list(chunks(subject, clean, options.batch_tokens)),
+        "corrupted": list(chunks(subject, corrupted, options.batch_tokens)),
     }
-    parts = _parts(config, subject, sides["clean"])
-    directions = DIRECTIONS if config.direction == "both" else (config.direction,)
-    plan = (
-        f"{len(parts):,} patches by {config.by} x {len(items)} prompts in {len(sides['clean'])} batches, "
-        f"{' and '.join(directions)}"
+    data = [DataFile.of("clean", options.clean, len(items))]
+    if options.corrupted is not None:
+        data.append(DataFile.of("corrupted", options.corrupted, len(items)))
+    return PatchInputs(
+        options=options,
+        subject=subject,
+        data=data,
+        metric=metric,
+        items=items,
+        clean=clean,
+        sides=sides,
+        parts=_parts(options, subject, sides["clean"]),
+        notes=unusable_notes(unusable, len(items)),
     )
-    cost = forecast.of_sweeps(config, subject, metric, sides["clean"], parts, len(directions))
-    if (planned := this.plan(plan, **cost)) is not None:
-        return planned
-    records, runs, findings, notes, certificates = [], {}, [], [], {}
-    for direction in directions:
-        base, other = ("corrupted", "clean") if direction == "denoising" else ("clean", "corrupted")
-        edits_for = _patches(subject, parts, sides[other])
-        found = measure(this, Grid(direction, subject, metric, sides[base], parts, edits_for))
-        runs[base], runs[other] = found.clean, clean_values(subject, metric, sides[other])
-        more = _records(config, metric, items, parts, found, runs[other] - found.clean, direction)
-        records += more
-        findings.append({"property": direction, "text": _finding(direction, config.by, more)})
-        if found.certificate is not None:
-            certificates[direction] = found.certificate
-            notes += certificate_notes(direction, found.certificate)
-    clusters = clusters_of(items)
-    notes += group_notes(clusters)
-    means = {name: mean_of(values, clusters, config.seed) for name, values in runs.items()}
-    gap = mean_of(runs["clean"] - runs["corrupted"], clusters, config.seed)
-    span = f"{gap['low']:.3g} to {gap['high']:.3g}"
-    text = (
-        f"The {metric.name} is {means['clean']['value']:.3g} {metric.unit} on the clean prompts and "
-        f"{means['corrupted']['value']:.3g} on the corrupted ones; difference {gap['value']:.3g} (95% {span}, n = {len(items)})."
-    )
-    if not differs_from_0(gap):
-        why = f"effects are not normalised: clean and corrupted {metric.name} do not differ (95% {span})"
-        notes.append({"kind": "skipped", "text": why})
-    results = {
-        "records": records,
-        "baseline": means,
-        "gap": gap,
-        "findings": [{"property": "runs", "text": text}, *findings],
-        "notes": notes,
-        "certificates": certificates,
-    }
-    data = [data_record("clean", config.clean, len(items))]
-    if config.corrupted is not None:
-        data.append(data_record("corrupted", config.corrupted, len(items)))
-    return this.finish(results, data=data)
 
 
-def _items(config: PatchOptions) -> list[Prompt]:
+def _items(options: PatchOptions, unusable: list[Unusable]) -> list[Prompt]:
     """The clean prompts, each with its corrupted one."""
-    items = read_prompts(config.clean, config.limit)
-    if config.corrupted is not None:
-        others = read_prompts(config.corrupted, config.limit, answers=False)
-        if len(others) != len(items):
-            raise RunError(
-                f"--corrupted {config.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
-            )
-        items = [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
-    for number, item in enumerate(items, 1):
-        if item.corrupted is None:
-            raise RunError(f"{config.clean}: prompt {number}: expected 'corrupted', or --corrupted FILE")
-        if item.corrupted == item.prompt:
-            raise RunError(
-                f"{config.clean}: prompt {number}: expected a corrupted prompt that differs from the clean one"
-            )
-    return items
+    if options.corrupted is None:
+        return read_prompts(options.clean, options.limit, unusable=unusable)
+    items = read_prompts(options.clean, options.limit)
+    others = read_prompts(options.corrupted, options.limit, answers=False)
+    if len(others) != len(items):
+        raise RunError(
+            f"--corrupted {options.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
+        )
+    return [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
 
 
 def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> tuple[Reads, Reads]:
-    """The reads of the clean and of the corrupted prompts, which must stand token against token.
+    """The reads of the clean and of the corrupted prompts, which must align token by token.
 
     Raises:
-        MetricError: naming the first prompt whose two texts differ in length.
+        MetricError: a prompt without a corrupted one.
+        ItemError: naming the first prompt whose two texts are the same, or differ in length.
     """
+    for number, item in enumerate(items):
+        if item.corrupted is None:
+            raise MetricError(f"prompt {number + 1} ({item.prompt[:40]!r}): expected 'corrupted', or --corrupted FILE")
+        with naming(item, number, "prompt"):
+            if item.corrupted == item.prompt:
+                raise ItemError("expected a corrupted prompt that differs from the clean one")
     clean = metric.reads(subject, items)
     corrupted = metric.reads(subject, [replace(item, prompt=item.corrupted or "") for item in items])
     owner = dict(clean.places[:, [0, 3]].tolist())
     for text, (a, b) in enumerate(zip(clean.texts, corrupted.texts, strict=True)):
-        if len(a) != len(b):
-            raise MetricError(
-                f"prompt {owner[text] + 1}: expected a corrupted text of {len(a)} tokens, as the clean one has, got "
-                f"{len(b)} ({b.text[:60]!r})"
-            )
+        with naming(items[owner[text]], owner[text], "prompt"):
+            if len(a) != len(b):
+                raise ItemError(
+                    f"expected a corrupted text of {len(a)} tokens, as the clean one has, got {len(b)} ({b.text[:60]!r})"
+                )
     if not torch.equal(clean.places, corrupted.places):
-        raise MetricError("expected the answers to be the same tokens after the clean and the corrupted prompts")
+        raise ItemError("expected the answers to be the same tokens after the clean and the corrupted prompts")
     return clean, corrupted
 
 
-def _parts(config: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> list[Component]:
+def _parts(options: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> list[Component]:
     """What is patched, one at a time."""
-    if config.by == "head":
-        return components(subject.model, "heads", groups[0].batch, config.site)
-    if config.by == "layer":
-        return [part for kind in ("attentions", "mlps") for part in components(subject.model, kind, groups[0].batch)]
+    model, batch = subject.model, groups[0].batch
+    if options.by == "head":
+        return components(model, "heads", batch, options.site)
+    if options.by == "layer":
+        return components(model, "attentions", batch) + components(model, "mlps", batch)
     lengths = {len(text) for chunk in groups for text in chunk.reads.texts}
     if len(lengths) > 1:
         raise MetricError(
             f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
             f"{max(lengths)} tokens"
         )
-    return places(subject.model, config.site or "hook_resid_pre", lengths.pop())
+    every = places(model, options.site or "hook_resid_pre", lengths.pop())
+    return [part for part in every if (part.index or 0) >= first_position(options)]
 
 
-def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk]) -> EditsFor:
+def cost(inputs: PatchInputs) -> Cost:
+    """Every part patched in every batch, in each direction."""
+    options, parts, groups = inputs.options, inputs.parts, inputs.sides["clean"]
+    text = (
+        f"{len(parts):,} patches by {options.by} x {len(inputs.items)} prompts in {len(groups)} batches, "
+        f"{' and '.join(inputs.directions)}"
+    )
+    return Cost(text, memory=sweep_bytes(inputs.subject, groups, len(parts)))
+
+
+def measure(inputs: PatchInputs, run: Run) -> Results:
+    """The effect of every patch in each direction."""
+    options, metric, items, sides = inputs.options, inputs.metric, inputs.items, inputs.sides
+    clusters = clusters_of(items)
+    records: list[EffectRecord] = []
+    values: dict[str, Float[np.ndarray, " prompts"]] = {}
+    findings: list[Finding] = []
+    notes: list[Note] = list(inputs.notes)
+    certificates: dict[str, Certificate] = {}
+    for direction in inputs.directions:
+        base, other = DIRECTIONS[direction]
+        first = first_position(options)
+        edits_for = _patches(inputs.subject, inputs.parts, sides[other], first)
+        grid = Grid(direction, inputs.subject, metric, sides[base], inputs.parts, edits_for)
+        measured = measure_grid(run, grid)
+        values[base] = measured.clean
+        if other not in values:
+            values[other] = clean_values(inputs.subject, metric, sides[other])
+        of_direction = _records(inputs, measured, values[other] - measured.clean, direction)
+        records += of_direction
+        text = _finding(direction, options.by, of_direction)
+        findings.append(Finding(property=direction, text=text))
+        notes += unchanged_notes(
+            measured, f"{direction} patches", metric.name, "both runs hold the same value there", "info"
+        )
+        if measured.certificate is not None:
+            certificates[direction] = measured.certificate
+            notes += certificate_notes(direction, measured.certificate)
+    notes += group_notes(clusters)
+    means = Baselines(
+        clean=mean_of(values["clean"], clusters, options.seed),
+        corrupted=mean_of(values["corrupted"], clusters, options.seed),
+    )
+    gap = mean_of(values["clean"] - values["corrupted"], clusters, options.seed)
+    text = (
+        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts and "
+        f"{means.corrupted.value:.3g} on the corrupted ones; difference {gap.value:.3g} ({span(gap)}, "
+        f"n = {len(items)})."
+    )
+    if not is_comparable(gap):
+        why = f"effects are not normalised: clean and corrupted {metric.name} do not differ significantly ({span(gap)})"
+        notes.append(Note(kind="skipped", text=why))
+    first_text = inputs.clean.texts[0]
+    return Results(
+        positions=options.positions,
+        records=records,
+        baseline=means,
+        gap=gap,
+        tokens=spelled(inputs.subject, first_text) if options.by == "position" else [],
+        findings=[Finding(property="runs", text=text), *findings],
+        notes=notes,
+        certificates=certificates,
+    )
+
+
+def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk], first: int) -> EditsFor:
     """From a chunk's number to the edit that puts the other run's values in."""
     names = list(dict.fromkeys(part.site.name for part in parts))
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
         with torch.no_grad(), capture(subject.model, *names, clone=True) as acts:
             subject.model(**sources[number].batch.inputs(subject.device))
-        patch = edits.patch(acts)
+        patch = at_positions(edits.patch(acts), first)
         return lambda part: patch
 
     return edits_for
 
 
 def _records(
-    config: PatchOptions,
-    metric: Metric,
-    items: Sequence[Prompt],
-    parts: Sequence[Component],
-    found: Measured,
-    gap: np.ndarray,
+    inputs: PatchInputs,
+    measured: Measured,
+    gap: Float[np.ndarray, " prompts"],
     direction: str,
-) -> list[dict[str, Any]]:
+) -> list[EffectRecord]:
     """The effects of one direction; each kind of part has its own false-discovery rate."""
-    clusters, out = clusters_of(items), []
-    for kind in dict.fromkeys(part.kind for part in parts):
-        mine = [i for i, part in enumerate(parts) if part.kind == kind]
-        out += effect_records(
-            [parts[i] for i in mine], found.of(mine), gap, clusters, metric, config.seed, value=direction
-        )
-    return out
+    clusters, seed = clusters_of(inputs.items), inputs.options.seed
+    records: list[EffectRecord] = []
+    for kind in dict.fromkeys(part.kind for part in inputs.parts):
+        chosen = [i for i, part in enumerate(inputs.parts) if part.kind == kind]
+        of_kind = [inputs.parts[i] for i in chosen]
+        effects = measured.of(chosen)
+        records += effect_records(of_kind, effects, gap, clusters, inputs.metric, seed, value=direction)
+    return records
 
 
-def _finding(direction: str, by: str, records: Sequence[dict[str, Any]]) -> str:
+def _finding(direction: str, by: str, records: Sequence[EffectRecord]) -> str:
     """One sentence of the strongest."""
-    moved = "clean values in the corrupted run" if direction == "denoising" else "corrupted values in the clean run"
+    moved = {
+        "denoising": "clean values in the corrupted run",
+        "noising": "corrupted values in the clean run",
+    }[direction]
+    noun = f"patches by {by}"
     return (
-        f"{direction.capitalize()} ({moved}): {len(clear_of_chance(records))} of {len(records)} patches by {by} have an "
-        f"effect at a false-discovery rate of {LEVEL:.0%}; the strongest are {ranking(records)}."
+        f"{direction.capitalize()} ({moved}): {significance_text(records, noun, 'have an effect')} The strongest are "
+        f"{ranking(records)}."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...report.charts import Series
@@ -10,7 +10,8 @@ from ...report.controls import Control, field
 from ...report.lines import lines
 from ...report.parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, score_cell
 from ...report.provenance import model_name
-from ...report.words import count, finite, interval, number, plural
+from ...report.words import count, interval, number, plural
+from .records import Results, StepRecord
 
 CONTROLS = (
     Control("as many heads at random", "any heads could have left", field("random"), "--random 2"),
@@ -20,90 +21,86 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Heads leave the weights in the order of their gates, mean |d metric / d gate|, weighed again before every step. What is "
-    "left computes what the whole model computes with those heads at zero; times are medians of forwards taken in turns."
+    "Heads are removed from the weights in the order of their gates, mean |d metric / d gate|, computed again before every "
+    "step. The smaller model computes what the whole model computes with those heads at zero. Times are medians of forwards "
+    "taken in turns."
 )
 
 
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about = results.get("provenance") or {}
-    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
-    first = records[0] if records else {}
-    metric = str(first.get("metric", "?")).replace("_", " ")
+    records = results.records
+    first = records[0]
     facts = [
-        f"{plural(max(0, len(records) - 1), 'step')} from {first.get('heads', '?')} heads a layer",
-        plural(int(first.get("n") or 0), "text"),
-        metric,
+        f"{plural(len(records) - 1, 'step')} from {first.heads} heads a layer",
+        plural(first.n, "text"),
+        first.metric.replace("_", " "),
     ]
     data: dict[str, Any] = {"charts": {}}
-    sections = [steps_section(records, data)] if records else []
     return Page(
-        title=f"{model_name(about)} with fewer heads",
+        title=f"{model_name(results.provenance)} with fewer heads",
         kicker="layerscope prune",
         facts=facts,
-        findings=[("steps", str(f.get("property")), str(f.get("text", ""))) for f in results.get("findings") or ()],
-        sections=sections,
+        findings=[("steps", finding.property, finding.text) for finding in results.findings],
+        sections=[steps_section(records, data)],
         data=data,
     )
 
 
-def steps_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def steps_section(records: Sequence[StepRecord], data: dict[str, Any]) -> Section:
     """The curve and the table."""
     first, last = records[0], records[-1]
-    metric = f"{first.get('metric')}, {first.get('unit', '')}"
     items = [
-        ("whole model", number(first.get("value")), metric),
+        ("whole model", number(first.value), f"{first.metric}, {first.unit}"),
         (
-            f"with {plural(int(last.get('heads') or 0), 'head')} a layer",
-            number(last.get("value")),
-            interval(last.get("low"), last.get("high")),
+            f"with {plural(last.heads, 'head')} a layer",
+            number(last.value),
+            interval(last.low, last.high),
         ),
-        ("parameters left", f"{_share(last, first):.0%}", count(last.get("parameters"))),
-        ("speed", f"{number(last.get('speed'), 2)}x", "forward of the whole model / of the smallest"),
+        ("parameters left", f"{_share(last, first):.0%}", count(last.parameters)),
+        ("speed", f"{number(last.speed, 2)}x", "forward of the whole model / of the smallest"),
     ]
-    return Section(
-        "steps", "Steps", [Stats(items), Picture([_picture(records, data)]), _table(records)], ABOUT, study=True
-    )
+    parts = [Stats(items), Picture([_picture(records, data)]), _table(records)]
+    return Section("steps", "Steps", parts, ABOUT, study=True)
 
 
-def _share(record: Mapping[str, Any], first: Mapping[str, Any]) -> float:
-    return float(record.get("parameters") or 0) / float(first.get("parameters") or 1)
+def _share(record: StepRecord, first: StepRecord) -> float:
+    """Parameters that are left."""
+    return record.parameters / first.parameters
 
 
-def _picture(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Drawing:
+def _picture(records: Sequence[StepRecord], data: dict[str, Any]) -> Drawing:
     """Quality by heads that are left."""
-
-    def column(name: str) -> list[float | None]:
-        return [finite(r.get(name)) for r in records]
-
-    labels = [str(r.get("heads")) for r in records]
-    metric = f"{records[0].get('metric')}, {records[0].get('unit', '')}"
-    words = f"{metric} by heads a layer: " + "; ".join(
-        f"{label} heads {number(r.get('value'))}" for label, r in zip(labels, records, strict=True)
+    metric = f"{records[0].metric}, {records[0].unit}"
+    words = [f"{record.heads} heads {number(record.value)}" for record in records]
+    by_gates = Series(
+        "by gates",
+        "score",
+        [record.value for record in records],
+        [record.low for record in records],
+        [record.high for record in records],
+        points=True,
     )
+    at_random = Series("at random", "random", [record.random for record in records], points=True)
     return lines(
         "steps",
-        [
-            Series("at random", "random", column("random"), points=True),
-            Series("by gates", "score", column("value"), column("low"), column("high"), points=True),
-        ],
+        [at_random, by_gates],
         data,
-        labels=labels,
-        names=[f"{plural(int(r.get('heads') or 0), 'head')} a layer" for r in records],
+        labels=[str(record.heads) for record in records],
+        names=[f"{plural(record.heads, 'head')} a layer" for record in records],
         title=f"{metric} by heads a layer",
         y_title=metric,
         x_title="heads left in each layer",
         caption="Band: 95% interval over texts. At random: the mean of models with as many heads drawn at random.",
-        words=words,
+        words=f"{metric} by heads a layer: {'; '.join(words)}",
     )
 
 
-def _table(records: Sequence[Mapping[str, Any]]) -> Table:
+def _table(records: Sequence[StepRecord]) -> Table:
     columns = [
         Column("heads a layer", hint="query heads; key-value heads in small print"),
         Column("parameters"),
-        Column(str(records[0].get("metric")), hint=str(records[0].get("unit"))),
+        Column(records[0].metric, hint=records[0].unit),
         Column("change", hint="from the whole model, paired over texts"),
         Column("at random", hint="models with as many heads drawn at random, mean"),
         Column("speed", hint="time of the whole model's forward / this model's"),
@@ -113,17 +110,21 @@ def _table(records: Sequence[Mapping[str, Any]]) -> Table:
         ),
         Column("folder", False),
     ]
-    rows = [
-        [
-            Cell(str(r.get("heads")), finite(r.get("heads")), f"{r.get('kv_heads')} key-value", head=True),
-            Cell(count(r.get("parameters")), finite(r.get("parameters")), f"{_share(r, records[0]):.0%}"),
-            score_cell(r.get("value"), r.get("low"), r.get("high")),
-            score_cell(r.get("change"), r.get("change_low"), r.get("change_high")),
-            Cell(number(r.get("random")), finite(r.get("random"))),
-            Cell(f"{number(r.get('speed'), 2)}x", finite(r.get("speed"))),
-            Cell("" if r.get("difference") is None else f"{r['difference']:.0e}", finite(r.get("difference"))),
-            Cell(str(r.get("model") or ""), tone="code"),
-        ]
-        for r in records
-    ]
-    return Table("steps-table", "Every step, with 95% intervals in small print", columns, rows, copy=True)
+    rows = []
+    for record in records:
+        share = f"{_share(record, records[0]):.0%}"
+        difference = "" if record.difference is None else f"{record.difference:.0e}"
+        rows.append(
+            [
+                Cell(str(record.heads), float(record.heads), f"{record.kv_heads} key-value", head=True),
+                Cell(count(record.parameters), float(record.parameters), share),
+                score_cell(record.value, record.low, record.high),
+                score_cell(record.change, record.change_low, record.change_high),
+                Cell(number(record.random), record.random),
+                Cell(f"{number(record.speed, 2)}x", record.speed),
+                Cell(difference, record.difference),
+                Cell(record.model or "", tone="code"),
+            ]
+        )
+    caption = "Every step, with 95% intervals in small print"
+    return Table("steps-table", caption, columns, rows, copy=True)

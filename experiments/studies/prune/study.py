@@ -13,6 +13,8 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,23 @@ from torch import nn
 
 from ....hooks import NothingChanged, capture, edits, intervene
 from ....hooks.sites import SiteLike
-from ...corpus.prompts import Pair, Prompt
-from ...forecast import metric_seconds
+from ...corpus.prompts import Pair, Prompt, Unusable
 from ...metrics.metrics import Metric, get_metric, metric_and_texts
 from ...metrics.reads import MetricError
+from ...metrics.usable import unusable_notes, usable
+from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import components
 from ...sweep.effects import clusters_of, group_notes, mean_of
 from ...sweep.estimate import estimates
+from ...sweep.records import Mean
 from ...sweep.sweep import Chunk, chunks, clean_values
 from .cut_heads import Heads, Kept, flat, heads_of, with_heads
 from .options import PruneOptions
+from .records import Results, StepRecord
 
 GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_difference", "rank": "log_probability"}
 """Metrics without a gradient, and the one whose gates stand for them."""
@@ -47,99 +52,119 @@ ROUNDING, ROUNDING_OF_HALF = 1e-5, 5e-2
 """Largest difference of `zeroed_difference`, and that in half precision."""
 
 
-def run(config: PruneOptions) -> dict[str, Any]:
-    """Run or continue a pruning; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class PruneInputs(Inputs):
+    """What a pruning has read.
 
-    Writes ``config.json``, ``results.json``, ``report.html`` and a folder that transformers can load for each step,
-    ``models/step-N``, to ``config.out``; interrupted, it continues with the first step that is missing.
+    Args:
+        metric: what is measured, and ``items`` on what.
+        heads: how the model's heads are laid out.
+        groups: the texts in batches.
+        steps: how many are made.
+        notes: what was left out.
+    """
+
+    subject: Subject
+    metric: Metric
+    items: Sequence[Prompt] | Sequence[Pair]
+    heads: Heads
+    groups: Sequence[Chunk]
+    steps: int
+    notes: list[Note]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model's weights."""
+        return sum(p.numel() * p.element_size() for p in self.subject.model.parameters())
+
+
+def prepare(options: PruneOptions, load: Load) -> PruneInputs:
+    """The texts, and a model whose heads can be cut.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        LayerscopeError: texts that cannot be measured, a model whose heads cannot be cut, more steps than there are heads.
     """
-    this = Run("prune", config)
-    metric, items = metric_and_texts(config, "loss")
+    unusable: list[Unusable] = []
+    metric, items = metric_and_texts(options, "loss", unusable)
     if metric.baseline_is_zero:
         raise MetricError(f"metric {metric.name} is a distance from the same model: expected one of its quality")
-    subject = this.load()
+    subject = load()
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
-    steps = possible if config.steps is None else config.steps
+    steps = possible if options.steps is None else options.steps
     if not 0 < steps <= possible:
         raise RunError(
             f"--steps: expected 1 to {possible} ({heads.n_heads} heads a layer in {heads.n_kv_heads} groups), got {steps}"
         )
-    groups = list(chunks(subject, metric.reads(subject, items), config.batch_tokens))
-    if (finished := this.open(subject, {str(config.source): file_sha256(config.source)})) is not None:
-        return finished
-    size = sum(p.numel() * p.element_size() for p in subject.model.parameters())
-    plan = (
-        f"{steps} steps from {heads.n_heads} heads a layer, {len(items)} texts; each step writes up to "
-        f"{size / 1e9:.2f} GB to {config.out / 'models'}"
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    return PruneInputs(
+        options=options,
+        subject=subject,
+        data=[DataFile.of("pairs" if options.pairs else "prompts", options.source, len(items))],
+        metric=metric,
+        items=items,
+        heads=heads,
+        groups=list(chunks(subject, reads, options.batch_tokens)),
+        steps=steps,
+        notes=unusable_notes(unusable, len(items)),
     )
-    passes = steps * (4 + config.random)  # gradients take about three
-    planned = this.plan(
-        plan,
-        held=size,
-        disk=steps * size,
-        seconds=lambda: passes * metric_seconds(subject, metric, groups),
-        besides="cutting and writing the models",
+
+
+def cost(inputs: PruneInputs) -> Cost:
+    """A second model in memory, and a model on disk for each step."""
+    text = (
+        f"{inputs.steps} steps from {inputs.heads.n_heads} heads a layer, {len(inputs.items)} texts; each step writes up to "
+        f"{inputs.size / 1e9:.2f} GB to {inputs.options.out / 'models'}"
     )
-    if planned is not None:
-        return planned
-    clean = clean_values(subject, metric, groups)
-    kept: Kept = heads.all
-    found = []
+    return Cost(text, memory=inputs.size, disk=inputs.steps * inputs.size)
+
+
+def measure(inputs: PruneInputs, run: Run) -> Results:
+    """Every step; its model goes to ``models/step-N``, which transformers can load."""
+    clean = clean_values(inputs.subject, inputs.metric, inputs.groups)
+    kept: Kept = inputs.heads.all
+    steps: list[Mapping[str, Any]] = []
     with console.progress() as bars:
-        bar = bars.add_task("pruning", total=steps)
-        for step in range(1, steps + 1):
-            saved = this.folder.cell(f"step-{step}")
-            if saved is None:
-                saved = _step(config, subject, heads, kept, metric, items, groups, step)
-                this.folder.save_cell(f"step-{step}", saved)
+        bar = bars.add_task("pruning", total=inputs.steps)
+        for step in range(1, inputs.steps + 1):
+            saved = run.folder.kept(f"step-{step}", partial(_step, inputs, kept, step))
             kept = saved["kept"]
-            found.append(saved)
+            steps.append(saved)
             bars.advance(bar)
-    return this.finish(
-        _results(config, subject, heads, metric, items, clean, found),
-        data=[data_record("texts", config.source, len(items))],
-    )
+    return _results(inputs, clean, steps)
 
 
-def _step(
-    config: PruneOptions,
-    subject: Subject,
-    heads: Heads,
-    kept: Kept,
-    metric: Metric,
-    items: Sequence[Prompt] | Sequence[Pair],
-    groups: Sequence[Chunk],
-    step: int,
-) -> dict[str, Any]:
+def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
     """One step: weigh the heads of the model so far, cut, check, measure, write."""
-    now = subject if len(flat(kept[0])) == heads.n_heads else subject.of_model(with_heads(subject.model, kept))
-    importance = head_gates(now, get_metric(GRADED.get(metric.name, metric.name)), items, config.batch_tokens)
+    options, subject, metric, groups = inputs.options, inputs.subject, inputs.metric, inputs.groups
+    now = subject
+    if len(flat(kept[0])) < inputs.heads.n_heads:
+        now = subject.of_model(with_heads(subject.model, kept))
+    graded = get_metric(GRADED.get(metric.name, metric.name))
+    importance = head_gates(now, graded, inputs.items, options.batch_tokens)
     fewer = without_least(kept, importance)
     smaller = subject.of_model(with_heads(subject.model, fewer))
     difference = zeroed_difference(subject.model, smaller.model, fewer, groups[0])
-    limit = ROUNDING if next(smaller.model.parameters()).dtype.itemsize >= 4 else ROUNDING_OF_HALF
-    if not difference <= limit:
+    is_half = next(smaller.model.parameters()).dtype.itemsize < 4
+    if not difference <= (ROUNDING_OF_HALF if is_half else ROUNDING):
         raise RunError(
             f"{subject.name}: attention without these heads differs from attention with them at zero by {difference:.1e} of "
             "its largest value: this architecture cannot be pruned so"
         )
-    drawn = []
-    for draw in range(config.random):
-        other = subject.of_model(with_heads(subject.model, random_heads(heads, fewer, config.seed + draw)))
-        drawn.append(clean_values(other, metric, groups).tolist())
-    _save(smaller, config.out / "models" / f"step-{step}")
-    seconds = _seconds([subject.model, smaller.model], groups[0].batch.inputs(subject.device))
+    random_values = []
+    for draw in range(options.random):
+        drawn = random_heads(inputs.heads, fewer, options.seed + draw)
+        other = subject.of_model(with_heads(subject.model, drawn))
+        random_values.append(clean_values(other, metric, groups).tolist())
+    _save(smaller, options.out / "models" / f"step-{step}")
+    batch = groups[0].batch.inputs(subject.device)
     return {
         "kept": fewer,
         "importance": importance.tolist(),
         "values": clean_values(smaller, metric, groups).tolist(),
-        "random": drawn,
+        "random": random_values,
         "difference": difference,
-        "seconds": seconds,
+        "seconds": _seconds([subject.model, smaller.model], batch),
         "parameters": sum(p.numel() for p in smaller.model.parameters()),
     }
 
@@ -245,92 +270,107 @@ def _save(subject: Subject, folder: Path) -> None:
 
 
 def _results(
-    config: PruneOptions,
-    subject: Subject,
-    heads: Heads,
-    metric: Metric,
-    items: Sequence[Prompt] | Sequence[Pair],
+    inputs: PruneInputs,
     clean: Float[np.ndarray, " texts"],
-    found: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+    steps: Sequence[Mapping[str, Any]],
+) -> Results:
     """A record a step, step 0 the model as it was given."""
-    clusters = clusters_of(items)
-    base = mean_of(clean, clusters, config.seed)
-    whole = sum(p.numel() for p in subject.model.parameters())
-    common = {"metric": metric.name, "unit": metric.unit, "n": len(items)}
-    records: list[dict[str, Any]] = [
-        {
-            "step": 0,
-            "heads": heads.n_heads,
-            "kv_heads": heads.n_kv_heads,
-            "parameters": whole,
-            **common,
-            **base,
-            "change": 0.0,
-            "change_low": 0.0,
-            "change_high": 0.0,
-            "random": base["value"] if config.random else None,
-            "speed": 1.0,
-            "seconds": None,
-            "original_seconds": None,
-            "difference": None,
-            "removed": [],
-            "model": None,
-        }
-    ]
-    before: Kept = heads.all
-    for step, saved in enumerate(found, 1):
-        values, kept = np.array(saved["values"]), saved["kept"]
-        change = mean_of(values - clean, clusters, config.seed)
-        left = [set(flat(groups)) for groups in kept]
-        records.append(
-            {
-                "step": step,
-                "heads": len(left[0]),
-                "kv_heads": len(kept[0]),
-                "parameters": saved["parameters"],
-                **common,
-                **mean_of(values, clusters, config.seed),
-                "change": change["value"],
-                "change_low": change["low"],
-                "change_high": change["high"],
-                "random": float(np.mean(saved["random"])) if saved["random"] else None,
-                "speed": saved["seconds"][0] / saved["seconds"][1],
-                "seconds": saved["seconds"][1],
-                "original_seconds": saved["seconds"][0],
-                "difference": saved["difference"],
-                "removed": [
-                    [layer, h] for layer, groups in enumerate(before) for h in flat(groups) if h not in left[layer]
-                ],
-                "model": f"models/step-{step}",
-            }
-        )
-        before = kept
-    notes = [
-        *group_notes(clusters),
-        {
-            "kind": "info",
-            "text": "importance and quality are measured on the same texts: the quality of a pruned model on other texts can "
-            "be worse",
-        },
-    ]
-    if not config.random:
-        notes.append({"kind": "skipped", "text": "no model with random heads removed to compare with (--random 0)"})
-    findings = [{"property": "pruning", "text": _finding(records)}]
-    return {"records": records, "baseline": base, "findings": findings, "notes": notes}
+    seed, clusters = inputs.options.seed, clusters_of(inputs.items)
+    base = mean_of(clean, clusters, seed)
+    records = [_given(inputs, base)]
+    before: Kept = inputs.heads.all
+    for step, saved in enumerate(steps, 1):
+        values = np.array(saved["values"])
+        change = mean_of(values - clean, clusters, seed)
+        records.append(_record(inputs, step, saved, mean_of(values, clusters, seed), change, before))
+        before = saved["kept"]
+    text = "importance and quality are measured on the same texts: quality on other texts can be worse"
+    notes = [*inputs.notes, *group_notes(clusters), Note(kind="info", text=text)]
+    if not inputs.options.random:
+        text = "no model with random heads removed to compare with (--random 0)"
+        notes.append(Note(kind="skipped", text=text))
+    finding = Finding(property="pruning", text=_finding(records))
+    return Results(records=records, baseline=base, findings=[finding], notes=notes)
 
 
-def _finding(records: Sequence[Mapping[str, Any]]) -> str:
+def _given(inputs: PruneInputs, base: Mean) -> StepRecord:
+    """The model as it was given."""
+    heads, metric = inputs.heads, inputs.metric
+    return StepRecord(
+        step=0,
+        heads=heads.n_heads,
+        kv_heads=heads.n_kv_heads,
+        parameters=sum(p.numel() for p in inputs.subject.model.parameters()),
+        metric=metric.name,
+        unit=metric.unit,
+        n=len(inputs.items),
+        **vars(base),
+        change=0.0,
+        change_low=0.0,
+        change_high=0.0,
+        random=base.value if inputs.options.random else None,
+        speed=1.0,
+        seconds=None,
+        original_seconds=None,
+        difference=None,
+        removed=[],
+        model=None,
+    )
+
+
+def _record(
+    inputs: PruneInputs,
+    step: int,
+    saved: Mapping[str, Any],
+    quality: Mean,
+    change: Mean,
+    before: Kept,
+) -> StepRecord:
+    """The model after a step.
+
+    Args:
+        before: the heads that were left before it.
+    """
+    left = [set(flat(groups)) for groups in saved["kept"]]
+    removed = []
+    for layer, groups in enumerate(before):
+        removed += [[layer, head] for head in flat(groups) if head not in left[layer]]
+    original_seconds, seconds = saved["seconds"]
+    return StepRecord(
+        step=step,
+        heads=len(left[0]),
+        kv_heads=len(saved["kept"][0]),
+        parameters=saved["parameters"],
+        metric=inputs.metric.name,
+        unit=inputs.metric.unit,
+        n=len(inputs.items),
+        **vars(quality),
+        change=change.value,
+        change_low=change.low,
+        change_high=change.high,
+        random=float(np.mean(saved["random"])) if saved["random"] else None,
+        speed=original_seconds / seconds,
+        seconds=seconds,
+        original_seconds=original_seconds,
+        difference=saved["difference"],
+        removed=removed,
+        model=f"models/step-{step}",
+    )
+
+
+def _finding(records: Sequence[StepRecord]) -> str:
     """The first step and the last, in a sentence."""
-    whole, unit = records[0], records[0]["unit"]
+    whole = records[0]
     shown = [records[1]] if len(records) == 2 else [records[1], records[-1]]
     parts = []
-    for r in shown:
-        by_chance = f" (with heads drawn at random {r['random']:.3g})" if r["random"] is not None else ""
+    for record in shown:
+        by_chance = ""
+        if record.random is not None:
+            by_chance = f" (with heads drawn at random {record.random:.3g})"
         parts.append(
-            f"with {r['heads']} of {whole['heads']} heads a layer the {r['metric']} goes from {whole['value']:.3g} to "
-            f"{r['value']:.3g} {unit}{by_chance}, {1 - r['parameters'] / whole['parameters']:.1%} of the parameters are gone "
-            f"and a forward takes {1 / r['speed']:.0%} of its time"
+            f"with {record.heads} of {whole.heads} heads a layer the {record.metric} goes from {whole.value:.3g} to "
+            f"{record.value:.3g} {whole.unit}{by_chance}, {1 - record.parameters / whole.parameters:.1%} of the parameters "
+            f"are gone and a forward takes {1 / record.speed:.0%} of its time"
         )
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."

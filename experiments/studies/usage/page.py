@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...report.charts import Rule, Series
 from ...report.controls import GRID, Control, field
 from ...report.depths import DepthCurve
 from ...report.lines import lines
-from ...report.parts import Cell, Column, Page, Picture, Section, Stats, Table, score_cell, signed_cell
+from ...report.parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, Text, score_cell, signed_cell
 from ...report.provenance import model_name
 from ...report.records_table import records_section
-from ...report.words import finite, interval, number, p_value, plural, signed, unnamed
-from ...sweep.page import certificate_section
-from ...sweep.reading import LEVEL, clear_of_chance, families, strongest
+from ...report.words import interval, number, p_value, plural, signed, unnamed
+from ...sweep.page import certificate_section, p_cell, significant_stat
+from ...sweep.positions import positions_text
+from ...sweep.reading import families, power_note, strongest
+from .records import Results, UsageRecord
 
 CONTROLS = (
-    Control("random changes as large", "any change of that size would do it", field("null"), "--null-draws 5"),
+    Control("equally large random changes", "any change of that size would do it", field("null"), "--null-draws 5"),
     Control("a probe after the erasure", "what was to be erased is still there", field("erased_linear")),
     Control("a network after the erasure", "it is still there, but not linearly", field("erased_mlp")),
     GRID,
@@ -26,177 +28,206 @@ CONTROLS = (
 
 
 ABOUT = (
-    "Above: test accuracy of a linear probe of each layer, before and after the property is erased there. Below: what that "
-    "erasure, in the running model, does to the metric, and what changes as large in random directions do."
+    "Above: test accuracy of a linear probe of each layer, before and after the property is erased there. Below: the effect of "
+    "that erasure in the running model on the metric, and of equally large changes in random directions."
 )
 
 
-def page(results: Mapping[str, Any]) -> Page:
+def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    about = results.get("provenance") or {}
-    records: Sequence[Mapping[str, Any]] = list(results.get("records") or ())
-    erased = [r for r in records if r.get("value") == "erase"]
-    first = erased[0] if erased else {}
+    records = results.records
+    erased = [record for record in records if record.value == "erase"]
+    first = erased[0]
     data: dict[str, Any] = {"charts": {}, "heats": {}}
     facts = [
-        str(first.get("property", "?")),
+        first.property,
         plural(len(erased), "layer"),
-        plural(int(first.get("n") or 0), "text or pair", "texts or pairs"),
-        str(first.get("metric", "?")).replace("_", " "),
+        plural(first.n, "text or pair", "texts or pairs"),
+        first.metric.replace("_", " "),
     ]
-    sections = [layers_section(erased, data)] if erased else []
+    sections = [layers_section(erased, results.positions, data)]
     if len(families(records)) > 1:
         sections.append(pushes_section(records, data))
-    if certificates := results.get("certificates") or {}:
-        sections.append(certificate_section(certificates, records, data))
-    if records:
-        sections.append(records_section(results))
+    if results.certificates:
+        sections.append(certificate_section(results.certificates, records, data))
+    sections.append(records_section(records))
+    findings = [("layers", finding.property, unnamed(finding.text, finding.property)) for finding in results.findings]
     return Page(
-        title=f"Does {model_name(about)} use {first.get('property', 'what it encodes')}?",
+        title=f"Does {model_name(results.provenance)} use {first.property}?",
         kicker="layerscope usage",
         facts=facts,
-        findings=[
-            ("layers", name := str(f.get("property")), unnamed(str(f.get("text", "")), name))
-            for f in results.get("findings") or ()
-        ],
+        findings=findings,
         sections=sections,
         data=data,
     )
 
 
-def layers_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def layers_section(records: Sequence[UsageRecord], positions: str, data: dict[str, Any]) -> Section:
     """Both curves and the table."""
-    top = max(records, key=lambda r: finite(r.get("decodable")) or 0.0)
+    top = max(records, key=lambda record: record.decodable)
     most = strongest(records, 1)[0]
-    metric = f"{records[0].get('metric')}, {records[0].get('unit', '')}"
+    metric = f"{records[0].metric}, {records[0].unit}"
     items = [
         (
-            f"decodable best at layer {top.get('layer')}",
-            number(top.get("decodable")),
-            interval(top.get("decodable_low"), top.get("decodable_high")),
+            f"decodable best at layer {top.layer}",
+            number(top.decodable),
+            interval(top.decodable_low, top.decodable_high),
         ),
-        (f"missed most at layer {most.get('layer')}", signed(most.get("effect")), metric),
-        (
-            "clear of chance",
-            f"{len(clear_of_chance(records))} of {len(records)}",
-            f"false-discovery rate below {LEVEL}",
-        ),
-        ("clean metric", number(records[0].get("baseline")), metric),
+        (f"largest effect at layer {most.layer}", signed(most.effect), metric),
+        significant_stat(records),
+        ("clean metric", number(records[0].baseline), metric),
     ]
-    labels = [str(r.get("layer")) for r in records]
-    common: dict[str, Any] = {"labels": labels, "names": [f"layer {x}" for x in labels], "x_title": "layer"}
+    limits = power_note(records, "layers")
+    return Section(
+        "layers",
+        "Decodable and used",
+        [
+            Stats(items),
+            *([Text([limits])] if limits else []),
+            Picture([_decodable_chart(records, data)]),
+            Picture([_used_chart(records, data)]),
+            _table(records),
+        ],
+        f"{ABOUT} {positions_text(positions)}",
+        study=True,
+    )
 
-    def column(name: str, sign: float = 1.0) -> list[float | None]:
-        found = [finite(r.get(name)) for r in records]
-        return [None if v is None else sign * v for v in found]
 
-    decodable = lines(
+def _axis(records: Sequence[UsageRecord]) -> dict[str, Any]:
+    """The layers along a chart."""
+    labels = [str(record.layer) for record in records]
+    return {"labels": labels, "names": [f"layer {label}" for label in labels], "x_title": "layer"}
+
+
+def _decodable_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Drawing:
+    """What probes read of each layer."""
+    score = Series(
+        "decodable",
+        "score",
+        [record.decodable for record in records],
+        [record.decodable_low for record in records],
+        [record.decodable_high for record in records],
+    )
+    words = [f"layer {record.layer} {number(record.decodable)}" for record in records]
+    return lines(
         "decodable",
         [
-            Series("network, after", "control", column("erased_mlp")),
-            Series("erased", "f1", column("erased_linear")),
-            Series("decodable", "score", column("decodable"), column("decodable_low"), column("decodable_high")),
+            Series("network, after", "control", [record.erased_mlp for record in records]),
+            Series("erased", "f1", [record.erased_linear for record in records]),
+            score,
         ],
         data,
         title="What probes read",
         y_title="accuracy",
         caption="Band: 95% interval over test sentences. A network is a small MLP: what erasure leaves to nonlinear probes.",
-        words="; ".join(f"layer {r.get('layer')} {number(r.get('decodable'))}" for r in records),
-        rules=[Rule("majority", "major", float(records[0].get("majority") or 0.0))],
-        **common,
+        words="; ".join(words),
+        rules=[Rule("majority", "major", records[0].majority)],
+        **_axis(records),
     )
-    used = lines(
+
+
+def _used_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Drawing:
+    """What the erasure does to the metric, between equally large random changes."""
+    random_size = [record.null for record in records]
+    effect = Series(
+        "erased",
+        "score",
+        [record.effect for record in records],
+        [record.low for record in records],
+        [record.high for record in records],
+        points=True,
+    )
+    words = [f"layer {record.layer} {signed(record.effect)}" for record in records]
+    return lines(
         "used",
         [
-            Series("random, +", "random", column("null")),
-            Series("random, −", "random", column("null", -1.0)),
-            Series("erased", "score", column("effect"), column("low"), column("high"), points=True),
+            Series("random, +", "random", random_size),
+            Series("random, −", "random", [None if v is None else -v for v in random_size]),
+            effect,
         ],
         data,
-        title="What the model misses",
-        y_title=f"change of {metric}",
-        caption="Band: 95% interval over prompts. Random: mean size of the effect of changes as large in random directions.",
-        words="; ".join(f"layer {r.get('layer')} {signed(r.get('effect'))}" for r in records),
-        **common,
-    )
-    return Section(
-        "layers",
-        "Decodable and used",
-        [Stats(items), Picture([decodable]), Picture([used]), _table(records)],
-        ABOUT,
-        study=True,
+        title="Effect of the erasure",
+        y_title=f"change of {records[0].metric}, {records[0].unit}",
+        caption="Band: 95% interval over prompts. Random: mean size of the effect of equally large changes in random directions.",
+        words="; ".join(words),
+        **_axis(records),
     )
 
 
-def pushes_section(records: Sequence[Mapping[str, Any]], data: dict[str, Any]) -> Section:
+def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Section:
     """The metric with the property put where each class has its mean."""
     kinds = ("score", "f1", "control", "random")
-    groups = [(value, mine) for (value, _), mine in families(records).items() if value.startswith("push")]
-    labels = [str(r.get("layer")) for r in groups[0][1]]
-    series = [
-        Series(
-            value.removeprefix("push "),
-            kinds[i % len(kinds)],
-            [finite(r.get("effect")) for r in mine],
-            [finite(r.get("low")) for r in mine],
-            [finite(r.get("high")) for r in mine],
-        )
-        for i, (value, mine) in enumerate(groups)
+    pushes = [
+        (value.removeprefix("push "), family)
+        for (value, _), family in families(records).items()
+        if value.startswith("push")
     ]
-    first = groups[0][1][0]
-    metric = f"{first.get('metric')}, {first.get('unit', '')}"
+    series, words = [], []
+    for i, (label, family) in enumerate(pushes):
+        series.append(
+            Series(
+                label,
+                kinds[i % len(kinds)],
+                [record.effect for record in family],
+                [record.low for record in family],
+                [record.high for record in family],
+            )
+        )
+        words.append(f"{label}: {', '.join(signed(record.effect) for record in family)}")
+    first = pushes[0][1][0]
     drawing = lines(
         "pushes",
         series,
         data,
-        labels=labels,
-        names=[f"layer {x}" for x in labels],
         title="Pushed to each class",
-        y_title=f"change of {metric}",
-        x_title="layer",
+        y_title=f"change of {first.metric}, {first.unit}",
         caption="Bands: 95% intervals over prompts.",
-        words="; ".join(f"{value}: " + ", ".join(signed(r.get("effect")) for r in mine) for value, mine in groups),
+        words="; ".join(words),
+        **_axis(pushes[0][1]),
     )
-    about = "The property erased and then put where each class has its mean: where the model uses it, the curves part."
+    about = (
+        "The property erased and then put where each class has its mean: where the model uses it, the curves separate."
+    )
     return Section("pushes", "Counterfactuals", [Picture([drawing])], about, study=True)
 
 
-def _table(records: Sequence[Mapping[str, Any]]) -> Table:
+def _table(records: Sequence[UsageRecord]) -> Table:
     columns = [
         Column("layer"),
         Column("decodable", hint="test accuracy of a linear probe"),
         Column("after", hint="of a linear probe after the erasure"),
         Column("by a network", hint="of a small network after the erasure"),
         Column("effect", hint="metric with the property erased at this layer minus metric without"),
-        Column("random", hint="mean size of the effect of changes as large in random directions"),
+        Column("random", hint="mean size of the effect of equally large changes in random directions"),
         Column("null p", hint="share of the random changes with at least this effect"),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over the layers (Benjamini & Hochberg 1995)"),
     ]
     rows = [
         [
-            Cell(str(r.get("layer")), finite(r.get("layer")), head=True),
-            score_cell(r.get("decodable"), r.get("decodable_low"), r.get("decodable_high")),
-            Cell(number(r.get("erased_linear")), finite(r.get("erased_linear"))),
-            Cell(number(r.get("erased_mlp")), finite(r.get("erased_mlp"))),
-            signed_cell(r.get("effect"), r.get("low"), r.get("high")),
-            Cell(number(r.get("null")), finite(r.get("null"))),
-            Cell(number(r.get("null_p")), finite(r.get("null_p"))),
-            Cell(p_value(r.get("p")), finite(r.get("p"))),
-            Cell(p_value(r.get("q")), finite(r.get("q"))),
+            Cell(str(record.layer), float(record.layer), head=True),
+            score_cell(record.decodable, record.decodable_low, record.decodable_high),
+            Cell(number(record.erased_linear), record.erased_linear),
+            Cell(number(record.erased_mlp), record.erased_mlp),
+            signed_cell(record.effect, record.low, record.high),
+            Cell(number(record.null), record.null),
+            Cell(number(record.null_p), record.null_p),
+            p_cell(record),
+            Cell(p_value(record.q), record.q),
         ]
-        for r in records
+        for record in records
     ]
-    return Table("layers-table", "Every layer, with 95% intervals in small print", columns, rows, copy=True)
+    caption = "Every layer, with 95% intervals in small print"
+    return Table("layers-table", caption, columns, rows, copy=True)
 
 
-def curves(results: Mapping[str, Any]) -> list[DepthCurve]:
+def curves(results: Results) -> list[DepthCurve]:
     """The effect of each change over depth, and how well the property is read."""
-    records, found = list(results.get("records") or ()), []
-    for value in dict.fromkeys(r["value"] for r in records):
-        rows = [r for r in records if r["value"] == value]
-        name, metric = rows[0]["property"], f"change of {rows[0]['metric']}, {rows[0]['unit']}"
-        found.append(DepthCurve.of(f"{name}, {value}", metric, rows, "effect", first=1, is_change=True))
+    out = []
+    for (value, _), family in families(results.records).items():
+        name, metric = family[0].property, f"change of {family[0].metric}, {family[0].unit}"
+        effect = DepthCurve.of(f"{name}, {value}", metric, family, "effect", first=1, is_change=True)
+        out.append(effect)
         if value == "erase":
-            found.append(DepthCurve.of(name, "accuracy", rows, "decodable", "decodable_", first=1))
-    return found
+            out.append(DepthCurve.of(name, "accuracy", family, "decodable", "decodable_", first=1))
+    return out

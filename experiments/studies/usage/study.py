@@ -4,21 +4,23 @@
     used        metric(layer <- r(layer)) - metric(clean),  r the eraser fitted on the layer's own words
     null        the same for changes as large in random directions
 
-A probe says that a property can be read, not that the model reads it; erasing it from the running model asks the second
-question (Elazar et al. 2021). The eraser is fitted on words and applied to every token but a BOS. ``--push`` also puts the
-property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the model uses it, the two ends pull apart.
+A probe shows that a property can be read, not that the model reads it; erasing it from the running model (amnesic probing,
+Elazar et al. 2021) asks the second question. The eraser is fitted on words and applied to every token but the first
+(``--positions``). ``--push`` also puts the property where each class has its mean (AlterRep, Ravfogel et al. 2021): if the
+model uses it, the two ends pull apart.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ....hooks import ActivationStore, Site, edits, sites
 from ....hooks.edits import Edit
@@ -26,269 +28,367 @@ from ....probes import DEFAULT_L2, Design, Inlp, Leace, fit_many
 from ....probes.erasure import Eraser, erased
 from ....probes.evaluation import ClusterBootstrap
 from ....probes.rows import OnDisk
-from ... import forecast
 from ...corpus import Corpus
-from ...corpus.prompts import Item
+from ...corpus.prompts import Item, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import Need, as_limit
 from ...features.stored import Features, open_store, read_or_run
 from ...metrics.metrics import Metric, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
+from ...metrics.usable import unusable_notes, usable
+from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Run, data_record
-from ...runs.folder import RunError, digest, file_sha256
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component
 from ...sweep.effects import clusters_of, effect_records, group_notes, mean_of
-from ...sweep.measure import certificate_notes, measure
+from ...sweep.measure import certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
-from ...sweep.reading import LEVEL, clear_of_chance, ranking
+from ...sweep.positions import at_positions, first_position
+from ...sweep.reading import ranking, significance_text, significant
+from ...sweep.records import Certificate, Mean
 from ...sweep.sweep import Chunk, Grid, chunks
 from ...tasks.memory import Fits, Solve
 from ...tasks.properties import get_property
 from ...tasks.task import Task
 from ...tasks.views import View, build_views
 from .options import UsageOptions
+from .records import Decoding, Results, UsageRecord
 
 ERASERS: dict[str, type[Leace] | type[Inlp]] = {"leace": Leace, "inlp": Inlp}
 BATCH_TOKENS = 4096
 """Tokens of the texts that share a batch where words are read."""
 PROOF_ROWS = 4000
 """Training words on which the network that looks for what is left is trained."""
+STILL_READ = 0.05
+"""Accuracy above the most frequent class's from which a network still reads the property."""
+
+Change: TypeAlias = "Callable[[str], Callable[[Tensor], Tensor]]"
+"""From a site's name to what is done to its vectors."""
 
 
-def run(config: UsageOptions) -> dict[str, Any]:
-    """Run or continue a study of usage; returns what ``results.json`` holds.
+@dataclass(kw_only=True)
+class UsageInputs(Inputs):
+    """What a study of usage has read.
 
-    Writes ``config.json``, ``results.json``, ``report.html`` and the erasers, ``erasers/SITE.safetensors``, to ``config.out``;
-    interrupted, it continues with the batch, the layer or the group of prompts that is missing.
+    Args:
+        metric: what is measured; ``items`` what it has one value of each, ``kind`` what those are called.
+        groups: the items' texts in batches.
+        view: the property's words and their tokens.
+        parts: the layers.
+        notes: what was left out.
+    """
+
+    subject: Subject
+    metric: Metric
+    items: Sequence[Item]
+    kind: str
+    groups: Sequence[Chunk]
+    view: View
+    parts: Sequence[Component]
+    notes: list[Note]
+
+    @property
+    def task(self) -> Task:
+        """The property as something to classify."""
+        (task,) = self.view.tasks
+        return task
+
+    @property
+    def places(self) -> list[str]:
+        """The layers' sites."""
+        return [part.site.name for part in self.parts]
+
+    @cached_property
+    def need(self) -> Need:
+        """What reading the words takes."""
+        widths = dict.fromkeys(self.places, self.subject.d_model)
+        return Need.of(self.subject, widths, torch.float32)
+
+    @cached_property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch where words are read; fewer where memory is limited."""
+        if self.options.store is not None:
+            return BATCH_TOKENS
+        limit = as_limit(self.options.max_ram)
+        tokens = self.need.batch_tokens(BATCH_TOKENS, limit, 0.0)
+        self.need.check(self.view.layout, limit)
+        return tokens
+
+    @cached_property
+    def fits(self) -> Fits:
+        """Whether vectors are held in memory; refuses memory that is not allowed."""
+        options, width, rows = self.options, self.subject.d_model, self.view.layout.n_rows
+        test = len(self.task.parts["test"])
+        proof = 4 * 6 * width * (PROOF_ROWS + test)
+        beside = {"--eraser inlp": 8 * rows * width} if options.eraser == "inlp" else {}
+        stored = 0 if options.store is None else open_store(options.store).n_rows
+        index = 200 * (stored + rows)
+        other = max(proof, sweep_bytes(self.subject, self.groups, len(self.places)))
+        solves = Solve.of(self.view.tasks, width, 0)
+        limit = as_limit(options.max_ram)
+        return Fits.plan(self.need.held + index, 4 * rows * width, 1, solves, beside, limit, other)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the vectors and of the probes' files."""
+        vectors = 0 if self.options.store else self.view.layout.n_rows * self.need.row
+        return vectors + self.fits.disk
+
+
+def prepare(options: UsageOptions, load: Load) -> UsageInputs:
+    """The sentences, the property, the texts that are measured, and the model.
 
     Raises:
-        ValueError, LookupError, OSError: bad input, each one clear line.
+        LayerscopeError: files that cannot be read, a property without a class for each word, texts that cannot be measured.
     """
-    this = Run("usage", config)
-    splits, notes = read_splits(config.corpus, config.dev, config.test, config.sample, config.seed)
-    metric, items, unread = _measured(config, splits["test"])
-    prop = get_property(config.property, splits["train"])
+    splits, read_notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    unusable: list[Unusable] = []
+    metric, items, notes = _measured(options, splits["test"], unusable)
+    prop = get_property(options.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
-    subject = this.load(body_only=metric.readout is not None)
-    reads = metric.reads(subject, items)
-    hashes = {str(path): file_sha256(path) for path in (config.prompts, config.pairs, config.probe) if path}
-    hashes |= {split: corpus.sha256 for split, corpus in splits.items()}
-    if (finished := this.open(subject, hashes)) is not None:
-        return finished
-
-    places = sites(subject.model, "blocks.*.hook_resid_post")
-    (view,) = build_views(subject, splits, [prop], config.seed)
-    (task,) = view.tasks
-    groups = list(chunks(subject, reads, config.batch_tokens))
-    parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in places]
-    if metric.readout is not None:  # what stands behind the probe changes nothing that it reads
+    subject = load(body_only=metric.readout is not None)
+    items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
+    names = sites(subject.model, "blocks.*.hook_resid_post")
+    parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
+    if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
         parts = [part for part in parts if part.layer <= metric.readout.layer]
-        places = [part.site.name for part in parts]
-    (read,) = [name for name in ("prompts", "pairs", "probe") if getattr(config, name)]
-    texts = f"{len(items)} {'sentences' if read == 'probe' else read}"
-    text, memory = _plan(config, subject, view, places, groups, texts)
-    cost = forecast.of_sweeps(config, subject, metric, groups, parts, len(_changes(config, {}, task)))
-    cost |= {"held": memory.pop("beside_bytes"), "besides": "features, probes and erasers"}
-    if (planned := this.plan(text, disk=memory["disk_bytes"], **cost)) is not None:
-        return planned
-    memory = this.folder.kept("memory", lambda: memory)  # what was chosen holds until the run is finished
-    features = _features(config, subject, view, places, digest(this.identity), memory["batch_tokens"])
-    probed, erasers = _probe_and_erase(this, task, places, features, memory["hold"])
-
-    skip = 1 if subject.has_sink_position else 0
-    records, certificates, base = [], {}, {}
-    for value, change in _changes(config, erasers, task):
-        edit_of = partial(_edit, change, skip)
-        found = measure(this, Grid(value, subject, metric, groups, parts, lambda number, e=edit_of: e))
-        clusters = clusters_of(items)
-        base = mean_of(found.clean, clusters, config.seed)
-        made = effect_records(
-            parts, found, found.clean, clusters, metric, config.seed, value=value, baseline=base["value"]
-        )
-        records += [{**record, **probed[record["site"]]} for record in made]
-        if found.certificate is not None:
-            certificates[value] = found.certificate
-    results = {
-        "records": records,
-        "baseline": base,
-        "findings": [{"property": prop.name, "text": _finding(prop.name, metric, items, records)}],
-        "notes": [
-            *notes,
-            *unread,
-            *_notes(task, records),
-            *group_notes(clusters_of(items)),
-            *(note for name, found in certificates.items() for note in certificate_notes(name, found)),
-        ],
-        "certificates": certificates,
-    }
-    data = [data_record(read, getattr(config, read), 1 if read == "probe" else len(items))]
-    data += [{"split": s, "path": str(c.path), "sha256": c.sha256, "sentences": len(c)} for s, c in splits.items()]
-    results = this.finish(results, data=data, memory=memory)
-    shutil.rmtree(config.out / "features", ignore_errors=True)
-    return results
+    (view,) = build_views(subject, splits, [prop], options.seed)
+    (kind,) = [name for name in ("prompts", "pairs", "probe") if getattr(options, name)]
+    data = [
+        DataFile.of(kind, getattr(options, kind), 1 if kind == "probe" else len(items)),
+        *(DataFile(name, str(part.path), part.sha256, len(part)) for name, part in splits.items()),
+    ]
+    return UsageInputs(
+        options=options,
+        subject=subject,
+        data=data,
+        metric=metric,
+        items=items,
+        kind="sentences" if kind == "probe" else kind,
+        groups=list(chunks(subject, reads, options.batch_tokens)),
+        view=view,
+        parts=parts,
+        notes=notes,
+    )
 
 
 def _measured(
-    config: UsageOptions, test: Corpus
-) -> tuple[Metric, Sequence[Item | LabelledSentence], list[dict[str, str]]]:
+    options: UsageOptions, test: Corpus, unusable: list[Unusable]
+) -> tuple[Metric, Sequence[Item | LabelledSentence], list[Note]]:
     """What is measured, on which prompts, pairs or test sentences, and notes of what was left out."""
-    if config.probe is None:
-        metric, items = metric_and_texts(config, "loss")
+    if options.probe is None:
+        metric, items = metric_and_texts(options, "loss", unusable)
         return metric, items, []
-    if config.prompts or config.pairs:
+    if options.prompts or options.pairs:
         raise RunError("expected one of --prompts FILE, --pairs FILE and --probe FILE")
-    return probed_words(config.probe, replace(test, sentences=test.sentences[: config.limit]), config.metric)
+    some = replace(test, sentences=test.sentences[: options.limit])
+    return probed_words(options.probe, some, options.metric)
 
 
-def _plan(
-    config: UsageOptions, subject: Subject, view: View, places: Sequence[str], groups: Sequence[Chunk], texts: str
-) -> tuple[str, dict[str, Any]]:
-    """What is held and stored, in words and bytes; refuse memory that is not allowed (`memory.Fits`)."""
-    ram, width, rows = as_limit(config.max_ram), subject.d_model, view.layout.n_rows
-    need = Need.of(subject, dict.fromkeys(places, width), torch.float32)
-    batch_tokens = BATCH_TOKENS
-    if config.store is None:
-        batch_tokens = need.batch_tokens(BATCH_TOKENS, ram, 0.0)
-        need.check(view.layout, ram)
-    test = len(view.tasks[0].parts["test"])
-    proof = 4 * 6 * width * (PROOF_ROWS + test)
-    beside = {"--eraser inlp": 8 * rows * width} if config.eraser == "inlp" else {}
-    index = 200 * (rows if config.store is None else open_store(config.store).n_rows + rows)
-    other = max(proof, sweep_bytes(subject, groups, len(places)))
-    fits = Fits.plan(need.held + index, 4 * rows * width, 1, Solve.of(view.tasks, width, 0), beside, ram, other)
-    disk = (0 if config.store else rows * need.row) + fits.disk
+def cost(inputs: UsageInputs) -> Cost:
+    """What is held and stored; refuses memory that is not allowed (`memory.Fits`)."""
     text = (
-        f"{rows:,} words x {width} dimensions x {len(places)} layers, {disk / 1e9:.2f} GB on disk; {fits.line()}; "
-        f"{texts} through each layer, {config.null_draws} random changes beside it"
+        f"{inputs.view.layout.n_rows:,} words x {inputs.subject.d_model} dimensions x {len(inputs.places)} layers, "
+        f"{inputs.disk / 1e9:.2f} GB on disk; {inputs.fits.line()}; {len(inputs.items)} {inputs.kind} through each layer, "
+        f"{inputs.options.null_draws} random changes beside it"
     )
-    chosen = {"batch_tokens": batch_tokens, "hold": fits.hold, "beside_bytes": fits.memory - need.held}
-    return text, {"held_bytes": fits.memory, "disk_bytes": disk, **chosen}
+    return Cost(text, memory=inputs.fits.memory - inputs.need.held, disk=inputs.disk)
 
 
-def _features(
-    config: UsageOptions, subject: Subject, view: View, places: Sequence[str], key: str, batch_tokens: int
-) -> Features:
+def measure(inputs: UsageInputs, run: Run) -> Results:
+    """Probes and erasers of every layer, and the effect of each change; erasers go to ``erasers/SITE.safetensors``."""
+    options, metric, items, task = inputs.options, inputs.metric, inputs.items, inputs.task
+    memory = run.folder.kept("memory", partial(_memory, inputs))  # holds until the run is finished
+    run.memory.update({k: memory[k] for k in ("held_bytes", "disk_bytes", "batch_tokens", "hold")})
+    with run.timed("features"):
+        features = _features(inputs, run.key, memory["batch_tokens"])
+    with run.timed("probes"):
+        decodings, erasers = _probe_and_erase(inputs, run, features, memory["hold"])
+    clusters = clusters_of(items)
+    records: list[UsageRecord] = []
+    certificates: dict[str, Certificate] = {}
+    notes: list[Note] = []
+    base: Mean | None = None
+    for value, change in _changes(options, erasers, task):
+        edit_of = partial(_edit, change, first_position(options))
+        grid = Grid(value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e)
+        measured = measure_grid(run, grid)
+        base = mean_of(measured.clean, clusters, options.seed)
+        common = {"value": value, "baseline": base.value}
+        effects = effect_records(inputs.parts, measured, measured.clean, clusters, metric, options.seed, **common)
+        records += [UsageRecord(**vars(effect), **vars(decodings[effect.site])) for effect in effects]
+        notes += unchanged_notes(measured, f"layers ({value})", metric.name)
+        if measured.certificate is not None:
+            certificates[value] = measured.certificate
+            notes += certificate_notes(value, measured.certificate)
+    assert base is not None
+    shutil.rmtree(options.out / "features", ignore_errors=True)
+    name = task.property.name
+    return Results(
+        positions=options.positions,
+        records=records,
+        baseline=base,
+        findings=[Finding(property=name, text=_finding(name, metric, len(items), records))],
+        notes=[*inputs.notes, *_notes(task, records), *group_notes(clusters), *notes],
+        certificates=certificates,
+    )
+
+
+def _memory(inputs: UsageInputs) -> dict[str, Any]:
+    """What is held, and what was chosen to hold it."""
+    return {
+        "held_bytes": inputs.fits.memory,
+        "disk_bytes": inputs.disk,
+        "batch_tokens": inputs.batch_tokens,
+        "hold": inputs.fits.hold,
+    }
+
+
+def _features(inputs: UsageInputs, key: str, batch_tokens: int) -> Features:
     """The layers' vectors: from ``--store``, or from the model."""
-    store = ActivationStore(config.out / "features", {"run": key}, dtype=torch.float32)
+    options, view = inputs.options, inputs.view
+    store = ActivationStore(options.out / "features", {"run": key}, dtype=torch.float32)
     corpora = view.splits.values()
-    return read_or_run(config.store, subject, corpora, view.layout, places, store, config.pooling, batch_tokens)
+    return read_or_run(
+        options.store,
+        inputs.subject,
+        corpora,
+        view.layout,
+        inputs.places,
+        store,
+        options.pooling,
+        batch_tokens,
+    )
 
 
 def _probe_and_erase(
-    this: Run, task: Task, places: Sequence[str], features: Features, hold: int | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, Eraser]]:
+    inputs: UsageInputs, run: Run, features: Features, hold: int | None
+) -> tuple[dict[str, Decoding], dict[str, Eraser]]:
     """What a probe reads of each layer before and after the property is erased, and the erasers."""
-    config, folder = this.config, this.folder
-    probed, erasers = {}, {}
-    kind, home = ERASERS[config.eraser], config.out / "erasers"
+    options, folder = inputs.options, run.folder
+    decodings: dict[str, Decoding] = {}
+    erasers: dict[str, Eraser] = {}
+    home = options.out / "erasers"
     home.mkdir(exist_ok=True)
     with console.progress() as bars:
-        bar = bars.add_task(f"probes and {config.eraser.upper()}", total=len(places))
-        for name in places:
+        bar = bars.add_task(f"probes and {options.eraser.upper()}", total=len(inputs.places))
+        for name in inputs.places:
             path, saved = home / f"{name}.safetensors", folder.cell(f"erase-{name}")
             if saved is None:
-                saved, eraser = _layer(this, task, features, name, hold)
+                decoding, eraser = _layer(inputs, run, features, name, hold)
                 eraser.save(path)
+                saved = asdict(decoding)
                 folder.save_cell(f"erase-{name}", saved)
-            probed[name], erasers[name] = saved, kind.load(path)
+            decodings[name], erasers[name] = Decoding(**saved), ERASERS[options.eraser].load(path)
             bars.advance(bar)
-    return probed, erasers
+    return decodings, erasers
 
 
-def _layer(this: Run, task: Task, features: Features, name: str, hold: int | None) -> tuple[dict[str, Any], Eraser]:
+def _layer(inputs: UsageInputs, run: Run, features: Features, name: str, hold: int | None) -> tuple[Decoding, Eraser]:
     """One layer's probe, eraser, and the proof of the erasure."""
-    config, vectors = this.config, features.load(name, hold, this.config.out)
-    (train, dev, test) = (task.vectors(vectors, split) for split in ("train", "dev", "test"))
-    labels = {split: task.parts[split].labels for split in task.parts}
-    path = config.l2 or DEFAULT_L2
-    more: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
-    fit = fit_many(Design(train, device=config.device), {"y": labels["train"]}, path, tol=1e-5, **more)["y"]
+    options, task = inputs.options, inputs.task
+    vectors = features.load(name, hold, options.out)
+    train, dev, test = (task.vectors(vectors, split) for split in ("train", "dev", "test"))
+    labels = {split: part.labels for split, part in task.parts.items()}
+    path = options.l2 or DEFAULT_L2
+    chosen_on: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
+    design = Design(train, device=options.device)
+    fit = fit_many(design, {"y": labels["train"]}, path, tol=1e-5, **chosen_on)["y"]
     right = (fit.predict(test) == labels["test"]).astype(float)
-    score = ClusterBootstrap(task.parts["test"].clusters, seed=config.seed).mean(right)
+    score = ClusterBootstrap(task.parts["test"].clusters, seed=options.seed).mean(right)
     known = labels["train"].astype(str)
     if isinstance(train, OnDisk):  # by statistics of the shards
         of_rows = np.full(features.n_rows, None, dtype=object)
         of_rows[[row for (row,) in task.parts["train"].rows]] = known
-        eraser = Leace().fit_moments(features.moments(name, of_rows, this.engine))
+        eraser = Leace().fit_moments(features.moments(name, of_rows, run.engine))
     else:
-        eraser = ERASERS[config.eraser]().fit(train.numpy(), known)
-    some = torch.from_numpy(np.random.default_rng(config.seed).permutation(len(train))[:PROOF_ROWS])
+        eraser = ERASERS[options.eraser]().fit(train.numpy(), known)
+    order = np.random.default_rng(options.seed).permutation(len(train))
+    some = torch.from_numpy(order[:PROOF_ROWS])
     proof = erased(
-        eraser, train[some].numpy(), known[some.numpy()], test[:].numpy(), labels["test"].astype(str), fit.l2
+        eraser,
+        train[some].numpy(),
+        known[some.numpy()],
+        test[:].numpy(),
+        labels["test"].astype(str),
+        fit.l2,
     )
-    return {
-        "property": task.property.name,
-        "decodable": score.value,
-        "decodable_low": score.low,
-        "decodable_high": score.high,
-        "majority": proof["majority"],
-        "erased_linear": proof["linear"],
-        "erased_mlp": proof["mlp"],
-        "erased_rank": int(eraser.left_.shape[1]),
-        "erased_change": proof["change"],
-        "l2": float(fit.l2),
-        "converged": fit.converged,
-        "n_train": len(train),
-        "n_test": len(test),
-    }, eraser
+    decoding = Decoding(
+        property=task.property.name,
+        decodable=score.value,
+        decodable_low=score.low,
+        decodable_high=score.high,
+        majority=float(proof["majority"]),
+        erased_linear=float(proof["linear"]),
+        erased_mlp=float(proof["mlp"]),
+        erased_rank=int(eraser.left_.shape[1]),
+        erased_change=float(proof["change"]),
+        l2=float(fit.l2),
+        converged=bool(fit.converged),
+        n_train=len(train),
+        n_test=len(test),
+    )
+    return decoding, eraser
 
 
-def _changes(
-    config: UsageOptions, erasers: dict[str, Eraser], task: Task
-) -> list[tuple[str, Callable[[str], Callable[[torch.Tensor], torch.Tensor]]]]:
+def _changes(options: UsageOptions, erasers: Mapping[str, Eraser], task: Task) -> list[tuple[str, Change]]:
     """What is done to a layer, by name: the erasure, and a push to each class where that is asked for."""
-    changes: list[tuple[str, Callable[[str], Callable[[torch.Tensor], torch.Tensor]]]] = [
-        ("erase", lambda name: erasers[name].erase)
-    ]
-    if config.push:
+    changes: list[tuple[str, Change]] = [("erase", lambda name: erasers[name].erase)]
+    if options.push:
         for label in sorted(set(task.parts["train"].labels.astype(str))):
-            changes.append((f"push {label}", partial(_pushed, erasers, label, config.push)))
+            changes.append((f"push {label}", partial(_pushed, erasers, label, options.push)))
     return changes
 
 
-def _pushed(
-    erasers: dict[str, Eraser], label: str, strength: float, name: str
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _pushed(erasers: Mapping[str, Eraser], label: str, strength: float, name: str) -> Callable[[Tensor], Tensor]:
     return partial(erasers[name].push, label=label, strength=strength)
 
 
-def _edit(change: Callable[[str], Callable[[torch.Tensor], torch.Tensor]], skip: int, part: Component) -> Edit:
+def _edit(change: Change, first: int, part: Component) -> Edit:
     edit = edits.function(change(part.site.name), "erase")
-    return edit.at(slice(skip, None)) if skip else edit
+    return at_positions(edit, first)
 
 
-def _finding(name: str, metric: Metric, items: Sequence[Any], records: Sequence[dict[str, Any]]) -> str:
+def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRecord]) -> str:
     """Decodable where, used where."""
-    mine = [r for r in records if r["value"] == "erase"]
-    top = max(mine, key=lambda r: r["decodable"])
-    clear = clear_of_chance(mine)
+    erased_records = [record for record in records if record.value == "erase"]
+    top = max(erased_records, key=lambda record: record.decodable)
     text = (
-        f"{name} is decodable best at layer {top['layer']} (accuracy {top['decodable']:.3f}, 95% {top['decodable_low']:.3f}-"
-        f"{top['decodable_high']:.3f}; most frequent class {top['majority']:.3f}). Erasing it changes the {metric.name} at "
-        f"{len(clear)} of {len(mine)} layers at a false-discovery rate of {LEVEL:.0%} (n = {len(items)}); the strongest are "
-        f"{ranking(mine)}."
+        f"{name} is decodable best at layer {top.layer} (accuracy {top.decodable:.3f}, 95% {top.decodable_low:.3f}-"
+        f"{top.decodable_high:.3f}; most frequent class {top.majority:.3f}). Erasing it at one layer at a time (n = "
+        f"{n_items}): {significance_text(erased_records, 'layers', f'change the {metric.name}')} The strongest are "
+        f"{ranking(erased_records)}."
     )
-    beyond = [r for r in clear if r.get("null") is not None and abs(r["effect"]) > r["null"]]
-    if any(r.get("null") is not None for r in mine):
-        text += f" At {len(beyond)} of these it does more than changes as large in random directions do on average."
+    passing = significant(erased_records)
+    compared = [record for record in passing if record.null is not None]
+    if compared:
+        beyond = sum(abs(record.effect) > (record.null or 0.0) for record in compared)
+        text += (
+            f" At {beyond} of {len(compared)} significant layers the effect is larger than the mean effect of equally large "
+            "random changes."
+        )
     return text
 
 
-def _notes(task: Task, records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def _notes(task: Task, records: Sequence[UsageRecord]) -> list[Note]:
+    """What was left out, what the erasure leaves, and what did not converge."""
     notes = []
     if task.n_dropped:
-        notes.append({"kind": "dropped", "text": f"{task.n_dropped} words without tokens (truncated) left out"})
-    mine = [r for r in records if r["value"] == "erase"]
-    left = [r for r in mine if r["erased_mlp"] > r["majority"] + 0.05]
+        text = f"{task.n_dropped} words without tokens (truncated) left out"
+        notes.append(Note(kind="dropped", text=text))
+    erased_records = [record for record in records if record.value == "erase"]
+    left = [record.erased_mlp for record in erased_records if record.erased_mlp > record.majority + STILL_READ]
     if left:
         text = (
-            f"at {len(left)} of {len(mine)} layers a small network still reads the property after the erasure (up to "
-            f"{max(r['erased_mlp'] for r in left):.3f}): erased is what linear probes read, no more"
+            f"at {len(left)} of {len(erased_records)} layers a small network still reads the property after the erasure (up "
+            f"to {max(left):.3f}): only what linear probes read is erased"
         )
-        notes.append({"kind": "warning", "text": text})
-    if bad := [r["site"] for r in mine if not r["converged"]]:
-        notes.append({"kind": "warning", "text": f"probes not converged at {', '.join(bad)}"})
+        notes.append(Note(kind="warning", text=text))
+    if unconverged := [record.site for record in erased_records if not record.converged]:
+        text = f"probes not converged at {', '.join(unconverged)}"
+        notes.append(Note(kind="warning", text=text))
     return notes

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from ...report.terminal_tables import Records, number_cell, p_cell, q_cell, span_cell, titled
+from ...report.terminal_tables import titled
+from ...sweep.tables import interval_text, p_text
+from .records import UsageRecord
 
 
-def tables(records: Records) -> list[Table]:
-    mine = [r for r in records if r["value"] == "erase"]
-    first = mine[0]
+def tables(records: Sequence[UsageRecord]) -> list[Table]:
+    """The erasure at every layer."""
+    erased = [record for record in records if record.value == "erase"]
+    first = erased[0]
     rows = (
         (
-            str(r["layer"]),
-            *(number_cell(r[k]) for k in ("decodable", "erased_linear", "erased_mlp")),
-            f"{r['effect']:+.3f}",
-            span_cell(r),
-            number_cell(r.get("null")),
-            p_cell(r),
-            q_cell(r),
+            str(record.layer),
+            f"{record.decodable:.3f}",
+            f"{record.erased_linear:.3f}",
+            f"{record.erased_mlp:.3f}",
+            f"{record.effect:+.3f}",
+            interval_text(record.low, record.high),
+            "-" if record.null is None else f"{record.null:.3f}",
+            p_text(record),
+            "" if record.q is None else f"{record.q:.4f}",
         )
-        for r in mine
+        for record in erased
     )
-    title = f"{first['property']}: decodable, and used for {first['metric']} ({first['unit']}; n = {first['n']})"
+    title = f"{first.property}: decodable, and used for {first.metric} ({first.unit}; n = {first.n})"
     return [titled(title, "layer|decodable|after|by a network|effect|95%|random|p|q", rows)]

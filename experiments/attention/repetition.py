@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 from ...hooks import capture, sites
 from ..subject import Subject
 
@@ -49,7 +51,11 @@ def _around(subject: Subject) -> tuple[list[int], list[int]]:
 def repetition_scores(
     subject: Subject, length: int = 50, texts: int = 10, seed: int = 0, vocabulary: Sequence[int] | None = None
 ) -> dict[str, Float[np.ndarray, "layer head"]]:
-    """The scores ``previous``, ``duplicate`` and ``induction`` of every head."""
+    """The scores ``previous``, ``duplicate`` and ``induction`` of every head.
+
+    Raises:
+        InputError: attention that is NaN.
+    """
     ids = repeated_tokens(subject, length, texts, seed, vocabulary).to(subject.device)
     before, after = _around(subject)
     lead, half = len(before), (ids.shape[1] - len(before) - len(after)) // 2
@@ -66,4 +72,9 @@ def repetition_scores(
         for site in names:
             for name, (queries, back) in offsets.items():
                 found[name].append(acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy())
-    return {name: np.stack(rows) for name, rows in found.items()}
+    scores = {name: np.stack(rows) for name, rows in found.items()}
+    if not all(np.isfinite(values).all() for values in scores.values()):
+        raise InputError(
+            f"{subject.name} gives NaN on random tokens of its vocabulary: an embedding or a weight is not a finite number"
+        )
+    return scores

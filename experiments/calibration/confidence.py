@@ -1,0 +1,348 @@
+"""A confidence measured against correctness: what ``calibrate`` and ``ask --confidence`` do.
+
+Predictions come from a file, or are made here: a language model's own token probabilities on questions with choices, on
+prompts with a right and a wrong answer, on minimal pairs, or of the next token of prompts. With validation rows each
+scaling of `probes.scaling` is fitted on them, and judged on the others. With ``--confidence`` the model also says how sure
+it is of the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool
+
+from ...probes.scaling import SCALINGS, TemperatureScaling, as_logits
+from ..corpus.prompts import Prompt, read_pairs, read_prompts
+from ..metrics.metrics import get_metric
+from ..report.schema import Finding, Note
+from ..runs.execute import Cost, DataFile, Inputs, Load, Run
+from ..subject import Subject
+from ..sweep.effects import clusters_of, group_notes
+from ..sweep.sweep import chunks, clean_values
+from .asked import ASKED, Asking, Said
+from .options import SOURCES, ConfidenceOptions
+from .predictions import PredictionError, Predictions, drawn_groups, read_predictions, save_predictions
+from .questions import Question, QuestionError, Templates, of_pairs, of_prompts, read_questions, token_probabilities
+from .records import JudgedRecord
+from .reliability import Judged, compare, errors_of, finding, judge
+
+Names: TypeAlias = "tuple[Sequence[str], Sequence[str], Sequence[str]]"
+"""Of each row: what it is, what was answered, what is right."""
+TOKENS = "token probabilities"
+FEW_MASS = 0.5
+"""Share of the probability below which two letters are not what the model would answer."""
+COARSE = 0.5
+"""Share of the rows above which one value of a confidence is reported."""
+
+
+@dataclass(kw_only=True)
+class ConfidenceInputs(Inputs):
+    """What has been read.
+
+    Args:
+        source: the option that names the file.
+        predictions: of the file and of the validation file, where they are predictions.
+        questions: of both files, where a model is asked.
+        templates: the wording of what it is asked.
+    """
+
+    options: ConfidenceOptions
+    source: str
+    predictions: list[Predictions]
+    questions: list[list[Question]]
+    templates: Templates
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the prompts have an answer and nothing to choose from."""
+        return bool(self.questions) and self.questions[0][0].is_open
+
+    @cached_property
+    def validation(self) -> Bool[np.ndarray, " n"]:
+        """The rows of the first file that scalings are fitted on."""
+        if self.predictions:
+            clusters, marked = self.predictions[0].clusters, self.predictions[0].validation
+        else:
+            clusters = clusters_of(self.questions[0])
+            marked = np.zeros(len(clusters), bool)
+        return drawn_groups(clusters, self.options.split, self.options.seed) if self.options.split else marked
+
+    def with_validation(self, predictions: Sequence[Predictions]) -> Predictions:
+        """The rows of both files, those that scalings are fitted on marked."""
+        first = predictions[0].marked(self.validation)
+        return first if len(predictions) == 1 else first.with_validation(predictions[1])
+
+
+def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
+    """The rows, and the model that is asked.
+
+    Raises:
+        QuestionError: options that do not fit together, fewer rows than bins.
+        PredictionError, PromptError: a file that cannot be read.
+    """
+    source = _checked(options)
+    paths = [options.source, *([options.validation] if options.validation else [])]
+    of_file = source == "predictions"
+    predictions = [read_predictions(path, options.limit) for path in paths] if of_file else []
+    questions = [] if of_file else [_read(options, source, path) for path in paths]
+    subject = None if of_file else load()
+    inputs = ConfidenceInputs(
+        options=options,
+        subject=subject,
+        source=source,
+        predictions=predictions,
+        questions=questions,
+        templates=Templates(subject, options.templates, options.chat),
+    )
+    sizes = [len(rows) for rows in (predictions or questions)]
+    inputs.data = [
+        DataFile.of(name, path, size) for name, path, size in zip((source, "validation"), paths, sizes, strict=False)
+    ] + [DataFile.of(f"template {path.stem}", path, 1) for path in inputs.templates.replaced]
+    measured = int((~inputs.validation).sum())
+    if not measured:
+        raise PredictionError(f"{options.source}: expected rows to measure, all are validation rows")
+    if measured < options.bins:
+        raise QuestionError(f"expected at least as many rows as bins, got {measured} and {options.bins}: give --bins")
+    return inputs
+
+
+def cost(inputs: ConfidenceInputs) -> Cost:
+    """Forwards over the rows, and answers written by the model."""
+    n = sum(len(rows) for rows in (inputs.predictions or inputs.questions))
+    if inputs.subject is None:
+        return Cost(f"{n:,} rows; confidences: the probabilities of the file")
+    ways = ", ".join(("token probabilities", *inputs.options.confidence))
+    return Cost(f"{n:,} rows; confidences: {ways}")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run gives: every confidence, the first one's wrong answers, and what was skipped or dropped."""
+
+    methods: list[Judged]
+    names: Names
+    notes: list[Note]
+
+    def fields(self, source: str, bins: int, seed: int) -> dict[str, Any]:
+        """The fields of the results."""
+        records = [judge(judged, bins, seed) for judged in self.methods]
+        return {
+            "records": records,
+            "comparisons": compare(self.methods, seed),
+            "errors": errors_of(self.methods[0], *self.names),
+            "findings": [Finding(property=record.method, text=finding(record)) for record in records],
+            "notes": [*self.notes, *_notes(records)],
+            "source": source,
+        }
+
+
+def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
+    """Every confidence of the same answers, judged: the fields of the results.
+
+    Writes ``predictions.npz`` and the scalings that were fitted, ``scalings/NAME.safetensors``, to the run's folder.
+    """
+    options = inputs.options
+    measurement = _next_token(inputs) if inputs.is_open else _of_distributions(inputs, run)
+    return measurement.fields(inputs.source, options.bins, options.seed)
+
+
+def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
+    """Confidences in answers that were chosen from several."""
+    options, notes = inputs.options, list[Note]()
+    predictions = inputs.predictions or [
+        _token_predictions(inputs, run, questions, cell)
+        for questions, cell in zip(inputs.questions, ("tokens", "tokens-validation"), strict=False)
+    ]
+    whole = inputs.with_validation(predictions)
+    save_predictions(options.out / "predictions.npz", whole)
+    test = whole.rows(~whole.validation)
+    name = "probabilities" if inputs.subject is None else TOKENS
+    methods = [Judged.of(name, test), *_scaled(whole, test, notes, options.out)]
+    # Validation rows of another file follow those of the first.
+    measured = (
+        [question for question, held in zip(inputs.questions[0], inputs.validation, strict=True) if not held]
+        if inputs.questions
+        else []
+    )
+    if options.confidence:
+        methods += _ask(inputs, run, measured, methods[0], notes)
+    groups = np.unique(test.clusters, return_inverse=True)[1]
+    notes += [Note(**note) for note in group_notes(groups)]
+    return Measurement(methods, _names(test, measured), notes)
+
+
+def _checked(options: ConfidenceOptions) -> str:
+    """Which of the sources is given, with what it needs.
+
+    Raises:
+        QuestionError: none or several, a model missing or too much, an option that has nothing to act on.
+    """
+    sources = [name for name in SOURCES if hasattr(options, name)]
+    given = [name for name in sources if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise QuestionError(f"expected one of --{', --'.join(sources)}, got {', '.join(given) or 'none'}")
+    if options.confidence and given[0] == "predictions":
+        raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
+    if (given[0] == "predictions") != (options.model is None):
+        raise QuestionError("expected --model for questions, prompts and pairs, and none for --predictions")
+    if options.validation is not None and options.split:
+        raise QuestionError("expected one of --validation FILE and --split SHARE")
+    for path in (options.source, options.validation):
+        if path is not None and not path.is_file():
+            raise QuestionError(f"{path}: expected a file, there is none")
+    return given[0]
+
+
+def _read(options: ConfidenceOptions, source: str, path: Path) -> list[Question]:
+    """The questions of a file; prompts of which none has a wrong answer are open ones."""
+    templates = Templates(folder=options.templates)
+    if source == "pairs":
+        return of_pairs(read_pairs(path, options.limit), templates, options.seed)
+    if source == "questions":
+        return read_questions(path, options.limit)
+    prompts = read_prompts(path, options.limit)
+    if any(prompt.wrong is not None for prompt in prompts):
+        return of_prompts(prompts, templates, options.seed)
+    if options.confidence or options.validation or options.split:
+        raise QuestionError("--confidence, --validation and --split need prompts with a 'wrong' answer to choose from")
+    return [Question(p.prompt, (p.answer,), 0, p.group, p.prompt) for p in prompts]
+
+
+def _names(test: Predictions, questions: Sequence[Question]) -> Names:
+    """Each row as a reader knows it: what it is, what was answered, what is right."""
+    best = test.probabilities.argmax(1)
+    if questions:
+        answers = [q.choices[k].strip() for q, k in zip(questions, best, strict=True)]
+        shown = [f"pair {i + 1}" if q.whole else q.question for i, q in enumerate(questions)]
+        return shown, answers, [q.choices[q.answer].strip() for q in questions]
+    texts = test.texts or [f"row {i + 1}" for i in range(len(test))]
+    return texts, [test.classes[k] for k in best], [test.classes[k] for k in test.labels]
+
+
+def _token_predictions(inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], cell: str) -> Predictions:
+    """The model's own probabilities; questions with fewer choices than others have 0 for what they lack."""
+    subject, options = inputs.subject, inputs.options
+    assert subject is not None
+    letters = options.choices == "letter"
+
+    def computed() -> list[list[float]]:
+        rows = token_probabilities(subject, questions, inputs.templates, letters, options.batch_tokens)
+        return [row.tolist() for row in rows]
+
+    rows = run.folder.kept(cell, computed)
+    width = max(len(row) for row in rows)
+    same_width = all(len(row) == width for row in rows)
+    return Predictions(
+        np.array([row + [0.0] * (width - len(row)) for row in rows]),
+        np.array([q.answer for q in questions]),
+        tuple(f"choice {k + 1}" for k in range(width)),
+        clusters_of(questions),
+        np.zeros(len(questions), bool),
+        by_class=letters and same_width,
+        same_width=same_width,
+    )
+
+
+def _scaled(predictions: Predictions, test: Predictions, notes: list[Note], out: Path) -> list[Judged]:
+    """The test rows' confidence after each scaling, fitted on the validation rows alone."""
+    held = predictions.rows(predictions.validation)
+    if not len(held):
+        text = (
+            "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
+        )
+        notes.append(Note(kind="skipped", text=text))
+        return []
+    if not test.same_width:
+        notes.append(Note(kind="skipped", text="scalings skipped: the questions differ in their number of choices"))
+        return []
+    if set(held.clusters.tolist()) & set(test.clusters.tolist()):
+        notes.append(Note(kind="warning", text="some groups have rows in validation and among those measured"))
+    methods = []
+    (out / "scalings").mkdir(exist_ok=True)
+    for name, kind in SCALINGS.items():
+        if name != "temperature" and not test.by_class:
+            notes.append(Note(kind="info", text=f"{name} scaling skipped: choices are not classes"))
+            continue
+        fitted = kind().fit(as_logits(held.probabilities), held.labels)
+        fitted.save(out / "scalings" / f"{name}.safetensors")
+        if not fitted.converged_:
+            text = f"{name} scaling did not converge: {str(fitted.describe())[:100]}"
+            notes.append(Note(kind="warning", text=text))
+        if isinstance(fitted, TemperatureScaling):
+            text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(held)} validation rows"
+            notes.append(Note(kind="info", text=text))
+        methods.append(Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities))))
+    return methods
+
+
+def _next_token(inputs: ConfidenceInputs) -> Measurement:
+    """The most probable of all tokens after each prompt: its probability, and whether it is the answer's."""
+    subject, questions = inputs.subject, inputs.questions[0]
+    assert subject is not None
+    prompts = [Prompt(q.prompt or q.question, q.choices[0]) for q in questions]
+    confidence = _of_prompts(subject, "confidence", prompts, inputs.options.batch_tokens)
+    rank = _of_prompts(subject, "rank", prompts, inputs.options.batch_tokens)
+    judged = Judged("next token", np.minimum(confidence, 1.0), rank == 0, clusters_of(questions))
+    texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
+    note = Note(kind="info", text="the answer is the most probable of all tokens after the prompt")
+    return Measurement([judged], (texts, ["another token"] * len(questions), answers), [note])
+
+
+def _of_prompts(subject: Subject, metric: str, prompts: Sequence[Prompt], batch_tokens: int) -> np.ndarray:
+    made = get_metric(metric)
+    return clean_values(subject, made, list(chunks(subject, made.reads(subject, prompts), batch_tokens)))
+
+
+def _ask(
+    inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], own: Judged, notes: list[Note]
+) -> list[Judged]:
+    """What the model says of its answers, in each of the ways that are asked for."""
+    subject, options = inputs.subject, inputs.options
+    assert own.probabilities is not None
+    assert subject is not None
+    answers = [int(k) for k in own.probabilities.argmax(1)]
+    asking = Asking(subject, inputs.templates, questions, answers, options.samples, options.batch_tokens, options.seed)
+    out = []
+    for name in dict.fromkeys(options.confidence):
+        said = ASKED[name](asking, name, run.folder)
+        out.append(_judged(name, said, own))
+        if name == "p_true" and (few := sum(float(one.text) < FEW_MASS for one in said)):
+            text = f"p_true: A and B together have less than half of the probability in {few} of {len(said)} questions"
+            notes.append(Note(kind="warning", text=text))
+        for reason in ("refused", "unparsable"):
+            texts = [one.text for one in said if one.reason == reason]
+            if texts:
+                text = f"{name}: {len(texts)} of {len(said)} answers {reason}, such as {texts[0][:60]!r}"
+                notes.append(Note(kind="dropped", text=text))
+    return out
+
+
+def _judged(name: str, said: Sequence[Said], own: Judged) -> Judged:
+    confidence = np.array([np.nan if one.confidence is None else one.confidence for one in said])
+    counts = {reason: sum(one.reason == reason for one in said) for reason in ("refused", "unparsable")}
+    return Judged(name, confidence, own.correct, own.clusters, counts=counts)
+
+
+def _notes(records: Sequence[JudgedRecord]) -> list[Note]:
+    """What a reader of the records must know."""
+    notes = []
+    for record in records:
+        if not record.measured:
+            text = f"{record.method}: {record.n_answered} confidences are too few to measure"
+            notes.append(Note(kind="skipped", text=text))
+            continue
+        assert record.commonest_share is not None
+        if record.commonest_share > COARSE and record.n_answered > 1:
+            text = f"{record.method}: {record.commonest_share:.0%} of the confidences are {record.commonest:.3g}"
+            notes.append(Note(kind="warning", text=text))
+        if record.n_impossible:
+            rows = f"{record.n_impossible} rows give their label no probability"
+            text = f"{record.method}: {rows}: the log-likelihood is infinite"
+            notes.append(Note(kind="warning", text=text))
+    return notes

@@ -1,0 +1,44 @@
+"""Options of a model's confidence, shared by ``calibrate`` and ``ask --confidence``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runs.options import option
+from ..runs.shared_options import RunOptions
+
+SOURCES = ("predictions", "questions", "prompts", "pairs")
+"""Options of which one names the file that is measured; ``ask`` has no predictions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceOptions(RunOptions):
+    """Texts, wording and measures of confidence."""
+
+    questions: Path | None = option("questions with choices and answer: JSONL, JSON, CSV or TSV", None, metavar="FILE")
+    prompts: Path | None = option(
+        "prompts with answer, and perhaps wrong: JSONL, JSON, CSV or TSV", None, metavar="FILE"
+    )
+    pairs: Path | None = option("minimal pairs: JSONL, JSON, CSV or TSV", None, metavar="FILE")
+    limit: int | None = option("use only the first N rows", None, metavar="N", least=1)
+    validation: Path | None = option("another such file, to fit scalings on", None, metavar="FILE")
+    split: float = option("fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0)
+    bins: int = option("bins of equal width", 15, least=2)
+    choices: str = option(
+        "judge a question's choices by their text or their letter", "text", choices=("text", "letter")
+    )
+    confidence: tuple[str, ...] = option(
+        "ask the model how sure it is: p_true, verbalised or sampled (repeatable)",
+        (),
+        choices=("p_true", "verbalised", "sampled"),
+        aliases=("ask",),
+    )
+    samples: int = option("answers drawn for each question with --confidence sampled", 10, least=1)
+    templates: Path | None = option("a folder whose files replace the wording", None, metavar="DIR")
+    chat: bool = option("ask through the tokenizer's chat template", False)
+
+    @property
+    def source(self) -> Path:
+        """The file that is measured."""
+        return next((path for name in SOURCES if (path := getattr(self, name, None)) is not None), Path())

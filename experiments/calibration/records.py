@@ -1,0 +1,144 @@
+"""What is written of a confidence that was judged, in ``calibrate``, ``ask --confidence`` and ``probe --calibration``.
+
+A number that cannot be had is left out: an AUROC where all answers are right, the ends of an interval where all rows are of
+one group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..report.schema import entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinRecord:
+    """The rows whose confidence lies in (low, high]."""
+
+    low: float = entry("lower edge of the bin")
+    high: float = entry("upper edge of the bin")
+    n: int = entry("rows in it", "rows")
+    confidence: float = entry("mean confidence")
+    accuracy: float = entry("share of them that are right")
+    accuracy_low: float = entry("lower end of its 95% interval")
+    accuracy_high: float = entry("upper end of its 95% interval")
+    chance_low: float = entry("2.5th percentile of the accuracy of a perfectly calibrated model")
+    chance_high: float = entry("97.5th percentile of the accuracy of a perfectly calibrated model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoverageRecord:
+    """The error rate when only the most confident answers are given."""
+
+    share: list[float] = entry("share of the answers that are given")
+    risk: list[float] = entry("error rate of those")
+    best: list[float] = entry("error rate if right answers came first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRecord:
+    """How the probability of one class fits its frequency."""
+
+    label: str = entry("the class")
+    support: int = entry("rows with this label", "rows")
+    share: float = entry("share of the rows with this label")
+    probability: float = entry("mean probability of the class")
+    ece: float = entry("expected calibration error of the class's own probability")
+    ece_chance: float = entry("that of a perfectly calibrated model of these probabilities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRecord:
+    """One confidence against correctness."""
+
+    method: str = entry("the confidence")
+    n: int = entry("rows", "rows")
+    n_answered: int = entry("rows that have a confidence", "rows")
+    n_clusters: int = entry("groups that intervals resample", "groups")
+    n_refused: int | None = entry("answers that refuse to give a confidence", "rows", default=None)
+    n_unparsable: int | None = entry("answers from which no confidence can be read", "rows", default=None)
+    accuracy: float = entry("share of all rows that are right")
+    accuracy_low: float | None = entry("lower end of its 95% interval")
+    accuracy_high: float | None = entry("upper end of its 95% interval")
+    squared_error_all: float = entry("mean of (confidence - correct)^2, with 1/2 for a row without a confidence")
+    squared_error_all_low: float | None = entry("lower end of its 95% interval")
+    squared_error_all_high: float | None = entry("upper end of its 95% interval")
+    measured: bool = entry("false where too few rows have a confidence; what follows is then left out")
+
+    confidence: float | None = entry("mean confidence", default=None)
+    confidence_low: float | None = entry("lower end of its 95% interval", default=None)
+    confidence_high: float | None = entry("upper end of its 95% interval", default=None)
+    overconfidence: float | None = entry("mean confidence less accuracy of the rows with one", default=None)
+    overconfidence_low: float | None = entry("lower end of its 95% interval", default=None)
+    overconfidence_high: float | None = entry("upper end of its 95% interval", default=None)
+    ece: float | None = entry("expected calibration error, bins of equal width", default=None)
+    ece_low: float | None = entry("lower end of its 95% interval", default=None)
+    ece_high: float | None = entry("upper end of its 95% interval", default=None)
+    ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences", default=None)
+    ece_p: float | None = entry("how often such a model has an ECE as large", default=None)
+    ece_mass: float | None = entry("expected calibration error, bins of equal mass", default=None)
+    ece_mass_low: float | None = entry("lower end of its 95% interval", default=None)
+    ece_mass_high: float | None = entry("upper end of its 95% interval", default=None)
+    ece_mass_chance: float | None = entry("that of a perfectly calibrated model of these confidences", default=None)
+    maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin", default=None)
+    squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1", default=None)
+    squared_error_low: float | None = entry("lower end of its 95% interval", default=None)
+    squared_error_high: float | None = entry("upper end of its 95% interval", default=None)
+    auroc: float | None = entry("how often a right answer is more confident than a wrong one", default=None)
+    auroc_low: float | None = entry("lower end of its 95% interval", default=None)
+    auroc_high: float | None = entry("upper end of its 95% interval", default=None)
+    aurc: float | None = entry("area under the risk-coverage curve", default=None)
+    aurc_low: float | None = entry("lower end of its 95% interval", default=None)
+    aurc_high: float | None = entry("upper end of its 95% interval", default=None)
+    aurc_best: float | None = entry("that area if right answers came first", default=None)
+    n_values: int | None = entry("different confidences, at six digits", default=None)
+    commonest: float | None = entry("the commonest of them", default=None)
+    commonest_share: float | None = entry("share of the rows that have it", default=None)
+
+    brier: float | None = entry("Brier score of whole distributions, from 0 to 2", default=None)
+    brier_low: float | None = entry("lower end of its 95% interval", default=None)
+    brier_high: float | None = entry("upper end of its 95% interval", default=None)
+    reliability: float | None = entry("its part that miscalibration costs", default=None)
+    resolution: float | None = entry("its part that distinguishing rows gains", default=None)
+    uncertainty: float | None = entry("its part that the labels' frequencies leave", default=None)
+    within: float | None = entry("its part that lies inside the bins", default=None)
+    n_impossible: int | None = entry("rows whose label has probability 0; nll is then infinite", "rows", default=None)
+    nll: float | None = entry("negative log-likelihood of the label, where it is finite", "nats", default=None)
+    nll_low: float | None = entry("lower end of its 95% interval", "nats", default=None)
+    nll_high: float | None = entry("upper end of its 95% interval", "nats", default=None)
+    classwise: float | None = entry("mean over classes of the ECE of each class's own probability", default=None)
+    classwise_chance: float | None = entry("that of a perfectly calibrated model of these probabilities", default=None)
+    classes: list[ClassRecord] = entry("one for each class", default=[])
+
+    bins: list[BinRecord] = entry("one for each bin that holds rows", default=[])
+    coverage: CoverageRecord | None = entry("risk at each coverage", default=None)
+
+    @property
+    def unanswered(self) -> list[str]:
+        """Rows without a confidence, by reason: ``3 refused``."""
+        counts = (("refused", self.n_refused), ("unparsable", self.n_unparsable))
+        return [f"{count} {reason}" for reason, count in counts if count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """Two confidences compared on the rows that both answered."""
+
+    a: str = entry("the first confidence")
+    b: str = entry("the other")
+    n: int = entry("rows that both answered", "rows")
+    difference: float | None = entry("mean squared error of b less that of a: below 0, b is better")
+    difference_low: float | None = entry("lower end of its 95% interval")
+    difference_high: float | None = entry("upper end of its 95% interval")
+    p_holm: float | None = entry("paired bootstrap over groups, Holm-corrected; null with one group")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRecord:
+    """A wrong answer."""
+
+    method: str = entry("the confidence")
+    text: str = entry("what the row is")
+    gold: str = entry("the right answer")
+    predicted: str = entry("the answer that was given")
+    confidence: float | None = entry("its confidence; null where there is none")

@@ -1,0 +1,306 @@
+"""Records of a data file, under every reader of prompts, pairs, questions and predictions.
+
+A file holds JSON lines, a JSON array, CSV or TSV. The format is known by the file's first character (``{``: an object a line,
+``[``: an array), else by its name (``.csv``, ``.tsv``, or ``.txt`` with tabs). An empty cell of a table is a field that is not
+there, and one in brackets or braces is read as JSON. A table without a line of names is read if its reader knows it
+(`Headerless`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from layerscope.errors import InputError, LayerscopeError
+
+from .files import opened_text
+
+Line = TypeVar("Line")
+Record = Mapping[str, Any]
+Numbered = tuple[int, dict[str, Any]]
+
+MOST_DIGITS = 300
+"""Of a whole number: one that a real number can hold."""
+MOST_CELL = 10_000_000
+"""Characters of a table's cell."""
+FORMATS = "a JSON object a line, a JSON array of objects, CSV (.csv) or TSV (.tsv)"
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Headerless:
+    """A table without a line of names.
+
+    Args:
+        names: of its columns.
+        known: a column by which its rows are known.
+        values: what that column holds.
+    """
+
+    names: tuple[str, ...]
+    known: str
+    values: frozenset[str]
+
+    def fits(self, row: Sequence[str]) -> bool:
+        """Whether a row is one of its rows."""
+        return len(row) == len(self.names) and row[self.names.index(self.known)].strip() in self.values
+
+
+class PromptError(LayerscopeError, ValueError):
+    """A file of records that cannot be read; the message begins with ``file:line``."""
+
+
+class UnusableItem(InputError):
+    """A line that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An item of a file that is left out.
+
+    Args:
+        line: of the file, from 1; None where it is not known.
+        why: in a line.
+    """
+
+    line: int | None
+    why: str
+
+    def __str__(self) -> str:
+        return self.why if self.line is None else f"line {self.line}: {self.why}"
+
+
+def read_lines_as(
+    path: Path,
+    limit: int | None,
+    make: Callable[[int, Record], Line],
+    headerless: Sequence[Headerless] = (),
+    prepare: Callable[[Iterator[Numbered]], Iterator[Numbered]] = iter,
+    unusable: list[Unusable] | None = None,
+) -> list[Line]:
+    """What ``make`` makes of each record of a file and its line's number; its `ValueError` is given the line's place.
+
+    Args:
+        headerless: tables without a line of names that it may be.
+        prepare: what is done to the records first, such as joining two of them.
+        unusable: is given the lines for which ``make`` raises `UnusableItem`; without it, the first one is an error.
+
+    Raises:
+        PromptError: a file that cannot be read, another format, what ``make`` refuses, no line that can be used.
+    """
+    out: list[Line] = []
+    at = 0
+    refused = "expected at least one line, got none"
+
+    def counted() -> Iterator[Numbered]:
+        nonlocal at
+        for number, record in read_records(path, headerless):
+            at = number
+            yield number, record
+
+    try:
+        for number, record in prepare(counted()):
+            if limit is not None and len(out) == limit:
+                break
+            try:
+                out.append(make(number, record))
+            except UnusableItem as error:
+                if unusable is None:
+                    raise
+                unusable.append(Unusable(number, str(error)))
+                refused = f"no line can be used; {unusable[0]}"
+    except PromptError:
+        raise
+    except ValueError as error:
+        raise PromptError(f"{path}:{at}: {error}") from None
+    if not out:
+        raise PromptError(f"{path}: {refused}")
+    return out
+
+
+def read_records(path: Path, headerless: Sequence[Headerless] = ()) -> Iterator[Numbered]:
+    """The records of a file with the numbers of their lines (of an array: their places), read as they are asked for.
+
+    Raises:
+        PromptError: a file that cannot be read, is no UTF-8, or is of another format.
+    """
+    lines = numbered_lines(path, blank=True)
+    skipped = list[tuple[int, str]]()
+    for number, line in lines:
+        skipped.append((number, line))
+        if line.strip():
+            break
+    else:
+        return
+    begun, first = chain(skipped, lines), skipped[-1][1].lstrip()
+    is_table = path.suffix in (".csv", ".tsv", ".tab") or (path.suffix == ".txt" and "\t" in first)
+    if is_table and first[0] not in "{[":
+        yield from _table(path, begun, path.suffix == ".csv", headerless)
+    elif first[0] == "[":
+        yield from _array(path, "".join(line for _, line in begun))
+    elif first[0] == "{" and first.strip() == "{" and path.suffix == ".json":
+        raise PromptError(f"{path}: expected {FORMATS}, got a JSON object over several lines")
+    else:
+        yield from _objects(path, begun)
+
+
+def numbered_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, read as they are asked for.
+
+    Args:
+        blank: also those that are empty.
+
+    Raises:
+        PromptError: a file that cannot be read, or is no UTF-8.
+    """
+    try:
+        with opened_text(path) as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if blank or line.strip())
+    except OSError as error:
+        raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PromptError(f"{path}: expected UTF-8 text") from None
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        InputError: no JSON, nested too deeply, a whole number of too many digits, half a character (a lone surrogate).
+    """
+    try:
+        value = json.loads(text, parse_int=_whole)
+        if _SURROGATE_ESCAPE.search(text):
+            _check_text(value)
+    except json.JSONDecodeError as error:
+        raise InputError(f"expected JSON: {error}") from None
+    except RecursionError:
+        raise InputError("expected JSON, got brackets that are nested too deeply") from None
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise InputError(f"expected numbers of at most {MOST_DIGITS} digits, got one of {len(digits)}")
+    return int(digits)
+
+
+def _check_text(value: Any) -> None:
+    """Refuse text that no encoding can hold.
+
+    Raises:
+        InputError: a lone surrogate.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(value[error.start]):04x}"
+            raise InputError(f"expected text, got half a character ({half}, a lone surrogate)") from None
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _check_text(key)
+            _check_text(one)
+    elif isinstance(value, list):
+        for one in value:
+            _check_text(one)
+
+
+def _objects(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Numbered]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            record = parse_json(line)
+        except InputError as error:
+            kind = "" if line.lstrip()[0] == "{" else f"expected {FORMATS}: "
+            raise PromptError(f"{path}:{number}: {kind}{_as_object(error)}") from None
+        yield number, _object(path, number, record)
+
+
+def _as_object(error: InputError) -> str:
+    return str(error).replace("expected JSON: ", "expected a JSON object: ")
+
+
+def _object(path: Path, number: int, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise PromptError(f"{path}:{number}: expected a JSON object, got {shown(record)}")
+    return record
+
+
+def _array(path: Path, text: str) -> Iterator[Numbered]:
+    try:
+        records = parse_json(text)
+    except InputError as error:
+        raise PromptError(f"{path}: {error}") from None
+    for number, record in enumerate(records, 1):
+        yield number, _object(path, number, record)
+
+
+def _table(
+    path: Path, lines: Iterable[tuple[int, str]], commas: bool, headerless: Sequence[Headerless]
+) -> Iterator[Numbered]:
+    """The rows of a table. TSV has no quotes: a quotation mark there is part of the text."""
+    csv.field_size_limit(MOST_CELL)
+    texts = (line for _, line in lines)
+    style: dict[str, Any] = {"strict": True} if commas else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    rows = csv.reader(texts, **style)
+    names: Sequence[str] = ()
+    try:
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            if not names:
+                names = next((one.names for one in headerless if one.fits(row)), row)
+                if names == row:
+                    continue
+            if len(row) != len(names):
+                expected = f"{len(names)} columns ({', '.join(names)[:_SHOWN]})"
+                raise PromptError(f"{path}:{rows.line_num}: expected {expected}, got {len(row)}")
+            yield rows.line_num, {name: _cell(cell) for name, cell in zip(names, row, strict=True) if cell != ""}
+    except (csv.Error, InputError) as error:
+        raise PromptError(f"{path}:{rows.line_num}: expected {'CSV' if commas else 'TSV'}: {error}") from None
+
+
+def _cell(text: str) -> Any:
+    """A list or an object in a cell, or its text."""
+    if text[0] + text[-1] in ("[]", "{}"):
+        try:
+            return parse_json(text)
+        except InputError:
+            return text  # a text in brackets
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value in an error, in short."""
+    try:
+        return repr(value)[:_SHOWN]
+    except RecursionError:
+        return "nested brackets"
+
+
+def first_of(record: Record, names: Iterable[str]) -> Any:
+    """The value of the first of these fields that a record has; None for none."""
+    return next((record[name] for name in names if record.get(name) is not None), None)
+
+
+def group_of(record: Record) -> str | None:
+    """The group of a line, resampled together; None where the line has none, or null.
+
+    Raises:
+        InputError: neither a text nor a number.
+    """
+    value = record.get("group")
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float) or value == "":
+        raise InputError(f"expected 'group' to be a text or a number, got {shown(value)}")
+    return str(value)

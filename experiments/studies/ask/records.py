@@ -1,0 +1,64 @@
+"""What ``layerscope ask`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...calibration.records import ComparisonRecord, ErrorRecord, JudgedRecord
+from ...report.schema import StudyResults, entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsRecord:
+    """One kind of words, removed."""
+
+    words: Literal["named", "random", "attribution"] = entry("named by the model, drawn, or an attribution's top words")
+    unit: str = entry("unit of the effects")
+    effect: float = entry("value of the text less its value without the words, mean over prompts")
+    low: float | None = entry("lower end of its 95% interval; null with one group of prompts")
+    high: float | None = entry("upper end of its 95% interval; null with one group of prompts")
+    over_random: float | None = entry("effect less that of as many random words; null for those")
+    over_random_low: float | None = entry("lower end of its 95% interval")
+    over_random_high: float | None = entry("upper end of its 95% interval")
+    p: float | None = entry("sign-flip test of over_random over groups; null with one group of prompts")
+    n: int = entry("prompts that are tested", "prompts")
+    n_clusters: int = entry("groups that are resampled", "groups")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRecord:
+    """One prompt, and what the model names."""
+
+    text: str = entry("the prompt")
+    answer: str = entry("the continuation that the model prefers")
+    said: str = entry("its answer when it is asked for the words that mattered")
+    named: list[str] = entry("words of the prompt that it names")
+    absent: list[str] = entry("words that it names and the prompt does not have")
+    reason: str = entry("why it is not tested: refused, unparsable, or everything; empty where it is")
+    n_words: int = entry("words of the prompt", "words")
+    clean: float = entry("value of the whole prompt")
+    named_effect: float | None = entry("effect of removing the named words; null where it is not tested")
+    random_effect: float | None = entry("effect of as many random words, mean over draws")
+    attribution_effect: float | None = entry("effect of as many top words of the attribution")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """Reasons or confidences."""
+
+    records: list[WordsRecord | JudgedRecord] = entry("one for each kind of words (reasons), or for each confidence")
+    prompts: list[PromptRecord] = entry("reasons: one for each prompt", default=[])
+    comparisons: list[ComparisonRecord] = entry("confidence: the first against each other one", default=[])
+    errors: list[ErrorRecord] = entry("confidence: the wrong answers that the first was surest of", default=[])
+    source: str = entry("confidence: what was measured: questions, prompts or pairs", default="")
+
+    @property
+    def words(self) -> list[WordsRecord]:
+        """The records of reasons."""
+        return [record for record in self.records if isinstance(record, WordsRecord)]
+
+    @property
+    def confidences(self) -> list[JudgedRecord]:
+        """The records of confidence."""
+        return [record for record in self.records if isinstance(record, JudgedRecord)]

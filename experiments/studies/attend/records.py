@@ -1,0 +1,194 @@
+"""What ``layerscope attend`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import model_validator
+
+from ...attention.text_patterns import ShownTexts
+from ...report.schema import StudyResults, entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Where attention goes, as means over the tokens of the texts."""
+
+    entropy: float = entry("normalised entropy: 1 is uniform attention")
+    confidence: float = entry("largest weight on a token of the text, mean over tokens")
+    distance: float = entry("mean distance to the attended tokens of the text", "tokens")
+    first: float = entry("weight on the first token, a BOS or CLS where there is one")
+    end: float = entry("weight on special tokens after the text")
+    punctuation: float = entry("weight on punctuation")
+    self: float = entry("weight on the token itself")
+    previous: float = entry("weight on the token before")
+    next: float = entry("weight on the token after")
+    sink: float | None = entry("weight on the learned sink, which is no token", default=None)
+    norm_first: float | None = entry("the first token's share of what the attended values add", default=None)
+    norm_end: float | None = entry("the same of special tokens after the text", default=None)
+    norm_punctuation: float | None = entry("the same of punctuation", default=None)
+    output: float | None = entry("size of what the head adds to the residual stream", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """The 95% intervals of the statistics, over texts."""
+
+    entropy_low: float = entry("low end of the interval of entropy")
+    entropy_high: float = entry("high end of the interval of entropy")
+    confidence_low: float = entry("low end of the interval of confidence")
+    confidence_high: float = entry("high end of the interval of confidence")
+    distance_low: float = entry("low end of the interval of distance", "tokens")
+    distance_high: float = entry("high end of the interval of distance", "tokens")
+    first_low: float = entry("low end of the interval of first")
+    first_high: float = entry("high end of the interval of first")
+    end_low: float = entry("low end of the interval of end")
+    end_high: float = entry("high end of the interval of end")
+    punctuation_low: float = entry("low end of the interval of punctuation")
+    punctuation_high: float = entry("high end of the interval of punctuation")
+    self_low: float = entry("low end of the interval of self")
+    self_high: float = entry("high end of the interval of self")
+    previous_low: float = entry("low end of the interval of previous")
+    previous_high: float = entry("high end of the interval of previous")
+    next_low: float = entry("low end of the interval of next")
+    next_high: float = entry("high end of the interval of next")
+    sink_low: float | None = entry("low end of the interval of sink", default=None)
+    sink_high: float | None = entry("high end of the interval of sink", default=None)
+    norm_first_low: float | None = entry("low end of the interval of norm_first", default=None)
+    norm_first_high: float | None = entry("high end of the interval of norm_first", default=None)
+    norm_end_low: float | None = entry("low end of the interval of norm_end", default=None)
+    norm_end_high: float | None = entry("high end of the interval of norm_end", default=None)
+    norm_punctuation_low: float | None = entry("low end of the interval of norm_punctuation", default=None)
+    norm_punctuation_high: float | None = entry("high end of the interval of norm_punctuation", default=None)
+    output_low: float | None = entry("low end of the interval of output", default=None)
+    output_high: float | None = entry("high end of the interval of output", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadEffect:
+    """What an ablation of the head did, from the run that ``--effects`` names."""
+
+    effect: float = entry("effect of ablating the head on the metric")
+    effect_low: float | None = entry("low end of its interval")
+    effect_high: float | None = entry("high end")
+    effect_q: float | None = entry("false-discovery rate over all heads; null for an estimate")
+    effect_exact: bool | None = entry("whether the effect was measured, not estimated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecord(Statistics, Intervals):
+    """One head."""
+
+    site: str = entry("the head's pattern")
+    layer: int = entry("the block")
+    index: int = entry("the head's number")
+    component: str = entry("heads")
+    duplicate: float = entry("weight on the earlier copy of the token, on repeated random tokens")
+    induction: float = entry("weight on what followed the earlier copy, on repeated random tokens")
+    positional: float = entry("share of words whose most attended word is at the head's favourite offset")
+    offset: int = entry("that offset", "words")
+    relation: str | None = entry("the dependency that the head follows", default=None)
+    direction: str | None = entry("to governor or to dependent", default=None)
+    relation_score: float | None = entry("share of these dependencies that it follows", default=None)
+    relation_baseline: float | None = entry("the same for the best fixed offset", default=None)
+    nearest: str | None = entry("the head with the most similar attention; null for a model of one head")
+    nearest_similarity: float | None = entry("their overlap: 1 for heads that attend alike")
+    role: str = entry("the head's roles, from where it attends; empty for none")
+    measured: HeadEffect | None = entry("its measured effect", default=None, spread=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, raw: Any) -> Any:
+        """The effect's fields stand in the record itself."""
+        if not isinstance(raw, dict) or "effect" not in raw:
+            return raw
+        names = HeadEffect.__dataclass_fields__
+        rest = {name: value for name, value in raw.items() if name not in names}
+        return {**rest, "measured": {name: raw[name] for name in names if name in raw}}
+
+    @property
+    def name(self) -> str:
+        """How people call the head."""
+        return head_name(self.layer, self.index)
+
+    @property
+    def effect(self) -> float | None:
+        """The effect of ablating the head, where it is known."""
+        return None if self.measured is None else self.measured.effect
+
+
+def head_name(layer: int, index: int) -> str:
+    """How people call a head.
+
+    >>> head_name(3, 5)
+    'L3H5'
+    """
+    return f"L{layer}H{index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecord(Statistics):
+    """One layer: means over its heads."""
+
+    layer: int = entry("the block")
+    change: float | None = entry("1 - overlap of its mean pattern with that of the layer before; null for the first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationRecord:
+    """One dependency and direction: the head that follows it best, scored on texts that did not choose it."""
+
+    layer: int = entry("the head's block")
+    head: int = entry("its number")
+    relation: str = entry("the dependency")
+    direction: str = entry("to governor or to dependent")
+    score: float = entry("share of the dependencies whose other end is the head's most attended word")
+    baseline: float = entry("the same for the best fixed offset")
+    offset: int = entry("that offset", "words")
+    gain: float = entry("score - baseline")
+    low: float = entry("low end of the gain's 95% interval over texts")
+    high: float = entry("high end")
+    n: int = entry("dependencies that were scored")
+    syntactic: bool = entry("whether the head is clearly better than every fixed offset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """One head at one checkpoint."""
+
+    step: int = entry("the checkpoint's step")
+    name: str = entry("its folder")
+    layer: int = entry("the block")
+    index: int = entry("the head's number")
+    entropy: float = entry("normalised entropy: 1 is uniform attention")
+    entropy_low: float = entry("low end of its 95% interval over texts")
+    entropy_high: float = entry("high end")
+    change: float | None = entry("squared Hellinger distance to the checkpoint before; null for the first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """Where attention and effect disagree, over the heads that have an effect."""
+
+    n: int = entry("heads")
+    spearman: dict[str, float | None] = entry("rank correlation of the effect's size with each statistic")
+    sharp_unneeded: list[str] = entry("sites of the most confident quarter whose effect is not significant")
+    diffuse_needed: list[str] = entry("sites of the least confident quarter whose effect is significant")
+    metric: str | None = entry("what the ablation measured", default=None)
+    unit: str | None = entry("its unit", default=None)
+    value: str | None = entry("what the heads were replaced by", default=None)
+    baseline: float | None = entry("the metric without ablation", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """A model's heads, by what they attend to."""
+
+    records: list[HeadRecord] = entry("one for each head")
+    layers: list[LayerRecord] = entry("one for each layer")
+    relations: list[RelationRecord] = entry("one for each dependency and direction")
+    uniform: dict[str, float] = entry("what uniform attention would score on the same texts")
+    shown: ShownTexts = entry("patterns of a few texts")
+    checkpoints: list[CheckpointRecord] = entry("one for each checkpoint and head", default=[])
+    effects: Disagreement | None = entry("attention against measured effects", default=None)

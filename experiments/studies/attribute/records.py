@@ -1,0 +1,128 @@
+"""What ``layerscope attribute`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...report.schema import Note, StudyResults, entry
+
+RANDOM = "random"
+"""The method of the record that random attributions have."""
+MEASURED = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
+"""Measures of faithfulness that every record has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What every record has: the text, what is explained of it, and how faithful the scores are."""
+
+    item: int = entry("the text's number")
+    method: str = entry("the method")
+    text: str = entry("the text; a pair has a line each")
+    target: str = entry("what is explained, in words")
+    unit: str = entry("its unit: bits or nats")
+    comprehensiveness: float = entry("what the value loses without the top units, mean over shares; more is better")
+    sufficiency: float = entry("what it loses when only they are left; less is better")
+    deletion: float = entry("mean value while units leave, the highest first; less is better")
+    insertion: float = entry("mean value while units come, the highest first; more is better")
+    infidelity: float = entry("0 where the scores predict what random units take with them, to 1")
+    deleted: list[float] = entry("value with 0, 10, ..., 100% of the units gone, the highest first")
+    inserted: list[float] = entry("value with 0, 10, ..., 100% of the units there, the highest first")
+    measured_by: str = entry("the removal that the measures use")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodRecord(Measured):
+    """One method on one text."""
+
+    units: list[str] = entry("the words, tokens or spans")
+    spans: list[list[int]] = entry("start and end of each in characters")
+    scores: list[float] = entry("what each adds to the value, signed", "the value's unit")
+    errors: list[float] | None = entry("standard errors; null for methods that draw nothing")
+    value: float = entry("the number that is explained, on the whole text")
+    baseline: float | None = entry("the value with every unit absent, where the method has such a state")
+    asked: int = entry("changed texts whose values were asked for")
+    forwards: int = entry("texts run through the model, each distinct one once")
+    backwards: int = entry("texts whose gradient was computed")
+    notes: list[Note] = entry("what was joined, left out, approximated or is incomplete")
+    inner: list[list[float]] | None = entry("scores by head, neuron or site, where asked for")
+    more: dict[str, Any] = entry("the method's own settings and figures")
+    stability: float | None = entry("rank correlation of the scores over seeds; null for methods that draw nothing")
+    sensitivity: float | None = entry("largest relative change of the scores under small noise; null if not asked for")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomRecord(Measured):
+    """Random attributions of one text: the mean of their measures, and the extremes."""
+
+    draws: int = entry("random attributions")
+    comprehensiveness_low: float = entry("lowest")
+    comprehensiveness_high: float = entry("highest")
+    sufficiency_low: float = entry("lowest")
+    sufficiency_high: float = entry("highest")
+    deletion_low: float = entry("lowest")
+    deletion_high: float = entry("highest")
+    insertion_low: float = entry("lowest")
+    insertion_high: float = entry("highest")
+    infidelity_low: float = entry("lowest")
+    infidelity_high: float = entry("highest")
+
+
+Record = MethodRecord | RandomRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """The fewest words found whose change makes the model give another answer."""
+
+    changes: list[tuple[int, str, str]] = entry("unit, its text, what took its place, in order")
+    values: list[float] = entry("the answer's lead over the other one, before and after each change", "nats")
+    flipped: bool = entry("whether the lead was lost")
+    other: int = entry("the index of the answer that it is compared with")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """A known text like this one."""
+
+    text: str = entry("the known text")
+    cosine: float = entry("cosine of the mean activations, centred on all known texts")
+    label: str | None = entry("its label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One text's explanations by example."""
+
+    item: int = entry("the text's number")
+    flip: Flip | None = entry("the changed words; null where not asked for")
+    nearest: list[Neighbour] = entry("the known texts most like it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerProbability:
+    """One answer of the model."""
+
+    answer: str = entry("a class, a label or a token")
+    probability: float = entry("by the softmax; by the sigmoid where a text may have several labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model answers for one text, before anything is explained."""
+
+    item: int = entry("the text's number")
+    answers: list[AnswerProbability] = entry("the likeliest answers, the likeliest first")
+    labels: bool = entry("whether they are classes or labels; else tokens")
+    gold: str | None = entry("the right label, where the file gives one", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """Which words made the model give its answers."""
+
+    records: list[MethodRecord | RandomRecord] = entry("one for each text and method; random attributions last")
+    agreement: dict[str, dict[str, float | None]] = entry("rank correlation of every two methods, mean over texts")
+    examples: list[Example] = entry("explanations by example, where asked for")
+    predictions: list[Prediction] = entry("what the model answers for each text", default=[])

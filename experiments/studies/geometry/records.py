@@ -1,0 +1,134 @@
+"""What ``layerscope geometry`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import model_validator
+
+from ...report.schema import StudyResults, entry
+
+MARK = ":"
+"""Between a property and where it was separated, in the names of a record's fields: ``upos:space``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecord:
+    """The space of one site."""
+
+    site: str = entry("the site")
+    layer: int = entry("blocks in front of the site: 0 for the embeddings")
+    n: int = entry("words")
+    explained: list[float] = entry("shares of the first ten principal components", "share of the variance")
+    explained_2: float = entry("share of the first two, which a PCA map shows", "share of the variance")
+    components_90: int = entry("principal components that hold 90% of the variance")
+    anisotropy: float = entry("mean cosine of two words")
+    anisotropy_centred: float = entry("the same with the mean removed")
+    intrinsic_dimension: float = entry("TwoNN: directions of a word's near neighbourhood")
+    trust_pca: float | None = entry(
+        "trustworthiness of the PCA map; 1: all its neighbours are neighbours", default=None
+    )
+    trust_tsne: float | None = entry("trustworthiness of the t-SNE map", default=None)
+    trust_umap: float | None = entry("trustworthiness of the UMAP map", default=None)
+    separability: dict[str, float] = entry(
+        "PROPERTY:space, PROPERTY:METHOD: accuracy of the 10 nearest neighbours from other sentences, in the space and on "
+        "each map, with _low and _high; PROPERTY:majority: the most frequent class alone",
+        default={},
+        spread=True,
+    )
+    norms: list[float | None] = entry("mean length of the vector at each of the first positions")
+    norm_first: float | None = entry("mean length at the first position, a BOS included")
+    norm_others: float = entry("median length at all later positions")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, raw: Any) -> Any:
+        """The fields that are named after a property stand in one mapping."""
+        if not isinstance(raw, dict):
+            return raw
+        of_properties = {name: value for name, value in raw.items() if MARK in name}
+        rest = {name: value for name, value in raw.items() if MARK not in name}
+        return {**rest, "separability": of_properties}
+
+    def trust(self, method: str) -> float | None:
+        """Trustworthiness of a method's map."""
+        return getattr(self, f"trust_{method}")
+
+    def separated(self, name: str, where: str) -> float | None:
+        """How well neighbours tell a property: ``space``, a method, ``majority``, or an end such as ``space_low``."""
+        return self.separability.get(f"{name}{MARK}{where}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPoints:
+    """One map's points, as 16-bit numbers between its ends."""
+
+    low: float = entry("smallest coordinate")
+    high: float = entry("largest coordinate")
+    xy: str = entry("x and y of each word, base64 of little-endian 16-bit numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The words that are drawn."""
+
+    sentences: list[list[str]] = entry("the words of each sentence that one is drawn of")
+    at: list[list[int]] = entry("each drawn word's sentence and place in it")
+    labels: dict[str, list[str | float | None]] = entry("each property's value of each drawn word")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """CKA of every two layers."""
+
+    rows: list[str] = entry("sites of this model")
+    columns: list[str] = entry("sites of this model, or of the other one")
+    values: list[list[float]] = entry("linear CKA without the bias of few words: 1 for the same cloud")
+    model: str = entry("the other model's name", default="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensRecord:
+    """What one layer says of the next token, over places."""
+
+    layer: int = entry("blocks in front of the residual stream that is read")
+    log2p: float = entry("mean log2 p(next token)", "bits")
+    log2p_low: float = entry("low end of its 95% interval over texts", "bits")
+    log2p_high: float = entry("high end", "bits")
+    top1: float = entry("share of places at which the next token is the likeliest")
+    top1_low: float = entry("low end of its 95% interval over texts")
+    top1_high: float = entry("high end")
+    median_rank: float = entry("median number of tokens that are likelier than the next one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensText:
+    """One text as each layer continues it: a row a layer, a column a place."""
+
+    tokens: list[str] = entry("the text's tokens")
+    top: list[list[str]] = entry("the likeliest next token")
+    p: list[list[float]] = entry("its probability")
+    rank: list[list[int]] = entry("how many tokens are likelier than the one that follows")
+    log2p: list[list[float]] = entry("log2 p of the token that follows", "bits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensResults:
+    """The logit lens."""
+
+    records: list[LensRecord] = entry("one for each layer, the model itself last")
+    texts: list[LensText] = entry("texts that are shown whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """A model's layers as spaces."""
+
+    records: list[LayerRecord] = entry("one for each site")
+    words: Words = entry("the words that are drawn")
+    maps: dict[str, list[DrawnPoints]] = entry("for each method the map of each site")
+    near: list[str] = entry("each site's 5 nearest words of every word, base64 of 16-bit numbers")
+    cka: Similarity = entry("likeness of every two sites")
+    cka_between: Similarity | None = entry("likeness of this model's sites and another's", default=None)
+    lens: LensResults | None = entry("the logit lens", default=None)

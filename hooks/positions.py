@@ -1,0 +1,255 @@
+"""Positions: which tokens an edit's place means, the same for queries and keys however the model is run.
+
+Position p is the p-th token of a text, from 0. Padding and an adapter's virtual tokens have none. -1 is the last token of
+the text as far as the forward goes. A mask ``batch column`` marks tokens of the rows as they were given, padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from layerscope.errors import LayerscopeError
+
+from .forwards import Forward
+from .sites import HEAD_AXIS, Site
+
+Positions: TypeAlias = "int | Sequence[int] | slice | Bool[Tensor, 'text column']"
+
+
+class EditError(LayerscopeError, ValueError):
+    """An edit that does not fit the site or the text it is used on."""
+
+
+class PositionsUnknown(EditError):
+    """A place, a mean per position or a store asked of a forward that does not tell where its tokens stand."""
+
+
+class Seen:
+    """What the forwards of one block have shown so far.
+
+    Attributes:
+        ends: column at which a forward ended -> its tokens, where they are known.
+        longest: tokens of the longest text.
+        grown: whether a forward went on with a text.
+    """
+
+    def __init__(self) -> None:
+        self.ends: dict[int, Tensor | None] = {}
+        self.longest = 0
+        self.grown = False
+        self._copies: dict[int, int] = {}
+        self._awaited: dict[tuple[str, int], str] = {}
+
+    def note(self, forward: Where, batch: int, end: int, longest: int) -> None:
+        """One more forward, before its edits."""
+        is_whole = forward.start <= forward.virtual
+        tokens = forward.tokens if is_whole and forward.tokens is not None and len(forward.tokens) == batch else None
+        self.grown |= not is_whole or any(self._goes_on(e, tokens) for e in self.ends if e < end)
+        if tokens is not None:
+            first = min((e for e in self.ends if e <= tokens.shape[1]), default=tokens.shape[1])
+            self._copies[batch] = _copies(tokens[:, :first])
+        self.ends.setdefault(end, tokens)
+        self.longest = max(self.longest, longest)
+
+    def _goes_on(self, end: int, tokens: Tensor | None) -> bool:
+        before = self.ends[end]
+        if before is None or tokens is None or before.ndim != tokens.ndim:
+            return before is None and tokens is None
+        return len(before) == len(tokens) and torch.equal(before, tokens[:, : before.shape[1]].to(before.device))
+
+    def has_grown_from(self, end: int, tokens: Tensor | None) -> bool:
+        """Whether this forward's rows began as those of an earlier forward that ended at that column."""
+        return end in self.ends and self._goes_on(end, tokens)
+
+    def copies(self, batch: int) -> int:
+        """How many neighbouring rows repeat each text: beams, several samples."""
+        return self._copies.get(batch, 1)
+
+    def wait(self, position: int, message: str) -> None:
+        """A position is asked for that no forward has reached yet."""
+        self._awaited[message, position] = message
+
+    def require(self) -> None:
+        """Raise `EditError` for a position that never came though the texts did not grow."""
+        for (message, position), _ in self._awaited.items():
+            if position >= self.longest and not self.grown:
+                raise EditError(message.format(longest=self.longest))
+
+
+def _copies(tokens: Tensor) -> int:
+    rows = len(tokens)
+    for each in range(rows, 1, -1):
+        if rows % each == 0 and torch.equal(tokens, tokens[::each].repeat_interleave(each, 0)):
+            return each
+    return 1
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an edit is at work.
+
+    Args:
+        site: the site, with its selection.
+        start: columns before this forward's first one; not 0 behind a cache.
+        mask: the forward's attention mask ``batch column``, where one was given.
+        live: values of this forward that the edit asked for (`Edit.needs`).
+        virtual: columns at the start of each row that hold no text (prompt and prefix tuning).
+        prefix: how many of these only a cache holds (prefix tuning).
+        unknown: why positions are not known; empty where they are.
+        tokens: this forward's ids or embeddings, where they are known.
+        chosen: ``rows pos``, where the edit's value is used; None everywhere.
+        seen: what the block's forwards have shown.
+    """
+
+    site: Site = field(default_factory=lambda: Site(""))
+    start: int = 0
+    mask: Tensor | None = None
+    live: Mapping[str, Tensor] = field(default_factory=dict)
+    virtual: int = 0
+    prefix: int = 0
+    unknown: str = ""
+    tokens: Tensor | None = None
+    chosen: Tensor | None = None
+    seen: Seen = field(default_factory=Seen)
+
+    @classmethod
+    def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
+        """A site in a forward."""
+        where = object.__new__(cls)  # made at every site of every forward: a frozen dataclass sets its fields slowly
+        where.__dict__.update(
+            site=site,
+            start=forward.start,
+            mask=forward.mask,
+            live=live,
+            virtual=forward.virtual,
+            prefix=forward.prefix,
+            unknown=forward.unknown,
+            tokens=forward.tokens,
+            chosen=None,
+            seen=seen,
+        )
+        return where
+
+    def query_axis(self, value: Tensor) -> int:
+        """The axis of ``pos``, or of ``query`` inside attention."""
+        return value.ndim - 2 if HEAD_AXIS.get(self.site.part) == 1 else min(1, value.ndim - 1)
+
+    def positions(self, value: Tensor) -> Int[Tensor, "rows pos"]:
+        """The text position of every row and column of a value (of its queries, inside attention); -1 where no token stands.
+
+        Raises:
+            PositionsUnknown: the forward does not tell.
+        """
+        size = value.shape[self.query_axis(value)]
+        return self._along(value, self.start, size)[0]
+
+    def used(self, value: Tensor) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """`positions`, 0 where no token stands, and where the edit's value is used on a token."""
+        at = self.positions(value).expand(len(value), -1)
+        return at.clamp(min=0), (at >= 0) if self.chosen is None else (at >= 0) & self.chosen
+
+    def choose(self, positions: Positions, value: Tensor, keys: bool = False) -> Bool[Tensor, "rows pos"]:
+        """Where positions are in a value: on its position (or query) axis, or on its keys."""
+        axis = value.ndim - 1 if keys else self.query_axis(value)
+        size, end = value.shape[axis], self.start + value.shape[self.query_axis(value)]
+        first = max(0, end - size) if keys else self.start  # a window's cache has dropped the earliest keys
+        if isinstance(positions, slice) and positions == slice(None):
+            return torch.ones(1, size, dtype=torch.bool)
+        at, lengths = self._along(value, first, size)
+        if isinstance(positions, Tensor) and positions.dtype == torch.bool:
+            return self._marked(positions, len(value), first, size, end)
+        return self._at(positions, at, lengths, end)
+
+    def _at(self, positions: Positions, at: Tensor, lengths: Tensor, end: int) -> Tensor:
+        """Rows and columns whose text position is among these."""
+        found = torch.zeros_like(at, dtype=torch.bool)
+        if isinstance(positions, slice):
+            self._refuse_pieces([p for p in (positions.start, positions.stop) if p is not None], end)
+            for length in lengths.unique().tolist():
+                inside = torch.arange(length)[positions.start : positions.stop : positions.step or 1]
+                found |= torch.isin(at, inside) & (lengths == length)
+            return found
+        wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
+        self._refuse_pieces(wanted, end)
+        for p in wanted:
+            message = f"{self.site}: expected positions below {{longest}}, got {p}"
+            shortest = int(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 0
+            if p < 0 and -p > shortest:
+                raise EditError(message.format(longest=shortest))
+            if p >= int(lengths.max()):
+                self.seen.wait(p, message)
+            found |= at == (p if p >= 0 else lengths + p)
+        return found & (at >= 0)
+
+    def _refuse_pieces(self, positions: Sequence[int], end: int) -> None:
+        """Positions from the end mean the last token of the text, not of each of its pieces."""
+        later = end - self.start > 1 and any(self.start <= e < end for e in self.seen.ends)
+        if self.start > self.virtual and later and any(p < 0 for p in positions):
+            raise EditError(
+                f"{self.site}: expected positions from the start of the text, got {min(positions)}: the text came in pieces, and "
+                "the end of a piece is not its end"
+            )
+
+    def _marked(self, mask: Tensor, batch: int, first: int, size: int, end: int) -> Tensor:
+        """A token mask's part in these columns; tokens that `generate` has added are not marked."""
+        length = mask.shape[-1]
+        text = torch.arange(first, first + size) - self.virtual
+        stop = end - self.virtual
+        begun = max(0, self.start - self.virtual)
+        if begun < length < stop and not self.seen.has_grown_from(length + self.virtual, self.tokens):
+            raise EditError(f"{self.site}: expected a mask over {stop} positions, got {length}")
+        if length > stop:
+            self.seen.wait(length - 1, f"{self.site}: expected a mask over {stop} positions, got {length}")
+        inside = (text >= 0) & (text < min(length, stop))
+        rows = torch.atleast_2d(mask).cpu()
+        rows = self.by_row(rows, batch)
+        if len(rows) not in (1, batch):
+            raise EditError(f"{self.site}: expected a mask of {batch} texts, got {len(rows)}")
+        return rows[:, text.clamp(0, length - 1)] & inside
+
+    def by_row(self, texts: Tensor, batch: int) -> Tensor:
+        """What is given for each text, for each of the rows that repeat it (beams)."""
+        copies = self.seen.copies(batch)
+        return texts.repeat_interleave(copies, 0) if copies > 1 and len(texts) * copies == batch else texts
+
+    def _along(self, value: Tensor, first: int, size: int) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows 1"]]:
+        """Text positions of some columns, and the length of each text as far as this forward goes."""
+        if self.unknown:
+            raise PositionsUnknown(f"{self.site}: positions are not known: {self.unknown}")
+        end = self.start + value.shape[self.query_axis(value)]
+        columns = torch.arange(first, first + size)
+        mask = self._covering(len(value), end)
+        if mask is None:
+            at, lengths = (columns - self.virtual)[None], torch.tensor([[end - self.virtual]])
+        else:
+            counts = mask.long().cumsum(1) - self.virtual
+            at = torch.where(mask, counts - 1, -1)[:, columns.clamp(max=end - 1)]
+            lengths = counts[:, -1:]
+        self.seen.note(self, len(value), end, int(lengths.max()))
+        return at.masked_fill((columns >= end) | (at < 0), -1), lengths
+
+    def _covering(self, batch: int, end: int) -> Bool[Tensor, "batch column"] | None:
+        """The mask, of every row and column up to this forward's end; None where it hides nothing."""
+        size = end - self.start
+        if self.tokens is not None and self.tokens.shape[1] != size:
+            raise PositionsUnknown(
+                f"{self.site}: positions are not known: expected {self.tokens.shape[1]} of them, as the model was given, got {size}"
+            )
+        if self.mask is None:
+            return None
+        mask = self.mask.bool().cpu()
+        mask = mask.expand(batch, -1) if len(mask) == 1 else mask
+        if bool(mask.all()):
+            return None
+        if mask.shape != (batch, end):
+            raise PositionsUnknown(
+                f"{self.site}: positions are not known: expected an attention mask of {[batch, end]} texts and positions, got "
+                f"{list(mask.shape)}"
+            )
+        return mask

@@ -1,0 +1,190 @@
+"""Records of data files: the same rows in every format, the field's own column names, one clear line for anything else."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.calibration.questions import read_questions
+from experiments.corpus.prompts import Pair, PromptError, read_pairs, read_prompts
+from experiments.corpus.records import read_records
+
+ROWS = [
+    {"prompt": 'He said, "go', "answer": " on", "wrong": " off"},
+    {"prompt": "نعم, 2 + 2 =", "answer": " 4", "wrong": " 5"},
+    {"prompt": "[sic] it\u2028is", "answer": " so", "wrong": " not"},
+]
+
+
+def written(folder: Path, form: str) -> Path:
+    """The rows in a format, written by the standard library."""
+    path = folder / f"rows.{form}"
+    if form == "json":
+        path.write_text(json.dumps(ROWS, indent=2, ensure_ascii=False), encoding="utf-8")
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8-sig")
+    else:
+        with path.open("w", encoding="utf-8-sig" if form == "csv" else "utf-8", newline="") as file:
+            quoting = csv.QUOTE_MINIMAL if form == "csv" else csv.QUOTE_NONE
+            writer = csv.DictWriter(
+                file,
+                fieldnames=list(ROWS[0]),
+                delimiter="," if form == "csv" else "\t",
+                quoting=quoting,
+                quotechar='"' if form == "csv" else None,
+            )
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "csv", "tsv"])
+def test_the_same_rows_in_every_format(tmp_path: Path, form: str) -> None:
+    path = written(tmp_path, form)
+    assert [record for _, record in read_records(path)] == ROWS
+    assert [(p.prompt, p.answer, p.wrong) for p in read_prompts(path)] == [tuple(row.values()) for row in ROWS]
+    assert len(read_prompts(path, limit=2)) == 2
+
+
+PAIR = Pair("The dogs bark.", "The dogs barks.")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("blimp.jsonl", '{"sentence_good": "The dogs bark.", "sentence_bad": "The dogs barks.", "UID": "x"}'),
+        ("jblimp.jsonl", '{"good_sentence": "The dogs bark.", "bad_sentence": "The dogs barks.", "type": "x"}'),
+        ("crows.csv", ",sent_more,sent_less,bias_type\n0,The dogs bark.,The dogs barks.,x\n"),
+        ("ours.tsv", "sentence_good\tsentence_bad\nThe dogs bark.\tThe dogs barks.\n"),
+        ("list.csv", 'sentences\n"[""The dogs bark."", ""The dogs barks.""]"\n'),
+    ],
+)
+def test_pairs_by_the_names_of_the_field(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_pairs(tmp_path / name) == [PAIR]
+
+
+def test_clams_lines_are_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "clams.txt"
+    path.write_text(f"True\t{PAIR.good}\nFalse\t{PAIR.bad}\nFalse\tThe dog bark.\nTrue\tI go\nFalse\tI goes\n", "utf-8")
+    pairs = read_pairs(path)
+    assert [(p.good, p.bad) for p in pairs] == [
+        (PAIR.good, PAIR.bad),
+        (PAIR.good, "The dog bark."),
+        ("I go", "I goes"),
+    ]
+    assert pairs[0].group == pairs[1].group != pairs[2].group
+    path.write_text("False\ta\nTrue\tb\n", "utf-8")
+    with pytest.raises(PromptError, match=r"clams.txt:1: expected 'True' and a sentence, then 'False'"):
+        read_pairs(path)
+
+
+def test_sentences_of_cola_and_sst_are_prompts(tmp_path: Path) -> None:
+    (tmp_path / "cola.tsv").write_text('gj04\t1\t\tThe "river froze.\ngj04\t0\t*\tThe river frozen.\n', "utf-8")
+    (tmp_path / "sst.tsv").write_text("sentence\tlabel\nit is good\t1\nit is bad\t0\n", "utf-8")
+    assert [p.prompt for p in read_prompts(tmp_path / "cola.tsv", answers=False)] == [
+        'The "river froze.',
+        "The river frozen.",
+    ]
+    assert [p.prompt for p in read_prompts(tmp_path / "sst.tsv", answers=False)] == ["it is good", "it is bad"]
+
+
+QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mmlu.csv", "What is 2+2?,3,4,5,6,B\n"),
+        ("named.csv", "question,A,B,C,D,answer\nWhat is 2+2?,3,4,5,6,B\n"),
+        ("letter.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": "B"}'),
+        ("place.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}'),
+        ("text.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 4}'),
+        (
+            "arc.jsonl",
+            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], "label": ["A", "B", "C", "D"]}, '
+            '"answerKey": "B"}',
+        ),
+        (
+            "arc_numbers.jsonl",
+            '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], "label": ["1", "2", "3", "4"]}, '
+            '"answerKey": "2"}',
+        ),
+        (
+            "arc_raw.jsonl",
+            '{"question": {"stem": "What is 2+2?", "choices": [{"text": "3", "label": "A"}, {"text": "4", "label": '
+            '"B"}, {"text": "5", "label": "C"}, {"text": "6", "label": "D"}]}, "answerKey": "B"}',
+        ),
+    ],
+)
+def test_questions_by_the_names_of_the_field(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (question,) = read_questions(tmp_path / name)
+    assert (question.question, question.choices, question.answer) == QUESTION
+
+
+def asked(folder: Path, rows: list[tuple[list[str], Any]]) -> list[int]:
+    path = folder / "digits.jsonl"
+    lines = [json.dumps({"question": "?", "choices": choices, "answer": answer}) for choices, answer in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return [question.answer for question in read_questions(path)]
+
+
+def test_a_whole_number_is_a_choice_where_all_of_the_file_are(tmp_path: Path) -> None:
+    """After 0 comes 1: the choice, not the place; but a file with an answer that is no choice gives places."""
+    assert asked(tmp_path, [(["1", "2", "3"], 1), (["1", "2", "3"], 2)]) == [0, 1]
+    assert asked(tmp_path, [(["1", "2", "3"], 1), (["1", "2", "3"], 0)]) == [1, 0]
+    assert asked(tmp_path, [(["1", "2"], 0), (["2", "3"], 1)]) == [0, 1]
+    assert asked(tmp_path, [(["1", "2"], "2"), (["a", "b"], "b"), (["B", "A"], "A")]) == [1, 1, 1]
+    with pytest.raises(PromptError, match=r"digits.jsonl:2: expected 'answer' to be a choice"):
+        asked(tmp_path, [(["1", "2", "3"], 0), (["1", "2", "3"], 3)])
+
+
+DEEP = "[" * 3000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.jsonl",
+            '{"prompt": "w\\ud80079", "answer": " a"}',
+            "a.jsonl:1: expected text, got half a character (\\ud800",
+        ),
+        ("a.jsonl", '{"prompt": ["w\\ud80079"], "answer": " a"}', "a.jsonl:1: expected text, got half a character"),
+        ("a.jsonl", f'{{"prompt": {DEEP}', "a.jsonl:1: expected JSON, got brackets that are nested too deeply"),
+        ("a.jsonl", '{"prompt": ' + "[" * 900 + "]" * 900 + ', "answer": "a"}', "a.jsonl:1: expected 'prompt'"),
+        ("a.json", DEEP, "a.json: expected JSON, got brackets that are nested too deeply"),
+        ("a.jsonl", f'{{"prompt": 1{"0" * 310}}}', "a.jsonl:1: expected numbers of at most 300 digits, got one of 311"),
+        ("a.jsonl", f'{{"prompt": 1{"0" * 5000}}}', "a.jsonl:1: expected numbers of at most 300 digits"),
+        ("a.jsonl", "The keys are here", "a.jsonl:1: expected a JSON object a line, a JSON array of objects, CSV"),
+        ("a.txt", "The keys are here", "a.txt:1: expected a JSON object a line, a JSON array of objects, CSV"),
+        ("a.jsonl", '{"prompt": "a"} {"prompt": "b"}', "a.jsonl:1: expected a JSON object: Extra data"),
+        ("a.json", "[1, 2]", "a.json:1: expected a JSON object, got 1"),
+        ("a.json", '{\n"prompt": "a"}', "got a JSON object over several lines"),
+        ("a.csv", "prompt,answer\na,b,c\n", "a.csv:2: expected 2 columns (prompt, answer), got 3"),
+        ("a.csv", 'prompt,answer\n"a,b\n', "a.csv:2: expected CSV: unexpected end of data"),
+        (
+            "a.csv",
+            "good,bad\na,b\n",
+            "a.csv:2: expected 'prompt' or 'sentence' or 'text' to be a text, got None; the line",
+        ),
+        ("a.csv", "\n\n", "expected at least one line, got none"),
+        (
+            "a.jsonl",
+            '{"prompt": "a", "answer": "b", "group": []}',
+            "a.jsonl:1: expected 'group' to be a text or a number",
+        ),
+    ],
+)
+def test_anything_else_is_one_clear_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(PromptError) as error:
+        read_prompts(tmp_path / name)
+    assert message in str(error.value)
+    assert len(str(error.value).replace(str(tmp_path), "")) < 500
+    assert "\n" not in str(error.value)
