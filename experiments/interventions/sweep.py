@@ -206,7 +206,7 @@ class Sweep:
         site = Site(name)
         if not needs:
             self.resume.share(layer, site.part)
-        together = Edit(f"{len(parts)} edits, one a copy", apply, needs)
+        together = Edit(f"{len(parts)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             warnings.simplefilter("ignore", NothingChanged)  # a component without effect is told from its zeros
             copies = self.resume.residual(layer)[:, start:].repeat(len(parts), 1, 1)
