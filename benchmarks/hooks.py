@@ -149,10 +149,8 @@ def one_head(length: int) -> None:
     run("blocks.0.hook_resid_pre")
     bare = peak_growth(lambda: run("blocks.0.hook_resid_pre"))
     grown = peak_growth(lambda: run("blocks.0.attn.hook_pattern[3]"))
-    own = length * length * 4
-    print(
-        f"pattern of one head of 12, {length} tokens: {grown / 2**20:.0f} MB, bare forward {bare / 2**20:.0f}, its own size {own / 2**20:.0f}"
-    )
+    sizes = (f"{size / 2**20:.0f}" for size in (grown, bare, length * length * 4))
+    print("pattern of one head of 12, {} tokens: {} MB, bare forward {}, its own size {}".format(length, *sizes))
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from .capture import capture
 from .edits import Edit, EditError
 from .intervene import NothingChanged, intervene
 from .observe import observe
+from .positions import PositionsUnknown
 from .reference import Reference, ReferenceMismatch
 from .resume import Readout, Resume
 from .sites import Site, UnknownSite
@@ -35,6 +36,7 @@ __all__ = [
     "Edit",
     "EditError",
     "NothingChanged",
+    "PositionsUnknown",
     "Readout",
     "Reference",
     "ReferenceMismatch",

@@ -358,7 +358,7 @@ def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
         like = base.removesuffix(".") if isinstance(spec, str) and spec.endswith("|unflatten") else None
         full = base + path if path else base.removesuffix(".")
         if _submodule(model, full) is not None:
-            places[name] = Place(full, end, view, call=call, calls=calls, like=like)
+            places[name] = Place(full, end, view, call=call, calls=calls * family.called.get(part, 1), like=like)
 
     for name, spec in family.outside.items():
         if not name.startswith("ln_final"):

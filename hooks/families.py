@@ -9,7 +9,7 @@ import (seconds) would be felt; every other family is read off its adapters.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from .views import View
@@ -27,6 +27,7 @@ class Family:
         outside: site -> place, paths from the body.
         inside: site without its ``blocks.{i}.`` -> place, paths from the block.
         attention: path of the attention module inside the block, where patterns are seen; None when there is none.
+        called: site within a block -> how often a forward calls its module, where not once; the first call is the site's.
         shared: True where one block is called again for every layer (ALBERT); the n-th call is layer n.
         when: tells from the configuration whether this row is the right one of its model type.
     """
@@ -35,6 +36,7 @@ class Family:
     outside: Mapping[str, PlaceSpec]
     inside: Mapping[str, PlaceSpec]
     attention: str | None
+    called: Mapping[str, int] = field(default_factory=dict)
     shared: bool = False
     when: Callable[[Any], bool] = lambda config: True
 
@@ -242,6 +244,13 @@ DEBERTA = Family(
     "attention.self",
 )
 
+# Queries and keys of the relative positions come from the same projections, behind those of the tokens.
+DEBERTA_SHARED = replace(
+    DEBERTA,
+    called={"attn.hook_q": 2, "attn.hook_k": 2},
+    when=lambda config: getattr(config, "relative_attention", False) and getattr(config, "share_att_key", False),
+)
+
 DISTILBERT = Family(
     "transformer.layer",
     _BERT_OUTSIDE,
@@ -325,7 +334,7 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "gpt_neox": (NEOX, NEOX_SEQUENTIAL),
     "opt": (OPT, OPT_POST_NORM),
     **dict.fromkeys(("bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie"), (BERT,)),
-    **dict.fromkeys(("deberta", "deberta-v2"), (DEBERTA,)),
+    **dict.fromkeys(("deberta", "deberta-v2"), (DEBERTA_SHARED, DEBERTA)),
     **dict.fromkeys(("bart", "marian"), (BART,)),
     **dict.fromkeys(("wav2vec2", "hubert"), (WAV2VEC2, WAV2VEC2_PRE_NORM)),
     "distilbert": (DISTILBERT,),

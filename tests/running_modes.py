@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hooks import Edit, Reference, capture, edits, intervene, sites
 
-VOCAB, WIDTH, LAYERS, NEW = 40, 32, 2, 3
+VOCAB, WIDTH, LAYERS, NEW = 40, 32, 2, 2
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": WIDTH,
@@ -40,7 +40,7 @@ def tokens(count: int, seed: int) -> Tensor:
     return torch.randint(3, VOCAB, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-TO_COME = 8
+TO_COME = 7
 LONG, SHORT, MORE = tokens(7, 1), tokens(4, 2), tokens(NEW, 3)
 BLOCK = "blocks.1."
 
@@ -98,9 +98,9 @@ VECTOR = 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
 
 
 @functools.cache
-def _reference(on: str, site: str) -> Reference:
-    """Three texts, longer than any that is run."""
-    batch = {"input_ids": torch.stack([tokens(16, seed) for seed in (6, 7, 8)])}
+def _reference(on: str, site: str, length: int = 16) -> Reference:
+    """Three texts, longer than any that is run, or shorter."""
+    batch = {"input_ids": torch.stack([tokens(length, seed) for seed in (6, 7, 8)])}
     return Reference.of(model(on), site, batches=[batch])
 
 
@@ -118,6 +118,8 @@ EDITS: dict[str, tuple[str, Callable[[str, str], Edit]]] = {
     "zero": ("mlp.hook_post[3:30]", lambda on, site: edits.zero()),
     "mean": ("attn.hook_z[1]", lambda on, site: edits.mean(_reference(on, site))),
     "mean per position": (RESIDUAL, lambda on, site: edits.mean(_reference(on, site), per="position")),
+    "mean of short texts": (RESIDUAL, lambda on, site: edits.mean(_reference(on, site, 4), per="position")),
+    "resample short texts": (RESIDUAL, lambda on, site: edits.resample(_reference(on, site, 4), seed=2)),
     "resample": ("hook_mlp_out", lambda on, site: edits.resample(_reference(on, site), seed=3)),
     "patch": (RESIDUAL, lambda on, site: edits.patch(_other_run(on, site))),
     "add": ("hook_resid_mid", lambda on, site: edits.add(VECTOR)),
@@ -131,7 +133,7 @@ EDITS: dict[str, tuple[str, Callable[[str, str], Edit]]] = {
     "scale a head's scores": (SCORES + "[2]", lambda on, site: edits.scale(-2.0)),
     "halve a head's pattern": (PATTERN + "[1]", lambda on, site: edits.scale(0.5)),
     "knockout": (SCORES, lambda on, site: edits.knockout(keys=[0])),
-    "zero weights": (PATTERN, lambda on, site: edits.zero_weights(keys=slice(1, 3))),
+    "zero weights": (PATTERN, lambda on, site: edits.zero_weights(keys=slice(2, 7))),
 }
 PLACES = ("all", "index", "several", "slice", "mask", "to come", "last", "keys")
 
@@ -195,18 +197,6 @@ def _rows(ids: Tensor, mask: Tensor, logits: Tensor) -> Answer:
 def keywords(on: str, make: Make) -> Answer:
     with intervene(model(on), make(LONG[None])):
         yield LONG, len(LONG), model(on)(input_ids=LONG[None]).logits[0]
-
-
-def positional(on: str, make: Make) -> Answer:
-    ids, mask, at = _batch("left")
-    with intervene(model(on), make(ids)):
-        yield from _rows(ids, mask, model(on)(ids, mask, at).logits)
-
-
-def forward(on: str, make: Make) -> Answer:
-    ids, mask, at = _batch("left")
-    with intervene(model(on), make(ids)):
-        yield from _rows(ids, mask, model(on).forward(input_ids=ids, attention_mask=mask, position_ids=at).logits)
 
 
 def padded(side: str) -> Callable[[str, Make], Answer]:
@@ -364,8 +354,6 @@ def _body_forward(whole: Any) -> Callable[..., Any]:
 #: way -> (model, how it runs)
 WAYS: dict[str, tuple[str, Callable[[str, Make], Answer]]] = {
     "plain": ("llama", keywords),
-    "positional": ("llama", positional),
-    "forward": ("llama", forward),
     "left": ("llama", padded("left")),
     "right": ("llama", padded("right")),
     "left eager": ("eager", padded("left")),
@@ -375,14 +363,13 @@ WAYS: dict[str, tuple[str, Callable[[str, Make], Answer]]] = {
     "cached steps, forward": ("llama", steps(_by_forward)),
     "cached steps of the body": ("llama", steps(_body)),
     "cached steps of the body's forward": ("llama", steps(_body_forward)),
-    "cached steps, eager": ("eager", steps(_stepwise)),
     "cached steps, sinks": ("sinks", steps(_stepwise)),
     "cached steps, window": ("window", steps(_stepwise)),
     "cached pairs": ("llama", steps(_stepwise, size=2)),
     "static cache": ("llama", steps(_stepwise, "static")),
     "static cache, window": ("window", steps(_stepwise, "static")),
     "generate": ("llama", generated()),
-    "generate, window": ("window", generated()),
+    "generate, one text": ("llama", generated(padding=False)),
     "generate, no cache": ("llama", generated(use_cache=False)),
     "generate, static cache": ("llama", generated(cache_implementation="static")),
     "generate, chunked prefill": ("llama", generated(prefill_chunk_size=3)),
@@ -395,10 +382,10 @@ WAYS: dict[str, tuple[str, Callable[[str, Make], Answer]]] = {
     "copy": ("llama", copied),
     "checkpointing": ("llama", checkpointed),
 }
-IN_ONE_FORWARD = {"plain", "positional", "forward", "left", "right", "left eager", "right sinks", "threads",
+IN_ONE_FORWARD = {"plain", "left", "right", "left eager", "right sinks", "threads",
                   "raised half-way", "copy", "checkpointing"}  # fmt: skip
 IN_PIECES = {"generate, chunked prefill", "cached pairs"}
-ONE_TEXT = {"plain", "beams", "prompt tuning", "threads", "copy"}
+ONE_TEXT = {"plain", "generate, one text", "beams", "prompt tuning", "threads", "copy"}
 
 
 def alone(case: Case, on: str, text: Tensor, prompt: int) -> Tensor:
@@ -428,7 +415,7 @@ def difference(case: Case, way: str) -> tuple[float, float]:
     wrong, effect = 0.0, 0.0
     with torch.no_grad():
         answers = list(run(on, functools.partial(case.edits, on)))
-    if case.edit == "resample":
+    if "resample" in case.edit:
         answers = answers[:1]  # each row draws its own
     for text, prompt, found in answers:
         if found.ndim == 0:  # a beam's likelihood
@@ -459,5 +446,7 @@ def is_comparable(case: Case, way: str) -> bool:
     if case.place == "keys" and case.edit not in KEY_EDITS:
         return False
     if case.site.partition("[")[0] not in sites(model(WAYS[way][0])):
+        return False
+    if "short texts" in case.edit and case.place not in ("index", "several", "slice"):
         return False
     return case.place != "last" or way in IN_ONE_FORWARD or way in IN_PIECES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import running_modes as modes
@@ -32,13 +33,19 @@ def check(case: Case, way: str) -> float:
     return effect
 
 
-def grid(way: str) -> list[Case]:
-    """Every edit once, the places taken in turn: over all ways every two of edit, place and way meet."""
-    first = list(WAYS).index(way)
-    cases = []
-    for number, edit in enumerate(EDITS):
-        turns = (PLACES[(first + number + more) % len(PLACES)] for more in range(len(PLACES)))
-        cases += [case for place in turns if modes.is_comparable(case := Case(edit, place), way)][:1]
+@functools.cache
+def grid() -> dict[str, list[Case]]:
+    """Cases in which every two of edit, place and way meet, where they can."""
+    cases: dict[str, list[Case]] = {}
+    for first, way in enumerate(WAYS):
+        cases[way] = []
+        for number, edit in enumerate(EDITS):
+            turns = (PLACES[(first + number + more) % len(PLACES)] for more in range(len(PLACES)))
+            cases[way] += [case for place in turns if modes.is_comparable(case := Case(edit, place), way)][:1]
+    for case in (Case(edit, place) for place in PLACES for edit in EDITS):
+        ways = [way for way in WAYS if modes.is_comparable(case, way)]
+        if ways and not any(case in of for of in cases.values()):
+            cases[min(ways, key=lambda way: (len(cases[way]), way != "right"))].append(case)
     return cases
 
 
@@ -46,11 +53,11 @@ def grid(way: str) -> list[Case]:
 def test_an_edit_is_what_it_is_on_the_text_alone(way):
     if WAYS[way][0] in ("lora", "prompt", "prefix"):
         pytest.importorskip("peft")
-    moved = [check(case, way) for case in grid(way)]
+    moved = [check(case, way) for case in grid()[way]]
     assert sum(effect > 100 * TOLERANCE for effect in moved) > len(moved) / 2
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(edit=st.sampled_from(sorted(EDITS)), place=st.sampled_from(PLACES), way=st.sampled_from(sorted(WAYS)))
 def test_any_edit_at_any_place_under_any_way(edit, place, way):
     case = Case(edit, place)
@@ -60,10 +67,10 @@ def test_any_edit_at_any_place_under_any_way(edit, place, way):
 
 
 def test_the_grid_meets_every_pair():
-    met = [(case.edit, case.place, way) for way in WAYS for case in grid(way)]
-    edits_and_places = {(edit, place) for edit, place, _ in met}
-    assert {(edit, place) for edit in EDITS for place in PLACES[:-1]} <= edits_and_places
-    assert {(place, way) for _, place, way in met} >= {(place, way) for place in PLACES[:6] for way in WAYS}
+    met = [(case.edit, case.place, way) for way, cases in grid().items() for case in cases]
+    possible = [(e, p, w) for e in EDITS for p in PLACES for w in WAYS if modes.is_comparable(Case(e, p), w)]
+    for one, two in ((0, 1), (0, 2)):
+        assert {(row[one], row[two]) for row in met} == {(row[one], row[two]) for row in possible}
 
 
 def test_compiled_models_are_refused():
