@@ -23,7 +23,6 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .descent import descend
 from .design import check_finite
 from .labels import Labels, encode_classes, encode_with, of_dev
 

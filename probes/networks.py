@@ -21,10 +21,10 @@ from sklearn.base import ClassifierMixin
 from torch import Tensor
 
 from .checks import features_and_classes, fitted_features
-from .descent import descend
 from .design import as_features, check_finite
 from .labels import Labels, encode_classes, encode_with, of_dev
 from .storage import Saved
+from .training import Schedule, train
 
 Activation = Literal["relu", "none"]
 _TENSORS = ("U", "a", "V", "b", "mean", "scale")
@@ -135,16 +135,13 @@ def networks_many(
         picked = logp.gather(2, y.clamp_min(0)[..., None].to(logp.device))[..., 0]
         return -(picked * known.to(picked)).sum(1) / known.sum(1).clamp_min(1).to(picked)
 
-    found = descend(
+    found = train(
         weights,
         lambda w, rows: losses(w, Z[rows], goal[which][:, rows]),
         lambda w: losses(w, held_Z, held_y[which]),
         len(Z),
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        generator=generator,
-        weight_decay=weight_decay,
+        Schedule(rate, epochs, batch, weight_decay=weight_decay),
+        generator,
         free=[None, torch.zeros(1, device=Z.device) if activation == "none" else None, None, None],
         progress=progress,
     )
