@@ -3,8 +3,8 @@
     MLP        softmax(V relu(U x + a) + b)
     low rank   softmax(V (U x) + b),   U of shape rank x d
 
-Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows: where it has not fallen the step is
-halved, and after five such epochs in a row the network of the lowest loss is kept (Hewitt & Liang 2019). Every target and seed has
+Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows. Where it has not fallen, training goes
+on from the network of the lowest loss with a smaller step, and ends when it falls at no step (`training`). Every target and seed has
 its own weights, step and end; the batches are shared, so that one product serves all.
 """
 
@@ -42,7 +42,7 @@ class NetworkFit:
         mean, scale: of the training rows.
         dev_loss: cross-entropy of the held-out rows in bits, the lowest.
         epochs: passes that were made.
-        converged: whether it had stopped falling before the epochs ran out.
+        converged: whether training on lowered it at no step.
     """
 
     classes: np.ndarray
@@ -184,7 +184,7 @@ class _NetworkProbe(ClassifierMixin, Saved):
     Attributes:
         classes_: [c].
         fit_: the `NetworkFit`.
-        n_iter_, converged_: epochs, and whether the held-out loss had stopped falling.
+        n_iter_, converged_: epochs, and whether the held-out loss fell at no step any more.
     """
 
     classes_: np.ndarray

@@ -30,7 +30,7 @@ from .training import Schedule, train
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
 """Sentence lengths over which correlations are averaged."""
-SCHEDULE = Schedule(rate=5e-2, epochs=300, batch=20, gain=1e-3, patience=3, cut=0.1, stalls=3)
+SCHEDULE = Schedule(rate=5e-2, epochs=300, batch=20, gain=1e-4, patience=3, cut=0.1, stalls=3)
 """Trains until the dev loss falls at no rate."""
 _PUBLISHED = {
     "hewitt2019": Schedule(rate=1e-3, epochs=40, batch=20, gain=1e-4, patience=1, cut=0.1, stalls=5, returns=False)
@@ -59,7 +59,8 @@ class StructuralFit:
         projection: B, [rank d].
         dev_loss: the lowest, at which B was kept.
         epochs: passes over the training sentences.
-        converged: whether the dev loss had stopped falling before the epochs ran out.
+        converged: whether training from these weights lowered the dev loss at none of the schedule's rates; False of a schedule
+            that does not try (`published`).
     """
 
     kind: Kind

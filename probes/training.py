@@ -33,7 +33,8 @@ class Schedule:
         patience: epochs in a row without a fall after which the rate is cut.
         cut: what the rate is multiplied by.
         stalls: cuts in a row, without a fall between them, after which a model is done.
-        returns: after a cut, training goes on from the weights of the lowest loss, with Adam's moments at 0.
+        returns: after a cut, training goes on from the weights of the lowest loss, with Adam's moments at 0; after ``stalls``
+            cuts the first rate comes again.
         weight_decay: taken off weights of matrices at each step, times the step's size (AdamW).
     """
 
@@ -42,8 +43,8 @@ class Schedule:
     batch: int
     gain: float = 0.0
     patience: int = 1
-    cut: float = 0.5
-    stalls: int = 5
+    cut: float = 0.25
+    stalls: int = 3
     returns: bool = True
     weight_decay: float = 0.0
 
