@@ -1,7 +1,7 @@
 """Scalar mixes: one probe that reads all layers at once and learns how much of each it wants (Tenney et al. 2019).
 
-    h = sum_l a_l z_l,   a = softmax(s),   p(y) = softmax(V u + b),   u = h / std(h)
-    min_s  phi(s) = min_V,b  sum_i -log p(y_i) + l2/2 ||V||^2
+    h = sum_l a_l z_l,   a_l >= 0, sum a_l = 1,   p(y) = softmax(V u + b),   u = h / std(h)
+    min_a  phi(a) = min_V,b  sum_i -log p(y_i) + l2/2 ||V||^2
 
 z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The mix is standardised again:
 else the penalty would favour single layers, which vary more than mixes of them. For given weights a the rest is the regression
@@ -26,7 +26,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +43,8 @@ from .solver import DEFAULT_L2, fit_many
 
 GAP = 1e-3
 """What more weight for one layer may still promise, as a share of the objective."""
-STEPS = 8
+STEPS = 25
 """Regressions for one search of the weights, about."""
-SEARCHES = 2
-"""Searches, each after the first from weights that give the most promising layer more."""
-NUDGE = 0.1
-"""Weight that such a layer is given."""
 PEAK = 0.95
 """Weight of the one layer of a start."""
 ROUGH = 3e-4
@@ -184,42 +179,41 @@ class _Search:
 
     def best(self, starts: Sequence[Float[np.ndarray, " k"]]) -> tuple[Float[np.ndarray, " k"], Fit, float]:
         """The weights from the best of some starts, their regression, and the gap that is left."""
-        before = self.warm["y"].l2 if self.warm else None
-        l2 = before or float(np.median(self.penalties))
-        found = [self.regression(mix, l2, ROUGH) for mix in starts] if len(starts) > 1 else []
-        mix = starts[int(np.argmin([fit.objective for fit in found]))] if found else starts[0]
-        l2 = self.penalty(mix, near=before)
+        middle = float(np.median(self.penalties))
+        objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts] if len(starts) > 1 else [0.0]
+        mix = starts[int(np.argmin(objectives))]
+        l2 = self.penalty(mix)
         mix = self.descend(mix, l2)
+        if len(mix) > 1 and (again := self.penalty(mix)) != l2:  # what was best for the start need not be for the end
+            l2, mix = again, self.descend(mix, again)
         fit = self.regression(mix, l2)
         return mix, fit, self.gap(mix, fit)
 
     def descend(self, mix: Float[np.ndarray, " k"], l2: float) -> Float[np.ndarray, " k"]:
-        """Weights from which no layer promises more than `GAP`, as far as the searches reach."""
+        """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions reach.
+
+        phi does not change where all weights are multiplied by a number, so that they need only not be negative.
+        """
         if len(mix) == 1:
             return mix
-        for _ in range(SEARCHES):
-            reached: list[tuple[np.ndarray, np.ndarray, float]] = []
+        n, reached = len(self.index), []
 
-            def value(s: np.ndarray, reached: list[Any] = reached) -> tuple[float, np.ndarray]:
-                weights, n = _softmax(s), len(self.index)
-                fit = self.regression(weights, l2, ROUGH)
-                slope = self.slope(weights, fit)
-                reached.append((weights, slope, fit.objective))
-                return fit.objective / n, weights * (slope - weights @ slope) / n
+        def value(a: np.ndarray) -> tuple[float, np.ndarray]:
+            total = max(float(a.sum()), 1e-12)
+            weights = a / total
+            fit = self.regression(weights, l2, ROUGH)
+            slope = self.slope(weights, fit)
+            reached.append((fit.objective, weights, slope))
+            return fit.objective / n, slope / (n * total)
 
-            def stop(_: np.ndarray, reached: list[Any] = reached) -> None:
-                weights, slope, objective = reached[-1]
-                if _gap(weights, slope) <= GAP / 2 * objective:
-                    raise StopIteration
+        def stop(_: np.ndarray) -> None:
+            objective, weights, slope = reached[-1]
+            if _gap(weights, slope) <= GAP / 2 * objective:
+                raise StopIteration
 
-            start = np.log(np.maximum(mix, 1e-6))
-            minimize(value, start, method="L-BFGS-B", jac=True, callback=stop, options={"maxfun": STEPS})
-            mix, slope, objective = min(reached, key=lambda point: point[2])
-            if _gap(mix, slope) <= GAP / 2 * objective:
-                break
-            mix = (1 - NUDGE) * mix
-            mix[int(np.argmin(slope))] += NUDGE
-        return mix
+        options = {"maxfun": STEPS, "ftol": 1e-9, "gtol": 1e-9}
+        minimize(value, mix, method="L-BFGS-B", jac=True, bounds=[(0, None)] * len(mix), callback=stop, options=options)
+        return min(reached, key=lambda point: point[0])[1]
 
     def mixed(self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]) -> Float[Tensor, "n d"]:
         """h of every row."""
@@ -236,19 +230,15 @@ class _Search:
             self.warm = fit_many(design, {"y": self.index}, l2, start=self.warm, tol=tol)
         return self.warm["y"]
 
-    def penalty(self, mix: Float[np.ndarray, " k"], near: float | None) -> float:
-        """The penalty that is best on dev for given weights: of all, or of one and its neighbours."""
-        path = sorted(self.penalties)
-        if near in path:
-            at = path.index(near)
-            path = path[max(0, at - 1) : at + 2]
-        if len(path) == 1:
-            return path[0]
+    def penalty(self, mix: Float[np.ndarray, " k"]) -> float:
+        """The penalty that is best on dev for given weights."""
+        if len(self.penalties) == 1:
+            return self.penalties[0]
         design, held = Design(self.mixed(self.layers, mix)), self.mixed(self.held, mix)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             dev = (held, {"y": self.held_index})
-            self.warm = fit_many(design, {"y": self.index}, path, dev=dev, tol=ROUGH)
+            self.warm = fit_many(design, {"y": self.index}, self.penalties, dev=dev, tol=ROUGH)
         return self.warm["y"].l2
 
     def slope(self, mix: Float[np.ndarray, " k"], fit: Fit) -> Float[np.ndarray, " k"]:
@@ -272,11 +262,6 @@ class _Search:
 
 def _gap(mix: Float[np.ndarray, " k"], slope: Float[np.ndarray, " k"]) -> float:
     return float(mix @ slope - slope.min())
-
-
-def _softmax(s: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    weights = np.exp(s - s.max())
-    return weights / weights.sum()
 
 
 def expected_layer(scores: Float[np.ndarray, "*b layers"]) -> Float[np.ndarray, "*b"]:

@@ -25,7 +25,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,6 +39,8 @@ FEW = 100
 """Clusters below which intervals are not percentiles of the replicates."""
 STUDENT = 5
 """Clusters below which a mean has Student's interval."""
+Kind = Literal["share", "difference"]
+"""What values of -1, 0 and 1 are."""
 WARNED = 20
 """Clusters below which 95% intervals cover skewed effects in about 90% (``benchmarks/coverage.py``)."""
 
@@ -95,15 +97,20 @@ class ClusterBootstrap:
         without = function(by_cluster.sum(0) - by_cluster)
         return _accelerated(value, replicates, np.asarray(without), level)
 
-    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL) -> Interval:
-        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two."""
-        low, high = self.mean_ends(values[:, None].astype(float), level)
+    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None) -> Interval:
+        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two; see `mean_ends`."""
+        low, high = self.mean_ends(values[:, None].astype(float), level, kind)
         return Interval(float(values.mean()), float(low[0]), float(high[0]))
 
     def mean_ends(
-        self, values: Float[np.ndarray, "n k"], level: float = LEVEL
+        self, values: Float[np.ndarray, "n k"], level: float = LEVEL, kind: Kind | None = None
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends of the intervals of several columns' means, from one product."""
+        """Low and high ends of the intervals of several columns' means, from one product.
+
+        Args:
+            kind: ``share`` of values 0 and 1, ``difference`` of two such answers (-1, 0 and 1); None goes by the values, and
+                takes a column of zeros for a measurement that is 0.
+        """
         k = values.shape[1]
         if self.n_clusters == 1:
             return np.full(k, np.nan), np.full(k, np.nan)
@@ -114,10 +121,10 @@ class ClusterBootstrap:
         errors = self.standard_errors(values)
         quantile = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
         for j, column in enumerate(values.T):
-            if not column.any() or not np.isin(column, (-1.0, 0.0, 1.0)).all():
-                continue
-            if self.n_clusters < FEW or errors[j] == 0:
-                low[j], high[j] = _shares_ends(column, float(errors[j]), self.n_clusters, quantile)
+            answers = np.isin(column, (-1.0, 0.0, 1.0)).all() and (kind is not None or column.any())
+            if answers and (self.n_clusters < FEW or errors[j] == 0):
+                both = kind == "difference" or bool((column == -1).any())
+                low[j], high[j] = _answers_ends(column, float(errors[j]), self.n_clusters, quantile, both)
         return low, high
 
     def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
@@ -187,9 +194,10 @@ class Studentised:
         student = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
         lower, upper = np.full_like(self.value, -student), np.full_like(self.value, student)
         if self.n_clusters >= STUDENT:
-            known = np.isfinite(self.t).any(0)
-            drawn = np.nanquantile(self.t[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
-            lower[known], upper[known] = drawn
+            known = np.flatnonzero(np.isfinite(self.t).any(0))
+            if len(known):
+                drawn = np.nanquantile(self.t[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
+                lower[known], upper[known] = drawn
         return self.value - upper * self.error, self.value - lower * self.error
 
     def p(self) -> Float[np.ndarray, " k"]:
@@ -234,23 +242,23 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, (centre - half) / size), min(1.0, (centre + half) / size)
 
 
-def _shares_ends(column: Float[np.ndarray, " n"], error: float, clusters: int, quantile: float) -> tuple[float, float]:
+def _answers_ends(
+    column: Float[np.ndarray, " n"], error: float, clusters: int, quantile: float, difference: bool
+) -> tuple[float, float]:
     """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two.
 
     The effective number of items is that which gives the clusters' standard error, at most n; without a spread to judge it
     by, it is the number of clusters.
     """
     n, mean = len(column), float(column.mean())
-    variance = float(column.var())
-    effective = min(float(n), variance / error**2) if error > 0 else float(clusters)
+    effective = min(float(n), float(column.var()) / error**2) if error > 0 else float(clusters)
     up, down = float((column == 1).mean()), float((column == -1).mean())
-    if not down:
+    if not difference:
         return wilson(up, effective, quantile)
-    if not up:
-        low, high = wilson(down, effective, quantile)
-        return -high, -low
     (up_low, up_high), (down_low, down_high) = (wilson(p, effective, quantile) for p in (up, down))
-    apart = math.sqrt(up * down / ((1 - up) * (1 - down))) if up + down < 1 else 1.0  # less the correlation of the two
+    apart = (
+        math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
+    )  # less the correlation of the two
     low_up, high_up, low_down, high_down = up - up_low, up_high - up, down - down_low, down_high - down
     below = low_up**2 + high_down**2 + 2 * apart * low_up * high_down
     above = high_up**2 + low_down**2 + 2 * apart * high_up * low_down
