@@ -40,6 +40,11 @@ BENCHMARKS = {
         "at most 1.03x the bare forward; 1.3x faster than the bridge; under half its memory growth",
         "capture.py",
     ),
+    "hooks": Benchmark(
+        "entering a block and running in it, us a site, on 12 and 80 layers, against hooks by hand; one head's pattern",
+        "entering at most 15 us a site; running at most 10 us above a hook by hand; one head's memory",
+        "hooks.py",
+    ),
     "study": Benchmark(
         "the probing study (features and joint solves) against transformers and a scikit-learn loop, MiniLM, 3,000 sentences",
         "solves 10x; whole study 8x",

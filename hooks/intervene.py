@@ -201,7 +201,7 @@ def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: T
     fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new
-    if share_memory(whole, fresh):
+    if whole is fresh or share_memory(whole, fresh):
         return fresh
     # The view copies columns: find out which, and put them back.
     columns = place.view(torch.arange(raw.shape[-1], device=raw.device).double().expand(1, 1, -1)).flatten()

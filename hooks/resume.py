@@ -85,6 +85,7 @@ class Resume:
         self.n_layers = anatomy(model).n_layers
         paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
         self._blocks = [model.get_submodule(path) for path in paths]
+        self._is_shared = len(set(self._blocks)) < self.n_layers
         self._parts = [parts_of(model, places, layer) for layer in range(self.n_layers)]
         self._stop = self.n_layers if readout is None else readout.layer + 1
         self._shared: dict[str, bool] = {}
@@ -215,7 +216,8 @@ class Resume:
         more = {k: self._repeat(v, copies) for k, v in kwargs.items() if k != "hidden_states"}
         rest = self._repeat(args[1:], copies)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(as_layer(layer))
+            if self._is_shared:
+                stack.enter_context(as_layer(layer))
             stack.enter_context(belonging_to(self._forward(copies, start)))
             if edited:
                 one = {id(value): kwargs[name] for name, value in more.items()}

@@ -8,11 +8,15 @@ if that class is the label. Bins are ``(low, high]``: equal in width, or in the 
     \mathrm{Brier} = \tfrac1n \sum_i \sum_k (p_{ik} - [y_i = k])^2, \qquad
     \mathrm{NLL} = -\tfrac1n \sum_i \ln p_{i y_i}
 
+*Brier* is the score of whole distributions, from 0 to 2, and nothing else; the squared distance of a confidence from its
+outcome, from 0 to 1, is `squared_error`.
+
 An ECE is above 0 by chance alone, the more so the fewer rows: `chance` says how far a perfectly calibrated model of the
-same confidences would be. For the same reason a resampled ECE lies above the sample's, and its interval is the basic one.
+same confidences would be. For the same reason no percentile of resampled ECEs is an end of an interval: `ece_interval`.
 
 Source: Naeini et al. 2015; Guo et al. 2017 (ECE, maximum error); Nguyen & O'Connor 2015 (equal mass); Nixon et al. 2019
-(classwise); Brier 1950; Bröcker & Smith 2007 (what a calibrated forecast shows by chance).
+(classwise); Brier 1950; Bröcker & Smith 2007 (what a calibrated forecast shows by chance); Lunn & Davies 1998 (correlated
+outcomes).
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from scipy.stats import rankdata
 
 from layerscope.errors import LayerscopeError
 
-from .evaluation import LEVEL, ClusterBootstrap, Interval, basic_interval, interval
+from .resampling import LEVEL, ClusterBootstrap, Interval, interval, wilson
 
 BINS = 15
 TOLERANCE = 1e-3
@@ -167,6 +171,11 @@ def one_hot(y: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n c"]:
     return (y[:, None] == np.arange(classes)).astype(float)
 
 
+def squared_error(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    r""":math:`(c_i - [\text{correct}_i])^2` of each row, from 0 to 1; of two classes half of the row's Brier score."""
+    return (confidence - correct) ** 2
+
+
 @dataclass(frozen=True)
 class BrierParts:
     """Brier = reliability - resolution + uncertainty + within.
@@ -186,13 +195,18 @@ class BrierParts:
 
 
 def brier_parts(forecast: Float[np.ndarray, "n c"], outcome: Float[np.ndarray, "n c"], bins: int = BINS) -> BrierParts:
-    r"""The Brier score taken apart, summed over columns, each in its own equal-width bins.
+    r"""The Brier score taken apart, summed over the classes, each in its own equal-width bins.
 
     .. math:: \sum_b \tfrac{n_b}{n}(\bar f_b - \bar o_b)^2 - \sum_b \tfrac{n_b}{n}(\bar o_b - \bar o)^2 + \bar o(1 - \bar o)
         + \tfrac1n \sum_i (f_i - \bar f_b)^2 - \tfrac2n \sum_i (f_i - \bar f_b)(o_i - \bar o_b)
 
     Source: Murphy 1973; Stephenson, Coelho & Jolliffe 2008 (the terms within bins, which make it exact).
+
+    Raises:
+        CalibrationError: one column, which is half of a score of two classes.
     """
+    if forecast.shape[1] < 2:
+        raise CalibrationError("expected probabilities of at least 2 classes, got one column: give p and 1 - p")
     total, n = np.zeros(4), len(forecast)
     for f, o in zip(forecast.T, outcome.T, strict=True):
         made = Bins.of(np.clip(f, 0, 1), bins)
@@ -245,11 +259,13 @@ class Chance:
     Attributes:
         ece: its ECE in each draw.
         low, high: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is empty.
+        gaps: accuracy less confidence of each bin in each draw, times the bin's share of the rows.
     """
 
     ece: Float[np.ndarray, " r"]
     low: Float[np.ndarray, " b"]
     high: Float[np.ndarray, " b"]
+    gaps: Float[np.ndarray, "r b"]
 
     @property
     def mean(self) -> float:
@@ -261,37 +277,101 @@ class Chance:
         return float((1 + np.sum(self.ece >= value - 1e-12)) / (1 + len(self.ece)))
 
 
-def chance(confidence: Float[np.ndarray, " n"], bins: Bins, replicates: int = 1000, seed: int = 0) -> Chance:
-    """Labels drawn from the confidences themselves: correct with the probability that each row claims.
+def chance(
+    confidence: Float[np.ndarray, " n"],
+    bins: Bins,
+    replicates: int = 1000,
+    seed: int = 0,
+    *,
+    correct: Bool[np.ndarray, " n"] | None = None,
+    clusters: Int[np.ndarray, " n"] | None = None,
+) -> Chance:
+    r"""Labels drawn from the confidences themselves: correct with the probability that each row claims.
 
-    Source: Bröcker & Smith 2007; Vaicenavicius et al. 2019, section 5.
+    Rows of one group (questions on one text) tend to be right together, which makes a larger ECE by chance. With ``clusters``
+    each row takes, with probability :math:`\sqrt\rho`, the number that its group has drawn in place of one of its own, so that
+    each row keeps its probability and rows of a group have the correlation :math:`\rho` that `correlation` finds in
+    ``correct``. Source: Bröcker & Smith 2007; Vaicenavicius et al. 2019, section 5; Lunn & Davies 1998 (groups).
     """
     rng, n, width = np.random.default_rng(seed), len(confidence), len(bins.high)
     order = np.argsort(bins.index, kind="stable")
     sorted_by_bin, count = confidence[order], bins.sums()
     there = np.flatnonzero(count)
     starts = np.searchsorted(bins.index[order], there)
+    together, group = 0.0, np.zeros(0, dtype=np.int64)
+    if clusters is not None and correct is not None:
+        together = correlation(confidence, correct, clusters) ** 0.5
+        group = np.unique(clusters, return_inverse=True)[1][order]
     rights = np.zeros((replicates, width))
     step = max(1, BLOCK // n)
     for at in range(0, replicates, step):
-        drawn = rng.random((min(step, replicates - at), n)) < sorted_by_bin
+        numbers = rng.random((min(step, replicates - at), n))
+        if together:
+            shared = rng.random((len(numbers), int(group.max()) + 1))[:, group]
+            numbers = np.where(rng.random(numbers.shape) < together, shared, numbers)
+        drawn = numbers < sorted_by_bin
         rights[at : at + len(drawn), there] = np.add.reduceat(drawn, starts, axis=1, dtype=np.float64)
-    errors = np.abs(rights - bins.sums(confidence)).sum(1) / n
+    gaps = (rights - bins.sums(confidence)) / n
     shares = np.divide(rights, count, out=np.full_like(rights, np.nan), where=count > 0)
     low, high = (np.full(width, np.nan) for _ in range(2))
     low[there], high[there] = np.quantile(shares[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return Chance(errors, low, high)
+    return Chance(np.abs(gaps).sum(1), low, high, gaps)
+
+
+def correlation(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]
+) -> float:
+    r"""How far rows of a group are right together beyond what their confidences say, from 0 to 1.
+
+    .. math:: \hat\rho = \sum_{i \ne j} r_i r_j \Big/ \sum_{i \ne j} \min(c_i, c_j)\,(1 - \max(c_i, c_j))
+
+    over pairs of rows of one group, with r = correct - confidence less its mean; below the quotient is the largest covariance
+    that two such outcomes can have.
+    """
+    rest = correct - confidence
+    rest = rest - rest.mean()
+    _, index = np.unique(clusters, return_inverse=True)
+    above = float((np.bincount(index, rest) ** 2).sum() - (rest**2).sum())
+    order = np.lexsort((confidence, index))
+    c, sizes = confidence[order], np.bincount(index)
+    first = np.cumsum(sizes) - sizes
+    later = np.cumsum(1 - c)
+    end = np.repeat(later[first + sizes - 1], sizes)
+    below = 2 * float((c * (end - later)).sum())  # of sorted rows the earlier is the smaller of each pair
+    return min(1.0, max(0.0, above / below)) if below > 0 else 0.0
 
 
 def ece_interval(
-    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], bins: Bins, boot: ClusterBootstrap
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    bins: Bins,
+    boot: ClusterBootstrap,
+    by_chance: Chance | None = None,
 ) -> Interval:
-    """The ECE with its basic interval, cut at 0; the bins stay those of the sample."""
-    size = len(bins.high)
-    gaps = boot.grouped(bins.index, size, correct - confidence)
-    count = boot.grouped(bins.index, size, np.ones(len(confidence)))
-    found = basic_interval(ece_in(bins, confidence, correct), np.abs(gaps).sum(1) / count.sum(1))
-    return Interval(found.value, max(0.0, found.low), max(0.0, found.high))
+    r"""The ECE with an interval that holds at 0 and away from it, for 100 rows as for 1,000; the bins stay those of the sample.
+
+    With the bins' signed gaps :math:`\delta` and their error :math:`e = \hat\delta - \delta` the triangle inequality gives
+    :math:`\lVert\hat\delta\rVert_1 - \lVert e\rVert_1` as lower end; and :math:`\lVert\delta\rVert_1 = \sigma\delta \le
+    \lVert\hat\delta\rVert_1 - \sigma e` for the signs :math:`\sigma` of :math:`\delta` as upper end. Of both the 97.5th
+    percentile counts, over resamples and over draws of ``by_chance``, whichever is wider: resamples of a bin whose rows are all
+    right have no spread. The ends hold for any gaps, and are wider than needed for most: they cover in 96 to 100%.
+
+    Args:
+        by_chance: of these confidences, bins and groups; None draws it without groups.
+    """
+    n, size = len(confidence), len(bins.high)
+    value = ece_in(bins, confidence, correct)
+    if boot.n_clusters == 1:
+        return Interval(value, float("nan"), float("nan"))
+    signed = bins.sums(correct - confidence) / n
+    count = boot.grouped(bins.index, size, np.ones(n)).sum(1, keepdims=True)
+    resampled = boot.grouped(bins.index, size, correct - confidence) / count - signed
+    resampled *= (boot.n_clusters / (boot.n_clusters - 1)) ** 0.5
+    drawn = (by_chance or chance(confidence, bins)).gaps
+    end = (1 + LEVEL) / 2
+    above = max(float(np.quantile(np.abs(error).sum(1), end)) for error in (resampled, drawn))
+    spread = max(float((error @ np.sign(signed)).std()) for error in (resampled, drawn))
+    return Interval(value, max(0.0, value - above), min(1.0, value + NormalDist().inv_cdf(end) * spread))
 
 
 def ranking_intervals(
@@ -330,7 +410,6 @@ def bin_intervals(
     low, high = (np.full(len(n), np.nan) for _ in range(2))
     for b in np.flatnonzero(n):
         drawn = np.nanquantile(shares[:, b], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        centre, half = p[b] + z**2 / (2 * n[b]), z * np.sqrt(p[b] * (1 - p[b]) / n[b] + z**2 / (4 * n[b] ** 2))
-        wilson = (np.array([-half, half]) + centre) / (1 + z**2 / n[b])
-        low[b], high[b] = min(drawn[0], wilson[0]), max(drawn[1], wilson[1])
+        least, most = wilson(float(p[b]), float(n[b]), z)
+        low[b], high[b] = min(drawn[0], least), max(drawn[1], most)
     return low, high

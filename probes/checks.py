@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from layerscope.errors import InputError
 
@@ -40,6 +42,16 @@ def features_and_numbers(estimator: BaseEstimator, X: Any, y: Any, reset: bool =
     return _checked(estimator, X, y, reset=reset, multi_output=True, y_numeric=True)
 
 
+def as_array(values: Any) -> Any:
+    """A tensor as an array: on the CPU, without its gradient, half precision as float32; anything else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    tensor = values.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.resolve_conj().resolve_neg().numpy()
+
+
 def more_rows(
     estimator: Any, X: Any, y: Any, checked: Callable[..., tuple[np.ndarray, np.ndarray]] = features_and_classes
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -58,4 +70,5 @@ def more_rows(
 
 
 def _checked(estimator: BaseEstimator, *given: Any, **more: Any) -> Any:
+    given = tuple(as_array(values) for values in given)
     return validate_data(estimator, *given, dtype=[np.float64, np.float32], ensure_all_finite=False, **more)

@@ -6,7 +6,8 @@ theta_i is the probe of the first t_i labels. Sentences are shuffled once with t
 that a probe never codes the rest of a sentence that it has seen. A label may be one that a block is the first to show: the
 code is p = (1 - e) p_probe + e/K with e = 1/(t_i + 1), which costs about a bit and a half a block where nothing is new.
 
-The penalty of each block is chosen on the last tenth of what has been sent, which costs nothing; on dev labels (``dev``) they
+The penalty of each block is the one under which the last tenth of what has been sent takes the fewest bits, which costs nothing;
+chosen by accuracy, labels that cannot be read would be coded by a probe that is sure of them. On dev labels (``dev``) they
 are not paid for, and the result says how many bits they hold.
 """
 
@@ -32,7 +33,8 @@ from .solver import fit_many
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Ends of the blocks, as shares of the sentences (Voita & Titov 2020)."""
-L2 = (1e3, 1e2, 1e1, 1.0)
+L2 = (1e5, 1e4, 1e3, 1e2, 1e1, 1.0)
+"""Up to where a probe says the class frequencies and no more: labels that cannot be read cost no more than these."""
 TAIL = 0.1
 """Share of the labels sent so far on which a block's penalty is chosen."""
 CHOICE = 1e-3
@@ -113,31 +115,50 @@ def online_code(
         raise InputError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
     order, ends = _blocks(owners, fractions, seed)
     features, owners = features[torch.from_numpy(order).to(features.device)], owners[order]
-    coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
-    index = {name: i[order] for name, (_, i) in coded.items()}
-    size = {name: len(classes) for name, (classes, _) in coded.items()}
-    held = None if dev is None else (dev[0], {n: encode_with(of_dev(n, dev[1]), c) for n, (c, _) in coded.items()})
+    messages = [_Message.of(name, labels, order, ends[0]) for name, labels in targets.items()]
+    held = None
+    if dev is not None:
+        held = dev[0], {m.name: encode_with(of_dev(m.name, dev[1]), m.classes) for m in messages}
 
-    blocks = {name: [ends[0] * float(np.log2(k))] for name, k in size.items()}
-    chosen: dict[str, list[float]] = {name: [] for name in targets}
     fits: dict[str, Fit] = {}
     for start, stop in itertools.pairwise(ends):
-        seen = {name: i[:start] for name, i in index.items()}
-        live = {name: i for name, i in seen.items() if len(np.unique(i)) > 1}
-        fits = _fit(features[:start], live, owners[:start], l2, held, tol, fits) if live else {}
-        for name, i in index.items():
-            wanted = torch.from_numpy(i[start:stop])
-            p = _probability(fits.get(name), seen[name], features[start:stop], wanted, size[name])
-            escape = 1 / (start + 1)
-            blocks[name].append(float(-((1 - escape) * p + escape / size[name]).log2().sum()))
-            chosen[name].append(fits[name].l2 if name in fits else float("nan"))
-    out = {}
-    for name, k in size.items():
-        n = len(features)
-        unpaid = 0.0 if dev is None else len(dev[1][name]) * float(np.log2(k))
-        uniform = n * float(np.log2(k))
-        out[name] = CodeLength(sum(blocks[name]), uniform, blocks[name], list(ends), chosen[name], unpaid, n, k)
-    return out
+        # A probe needs two classes; a message that has shown one only is coded by the escape alone.
+        seen = {m.name: m.index[:start] for m in messages if len(np.unique(m.index[:start])) > 1}
+        fits = _fit(features[:start], seen, owners[:start], l2, held, tol, fits) if seen else {}
+        for message in messages:
+            message.send(features[start:stop], start, stop, fits.get(message.name))
+    return {m.name: m.length(ends, 0 if dev is None else len(dev[1][m.name])) for m in messages}
+
+
+@dataclass
+class _Message:
+    """One target's labels, on their way: what the blocks sent so far have cost."""
+
+    name: str
+    classes: np.ndarray
+    index: Int[np.ndarray, " n"]
+    blocks: list[float]
+    l2: list[float]
+
+    @classmethod
+    def of(cls, name: str, labels: Labels, order: np.ndarray, first: int) -> _Message:
+        """The labels in the order of sending; the first block by the uniform code."""
+        classes, index = encode_classes(name, labels)
+        return cls(name, classes, index[order], [first * float(np.log2(len(classes)))], [])
+
+    def send(self, X: Float[Tensor, "m d"], start: int, stop: int, fit: Fit | None) -> None:
+        """Code the labels from start to stop by the probe of those before."""
+        k, escape = len(self.classes), 1 / (start + 1)
+        wanted = torch.from_numpy(self.index[start:stop])
+        p = _probability(fit, self.index[:start], X, wanted, k)
+        self.blocks.append(float(-((1 - escape) * p + escape / k).log2().sum()))
+        self.l2.append(float("nan") if fit is None else fit.l2)
+
+    def length(self, ends: Sequence[int], n_dev: int) -> CodeLength:
+        """What all of it cost."""
+        n, k = len(self.index), len(self.classes)
+        each = float(np.log2(k))
+        return CodeLength(sum(self.blocks), n * each, self.blocks, list(ends), self.l2, n_dev * each, n, k)
 
 
 def _blocks(owners: np.ndarray, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, list[int]]:
@@ -173,7 +194,9 @@ def _fit(
         if len(path) == 1:
             return fit_many(X, targets, path[0], tol=tol, start=before)
         if dev is not None:
-            return fit_many(X, targets, path, dev=(dev[0], {name: dev[1][name] for name in targets}), tol=tol)
+            return fit_many(
+                X, targets, path, dev=(dev[0], {name: dev[1][name] for name in targets}), choose="bits", tol=tol
+            )
         cut = int(len(X) * (1 - TAIL))
         while cut and owners[cut] == owners[cut - 1]:
             cut -= 1
@@ -181,7 +204,9 @@ def _fit(
         picked = dict.fromkeys(targets, path[0])
         if can:
             tail = (X[cut:], {name: i[cut:] for name, i in can.items()})
-            found = fit_many(X[:cut], {name: i[:cut] for name, i in can.items()}, path, dev=tail, tol=CHOICE)
+            found = fit_many(
+                X[:cut], {name: i[:cut] for name, i in can.items()}, path, dev=tail, choose="bits", tol=CHOICE
+            )
             picked |= {name: fit.l2 for name, fit in found.items()}
         out: dict[str, Fit] = {}
         design = Design(X)

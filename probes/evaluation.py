@@ -1,130 +1,40 @@
-r"""How probe predictions are judged: each metric, interval and correction is defined here once.
+r"""How probe predictions are judged: accuracy, F1, :math:`R^2` and selectivity.
 
-Intervals and p-values resample *sentences* (clusters), not words: the words of a sentence are not independent, and a
-bootstrap over words is too narrow. Every statistic here is a function of sums over items, so one matrix of multinomial
-weights (replicates x sentences) serves them all: the resampled sums of any columns are one product,
-
-.. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim \mathrm{Multinomial}(S, 1/S).
-
-Source: Efron & Tibshirani 1993, chapters 6 and 13; Davison & Hinkley 1997, section 3.8 (cluster resampling).
+Their intervals are those of `resampling`, their tests those of `significance`; both are importable from here.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
+from scipy import stats
 
 from layerscope.errors import InputError
 
-REPLICATES = 10_000
-LEVEL = 0.95
+from .resampling import LEVEL as LEVEL
+from .resampling import REPLICATES as REPLICATES
+from .resampling import ClusterBootstrap as ClusterBootstrap
+from .resampling import Interval as Interval
+from .resampling import few_clusters as few_clusters
+from .resampling import interval as interval
+from .significance import Comparison as Comparison
+from .significance import Floor as Floor
+from .significance import benjamini_hochberg as benjamini_hochberg
+from .significance import best_set as best_set
+from .significance import bootstrap_p as bootstrap_p
+from .significance import compare_pairs as compare_pairs
+from .significance import floor_of as floor_of
+from .significance import holm as holm
+from .significance import mean_p as mean_p
+from .significance import sign_flip_p as sign_flip_p
+from .significance import stratum_weights as stratum_weights
+from .significance import weighted_spearman as weighted_spearman
+
 ROUNDING = 1e-12
 """A sum of squares about the mean below this share of that about 0 counts as 0."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its percentile interval; the ends are NaN where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ClusterBootstrap:
-    """Resamples whole clusters; every statistic of one test set shares the same draws, so differences are paired.
-
-    Args:
-        clusters: the cluster (sentence) of each item.
-        replicates: how many resamples.
-        seed: of the draws.
-
-    >>> boot = ClusterBootstrap(np.array([0, 0, 1, 1, 2]), replicates=1000)
-    >>> boot.mean(np.array([1.0, 1, 0, 1, 1])).value
-    0.8
-    """
-
-    def __init__(self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0) -> None:
-        if not len(clusters):
-            raise InputError("expected at least one item to resample, got none")
-        _, self._index = np.unique(clusters, return_inverse=True)
-        self.n_clusters = int(self._index.max()) + 1
-        self._weights = _weights(self.n_clusters, replicates, seed)
-
-    def sums(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
-        """The resampled sums of each column."""
-        by_cluster = np.zeros((self.n_clusters, values.shape[1]))
-        np.add.at(by_cluster, self._index, values)
-        return self._weights @ by_cluster
-
-    def statistic(
-        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], Any], level: float = LEVEL
-    ) -> Interval:
-        """The interval of a function of column sums, ``[..., k] -> [...]``."""
-        return interval(float(function(columns.sum(0))), function(self.sums(columns)), level)
-
-    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL) -> Interval:
-        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two."""
-        columns = np.column_stack([values.astype(float), np.ones(len(values))])
-        return self.statistic(columns, lambda s: s[..., 0] / s[..., 1], level)
-
-    def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
-        """Resampled means of several columns, for comparing them in pairs."""
-        columns = np.column_stack([values.astype(float), np.ones(len(values))])
-        sums = self.sums(columns)
-        return sums[:, :-1] / sums[:, -1:]
-
-    def ratios(
-        self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n k"], level: float = LEVEL
-    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0."""
-        top, bottom = self.sums(above), self.sums(below)
-        replicates = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-        low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
-
-    def grouped(
-        self, group: Int[np.ndarray, " n"], size: int, values: Float[np.ndarray, " n"]
-    ) -> Float[np.ndarray, "b size"]:
-        """The resampled sums of one column in each group of items, 0 to ``size`` - 1."""
-        flat = np.bincount(self._index * size + group, values, minlength=self.n_clusters * size)
-        return self._weights @ flat.reshape(self.n_clusters, size)
-
-
-@functools.lru_cache(maxsize=4)
-def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "b s"]:
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, n_clusters, size=(replicates, n_clusters))
-    offset = drawn + np.arange(replicates)[:, None] * n_clusters
-    counts = np.bincount(offset.ravel(), minlength=replicates * n_clusters)
-    return counts.reshape(replicates, n_clusters).astype(np.float64)
-
-
-def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
-    """Percentile interval of the replicates around an estimate; those that are NaN, where a resample has no value, are left out.
-
-    Source: Efron & Tibshirani 1993, section 13.3.
-    """
-    known = replicates[~np.isnan(replicates)]
-    if np.isnan(value) or not len(known):
-        return Interval(value, math.nan, math.nan)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
-
-
-def basic_interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
-    r"""Basic interval :math:`[2\hat\theta - \theta^*_{high},\, 2\hat\theta - \theta^*_{low}]`: for statistics that resampling biases.
-
-    Source: Davison & Hinkley 1997, section 5.2.1.
-    """
-    found = interval(value, replicates, level)
-    return Interval(value, 2 * value - found.high, 2 * value - found.low)
 
 
 def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
@@ -140,7 +50,11 @@ def confusion_columns(gold: np.ndarray, predicted: np.ndarray, classes: Sequence
 
 
 def macro_f1_of_sums(sums: np.ndarray) -> Any:
-    r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over classes that occur."""
+    r"""Macro-F1 from the sums of `confusion_columns`: :math:`\frac1C\sum_c 2\,TP_c/(P_c+G_c)`, over classes that occur.
+
+    Of a resample it leaves out the classes that fell out of it, which makes a percentile interval too narrow:
+    `macro_f1_interval` does not.
+    """
     right, predicted, gold = np.split(sums, 3, axis=-1)
     occurs = (predicted + gold) > 0
     f1 = np.divide(2 * right, predicted + gold, out=np.zeros_like(right), where=occurs)
@@ -151,6 +65,71 @@ def macro_f1(gold: np.ndarray, predicted: np.ndarray) -> float:
     """The unweighted mean of the classes' F1, over the classes that occur in gold or predicted."""
     classes = sorted({*gold, *predicted}, key=str)
     return float(macro_f1_of_sums(confusion_columns(gold, predicted, classes).sum(0)))
+
+
+def macro_f1_interval(
+    gold: np.ndarray, predicted: np.ndarray, boot: ClusterBootstrap, level: float = LEVEL
+) -> Interval:
+    r"""Macro-F1 over the classes of this sample, fixed, with an interval that does not lose the rare ones.
+
+    .. math:: u_i = \frac1C \sum_c \frac{2\,tp_{ic} - F_c (p_{ic} + g_{ic})}{P_c + G_c}, \qquad
+        s^2 = \mathrm{Var}\Bigl(\sum_i u_i\Bigr) + \frac{1}{C^2} \sum_c \max(0, v_c - s_c^2)
+
+    The first term is the delta method over clusters. A class of few items that are all right (or all wrong) would add nothing to
+    it: there :math:`v_c`, the variance of a share of as many items with one right and one wrong more, takes the place of the
+    class's own :math:`s_c^2`. A class that the sample does not have is in neither the value nor the interval.
+    """
+    classes = sorted({*gold, *predicted}, key=str)
+    columns = confusion_columns(gold, predicted, classes)
+    right, made, there = np.split(columns.sum(0), 3)
+    f1 = 2 * right / (made + there)
+    value, n = float(f1.mean()), boot.n_clusters
+    if n == 1:
+        return Interval(value, float("nan"), float("nan"))
+    of_item = np.split(columns, 3, axis=1)
+    influence = boot.by_cluster((2 * of_item[0] - f1 * (of_item[1] + of_item[2])) / (made + there))
+    spread = n / (n - 1)
+    own = spread * (influence**2).sum(0)
+    size = (made + there) / 2 + 2
+    smoothed = (2 * right + 1) / (made + there + 2)
+    rare = np.maximum(smoothed * (1 - smoothed) / size - own, 0.0)
+    error = float(np.sqrt(spread * (influence.mean(1) ** 2).sum() + rare.sum() / len(classes) ** 2))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Interval(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def selectivity(
+    right: Float[np.ndarray, " n"],
+    control_right: Float[np.ndarray, " n"],
+    control_scores: Sequence[float],
+    boot: ClusterBootstrap,
+    level: float = LEVEL,
+) -> Interval:
+    r"""The task's accuracy less the control tasks', over test sentences *and* over the control tasks that might be drawn.
+
+    .. math:: s^2 = s_\text{sentences}^2 + \max\Bigl(0, \frac{s_\text{seeds}^2}{S} - \frac{\overline{m_i (1 - m_i)}}{(S - 1)\,n}\Bigr)
+
+    with the variance of the control scores between S seeds, less what the test items alone add to it: of seeds that right an
+    item with probability :math:`m_i`. Student's t has the degrees of freedom of Satterthwaite (1946). With one seed the spread
+    of control tasks is not known, and there is no interval.
+
+    Args:
+        right: 1 for each test item that the task's probe gets right.
+        control_right: the share of control seeds that get it right.
+        control_scores: accuracy of each control seed.
+    """
+    value, seeds, n = float(right.mean() - np.mean(control_scores)), len(control_scores), boot.n_clusters
+    if seeds < 2 or n < 2:
+        return Interval(value, float("nan"), float("nan"))
+    sentences = float(boot.standard_errors((right - control_right)[:, None])[0]) ** 2
+    items = float((control_right * (1 - control_right)).mean()) / ((seeds - 1) * len(right))
+    tasks = max(0.0, float(np.var(control_scores, ddof=1)) / seeds - items)
+    variance = sentences + tasks
+    if variance == 0:
+        return Interval(value, value, value)
+    freedom = variance**2 / (sentences**2 / (n - 1) + tasks**2 / (seeds - 1))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
+    return Interval(value, value - half, value + half)
 
 
 def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
@@ -186,157 +165,6 @@ def r2(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> flo
     """:math:`R^2`, its sums taken around the mean of gold, which changes nothing but their rounding; NaN if gold is constant."""
     centre = gold.mean()
     return float(r2_of_sums(r2_columns(gold - centre, predicted - centre).sum(0)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j\le i} \min(1, (m-j+1)\,p_{(j)})`.
-
-    Source: Holm 1979.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p, kind="stable")
-    adjusted, running = np.empty(len(p)), 0.0
-    for rank, place in enumerate(order):
-        running = max(running, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = running
-    return [float(value) for value in adjusted]
-
-
-def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) -> float:
-    """How often the resampled difference is not above 0 (two-sided: not on the estimate's side), with +1 in both counts.
-
-    Where no replicate is, the counts can only say 1 / (b + 1), which a correction over many pairs never passes; there it is
-    the tail of the normal distribution with the replicates' mean and spread, if that is smaller.
-
-    Source: Davison & Hinkley 1997, section 4.2.3.
-
-    Raises:
-        ValueError: replicates that are not finite.
-    """
-    _check_finite("replicates", replicates)
-    b = len(replicates)
-    below = (np.sum(replicates <= 0) + 1) / (b + 1)
-    above = (np.sum(replicates >= 0) + 1) / (b + 1)
-    if min(below, above) == 1 / (b + 1) and (spread := np.std(replicates)) > 0:
-        tail = math.erfc(abs(float(np.mean(replicates))) / float(spread) / math.sqrt(2)) / 2
-        below, above = (min(side, tail) if side == 1 / (b + 1) else side for side in (below, above))
-    return float(min(1.0, 2 * min(below, above)) if two_sided else below)
-
-
-def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    r"""False-discovery rate: :math:`q_{(i)} = \min_{j\ge i} \min(1, m\,p_{(j)}/j)`.
-
-    Source: Benjamini & Hochberg 1995.
-
-    >>> benjamini_hochberg([0.01, 0.04, 0.03])
-    [0.03, 0.04, 0.04]
-    """
-    order = np.argsort(p, kind="stable")[::-1]
-    adjusted, running = np.empty(len(p)), 1.0
-    for place, rank in zip(order, range(len(p), 0, -1), strict=True):
-        running = min(running, len(p) * p[place] / rank)
-        adjusted[place] = running
-    return [float(value) for value in adjusted]
-
-
-def sign_flip_p(
-    values: Float[np.ndarray, "n k"],
-    clusters: Int[np.ndarray, " n"] | None = None,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> list[float]:
-    r"""Two-sided p of each column's mean being 0, if the clusters' sums are symmetric around 0.
-
-    :math:`p = (1 + \#\{|\sum_s \epsilon_s v_s| \ge |\sum_s v_s|\}) / (1 + R)` over random signs; all signs, without
-    the added 1, where there are no more than R of them. Source: Fisher 1935, section 21.
-
-    Raises:
-        ValueError: values that are not finite.
-
-    >>> sign_flip_p(np.array([[1.0], [2.0], [3.0]]))
-    [0.25]
-    """
-    _check_finite("values", values)
-    _, index = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
-    sums = np.zeros((int(index.max()) + 1, values.shape[1]))
-    np.add.at(sums, index, values)
-    n = len(sums)
-    every = n < 60 and 2**n <= replicates
-    limit = np.abs(sums.sum(0)) - 1e-12 * np.abs(sums).sum(0)
-    if every:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return [float(v) for v in (np.abs(signs @ sums) >= limit).mean(0)]
-    rng, as_large = np.random.default_rng(seed), np.ones(values.shape[1])
-    for start in range(0, replicates, REPLICATES):
-        signs = rng.choice([-1.0, 1.0], size=(min(REPLICATES, replicates - start), n))
-        as_large += (np.abs(signs @ sums) >= limit).sum(0)
-    return [float(v) for v in as_large / (replicates + 1)]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One pair of conditions: their difference, its interval and the corrected p-value."""
-
-    a: int
-    b: int
-    difference: Interval
-    p: float
-
-
-def compare_pairs(estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]) -> list[Comparison]:
-    """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs.
-
-    Args:
-        estimates: each condition's score.
-        replicates: the same of each resample, a column a condition.
-
-    Returns:
-        For each pair a < b the difference b - a with its percentile interval, and the corrected p.
-
-    Raises:
-        ValueError: replicates that are not finite.
-    """
-    pairs = [(a, b) for a in range(len(estimates)) for b in range(a + 1, len(estimates))]
-    differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
-    corrected = holm([bootstrap_p(d) for d in differences])
-    return [
-        Comparison(a, b, interval(estimates[b] - estimates[a], d), p)
-        for (a, b), d, p in zip(pairs, differences, corrected, strict=True)
-    ]
-
-
-def best_set(
-    estimates: Sequence[float], replicates: Float[np.ndarray, "b k"], alpha: float = 0.05
-) -> tuple[Bool[np.ndarray, " k"], list[float]]:
-    """Which conditions are not significantly worse than the best one.
-
-    Each is compared with the best estimate on the same resamples, one-sided, Holm-corrected over the conditions.
-
-    Returns:
-        A mask over the conditions, and each one's corrected p of being worse (1 for the best itself).
-
-    Raises:
-        ValueError: estimates or replicates that are not finite.
-    """
-    _check_finite("estimates", np.asarray(estimates))
-    best = int(np.argmax(estimates))
-    others = [i for i in range(len(estimates)) if i != best]
-    corrected = holm([bootstrap_p(replicates[:, best] - replicates[:, i], two_sided=False) for i in others])
-    p = np.ones(len(estimates))
-    p[others] = corrected
-    return p > alpha, [float(v) for v in p]
-
-
-def _check_finite(name: str, values: np.ndarray) -> None:
-    """NaN is on neither side of 0: a count of the other side would call it the plainest effect of all."""
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        place = ", ".join(map(str, bad[0]))
-        raise InputError(
-            f"{name}: expected finite numbers, got {len(bad)} of {values.size} that are not, first at {place}"
-        )
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:

@@ -3,8 +3,9 @@
     logit_c(x) = m_c' S^-1 x - m_c' S^-1 m_c / 2 + log p_c
 
 S is the identity for the plain mean difference, the pooled within-class covariance (over n) for its corrected form and
-for LDA, which shrinks it: (1 - a) S + a tr(S)/d I. Of two classes the difference of the logits is theta' S^-1 (x - midpoint)
-+ log p_1/p_0 with theta = m_1 - m_0 (Marks & Tegmark 2023, with the threshold at the midpoint).
+for LDA, which shrinks it between standardised features: (1 - a) S + a diag(S), so that the unit of a feature changes nothing.
+Of two classes the difference of the logits is theta' S^-1 (x - midpoint) + log p_1/p_0 with theta = m_1 - m_0 (Marks &
+Tegmark 2023, with the threshold at the midpoint).
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class LDAProbe(LinearClassifier):
 
     Args:
         shrinkage: a of the formula, from 0 to 1, or ``ledoit-wolf`` (Ledoit & Wolf 2004, of the rows centred on their
-            classes).
+            classes and divided by their standard deviation within them).
 
     Attributes:
         coef_, intercept_, classes_: see `LinearClassifier`.
@@ -124,6 +125,8 @@ class LDAProbe(LinearClassifier):
         if self.shrinkage == "ledoit-wolf":
             classes, _, means = moments.sorted()
             centred = X - means.numpy()[np.searchsorted(classes, y)]
+            deviation = np.sqrt((centred.astype(np.float64) ** 2).mean(0))
+            centred = centred / np.where(deviation > 0, deviation, 1.0)
             self.shrinkage_ = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
         else:
             self.shrinkage_ = self._number()
@@ -157,13 +160,16 @@ class LDAProbe(LinearClassifier):
 
 
 def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor, "d d"]:
-    """Inverse of the shrunk covariance; directions without variance are left out."""
-    d = len(covariance)
-    shrunk = (1 - shrinkage) * covariance
-    shrunk = shrunk + shrinkage * covariance.trace() / d * torch.eye(
-        d, dtype=covariance.dtype, device=covariance.device
-    )
+    """Inverse of the covariance, shrunk between standardised features: (1 - a) S + a diag(S).
+
+    Directions without variance are left out, and so are features that are constant but for rounding.
+    """
+    deviation = covariance.diagonal().clamp_min(0).sqrt()
+    constant = deviation == 0
+    scale = torch.where(constant, torch.ones_like(deviation), deviation)
+    shrunk = (1 - shrinkage) * covariance / scale / scale[:, None]
+    shrunk.diagonal().add_(shrinkage * (~constant))
     values, vectors = torch.linalg.eigh(shrunk)
     keep = values > RANK * values[-1].clamp_min(0)
     kept = vectors[:, keep]
-    return (kept / values[keep]) @ kept.T
+    return ((kept / values[keep]) @ kept.T) / scale / scale[:, None]

@@ -1,9 +1,19 @@
 """Scalar mixes: one probe that reads all layers at once and learns how much of each it wants (Tenney et al. 2019).
 
-    h = sum_l a_l z_l,   a = softmax(s),   p(y) = softmax(V h + b),   z_l the standardised features of layer l
+    h = sum_l a_l z_l,   a_l >= 0, sum a_l = 1,   p(y) = softmax(V u + b),   u = h / std(h)
+    min_a  phi(a) = min_V,b  sum_i -log p(y_i) + l2/2 ||V||^2
 
-The published gamma is left out: V takes it up. *Cumulative* probes see layers 0..k only; what each adds tells where a property
-is resolved:
+z_l are the standardised features of layer l. The published gamma is left out: V takes it up. The mix is standardised again:
+else the penalty would favour single layers, which vary more than mixes of them. For given weights a the rest is the regression
+of `fit_many`, solved as every other probe is, its penalty chosen on dev; the weights move along the gradient of phi, which is
+that of the objective at the inner optimum. The starts are all layers alike and the mix of the layers below, so that further
+layers do not make a mix worse.
+
+A mix has converged if its regression has, and no layer would be worth more weight (the Frank-Wolfe gap of the simplex):
+
+    sum_l a_l g_l - min_l g_l <= GAP * objective,     g_l = d objective / d a_l
+
+*Cumulative* probes see layers 0..k only; what each adds tells where a property is resolved:
 
     D_l = S(0..l) - S(0..l-1)        expected layer = sum_{l>=1} l D_l / sum_{l>=1} D_l
 
@@ -13,19 +23,32 @@ says nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .descent import descend
-from .design import check_finite
+from .design import Design, check_finite
+from .fit import Fit
 from .labels import Labels, encode_classes, encode_with, of_dev
+from .solver import DEFAULT_L2, fit_many
+
+GAP = 1e-3
+"""What more weight for one layer may still promise, as a share of the objective."""
+STEPS = 25
+"""Regressions for one search of the weights, about."""
+PEAK = 0.95
+"""Weight of the one layer of a start."""
+ROUGH = 3e-4
+"""Relative error of the regressions of a search; the last one is solved to the solver's own."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +59,10 @@ class MixFit:
         mix: a, [k + 1], sums to 1.
         weight, bias: V [c d] and b [c], of the standardised features.
         mean, scale: of the training rows, [k + 1, d].
-        epochs, converged: passes, and whether the held-out loss had stopped falling.
+        l2: the penalty that was best on dev.
+        objective: of the training rows, in nats.
+        gap: what more weight for one layer promises, as a share of the objective.
+        converged: whether the regression's objective is proved and the gap is within `GAP`.
     """
 
     classes: np.ndarray
@@ -45,7 +71,9 @@ class MixFit:
     bias: Float[Tensor, " c"]
     mean: Float[Tensor, "layers d"]
     scale: Float[Tensor, "layers d"]
-    epochs: int
+    l2: float
+    objective: float
+    gap: float
     converged: bool
 
     def predict(self, layers: Sequence[Float[Tensor, "n d"]]) -> np.ndarray:
@@ -73,18 +101,18 @@ def mix_many(
     dev: tuple[Sequence[Float[Tensor, "m d"]], Mapping[str, Labels]],
     *,
     cumulative: bool = True,
-    epochs: int = 40,
-    batch: int = 256,
-    rate: float = 1e-2,
+    l2: Sequence[float] = DEFAULT_L2,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[tuple[str, int], MixFit]:
-    """A mix for each target, and with ``cumulative`` for each number of layers, trained at once on the same batches.
+    """A mix for each target, and with ``cumulative`` for each number of layers.
 
     Args:
         layers: features of the same rows at every layer, the lowest first.
         targets: labels of all rows by name.
-        dev: held-out features and labels that decide the end.
+        dev: further features and labels, on which the penalty is chosen by accuracy.
+        seed: nothing is drawn; whoever gave one may go on.
+        progress: called with (mixes done, mixes in all).
 
     Returns:
         (target, highest layer that it sees) -> its mix.
@@ -101,57 +129,139 @@ def mix_many(
     coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     mean = torch.stack([values.float().mean(0) for values in layers])
     scale = torch.stack([values.float().std(0, correction=0) for values in layers]).clamp_min(1e-6)
-    Z, held = (
-        torch.stack([(v.float() - m) / s for v, m, s in zip(given, mean, scale, strict=True)], 1)
-        for given in (layers, dev[0])
-    )  # n layers d
+    Z, held = ([(v.float() - m) / s for v, m, s in zip(given, mean, scale, strict=True)] for given in (layers, dev[0]))
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
-    models = [(place, name, top) for place, name in enumerate(coded) for top in tops]
-    which = torch.tensor([place for place, _, _ in models])
-    y = torch.stack([torch.from_numpy(index) for _, index in coded.values()])[which]
-    held_y = torch.stack([torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()])[which]
-    sizes = torch.tensor([len(coded[name][0]) for _, name, _ in models])
-    absent = torch.arange(int(sizes.max()))[None] >= sizes[:, None]
-    hidden = torch.arange(len(layers))[None] > torch.tensor([top for _, _, top in models])[:, None]
-
-    def losses(w: Sequence[Tensor], rows: Float[Tensor, "b l d"], gold: Int[Tensor, "m b"]) -> Float[Tensor, " m"]:
-        mix = torch.softmax(w[0].masked_fill(hidden, -torch.inf), 1)
-        mixed = torch.einsum("ml,bld->mbd", mix, rows)
-        logits = (mixed @ w[1].transpose(1, 2) + w[2][:, None]).masked_fill(absent[:, None], -torch.inf)
-        known = gold >= 0
-        said = torch.log_softmax(logits, 2).gather(2, gold.clamp_min(0)[..., None])[..., 0]
-        return -(said * known).sum(1) / known.sum(1).clamp_min(1)
-
-    def held_loss(w: Sequence[Tensor]) -> Float[Tensor, " m"]:
-        parts = torch.arange(len(held)).split(4096)
-        weights = [(held_y[:, part] >= 0).sum(1) for part in parts]
-        sums = [losses(w, held[part], held_y[:, part]) * n for part, n in zip(parts, weights, strict=True)]
-        return torch.stack(sums).sum(0) / torch.stack(weights).sum(0).clamp_min(1)
-
-    count, width = len(models), Z.shape[2]
-    found = descend(
-        [
-            torch.zeros(count, len(layers)),
-            torch.zeros(count, int(sizes.max()), width),
-            torch.zeros(count, int(sizes.max())),
-        ],
-        lambda w, rows: losses(w, Z[rows], y[:, rows]),
-        held_loss,
-        len(Z),
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        generator=torch.Generator().manual_seed(seed),
-        progress=progress,
-    )
-    s, V, b = found.weights
-    out = {}
-    for i, (_, name, top) in enumerate(models):
-        classes, seen = coded[name][0], slice(top + 1)
-        mix, own = torch.softmax(s[i, seen], 0), slice(len(classes))
-        end = int(found.epochs[i]), bool(found.converged[i])
-        out[name, top] = MixFit(classes, mix, V[i, own], b[i, own], mean[seen], scale[seen], *end)
+    out: dict[tuple[str, int], MixFit] = {}
+    for name, (classes, index) in coded.items():
+        search = _Search(Z, index, held, encode_with(of_dev(name, dev[1]), classes), tuple(l2))
+        before: np.ndarray | None = None
+        for top in tops:
+            mix, fit, gap = search.best(_starts(top, before))
+            before = mix
+            out[name, top] = MixFit(
+                classes,
+                torch.from_numpy(mix).float(),
+                fit.coef.float().cpu(),
+                fit.intercept.float().cpu(),
+                mean[: top + 1],
+                scale[: top + 1],
+                fit.l2,
+                fit.objective,
+                gap,
+                fit.converged and gap <= GAP,
+            )
+            if progress is not None:
+                progress(len(out), len(coded) * len(tops))
     return out
+
+
+def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.ndarray, " layers"]]:
+    """Weights to begin from: all layers alike, and one almost alone, or the mix of the layers below."""
+    count = top + 1
+    if count == 1:
+        return [np.ones(1)]
+    peaks = [np.where(np.arange(count) == layer, PEAK, (1 - PEAK) / top) for layer in range(count)]
+    if before is not None:
+        peaks = [np.append(PEAK * before, 1 - PEAK)]
+    return [np.full(count, 1 / count), *peaks]
+
+
+@dataclass
+class _Search:
+    """The weights of one target's mix, on standardised layers of training and dev rows."""
+
+    layers: Sequence[Float[Tensor, "n d"]]
+    index: Int[np.ndarray, " n"]
+    held: Sequence[Float[Tensor, "m d"]]
+    held_index: Int[np.ndarray, " m"]
+    penalties: tuple[float, ...]
+    warm: dict[str, Fit] = field(default_factory=dict)
+
+    def best(self, starts: Sequence[Float[np.ndarray, " k"]]) -> tuple[Float[np.ndarray, " k"], Fit, float]:
+        """The weights from the best of some starts, their regression, and the gap that is left."""
+        middle = float(np.median(self.penalties))
+        objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts] if len(starts) > 1 else [0.0]
+        mix = starts[int(np.argmin(objectives))]
+        l2 = self.penalty(mix)
+        mix = self.descend(mix, l2)
+        if len(mix) > 1 and (again := self.penalty(mix)) != l2:  # what was best for the start need not be for the end
+            l2, mix = again, self.descend(mix, again)
+        fit = self.regression(mix, l2)
+        return mix, fit, self.gap(mix, fit)
+
+    def descend(self, mix: Float[np.ndarray, " k"], l2: float) -> Float[np.ndarray, " k"]:
+        """Weights from which no layer promises more than `GAP`, as far as `STEPS` regressions reach.
+
+        phi does not change where all weights are multiplied by a number, so that they need only not be negative.
+        """
+        if len(mix) == 1:
+            return mix
+        n, reached = len(self.index), []
+
+        def value(a: np.ndarray) -> tuple[float, np.ndarray]:
+            total = max(float(a.sum()), 1e-12)
+            weights = a / total
+            fit = self.regression(weights, l2, ROUGH)
+            slope = self.slope(weights, fit)
+            reached.append((fit.objective, weights, slope))
+            return fit.objective / n, slope / (n * total)
+
+        def stop(_: np.ndarray) -> None:
+            objective, weights, slope = reached[-1]
+            if _gap(weights, slope) <= GAP / 2 * objective:
+                raise StopIteration
+
+        options = {"maxfun": STEPS, "ftol": 1e-9, "gtol": 1e-9}
+        minimize(value, mix, method="L-BFGS-B", jac=True, bounds=[(0, None)] * len(mix), callback=stop, options=options)
+        return min(reached, key=lambda point: point[0])[1]
+
+    def mixed(self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]) -> Float[Tensor, "n d"]:
+        """h of every row."""
+        hidden = torch.zeros_like(layers[0])
+        for a, values in zip(mix, layers, strict=False):
+            hidden += float(a) * values
+        return hidden
+
+    def regression(self, mix: Float[np.ndarray, " k"], l2: float, tol: float = 5e-7) -> Fit:
+        """V and b for given weights."""
+        design = Design(self.mixed(self.layers, mix))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # recorded in the mix
+            self.warm = fit_many(design, {"y": self.index}, l2, start=self.warm, tol=tol)
+        return self.warm["y"]
+
+    def penalty(self, mix: Float[np.ndarray, " k"]) -> float:
+        """The penalty that is best on dev for given weights."""
+        if len(self.penalties) == 1:
+            return self.penalties[0]
+        design, held = Design(self.mixed(self.layers, mix)), self.mixed(self.held, mix)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            dev = (held, {"y": self.held_index})
+            self.warm = fit_many(design, {"y": self.index}, self.penalties, dev=dev, tol=ROUGH)
+        return self.warm["y"].l2
+
+    def slope(self, mix: Float[np.ndarray, " k"], fit: Fit) -> Float[np.ndarray, " k"]:
+        """d objective / d a_l = <G, z_l> - sum_j <G_j, h_j> cov(z_lj, h_j) / var(h_j),   G = R V / std(h), R = p - [y].
+
+        The second term is that of the standard deviation of h; with it sum_l a_l d_l is 0.
+        """
+        hidden = self.mixed(self.layers, mix)
+        residual = fit.predict_proba(hidden).cpu()
+        residual[torch.arange(len(residual)), torch.from_numpy(self.index)] -= 1
+        back = (residual @ fit.coef.cpu()).float()
+        variance = hidden.square().mean(0).clamp_min(1e-12)
+        along = (back * hidden).sum(0) / (variance * len(hidden))
+        toward = back - along * hidden
+        return np.array([float((toward * values).sum(dtype=torch.float64)) for values in self.layers[: len(mix)]])
+
+    def gap(self, mix: Float[np.ndarray, " k"], fit: Fit) -> float:
+        """What more weight for one layer promises, as a share of the objective."""
+        return _gap(mix, self.slope(mix, fit)) / fit.objective
+
+
+def _gap(mix: Float[np.ndarray, " k"], slope: Float[np.ndarray, " k"]) -> float:
+    return float(mix @ slope - slope.min())
 
 
 def expected_layer(scores: Float[np.ndarray, "*b layers"]) -> Float[np.ndarray, "*b"]:

@@ -3,8 +3,8 @@
     MLP        softmax(V relu(U x + a) + b)
     low rank   softmax(V (U x) + b),   U of shape rank x d
 
-Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows: where it has not fallen the step is
-halved, and after five such epochs in a row the network of the lowest loss is kept (Hewitt & Liang 2019). Every target and seed has
+Adam on shuffled batches of standardised rows; after each epoch the loss on held-out rows. Where it has not fallen, training goes
+on from the network of the lowest loss with a smaller step, and ends when it falls at no step (`training`). Every target and seed has
 its own weights, step and end; the batches are shared, so that one product serves all.
 """
 
@@ -21,10 +21,10 @@ from sklearn.base import ClassifierMixin
 from torch import Tensor
 
 from .checks import features_and_classes, fitted_features
-from .descent import descend
 from .design import as_features, check_finite
 from .labels import Labels, encode_classes, encode_with, of_dev
 from .storage import Saved
+from .training import Schedule, train
 
 Activation = Literal["relu", "none"]
 _TENSORS = ("U", "a", "V", "b", "mean", "scale")
@@ -42,7 +42,7 @@ class NetworkFit:
         mean, scale: of the training rows.
         dev_loss: cross-entropy of the held-out rows in bits, the lowest.
         epochs: passes that were made.
-        converged: whether it had stopped falling before the epochs ran out.
+        converged: whether training on lowered it at no step.
     """
 
     classes: np.ndarray
@@ -135,16 +135,13 @@ def networks_many(
         picked = logp.gather(2, y.clamp_min(0)[..., None].to(logp.device))[..., 0]
         return -(picked * known.to(picked)).sum(1) / known.sum(1).clamp_min(1).to(picked)
 
-    found = descend(
+    found = train(
         weights,
         lambda w, rows: losses(w, Z[rows], goal[which][:, rows]),
         lambda w: losses(w, held_Z, held_y[which]),
         len(Z),
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        generator=generator,
-        weight_decay=weight_decay,
+        Schedule(rate, epochs, batch, weight_decay=weight_decay),
+        generator,
         free=[None, torch.zeros(1, device=Z.device) if activation == "none" else None, None, None],
         progress=progress,
     )
@@ -187,7 +184,7 @@ class _NetworkProbe(ClassifierMixin, Saved):
     Attributes:
         classes_: [c].
         fit_: the `NetworkFit`.
-        n_iter_, converged_: epochs, and whether the held-out loss had stopped falling.
+        n_iter_, converged_: epochs, and whether the held-out loss fell at no step any more.
     """
 
     classes_: np.ndarray

@@ -26,6 +26,24 @@ NOISE = 1e-7  # relative rounding of a float32 objective
 FAR = 0.05  # relative decrement above which the curvature is blended with the labels
 SMALL_SAMPLE = 8192  # with fewer rows than this the curvature uses all of them
 ROUGH = 1e-5  # relative decrement to which gradients from rough products lead; they are wrong by about 5e-7
+MARGIN = 20  # the sampled curvature may err by this factor where it says that a target is done
+STUCK = 3  # iterations without a step after which a target is left where it is
+BLEND = 0.5  # share of the labels' curvature far from the optimum
+SOLVE = (0.1, 0.25)  # least and largest relative residual of the inner solve
+SOLVE_EXACT = 1e-3  # the least one where the curvature is of all rows
+SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = (
+    60,
+    25,
+    250,
+)  # of conjugate gradients: all rows, a sample, few rows
+SLOWER, STALLED = 0.4, 1.0  # decrements that fall by less than these factors ask for more rows
+LARGE_SAMPLE, WHOLE = (
+    0.3,
+    0.7,
+)  # shares of the rows: where a sample grows only if stalled, and from where it is all of them
+DECREASE = 1e-4  # Armijo's share of the slope
+TRIALS = 29  # of the line search
+SHRINK = (0.05, 0.6)  # least and largest factor of a shorter trial
 
 
 @dataclass(frozen=True)
@@ -120,16 +138,16 @@ def _line_search(
     length = torch.ones_like(slope)
     point.move(rows, step, slice(None))
     index = torch.arange(len(slope), device=slope.device)
-    for _ in range(29):
+    for _ in range(TRIALS):
         loss, old = point.loss[index], before[index]
         bend = dot(point.gradient[:, index], step[:, index]) / slope[index]  # 1 at the start, 0 at the line's end
-        enough = loss <= old + 1e-4 * length[index] * slope[index]
+        enough = loss <= old + DECREASE * length[index] * slope[index]
         level = loss <= old + NOISE * old.abs()
         bad = ~(torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1))))
         index = index[bad]
         if not len(index):
             return length
-        shrink = torch.nan_to_num(1 / (1 - bend[bad]), nan=0.1).clamp(0.05, 0.6)
+        shrink = torch.nan_to_num(1 / (1 - bend[bad]), nan=0.1).clamp(*SHRINK)
         change = length[index] * (shrink - 1)
         length[index] += change
         if bool((loss[bad] < 10 * old[bad]).all()):
@@ -207,7 +225,7 @@ def minimise(
     """Minimise every target's objective to a relative error of tol.
 
     Stops a target when ``gap_bound`` is below tol times its objective, or when the error
-    that the last Newton decrements predict is (with a margin of 20: the sampled curvature may err).
+    that the last Newton decrements predict is (with ``MARGIN``).
     Gradients come from rough products, where the machine has faster ones, until the first target is
     within ``ROUGH`` of its end; from there on from exact ones.
     """
@@ -235,13 +253,13 @@ def minimise(
 
     for iteration in range(max_iter + 1):
         done = proved()
-        if rows is not Z and bool((done | (stuck > 0) | (remaining <= max(ROUGH, tol / 20))).any()):
+        if rows is not Z and bool((done | (stuck > 0) | (remaining <= max(ROUGH, tol / MARGIN))).any()):
             rows = Z
             point.recompute(Z)
             done = proved()
         else:
-            done |= remaining <= tol / 20
-        gone = done | (stuck >= 3)
+            done |= remaining <= tol / MARGIN
+        gone = done | (stuck >= STUCK)
         if bool(gone.any()):
             final[:, index[gone]], converged[index[gone]] = point.W[:, gone], done[gone]
             keep = ~gone
@@ -253,11 +271,11 @@ def minimise(
         if iteration == max_iter:
             final[:, index] = point.W
             break
-        blend = torch.where(relative > FAR, 0.5, 0.0)
+        blend = torch.where(relative > FAR, BLEND, 0.0)
         sample = _sample(quick, point, size, generator)
         curvature = Curvature(*sample, point.present, point.l2, eigenvalues, blend, block)
-        accuracy = relative.clamp(max=1.0).sqrt().clamp(1e-3 if exact else 0.1, 0.25)
-        limit = 250 if exact else 25 if size < n else 60
+        accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if exact else SOLVE[0], SOLVE[1])
+        limit = SOLVE_STEPS_EXACT if exact else SOLVE_STEPS_SAMPLED if size < n else SOLVE_STEPS
 
         def solve(B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit) -> Tensor:
             return H.solve(B, to, most)
@@ -285,8 +303,8 @@ def minimise(
             trace({"rows": size, "loss": point.loss, "relative": relative, "taken": taken})
         # Sampling noise shows as slow decrease: see more rows. Beyond a quarter of them an iteration costs more
         # than it saves, so there only if the decrease all but ends.
-        few = 2 * size <= 0.3 * n
-        slow = (relative > (0.4 if few else 1.0) * before) & (before < (FAR if few else FAR / 10))
+        few = 2 * size <= LARGE_SAMPLE * n
+        slow = (relative > (SLOWER if few else STALLED) * before) & (before < (FAR if few else FAR / 10))
         if size < most and bool(slow.any()):
-            size = min(2 * size if 2 * size < 0.7 * n else n, most)
+            size = min(2 * size if 2 * size < WHOLE * n else n, most)
     return Solution(final, n_iter, converged)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ CHOICE_TOL = 1e-4
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
 Features = Float[Tensor, "n d"] | np.ndarray | OnDisk
+Choose = Literal["accuracy", "bits"]
+"""What a penalty is judged by on dev: how many rows are right, or how few bits the labels take. A penalty that is right most
+often may be far too sure of what it gets wrong: where bits are reported, bits must choose."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ class _Target:
     falls: int = 0
 
     def consider(self, l2: float, W: Tensor, score: float) -> None:
-        last = self.scores[min(self.scores)] if self.scores else -1.0
+        last = self.scores[min(self.scores)] if self.scores else -np.inf
         self.falls = self.falls + 1 if score < last else 0
         if self.best is None or score > max(self.scores.values()):
             self.best = l2, W
@@ -107,6 +111,7 @@ def fit_many(
     l2: float | Sequence[float] = DEFAULT_L2,
     *,
     dev: tuple[Float[Tensor, "m d"] | np.ndarray | OnDisk, Mapping[str, Labels]] | None = None,
+    choose: Choose = "accuracy",
     start: Mapping[str, Fit] | None = None,
     standardize: bool = True,
     tol: float = 5e-7,
@@ -124,11 +129,12 @@ def fit_many(
             and once more for its sample.
         targets: labels of every training row by target name; any hashable labels.
         l2: one penalty, or several, which need ``dev``: each target gets the one with the best dev
-            accuracy (ties: the stronger). Solved strong to weak, each from the one before, to a
+            score (ties: the stronger). Solved strong to weak, each from the one before, to a
             relative error of ``CHOICE_TOL``, the chosen one then to ``tol``; a target goes no weaker
-            once its dev accuracy has fallen for two successive penalties.
+            once its dev score has fallen for two successive penalties.
         dev: features [m d] and labels by target name. Classes may be absent from dev; a dev label
-            that training does not have counts as wrong.
+            that training does not have counts as wrong, and in no number of bits.
+        choose: the dev score: accuracy, or minus the bits a label takes.
         start: fits of these targets on other rows, from which the iteration begins; the optimum is the same.
         tol: largest relative error of the objective.
         max_iter: Newton iterations per penalty.
@@ -170,12 +176,12 @@ def fit_many(
         for group in _groups(todo):
             at = _start(group, design, len(group[0].classes), start)
             if held is not None and len(path) > 1:
-                at, strengths = _choose(design, group, at, path, held, tol, max_iter, advance)
+                at, strengths = _choose(design, group, at, path, held, choose, tol, max_iter, advance)
             else:
                 strengths = path * len(group)
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
             found = minimise(design, _labels(group, design), at, l2s, tol=tol, max_iter=max_iter)
-            fits |= _certify(design, group, found, l2s, tol, held)
+            fits |= _certify(design, group, found, l2s, tol, held, choose)
             advance(len(group))
     bad = [name for name in targets if not fits[name].converged]
     if bad:
@@ -208,6 +214,7 @@ def _choose(
     start: Float[Tensor, "r k c"],
     path: Sequence[float],
     held: Float[Tensor, "m r"] | OnDisk,
+    choose: Choose,
     tol: float,
     max_iter: int,
     advance: Callable[[int], None],
@@ -222,7 +229,7 @@ def _choose(
         found = minimise(design, labels, W[:, active], l2, tol=max(tol, CHOICE_TOL), max_iter=max_iter)
         W[:, active] = found.W
         for j, target in enumerate(members):
-            target.consider(penalty, found.W[:, j].clone(), _dev_accuracy(target, found.W[:, j], held))
+            target.consider(penalty, found.W[:, j].clone(), _dev_score(target, found.W[:, j], held, choose))
         active = [j for j in active if group[j].falls < 2]
         left = len(path) - step - 1
         advance(len(members) + (len(members) - len(active)) * left)
@@ -232,10 +239,21 @@ def _choose(
     return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def _dev_accuracy(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk) -> float:
+def _dev_score(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk, choose: Choose) -> float:
+    """Accuracy, or minus the mean bits of the labels that training has (0 where it has none of them)."""
+    assert target.dev is not None
     own = W[:, : len(target.classes)]
-    said = torch.cat([(held[rows] @ own).argmax(1) for rows in blocks_of(len(held), CPU_BLOCK)]).cpu().numpy()
-    return float((said == target.dev).mean())
+    gold = torch.from_numpy(target.dev).to(own.device)
+    right, bits = 0, 0.0
+    for rows in blocks_of(len(held), CPU_BLOCK):
+        logits, labels = held[rows] @ own, gold[rows]
+        right += int((logits.argmax(1) == labels).sum())
+        if choose == "bits":
+            log_p = torch.log_softmax(logits[labels >= 0].double(), 1)
+            bits -= float(log_p.gather(1, labels[labels >= 0, None]).sum()) / float(np.log(2))
+    if choose == "bits":
+        return -bits / max(1, int((gold >= 0).sum()))
+    return right / len(gold)
 
 
 def _certify(
@@ -245,6 +263,7 @@ def _certify(
     l2: Float[Tensor, " k"],
     tol: float,
     held: Float[Tensor, "m r"] | OnDisk | None,
+    choose: Choose,
 ) -> dict[str, Fit]:
     """Objective and gradient of the final coefficients in float64, from the features as given.
 
@@ -282,7 +301,7 @@ def _certify(
         width = len(target.classes)
         weights, intercept = design.unrotate(W[:, j, :width])
         if held is not None and not target.scores:
-            target.scores[float(l2[j])] = _dev_accuracy(target, found.W[:, j], held)
+            target.scores[float(l2[j])] = _dev_score(target, found.W[:, j], held, choose)
         out[target.name] = Fit(
             l2=float(l2[j]),
             coef=weights,

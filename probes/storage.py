@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from layerscope.errors import InputError
 
 KEY = "layerscope"
+LABEL_DTYPE = re.compile(r"\|O|[<>|=][UifbS?]\d{1,6}")
+"""Types of labels: objects, text, numbers and booleans."""
 AnySaved = TypeVar("AnySaved", bound="Saved")
 
 
@@ -74,12 +77,34 @@ class Saved(BaseEstimator):
             FileNotFoundError, ValueError: if there is none, or the file is something else.
         """
         tensors, header = read(path, cls.__name__)
-        estimator = cls(**header["params"])
-        if "classes" in header:
-            estimator.classes_ = classes_of(header)
+        known = set(cls().get_params())
+        params = header.get("params")
+        if not isinstance(params, dict) or not set(params) <= known:
+            raise InputError(f"{path}: params: expected an object of {', '.join(sorted(known))}, got {_short(params)}")
+        if not isinstance(header.get("about", {}), dict):
+            raise InputError(f"{path}: about: expected an object, got {_short(header['about'])}")
+        estimator = cls(**params)
         estimator.about_ = header.get("about", {})
-        estimator._restore(tensors, header)
+        try:
+            if "classes" in header:
+                estimator.classes_ = classes_of(header)
+            estimator._restore(tensors, header)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(f"{path}: not a whole {cls.__name__}: {_short(error)}") from None
+        estimator._check_restored(path, tensors)
         return estimator
+
+    def _check_restored(self, path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+        """Raise one line unless the tensors are finite and there is one class for each row of coefficients."""
+        for name, values in tensors.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise InputError(f"{path}: {name}: expected finite numbers")
+        if hasattr(self, "classes_") and (rows := self._class_rows(tensors)) not in (None, len(self.classes_)):
+            raise InputError(f"{path}: classes: expected {rows} labels, got {len(self.classes_)}")
+
+    def _class_rows(self, tensors: Mapping[str, np.ndarray]) -> int | None:
+        """For how many classes the tensors have room; None where they do not say."""
+        return len(tensors["coef"]) if "coef" in tensors and tensors["coef"].ndim == 2 else None
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header: Any) -> Path:
@@ -121,9 +146,25 @@ def classes_header(classes: np.ndarray) -> dict[str, Any]:
 
 
 def classes_of(header: Mapping[str, Any]) -> np.ndarray:
-    """The labels again, in their type."""
-    kind = np.dtype(object if header["classes_dtype"] == "|O" else header["classes_dtype"])
-    return np.asarray(header["classes"], dtype=kind)
+    """The labels again, in their type.
+
+    Raises:
+        ValueError: classes that are no list of different labels, or another type than theirs.
+    """
+    labels, dtype = header["classes"], header.get("classes_dtype")
+    if not isinstance(labels, list) or not all(isinstance(label, str | int | float | None) for label in labels):
+        raise InputError(f"classes: expected a list of labels, got {_short(labels)}")
+    if not isinstance(dtype, str) or not LABEL_DTYPE.fullmatch(dtype):
+        raise InputError(f"classes_dtype: expected the type of labels, got {_short(dtype)}")
+    if len(set(labels)) != len(labels):
+        raise InputError(f"classes: expected different labels, got {_short(labels)}")
+    return np.asarray(labels, dtype=object if dtype == "|O" else np.dtype(dtype))
+
+
+def _short(value: object) -> str:
+    """At most 200 characters of a value or an error, on one line."""
+    text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -140,8 +181,15 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, 
             text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise InputError(f"{path} is not a safetensors file: {error}") from None
-    header = json.loads(text) if text else {}
+        raise InputError(f"{path} is not a safetensors file: {_short(error)}") from None
+    try:
+        header = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: header: expected JSON: {_short(error)}") from None
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: header: expected an object, got {_short(header)}")
     if header.get("kind") != kind:
-        raise InputError(f"expected a saved {kind} in {path}, got {header.get('kind')!r}")
+        raise InputError(f"expected a saved {kind} in {path}, got {_short(header.get('kind'))}")
+    if header.get("schema") != 1:
+        raise InputError(f"{path}: schema: expected 1, got {_short(header.get('schema'))}")
     return tensors, header

@@ -24,14 +24,31 @@ from torch import Tensor
 
 from layerscope.errors import InputError
 
-from .descent import descend
 from .design import check_finite
+from .training import Schedule, train
 
 Kind = Literal["distance", "depth"]
 LENGTHS = range(5, 51)
 """Sentence lengths over which correlations are averaged."""
-GAIN = 1e-4
-"""Least fall of the dev loss that counts as one."""
+SCHEDULE = Schedule(rate=5e-2, epochs=300, batch=20, gain=1e-4, patience=3, cut=0.1, stalls=3)
+"""Trains until the dev loss falls at no rate."""
+_PUBLISHED = {
+    "hewitt2019": Schedule(rate=1e-3, epochs=40, batch=20, gain=1e-4, patience=1, cut=0.1, stalls=5, returns=False)
+}
+
+
+def published(compat: str) -> Schedule:
+    """The schedule of a paper's code: its rate falls to nothing before the loss has stopped falling.
+
+    Raises:
+        ValueError: another convention.
+
+    >>> published("hewitt2019").rate
+    0.001
+    """
+    if compat not in _PUBLISHED:
+        raise InputError(f"compat: expected {', '.join(map(repr, _PUBLISHED))}, got {compat!r}")
+    return _PUBLISHED[compat]
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,8 @@ class StructuralFit:
         projection: B, [rank d].
         dev_loss: the lowest, at which B was kept.
         epochs: passes over the training sentences.
-        converged: whether the dev loss had stopped falling before the epochs ran out.
+        converged: whether training from these weights lowered the dev loss at none of the schedule's rates; False of a schedule
+            that does not try (`published`).
     """
 
     kind: Kind
@@ -97,9 +115,7 @@ def structural_many(
     dev_heads: Sequence[Sequence[int]],
     kind: Kind = "distance",
     ranks: Sequence[int] = (64,),
-    epochs: int = 40,
-    batch: int = 20,
-    rate: float = 1e-3,
+    schedule: Schedule = SCHEDULE,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> dict[tuple[str, int], StructuralFit]:
@@ -108,6 +124,7 @@ def structural_many(
     Args:
         features: by layer, the words' vectors of each sentence; one width for all layers.
         heads: of each sentence, as `tree_distances` takes them.
+        schedule: of the training; ``published("hewitt2019")`` is that of the paper's code.
         progress: called with (epochs done, epochs at most).
 
     Returns:
@@ -119,8 +136,8 @@ def structural_many(
     """
     names = list(features)
     scales = {name: _scale(layer) for name, layer in features.items()}
-    train, dev = _Trees(features, heads, kind, scales), _Trees(dev_features, dev_heads, kind, scales)
-    width, high = train.width, max(ranks)
+    sentences, dev = _Trees(features, heads, kind, scales), _Trees(dev_features, dev_heads, kind, scales)
+    width, high = sentences.width, max(ranks)
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
     rows = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
@@ -130,17 +147,13 @@ def structural_many(
     def grid(B: Float[Tensor, "m r d"]) -> Float[Tensor, "l p r d"]:
         return B.unflatten(0, (len(names), len(ranks)))
 
-    found = descend(
+    found = train(
         [B * own],
-        lambda w, chosen: train.loss(grid(w[0]), chosen.tolist()).flatten(),
+        lambda w, chosen: sentences.loss(grid(w[0]), chosen.tolist()).flatten(),
         lambda w: dev.mean_loss(grid(w[0])).flatten(),
-        len(train),
-        epochs=epochs,
-        batch=batch,
-        rate=rate,
-        generator=generator,
-        cut=0.1,  # the published schedule
-        gain=GAIN,
+        len(sentences),
+        schedule,
+        generator,
         free=[own],
         progress=progress,
     )

@@ -224,7 +224,7 @@ class Sweep:
         site = Site(name)
         if not needs:
             self.resume.share(layer, site.part)
-        together = Edit(f"{len(some)} edits, one a copy", apply, needs)
+        together = Edit(f"{len(some)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             warnings.simplefilter("ignore", NothingChanged)  # `changed` tells which component did nothing
             copies = self.resume.residual(layer)[:, start:].repeat(len(some), 1, 1)

@@ -94,7 +94,6 @@ def test_under_autocast_padding_shifts_nothing(edit):
     assert (found - expected).abs().max() < 0.1 * (expected - plain).abs().max()
 
 
-@pytest.mark.xfail(strict=True, reason="hooks are copied with the module that they are on")
 def test_a_copy_made_inside_a_block_is_not_edited_behind_it():
     model = modes.model("llama")
     with intervene(model, Case("add", "all").edits("llama", modes.LONG[None])):
@@ -105,7 +104,6 @@ def test_a_copy_made_inside_a_block_is_not_edited_behind_it():
     torch.testing.assert_close(found, modes.unedited("llama", tuple(modes.LONG.tolist())))
 
 
-@pytest.mark.xfail(strict=True, reason="what checkpointing repeats behind the block is not edited")
 def test_gradients_under_checkpointing_are_those_without_when_backward_comes_behind_the_block():
     found = []
     for checkpoints in (False, True):
@@ -119,7 +117,6 @@ def test_gradients_under_checkpointing_are_those_without_when_backward_comes_beh
     torch.testing.assert_close(found[1], found[0])
 
 
-@pytest.mark.xfail(strict=True, reason="the projection is computed in the precision of autocast")
 def test_an_erased_direction_is_gone_under_autocast():
     from hooks import capture
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from made import softmax
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from probes import calibration as cal
@@ -78,11 +78,17 @@ def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(table: tuple[n
     parts = cal.brier_parts(P, cal.one_hot(y, 4))
     assert parts.brier == pytest.approx(cal.brier(P, y).mean(), abs=1e-12)
     assert parts.uncertainty == pytest.approx(sum((y == k).mean() * (y != k).mean() for k in range(4)))
-    two = P[:, 0]
-    one = cal.brier_parts(two[:, None], (y == 0).astype(float)[:, None])
-    assert one.brier == pytest.approx(brier_score_loss(y == 0, two), abs=1e-12)
+    first, is_first = P[:, 0], y == 0
+    two = np.column_stack([first, 1 - first])
+    halved = brier_score_loss(is_first, first)  # scikit-learn's score of two classes is that of one of them
+    outcomes = np.column_stack([is_first, ~is_first]).astype(float)
+    assert cal.brier_parts(two, outcomes).brier == pytest.approx(2 * halved, abs=1e-12)
+    assert cal.brier(two, (~is_first).astype(int)).mean() == pytest.approx(2 * halved)
+    assert cal.squared_error(first, is_first).mean() == pytest.approx(halved)
     coarse = np.round(two * 10) / 10  # forecasts of few values: nothing is left within the bins
-    assert cal.brier_parts(coarse[:, None], (y == 0)[:, None].astype(float), 20).within == pytest.approx(0, abs=1e-9)
+    assert cal.brier_parts(coarse, outcomes, 20).within == pytest.approx(0, abs=1e-9)
+    with pytest.raises(cal.CalibrationError, match="at least 2 classes, got one column"):
+        cal.brier_parts(first[:, None], outcomes[:, :1])
 
 
 def test_bins_by_hand() -> None:
@@ -171,3 +177,43 @@ def test_bad_rows_are_named_in_one_line(P: list[list[float]], y: list[int], mess
 def test_fewer_rows_than_bins_are_refused() -> None:
     with pytest.raises(cal.CalibrationError, match="expected at least as many rows as bins, got 3 rows and 15 bins"):
         cal.ece(np.full(3, 0.5), np.full(3, True))
+
+
+def test_the_correlation_of_groups_is_that_of_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.uniform(0.5, 1, 60), rng.random(60) < 0.7
+    clusters = rng.integers(0, 9, 60)
+    rest = correct - confidence - (correct - confidence).mean()
+    above = below = 0.0
+    for i, j in itertools.permutations(range(60), 2):
+        if clusters[i] == clusters[j]:
+            above += rest[i] * rest[j]
+            below += min(confidence[i], confidence[j]) * (1 - max(confidence[i], confidence[j]))
+    assert cal.correlation(confidence, correct, clusters) == pytest.approx(max(0.0, above / below))
+    assert cal.correlation(confidence, correct, np.arange(60)) == 0.0
+    together = np.repeat(rng.random(30) < 0.7, 2)
+    assert cal.correlation(np.full(60, 0.7), together, np.arange(60) // 2) == pytest.approx(1.0, abs=0.35)
+
+
+def test_groups_that_are_right_together_show_a_larger_ece_by_chance() -> None:
+    """All rows of a group alike: ten groups of ten rows are ten rows."""
+    confidence = np.full(100, 0.8)
+    clusters = np.arange(100) // 10
+    correct = np.repeat(np.arange(10) < 8, 10)
+    bins = cal.Bins.of(confidence)
+    alone = cal.chance(confidence, bins, 4000)
+    grouped = cal.chance(confidence, bins, 4000, correct=correct, clusters=clusters)
+    k = np.arange(11)
+    expected = (binom.pmf(k, 10, 0.8) * np.abs(k / 10 - 0.8)).sum()
+    assert cal.correlation(confidence, correct, clusters) == pytest.approx(1.0, abs=1e-9)
+    assert grouped.mean == pytest.approx(expected, rel=0.03)
+    assert alone.mean < expected / 2
+
+
+def test_an_ece_lies_in_its_interval_and_one_group_has_none() -> None:
+    confidence, correct = drawn(60, seed=3)
+    bins = cal.Bins.of(confidence)
+    found = cal.ece_interval(confidence, correct, bins, ClusterBootstrap(np.arange(60), 400))
+    assert found.low == 0.0 < found.value < found.high
+    alone = cal.ece_interval(confidence, correct, bins, ClusterBootstrap(np.zeros(60, dtype=int), 400))
+    assert np.isnan([alone.low, alone.high]).all()

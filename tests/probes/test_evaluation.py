@@ -177,3 +177,136 @@ def test_resamples_without_an_r2_are_left_out_of_its_interval():
     assert np.isnan(evaluation.r2(flat, gold[:3]))
     nothing = ClusterBootstrap(np.arange(3)).statistic(evaluation.r2_columns(flat, gold[:3]), evaluation.r2_of_sums)
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+
+
+def test_few_shares_have_wilsons_interval_and_never_none_of_a_width():
+    """One item a cluster: Wilson's with Student's t for z; all right is no proof that all are."""
+    right = (np.arange(12) < 9).astype(float)
+    found = ClusterBootstrap(np.arange(12), 500).mean(right)
+    quantile = stats.t.ppf(0.975, 11)
+    level = 1 - 2 * stats.norm.sf(quantile)
+    # the bootstrap's s^2 has n - 1 below, so that the effective number of items is n - 1
+    expected = stats.binomtest(9, 12).proportion_ci(level, method="wilson")
+    assert found.low == pytest.approx(expected.low, abs=0.02)
+    assert found.high == pytest.approx(expected.high, abs=0.02)
+    whole = ClusterBootstrap(np.arange(12), 500).mean(np.ones(12))
+    expected = stats.binomtest(12, 12).proportion_ci(level, method="wilson")
+    assert (whole.low, whole.high) == pytest.approx((expected.low, 1.0))
+    many = ClusterBootstrap(np.arange(500), 500).mean(np.ones(500))
+    assert 0.98 < many.low < 1.0
+    same = ClusterBootstrap(np.arange(12), 500).mean(np.zeros(12), kind="difference")
+    one_way = (1 - expected.low) * np.array([-1, 1])  # no answer changed, either way
+    assert (same.low, same.high) == pytest.approx(tuple(one_way))
+    nothing = ClusterBootstrap(np.arange(12), 500).mean(np.zeros(12))
+    assert (nothing.low, nothing.high) == (0.0, 0.0)  # a measurement that is 0 each time
+
+
+def test_a_single_cluster_has_no_interval_and_no_test():
+    boot = ClusterBootstrap(np.zeros(7, dtype=int))
+    values = np.random.default_rng(0).normal(size=7)
+    for found in (
+        boot.mean(values),
+        boot.statistic(np.column_stack([values, np.ones(7)]), lambda s: s[..., 0] / s[..., 1]),
+    ):
+        assert found.value == pytest.approx(values.mean())
+        assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(evaluation.mean_p(values[:, None], np.zeros(7, dtype=int))).all()
+    assert "no interval" in (evaluation.few_clusters(1) or "")
+    assert "about 90%" in (evaluation.few_clusters(10) or "")
+    assert evaluation.few_clusters(100) is None
+
+
+def test_an_accelerated_interval_is_scipys_at_widened_levels():
+    rng = np.random.default_rng(0)
+    values = rng.exponential(size=40)
+    widened = stats.norm.cdf(np.sqrt(40 / 39) * stats.t.ppf(0.975, 39)) * 2 - 1
+    theirs = stats.bootstrap(
+        (values,), lambda x, axis: x.std(axis), confidence_level=widened, n_resamples=20_000, method="BCa", rng=rng
+    ).confidence_interval
+    columns = np.column_stack([values, values**2, np.ones(40)])
+    found = ClusterBootstrap(np.arange(40), 20_000).statistic(
+        columns, lambda s: np.sqrt(np.maximum(s[..., 1] / s[..., 2] - (s[..., 0] / s[..., 2]) ** 2, 0))
+    )
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=0.06)
+
+
+def test_a_studentised_mean_has_the_closed_form_error_and_students_width():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(30, 2))
+    boot = ClusterBootstrap(np.arange(30))
+    np.testing.assert_allclose(boot.standard_errors(values), stats.sem(values, axis=0))
+    low, high = boot.mean_ends(values)
+    width = 2 * stats.t.ppf(0.975, 29) * stats.sem(values, axis=0)
+    np.testing.assert_allclose(high - low, width, rtol=0.15)
+    few_low, few_high = ClusterBootstrap(np.arange(4)).mean_ends(values[:4])
+    expected = stats.t.interval(0.95, 3, values[:4].mean(0), stats.sem(values[:4], axis=0))
+    np.testing.assert_allclose((few_low, few_high), expected)
+
+
+def test_p_and_interval_agree_and_the_larger_p_counts():
+    rng = np.random.default_rng(2)
+    values = rng.exponential(size=(15, 200)) - 0.6
+    boot = ClusterBootstrap(np.arange(15), seed=0)
+    low, high = boot.mean_ends(values)
+    p = boot.studentised(values).p()
+    np.testing.assert_array_equal(p < 0.05, (low > 0) | (high < 0))
+    both = np.array(evaluation.mean_p(values, replicates=10_000))
+    assert (both >= np.array(evaluation.sign_flip_p(values, replicates=10_000)) - 1e-12).all()
+    assert (both >= p - 1e-12).all()
+    answers = rng.choice([-1.0, 0.0, 1.0], (15, 3))
+    assert evaluation.mean_p(answers) == evaluation.sign_flip_p(answers)
+
+
+def test_the_floor_of_p_is_that_of_all_signs():
+    for n, tests in ((6, 10), (13, 270), (40, 12)):
+        floor = evaluation.floor_of(n, tests)
+        assert floor.p == pytest.approx(evaluation.sign_flip_p(np.ones((n, 1)) + 0.0)[0])
+        q = evaluation.benjamini_hochberg([floor.p] + [1.0] * (tests - 1))[0]
+        assert floor.q == pytest.approx(q)
+        assert floor.silent == (q >= 0.05)
+        if floor.together <= tests:
+            enough = [floor.p] * floor.together + [1.0] * (tests - floor.together)
+            assert evaluation.benjamini_hochberg(enough)[0] < 0.05
+            if floor.together > 1:
+                assert evaluation.benjamini_hochberg([*enough[1:], 1.0])[0] >= 0.05
+
+
+def test_a_weighted_rank_correlation_is_that_of_the_repeated_grid():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=30).round(1)
+    b = (a + rng.normal(size=30)).round(1)
+    weights = rng.integers(1, 6, 30)
+    whole = stats.spearmanr(np.repeat(a, weights), np.repeat(b, weights)).statistic
+    assert evaluation.weighted_spearman(a, b, weights.astype(float)) == pytest.approx(whole)
+    assert np.isnan(evaluation.weighted_spearman(np.ones(5), b[:5], np.ones(5)))
+    assert evaluation.stratum_weights(10, 20, 270).sum() == 270
+
+
+def test_selectivity_counts_the_spread_of_control_tasks():
+    """Few seeds that differ much: the width is Student's over the seeds; without a spread that of the sentences."""
+    right = np.r_[np.ones(9000), np.zeros(1000)]
+    scores = [0.5, 0.6, 0.7]
+    drawn = np.random.default_rng(0).random((10_000, 3)) < scores
+    boot = ClusterBootstrap(np.arange(10_000), 200)
+    found = evaluation.selectivity(right, drawn.mean(1), list(drawn.mean(0)), boot)
+    half = stats.t.ppf(0.975, 2) * stats.sem(drawn.mean(0))
+    assert found.value == pytest.approx(0.9 - drawn.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
+    none = evaluation.selectivity(right, drawn[:, 0].astype(float), [float(drawn[:, 0].mean())], boot)
+    assert np.isnan([none.low, none.high]).all()
+
+
+def test_rare_classes_stay_in_the_interval_of_macro_f1():
+    """Of balanced classes the delta method is the bootstrap; a class of one right item is no certainty."""
+    rng = np.random.default_rng(0)
+    gold = np.repeat(np.array(["a", "b", "c"], dtype=object), 200)
+    said = np.where(rng.random(600) < 0.8, gold, "a").astype(object)
+    boot = ClusterBootstrap(np.arange(600), 4000)
+    found = evaluation.macro_f1_interval(gold, said, boot)
+    assert found.value == pytest.approx(metrics.f1_score(list(gold), list(said), average="macro"))
+    drawn = [rng.integers(0, 600, 600) for _ in range(400)]
+    spread = np.std([metrics.f1_score(list(gold[i]), list(said[i]), average="macro") for i in drawn])
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(spread, rel=0.2)
+    rare = np.append(gold, "d"), np.append(said, "d")
+    with_rare = evaluation.macro_f1_interval(*rare, ClusterBootstrap(np.arange(601), 100))
+    assert with_rare.high - with_rare.low > 1.5 * (found.high - found.low)

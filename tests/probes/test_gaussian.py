@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from probes import LDAProbe, MeanDifferenceProbe, Moments, RidgeProbe
+from layerscope.errors import InputError
+from probes import LDAProbe, LogisticProbe, MeanDifferenceProbe, Moments, RidgeProbe
 
 
 def blobs(n: int = 400, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,9 +35,12 @@ def test_the_corrected_mean_difference_is_discriminant_analysis(classes: int) ->
 
 
 def test_shrinkage_is_scikit_learns() -> None:
+    """Theirs of features divided by their deviation within the classes, where shrinking to the mean variance is ours."""
     X, y = blobs()
-    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(X, y)
-    np.testing.assert_allclose(LDAProbe(0.3).fit(X, y).predict_proba(X), theirs.predict_proba(X), atol=1e-12)
+    within = np.concatenate([X[y == c] - X[y == c].mean(0) for c in np.unique(y)]).std(0)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(X / within, y)
+    ours = LDAProbe(0.3).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X / within), atol=1e-10)
     few = LDAProbe().fit(X[:12], y[:12])
     assert LDAProbe().fit(X, y).shrinkage_ < few.shrinkage_ < 1  # the fewer the rows, the more it shrinks
     with pytest.raises(ValueError, match="expected 'ledoit-wolf' or a number from 0 to 1, got 2"):
@@ -140,3 +148,70 @@ def test_principal_components_are_scikit_learns() -> None:
     np.testing.assert_allclose((theirs.components_ @ directions.numpy()).__abs__(), np.eye(3), atol=1e-8)
     with pytest.raises(ValueError, match="expected 1 to 5 components"):
         moments.principal(6)
+
+
+def test_a_large_feature_that_says_nothing_changes_nothing() -> None:
+    """scikit-learn standardises before it shrinks; a probe that does not is at chance here."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 30))
+    y = (X[:, 0] + 0.5 * rng.normal(size=400) > 0).astype(int)
+    large = X * np.where(np.arange(30) == 7, 1e4, 1.0)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(large, y)
+    for probe in (LDAProbe(), LDAProbe(0.1)):
+        assert probe.fit(large, y).score(large, y) >= theirs.score(large, y) - 0.02
+        np.testing.assert_allclose(
+            probe.predict_proba(large), type(probe)(**probe.get_params()).fit(X, y).predict_proba(X)
+        )
+
+
+@pytest.mark.parametrize("probe", [LDAProbe(), MeanDifferenceProbe(), LogisticProbe(), RidgeProbe()])
+def test_tensors_of_any_kind_are_rows(probe) -> None:
+    X = torch.randn(40, 4).to(torch.bfloat16)
+    y = (X[:, 0] > 0).long()
+    expected = clone(probe).fit(X.float().numpy(), y.numpy()).predict(X.float().numpy())
+    np.testing.assert_array_equal(clone(probe).fit(X.float().requires_grad_(), y).predict(X), expected)
+    np.testing.assert_array_equal(clone(probe).fit(X, y).predict(X.float().requires_grad_()), expected)
+    assert clone(probe).fit(X, y.tolist()).predict(X[:1]).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": [1]}, "params: expected an object of shrinkage, got"),
+        ({"params": {"shrinkag": 1}}, "params: expected an object of shrinkage, got"),
+        ({"classes": 5}, "classes: expected a list of labels, got 5"),
+        ({"classes": ["a", "a", "b"]}, "classes: expected different labels"),
+        ({"classes": ["a", "b"]}, "classes: expected 3 labels, got 2"),
+        ({"classes_dtype": "<M8[s]"}, "classes_dtype: expected the type of labels, got '<M8"),
+        ({"about": "me"}, "about: expected an object, got 'me'"),
+        ({"schema": 2}, "schema: expected 1, got 2"),
+        ({"kind": 7}, "expected a saved LDAProbe in"),
+        (None, "header: expected JSON"),
+        ("[" * 3000, "header: expected JSON"),
+        ("3", "header: expected an object, got 3"),
+    ],
+)
+def test_an_edited_header_is_one_line_with_its_path(tmp_path, change, message) -> None:
+    path = LDAProbe().fit(*blobs()).save(tmp_path / "probe")
+    with safe_open(str(path), framework="np") as file:
+        header, tensors = json.loads(file.metadata()["layerscope"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    text = change if isinstance(change, str) else "{" if change is None else json.dumps({**header, **change})
+    save_file(tensors, str(path), metadata={"layerscope": text})
+    with pytest.raises(InputError) as error:
+        LDAProbe.load(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_probe_without_its_tensors_is_one_line(tmp_path) -> None:
+    path = LDAProbe().fit(*blobs()).save(tmp_path / "probe")
+    with safe_open(str(path), framework="np") as file:
+        metadata, coef = file.metadata(), file.get_tensor("coef")
+    save_file({"intercept": coef[:, 0]}, str(path), metadata=metadata)
+    with pytest.raises(InputError, match=r"probe: not a whole LDAProbe"):
+        LDAProbe.load(path)
+    save_file({"coef": coef * np.nan, "intercept": coef[:, 0]}, str(path), metadata=metadata)
+    with pytest.raises(InputError, match=r"probe: coef: expected finite numbers"):
+        LDAProbe.load(path)

@@ -23,7 +23,7 @@ def test_the_mix_finds_the_layer_that_was_planted_and_cumulative_scores_jump_the
     train, y = planted(2000, 2)
     dev, dev_y = planted(500, 2, seed=1)
     test, test_y = planted(1000, 2, seed=2)
-    fits = mix_many(train, {"y": y}, (dev, {"y": dev_y}), rate=1e-2, epochs=60)
+    fits = mix_many(train, {"y": y}, (dev, {"y": dev_y}))
     whole = fits["y", 3]
     assert whole.mix.sum().item() == pytest.approx(1)
     assert whole.mix.argmax() == 2
@@ -39,7 +39,7 @@ def test_the_mix_finds_the_layer_that_was_planted_and_cumulative_scores_jump_the
 def test_one_layer_is_a_logistic_probe():
     train, y = planted(1500, 0, layers=1, noise=1.5)
     dev, dev_y = planted(500, 0, layers=1, seed=1, noise=1.5)
-    fit = mix_many(train, {"y": y}, (dev, {"y": dev_y}), rate=1e-2)["y", 0]
+    fit = mix_many(train, {"y": y}, (dev, {"y": dev_y}))["y", 0]
     assert fit.mix.tolist() == [1.0]
     assert fit.peakedness == 0
     probe = LogisticProbe(l2=1.0).fit(train[0].numpy(), y)
@@ -50,8 +50,8 @@ def test_a_target_is_trained_the_same_alone_and_beside_others():
     train, y = planted(300, 1)
     dev, dev_y = planted(100, 1, seed=1)
     other = np.array(["p", "q"])[np.arange(300) % 2]
-    alone = mix_many(train, {"y": y}, (dev, {"y": dev_y}), epochs=3)
-    beside = mix_many(train, {"y": y, "z": other}, (dev, {"y": dev_y, "z": other[:100]}), epochs=3)
+    alone = mix_many(train, {"y": y}, (dev, {"y": dev_y}))
+    beside = mix_many(train, {"y": y, "z": other}, (dev, {"y": dev_y, "z": other[:100]}))
     for top in range(4):
         torch.testing.assert_close(alone["y", top].weight, beside["y", top].weight, atol=1e-5, rtol=1e-4)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes import LowRankProbe, MLPProbe, networks_many
-from probes.descent import descend
+from probes.training import Schedule, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2000, 8))
@@ -91,17 +91,28 @@ def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> 
     with pytest.raises(ValueError, match=r"target 'xor' has no dev labels, got them for \['other'\]"):
         networks_many(X, {"xor": XOR}, 4, dev=(X[:10], {"other": XOR[:10]}))
     held = torch.tensor([1.0, torch.nan])
-    found = descend(
-        [torch.ones(2, 1)],
-        lambda w, rows: (w[0] ** 2).sum(1),
-        lambda w: held,
-        4,
-        epochs=20,
-        batch=4,
-        rate=0.1,
-        generator=torch.Generator(),
-    )
+    rows = [torch.ones(2, 1)], lambda w, rows: (w[0] ** 2).sum(1), lambda w: held, 4
+    found = train(*rows, Schedule(0.1, epochs=20, batch=4), torch.Generator())
     assert found.converged.tolist() == [True, False]
+    published = train(*rows, Schedule(0.1, epochs=20, batch=4, returns=False), torch.Generator())
+    assert published.converged.tolist() == [False, False]  # its steps vanish, which proves nothing
+
+
+def test_a_schedule_that_returns_ends_at_the_bottom_of_a_known_bowl() -> None:
+    """Two ill-conditioned quadratics: the one whose rate falls to nothing on the way is not called converged."""
+    curvature = torch.tensor([1.0, 100.0])
+
+    def loss(w, rows=None):
+        return 1.0 + (curvature * (w[0] - 3.0) ** 2).sum(1)
+
+    start = [torch.zeros(1, 2)]
+    whole = Schedule(0.1, epochs=500, batch=4, gain=1e-6, patience=3, cut=0.1, stalls=3)
+    found = train(start, loss, loss, 4, whole, torch.Generator())
+    assert found.converged.item()
+    torch.testing.assert_close(found.weights[0], torch.full((1, 2), 3.0), atol=2e-3, rtol=0)
+    cut_short = train(start, loss, loss, 4, Schedule(0.1, epochs=10, batch=4), torch.Generator())
+    assert not cut_short.converged.item()
+    assert cut_short.lowest.item() > 2
 
 
 def test_networks_come_back_from_disk(tmp_path) -> None:

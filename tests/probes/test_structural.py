@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from probes.structural import (
     depth_spearman,
     distance_spearman,
+    published,
     structural_many,
     tree_depths,
     tree_distances,
@@ -67,22 +70,28 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
         }
         for part in (train, dev)
     ]
-    fits = structural_many(layers[0], train, layers[1], dev, "distance", ranks=(2, 16), epochs=60, rate=5e-3)
+    fits = structural_many(layers[0], train, layers[1], dev, "distance", ranks=(2, 16))
     assert set(fits) == {("tree", 2), ("tree", 16), ("noise", 2), ("noise", 16)}
     said = {key: [fit.predict(words) for words in layers[1][key[0]]] for key, fit in fits.items()}
     uuas = {key: np.divide(*tree_edges(distances, dev).sum(0)) for key, distances in said.items()}
     assert uuas["tree", 16] > 0.97
+    assert fits["tree", 16].converged
+    assert fits["tree", 16].dev_loss < 5e-3  # the code's optimum has loss 0
     assert distance_spearman(said["tree", 16], dev) > 0.94  # gold distances tie, learned ones never do
     assert uuas["tree", 2] < uuas["tree", 16] - 0.1
     chance = np.mean([2 / len(h) for h in dev])
     assert uuas["noise", 16] == pytest.approx(chance, abs=0.12)
     assert fits["tree", 2].projection.shape == (2, 16)
 
-    alone = structural_many({"tree": layers[0]["tree"]}, train, {"tree": layers[1]["tree"]}, dev, ranks=(16,), epochs=3)
-    both = structural_many(layers[0], train, layers[1], dev, ranks=(2, 16), epochs=3)
+    brief = dataclasses.replace(published("hewitt2019"), epochs=3)
+    alone = structural_many(
+        {"tree": layers[0]["tree"]}, train, {"tree": layers[1]["tree"]}, dev, ranks=(16,), schedule=brief
+    )
+    both = structural_many(layers[0], train, layers[1], dev, ranks=(2, 16), schedule=brief)
+    assert not alone["tree", 16].converged
     torch.testing.assert_close(alone["tree", 16].projection, both["tree", 16].projection, atol=1e-5, rtol=1e-4)
 
-    depths = structural_many(layers[0], train, layers[1], dev, "depth", ranks=(16,), epochs=60, rate=5e-3)
+    depths = structural_many(layers[0], train, layers[1], dev, "depth", ranks=(16,))
     found = [depths["tree", 16].predict(words) for words in layers[1]["tree"]]
     assert tree_roots(found, dev).mean() > 0.95
     assert depth_spearman(found, dev) > 0.9
@@ -104,6 +113,8 @@ def test_scores_by_hand() -> None:
 
 
 def test_bad_input_is_one_clear_line() -> None:
+    with pytest.raises(ValueError, match="compat: expected 'hewitt2019', got 'hewitt2020'"):
+        published("hewitt2020")
     with pytest.raises(ValueError, match=r"expected heads that form a tree, got \[0, 0\]"):
         tree_distances([0, 0])
     words = {"a": [torch.zeros(2, 3)]}

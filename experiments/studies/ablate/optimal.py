@@ -142,4 +142,4 @@ def _laid(parts: Sequence[Component], constants: Float[Tensor, "component *width
             copies.append(torch.where(mask, constants[number].to(copy), copy))
         return torch.cat(copies)
 
-    return Edit(f"{len(parts)} constants", apply)
+    return Edit(f"{len(parts)} constants", apply, given="value")

@@ -1,0 +1,317 @@
+r"""Intervals that resample whole clusters (sentences), not words: the words of a sentence are not independent.
+
+Every statistic is a function of sums over items, so one matrix of multinomial weights (replicates x clusters) serves them all:
+the resampled sums of any columns are one product,
+
+.. math:: S^*_{bk} = \sum_s W_{bs} \sum_{i \in s} v_{ik}, \qquad W_{b\cdot} \sim \mathrm{Multinomial}(S, 1/S).
+
+Below `FEW` clusters percentiles of the replicates are too narrow, and the interval is made in another way:
+
+=====================  ==================================================================================================
+one cluster            none: both ends are NaN
+a share                Wilson's, with the effective number of items and Student's t; never of width 0
+values -1, 0, 1        a difference of two shares, by the recovery of variances from their Wilson intervals
+a mean                 the studentised bootstrap; Student's t below `STUDENT` clusters, where resamples repeat each other
+any other statistic    the bias-corrected and accelerated bootstrap, at levels widened by Student's t
+=====================  ==================================================================================================
+
+Source: Efron & Tibshirani 1993, chapters 6, 12 to 14; Davison & Hinkley 1997, sections 3.8 and 5.2; Newcombe 1998; Hesterberg
+2015, section 3.5 (levels widened by Student's t).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from layerscope.errors import InputError
+
+REPLICATES = 10_000
+LEVEL = 0.95
+FEW = 100
+"""Clusters below which intervals are not percentiles of the replicates."""
+STUDENT = 5
+"""Clusters below which a mean has Student's interval."""
+Kind = Literal["share", "difference"]
+"""What values of -1, 0 and 1 are."""
+WARNED = 20
+"""Clusters below which 95% intervals cover skewed effects in about 90% (``benchmarks/coverage.py``)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval; the ends are NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClusterBootstrap:
+    """Resamples whole clusters; every statistic of one test set shares the same draws, so differences are paired.
+
+    Args:
+        clusters: the cluster (sentence) of each item.
+        replicates: how many resamples.
+        seed: of the draws.
+
+    >>> boot = ClusterBootstrap(np.array([0, 0, 1, 1, 2]), replicates=1000)
+    >>> boot.mean(np.array([1.0, 1, 0, 1, 1])).value
+    0.8
+    """
+
+    def __init__(self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0) -> None:
+        if not len(clusters):
+            raise InputError("expected at least one item to resample, got none")
+        _, self._index = np.unique(clusters, return_inverse=True)
+        self.n_clusters = int(self._index.max()) + 1
+        self._weights = _weights(self.n_clusters, replicates, seed)
+
+    def by_cluster(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "s k"]:
+        """The sum of each column in each cluster."""
+        sums = np.zeros((self.n_clusters, values.shape[1]))
+        np.add.at(sums, self._index, values)
+        return sums
+
+    def sums(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
+        """The resampled sums of each column."""
+        return self._weights @ self.by_cluster(values)
+
+    def statistic(
+        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], Any], level: float = LEVEL
+    ) -> Interval:
+        """The interval of a function of column sums, ``[..., k] -> [...]``."""
+        value, replicates = float(function(columns.sum(0))), function(self.sums(columns))
+        if self.n_clusters >= FEW:
+            return interval(value, replicates, level)
+        if self.n_clusters == 1:
+            return Interval(value, math.nan, math.nan)
+        by_cluster = self.by_cluster(columns)
+        without = function(by_cluster.sum(0) - by_cluster)
+        return _accelerated(value, replicates, np.asarray(without), level)
+
+    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None) -> Interval:
+        """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two; see `mean_ends`."""
+        low, high = self.mean_ends(values[:, None].astype(float), level, kind)
+        return Interval(float(values.mean()), float(low[0]), float(high[0]))
+
+    def mean_ends(
+        self, values: Float[np.ndarray, "n k"], level: float = LEVEL, kind: Kind | None = None
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Low and high ends of the intervals of several columns' means, from one product.
+
+        Args:
+            kind: ``share`` of values 0 and 1, ``difference`` of two such answers (-1, 0 and 1); None goes by the values, and
+                takes a column of zeros for a measurement that is 0.
+        """
+        k = values.shape[1]
+        if self.n_clusters == 1:
+            return np.full(k, np.nan), np.full(k, np.nan)
+        if self.n_clusters >= FEW:
+            low, high = np.quantile(self.means(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        else:
+            low, high = self.studentised(values).ends(level)
+        errors = self.standard_errors(values)
+        quantile = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
+        for j, column in enumerate(values.T):
+            answers = np.isin(column, (-1.0, 0.0, 1.0)).all() and (kind is not None or column.any())
+            if answers and (self.n_clusters < FEW or errors[j] == 0):
+                both = kind == "difference" or bool((column == -1).any())
+                low[j], high[j] = _answers_ends(column, float(errors[j]), self.n_clusters, quantile, both)
+        return low, high
+
+    def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
+        """Resampled means of several columns, for comparing them in pairs."""
+        sums = self.sums(_with_ones(values))
+        return sums[:, :-1] / sums[:, -1:]
+
+    def standard_errors(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
+        r"""Of the means: :math:`s^2 = \frac{S}{S-1} \sum_c (y_c - \bar v\,m_c)^2 / n^2`, clusters of sums y and sizes m."""
+        sums = self.by_cluster(_with_ones(values))
+        rest = sums[:, :-1] - values.mean(0) * sums[:, -1:]
+        rest[np.abs(rest) < 1e-12 * np.abs(sums[:, :-1]).max(0, initial=0.0)] = 0.0
+        return np.sqrt((rest**2).sum(0) * self.n_clusters / (self.n_clusters - 1)) / len(values)
+
+    def studentised(self, values: Float[np.ndarray, "n k"]) -> Studentised:
+        """Resampled means of columns, each divided by its own standard error."""
+        sums = self.by_cluster(_with_ones(values))
+        y, m, n = sums[:, :-1], sums[:, -1:], self.n_clusters
+        drawn = self._weights @ np.concatenate([y, y**2, y * m, m, m**2], axis=1)
+        k = y.shape[1]
+        total, squares, cross = drawn[:, :k], drawn[:, k : 2 * k], drawn[:, 2 * k : 3 * k]
+        size, size2 = drawn[:, -2:-1], drawn[:, -1:]
+        means = total / size
+        variance = (squares - 2 * means * cross + means**2 * size2) * n / (n - 1)
+        errors = np.sqrt(np.maximum(variance, 0.0)) / size
+        value, error = values.mean(0), self.standard_errors(values)
+        usable = errors > 1e-9 * error  # a resample of one value says nothing of the spread
+        t = np.divide(means - value, errors, out=np.full_like(means, np.nan), where=usable)
+        return Studentised(value, error, t, n)
+
+    def ratios(
+        self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n k"], level: float = LEVEL
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0."""
+        if self.n_clusters == 1:
+            return np.full(above.shape[1], np.nan), np.full(above.shape[1], np.nan)
+        top, bottom = self.sums(above), self.sums(below)
+        replicates = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+        low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
+
+    def grouped(
+        self, group: Int[np.ndarray, " n"], size: int, values: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "b size"]:
+        """The resampled sums of one column in each group of items, 0 to ``size`` - 1."""
+        flat = np.bincount(self._index * size + group, values, minlength=self.n_clusters * size)
+        return self._weights @ flat.reshape(self.n_clusters, size)
+
+
+@dataclass(frozen=True)
+class Studentised:
+    """Means with their standard errors, and how far resampled means are from them in their own standard errors.
+
+    Attributes:
+        value, error: of the sample, [k].
+        t: of each resample, [b k]; NaN where all clusters that were drawn are alike.
+        n_clusters: clusters.
+    """
+
+    value: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]
+    t: Float[np.ndarray, "b k"]
+    n_clusters: int
+
+    def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Low and high ends: value - t error, at the upper and the lower quantile of t."""
+        student = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
+        lower, upper = np.full_like(self.value, -student), np.full_like(self.value, student)
+        if self.n_clusters >= STUDENT:
+            known = np.flatnonzero(np.isfinite(self.t).any(0))
+            if len(known):
+                drawn = np.nanquantile(self.t[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
+                lower[known], upper[known] = drawn
+        return self.value - upper * self.error, self.value - lower * self.error
+
+    def p(self) -> Float[np.ndarray, " k"]:
+        """Two-sided p of each mean being 0, which is below 1 - level where the interval leaves 0 out.
+
+        Where no resample is as far out, it is the tail of Student's t, if that is smaller.
+        """
+        student = np.full_like(self.value, np.inf)
+        np.divide(self.value, self.error, out=student, where=self.error > 0)
+        student[(self.error == 0) & (self.value == 0)] = 0.0
+        tail = stats.t.sf(np.abs(student), self.n_clusters - 1)
+        if self.n_clusters < STUDENT:
+            return 2 * tail
+        count = np.isfinite(self.t).sum(0)
+        with np.errstate(invalid="ignore"):
+            above, below = (self.t >= student).sum(0), (self.t <= student).sum(0)
+        side = np.where(student > 0, above, below)
+        beyond = (side + 1) / (count + 1)
+        return np.minimum(1.0, 2 * np.where(side == 0, np.minimum(beyond, tail), beyond))
+
+
+def _with_ones(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k1"]:
+    return np.column_stack([values.astype(float), np.ones(len(values))])
+
+
+@functools.lru_cache(maxsize=4)
+def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "b s"]:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, n_clusters, size=(replicates, n_clusters))
+    offset = drawn + np.arange(replicates)[:, None] * n_clusters
+    counts = np.bincount(offset.ravel(), minlength=replicates * n_clusters)
+    return counts.reshape(replicates, n_clusters).astype(np.float64)
+
+
+def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
+    r"""Interval of a share of n items: :math:`\frac{p + z^2/2n \pm z\sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}`.
+
+    Source: Wilson 1927.
+    """
+    centre, size = share + quantile**2 / (2 * n), 1 + quantile**2 / n
+    half = quantile * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
+    return max(0.0, (centre - half) / size), min(1.0, (centre + half) / size)
+
+
+def _answers_ends(
+    column: Float[np.ndarray, " n"], error: float, clusters: int, quantile: float, difference: bool
+) -> tuple[float, float]:
+    """Ends of the mean of values -1, 0 and 1: of one share, or of the difference of two.
+
+    The effective number of items is that which gives the clusters' standard error, at most n; without a spread to judge it
+    by, it is the number of clusters.
+    """
+    n, mean = len(column), float(column.mean())
+    effective = min(float(n), float(column.var()) / error**2) if error > 0 else float(clusters)
+    up, down = float((column == 1).mean()), float((column == -1).mean())
+    if not difference:
+        return wilson(up, effective, quantile)
+    (up_low, up_high), (down_low, down_high) = (wilson(p, effective, quantile) for p in (up, down))
+    apart = (
+        math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
+    )  # less the correlation of the two
+    low_up, high_up, low_down, high_down = up - up_low, up_high - up, down - down_low, down_high - down
+    below = low_up**2 + high_down**2 + 2 * apart * low_up * high_down
+    above = high_up**2 + low_down**2 + 2 * apart * high_up * low_down
+    return max(-1.0, mean - math.sqrt(below)), min(1.0, mean + math.sqrt(above))
+
+
+def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = LEVEL) -> Interval:
+    """Percentile interval of the replicates around an estimate; those that are NaN, where a resample has no value, are left out.
+
+    It is too narrow below `FEW` clusters: `ClusterBootstrap.mean` and `ClusterBootstrap.statistic` know how many there are.
+
+    Source: Efron & Tibshirani 1993, section 13.3.
+    """
+    known = replicates[~np.isnan(replicates)]
+    if np.isnan(value) or not len(known):
+        return Interval(value, math.nan, math.nan)
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def _accelerated(
+    value: float, replicates: Float[np.ndarray, " b"], without: Float[np.ndarray, " s"], level: float
+) -> Interval:
+    r"""The bias-corrected and accelerated interval: percentiles at :math:`\Phi(z_0 + \frac{z_0 + z}{1 - a(z_0 + z)})`.
+
+    Args:
+        without: the statistic without each cluster in turn, from which the acceleration a is.
+    """
+    known, left = replicates[~np.isnan(replicates)], without[~np.isnan(without)]
+    if np.isnan(value) or not len(known) or len(left) < 2:
+        return Interval(value, math.nan, math.nan)
+    n = len(without)
+    away = left.mean() - left
+    size = float((away**2).sum())
+    acceleration = float((away**3).sum()) / (6 * size**1.5) if size > 0 else 0.0
+    below = (np.sum(known < value) + np.sum(known == value) / 2) / len(known)
+    bias = float(stats.norm.ppf(np.clip(below, 1 / (len(known) + 1), len(known) / (len(known) + 1))))
+    widened = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
+    places = []
+    for z in (-widened, widened):
+        places.append(float(stats.norm.cdf(bias + (bias + z) / max(1e-3, 1 - acceleration * (bias + z)))))
+    low, high = np.quantile(known, places)
+    return Interval(value, float(low), float(high))
+
+
+def few_clusters(n_clusters: int, what: str = "sentences") -> str | None:
+    """What a reader must know of intervals and tests of so few clusters; None where they hold.
+
+    >>> few_clusters(1, "prompts")
+    'one of prompts: no interval, and nothing can be tested'
+    """
+    if n_clusters == 1:
+        return f"one of {what}: no interval, and nothing can be tested"
+    if n_clusters < WARNED:
+        return f"{n_clusters} {what}: 95% intervals cover skewed effects in about 90%"
+    return None

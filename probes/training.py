@@ -1,0 +1,174 @@
+"""Many models trained at once by Adam on the same batches, each with its own step size and its own end.
+
+    m <- .9 m + .1 g      v <- .999 v + .001 g^2      w <- w - rate (m / (1 - .9^t)) / (sqrt(v / (1 - .999^t)) + 1e-8)
+
+After every epoch each model's held-out loss is taken, and the weights of the lowest loss are kept. A `Schedule` says when the
+rate is cut and when a model is done. One that *returns* is also a certificate: it ends only after training was taken up again
+from the kept weights at several rates in turn and lowered the held-out loss at none of them. A schedule that only cuts its rate
+stops falling because its steps vanish, which proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8
+"""Adam's constants (Kingma & Ba 2015)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the rate is cut, and when a model is done.
+
+    Args:
+        rate: of the first steps.
+        epochs: passes at most.
+        batch: rows a step.
+        gain: the least fall of the held-out loss that counts as one, in the loss's unit.
+        patience: epochs in a row without a fall after which the rate is cut.
+        cut: what the rate is multiplied by.
+        stalls: cuts in a row, without a fall between them, after which a model is done.
+        returns: after a cut, training goes on from the weights of the lowest loss, with Adam's moments at 0; after ``stalls``
+            cuts the first rate comes again.
+        weight_decay: taken off weights of matrices at each step, times the step's size (AdamW).
+    """
+
+    rate: float
+    epochs: int
+    batch: int
+    gain: float = 0.0
+    patience: int = 1
+    cut: float = 0.25
+    stalls: int = 3
+    returns: bool = True
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left.
+
+    Attributes:
+        weights: of each model at its lowest held-out loss, models along the first axis.
+        lowest: that loss.
+        epochs: passes that each model made.
+        converged: whether its loss was ever finite and a schedule that returns came to its end: from these weights no rate in
+            a row of ``stalls`` lowered the held-out loss by ``gain`` within ``patience`` epochs.
+    """
+
+    weights: list[Tensor]
+    lowest: Float[Tensor, " m"]
+    epochs: Int[Tensor, " m"]
+    converged: Bool[Tensor, " m"]
+
+
+class _Adam:
+    """Adam with a rate and a count of steps for each model."""
+
+    def __init__(self, weights: Sequence[Tensor], schedule: Schedule, free: Sequence[Tensor | None] | None) -> None:
+        self._first = [torch.zeros_like(w) for w in weights]
+        self._second = [torch.zeros_like(w) for w in weights]
+        self._free = list(free) if free is not None else [None] * len(weights)
+        self._decay = schedule.weight_decay
+        count = len(weights[0])
+        self.rates = torch.full((count,), schedule.rate)
+        self._steps = torch.zeros(count)
+
+    def step(self, weights: Sequence[Tensor], slopes: Sequence[Tensor], done: Bool[Tensor, " m"]) -> list[Tensor]:
+        """The weights after one step; models that are done stay."""
+        self._steps += 1
+        rates = self.rates * ~done
+        moved = []
+        for w, slope, first, second, free in zip(weights, slopes, self._first, self._second, self._free, strict=True):
+            first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
+            second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
+            mean = first / _along(1 - FIRST_DECAY**self._steps, w)
+            square = second / _along(1 - SECOND_DECAY**self._steps, w)
+            move = mean / (square.sqrt() + EPSILON)
+            if w.ndim > 2:
+                move += self._decay * w
+            move *= _along(rates, w)
+            moved.append(w - (move if free is None else move * free))
+        return moved
+
+    def forget(self, models: Bool[Tensor, " m"]) -> None:
+        """Moments and steps of some models at 0."""
+        for moment in (*self._first, *self._second):
+            moment[models] = 0
+        self._steps[models] = 0
+
+
+def _along(values: Float[Tensor, " m"], w: Tensor) -> Tensor:
+    """One value a model, shaped and placed to multiply its weights."""
+    return values.view(-1, *[1] * (w.ndim - 1)).to(w)
+
+
+def train(
+    weights: Sequence[Tensor],
+    loss: Callable[[Sequence[Tensor], Int[Tensor, " b"]], Float[Tensor, " m"]],
+    held: Callable[[Sequence[Tensor]], Float[Tensor, " m"]],
+    n: int,
+    schedule: Schedule,
+    generator: torch.Generator,
+    free: Sequence[Tensor | None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Trained:
+    """Train every model.
+
+    Args:
+        weights: the first weights, models along the first axis of each.
+        loss: every model's loss on a batch, given as numbers of rows.
+        held: every model's held-out loss; it is not differentiated.
+        n: how many rows there are.
+        generator: shuffles the rows.
+        free: for each of the weights 1 where it is trained and 0 where it stays; None trains all of it.
+        progress: called with (epochs done, epochs at most).
+    """
+    now = [w.detach().clone() for w in weights]
+    count = len(now[0])
+    best, lowest = [w.clone() for w in now], torch.full((count,), torch.inf)
+    adam = _Adam(now, schedule, free)
+    reference = lowest.clone()  # the loss that the next one must undercut by the gain
+    waited, stalled, cuts = torch.zeros(count), torch.zeros(count), torch.zeros(count)
+    done, ends = torch.zeros(count, dtype=torch.bool), torch.full((count,), schedule.epochs)
+    for epoch in range(schedule.epochs):
+        for rows in torch.randperm(n, generator=generator).split(schedule.batch):
+            at = [w.requires_grad_() for w in now]
+            slopes = torch.autograd.grad(loss(at, rows).sum(), at)
+            with torch.no_grad():
+                now = adam.step([w.detach() for w in at], slopes, done)
+        with torch.no_grad():
+            held_loss = held(now).cpu()
+        better = held_loss < lowest
+        for kept, w in zip(best, now, strict=True):
+            kept[better] = w[better]
+        lowest = torch.where(better, held_loss, lowest)
+        fell = held_loss < reference - schedule.gain
+        reference = torch.where(fell, held_loss, reference)
+        waited = torch.where(fell, 0, waited + 1)
+        stalled = torch.where(fell, 0, stalled)
+        cut = (waited >= schedule.patience) & ~done
+        stalled += cut
+        cuts = cuts + cut
+        around = cuts % schedule.stalls if schedule.returns else cuts  # all rates in turn, then the first again
+        adam.rates = schedule.rate * schedule.cut**around
+        waited[cut] = 0
+        over = (stalled >= schedule.stalls) & ~done
+        ends[over] = epoch + 1
+        done |= over
+        if schedule.returns:
+            for kept, w in zip(best, now, strict=True):
+                w[cut] = kept[cut]
+            adam.forget(cut)
+            reference = torch.where(cut, lowest, reference)
+        if progress is not None:
+            progress(epoch + 1, schedule.epochs)
+        if bool(done.all()):
+            break
+    converged = done & lowest.isfinite() if schedule.returns else torch.zeros_like(done)
+    return Trained(best, lowest, ends, converged)
