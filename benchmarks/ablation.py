@@ -16,14 +16,14 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from capture import bridge, gpt2
+from layerscope.experiments.metrics.metrics import get_metric
+from layerscope.experiments.metrics.reads import Reads
+from layerscope.experiments.subject.batches import Batch
+from layerscope.experiments.sweep.components import components
+from layerscope.experiments.sweep.sweep import Chunk, Sweep
 from measure import random_tokens, start, texts_parser
 
-from experiments.sweep.components import components
-from experiments.metrics.metrics import get_metric
-from experiments.metrics.reads import Reads
-from experiments.sweep.sweep import Chunk, Sweep
-from experiments.subject.batches import Batch
-from hooks import edits
+from layerscope import edits
 
 
 def chunk(ids):

@@ -18,12 +18,11 @@ from statistics import median
 from types import SimpleNamespace
 
 import torch
+from layerscope.experiments.attention.heads import HeadTotals, deal
+from layerscope.experiments.attention.passes import pass_over
+from layerscope.experiments.subject.batches import Policy, make_batches
+from layerscope.experiments.subject.word_spans import Encoded
 from measure import alternate, peak_growth, ratio, start
-
-from experiments.attention.heads import HeadTotals, deal
-from experiments.attention.passes import pass_over
-from experiments.subject.batches import Policy, make_batches
-from experiments.subject.word_spans import Encoded
 
 
 def random_texts(count, length):

@@ -19,10 +19,9 @@ from functools import partial
 import numpy as np
 import torch
 from captum.attr import FeatureAblation, KernelShap, LayerIntegratedGradients, Lime
+from layerscope.experiments.attribution import Scorer, Target, ask, explain, gradients
+from layerscope.experiments.subject import load
 from measure import once, ratio, start
-
-from experiments.attribution import Scorer, Target, ask, explain, gradients
-from experiments.subject import load
 
 STORY = (
     "the old man who had lived near the river for many years said that his house was too small and that he wanted to move "

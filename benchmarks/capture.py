@@ -18,7 +18,7 @@ import torch
 import transformers
 from measure import alternate, machine, peak_growth, ratio
 
-from hooks import capture, sites
+from layerscope import capture, sites
 
 NAMES = ("blocks.*.hook_resid_post", "blocks.*.attn.hook_z", "blocks.*.mlp.hook_post")
 

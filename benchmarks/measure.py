@@ -17,7 +17,7 @@ import torch
 import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.runs.folder import peak_memory
+from layerscope.experiments.runs.folder import peak_memory
 
 
 def texts_parser(usage: str | None, texts: int, length: int) -> argparse.ArgumentParser:

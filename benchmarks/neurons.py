@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from ablation import chunk
 from capture import gpt2
+from layerscope.experiments.metrics.metrics import get_metric
+from layerscope.experiments.sweep.components import components
+from layerscope.experiments.sweep.estimate import certificate, estimates, to_verify
+from layerscope.experiments.sweep.sweep import Sweep
 from measure import random_tokens, start, texts_parser
 
-from experiments.sweep.components import components
-from experiments.sweep.estimate import certificate, estimates, to_verify
-from experiments.metrics.metrics import get_metric
-from experiments.sweep.sweep import Sweep
-from hooks import edits
+from layerscope import edits
 
 TOP = 64
 

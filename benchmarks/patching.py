@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from ablation import chunk
 from capture import bridge, gpt2
+from layerscope.experiments.metrics.metrics import get_metric
+from layerscope.experiments.sweep.components import edit_at, places
+from layerscope.experiments.sweep.sweep import Sweep
 from measure import alternate, random_tokens, ratio, start, texts_parser
 
-from experiments.sweep.components import edit_at, places
-from experiments.metrics.metrics import get_metric
-from experiments.sweep.sweep import Sweep
-from hooks import capture, edits
+from layerscope import capture, edits
 
 
 def ours(model, clean, corrupted):

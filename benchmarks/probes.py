@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.subject import load
+from layerscope.probes.controls import control_labels
 from measure import alternate, once, ratio, start
 
-from experiments.corpus import read_conllu
-from experiments.subject import load
-from probes import Leace, online_code, sparse_sweep
-from probes.controls import control_labels
+from layerscope import Leace, online_code, sparse_sweep
 
 
 def concept(rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:

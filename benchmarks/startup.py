@@ -1,4 +1,4 @@
-"""Seconds until something is there: `import hooks` over `import torch`, and the command line's help.
+"""Seconds until something is there: `import layerscope` over `import torch`, and the command line's help.
 
 python benchmarks/startup.py [REPEATS]
 """
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HOOKS = "import time, torch; start = time.perf_counter(); import hooks; print(time.perf_counter() - start)"
+HOOKS = "import time, torch; start = time.perf_counter(); import layerscope; print(time.perf_counter() - start)"
 
 
 def over_torch() -> float:
@@ -29,7 +29,7 @@ def wall(*words: str) -> float:
 
 repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 9
 sides = {
-    "import hooks, over import torch (at most 0.3 s)": over_torch,
+    "import layerscope, over import torch (at most 30 ms)": over_torch,
     "layerscope --help (at most 1 s)": lambda: wall("-m", "layerscope", "--help"),
     "layerscope probe --help": lambda: wall("-m", "layerscope", "probe", "--help"),
     "python -c pass": lambda: wall("-c", "pass"),

@@ -25,16 +25,15 @@ from statistics import median
 import numpy as np
 import torch
 import transformers
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.demo import demo_paths
+from layerscope.experiments.studies.capture import study as capturing
+from layerscope.experiments.subject import load
+from layerscope.hooks.shards import read_header
 from measure import alternate, ratio, start
 
-from experiments.studies.capture import study as capturing
-
-from experiments import cli
-from experiments.corpus import read_conllu
-from experiments.demo import demo_paths
-from experiments.subject import load
-from hooks import ActivationStore, capture, sites
-from hooks.shards import read_header
+from layerscope import ActivationStore, capture, sites
+from layerscope.experiments import cli
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

@@ -18,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.features.layout import Layout, extract
+from layerscope.experiments.features.sites import study_sites
+from layerscope.experiments.subject import load
+from layerscope.experiments.subject.word_spans import word_spans
+from layerscope.probes.controls import control_labels
 from measure import machine, ratio
 from sklearn.linear_model import LogisticRegression
 
-from experiments.corpus import read_conllu
-from experiments.features.layout import Layout, extract
-from experiments.features.sites import study_sites
-from experiments.subject import load
-from experiments.subject.word_spans import word_spans
-from hooks import ActivationStore
-from probes import Design, fit_many
-from probes.controls import control_labels
+from layerscope import ActivationStore, Design, fit_many
 
 SEEDS = 5
 

@@ -5,8 +5,9 @@ python examples/ablation.py [MODEL PAIRS.jsonl] [OUT]     # by default the embed
 
 import sys
 
-from experiments import ablate
-from experiments.demo import demo_paths
+from layerscope.experiments.demo import demo_paths
+
+from layerscope import ablate
 
 
 def main(model=None, pairs=None, out="runs/agreement-heads", limit=60):

@@ -5,8 +5,9 @@ python examples/attribution.py [MODEL TEXT TARGET WRONG] [OUT]     # by default 
 
 import sys
 
-from experiments import attribute
-from experiments.demo import demo_paths
+from layerscope.experiments.demo import demo_paths
+
+from layerscope import attribute
 
 
 def main(model=None, text="The old teachers near the big house", target=" are", wrong=" is", out="runs/why"):

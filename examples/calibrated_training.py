@@ -16,11 +16,10 @@ import sys
 
 import numpy as np
 import torch
+from layerscope.experiments.calibration.reliability import Judged, judge
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.subject import load
 from torch import nn
-
-from experiments.calibration.reliability import Judged, judge
-from experiments.corpus import read_conllu
-from experiments.subject import load
 
 PAIRS, SMOOTHING, WEIGHT, STEPS = 4, 0.1, 1.0, 400
 

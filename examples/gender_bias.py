@@ -16,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.corpus.prompts import read_pairs
+from layerscope.experiments.demo import demo_paths
+from layerscope.experiments.subject import load
+from layerscope.probes.evaluation import ClusterBootstrap
 
-from experiments import ablate
-from experiments.corpus import read_conllu
-from experiments.corpus.prompts import read_pairs
-from experiments.demo import demo_paths
-from experiments.subject import load
-from hooks import Reference, capture, edits, intervene
-from probes import LogisticProbe
-from probes.evaluation import ClusterBootstrap
+from layerscope import LogisticProbe, Reference, ablate, capture, edits, intervene
 
 
 def words(text):

@@ -5,8 +5,9 @@ python examples/layerwise_study.py [MODEL CORPUS.conllu] [OUT]     # by default 
 
 import sys
 
-from experiments import probe
-from experiments.demo import demo_paths
+from layerscope.experiments.demo import demo_paths
+
+from layerscope import probe
 
 
 def main(model=None, corpus=None, out="runs/layerwise", limit=500):

@@ -5,10 +5,10 @@ python examples/read_activations.py [MODEL] [TEXT]     # by default the embedded
 
 import sys
 
+from layerscope.experiments.demo import demo_paths
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.demo import demo_paths
-from hooks import capture, sites
+from layerscope import capture, sites
 
 
 def main(model=None, text="The old teachers near the big house are happy."):

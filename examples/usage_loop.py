@@ -5,8 +5,9 @@ python examples/usage_loop.py [MODEL CORPUS.conllu PAIRS.jsonl] [OUT]     # by d
 
 import sys
 
-from experiments import usage
-from experiments.demo import demo_paths
+from layerscope.experiments.demo import demo_paths
+
+from layerscope import usage
 
 
 def main(model=None, corpus=None, pairs=None, out="runs/number-used", limit=300):

@@ -6,11 +6,11 @@ python examples/your_own_edit.py [MODEL CORPUS.conllu] [K ...]     # by default 
 import sys
 
 import torch
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.demo import demo_paths
+from layerscope.experiments.subject import load
 
-from experiments.corpus import read_conllu
-from experiments.demo import demo_paths
-from experiments.subject import load
-from hooks import edits, intervene
+from layerscope import edits, intervene
 
 
 def largest(k):

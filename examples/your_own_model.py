@@ -10,12 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from layerscope.experiments.corpus import read_conllu
+from layerscope.experiments.demo import demo_paths
 from torch import nn
 
-from experiments.corpus import read_conllu
-from experiments.demo import demo_paths
-from hooks import capture, intervene, verify
-from probes import LogisticProbe
+from layerscope import LogisticProbe, capture, intervene, verify
 
 
 class Cell(nn.Module):

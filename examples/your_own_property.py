@@ -5,9 +5,10 @@ python examples/your_own_property.py [OUT]     # of the embedded model and corpu
 
 import sys
 
-from experiments import probe
-from experiments.demo import demo_paths
-from experiments.tasks.properties import PROPERTIES, Property
+from layerscope.experiments.demo import demo_paths
+from layerscope.experiments.tasks.properties import PROPERTIES, Property
+
+from layerscope import probe
 
 
 def in_subject(sentence, train):

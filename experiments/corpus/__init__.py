@@ -120,7 +120,7 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             the message names the file, the line, what was expected and what was got.
 
     Example:
-        >>> from experiments.demo import demo_paths
+        >>> from layerscope.experiments.demo import demo_paths
         >>> corpus = read_conllu(demo_paths().dev, limit=2)
         >>> [s.text[w.start:w.end] == w.form for s in corpus for w in s.words].count(False)
         0

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _HASHES: dict[str, str] = {}
 
@@ -20,7 +21,7 @@ class _Hashing(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         count = self.raw.readinto(buffer) or 0  # pyright: ignore[reportAttributeAccessIssue]
         self.digest.update(buffer[:count])
         return count

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from .schema import as_json
 from .parts import Column, Mistake, Section, Table, plain_cell
+from .schema import as_json
 from .words import number, plural
 
 
+@runtime_checkable
 class WrongItem(Protocol):
     """A word or sentence that a probe takes for something else."""
 

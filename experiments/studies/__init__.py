@@ -15,6 +15,7 @@ from .calibrate.options import CalibrateOptions
 from .capture.options import CaptureOptions
 from .doctor.options import DoctorOptions
 from .geometry.options import GeometryOptions
+from .lens.options import LensOptions
 from .neurons.options import NeuronsOptions
 from .patch.options import PatchOptions
 from .probe.options import ProbeOptions
@@ -129,6 +130,14 @@ _ROWS: tuple[Study, ...] = (
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
             f"prune {SMOL} --prompts texts.jsonl --steps 2 --random 5",
+        ),
+    ),
+    Study(
+        LensOptions,
+        "what each layer would predict, how far to believe it, and which parts write the prediction",
+        (
+            f"lens {GPT2} --text 'The Eiffel Tower is in the city of' --target ' Paris' --wrong ' Rome' --out runs/tower",
+            f"lens {GPT2} --corpus texts.txt --kind logit --kind least-squares --kind jacobian --out runs/lens",
         ),
     ),
 )

@@ -3,12 +3,12 @@
 To add one, write a function of a sentence (and of the training corpus, for what must be counted)
 and a row of the dict:
 
-    >>> from experiments.tasks.properties import PROPERTIES, Property, get_property
+    >>> from layerscope.experiments.tasks.properties import PROPERTIES, Property, get_property
     >>> def capital(sentence, train):
     ...     return ["yes" if word.form[0].isupper() else "no" for word in sentence.words]
     >>> PROPERTIES["capital"] = Property("capital", "word", "class", capital, "begins with a capital")
-    >>> from experiments.corpus import read_conllu
-    >>> from experiments.demo import demo_paths
+    >>> from layerscope.experiments.corpus import read_conllu
+    >>> from layerscope.experiments.demo import demo_paths
     >>> corpus = read_conllu(demo_paths().dev, limit=1)
     >>> get_property("capital", corpus).read(corpus.sentences[0], corpus)[0]
     'yes'

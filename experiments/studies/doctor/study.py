@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ....hooks.verify import CHECKS, Verdict
-from ...runs.execute import Cost, Inputs, Load, Run
 from ...report.schema import Finding, Note
+from ...runs.execute import Cost, Inputs, Load, Run
 from ...subject.checks import TEXT_CHECKS, examine
 from .options import DoctorOptions
 from .records import CheckRecord, Results

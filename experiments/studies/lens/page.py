@@ -1,0 +1,192 @@
+"""The page of ``layerscope lens``: grids of readings, how far each lens can be believed, and direct contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from ...report.charts import Series
+from ...report.controls import Control
+from ...report.depths import KINDS as COLOURS
+from ...report.depths import DepthCurve
+from ...report.lines import lines
+from ...report.parts import (
+    Cell,
+    Column,
+    Fold,
+    Heading,
+    Heat,
+    Page,
+    Picture,
+    Section,
+    Stats,
+    Table,
+    score_cell,
+    signed_cell,
+)
+from ...report.provenance import model_name
+from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
+from .grid import reading_grid
+from .records import LayerRecord, Results
+from .study import part_name
+
+CONTROLS = (
+    Control(
+        "random weights", "any stream would be read so", lambda r: any("random" in x.kind for x in r.layers),
+        "--random-models 1", lambda r: bool(r.layers),
+    ),
+    Control(
+        "layers shuffled", "one matrix would serve every layer", lambda r: any("shuffled" in x.kind for x in r.layers),
+        "--kind least-squares", lambda r: bool(r.layers),
+    ),
+    Control(
+        "held-out texts with intervals", "a reading of one text", lambda r: bool(r.layers), "--corpus FILE"
+    ),
+    Control(
+        "exact ablation of the largest contributions", "a direct contribution is taken for the whole effect",
+        lambda r: any(x.exact is not None for x in r.contributions), "--exact 10", lambda r: bool(r.contributions),
+    ),
+)  # fmt: skip
+"""What each control rules out."""
+
+SHOWN = 40
+"""Contributions in the table."""
+
+
+def page(results: Results) -> Page:
+    """All parts of the page, top to bottom."""
+    data: dict[str, Any] = {"charts": {}, "heats": {}}
+    sections = [_text_section(results, text, data) for text in range(len(results.texts))]
+    if results.layers:
+        sections.append(_layers_section(results, data))
+    kinds = list(dict.fromkeys(r.kind for r in (*results.records, *results.layers) if r.kind != "model"))
+    return Page(
+        title=f"What each layer of {model_name(results.provenance)} would predict",
+        kicker="layerscope lens",
+        facts=[plural(len(results.texts), "text"), ", ".join(kinds[:4])],
+        findings=[("", f.property, unnamed(f.text, f.property)) for f in results.findings],
+        sections=sections,
+        data=data,
+    )
+
+
+def _text_section(results: Results, number_: int, data: dict[str, Any]) -> Section:
+    """One text: a grid for each lens, and the contributions."""
+    text = results.texts[number_]
+    records = [r for r in results.records if r.text == number_]
+    parts: list[Any] = []
+    if text.logit is not None:
+        against = f" over {text.wrong!r}" if text.wrong else ""
+        parts.append(Stats([(f"logit of {text.target!r}{against}", signed(text.logit), "behind the last token")]))
+    for kind in dict.fromkeys(r.kind for r in records if r.kind != "model"):
+        uid = f"grid-{number_}-{kind}"
+        title = f"{kind} lens of text {number_ + 1}"
+        rows = [r for r in records if r.kind in (kind, "model")]
+        drawing, tips, words = reading_grid(rows, text.tokens, uid, title, follows_target=text.target is not None)
+        data["heats"][uid] = {"tips": tips, "metric": "next token"}
+        parts += [Heading(f"{kind.capitalize()} lens", ""), Heat(uid, Markup(drawing), words, label=title, key=False)]
+    if table := _contributions(results, number_):
+        parts.append(table)
+    return Section(f"text-{number_}", f"Text {number_ + 1}", parts, text.text, study=True)
+
+
+def _contributions(results: Results, number_: int) -> Fold | None:
+    """The largest contributions as bars, with exact effects."""
+    records = [r for r in results.contributions if r.text == number_]
+    if not records:
+        return None
+    ranked = sorted(records, key=lambda r: -abs(r.logit))[:SHOWN]
+    largest = max(abs(r.logit) for r in ranked) or 1.0
+    columns = [
+        Column("part", False),
+        Column("direct", hint="what it adds to the logit through the frozen final norm"),
+        Column("whole", hint="the logit with it minus the logit with zero in its place (exact ablation)"),
+    ]
+    rows = [
+        [
+            Cell(part_name(r), head=True),
+            Cell(signed(r.logit), r.logit, bar=abs(r.logit) / largest),
+            Cell("" if r.exact is None else signed(r.exact), finite(r.exact)),
+        ]
+        for r in ranked
+    ]
+    text = results.texts[number_]
+    caption = f"The {len(ranked)} largest of {len(records):,} contributions; all sum to the logit (error {number(text.sum_error, 6)})"
+    table = Table(f"contributions-{number_}", caption, columns, rows, copy=True)
+    return Fold("Direct logit attribution", [table], open=True)
+
+
+def _layers_section(results: Results, data: dict[str, Any]) -> Section:
+    """Divergence over layers with every lens and control, and the numbers."""
+    kinds = list(dict.fromkeys(r.kind for r in results.layers))
+    layers = sorted({r.layer for r in results.layers})
+    series = []
+    for i, kind in enumerate(kinds):
+        rows = {r.layer: r for r in results.layers if r.kind == kind}
+        values, low, high = (
+            [getattr(rows[n], name) if n in rows else None for n in layers] for name in ("kl", "kl_low", "kl_high")
+        )
+        series.append(Series(kind, COLOURS[i % len(COLOURS)], values, low, high, points=True))
+    labels = [layer_label(layer) for layer in layers]
+    drawing = lines(
+        "kl", series[::-1], data, labels=labels, names=[f"layer {label}" for label in labels],
+        title="Divergence from the model's own prediction", y_title="bits a token", x_title="layer (emb = embedding)",
+        caption="Lower is closer to the model's prediction. Bands: 95% intervals over held-out texts.",
+        words="; ".join(f"{s.name}: {number(s.values[0])} at {labels[0]}, {number(s.values[-1])} at {labels[-1]}" for s in series),
+    )  # fmt: skip
+    first = results.layers[0]
+    about = f"{plural(first.n_texts, 'held-out text')}, {count(first.n_tokens)} tokens."
+    parts: list[Any] = [Picture([drawing]), _layers_table(results.layers)]
+    if results.comparisons:
+        parts.append(_comparisons(results))
+    return Section("layers", "How far each layer can be believed", parts, about, study=True)
+
+
+def _layers_table(records: Sequence[LayerRecord]) -> Table:
+    columns = [
+        Column("lens", False), Column("layer", False), Column("KL", hint="bits a token, from the model's prediction"),
+        Column("loss", hint="cross-entropy of the next token, bits"), Column("agreement", hint="same likeliest token as the model"),
+        Column("median rank", hint="of the true next token"),
+        Column("reliability", hint="Jacobian: cosine of two halves of the texts; texts needed for .95 in small print"),
+    ]  # fmt: skip
+    rows = [
+        [
+            Cell(r.kind, head=True),
+            Cell(layer_label(r.layer), float(r.layer)),
+            score_cell(r.kl, r.kl_low, r.kl_high),
+            score_cell(r.loss, r.loss_low, r.loss_high),
+            score_cell(r.agreement, r.agreement_low, r.agreement_high),
+            Cell(f"{r.median_rank:,.0f}", r.median_rank),
+            Cell("" if r.cosine is None else number(r.cosine), r.cosine, "" if r.texts_needed is None else f"{r.texts_needed:,} texts"),
+        ]
+        for r in records
+    ]  # fmt: skip
+    return Table(
+        "layers-table", "Every lens at every layer, 95% intervals in small print", columns, rows, tall=True, copy=True
+    )
+
+
+def _comparisons(results: Results) -> Fold:
+    columns = [
+        Column("lens", False), Column("against", False), Column("layer", False),
+        Column("KL difference", hint="bits a token; below 0 the lens is closer to the model"), Column("p", hint="Holm-corrected"),
+    ]  # fmt: skip
+    rows = [
+        [
+            Cell(c.b, head=True), Cell(c.a), Cell(layer_label(c.layer), float(c.layer)),
+            signed_cell(c.difference, c.low, c.high), Cell(p_value(c.p_holm), c.p_holm),
+        ]
+        for c in results.comparisons
+    ]  # fmt: skip
+    return Fold("Lenses against each other", [Table("comparisons", "Paired over texts", columns, rows, copy=True)])
+
+
+def curves(results: Results) -> list[DepthCurve]:
+    """The divergence under each lens over depth."""
+    found = []
+    for kind in dict.fromkeys(r.kind for r in results.layers):
+        rows = [vars(r) for r in results.layers if r.kind == kind]
+        found.append(DepthCurve.of(f"{kind} lens", "bits a token from the model's prediction", rows, "kl", "kl_"))
+    return found

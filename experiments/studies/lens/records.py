@@ -1,0 +1,108 @@
+"""What ``layerscope lens`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...report.schema import StudyResults, entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A token that a layer would predict."""
+
+    token: str = entry("the token, decoded")
+    probability: float = entry("its probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingRecord:
+    """What one layer would predict behind one token of a text."""
+
+    text: int = entry("number of the text, from 0")
+    kind: str = entry("the lens")
+    layer: int = entry("blocks in front: 0 is the embedding, the number of blocks is the model itself")
+    position: int = entry("the token's position, from 0")
+    token: str = entry("the token there, decoded")
+    top: list[Candidate] = entry("the ten likeliest next tokens")
+    target_probability: float | None = entry("probability of the target", default=None)
+    target_rank: int | None = entry("how many tokens are likelier than the target", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRecord:
+    """How far one layer can be believed under one lens, on held-out texts."""
+
+    kind: str = entry("the lens, or its control")
+    layer: int = entry("blocks in front: 0 is the embedding")
+    kl: float = entry("divergence of the model's prediction from the layer's", "bits a token")
+    kl_low: float | None = entry("95% interval over texts", "bits a token")
+    kl_high: float | None = entry("95% interval over texts", "bits a token")
+    loss: float = entry("cross-entropy of the next token", "bits a token")
+    loss_low: float | None = entry("95% interval over texts", "bits a token")
+    loss_high: float | None = entry("95% interval over texts", "bits a token")
+    agreement: float = entry("share of tokens whose likeliest next token is the model's")
+    agreement_low: float | None = entry("95% interval over texts")
+    agreement_high: float | None = entry("95% interval over texts")
+    median_rank: float = entry("median rank of the true next token, 0 the likeliest")
+    n_texts: int = entry("held-out texts", "texts")
+    n_tokens: int = entry("held-out tokens", "tokens")
+    cosine: float | None = entry("Jacobian: similarity of the estimates from two halves of the texts", default=None)
+    texts_needed: int | None = entry("Jacobian: texts for a reliability of .95", "texts", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """Two lenses on the same held-out texts."""
+
+    a: str = entry("a lens")
+    b: str = entry("another")
+    layer: int = entry("blocks in front")
+    difference: float = entry(
+        "divergence under b less that under a, mean over texts: below 0, b is better", "bits a token"
+    )
+    low: float | None = entry("95% interval over texts", "bits a token")
+    high: float | None = entry("95% interval over texts", "bits a token")
+    p_holm: float = entry("paired bootstrap over texts, Holm-corrected over layers and lenses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContributionRecord:
+    """What one part adds to the target's logit (less the wrong one's) through the frozen final norm."""
+
+    text: int = entry("number of the text, from 0")
+    component: str = entry(
+        "embedding, head, attention, attention bias, mlp, neuron, mlp bias, position, norm and head bias"
+    )
+    layer: int | None = entry("the block, from 0; null outside the blocks")
+    index: int | None = entry("head, neuron or position")
+    logit: float = entry("its direct contribution", "logits")
+    exact: float | None = entry(
+        "its whole effect: the logit with it minus with zero in its place", "logits", default=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecord:
+    """One text that was read."""
+
+    text: str = entry("the text")
+    tokens: list[str] = entry("its tokens, decoded")
+    target: str | None = entry("the continuation that is followed")
+    wrong: str | None = entry("the one that it is compared with")
+    logit: float | None = entry("the target's logit, less the wrong one's", "logits", default=None)
+    bias: float | None = entry("the part of it from biases of the final norm and the head", "logits", default=None)
+    sum_error: float | None = entry(
+        "difference between the sum of the contributions and the logit", "logits", default=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """Lenses of a model."""
+
+    records: list[ReadingRecord] = entry("one for each text, lens, layer and position")
+    texts: list[TextRecord] = entry("the texts that were read")
+    layers: list[LayerRecord] = entry("one for each lens and layer, on the corpus")
+    comparisons: list[ComparisonRecord] = entry("lenses against each other, on the corpus")
+    contributions: list[ContributionRecord] = entry("direct logit attribution")
