@@ -160,8 +160,8 @@ def _quantities(runs: Sequence[Named]) -> dict[Quantity, list[Curve]]:
 
 
 def _place(run: Named, layer: float, site: str) -> str:
-    label = layer_label(layer, site)
-    return f"{'layer ' if label.isdigit() else ''}{label} of {run.blocks}"
+    label = layer_label(layer - 1, site)  # a curve counts the blocks in front
+    return f"layer {label} of 0–{run.blocks - 1}" if label.isdigit() else label
 
 
 def _finding(quantity: Quantity, curves: Sequence[Curve]) -> str:

@@ -20,6 +20,12 @@ def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
     """
     beyond = ("blocks.", "module:", "ln_final", "hook_embed")
     wanted = [p if p.startswith(beyond) else f"blocks.*.{p}" for p in patterns]
+    for pattern in wanted:
+        if pattern.endswith("]") and not pattern.startswith("module:"):
+            name = pattern.partition("[")[0].removeprefix("blocks.*.")
+            raise FeatureError(
+                f"--site {pattern.removeprefix('blocks.*.')}: expected a whole site, without an index: {name}"
+            )
     paths = [p for p in wanted if p.startswith("module:")]
     named = [p for p in wanted if p not in paths]
     found = [*(sites(subject.model, *named) if named else ()), *paths]
@@ -36,8 +42,12 @@ def study_sites(subject: Subject, site: str) -> list[str]:
 
 
 def layer_of(site: str, place: int) -> int:
-    """0 for the embedding layer, k + 1 for anything in block k; the place in the list for raw modules."""
-    if place == 0:
-        return 0
+    """The number of a site's layer, as names of sites count blocks: k for anything in block k, -1 for the embedding layer.
+
+    Raw modules, which are in no block, are counted in the order of the list, whose first place is the embedding layer's.
+
+    >>> layer_of("blocks.0.hook_resid_pre", 0), layer_of("blocks.0.hook_resid_post", 1), layer_of("module:rnn:output", 2)
+    (-1, 0, 1)
+    """
     layer = Site(site).layer
-    return place if layer is None else layer + 1
+    return place - 1 if place == 0 or layer is None else layer

@@ -34,7 +34,7 @@ def span_cell(record: Mapping[str, Any], name: str = "") -> str:
 
 
 def layer_cell(record: Mapping[str, Any]) -> str:
-    return "emb" if record["layer"] == 0 else str(record["layer"] - 1)
+    return "emb" if record["layer"] < 0 else str(record["layer"])
 
 
 def p_cell(record: Mapping[str, Any]) -> str:

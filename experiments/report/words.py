@@ -119,15 +119,15 @@ def runs(positions: Iterable[int], labels: Sequence[str]) -> str:
 
 
 def layer_label(layer: Any, site: str = "") -> str:
-    """`emb` for layer 0, the block's own number for the others, the site's name where it has none.
+    """`emb` for -1, the embedding layer; the block's own number for the others; the site's name where it has none.
 
-    >>> layer_label(0), layer_label(4), layer_label(None, "module:rnn:output")
+    >>> layer_label(-1), layer_label(3), layer_label(None, "module:rnn:output")
     ('emb', '3', 'module:rnn:output')
     """
     x = finite(layer)
     if x is None:
         return site or "?"
-    return "emb" if x == 0 else str(int(x) - 1)
+    return "emb" if x < 0 else str(int(x))
 
 
 def family(site: str) -> str:

@@ -154,7 +154,7 @@ def test_the_last_row_of_the_lens_is_the_model_and_the_first_the_embedding(name:
                 logits = cap * torch.tanh(logits / cap)
         first = torch.log_softmax(logits.double(), -1).gather(1, targets[:, None])[:, 0] / np.log(2)
         np.testing.assert_allclose(found.log2p[0, at], first.numpy(), atol=1e-4)
-    assert [record.layer for record in found.records()] == [0, 1, 2]
+    assert [record.layer for record in found.records()] == [-1, 0, 1]
     with pytest.raises(LensError, match="sees the next ones"):
         logit_lens(subject("bert"), texts)
 
@@ -202,7 +202,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pat
 def test_the_run_tells_every_layer(found: tuple[dict[str, Any], Path]) -> None:
     results, out = found
     records = results["records"]
-    assert [r["layer"] for r in records] == [0, 1, 2, 3, 4, 5]
+    assert [r["layer"] for r in records] == [-1, 0, 1, 2, 3, 4]
     for record in records:
         assert record["upos:space_low"] <= record["upos:space"] <= record["upos:space_high"]
         assert record["upos:space"] > record["upos:majority"]
@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--export", "csv"], "--export csv: expected npz, parquet, projector"),
         (["--property", "tree_depth"], "expected a property of words, it is one of a sentence"),
         (["--words", "5"], "expected at least 30 words to draw, got 5"),
-        (["--site", "hook_resid_post[0]"], "expected at least two numbers a token"),
+        (["--site", "hook_resid_post[0]"], "expected a whole site, without an index: hook_resid_post"),
     ):
         assert cli.main(command(tmp_path / "x", *more)) == 2
         assert message in capsys.readouterr().err

@@ -97,7 +97,15 @@ def make_geometry(evil: str = "") -> dict[str, Any]:
         tell = {f"upos{evil}:{k}": v for k, v in {"majority": 0.3, "space": 0.82, "pca": 0.5}.items()}
         tell |= {f"upos{evil}:space_low": 0.7, f"upos{evil}:space_high": 0.9}
         records.append(
-            {"site": site, "layer": layer, "n": 3, "explained": [0.3, 0.1], "norms": [900.0, None], **figures, **tell}
+            {
+                "site": site,
+                "layer": layer - 1,
+                "n": 3,
+                "explained": [0.3, 0.1],
+                "norms": [900.0, None],
+                **figures,
+                **tell,
+            }
         )
     lens = {"log2p": -3.0, "log2p_low": -4.0, "log2p_high": -2.0, "top1": 0.5, "median_rank": 3.0}
     lens |= {"top1_low": 0.4, "top1_high": 0.6}
@@ -122,7 +130,7 @@ def make_geometry(evil: str = "") -> dict[str, Any]:
             "values": [[1, 0.5], [0.5, 1]],
         },
         "cka_between": {"rows": ["a"], "columns": [f"b{evil}"], "values": [[-0.01]], "model": f"other{evil}"},
-        "lens": {"records": [{"layer": n, **lens} for n in range(2)], "texts": [text]},
+        "lens": {"records": [{"layer": n - 1, **lens} for n in range(2)], "texts": [text]},
         "findings": [{"property": "space", "text": f"text{evil}"}],
     }
 

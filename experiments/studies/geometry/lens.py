@@ -54,7 +54,7 @@ class Lens:
             mean, right = boot.mean(log2p), boot.mean((rank == 0).astype(float))
             records.append(
                 LensRecord(
-                    layer=layer,
+                    layer=layer - 1,
                     log2p=mean.value,
                     log2p_low=mean.low,
                     log2p_high=mean.high,

@@ -298,8 +298,7 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
 def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     """What each layer would say next."""
     records = lens.records
-    last = len(records) - 1
-    labels = ["end" if layer == last else str(layer) for layer in range(len(records))]
+    labels = [layer_label(record.layer) for record in records]
     drawing = lines(
         "lens",
         [
@@ -314,15 +313,15 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
         ],
         data,
         labels=labels,
-        names=[f"before block {label}" if label != "end" else "the model" for label in labels],
+        names=[f"layer {label}" for label in labels],
         title="Logit lens",
         y_title="mean log2 p of the next token",
-        x_title="in front of block",
+        x_title="layer",
         caption="Band: 95% interval over texts.",
         words="; ".join(f"{label} {number(r.log2p)}" for label, r in zip(labels, records, strict=True)),
     )
     columns = [
-        Column("in front of block"),
+        Column("layer"),
         Column("log2 p"),
         Column("median rank"),
         Column("likeliest", hint="share of places"),
@@ -338,7 +337,7 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     ]
     texts = [lens_text(text, place, labels) for place, text in enumerate(lens.texts)]
     about = (
-        "The model's own final norm and head read the residual stream in front of each block: how likely they make the "
+        "The model's own final norm and head read the residual stream at each layer: how likely they make the "
         "token that follows, and how many tokens they rank above it."
     )
     parts = [Picture([drawing]), Table("lens-table", "The logit lens at every layer", columns, rows), *texts]
@@ -348,7 +347,7 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
 def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
     """One text: each layer's likeliest next token, with its probability and the rank of the token that follows."""
     columns = [
-        Column("in front of block"),
+        Column("layer"),
         *(Column(token, False, f"then: {following}") for token, following in pairwise(text.tokens)),
     ]
     rows = []
@@ -369,7 +368,8 @@ def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
 def curves(results: Results) -> list[DepthCurve]:
     """Intrinsic dimension and anisotropy over depth."""
     records = results.records
-    layers, sites = [float(record.layer) for record in records], [record.site for record in records]
+    layers = [float(record.layer + 1) for record in records]  # blocks in front of each site
+    sites = [record.site for record in records]
     absent: list[float | None] = [None] * len(records)
     dimension = [finite(record.intrinsic_dimension) for record in records]
     centred = [finite(record.anisotropy_centred) for record in records]
