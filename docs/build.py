@@ -207,6 +207,7 @@ def results_tables(study: str) -> str:
         for item in (item for item in dataclasses.fields(kind) if item.name not in skipped or kind is not whole):
             optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
             about = item.metadata.get("about", "") + (" (if asked for)" if optional and kind is not whole else "")
+            about += " (its items are fields of the record itself)" if item.metadata.get("spread") else ""
             rows.append((f"`{item.name}`", type_name(hints[item.name]), item.metadata.get("unit", ""), about))
             ahead += [inner for inner in dataclasses_in(hints[item.name]) if inner not in seen]
         title = ABOVE[study == "common"] if kind is whole else f"`{kind.__name__}`: {first_line(kind)}"

@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--export", "csv"], "--export csv: expected npz, parquet, projector"),
         (["--property", "tree_depth"], "expected a property of words, it is one of a sentence"),
         (["--words", "5"], "expected at least 30 words to draw, got 5"),
-        (["--site", "hook_resid_post[0]"], "expected at least two numbers a token"),
+        (["--site", "hook_resid_post[0]"], "expected a whole site, without an index: hook_resid_post"),
     ):
         assert cli.main(command(tmp_path / "x", *more)) == 2
         assert message in capsys.readouterr().err

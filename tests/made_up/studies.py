@@ -95,7 +95,13 @@ def make_attribution(evil: str = "") -> dict[str, Any]:
         for number, method in enumerate(("leave-one-out", "ig")):
             starts = [sum(len(word) + 1 for word in units[:place]) for place in range(len(units))]
             spans = [[start, start + len(word)] for start, word in zip(starts, units, strict=True)]
-            own = {"units": units, "spans": spans, "scores": [0.1, 2.0, -1.0 - number, 0.0], "errors": None, "value": -0.5}
+            own = {
+                "units": units,
+                "spans": spans,
+                "scores": [0.1, 2.0, -1.0 - number, 0.0],
+                "errors": None,
+                "value": -0.5,
+            }
             cost = {"baseline": None, "asked": 5, "forwards": 5, "backwards": 0, "notes": [], "inner": None, "more": {}}
             noise = {"stability": None, "sensitivity": None}
             records.append({**about, "method": method, **own, **cost, **measured, **curves, **noise})

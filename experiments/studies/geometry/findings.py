@@ -46,7 +46,7 @@ def lens_finding(records: Sequence[LensRecord]) -> Finding:
     last = records[-1]
     half = next((record for record in records if record.top1 >= last.top1 / 2), last)
     text = (
-        f"The model says the next token first in {last.top1:.0%} of places; half of that is reached at layer "
+        f"The model ranks the next token first in {last.top1:.0%} of places; half of that is reached at layer "
         f"{layer_label(half.layer)}, where its mean log2 p is {half.log2p:.1f} (at the end {last.log2p:.1f})."
     )
     return Finding(property="logit lens", text=text)

@@ -368,7 +368,8 @@ def lens_text(text: LensText, place: int, labels: Sequence[str]) -> Fold:
 def curves(results: Results) -> list[DepthCurve]:
     """Intrinsic dimension and anisotropy over depth."""
     records = results.records
-    layers, sites = [float(record.layer) + 1 for record in records], [record.site for record in records]
+    layers = [float(record.layer + 1) for record in records]  # blocks in front of each site
+    sites = [record.site for record in records]
     absent: list[float | None] = [None] * len(records)
     dimension = [finite(record.intrinsic_dimension) for record in records]
     centred = [finite(record.anisotropy_centred) for record in records]

@@ -18,7 +18,7 @@ class LayerRecord:
     """The space of one site."""
 
     site: str = entry("the site")
-    layer: int = entry("blocks in front of the site: 0 for the embeddings")
+    layer: int = entry("the block's number; -1 for the embedding layer")
     n: int = entry("words")
     explained: list[float] = entry("shares of the first ten principal components", "share of the variance")
     explained_2: float = entry("share of the first two, which a PCA map shows", "share of the variance")
@@ -92,7 +92,7 @@ class Similarity:
 class LensRecord:
     """What one layer says of the next token, over places."""
 
-    layer: int = entry("blocks in front of the residual stream that is read")
+    layer: int = entry("the block behind which the residual stream is read; -1 for the embedding layer")
     log2p: float = entry("mean log2 p(next token)", "bits")
     log2p_low: float = entry("low end of its 95% interval over texts", "bits")
     log2p_high: float = entry("high end", "bits")

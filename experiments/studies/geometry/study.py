@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ....hooks import ActivationStore, capture
+from ....hooks import ActivationStore
 from ...corpus import Corpus, read_conllu
 from ...features.layout import Layout
 from ...features.sites import study_sites
@@ -80,7 +80,7 @@ def prepare(options: GeometryOptions, load_model: Load) -> GeometryInputs:
     corpus = read_conllu(options.corpus, options.limit)
     columns = {name: _column(name, corpus) for name in options.properties}
     subject = load_model()
-    sites = _vector_sites(subject, options.site)
+    sites = study_sites(subject, options.site)
     other = _other(options) if options.compare else None
     data = [DataFile("corpus", str(options.corpus), corpus.sha256, len(corpus))]
     if other is not None:
@@ -93,7 +93,7 @@ def prepare(options: GeometryOptions, load_model: Load) -> GeometryInputs:
         other=other,
         corpus=corpus,
         sites=sites,
-        other_sites=_vector_sites(other, options.site) if other else [],
+        other_sites=study_sites(other, options.site) if other else [],
         words=DrawnWords(subject, other, corpus, options),
         columns=columns,
     )
@@ -143,26 +143,6 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
 
 
 # -- what is read
-
-
-def _vector_sites(subject: Subject, site: str) -> list[str]:
-    """The embedding and the site at every layer.
-
-    Raises:
-        RunError: a site, or a selection of it, that has a single number a token: a space needs two.
-    """
-    sites = study_sites(subject, site)
-    (batch,) = subject.batches(subject.encode(["a b"]))
-    with capture(subject.model, *sites) as acts:
-        subject.forward(batch)
-    for name in sites:
-        width = acts[name].flatten(2).shape[2] if acts[name].ndim > 2 else 1
-        if width < 2:
-            raise RunError(
-                f"--site {site}: expected at least two numbers a token, {name} has one: leave out the selection in "
-                "brackets, or select several, such as [0:8]"
-            )
-    return sites
 
 
 def _other(options: GeometryOptions) -> Subject:
