@@ -126,7 +126,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     Raises:
         PromptError: another format, a field that is missing, an answer that is no choice, two equal choices, an empty file.
     """
-    rows = read_lines_as(path, limit, lambda record: record, (MMLU,), _numbered)
+    rows = read_lines_as(path, limit, lambda record: record, headerless=(MMLU,), prepare=_numbered)
     drafts = []
     for row in rows:
         try:

@@ -12,16 +12,38 @@ name (``UID``) is no group: a file of one paradigm would be a single one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from layerscope.errors import InputError
 
-from .records import Headerless, Numbered, PromptError, first_of, group_of, numbered_lines, read_lines_as, shown
+from .records import (
+    Headerless,
+    Numbered,
+    PromptError,
+    Unusable,
+    UnusableItem,
+    first_of,
+    group_of,
+    numbered_lines,
+    read_lines_as,
+    shown,
+)
 
-__all__ = ["Item", "Pair", "Prompt", "PromptError", "group_of", "numbered_lines", "read_pairs", "read_prompts"]
+__all__ = [
+    "Item",
+    "Pair",
+    "Prompt",
+    "PromptError",
+    "Unusable",
+    "UnusableItem",
+    "group_of",
+    "numbered_lines",
+    "read_pairs",
+    "read_prompts",
+]
 
 GOOD = ("sentence_good", "good_sentence", "sent_more")
 BAD = ("sentence_bad", "bad_sentence", "sent_less")
@@ -45,13 +67,22 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue, the right continuation and, where known, a wrong one."""
+    """A text to continue, the right continuation and, where known, a wrong one.
+
+    Args:
+        pair: the second text, for a classifier of pairs.
+        label: the text's right class.
+        line: of the file, from 1.
+    """
 
     prompt: str
     answer: str
     wrong: str | None = None
     corrupted: str | None = None
     group: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,27 +92,37 @@ class Pair:
     good: str
     bad: str
     group: str | None = None
+    line: int | None = field(default=None, compare=False)
 
 
-def read_prompts(path: Path | str, limit: int | None = None, answers: bool = True) -> list[Prompt]:
+def read_prompts(
+    path: Path | str,
+    limit: int | None = None,
+    answers: bool = True,
+    unusable: list[Unusable] | None = None,
+) -> list[Prompt]:
     """Read a prompt file.
 
     Args:
         answers: whether a line must have an answer; without, a missing one is empty.
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), (COLA,))
+    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
 
 
-def read_pairs(path: Path | str, limit: int | None = None) -> list[Pair]:
+def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None) -> list[Pair]:
     """Read a file of minimal pairs.
+
+    Args:
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
     """
-    return read_lines_as(Path(path), limit, _pair, (CLAMS,), _paired)
+    return read_lines_as(Path(path), limit, _pair, unusable, (CLAMS,), _paired)
 
 
 def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
@@ -89,10 +130,11 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
     prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
-    wrong, corrupted = (_text(record, name, False) for name in ("wrong", "corrupted"))
+    wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
+    label = None if record.get("label") is None else str(record["label"])
     if answer == wrong:
-        raise InputError(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record))
+        raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label)
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:
@@ -103,7 +145,7 @@ def _pair(record: Mapping[str, Any]) -> Pair:
         record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
     good, bad = _text(record, GOOD, True), _text(record, BAD, True)
     if good == bad:
-        raise InputError(f"expected two sentences that differ, got {good!r} twice")
+        raise UnusableItem(f"expected two sentences that differ, got {good!r} twice")
     return Pair(str(good), str(bad), group_of(record))
 
 

@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,24 +57,48 @@ class PromptError(LayerscopeError, ValueError):
     """A file of records that cannot be read; the message begins with ``file:line``."""
 
 
+class UnusableItem(InputError):
+    """A record that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An item of a file that is left out.
+
+    Args:
+        line: of the file, from 1; None where it is not known.
+        why: in a line.
+    """
+
+    line: int | None
+    why: str
+
+    def __str__(self) -> str:
+        return self.why if self.line is None else f"line {self.line}: {self.why}"
+
+
 def read_lines_as(
     path: Path,
     limit: int | None,
     make: Callable[[Record], Line],
+    unusable: list[Unusable] | None = None,
     headerless: Sequence[Headerless] = (),
     prepare: Callable[[Iterator[Numbered]], Iterator[Numbered]] = iter,
 ) -> list[Line]:
     """What ``make`` makes of each record of a file; its `ValueError` is given the line's place.
 
+    An item that has a ``line`` is given its own.
+
     Args:
+        unusable: is given the records for which ``make`` raises `UnusableItem`; without it, the first one is an error.
         headerless: tables without a line of names that it may be.
         prepare: what is done to the records first, such as joining two of them.
 
     Raises:
-        PromptError: a file that cannot be read, another format, what ``make`` refuses, an empty file.
+        PromptError: a file that cannot be read, another format, what ``make`` refuses, no record that can be used.
     """
     out: list[Line] = []
-    at = 0
+    at, refused = 0, "expected at least one line, got none"
 
     def counted() -> Iterator[Numbered]:
         nonlocal at
@@ -86,13 +110,21 @@ def read_lines_as(
         for _, record in prepare(counted()):
             if limit is not None and len(out) == limit:
                 break
-            out.append(make(record))
+            try:
+                item: Any = make(record)
+            except UnusableItem as error:
+                if unusable is None:
+                    raise
+                unusable.append(Unusable(at, str(error)))
+                refused = f"no line can be used; {unusable[0]}"
+                continue
+            out.append(replace(item, line=at) if hasattr(item, "line") else item)
     except PromptError:
         raise
     except ValueError as error:
         raise PromptError(f"{path}:{at}: {error}") from None
     if not out:
-        raise PromptError(f"{path}: expected at least one line, got none")
+        raise PromptError(f"{path}: {refused}")
     return out
 
 
