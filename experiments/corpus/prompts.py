@@ -131,10 +131,12 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
     prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
     wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
-    label = None if record.get("label") is None else str(record["label"])
+    label = record.get("label")
+    if not isinstance(label, str | int | float | None):
+        raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
     if answer == wrong:
         raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label)
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, None if label is None else str(label))
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:
