@@ -43,7 +43,7 @@ NUMBER = re.compile(
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """What was made of one answer about an answer: a confidence, or the reason why there is none, and the words."""
 
     confidence: float | None
@@ -74,10 +74,10 @@ class Asking:
         return {"question": q.question, "answer": q.choices[self.answers[i]].strip()}
 
 
-def parse_probability(text: str) -> Said:
+def parse_probability(text: str) -> Answer:
     """The probability that a text gives: its first 0.8, .8, 80%, 8/10 or 8 out of 10, or else its first whole number, 0 or 1.
 
-    A refusal is told from nonsense.
+    A refusal is distinguished from nonsense.
 
     >>> parse_probability("I'd say 85%.").confidence, parse_probability("0.7").confidence
     (0.85, 0.7)
@@ -89,16 +89,16 @@ def parse_probability(text: str) -> Said:
     ('unparsable', 'unparsable', 0.001)
     """
     every = list(NUMBER.finditer(text))
-    found = next((m for m in every if m[2] or not m[1].isdigit()), every[0] if every else None)
-    if found is None:
-        return Said(None, "refused" if REFUSAL.search(text) else "unparsable", text)
-    value, unit = float(found[1]), (found[2] or "").lower()
+    number = next((m for m in every if m[2] or not m[1].isdigit()), every[0] if every else None)
+    if number is None:
+        return Answer(None, "refused" if REFUSAL.search(text) else "unparsable", text)
+    value, unit = float(number[1]), (number[2] or "").lower()
     if unit in ("%", "percent"):
         value /= 100
     elif unit:
         whole = float(re.sub(r"\D", "", unit))
         value = value / whole if whole else -1.0
-    return Said(value, text=text) if 0 <= value <= 1 else Said(None, "unparsable", text)
+    return Answer(value, text=text) if 0 <= value <= 1 else Answer(None, "unparsable", text)
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | str:
@@ -110,11 +110,11 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | str:
     (0, 'unparsable')
     """
     letters = string.ascii_uppercase[: len(choices)]
-    if found := re.match(rf"\W*([{letters}])(?:[.):,]|\W*$|\s+is\b)", text):
-        return letters.index(found[1])
-    held = [k for k, choice in enumerate(choices) if _holds(text, choice)]
+    if letter := re.match(rf"\W*([{letters}])(?:[.):,]|\W*$|\s+is\b)", text):
+        return letters.index(letter[1])
+    present = [k for k, choice in enumerate(choices) if _holds(text, choice)]
     # A choice may be part of another one: the longest that is there counts.
-    longest = [k for k in held if not any(k != j and _holds(choices[j], choices[k]) for j in held)]
+    longest = [k for k in present if not any(k != j and _holds(choices[j], choices[k]) for j in present)]
     if len(longest) == 1:
         return longest[0]
     return "refused" if REFUSAL.search(text) else "unparsable"
@@ -129,7 +129,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def p_true(asking: Asking, *_: object) -> list[Said]:
+def p_true(asking: Asking, *_: object) -> list[Answer]:
     """P(True) of every answer; ``text`` is the probability that went to the two letters together."""
     prompts = []
     for i in range(len(asking.questions)):
@@ -138,49 +138,49 @@ def p_true(asking: Asking, *_: object) -> list[Said]:
     made = get_metric("log_probability")
     groups = list(chunks(asking.subject, made.reads(asking.subject, prompts), asking.batch_tokens))
     p = np.exp(clean_values(asking.subject, made, groups) / BITS).reshape(-1, 2)
-    return [Said(float(a / (a + b)), text=f"{a + b:.3f}") for a, b in p]
+    return [Answer(float(a / (a + b)), text=f"{a + b:.3f}") for a, b in p]
 
 
-def verbalised(asking: Asking, name: str, folder: RunFolder) -> list[Said]:
+def verbalised(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
     """The number that the model writes, most probable tokens first."""
 
-    def one(i: int) -> Said:
+    def one(i: int) -> Answer:
         text = asking.templates.ask("verbalised", **asking.shown(i))
         return parse_probability(generate(asking.subject, text, LENGTH)[0])
 
     return _each(asking, name, folder, one)
 
 
-def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Said]:
+def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
     """The share of samples that choose the answer; without one that chooses there is no confidence."""
 
-    def one(i: int) -> Said:
+    def one(i: int) -> Answer:
         q = asking.questions[i]
         text = asking.templates.ask("choose", question=q.question, choices=asking.templates.listed(q))
-        said = generate(asking.subject, text, LENGTH, asking.samples, 1.0, asking.seed + i)
-        found = [parse_choice(s, q.choices) for s in said]
-        reasons = [f for f in found if isinstance(f, str)]
-        words = " | ".join(said[:3])
-        if len(reasons) == len(found):
-            return Said(None, max(set(reasons), key=reasons.count), words)
-        return Said(sum(f == asking.answers[i] for f in found) / len(found), text=words)
+        texts = generate(asking.subject, text, LENGTH, asking.samples, 1.0, asking.seed + i)
+        chosen = [parse_choice(text, q.choices) for text in texts]
+        reasons = [one for one in chosen if isinstance(one, str)]
+        words = " | ".join(texts[:3])
+        if len(reasons) == len(chosen):
+            return Answer(None, max(set(reasons), key=reasons.count), words)
+        return Answer(sum(one == asking.answers[i] for one in chosen) / len(chosen), text=words)
 
     return _each(asking, name, folder, one)
 
 
-def _each(asking: Asking, name: str, folder: RunFolder, one: Callable[[int], Said]) -> list[Said]:
+def _each(asking: Asking, name: str, folder: RunFolder, one: Callable[[int], Answer]) -> list[Answer]:
     """One question after the other; what is answered already is not asked again."""
     out = []
     with console.progress() as bars:
         bar = bars.add_task(name, total=len(asking.questions))
         for i in range(len(asking.questions)):
             saved = folder.kept(f"{name}-{i}", lambda i=i: dataclasses.astuple(one(i)))
-            out.append(Said(*saved))
+            out.append(Answer(*saved))
             bars.advance(bar)
     return out
 
 
-ASKED: dict[str, Callable[[Asking, str, RunFolder], list[Said]]] = {
+ASKED: dict[str, Callable[[Asking, str, RunFolder], list[Answer]]] = {
     "p_true": p_true,
     "verbalised": verbalised,
     "sampled": sampled,

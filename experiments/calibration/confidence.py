@@ -25,7 +25,7 @@ from ..runs.execute import Cost, DataFile, Inputs, Load, Run
 from ..subject import Subject
 from ..sweep.effects import clusters_of, group_notes
 from ..sweep.sweep import chunks, clean_values
-from .asked import ASKED, Asking, Said
+from .asked import ASKED, Answer, Asking
 from .options import SOURCES, ConfidenceOptions
 from .predictions import PredictionError, Predictions, drawn_groups, read_predictions, save_predictions
 from .questions import Question, QuestionError, Templates, of_pairs, of_prompts, read_questions, token_probabilities
@@ -164,12 +164,11 @@ def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
     test = whole.rows(~whole.validation)
     name = "probabilities" if inputs.subject is None else TOKENS
     methods = [Judged.of(name, test), *_scaled(whole, test, notes, options.out)]
-    # Validation rows of another file follow those of the first.
-    measured = (
-        [question for question, held in zip(inputs.questions[0], inputs.validation, strict=True) if not held]
-        if inputs.questions
-        else []
-    )
+    measured: list[Question] = []
+    if inputs.questions:
+        # Validation rows of another file follow those of the first.
+        rows = zip(inputs.questions[0], inputs.validation, strict=True)
+        measured = [question for question, is_validation in rows if not is_validation]
     if options.confidence:
         methods += _ask(inputs, run, measured, methods[0], notes)
     groups = np.unique(test.clusters, return_inverse=True)[1]
@@ -251,8 +250,8 @@ def _token_predictions(inputs: ConfidenceInputs, run: Run, questions: Sequence[Q
 
 def _scaled(predictions: Predictions, test: Predictions, notes: list[Note], out: Path) -> list[Judged]:
     """The test rows' confidence after each scaling, fitted on the validation rows alone."""
-    held = predictions.rows(predictions.validation)
-    if not len(held):
+    validation = predictions.rows(predictions.validation)
+    if not len(validation):
         text = (
             "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
         )
@@ -261,7 +260,7 @@ def _scaled(predictions: Predictions, test: Predictions, notes: list[Note], out:
     if not test.same_width:
         notes.append(Note(kind="skipped", text="scalings skipped: the questions differ in their number of choices"))
         return []
-    if set(held.clusters.tolist()) & set(test.clusters.tolist()):
+    if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
         notes.append(Note(kind="warning", text="some groups have rows in validation and among those measured"))
     methods = []
     (out / "scalings").mkdir(exist_ok=True)
@@ -269,13 +268,13 @@ def _scaled(predictions: Predictions, test: Predictions, notes: list[Note], out:
         if name != "temperature" and not test.by_class:
             notes.append(Note(kind="info", text=f"{name} scaling skipped: choices are not classes"))
             continue
-        fitted = kind().fit(as_logits(held.probabilities), held.labels)
+        fitted = kind().fit(as_logits(validation.probabilities), validation.labels)
         fitted.save(out / "scalings" / f"{name}.safetensors")
         if not fitted.converged_:
             text = f"{name} scaling did not converge: {str(fitted.describe())[:100]}"
             notes.append(Note(kind="warning", text=text))
         if isinstance(fitted, TemperatureScaling):
-            text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(held)} validation rows"
+            text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(validation)} validation rows"
             notes.append(Note(kind="info", text=text))
         methods.append(Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities))))
     return methods
@@ -300,33 +299,35 @@ def _of_prompts(subject: Subject, metric: str, prompts: Sequence[Prompt], batch_
 
 
 def _ask(
-    inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], own: Judged, notes: list[Note]
+    inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], tokens: Judged, notes: list[Note]
 ) -> list[Judged]:
     """What the model says of its answers, in each of the ways that are asked for."""
     subject, options = inputs.subject, inputs.options
-    assert own.probabilities is not None
+    assert tokens.probabilities is not None
     assert subject is not None
-    answers = [int(k) for k in own.probabilities.argmax(1)]
-    asking = Asking(subject, inputs.templates, questions, answers, options.samples, options.batch_tokens, options.seed)
+    chosen = [int(k) for k in tokens.probabilities.argmax(1)]
+    asking = Asking(subject, inputs.templates, questions, chosen, options.samples, options.batch_tokens, options.seed)
     out = []
     for name in dict.fromkeys(options.confidence):
-        said = ASKED[name](asking, name, run.folder)
-        out.append(_judged(name, said, own))
-        if name == "p_true" and (few := sum(float(one.text) < FEW_MASS for one in said)):
-            text = f"p_true: A and B together have less than half of the probability in {few} of {len(said)} questions"
+        answers = ASKED[name](asking, name, run.folder)
+        out.append(_judged(name, answers, tokens))
+        if name == "p_true" and (few := sum(float(one.text) < FEW_MASS for one in answers)):
+            text = (
+                f"p_true: A and B together have less than half of the probability in {few} of {len(answers)} questions"
+            )
             notes.append(Note(kind="warning", text=text))
         for reason in ("refused", "unparsable"):
-            texts = [one.text for one in said if one.reason == reason]
+            texts = [one.text for one in answers if one.reason == reason]
             if texts:
-                text = f"{name}: {len(texts)} of {len(said)} answers {reason}, such as {texts[0][:60]!r}"
+                text = f"{name}: {len(texts)} of {len(answers)} answers {reason}, such as {texts[0][:60]!r}"
                 notes.append(Note(kind="dropped", text=text))
     return out
 
 
-def _judged(name: str, said: Sequence[Said], own: Judged) -> Judged:
-    confidence = np.array([np.nan if one.confidence is None else one.confidence for one in said])
-    counts = {reason: sum(one.reason == reason for one in said) for reason in ("refused", "unparsable")}
-    return Judged(name, confidence, own.correct, own.clusters, counts=counts)
+def _judged(name: str, answers: Sequence[Answer], tokens: Judged) -> Judged:
+    confidence = np.array([np.nan if one.confidence is None else one.confidence for one in answers])
+    counts = {reason: sum(one.reason == reason for one in answers) for reason in ("refused", "unparsable")}
+    return Judged(name, confidence, tokens.correct, tokens.clusters, counts=counts)
 
 
 def _notes(records: Sequence[JudgedRecord]) -> list[Note]:

@@ -45,12 +45,12 @@ def generate(
             token = int(chosen[k])
             if live[k] and token not in ends:
                 rows[k].append(token)
-            live[k] &= token not in ends and "\n" not in _said(subject, rows[k]).lstrip()
+            live[k] &= token not in ends and "\n" not in _text_of(subject, rows[k]).lstrip()
         if not any(live) or step == length - 1:
             break
         out = subject.model(input_ids=chosen[:, None].to(subject.device), past_key_values=cache, use_cache=True)
         cache, logits = out.past_key_values, out.logits[:, -1]
-    return [(_said(subject, row).strip().splitlines() or [""])[0].strip() for row in rows]
+    return [(_text_of(subject, row).strip().splitlines() or [""])[0].strip() for row in rows]
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Int[Tensor, " copies"]:
@@ -60,12 +60,12 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> I
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
-def _said(subject: Subject, row: list[int]) -> str:
+def _text_of(subject: Subject, row: list[int]) -> str:
     return str(subject.tokenizer.decode(row, skip_special_tokens=True))
 
 
 def _ends(subject: Subject) -> set[int]:
     """Every token that ends a text or a turn."""
-    told: Any = getattr(getattr(subject.model, "generation_config", None), "eos_token_id", None)
-    ends = set(told if isinstance(told, list) else [told]) | {subject.tokenizer.eos_token_id, subject.bos}
+    declared: Any = getattr(getattr(subject.model, "generation_config", None), "eos_token_id", None)
+    ends = set(declared if isinstance(declared, list) else [declared]) | {subject.tokenizer.eos_token_id, subject.bos}
     return {int(token) for token in ends if token is not None}

@@ -184,13 +184,13 @@ def _read_npz(path: Path) -> Predictions:
     if len(classes) != values.shape[1]:
         raise PredictionError(f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}")
     groups = arrays.get("groups", np.arange(len(values)))
-    held = arrays.get("validation", np.zeros(len(values), bool))
-    if held.dtype.kind not in "biu":
-        raise PredictionError(f"{path}: expected true or false as validation, got {held.dtype}")
-    for name, column in (("groups", groups), ("validation", held)):
+    validation = arrays.get("validation", np.zeros(len(values), bool))
+    if validation.dtype.kind not in "biu":
+        raise PredictionError(f"{path}: expected true or false as validation, got {validation.dtype}")
+    for name, column in (("groups", groups), ("validation", validation)):
         if column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}")
-    return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), held.astype(bool))
+    return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), validation.astype(bool))
 
 
 def _check_npz(path: Path) -> None:
@@ -219,7 +219,7 @@ def _check_npz(path: Path) -> None:
 def _read_records(path: Path) -> Predictions:
     field, classes = "", []
 
-    def make(line: int, record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
+    def make(record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
         nonlocal field, classes
         names = [name for name in FIELDS if name in record]
         if len(names) != 1 or "label" not in record:
@@ -241,10 +241,10 @@ def _read_records(path: Path) -> Predictions:
     rows = read_lines_as(path, None, make, prepare=_joined)
     records = [record for _, _, record in rows]
     groups = [group or f"row {i}" for i, (_, group, _) in enumerate(rows)]
-    held = np.array([record.get("split") == "validation" for record in records])
-    texts = tuple(str(record.get("text", "")) for record in records)
+    validation = np.array([record.get("split") == "validation" for record in records])
+    texts = tuple(text if isinstance(text := record.get("text"), str) else "" for record in records)
     values, labels = np.array([row for row, _, _ in rows]), [record["label"] for record in records]
-    return _predictions(path, field, values, labels, classes, groups, held, texts if any(texts) else ())
+    return _predictions(path, field, values, labels, classes, groups, validation, texts if any(texts) else ())
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
@@ -279,7 +279,7 @@ def _predictions(
     labels: Sequence[Any],
     classes: Sequence[str],
     groups: Sequence[Any],
-    held: np.ndarray,
+    validation: np.ndarray,
     texts: tuple[str, ...] = (),
 ) -> Predictions:
     if field == "logits":
@@ -292,7 +292,7 @@ def _predictions(
     except ValueError as error:
         raise PredictionError(f"{path}: {error}") from None
     clusters = np.unique(np.array([str(g) for g in groups]), return_inverse=True)[1]
-    return Predictions(values, index, tuple(classes), clusters, held, texts)
+    return Predictions(values, index, tuple(classes), clusters, validation, texts)
 
 
 def _label(label: Any, classes: Sequence[str]) -> int:

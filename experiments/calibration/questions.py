@@ -89,16 +89,22 @@ class Templates:
                 raise QuestionError(
                     f"--templates {folder}: expected a file named {'.txt, '.join(names)}.txt, found none"
                 )
-            self.texts |= {path.stem: path.read_text(encoding="utf-8").rstrip("\n") for path in self.replaced}
+            self.texts |= {path.stem: _template(path) for path in self.replaced}
         if self._tokenizer is not None and not getattr(self._tokenizer, "chat_template", None):
             raise QuestionError("--chat: this tokenizer has no chat template")
 
     def fill(self, name: str, **fields: str) -> str:
         """A template with its fields; a field in braces that is not known is an error that names it."""
         text = self.texts[name]
-        for field in {f for _, f, _, _ in string.Formatter().parse(text) if f} - set(fields):
-            raise QuestionError(f"template {name}.txt: expected fields {', '.join(sorted(fields))}, got {{{field}}}")
-        return text.format(**fields)
+        expected = f"template {name}.txt: expected fields {', '.join(sorted(fields))}"
+        try:
+            for field in {f for _, f, _, _ in string.Formatter().parse(text) if f} - set(fields):
+                raise QuestionError(f"{expected}, got {{{field[:80]}}}")
+            return text.format(**fields)
+        except (ValueError, LookupError) as error:
+            if isinstance(error, QuestionError):
+                raise
+            raise QuestionError(f"{expected}, each in braces; braces of the text are doubled ({error})") from None
 
     def ask(self, name: str, **fields: str) -> str:
         """The text that a model continues with its answer; in a chat the last line, such as ``Answer:``, is the answer's
@@ -120,13 +126,20 @@ MMLU = Headerless(("question", "A", "B", "C", "D", "answer"), "answer", frozense
 LETTERS = string.ascii_uppercase
 
 
+def _template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except UnicodeDecodeError:
+        raise QuestionError(f"{path}: expected UTF-8 text") from None
+
+
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     """Read a question file.
 
     Raises:
         PromptError: another format, a field that is missing, an answer that is no choice, two equal choices, an empty file.
     """
-    rows = read_lines_as(path, limit, lambda line, record: record, (MMLU,), _numbered)
+    rows = read_lines_as(path, limit, lambda record: record, headerless=(MMLU,), prepare=_numbered)
     drafts = []
     for row in rows:
         try:
@@ -222,7 +235,11 @@ def _choices(value: Any) -> tuple[list[Any], list[str]]:
         texts, labels = value, []
     if not isinstance(texts, list):
         return [], []
-    if not isinstance(labels, list) or len(labels) != len(texts):
+    if (
+        not isinstance(labels, list)
+        or len(labels) != len(texts)
+        or not all(isinstance(one, str | int) for one in labels)
+    ):
         return texts, []
     return texts, [str(label) for label in labels]
 

@@ -72,6 +72,7 @@ class Prompt:
     Args:
         pair: the second text, for a classifier of pairs.
         label: the text's right class.
+        line: of the file, from 1.
     """
 
     prompt: str
@@ -109,8 +110,7 @@ def read_prompts(
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    make = partial(_prompt, answers=answers)
-    return read_lines_as(Path(path), limit, make, (COLA,), unusable=unusable)
+    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
 
 
 def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None) -> list[Pair]:
@@ -122,22 +122,24 @@ def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusab
     Raises:
         PromptError: no JSON, a sentence that is missing or no text, two equal sentences, an empty file.
     """
-    return read_lines_as(Path(path), limit, _pair, (CLAMS,), _paired, unusable)
+    return read_lines_as(Path(path), limit, _pair, unusable, (CLAMS,), _paired)
 
 
-def _prompt(line: int, record: Mapping[str, Any], answers: bool) -> Prompt:
+def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     if "one_prefix_prefix" in record:
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
         record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
     prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
     wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
-    label = None if record.get("label") is None else str(record["label"])
+    label = record.get("label")
+    if not isinstance(label, str | int | float | None):
+        raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
     if answer == wrong:
         raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, label, line)
+    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, None if label is None else str(label))
 
 
-def _pair(line: int, record: Mapping[str, Any]) -> Pair:
+def _pair(record: Mapping[str, Any]) -> Pair:
     if "sentences" in record:
         both = record["sentences"]
         if not isinstance(both, list) or len(both) != 2:
@@ -146,7 +148,7 @@ def _pair(line: int, record: Mapping[str, Any]) -> Pair:
     good, bad = _text(record, GOOD, True), _text(record, BAD, True)
     if good == bad:
         raise UnusableItem(f"expected two sentences that differ, got {good!r} twice")
-    return Pair(str(good), str(bad), group_of(record), line)
+    return Pair(str(good), str(bad), group_of(record))
 
 
 def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:

@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,7 @@ class PromptError(LayerscopeError, ValueError):
 
 
 class UnusableItem(InputError):
-    """A line that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
+    """A record that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +80,25 @@ class Unusable:
 def read_lines_as(
     path: Path,
     limit: int | None,
-    make: Callable[[int, Record], Line],
+    make: Callable[[Record], Line],
+    unusable: list[Unusable] | None = None,
     headerless: Sequence[Headerless] = (),
     prepare: Callable[[Iterator[Numbered]], Iterator[Numbered]] = iter,
-    unusable: list[Unusable] | None = None,
 ) -> list[Line]:
-    """What ``make`` makes of each record of a file and its line's number; its `ValueError` is given the line's place.
+    """What ``make`` makes of each record of a file; its `ValueError` is given the line's place.
+
+    An item that has a ``line`` is given its own.
 
     Args:
+        unusable: is given the records for which ``make`` raises `UnusableItem`; without it, the first one is an error.
         headerless: tables without a line of names that it may be.
         prepare: what is done to the records first, such as joining two of them.
-        unusable: is given the lines for which ``make`` raises `UnusableItem`; without it, the first one is an error.
 
     Raises:
-        PromptError: a file that cannot be read, another format, what ``make`` refuses, no line that can be used.
+        PromptError: a file that cannot be read, another format, what ``make`` refuses, no record that can be used.
     """
     out: list[Line] = []
-    at = 0
-    refused = "expected at least one line, got none"
+    at, refused = 0, "expected at least one line, got none"
 
     def counted() -> Iterator[Numbered]:
         nonlocal at
@@ -106,16 +107,18 @@ def read_lines_as(
             yield number, record
 
     try:
-        for number, record in prepare(counted()):
+        for _, record in prepare(counted()):
             if limit is not None and len(out) == limit:
                 break
             try:
-                out.append(make(number, record))
+                item: Any = make(record)
             except UnusableItem as error:
                 if unusable is None:
                     raise
-                unusable.append(Unusable(number, str(error)))
+                unusable.append(Unusable(at, str(error)))
                 refused = f"no line can be used; {unusable[0]}"
+                continue
+            out.append(replace(item, line=at) if hasattr(item, "line") else item)
     except PromptError:
         raise
     except ValueError as error:

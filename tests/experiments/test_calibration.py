@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from experiments import cli
 from experiments.calibration import asked
-from experiments.calibration.asked import Asking, Said
+from experiments.calibration.asked import Answer, Asking
 from experiments.calibration.generating import generate
 from experiments.calibration.predictions import PredictionError, Predictions, read_predictions, save_predictions
 from experiments.calibration.questions import Question, QuestionError, Templates, token_probabilities
@@ -502,7 +502,7 @@ def test_written_answers_are_parsed_or_counted(small: Subject, tmp_path: Path, m
         (None, "refused"),
     ]
     monkeypatch.setattr(asked, "generate", lambda *_: pytest.fail("answered already"))
-    assert asked.verbalised(asking, "verbalised", folder)[0] == Said(0.9, "", "90%")
+    assert asked.verbalised(asking, "verbalised", folder)[0] == Answer(0.9, "", "90%")
 
 
 def test_unanswered_rows_are_counted_and_do_not_pay() -> None:
@@ -531,6 +531,13 @@ def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path)
     assert templates.fill("answer", question="q") == "Question: q\nAnswer:"
     with pytest.raises(QuestionError, match=r"template p_true.txt: expected fields answer, question, got \{wrong\}"):
         templates.ask("p_true", question="q", answer="a")
+    for text in ("{question} }", "{", "{0}", "{question!x}"):
+        (tmp_path / "p_true.txt").write_text(text, encoding="utf-8")
+        with pytest.raises(QuestionError, match=r"template p_true.txt: expected fields answer, question"):
+            Templates(folder=tmp_path).ask("p_true", question="q", answer="a")
+    (tmp_path / "p_true.txt").write_bytes(b"\xff")
+    with pytest.raises(QuestionError, match=r"p_true.txt: expected UTF-8 text"):
+        Templates(folder=tmp_path)
     (tmp_path / "none").mkdir()
     with pytest.raises(QuestionError, match="expected a file named"):
         Templates(folder=tmp_path / "none")

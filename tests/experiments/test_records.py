@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.calibration.questions import read_questions
-from experiments.corpus.prompts import Pair, PromptError, read_pairs, read_prompts
+from experiments.corpus.prompts import Pair, PromptError, Unusable, read_pairs, read_prompts
 from experiments.corpus.records import read_records
 
 ROWS = [
@@ -81,6 +81,20 @@ def test_clams_lines_are_pairs(tmp_path: Path) -> None:
     path.write_text("False\ta\nTrue\tb\n", "utf-8")
     with pytest.raises(PromptError, match=r"clams.txt:1: expected 'True' and a sentence, then 'False'"):
         read_pairs(path)
+
+
+def test_pairs_of_no_use_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("sentence_good,sentence_bad\na b,a b\nThe dogs bark.,The dogs barks.\n", encoding="utf-8")
+    unusable: list[Unusable] = []
+    (pair,) = read_pairs(path, None, unusable)
+    assert (pair, pair.line) == (PAIR, 3)
+    assert [str(one) for one in unusable] == ["line 2: expected two sentences that differ, got 'a b' twice"]
+    with pytest.raises(PromptError, match=r"pairs.csv:2: expected two sentences that differ"):
+        read_pairs(path)
+    path.write_text("sentence_good,sentence_bad\na b,a b\n", encoding="utf-8")
+    with pytest.raises(PromptError, match=r"pairs.csv: no line can be used; line 2: expected two"):
+        read_pairs(path, None, unusable=[])
 
 
 def test_sentences_of_cola_and_sst_are_prompts(tmp_path: Path) -> None:
