@@ -32,7 +32,8 @@ from layerscope.experiments.subject import load
 from layerscope.hooks.shards import read_header
 from measure import alternate, ratio, start
 
-from layerscope import ActivationStore, capture, cli, sites
+from layerscope import ActivationStore, capture, sites
+from layerscope.experiments import cli
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(

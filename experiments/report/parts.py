@@ -19,12 +19,12 @@ class Cell:
     """One cell of a table: what is read, what it sorts by, and what adorns it."""
 
     text: str
-    sort: float | str | None = None
+    sort: float | int | str | None = None
     note: str = ""
     drawing: Markup | None = None
     tone: str = ""
     head: bool = False
-    bar: float | None = None
+    bar: float | int | None = None
 
     @property
     def key(self) -> str:

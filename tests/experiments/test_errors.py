@@ -1,0 +1,179 @@
+"""A bug is told from bad input, a page that fails loses nothing, and every error of ours has one base class."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+
+import pytest
+
+import layerscope as ls
+from experiments.cli import BUG, main
+from experiments.demo import demo_paths
+from experiments.report import closing
+from experiments.runs import execute
+
+PATHS = demo_paths()
+
+
+def words(out):
+    return ["capture", "--model", str(PATHS.model), "--site", "hook_embed", "--corpus", str(PATHS.dev), "--limit", "3", "--out", str(out)]  # fmt: skip
+
+
+def test_every_error_of_ours_is_a_layerscope_error():
+    strange = []
+    for room in ls.ROOMS:
+        package = importlib.import_module(f"layerscope.{room}")
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            own = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name]
+            strange += [c for c in own if issubclass(c, Exception) and not issubclass(c, (ls.LayerscopeError, Warning))]
+    assert {c.__name__ for c in strange} <= {"_Stop", "_Read"}  # raised and caught inside one function
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("selectivity_hi"), ValueError("operands could not be broadcast"), IndexError()]
+)
+def test_a_bug_shows_its_traceback(error, tmp_path, capsys, monkeypatch):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(execute, "identity_of", fails)
+    assert main(words(tmp_path / "x")) == BUG
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert type(error).__name__ in shown
+    assert "this is a bug in layerscope" in shown
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert main([*words(tmp_path / "x"), "--corpus", str(tmp_path / "none.conllu")]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert shown.count("\n") == 1
+
+
+def test_a_page_that_fails_keeps_the_results(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as broken:
+        broken.setattr(closing, "provenance", lambda about: about["selectivity_hi"])
+        assert main(words(out)) == BUG
+    shown = capsys.readouterr().err
+    assert "KeyError: 'selectivity_hi'" in shown
+    assert f"layerscope report {out}" in shown
+    assert json.loads((out / "results.json").read_text())["records"]
+    assert not (out / "report.html").exists()
+    assert main(["report", str(out)]) == 0
+    assert "<!doctype html>" in (out / "report.html").read_text()
+
+
+def test_in_python_a_page_that_fails_is_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(closing, "provenance", lambda about: about["selectivity_hi"])
+    with pytest.warns(UserWarning, match="could not be made"):
+        results = ls.capture_to_store(
+            model=PATHS.model, site="hook_embed", corpus=PATHS.dev, limit=3, out=tmp_path / "run"
+        )
+    assert results.records
+
+
+def test_an_option_is_taken_by_its_old_name_and_never_by_half(tmp_path, capsys):
+    assert main([*words(tmp_path / "x"), "--lim", "2"]) == 2
+    assert "did you mean --limit?" in capsys.readouterr().err
+    from experiments.runs.options import from_values
+    from experiments.studies import STUDIES
+
+    options = from_values(
+        STUDIES["probe"].options, {"model": "m", "corpus": "c", "property": "p", "limit_sentences": 4}
+    )
+    assert options.sample == 4
+
+
+@pytest.mark.parametrize(
+    "ingredient",
+    ["weights", "configuration", "tokenizer", "chat template", "generation settings", "adapter", "revision", "dtype",
+     "attention", "bos"],
+)  # fmt: skip
+def test_a_run_is_refused_by_the_name_of_what_changed(ingredient, tmp_path, monkeypatch):
+    from experiments.subject import Subject, load
+
+    subject = load(PATHS.model)
+    given = {"site": "hook_embed", "corpus": PATHS.dev, "limit": 3, "out": tmp_path / "run"}
+    ls.capture_to_store(model=subject, **given)
+    changed = {**subject.identity, ingredient: "something else"}
+    monkeypatch.setattr(Subject, "identity", property(lambda self: changed))
+    with pytest.raises(ls.LayerscopeError, match=f"model: {ingredient} differ"):
+        ls.capture_to_store(model=subject, **given)
+
+
+@pytest.mark.parametrize("setting", ["rms_norm_eps", "rope_theta", "hidden_act"])
+def test_a_changed_configuration_is_another_model(setting):
+    from experiments.subject import load
+
+    subject = load(PATHS.model)
+    before = dict(subject.identity)
+    other = load(PATHS.model)
+    setattr(other.config, setting, {"hidden_act": "gelu"}.get(setting, 0.25))
+    differing = {name for name, value in other.identity.items() if value != before[name]}
+    assert differing == {"configuration"}
+    assert other.sha256 != subject.sha256
+
+
+def test_data_is_hashed_as_it_was_parsed(tmp_path):
+    import hashlib
+    import os
+    import threading
+
+    from experiments.corpus.files import opened_text, parsed_sha256
+
+    text = "erste\nzweite\n".encode("utf-8-sig")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(text))
+    writer.start()
+    with opened_text(pipe) as file:
+        assert file.readline() == "erste\n"
+    writer.join()
+    assert parsed_sha256(pipe) == hashlib.sha256(text).hexdigest()
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_process_holds_no_lock(tmp_path):
+    import subprocess
+    import sys
+    import time
+
+    from experiments.runs.folder import RunError, RunFolder
+
+    folder = RunFolder(tmp_path / "run", {"a": 1})
+    code = (
+        "import sys, time; from layerscope.experiments.runs.folder import RunFolder; from pathlib import Path\n"
+        "with RunFolder(Path(sys.argv[1]), {'a': 1}).locked():\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="another process"), folder.locked():
+            pass
+        other.kill()
+    for _ in range(50):
+        try:
+            with folder.locked():
+                return
+        except RunError:
+            time.sleep(0.05)
+    raise AssertionError("the lock of a dead process holds")
+
+
+def test_a_cell_that_was_edited_is_one_line(tmp_path):
+    from experiments.runs.folder import RunError, RunFolder
+
+    folder = RunFolder(tmp_path / "run", {"a": 1})
+    folder.save_cell("x", {"effects": [1.0, 2.0]})
+    assert folder.cell("x") == {"effects": [1.0, 2.0]}
+    (path,) = (tmp_path / "run" / "cells").glob("*.json")
+    path.write_text(path.read_text().replace("2.0", "3.0"))
+    with pytest.raises(RunError, match="delete the file"):
+        folder.cell("x")
