@@ -157,22 +157,26 @@ def _with_answer(subject: Subject, alone: Encoded, answer: str, field: str, seve
     return whole, start, stop
 
 
-def _whole(subject: Subject, text: str) -> Encoded:
+def _whole(subject: Subject, text: str, answer: str = "") -> Encoded:
     """The text's tokens, all of them: a metric of a text that was cut would be another text's.
+
+    Args:
+        answer: that is in the text, for the message.
 
     Raises:
         ItemError: a text that is longer than the model takes.
     """
     encoded = subject.encode([text])[0]
     if encoded.cut is not None:
-        raise ItemError(f"longer than the model's {subject.max_length} tokens: {text[:40]!r}")
+        given = f"with {answer[:40]!r} " if answer else ""
+        raise ItemError(f"{given}longer than the model's {subject.max_length} tokens: {text[:40]!r}")
     return encoded
 
 
 def _continued(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer behind it, and where the answer's tokens begin and end."""
     stop = _end(alone)
-    whole = _whole(subject, alone.text + answer)
+    whole = _whole(subject, alone.text + answer, answer)
     if whole.ids[:stop] != alone.ids[:stop]:
         raise ItemError(
             f"the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
@@ -185,7 +189,7 @@ def _filled(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int
     """The prompt with its answer in the mask's place, and where the answer's tokens begin and end."""
     start = _mask_position(subject, alone)
     filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
-    whole = _whole(subject, filled)
+    whole = _whole(subject, filled, answer)
     stop = len(whole.ids) - (len(alone.ids) - start - 1)
     if whole.ids[:start] != alone.ids[:start] or whole.ids[stop:] != alone.ids[start + 1 :]:
         raise ItemError(f"the tokens around the mask change when {answer!r} takes its place")
@@ -266,8 +270,9 @@ def _in_turn(subject: Subject, encoded: Encoded, start: int) -> tuple[list[Encod
     """Texts, and text, position and token of reads, that give the log-probability of a text's tokens from ``start`` on."""
     if subject.causal:
         return [encoded], [(0, i - 1, encoded.ids[i]) for i in range(start, len(encoded.ids))]
-    own = [i for i in range(start, len(encoded.ids)) if not encoded.special[i]]
-    return [_hidden(subject, encoded, i) for i in own], [(text, i, encoded.ids[i]) for text, i in enumerate(own)]
+    words = [i for i in range(start, len(encoded.ids)) if not encoded.special[i]]
+    texts = [_hidden(subject, encoded, i) for i in words]
+    return texts, [(text, i, encoded.ids[i]) for text, i in enumerate(words)]
 
 
 def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:

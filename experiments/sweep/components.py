@@ -47,16 +47,16 @@ def components(model: nn.Module, kind: str, batch: Batch, part: str | None = Non
     """
     if kind not in KINDS:
         raise InputError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
-    found = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
+    whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
-        return [Component(kind, site.layer or 0, None, site) for site in found]
+        return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
     one = {name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()}
-    with torch.no_grad(), capture(model, *found) as acts:
+    with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**one)
-    sizes = [acts[site].shape[site.axis] for site in found]
+    sizes = [acts[site].shape[site.axis] for site in whole_sites]
     return [
         Component(kind, site.layer or 0, index, Site(site.name, index))
-        for site, size in zip(found, sizes, strict=True)
+        for site, size in zip(whole_sites, sizes, strict=True)
         for index in range(size)
     ]
 
@@ -70,8 +70,8 @@ def places(model: nn.Module, part: str, length: int) -> list[Component]:
     Raises:
         UnknownSite: a model without it.
     """
-    found = [Site(name) for name in sites(model, f"blocks.*.{part}")]
-    return [Component("positions", site.layer or 0, at, site) for site in found for at in range(length)]
+    whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part}")]
+    return [Component("positions", site.layer or 0, at, site) for site in whole_sites for at in range(length)]
 
 
 def edit_at(part: Component, edit: Edit) -> Edit:

@@ -68,25 +68,35 @@ def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
     length = {prompt: max(len(reads.texts[t]) for t in texts) for prompt, texts in owner.items()}
     order = sorted(owner, key=lambda prompt: (-length[prompt], prompt))
     while order:
-        held, count = [], 0
+        together, n_texts = [], 0
+        longest = length[order[0]]
         for prompt in order:
-            same = subject.padding.right.possible or length[prompt] == length[order[0]]
-            if held and (not same or (count + len(owner[prompt])) * length[order[0]] > tokens):
+            fits = (n_texts + len(owner[prompt])) * longest <= tokens
+            can_pad = subject.padding.right.possible or length[prompt] == longest
+            if together and not (fits and can_pad):
                 break
-            held.append(prompt)
-            count += len(owner[prompt])
-        order = order[len(held) :]
-        texts = sorted(text for prompt in held for text in owner[prompt])
-        batches = list(subject.batches([reads.texts[t] for t in texts], tokens=1 << 40))
-        if len(batches) > 1:
-            raise MetricError(f"{subject.name}: {subject.padding.right.why}; these texts differ in length")
-        row = {texts[place]: row for row, place in enumerate(batches[0].rows)}
-        number = {prompt: i for i, prompt in enumerate(held)}
-        mine = torch.isin(reads.places[:, 3], torch.tensor(held))
-        places = [(row[text], at, target, number[prompt]) for text, at, target, prompt in reads.places[mine].tolist()]
-        ordered = [reads.texts[texts[place]] for place in batches[0].rows]
-        words = reads.words[mine] if reads.words is not None else None
-        yield Chunk(held, batches[0], Reads(ordered, torch.tensor(places), reads.weights[mine], words))
+            together.append(prompt)
+            n_texts += len(owner[prompt])
+        order = order[len(together) :]
+        yield _chunk(subject, reads, together, sorted(t for p in together for t in owner[p]))
+
+
+def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[int]) -> Chunk:
+    """Some prompts and their texts as a batch; reads are numbered by its rows and by the prompts' places in it."""
+    batches = list(subject.batches([reads.texts[text] for text in texts], tokens=1 << 40))
+    if len(batches) > 1:
+        why = subject.padding.right.why
+        raise MetricError(f"{subject.name}: {why}; these texts differ in length")
+    row_of = {texts[place]: row for row, place in enumerate(batches[0].rows)}
+    number_of = {prompt: number for number, prompt in enumerate(prompts)}
+    here = torch.isin(reads.places[:, 3], torch.tensor(prompts))
+    places = []
+    for text, position, target, prompt in reads.places[here].tolist():
+        places.append((row_of[text], position, target, number_of[prompt]))
+    ordered = [reads.texts[texts[place]] for place in batches[0].rows]
+    words = reads.words[here] if reads.words is not None else None
+    of_batch = Reads(ordered, torch.tensor(places), reads.weights[here], words)
+    return Chunk(prompts, batches[0], of_batch)
 
 
 class Sweep:
@@ -137,34 +147,35 @@ class Sweep:
         """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
         most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
         if not self.resume.exact:
-            for layer, name, mine in _by_site(range(len(parts)), parts):
-                for some in runs(mine, min(most, self._copies(0))):
+            for layer, name, numbers in _by_site(range(len(parts)), parts):
+                for some in runs(numbers, min(most, self._copies(0))):
                     yield some, self._edited(layer, name, parts, some, 0, None)
             return
-        held: list[tuple[list[int], Tensor]] = []
-        for start, mine in self._starts(parts).items():
-            for some, read in self._joined(mine, parts, start, min(most, self._copies(start))):
-                if held and sum(len(pack) for pack, _ in held) + len(some) > most:
-                    yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
-                    held = []
-                held.append((some, read))
-        if held:
-            yield [i for pack, _ in held for i in pack], torch.cat([read for _, read in held])
+        waiting: list[tuple[list[int], Tensor]] = []
+        for start, numbers in self._starts(parts).items():
+            for some, read in self._joined(numbers, parts, start, min(most, self._copies(start))):
+                if waiting and sum(len(pack) for pack, _ in waiting) + len(some) > most:
+                    yield _together(waiting)
+                    waiting = []
+                waiting.append((some, read))
+        if waiting:
+            yield _together(waiting)
 
     def _joined(
-        self, mine: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
+        self, numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
         running: list[int] = []
         residual, at = self.resume.residual(0), 0
-        for layer, name, here in _by_site(mine, parts):
+        for layer, name, here in _by_site(numbers, parts):
             for some in runs(here, most):
                 if len(running) + len(some) > most:
                     yield running, self.resume.run(at, residual, start=start, finish=False)
                     running = []
                 edited = self._edited(layer, name, parts, some, start, layer + 1)
                 if running:
-                    edited = torch.cat([self.resume.run(at, residual, start=start, until=layer + 1), edited])
+                    before = self.resume.run(at, residual, start=start, until=layer + 1)
+                    edited = torch.cat([before, edited])
                 running, residual, at = running + some, edited, layer + 1
         if running:
             yield running, self.resume.run(at, residual, start=start, finish=False)
@@ -176,14 +187,14 @@ class Sweep:
             late = component.kind == "positions" and self.resume.causal
             changed.setdefault(component.index or 0 if late else 0, []).append(i)
         rows, length = self.chunk.batch.input_ids.shape
-        found: dict[int, list[int]] = {}
+        starts: dict[int, list[int]] = {}
         start, beside = 0, 0
         for at in sorted(changed):
-            if not found or beside * rows * (length - start) >= SMALL_PACK:
-                start, beside, found[at] = at, 0, []
-            found[start] += changed[at]
+            if not starts or beside * rows * (length - start) >= SMALL_PACK:
+                start, beside, starts[at] = at, 0, []
+            starts[start] += changed[at]
             beside += 1
-        return found
+        return starts
 
     def _copies(self, start: int) -> int:
         """How many copies of the batch run together from a position on."""
@@ -248,12 +259,19 @@ def _differs(before: Tensor, after: Tensor, mask: Tensor) -> bool:
     return bool((differing & mask.bool().to(differing.device)).any())
 
 
-def _by_site(mine: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
+def _together(packs: Sequence[tuple[list[int], Tensor]]) -> tuple[list[int], Tensor]:
+    """Several packs as one."""
+    numbers = [i for pack, _ in packs for i in pack]
+    return numbers, torch.cat([read for _, read in packs])
+
+
+def _by_site(numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
     """Some of the components by layer and site."""
-    found: dict[tuple[int, str], list[int]] = {}
-    for i in mine:
-        found.setdefault((parts[i][0].layer, parts[i][0].site.name), []).append(i)
-    for (layer, name), some in sorted(found.items()):
+    by_site: dict[tuple[int, str], list[int]] = {}
+    for i in numbers:
+        component, _ = parts[i]
+        by_site.setdefault((component.layer, component.site.name), []).append(i)
+    for (layer, name), some in sorted(by_site.items()):
         yield layer, name, some
 
 

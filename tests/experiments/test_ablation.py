@@ -272,7 +272,7 @@ def test_bad_input_is_one_clear_line(
 
 def test_a_pair_that_differs_at_once_needs_a_bos() -> None:
     one = Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="never")
-    with pytest.raises(MetricError, match="differs in its first token and nothing stands before it"):
+    with pytest.raises(MetricError, match="differs in its first token and nothing comes before it"):
         get_metric("pair_difference").reads(one, [Pair("w3 w4", "w5 w4")])
 
 
@@ -408,22 +408,22 @@ def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "item", "said"),
     [
-        ("log_probability", Prompt("w3 " * 59 + "w3", " w4 w5 w6 w7"), "prompt 1, with ' w4 w5 w6 w7', is longer than"),
+        ("log_probability", Prompt("w3 " * 59 + "w3", " w4 w5 w6 w7"), "prompt 1: with ' w4 w5 w6 w7' longer than"),
         (
             "answer_difference",
             Prompt("w3 " * 59 + "w3", " w4", " w4 w5 w6 w7"),
-            "prompt 1, with ' w4 w5 w6 w7', is long",
+            "prompt 1: with ' w4 w5 w6 w7' long",
         ),
-        ("log_probability", Prompt("w3 " * 70, " w4"), "prompt 1 is longer than the model's 64 tokens"),
-        ("pair_difference", Pair("w3 " * 70 + "w4", "w3 " * 70 + "w5"), "a sentence of pair 1 is longer than"),
+        ("log_probability", Prompt("w3 " * 70, " w4"), "prompt 1: longer than the model's 64 tokens"),
+        ("pair_difference", Pair("w3 " * 70 + "w4", "w3 " * 70 + "w5"), "pair 1: longer than"),
         (
             "pair_difference",
             Pair("w3 w4", "w3  w4"),
-            "pair 1 ('w3 w4'): expected sentences of other tokens, got the same",
+            "pair 1: expected sentences of other tokens, got the same ('w3 w4')",
         ),
-        ("loss", Prompt("w3 " * 70, ""), "metric loss: prompt 1 is longer than"),
-        ("kl", Prompt("w3 " * 70, ""), "prompt 1 is longer than"),
-        ("confidence", Prompt("w3 " * 70, ""), "prompt 1 is longer than"),
+        ("loss", Prompt("w3 " * 70, ""), "prompt 1: longer than"),
+        ("kl", Prompt("w3 " * 70, ""), "prompt 1: longer than"),
+        ("confidence", Prompt("w3 " * 70, ""), "prompt 1: longer than"),
     ],
 )
 def test_a_text_that_the_model_would_be_shown_cut_is_refused(name: str, item: Prompt | Pair, said: str) -> None:

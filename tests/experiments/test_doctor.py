@@ -10,9 +10,8 @@ import torch
 
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.pages import page_of
-from experiments.report.render import rendered
-from experiments.runs import execute as runs_execute
+from experiments.pages import render_report
+from experiments.runs import execute as execution
 from experiments.runs.execute import execute
 from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
@@ -31,14 +30,14 @@ def model_path():
 @pytest.fixture
 def broken(monkeypatch):
     """The loader gives a model whose first layer lacks its causal mask."""
-    whole = runs_execute.load
+    whole = execution.load
 
     def loads(*args, **more):
         subject = whole(*args, **more)
         subject.body.layers[0].self_attn.is_causal = False
         return subject
 
-    monkeypatch.setattr(runs_execute, "load", loads)
+    monkeypatch.setattr(execution, "load", loads)
 
 
 def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsys):
@@ -68,7 +67,7 @@ def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(model_path, tmp_p
     results = json.loads((tmp_path / "d" / "results.json").read_text())
     assert results["status"] == "WRONG"
     assert "attention mask" in {r["check"] for r in results["records"] if r["status"] == "WRONG"}
-    assert "something is WRONG" in rendered(page_of(results))
+    assert "something is WRONG" in render_report(results)
 
 
 def test_a_folder_for_each_model_unless_one_is_named():

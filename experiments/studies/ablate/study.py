@@ -161,12 +161,12 @@ def _with_partners(
         RunError: no item has one.
     """
     owner = dict(reads.places[:, [0, 3]].tolist())
-    own = options.reference is None
+    are_measured = options.reference is None
     drawn = partners(
         [text.ids for text in reads.texts],
         [text.ids for text in references],
         options.seed,
-        related=lambda text, reference: own and owner[text] == owner[reference],
+        related=lambda text, reference: are_measured and owner[text] == owner[reference],
     )
     alone = {owner[text] for text, partner in enumerate(drawn) if partner is None}
     rows = [row for text, row in enumerate(drawn) if row is not None and owner[text] not in alone]

@@ -70,8 +70,8 @@ def heads_of(model: nn.Module) -> Heads:
     what = f"{type(model).__name__}: heads are cut out of attention with"
     for path in paths:
         there = dict(model.get_submodule(path).named_children())
-        found = [name for name in PROJECTIONS if isinstance(there.get(name), nn.Linear)]
-        if len(found) < len(PROJECTIONS):
+        linear = [name for name in PROJECTIONS if isinstance(there.get(name), nn.Linear)]
+        if len(linear) < len(PROJECTIONS):
             got = ", ".join(name for name, module in there.items() if next(module.parameters(), None) is not None)
             raise HeadError(f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}")
     n_heads = getattr(config, "num_attention_heads", None)
@@ -139,9 +139,9 @@ def _numbers(heads: Heads, kept: Kept) -> tuple[int, int]:
         raise HeadError(f"expected as many heads in every layer and group, at least one, got {sorted(shapes)}")
     size = heads.n_heads // heads.n_kv_heads
     for layer, groups in enumerate(kept):
-        found = flat(groups)
-        if len(set(found)) < len(found) or not all(0 <= h < heads.n_heads for h in found):
-            raise HeadError(f"layer {layer}: expected different heads below {heads.n_heads}, got {found}")
+        numbers = flat(groups)
+        if len(set(numbers)) < len(numbers) or not all(0 <= h < heads.n_heads for h in numbers):
+            raise HeadError(f"layer {layer}: expected different heads below {heads.n_heads}, got {numbers}")
         if any(len({h // size for h in members}) > 1 for members in groups):
             raise HeadError(f"layer {layer}: expected groups of heads that read one key-value head, got {list(groups)}")
     n_kv, group = next(iter(shapes))
