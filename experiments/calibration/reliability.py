@@ -99,10 +99,13 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     """What needs a confidence: the measures over the rows that have one."""
     rows = judged.answered
     confidence, correct = judged.confidence[rows], judged.correct[rows]
-    boot = bootstrap(np.unique(judged.clusters[rows], return_inverse=True)[1], seed)
+    groups = np.unique(judged.clusters[rows], return_inverse=True)[1]
+    boot = bootstrap(groups, seed)
     wide, equal = cal.Bins.of(confidence, bins), cal.Bins.of(confidence, bins, "mass")
-    by_chance, equal_chance = cal.chance(confidence, wide, seed=seed), cal.chance(confidence, equal, seed=seed)
-    error = cal.ece_interval(confidence, correct, wide, boot)
+    by_chance, equal_chance = (
+        cal.chance(confidence, bins, seed=seed, correct=correct, clusters=groups) for bins in (wide, equal)
+    )
+    error = cal.ece_interval(confidence, correct, wide, boot, by_chance)
     auc, area = cal.ranking_intervals(confidence, correct, boot)
     best = cal.risk_coverage(correct.astype(float), correct)
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
@@ -114,10 +117,10 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         "ece_chance": by_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
         "ece_p": by_chance.p(error.value) if boot.n_clusters > 1 else None,
-        **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot), boot),
+        **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread("squared_error", boot.mean((confidence - correct) ** 2), boot),
+        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),

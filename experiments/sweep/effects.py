@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, sign_flip_p
+from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, mean_p
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
 from ..report.schema import Note
@@ -108,7 +108,7 @@ def effect_records(
     """One record a component.
 
     ``effect`` is the mean over prompts of edited minus unedited, its interval a paired bootstrap over clusters, ``p``
-    that of a sign-flip test, ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of
+    the larger of a sign-flip test's and a studentised bootstrap's (`mean_p`), ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of
     ``whole``, None where the interval of that mean holds 0.
 
     Args:
@@ -123,19 +123,20 @@ def effect_records(
     effects, tested = measured.effects, measured.tested & (boot.n_clusters > 1)
     p = np.ones(len(parts))
     if tested.any():
-        p[tested] = sign_flip_p(effects[tested].T, clusters, flips_of(len(parts)), seed)
+        p[tested] = mean_p(effects[tested].T, clusters, flips_of(len(parts)), seed)
     q = benjamini_hochberg(p.tolist())
     records = []
     for start in range(0, len(parts), BLOCK):
         block = effects[start : start + BLOCK]
         replicates = boot.means(np.column_stack([whole, block.T]))
+        lows, highs = boot.mean_ends(block.T)
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
-            effect = interval(float(values.mean()), replicates[:, i + 1])
-            low, high = bounds(boot, effect.low, effect.high)
+            effect = float(values.mean())
+            low, high = bounds(boot, float(lows[i]), float(highs[i]))
             share: dict[str, float | None] = dict.fromkeys(("normalised", "normalised_low", "normalised_high"))
             if comparable:
-                share["normalised"] = effect.value / base.value
+                share["normalised"] = effect / base.value
             if comparable and boot.n_clusters > 1:
                 ratio = interval(0.0, replicates[:, i + 1] / replicates[:, 0])
                 share |= {"normalised_low": ratio.low, "normalised_high": ratio.high}
@@ -149,7 +150,7 @@ def effect_records(
                     metric=metric.name,
                     unit=metric.unit,
                     exact=bool(measured.tested[number]),
-                    effect=effect.value,
+                    effect=effect,
                     low=low,
                     high=high,
                     p=float(p[number]) if tested[number] else None,

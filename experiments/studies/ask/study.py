@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, Interval, sign_flip_p
+from ....probes.evaluation import ClusterBootstrap, Interval, mean_p
 from ...attribution import explain, method_named
 from ...calibration import confidence
 from ...calibration.asked import LENGTH
@@ -142,7 +142,7 @@ def _records(
     """Each kind of words: the effect of removing them, and how much larger it is than that of random ones."""
     boot = ClusterBootstrap(clusters, seed=seed)
     drawn = effects[:, KINDS.index("random")]
-    p = sign_flip_p(effects - drawn[:, None], clusters, seed=seed) if boot.n_clusters > 1 else [None] * len(KINDS)
+    p = mean_p(effects - drawn[:, None], clusters, seed=seed) if boot.n_clusters > 1 else [None] * len(KINDS)
     records = []
     for k, kind in enumerate(KINDS):
         effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)

@@ -190,6 +190,18 @@ class _Group:
         """The solver of this kind."""
         return self.kind.fit(self.options)(*args, **more)
 
+    def solve_for_bits(self, values: Vectors) -> _Solved:
+        """A probe for every property of classes, at the penalty that leaves the fewest bits on dev.
+
+        The penalty with the best accuracy is often too small for bits: a probe that is sure and wrong costs many.
+        """
+        train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
+        design = Design(train, device=self.options.device)
+        fits = self.fit(
+            design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits"
+        )
+        return _Solved(design, test, fits)
+
     def solve(self, values: Vectors, extra: Mapping[str, np.ndarray] | None = None) -> _Solved:
         """A probe for every property, at the penalty that is best on dev.
 
@@ -227,7 +239,7 @@ def _group_cells(
     random_scores = _random_scores(group, features[1:])
     control_tasks = {name: group.control_tasks(name) for name in group.parts}
     solved = _with_controls(group, features[0], control_tasks)
-    beyond = _bits_beyond(group, features[0], embedding)
+    alone, beyond = _bits(group, features[0]), _bits_beyond(group, features[0], embedding)
     codes = _codes(group, features[0], control_tasks)
     cells = []
     for name, parts in group.parts.items():
@@ -249,7 +261,7 @@ def _group_cells(
                 control_values=values,
                 control_converged=converged,
                 random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
-                bits=_surprisals(fit, solved.test, parts["test"].labels),
+                bits=alone.get(name) or _surprisals(fit, solved.test, parts["test"].labels),
                 bits_beyond=beyond.get(name, []),
                 code_bits=codes[name].bits if codes else None,
                 compression=codes[name].compression if codes else None,
@@ -302,7 +314,18 @@ def _bits_beyond(group: _Group, values: Vectors, embedding: Vectors | None) -> d
     """Surprisals of a probe that sees the embedding layer and this one side by side, by property."""
     if not (isinstance(embedding, Tensor) and isinstance(values, Tensor) and group.of_classes):
         return {}
-    solved = group.solve(torch.cat([embedding, values], 1))
+    return _surprisals_of_all(group, torch.cat([embedding, values], 1))
+
+
+def _bits(group: _Group, values: Vectors) -> dict[str, list[float | None]]:
+    """Surprisals of a probe of this layer, by property; empty where bits are not asked for."""
+    if not (group.options.information and group.of_classes):
+        return {}
+    return _surprisals_of_all(group, values)
+
+
+def _surprisals_of_all(group: _Group, values: Vectors) -> dict[str, list[float | None]]:
+    solved = group.solve_for_bits(values)
     return {
         name: _surprisals(solved.fits[name], solved.test, parts["test"].labels) for name, parts in group.parts.items()
     }

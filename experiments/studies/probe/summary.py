@@ -135,8 +135,8 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 control=control,
                 control_scores=cell.control,
                 selectivity=None if control is None else score.value - control,
-                selectivity_low=selectivity.low if selectivity else None,
-                selectivity_high=selectivity.high if selectivity else None,
+                selectivity_low=finite(selectivity.low) if selectivity else None,
+                selectivity_high=finite(selectivity.high) if selectivity else None,
                 **base,
                 embedding=scored.scores[0],
                 random_model=cell.random_model,
@@ -145,8 +145,8 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 n_seen=int(seen.sum()),
                 n_unseen=int((~seen).sum()),
                 macro_f1=macro.value if macro else None,
-                macro_f1_low=macro.low if macro else None,
-                macro_f1_high=macro.high if macro else None,
+                macro_f1_low=finite(macro.low) if macro else None,
+                macro_f1_high=finite(macro.high) if macro else None,
                 n_train=len(train),
                 n_dev=len(task.parts["dev"]),
                 n_test=len(test),
@@ -166,10 +166,10 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
 
 
 def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap) -> Interval | None:
-    """Right or not minus the mean of the control tasks, item by item, which numbers do not have."""
+    """Accuracy minus that of the control tasks, over sentences and over the draws of control tasks; numbers have none."""
     if not cell.control_values:
         return None
-    return boot.mean(columns[:, 0] - np.array(cell.control_values))
+    return evaluation.selectivity(columns[:, 0], np.array(cell.control_values), cell.control, boot)
 
 
 def _score_on(columns: Float[np.ndarray, "n k"], rows: np.ndarray, numbers: bool) -> float | None:
@@ -254,8 +254,7 @@ def _columns(cell: Cell, test: Part, numbers: bool) -> Float[np.ndarray, "n k"]:
 
 def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
     gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
-    classes = sorted({*gold, *predicted})
-    return boot.statistic(evaluation.confusion_columns(gold, predicted, classes), evaluation.macro_f1_of_sums)
+    return evaluation.macro_f1_interval(gold, predicted, boot)
 
 
 def _distance_baseline(task: Task) -> dict[str, float]:
