@@ -2,7 +2,7 @@ r"""Statistics of every head over a corpus, from sums that are made while the pa
 
 For each token q of the text itself that sees n >= 2 keys, with attention :math:`A_{qk}`:
 
-    entropy      -sum_k A log A / log n               1 for a head that looks everywhere alike, 0 at one place
+    entropy      -sum_k A log A / log n               1 for uniform attention, 0 for one place
     confidence   max A over tokens of the text        (Voita et al. 2019)
     distance     sum |q - k| A / sum A                over tokens of the text
     first, end   A on position 0, on special tokens after the text
@@ -66,7 +66,7 @@ class HeadStatistics:
     Args:
         layers: the block of each row.
         sums: in the order of ``COLUMNS``.
-        uniform: the same sums of a head that looks everywhere alike.
+        uniform: the same sums of uniform attention.
         has_norms: whether contributions could be measured.
         has_sink: whether the softmax has a sink that is no token.
     """
@@ -100,7 +100,7 @@ class HeadStatistics:
         return out
 
     def under_uniform(self) -> dict[str, Float[np.ndarray, " layer"]]:
-        """What a head that looks everywhere alike would score: the value to compare a mass with."""
+        """What uniform attention would score: the value to compare a mass with."""
         return {
             name: _divide(
                 self.uniform[:, COLUMNS.index(name)], self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))]
