@@ -267,6 +267,13 @@ class Subject:
             cut,
         )
 
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        """Tokens that no ordinary text makes."""
+        added = self._tokenizer.added_tokens_decoder
+        special = (token for token, content in added.items() if content.special)
+        return frozenset((*special, *self._tokenizer.all_special_ids))
+
     def batches(self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right") -> Iterator[Batch]:
         """Texts by falling length, as many to a batch as `tokens` positions hold (at least one).
 
@@ -322,13 +329,6 @@ class Subject:
             if isinstance(found, int) and 0 <= found < self._vocabulary():
                 return found
         return 0
-
-    @functools.cached_property
-    def _special_ids(self) -> frozenset[int]:
-        """Tokens that no ordinary text makes."""
-        added = self._tokenizer.added_tokens_decoder
-        special = (token for token, content in added.items() if content.special)
-        return frozenset((*special, *self._tokenizer.all_special_ids))
 
     def _vocabulary(self) -> int:
         return int(_of(self.config, "vocab_size") or len(self._tokenizer))
