@@ -62,7 +62,7 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
         try:
             config = build_bridge_config_from_hf(model.config, architecture, architecture, torch.float32)
             adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
-        except (ValueError, KeyError, AttributeError):
+        except Exception:  # adapters raise of many kinds on what they do not describe, a missing package among them
             return None
     return dict(adapter.component_mapping or {})
 

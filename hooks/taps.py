@@ -6,6 +6,7 @@ on one place see it in the order in which they were attached, each what the one 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from .activations import SiteNeverFired
 from .anatomy import Place
 from .attention import watch_attention
+from .experts import given_to, touched
 from .sites import Site
 
 
@@ -75,6 +77,8 @@ class Taps:
                     self._keep(
                         stack, module.register_forward_pre_hook(self._reader(tap, path, wanted), with_kwargs=True)
                     )
+                elif end == "neurons":
+                    self._keep(stack, module.register_forward_hook(self._experts(tap, wanted), with_kwargs=True))
                 elif end == "output":
                     self._keep(stack, module.register_forward_hook(self._writer(tap, path, wanted)))
                 else:
@@ -148,6 +152,21 @@ class Taps:
             if not self._mine():
                 return None
             changed = self._touch(tap, path + ":output", wanted, output)
+            return None if changed is output else changed
+
+        return hook
+
+    def _experts(self, tap: Tap, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._mine():
+                return None
+            self._next_call(wanted[0][1].path + ":neurons", wanted)
+            changed = output
+            for site, place in wanted:
+                shape = self._shapes.get(place.like) if place.like else None
+                touch = functools.partial(tap.touch, site, place, shape=shape)
+                changed = touched(module, given_to(args, kwargs), str(place.item), changed, touch, self.in_graph)
+            tap.after()
             return None if changed is output else changed
 
         return hook
