@@ -38,7 +38,7 @@ class Family:
         missing: site -> why this family has none, in one line.
         cross: path of the attention to another text inside the block.
         decoder: the row of the stack that reads this one's output, in an encoder-decoder.
-        calls: site -> how many times its module runs in one forward, where it is not once; the first call is the site's.
+        calls: site -> which call of its module in one forward is the site's, and of how many, where it is not called once.
     """
 
     blocks: str
@@ -50,7 +50,7 @@ class Family:
     missing: Mapping[str, str] = field(default_factory=dict)
     cross: str | None = None
     decoder: Family | None = None
-    calls: Callable[[Any], Mapping[str, int]] = lambda config: {}
+    calls: Callable[[Any], Mapping[str, tuple[int, int]]] = lambda config: {}
 
     def without(self, why: str, *parts: str) -> Family:
         """The same row with some sites left out, and why."""
@@ -97,7 +97,6 @@ _MLP_PRE = _any(
 _MLP_POST = _any(*(_of(_MLPS, f"{part}:input") for part in ("down_proj", "w2", "fc2", "c_proj")))
 _EXPERTS = "mlp feed_forward block_sparse_moe mixer"
 _SHARED = ("shared_experts", "shared_expert", "shared_mlp")
-NO_EXPERT_NEURONS = "its experts run in a way of their own: no neuron of one expert is seen"
 _MOE = {
     "mlp.hook_router_logits": _any(
         _of(_EXPERTS, "gate:output[0]|rows"), _of(_EXPERTS, "router.gate:output|rows"), _of(_EXPERTS, "router:output[0]|rows")
@@ -126,7 +125,7 @@ _LLAMA_INSIDE = {
         )
     ),
     "hook_attn_out": "self_attn:output",
-    "hook_mlp_out": _of("mlp feed_forward mlp_block block_sparse_moe", "X").replace(".X", ":output"),
+    "hook_mlp_out": _any(*(f"{mlp}:output|rows" for mlp in ("mlp", "feed_forward", "mlp_block", "block_sparse_moe"))),
     **_qkvo("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     "mlp.hook_pre": _MLP_PRE,
     "mlp.hook_post": _MLP_POST,
@@ -149,20 +148,38 @@ BITNET = LLAMA.without(
 
 # The block multiplies what a sublayer returns before it adds it.
 SCALED = LLAMA.without("the block scales it before adding it: no module returns what is added", "hook_attn_out", "hook_mlp_out")
-MINIMAX = SCALED.without("the block's norms stand in the stream itself", "hook_resid_mid")
+MINIMAX = replace(
+    SCALED.without("the block's norms stand in the stream itself", "hook_resid_mid").but(
+        {
+            "mixer.hook_in": "self_attn:input if self_attn.qkv_proj",
+            "mixer.hook_gate": "self_attn.output_gate:output if self_attn.qkv_proj",
+            "mixer.hook_z": "self_attn.out_proj:input if self_attn.qkv_proj",
+        }
+    ),
+    attention="self_attn if self_attn.q_proj",
+)
+# The last norm is also the one behind the embeddings.
+NANOCHAT = replace(LLAMA, calls=lambda config: {"ln_final.hook_normalized": (1, 2)})
+# Each head's output is a difference of two, and its values are read twice.
+DIFFLLAMA = replace(
+    LLAMA.without(
+        "an output head is the difference of two attentions over the values of both halves",
+        "attn.hook_v", "attn.hook_z", "attn.hook_attn_scores", "attn.hook_pattern",
+    ),
+    attention=None,
+)  # fmt: skip
+NO_EXPERT_NEURONS = "its experts run in a way of their own: no neuron of one expert is seen"
+LLAMA4 = LLAMA.without(
+    NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights"
+).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
 DOGE = SCALED.without("a learned mask over the values of all heads follows it", "attn.hook_v")
 
 # Queries, keys and values from latents: keys are put together of a part of each head's own and one that all heads share.
-_MLA = {
-    "attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads",
-    "attn.hook_v": "self_attn.kv_b_proj:output|heads-from:qk_nope_head_dim",
-    "attn.hook_z": "self_attn.o_proj:input|heads",
-}
-_MLA_KEYS = "keys are joined of each head's own part and a rotary part that all heads share: no module returns them"
-MLA = replace(
-    LLAMA.without(_MLA_KEYS, "attn.hook_k"), inside={k: v for k, v in {**_LLAMA_INSIDE, **_MLA}.items() if k != "attn.hook_k"}
-)
-MLA_SCALED = replace(MLA, inside={k: v for k, v in MLA.inside.items() if k in SCALED.inside}, missing={**MLA.missing, **SCALED.missing})
+_LATENT = "attn.hook_k", "attn.hook_v"
+MLA = LLAMA.without(
+    "a step makes the keys and values of all earlier tokens anew from latents: no module returns the new token's alone", *_LATENT
+).but({"attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads"})
+MLA_SCALED = MLA.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out")
 # Two attentions and two MLPs in one block, and experts beside them.
 LONGCAT = replace(
     LLAMA,
@@ -187,6 +204,27 @@ AFMOE = LLAMA.but(
     }
 )
 LAGUNA = LLAMA.but({"attn.hook_gate": "self_attn.g_proj:output"})
+
+# Four streams that each sublayer mixes.
+DEEPSEEK_V4 = Family(
+    "layers",
+    {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"},
+    {
+        "attn.hook_q": "self_attn.q_b_proj:output|heads",
+        **_MOE,
+        "mlp.hook_expert_indices": "mlp.experts:input[1]|rows",
+    },
+    "self_attn",
+    missing={
+        **dict.fromkeys(
+            ("hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
+            "four streams go through a block together, and each sublayer mixes them",
+        ),
+        **dict.fromkeys(("hook_attn_out", "hook_mlp_out"), "it is spread over four streams with weights of its own"),
+        **dict.fromkeys(("attn.hook_k", "attn.hook_v"), "keys and values are one compressed tensor that all heads share"),
+        "attn.hook_z": "the output projection is turned and grouped: what it reads is not a head's weighted values",
+    },
+)
 
 # State-space, convolutional and linear-attention layers: what the mixer reads, gates with, and adds to the stream.
 _MIXERS = "linear_attn mamba conv temporal_block mixer"
@@ -279,6 +317,24 @@ XLSTM = Family(
     None,
     missing={**dict.fromkeys(NO_ATTENTION, "it has no attention"), "mixer.hook_state": _STATE},
 )  # fmt: skip
+# Linear attention in most layers, attention over latents in the others.
+KIMI = replace(
+    MLA.but(
+        {
+            "attn.hook_q": _any(
+                *(f"self_attn.{part}:output|heads if self_attn.kv_b_proj" for part in ("q_b_proj", "q_proj"))
+            ),
+            "attn.hook_z": "self_attn.o_proj:input|heads if self_attn.kv_b_proj",
+            "hook_attn_out": "self_attn:output if self_attn.kv_b_proj",
+            "mixer.hook_in": "self_attn:input if self_attn.conv1d",
+            "mixer.hook_gate": "self_attn.g_b_proj:output or self_attn.g_proj:output if self_attn.conv1d",
+            "mixer.hook_z": "self_attn.o_proj:input if self_attn.conv1d",
+            "mixer.hook_out": "self_attn:output if self_attn.conv1d",
+        }
+    ),
+    attention="self_attn if self_attn.kv_b_proj",
+    missing={**MLA.missing, "mixer.hook_state": _STATE},
+)
 # A transformer that several layers share adds to the input of a layer's state space.
 _ZAMBA_SHARED = "shared_transf shared_transformer"
 ZAMBA = Family(
@@ -318,7 +374,7 @@ GEMMA4 = GEMMA2.without(
 ).but({"mlp.experts": "experts:neurons", "mlp.hook_router_logits": "router.proj:output|rows",
        "mlp.hook_expert_indices": "experts:input[1]|rows", "mlp.hook_expert_weights": "experts:input[2]|rows"})  # fmt: skip
 # Four predictions of the stream go through a block together.
-GEMMA3N = GEMMA2.without(
+GEMMA3N = replace(GEMMA2, outside={"hook_embed": "embed_tokens:output"}).without(
     "a block predicts and corrects four streams: what it reads is not what it adds to",
     "hook_resid_mid", "hook_attn_out", "hook_mlp_out",
 ).but(
@@ -467,13 +523,36 @@ def _pair(mid: str, decoder_mid: str, cross_mid: str, end: str | None) -> Family
 
 BART = _pair("self_attn_layer_norm", "self_attn_layer_norm", "encoder_attn_layer_norm", None)
 PEGASUS = _pair("final_layer_norm", "encoder_attn_layer_norm", "final_layer_norm", "layer_norm")
+FOLDED = "its softmax runs on (batch head) query key, where attention is not seen"
+
+
+def _unseen(family: Family | None) -> Family:
+    assert family is not None
+    parts = ("attn.hook_attn_scores", "attn.hook_pattern", "cross_attn.hook_attn_scores", "cross_attn.hook_pattern")
+    return replace(family.without(FOLDED, *parts), attention=None, cross=None)
+
+
+# Its encoder's attention runs on windows of the text.
+LED = replace(
+    replace(BART, outside={}).without("its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern").but(
+        {
+            **{
+                f"attn.hook_{part}": f"self_attn.longformer_self_attn.{name}:output|heads"
+                for part, name in (("q", "query"), ("k", "key"), ("v", "value"))
+            },
+            "attn.hook_z": "self_attn.output:input|heads",
+        }
+    ),
+    attention=None,
+    decoder=_unseen(BART.decoder),
+)
+TROCR = replace(BART, decoder=_unseen(BART.decoder))
 BIOGPT = Family(
     "layers",
     {**_EMBEDS, "ln_final.hook_normalized": "layer_norm:output"},
     {**_FC, "hook_resid_mid": "final_layer_norm:input"},
     "self_attn",
 )
-FOLDED = "its softmax runs on (batch head) query key, where attention is not seen"
 # Whisper's encoder alone, and its pair.
 WHISPER = PEGASUS
 
@@ -490,7 +569,7 @@ WAV2VEC2 = Family(
         **_mlp("feed_forward.intermediate_dense", "feed_forward.output_dense"),
     },
     "attention",
-    when=lambda config: not config.do_stable_layer_norm,
+    when=lambda config: not getattr(config, "do_stable_layer_norm", False),
 )
 
 WAV2VEC2_PRE_NORM = replace(
@@ -500,6 +579,16 @@ WAV2VEC2_PRE_NORM = replace(
     when=lambda config: config.do_stable_layer_norm,
 )
 
+WAVLM, WAVLM_PRE_NORM = (
+    replace(
+        row.without(
+            "its attention is one function of PyTorch on the projections' weights: no module sees a head",
+            "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_attn_scores", "attn.hook_pattern",
+        ),
+        attention=None,
+    )
+    for row in (WAV2VEC2, WAV2VEC2_PRE_NORM)
+)  # fmt: skip
 # Convolution and two half MLPs in a block.
 CONFORMER = Family(
     "encoder.layers",
@@ -617,12 +706,12 @@ XLNET = Family(
 )  # fmt: skip
 
 
-def _disentangled(config: Any) -> dict[str, int]:
+def _disentangled(config: Any) -> dict[str, tuple[int, int]]:
     """With shared keys the projections of the words run once more, on the relative positions."""
     if not (config.relative_attention and getattr(config, "share_att_key", False)):
         return {}
     kinds = config.pos_att_type or []
-    return {"attn.hook_k": 1 + ("c2p" in kinds), "attn.hook_q": 1 + ("p2c" in kinds)}
+    return {"attn.hook_k": (0, 1 + ("c2p" in kinds)), "attn.hook_q": (0, 1 + ("p2c" in kinds))}
 
 
 _DEBERTA_QKVO = _qkvo(
@@ -752,17 +841,176 @@ T5GEMMA = Family(
     ),
 )
 
+_IMAGE_QKVO = _qkvo(*(f"attention.{part}_proj" for part in "qkvo"))
+VIT = Family(
+    "layers",
+    {"hook_embed": "embeddings:output", "ln_final.hook_normalized": "layernorm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layernorm_after:input",
+        "hook_attn_out": "attention:output",
+        "hook_mlp_out": "mlp:output",
+        **_IMAGE_QKVO,
+        **_mlp("mlp.fc1", "mlp.fc2"),
+    },
+    "attention",
+)
+# Learned scales stand between a sublayer and the sum.
+BEIT = VIT.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out")
+DINOV2 = replace(
+    VIT.but(
+        {
+            "hook_resid_mid": "norm2:input",
+            "hook_attn_out": "layer_scale1:output",
+            "hook_mlp_out": "layer_scale2:output",
+            "mlp.hook_pre": "mlp.fc1:output or mlp.gate_proj:output or mlp.up_proj:output or mlp.weights_in:output|halves:0",
+            "mlp.hook_post": "mlp.fc2:input or mlp.down_proj:input or mlp.weights_out:input",
+        }
+    ),
+    blocks="encoder.layer",
+)
+DINOV3 = replace(
+    DINOV2,
+    blocks="model.layer",
+    outside={"hook_embed": "embeddings:output", "ln_final.hook_normalized": "norm:output"},
+)
+DATA2VEC_VISION = replace(
+    BEIT.but(
+        {
+            **_qkvo(*(f"attention.attention.{part}" for part in ("query", "key", "value")), "attention.output.dense"),
+            **_mlp("intermediate.dense", "output.dense"),
+        }
+    ),
+    blocks="encoder.layer",
+    attention="attention.attention",
+)
+# CLIP's vision tower norms the class token alone at its end.
+CLIP_VISION = Family(
+    "encoder.layers",
+    {"hook_embed": "embeddings:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layer_norm2:input",
+        "hook_attn_out": "self_attn:output",
+        "hook_mlp_out": "mlp:output",
+        **_qkvo("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        **_mlp("mlp.fc1", "mlp.fc2"),
+    },
+    "self_attn",
+)
+CLIP_TEXT = replace(
+    CLIP_VISION,
+    outside={
+        "hook_embed": "embeddings.token_embedding:output",
+        "hook_pos_embed": "embeddings.position_embedding:output",
+        "ln_final.hook_normalized": "final_layer_norm:output",
+    },
+)
+SIGLIP_VISION = replace(
+    CLIP_VISION, outside={"hook_embed": "embeddings:output", "ln_final.hook_normalized": "post_layernorm:output"}
+)
+BLIP_VISION = replace(
+    CLIP_VISION.but(
+        {
+            **{f"attn.hook_{part}": f"self_attn.qkv:output|thirds:{i}" for i, part in enumerate("qkv")},
+            "attn.hook_z": "self_attn.projection:input|heads",
+        }
+    )
+)
+PIXTRAL = replace(
+    LLAMA.but(
+        {
+            **_IMAGE_QKVO,
+            "hook_attn_out": "attention:output",
+        }
+    ),
+    blocks="transformer.layers",
+    outside={},
+    attention="attention",
+)
+# Shifted windows: attention runs on the positions of each window, several windows a picture.
+SWIN = Family(
+    "encoder.layers",
+    {"hook_embed": "embeddings:output", "ln_final.hook_normalized": "layernorm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layernorm_after:input",
+        "hook_mlp_out": "output:output",
+        **_mlp("intermediate.dense", "output.dense"),
+    },
+    None,
+    missing={
+        **dict.fromkeys(NO_ATTENTION, "attention runs on windows: its rows are windows, not pictures"),
+        "hook_attn_out": "the windows are put together inside the block's forward",
+    },
+)
+SWINV2 = replace(
+    SWIN.without("its norms stand behind each sublayer", "hook_resid_mid").but({"hook_mlp_out": "layernorm_after:output"})
+)
+# Whisper's encoder as the tower of another model.
+SOUND_TOWER = replace(
+    PEGASUS,
+    blocks="layers",
+    outside={"ln_final.hook_normalized": "layer_norm:output"},
+    decoder=None,
+)
+MOONSHINE = Family(
+    "encoder.layers",
+    _within("encoder", {"ln_final.hook_normalized": "layer_norm:output"}),
+    {**_LLAMA_INSIDE, "hook_resid_mid": "post_attention_layernorm:input"},
+    "self_attn",
+    decoder=Family(
+        "decoder.layers",
+        _within("decoder", {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"}),
+        {
+            **_LLAMA_INSIDE,
+            "mlp.hook_pre": "mlp.fc1:output|halves:1",
+            "hook_resid_mid": "post_attention_layernorm:input",
+            **{f"cross_attn.hook_{part}": f"encoder_attn.{part}_proj:output|heads" for part in "qkv"},
+            "cross_attn.hook_z": "encoder_attn.o_proj:input|heads",
+            "hook_cross_attn_out": "encoder_attn:output",
+            "hook_resid_mid_cross": "final_layernorm:input",
+        },
+        "self_attn",
+        cross="encoder_attn",
+    ),
+)
+CTRL = Family(
+    "h",
+    {"hook_embed": "w:output", "ln_final.hook_normalized": "layernorm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layernorm2:input",
+        "hook_attn_out": "multi_head_attention:output",
+        "hook_mlp_out": "ffn:output",
+        **_qkvo(*(f"multi_head_attention.W{part}" for part in "qkv"), "multi_head_attention.dense"),
+        **_mlp("ffn.0", "ffn.2"),
+    },
+    "multi_head_attention",
+)
+# A bias of its own is added to attention's output inside the block.
+NEOX_JAPANESE = replace(
+    NEOX_SEQUENTIAL.without(
+        "a bias is added to it inside the block's forward", "hook_attn_out"
+    ),
+    when=lambda config: True,
+)
+XMOD = BERT.without("adapters of the language follow it", "hook_mlp_out")
+
 #: Hugging Face ``config.model_type`` -> rows; the first whose ``when`` holds is the model's family. A site whose module
 #: a block lacks (the MLP sites of a mixture of experts) is not listed for that block.
 FAMILIES: dict[str, tuple[Family, ...]] = {
     **dict.fromkeys(
         ("llama", "internlm3", "iquestcoder", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma", "smollm3",
-         "helium", "arcee", "cwm", "ernie4_5", "glm", "hunyuan_v1_dense", "jais2", "nanochat", "nemotron", "olmo",
-         "seed_oss", "starcoder2", "eurobert", "vaultgemma", "apertus", "mimo_v2_flash", "diffllama",
+         "helium", "arcee", "cwm", "ernie4_5", "glm", "hunyuan_v1_dense", "jais2", "nemotron", "olmo",
+         "seed_oss", "starcoder2", "eurobert", "vaultgemma", "apertus", "mimo_v2_flash", "stablelm",
          "mixtral", "qwen2_moe", "qwen3_moe", "phimoe", "dots1", "ernie4_5_moe", "exaone_moe", "glm4_moe", "gpt_oss",
-         "hunyuan_v1_moe", "olmoe", "solar_open", "mellum", "minimax_m2", "llama4_text"), (LLAMA,)
+         "hunyuan_v1_moe", "olmoe", "solar_open", "mellum", "minimax_m2"), (LLAMA,)
     ),
     "bitnet": (BITNET,),
+    "nanochat": (NANOCHAT,),
+    "diffllama": (DIFFLLAMA,),
+    "llama4_text": (LLAMA4,),
     **dict.fromkeys(("granite", "granitemoe", "granitemoeshared", "hyperclovax"), (SCALED,)),
     "minimax": (MINIMAX,),
     "doge": (DOGE,),
@@ -778,6 +1026,8 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     **dict.fromkeys(("lfm2", "lfm2_moe"), (LFM2,)),
     **dict.fromkeys(("granitemoehybrid", "falcon_h1"), (SCALED_HYBRID,)),
     "olmo_hybrid": (OLMO_HYBRID,),
+    **dict.fromkeys(("kimi_linear", "bailing_hybrid"), (KIMI,)),
+    "deepseek_v4": (DEEPSEEK_V4,),
     "recurrent_gemma": (RECURRENT_GEMMA,),
     "nemotron_h": (NEMOTRON_H,),
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), (MAMBA,)),
@@ -800,7 +1050,7 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "biogpt": (BIOGPT,),
     **dict.fromkeys(
         ("bert", "roberta", "electra", "xlm-roberta", "camembert", "ernie", "layoutlm", "rembert", "data2vec-text",
-         "roformer"), (BERT,)
+         "roformer", "big_bird"), (BERT,)
     ),
     **dict.fromkeys(("esm", "megatron-bert", "roberta-prelayernorm", "xlm-roberta-xl"), (BERT_PRE_NORM,)),
     "mpnet": (MPNET,),
@@ -813,8 +1063,10 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "deberta-v2": (DEBERTA_V2,),
     **dict.fromkeys(("bart", "marian", "blenderbot-small", "plbart"), (BART,)),
     **dict.fromkeys(("mbart", "pegasus", "blenderbot", "m2m_100"), (PEGASUS,)),
+    "led": (LED,),
     "whisper": (WHISPER,),
-    **dict.fromkeys(("wav2vec2", "hubert", "wavlm"), (WAV2VEC2, WAV2VEC2_PRE_NORM)),
+    **dict.fromkeys(("wav2vec2", "hubert"), (WAV2VEC2, WAV2VEC2_PRE_NORM)),
+    "wavlm": (WAVLM, WAVLM_PRE_NORM),
     "wav2vec2-bert": (CONFORMER,),
     "distilbert": (DISTILBERT,),
     "albert": (ALBERT,),
@@ -823,4 +1075,33 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "longt5": (LONGT5,),
     "switch_transformers": (SWITCH,),
     "t5gemma": (T5GEMMA,),
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text"), (LLAMA,)),
+    "glm4v_text": (GLM4,),
+    **dict.fromkeys(
+        ("vit", "deit", "vit_mae", "vit_msn", "ijepa", "audio-spectrogram-transformer"), (VIT,)
+    ),
+    "beit": (BEIT,),
+    "data2vec-vision": (DATA2VEC_VISION,),
+    **dict.fromkeys(("dinov2", "dinov2_with_registers"), (DINOV2,)),
+    "dinov3_vit": (DINOV3,),
+    "clip_vision_model": (CLIP_VISION,),
+    **dict.fromkeys(("clip_text_model", "siglip_text_model", "siglip2_text_model"), (CLIP_TEXT,)),
+    **dict.fromkeys(
+        ("siglip_vision_model", "siglip2_vision_model", "smolvlm_vision", "idefics3_vision"), (SIGLIP_VISION,)
+    ),
+    **dict.fromkeys(("blip_vision_model", "blip_2_vision_model"), (BLIP_VISION,)),
+    "blip_text_model": (BERT,),
+    "pixtral": (PIXTRAL,),
+    "swin": (SWIN,),
+    "swinv2": (SWINV2,),
+    **dict.fromkeys(("qwen2_audio_encoder", "voxtral_encoder"), (SOUND_TOWER,)),
+    "speech_to_text": (PEGASUS,),
+    "moonshine": (MOONSHINE,),
+    **dict.fromkeys(("data2vec-audio", "unispeech", "unispeech-sat", "sew"), (WAV2VEC2, WAV2VEC2_PRE_NORM)),
+    "wav2vec2-conformer": (CONFORMER,),
+    "trocr": (TROCR,),
+    "ctrl": (CTRL,),
+    "gpt_neox_japanese": (NEOX_JAPANESE,),
+    "xmod": (XMOD,),
+    "fsmt": (BART,),
 }  # fmt: skip

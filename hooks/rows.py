@@ -124,7 +124,9 @@ def _resolved(module: nn.Module, family: Family) -> Family | None:
             continue
         if submodule(module, row.blocks.removeprefix(part)) is not None:
             outside = {k: v.removeprefix(part) if isinstance(v, str) else v for k, v in row.outside.items()}
-            return replace(row, blocks=row.blocks.removeprefix(part), outside=outside, decoder=None)
+            inside = {name: place for name, place in row.inside.items() if "cross" not in name}
+            blocks = row.blocks.removeprefix(part)
+            return replace(row, blocks=blocks, outside=outside, inside=inside, cross=None, decoder=None)
     return None
 
 
@@ -180,8 +182,9 @@ def read(model: nn.Module, stack: Stack) -> Reading | None:
         part = Site(name).part
         place = resolve(model, spec, base, attention, stack.config, counts, part)
         if place is not None:
-            many = (len(layers) if family.shared else 1) * calls.get(part, 1)
-            made.places[name] = replace(place, call=call * calls.get(part, 1), calls=many)
+            first, each = calls.get(part, (0, 1))
+            many = (len(layers) if family.shared else 1) * each
+            made.places[name] = replace(place, call=call * each + first, calls=many)
         return place
 
     for name, spec in family.outside.items():
@@ -313,9 +316,6 @@ def _view(
             return views.heads(count())
         case "gated":
             return views.gated(int(argument), count(2))
-        case "heads-from":
-            start = getattr(attention, argument, None) or getattr(config, argument)
-            return views.heads(n_heads, start=int(start))
         case "thirds":
             return views.thirds(int(argument), count(3))
         case "interleaved":

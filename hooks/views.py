@@ -21,20 +21,14 @@ def identity(raw: Tensor) -> Tensor:
 
 
 class heads:  # noqa: N801  (a view, named as the others)
-    """``batch pos (head d_head)`` -> ``batch pos head d_head``; a tensor that already has heads is left alone.
+    """``batch pos (head d_head)`` -> ``batch pos head d_head``; a tensor that already has heads is left alone."""
 
-    Args:
-        n_heads: how many heads.
-        start: the first column of each head that belongs to the site.
-    """
-
-    def __init__(self, n_heads: int, start: int = 0) -> None:
-        self.n_heads, self.start = n_heads, start
+    def __init__(self, n_heads: int) -> None:
+        self.n_heads = n_heads
 
     def __call__(self, raw: Float[Tensor, "batch pos *width"]) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
-        whole = raw if raw.ndim == 4 else raw.unflatten(-1, (self.n_heads, -1))
-        return whole[..., self.start :]
+        return raw if raw.ndim == 4 else raw.unflatten(-1, (self.n_heads, -1))
 
 
 class thirds:  # noqa: N801

@@ -20,7 +20,9 @@ from ..capture import capture
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
+from ..rows import text_config
 from ..sites import HEAD_AXIS, Site, SiteLike
+from ..views import turned
 from .findings import Finding
 from .inputs import default_inputs, pad_id
 
@@ -61,7 +63,7 @@ class Exam:
             self.unknown = ""
         except UnknownArchitecture as error:
             self.anatomy, self.unknown = None, str(error)
-        listed = list(self.anatomy.places) if self.anatomy is not None else []
+        listed = [s for s in self.anatomy.places if self._reached(s)] if self.anatomy is not None else []
         self.sites = list(sites) if sites is not None else listed
         self.padding = padding
         self.response: Any = None  # of `hooks.verify.response`, made when it is first asked for
@@ -87,6 +89,17 @@ class Exam:
     def config(self) -> Any:
         return getattr(self.model, "config", None)
 
+    @property
+    def caches(self) -> bool:
+        """Whether its forward takes ``use_cache``."""
+        return getattr(text_config(self.config), "use_cache", None) is not None
+
+    def _reached(self, site: str) -> bool:
+        """Whether the inputs run a site's tower: pictures and sounds are only given where the model is made of them."""
+        given = "".join(self.inputs)
+        towers = {"vision_blocks": "pixel", "audio_blocks": "input_features"}
+        return all(kind in given for tower, kind in towers.items() if site.startswith(tower))
+
     def has(self, *names: str) -> bool:
         """Whether every one of these sites is listed and has fired."""
         return all(name in self.acts for name in names)
@@ -100,7 +113,7 @@ class Exam:
     def raw(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Any:
         """What the model returns, without a KV cache unless asked for."""
         given = {**(self.inputs if inputs is None else inputs)}
-        if getattr(self.config, "use_cache", None) is not None:
+        if self.caches:
             more = {"use_cache": False, **more}
         moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in given.items()}
         return self.model(**moved, **more)
@@ -205,6 +218,8 @@ class Exam:
                 calls = [made[m] for m in modules if m in made]
                 # A block that all layers share has made as many calls as there are layers.
                 found[layer] = [c[place.call] if place is not None and place.calls > 1 else c[0] for c in calls if c]
+                if place is not None and place.view is turned:
+                    found[layer] = [(turned(given), turned(made)) for given, made in found[layer]]
         return found
 
     @property

@@ -11,6 +11,9 @@ from torch import Tensor
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
 
+READ_BOTH_WAYS = ("paligemma",)
+"""Model types that generate, and whose prompt is read both ways; XLNet says so in ``attn_type``."""
+
 
 def rows(exam: Exam) -> Iterator[Finding]:
     """Each query's weights sum to 1 and are the softmax of its scores."""
@@ -52,26 +55,56 @@ def mask(exam: Exam) -> Iterator[Finding]:
 def _must_be_causal(exam: Exam) -> bool:
     """Whether the model writes text token by token with the blocks that are listed."""
     able = getattr(exam.model, "can_generate", lambda: False)()
-    return bool(able) and not getattr(exam.config, "is_encoder_decoder", False)
+    kind = getattr(exam.config, "model_type", "")
+    both_ways = getattr(exam.config, "attn_type", "") == "bi" or kind in READ_BOTH_WAYS
+    return bool(able) and not both_ways and not getattr(exam.config, "is_encoder_decoder", False)
 
 
 def products(exam: Exam) -> Iterator[Finding]:
-    """sum over keys of pattern x v = z, head by head (a key-value head serves its group)."""
+    """sum over keys of pattern x v = z, head by head (a key-value head serves its group), times a gate where there is one."""
     for layer in range(exam.n_layers):
-        pattern, value, z = (f"blocks.{layer}.attn.hook_{part}" for part in ("pattern", "v", "z"))
+        pattern, value, z, gate = (f"blocks.{layer}.attn.hook_{part}" for part in ("pattern", "v", "z", "gate"))
         if not exam.has(z):
             continue
         if not exam.has(pattern, value):
             yield exam.cannot(z, "its values or its pattern are not listed")
             continue
-        weights, values, heads = exam.acts[pattern], exam.acts[value], exam.acts[z].shape[2]
-        group = heads // values.shape[2]
-        values = values.repeat_interleave(group, dim=2) if group > 1 else values
-        weights = weights[..., : values.shape[1]]  # a sink's column, where there is one, has no value
-        made = torch.einsum("bhqk,bkhd->bqhd", weights.double(), values.double())
-        yield exam.within(
-            z, relative(made, exam.acts[z]), exam.local, "pattern x v is not z: heads or values are mixed up"
-        )
+        weights, found = exam.acts[pattern].double(), exam.acts[z].double()
+        candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, layer, exam.acts[value])]
+        if exam.has(gate):
+            candidates = [c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)]
+        error = min(_up_to_scale_and_bias(c, found) for c in candidates)
+        yield exam.within(z, error, exam.local, "pattern x v is not z: heads or values are mixed up")
+
+
+def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
+    group = heads // values.shape[2]
+    values = values.repeat_interleave(group, dim=2) if group > 1 else values
+    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
+
+
+def _values(exam: Exam, layer: int, value: Tensor) -> list[Tensor]:
+    """The values, and where a norm of the block reads them (Gemma 4), what it makes of them."""
+    normed = [out.reshape(value.shape) for given, out in exam.norms(layer) if _same_numbers(given, value, exam.local)]
+    return [value, *normed]
+
+
+def _same_numbers(given: Tensor, value: Tensor, bound: float) -> bool:
+    return given.numel() == value.numel() and relative(given.reshape(value.shape), value) <= bound
+
+
+def _gates(gate: Tensor, like: Tensor) -> list[Tensor]:
+    """What a gate's projection multiplies by: a number for each head's column, or for each head."""
+    wide = gate[..., None] if gate.ndim == 3 and gate.shape[-1] == like.shape[2] else gate.reshape(like.shape)
+    return [wide.sigmoid(), torch.nn.functional.softplus(wide)]
+
+
+def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
+    """The error left once values may be scaled by one number (MiMo) or moved by a bias of each head's (DeBERTa)."""
+    error = relative(made, found)
+    scale = (made * found).sum() / made.square().sum()
+    moved = made + (found - made).mean((0, 1), keepdim=True)
+    return min(error, relative(made * scale, found), relative(moved, found))
 
 
 def projections(exam: Exam) -> Iterator[Finding]:

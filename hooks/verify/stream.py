@@ -47,7 +47,9 @@ def chain(exam: Exam) -> Iterator[Finding]:
     """resid_post of a block is resid_pre of the next."""
     for layer in range(1, exam.n_layers):
         post, pre = f"blocks.{layer - 1}.hook_resid_post", f"blocks.{layer}.hook_resid_pre"
-        if exam.has(post, pre):
+        if exam.has(post, pre) and exam.acts[post].shape != exam.acts[pre].shape:
+            yield exam.cannot(pre, "patches are merged between the stages of the model")
+        elif exam.has(post, pre):
             why = "a block is not given what the block before it returned"
             yield exam.within(pre, relative(exam.acts[post], exam.acts[pre]), exam.local, why)
 

@@ -128,7 +128,7 @@ def resumed(exam: Exam) -> Iterator[Finding]:
 def cached(exam: Exam) -> Iterator[Finding]:
     """The last tokens read with a KV cache of the others give the answer and the stream of one forward."""
     ids = exam.inputs.get("input_ids")
-    able = getattr(exam.config, "use_cache", None) is not None and not getattr(exam.config, "is_encoder_decoder", False)
+    able = exam.caches and not getattr(exam.config, "is_encoder_decoder", False)
     if ids is None or not able:
         yield exam.cannot("", "it keeps no cache of the tokens that it has read")
         return
