@@ -169,7 +169,7 @@ class Run:
         verdict = examine(subject, quick=True)
         self.doctor = summary(verdict)
         if not verdict.wrong:
-            terminal.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
+            terminal.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, {verdict.line()}")
         elif getattr(self.config, "force", False):
             terminal.say(f"doctor: {verdict.line()}; going on, as --force says")
         else:

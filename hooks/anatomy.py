@@ -95,7 +95,9 @@ def anatomy(model: nn.Module) -> Anatomy:
 
 def has_experts(model: nn.Module, path: str = "") -> bool:
     """Whether some block is a mixture of experts; with a path, whether that block is."""
-    return any("expert" in f"{name} {type(m).__name__}".lower() for name, m in model.get_submodule(path).named_modules())
+    return any(
+        "expert" in f"{name} {type(m).__name__}".lower() for name, m in model.get_submodule(path).named_modules()
+    )
 
 
 def _adapted(model: nn.Module) -> nn.Module:
@@ -310,7 +312,9 @@ def _in_order(places: dict[str, Place]) -> dict[str, Place]:
     def rank(name: str) -> tuple[int, int, int]:
         site = Site(name)
         stack = name.partition("blocks.")[0] if site.layer is not None else ""
-        which = ("vision_", "audio_", "", "decoder_").index(stack) if stack in ("vision_", "audio_", "", "decoder_") else 4
+        which = (
+            ("vision_", "audio_", "", "decoder_").index(stack) if stack in ("vision_", "audio_", "", "decoder_") else 4
+        )
         if site.layer is None:
             final = "ln_final" in name
             return (3 if name.startswith("decoder_") else 2, 10**9 if final else -1, 0)

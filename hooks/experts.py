@@ -101,7 +101,12 @@ def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Ten
 
 
 def touched(
-    module: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], which: str, output: Any, touch: Callable[[Tensor], Tensor], in_graph: bool
+    module: nn.Module,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    which: str,
+    output: Any,
+    touch: Callable[[Tensor], Tensor],
+    in_graph: bool,
 ) -> Any:
     """A module's output after a tap has been shown one expert's neurons."""
     expert = Expert(module, inputs, which)

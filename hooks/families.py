@@ -99,7 +99,9 @@ _EXPERTS = "mlp feed_forward block_sparse_moe mixer"
 _SHARED = ("shared_experts", "shared_expert", "shared_mlp")
 _MOE = {
     "mlp.hook_router_logits": _any(
-        _of(_EXPERTS, "gate:output[0]|rows"), _of(_EXPERTS, "router.gate:output|rows"), _of(_EXPERTS, "router:output[0]|rows")
+        _of(_EXPERTS, "gate:output[0]|rows"),
+        _of(_EXPERTS, "router.gate:output|rows"),
+        _of(_EXPERTS, "router:output[0]|rows"),
     ),
     "mlp.hook_expert_indices": _of(_EXPERTS, "experts:input[1]|rows"),
     "mlp.hook_expert_weights": _of(_EXPERTS, "experts:input[2]|rows"),
@@ -134,7 +136,10 @@ _LLAMA_INSIDE = {
 _LLAMA_OUTSIDE = {
     "hook_embed": "embed_tokens:output or embeddings:output",
     "ln_final.hook_normalized": _any(
-        *(f"{norm}:output" for norm in ("norm", "final_layernorm", "embedding_norm", "norm_f", "final_norm", "out_norm"))
+        *(
+            f"{norm}:output"
+            for norm in ("norm", "final_layernorm", "embedding_norm", "norm_f", "final_norm", "out_norm")
+        )
     ),
 }
 
@@ -147,7 +152,9 @@ BITNET = LLAMA.without(
 )  # fmt: skip
 
 # The block multiplies what a sublayer returns before it adds it.
-SCALED = LLAMA.without("the block scales it before adding it: no module returns what is added", "hook_attn_out", "hook_mlp_out")
+SCALED = LLAMA.without(
+    "the block scales it before adding it: no module returns what is added", "hook_attn_out", "hook_mlp_out"
+)
 MINIMAX = replace(
     SCALED.without("the block's norms stand in the stream itself", "hook_resid_mid").but(
         {
@@ -169,15 +176,16 @@ DIFFLLAMA = replace(
     attention=None,
 )  # fmt: skip
 NO_EXPERT_NEURONS = "its experts run in a way of their own: no neuron of one expert is seen"
-LLAMA4 = LLAMA.without(
-    NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights"
-).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
+LLAMA4 = LLAMA.without(NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights").but(
+    {"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"}
+)
 DOGE = SCALED.without("a learned mask over the values of all heads follows it", "attn.hook_v")
 
 # Queries, keys and values from latents: keys are put together of a part of each head's own and one that all heads share.
 _LATENT = "attn.hook_k", "attn.hook_v"
 MLA = LLAMA.without(
-    "a step makes the keys and values of all earlier tokens anew from latents: no module returns the new token's alone", *_LATENT
+    "a step makes the keys and values of all earlier tokens anew from latents: no module returns the new token's alone",
+    *_LATENT,
 ).but({"attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads"})
 MLA_SCALED = MLA.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out")
 # Two attentions and two MLPs in one block, and experts beside them.
@@ -221,7 +229,9 @@ DEEPSEEK_V4 = Family(
             "four streams go through a block together, and each sublayer mixes them",
         ),
         **dict.fromkeys(("hook_attn_out", "hook_mlp_out"), "it is spread over four streams with weights of its own"),
-        **dict.fromkeys(("attn.hook_k", "attn.hook_v"), "keys and values are one compressed tensor that all heads share"),
+        **dict.fromkeys(
+            ("attn.hook_k", "attn.hook_v"), "keys and values are one compressed tensor that all heads share"
+        ),
         "attn.hook_z": "the output projection is turned and grouped: what it reads is not a head's weighted values",
     },
 )
@@ -249,9 +259,8 @@ _MIXER = {
 _STATE = "the recurrence runs inside one kernel: no module returns its state"
 HYBRID = replace(LLAMA, inside={**_LLAMA_INSIDE, **_MIXER}, missing={"mixer.hook_state": _STATE})
 LFM2 = HYBRID.but({"attn.hook_z": "self_attn.out_proj:input|heads"})
-SCALED_HYBRID = HYBRID.without(
-    SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out", "mixer.hook_out"
-)
+SCALED_HYBRID = HYBRID.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out", "mixer.hook_out")
+FALCON_H1 = SCALED_HYBRID.without("attention reads the same tensor", "mixer.hook_in")
 QWEN_NEXT = HYBRID.but(
     {"attn.hook_q": "self_attn.q_proj:output|gated:0", "attn.hook_gate": "self_attn.q_proj:output|gated:1"}
 )
@@ -383,16 +392,16 @@ GEMMA3N = replace(GEMMA2, outside={"hook_embed": "embed_tokens:output"}).without
         "hook_resid_post": ":output|stream:altup_active_idx",
     }
 )  # fmt: skip
-GLM4 = LLAMA.but(
-    {"hook_attn_out": "post_self_attn_layernorm:output", "hook_mlp_out": "post_mlp_layernorm:output"}
-)
+GLM4 = LLAMA.but({"hook_attn_out": "post_self_attn_layernorm:output", "hook_mlp_out": "post_mlp_layernorm:output"})
 
 # Post-norm only: the MLP reads the residual stream directly.
 OLMO2 = LLAMA.but({**_SANDWICH, "hook_resid_mid": "mlp:input"})
 
 # Attention and MLP read one norm of the same stream.
 PARALLEL = LLAMA.without("attention and MLP read one stream in parallel", "hook_resid_mid")
-PHI = PARALLEL.but({"attn.hook_z": "self_attn.dense:input|heads", "mlp.hook_pre": "mlp.fc1:output", "mlp.hook_post": "mlp.fc2:input"})
+PHI = PARALLEL.but(
+    {"attn.hook_z": "self_attn.dense:input|heads", "mlp.hook_pre": "mlp.fc1:output", "mlp.hook_post": "mlp.fc2:input"}
+)
 
 _FUSED = {f"attn.hook_{part}": f"self_attn.qkv_proj:output|fused:{i}" for i, part in enumerate("qkv")}
 PHI3 = LLAMA.but(_FUSED)
@@ -534,7 +543,9 @@ def _unseen(family: Family | None) -> Family:
 
 # Its encoder's attention runs on windows of the text.
 LED = replace(
-    replace(BART, outside={}).without("its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern").but(
+    replace(BART, outside={})
+    .without("its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern")
+    .but(
         {
             **{
                 f"attn.hook_{part}": f"self_attn.longformer_self_attn.{name}:output|heads"
@@ -546,6 +557,7 @@ LED = replace(
     attention=None,
     decoder=_unseen(BART.decoder),
 )
+FSMT = replace(_unseen(BART), decoder=_unseen(BART.decoder))
 TROCR = replace(BART, decoder=_unseen(BART.decoder))
 BIOGPT = Family(
     "layers",
@@ -606,7 +618,11 @@ CONFORMER = Family(
     },
     "self_attn",
     missing={"hook_mlp_out": "a block has two MLPs, each of which it halves before adding"},
-).without("attention stands between two half MLPs: the stream before it is no block's input", "hook_resid_mid", "hook_attn_out")
+).without(
+    "attention stands between two half MLPs: the stream before it is no block's input",
+    "hook_resid_mid",
+    "hook_attn_out",
+)
 
 # Post-norm encoders: what is added is the output modules' dense layer's (dropped-out) output; resid_mid is the sum
 # resid_pre + attn_out, before its norm, as everywhere else.
@@ -633,7 +649,10 @@ BERT_PRE_NORM = replace(
     outside={
         **_BERT_OUTSIDE,
         "ln_final.hook_normalized": _any(
-            *(f"{norm}:output" for norm in ("LayerNorm", "encoder.LayerNorm", "encoder.emb_layer_norm_after", "encoder.ln"))
+            *(
+                f"{norm}:output"
+                for norm in ("LayerNorm", "encoder.LayerNorm", "encoder.emb_layer_norm_after", "encoder.ln")
+            )
         ),
     },
 )
@@ -650,7 +669,8 @@ MPNET = replace(
 )
 # A convolution's output stands beside the heads of attention.
 CONVBERT = replace(
-    BERT.without("the heads of attention stand beside those of a convolution", "attn.hook_z", "attn.hook_v"), attention="attention.self"
+    BERT.without("the heads of attention stand beside those of a convolution", "attn.hook_z", "attn.hook_v"),
+    attention="attention.self",
 )
 FNET = Family(
     "encoder.layer",
@@ -718,7 +738,9 @@ _DEBERTA_QKVO = _qkvo(
     "attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", "attention.output.dense"
 )
 DEBERTA_V2 = replace(BERT.but(_DEBERTA_QKVO), calls=_disentangled)
-DEBERTA = BERT.but({f"attn.hook_{part}": f"attention.self.in_proj:output|interleaved:{i}" for i, part in enumerate("qkv")})
+DEBERTA = BERT.but(
+    {f"attn.hook_{part}": f"attention.self.in_proj:output|interleaved:{i}" for i, part in enumerate("qkv")}
+)
 
 DISTILBERT = Family(
     "transformer.layer",
@@ -813,7 +835,9 @@ SWITCH = replace(
     missing={"mlp.experts": NO_EXPERT_NEURONS},
 )
 # Its encoder's attention runs on blocks of the text.
-LONGT5 = replace(T5.without("its softmax runs on blocks of the text", "attn.hook_attn_scores", "attn.hook_pattern"), attention=None)
+LONGT5 = replace(
+    T5.without("its softmax runs on blocks of the text", "attn.hook_attn_scores", "attn.hook_pattern"), attention=None
+)
 _T5GEMMA = {
     **_LLAMA_INSIDE,
     "hook_resid_mid": "pre_feedforward_layernorm:input",
@@ -945,7 +969,9 @@ SWIN = Family(
     },
 )
 SWINV2 = replace(
-    SWIN.without("its norms stand behind each sublayer", "hook_resid_mid").but({"hook_mlp_out": "layernorm_after:output"})
+    SWIN.without("its norms stand behind each sublayer", "hook_resid_mid").but(
+        {"hook_mlp_out": "layernorm_after:output"}
+    )
 )
 # Whisper's encoder as the tower of another model.
 SOUND_TOWER = replace(
@@ -977,7 +1003,7 @@ MOONSHINE = Family(
 )
 CTRL = Family(
     "h",
-    {"hook_embed": "w:output", "ln_final.hook_normalized": "layernorm:output"},
+    {"ln_final.hook_normalized": "layernorm:output"},
     {
         **RESIDUAL,
         "hook_resid_mid": "layernorm2:input",
@@ -990,9 +1016,7 @@ CTRL = Family(
 )
 # A bias of its own is added to attention's output inside the block.
 NEOX_JAPANESE = replace(
-    NEOX_SEQUENTIAL.without(
-        "a bias is added to it inside the block's forward", "hook_attn_out"
-    ),
+    NEOX_SEQUENTIAL.without("a bias is added to it inside the block's forward", "hook_attn_out"),
     when=lambda config: True,
 )
 XMOD = BERT.without("adapters of the language follow it", "hook_mlp_out")
@@ -1024,7 +1048,8 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), (QWEN_NEXT,)),
     **dict.fromkeys(("jamba", "bamba"), (HYBRID,)),
     **dict.fromkeys(("lfm2", "lfm2_moe"), (LFM2,)),
-    **dict.fromkeys(("granitemoehybrid", "falcon_h1"), (SCALED_HYBRID,)),
+    "granitemoehybrid": (SCALED_HYBRID,),
+    "falcon_h1": (FALCON_H1,),
     "olmo_hybrid": (OLMO_HYBRID,),
     **dict.fromkeys(("kimi_linear", "bailing_hybrid"), (KIMI,)),
     "deepseek_v4": (DEEPSEEK_V4,),
@@ -1103,5 +1128,5 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "ctrl": (CTRL,),
     "gpt_neox_japanese": (NEOX_JAPANESE,),
     "xmod": (XMOD,),
-    "fsmt": (BART,),
+    "fsmt": (FSMT,),
 }  # fmt: skip

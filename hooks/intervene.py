@@ -51,7 +51,7 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
 
     Raises:
         UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not there.
-        EditError: in the forward, for a value that does not fit.
+        EditError: for a site that can only be read; in the forward, for a value that does not fit.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
 
     Warns:
@@ -67,6 +67,8 @@ class intervene:  # noqa: N801  (a context manager, used as a verb)
         for spec, given in edits.items():
             edit = given if isinstance(given, Edit) else function(given)
             for site, place in locate(model, spec).items():
+                if place.read_only:
+                    raise EditError(f"{site} can only be read: {place.read_only}")
                 if site.part == "hook_resid_mid":
                     site, place, edit = _through_attn_out(model, site, edit)
                 places[site] = place

@@ -42,6 +42,7 @@ class Place:
         item: which element of a tuple, or which key of a mapping; None takes the first tensor.
         call: which of the module's calls within one forward, for a block that is shared by all layers.
         calls: how many calls one forward makes.
+        read_only: why an edit of the site would change nothing, where that is so.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Place:
     call: int = 0
     calls: int = 1
     like: str | None = None  # the raw tensor is ``(batch pos) d``: this module's input tells batch and pos
+    read_only: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,10 @@ def read(model: nn.Module, stack: Stack) -> Reading | None:
     for layer, key in enumerate(layers):
         base = prefix + family.blocks + ("." if family.shared else f".{key}.")
         call = layer if family.shared else 0
-        seen: list[tuple[str | None, tuple[str, ...]]] = [(family.attention, ATTENTION_SITES), (family.cross, CROSS_SITES)]
+        seen: list[tuple[str | None, tuple[str, ...]]] = [
+            (family.attention, ATTENTION_SITES),
+            (family.cross, CROSS_SITES),
+        ]
         attention = _module_of(model, base, family.attention)
         for part, spec in family.inside.items():
             if part.endswith(".experts"):
@@ -285,8 +290,18 @@ def resolve(
         view = _view(kind, argument, part, module, end, attention, config, counts)
         if view is None:
             continue
-        return Place(path, end, view, item=item, like=like)
+        return Place(path, end, view, item=item, like=like, read_only=_read_only(part, module))
     return None
+
+
+def _read_only(part: str, module: nn.Module) -> str:
+    if part == "mlp.hook_expert_indices":
+        return "its weights in the sum are edited by hook_expert_weights"
+    if part == "mlp.hook_router_logits" and not isinstance(module, nn.Linear):
+        return (
+            "the router chooses experts before it returns its logits: edit hook_expert_weights, or the router's input"
+        )
+    return ""
 
 
 def _view(
@@ -392,5 +407,3 @@ def _first(config: Any, *names: str, default: int) -> int:
         if value is not None and not isinstance(value, list | tuple | dict):
             return value
     return default
-
-

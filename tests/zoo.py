@@ -64,7 +64,7 @@ def small(kind: type, flags: Mapping[str, Any]) -> Any:
     return kind(**{**made, **{name: value for name, value in flags.items() if name not in inside}})
 
 
-def build(name: str, flags: Mapping[str, Any] = {}, seed: int = 0, std: float = 0.2) -> nn.Module:
+def build(name: str, flags: Mapping[str, Any] = {}, seed: int = 0, std: float = 0.1) -> nn.Module:
     """A class of transformers with small random weights, none of them zero, in evaluation mode."""
     kind = getattr(hf, name)
     with torch.random.fork_rng(), warnings.catch_warnings():

@@ -32,7 +32,8 @@ def doctor_page(results: Mapping[str, Any]) -> Page:
     if noticed := [str(r["reason"]) for r in records if r.get("check") in NOTICED and r.get("reason")]:
         rows = [("noticed", "quiet", text) for text in noticed]
         sections.append(Section("noticed", "Noticed", [Notes(rows)], "About the weights and the texts."))
-    verdict = "something is WRONG" if counts["WRONG"] else "nothing is WRONG"
+    unknown = any(r.get("check") == "fires" and not r.get("site") and r.get("status") == "UNSUPPORTED" for r in records)
+    verdict = "something is WRONG" if counts["WRONG"] else "no site is known" if unknown else "nothing is WRONG"
     return Page(
         title=f"What is read of {model_name(about)}: {verdict}",
         kicker="layerscope doctor",

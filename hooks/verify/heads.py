@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,20 @@ from torch import Tensor
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
 
+PROJECTED = (
+    ("attn.hook_z", "hook_attn_out"),
+    ("cross_attn.hook_z", "hook_cross_attn_out"),
+    ("mixer.hook_z", "mixer.hook_out"),
+    ("mlp.hook_post", "hook_mlp_out"),
+)
+"""What an output projection reads, and what the block adds to its stream for it."""
 READ_BOTH_WAYS = ("paligemma",)
 """Model types that generate, and whose prompt is read both ways; XLNet says so in ``attn_type``."""
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
     """Each query's weights sum to 1 and are the softmax of its scores."""
-    for site in _of(exam, "attn.hook_pattern"):
+    for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
         pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
         error = float((pattern.double().sum(-1) - 1).abs().max())
         if exam.has(scores):
@@ -46,7 +54,7 @@ def mask(exam: Exam) -> Iterator[Finding]:
         pattern = exam.acts[site]
         queries = pattern.shape[-2]
         ahead = float(pattern[..., :queries].double().triu(1).abs().max())
-        if must or seen:
+        if (must or seen) if site.startswith("blocks.") else site.startswith("decoder_blocks."):
             yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
         else:
             yield Finding("", site, "OK", ahead)
@@ -62,15 +70,15 @@ def _must_be_causal(exam: Exam) -> bool:
 
 def products(exam: Exam) -> Iterator[Finding]:
     """sum over keys of pattern x v = z, head by head (a key-value head serves its group), times a gate where there is one."""
-    for layer in range(exam.n_layers):
-        pattern, value, z, gate = (f"blocks.{layer}.attn.hook_{part}" for part in ("pattern", "v", "z", "gate"))
+    for block, kind in itertools.product(exam.blocks, ("attn", "cross_attn")):
+        pattern, value, z, gate = (f"{block}.{kind}.hook_{part}" for part in ("pattern", "v", "z", "gate"))
         if not exam.has(z):
             continue
         if not exam.has(pattern, value):
             yield exam.cannot(z, "its values or its pattern are not listed")
             continue
         weights, found = exam.acts[pattern].double(), exam.acts[z].double()
-        candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, layer, exam.acts[value])]
+        candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, block, exam.acts[value])]
         if exam.has(gate):
             candidates = [c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)]
         error = min(_up_to_scale_and_bias(c, found) for c in candidates)
@@ -83,9 +91,9 @@ def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
     return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
 
 
-def _values(exam: Exam, layer: int, value: Tensor) -> list[Tensor]:
+def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
     """The values, and where a norm of the block reads them (Gemma 4), what it makes of them."""
-    normed = [out.reshape(value.shape) for given, out in exam.norms(layer) if _same_numbers(given, value, exam.local)]
+    normed = [out.reshape(value.shape) for given, out in exam.norms(block) if _same_numbers(given, value, exam.local)]
     return [value, *normed]
 
 
@@ -109,15 +117,15 @@ def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
 
 def projections(exam: Exam) -> Iterator[Finding]:
     """z through the output projection is attn_out, and mlp.hook_post through the down projection is mlp_out (or its norm's input)."""
-    for layer in range(exam.n_layers):
-        for site, out in (("attn.hook_z", "hook_attn_out"), ("mlp.hook_post", "hook_mlp_out")):
-            site, out = f"blocks.{layer}.{site}", f"blocks.{layer}.{out}"
+    for block in exam.blocks:
+        for site, out in PROJECTED:
+            site, out = f"{block}.{site}", f"{block}.{out}"
             if not exam.has(site, out):
                 continue
             with torch.no_grad():
                 made = main_tensor(project(exam, site, exam.acts[site]))
             why = f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
-            yield exam.within(out, _same_or_normed(exam, layer, made, exam.acts[out]), exam.local, why)
+            yield exam.within(out, _same_or_normed(exam, block, made, exam.acts[out]), exam.local, why)
 
 
 def project(exam: Exam, site: str, value: Tensor) -> Any:
@@ -131,13 +139,13 @@ def project(exam: Exam, site: str, value: Tensor) -> Any:
     return module(flat)
 
 
-def _same_or_normed(exam: Exam, layer: int, made: Tensor, out: Tensor) -> float:
+def _same_or_normed(exam: Exam, block: str, made: Tensor, out: Tensor) -> float:
     error = relative(made, out)
     if error <= exam.local:
         return error
-    behind = [given for given, normed in exam.norms(layer) if relative(normed, out) <= exam.local]
+    behind = [given for given, normed in exam.norms(block) if relative(normed, out) <= exam.local]
     return min([error, *(relative(made, given) for given in behind)])
 
 
 def _of(exam: Exam, part: str) -> list[str]:
-    return [site for layer in range(exam.n_layers) if exam.has(site := f"blocks.{layer}.{part}")]
+    return [site for block in exam.blocks if exam.has(site := f"{block}.{part}")]

@@ -82,7 +82,14 @@ def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
         mels = getattr(config, "num_mel_bins", None)
         return (int(config.max_length), int(mels)) if mels and hasattr(config, "max_length") else (SAMPLES,)
     if main == "input_features":
-        width = next((getattr(config, n) for n in ("feature_projection_input_dim", "input_feat_per_channel") if hasattr(config, n)), None)
+        width = next(
+            (
+                getattr(config, n)
+                for n in ("feature_projection_input_dim", "input_feat_per_channel")
+                if hasattr(config, n)
+            ),
+            None,
+        )
         if width is not None:
             return 4 * LENGTH, int(width)
         if hasattr(config, "max_source_positions"):

@@ -72,9 +72,7 @@ def batched(exam: Exam) -> Iterator[Finding]:
         whole = exam.acts[site]
         if len(whole) == exam.batch and len(acts[site]) == 1:
             yield exam.within(site, relative(acts[site][0], whole[row]), exam.far, why)
-    if exam.plain.shape == (exam.batch, exam.batch) and out.shape == (1, 1):  # each picture against each text
-        yield exam.within("", relative(out[0], exam.plain[row, row:]), exam.far, why)
-    elif len(exam.plain) == exam.batch:
+    if len(exam.plain) == exam.batch:
         yield exam.within("", relative(out[0], exam.plain[row]), exam.far, why)
 
 
