@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from . import views
-from .families import RESIDUAL, Family, PlaceSpec
+from .families import FOLDED, RESIDUAL, Family, PlaceSpec
+from .rows import ATTENTION_SITES
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
@@ -109,8 +110,14 @@ def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
             spec = _place({"mlp": mlp}, f"mlp.{target}") if target else None
             if spec:
                 inside[f"mlp.{end}"] = spec
-    seen = attention is not None and model.config.model_type not in _FOLDED  # type: ignore[union-attr]
-    return Family(from_body(stack.name), outside, inside, attention.name if attention is not None and seen else None)
+    folded = model.config.model_type in _FOLDED  # type: ignore[union-attr]
+    return Family(
+        from_body(stack.name),
+        outside,
+        inside,
+        attention.name if attention is not None and not folded else None,
+        missing=dict.fromkeys(ATTENTION_SITES, FOLDED) if folded else {},
+    )
 
 
 def _place(parts: dict[str, Any], alias: str) -> str | None:

@@ -968,11 +968,8 @@ SWIN = Family(
         "hook_attn_out": "the windows are put together inside the block's forward",
     },
 )
-SWINV2 = replace(
-    SWIN.without("its norms stand behind each sublayer", "hook_resid_mid").but(
-        {"hook_mlp_out": "layernorm_after:output"}
-    )
-)
+# Its norms stand behind each sublayer: the MLP reads the sum itself.
+SWINV2 = SWIN.but({"hook_resid_mid": "intermediate:input", "hook_mlp_out": "layernorm_after:output"})
 # Whisper's encoder as the tower of another model.
 SOUND_TOWER = replace(
     PEGASUS,

@@ -326,7 +326,9 @@ class Resume:
         return logits, ends[-1]
 
     def _caches(self) -> bool:
-        return getattr(self.model.config, "use_cache", None) is not None
+        config: Any = self.model.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return any(getattr(part, "use_cache", None) is not None for part in (config, text))
 
     def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:
         """The values at the positions that are read."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
+from .inputs import READ_BOTH_WAYS
 
 PROJECTED = (
     ("attn.hook_z", "hook_attn_out"),
@@ -19,8 +20,6 @@ PROJECTED = (
     ("mlp.hook_post", "hook_mlp_out"),
 )
 """What an output projection reads, and what the block adds to its stream for it."""
-READ_BOTH_WAYS = ("paligemma",)
-"""Model types that generate, and whose prompt is read both ways; XLNet says so in ``attn_type``."""
 
 
 def rows(exam: Exam) -> Iterator[Finding]:

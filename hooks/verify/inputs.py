@@ -13,6 +13,8 @@ from layerscope.errors import InputError
 from ..rows import text_config
 
 TEXTS, LENGTH, SAMPLES = 3, 7, 1600
+READ_BOTH_WAYS = ("paligemma",)
+"""Model types that generate, and whose prompt (token type 0) is read both ways; XLNet says so in ``attn_type``."""
 
 
 def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
@@ -33,6 +35,8 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         inputs = {"input_ids": ids}
         if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_decoder"):
             inputs["decoder_input_ids"] = ids[:, : LENGTH - 2].flip(1)
+        if config.model_type in READ_BOTH_WAYS:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
         if _compares(model) and "spatial_shapes" in inspect.signature(model.forward).parameters:
             inputs |= _patches(model, config.vision_config, generator)
         elif _compares(model):

@@ -38,7 +38,8 @@ def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
         elif exam.has(out):
             bases, added = [base + acts[out] for base in bases], True
     mlp = f"{block}.hook_mlp_out"
-    if exam.has(mlp):
+    alone = not added and any(exam.has(f"{other}.{part}") for other in exam.blocks for part in _BEFORE)
+    if exam.has(mlp) and (added or alone):
         bases = [base + acts[mlp] for base in bases]
     elif not (added and exam.has(mixed) and not exam.has(f"{block}.hook_resid_mid")):
         bases = []
@@ -50,6 +51,10 @@ def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
     behind = [given for given, out in exam.norms(block) if relative(out, acts[post]) <= exam.local]
     error = min(relative(base, end) for base in bases for end in (acts[post], *behind))
     yield exam.within(post, error, exam.local, "the parts do not add up to resid_post")
+
+
+_BEFORE = ("hook_attn_out", "mixer.hook_out")
+"""What other blocks add where this one has an MLP alone (Nemotron-H)."""
 
 
 def _with_normed(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
