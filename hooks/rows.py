@@ -297,7 +297,7 @@ def resolve(
 def _read_only(part: str, module: nn.Module) -> str:
     if part == "mlp.hook_expert_indices":
         return "its weights in the sum are edited by hook_expert_weights"
-    if part == "mlp.hook_router_logits" and not isinstance(module, nn.Linear):
+    if part == "mlp.hook_router_logits" and not type(module).__name__.startswith("Linear"):
         return (
             "the router chooses experts before it returns its logits: edit hook_expert_weights, or the router's input"
         )

@@ -517,7 +517,6 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "InternVLForConditionalGeneration": {},
         "Llama4ForConditionalGeneration": {"text_config": {"num_hidden_layers": 4, "interleave_moe_layer_step": 2}},
         "BlipModel": {},
-        "Blip2ForConditionalGeneration": {},
         "Qwen2AudioForConditionalGeneration": {},
         "AyaVisionForConditionalGeneration": {},
         "Glm4vForConditionalGeneration": {

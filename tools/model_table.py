@@ -50,7 +50,7 @@ def examined(name: str, full: bool = True) -> Row:
     try:
         known = anatomy(model)
     except UnknownArchitecture as error:
-        row.failed = str(error).partition(": ")[2].partition(";")[0].partition(" (tried")[0]
+        row.failed = str(error).partition(": ")[2].partition(": use raw")[0]
         return row
     row.source = "table" if "table" in known.source else "adapter"
     row.sites, row.missing = len(known.places), dict(known.missing)

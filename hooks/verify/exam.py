@@ -259,7 +259,8 @@ class Exam:
 
 def _keeper(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape == output.shape:
             kept.append((args[0].clone(), output.clone()))
 
     return hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -166,6 +167,8 @@ def _in_steps(exam: Exam, early: int, steps: list[int], sites: list[str]) -> tup
             return None
         for step in steps:
             late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": held}
+            if step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters:  # as `generate` does
+                late["position_ids"] = torch.full((len(ids), 1), at)
             if not sites:
                 outs.append(exam.run(late, use_cache=True))
             else:
