@@ -251,7 +251,9 @@ class Taps:
                     shape = self._shapes.get(place.like) if place.like else None
                     touch = functools.partial(tap.touch, site, place, shape=shape)
                     with Touching(self.model):
-                        changed = touched(module, given_to(args, kwargs), str(place.item), changed, touch, self.in_graph)
+                        changed = touched(
+                            module, given_to(args, kwargs), str(place.item), changed, touch, self.in_graph
+                        )
             tap.after()
             return None if changed is output else changed
 
