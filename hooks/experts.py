@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 _EDITED = "_layerscope_neurons"
 """Attribute of a module's output on its way through the taps: what they have put in the neurons' places."""
 

@@ -82,7 +82,12 @@ def test_nothing_is_wrong_with_a_model_that_is_mapped_right():
     assert verdict.wrong == []
     assert verdict.require() is verdict
     assert all(f.reason for f in verdict.unsupported)
-    assert {c.name for c in CHECKS} - {f.check for f in verdict} <= {"own neurons", "head = columns", "weights", "experts"}
+    assert {c.name for c in CHECKS} - {f.check for f in verdict} <= {
+        "own neurons",
+        "head = columns",
+        "weights",
+        "experts",
+    }
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert model.config._attn_implementation == "sdpa"
