@@ -18,6 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_EDITED = "_layerscope_neurons"
+"""Attribute of a module's output on its way through the taps: what they have put in the neurons' places."""
+
 
 def expert_count(module: nn.Module) -> int:
     """How many experts a module runs as transformers' shared implementations do; 0 where it runs them otherwise."""
@@ -32,12 +35,11 @@ class Expert:
     Args:
         module: the module of all experts.
         inputs: what it was given: rows of tokens, the experts each chose, and their weights.
-        which: ``"3.pre"`` or ``"3.post"``: before the activation (the gate's side) or before the down projection.
+        number: which expert.
     """
 
-    def __init__(self, module: Any, inputs: tuple[Tensor, Tensor, Tensor], which: str) -> None:
-        number, _, self.end = which.partition(".")
-        self.module, self.expert = module, int(number)
+    def __init__(self, module: Any, inputs: tuple[Tensor, Tensor, Tensor], number: int) -> None:
+        self.module, self.expert = module, number
         rows, chosen, weights = inputs
         here = chosen == self.expert
         self.rows = here.any(-1).nonzero()[:, 0]
@@ -45,20 +47,28 @@ class Expert:
         self.n_rows = len(rows)
         self.weight = (weights * here).sum(-1)[self.rows]
 
-    def values(self) -> Float[Tensor, "rows d_expert"]:
-        """The site's tensor: one row a token, zeros where another expert was chosen."""
-        wide = self._up()
-        value = self._gate_side(wide) if self.end == "pre" else self._hidden(wide)
-        return value.new_zeros(self.n_rows, value.shape[-1]).index_copy(0, self.rows, value)
+    def pre(self) -> Float[Tensor, "rows d_expert"]:
+        """Before the activation (the gate's side): one row a token, zeros where other experts were chosen."""
+        return self._spread(self._gate_side(self._up()))
 
-    def change(self, new: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_model"]:
-        """What the module's output gains when the site holds ``new``."""
-        wide = self._up()
-        hidden = self._hidden(wide)
-        edited = new[self.rows]
-        after = self._hidden(self._with_gate_side(wide, edited)) if self.end == "pre" else edited
-        gained = self._down(after - hidden) * self.weight[:, None]
-        return gained.new_zeros(self.n_rows, gained.shape[-1]).index_copy(0, self.rows, gained)
+    def post(self) -> Float[Tensor, "rows d_expert"]:
+        """What the down projection reads."""
+        return self._spread(self._hidden(self._up()))
+
+    def post_of(self, pre: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_expert"]:
+        """What the down projection reads when ``pre`` stands before the activation."""
+        return self._spread(self._hidden(self._with_gate_side(self._up(), pre[self.rows])))
+
+    def own(self, value: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_expert"]:
+        """The value at the tokens that chose this expert; what is elsewhere goes nowhere."""
+        return self._spread(value[self.rows])
+
+    def gain(self, change: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_model"]:
+        """What the module's output gains with a change of what the down projection reads."""
+        return self._spread(self._linear(change[self.rows], self.module.down_proj, None) * self.weight[:, None])
+
+    def _spread(self, value: Tensor) -> Tensor:
+        return value.new_zeros(self.n_rows, value.shape[-1]).index_copy(0, self.rows, value)
 
     def _up(self) -> Tensor:
         name = _up(self.module)
@@ -67,9 +77,6 @@ class Expert:
 
     def _hidden(self, wide: Tensor) -> Tensor:
         return self.module._apply_gate(wide) if self.module.has_gate else self.module.act_fn(wide)
-
-    def _down(self, hidden: Tensor) -> Tensor:
-        return self._linear(hidden, self.module.down_proj, None)
 
     def _linear(self, rows: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
         weight = weights[self.expert] if self.module.is_transposed else weights[self.expert].transpose(0, 1)
@@ -108,10 +115,24 @@ def touched(
     touch: Callable[[Tensor], Tensor],
     in_graph: bool,
 ) -> Any:
-    """A module's output after a tap has been shown one expert's neurons."""
-    expert = Expert(module, inputs, which)
-    raw = expert.values()
+    """A module's output after a tap has been shown one expert's neurons.
+
+    Args:
+        which: ``"3.pre"`` or ``"3.post"``: the expert, and before its activation or before its down projection.
+        touch: from the site's tensor to itself, or to what replaces it.
+        in_graph: whether a gradient must reach the tensor that is shown.
+    """
+    number, _, end = which.partition(".")
+    expert = Expert(module, inputs, int(number))
+    edited: dict[str, Tensor] = getattr(output, _EDITED, {})  # by taps that came before this one
+    raw = edited[which] if which in edited else expert.pre() if end == "pre" else expert.post()
     new = touch(raw)
-    if new is raw and not in_graph:
+    if new is raw and (which in edited or not in_graph):
         return output
-    return output + expert.change(new).to(output.dtype)
+    new = expert.own(new)
+    post = f"{number}.post"
+    before = edited[post] if post in edited else expert.post()  # apart from `raw` in the graph
+    after = new if end == "post" else expert.post_of(new)
+    made = output + expert.gain(after - before).to(output.dtype)
+    setattr(made, _EDITED, {**edited, which: new, post: after})
+    return made

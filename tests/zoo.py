@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {
     "head_dim": 8,
 }
 
-#: Group -> class of transformers, and a variant -> what its real checkpoints set beside the defaults, and sizes that have names of their own.
+#: Group -> class of transformers, and a variant -> what its checkpoints set beside the defaults, and sizes with names of their own.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "decoders": {
         "ApertusForCausalLM": {},

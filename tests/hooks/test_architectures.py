@@ -177,7 +177,7 @@ def test_gradients_reach_an_experts_neurons():
     gradient, value = acts.grad[site], acts[site]
     where = int(value[0, :, 3].abs().argmax())
     ends = []
-    for step in (1e-4, -1e-4):
+    for step in (1e-2, -1e-2):
 
         def moved(x: torch.Tensor, step: float = step) -> torch.Tensor:
             out = x.clone()
@@ -186,7 +186,23 @@ def test_gradients_reach_an_experts_neurons():
 
         with torch.no_grad(), intervene(model, {site: moved}):
             ends.append(float(model(**inputs).logits.sum()))
-    assert float(gradient[0, where, 3]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4)
+    assert float(gradient[0, where, 3]) == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=1e-2)  # norms run in float32
+
+
+def test_a_capture_inside_sees_an_experts_edited_neurons():
+    """An edit before the activation is seen behind it: the equation of the expert's own weights."""
+    model = zoo.build("MixtralForCausalLM")
+    module, number = model.model.layers[0].mlp.experts, 1
+    pre, post = (f"blocks.0.mlp.experts.{number}.hook_{end}" for end in ("pre", "post"))
+    given: list[torch.Tensor] = []
+    module.register_forward_pre_hook(lambda _, args: given.extend(args))
+    with torch.no_grad(), intervene(model, {pre: lambda x: x + 1.0}), capture(model, pre, post) as acts:
+        model(input_ids=tiny.ids(batch=1, pos=6))
+    rows, chosen = given[0], (given[1] == number).any(-1)
+    gate, up = (rows @ module.gate_up_proj[number].T).chunk(2, dim=-1)
+    expected = torch.where(chosen[:, None], torch.nn.functional.silu(gate + 1) * up, 0.0)
+    torch.testing.assert_close(acts[post][0], expected)
+    torch.testing.assert_close(acts[pre][0], torch.where(chosen[:, None], gate + 1, 0.0))
 
 
 def test_decoders_of_pairs_have_names():
