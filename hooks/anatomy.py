@@ -12,8 +12,8 @@ import fnmatch
 import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,14 +21,23 @@ from torch import nn
 from layerscope.errors import InputError, LayerscopeError
 
 from . import views
-from .families import FAMILIES, Family, PlaceSpec
-from .sites import Index, Site, SiteLike, Span, UnknownSite, braces, expand
-from .views import View
+from .families import Family
+from .rows import ATTENTION_SITES, Place, Reading, Stack, head_counts, read, stacks_of, submodule, text_config
+from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
 
-#: Sites that only exist while attention is being computed; see `hooks.attention`.
-ATTENTION_SITES = ("attn.hook_attn_scores", "attn.hook_pattern")
+__all__ = [
+    "ATTENTION_SITES",
+    "Anatomy",
+    "Place",
+    "UnknownArchitecture",
+    "WrappedModel",
+    "anatomy",
+    "locate",
+    "locate_each",
+    "sites",
+]
 
 
 class WrappedModel(LayerscopeError, ValueError):
@@ -37,33 +46,6 @@ class WrappedModel(LayerscopeError, ValueError):
 
 class UnknownArchitecture(LayerscopeError, LookupError):
     """No anatomy is known for a model: only raw module paths can be used."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a site's tensor is found.
-
-    Args:
-        path: the module, as `nn.Module.get_submodule` takes it.
-        end: its ``input``, its ``output``, or the ``scores``/``pattern`` computed inside an attention module.
-        view: raw tensor -> site tensor.
-        item: which element of a tuple, or which key of a mapping; None takes the first tensor.
-        call: which of the module's calls within one forward, for a block that is shared by all layers.
-        calls: how many calls one forward makes.
-    """
-
-    path: str
-    end: Literal["input", "output", "scores", "pattern"]
-    view: View = views.identity
-    item: int | str | None = None
-    call: int = 0
-    calls: int = 1
-    own: Index | None = None  # a selection of heads, as it counts in scores or patterns that hold some heads alone
-    like: str | None = None  # the raw tensor is ``(batch pos) d``: this module's input tells batch and pos
-
-    def within(self, site: Site) -> Site:
-        """A site with its selection as it counts in the raw tensor."""
-        return site if self.own is None else Site(site.name, self.own)
 
 
 def heads_of(site: Site, count: int) -> list[int]:
@@ -84,6 +66,9 @@ class Anatomy:
         places: where each site is, by its name.
         n_layers, n_heads, n_kv_heads: blocks, and heads of a block: of queries, of keys and values.
         source: what the map was read off: a family, an adapter, a bridge.
+        missing: part of a block -> why no block, or which blocks, have no such site.
+        layer_heads: layer -> its heads of queries, and of keys and values, where a block has attention.
+        stacks: the stacks of blocks and their lengths; ``blocks`` first.
     """
 
     places: Mapping[str, Place]
@@ -91,6 +76,9 @@ class Anatomy:
     n_heads: int
     n_kv_heads: int
     source: str
+    missing: Mapping[str, str] = field(default_factory=dict)
+    layer_heads: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    stacks: Mapping[str, int] = field(default_factory=dict)
 
     def query_heads(self, spec: SiteLike) -> list[int]:
         """The query heads that a site's heads reach: under grouped heads one key or value head serves several.
@@ -99,25 +87,37 @@ class Anatomy:
         [2, 3]
         """
         site = Site.parse(spec)
-        group = self.n_heads // self.n_kv_heads if site.part in ("attn.hook_k", "attn.hook_v") else 1
-        picked = heads_of(site, self.n_heads // group)
+        n_heads, n_kv = self.n_heads, self.n_kv_heads
+        if site.name.startswith("blocks."):
+            n_heads, n_kv = self.layer_heads.get(site.layer or 0, (n_heads, n_kv))
+        group = n_heads // n_kv if site.part in ("attn.hook_k", "attn.hook_v") else 1
+        picked = heads_of(site, n_heads // group)
         return [head * group + i for head in picked for i in range(group)]
 
 
 _CACHE: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
 
 
-_SHAPES: weakref.WeakKeyDictionary[nn.Module, _Shape] = weakref.WeakKeyDictionary()
+_SHAPES: weakref.WeakKeyDictionary[nn.Module, tuple[_Shape, ...]] = weakref.WeakKeyDictionary()
 
 
 #: What configurations call their heads.
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_key_value_heads", "num_kv_heads", "multi_query")
+_HEADS = (
+    "num_attention_heads",
+    "n_head",
+    "n_heads",
+    "num_heads",
+    "encoder_attention_heads",
+    "num_key_value_heads",
+    "num_kv_heads",
+    "multi_query",
+)
 
 
 class _Shape(NamedTuple):
-    """What an anatomy was made of and what a user may change later: it is looked at again each time, which costs little."""
+    """What a stack was read off and a user may change later: it is looked at again each time, which costs little."""
 
-    stack: str
+    path: str
     blocks: tuple[int, ...]
     config: Any
     heads: tuple[Any, ...]
@@ -127,8 +127,7 @@ def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
     _refuse_wrapper(model)
     known, inner = _CACHE.get(model), _adapted(model)
-    shape = _SHAPES.get(inner)
-    if known is None or (shape is not None and shape != _shape(inner, shape.stack, shape.config)):
+    if known is None or any(shape != _shape(inner, shape.path, shape.config) for shape in _SHAPES.get(inner, ())):
         _SHAPES.pop(inner, None)
         _CACHE.pop(inner, None)
         _refuse_compiled(model)
@@ -136,32 +135,18 @@ def anatomy(model: nn.Module) -> Anatomy:
     return known
 
 
-def _shape(model: nn.Module, stack: str, text: Any = None) -> _Shape:
-    if text is None:
-        text = _text_config(model)
-    blocks = _submodule(model, stack)
-    named = object.__getattribute__(text, "__dict__")  # a configuration's own look-ups are slow
+def _shape(model: nn.Module, path: str, config: Any) -> _Shape:
+    blocks = submodule(model, path)
+    named = object.__getattribute__(config, "__dict__")  # a configuration's own look-ups are slow
     children = () if blocks is None else tuple(map(id, blocks._modules.values()))
-    return _Shape(stack, children, text, tuple(named.get(name) for name in _HEADS))
+    return _Shape(path, children, config, tuple(named.get(name) for name in _HEADS))
 
 
-def _text_config(model: nn.Module) -> Any:
-    config: Any = model.config
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def _heads(model: nn.Module) -> tuple[int, int]:
-    """Heads of queries, and of keys and values, as the configuration names them."""
-    text = _text_config(model)
-    n_heads = int(_first(text, "num_attention_heads", "n_head", "num_heads", default=1))
-    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
-        return n_heads, 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
-    return n_heads, int(_first(text, "num_key_value_heads", "num_kv_heads", default=n_heads))
-
-
-def has_experts(model: nn.Module) -> bool:
-    """Whether some block is a mixture of experts."""
-    return any("expert" in f"{name} {type(module).__name__}".lower() for name, module in model.named_modules())
+def has_experts(model: nn.Module, path: str = "") -> bool:
+    """Whether some block is a mixture of experts; with a path, whether that block is."""
+    return any(
+        "expert" in f"{name} {type(m).__name__}".lower() for name, m in model.get_submodule(path).named_modules()
+    )
 
 
 def _adapted(model: nn.Module) -> nn.Module:
@@ -286,28 +271,25 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
     parsed = [Site.parse(spec) for spec in specs]
     named = [site for site in parsed if not site.name.startswith("module:")]
     places = anatomy(model).places if named else {}
-    _refuse_decoders(model, named)
     each: list[dict[Site, Place]] = []
     for site in parsed:
         if site.name.startswith("module:"):
             each.append(_raw_places(model, site))
         else:
-            each.append({own: places[own.name] for own in expand([site], places)})
+            each.append({own: places[own.name] for own in _expanded(model, site, places)})
     _refuse_compiled_around(model, {place.path: place for found in each for place in found.values()}.values())
     return each
 
 
-def _refuse_decoders(model: nn.Module, specs: Sequence[Site]) -> None:
-    """The names of an encoder-decoder are its encoder's; why a decoder has none, and what to ask for instead."""
-    asked = next((n for spec in specs if (n := spec.name).startswith("decoder_")), None)
-    if asked is None or not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return
-    stack = re.compile(r"(?:^|\.)decoder\.(?:layers|block)\.0$")
-    block = next((name for name, _ in model.named_modules() if stack.search(name)), "decoder.block.0")
-    raise UnknownSite(
-        f"no site {asked!r}: the names of an encoder-decoder are its encoder's (blocks.N...); a decoder block holds two attentions "
-        f"and three sums over another text, and no check of ours proves a map of it: use raw paths such as 'module:{block}:output'"
-    )
+def _expanded(model: nn.Module, site: Site, places: Mapping[str, Place]) -> list[Site]:
+    """A pattern's sites; where it has none because this model has no such part, the error says why."""
+    try:
+        return expand([site], places)
+    except UnknownSite:
+        why = anatomy(model).missing.get(site.part)
+        if why is None or any(Site(name).part == site.part for name in places):
+            raise
+        raise UnknownSite(f"no site {str(site)!r} in {type(model).__name__}: {why}") from None
 
 
 def _find(model: nn.Module) -> Anatomy:
@@ -328,54 +310,80 @@ def _find(model: nn.Module) -> Anatomy:
             f"{type(model).__name__} has no Hugging Face config, so its sites are not known by name: "
             "use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
         )
-    for family in FAMILIES.get(kind, ()):
-        if family.when(config):
-            return _from_family(model, family, "layerscope's table")
+    stacks = stacks_of(model)
+    source = "layerscope's table"
+    if not any(stack.name == "blocks" for stack in stacks):
+        stacks, source = [*_adapted_stack(model, required=not stacks), *stacks], "TransformerLens's adapter"
+    return _from_stacks(model, stacks, source if stacks[0].name == "blocks" else "layerscope's table")
+
+
+def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:
+    """The main stack, read off TransformerLens's adapters."""
     from .adapters import family_from_transformer_lens
 
-    return _from_family(model, family_from_transformer_lens(model), "TransformerLens's adapter")
-
-
-def _from_family(model: nn.Module, family: Family, source: str) -> Anatomy:
-    prefix = _body_prefix(model, family)
-    text = _text_config(model)
-    n_heads, n_kv = _heads(model)
-    stack = _submodule(model, prefix + family.blocks)
-    if stack is None:
+    try:
+        family = family_from_transformer_lens(model)
+    except UnknownArchitecture:
+        if required:
+            raise
+        return []
+    stack = Stack("blocks", _body_prefix(model, family), family, model.config)
+    if submodule(model, stack.path) is None:
         raise UnknownArchitecture(
-            f"{type(model).__name__}: expected its blocks at {prefix + family.blocks!r} ({source}), found no such module; "
-            "use raw paths such as 'module:encoder.rnn:output[0]'"
+            f"{type(model).__name__}: expected its blocks at {stack.path!r} (TransformerLens's adapter), found "
+            "no such module; use raw paths such as 'module:encoder.rnn:output[0]'"
         )
-    n_layers = int(text.num_hidden_layers) if family.shared else len(list(stack.children()))
-    places: dict[str, Place] = {}
+    return [stack]
 
-    calls = n_layers if family.shared else 1
 
-    def add(name: str, spec: PlaceSpec, base: str, call: int = 0) -> None:
-        part = Site(name).part
-        per_head = n_kv if part in ("attn.hook_k", "attn.hook_v") else n_heads
-        path, end, view = _parse_place(spec, per_head) if isinstance(spec, str) else spec
-        like = base.removesuffix(".") if isinstance(spec, str) and spec.endswith("|unflatten") else None
-        full = base + path if path else base.removesuffix(".")
-        if _submodule(model, full) is not None:
-            places[name] = Place(full, end, view, call=call, calls=calls * family.called.get(part, 1), like=like)
+def _from_stacks(model: nn.Module, stacks: Sequence[Stack], source: str) -> Anatomy:
+    readings = {stack.name: found for stack in stacks if (found := read(model, stack)) is not None}
+    places = {name: place for found in readings.values() for name, place in found.places.items()}
+    _SHAPES[model] = tuple(_shape(model, stack.path, text_config(stack.config)) for stack in stacks)
+    main = stacks[0]
+    n_heads, n_kv = head_counts(main.config)
+    by_layer = readings[main.name].heads
+    counts = set(by_layer.values())
+    if len(counts) == 1:
+        n_heads, n_kv = counts.pop()
+    return Anatomy(
+        _in_order(places),
+        readings[main.name].n_layers,
+        n_heads,
+        n_kv,
+        source,
+        _missing(model, main.family, readings[main.name], f"{main.name}."),
+        by_layer,
+        {name: found.n_layers for name, found in readings.items()},
+    )
 
-    for name, spec in family.outside.items():
-        if not name.startswith("ln_final"):
-            add(name, spec, prefix)
-    for layer in range(n_layers):
-        base = prefix + family.blocks + ("." if family.shared else f".{layer}.")
-        call = layer if family.shared else 0
-        for part, spec in family.inside.items():
-            add(f"blocks.{layer}.{part}", spec, base, call)
-        if family.attention is not None and _submodule(model, base + family.attention) is not None:
-            for part, end in zip(ATTENTION_SITES, ("scores", "pattern"), strict=True):
-                places[f"blocks.{layer}.{part}"] = Place(base + family.attention, end, call=call, calls=calls)  # type: ignore[arg-type]
-    for name, spec in family.outside.items():
-        if name.startswith("ln_final"):
-            add(name, spec, prefix)
-    _SHAPES[model] = _shape(model, prefix + family.blocks)
-    return Anatomy(_in_order(places), n_layers, n_heads, n_kv, source)
+
+def _missing(model: nn.Module, family: Family, reading: Reading, stack: str) -> dict[str, str]:
+    """Part -> why no block has it, or which blocks have none."""
+    layers: dict[str, set[int]] = {}
+    for name in reading.places:
+        site = Site(name)
+        if site.layer is not None and name.startswith(stack):
+            layers.setdefault(site.part, set()).add(site.layer)
+    found: dict[str, str] = {}
+    for part in (*ORDER, *family.missing):
+        have = layers.get(part, set())
+        if not have:
+            found[part] = family.missing.get(part) or _why_none(model, part, layers)
+        elif len(have) < reading.n_layers:
+            without = [layer for layer in range(reading.n_layers) if layer not in have]
+            found[part] = f"not in blocks {', '.join(map(str, without))}: they have no such part"
+    return found
+
+
+def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> str:
+    if part.startswith("mlp.") and has_experts(model):
+        return "a mixture of experts has no single hidden layer"
+    if part == "hook_resid_mid":
+        return "attention and MLP read one stream in parallel, or no module reads the sum between them"
+    if part in ATTENTION_SITES and "attn.hook_z" not in layers:
+        return "no attention module is known in its blocks"
+    return "no module of this architecture takes or returns it by itself"
 
 
 #: The order in which a forward meets the sites of a block.
@@ -396,45 +404,46 @@ ORDER = (
 )
 
 
+#: Parts that only some families have, each behind the part of `ORDER` that a forward meets before it.
+_BEHIND = {
+    "attn.hook_gate": "attn.hook_v",
+    "mixer.": "hook_resid_pre",
+    "cross_attn.": "hook_resid_mid",
+    "hook_cross_attn_out": "hook_resid_mid",
+    "hook_resid_mid_cross": "hook_resid_mid",
+    "mlp.": "hook_resid_mid",
+}
+
+
 def _in_order(places: dict[str, Place]) -> dict[str, Place]:
-    def rank(name: str) -> tuple[int, int]:
+    def rank(name: str) -> tuple[int, int, int]:
         site = Site(name)
+        stack = name.partition("blocks.")[0] if site.layer is not None else ""
+        which = (
+            ("vision_", "audio_", "", "decoder_").index(stack) if stack in ("vision_", "audio_", "", "decoder_") else 4
+        )
         if site.layer is None:
-            return (10**9, 0) if name.startswith("ln_final") else (-1, 0)
-        return (site.layer, ORDER.index(site.part) if site.part in ORDER else len(ORDER))
+            final = "ln_final" in name
+            return (3 if name.startswith("decoder_") else 2, 10**9 if final else -1, 0)
+        return (which, site.layer, _rank_in_block(site.part))
 
     return {name: places[name] for name in sorted(places, key=rank)}
+
+
+def _rank_in_block(part: str) -> int:
+    if part in ORDER:
+        return 10 * ORDER.index(part)
+    before = next((last for start, last in _BEHIND.items() if part.startswith(start)), ORDER[-1])
+    return 10 * ORDER.index(before) + 1
 
 
 def _body_prefix(model: nn.Module, family: Family) -> str:
     """``"transformer."`` for a GPT2LMHeadModel, ``""`` for a GPT2Model: rows are written from the body."""
     name = getattr(model, "base_model_prefix", "")
     inner = getattr(model, name, None) if name else None
-    if isinstance(inner, nn.Module) and _submodule(model, f"{name}.{family.blocks}") is not None:
+    if isinstance(inner, nn.Module) and submodule(model, f"{name}.{family.blocks}") is not None:
         return f"{name}."
     return ""
-
-
-def _parse_place(spec: str, n_heads: int) -> tuple[str, Literal["input", "output"], View]:
-    where, _, how = spec.partition("|")
-    path, _, end = where.rpartition(":")
-    kind, _, part = how.partition(":")
-    match kind:
-        case "" | "unflatten":
-            view = views.identity
-        case "heads":
-            view = views.heads(n_heads)
-        case "thirds":
-            view = views.thirds(int(part), n_heads)
-        case "interleaved":
-            view = views.interleaved(int(part), n_heads)
-        case "halves":
-            view = views.halves(int(part))
-        case _:
-            raise InputError(f"place {spec!r}: no view {kind!r}")
-    if end not in ("input", "output"):
-        raise InputError(f"place {spec!r}: expected ':input' or ':output', got {end!r}")
-    return path, end, view
 
 
 def _raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
@@ -460,7 +469,7 @@ def _raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
     """The paths of a model's modules that a pattern stands for, name by name; ``-1`` is the last."""
-    if _submodule(model, pattern) is not None:
+    if submodule(model, pattern) is not None:
         return [pattern]
     found: list[tuple[str, nn.Module]] = [("", model)]
     for part in pattern.split("."):
@@ -496,18 +505,3 @@ def _from_bridge(model: Any) -> Anatomy:
             view = views.heads(n_kv if part[-1] in "kv" else config.n_heads) if per_head else views.identity
             places[name] = Place(paths[id(point)], "output", view)
     return Anatomy(_in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points")
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def _first(config: Any, *names: str, default: int) -> int:
-    for name in names:
-        value = getattr(config, name, None)
-        if value is not None:
-            return value
-    return default

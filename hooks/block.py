@@ -33,16 +33,16 @@ def _inert_hook() -> Callable[..., None]:
 
 
 class BlockHook:
-    """A module hook of one block, called with three values. A copied or pickled module gets one that does nothing."""
+    """A module hook of one block, called with so many values. A copied or pickled module gets one that does nothing."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("_run", "_values")
 
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
+    def __init__(self, run: Callable[..., Any], values: int = 3) -> None:
+        self._run, self._values = run, values
 
     def __call__(self, *given: Any) -> Any:
         # PyTorch forgets the keyword arguments where another thread has removed the hook that this one is calling.
-        return self._run(*given) if len(given) == 3 else None
+        return self._run(*given) if len(given) == self._values else None
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
         return _inert_hook, ()

@@ -56,7 +56,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     Raises:
         UnknownSite: before any hook attaches; or in the forward, for a head or neuron that is not there.
-        EditError: in the forward, for a value that does not fit.
+        EditError: for a site that can only be read; in the forward, for a value that does not fit.
         SiteNeverFired: on exit, if a forward ran and a site did not fire.
 
     Warns:
@@ -74,10 +74,13 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             given = edits[spec]
             edit = given if isinstance(given, Edit) else function(given)
             for site, place in located.items():
+                if place.read_only:
+                    raise EditError(f"{site} can only be read: {place.read_only}")
                 own = edit
                 if site.part == "hook_resid_mid":
-                    pre = f"blocks.{site.layer}.hook_resid_pre"
-                    site, place, own = _through_attn_out(model, site, edit, pre)
+                    block = site.name.removesuffix(".hook_resid_mid")
+                    pre = f"{block}.hook_resid_pre"
+                    site, place, own = _through_attn_out(model, site, edit, block)
                     self._summed[site] = pre
                 places[site] = place
                 self._edits.setdefault(site, []).append(own)
@@ -172,9 +175,9 @@ class _Live(Tap):
         return raw
 
 
-def _through_attn_out(model: nn.Module, site: Site, edit: Edit, pre: str) -> tuple[Site, Place, Edit]:
+def _through_attn_out(model: nn.Module, site: Site, edit: Edit, block: str) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
-    out = f"blocks.{site.layer}.hook_attn_out"
+    out, pre = f"{block}.hook_attn_out", f"{block}.hook_resid_pre"
     try:
         place = locate(model, out)[Site(out)]
     except UnknownSite:

@@ -39,6 +39,7 @@ SHORTHAND: dict[str, str] = {
     "pattern": "attn.hook_pattern",
     "pre": "mlp.hook_pre",
     "post": "mlp.hook_post",
+    "router_logits": "mlp.hook_router_logits",
 }
 
 #: The axis that ``[...]`` selects on: heads where a site has heads, the last axis elsewhere.
@@ -47,8 +48,15 @@ HEAD_AXIS: dict[str, int] = {
     "attn.hook_k": 2,
     "attn.hook_v": 2,
     "attn.hook_z": 2,
+    "attn.hook_gate": 2,
     "attn.hook_attn_scores": 1,
     "attn.hook_pattern": 1,
+    "cross_attn.hook_q": 2,
+    "cross_attn.hook_k": 2,
+    "cross_attn.hook_v": 2,
+    "cross_attn.hook_z": 2,
+    "cross_attn.hook_attn_scores": 1,
+    "cross_attn.hook_pattern": 1,
 }
 
 

@@ -7,6 +7,7 @@ on one place see it in the order in which they were attached, each what the one 
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import threading
@@ -25,6 +26,7 @@ from .activations import SiteNeverFired, select
 from .anatomy import Place, heads_of, modules_at
 from .attention import watch_attention
 from .block import BlockHook, ReadingHook, Repeat, Touching
+from .experts import given_to, touched
 from .forwards import Forward, Forwards
 from .sites import Site
 
@@ -122,6 +124,9 @@ class Taps:
                 module = modules[path]
                 if end == "input":
                     before(module, self._reader(tap, path, wanted))
+                elif end == "neurons":
+                    hook = BlockHook(self._experts(tap, path, wanted), values=4)
+                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
                 elif end == "output":
                     handles.append(module.register_forward_hook(BlockHook(self._writer(tap, path, wanted))))
                 else:
@@ -231,6 +236,25 @@ class Taps:
             if not self._mine():
                 return None
             changed = self._touch(tap, path + ":output", wanted, output)
+            return None if changed is output else changed
+
+        return hook
+
+    def _experts(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._mine():
+                return None
+            call = self._next_call(path + ":neurons", wanted)
+            changed = output
+            for site, place in wanted:
+                if place.call == call:
+                    shape = self._shapes.get(place.like) if place.like else None
+                    touch = functools.partial(tap.touch, site, place, shape=shape)
+                    with Touching(self.model):
+                        changed = touched(
+                            module, given_to(args, kwargs), str(place.item), changed, touch, self.in_graph
+                        )
+            tap.after()
             return None if changed is output else changed
 
         return hook

@@ -20,31 +20,85 @@ def identity(raw: Tensor) -> Tensor:
     return raw
 
 
-def heads(n_heads: int) -> View:
+class heads:  # noqa: N801  (a view, named as the others)
     """``batch pos (head d_head)`` -> ``batch pos head d_head``; a tensor that already has heads is left alone."""
 
-    def view(raw: Float[Tensor, "batch pos *width"]) -> Float[Tensor, "batch pos head d_head"]:
-        return raw if raw.ndim == 4 else raw.unflatten(-1, (n_heads, -1))
+    def __init__(self, n_heads: int) -> None:
+        self.n_heads = n_heads
 
-    return view
+    def __call__(self, raw: Float[Tensor, "batch pos *width"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw if raw.ndim == 4 else raw.unflatten(-1, (self.n_heads, -1))
 
 
-def thirds(part: int, n_heads: int) -> View:
+class thirds:  # noqa: N801
     """Query, key or value (part 0, 1, 2) of a fused projection laid out as three consecutive blocks (GPT-2)."""
 
-    def view(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
-        return raw.unflatten(-1, (3, n_heads, -1))[:, :, part]
+    def __init__(self, part: int, n_heads: int) -> None:
+        self.part, self.n_heads = part, n_heads
 
-    return view
+    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw.unflatten(-1, (3, self.n_heads, -1))[:, :, self.part]
 
 
-def interleaved(part: int, n_heads: int) -> View:
+class interleaved:  # noqa: N801
     """Query, key or value of a fused projection laid out head by head (GPT-NeoX)."""
 
-    def view(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
-        return raw.unflatten(-1, (n_heads, 3, -1))[:, :, :, part]
+    def __init__(self, part: int, n_heads: int) -> None:
+        self.part, self.n_heads = part, n_heads
+
+    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw.unflatten(-1, (self.n_heads, 3, -1))[:, :, :, self.part]
+
+
+class gated:  # noqa: N801
+    """Query (part 0) or gate (1) of a projection that gives each head both (Qwen3-Next)."""
+
+    def __init__(self, part: int, n_heads: int) -> None:
+        self.part, self.n_heads = part, n_heads
+
+    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw.unflatten(-1, (self.n_heads, 2, -1))[:, :, :, self.part]
+
+
+class fused:  # noqa: N801
+    """Query, key or value of a fused projection: all query heads, then all key heads, then all value heads (Phi-3)."""
+
+    def __init__(self, part: int, n_heads: int, n_kv: int, width: int) -> None:
+        size = width // (n_heads + 2 * n_kv)
+        self.n_heads = (n_heads, n_kv, n_kv)[part]
+        first = (0, n_heads, n_heads + n_kv)[part] * size
+        self.columns = slice(first, first + self.n_heads * size)
+
+    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw[..., self.columns].unflatten(-1, (self.n_heads, -1))
+
+
+def first(count: int) -> View:
+    """The first columns of a projection of several things."""
+
+    def view(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos part"]:
+        return raw[..., :count]
 
     return view
+
+
+def stream(index: int) -> View:
+    """One of several streams that go through a block together (Gemma 3n)."""
+
+    def view(raw: Float[Tensor, "streams batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return raw[index]
+
+    return view
+
+
+def turned(raw: Float[Tensor, "pos batch width"]) -> Float[Tensor, "batch pos width"]:
+    """A stream kept position by position (XLNet)."""
+    return raw.transpose(0, 1)
 
 
 def halves(part: int) -> View:

@@ -248,7 +248,7 @@ def _examined(subject: Subject, force: bool) -> dict[str, Any]:
     """
     verdict = examine(subject, quick=True)
     if not verdict.wrong:
-        console.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, nothing is WRONG")
+        console.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, {verdict.line()}")
     elif force:
         console.say(f"doctor: {verdict.line()}; going on, as --force says")
     else:

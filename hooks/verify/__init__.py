@@ -22,7 +22,7 @@ from torch import nn
 from layerscope.errors import InputError
 
 from ..padding import Padding
-from . import heads, response, stream, values, weights, whole
+from . import experts, heads, response, stream, values, weights, whole
 from .exam import Exam
 from .findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
 
@@ -54,6 +54,7 @@ CHECKS: tuple[Check, ...] = (
     Check("attention mask", heads.mask, quick=True),
     Check("pattern x v", heads.products, quick=True),
     Check("projections", heads.projections, quick=True),
+    Check("experts", experts.sums, quick=True),
     Check("norm and head", stream.end, quick=True),
     Check("batched", values.batched, quick=True),
     Check("hooks gone", values.hooks_gone, quick=True),

@@ -20,7 +20,9 @@ from ..capture import capture
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
+from ..rows import text_config
 from ..sites import HEAD_AXIS, Site, SiteLike
+from ..views import turned
 from .findings import Finding
 from .inputs import default_inputs, pad_id
 
@@ -61,7 +63,9 @@ class Exam:
             self.unknown = ""
         except UnknownArchitecture as error:
             self.anatomy, self.unknown = None, str(error)
-        listed = list(self.anatomy.places) if self.anatomy is not None else []
+        # Single experts are many, and have a check of their own.
+        places = self.anatomy.places if self.anatomy is not None else {}
+        listed = [s for s in places if self._reached(s) and ".mlp.experts." not in s]
         self.sites = list(sites) if sites is not None else listed
         self.padding = padding
         self.response: Any = None  # of `hooks.verify.response`, made when it is first asked for
@@ -87,6 +91,29 @@ class Exam:
     def config(self) -> Any:
         return getattr(self.model, "config", None)
 
+    def block_path(self, layer: int) -> str:
+        """The path of a block of the main stack."""
+        place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre") if self.anatomy is not None else None
+        return place.path if place is not None else ""
+
+    @property
+    def caches(self) -> bool:
+        """Whether its forward takes ``use_cache``."""
+        return getattr(text_config(self.config), "use_cache", None) is not None
+
+    def _reached(self, site: str) -> bool:
+        """Whether the inputs run a site's tower: pictures and sounds are only given where the model is made of them."""
+        given = "".join(self.inputs)
+        towers = {"vision_blocks": "pixel", "audio_blocks": "input_features"}
+        return all(kind in given for tower, kind in towers.items() if site.startswith(tower))
+
+    @property
+    def blocks(self) -> list[str]:
+        """``blocks.0`` and so on, those of every stack that the inputs run."""
+        stacks = self.anatomy.stacks if self.anatomy is not None else {}
+        stacks = stacks or {"blocks": self.n_layers}
+        return [f"{stack}.{layer}" for stack, count in stacks.items() if self._reached(stack) for layer in range(count)]
+
     def has(self, *names: str) -> bool:
         """Whether every one of these sites is listed and has fired."""
         return all(name in self.acts for name in names)
@@ -100,7 +127,7 @@ class Exam:
     def raw(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Any:
         """What the model returns, without a KV cache unless asked for."""
         given = {**(self.inputs if inputs is None else inputs)}
-        if getattr(self.config, "use_cache", None) is not None:
+        if self.caches:
             more = {"use_cache": False, **more}
         moved = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in given.items()}
         return self.model(**moved, **more)
@@ -182,29 +209,30 @@ class Exam:
         _, acts = self.watch({**self.inputs, "input_ids": other}, [name])
         return relative(acts[name][:, :-1], self.acts[name][:, :-1]) <= self.local
 
-    def norms(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+    def norms(self, block: str) -> list[tuple[Tensor, Tensor]]:
         """(input, output) of every norm in a block, on the texts."""
-        return self._norms.get(layer, [])
+        return self._norms.get(block, [])
 
     @functools.cached_property
-    def _norms(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    def _norms(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         assert self.anatomy is not None
-        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         made: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        places = {block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks}
         with ExitStack() as stack, torch.no_grad():
-            for layer in range(self.n_layers):
-                place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre")
+            for place in places.values():
                 for module in self.model.get_submodule(place.path).modules() if place is not None else ():
                     if "norm" in type(module).__name__.lower() and module not in made:
                         made[module] = []
                         stack.callback(module.register_forward_hook(_keeper(made[module])).remove)
             self.run()
-            for layer in range(self.n_layers):
-                place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre")
+            for block, place in places.items():
                 modules = self.model.get_submodule(place.path).modules() if place is not None else ()
                 calls = [made[m] for m in modules if m in made]
                 # A block that all layers share has made as many calls as there are layers.
-                found[layer] = [c[place.call] if place is not None and place.calls > 1 else c[0] for c in calls if c]
+                found[block] = [c[place.call] if place is not None and place.calls > 1 else c[0] for c in calls if c]
+                if place is not None and place.view is turned:
+                    found[block] = [(turned(given), turned(out)) for given, out in found[block]]
         return found
 
     @property
@@ -231,7 +259,8 @@ class Exam:
 
 def _keeper(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape == output.shape:
             kept.append((args[0].clone(), output.clone()))
 
     return hook
@@ -313,6 +342,9 @@ def main_tensor(output: Any) -> Tensor:
     """The tensor of a model's output that its users read."""
     if isinstance(output, Tensor):
         return output
+    compared = getattr(output, "logits_per_image", None)
+    if isinstance(compared, Tensor):  # each picture with its own text
+        return compared.diagonal()[:, None]
     for name in ("logits", "last_hidden_state"):
         found = getattr(output, name, None)
         if isinstance(found, Tensor):

@@ -79,6 +79,11 @@ class Verdict(Sequence[Finding]):
         """What cannot be had or checked on this model, each with its reason."""
         return [f for f in self.findings if f.status == "UNSUPPORTED"]
 
+    @property
+    def nowhere(self) -> str:
+        """Why no site of the model is known by name; empty where some are."""
+        return next((f.reason for f in self.of("fires") if not f.site and f.status == "UNSUPPORTED"), "")
+
     def of(self, check: str) -> list[Finding]:
         """The findings of one check."""
         return [f for f in self.findings if f.check == check]
@@ -109,6 +114,8 @@ class Verdict(Sequence[Finding]):
 
     def line(self) -> str:
         """One line on what is WRONG."""
+        if not self.wrong and self.nowhere:
+            return f"no site of this model is known by name, so none was examined: {self.nowhere}"
         names = Counter(f.check for f in self.wrong)
         many = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
         return (

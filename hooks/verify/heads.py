@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,20 @@ from torch import Tensor
 
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
+from .inputs import READ_BOTH_WAYS
+
+PROJECTED = (
+    ("attn.hook_z", "hook_attn_out"),
+    ("cross_attn.hook_z", "hook_cross_attn_out"),
+    ("mixer.hook_z", "mixer.hook_out"),
+    ("mlp.hook_post", "hook_mlp_out"),
+)
+"""What an output projection reads, and what the block adds to its stream for it."""
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
     """Each query's weights sum to 1 and are the softmax of its scores."""
-    for site in _of(exam, "attn.hook_pattern"):
+    for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
         pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
         error = float((pattern.double().sum(-1) - 1).abs().max())
         if exam.has(scores):
@@ -43,7 +53,7 @@ def mask(exam: Exam) -> Iterator[Finding]:
         pattern = exam.acts[site]
         queries = pattern.shape[-2]
         ahead = float(pattern[..., :queries].double().triu(1).abs().max())
-        if must or seen:
+        if (must or seen) if site.startswith("blocks.") else site.startswith("decoder_blocks."):
             yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
         else:
             yield Finding("", site, "OK", ahead)
@@ -52,39 +62,69 @@ def mask(exam: Exam) -> Iterator[Finding]:
 def _must_be_causal(exam: Exam) -> bool:
     """Whether the model writes text token by token with the blocks that are listed."""
     able = getattr(exam.model, "can_generate", lambda: False)()
-    return bool(able) and not getattr(exam.config, "is_encoder_decoder", False)
+    kind = getattr(exam.config, "model_type", "")
+    both_ways = getattr(exam.config, "attn_type", "") == "bi" or kind in READ_BOTH_WAYS
+    return bool(able) and not both_ways and not getattr(exam.config, "is_encoder_decoder", False)
 
 
 def products(exam: Exam) -> Iterator[Finding]:
-    """sum over keys of pattern x v = z, head by head (a key-value head serves its group)."""
-    for layer in range(exam.n_layers):
-        pattern, value, z = (f"blocks.{layer}.attn.hook_{part}" for part in ("pattern", "v", "z"))
+    """sum over keys of pattern x v = z, head by head (a key-value head serves its group), times a gate where there is one."""
+    for block, kind in itertools.product(exam.blocks, ("attn", "cross_attn")):
+        pattern, value, z, gate = (f"{block}.{kind}.hook_{part}" for part in ("pattern", "v", "z", "gate"))
         if not exam.has(z):
             continue
         if not exam.has(pattern, value):
             yield exam.cannot(z, "its values or its pattern are not listed")
             continue
-        weights, values, heads = exam.acts[pattern], exam.acts[value], exam.acts[z].shape[2]
-        group = heads // values.shape[2]
-        values = values.repeat_interleave(group, dim=2) if group > 1 else values
-        weights = weights[..., : values.shape[1]]  # a sink's column, where there is one, has no value
-        made = torch.einsum("bhqk,bkhd->bqhd", weights.double(), values.double())
-        yield exam.within(
-            z, relative(made, exam.acts[z]), exam.local, "pattern x v is not z: heads or values are mixed up"
-        )
+        weights, found = exam.acts[pattern].double(), exam.acts[z].double()
+        candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, block, exam.acts[value])]
+        if exam.has(gate):
+            candidates = [c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)]
+        error = min(_up_to_scale_and_bias(c, found) for c in candidates)
+        yield exam.within(z, error, exam.local, "pattern x v is not z: heads or values are mixed up")
+
+
+def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
+    group = heads // values.shape[2]
+    values = values.repeat_interleave(group, dim=2) if group > 1 else values
+    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
+
+
+def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
+    """The values, and where a norm of the block reads them (Gemma 4), what it makes of them."""
+    normed = [out.reshape(value.shape) for given, out in exam.norms(block) if _same_numbers(given, value, exam.local)]
+    return [value, *normed]
+
+
+def _same_numbers(given: Tensor, value: Tensor, bound: float) -> bool:
+    return given.numel() == value.numel() and relative(given.reshape(value.shape), value) <= bound
+
+
+def _gates(gate: Tensor, like: Tensor) -> list[Tensor]:
+    """What a gate's projection multiplies by: a number for each head's column, or for each head."""
+    wide = gate[..., None] if gate.ndim == 3 and gate.shape[-1] == like.shape[2] else gate.reshape(like.shape)
+    return [wide.sigmoid(), torch.nn.functional.softplus(wide)]
+
+
+def _up_to_scale_and_bias(made: Tensor, found: Tensor) -> float:
+    """The error left once values may be scaled by one number (MiMo) or moved by a bias of each head's (DeBERTa)."""
+    error = relative(made, found)
+    scale = (made * found).sum() / made.square().sum()
+    moved = made + (found - made).mean((0, 1), keepdim=True)
+    return min(error, relative(made * scale, found), relative(moved, found))
 
 
 def projections(exam: Exam) -> Iterator[Finding]:
     """z through the output projection is attn_out, and mlp.hook_post through the down projection is mlp_out (or its norm's input)."""
-    for layer in range(exam.n_layers):
-        for site, out in (("attn.hook_z", "hook_attn_out"), ("mlp.hook_post", "hook_mlp_out")):
-            site, out = f"blocks.{layer}.{site}", f"blocks.{layer}.{out}"
+    for block in exam.blocks:
+        for site, out in PROJECTED:
+            site, out = f"{block}.{site}", f"{block}.{out}"
             if not exam.has(site, out):
                 continue
             with torch.no_grad():
                 made = main_tensor(project(exam, site, exam.acts[site]))
             why = f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
-            yield exam.within(out, _same_or_normed(exam, layer, made, exam.acts[out]), exam.local, why)
+            yield exam.within(out, _same_or_normed(exam, block, made, exam.acts[out]), exam.local, why)
 
 
 def project(exam: Exam, site: str, value: Tensor) -> Any:
@@ -98,13 +138,13 @@ def project(exam: Exam, site: str, value: Tensor) -> Any:
     return module(flat)
 
 
-def _same_or_normed(exam: Exam, layer: int, made: Tensor, out: Tensor) -> float:
+def _same_or_normed(exam: Exam, block: str, made: Tensor, out: Tensor) -> float:
     error = relative(made, out)
     if error <= exam.local:
         return error
-    behind = [given for given, normed in exam.norms(layer) if relative(normed, out) <= exam.local]
+    behind = [given for given, normed in exam.norms(block) if relative(normed, out) <= exam.local]
     return min([error, *(relative(made, given) for given in behind)])
 
 
 def _of(exam: Exam, part: str) -> list[str]:
-    return [site for layer in range(exam.n_layers) if exam.has(site := f"blocks.{layer}.{part}")]
+    return [site for block in exam.blocks if exam.has(site := f"{block}.{part}")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError
 
-TEXTS, LENGTH = 3, 7
+from ..rows import text_config
+
+TEXTS, LENGTH, SAMPLES = 3, 7, 1600
+READ_BOTH_WAYS = ("paligemma",)
+"""Model types that generate, and whose prompt (token type 0) is read both ways; XLNet says so in ``attn_type``."""
 
 
 def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
@@ -23,24 +28,53 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     if config is None or main is None:
         raise InputError(f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})")
     generator = torch.Generator().manual_seed(seed)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     if main == "input_ids":
         vocabulary = int(text.vocab_size)
         ids = torch.randint(min(3, vocabulary - 1), vocabulary, (TEXTS, LENGTH), generator=generator)
         inputs = {"input_ids": ids}
         if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_decoder"):
             inputs["decoder_input_ids"] = ids[:, : LENGTH - 2].flip(1)
+        if config.model_type in READ_BOTH_WAYS:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+        if _compares(model) and "spatial_shapes" in inspect.signature(model.forward).parameters:
+            inputs |= _patches(model, config.vision_config, generator)
+        elif _compares(model):
+            inputs["pixel_values"] = _random(model, config.vision_config, "pixel_values", generator)
         return inputs
+    if "spatial_shapes" in inspect.signature(model.forward).parameters:
+        return _patches(model, config, generator)
+    made = {main: _random(model, config, main, generator)}
+    if getattr(config, "is_encoder_decoder", False) and getattr(text, "vocab_size", None):
+        made["decoder_input_ids"] = torch.randint(0, int(text.vocab_size), (TEXTS, LENGTH), generator=generator)
+    return made
+
+
+def _compares(model: nn.Module) -> bool:
+    """Whether a model takes texts and pictures side by side (CLIP)."""
+    config: Any = model.config
+    takes = inspect.signature(model.forward).parameters
+    able = getattr(model, "can_generate", lambda: False)()
+    return "pixel_values" in takes and hasattr(config, "vision_config") and not able
+
+
+def _patches(model: nn.Module, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    """Pictures as a row of patches with the shape that they had (SigLIP 2)."""
+    width = int(config.num_channels) * int(config.patch_size) ** 2
+    return {
+        "pixel_values": torch.randn(TEXTS, 4, width, generator=generator).to(next(model.parameters()).dtype),
+        "pixel_attention_mask": torch.ones(TEXTS, 4, dtype=torch.long),
+        "spatial_shapes": torch.full((TEXTS, 2), 2),
+    }
+
+
+def _random(model: nn.Module, config: Any, main: str, generator: torch.Generator) -> Tensor:
     shape = _input_shape(config, main)
     if shape is None:
         raise InputError(f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})")
-    made: dict[str, Tensor] = {main: torch.randn(TEXTS, *shape, generator=generator)}
+    made = torch.randn(TEXTS, *shape, generator=generator)
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if first is not None:
-        made[main] = made[main].to(first.dtype)
-    if getattr(config, "is_encoder_decoder", False) and getattr(config, "vocab_size", None):
-        made["decoder_input_ids"] = torch.randint(0, int(config.vocab_size), (TEXTS, LENGTH), generator=generator)
-    return made
+    return made if first is None else made.to(first.dtype)
 
 
 def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
@@ -50,9 +84,20 @@ def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
         return None if sides is None else (int(getattr(config, "num_channels", 3)), *sides)
     if main == "input_values":
         mels = getattr(config, "num_mel_bins", None)
-        return (int(config.max_length), int(mels)) if mels and hasattr(config, "max_length") else (800,)
-    if main == "input_features" and hasattr(config, "max_source_positions"):
-        return int(config.num_mel_bins), 2 * int(config.max_source_positions)
+        return (int(config.max_length), int(mels)) if mels and hasattr(config, "max_length") else (SAMPLES,)
+    if main == "input_features":
+        width = next(
+            (
+                getattr(config, n)
+                for n in ("feature_projection_input_dim", "input_feat_per_channel")
+                if hasattr(config, n)
+            ),
+            None,
+        )
+        if width is not None:
+            return 4 * LENGTH, int(width)
+        if hasattr(config, "max_source_positions"):
+            return int(config.num_mel_bins), 2 * int(config.max_source_positions)
     return None
 
 

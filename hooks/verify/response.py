@@ -19,6 +19,7 @@ from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
 from ..sites import HEAD_AXIS, Site, SiteLike
+from ..views import identity, turned
 from .exam import Exam, isolated, noise, quiet, relative
 from .findings import Finding
 
@@ -68,11 +69,19 @@ def _in_double(exam: Exam) -> Exam:
 
 def _respond(exam: Exam) -> Response:
     made = Response()
-    inside = [s for s in exam.acts if Site(s).layer is not None]
+    inside = [s for s in exam.acts if in_blocks(s)]
     changes: dict[str, dict[int, Change]] = {}
     step = STEP.get(exam.dtype)
+    assert exam.anatomy is not None or not inside
     for site in inside:
         part = Site(site).part
+        place = exam.anatomy.places[site] if exam.anatomy is not None else None
+        if place is not None and place.read_only:
+            made.unchanged[site] = f"read only: {place.read_only}"
+            continue
+        if _of_many_streams(exam, site):
+            made.unchanged[site] = "a block is entered by several streams, of which one is edited"
+            continue
         if part == "hook_resid_mid" and not exam.has(site.replace("resid_mid", "attn_out")):
             made.unchanged[site] = "read only: it is edited by hook_attn_out, which is not listed"
             continue
@@ -84,10 +93,21 @@ def _respond(exam: Exam) -> Response:
         if part in MOVED_ALONE:
             row = made.rows.setdefault((part, "alone"), len(made.rows) + 1)
             changes[site][row] = functools.partial(_one_part, by=direction * BIG, part=part)
+    inside = [s for s in inside if s not in made.unchanged]
     read = [s for s in inside if Site(s).part in ("hook_resid_post", "mlp.hook_post", "attn.hook_z", *HEAD_AXIS)]
-    if inside:
+    if made.rows:
         made.acts = isolated(exam, changes, len(made.rows) + 1, read)
     return made
+
+
+def in_blocks(site: str) -> bool:
+    """Whether a site is one of the main stack's blocks, and no single expert's."""
+    return site.startswith("blocks.") and ".experts." not in site
+
+
+def _of_many_streams(exam: Exam, site: str) -> bool:
+    place = exam.anatomy.places.get(f"blocks.{Site(site).layer}.hook_resid_pre") if exam.anatomy is not None else None
+    return place is None or place.view not in (identity, turned)
 
 
 def _direction(exam: Exam, site: str) -> Tensor:
@@ -122,12 +142,32 @@ def edits_reach(exam: Exam) -> Iterator[Finding]:
         post = f"blocks.{layer}.hook_resid_post"
         if site in found.unchanged:
             yield exam.cannot(site, found.unchanged[site])
+        elif not in_blocks(site) and layer is not None:
+            yield from _edit_elsewhere(exam, site, least, why)
         elif layer is not None and exam.has(post):
             row = found.rows[Site(site).part, "big"]
             here = relative(found.acts[post][row], found.acts[post][0])
             yield exam.above(site, min(here, reaches.get(post, here)), least, why)
         else:
             yield exam.above(site, _whole(exam, site, BIG), least, why)
+
+
+def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[Finding]:
+    """An edit in another stack, of the first and the last of its blocks, through the whole model."""
+    assert exam.anatomy is not None
+    stack = site.partition(".")[0]
+    if ".experts." in site or exam.anatomy.places[site].read_only:
+        return
+    if Site(site).layer not in (0, exam.anatomy.stacks.get(stack, 0) - 1):
+        return
+    if not exam.acts[site].any():
+        yield exam.cannot(site, "it holds zeros here")
+        return
+    part = Site(site).part
+    if part in ("hook_resid_mid", "hook_resid_mid_cross"):
+        yield exam.cannot(site, "read only: it is edited by what is added to it")
+        return
+    yield exam.above(site, _whole(exam, site, BIG), least, why)
 
 
 def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
@@ -167,7 +207,7 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
     for layer in range(exam.n_layers):
         for name, out in (("q", "attn_scores"), ("k", "attn_scores"), ("v", "z")):
             site, read = f"blocks.{layer}.attn.hook_{name}", f"blocks.{layer}.attn.hook_{out}"
-            if not exam.has(site) or (Site(site).part, "alone") not in found.rows:
+            if not exam.has(site) or site in found.unchanged or (Site(site).part, "alone") not in found.rows:
                 continue
             if not exam.has(read):
                 yield exam.cannot(site, f"hook_{out}, which it should move, is not listed")
@@ -178,9 +218,10 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
             at, heads = exam.acts[site].shape[1] // 2, exam.anatomy.query_heads(f"{site}[0]")
             inside = torch.zeros_like(moved, dtype=torch.bool)
             for head in heads:
-                column = (
-                    at if moved.shape[-1] == len(exam.acts[site][0]) else slice(None)
-                )  # a sink: scores from its top
+                clean = found.acts[read][0]
+                from_top = bool((clean.amax(-1) == 0).all())  # the model takes its row's largest score away
+                sink = moved.shape[-1] != len(exam.acts[site][0])
+                column = slice(None) if sink or from_top else at
                 where = {"q": (head, at), "k": (head, slice(None), column), "v": (slice(None), head)}[name]
                 inside[where] = True
             hit, stray = float((moved * inside).max()), float((moved * ~inside).max())
@@ -194,7 +235,9 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
 def _normed_together(exam: Exam, layer: int, site: str) -> bool:
     """Whether a norm in the block reads all heads of the site at once."""
     flat = exam.acts[site].flatten(2)
-    return any(given.shape == flat.shape and relative(given, flat) <= exam.local for given, _ in exam.norms(layer))
+    return any(
+        given.shape == flat.shape and relative(given, flat) <= exam.local for given, _ in exam.norms(f"blocks.{layer}")
+    )
 
 
 def own_neurons(exam: Exam) -> Iterator[Finding]:
@@ -202,7 +245,7 @@ def own_neurons(exam: Exam) -> Iterator[Finding]:
     exam, found = response(exam)
     for layer in range(exam.n_layers):
         pre, post = f"blocks.{layer}.mlp.hook_pre", f"blocks.{layer}.mlp.hook_post"
-        if not exam.has(pre, post) or ("mlp.hook_pre", "alone") not in found.rows:
+        if not exam.has(pre, post) or pre in found.unchanged or ("mlp.hook_pre", "alone") not in found.rows:
             continue
         row = found.acts[post][found.rows["mlp.hook_pre", "alone"]].double()
         moved, at = (row - found.acts[post][0].double()).abs(), row.shape[0] // 2
@@ -228,37 +271,41 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     inside = list(found.directions)
     why = "the gradient is not the finite difference"
     if inside:
-        weights = {
-            s: noise(exam.acts[s][0], 7 + sum(map(ord, s)), 1.0) for s in found.acts if s.endswith("hook_resid_post")
-        }
+        posts = [s for s in found.acts if s.endswith("hook_resid_post")]
+        weights = {s: noise(exam.acts[s][0], 7 + sum(map(ord, s)), 1.0) for s in posts}
         slopes = _block_gradients(exam, inside, weights)
         for site in inside:
             post, part = f"blocks.{Site(site).layer}.hook_resid_post", Site(site).part
             if post not in weights:
                 continue
             up, down = (found.acts[post][found.rows[part, sign]].double() for sign in "+-")
-            difference = float((weights[post].double() * (up - down)).sum()) / (2 * step)
-            error, size = _slope_error(slopes[site], found.directions[site], difference)
+            weight, middle = weights[post].double(), found.acts[post][0].double()
+            sides = [float((weight * (up - middle)).sum()) / step, float((weight * (middle - down)).sum()) / step]
+            error, size = _slope_error(slopes[site], found.directions[site], sides)
             rounding = 1e-7 * float((weights[post].double() * found.acts[post][0].double()).norm()) / step
             if error > SLOPE and rounding > 0.2 * SLOPE * size:
                 yield exam.cannot(site, "too little of a change here reaches the block's output for finite differences")
-            elif error > SLOPE and has_experts(exam.model):
+            elif error > SLOPE and has_experts(exam.model, exam.block_path(Site(site).layer or 0)):
                 yield exam.cannot(site, "a router may choose other experts within a finite difference")
             else:
                 yield exam.within(site, error, SLOPE, why)
-    outside = [site for site in exam.acts if site not in found.directions and site not in found.unchanged]
+    outside = [s for s in exam.acts if Site(s).layer is None and s not in found.unchanged and "decoder_" not in s]
     if has_experts(exam.model):
         yield from (exam.cannot(s, "a router may choose other experts within a finite difference") for s in outside)
     elif outside:
         yield from _whole_gradients(exam, outside, step, why)
 
 
-def _slope_error(gradient: Tensor, direction: Tensor, difference: float) -> tuple[float, float]:
-    """|g . d - difference| relative to |g| times the direction's size, which is what a random direction gives; and that."""
+def _slope_error(gradient: Tensor, direction: Tensor, sides: list[float]) -> tuple[float, float]:
+    """How far g . d is outside the differences to both sides (a ReLU's kink may stand between them), and what it is relative to.
+
+    That is |g| times the direction's size, which is what a random direction gives.
+    """
     g, d = gradient.double(), direction.double()
     g = torch.where(d != 0, g, 0.0)
     size = float(g.norm() * d.square().mean().sqrt())
-    error = abs(float((g * d).sum()) - difference)
+    slope = float((g * d).sum())
+    error = max(0.0, min(sides) - slope, slope - max(sides))
     return (error / size if size else float(error > 0)), size
 
 
@@ -302,5 +349,6 @@ def _whole_gradients(exam: Exam, sites: list[str], step: float, why: str) -> Ite
             by = sign * step * direction
             with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x, by=by: x + by)}):
                 ends.append(exam.run().double())
-        difference = float((weight.double() * (ends[0] - ends[1])).sum()) / (2 * step)
-        yield exam.within(site, _slope_error(gradients[site], direction, difference)[0], SLOPE, why)
+        middle = exam.plain.double()
+        sides = [float((weight.double() * d).sum()) / step for d in (ends[0] - middle, middle - ends[1])]
+        yield exam.within(site, _slope_error(gradients[site], direction, sides)[0], SLOPE, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -14,40 +15,62 @@ from .findings import Finding
 
 def sums(exam: Exam) -> Iterator[Finding]:
     """resid_pre + attn_out = resid_mid; + mlp_out = resid_post, or that norm's input whose output resid_post is."""
-    for layer in range(exam.n_layers):
-        pre, attn, mid, mlp, post = (
-            f"blocks.{layer}.hook_{part}" for part in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-        )
-        acts = exam.acts
-        if exam.has(pre, attn, mid):
-            why = "resid_pre + attn_out is not resid_mid"
-            yield exam.within(mid, relative(acts[pre] + acts[attn], acts[mid]), exam.local, why)
+    for block in exam.blocks:
+        yield from _sums_of(exam, block)
+
+
+def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
+    acts, pre, post = exam.acts, f"{block}.hook_resid_pre", f"{block}.hook_resid_post"
+    mixed = f"{block}.mixer.hook_out"
+    bases = [acts[pre]] if exam.has(pre) else []
+    added = False
+    for part, sum_ in (("hook_attn_out", "hook_resid_mid"), ("hook_cross_attn_out", "hook_resid_mid_cross")):
+        out, mid = f"{block}.{part}", f"{block}.{sum_}"
+        if part == "hook_attn_out" and not exam.has(out):
+            out = mixed
+        if exam.has(mid, out) and bases:
+            why = f"what goes before and {out.rpartition('.')[2]} do not add up to {sum_}"
+            yield exam.within(mid, min(relative(base + acts[out], acts[mid]) for base in bases), exam.local, why)
         elif exam.has(mid):
-            yield exam.cannot(mid, "hook_attn_out is not listed")
-        if not exam.has(post, mlp) or not (exam.has(mid) or exam.has(pre, attn)):
-            if exam.has(post):
-                yield exam.cannot(post, "what is added is not listed")
-            continue
-        before = acts[mid] if exam.has(mid) else acts[pre] + acts[attn]
-        why = "the parts do not add up to resid_post"
-        yield exam.within(post, _sum_error(exam, layer, before, acts[mlp], acts[post]), exam.local, why)
+            yield exam.cannot(mid, f"{part} is not listed")
+        if exam.has(mid):
+            bases, added = _with_normed(exam, block, acts[mid]), True
+        elif exam.has(out):
+            bases, added = [base + acts[out] for base in bases], True
+    mlp = f"{block}.hook_mlp_out"
+    alone = not added and any(exam.has(f"{other}.{part}") for other in exam.blocks for part in _BEFORE)
+    if exam.has(mlp) and (added or alone):
+        bases = [base + acts[mlp] for base in bases]
+    elif not (added and exam.has(mixed) and not exam.has(f"{block}.hook_resid_mid")):
+        bases = []
+    if not exam.has(post):
+        return
+    if not bases:
+        yield exam.cannot(post, "what is added is not listed")
+        return
+    behind = [given for given, out in exam.norms(block) if relative(out, acts[post]) <= exam.local]
+    error = min(relative(base, end) for base in bases for end in (acts[post], *behind))
+    yield exam.within(post, error, exam.local, "the parts do not add up to resid_post")
 
 
-def _sum_error(exam: Exam, layer: int, before: Tensor, mlp: Tensor, post: Tensor) -> float:
-    """How far before + mlp is from resid_post, or, where a norm follows the sum, from what that norm is given."""
-    direct = relative(before + mlp, post)
-    if direct <= exam.local:
-        return direct
-    bases = [before, *(out for given, out in exam.norms(layer) if relative(before, given) <= exam.local)]
-    behind = [given for given, out in exam.norms(layer) if relative(out, post) <= exam.local]
-    return min([direct, *(relative(base + mlp, given) for base in bases for given in behind)])
+_BEFORE = ("hook_attn_out", "mixer.hook_out")
+"""What other blocks add where this one has an MLP alone (Nemotron-H)."""
+
+
+def _with_normed(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
+    """A sum, and what a norm of the block makes of it."""
+    return [value, *(out for given, out in exam.norms(block) if relative(value, given) <= exam.local)]
 
 
 def chain(exam: Exam) -> Iterator[Finding]:
     """resid_post of a block is resid_pre of the next."""
-    for layer in range(1, exam.n_layers):
-        post, pre = f"blocks.{layer - 1}.hook_resid_post", f"blocks.{layer}.hook_resid_pre"
-        if exam.has(post, pre):
+    for before, block in itertools.pairwise(exam.blocks):
+        post, pre = f"{before}.hook_resid_post", f"{block}.hook_resid_pre"
+        if before.partition(".")[0] != block.partition(".")[0] or not exam.has(post, pre):
+            continue
+        if exam.acts[post].shape != exam.acts[pre].shape:
+            yield exam.cannot(pre, "patches are merged between the stages of the model")
+        else:
             why = "a block is not given what the block before it returned"
             yield exam.within(pre, relative(exam.acts[post], exam.acts[pre]), exam.local, why)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import ORDER, body_of, has_experts
+from ..anatomy import body_of
 from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
@@ -48,7 +48,7 @@ def fires(exam: Exam) -> Iterator[Finding]:
     for site in exam.sites:
         if site not in exam.acts:
             yield Finding("", site, "WRONG", reason="listed, but its module did not run in this forward")
-        elif not exam.acts[site].is_floating_point():
+        elif not exam.acts[site].is_floating_point() and not site.endswith("hook_expert_indices"):
             yield Finding("", site, "WRONG", reason=f"holds {exam.acts[site].dtype}, no activations")
         else:
             values = exam.acts[site]
@@ -58,19 +58,9 @@ def fires(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", exam.unknown)
         return
     listed = {Site(name).part for name in exam.sites}
-    for part in ORDER:
+    for part, reason in exam.anatomy.missing.items():
         if part not in listed:
-            yield exam.cannot(part, _why_not_listed(exam, part, listed))
-
-
-def _why_not_listed(exam: Exam, part: str, listed: set[str]) -> str:
-    if part.startswith("mlp.") and has_experts(exam.model):
-        return "a mixture of experts has no single hidden layer"
-    if part == "hook_resid_mid":
-        return "attention and MLP read one stream in parallel, or no module reads the sum between them"
-    if part in ("attn.hook_attn_scores", "attn.hook_pattern") and "attn.hook_z" not in listed:
-        return "no attention module is known in its blocks"
-    return "no module of this architecture takes or returns it by itself"
+            yield exam.cannot(part, reason)
 
 
 def batched(exam: Exam) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -128,7 +129,7 @@ def resumed(exam: Exam) -> Iterator[Finding]:
 def cached(exam: Exam) -> Iterator[Finding]:
     """The last tokens read with a KV cache of the others give the answer and the stream of one forward."""
     ids = exam.inputs.get("input_ids")
-    able = getattr(exam.config, "use_cache", None) is not None and not getattr(exam.config, "is_encoder_decoder", False)
+    able = exam.caches and not getattr(exam.config, "is_encoder_decoder", False)
     if ids is None or not able:
         yield exam.cannot("", "it keeps no cache of the tokens that it has read")
         return
@@ -136,29 +137,46 @@ def cached(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", "it reads all tokens at once: there is nothing to cache")
         return
     stream, early = exam.last_stream, ids.shape[1] - 2
-    rest = {k: v for k, v in exam.inputs.items() if k not in ("input_ids", "attention_mask")}
-    sites = [stream] if stream is not None else []
-    with torch.no_grad():
-        first = exam.raw({**rest, "input_ids": ids[:, :early]}, use_cache=True)
-        held = getattr(first, "past_key_values", None)
-        if held is None:
-            yield exam.cannot("", "it keeps no cache of the tokens that it has read")
-            return
-        late = {**rest, "input_ids": ids[:, early:], "past_key_values": held}
-        out: Any = None
-        if not sites:
-            out = exam.run(late, use_cache=True)
-        else:
-            with capture(exam.model, *sites, clone=True) as acts:
-                out = exam.run(late, use_cache=True)
-            why = "with a KV cache it differs from the whole forward"
-            yield exam.within(sites[0], relative(acts[sites[0]], exam.acts[sites[0]][:, early:]), exam.far, why)
+    # A state space reads many tokens only at a text's start, as `generate` does.
+    steps = [1, 1] if any(".mixer." in site for site in exam.sites) else [2]
+    found = _in_steps(exam, early, steps, [stream] if stream is not None else [])
+    if found is None:
+        yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+        return
+    out, late = found
+    if stream is not None:
+        why = "with a KV cache it differs from the whole forward"
+        yield exam.within(stream, relative(late, exam.acts[stream][:, early:]), exam.far, why)
     yield exam.within(
         "",
         relative(out, exam.plain[:, early:]),
         exam.far,
         "the answer with a KV cache differs from the whole forward's",
     )
+
+
+def _in_steps(exam: Exam, early: int, steps: list[int], sites: list[str]) -> tuple[Tensor, Tensor] | None:
+    """The answer and the stream of the last tokens, read so many at a time behind a cache of the first ones."""
+    ids = exam.inputs["input_ids"]
+    rest = {k: v for k, v in exam.inputs.items() if k not in ("input_ids", "attention_mask")}
+    outs, streams, at = [], [], early
+    with torch.no_grad():
+        first = exam.raw({**rest, "input_ids": ids[:, :early]}, use_cache=True)
+        held = getattr(first, "past_key_values", None)
+        if held is None:
+            return None
+        for step in steps:
+            late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": held}
+            if step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters:  # as `generate` does
+                late["position_ids"] = torch.full((len(ids), 1), at)
+            if not sites:
+                outs.append(exam.run(late, use_cache=True))
+            else:
+                with capture(exam.model, *sites, clone=True) as acts:
+                    outs.append(exam.run(late, use_cache=True))
+                streams.append(acts[sites[0]])
+            at += step
+    return torch.cat(outs, dim=1), torch.cat(streams, dim=1) if streams else outs[0]
 
 
 def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:

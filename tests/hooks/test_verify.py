@@ -82,7 +82,12 @@ def test_nothing_is_wrong_with_a_model_that_is_mapped_right():
     assert verdict.wrong == []
     assert verdict.require() is verdict
     assert all(f.reason for f in verdict.unsupported)
-    assert {c.name for c in CHECKS} - {f.check for f in verdict} <= {"own neurons", "head = columns", "weights"}
+    assert {c.name for c in CHECKS} - {f.check for f in verdict} <= {
+        "own neurons",
+        "head = columns",
+        "weights",
+        "experts",
+    }
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert model.config._attn_implementation == "sdpa"
@@ -148,6 +153,18 @@ def test_something_between_the_blocks():
     model = tiny.model("gpt2")
     model.transformer.h[1].register_forward_pre_hook(lambda m, args: (args[0] * 1.1, *args[1:]))
     assert wrong(model, "chain of blocks") == ["blocks.1.hook_resid_pre"]
+
+
+@finds("experts")
+def test_neurons_of_another_expert():
+    import sys
+
+    model = tiny.model("mixtral")
+    found = anatomy_of(model)
+    first, second = (f"blocks.0.mlp.experts.{i}.hook_post" for i in (0, 1))
+    swapped = {**found.places, first: found.places[second], second: found.places[first]}
+    sys.modules["hooks.anatomy"]._CACHE[model] = replace(found, places=swapped)
+    assert wrong(model, "experts") == [first]
 
 
 @finds("attention rows")

@@ -34,7 +34,8 @@ def page(results: Results) -> Page:
     if noticed := [r.reason for r in records if r.check in NOTICED and r.reason]:
         rows = [("noticed", "quiet", text) for text in noticed]
         sections.append(Section("noticed", "Noticed", [Notes(rows)], "About the weights and the texts."))
-    verdict = "something is WRONG" if counts["WRONG"] else "nothing is WRONG"
+    unknown = any(r.check == "fires" and not r.site and r.status == "UNSUPPORTED" for r in records)
+    verdict = "something is WRONG" if counts["WRONG"] else "no site is known" if unknown else "nothing is WRONG"
     return Page(
         title=f"What is read of {model_name(about)}: {verdict}",
         kicker="layerscope doctor",

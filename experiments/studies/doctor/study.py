@@ -40,7 +40,7 @@ def measure(inputs: Inputs, run: Run) -> Results:
 def finding(verdict: Verdict) -> str:
     """The verdict in a sentence."""
     counts = Counter(f.status for f in verdict)
-    wrong = f"WRONG: {verdict.line()}" if verdict.wrong else "nothing is WRONG"
+    wrong = f"WRONG: {verdict.line()}" if verdict.wrong else verdict.line()
     return (
         f"{len(verdict.checks())} checks, {len(verdict):,} findings in {verdict.seconds:.1f} s: {counts['OK']:,} OK, "
         f"within their bounds; {counts['UNSUPPORTED']} UNSUPPORTED, not to be had or not to be checked here; {wrong}."
