@@ -172,7 +172,7 @@ def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
     if options.confidence:
         methods += _ask(inputs, run, measured, methods[0], notes)
     groups = np.unique(test.clusters, return_inverse=True)[1]
-    notes += [Note(**note) for note in group_notes(groups)]
+    notes += group_notes(groups)
     return Measurement(methods, _names(test, measured), notes)
 
 
