@@ -111,7 +111,11 @@ def resumed(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", str(error))
         return
     if not resume.exact:
-        yield exam.cannot("", "its end is not the final norm and the head: forwards are run whole, which is slower")
+        yield exam.cannot(
+            "",
+            "its end is not the final norm and the head, or a block gives something else when it is run again: forwards are run "
+            "whole, which is slower",
+        )
         return
     for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
         site = f"blocks.{layer}.hook_resid_pre"

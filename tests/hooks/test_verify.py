@@ -299,9 +299,21 @@ def test_eager_attention_that_differs(monkeypatch):
 
 @finds("resumed")
 def test_a_block_with_a_memory():
+    """Between the first and the last block, which are run again before anything is resumed."""
+    model, calls = (
+        GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=100, n_positions=64)).eval(),
+        [],
+    )
+    model.transformer.h[1].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
+    assert "blocks.1.hook_resid_pre" in wrong(model, "resumed")
+
+
+def test_blocks_that_do_not_give_again_what_they_gave_are_run_whole_and_said_to_be():
     model, calls = tiny.model("gpt2"), []
     model.transformer.h[0].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
-    assert "blocks.0.hook_resid_pre" in wrong(model, "resumed")
+    (found,) = verify(model, checks=["resumed"]).of("resumed")
+    assert found.status == "UNSUPPORTED"
+    assert "a block gives something else" in found.reason
 
 
 @finds("KV cache")
