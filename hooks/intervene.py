@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from layerscope.errors import InputError
 
 from .activations import select, selected
-from .anatomy import Place, locate
+from .anatomy import Place, anatomy, locate
 from .edits import Edit, EditError, Where, function
 from .sites import Site, SiteLike, UnknownSite
 from .taps import Taps, as_site
@@ -142,11 +142,13 @@ class _Live:
 
 def _through_attn_out(model: nn.Module, site: Site, edit: Edit) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
-    pre, out = (f"blocks.{site.layer}.{part}" for part in ("hook_resid_pre", "hook_attn_out"))
-    try:
-        place = locate(model, out)[Site(out)]
-    except UnknownSite:
-        raise UnknownSite(f"{site} cannot be edited: this model's {out} is not known, which it is edited by") from None
+    block = site.name.removesuffix(".hook_resid_mid")
+    places, pre = anatomy(model).places, f"{block}.hook_resid_pre"
+    added = (f"{block}.hook_attn_out", f"{block}.mixer.hook_out")
+    out = next((name for name in added if name in places), None)
+    if out is None:
+        raise UnknownSite(f"{site} cannot be edited: this model's {added[0]} is not known, which it is edited by")
+    place = places[out]
 
     def apply(value: Tensor, where: Where) -> Tensor:
         middle = where.live[pre] + value

@@ -295,6 +295,8 @@ def resolve(
 
 
 def _read_only(part: str, module: nn.Module) -> str:
+    if part == "hook_resid_mid_cross":
+        return "what attention to the other text adds to it is edited by hook_cross_attn_out"
     if part == "mlp.hook_expert_indices":
         return "its weights in the sum are edited by hook_expert_weights"
     if part == "mlp.hook_router_logits" and not type(module).__name__.startswith("Linear"):
