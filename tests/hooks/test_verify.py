@@ -362,6 +362,17 @@ def test_tied_and_quantised_weights_are_noticed():
     assert "is no plain matrix" in verdict.of("head = columns")[0].reason
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_a_learned_prompt_is_no_fault(kind):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        tiny.model("llama"), getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ).eval()
+    verdict = verify(model, only=["attention mask", "pattern x v", "padding", "KV cache"])
+    assert verdict.wrong == []
+    assert "learned prompt" in verdict.of("KV cache")[0].reason
+
+
 def test_every_check_has_a_fault_that_it_finds():
     assert {check.name for check in CHECKS} == set(FAULTS)
     assert all(check.about.endswith(".") for check in CHECKS)
