@@ -137,6 +137,11 @@ def cached(exam: Exam) -> Iterator[Finding]:
     if ids is None or not able:
         yield exam.cannot("", "it keeps no cache of the tokens that it has read")
         return
+    if exam.learned_prompt:
+        yield exam.cannot(
+            "", "its adapter puts a learned prompt in front of every call: only `generate` continues a cache"
+        )
+        return
     if exam.causal is False:
         yield exam.cannot("", "it reads all tokens at once: there is nothing to cache")
         return
