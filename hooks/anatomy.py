@@ -225,9 +225,11 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             new = own.detach().to(dtype, copy=True)
             memo[id(own)] = nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
     made = copy.deepcopy(model, memo)
-    for known in (_CACHE, _SHAPES):
-        if model in known:
-            known[made] = known[model]  # type: ignore[index]
+    for known, new in {model: made, _adapted(model): _adapted(made)}.items():
+        if known in _CACHE:
+            _CACHE[new] = anatomy(known)
+        if known in _SHAPES:
+            _SHAPES[new] = tuple(_shape(new, s.path, memo.get(id(s.config), s.config)) for s in _SHAPES[known])
     return made
 
 

@@ -23,7 +23,7 @@ from layerscope.errors import InputError
 
 from . import views
 from .activations import select, selected
-from .anatomy import Place, locate, locate_each
+from .anatomy import Place, anatomy, locate, locate_each
 from .attention import forbid
 from .edits import Edit, EditError, function
 from .positions import Seen, Where
@@ -177,11 +177,12 @@ class _Live(Tap):
 
 def _through_attn_out(model: nn.Module, site: Site, edit: Edit, block: str) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
-    out, pre = f"{block}.hook_attn_out", f"{block}.hook_resid_pre"
-    try:
-        place = locate(model, out)[Site(out)]
-    except UnknownSite:
-        raise UnknownSite(f"{site} cannot be edited: this model's {out} is not known, which it is edited by") from None
+    places, pre = anatomy(model).places, f"{block}.hook_resid_pre"
+    added = (f"{block}.hook_attn_out", f"{block}.mixer.hook_out")
+    out = next((name for name in added if name in places), None)
+    if out is None:
+        raise UnknownSite(f"{site} cannot be edited: this model's {added[0]} is not known, which it is edited by")
+    place = locate(model, out)[Site(out)]
 
     def apply(value: Tensor, where: Where) -> Tensor:
         before = where.live[pre]

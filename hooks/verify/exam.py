@@ -97,6 +97,20 @@ class Exam:
         return place.path if place is not None else ""
 
     @property
+    def learned_prompt(self) -> bool:
+        """Whether an adapter puts learned tokens, or their keys and values, in front of every text."""
+        adapters = getattr(self.model, "peft_config", None)
+        return isinstance(adapters, dict) and any(getattr(a, "is_prompt_learning", False) for a in adapters.values())
+
+    @functools.cached_property
+    def prefix(self) -> int:
+        """How many learned keys stand in front of the text's own (prefix tuning)."""
+        if not self.learned_prompt:
+            return 0
+        name = next((s for s in self.acts if s.endswith("attn.hook_pattern")), None)
+        return self.acts[name].shape[-1] - self.acts[name].shape[-2] if name is not None else 0
+
+    @property
     def caches(self) -> bool:
         """Whether its forward takes ``use_cache``."""
         return getattr(text_config(self.config), "use_cache", None) is not None
@@ -363,10 +377,11 @@ def noise(like: Tensor, seed: int, size: float) -> Tensor:
     return made * (size * scale if float(scale) > 0 else size)
 
 
-def token_rows(value: Tensor, site: str, row: int, keep: Tensor) -> Tensor:
+def token_rows(value: Tensor, site: str, row: int, keep: Tensor, prefix: int = 0) -> Tensor:
     """One text's values at its real tokens, in whatever shape the site has; scores, which count up to a constant, from their top."""
     if HEAD_AXIS.get(Site(site).part) == 1:
-        sink = keep.new_ones(value.shape[-1] - len(keep))  # a column that is no token
-        part = value[row][:, keep][:, :, torch.cat([keep, sink])]
+        learned = keep.new_ones(prefix)
+        sink = keep.new_ones(value.shape[-1] - len(keep) - prefix)  # a column that is no token
+        part = value[row][:, keep][:, :, torch.cat([learned, keep, sink])]
         return part - part.amax(-1, keepdim=True) if site.endswith("scores") else part
     return value[row, keep]

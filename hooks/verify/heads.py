@@ -52,7 +52,7 @@ def mask(exam: Exam) -> Iterator[Finding]:
     for site in _of(exam, "attn.hook_pattern"):
         pattern = exam.acts[site]
         queries = pattern.shape[-2]
-        ahead = float(pattern[..., :queries].double().triu(1).abs().max())
+        ahead = float(pattern[..., exam.prefix : exam.prefix + queries].double().triu(1).abs().max())
         if (must or seen) if site.startswith("blocks.") else site.startswith("decoder_blocks."):
             yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
         else:
@@ -75,6 +75,9 @@ def products(exam: Exam) -> Iterator[Finding]:
             continue
         if not exam.has(pattern, value):
             yield exam.cannot(z, "its values or its pattern are not listed")
+            continue
+        if exam.prefix:
+            yield exam.cannot(z, "learned keys and values stand in front of the text's")
             continue
         weights, found = exam.acts[pattern].double(), exam.acts[z].double()
         candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, block, exam.acts[value])]

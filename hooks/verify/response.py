@@ -22,6 +22,7 @@ from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import identity, turned
 from .exam import Exam, isolated, noise, quiet, relative
 from .findings import Finding
+from .weights import quantised
 
 BIG = 0.5
 """Size of a change, as a share of the site's root mean square."""
@@ -267,6 +268,9 @@ def gradients(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot(
             "", f"finite differences need float32, the weights are {str(exam.dtype).removeprefix('torch.')}"
         )
+        return
+    if any(quantised(exam.model)):
+        yield exam.cannot("", "quantised layers round what goes through them: a finite difference sees their steps")
         return
     inside = list(found.directions)
     why = "the gradient is not the finite difference"

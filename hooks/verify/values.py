@@ -107,8 +107,8 @@ def padding(exam: Exam) -> Iterator[Finding]:
         for site in (s for s in acts if len(acts[s]) == len(rows)):
             real = [
                 (
-                    token_rows(acts[site], site, i, mask[i].bool()),
-                    token_rows(single[site], site, 0, torch.ones(len(rows[i]), dtype=torch.bool)),
+                    token_rows(acts[site], site, i, mask[i].bool(), exam.prefix),
+                    token_rows(single[site], site, 0, torch.ones(len(rows[i]), dtype=torch.bool), exam.prefix),
                 )
                 for i, (_, single) in enumerate(alone)
             ]

@@ -13,7 +13,7 @@ from .findings import Finding
 
 def noticed(exam: Exam) -> Iterator[Finding]:
     """Tied weights, adapters and quantised layers, named."""
-    for text in (*_tied(exam.model), *_adapters(exam.model), *_quantised(exam.model), *_precisions(exam.model)):
+    for text in (*_tied(exam.model), *_adapters(exam.model), *quantised(exam.model), *_precisions(exam.model)):
         yield Finding("", "", "OK", reason=text)
 
 
@@ -39,7 +39,8 @@ def _adapters(model: nn.Module) -> Iterator[str]:
         )
 
 
-def _quantised(model: nn.Module) -> Iterator[str]:
+def quantised(model: nn.Module) -> Iterator[str]:
+    """The kinds of layers whose weights are stored in a byte or less, if there are any."""
     kinds = Counter(
         type(module).__name__
         for module in model.modules()

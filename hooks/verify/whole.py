@@ -111,7 +111,11 @@ def resumed(exam: Exam) -> Iterator[Finding]:
         yield exam.cannot("", str(error))
         return
     if not resume.exact:
-        yield exam.cannot("", "its end is not the final norm and the head: forwards are run whole, which is slower")
+        yield exam.cannot(
+            "",
+            "its end is not the final norm and the head, or a block gives something else when it is run again: forwards are run "
+            "whole, which is slower",
+        )
         return
     for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
         site = f"blocks.{layer}.hook_resid_pre"
@@ -132,6 +136,11 @@ def cached(exam: Exam) -> Iterator[Finding]:
     able = exam.caches and not getattr(exam.config, "is_encoder_decoder", False)
     if ids is None or not able:
         yield exam.cannot("", "it keeps no cache of the tokens that it has read")
+        return
+    if exam.learned_prompt:
+        yield exam.cannot(
+            "", "its adapter puts a learned prompt in front of every call: only `generate` continues a cache"
+        )
         return
     if exam.causal is False:
         yield exam.cannot("", "it reads all tokens at once: there is nothing to cache")

@@ -217,6 +217,30 @@ def test_decoders_of_pairs_have_names():
         assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids[:, :2]).logits, plain)
 
 
+def test_the_middle_of_a_decoders_block_is_edited_by_what_its_attention_adds():
+    model, ids = zoo.build("T5ForConditionalGeneration"), tiny.ids(batch=1, pos=4)
+    inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :3]}
+    shift = torch.linspace(-1, 1, 32)
+    added = model.decoder.block[0].layer[0].dropout.register_forward_hook(lambda _, __, out: out + shift)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        added.remove()
+        with intervene(model, {"decoder_blocks.0.hook_resid_mid": lambda x: x + shift}):
+            torch.testing.assert_close(model(**inputs).logits, expected)
+    with pytest.raises(EditError, match="hook_cross_attn_out"):
+        intervene(model, {"decoder_blocks.0.hook_resid_mid_cross": edits.zero()})
+
+
+def test_the_middle_of_a_state_spaces_block_is_edited_by_what_it_adds():
+    model, ids, shift = zoo.build("Lfm2ForCausalLM"), tiny.ids(batch=1, pos=5), torch.linspace(-1, 1, 32)
+    added = model.model.layers[0].conv.register_forward_hook(lambda _, __, out: out + shift)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        added.remove()
+        with intervene(model, {"blocks.0.hook_resid_mid": lambda x: x + shift}):
+            torch.testing.assert_close(model(input_ids=ids).logits, expected)
+
+
 def test_towers_have_stacks_of_their_own():
     stacks = anatomy(zoo.build("LlavaForConditionalGeneration")).stacks
     assert stacks == {"blocks": 2, "vision_blocks": 2}

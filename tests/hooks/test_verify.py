@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hooks import UnsoundModel, anatomy
 from hooks import anatomy as anatomy_of
@@ -299,9 +300,21 @@ def test_eager_attention_that_differs(monkeypatch):
 
 @finds("resumed")
 def test_a_block_with_a_memory():
+    """Between the first and the last block, which are run again before anything is resumed."""
+    model, calls = (
+        GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=100, n_positions=64)).eval(),
+        [],
+    )
+    model.transformer.h[1].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
+    assert "blocks.1.hook_resid_pre" in wrong(model, "resumed")
+
+
+def test_blocks_that_do_not_give_again_what_they_gave_are_run_whole_and_said_to_be():
     model, calls = tiny.model("gpt2"), []
     model.transformer.h[0].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
-    assert "blocks.0.hook_resid_pre" in wrong(model, "resumed")
+    (found,) = verify(model, only=["resumed"]).of("resumed")
+    assert found.status == "UNSUPPORTED"
+    assert "a block gives something else" in found.reason
 
 
 @finds("KV cache")
@@ -360,6 +373,17 @@ def test_tied_and_quantised_weights_are_noticed():
     assert not verdict.wrong
     assert any("quantised layers: 2 Int8" in f.reason or "4 Int8" in f.reason for f in verdict.of("weights"))
     assert "is no plain matrix" in verdict.of("head = columns")[0].reason
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_a_learned_prompt_is_no_fault(kind):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        tiny.model("llama"), getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    ).eval()
+    verdict = verify(model, only=["attention mask", "pattern x v", "padding", "KV cache"])
+    assert verdict.wrong == []
+    assert "learned prompt" in verdict.of("KV cache")[0].reason
 
 
 def test_every_check_has_a_fault_that_it_finds():
