@@ -23,14 +23,25 @@ PROJECTED = (
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
-    """Each query's weights sum to 1 and are the softmax of its scores."""
+    """Each query's weights sum to 1 (with those of a sink, where there is one) and are the softmax of its scores."""
     for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
         pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
-        error = float((pattern.double().sum(-1) - 1).abs().max())
+        sinks = _sinks(exam, site)
+        error = 0.0 if sinks is not None else float((pattern.double().sum(-1) - 1).abs().max())
         if exam.has(scores):
-            softmax = exam.acts[scores].double().softmax(-1).nan_to_num(0.0)
+            logits = exam.acts[scores].double()
+            if sinks is not None:
+                logits = torch.cat([logits, sinks.double().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)], -1)
+            softmax = logits.softmax(-1).nan_to_num(0.0)[..., : pattern.shape[-1]]
             error = max(error, float((softmax - pattern.double()).abs().max()))
         yield exam.within(site, error, exam.local, "its rows are no softmax of its scores that sums to 1")
+
+
+def _sinks(exam: Exam, site: str) -> torch.Tensor | None:
+    """The logit of each head's sink, a column of the softmax that is no token; None without one."""
+    assert exam.anatomy is not None
+    sinks = getattr(exam.model.get_submodule(exam.anatomy.places[site].path), "sinks", None)
+    return sinks.detach() if isinstance(sinks, torch.Tensor) else None
 
 
 def mask(exam: Exam) -> Iterator[Finding]:
