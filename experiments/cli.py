@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from layerscope.errors import LayerscopeError
 
@@ -70,10 +70,17 @@ def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequ
     return f"{where} has no option {first}{hint}" if first.startswith("-") else f"{where}: unexpected {first!r}{hint}"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose every error is one line: argparse repeats what was given whole, however long, and adds the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {shorten(message)}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands, read from `STUDIES`."""
     firsts = [study.examples[0] for study in STUDIES.values()]
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="layerscope",
         allow_abbrev=False,
         description="See what a PyTorch language model knows, where it keeps it, and whether it uses it.",

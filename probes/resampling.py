@@ -37,7 +37,7 @@ REPLICATES = 10_000
 LEVEL = 0.95
 FEW = 100
 """Clusters below which intervals are not percentiles of the replicates."""
-ALIKE = 1e-3
+ALIKE = 0.05
 """Share of the sample's standard error below which a resample's is taken for 0."""
 MOST_ALIKE = 0.01
 """Share of resamples without spread above which a mean is not studentised by them."""

@@ -25,7 +25,7 @@ from ..corpus import Sentence
 from ..features.layout import Layout
 from ..subject import Subject
 from ..subject.batches import Batch
-from .passes import PATTERN, VISIBLE, layers_with_patterns, on_tokens
+from .passes import PATTERN, VISIBLE, layers_with_patterns
 
 OFFSETS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 POSITIONAL = 0.9
@@ -159,12 +159,12 @@ class WordTotals:
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Where each word looks most, in one layer."""
         if part == VISIBLE:
-            member, visible = self._member.to(value.device), on_tokens(value).isfinite().float()
+            member, visible = self._member.to(value.device), value.isfinite().float()
             self._hidden = (member.transpose(1, 2) @ visible @ member) == 0
             self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
             self._hidden |= self._same.to(value.device)  # as a word does not count as what it attends to itself
             return
-        best = most_attended(on_tokens(value).float(), self._member.to(value.device), self._hidden).cpu()
+        best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
         if self._hits is None:
             shape = (len(self.layers), len(self.kinds) * self._n_groups, value.shape[1])
             self._hits = torch.zeros(shape)

@@ -34,7 +34,7 @@ from ..subject import Subject
 from ..subject.batches import Batch
 from ..subject.word_spans import Encoded
 from .norms import OUTPUT, VALUE, grams_of, norms
-from .passes import PATTERN, VISIBLE, layers_with_patterns, runs
+from .passes import PATTERN, VISIBLE, layers_with_patterns, layers_with_sink, runs, sink_of
 
 GROUPS = 200
 BLOCK = 1 << 20
@@ -126,7 +126,7 @@ class HeadTotals:
         self._sums: Tensor | None = None
         self._uniform = torch.zeros(len(self.layers), len(COLUMNS), dtype=torch.float64)
         self._n_groups = int(groups.max()) + 1
-        self._has_sink = False
+        self._has_sink = any(layers_with_sink(subject.model))
 
     def begin(self, batch: Batch) -> None:
         """Find the runs of the batch, and forget the last one's."""
@@ -160,8 +160,7 @@ class HeadTotals:
         table, most = self._table(pattern.shape[1]), max(1, BLOCK // max(pattern[0].numel(), 1))
         known = self._alike is not None and torch.equal(self._alike[0], self._visible)
         made = self._alike[1] if known and self._alike is not None else torch.zeros(len(COLUMNS), dtype=torch.float64)
-        sinks = pattern[..., pattern.shape[-2] :].sum(-1) if pattern.shape[-1] > pattern.shape[-2] else None
-        self._has_sink = sinks is not None
+        sinks = sink_of(pattern) if self._has_sink else None
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]
             visible = self._visible[run.rows, run.queries, run.keys]

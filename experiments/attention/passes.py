@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError
 
-from ...hooks import Site, observe, sites
+from ...hooks import Site, anatomy, observe, sites
 from ..subject import Subject
 from ..subject.batches import Batch
 from ..subject.word_spans import Encoded
@@ -84,18 +84,21 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
         start = stop
 
 
-def columns(value: Float[Tensor, "batch head query key"], run: Run) -> Float[Tensor, "texts head query place"]:
-    """A run's keys and, behind them, the sink of a model that has one: a learned logit that is no token (gpt-oss)."""
-    n_tokens = value.shape[-2]
-    tokens = value[run.rows, :, :, run.keys]
-    if value.shape[-1] == n_tokens:
-        return tokens
-    return torch.cat([tokens, value[run.rows, :, :, n_tokens:]], dim=-1)
+def sink_of(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query"]:
+    """The weight that no token gets: that of the learned sink of a softmax that has one (see `layers_with_sink`)."""
+    return (1 - value.float().sum(-1)).clamp(min=0)
 
 
-def on_tokens(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query query"]:
-    """A pattern or scores without the sink column."""
-    return value[..., : value.shape[-2]]
+def with_sink(rows: Float[Tensor, "*batch key"], layer_has_sink: bool) -> Float[Tensor, "*batch place"]:
+    """Rows of weights and, behind those of a softmax with a learned sink, the weight that no token gets."""
+    return torch.cat([rows, sink_of(rows)[..., None]], dim=-1) if layer_has_sink else rows
+
+
+def layers_with_sink(model: nn.Module) -> list[bool]:
+    """Of each layer with patterns, whether its softmax has a learned sink, a logit that is no token (gpt-oss)."""
+    places = anatomy(model).places
+    modules = [model.get_submodule(places[f"blocks.{layer}.{PATTERN}"].path) for layer in layers_with_patterns(model)]
+    return [getattr(module, "sinks", None) is not None for module in modules]
 
 
 def _shape(text: Encoded, shift: int) -> tuple[int, int, int, int]:

@@ -22,7 +22,7 @@ from layerscope.errors import InputError
 from ..subject import Subject
 from ..subject.batches import Batch
 from ..subject.word_spans import Encoded
-from .passes import PATTERN, columns, layers_with_patterns, runs
+from .passes import PATTERN, layers_with_patterns, layers_with_sink, runs, with_sink
 
 ROWS = 16
 """Queries of each text that are compared, evenly spaced."""
@@ -53,6 +53,7 @@ class SimilarityTotals:
 
     def __init__(self, subject: Subject, encoded: Sequence[Encoded]) -> None:
         self._encoded, self._n_layers = encoded, len(layers_with_patterns(subject.model))
+        self._sinks = layers_with_sink(subject.model)
         self._gram: Tensor | None = None
         self._rows = 0
 
@@ -67,7 +68,8 @@ class SimilarityTotals:
         for run in runs(self._batch, self._encoded):
             n = run.queries.stop - run.queries.start
             picked = torch.linspace(min(1, n - 1), n - 1, min(ROWS, max(n - 1, 1))).long() + run.queries.start
-            rows = columns(value, run)[:, :, picked].float()
+            rows = value[run.rows, :, picked, run.keys].float()
+            rows = with_sink(rows, self._sinks[layer])
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()
             pieces.append(rows.transpose(0, 1).flatten(1))
             if layer == 0:

@@ -16,7 +16,7 @@ from ..report.schema import entry
 from ..subject import Subject
 from ..subject.word_spans import Encoded
 from .norms import VALUE, grams_of, norms
-from .passes import PATTERN, layers_with_patterns, on_tokens
+from .passes import PATTERN, layers_with_patterns
 from .rollout_and_flow import flow, rollout
 
 LENGTHS = (6, 32)
@@ -129,7 +129,7 @@ def _run(
     grams = grams_of(subject.model, layers)
     with torch.inference_mode(), capture(subject.model, *looks, *(values if grams else ())) as acts:
         subject.forward(batch)
-    patterns = torch.stack([on_tokens(acts[name][0]).float().cpu() for name in looks])
+    patterns = torch.stack([acts[name][0].float().cpu() for name in looks])
     if not grams:
         return patterns, None
     return patterns, torch.stack([norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]).cpu()

@@ -128,7 +128,7 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Pat
         model=str(base / "model"), prompts=base / "prompts.jsonl", value=value, bos="never", out=base / "run"
     )
     results = execute(STUDIES["ablate"], config)
-    named = {(r["layer"], r["index"]) for r in results["records"] if r["q"] < 0.05}
+    named = {(r["layer"], r["index"]) for r in results["records"] if r["p"] < 0.05}
     assert named == {induction.PREVIOUS, induction.INDUCTION}
     others = [r for r in results["records"] if (r["layer"], r["index"]) not in named]
     assert all(r["effect"] == pytest.approx(0, abs=1e-5) for r in others)

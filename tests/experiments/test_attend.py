@@ -122,7 +122,9 @@ def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
 
 def test_texts_without_annotation(tmp_path: Path) -> None:
     prompts = tmp_path / "texts.jsonl"
-    prompts.write_text('{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
+    prompts.write_text(
+        '{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8"
+    )
     assert cli.main([*command(tmp_path / "run", prompts=prompts), "--flow"]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     assert found["relations"] == []

@@ -88,7 +88,5 @@ def test_a_bad_template_is_one_line(template: str, message: str, monkeypatch: py
 
 def test_half_a_character_is_one_line() -> None:
     subject = Subject(tiny.model("llama"), tokenizer(True))
-    with pytest.raises(
-        SubjectError, match=r"text 1 \('we \\ud800'\): expected characters, got half of one \(\\ud800"
-    ):
+    with pytest.raises(SubjectError, match=r"text 1 \('we \\ud800'\): expected characters, got half of one \(\\ud800"):
         subject.encode(["we", "we \ud800"])

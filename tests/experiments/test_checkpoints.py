@@ -87,9 +87,9 @@ def test_a_full_memory_leaves_out_whole_batches_in_every_layer(monkeypatch: pyte
     monkeypatch.setattr(checkpoints, "KEPT_BYTES", 1)
     before, after = (Subject(tiny.model("gpt2", seed), tiny.tokenizer(), bos="always") for seed in (0, 1))
     texts = before.encode(["w3 w4", "w5 w6 w7 w8 w9"])
-    first = checkpoints.Kept(texts, None)
+    first = checkpoints.Kept(texts, None, [False, False])
     pass_over(before, texts, [first], batch_tokens=1)
-    second = checkpoints.Kept(texts, first.roots)
+    second = checkpoints.Kept(texts, first.roots, [False, False])
     pass_over(after, texts, [second], batch_tokens=1)
     ids, seen = torch.tensor([texts[1].ids]), []  # the longest text is the first batch
     for one in (before, after):

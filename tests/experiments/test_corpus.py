@@ -144,7 +144,9 @@ def test_columns_of_conllu_plus_hold_for_all_sentences_that_follow(tmp_path: Pat
     """The words are those of the same sentences in ten columns; a column of its own goes into the last."""
     plus = ["1\tbig\tADJ\t2\tamod\tDegree=Pos\t_", "2\trivers\tNOUN\t0\troot\tNumber=Plur\tLOC"]
     ten = ["1\tbig\t_\tADJ\t_\tDegree=Pos\t2\tamod\t_\t_", "2\trivers\t_\tNOUN\t_\tNumber=Plur\t0\troot\t_\tNER=LOC"]
-    read = read_conllu(write(tmp_path, *PLUS, *plus, "", PLUS[1], *plus, "", "# global.columns = ID FORM HEAD", "1\ta\t0"))
+    read = read_conllu(
+        write(tmp_path, *PLUS, *plus, "", PLUS[1], *plus, "", "# global.columns = ID FORM HEAD", "1\ta\t0")
+    )
     expected = read_conllu(write(tmp_path, PLUS[1], *ten, "", PLUS[1], *ten, "", row("1", "a")))
     assert [s.words for s in read.sentences[:2]] == [s.words for s in expected.sentences[:2]]
     assert [(w.form, w.upos, w.head) for w in read.sentences[2].words] == [("a", "_", 0)]

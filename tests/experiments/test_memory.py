@@ -141,7 +141,7 @@ def test_what_cannot_be_kept_is_refused(base: Path, tmp_path: Path, capsys: pyte
     for more, message in (
         (("--max-ram", "100MB"), "--max-ram 0.10 GB: expected at least"),
         (("--max-ram", "much"), "--max-ram 'much': expected a size such as 2GB"),
-        (("--max-disk", "10MB"), "--max-disk 0.01 GB: the rows need about 0.1"),
+        (("--max-disk", "10MB"), "--max-disk 9.5 MiB: the rows need about 1"),
     ):
         assert cli.main(capture(base, tmp_path / more[1], *more)) == 2
         assert message in capsys.readouterr().err

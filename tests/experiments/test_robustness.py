@@ -211,6 +211,7 @@ def test_html_in_names_and_words_does_not_run(tmp_path):
     results = {
         "schema": 1,
         "kind": "doctor",
+        "status": "WRONG",
         "records": [record, {**record, "status": "WRONG"}],
         "checks": {HOSTILE: HOSTILE},
         "findings": [{"property": HOSTILE, "text": HOSTILE}],

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...attention.heads import HeadTotals
-from ...attention.passes import PATTERN, columns, layers_with_patterns, pass_over, runs
+from ...attention.passes import PATTERN, layers_with_patterns, layers_with_sink, pass_over, runs, with_sink
 from ...report.schema import as_json, from_json
 from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
@@ -61,12 +61,13 @@ class Kept:
 
     Args:
         before: ``roots`` of the checkpoint before; None for the first.
+        sinks: of each layer, whether its softmax has a learned sink.
     """
 
     parts = (PATTERN,)
 
-    def __init__(self, encoded: Sequence[Encoded], before: Sequence[Tensor] | None) -> None:
-        self._encoded, self._before = encoded, before
+    def __init__(self, encoded: Sequence[Encoded], before: Sequence[Tensor] | None, sinks: Sequence[bool]) -> None:
+        self._encoded, self._before, self._sinks = encoded, before, sinks
         self.roots: list[Tensor] = []
         self._bytes = 0
         self._at = 0
@@ -83,7 +84,8 @@ class Kept:
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Compare one layer's batch with the checkpoint before, and keep it."""
         for run in runs(self._batch, self._encoded):
-            root = columns(value, run)[:, :, run.queries].float().clamp(min=0).sqrt()
+            rows = value[run.rows, :, run.queries, run.keys].float()
+            root = with_sink(rows, self._sinks[layer]).clamp(min=0).sqrt()
             if self._before is not None and self._at < len(self._before):
                 overlap = (root * self._before[self._at].to(root.device)).sum(-1)
                 moved = (1 - overlap).sum((0, 2)).double().cpu()
@@ -131,7 +133,8 @@ def over_checkpoints(
         rows = saved[number]
         if is_needed:
             checkpoint = _checkpoint(subject, path)
-            heads, patterns = HeadTotals(checkpoint, encoded, groups), Kept(encoded, before)
+            heads = HeadTotals(checkpoint, encoded, groups)
+            patterns = Kept(encoded, before, layers_with_sink(checkpoint.model))
             pass_over(checkpoint, encoded, [heads, patterns], batch_tokens=batch_tokens)
             before = patterns.roots
             if rows is None:

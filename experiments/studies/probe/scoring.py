@@ -197,9 +197,7 @@ class _Group:
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
-        fits = self.fit(
-            design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits"
-        )
+        fits = self.fit(design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits")
         return _Solved(design, test, fits)
 
     def solve(self, values: Vectors, extra: Mapping[str, np.ndarray] | None = None) -> _Solved:
