@@ -23,14 +23,30 @@ PROJECTED = (
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
-    """Each query's weights sum to 1 and are the softmax of its scores."""
+    """Each query's weights sum to 1 and are the softmax of its scores; a sink that the module learned takes a share of both."""
     for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
-        pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
-        error = float((pattern.double().sum(-1) - 1).abs().max())
+        pattern, scores, sinks = exam.acts[site], site.replace("pattern", "attn_scores"), _sinks(exam, site)
+        error = 0.0 if sinks is not None else float((pattern.double().sum(-1) - 1).abs().max())
         if exam.has(scores):
-            softmax = exam.acts[scores].double().softmax(-1).nan_to_num(0.0)
+            softmax = _beside(exam.acts[scores].double(), sinks).softmax(-1)[..., : pattern.shape[-1]].nan_to_num(0.0)
             error = max(error, float((softmax - pattern.double()).abs().max()))
+        elif sinks is not None:
+            yield exam.cannot(site, "its scores are not listed, and a sink takes a share of each row")
+            continue
         yield exam.within(site, error, exam.local, "its rows are no softmax of its scores that sums to 1")
+
+
+def _sinks(exam: Exam, site: str) -> Tensor | None:
+    """What a module learned to stand beside each head's scores, as GPT-OSS has it."""
+    place = exam.anatomy.places[site] if exam.anatomy is not None else None
+    found = getattr(exam.model.get_submodule(place.path), "sinks", None) if place is not None else None
+    return found if isinstance(found, Tensor) else None
+
+
+def _beside(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    if sinks is None:
+        return scores
+    return torch.cat([scores, sinks.detach().to(scores).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], dim=-1)
 
 
 def mask(exam: Exam) -> Iterator[Finding]:
@@ -90,7 +106,7 @@ def products(exam: Exam) -> Iterator[Finding]:
 def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
     group = heads // values.shape[2]
     values = values.repeat_interleave(group, dim=2) if group > 1 else values
-    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
+    return torch.einsum("bhqk,bkhd->bqhd", weights, values)
 
 
 def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
