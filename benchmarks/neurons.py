@@ -16,7 +16,7 @@ from ablation import chunk
 from capture import gpt2
 from layerscope.experiments.metrics.metrics import get_metric
 from layerscope.experiments.sweep.components import components
-from layerscope.experiments.sweep.estimate import certificate, estimates, to_verify
+from layerscope.experiments.sweep.estimate import estimates, to_verify, weighted_spearman
 from layerscope.experiments.sweep.sweep import Sweep
 from measure import random_tokens, start, texts_parser
 
@@ -34,7 +34,8 @@ def screened(model, ids):
     sweep = Sweep(subject, metric, here)
     exact = np.zeros(len(parts))
     exact[top] = sweep.effects([(parts[i], edits.zero()) for i in top]).mean(1)
-    return len(parts), certificate(estimate, exact, top, top[:3])
+    same_sign = (np.sign(estimate[top]) == np.sign(exact[top])).mean()
+    return len(parts), weighted_spearman(estimate[top], exact[top], np.ones(len(top))), same_sign
 
 
 def main():
@@ -52,7 +53,7 @@ def main():
     for _ in range(4):
         forward()
     begun = time.perf_counter()
-    count, agreement = screened(model, ids)
+    count, spearman, same_sign = screened(model, ids)
     seconds = time.perf_counter() - begun
     for _ in range(3):
         forward()
@@ -60,7 +61,7 @@ def main():
     print(
         f"{count:,} neurons, {given.texts}x{given.length}, the top {TOP} exact: {seconds:.1f} s; a forward {unit:.2f} s "
         f"({min(forwards):.2f} to {max(forwards):.2f}): {seconds / unit:.0f} forwards; Spearman with the exact effects "
-        f"{agreement['spearman']:.2f}, same sign {agreement['same_sign']:.0%}"
+        f"{spearman:.2f}, same sign {same_sign:.0%}"
     )
 
 

@@ -158,8 +158,8 @@ class Reference:
                 f"{where.site}: expected a reference text for each of {len(value)} texts, got {len(rows)}"
             )
         whole = select_part(self._whole(where.site), where.site, lead=2)
-        at = self._positions(value, where).clamp(max=whole.shape[1] - 1)
-        return whole[torch.tensor(rows)[:, None], at].to(value)
+        at, _ = where.used(value)
+        return whole[torch.tensor(rows)[:, None], at.clamp(0, whole.shape[1] - 1)].to(value)
 
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
         """What `edits.resample` puts in: for each text the values of one drawn reference text."""

@@ -270,9 +270,9 @@ class _Scores:
         gains = self.hits[:, self.chooses].sum(1) / n[:, None, None] - (fixed / n)[:, None, None]
         out = []
         for layer, head in np.argwhere(gains.max(0) >= SYNTACTIC):
-            found = self._score(int(gains[:, layer, head].argmax()), int(layer), int(head))
-            if found.syntactic:
-                out.append(found)
+            score = self._score(int(gains[:, layer, head].argmax()), int(layer), int(head))
+            if score.syntactic:
+                out.append(score)
         return out
 
     def _score(self, kind: int, layer: int, head: int) -> RelationScore:

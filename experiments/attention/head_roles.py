@@ -19,7 +19,7 @@ MASSES = {
 }
 """Statistic -> the value from which it names the head, and the name."""
 BROAD = 0.95
-"""Normalised entropy from which a head looks everywhere alike."""
+"""Normalised entropy from which a head's attention is called uniform."""
 
 
 def roles(record: Mapping[str, Any]) -> list[str]:
@@ -40,5 +40,5 @@ def roles(record: Mapping[str, Any]) -> list[str]:
         out.append({-1: "previous word", 1: "next word"}.get(record["offset"], f"word at {record['offset']:+d}"))
     out += masses
     if (record.get("entropy") or 0.0) >= BROAD:
-        out.append("everywhere alike")
+        out.append("uniform")
     return out

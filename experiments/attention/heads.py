@@ -2,7 +2,7 @@ r"""Statistics of every head over a corpus, from sums that are made while the pa
 
 For each token q of the text itself that sees n >= 2 keys, with attention :math:`A_{qk}`:
 
-    entropy      -sum_k A log A / log n               1 for a head that looks everywhere alike, 0 at one place
+    entropy      -sum_k A log A / log n               1 for uniform attention, 0 for one place
     confidence   max A over tokens of the text        (Voita et al. 2019)
     distance     sum |q - k| A / sum A                over tokens of the text
     first, end   A on position 0, on special tokens after the text
@@ -66,7 +66,7 @@ class HeadStatistics:
     Args:
         layers: the block of each row.
         sums: in the order of ``COLUMNS``.
-        uniform: the same sums of a head that looks everywhere alike.
+        uniform: the same sums of uniform attention.
         has_norms: whether contributions could be measured.
         has_sink: whether the softmax has a sink that is no token.
     """
@@ -100,7 +100,7 @@ class HeadStatistics:
         return out
 
     def under_uniform(self) -> dict[str, Float[np.ndarray, " layer"]]:
-        """What a head that looks everywhere alike would score: the value to compare a mass with."""
+        """What uniform attention would score: the value to compare a mass with."""
         return {
             name: _divide(
                 self.uniform[:, COLUMNS.index(name)], self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))]
@@ -199,7 +199,7 @@ class HeadTotals:
 def pattern_sums(
     pattern: Float[Tensor, "batch head query key"],
     visible: Bool[Tensor, "batch query key"],
-    own: slice,
+    words: slice,
     marks: Float[Tensor, "batch key"],
     value_norms: Float[Tensor, "batch head key"] | None,
     sink: Float[Tensor, "batch head query"] | None = None,
@@ -208,7 +208,7 @@ def pattern_sums(
 
     Args:
         pattern: queries are the text's own tokens, keys all tokens.
-        own: which keys are the text's own tokens; query i is key ``own.start + i``.
+        words: which keys are the text's own tokens; query i is key ``words.start + i``.
         marks: 1 at keys that are punctuation.
         value_norms: ‖v W_O‖ of each key.
         sink: what goes to no token, in a model that has a sink.
@@ -219,11 +219,11 @@ def pattern_sums(
     counted = (n > 1).float()  # a query with one key to see has no choice
     out = attention.new_zeros(batch, len(COLUMNS), heads)
     column = (counted[:, None, None] @ attention)[:, :, 0]  # how much each key gets
-    text = column[:, :, own]
-    lead = own.start
+    text = column[:, :, words]
+    lead = words.start
     for name, value in {
         "first": column[:, :, 0],
-        "end": column[:, :, own.stop :].sum(-1),
+        "end": column[:, :, words.stop :].sum(-1),
         "punctuation": (column * marks[:, None]).sum(-1),
         "text": text.sum(-1),
         "queries": counted.sum(-1, keepdim=True).expand(batch, heads),
@@ -236,13 +236,13 @@ def pattern_sums(
         moved = column * value_norms
         out[:, COLUMNS.index("norm")] = moved.sum(-1)
         out[:, COLUMNS.index("norm_first")] = moved[:, :, 0]
-        out[:, COLUMNS.index("norm_end")] = moved[:, :, own.stop :].sum(-1)
+        out[:, COLUMNS.index("norm_end")] = moved[:, :, words.stop :].sum(-1)
         out[:, COLUMNS.index("norm_punctuation")] = (moved * marks[:, None]).sum(-1)
-    most = attention[..., own].amax(-1)
+    most = attention[..., words].amax(-1)
     out[:, COLUMNS.index("confidence")] = (most @ counted[..., None])[..., 0]
     places = torch.arange(n_key, device=attention.device)
-    reach = (places[own, None] - places).abs().float()
-    reach[:, : own.start], reach[:, own.stop :] = 0.0, 0.0
+    reach = (places[words, None] - places).abs().float()
+    reach[:, : words.start], reach[:, words.stop :] = 0.0, 0.0
     far = (counted[..., None] * reach).flatten(1)
     out[:, COLUMNS.index("distance")] = (attention.flatten(2) @ far[..., None])[..., 0]
     tiny = torch.finfo(torch.float32).tiny

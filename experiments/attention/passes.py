@@ -100,8 +100,8 @@ def on_tokens(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch
 
 def _shape(text: Encoded, shift: int) -> tuple[int, int, int, int]:
     """Where the text begins, its length, and where its own tokens begin and end."""
-    own = [place for place, special in enumerate(text.special) if not special]
-    return shift, len(text), own[0] if own else 0, own[-1] + 1 if own else 0
+    words = [place for place, special in enumerate(text.special) if not special]
+    return shift, len(text), words[0] if words else 0, words[-1] + 1 if words else 0
 
 
 def layers_with_patterns(model: nn.Module) -> list[int]:

@@ -66,13 +66,13 @@ def repetition_scores(
         "duplicate": (second, half),
         "induction": (second, half - 1),
     }
-    found: dict[str, list[np.ndarray]] = {name: [] for name in offsets}
+    by_layer: dict[str, list[np.ndarray]] = {name: [] for name in offsets}
     with torch.no_grad(), capture(subject.model, *names) as acts:
         subject.model(input_ids=ids, attention_mask=torch.ones_like(ids))
         for site in names:
             for name, (queries, back) in offsets.items():
-                found[name].append(acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy())
-    scores = {name: np.stack(rows) for name, rows in found.items()}
+                by_layer[name].append(acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy())
+    scores = {name: np.stack(rows) for name, rows in by_layer.items()}
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(
             f"{subject.name} gives NaN on random tokens of its vocabulary: an embedding or a weight is not a finite number"

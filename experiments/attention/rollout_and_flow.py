@@ -21,10 +21,10 @@ def _with_residual(patterns: Float[np.ndarray, "layer head query key"]) -> Float
 
 def rollout(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "query key"]:
     """How much of each input token reaches each token of the last layer, if tokens were mixed by attention alone."""
-    found = np.eye(patterns.shape[-1])
+    mixed = np.eye(patterns.shape[-1])
     for step in _with_residual(patterns):
-        found = step @ found
-    return found
+        mixed = step @ mixed
+    return mixed
 
 
 def flow(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "query key"]:
@@ -38,8 +38,8 @@ def flow(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarra
     # Node (l, i) is token i after l layers; edges run downwards.
     edges = ((from_layer + 1) * n + query, from_layer * n + key)
     graph = csr_array((layers[from_layer, query, key], edges), shape=((depth + 1) * n,) * 2)
-    found = np.zeros((n, n))
+    flows = np.zeros((n, n))
     for query in range(n):
         for key in range(n):
-            found[query, key] = maximum_flow(graph, depth * n + query, key).flow_value / UNIT
-    return found
+            flows[query, key] = maximum_flow(graph, depth * n + query, key).flow_value / UNIT
+    return flows

@@ -79,8 +79,8 @@ class SimilarityTotals:
         """Add the batch's Gram matrix."""
         if self._held:
             wide = torch.cat(self._held)
-            found = (wide @ wide.T).double().cpu()
-            self._gram = found if self._gram is None else self._gram + found
+            products = (wide @ wide.T).double().cpu()
+            self._gram = products if self._gram is None else self._gram + products
         self._held = []
 
     def result(self) -> Similarity:

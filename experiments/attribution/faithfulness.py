@@ -81,9 +81,9 @@ def infidelity(game: Game, scores: Scores, seed: int = 0) -> float:
     """How badly the scores foretell what random sets of units take with them."""
     gone = random_sets(game.n, DRAWN, seed)
     lost = game.value - game(~gone)
-    said = gone @ scores
-    scale = float(said @ lost) / max(float(said @ said), 1e-300)
-    return float(((scale * said - lost) ** 2).mean()) / max(float((lost**2).mean()), 1e-300)
+    predicted = gone @ scores
+    scale = float(predicted @ lost) / max(float(predicted @ predicted), 1e-300)
+    return float(((scale * predicted - lost) ** 2).mean()) / max(float((lost**2).mean()), 1e-300)
 
 
 def random_sets(units: int, draws: int, seed: int) -> Bool[np.ndarray, "rows units"]:

@@ -179,7 +179,7 @@ class Game:
 
 
 def default_removal(scorer: Scorer) -> str:
-    """What absent means where nothing is said."""
+    """The default removal."""
     question = scorer.question
     subject = question.subject
     if not subject.causal and getattr(subject.tokenizer, "mask_token_id", None) is not None:

@@ -106,7 +106,7 @@ class Slope:
             yield
 
 
-# From a part's slope and the site's clean value to a share for each element of it, what is to be said, and figures.
+# From a part's slope and the site's clean value to a share for each element of it, and figures.
 _Method = Callable[[Slope, Tensor], tuple[Tensor, dict[str, float]]]
 
 
@@ -128,8 +128,8 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
             scores[at] += float(wide[list(own)].sum())
         outside += float(wide.sum() - sum(wide[list(own)].sum() for own in part.tokens))
         if options.site is not None and wide.ndim == 2:
-            mine = np.stack([wide[list(own)].sum(0).numpy() for own in part.tokens])
-            inner = mine if inner is None else inner + mine
+            by_unit = np.stack([wide[list(own)].sum(0).numpy() for own in part.tokens])
+            inner = by_unit if inner is None else inner + by_unit
         figures = {k: figures.get(k, 0.0) + v for k, v in more.items()}
     if options.site is not None:
         figures["outside"] = outside
@@ -275,7 +275,7 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 
 
 def complete(found: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str) -> Found:
-    """What a path's scores miss of the change from its baseline, said and, where it is much, warned of.
+    """What a path's scores miss of the change from its baseline: a note, and a warning where it is much.
 
     Args:
         figures: ``gap``, ``change`` and ``baseline`` among others.

@@ -52,7 +52,8 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
     lost: Any = None  # (draws, units and the whole, all parts and each)
     value = 0.0
     for part in question.parts:
-        value += (mine := float(scorer([Row(part.ids, part.reads)], part)[0]))
+        whole_value = float(scorer([Row(part.ids, part.reads)], part)[0])
+        value += whole_value
         clean = _clean(scorer, part, [*sites, *others])
         labels = _labels(sites, clean)
         rows = np.array([(unit, k) for unit in range(units + 1) for k in range(-1, len(labels))])
@@ -60,7 +61,7 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         found = []
         for _ in range(draws):
             new = _replacements(part, sites, others, clean, options.hidden, generator)
-            found.append(mine - _values(scorer, part, sites, new, rows, len(labels)))
+            found.append(whole_value - _values(scorer, part, sites, new, rows, len(labels)))
         each = np.stack(found).reshape(draws, units + 1, 1 + len(labels))
         lost = each if lost is None else lost + each
     errors = lost[:, :units, 0].std(0, ddof=1) / np.sqrt(draws) if draws > 1 else None
@@ -160,8 +161,8 @@ def _values(
         which = (column[:, None] == -1) | (column[:, None] == torch.arange(max(parts, 1)))
         put = {}
         for number, (site, value) in enumerate(zip(sites, new, strict=True)):
-            mine = which[:, number : number + 1] if len(sites) > 1 else which
-            where = tokens[unit][:, :, None] & mine[:, None, :]
+            of_site = which[:, number : number + 1] if len(sites) > 1 else which
+            where = tokens[unit][:, :, None] & of_site[:, None, :]
             put[site] = edits.function(partial(_put, where=where, new=value), "put out")
         with warnings.catch_warnings(), intervene(scorer.subject.model, put):
             warnings.simplefilter("ignore", NothingChanged)

@@ -1,4 +1,4 @@
-"""What the methods can be told; each reads its own."""
+"""Options of the attribution methods; each method reads the ones it needs."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Ids = tuple[int, ...]
 CALL = 32
 """What one forward costs beside its tokens, in tokens."""
 HELD = 512_000_000
-"""Bytes of keys and values that are held at a time."""
+"""Most bytes of keys and values in memory at a time."""
 
 # (ids, first position, cache, positions that are read of each) -> hidden states of those tokens, right at least where they
 # are read; the cache then holds them too.
@@ -84,7 +84,7 @@ def _chunk(
     new_cache: Callable[[], Any],
     batch_tokens: int,
 ) -> list[Tensor]:
-    """The states of as many rows as are held at a time: from cut to cut, each distinct beginning once."""
+    """The states of as many rows as fit in memory: from cut to cut, each distinct beginning once."""
     states: list[dict[int, Tensor]] = [{} for _ in rows]
     cache: Any = None
     parents = [0] * len(rows)  # which row of the cache holds each row's beginning

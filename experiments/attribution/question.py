@@ -56,7 +56,7 @@ class Target:
 
 
 def as_encoded(ids: Sequence[int]) -> Encoded:
-    """A row of token ids as texts are batched; which characters they are is not told."""
+    """A row of token ids as texts are batched; without their characters."""
     return Encoded("", tuple(ids), ((0, 0),) * len(ids), (False,) * len(ids))
 
 
@@ -278,7 +278,7 @@ def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int 
     """The token behind the first text of a pair, where the model reads token types; None where it reads none.
 
     Raises:
-        AttributionError: types that do not change behind the first separator: they could not be told of a changed row.
+        AttributionError: types that do not change behind the first separator: they would not be known for a changed row.
     """
     if 1 not in types or (getattr(subject.config, "type_vocab_size", None) or 1) < 2:
         return None

@@ -47,7 +47,7 @@ GAMMA = 0.25
 FUSED = ("gate_up_proj", ".Wi")
 """Linear layers that make both factors of a gate (Phi-3, GLM; ModernBERT)."""
 LOST = 0.05
-"""Share of the value from which relevance that nothing can have taken is said to be lost."""
+"""Share of the value from which relevance that nothing can have taken is reported as lost."""
 START = "blocks.0.hook_resid_pre"
 _ATTENTION = ("attn.hook_attn_scores", "attn.hook_pattern", "attn.hook_v")
 

@@ -100,8 +100,8 @@ def find_units(
             f"the text is longer than the model's {subject.max_length} tokens (it ends at character {encoded.cut})"
         )
     text = encoded.text
-    held = set(fixed) | {i for i, special in enumerate(encoded.special) if special}
-    free = [i for i in range(len(encoded)) if i not in held]
+    excluded = set(fixed) | {i for i, special in enumerate(encoded.special) if special}
+    free = [i for i in range(len(encoded)) if i not in excluded]
     if not free:
         raise AttributionError(f"expected a text with words, got {text[:40]!r}")
     if level == "token":
@@ -109,17 +109,17 @@ def find_units(
         names = [text[a:b] or subject.token(encoded.ids[i]) for i, (a, b) in zip(free, places, strict=True)]
         return Units(level, tuple(names), tuple(places), tuple((i,) for i in free))
     wanted = split_words(text) if level == "word" else list(spans) if spans is not None else split_clauses(text)
-    return _joined(level, encoded, sorted(wanted), held, free)
+    return _joined(level, encoded, sorted(wanted), excluded, free)
 
 
-def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], held: set[int], free: list[int]) -> Units:
+def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], excluded: set[int], free: list[int]) -> Units:
     """The units that the characters ask for, those that share a token joined."""
     text = encoded.text
     places: list[tuple[int, int]] = []
     tokens: list[list[int]] = []
     joined = lost = 0
     for (start, end), span in zip(wanted, word_spans(encoded, wanted), strict=True):
-        own = [] if span is None else [i for i in range(span.start, span.stop) if i not in held]
+        own = [] if span is None else [i for i in range(span.start, span.stop) if i not in excluded]
         if not own:
             lost += span is None
         elif tokens and own[0] <= tokens[-1][-1]:

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool
 
-from ...probes.scaling import SCALINGS, TemperatureScaling, as_logits
 from ..corpus.prompts import Prompt, read_pairs, read_prompts
 from ..metrics.metrics import get_metric
 from ..report.schema import Finding, Note
@@ -29,6 +28,7 @@ from .asked import ASKED, Answer, Asking
 from .options import SOURCES, ConfidenceOptions
 from .predictions import PredictionError, Predictions, drawn_groups, read_predictions, save_predictions
 from .questions import Question, QuestionError, Templates, of_pairs, of_prompts, read_questions, token_probabilities
+from .recalibration import recalibrated
 from .records import JudgedRecord
 from .reliability import Judged, compare, errors_of, finding, judge
 
@@ -163,7 +163,7 @@ def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
     save_predictions(options.out / "predictions.npz", whole)
     test = whole.rows(~whole.validation)
     name = "probabilities" if inputs.subject is None else TOKENS
-    methods = [Judged.of(name, test), *_scaled(whole, test, notes, options.out)]
+    methods = [Judged.of(name, test), *recalibrated(whole, test, notes, options.out)]
     measured: list[Question] = []
     if inputs.questions:
         # Validation rows of another file follow those of the first.
@@ -172,7 +172,7 @@ def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
     if options.confidence:
         methods += _ask(inputs, run, measured, methods[0], notes)
     groups = np.unique(test.clusters, return_inverse=True)[1]
-    notes += [Note(**note) for note in group_notes(groups)]
+    notes += group_notes(groups)
     return Measurement(methods, _names(test, measured), notes)
 
 
@@ -246,38 +246,6 @@ def _token_predictions(inputs: ConfidenceInputs, run: Run, questions: Sequence[Q
         by_class=letters and same_width,
         same_width=same_width,
     )
-
-
-def _scaled(predictions: Predictions, test: Predictions, notes: list[Note], out: Path) -> list[Judged]:
-    """The test rows' confidence after each scaling, fitted on the validation rows alone."""
-    validation = predictions.rows(predictions.validation)
-    if not len(validation):
-        text = (
-            "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
-        )
-        notes.append(Note(kind="skipped", text=text))
-        return []
-    if not test.same_width:
-        notes.append(Note(kind="skipped", text="scalings skipped: the questions differ in their number of choices"))
-        return []
-    if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
-        notes.append(Note(kind="warning", text="some groups have rows in validation and among those measured"))
-    methods = []
-    (out / "scalings").mkdir(exist_ok=True)
-    for name, kind in SCALINGS.items():
-        if name != "temperature" and not test.by_class:
-            notes.append(Note(kind="info", text=f"{name} scaling skipped: choices are not classes"))
-            continue
-        fitted = kind().fit(as_logits(validation.probabilities), validation.labels)
-        fitted.save(out / "scalings" / f"{name}.safetensors")
-        if not fitted.converged_:
-            text = f"{name} scaling did not converge: {str(fitted.describe())[:100]}"
-            notes.append(Note(kind="warning", text=text))
-        if isinstance(fitted, TemperatureScaling):
-            text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(validation)} validation rows"
-            notes.append(Note(kind="info", text=text))
-        methods.append(Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities))))
-    return methods
 
 
 def _next_token(inputs: ConfidenceInputs) -> Measurement:

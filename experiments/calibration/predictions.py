@@ -10,9 +10,6 @@ or false.
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from layerscope.errors import InputError, LayerscopeError
 
 from ...probes.calibration import CalibrationError, check
 from ..corpus.records import Numbered, group_of, read_lines_as, shown
+from .archive import ArchiveError, read_arrays
 
 
 class PredictionError(LayerscopeError, ValueError):
@@ -146,28 +144,13 @@ def read_predictions(path: Path, limit: int | None = None) -> Predictions:
 FIELDS = ("probabilities", "logits")
 COLUMNS = {"probability_": "probabilities", "p_": "probabilities", "logit_": "logits"}
 """How the columns of a table begin that hold a class each, and what they are."""
-UNPACKED, PACKED = 1 << 28, 100
-"""An npz file may unpack to so many bytes, or to so many times its own size."""
 
 
 def _read_npz(path: Path) -> Predictions:
     try:
-        _check_npz(path)
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except PredictionError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        RuntimeError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise PredictionError(f"{path}: cannot be read as npz: {str(error)[:200]}") from None
+        arrays = read_arrays(path)
+    except ArchiveError as error:
+        raise PredictionError(str(error)) from None
     names = [name for name in FIELDS if name in arrays]
     if len(names) != 1 or "labels" not in arrays:
         got = ", ".join(sorted(arrays))[:200] or "none"
@@ -191,29 +174,6 @@ def _read_npz(path: Path) -> Predictions:
         if column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}")
     return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), validation.astype(bool))
-
-
-def _check_npz(path: Path) -> None:
-    """Refuse an archive by what it says of itself, before anything is unpacked.
-
-    Raises:
-        PredictionError: arrays that are far larger than the file, or than what is packed of them; a member that is no array.
-    """
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > max(UNPACKED, PACKED * size):
-            raise PredictionError(
-                f"{path}: expected arrays, got {size / 1e6:.1f} MB that unpack to {unpacked / 1e9:.1f} GB: refused"
-            )
-        for member in archive.infolist():
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, kind = read(file)
-            if math.prod(shape) * kind.itemsize > member.file_size:
-                name = member.filename.removesuffix(".npy")
-                raise PredictionError(f"{path}: array {name!r} says {shape} of {kind}, and holds less")
 
 
 def _read_records(path: Path) -> Predictions:

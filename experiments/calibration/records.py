@@ -1,12 +1,13 @@
 """What is written of a confidence that was judged, in ``calibrate``, ``ask --confidence`` and ``probe --calibration``.
 
-A number that cannot be had is left out: an AUROC where all answers are right, the ends of an interval where all rows are of
-one group.
+A number that cannot be had is null: an AUROC where all answers are right, the ends of an interval where all rows are of one
+group. What needs whole distributions is left out where there are none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
 
 from ..report.schema import entry
 
@@ -63,37 +64,37 @@ class JudgedRecord:
     squared_error_all: float = entry("mean of (confidence - correct)^2, with 1/2 for a row without a confidence")
     squared_error_all_low: float | None = entry("lower end of its 95% interval")
     squared_error_all_high: float | None = entry("upper end of its 95% interval")
-    measured: bool = entry("false where too few rows have a confidence; what follows is then left out")
+    measured: bool = entry("false where too few rows have a confidence: what follows is then null or left out")
 
-    confidence: float | None = entry("mean confidence", default=None)
-    confidence_low: float | None = entry("lower end of its 95% interval", default=None)
-    confidence_high: float | None = entry("upper end of its 95% interval", default=None)
-    overconfidence: float | None = entry("mean confidence less accuracy of the rows with one", default=None)
-    overconfidence_low: float | None = entry("lower end of its 95% interval", default=None)
-    overconfidence_high: float | None = entry("upper end of its 95% interval", default=None)
-    ece: float | None = entry("expected calibration error, bins of equal width", default=None)
-    ece_low: float | None = entry("lower end of its 95% interval", default=None)
-    ece_high: float | None = entry("upper end of its 95% interval", default=None)
-    ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences", default=None)
-    ece_p: float | None = entry("how often such a model has an ECE as large", default=None)
-    ece_mass: float | None = entry("expected calibration error, bins of equal mass", default=None)
-    ece_mass_low: float | None = entry("lower end of its 95% interval", default=None)
-    ece_mass_high: float | None = entry("upper end of its 95% interval", default=None)
-    ece_mass_chance: float | None = entry("that of a perfectly calibrated model of these confidences", default=None)
-    maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin", default=None)
-    squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1", default=None)
-    squared_error_low: float | None = entry("lower end of its 95% interval", default=None)
-    squared_error_high: float | None = entry("upper end of its 95% interval", default=None)
-    auroc: float | None = entry("how often a right answer is more confident than a wrong one", default=None)
-    auroc_low: float | None = entry("lower end of its 95% interval", default=None)
-    auroc_high: float | None = entry("upper end of its 95% interval", default=None)
-    aurc: float | None = entry("area under the risk-coverage curve", default=None)
-    aurc_low: float | None = entry("lower end of its 95% interval", default=None)
-    aurc_high: float | None = entry("upper end of its 95% interval", default=None)
-    aurc_best: float | None = entry("that area if right answers came first", default=None)
-    n_values: int | None = entry("different confidences, at six digits", default=None)
-    commonest: float | None = entry("the commonest of them", default=None)
-    commonest_share: float | None = entry("share of the rows that have it", default=None)
+    confidence: float | None = entry("mean confidence")
+    confidence_low: float | None = entry("lower end of its 95% interval")
+    confidence_high: float | None = entry("upper end of its 95% interval")
+    overconfidence: float | None = entry("mean confidence less accuracy of the rows with one")
+    overconfidence_low: float | None = entry("lower end of its 95% interval")
+    overconfidence_high: float | None = entry("upper end of its 95% interval")
+    ece: float | None = entry("expected calibration error, bins of equal width")
+    ece_low: float | None = entry("lower end of its 95% interval")
+    ece_high: float | None = entry("upper end of its 95% interval")
+    ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences")
+    ece_p: float | None = entry("how often such a model has an ECE as large")
+    ece_mass: float | None = entry("expected calibration error, bins of equal mass")
+    ece_mass_low: float | None = entry("lower end of its 95% interval")
+    ece_mass_high: float | None = entry("upper end of its 95% interval")
+    ece_mass_chance: float | None = entry("that of a perfectly calibrated model of these confidences")
+    maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin")
+    squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1")
+    squared_error_low: float | None = entry("lower end of its 95% interval")
+    squared_error_high: float | None = entry("upper end of its 95% interval")
+    auroc: float | None = entry("how often a right answer is more confident than a wrong one")
+    auroc_low: float | None = entry("lower end of its 95% interval")
+    auroc_high: float | None = entry("upper end of its 95% interval")
+    aurc: float | None = entry("area under the risk-coverage curve")
+    aurc_low: float | None = entry("lower end of its 95% interval")
+    aurc_high: float | None = entry("upper end of its 95% interval")
+    aurc_best: float | None = entry("that area if right answers came first")
+    n_values: int | None = entry("different confidences, at six digits")
+    commonest: float | None = entry("the commonest of them")
+    commonest_share: float | None = entry("share of the rows that have it")
 
     brier: float | None = entry("Brier score of whole distributions, from 0 to 2", default=None)
     brier_low: float | None = entry("lower end of its 95% interval", default=None)
@@ -112,6 +113,12 @@ class JudgedRecord:
 
     bins: list[BinRecord] = entry("one for each bin that holds rows", default=[])
     coverage: CoverageRecord | None = entry("risk at each coverage", default=None)
+
+    @classmethod
+    def unmeasured(cls, **given: Any) -> JudgedRecord:
+        """The record of a confidence that too few rows have."""
+        required = (item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING)
+        return cls(**{**dict.fromkeys(required), **given, "measured": False})
 
     @property
     def unanswered(self) -> list[str]:

@@ -92,7 +92,7 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         return JudgedRecord(**of_all, measured=True, **of_answered, **of_rows)
     if rows.all():
         raise cal.CalibrationError(f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins")
-    return JudgedRecord(**of_all, measured=False)
+    return JudgedRecord.unmeasured(**of_all)
 
 
 def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:

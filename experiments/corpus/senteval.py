@@ -27,7 +27,9 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     found: dict[Split, list[Sentence]] = {split: [] for split in SPLITS}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # as U+0085 ends no line
         fields = line.removesuffix("\r").split("\t")
-        if len(fields) != 3 or fields[0] not in PARTS or not fields[2].split():
+        if fields == [""]:
+            continue
+        if len(fields) != 3 or fields[0] not in PARTS or not fields[1].strip() or not fields[2].split():
             raise CorpusError(
                 f"{path}:{number}: expected tr, va or te, a label and a sentence, with tabs between, got {line[:60]!r}"
             )

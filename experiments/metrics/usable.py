@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ AnyItem = TypeVar("AnyItem", bound=Item)
 Read = TypeVar("Read")
 
 NAMED = 3
-"""Items that are named; the others are counted."""
+"""Reasons, and lines of a reason, that are named; the others are counted."""
 
 
 def usable(
@@ -55,9 +56,14 @@ def check_share(unusable: Sequence[Unusable], total: int, allowed: float) -> Non
     Raises:
         MetricError: naming the first ones.
     """
-    if len(unusable) == total or len(unusable) > allowed * total:
-        way_on = "" if len(unusable) == total else f": mend them, or allow a larger share than --skip {allowed:g}"
-        raise MetricError(f"{len(unusable)} of {total} items cannot be measured ({_named(unusable)}){way_on}")
+    count = len(unusable)
+    if count < total and count <= allowed * total:
+        return
+    text = f"{count} of {total} items cannot be measured ({_named(unusable)})"
+    if count < total:
+        share = math.ceil(100 * count / total) / 100
+        text += f": correct them, or leave them out with --skip {share:g}"
+    raise MetricError(text)
 
 
 def unusable_notes(unusable: Sequence[Unusable], kept: int) -> list[Note]:
@@ -69,7 +75,23 @@ def unusable_notes(unusable: Sequence[Unusable], kept: int) -> list[Note]:
 
 
 def _named(unusable: Sequence[Unusable]) -> str:
-    names = [str(one) for one in unusable[:NAMED]]
-    if len(unusable) > NAMED:
-        names.append(f"and {len(unusable) - NAMED} more")
-    return "; ".join(names)
+    """The reasons, each with its lines."""
+    lines_of: dict[str, list[int | None]] = {}
+    for one in unusable:
+        lines_of.setdefault(one.why, []).append(one.line)
+    reasons = [f"{_lines(lines)}{why}" for why, lines in lines_of.items()]
+    return "; ".join(_first(reasons, " reasons"))
+
+
+def _lines(lines: Sequence[int | None]) -> str:
+    """``lines 3, 4: ``; nothing where they are not known."""
+    known = [str(line) for line in lines if line is not None]
+    if not known:
+        return ""
+    return f"line{'s' if len(known) > 1 else ''} {', '.join(_first(known))}: "
+
+
+def _first(names: Sequence[str], noun: str = "") -> list[str]:
+    """The first few, and how many follow."""
+    rest = len(names) - NAMED
+    return [*names[:NAMED], f"and {rest} more{noun}"] if rest > 0 else list(names)

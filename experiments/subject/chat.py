@@ -1,7 +1,8 @@
 """A tokenizer's chat template around a message, rendered where it can do no harm.
 
-A template is a program that comes with a model. It is rendered in a child process with bounds on memory, processor time and
-output, so that one that loops or blows up is an error and not a full machine. Without ``fork`` (Windows) it is rendered here.
+A template is a program that comes with a model. It is rendered in a child process with bounds on processor time, output and (on
+Linux) memory, so that one that loops or blows up is an error and not a full machine. Without ``fork`` (Windows) it is rendered
+here, without bounds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
+import selectors
 import signal
 import sys
 import time
@@ -79,12 +80,13 @@ def _in_child(tokenizer: Any, message: str) -> str | Exception:
 def _read_until(reader: int, deadline: float) -> bytes:
     """What the child writes until it ends, or until the deadline."""
     data = b""
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([reader], [], [], left)
-        part = os.read(reader, 1 << 16) if ready else b""
-        if not part:
-            break
-        data += part
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(reader, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            part = os.read(reader, 1 << 16) if waiting.select(left) else b""
+            if not part:
+                break
+            data += part
     return data
 
 

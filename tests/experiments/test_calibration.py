@@ -25,7 +25,9 @@ from experiments.calibration.questions import Question, QuestionError, Templates
 from experiments.calibration.reliability import Judged, compare, finding, judge
 from experiments.corpus.prompts import PromptError, read_pairs
 from experiments.demo import demo_paths
+from experiments.pages import page_of
 from experiments.runs.folder import RunFolder
+from experiments.studies import STUDIES
 from experiments.subject import Subject, load
 from probes.scaling import TemperatureScaling, VectorScaling
 
@@ -258,6 +260,28 @@ def test_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
     with pytest.raises(PredictionError, match=r"claim.npz: array 'labels' says \(1000000000000,\) of float64"):
         read_predictions(path)
+
+
+def test_terminal_and_page_show_the_brier_score_of_the_records(tmp_path: Path) -> None:
+    """One name, one meaning: by numpy, 0 to 2 for whole distributions and 0 to 1 for the answer alone."""
+    rng = np.random.default_rng(0)
+    P, y = rng.dirichlet(np.ones(3), 40), rng.integers(0, 3, 40)
+    P[0], y[0] = [0.0, 0.5, 0.5], 0  # a label of probability 0
+    np.savez(tmp_path / "a.npz", probabilities=P, labels=y)
+    results = run(tmp_path / "run", "--predictions", tmp_path / "a.npz", "--bins", 4)
+    brier = float(((P - np.eye(3)[y]) ** 2).sum(1).mean())
+    squared = float(((P.max(1) - (P.argmax(1) == y)) ** 2).mean())
+    (record,) = results["records"]
+    assert (record["brier"], record["squared_error"]) == (pytest.approx(brier), pytest.approx(squared))
+    assert (record.get("nll"), record["n_impossible"]) == (None, 1)
+    (table,) = STUDIES["calibrate"].tables(results)
+    cells = {str(column.header): next(iter(column.cells)) for column in table.columns}
+    assert (cells["Brier"], cells["squared error"], cells["NLL"]) == (f"{brier:.3f}", f"{squared:.3f}", "infinite")
+    page = {part.uid: part for part in page_of(results).sections[0].parts}
+    shown = {uid: dict(zip((c.name for c in page[uid].columns), page[uid].rows[0], strict=True)) for uid in page}
+    assert shown["brier"]["Brier"].text == cells["Brier"]
+    assert shown["brier"]["NLL, nats"].text == "infinite"
+    assert shown["measures"]["squared error"].text == cells["squared error"]
 
 
 def test_one_group_has_no_interval_and_no_test() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.corpus import CorpusError, read_conllu
+from experiments.corpus.senteval import read_senteval
 
 
 def row(number: str, form: str, head: str = "0", deprel: str = "dep", misc: str = "_", feats: str = "_") -> str:
@@ -264,3 +265,16 @@ def test_english_ewt_whole(ud: Path, split: str, sentences: int, words: int) -> 
         assert shown == [w.form for w in s.words]
         # and the spans tile the text: nothing is between them but white space.
         assert "".join("".join(shown).split()) == "".join(s.text.split())
+
+
+def test_a_senteval_file_may_have_empty_lines_and_no_empty_label(tmp_path: Path) -> None:
+    path = tmp_path / "labelled.txt"
+    path.write_bytes(b"tr\tA\tx\n\nva\tA\ty\r\n\r\nte\tB\tz\n\n")
+    assert {split: [s.text for s in part] for split, part in read_senteval(path).items()} == {
+        "train": ["x"],
+        "dev": ["y"],
+        "test": ["z"],
+    }
+    path.write_bytes(b"tr\tA\tx\nva\t\ty\nte\tB\tz\n")
+    with pytest.raises(CorpusError, match=r"labelled.txt:2: expected tr, va or te, a label and a sentence"):
+        read_senteval(path)

@@ -302,7 +302,9 @@ def test_bad_items_are_left_out_counted_and_named(tmp_path: Path) -> None:
     (note,) = unusable_notes(unusable, len(kept))
     assert note.text.startswith("2 of 22 items left out: line 21: expected two sentences that differ")
     assert "line 22: expected sentences of other tokens" in note.text
-    with pytest.raises(MetricError, match=r"2 of 22 items cannot be measured .*--skip 0.05"):
+    with pytest.raises(
+        MetricError, match=r"2 of 22 items cannot be measured .*: correct them, or leave them out with --skip 0.1"
+    ):
         usable(pairs, lambda some: metric.reads(one, some), [unusable[0]], 0.05)
 
 
@@ -320,7 +322,7 @@ def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
     assert "--metric answer_difference" in text
     assert "line 20: expected an answer that differs" in text
     many = [Unusable(i, "bad") for i in range(9)]
-    assert unusable_notes(many, 91)[0].text.endswith(f"and {9 - NAMED} more")
+    assert unusable_notes(many, 91)[0].text == f"9 of 100 items left out: lines 0, 1, 2, and {9 - NAMED} more: bad"
 
 
 # -- every component with every value, metric and estimate

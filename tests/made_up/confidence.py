@@ -23,7 +23,17 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         }
         for k in range(7, 15)
     ]
-    spreads = ("accuracy", "confidence", "overconfidence", "ece", "ece_mass", "squared_error", "squared_error_all", "auroc", "aurc")
+    spreads = (
+        "accuracy",
+        "confidence",
+        "overconfidence",
+        "ece",
+        "ece_mass",
+        "squared_error",
+        "squared_error_all",
+        "auroc",
+        "aurc",
+    )
     record = {
         "method": f"token probabilities{evil}",
         "n": 360,
@@ -35,6 +45,9 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         "ece_mass_chance": 0.05,
         "maximum_error": 0.2,
         "aurc_best": 0.05,
+        "n_values": 300,
+        "commonest": 0.9,
+        "commonest_share": 0.1,
         **{
             name + end: 0.3 + number / 100 + by
             for number, name in enumerate(spreads)
@@ -63,7 +76,8 @@ def make_calibration(evil: str = "") -> dict[str, Any]:
         ],
     }
     asked = {"method": f"verbalised{evil}", "n_answered": 300, "n_refused": 20, "n_unparsable": 40}
-    few = {k: v for k, v in record.items() if k.startswith(("n", "accuracy", "squared_error_all"))}
+    known = ("n", "accuracy", "squared_error_all")
+    few = {k: v if k.startswith(known) else None for k, v in record.items() if k not in ("bins", "coverage")}
     return {
         "schema": 1,
         "kind": "calibrate",

@@ -262,12 +262,13 @@ def _skipped(part: Component) -> Edit:
 def _resampled(inputs: AblateInputs, reference: Reference, first: int) -> EditsFor:
     """Each text of a batch with the values of its partner."""
     place = {id(text): number for number, text in enumerate(inputs.reads.texts)}
+    made = []
+    for chunk in inputs.groups:
+        rows = [inputs.partners[place[id(text)]] for text in chunk.reads.texts]
+        made.append(at_positions(edits.resample(reference, rows=rows), first))
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
-        texts = inputs.groups[number].reads.texts
-        rows = [inputs.partners[place[id(text)]] for text in texts]
-        edit = at_positions(edits.resample(reference, rows=rows), first)
-        return lambda part: edit
+        return lambda part: made[number]
 
     return edits_for
 

@@ -105,7 +105,7 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
         records=list(records),
         prompts=_prompt_records(prompts, named, dict(zip(tested, effects.tolist(), strict=True))),
         findings=[Finding(property="named", text=finding(records, len(prompts)))],
-        notes=[*_notes(named), *(Note(**note) for note in group_notes(clusters))],
+        notes=[*_notes(named), *group_notes(clusters)],
     )
 
 

@@ -37,17 +37,17 @@ def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     Raises:
         RunError: fewer than two.
     """
-    found = []
+    checkpoints = []
     for path in folder.glob("*/") if folder.is_dir() else ():
         numbers = re.findall(r"\d+", path.name)
         if numbers and (path / "config.json").exists():
-            found.append((int(numbers[-1]), path))
-    if len(found) < 2:
+            checkpoints.append((int(numbers[-1]), path))
+    if len(checkpoints) < 2:
         raise RunError(
             f"--checkpoints {folder}: expected at least two folders with a model, named by their step (such as step-100), "
-            f"got {len(found)}"
+            f"got {len(checkpoints)}"
         )
-    return sorted(found)
+    return sorted(checkpoints)
 
 
 def checkpoint_file(path: Path) -> DataFile:

@@ -231,7 +231,7 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
         **axis,
     )
     pictures = [Picture([means])]
-    if len(layers) > 1:
+    if any(record.change is not None for record in layers):
         change = lines(
             "change",
             [Series("change", "score", [finite(record.change) for record in layers], points=True)],

@@ -84,7 +84,7 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
     """
     if (reason := why_not(subject)) is not None:
         raise LensError(f"no logit lens: {reason}")
-    found: list[Tensor] = []
+    of_batches: list[Tensor] = []
     texts: list[int] = []
     usable = [text for text in encoded if len(text) > 1]
     for batch in subject.batches(usable, batch_tokens):
@@ -102,9 +102,9 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
             for n in range(clean.n_layers + 1):
                 logits = clean.logits if n == clean.n_layers else clean.run(0, clean.residual(n), order=[])
                 layers.append(torch.stack(_read(logits[:, :-1][here].float(), targets)))
-        found.append(torch.stack(layers).cpu().double())
+        of_batches.append(torch.stack(layers).cpu().double())
         texts += [batch.rows[row] for row in here.nonzero()[:, 0].tolist()]
-    whole = torch.cat(found, dim=2).numpy()
+    whole = torch.cat(of_batches, dim=2).numpy()
     log2p, rank, top, top_p = whole.transpose(1, 0, 2)
     return Lens(log2p, rank.astype(int), top.astype(int), top_p, np.array(texts))
 

@@ -34,17 +34,17 @@ def require(methods: Sequence[str]) -> None:
             raise MapError("--method umap: umap-learn is not installed: pip install 'layerscope[geometry]'")
 
 
-def draw(method: str, found: Components, seed: int = 0, perplexity: float = 30.0) -> Float[np.ndarray, "n 2"]:
+def draw(method: str, components: Components, seed: int = 0, perplexity: float = 30.0) -> Float[np.ndarray, "n 2"]:
     """The plane: the first two components, or t-SNE (van der Maaten & Hinton 2008) or UMAP of the first ``KEPT``.
 
     t-SNE and UMAP start from PCA; what is far apart on them need not be far apart in the space.
     """
-    start = found.coordinates[:, :2]
+    start = components.coordinates[:, :2]
     if start.shape[1] < 2:
         start = np.column_stack([start, np.zeros((len(start), 2 - start.shape[1]))])
     if method == "pca":
         return start
-    kept = found.coordinates[:, :KEPT]
+    kept = components.coordinates[:, :KEPT]
     if method == "tsne":
         from sklearn.manifold import TSNE
 

@@ -75,9 +75,9 @@ def intrinsic_dimension(vectors: Float[np.ndarray, "n d"], discard: float = 0.1)
 
 def _squared(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
     size = (vectors**2).sum(1)
-    found = np.maximum(size[:, None] + size - 2 * vectors @ vectors.T, 0)
-    np.fill_diagonal(found, 0)
-    return found
+    squares = np.maximum(size[:, None] + size - 2 * vectors @ vectors.T, 0)
+    np.fill_diagonal(squares, 0)
+    return squares
 
 
 def nearest(vectors: Float[np.ndarray, "n d"], k: int = 5) -> Int[np.ndarray, "n k"]:

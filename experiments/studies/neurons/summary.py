@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, interval
+from ....probes.evaluation import ClusterBootstrap
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
 from ...report.schema import Note, as_json
+from ...report.words import finite
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
@@ -76,15 +77,15 @@ def _against_random(
     low, high = np.quantile(means, BAND)
     at_least = (np.abs(means) >= abs(effect.mean())).sum()
     beyond = effect - drawn.mean(0)
-    gap = interval(float(beyond.mean()), boot.means(beyond[:, None])[:, 0]) if boot.n_clusters > 1 else None
+    gap = boot.mean(beyond)
     return {
         "null": float(means.mean()),
         "null_low": float(low),
         "null_high": float(high),
         "null_p": float((1 + at_least) / (1 + len(means))),
-        "beyond": float(beyond.mean()),
-        "beyond_low": gap.low if gap else None,
-        "beyond_high": gap.high if gap else None,
+        "beyond": gap.value,
+        "beyond_low": finite(gap.low),
+        "beyond_high": finite(gap.high),
     }
 
 

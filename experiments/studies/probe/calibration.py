@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ...corpus import Split
 from ...report.schema import Note
 from ...runs.folder import file_name
 from ...tasks.task import Part, Vectors
-from .records import ProbeRecord, Results
+from .records import CalibrationRecord, Results
 
 FIELDS = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "ece_mass", "classwise", "brier", "nll", "auroc")
 """Measures that a probe's record gets."""
@@ -76,9 +75,10 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
             records.append(record)
             continue
         judged = judge(Judged.of(record.property, test), BINS, seed)
-        measures = {name: judged.get(name) for name in FIELDS} | _scaled(test, validation)
-        records.append(replace(record, **measures))
-        calibration.append(_place(record) | judged)
+        measures = {name: getattr(judged, name) for name in FIELDS}
+        records.append(replace(record, **measures, **_scaled(test, validation)))
+        place = {"property": record.property, "site": record.site, "layer": record.layer}
+        calibration.append(CalibrationRecord(**vars(judged), **place))
     if any(record.ece is not None for record in records):
         text = (
             "calibration: test words of classes that training lacks are left out; temperatures are fitted on the dev "
@@ -95,7 +95,3 @@ def _scaled(test: Predictions, validation: Predictions) -> dict[str, float]:
     scaling = TemperatureScaling().fit(as_logits(validation.probabilities), validation.labels)
     P = scaling.predict_proba(as_logits(test.probabilities))
     return {"temperature": float(scaling.temperature_[0]), "ece_scaled": ece(*top_label(P, test.labels))}
-
-
-def _place(record: ProbeRecord) -> dict[str, Any]:
-    return {"property": record.property, "site": record.site, "layer": record.layer}

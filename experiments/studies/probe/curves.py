@@ -59,7 +59,7 @@ class Profile:
 
     @property
     def best(self) -> list[int]:
-        """Positions of the set of best layers: none of them is significantly worse than the best."""
+        """Positions of the model confidence set: layers that are not shown to be worse than the others."""
         return [i for i, record in enumerate(self.records) if record.best]
 
     @property
@@ -118,9 +118,10 @@ class Profile:
         """A plain sentence for a kind of site that no finding speaks of."""
         top = self.highest
         text = f"{self.name} is read best at layer {self.labels[self.top]} "
-        text += f"({self.metric} {number(top.score)}, {interval(top.low, top.high)})."
+        span = interval(top.low, top.high)
+        text += f"({self.metric} {number(top.score)}{f', {span}' if span else ''})."
         if len(self.best) > 1:
-            text += f" Layers {self.best_text} are not significantly worse."
+            text += f" Layers {self.best_text} are not shown to be worse."
         return text
 
 

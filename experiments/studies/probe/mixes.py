@@ -11,6 +11,7 @@ from torch import Tensor
 from ....probes.evaluation import ClusterBootstrap, interval
 from ....probes.mixing import MixFit, expected_layer, mix_many
 from ...features.sites import layer_of
+from ...report.words import finite
 from ...tasks.task import Task, solved_together
 from .records import MixRecord
 
@@ -83,8 +84,8 @@ def _record(
     whole = cumulative[-1]
     weights = whole.mix.double().numpy()
     layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
-    room = boot.mean(right[:, -1] - right[:, 0])
-    margin = None if single is None else boot.mean(right[:, -1] - single)
+    room = boot.mean(right[:, -1] - right[:, 0], kind="difference")
+    margin = None if single is None else boot.mean(right[:, -1] - single, kind="difference")
     # Where no layer adds anything, where it is added on average is a ratio of noise.
     resolved = None
     if room.low > 0 and not (margin and margin.high < 0):
@@ -99,15 +100,15 @@ def _record(
         peakedness=whole.peakedness,
         cumulative=[float(share) for share in right.mean(0)],
         headroom=room.value,
-        headroom_low=room.low,
-        headroom_high=room.high,
+        headroom_low=finite(room.low),
+        headroom_high=finite(room.high),
         expected_layer=resolved.value if resolved else None,
         low=resolved.low if resolved else None,
         high=resolved.high if resolved else None,
         converged=all(fit.converged for fit in cumulative),
         margin=margin.value if margin else None,
-        margin_low=margin.low if margin else None,
-        margin_high=margin.high if margin else None,
+        margin_low=finite(margin.low) if margin else None,
+        margin_high=finite(margin.high) if margin else None,
     )
 
 
@@ -124,9 +125,12 @@ def mix_finding(record: MixRecord) -> str:
         f"layer {record.centre_of_gravity:.2f} (the embedding layer is -1)"
     )
     if record.expected_layer is None:
+        span = ""
+        if record.headroom_low is not None and record.headroom_high is not None:
+            span = f", 95% {record.headroom_low:+.3f} to {record.headroom_high:+.3f}"
         return (
-            f"{text}; all layers together are not clearly better than the embedding layer ({record.headroom:+.3f}, 95% "
-            f"{record.headroom_low:+.3f} to {record.headroom_high:+.3f}), so the expected layer is not supported."
+            f"{text}; all layers together are not significantly better than the embedding layer "
+            f"({record.headroom:+.3f}{span}), so the expected layer is not supported."
         )
     return (
         f"{text}; what further layers add ({record.headroom:+.3f} in all) comes at layer {record.expected_layer:.2f} on "

@@ -107,7 +107,7 @@ def overview(profiles: Sequence[Profile]) -> Section:
     columns = [
         Column("property", False),
         Column("by layer", False),
-        Column("best layers", False, "not significantly worse than the best (Holm)"),
+        Column("best layers", False, "the model confidence set: not shown to be worse"),
         Column("best score"),
         Column("macro-F1"),
         Column("selectivity", hint="score minus control task"),
@@ -149,7 +149,7 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
     data["charts"][f"{uid}-main"] = readout(profile, series)
     caption = (
         "Band: 95% interval, bootstrapped over sentences; around the control task, the range of its seeds. "
-        "Filled points: the set of best layers, none significantly worse than the best (Holm)."
+        "Filled points: the model confidence set, layers not shown to be worse than the others."
     )
     main = Drawing(
         f"{uid}-main",

@@ -15,7 +15,7 @@ from .records import Results
 
 def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) -> list[Any]:
     """Nothing where the run did not measure it."""
-    by_site = {row["site"]: row for row in results.calibration if row["property"] == profile.name}
+    by_site = {row.site: row for row in results.calibration if row.property == profile.name}
     if not any(record.site in by_site for record in profile.records):
         return []
     columns = [
@@ -56,6 +56,6 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
         parts.append(
             Heat(uid, Markup(diagram(best, uid)), CAPTION, label=f"Reliability of probes of {profile.title}", key=False)
         )
-        if classes := best.get("classes") or ():
+        if classes := best.classes:
             parts.append(Fold(f"Calibration of each class ({len(classes)})", [class_table(classes, uid)]))
     return parts

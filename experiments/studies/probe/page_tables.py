@@ -52,7 +52,7 @@ def layer_table(profile: Profile) -> Table:
             if profile.has("conditional")
             else []
         ),
-        Column("p worse", hint="Holm-corrected, against the best layer"),
+        Column("p worse", hint="p at which the layer leaves the model confidence set"),
         Column("l2"),
     ]
     low, high = profile.seeds()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from ...calibration.records import JudgedRecord
 from ...report.schema import StudyResults, entry
 
 METRICS = {"accuracy": "accuracy", "r2": "R²"}
@@ -24,12 +25,14 @@ class ProbeRecord:
     kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
     metric: Score = entry("what the score is")
     score: float = entry("of the probe on the test items")
-    low: float = entry("lower end of the score's 95% interval over sentences")
-    high: float = entry("its upper end")
+    low: float | None = entry("lower end of the score's 95% interval over sentences; null for one sentence")
+    high: float | None = entry("its upper end")
     control: float | None = entry("mean score over the control tasks")
     control_scores: list[float] = entry("score of each control task")
     selectivity: float | None = entry("score minus control")
-    selectivity_low: float | None = entry("lower end of its 95% interval over sentences; null for numbers")
+    selectivity_low: float | None = entry(
+        "lower end of its 95% interval over sentences and control tasks; null for numbers"
+    )
     selectivity_high: float | None = entry("its upper end")
     majority: float = entry("score of the most frequent training class, or of the training mean")
     type_majority: float = entry("score of each word type's most frequent class, or of its mean")
@@ -63,8 +66,8 @@ class ProbeRecord:
     code_bits: float | None = entry("online code length of the training labels", "bits")
     compression: float | None = entry("uniform code length divided by the online code length")
     control_compression: float | None = entry("mean compression of the control tasks")
-    best: bool = entry("in the set of best layers: none is significantly worse than the best")
-    p_worse: float = entry("p of being no worse than the best layer, Holm-corrected")
+    best: bool = entry("in the model confidence set: not shown to be worse than the others")
+    p_worse: float = entry("p at which the layer leaves the model confidence set")
     distance_majority: float | None = entry(
         "of arcs and pairs: score of the most frequent class of each distance", default=None
     )
@@ -148,8 +151,8 @@ class MixRecord:
     peakedness: float = entry("Kullback-Leibler divergence of the weights from equal ones", "bits")
     cumulative: list[float] = entry("accuracy of the probe of the first k sites, for each k")
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
-    headroom_low: float = entry("lower end of its 95% interval over sentences")
-    headroom_high: float = entry("its upper end")
+    headroom_low: float | None = entry("lower end of its 95% interval over sentences")
+    headroom_high: float | None = entry("its upper end")
     expected_layer: float | None = entry(
         "mean layer of the gain; null where the headroom's interval holds 0 or the mix is weaker than one site"
     )
@@ -173,8 +176,8 @@ class TreeRecord:
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     rank: int = entry("rows of the probes' matrices")
     uuas: float = entry("share of the gold edges in the minimum spanning tree, punctuation left out")
-    uuas_low: float = entry("lower end of its 95% interval over sentences")
-    uuas_high: float = entry("its upper end")
+    uuas_low: float | None = entry("lower end of its 95% interval over sentences")
+    uuas_high: float | None = entry("its upper end")
     distance_spearman: float | None = entry("Spearman's correlation of distances, by word and then by length")
     root_accuracy: float | None = entry("share of the sentences whose root has the least depth")
     root_low: float | None = entry("lower end of its 95% interval over sentences")
@@ -188,6 +191,15 @@ class TreeRecord:
     chain_spearman: float | None = entry("distance correlation of words chained in a row")
     random_uuas: float | None = entry("UUAS of the same probe on a random-weight model")
     random_root: float | None = entry("its root accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRecord(JudgedRecord):
+    """The calibration of one probe."""
+
+    property: str = entry("what the probe reads")
+    site: str = entry("the site whose vectors the probe reads")
+    layer: int = entry("k for a site in block k, -1 for the embedding layer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +226,5 @@ class Results(StudyResults):
     comparisons: list[ComparisonRecord] = entry("every pair of layers, for each property")
     mixes: list[MixRecord] = entry("one for each property of classes, with --scalar-mix")
     trees: list[TreeRecord] = entry("one for each site, with --structural")
-    # The diagram's record is that of `experiments.calibration`, with the property, site and layer in front.
-    calibration: list[dict[str, Any]] = entry("one for each calibrated probe, with its bins and classes", default=[])
+    calibration: list[CalibrationRecord] = entry("one for each calibrated probe, with its bins and classes", default=[])
     seeds: list[SeedsRecord] = entry("one for each property, with --seeds", default=[])

@@ -75,6 +75,7 @@ class _Scored:
     columns: list[Float[np.ndarray, "n k"]]
     scores: list[float]
     replicates: Float[np.ndarray, "b cells"]
+    numbers: bool
 
     @classmethod
     def of(cls, cells: Sequence[Cell], test: Part, numbers: bool, seed: int) -> _Scored:
@@ -85,7 +86,13 @@ class _Scored:
         replicates = np.column_stack([score_of(boot.sums(column)) for column in columns])
         usable = np.isfinite(replicates).all(1)  # a resample of one number only has no R^2
         scores = [float(score_of(column.sum(0))) for column in columns]
-        return cls(boot, columns, scores, replicates[usable])
+        return cls(boot, columns, scores, replicates[usable], numbers)
+
+    def interval(self, cell: int) -> Interval:
+        """A cell's score with its interval over sentences."""
+        if self.numbers:
+            return evaluation.interval(self.scores[cell], self.replicates[:, cell])
+        return self.boot.mean(self.columns[cell][:, 0], kind="share")
 
 
 def _of_property(cells: Sequence[Cell], task: Task, corpus: Corpus, options: ProbeOptions) -> _Summary:
@@ -117,10 +124,10 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
     is_best, p_worse = evaluation.best_set(scored.scores, scored.replicates)
     records = []
     for i, cell in enumerate(cells):
-        score = evaluation.interval(scored.scores[i], scored.replicates[:, i])
+        score = scored.interval(i)
         control = float(np.mean(cell.control)) if cell.control else None
         selectivity = _selectivity(cell, scored.columns[i], scored.boot)
-        macro = None if numbers else _macro_f1(cell, test, scored.boot)
+        macro = _NONE if numbers else _macro_f1(cell, test, scored.boot)
         records.append(
             ProbeRecord(
                 site=cell.site,
@@ -130,13 +137,13 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 kind=task.property.kind,
                 metric="r2" if numbers else "accuracy",
                 score=score.value,
-                low=score.low,
-                high=score.high,
+                low=finite(score.low),
+                high=finite(score.high),
                 control=control,
                 control_scores=cell.control,
                 selectivity=None if control is None else score.value - control,
-                selectivity_low=finite(selectivity.low) if selectivity else None,
-                selectivity_high=finite(selectivity.high) if selectivity else None,
+                selectivity_low=finite(selectivity.low),
+                selectivity_high=finite(selectivity.high),
                 **base,
                 embedding=scored.scores[0],
                 random_model=cell.random_model,
@@ -144,9 +151,9 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 score_unseen=_score_on(scored.columns[i], ~seen, numbers),
                 n_seen=int(seen.sum()),
                 n_unseen=int((~seen).sum()),
-                macro_f1=macro.value if macro else None,
-                macro_f1_low=finite(macro.low) if macro else None,
-                macro_f1_high=finite(macro.high) if macro else None,
+                macro_f1=finite(macro.value),
+                macro_f1_low=finite(macro.low),
+                macro_f1_high=finite(macro.high),
                 n_train=len(train),
                 n_dev=len(task.parts["dev"]),
                 n_test=len(test),
@@ -165,10 +172,14 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
     return records
 
 
-def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap) -> Interval | None:
-    """Accuracy minus that of the control tasks, over sentences and over the draws of control tasks; numbers have none."""
+_NONE = Interval(np.nan, np.nan, np.nan)
+"""Of what is not measured."""
+
+
+def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap) -> Interval:
+    """Over test sentences and over the control tasks that might be drawn; numbers have no interval."""
     if not cell.control_values:
-        return None
+        return _NONE
     return evaluation.selectivity(columns[:, 0], np.array(cell.control_values), cell.control, boot)
 
 
@@ -224,9 +235,9 @@ def _saved(
             bits[item], known[item] = first - second, 1.0
     mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums) if known.any() else None
     return {
-        name: mean.value if mean else None,
-        f"{name}_low": mean.low if mean else None,
-        f"{name}_high": mean.high if mean else None,
+        name: finite(mean.value) if mean else None,
+        f"{name}_low": finite(mean.low) if mean else None,
+        f"{name}_high": finite(mean.high) if mean else None,
     }
 
 
@@ -334,6 +345,8 @@ def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Not
     elif options.control_seeds:
         text = f"{name}: selectivity of a number has no interval (R2 less the control's R2)"
         notes.append(Note(kind="info", text=text))
+    if few := evaluation.few_clusters(len(set(task.parts["test"].clusters.tolist()))):
+        notes.append(Note(kind="warning", text=f"{name}: {few}"))
     if level == "sentence":
         notes.append(Note(kind="info", text=f"{name}: the control task keys on the sentence's first word"))
     return notes
@@ -358,6 +371,11 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
+def _span(low: float | None, high: float | None) -> str:
+    """An interval inside a sentence, where there is one."""
+    return "" if low is None or high is None else f", 95% {low:.3f}-{high:.3f}"
+
+
 def finding(records: Sequence[ProbeRecord]) -> str:
     """One paragraph in words, from the records of one property."""
     top = max(records, key=lambda record: record.score)
@@ -368,17 +386,15 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     metric = "R2" if top.metric == "r2" else "accuracy"
     text = (
         f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {where} "
-        f"({top.score:.3f}, 95% {top.low:.3f}-{top.high:.3f}); layer {layer_label(last.layer, last.site)}, the last that "
+        f"({top.score:.3f}{_span(top.low, top.high)}); layer {layer_label(last.layer, last.site)}, the last that "
         f"was read, has {last.score:.3f}. The most frequent {'label' if metric == 'accuracy' else 'value'} of each word "
         f"type gives {top.type_majority:.3f}."
     )
     if top.distance_majority is not None:
         text += f" That of each distance between the two words gives {top.distance_majority:.3f}."
     if top.selectivity is not None:
-        interval = ""
-        if top.selectivity_low is not None and top.selectivity_high is not None:
-            interval = f", 95% {top.selectivity_low:.3f}-{top.selectivity_high:.3f}"
-        text += f" Selectivity there is {top.selectivity:.3f}{interval} (the control task reaches {top.control:.3f})."
+        span = _span(top.selectivity_low, top.selectivity_high)
+        text += f" Selectivity there is {top.selectivity:.3f}{span} (the control task reaches {top.control:.3f})."
     if top.random_model is not None:
         text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
     return text

@@ -14,7 +14,7 @@ from ....probes.evaluation import ClusterBootstrap
 from ....probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
 from ...corpus import Corpus, Split
 from ...features.layout import Layout
-from ...report.words import layer_label
+from ...report.words import finite, layer_label
 from .records import TreeRecord
 
 TOGETHER = 8
@@ -109,15 +109,15 @@ def tree_scores(
     )
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
-    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known]) if known.any() else None
+    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known], kind="share") if known.any() else None
     return {
         "uuas": edges.value,
-        "uuas_low": edges.low,
-        "uuas_high": edges.high,
+        "uuas_low": finite(edges.low),
+        "uuas_high": finite(edges.high),
         "distance_spearman": distance_spearman(distances, test.heads),
         "root_accuracy": root and root.value,
-        "root_low": root and root.low,
-        "root_high": root and root.high,
+        "root_low": root and finite(root.low),
+        "root_high": root and finite(root.high),
         "depth_spearman": depth_spearman(depths, test.heads),
         "n": len(test.heads),
     }
@@ -131,8 +131,9 @@ def tree_finding(records: Sequence[TreeRecord]) -> str:
         root = f"; the root there is right in {top.root_accuracy:.3f} of the sentences"
     if top.random_uuas is not None:
         random = f", the same layer of a random-weight model {top.random_uuas:.3f}"
+    span = "" if top.uuas_low is None else f", 95% {top.uuas_low:.3f}-{top.uuas_high:.3f},"
     return (
-        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges, 95% "
-        f"{top.uuas_low:.3f}-{top.uuas_high:.3f}, at layer {layer_label(top.layer, top.site)} (embeddings "
-        f"{records[0].uuas:.3f}, words chained in a row {top.chain_uuas:.3f}{random}){root}."
+        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges{span} at layer "
+        f"{layer_label(top.layer, top.site)} (embeddings {records[0].uuas:.3f}, words chained in a row "
+        f"{top.chain_uuas:.3f}{random}){root}."
     )

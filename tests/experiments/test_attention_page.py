@@ -1,0 +1,45 @@
+"""The attention viewer in headless Chromium: hiding the first token scales the other weights, every layer is in view."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+from made_up.looking import make_attention
+
+from experiments.pages import render_report
+
+SEES = "document.querySelector('[data-role=sees]').textContent"
+HIDE = "document.querySelector('[data-role=hide]').click()"
+
+
+@pytest.mark.browser
+def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
+    """The made-up pattern's second row is 128, 127, 0 of 255: without the first token all of it is the second's."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH")
+    made = make_attention()
+    layers = 24
+    pattern = bytes([255, 0, 0, 128, 127, 0, 85, 85, 85] * 3 * layers)
+    made["shown"]["layers"] = list(range(layers))
+    made["shown"]["texts"][0] |= {"weights": base64.b64encode(pattern).decode(), "norms": ""}
+    made["records"] = [{**r, "layer": n} for n in range(layers) for r in made["records"][:3]]
+    made["layers"] = [{**made["layers"][0], "layer": n} for n in range(layers)]
+    page = tmp_path / "page.html"
+    page.write_text(render_report(made), encoding="utf-8")
+    browser = Browser()
+    try:
+        browser.open(page, 1200)
+        assert browser.errors == []
+        assert browser.evaluate(SEES) == "a looks at <s> 0.50, a 0.50"
+        browser.evaluate(HIDE)
+        assert browser.evaluate(SEES) == "a looks at a 1.00"
+        browser.evaluate(HIDE)
+        assert browser.evaluate(SEES) == "a looks at <s> 0.50, a 0.50"
+        box = "document.querySelector('.thumbs')"
+        assert browser.evaluate(f"{box}.scrollHeight <= {box}.clientHeight + 1 && {box}.clientHeight < 800")
+        assert browser.evaluate("document.querySelector('[data-role=overview]').clientHeight") >= 12 * layers
+    finally:
+        browser.close()
