@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from layerscope.errors import InputError
@@ -37,6 +37,10 @@ REPLICATES = 10_000
 LEVEL = 0.95
 FEW = 100
 """Clusters below which intervals are not percentiles of the replicates."""
+ALIKE = 1e-3
+"""Share of the sample's standard error below which a resample's is taken for 0."""
+MOST_ALIKE = 0.01
+"""Share of resamples without spread above which a mean is not studentised by them."""
 STUDENT = 5
 """Clusters below which a mean has Student's interval."""
 Kind = Literal["share", "difference"]
@@ -151,7 +155,7 @@ class ClusterBootstrap:
         variance = (squares - 2 * means * cross + means**2 * size2) * n / (n - 1)
         errors = np.sqrt(np.maximum(variance, 0.0)) / size
         value, error = values.mean(0), self.standard_errors(values)
-        usable = errors > 1e-9 * error  # a resample of one value says nothing of the spread
+        usable = errors > ALIKE * error  # a resample of one value, up to rounding, says nothing of the spread
         t = np.divide(means - value, errors, out=np.full_like(means, np.nan), where=usable)
         return Studentised(value, error, t, n)
 
@@ -189,12 +193,17 @@ class Studentised:
     t: Float[np.ndarray, "b k"]
     n_clusters: int
 
+    @property
+    def _has_spread(self) -> Bool[np.ndarray, " k"]:
+        """Columns whose resamples can be studentised: where many of them hold one value only, Student's t stands in."""
+        return np.isfinite(self.t).mean(0) >= 1 - MOST_ALIKE
+
     def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Low and high ends: value - t error, at the upper and the lower quantile of t."""
         student = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
         lower, upper = np.full_like(self.value, -student), np.full_like(self.value, student)
         if self.n_clusters >= STUDENT:
-            known = np.flatnonzero(np.isfinite(self.t).any(0))
+            known = np.flatnonzero(self._has_spread)
             if len(known):
                 drawn = np.nanquantile(self.t[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
                 lower[known], upper[known] = drawn
@@ -216,7 +225,8 @@ class Studentised:
             above, below = (self.t >= student).sum(0), (self.t <= student).sum(0)
         side = np.where(student > 0, above, below)
         beyond = (side + 1) / (count + 1)
-        return np.minimum(1.0, 2 * np.where(side == 0, np.minimum(beyond, tail), beyond))
+        beyond = np.where(side == 0, np.minimum(beyond, tail), beyond)
+        return np.minimum(1.0, 2 * np.where(self._has_spread, beyond, tail))
 
 
 def _with_ones(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k1"]:

@@ -137,7 +137,7 @@ def effect_records(
             share: dict[str, float | None] = dict.fromkeys(("normalised", "normalised_low", "normalised_high"))
             if comparable:
                 share["normalised"] = effect / base.value
-            if comparable and boot.n_clusters > 1:
+            if comparable and boot.n_clusters > 1 and (replicates[:, 0] != 0).all():
                 ratio = interval(0.0, replicates[:, i + 1] / replicates[:, 0])
                 share |= {"normalised_low": ratio.low, "normalised_high": ratio.high}
             columns = {name: finite(float(column[number])) for name, column in measured.columns.items()}

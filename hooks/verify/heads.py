@@ -23,30 +23,25 @@ PROJECTED = (
 
 
 def rows(exam: Exam) -> Iterator[Finding]:
-    """Each query's weights sum to 1 and are the softmax of its scores; a sink that the module learned takes a share of both."""
+    """Each query's weights sum to 1 (with those of a sink, where there is one) and are the softmax of its scores."""
     for site in (*_of(exam, "attn.hook_pattern"), *_of(exam, "cross_attn.hook_pattern")):
-        pattern, scores, sinks = exam.acts[site], site.replace("pattern", "attn_scores"), _sinks(exam, site)
+        pattern, scores = exam.acts[site], site.replace("pattern", "attn_scores")
+        sinks = _sinks(exam, site)
         error = 0.0 if sinks is not None else float((pattern.double().sum(-1) - 1).abs().max())
         if exam.has(scores):
-            softmax = _beside(exam.acts[scores].double(), sinks).softmax(-1)[..., : pattern.shape[-1]].nan_to_num(0.0)
+            logits = exam.acts[scores].double()
+            if sinks is not None:
+                logits = torch.cat([logits, sinks.double().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)], -1)
+            softmax = logits.softmax(-1).nan_to_num(0.0)[..., : pattern.shape[-1]]
             error = max(error, float((softmax - pattern.double()).abs().max()))
-        elif sinks is not None:
-            yield exam.cannot(site, "its scores are not listed, and a sink takes a share of each row")
-            continue
         yield exam.within(site, error, exam.local, "its rows are no softmax of its scores that sums to 1")
 
 
-def _sinks(exam: Exam, site: str) -> Tensor | None:
-    """What a module learned to stand beside each head's scores, as GPT-OSS has it."""
-    place = exam.anatomy.places[site] if exam.anatomy is not None else None
-    found = getattr(exam.model.get_submodule(place.path), "sinks", None) if place is not None else None
-    return found if isinstance(found, Tensor) else None
-
-
-def _beside(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    if sinks is None:
-        return scores
-    return torch.cat([scores, sinks.detach().to(scores).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], dim=-1)
+def _sinks(exam: Exam, site: str) -> torch.Tensor | None:
+    """The logit of each head's sink, a column of the softmax that is no token; None without one."""
+    assert exam.anatomy is not None
+    sinks = getattr(exam.model.get_submodule(exam.anatomy.places[site].path), "sinks", None)
+    return sinks.detach() if isinstance(sinks, torch.Tensor) else None
 
 
 def mask(exam: Exam) -> Iterator[Finding]:
@@ -106,7 +101,7 @@ def products(exam: Exam) -> Iterator[Finding]:
 def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
     group = heads // values.shape[2]
     values = values.repeat_interleave(group, dim=2) if group > 1 else values
-    return torch.einsum("bhqk,bkhd->bqhd", weights, values)
+    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
 
 
 def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:

@@ -243,7 +243,7 @@ def test_the_command_comes_back() -> None:
     ("lines", "more", "message"),
     [
         ('{"prompt": "w3"}', [], "p.jsonl:1: expected 'answer' to be a text, got None; the line has prompt"),
-        ("[1]", [], "p.jsonl:1: expected a JSON object, got '[1]'"),
+        ("[1]", [], "p.jsonl:1: expected a JSON object, got 1"),
         ("{", [], "p.jsonl:1: expected a JSON object: "),
         ("", [], "p.jsonl: expected at least one line, got none"),
         ('{"prompt": "w3", "answer": " w4", "wrong": " w4"}', [], "expected an answer that differs from the wrong one"),

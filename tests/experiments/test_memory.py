@@ -140,7 +140,7 @@ def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
         (("--max-ram", "100MB"), "--max-ram 0.10 GB: expected at least"),
-        (("--max-ram", "much"), "--max-ram much: expected a size such as 2GB"),
+        (("--max-ram", "much"), "--max-ram 'much': expected a size such as 2GB"),
         (("--max-disk", "10MB"), "--max-disk 0.01 GB: the rows need about 0.1"),
     ):
         assert cli.main(capture(base, tmp_path / more[1], *more)) == 2

@@ -203,7 +203,7 @@ HOSTILE = '</script><script>document.title="OWNED"</script><img src=x onerror="d
 @pytest.mark.browser
 def test_html_in_names_and_words_does_not_run(tmp_path):
     """A model, a property and a finding that are HTML: the browser shows them and runs nothing."""
-    from experiments.report import render_report
+    from experiments.pages import render_report
 
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH")

@@ -400,7 +400,7 @@ def test_a_folder_gives_the_class_it_was_saved_from(family: str, expected: str, 
     about = subject.describe()
     file = tmp_path / "model.safetensors"
     assert about["architecture"] == expected
-    assert about["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert subject.identity["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert about["n_layers"] == 2
     assert about["d_model"] == 32
     assert about["dtype"] == "float32"
@@ -509,7 +509,7 @@ def test_smollm2(smollm_path: Path) -> None:
     assert subject.bos == 0
     assert subject.describe()["bos"] == "<|endoftext|>"
     assert "better than the declared <|im_start|>" in subject.bos_reason
-    assert subject.describe()["sha256"] == hashlib.sha256(smollm_path.read_bytes()).hexdigest()
+    assert subject.identity["weights"] == hashlib.sha256(smollm_path.read_bytes()).hexdigest()
     _check_words(subject)
     _check_padding(subject)
     batch = next(subject.batches(subject.encode(["The capital of France is"])))

@@ -310,3 +310,19 @@ def test_rare_classes_stay_in_the_interval_of_macro_f1():
     rare = np.append(gold, "d"), np.append(said, "d")
     with_rare = evaluation.macro_f1_interval(*rare, ClusterBootstrap(np.arange(601), 100))
     assert with_rare.high - with_rare.low > 1.5 * (found.high - found.low)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_effects_of_which_all_but_one_are_alike_have_students_interval(noise):
+    """Resamples without the odd one have no spread, up to rounding: dividing by it would give an interval of a million."""
+    from scipy import stats
+
+    from probes.evaluation import ClusterBootstrap, mean_p
+
+    values = np.r_[np.full(11, -4.7), -0.1] + noise * np.random.default_rng(0).normal(size=12)
+    found = ClusterBootstrap(np.arange(12)).mean(values)
+    error = values.std(ddof=1) / np.sqrt(12)
+    half = stats.t.ppf(0.975, 11) * error
+    assert found.low == pytest.approx(values.mean() - half, rel=0.02)
+    assert found.high == pytest.approx(values.mean() + half, rel=0.02)
+    assert mean_p(values[:, None])[0] < 0.001

@@ -9,7 +9,7 @@ from typing import TypeVar
 from ...report.words import family, finite, interval, layer_label, listed, number, runs
 from .records import (
     METRICS,
-    ClassRecord,
+    ClassScores,
     ComparisonRecord,
     ConfusionRecord,
     ErrorRecord,
@@ -17,7 +17,7 @@ from .records import (
     Results,
 )
 
-Row = TypeVar("Row", ClassRecord, ErrorRecord, ConfusionRecord, ComparisonRecord)
+Row = TypeVar("Row", ClassScores, ErrorRecord, ConfusionRecord, ComparisonRecord)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ...report.parts import (
 from ...report.records_table import mistake
 from ...report.words import count, number, p_value
 from .curves import Profile
-from .records import ClassRecord, ProbeRecord, Results
+from .records import ClassScores, ProbeRecord, Results
 
 
 def layer_table(profile: Profile) -> Table:
@@ -107,7 +107,7 @@ def _bits(record: ProbeRecord) -> list[Cell]:
 
 def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Choice | None:
     """Support, precision, recall and F1 of each class at a layer of the reader's choice."""
-    by_site: dict[str, dict[str, ClassRecord]] = {}
+    by_site: dict[str, dict[str, ClassScores]] = {}
     for row in profile.here(results.classes):
         by_site.setdefault(row.site, {})[row.label] = row
     layers = [(i, by_site[record.site]) for i, record in enumerate(profile.records) if record.site in by_site]
@@ -153,7 +153,7 @@ def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Ch
     return Choice(profile.uid, "Layer", options, chosen, table)
 
 
-def _class_scores(row: ClassRecord | None) -> list[float | None]:
+def _class_scores(row: ClassScores | None) -> list[float | None]:
     """Support, precision, recall and F1; a class that is neither there nor predicted has none."""
     return [None] * 4 if row is None else [float(row.support), row.precision, row.recall, row.f1]
 

@@ -88,7 +88,7 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRecord:
+class ClassScores:
     """One class at one site."""
 
     property: str = entry("what the probe reads")
@@ -220,7 +220,7 @@ class Results(StudyResults):
     """A layer-wise probing study."""
 
     records: list[ProbeRecord] = entry("one for each property and site")
-    classes: list[ClassRecord] = entry("one for each class, property and site")
+    classes: list[ClassScores] = entry("one for each class, property and site")
     errors: list[ErrorRecord] = entry("the most confident mistakes at each property's best layer")
     confused: list[ConfusionRecord] = entry("the most frequent confusions at each property's best layer")
     comparisons: list[ComparisonRecord] = entry("every pair of layers, for each property")

@@ -18,7 +18,7 @@ from ...report.schema import Finding, Note
 from ...report.words import finite, layer_label, runs
 from ...tasks.task import Part, Task
 from .options import ProbeOptions
-from .records import ClassRecord, ComparisonRecord, ConfusionRecord, ErrorRecord, ProbeRecord, Results
+from .records import ClassScores, ComparisonRecord, ConfusionRecord, ErrorRecord, ProbeRecord, Results
 from .scoring import Cell
 
 N_ERRORS = 50
@@ -48,7 +48,7 @@ class _Summary:
     """The lists of `Results` that grow property by property."""
 
     records: list[ProbeRecord] = field(default_factory=list)
-    classes: list[ClassRecord] = field(default_factory=list)
+    classes: list[ClassScores] = field(default_factory=list)
     errors: list[ErrorRecord] = field(default_factory=list)
     confused: list[ConfusionRecord] = field(default_factory=list)
     comparisons: list[ComparisonRecord] = field(default_factory=list)
@@ -291,10 +291,10 @@ def _baselines(task: Task) -> dict[str, float]:
     }
 
 
-def _classes(cell: Cell, record: ProbeRecord, test: Part) -> list[ClassRecord]:
+def _classes(cell: Cell, record: ProbeRecord, test: Part) -> list[ClassScores]:
     gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
     rows = evaluation.per_class(gold, predicted)
-    return [ClassRecord(property=cell.property, site=cell.site, layer=record.layer, **row) for row in rows]
+    return [ClassScores(property=cell.property, site=cell.site, layer=record.layer, **row) for row in rows]
 
 
 def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list[ErrorRecord]:
