@@ -98,7 +98,9 @@ class Resume:
             whole, self._end = self._record()
             self.batch = len(whole)
             self.logits = self._read(whole)
-            self._finish = self._tail(self._read(self._end))
+            # RWKV halves its stream between some blocks: a block alone is not the model's next step.
+            halved = 0 < getattr(model.config, "rescale_every", 0) <= self.n_layers
+            self._finish = None if halved else self._tail(self._read(self._end))
         self.exact = self._finish is not None
         self._few = self.exact and self._reads_few()
         self._recorded_under = self._hooks()
