@@ -317,7 +317,6 @@ RWKV = Family(
         "mlp.hook_pre": "its activation is squared between two modules",
         "mixer.hook_state": _STATE,
     },
-    when=lambda config: not config.rescale_every,
 )  # fmt: skip
 XLSTM = Family(
     "blocks",

@@ -347,8 +347,12 @@ class Resume:
 
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
-        return self._chained and all(
-            self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1}
+        first = self.residual(0)
+        by_text = first.ndim == 3 and len(first) == self.batch  # not several streams, nor a stream with positions first
+        return (
+            by_text
+            and self._chained
+            and all(self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1})
         )
 
     def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:

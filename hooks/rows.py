@@ -360,8 +360,6 @@ def _view(
             return views.stream(int(getattr(config, argument)))
         case "turned":
             return views.turned
-        case "windows":
-            return views.identity
     raise InputError(f"place of {part!r}: no view {kind!r}")
 
 

@@ -272,7 +272,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "linear_value_head_dim": 8,
         },
         "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "lru_width": 32},
-        "RwkvForCausalLM": {},
+        "RwkvForCausalLM": {"num_hidden_layers": 8},
         "xLSTMForCausalLM": {},
         "ZambaForCausalLM": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
         "Zamba2ForCausalLM": {

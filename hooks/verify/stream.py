@@ -22,7 +22,7 @@ def sums(exam: Exam) -> Iterator[Finding]:
 def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
     acts, pre, post = exam.acts, f"{block}.hook_resid_pre", f"{block}.hook_resid_post"
     mixed = f"{block}.mixer.hook_out"
-    bases = [acts[pre]] if exam.has(pre) else []
+    bases = _with_normed(exam, block, acts[pre]) if exam.has(pre) else []  # RWKV's first block norms what it is given
     added = False
     for part, sum_ in (("hook_attn_out", "hook_resid_mid"), ("hook_cross_attn_out", "hook_resid_mid_cross")):
         out, mid = f"{block}.{part}", f"{block}.{sum_}"
@@ -70,6 +70,8 @@ def chain(exam: Exam) -> Iterator[Finding]:
             continue
         if exam.acts[post].shape != exam.acts[pre].shape:
             yield exam.cannot(pre, "patches are merged between the stages of the model")
+        elif relative(exam.acts[post] / 2, exam.acts[pre]) <= exam.local:
+            yield exam.cannot(pre, "the model halves the stream between these blocks")
         else:
             why = "a block is not given what the block before it returned"
             yield exam.within(pre, relative(exam.acts[post], exam.acts[pre]), exam.local, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import oracles
@@ -11,6 +12,7 @@ import torch
 import zoo
 
 from hooks import Site, UnknownArchitecture, UnknownSite, anatomy, capture, edits, intervene, sites, verify
+from hooks.anatomy import copied
 from hooks.edits import EditError
 from hooks.verify.inputs import default_inputs
 
@@ -205,6 +207,19 @@ def test_a_capture_inside_sees_an_experts_edited_neurons():
     torch.testing.assert_close(acts[pre][0], torch.where(chosen[:, None], gate + 1, 0.0))
 
 
+def test_hooks_on_experts_stay_with_their_block():
+    """A copy that is made inside is a plain model; behind the block nothing is left."""
+    model, ids = zoo.build("MixtralForCausalLM"), tiny.ids(batch=1, pos=6)
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with intervene(model, {"blocks.0.mlp.experts.*.hook_post": edits.zero()}):
+            copied = copy.deepcopy(model)
+            assert not torch.equal(model(input_ids=ids).logits, plain)
+        assert torch.equal(copied(input_ids=ids).logits, plain)
+        assert torch.equal(model(input_ids=ids).logits, plain)
+    assert not [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
 def test_decoders_of_pairs_have_names():
     model, ids = zoo.build("BartForConditionalGeneration"), tiny.ids(batch=1, pos=4)
     names = ("decoder_blocks.0.hook_resid_post", "decoder_blocks.0.cross_attn.hook_pattern", "blocks.0.hook_resid_post")
@@ -215,6 +230,17 @@ def test_decoders_of_pairs_have_names():
     assert acts[names[2]].shape == (1, 4, 32)
     with torch.no_grad(), intervene(model, {f"{names[0]}": edits.zero()}):
         assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids[:, :2]).logits, plain)
+
+
+def test_blocks_taken_out_of_any_stack_are_no_sites_of_the_model_or_of_its_copy():
+    model = zoo.build("BartForConditionalGeneration")
+    assert anatomy(model).stacks == {"blocks": 2, "decoder_blocks": 2}
+    made = copied(model)
+    del model.model.decoder.layers[1]
+    assert anatomy(model).stacks == {"blocks": 2, "decoder_blocks": 1}
+    assert anatomy(made).stacks == {"blocks": 2, "decoder_blocks": 2}
+    del made.model.encoder.layers[1]
+    assert anatomy(made).stacks == {"blocks": 1, "decoder_blocks": 2}
 
 
 def test_the_middle_of_a_decoders_block_is_edited_by_what_its_attention_adds():
