@@ -77,3 +77,8 @@ def places(model: nn.Module, part: str, length: int) -> list[Component]:
 def edit_at(part: Component, edit: Edit) -> Edit:
     """The edit of a whole site, for one component: at its position, where it is one."""
     return edit.at(part.index) if part.kind == "positions" and part.index is not None else edit
+
+
+def at_positions(edit: Edit, first: int) -> Edit:
+    """The edit from a position on."""
+    return edit.at(slice(first, None)) if first else edit

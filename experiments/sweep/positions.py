@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from ...hooks.edits import Edit
 from ..runs.options import option
 
 ALL, NOT_FIRST = "all", "not-first"
@@ -36,11 +35,6 @@ def positions_option(default: str) -> Any:
 def first_position(options: HasPositions) -> int:
     """The first position that is edited."""
     return 1 if options.positions == NOT_FIRST else 0
-
-
-def at_positions(edit: Edit, first: int) -> Edit:
-    """The edit from a position on."""
-    return edit.at(slice(first, None)) if first else edit
 
 
 def positions_text(positions: str) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiments.demo.lexicon import held_out_lemmas
-from experiments.demo.tree import Chooser, surface
 
 from experiments.corpus import Corpus, read_conllu
 from experiments.demo import demo_paths
 from tools.demo.generate import training_text
 from tools.demo.grammar import Grammar
+from tools.demo.lexicon import held_out_lemmas
+from tools.demo.tree import Chooser, surface
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("train", "dev", "test")

@@ -12,26 +12,22 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from experiments.studies_list import COMMANDS
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import experiments
-from experiments import Results, cli, forecast, probe
+from experiments import Results, cli, probe
 from experiments.demo import demo_paths
 from experiments.runs.folder import RunError
 from experiments.runs.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
+from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from experiments.studies.capture.options import CaptureOptions
-from experiments.studies.doctor import study as examination
 from experiments.studies.geometry.options import GeometryOptions
 from experiments.studies.probe.options import ProbeOptions
-from experiments.subject import load
-from hooks import Site, Verdict, verify
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = demo_paths()
@@ -73,8 +69,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @given(
     TEXT,
     st.lists(TEXT, min_size=1, max_size=3),
-    st.floats(0, allow_infinity=False),
-    st.integers(0, 2**60),
+    st.floats(0, 2.0**63, exclude_max=True),
+    st.integers(0, 2**32 - 1),
     st.booleans(),
 )
 def test_a_configuration_comes_back_from_its_file(name, several, number, whole, yes):
@@ -95,7 +91,7 @@ def test_plain_values_become_the_fields_types():
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        ({"model": "m"}, "expected corpus, property"),
+        ({"model": "m"}, "missing required options: corpus, property"),
         (
             {"model": "m", "corpus": "c", "property": "upos", "poolng": "mean"},
             "no option poolng: the nearest is pooling",
@@ -106,7 +102,7 @@ def test_plain_values_become_the_fields_types():
         ({"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"}, "dtype: expected one of float32"),
         ({"model": "m", "corpus": "c", "property": "upos", "information": 1}, "information: expected true or false"),
         ({"model": "m", "corpus": "c", "property": "upos", "out": None}, "out: expected a path, got None"),
-        ({"sample": 0}, "limit_sentences: expected a whole number of at least 1, got 0"),
+        ({"sample": 0}, "sample: expected a whole number of at least 1, got 0"),
         ({"random_models": -1}, "random_models: expected a whole number of at least 0, got -1"),
         ({"tol": math.nan}, "tol: expected a number of at least 0, got nan"),
         ({"l2": [1.0, math.inf]}, "l2: expected a number of at least 0, got inf"),
@@ -140,14 +136,14 @@ def test_options_that_change_no_number_do_not_make_another_run():
     assert as_values(config, deciding=True) != as_values(dataclasses.replace(config, seed=1), deciding=True)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_example_is_a_command_that_is_understood(name):
-    command = COMMANDS[name]
-    assert 2 <= len(command.examples) <= 3
-    for line in command.examples:
+    study = STUDIES[name]
+    assert 2 <= len(study.examples) <= 3
+    for line in study.examples:
         first, *rest = shlex.split(line)
         assert first == name
-        given_ = as_values(from_arguments(command.config, cli.make_parser().parse_args([first, *rest])))
+        given_ = as_values(from_arguments(study.options, cli.make_parser().parse_args([first, *rest])))
         for word, following in itertools.pairwise([*rest, ""]):
             if word.startswith("--") and (value := given_.get(word[2:].replace("-", "_"), True)) is not True:
                 assert following in map(str, value if isinstance(value, tuple) else (value,))
@@ -186,7 +182,7 @@ def test_python_gives_the_records_of_the_command(run, study, tmp_path):
     )
     held = probe(**{**study, "model": (model, tokenizer)}, out=tmp_path / "held")
     assert held.records == found.records
-    assert held.provenance["command"].startswith(f"experiments.probe(model=<{PATHS.model}>, ")
+    assert held.provenance["command"].startswith(f"layerscope.probe(model=<{PATHS.model}>, ")
     assert "model was given in memory" in (tmp_path / "held" / "run.toml").read_text()
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -228,47 +224,13 @@ def test_report_makes_a_page_again_or_of_several_runs(run, tmp_path, capsys):
 
 
 def test_every_command_is_a_function_of_its_options():
-    for name, command in COMMANDS.items():
+    for name, one in STUDIES.items():
         function = getattr(experiments, name)
-        assert list(function.__signature__.parameters) == [item.name for item in dataclasses.fields(command.config)]
+        assert list(function.__signature__.parameters) == [item.name for item in dataclasses.fields(one.options)]
         assert "Args:" in function.__doc__
 
 
 # -- what is said
-
-
-def test_a_dry_run_predicts_the_time_of_what_is_made_of_items_or_sets(tmp_path, monkeypatch):
-    """On a clock on which each timed call takes a second: of three prompts, of eight questions, of all prompts at once."""
-    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=itertools.count(0.0).__next__))
-
-    def of_each_layer(model, texts, sites=None, **more):  # None too, of what is no block's
-        if sites is None:
-            return verify(model, texts, **more)
-        return Verdict((), seconds=float(len({Site(name).layer for name in sites})))
-
-    monkeypatch.setattr(examination, "verify", of_each_layer)
-    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "dry"
-    nouns = ("teacher", "student", "farmer", "driver", "mayor", "baker")
-    lines = [{"prompt": f"The old {noun} near the house", "answer": " is", "wrong": " are"} for noun in nouns]
-    prompts.write_text("\n".join(map(json.dumps, lines)))
-    model: dict = {"model": PATHS.model, "out": out}
-    plans = [
-        experiments.attribute.plan(**model, prompts=prompts, random=1),
-        experiments.ask.plan(**model, prompts=prompts, null_draws=2),
-        experiments.prune.plan(**model, prompts=prompts, steps=1, random=1),
-        experiments.calibrate.plan(**model, pairs=PATHS.pairs, limit=20),
-        experiments.doctor.plan(**model),
-        experiments.neurons.plan(
-            **model, corpus=PATHS.dev, property="feats:Number", pairs=PATHS.pairs, limit=8, layer=1, sample=30
-        ),
-    ]
-    seconds = [plan.raw["plan"]["seconds"] for plan in plans]
-    n_layers = load(PATHS.model).n_layers
-    assert seconds[:5] == [6 / 3, 6 / 3, 4 + 1, 20 / 8, n_layers + 1]
-    assert seconds[5] > 0
-    alone = experiments.attribute.plan(**model, text="The old teacher", random=1)
-    assert alone.raw["plan"]["seconds"] is None  # timing it would be doing it
-    assert not out.exists()
 
 
 def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_path, capsys):
@@ -276,7 +238,7 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     assert cli.main(["probe", *words(study, "--out", out, "--dry-run")]) == 0
     shown = capsys.readouterr()
     assert not out.exists()
-    assert "time: about" in shown.out
+    assert "memory: about" in shown.out
     assert "\x1b" not in shown.out + shown.err  # no terminal, no colours
     plan = probe.plan(**study, out=out).raw["plan"]
     assert not out.exists()
@@ -326,7 +288,7 @@ def test_an_interrupted_run_says_the_command_that_goes_on(study, tmp_path, capsy
 
 def test_bad_options_are_one_line(tmp_path, capsys):
     for more, message in (
-        (["probe", "--model", "m"], "expected --corpus, --property"),
+        (["probe", "--model", "m"], "missing required options: --corpus, --property"),
         (["probe", "--config", str(tmp_path / "x.toml")], "No such file"),
     ):
         assert cli.main(more) == 2

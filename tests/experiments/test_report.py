@@ -10,39 +10,28 @@ import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterator
+from html import escape
 from html.parser import HTMLParser
-from operator import itemgetter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
-from experiments.report.page import KINDS, page_of
 from made import EVIL
-from made_up import (
-    make_ablation,
-    make_ask,
-    make_attention,
-    make_attribution,
-    make_beside,
-    make_calibration,
-    make_capture,
-    make_doctor,
-    make_geometry,
-    make_neurons,
-    make_patching,
-    make_pruning,
-    make_results,
-    make_screened,
-    make_usage,
-)
-from made_up.beside import with_calibration
+from recorded import make
+from recorded.altered import deeper, with_effects, with_markup, with_one_wrong, with_relation, without_controls
 
-from experiments.report import layer_curves_svg, render_report, write_report
+from experiments.pages import page_of, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
 from experiments.report.matrix import oriented
 from experiments.report.parts import Table
+from experiments.report.schema import ResultsError
 from experiments.report.words import number, runs, signed
+from experiments.studies import STUDIES
+from experiments.studies.probe.pictures import layer_curves_svg
+
+Results = dict[str, Any]
+RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
+PROBE = RECORDED["probe"]
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -84,73 +73,23 @@ class Page(HTMLParser):
         return (attrs for name, attrs in self.elements if name == tag)
 
 
-def evil_results() -> dict[str, Any]:
-    """Names, labels, words and notes that would all be scripts if one were written as it is."""
-    results = make_results(3, (f"upos{EVIL}",))
-    results["provenance"]["model"]["name"] = EVIL
-    results["provenance"]["command"] = results["provenance"]["config"]["site"] = EVIL
-    for row in results["errors"]:
-        row |= {"words": [EVIL, "and", EVIL], "index": 0, "gold": EVIL, "sentence_id": EVIL}
-    for row in results["classes"] + results["confused"]:
-        row |= {k: row[k] + EVIL for k in ("label", "gold") if k in row}
-    results["notes"].append({"kind": EVIL, "text": EVIL})
-    results["findings"][0]["text"] = EVIL
-    return results
+def of(name: str, key: str = "records", **fields: Any) -> list[dict[str, Any]]:
+    """Records of a recorded run that have these values."""
+    return [one for one in RECORDED[name][key] if all(one[field] == value for field, value in fields.items())]
 
 
-def bare_results() -> dict[str, Any]:
-    """A run whose every control was skipped, with one score missing too."""
-    results = make_results(4, ("upos", "depth"), ("depth",))
-    keep = {"site", "layer", "property", "metric", "kind", "level", "score", "best"}
-    results["records"] = [{k: v if k in keep else None for k, v in r.items()} for r in results["records"]]
-    results["records"][2]["score"] = float("nan")
-    for key in ("classes", "errors", "confused", "comparisons", "notes", "findings"):
-        results[key] = []
-    return results
+def copied(name: str) -> Results:
+    """A recorded run to change."""
+    return copy.deepcopy(RECORDED[name])
 
 
-SHAPES = {
-    "two": lambda: make_results(),
-    "deep": lambda: make_results(31),
-    "one": lambda: make_results(1, ("upos",)),
-    "number": lambda: make_results(7, ("depth",), ("depth",)),
-    "evil": evil_results,
-    "bare": bare_results,
-    "empty": lambda: {"schema": 1, "kind": "probe", "provenance": {}, "records": []},
-    "ablation": lambda: make_ablation(),
-    "evil ablation": lambda: make_ablation(2, 3, EVIL),
-    "screened": lambda: make_screened(),
-    "evil screened": lambda: make_screened(EVIL),
-    "patching": lambda: make_patching(),
-    "evil patching": lambda: make_patching(EVIL),
-    "usage": lambda: make_usage(),
-    "evil usage": lambda: make_usage(EVIL),
-    "neurons": lambda: make_neurons(),
-    "evil neurons": lambda: make_neurons(EVIL),
-    "empty neurons": lambda: {"schema": 1, "kind": "neurons", "provenance": {}, "records": []},
-    "pruning": lambda: make_pruning(),
-    "evil pruning": lambda: make_pruning(EVIL),
-    "attention": lambda: make_attention(),
-    "evil attention": lambda: make_attention(EVIL),
-    "empty attention": lambda: {"schema": 1, "kind": "attend", "provenance": {}, "records": []},
-    "calibration": lambda: make_calibration(),
-    "evil calibration": lambda: make_calibration(EVIL),
-    "ask": lambda: make_ask(),
-    "evil ask": lambda: make_ask(EVIL),
-    "probes' calibration": lambda: with_calibration(make_results(4, ("upos",))),
-    "beside": lambda: make_beside(),
-    "evil beside": lambda: make_beside(EVIL),
-    "geometry": lambda: make_geometry(),
-    "evil geometry": lambda: make_geometry(EVIL),
-    "empty geometry": lambda: {"schema": 1, "kind": "geometry", "provenance": {}, "records": []},
-    "attribution": lambda: make_attribution(),
-    "evil attribution": lambda: make_attribution(EVIL),
-    "capture": lambda: make_capture(),
-    "evil capture": lambda: make_capture(EVIL),
-    "doctor": lambda: make_doctor(),
-    "evil doctor": lambda: make_doctor(EVIL),
-    "empty pruning": lambda: {"schema": 1, "kind": "prune", "provenance": {}, "records": []},
-    "empty ablation": lambda: {"schema": 1, "kind": "ablate", "provenance": {}, "records": []},
+SHAPES: dict[str, Callable[[], Results]] = {
+    **{name: lambda name=name: RECORDED[name] for name in RECORDED},
+    **{f"{name} with markup": lambda name=name: with_markup(RECORDED[name]) for name in RECORDED},
+    "deep": lambda: deeper(PROBE, 31),
+    "no controls": lambda: without_controls(PROBE),
+    "relations": lambda: with_markup(with_relation(RECORDED["attend"])),
+    "wrong": lambda: with_markup(with_one_wrong(RECORDED["doctor"])),
 }
 
 
@@ -184,55 +123,45 @@ def test_page_is_well_formed_and_asks_for_nothing(shape: str) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_image_has_words_and_every_table_headings(shape: str) -> None:
-    page = Page(render_report(SHAPES[shape]()))
-    ids = {a["id"] for _, a in page.elements if "id" in a}
+    assert "<script>alert" not in text
+    # every image has words and every table headings
     for attrs in page.all("svg"):
         if attrs.get("aria-hidden") == "true":
             continue
         assert attrs["role"] == "img"
-        assert set((attrs["aria-labelledby"] or "").split()) <= ids
+        assert set((attrs["aria-labelledby"] or "").split()) <= set(ids)
     assert all(a.get("scope") in {"col", "row"} for a in page.all("th"))
-    assert {a["for"] for a in page.all("label")} <= ids
+    assert {a["for"] for a in page.all("label")} <= set(ids)
 
 
 def test_markup_in_names_words_and_labels_stays_text() -> None:
-    text = render_report(evil_results())
-    page = Page(text)
+    page = Page(render_report(with_markup(PROBE)))
     assert len(list(page.all("script"))) == 2
     assert "alert(1)" not in page.scripts[-1]
-    assert "<script>alert" not in text
-    data = json.loads(page.scripts[0])
     assert EVIL[:9] not in page.scripts[0]
-    assert set(data) == {"charts", "matrices", "classes"}
     assert any(EVIL in part for part in page.text)
 
 
 def test_json_in_the_page_cannot_be_closed_from_inside() -> None:
-    results = make_results(2, ("upos",))
-    for k, record in enumerate(results["records"]):
-        record |= {"site": f"module:{EVIL}{k}", "layer": None}
+    results = copied("probe")
+    for record in results["records"]:
+        record |= {"site": f"module:{EVIL}", "layer": 0}
     page = Page(render_report(results))
     labels = json.loads(page.scripts[0])["charts"]["p0-main"]["labels"]
-    assert labels == [f"module:{EVIL}0"]
+    assert set(labels) == {f"module:{EVIL}"}
 
 
 def test_page_holds_the_numbers_of_the_run() -> None:
-    results = make_results(7)
-    page = Page(render_report(results))
-    said = {part.strip() for part in page.text}
-    for record in results["records"]:
+    page = Page(render_report(PROBE))
+    shown = {part.strip() for part in page.text}
+    for record in of("probe", property="upos"):
         for field in ("score", "control", "random_model", "score_seen", "score_unseen", "macro_f1"):
-            assert f"{record[field]:.3f}" in said
-            assert f"{record[field]:.4g}" in said
+            assert number(record[field]) in shown
     data = json.loads(page.scripts[0])
-    first = [c for c in results["classes"] if c["property"] == "upos" and c["layer"] == 2]
-    assert sorted(row[3] for row in data["classes"]["p0"][3]) == sorted(round(c["f1"], 4) for c in first)
-    assert results["provenance"]["command"] in said
-    assert results["provenance"]["model"]["sha256"] in said
+    third = of("probe", "classes", property="upos", layer=1)
+    assert sorted(row[3] for row in data["classes"]["p0"][2]) == sorted(round(c["f1"], 4) for c in third)
+    assert PROBE["provenance"]["command"] in shown
+    assert PROBE["provenance"]["model"]["sha256"] in shown
 
 
 def tables_of(part: Any) -> Iterator[Table]:
@@ -252,115 +181,149 @@ def same(*names: str) -> dict[str, str]:
 
 
 RANKED = same("effect", "p", "q")
-FAITHFUL = ("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")
 
 
-def faithful(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Means over the texts, a method each."""
-    rows = results["records"]
-    methods = dict.fromkeys(r["method"] for r in rows)
-    return [{k: fmean(r[k] for r in rows if r["method"] == method) for k in FAITHFUL} for method in methods]
+def attribution_scores() -> list[dict[str, Any]]:
+    """The scores of two methods, a unit each."""
+    methods = {name: of("attribute", method=name)[0]["scores"] for name in ("leave-one-out", "ig")}
+    return [dict(zip(methods, scores, strict=True)) for scores in zip(*methods.values(), strict=True)]
 
 
-def with_value(value: str) -> Callable[[dict[str, Any]], list[dict[str, Any]]]:
-    return lambda results: [r for r in results["records"] if r["value"] == value]
-
-
-# made-up run, table, the records that it is of, and the field in each of its columns
-TOLD: list[tuple[Callable[[], dict[str, Any]], str, Callable[[dict[str, Any]], list[dict[str, Any]]], dict[str, str]]]
-TOLD = [
-    (make_results, "p0-layers", lambda r: [x for x in r["records"] if x["property"] == "upos"],
-     same("control", "selectivity", "l2") | {"accuracy": "score", "macro-F1": "macro_f1", "random weights": "random_model",
-     "seen": "score_seen", "unseen": "score_unseen", "p worse": "p_worse"}),
-    (make_beside, "p0-layers", itemgetter("records"),
-     same("compression", "gain") | {"code": "code_bits", "bits": "information", "beside": "conditional"}),
-    (make_beside, "p0-calibration-table", itemgetter("records"),
+# recorded run, table, the records that it is of, and the field in each of its columns
+SHOWN: list[tuple[str, str, list[dict[str, Any]], dict[str, str]]]
+SHOWN = [
+    ("probe", "p0-layers", of("probe", property="upos"),
+     same("control", "selectivity", "l2", "compression", "gain") | {"accuracy": "score", "macro-F1": "macro_f1",
+     "random weights": "random_model", "seen": "score_seen", "unseen": "score_unseen", "p worse": "p_worse",
+     "code": "code_bits", "bits": "information", "beside": "conditional"}),
+    ("probe", "p0-calibration-table", of("probe", property="upos"),
      same("classwise", "temperature") | {"ECE": "ece", "by chance": "ece_chance", "Brier": "brier", "AUROC": "auroc"}),
-    (make_beside, "mixes-table", itemgetter("mixes"),
+    ("probe", "mixes-table", of("probe", "mixes"),
      same("peakedness", "headroom") | {"centre of gravity": "centre_of_gravity", "above the embeddings": "centre_above"}),
-    (make_beside, "trees-table", itemgetter("trees"),
+    ("probe", "trees-table", of("probe", "trees"),
      same("epochs") | {"UUAS": "uuas", "distance ρ": "distance_spearman", "root": "root_accuracy",
      "depth ρ": "depth_spearman", "random UUAS": "random_uuas"}),
-    (make_ablation, "ranking-effects-0", itemgetter("records"), RANKED | {"of the clean metric": "normalised"}),
-    (make_screened, "ranking-effects-0", itemgetter("records"), RANKED | {"estimate": "estimate", "null p": "null_p"}),
-    (make_patching, "ranking-effects-0", with_value("denoising"), RANKED | {"of the way": "normalised"}),
-    (make_patching, "ranking-effects-1", with_value("noising"), RANKED | same("estimate")),
-    (make_usage, "layers-table", with_value("erase"),
+    ("probe-seeds", "seeds-table", of("probe-seeds", "seeds"), {"its standard deviation": "sd", "of selectivity": "sd_selectivity"}),
+    ("ablate-layers", "ranking-effects-0", of("ablate-layers"), RANKED | {"of the clean metric": "normalised"}),
+    ("ablate-heads", "ranking-effects-0", of("ablate-heads"), RANKED | {"estimate": "estimate", "null p": "null_p"}),
+    ("patch-heads", "ranking-effects-0", of("patch-heads", value="denoising"), RANKED | {"of the way": "normalised"}),
+    ("patch-positions", "ranking-effects-1", of("patch-positions", value="noising"), RANKED | same("estimate")),
+    ("usage", "layers-table", of("usage", value="erase"),
      RANKED | same("decodable") | {"after": "erased_linear", "by a network": "erased_mlp", "null p": "null_p",
      "random": "null"}),
-    (make_neurons, "effects-0-0", itemgetter("records"), RANKED | same("k", "beyond") | {"random": "null", "null p": "null_p"}),
-    (make_attention, "heads-table", itemgetter("records"),
+    ("neurons", "effects-0-0", of("neurons"), RANKED | same("k", "beyond") | {"random": "null", "null p": "null_p"}),
+    ("attend", "heads-table", of("attend"),
      same("entropy", "confidence", "distance", "first", "previous", "induction", "duplicate", "effect")
      | {"first by value": "norm_first", "contribution": "output"}),
-    (make_attention, "relations-table", itemgetter("relations"), same("gain", "n") | {"agreement": "score"}),
-    (make_geometry, "layers-table", itemgetter("records"),
+    ("geometry", "layers-table", of("geometry"),
      same("anisotropy") | {"dimension": "intrinsic_dimension", "PCs for 90%": "components_90", "PC 1-2": "explained_2",
      "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "upos:space"}),
-    (make_geometry, "lens-table", lambda r: r["lens"]["records"], {"log2 p": "log2p", "median rank": "median_rank",
-     "likeliest": "top1"}),
-    (make_attribution, "scores-0", lambda r: [dict(zip(("a", "b"), s, strict=True)) for s in
-     zip(*(x["scores"] for x in r["records"][:2]), strict=True)], {"leave-one-out": "a", "ig": "b"}),
-    (make_attribution, "faithful-table", faithful, same(*FAITHFUL)),
-    (make_calibration, "measures", itemgetter("records"),
+    ("geometry", "lens-table", RECORDED["geometry"]["lens"]["records"],
+     {"log2 p": "log2p", "median rank": "median_rank", "likeliest": "top1"}),
+    ("attribute", "scores-0", attribution_scores(), same("leave-one-out", "ig")),
+    ("attribute", "faithful-table", of("attribute"),
+     same("comprehensiveness", "sufficiency", "deletion", "insertion", "infidelity")),
+    ("calibrate-questions", "measures", of("calibrate-questions"),
      same("accuracy") | {"answered": "n_answered", "mean": "confidence", "overconfidence": "overconfidence", "ECE": "ece",
-     "by chance": "ece_chance", "equal mass": "ece_mass", "squared error": "brier_top", "AUROC": "auroc",
+     "by chance": "ece_chance", "equal mass": "ece_mass", "squared error": "squared_error_all", "AUROC": "auroc",
      "risk area": "aurc"}),
-    (make_ask, "effects-table", itemgetter("records"), same("effect", "p") | {"over random": "over_random"}),
-    (make_pruning, "steps-table", itemgetter("records"),
+    ("ask", "effects-table", of("ask"), same("effect", "p") | {"over random": "over_random"}),
+    ("prune", "steps-table", of("prune"),
      same("parameters", "change", "speed", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
-    (make_capture, "sites-table", itemgetter("records"), same("width", "largest")),
-    (make_doctor, "wrong-table", lambda r: [x for x in r["records"] if x["status"] == "WRONG"], same("measured", "bound")),
+    ("capture", "sites-table", of("capture"), same("width", "largest")),
+    ("doctor-masked", "unsupported-table", of("doctor-masked", status="UNSUPPORTED"), same("measured", "bound")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "uid", "records", "fields"), TOLD, ids=[f"{m.__name__}-{uid}" for m, uid, *_ in TOLD])
-def test_a_table_holds_the_numbers_of_its_records(make, uid, records, fields) -> None:
+@pytest.mark.parametrize(("run", "uid", "records", "fields"), SHOWN, ids=[f"{run}-{uid}" for run, uid, *_ in SHOWN])
+def test_a_table_holds_the_numbers_of_its_records(run, uid, records, fields) -> None:
     """Each row those of one record, unchanged; some show only the strongest, or a row more."""
-    results = make()
-    (table,) = (found for found in tables_of(page_of(results).sections) if found.uid == uid)
+    (table,) = (one for one in tables_of(page_of(RECORDED[run]).sections) if one.uid == uid)
     places = {column.name: i for i, column in enumerate(table.columns)}
     shown = Counter(tuple(row[places[column]].sort for column in fields) for row in table.rows)
-    there = Counter(tuple(record.get(field) for field in fields.values()) for record in records(results))
+    there = Counter(tuple(record.get(field) for field in fields.values()) for record in records)
     assert min(len(shown), len(there)) > 0
     assert shown <= there or there <= shown
 
 
 def test_every_kind_of_run_has_a_table_that_is_checked() -> None:
-    assert {make()["kind"] for make, *_ in TOLD} == set(KINDS)
+    assert {RECORDED[run]["kind"] for run, *_ in SHOWN} == set(STUDIES)
+
+
+def test_one_thing_wrong_stands_in_the_table_of_what_is_wrong() -> None:
+    (table,) = (
+        one for one in tables_of(page_of(with_one_wrong(RECORDED["doctor"])).sections) if one.uid == "wrong-table"
+    )
+    places = {column.name: i for i, column in enumerate(table.columns)}
+    assert [(row[places["measured"]].sort, row[places["bound"]].sort) for row in table.rows] == [(0.5, 0.1)]
+
+
+def test_a_relation_stands_in_its_table() -> None:
+    (table,) = (
+        one for one in tables_of(page_of(with_relation(RECORDED["attend"])).sections) if one.uid == "relations-table"
+    )
+    places = {column.name: i for i, column in enumerate(table.columns)}
+    assert [tuple(row[places[name]].sort for name in ("agreement", "gain", "n")) for row in table.rows] == [
+        (0.9, 0.4, 40)
+    ]
+
+
+# -- what no run wrote
+
+
+def required(kind: str) -> list[tuple[str, ...]]:
+    """The fields of a kind's results that every run writes: at the top, and of one record."""
+    results = STUDIES[kind].part("records").Results
+    first = next(run for run in RECORDED.values() if run["kind"] == kind)["records"][0]
+    top = [(field.name,) for field in dataclasses.fields(results) if is_required(field)]
+    return [*top, ("records", min(first, key=lambda name: list(first).index(name)))]
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_a_required_field_that_is_missing_is_one_line_with_its_place(kind: str) -> None:
+    name = next(name for name, run in RECORDED.items() if run["kind"] == kind)
+    for path in required(kind):
+        results = copied(name)
+        del (results["records"][0] if len(path) == 2 else results)[path[-1]]
+        place = f"records[0].{path[1]}" if len(path) == 2 else path[0]
+        with pytest.raises(ResultsError) as refused:
+            render_report(results)
+        assert str(refused.value) == f"results.json: {place}: Field required, got nothing"
 
 
 def test_the_marked_word_is_the_wrong_one() -> None:
-    results = make_results(3, ("upos",))
-    text = render_report(results)
-    marked = re.findall(r"<mark>(.*?)</mark>", text)
-    assert marked == [e["words"][e["index"]] for e in results["errors"]]
+    marked = re.findall(r"<mark>(.*?)</mark>", render_report(PROBE))
+    assert marked == [escape(error["words"][error["index"]]) for error in PROBE["errors"]]
 
 
 def test_missing_controls_are_called_not_supported() -> None:
-    page = Page(render_report(bare_results()))
-    said = " ".join(page.text)
-    assert "no control task: not supported" in said
-    assert "no random-weights model: not supported" in said
-    assert "nan" not in said.lower().split()
-    whole = " ".join(Page(render_report(make_results())).text)
-    assert "no control task" not in whole
+    words = " ".join(Page(render_report(without_controls(PROBE))).text)
+    assert "no control task: not supported" in words
+    assert "no random-weights model: not supported" in words
+    assert "nan" not in words.lower().split()
+    assert "no control task" not in " ".join(Page(render_report(PROBE)).text)
 
 
 def test_unconverged_probes_are_flagged() -> None:
-    results = make_results(4, ("upos",))
+    results = copied("probe-plain")
+    for record in results["records"]:
+        record["converged"] = True
     assert "unconverged" not in Page(render_report(results)).text
-    results["records"][2]["converged"] = False
-    said = Page(render_report(results)).text
-    assert any("did not converge at layer 1;" in part for part in said)
+    next(one for one in results["records"] if one["property"] == "upos" and one["layer"] == 1)["converged"] = False
+    assert any("did not converge at layer 1;" in part for part in Page(render_report(results)).text)
 
 
 def test_size_of_a_deep_run() -> None:
-    assert len(render_report(make_results(31)).encode()) < 1_500_000
+    assert len(render_report(deeper(PROBE, 31)).encode()) < 1_500_000
 
 
 def test_several_kinds_of_site_get_a_section_each() -> None:
-    results = make_results(4, ("upos",))
-    other = copy.deepcopy(results["records"][1:])
+    results = copied("probe-plain")
+    other = [one for one in copied("probe-plain")["records"] if one["layer"] >= 0]
     for record in other:
         record["site"] = record["site"].replace("hook_resid_post", "hook_mlp_out")
     results["records"] += other
@@ -378,7 +341,7 @@ def test_another_kind_of_run_is_refused_by_name() -> None:
 
 def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run" / "report.html"
-    write_report(make_results(2, ("upos",)), path)
+    write_report(RECORDED["ablate-layers"], path)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
@@ -388,30 +351,28 @@ def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     before = path.read_bytes()
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        write_report(make_results(3, ("upos",)), path)
+        write_report(RECORDED["prune"], path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
 def test_standalone_picture_is_xml_that_needs_no_style_from_outside() -> None:
-    results = make_results(7)
-    root = ET.fromstring(layer_curves_svg(results, "upos"))
+    root = ET.fromstring(layer_curves_svg(PROBE, "upos"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     text = "".join(root.itertext())
     assert "var(--" not in text
-    assert "upos, layer by layer in all-MiniLM-L6-v2" in text
-    ET.fromstring(layer_curves_svg(evil_results(), f"upos{EVIL}"))
-    with pytest.raises(LookupError, match="no property 'xpos' in this run; it has: upos, deprel"):
-        layer_curves_svg(results, "xpos")
+    assert "upos, layer by layer in demo/demo-llama" in text
+    ET.fromstring(layer_curves_svg(with_markup(PROBE), f"upos{EVIL}"))
+    with pytest.raises(LookupError, match="no property 'xpos' in this run; it has: upos, depth"):
+        layer_curves_svg(PROBE, "xpos")
 
 
 def test_points_stand_where_the_scale_says() -> None:
     """Pixel distances between points are in the ratio of their scores' differences."""
-    results = make_results(5, ("upos",))
-    root = ET.fromstring(layer_curves_svg(results, "upos"))
+    root = ET.fromstring(layer_curves_svg(PROBE, "upos"))
     group = next(g for g in root.iter() if g.get("class") == "s-score" and g.find("*[@cx]") is not None)
     ys = [float(c.attrib["cy"]) for c in group if "cy" in c.attrib]
-    scores = [r["score"] for r in results["records"]]
+    scores = [record["score"] for record in of("probe", property="upos")]
     slope = (ys[0] - ys[2]) / (scores[2] - scores[0])
     for y, score in zip(ys, scores, strict=True):
         assert y == pytest.approx(ys[0] - slope * (score - scores[0]), abs=0.15)
@@ -454,17 +415,17 @@ def test_axis_labels_of_many_layers_do_not_touch() -> None:
 
 
 def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
-    text = render_report(make_ablation())
-    page = Page(text)
+    page = Page(render_report(with_effects(RECORDED["ablate-heads"], {(1, 3): -1.4, (3, 2): 0.7})))
     cells = [a for a in page.all("rect") if a.get("data-k") is not None]
     kinds = {(a["class"] or "") for a in cells}
-    assert len(cells) == 144
+    assert len(cells) == 5 * 4
     assert kinds == {"m-even", "m-down4", "m-up2"}  # 0.7 is half of the largest, 1.4
     tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects-0"]["tips"]
-    assert len(tips) == 144
-    assert tips[15] == ["blocks.1.attn.hook_z[3]", tips[15][1], tips[15][2]]
-    assert tips[15][1].startswith("−1.")
-    assert "p < 0.001, q = 0.004" in tips[15][2]
+    assert len(tips) == 5 * 4
+    name, effect, more = tips[1 * 4 + 3]
+    assert name == "blocks.1.attn.hook_z[3]"
+    assert effect.startswith("−1.")
+    assert "p < 0.001, q = 0.004" in more
 
 
 def test_comparisons_are_turned_to_deeper_minus_shallower() -> None:

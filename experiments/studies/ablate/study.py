@@ -34,7 +34,7 @@ from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject
 from ...subject.word_spans import Encoded
-from ...sweep.components import Component, components
+from ...sweep.components import Component, at_positions, components
 from ...sweep.effects import (
     clusters_of,
     effect_records,
@@ -45,7 +45,7 @@ from ...sweep.effects import (
 )
 from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
-from ...sweep.positions import at_positions, first_position
+from ...sweep.positions import first_position
 from ...sweep.reading import ranking, significance_text
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
 from .optimal import optimal_constants

@@ -28,7 +28,7 @@ from ...report.schema import Finding, Note
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
-from ...sweep.components import Component, components, places
+from ...sweep.components import Component, at_positions, components, places
 from ...sweep.effects import (
     clusters_of,
     effect_records,
@@ -39,7 +39,7 @@ from ...sweep.effects import (
 )
 from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
-from ...sweep.positions import at_positions, first_position
+from ...sweep.positions import first_position
 from ...sweep.reading import ranking, significance_text
 from ...sweep.records import Certificate, EffectRecord
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks, clean_values

@@ -41,11 +41,11 @@ from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
-from ...sweep.components import Component
+from ...sweep.components import Component, at_positions
 from ...sweep.effects import clusters_of, effect_records, group_notes, mean_of
 from ...sweep.measure import certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
-from ...sweep.positions import at_positions, first_position
+from ...sweep.positions import first_position
 from ...sweep.reading import ranking, significance_text, significant
 from ...sweep.records import Certificate, Mean
 from ...sweep.sweep import Chunk, Grid, chunks
