@@ -93,9 +93,13 @@ class TextsOptions(RunOptions):
     """Texts and metric."""
 
     prompts: Path | None = option(
-        "prompts, JSONL with prompt and, if the metric needs them, answer and wrong", None, metavar="FILE"
+        "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, answer and wrong",
+        None,
+        metavar="FILE",
     )
-    pairs: Path | None = option("minimal pairs, JSONL with sentence_good, sentence_bad", None, metavar="FILE")
+    pairs: Path | None = option(
+        "minimal pairs (JSONL, JSON, CSV or TSV) with sentence_good and sentence_bad", None, metavar="FILE"
+    )
     limit: int | None = option("use only the first N prompts or pairs", None, metavar="N", least=1)
     metric: str | None = option(
         "metric (default: logit_difference; pair_difference for pairs; loss for neurons, prune and usage; "

@@ -130,7 +130,7 @@ _ROWS: tuple[Study, ...] = (
         "remove the least important heads from the weights, step by step",
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
-            f"prune {SMOL} --prompts texts.jsonl --steps 2 --random 5",
+            f"prune {SMOL} --prompts texts.jsonl --steps 2 --null-draws 5",
         ),
     ),
     Study(

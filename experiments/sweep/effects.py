@@ -108,8 +108,8 @@ def effect_records(
     """One record a component.
 
     ``effect`` is the mean over prompts of edited minus unedited, its interval a paired bootstrap over clusters, ``p``
-    the larger of a sign-flip test's and a studentised bootstrap's (`mean_p`), ``q`` its false-discovery rate over all components; ``normalised`` is effect / mean of
-    ``whole``, None where the interval of that mean holds 0.
+    the larger of a sign-flip test's and a studentised bootstrap's (`mean_p`), ``q`` its false-discovery rate over all
+    components; ``normalised`` is effect / mean of ``whole``, None where the interval of that mean holds 0.
 
     Args:
         measured: effects that are not exact have no ``p`` and ``q``, and count as p = 1 for the others' ``q``.

@@ -213,13 +213,15 @@ class Exam:
 
     @functools.cached_property
     def causal(self) -> bool | None:
-        """Whether earlier positions are blind to the last one, by trying; None where the input is not token ids."""
+        """Whether earlier positions are blind to the last one, by trying; None where the input is not token ids, or all one token."""
         ids = self.inputs.get("input_ids")
         name = self.last_stream
         if ids is None or name is None:
             return None
         other = ids.clone()
         other[:, -1] = torch.where(ids[:, -1] == ids[:, 0], ids[:, 1], ids[:, 0])
+        if torch.equal(other, ids):
+            return None
         _, acts = self.watch({**self.inputs, "input_ids": other}, [name])
         return relative(acts[name][:, :-1], self.acts[name][:, :-1]) <= self.local
 

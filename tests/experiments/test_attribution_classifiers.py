@@ -118,7 +118,7 @@ def test_pairs_and_gold_labels_from_the_command_line(tmp_path: Path, capsys: pyt
     lines = [{"prompt": TEXT, "text_pair": PAIR, "label": "kind"}, {"prompt": "w9 w8"}]
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    results = experiments.attribute(model=subject, prompts=path, random=1, out=tmp_path / "run")
+    results = experiments.attribute(model=subject, prompts=path, null_draws=1, out=tmp_path / "run")
     both = tokenizer()(TEXT, PAIR)
     expected = logits(subject, both["input_ids"], both["token_type_ids"]).softmax(-1)
     first, second = results.raw["predictions"]

@@ -57,7 +57,9 @@ class AttributeOptions(RunOptions):
     )
     site: str | None = option("where gradients are taken (default: the embedding), or what hidden-out puts out", None)
     hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")
-    random: int = option("random attributions to compare with; 0 skips them, which the report shows", 5)
+    null_draws: int = option(
+        "random attributions to compare with; 0 skips them, which the report shows", 5, aliases=("random",)
+    )
     seeds: int = option("repeat methods that draw with so many seeds, for their stability", 2)
     sensitivity: int = option("repeat every method under so many small noises", 0)
     flips: int = option("also change up to N words so that the model gives another answer", 0, metavar="N")

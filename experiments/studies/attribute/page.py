@@ -32,7 +32,7 @@ from ...report.words import ABSENT, count, finite, interval, number, plural, sig
 from .records import RANDOM, Example, Flip, MethodRecord, Prediction, RandomRecord, Record, Results
 
 CONTROLS = (
-    Control("random attributions", "the measure rewards any ranking", told("random"), "--random 5"),
+    Control("random attributions", "the measure rewards any ranking", told("random"), "--null-draws 5"),
     Control(
         "other seeds of methods that draw",
         "a ranking by one draw",

@@ -105,7 +105,7 @@ def cost(inputs: AttributeInputs) -> Cost:
     units = sum(len(question.units) for question in inputs.questions)
     return Cost(
         f"{len(inputs.questions)} texts of {units} {options.level}s, {len(inputs.methods)} methods, each compared with "
-        f"{options.random} random attributions"
+        f"{options.null_draws} random attributions"
     )
 
 
@@ -241,7 +241,7 @@ class _TextRun:
 
     def records(self, advance: Callable[[], object]) -> list[Record]:
         """The record of every method, and that of random attributions."""
-        names = [*self.inputs.methods, *([RANDOM] if self.options.random else [])]
+        names = [*self.inputs.methods, *([RANDOM] if self.options.null_draws else [])]
         cells = {name: f"{self.number:05d}-{name}" for name in names}
         saved = {name: self.run.folder.cell(cell) for name, cell in cells.items()}
         scorer = Scorer(self.question, self.options.batch_tokens)
@@ -314,7 +314,7 @@ class _TextRun:
     def _random_record(self, scorer: Scorer) -> RandomRecord:
         """The measures of random attributions: the mean, and the extremes."""
         options, question, game = self.options, self.question, self._game(scorer)
-        drawn = random_faithfulness(game, options.random, options.seed + self.number)
+        drawn = random_faithfulness(game, options.null_draws, options.seed + self.number)
         values = {name: [getattr(one, name) for one in drawn] for name in MEASURED}
         mean = Faithfulness(
             **{name: float(np.mean(of_draws)) for name, of_draws in values.items()},
@@ -401,8 +401,8 @@ def _agreement(records: Sequence[MethodRecord], methods: Sequence[str]) -> dict[
 def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[Note]:
     """What was not measured, and what the methods say of their scores; a note of many texts once."""
     notes = []
-    if not options.random:
-        notes.append(Note(kind="skipped", text="no random attribution to compare the methods with (--random 0)"))
+    if not options.null_draws:
+        notes.append(Note(kind="skipped", text="no random attribution to compare the methods with (--null-draws 0)"))
     if not options.seeds and any(is_drawn(record.method, record.more) for record in records):
         notes.append(Note(kind="skipped", text="stability over seeds not measured (--seeds 0)"))
     counts: dict[tuple[str, Note], int] = {}

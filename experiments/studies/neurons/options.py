@@ -34,6 +34,6 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
     translate: float = option(
         "also move the neurons towards each class, scaled by this factor; 0 skips it", 0.0, least=-inf
     )
-    random: int = option("random sets of the same size to compare with", 20)
+    null_draws: int = option("random sets of the same size to compare with", 20, aliases=("random",))
     rotations: int = option("random rotations to compare with; 0 skips them, and the report says so", 3)
     show: int = option("how many neurons of each ranking the page describes", 3)

@@ -141,8 +141,8 @@ def _check(options: NeuronsOptions) -> None:
         raise RunError(f"--ranking {unknown[0]}: expected {', '.join(RANKINGS)}")
     if small := [k for k in options.k if k < 1]:
         raise RunError(f"--k {small[0]}: expected at least 1")
-    if options.random < 1:
-        raise RunError(f"--random {options.random}: expected at least 1 (20 or more for a band)")
+    if options.null_draws < 1:
+        raise RunError(f"--null-draws {options.null_draws}: expected at least 1 (20 or more for a band)")
 
 
 def _property(options: NeuronsOptions, train: Corpus) -> Property:
@@ -179,7 +179,7 @@ def cost(inputs: NeuronsInputs) -> Cost:
     widths = site_widths(inputs.model, inputs.places).values()
     text = (
         f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {'pairs' if options.pairs else 'texts'} "
-        f"through each with every set of neurons changed, {options.random} random sets beside it"
+        f"through each with every set of neurons changed, {options.null_draws} random sets beside it"
     )
     return Cost(text, memory=HELD * rows * 4 * max(widths), disk=rows * 4 * sum(widths))
 
@@ -311,7 +311,7 @@ def _read(
         task.parts["test"].clusters,
         options.ranking or tuple(RANKINGS),
         ks,
-        options.random,
+        options.null_draws,
         options.rotations,
         options.seed,
         given={ranking: np.array(order) for ranking, order in given.items()},
@@ -382,7 +382,7 @@ def _sets(inputs: NeuronsInputs, by_site: Mapping[str, Mapping[str, Any]]) -> li
     for name in inputs.places:
         read = by_site[name]
         alone = [neuron["index"] for neuron in read["neurons"]]
-        sets += neuron_sets(name, read["orders"], read["ks"], alone, inputs.options.random, inputs.options.seed)
+        sets += neuron_sets(name, read["orders"], read["ks"], alone, inputs.options.null_draws, inputs.options.seed)
     return sets
 
 

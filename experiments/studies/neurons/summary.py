@@ -146,8 +146,8 @@ def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on:
         notes.append(("info", text))
     if not options.rotations:
         notes.append(("skipped", "no random rotations: whether the neurons' own basis is special is not supported"))
-    if 1 / (1 + options.random) > LEVEL:
+    if 1 / (1 + options.null_draws) > LEVEL:
         least = round(1 / LEVEL) - 1
-        text = f"{options.random} random sets: fewer than {least} cannot show that an effect is beyond them"
+        text = f"{options.null_draws} random sets: fewer than {least} cannot show that an effect is beyond them"
         notes.append(("warning", text))
     return [Note(kind=kind, text=text) for kind, text in notes]

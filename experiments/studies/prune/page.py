@@ -14,7 +14,7 @@ from ...report.words import count, interval, number, plural
 from .records import Results, StepRecord
 
 CONTROLS = (
-    Control("as many heads at random", "any heads could have left", field("random"), "--random 2"),
+    Control("as many heads at random", "any heads could have left", field("random"), "--null-draws 2"),
     Control("interval over texts", "a loss within the texts' chance", field("low")),
 )
 """What each control rules out."""

@@ -152,7 +152,7 @@ def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
             "its largest value: this architecture cannot be pruned so"
         )
     random_values = []
-    for draw in range(options.random):
+    for draw in range(options.null_draws):
         drawn = random_heads(inputs.heads, fewer, options.seed + draw)
         other = subject.of_model(with_heads(subject.model, drawn))
         random_values.append(clean_values(other, metric, groups).tolist())
@@ -286,8 +286,8 @@ def _results(
         before = saved["kept"]
     text = "importance and quality are measured on the same texts: quality on other texts can be worse"
     notes = [*inputs.notes, *group_notes(clusters), Note(kind="info", text=text)]
-    if not inputs.options.random:
-        text = "no model with random heads removed to compare with (--random 0)"
+    if not inputs.options.null_draws:
+        text = "no model with random heads removed to compare with (--null-draws 0)"
         notes.append(Note(kind="skipped", text=text))
     finding = Finding(property="pruning", text=_finding(records))
     return Results(records=records, baseline=base, findings=[finding], notes=notes)
@@ -308,7 +308,7 @@ def _given(inputs: PruneInputs, base: Mean) -> StepRecord:
         change=0.0,
         change_low=0.0,
         change_high=0.0,
-        random=base.value if inputs.options.random else None,
+        random=base.value if inputs.options.null_draws else None,
         speed=1.0,
         seconds=None,
         original_seconds=None,
