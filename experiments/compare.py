@@ -233,8 +233,8 @@ def _runs(runs: Sequence[Named]) -> Section:
 
 def _parts(run: Named, number_: int) -> Section | None:
     """The strongest parts of a run whose records are effects of parts."""
-    results = run.typed
-    if not isinstance(results, EffectResults) or not results.lists_parts:
+    results: Any = run.typed
+    if not isinstance(run.typed, EffectResults) or not results.lists_parts:
         return None
     records = results.records
     columns = [Column("part", False), Column("value", False), Column("effect"), Column("q")]

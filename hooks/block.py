@@ -172,7 +172,7 @@ class Repeat:
 def may_be_checkpointed(began_with_grad: bool) -> bool:
     """Whether a module that is called now may be within a checkpointed part: a cheap test before `Repeat.note`."""
     if torch.is_grad_enabled():
-        return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+        return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None  # pyright: ignore[reportAttributeAccessIssue]
     return began_with_grad  # the reentrant kind turns autograd off within the forward
 
 

@@ -909,7 +909,12 @@ DINOV3 = replace(
 DATA2VEC_VISION = replace(
     BEIT.but(
         {
-            **_qkvo(*(f"attention.attention.{part}" for part in ("query", "key", "value")), "attention.output.dense"),
+            **_qkvo(
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+            ),
             **_mlp("intermediate.dense", "output.dense"),
         }
     ),
@@ -1014,7 +1019,12 @@ CTRL = Family(
         "hook_resid_mid": "layernorm2:input",
         "hook_attn_out": "multi_head_attention:output",
         "hook_mlp_out": "ffn:output",
-        **_qkvo(*(f"multi_head_attention.W{part}" for part in "qkv"), "multi_head_attention.dense"),
+        **_qkvo(
+            "multi_head_attention.Wq",
+            "multi_head_attention.Wk",
+            "multi_head_attention.Wv",
+            "multi_head_attention.dense",
+        ),
         **_mlp("ffn.0", "ffn.2"),
     },
     "multi_head_attention",

@@ -415,7 +415,7 @@ def language_head(model: nn.Module) -> Head | None:
     heads = [m for m in model.children() if m is not body and next(m.parameters(), None) is not None]
     if body is None or len(heads) != 1:
         return None
-    (last,) = heads
+    last: Any = heads[0]
     config: Any = model.config
     cap, up, down = (getattr(config, k, None) for k in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_functorch = torch._C._functorch
+_functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_wrapped(value: Tensor) -> bool:

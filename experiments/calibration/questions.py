@@ -280,7 +280,7 @@ def token_probabilities(
         MetricError: a choice whose tokens join the question's, or a text that is too long.
     """
     if questions[0].whole and not letters:
-        pairs = [Pair(*q.choices) for q in questions]
+        pairs = [Pair(q.choices[0], q.choices[1]) for q in questions]
         bits = _values(subject, "pair_difference", pairs, batch_tokens)
         return [softmax(np.array([d, 0.0]) / BITS) for d in bits]
     prompts = []

@@ -240,7 +240,7 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
 def errors_of(judged: Judged, texts: Sequence[str], answers: Sequence[str], gold: Sequence[str]) -> list[ErrorRecord]:
     """The wrong answers made with most confidence."""
     order = np.argsort(-np.nan_to_num(judged.confidence, nan=-1.0), kind="stable")
-    wrong = [i for i in order if not judged.correct[i]]
+    wrong = [int(i) for i in order if not judged.correct[i]]
     return [
         ErrorRecord(
             method=judged.method,

@@ -105,6 +105,7 @@ def contributions(
     if missing := [name for name in (*names, *extra) if name not in known]:
         raise LensError(f"{subject.name}: contributions by {by} need {missing[0]}, which cannot be read on this model")
     (batch,) = subject.batches([text])
+    output: Any = None
     with torch.no_grad(), capture(model, *names, *extra) as acts:
         output = model(**batch.inputs(subject.device))
     here = {name: acts[name][0] for name in (*names, *extra)}

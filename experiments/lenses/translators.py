@@ -116,7 +116,7 @@ class _Sums:
             self.x, self.y, self.xx, self.xy = sums
         else:
             for total, more in zip((self.x, self.y, self.xx, self.xy), sums, strict=True):
-                total += more  # pyright: ignore[reportOptionalOperand]
+                total += more  # pyright: ignore[reportOperatorIssue]
         self.n += len(x)
 
     def solution(self) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:

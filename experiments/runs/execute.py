@@ -87,13 +87,13 @@ class Inputs:
 
     Args:
         options: those of the run.
-        subject: the model; None where there is none.
+        subject: the model (`Subject`); None where there is none.
         data: every file that was read.
         examined: whether the quick doctor looks at the model first.
     """
 
     options: Any
-    subject: Subject | None = None
+    subject: Any
     data: Sequence[DataFile] = ()
     examined: bool = True
 

@@ -123,7 +123,7 @@ def effects_section(
         if has_patterns and view.patterns is not None:
             shown_first = names.index(_place(ranked[0]))
             data["heats"][uid]["patterns"] = _patterns(view.patterns, records, shown_first)
-        labels = {"up": "toward the other run", "down": "away from it"} if shares else {}
+        labels: dict[str, Any] = {"up": "toward the other run", "down": "away from it"} if shares else {}
         parts.append(Heat(uid, Markup(drawing), words, has_patterns, **labels))
     parts.append(ranking(ranked, len(records), view, uid))
     about = f"{view.about} {view.positions}"

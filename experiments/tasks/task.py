@@ -84,7 +84,6 @@ class Task:
     n_classes: int = 0
     n_rare: Mapping[Split, int] = field(default_factory=dict)
 
-    @property
     def limits(self) -> str:
         """What was left out so that the probe stays solvable, in words; empty where nothing was."""
         if not self.n_classes:

@@ -54,8 +54,8 @@ class View:
                     f"{task.property.name}: {task.n_dropped} items left out: a word has no tokens (truncated) or is unknown "
                     "to the tokenizer"
                 )
-            if task.limits:
-                texts.append(task.limits)
+            if limits := task.limits():
+                texts.append(limits)
         return [Note(kind="dropped", text=text) for text in texts]
 
     @property
@@ -106,7 +106,9 @@ def build_views(
             n_unknown=sum(layouts[s].n_unknown for s in SPLITS),
         )
         tasks = tuple(build_task(prop, seen, layouts, _offsets(layouts), subject.form) for prop in group)
-        left_out = {split: len(splits[split]) - len(seen[split]) for split in SPLITS} if group[0].rewrite else {}
+        left_out: dict[Split, int] = (
+            {split: len(splits[split]) - len(seen[split]) for split in SPLITS} if group[0].rewrite else {}
+        )
         views.append(View(name or PLAIN, seen, layouts, whole, tasks, left_out))
     return views
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from layerscope.errors import LayerscopeError
 
@@ -130,7 +130,12 @@ class Verdict(Sequence[Finding]):
         return "\n".join([head, *(str(f) for f in self.findings if f.status != "OK")])
 
 
-def worst(findings: Sequence[Finding] | Sequence[Mapping[str, Any]]) -> Status:
+class _Judged(Protocol):
+    @property
+    def status(self) -> str: ...
+
+
+def worst(findings: Sequence[_Judged] | Sequence[Mapping[str, Any]]) -> Status:
     """WRONG if any is; OK if any is; else UNSUPPORTED."""
     found = {f["status"] if isinstance(f, Mapping) else f.status for f in findings}
     return next((s for s in ("WRONG", "OK") if s in found), "UNSUPPORTED")  # type: ignore[return-value]

@@ -140,6 +140,7 @@ def over_checkpoints(
             if rows is None:
                 rows = as_json(_records(step, path.name, heads, patterns.change(), seed))
                 folder.save_cell(f"checkpoint-{step}", rows)
+        assert rows is not None  # what no cell holds has just been computed
         records += [from_json(CheckpointRecord, row, f"cell checkpoint-{step}") for row in rows]
         advance()
     return records

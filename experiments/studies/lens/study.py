@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.progress import Progress
 from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
@@ -193,14 +194,10 @@ def _fitted(inputs: LensInputs, run: Run, reliabilities: list[Reliability], note
                 lenses[kind] = Lens.load(path, subject)
                 continue
             folder.mkdir(exist_ok=True)
-            if kind in ("least-squares", "tuned"):
-                bar = bars.add_task("least squares", total=len(inputs.train))
-                start = lenses.get("least-squares") or least_squares(
-                    subject, inputs.train, options.batch_tokens, lambda n, bar=bar: bars.advance(bar, n)
-                )
             if kind == "least-squares":
-                lens = start
+                lens = _least_squares(inputs, bars)
             elif kind == "tuned":
+                start = lenses.get("least-squares") or _least_squares(inputs, bars)
                 bar = bars.add_task("tuned lens", total=options.steps)
                 kept = max(1, len(inputs.train) // 10)
                 lens = tuned(
@@ -228,6 +225,14 @@ def _fitted(inputs: LensInputs, run: Run, reliabilities: list[Reliability], note
     if "jacobian" in lenses:
         reliabilities += [Reliability(**one) for one in lenses["jacobian"].about.get("reliability", ())]
     return [lenses[kind] for kind in inputs.kinds]
+
+
+def _least_squares(inputs: LensInputs, bars: Progress) -> Lens:
+    """The lens that least squares fit, with a progress bar."""
+    bar = bars.add_task("least squares", total=len(inputs.train))
+    return least_squares(
+        inputs.subject, inputs.train, inputs.options.batch_tokens, lambda texts: bars.advance(bar, texts)
+    )
 
 
 # -- on the corpus

@@ -210,7 +210,7 @@ def plan_of(views: Sequence[View], models: Sequence[Subject], places: Sequence[s
     )
     for view in views:
         for task in view.tasks:
-            text += f"; {task.limits}" if task.limits else ""
+            text += f"; {limits}" if (limits := task.limits()) else ""
     return Plan(text, held, disk + fits.disk, batch_tokens, fits.hold, held - need.held)
 
 

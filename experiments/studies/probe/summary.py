@@ -204,9 +204,7 @@ def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[Compar
     ]
 
 
-def _information(
-    cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap
-) -> dict[str, float | None]:
+def _information(cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap) -> dict[str, Any]:
     """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond the embedding layer.
 
         information   H(Y) - H(Y | R)                with H(Y) of the training frequencies (Xu et al. 2020)

@@ -26,7 +26,7 @@ from torch import nn
 
 from ....hooks import NothingChanged, capture, edits, intervene
 from ....hooks.sites import SiteLike
-from ...corpus.prompts import Pair, Prompt, Unusable
+from ...corpus.prompts import Item, Unusable
 from ...metrics.metrics import Metric, get_metric, metric_and_texts
 from ...metrics.reads import MetricError
 from ...metrics.usable import unusable_notes, usable
@@ -66,7 +66,7 @@ class PruneInputs(Inputs):
 
     subject: Subject
     metric: Metric
-    items: Sequence[Prompt] | Sequence[Pair]
+    items: Sequence[Item]
     heads: Heads
     groups: Sequence[Chunk]
     steps: int
@@ -170,7 +170,7 @@ def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
 
 
 def head_gates(
-    subject: Subject, metric: Metric, items: Sequence[Prompt] | Sequence[Pair], tokens: int
+    subject: Subject, metric: Metric, items: Sequence[Item], tokens: int
 ) -> Float[np.ndarray, "layers heads"]:
     """Mean over prompts of |d metric / d gate| of every head (Michel et al. 2019)."""
     groups = list(chunks(subject, metric.reads(subject, items), tokens))
