@@ -85,10 +85,14 @@ def end(exam: Exam) -> Iterator[Finding]:
         return
     if exam.has(name):
         place = exam.anatomy.places[name]
+        norm = exam.model.get_submodule(place.path)
         with torch.no_grad():
-            normed = exam.model.get_submodule(place.path)(exam.acts[last])
-        why = "the final norm of the last resid_post is not what this site holds"
-        yield exam.within(name, relative(normed, exam.acts[name]), exam.local, why)
+            error, of_half = (relative(norm(exam.acts[last] / by), exam.acts[name]) for by in (1, 2))
+        if of_half <= exam.local < error:
+            yield exam.cannot(name, "the model halves the stream before its final norm")
+        else:
+            why = "the final norm of the last resid_post is not what this site holds"
+            yield exam.within(name, error, exam.local, why)
     head = getattr(exam.model, "get_output_embeddings", lambda: None)()
     if head is None:
         yield exam.cannot("", "it has no head")

@@ -267,6 +267,12 @@ def test_the_middle_of_a_state_spaces_block_is_edited_by_what_it_adds():
             torch.testing.assert_close(model(input_ids=ids).logits, expected)
 
 
+def test_a_stream_that_is_halved_before_the_final_norm_is_not_wrong():
+    model = zoo.build("RwkvForCausalLM")
+    model.config.rescale_every = model.config.num_hidden_layers // 2
+    assert verify(model, only=["chain of blocks", "norm and head", "resumed"]).wrong == []
+
+
 def test_towers_have_stacks_of_their_own():
     stacks = anatomy(zoo.build("LlavaForConditionalGeneration")).stacks
     assert stacks == {"blocks": 2, "vision_blocks": 2}
