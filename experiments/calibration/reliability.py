@@ -85,7 +85,7 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         "n_clusters": boot.n_clusters,
         **{f"n_{reason}": count for reason, count in judged.counts.items()},
         **spread("accuracy", boot.mean(judged.correct.astype(float)), boot),
-        **spread("squared_error_all", boot.mean(score), boot),
+        **spread("squared_error_all", boot.mean(score), boot, 0, 1),
     }
     if rows.sum() >= max(bins, 2):
         of_answered, of_rows = _confidences(judged, bins, seed), _distributions(judged, bins, boot, seed)
@@ -111,8 +111,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
     values, counts = np.unique(np.round(confidence, 6), return_counts=True)
     return {
-        **spread("confidence", boot.mean(confidence), boot),
-        **spread("overconfidence", boot.mean(confidence - correct), boot),
+        **spread("confidence", boot.mean(confidence), boot, 0, 1),
+        **spread("overconfidence", boot.mean(confidence - correct), boot, -1, 1),
         **spread("ece", error, boot),
         "ece_chance": by_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
@@ -120,7 +120,7 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot),
+        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0, 1),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),
@@ -165,10 +165,17 @@ def _coverage(risks: Float[np.ndarray, " n"], best: Float[np.ndarray, " n"]) -> 
     return CoverageRecord(share=list(COVERAGES), risk=[float(risks[i]) for i in at], best=[float(best[i]) for i in at])
 
 
-def spread(name: str, found: Interval, boot: ClusterBootstrap) -> dict[str, float | None]:
-    """An interval as three fields; None for what is not finite, and for the ends where there is one group to resample."""
+def spread(
+    name: str, found: Interval, boot: ClusterBootstrap, least: float = -math.inf, most: float = math.inf
+) -> dict[str, float | None]:
+    """An interval as three fields; None for what is not finite, and for the ends where there is one group to resample.
+
+    Args:
+        least: the smallest value that the quantity can have; an interval ends there, and covers as much.
+        most: the largest.
+    """
     low, high = (found.low, found.high) if boot.n_clusters > 1 else (math.nan, math.nan)
-    fields = {name: found.value, f"{name}_low": low, f"{name}_high": high}
+    fields = {name: found.value, f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
     return {key: value if math.isfinite(value) else None for key, value in fields.items()}
 
 
@@ -180,13 +187,13 @@ def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int)
     losses = cal.nll(P, y)
     parts = cal.brier_parts(P, cal.one_hot(y, P.shape[1]), bins)
     return {
-        **spread("brier", boot.mean(cal.brier(P, y)), boot),
+        **spread("brier", boot.mean(cal.brier(P, y)), boot, 0, 2),
         "reliability": parts.reliability,
         "resolution": parts.resolution,
         "uncertainty": parts.uncertainty,
         "within": parts.within,
         "n_impossible": int(np.isinf(losses).sum()),
-        **(spread("nll", boot.mean(losses), boot) if np.isfinite(losses).all() else {}),
+        **(spread("nll", boot.mean(losses), boot, 0) if np.isfinite(losses).all() else {}),
         **(_by_class(P, y, judged.classes, bins, seed) if judged.classes else {}),
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -99,9 +99,20 @@ def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
         return _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        place = _place(first["loc"], value)
         got = f"{first['input']!r:.60}" if first["type"] != "missing" else "nothing"
         raise ResultsError(f"{where}: {place or 'the whole'}: {first['msg']}, got {got}") from None
+
+
+def _place(parts: Sequence[int | str], value: Any) -> str:
+    """Where in the file: keys and indices, without the names of types that pydantic puts between them."""
+    place = ""
+    for number, part in enumerate(parts, 1):
+        if isinstance(part, int):
+            place, value = f"{place}[{part}]", value[part]
+        elif isinstance(value, Mapping) and (part in value or number == len(parts)):
+            place, value = f"{place}.{part}", value.get(part)
+    return place.lstrip(".")
 
 
 @cache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from layerscope.errors import LayerscopeError
 
@@ -130,15 +130,18 @@ class Verdict(Sequence[Finding]):
         return "\n".join([head, *(str(f) for f in self.findings if f.status != "OK")])
 
 
-class _Judged(Protocol):
+@runtime_checkable
+class HasStatus(Protocol):
+    """A finding, or a record of one."""
+
     @property
-    def status(self) -> str: ...
+    def status(self) -> Status: ...
 
 
-def worst(findings: Sequence[_Judged] | Sequence[Mapping[str, Any]]) -> Status:
+def worst(findings: Sequence[HasStatus]) -> Status:
     """WRONG if any is; OK if any is; else UNSUPPORTED."""
-    found = {f["status"] if isinstance(f, Mapping) else f.status for f in findings}
-    return next((s for s in ("WRONG", "OK") if s in found), "UNSUPPORTED")  # type: ignore[return-value]
+    statuses = {finding.status for finding in findings}
+    return "WRONG" if "WRONG" in statuses else "OK" if "OK" in statuses else "UNSUPPORTED"
 
 
 def kind_of(site: str) -> str:

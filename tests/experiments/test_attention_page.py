@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser
-from made_up.looking import make_attention
+from recorded import make
 
 from experiments.pages import render_report
 
@@ -17,18 +17,19 @@ HIDE = "document.querySelector('[data-role=hide]').click()"
 
 @pytest.mark.browser
 def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
-    """The made-up pattern's second row is 128, 127, 0 of 255: without the first token all of it is the second's."""
+    """The pattern's second row is 128, 127, 0 of 255: without the first token all of it is the second's."""
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH")
-    made = make_attention()
-    layers = 24
-    pattern = bytes([255, 0, 0, 128, 127, 0, 85, 85, 85] * 3 * layers)
-    made["shown"]["layers"] = list(range(layers))
-    made["shown"]["texts"][0] |= {"weights": base64.b64encode(pattern).decode(), "norms": ""}
-    made["records"] = [{**r, "layer": n} for n in range(layers) for r in made["records"][:3]]
-    made["layers"] = [{**made["layers"][0], "layer": n} for n in range(layers)]
+    results = make.recorded("attend-checkpoints")
+    layers, heads = 24, results["shown"]["heads"]
+    pattern = base64.b64encode(bytes([255, 0, 0, 128, 127, 0, 85, 85, 85]) * heads * layers).decode()
+    rollout = base64.b64encode(bytes([255, 0, 0, 64, 191, 0, 100, 55, 100])).decode()
+    text = {"tokens": ["<s>", "a", " b"], "weights": pattern, "rollout": rollout}
+    results["shown"] |= {"layers": list(range(layers)), "texts": [text]}
+    results["records"] = [{**r, "layer": n} for n in range(layers) for r in results["records"][:heads]]
+    results["layers"] = [{**results["layers"][0], "layer": n} for n in range(layers)]
     page = tmp_path / "page.html"
-    page.write_text(render_report(made), encoding="utf-8")
+    page.write_text(render_report(results), encoding="utf-8")
     browser = Browser()
     try:
         browser.open(page, 1200)

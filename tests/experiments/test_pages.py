@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import itertools
 import re
 
-import made_up
 import pytest
 from browser import CHROMIUM, Browser
-from experiments.report.page import KINDS, rendered
 from made import EVIL
+from recorded import make
+from recorded.altered import deeper, with_effects, with_markup, with_relation
 
 from experiments.compare import compared_page, names
-from experiments.report import render_report
+from experiments.pages import render_report
 from experiments.report.palette import PALETTE
+from experiments.report.render import rendered
+
+RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 
 
 def side_by_side(evil=""):
     """Two probing runs of models of different depth, and an ablation."""
-    runs = [made_up.make_results(7), made_up.make_results(13), made_up.make_ablation(evil=evil)]
-    runs[1]["provenance"]["model"]["name"] = f"org/deeper{evil}"
-    return runs
+    runs = [copy.deepcopy(RECORDED["probe"]), deeper(RECORDED["probe"], 13), RECORDED["ablate-heads"]]
+    runs[1]["provenance"]["model"]["name"] = "org/deeper"
+    return [with_markup(run, evil) for run in runs]
 
 
-def page_of(make):
-    """From a made-up run to its page."""
-    return lambda evil="": render_report(make(evil=evil))
+def page_of(results):
+    """From a run to its page, with some text behind every text in it."""
+    return lambda evil="": render_report(with_markup(results, evil))
 
 
-PAGES = {
-    name.removeprefix("make_"): page_of(getattr(made_up, name)) for name in made_up.__all__ if name != "make_results"
-}
+PAGES = {name: page_of(results) for name, results in RECORDED.items()}
 PAGES |= {
-    "results": lambda evil="": render_report(made_up.make_results(7, (f"upos{evil}", "deprel"))),
+    "attend": page_of(with_relation(RECORDED["attend"])),
+    "effects": page_of(with_effects(RECORDED["ablate-heads"], {(1, 3): -1.4, (3, 2): 0.6})),
     "side by side": lambda evil="": rendered(compared_page(side_by_side(evil))),
 }
 
@@ -55,11 +59,6 @@ def opened(browser, tmp_path, text, width=1200):
     assert browser.evaluate("document.documentElement.dataset.error === undefined")
 
 
-def test_every_kind_has_a_made_up_page():
-    made = {getattr(made_up, name)()["kind"] for name in made_up.__all__}
-    assert made == set(KINDS)
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_opens_without_errors_and_fits(name, browser, tmp_path):
@@ -78,7 +77,7 @@ def test_a_page_opens_without_errors_and_fits(name, browser, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["results", "ablation", "side by side"])
+@pytest.mark.parametrize("name", ["probe", "ablate-heads", "side by side"])
 def test_every_table_sorts_by_every_column_both_ways(name, browser, tmp_path):
     opened(browser, tmp_path, PAGES[name]())
     columns = browser.evaluate(
@@ -104,14 +103,14 @@ def test_every_table_sorts_by_every_column_both_ways(name, browser, tmp_path):
 
 @pytest.mark.browser
 def test_keys_reach_what_the_pointer_reaches(browser, tmp_path):
-    opened(browser, tmp_path, PAGES["results"]())
+    opened(browser, tmp_path, PAGES["probe"]())
     browser.press("Tab")
     assert browser.evaluate("document.activeElement.className") == "skip"
     chart = "document.querySelector('.chart')"
     browser.evaluate(f"{chart}.focus()")
     browser.press("End")
-    assert browser.evaluate(f"{chart}.getAttribute('aria-valuenow')") == "6"
-    assert "5" in browser.evaluate(f"{chart}.getAttribute('aria-valuetext')")
+    assert browser.evaluate(f"{chart}.getAttribute('aria-valuenow')") == "5"
+    assert "4" in browser.evaluate(f"{chart}.getAttribute('aria-valuetext')")
     assert not browser.evaluate("document.querySelector('#tip').hidden")
     browser.press("Escape")
     assert browser.evaluate("document.querySelector('#tip').hidden")
@@ -124,7 +123,7 @@ def test_keys_reach_what_the_pointer_reaches(browser, tmp_path):
 
 @pytest.mark.browser
 def test_arrow_keys_go_through_a_grid(browser, tmp_path):
-    opened(browser, tmp_path, PAGES["ablation"]())
+    opened(browser, tmp_path, PAGES["effects"]())
     browser.evaluate("document.querySelector('.heat').focus()")
     told, places = "document.querySelector('.heat').getAttribute('aria-description')", []
     for key in (
@@ -148,18 +147,28 @@ def test_arrow_keys_go_through_a_grid(browser, tmp_path):
 
 @pytest.mark.browser
 def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
-    opened(browser, tmp_path, PAGES["attention"](EVIL))
-    assert "Layer 1, head 2" in browser.evaluate("document.querySelector('[data-role=head]').textContent")
-    assert browser.evaluate("document.querySelector('[data-role=sees]').textContent").startswith("a</script")
-    opened(browser, tmp_path, PAGES["ablation"]())  # the strongest head's pattern stands there before any click
+    opened(browser, tmp_path, PAGES["attend"](EVIL))
+    assert re.match(r"Layer \d, head \d", browser.evaluate("document.querySelector('[data-role=head]').textContent"))
+    assert "</script" in browser.evaluate("document.querySelector('[data-role=sees]').textContent")
+    results = with_effects(RECORDED["ablate-heads"], {(1, 3): -1.4})
+    results["patterns"] |= {
+        "tokens": ["<s>", " a", " b"],
+        "weights": patterns([[255, 0, 0], [100, 155, 0], [5, 50, 200]]),
+    }
+    opened(browser, tmp_path, render_report(results))  # the strongest head's pattern stands there before any click
     assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate("document.body.textContent")
     titles = browser.evaluate("[...document.querySelectorAll('title')].map(t => t.textContent)")
     assert titles.count(" b looks at  a: 0.20") == 1
 
 
+def patterns(one):
+    """The same pattern of every head, as a page holds it."""
+    return base64.b64encode(bytes(weight for row in one for weight in row) * 5 * 4).decode()
+
+
 @pytest.mark.browser
 def test_on_paper_there_is_neither_a_menu_nor_a_cut_table(browser, tmp_path):
-    opened(browser, tmp_path, PAGES["results"]())
+    opened(browser, tmp_path, PAGES["probe"]())
     browser.do("Emulation.setEmulatedMedia", media="print")
     try:
         assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
@@ -190,20 +199,21 @@ def test_text_stands_out_from_its_background(mode):
 
 
 def test_runs_are_named_by_what_tells_them_apart():
-    a, b = made_up.make_results(7), made_up.make_results(7)
+    a, b = (copy.deepcopy(RECORDED["probe"]) for _ in range(2))
     b["provenance"]["config"]["site"] = "attn.hook_z"
-    assert names([a, b]) == ["all-MiniLM-L6-v2 (site hook_resid_post)", "all-MiniLM-L6-v2 (site attn.hook_z)"]
-    assert names([a, a]) == ["all-MiniLM-L6-v2 #1", "all-MiniLM-L6-v2 #2"]
-    assert names([a, made_up.make_ablation()]) == ["probe all-MiniLM-L6-v2", "ablate all-MiniLM-L6-v2"]
+    name = a["provenance"]["model"]["name"]
+    assert names([a, b]) == [f"{name} (site hook_resid_post)", f"{name} (site attn.hook_z)"]
+    assert names([a, a]) == [f"{name} #1", f"{name} #2"]
+    assert names([a, RECORDED["ablate-heads"]]) == [f"probe {name}", f"ablate {name}"]
 
 
 def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
     runs = side_by_side()
     section = next(s for s in compared_page(runs).sections if s.title == "upos")
     for run, row in zip(runs[:2], section.parts[1].rows, strict=True):
-        mine = [r for r in run["records"] if r["property"] == "upos"]
-        top = max(mine, key=lambda r: r["score"])
+        records = [r for r in run["records"] if r["property"] == "upos"]
+        top = max(records, key=lambda r: r["score"])
         assert row[1].sort == top["score"]
-        assert float(row[3].sort) == pytest.approx((top["layer"] + 1) / max(r["layer"] + 1 for r in mine))
+        assert float(row[3].sort) == pytest.approx((top["layer"] + 1) / max(r["layer"] + 1 for r in records))
     with pytest.raises(ValueError, match="at least one run"):
         compared_page([])

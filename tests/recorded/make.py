@@ -119,6 +119,11 @@ COMMANDS: dict[str, list[str]] = {
         ("doctor", "doctor --model small"),
         ("doctor-masked", "doctor --model masked"),
         ("prune", f"prune --model small {PROMPTS} --steps 2 --random 1"),
+        (
+            "lens",
+            "lens --model small --corpus test.conllu --kind logit --kind least-squares --exact 2",
+            *(*TEXT, "--target", " answer", "--wrong", " answers"),
+        ),
     )
 }
 """Name -> command line, run where `write_inputs` wrote; it may read the folder of another run."""
