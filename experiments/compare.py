@@ -119,25 +119,41 @@ def findings(runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve
 
 def names(runs: Sequence[Results]) -> list[str]:
     """A short name for each run: its model; where that is not enough, its command and the options that differ."""
-    about = [run.get("provenance") or {} for run in runs]
-    found = [
-        model_name(one) if one.get("model") else str(run.get("kind")) for one, run in zip(about, runs, strict=True)
-    ]
-    if len({run.get("kind") for run in runs}) > 1 and len(set(found)) < len(found):
-        found = [
-            f"{run.get('kind')} {name}" if name != run.get("kind") else name
-            for name, run in zip(found, runs, strict=True)
-        ]
-    if len(set(found)) < len(found):
-        told = [one.get("config") or {} for one in about]
-        keys = [k for k in dict.fromkeys(k for one in told for k in one) if k not in ASIDE]
-        differing = [k for k in keys if len({str(one.get(k)) for one in told}) > 1]
-        more = [", ".join(_said(k, one[k]) for k in differing if one.get(k) not in (None, [], False)) for one in told]
-        found = [f"{name} ({words})" if words else name for name, words in zip(found, more, strict=True)]
-    return [name if found.count(name) == 1 else f"{name} #{i}" for i, name in enumerate(found, 1)]
+    commands = [str(run.get("kind")) for run in runs]
+    abouts = [run.get("provenance") or {} for run in runs]
+    labels = []
+    for about, command in zip(abouts, commands, strict=True):
+        labels.append(model_name(about) if about.get("model") else command)
+    if _is_ambiguous(labels) and len(set(commands)) > 1:
+        for i, command in enumerate(commands):
+            if labels[i] != command:
+                labels[i] = f"{command} {labels[i]}"
+    if _is_ambiguous(labels):
+        options = _differing_options([about.get("config") or {} for about in abouts])
+        labels = [f"{label} ({told})" if told else label for label, told in zip(labels, options, strict=True)]
+    return [label if labels.count(label) == 1 else f"{label} #{i}" for i, label in enumerate(labels, 1)]
 
 
-def _said(key: str, value: Any) -> str:
+def _is_ambiguous(labels: Sequence[str]) -> bool:
+    return len(set(labels)) < len(labels)
+
+
+def _differing_options(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each run, in words, its values of the options that are not the same in all runs."""
+    every_key = dict.fromkeys(key for config in configs for key in config)
+    differing = []
+    for key in every_key:
+        values = {str(config.get(key)) for config in configs}
+        if key not in ASIDE and len(values) > 1:
+            differing.append(key)
+    texts = []
+    for config in configs:
+        given = [key for key in differing if config.get(key) not in (None, [], False)]
+        texts.append(", ".join(_option_in_words(key, config[key]) for key in given))
+    return texts
+
+
+def _option_in_words(key: str, value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{key} {Path(text).name if '/' in text else text}"
 

@@ -233,22 +233,37 @@ def swap_clauses(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
 def _clauses(sentence: Sentence) -> tuple[range, range, range, range, range] | None:
     """First clause, comma, conjunction, second clause, closing mark, as places of words; None for another sentence."""
     root, words = root_of(sentence), sentence.words
-    if root is None or any(a.end > b.start for a, b in itertools.pairwise(words)):
+    overlapping = any(a.end > b.start for a, b in itertools.pairwise(words))
+    if root is None or overlapping or not _has_subject(words, root):
         return None
-    for conjunct in words:
-        if conjunct.head != root.id or _relation(conjunct) != "conj" or not _has_subject(words, conjunct):
-            continue
-        under = [i for i, w in enumerate(words) if conjunct.id in _ancestors(words, w)]
-        joint = next((i for i in under if words[i].head == conjunct.id and _relation(words[i]) == "cc"), None)
-        if joint is None or not _has_subject(words, root):
-            continue
-        comma = joint - 1 if joint and words[joint - 1].form == "," else joint
-        body = [i for i in under if i > joint]
-        tail = range(body[-1] + 1, len(words)) if body else range(0)
-        whole = body == list(range(joint + 1, joint + 1 + len(body))) and all(i >= comma for i in under)
-        if whole and comma > 0 and all(words[i].upos == "PUNCT" for i in tail) and len(tail) <= 1:
-            return range(comma), range(comma, joint), range(joint, joint + 1), range(joint + 1, body[-1] + 1), tail
+    for word in words:
+        if word.head == root.id and _relation(word) == "conj" and _has_subject(words, word):
+            clauses = _clauses_around(words, word)
+            if clauses is not None:
+                return clauses
     return None
+
+
+def _clauses_around(words: Sequence[Word], verb: Word) -> tuple[range, range, range, range, range] | None:
+    """The parts of a sentence whose second clause is the verb's; None where the verb's words are not one run of words."""
+    under_verb = [i for i, word in enumerate(words) if verb.id in _ancestors(words, word)]
+    conjunctions = [i for i in under_verb if words[i].head == verb.id and _relation(words[i]) == "cc"]
+    if not conjunctions:
+        return None
+    conjunction = conjunctions[0]
+    has_comma = conjunction > 0 and words[conjunction - 1].form == ","
+    comma = conjunction - 1 if has_comma else conjunction
+
+    second = [i for i in under_verb if i > conjunction]
+    if not second or comma == 0 or min(under_verb) < comma:
+        return None
+    end = second[-1] + 1
+    if second != list(range(conjunction + 1, end)):
+        return None
+    closing = range(end, len(words))
+    if len(closing) > 1 or any(words[i].upos != "PUNCT" for i in closing):
+        return None
+    return range(comma), range(comma, conjunction), range(conjunction, conjunction + 1), range(conjunction + 1, end), closing
 
 
 def _has_subject(words: Sequence[Word], verb: Word) -> bool:
