@@ -177,23 +177,31 @@ class Resume:
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
             raise InputError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
-        last = self._stop - 1
-        for at in range(layer, self._stop if until is None else until) if order is None else order:
-            plain = order is not None
-            once = edited if at == layer and not (plain or start) and copies > 1 and self._shared.get(edited) else ""
-            few = at == last and not plain and self._few and is_free(self._blocks[at], self._parts[at])
-            residual = self._block(at, residual, start, once, few)
+        if order is not None:
+            for block in order:
+                residual = self._block(block, residual)
+        else:
+            for block in range(layer, self._stop if until is None else until):
+                # Before the site that is edited, all copies are equal: they need one run.
+                is_shared = block == layer and start == 0 and copies > 1 and self._shared.get(edited, False)
+                # Behind the last attention, positions that nobody reads need no run.
+                only_read = block == self._stop - 1 and self._few and is_free(self._blocks[block], self._parts[block])
+                residual = self._block(block, residual, start, edited if is_shared else "", only_read)
         if until is not None:
             return residual
-        if not start:
-            read = self._read(residual, copies)
-        elif self.positions is None:
-            read = torch.cat([self._end[:, :start].repeat(copies, 1, 1), residual], dim=1)
-        else:
-            read, behind = self._read(self._end).repeat(copies, 1), self.positions[:, 1] >= start
-            where = behind.repeat(copies).to(read.device)
-            read[where] = self._read(residual, copies, self.positions[behind] - self.positions.new_tensor([0, start]))
+        read = self._read(residual, copies) if start == 0 else self._read_behind(residual, copies, start)
         return self._finish(read) if finish else read
+
+    def _read_behind(self, residual: Tensor, copies: int, start: int) -> Tensor:
+        """`_read` of a stream that begins at ``start``: what is read before it is as it was recorded."""
+        if self.positions is None:
+            recorded = self._end[:, :start].repeat(copies, 1, 1)
+            return torch.cat([recorded, residual], dim=1)
+        is_behind = self.positions[:, 1] >= start
+        positions = self.positions[is_behind] - self.positions.new_tensor([0, start])
+        read = self._read(self._end).repeat(copies, 1)
+        read[is_behind.repeat(copies).to(read.device)] = self._read(residual, copies, positions)
+        return read
 
     def finish(
         self, residual: Float[Tensor, "read d_model"], tokens: Int[Tensor, " tokens"] | None = None

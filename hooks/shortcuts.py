@@ -68,6 +68,22 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
     return Parts(module(parent(value)), module(out), module(mlp if whole else up), module(down), whole, parallel)
 
 
+def _before(parts: Parts, edited: str) -> list[tuple[nn.Module | None, nn.Module | None]]:
+    """The modules of a block that stand before a site, each with the module up to which it does (None: it all does)."""
+    attention = (parts.attention, None)
+    match edited:
+        case "attn.hook_z" if parts.out is not None:
+            mlp = [(parts.up, None)] if parts.parallel and parts.whole else []
+            return [(parts.attention, parts.out), *mlp]
+        case "hook_attn_out" | "mlp.hook_pre":
+            return [attention]
+        case "mlp.hook_post":
+            return [attention, (parts.up, parts.down)] if parts.down is not None else [attention]
+        case "hook_mlp_out":
+            return [attention, (parts.up, None)] if parts.whole else [attention]
+    return []
+
+
 @contextmanager
 def run_once(
     parts: Parts, edited: str, at: nn.Module, batch: int, copies: int, originals: Mapping[int, Any]
@@ -109,21 +125,8 @@ def run_once(
             handles.append(until.register_forward_pre_hook(lambda _, args: more(args), prepend=True))
 
     try:
-        match edited:
-            case "attn.hook_z" if parts.out is not None:
-                narrow(parts.attention, parts.out)
-                if parts.parallel and parts.whole:
-                    narrow(parts.up)
-            case "hook_attn_out" | "mlp.hook_pre":
-                narrow(parts.attention)
-            case "mlp.hook_post":
-                narrow(parts.attention)
-                if parts.down is not None:
-                    narrow(parts.up, parts.down)
-            case "hook_mlp_out":
-                narrow(parts.attention)
-                if parts.whole:
-                    narrow(parts.up)
+        for module, until in _before(parts, edited):
+            narrow(module, until)
         yield
     finally:
         for handle in handles:

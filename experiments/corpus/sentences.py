@@ -263,7 +263,13 @@ def _clauses_around(words: Sequence[Word], verb: Word) -> tuple[range, range, ra
     closing = range(end, len(words))
     if len(closing) > 1 or any(words[i].upos != "PUNCT" for i in closing):
         return None
-    return range(comma), range(comma, conjunction), range(conjunction, conjunction + 1), range(conjunction + 1, end), closing
+    return (
+        range(comma),
+        range(comma, conjunction),
+        range(conjunction, conjunction + 1),
+        range(conjunction + 1, end),
+        closing,
+    )
 
 
 def _has_subject(words: Sequence[Word], verb: Word) -> bool:
