@@ -106,8 +106,8 @@ class Resume:
         self._few = self.exact and self._reads_few()
         self._recorded_under = self._hooks()
 
-    def residual(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
-        """The recorded input of a block."""
+    def residual(self, layer: int) -> Float[Tensor, "*batch pos d_model"]:
+        """The recorded input of a block (Gemma 3n has several streams, `streams batch pos d_model`)."""
         args, kwargs = self._calls[layer]
         return args[0] if args else kwargs["hidden_states"]
 
