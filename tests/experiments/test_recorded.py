@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.report.page import KINDS, page_of
 from recorded import make
 from recorded.unread import EMPTY, UNREAD
 
 from experiments import terminal
-from experiments.report import render_report
+from experiments.pages import page_of, render_report
+from experiments.studies import STUDIES
 
 Results = dict[str, Any]
 Path_ = tuple[str, ...]
@@ -47,7 +47,7 @@ def test_a_command_still_writes_what_is_recorded(name: str) -> None:
 
 
 def test_every_kind_of_run_is_recorded() -> None:
-    assert {results["kind"] for results in RECORDED.values()} == set(KINDS)
+    assert {results["kind"] for results in RECORDED.values()} == set(STUDIES)
     assert {folder.name for folder in make.HERE.iterdir() if folder.is_dir()} - {"__pycache__"} == set(make.COMMANDS)
 
 
@@ -152,7 +152,7 @@ def test_both_views_are_made_of_a_recorded_run(name: str) -> None:
         assert finding["text"] in shown.replace("\n", " ") or finding["text"].split()[0] in shown
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(STUDIES))
 def test_a_written_field_is_shown_or_stands_in_the_list(kind: str) -> None:
     held, unread, empty = places(kind), named(UNREAD.get(kind, "")), named(EMPTY.get(kind, ""))
     assert unread | empty <= set(held), "the list holds fields that are not written"
@@ -166,7 +166,7 @@ def test_a_written_field_is_shown_or_stands_in_the_list(kind: str) -> None:
     assert sorted(unseen) == [], "no view changes where these are renamed: show them, or add them to the list"
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(STUDIES))
 def test_the_fields_of_the_list_change_no_view(kind: str) -> None:
     held, unread, empty = places(kind), named(UNREAD.get(kind, "")), named(EMPTY.get(kind, ""))
     full = {".".join(path) for path in empty if any(value not in (None, [], {}) for _, value in held[path])}
