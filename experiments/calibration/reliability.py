@@ -85,7 +85,7 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         "n_clusters": boot.n_clusters,
         **{f"n_{reason}": count for reason, count in judged.counts.items()},
         **spread("accuracy", boot.mean(judged.correct.astype(float)), boot),
-        **spread("squared_error_all", boot.mean(score), boot, 0, 1),
+        **spread("squared_error_all", boot.mean(score), boot, 0.0, 1.0),
     }
     if rows.sum() >= max(bins, 2):
         of_answered, of_rows = _confidences(judged, bins, seed), _distributions(judged, bins, boot, seed)
@@ -111,8 +111,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
     values, counts = np.unique(np.round(confidence, 6), return_counts=True)
     return {
-        **spread("confidence", boot.mean(confidence), boot, 0, 1),
-        **spread("overconfidence", boot.mean(confidence - correct), boot, -1, 1),
+        **spread("confidence", boot.mean(confidence), boot, 0.0, 1.0),
+        **spread("overconfidence", boot.mean(confidence - correct), boot, -1.0, 1.0),
         **spread("ece", error, boot),
         "ece_chance": by_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
@@ -120,7 +120,7 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0, 1),
+        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0.0, 1.0),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),
@@ -187,13 +187,13 @@ def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int)
     losses = cal.nll(P, y)
     parts = cal.brier_parts(P, cal.one_hot(y, P.shape[1]), bins)
     return {
-        **spread("brier", boot.mean(cal.brier(P, y)), boot, 0, 2),
+        **spread("brier", boot.mean(cal.brier(P, y)), boot, 0.0, 2.0),
         "reliability": parts.reliability,
         "resolution": parts.resolution,
         "uncertainty": parts.uncertainty,
         "within": parts.within,
         "n_impossible": int(np.isinf(losses).sum()),
-        **(spread("nll", boot.mean(losses), boot, 0) if np.isfinite(losses).all() else {}),
+        **(spread("nll", boot.mean(losses), boot, 0.0) if np.isfinite(losses).all() else {}),
         **(_by_class(P, y, judged.classes, bins, seed) if judged.classes else {}),
     }
 
