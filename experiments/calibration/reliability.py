@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from ...probes import calibration as cal
 from ...probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
 from .predictions import Predictions
-from .records import BinRecord, ClassRecord, ComparisonRecord, CoverageRecord, ErrorRecord, JudgedRecord
+from .records import BinRecord, ClassCalibrationRecord, ComparisonRecord, CoverageRecord, ErrorRecord, JudgedRecord
 
 REPLICATES, WEIGHTS = 2000, 20_000_000
 """Resamples, and the most weights of clusters that are held: many rows have fewer resamples, at least 200."""
@@ -206,7 +206,7 @@ def _by_class(
     columns = [np.clip(column, 0, 1) for column in P.T]
     expected = [cal.chance(column, cal.Bins.of(column, bins), 100, seed).mean for column in columns]
     classes = [
-        ClassRecord(
+        ClassCalibrationRecord(
             label=name,
             support=int((y == k).sum()),
             share=float((y == k).mean()),

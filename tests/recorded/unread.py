@@ -10,8 +10,9 @@ UNREAD = {
         Certificate.method Certificate.missed Mean.high Mean.low Mean.n_clusters Results.schema
     """,
     "ask": """
-        ClassRecord.ece ClassRecord.ece_chance ClassRecord.label ClassRecord.probability
-        ClassRecord.share ClassRecord.support ErrorRecord.method JudgedRecord.aurc_high
+        ClassCalibrationRecord.ece ClassCalibrationRecord.ece_chance ClassCalibrationRecord.label
+        ClassCalibrationRecord.probability ClassCalibrationRecord.share
+        ClassCalibrationRecord.support ErrorRecord.method JudgedRecord.aurc_high
         JudgedRecord.aurc_low JudgedRecord.classwise_chance JudgedRecord.commonest
         JudgedRecord.commonest_share JudgedRecord.ece_mass_high JudgedRecord.ece_mass_low
         JudgedRecord.n_clusters JudgedRecord.n_values JudgedRecord.squared_error_all_high
