@@ -37,7 +37,7 @@ class CoverageRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRecord:
+class ClassCalibrationRecord:
     """How the probability of one class fits its frequency."""
 
     label: str = entry("the class")
@@ -109,7 +109,7 @@ class JudgedRecord:
     nll_high: float | None = entry("upper end of its 95% interval", "nats", default=None)
     classwise: float | None = entry("mean over classes of the ECE of each class's own probability", default=None)
     classwise_chance: float | None = entry("that of a perfectly calibrated model of these probabilities", default=None)
-    classes: list[ClassRecord] = entry("one for each class", default=[])
+    classes: list[ClassCalibrationRecord] = entry("one for each class", default=[])
 
     bins: list[BinRecord] = entry("one for each bin that holds rows", default=[])
     coverage: CoverageRecord | None = entry("risk at each coverage", default=None)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from ...probes import calibration as cal
 from ...probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
 from .predictions import Predictions
-from .records import BinRecord, ClassRecord, ComparisonRecord, CoverageRecord, ErrorRecord, JudgedRecord
+from .records import BinRecord, ClassCalibrationRecord, ComparisonRecord, CoverageRecord, ErrorRecord, JudgedRecord
 
 REPLICATES, WEIGHTS = 2000, 20_000_000
 """Resamples, and the most weights of clusters that are held: many rows have fewer resamples, at least 200."""
@@ -85,7 +85,7 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         "n_clusters": boot.n_clusters,
         **{f"n_{reason}": count for reason, count in judged.counts.items()},
         **spread("accuracy", boot.mean(judged.correct.astype(float)), boot),
-        **spread("squared_error_all", boot.mean(score), boot, 0, 1),
+        **spread("squared_error_all", boot.mean(score), boot, 0.0, 1.0),
     }
     if rows.sum() >= max(bins, 2):
         of_answered, of_rows = _confidences(judged, bins, seed), _distributions(judged, bins, boot, seed)
@@ -111,8 +111,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
     values, counts = np.unique(np.round(confidence, 6), return_counts=True)
     return {
-        **spread("confidence", boot.mean(confidence), boot, 0, 1),
-        **spread("overconfidence", boot.mean(confidence - correct), boot, -1, 1),
+        **spread("confidence", boot.mean(confidence), boot, 0.0, 1.0),
+        **spread("overconfidence", boot.mean(confidence - correct), boot, -1.0, 1.0),
         **spread("ece", error, boot),
         "ece_chance": by_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
@@ -120,7 +120,7 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0, 1),
+        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0.0, 1.0),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),
@@ -187,13 +187,13 @@ def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int)
     losses = cal.nll(P, y)
     parts = cal.brier_parts(P, cal.one_hot(y, P.shape[1]), bins)
     return {
-        **spread("brier", boot.mean(cal.brier(P, y)), boot, 0, 2),
+        **spread("brier", boot.mean(cal.brier(P, y)), boot, 0.0, 2.0),
         "reliability": parts.reliability,
         "resolution": parts.resolution,
         "uncertainty": parts.uncertainty,
         "within": parts.within,
         "n_impossible": int(np.isinf(losses).sum()),
-        **(spread("nll", boot.mean(losses), boot, 0) if np.isfinite(losses).all() else {}),
+        **(spread("nll", boot.mean(losses), boot, 0.0) if np.isfinite(losses).all() else {}),
         **(_by_class(P, y, judged.classes, bins, seed) if judged.classes else {}),
     }
 
@@ -206,7 +206,7 @@ def _by_class(
     columns = [np.clip(column, 0, 1) for column in P.T]
     expected = [cal.chance(column, cal.Bins.of(column, bins), 100, seed).mean for column in columns]
     classes = [
-        ClassRecord(
+        ClassCalibrationRecord(
             label=name,
             support=int((y == k).sum()),
             share=float((y == k).mean()),

@@ -592,3 +592,13 @@ def test_a_probing_study_measures_its_probes(tmp_path: Path, capsys: pytest.Capt
     classes = results["calibration"][-1]["classes"]
     assert sum(c["support"] for c in classes) == len(y)
     assert "Calibration of each class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_interval_ends_where_its_quantity_does():
+    """Twelve sure rows, one of them wrong: so skewed that a studentised interval alone runs to 14."""
+    confidence = np.array([0.999, 0.998, 0.9999, 0.9995, 0.97, 0.99, 0.9991, 0.93, 0.98, 0.9992, 0.9996, 0.71])
+    correct = np.array([True] * 11 + [False])
+    record = judge(Judged("m", confidence, correct, np.arange(12)), 4, 0)
+    for name, least, most in (("confidence", 0, 1), ("overconfidence", -1, 1), ("squared_error", 0, 1)):
+        value, low, high = (getattr(record, field) for field in (name, f"{name}_low", f"{name}_high"))
+        assert least <= low <= value <= high <= most, name

@@ -221,7 +221,7 @@ SHOWN = [
     ("ask", "effects-table", of("ask"), same("effect", "p") | {"over random": "over_random"}),
     ("prune", "steps-table", of("prune"),
      same("parameters", "change", "speed", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
-    ("lens", "layers-table", of("lens", "layers"), {"KL, bits a token": "kl"}),
+    ("lens", "layers-table", of("lens", "layers"), same("loss", "agreement") | {"KL": "kl", "median rank": "median_rank"}),
     ("capture", "sites-table", of("capture"), same("width", "largest")),
 ]  # fmt: skip
 

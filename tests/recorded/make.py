@@ -128,8 +128,17 @@ COMMANDS: dict[str, list[str]] = {
 }
 """Name -> command line, run where `write_inputs` wrote; it may read the folder of another run."""
 
-SLOW = ("probe",)
-"""Runs of more than three seconds."""
+SLOW = (
+    "probe",
+    "usage",
+    "geometry",
+    "doctor-masked",
+    "calibrate-questions",
+    "neurons",
+    "ask-confidence",
+    "patch-heads",
+)
+"""Runs of more than two seconds, beside which a quick one of the same study stands or whose parts others repeat."""
 
 # -- what the runs read
 

@@ -1,114 +1,107 @@
-"""Written fields that change neither the page nor the tables when they are renamed, by kind of run.
+"""Fields of the records that neither page nor tables read, by kind of run; and keys of the provenance.
 
-A field leaves the list when a view shows it. Provenance that all kinds share stands under capture.
+A field leaves the list when a view reads it.
 """
 
 from __future__ import annotations
 
 UNREAD = {
-    "probe": """
-        calibration.accuracy_high calibration.accuracy_low calibration.aurc calibration.aurc_best
-        calibration.aurc_high calibration.aurc_low calibration.auroc calibration.auroc_high
-        calibration.auroc_low calibration.brier calibration.squared_error_all calibration.squared_error_all_high
-        calibration.squared_error_all_low calibration.brier_high calibration.brier_low calibration.squared_error
-        calibration.squared_error_high calibration.squared_error_low calibration.classwise
-        calibration.classwise_chance calibration.commonest calibration.commonest_share
-        calibration.confidence_high calibration.confidence_low calibration.coverage
-        calibration.coverage.best calibration.coverage.risk calibration.coverage.share calibration.ece
-        calibration.ece_chance calibration.ece_high calibration.ece_low calibration.ece_mass
-        calibration.ece_mass_chance calibration.ece_mass_high calibration.ece_mass_low calibration.ece_p
-        calibration.layer calibration.maximum_error calibration.measured calibration.n
-        calibration.n_answered calibration.n_clusters calibration.n_impossible calibration.n_values
-        calibration.nll calibration.nll_high calibration.nll_low calibration.overconfidence
-        calibration.overconfidence_high calibration.overconfidence_low calibration.reliability
-        calibration.resolution calibration.uncertainty calibration.within classes.layer errors.layer
-        errors.site schema
-    """,
     "ablate": """
-        baseline baseline.high baseline.low baseline.n_clusters baseline.value certificates.*.method
-        certificates.*.missed schema
-    """,
-    "patch": """
-        baseline.clean.high baseline.clean.low baseline.clean.n_clusters baseline.corrupted.high
-        baseline.corrupted.low baseline.corrupted.n_clusters certificates.*.method certificates.*.missed
-        gap.n_clusters schema
-    """,
-    "attribute": """
-        examples.flip.other records.draws records.errors records.more records.more.change
-        records.more.conservation records.more.conservation.* records.more.curve records.more.drawn
-        records.more.gap records.more.gap_share records.more.order records.more.outside
-        records.more.removal records.more.rule records.more.samples records.more.site records.more.start
-        records.more.steps records.notes schema
-    """,
-    "prune": """
-        baseline baseline.high baseline.low baseline.n_clusters baseline.value records.n_clusters
-        records.original_seconds records.removed records.seconds schema
-    """,
-    "usage": """
-        baseline baseline.high baseline.low baseline.n_clusters baseline.value schema
-    """,
-    "neurons": """
-        baseline baseline.high baseline.low baseline.n_clusters baseline.value neurons.layer
-        neurons.words.split neurons.words.value schema sites.n_test sites.n_train sites.unconverged
-        sites.whole.balanced sites.whole.lda sites.whole.mean_difference table.layer
-    """,
-    "attend": """
-        checkpoints.entropy_high checkpoints.entropy_low checkpoints.name effects.baseline
-        layers.confidence layers.distance layers.end layers.next layers.norm_end layers.norm_punctuation
-        layers.output layers.punctuation layers.self records.effect_exact records.end_high
-        records.end_low records.next_high records.next_low records.norm_end records.norm_end_high
-        records.norm_end_low records.norm_first_high records.norm_first_low records.norm_punctuation
-        records.norm_punctuation_high records.norm_punctuation_low records.offset records.output_high
-        records.output_low records.positional records.previous_high records.previous_low
-        records.punctuation_high records.punctuation_low records.self_high records.self_low schema
-    """,
-    "capture": """
-        provenance.doctor.checks provenance.doctor.findings provenance.doctor.seconds
-        provenance.doctor.status provenance.memory.batch_tokens provenance.model.attention
-        provenance.model.bos_id provenance.model.causal provenance.model.device
-        provenance.model.max_length provenance.model.tokenizer provenance.model.tokenizer_sha256 schema
-        store.bytes
-    """,
-    "calibrate": """
-        errors.method records.aurc_high records.aurc_low records.squared_error_all_high records.squared_error_all_low
-        records.squared_error_high records.squared_error_low records.commonest records.commonest_share
-        records.ece_mass_high records.ece_mass_low records.n_clusters records.n_impossible
-        records.n_refused records.n_values schema
+        Certificate.method Certificate.missed Mean.high Mean.low Mean.n_clusters Results.schema
     """,
     "ask": """
-        findings.property prompts.clean prompts.n_words records.aurc_high records.aurc_low
-        records.commonest records.commonest_share records.ece_mass_high records.ece_mass_low
-        records.n_clusters records.n_impossible records.n_refused records.n_unparsable records.n_values
-        records.squared_error_high records.squared_error_low schema
-    """,
-    "geometry": """
-        lens.records.layer lens.texts.log2p records.site records.upos:pca_high records.upos:pca_low
-        records.upos:tsne_high records.upos:tsne_low schema
-    """,
-    "doctor": """
-        findings.property schema status
-    """,
-}
-"""No view reads them, or what it makes of the recorded values does not show them."""
-
-EMPTY = {
-    "probe": """
-        provenance.memory.hold
-    """,
-    "patch": """
-        certificates.*.misleads certificates.*.spearman_sample
-    """,
-    "attribute": """
-        records.inner
-    """,
-    "usage": """
-        certificates provenance.memory.hold
+        ClassCalibrationRecord.ece ClassCalibrationRecord.ece_chance ClassCalibrationRecord.label
+        ClassCalibrationRecord.probability ClassCalibrationRecord.share
+        ClassCalibrationRecord.support ErrorRecord.method JudgedRecord.aurc_high
+        JudgedRecord.aurc_low JudgedRecord.classwise_chance JudgedRecord.commonest
+        JudgedRecord.commonest_share JudgedRecord.ece_mass_high JudgedRecord.ece_mass_low
+        JudgedRecord.n_clusters JudgedRecord.n_values JudgedRecord.squared_error_all_high
+        JudgedRecord.squared_error_all_low JudgedRecord.squared_error_high
+        JudgedRecord.squared_error_low PromptRecord.clean PromptRecord.n_words Results.kind
+        Results.schema WordsRecord.n_clusters
     """,
     "attend": """
-        effects.diffuse_needed relations
+        CheckpointRecord.entropy_high CheckpointRecord.entropy_low CheckpointRecord.name
+        Disagreement.baseline HeadEffect.effect_exact HeadRecord.component HeadRecord.direction
+        HeadRecord.end_high HeadRecord.end_low HeadRecord.next_high HeadRecord.next_low
+        HeadRecord.norm_end HeadRecord.norm_end_high HeadRecord.norm_end_low
+        HeadRecord.norm_first_high HeadRecord.norm_first_low HeadRecord.norm_punctuation
+        HeadRecord.norm_punctuation_high HeadRecord.norm_punctuation_low HeadRecord.offset
+        HeadRecord.output_high HeadRecord.output_low HeadRecord.positional HeadRecord.previous_high
+        HeadRecord.previous_low HeadRecord.punctuation_high HeadRecord.punctuation_low
+        HeadRecord.relation_baseline HeadRecord.self_high HeadRecord.self_low HeadRecord.sink_high
+        HeadRecord.sink_low LayerRecord.confidence LayerRecord.distance LayerRecord.end
+        LayerRecord.next LayerRecord.norm_end LayerRecord.norm_punctuation LayerRecord.output
+        LayerRecord.punctuation LayerRecord.self LayerRecord.sink Results.kind Results.schema
+    """,
+    "attribute": """
+        Flip.other MethodRecord.notes RandomRecord.draws RandomRecord.item RandomRecord.target
+        RandomRecord.text RandomRecord.unit Results.kind Results.schema
+    """,
+    "calibrate": """
+        ErrorRecord.method JudgedRecord.aurc_high JudgedRecord.aurc_low JudgedRecord.commonest
+        JudgedRecord.commonest_share JudgedRecord.ece_mass_high JudgedRecord.ece_mass_low
+        JudgedRecord.n_clusters JudgedRecord.n_values JudgedRecord.squared_error_all_high
+        JudgedRecord.squared_error_all_low JudgedRecord.squared_error_high
+        JudgedRecord.squared_error_low Results.kind Results.schema
     """,
     "capture": """
-        provenance.doctor.wrong provenance.model.notes provenance.model.random_seed
+        Note.kind Note.text Results.kind Results.schema
+    """,
+    "doctor": """
+        Finding.property Note.kind Note.text Results.kind Results.schema Results.status
+    """,
+    "geometry": """
+        LensText.log2p Results.kind Results.schema
+    """,
+    "lens": """
+        Note.kind Note.text Results.kind Results.schema TextRecord.bias
+    """,
+    "neurons": """
+        Baseline.high Baseline.low Baseline.n_clusters Baseline.value ReadRecord.layer
+        Results.baseline Results.kind Results.schema SiteRecord.layer SiteRecord.n_test
+        SiteRecord.n_train SiteRecord.unconverged WordRecord.split WordRecord.value
+    """,
+    "patch": """
+        Certificate.method Certificate.missed Mean.n_clusters Results.schema
+    """,
+    "probe": """
+        CalibrationRecord.accuracy_high CalibrationRecord.accuracy_low CalibrationRecord.aurc
+        CalibrationRecord.aurc_best CalibrationRecord.aurc_high CalibrationRecord.aurc_low
+        CalibrationRecord.auroc CalibrationRecord.auroc_high CalibrationRecord.auroc_low
+        CalibrationRecord.brier CalibrationRecord.brier_high CalibrationRecord.brier_low
+        CalibrationRecord.classwise CalibrationRecord.classwise_chance CalibrationRecord.commonest
+        CalibrationRecord.commonest_share CalibrationRecord.confidence_high
+        CalibrationRecord.confidence_low CalibrationRecord.coverage CalibrationRecord.ece
+        CalibrationRecord.ece_chance CalibrationRecord.ece_high CalibrationRecord.ece_low
+        CalibrationRecord.ece_mass CalibrationRecord.ece_mass_chance CalibrationRecord.ece_mass_high
+        CalibrationRecord.ece_mass_low CalibrationRecord.ece_p CalibrationRecord.layer
+        CalibrationRecord.maximum_error CalibrationRecord.measured CalibrationRecord.n
+        CalibrationRecord.n_answered CalibrationRecord.n_clusters CalibrationRecord.n_impossible
+        CalibrationRecord.n_refused CalibrationRecord.n_unparsable CalibrationRecord.n_values
+        CalibrationRecord.nll CalibrationRecord.nll_high CalibrationRecord.nll_low
+        CalibrationRecord.overconfidence CalibrationRecord.overconfidence_high
+        CalibrationRecord.overconfidence_low CalibrationRecord.reliability
+        CalibrationRecord.resolution CalibrationRecord.squared_error
+        CalibrationRecord.squared_error_all CalibrationRecord.squared_error_all_high
+        CalibrationRecord.squared_error_all_low CalibrationRecord.squared_error_high
+        CalibrationRecord.squared_error_low CalibrationRecord.uncertainty CalibrationRecord.within
+        ClassRecord.layer CoverageRecord.best CoverageRecord.risk CoverageRecord.share
+        ErrorRecord.layer ErrorRecord.site Results.kind Results.schema
+    """,
+    "prune": """
+        Mean.high Mean.low Mean.n_clusters Mean.value Results.baseline Results.kind Results.schema
+        StepRecord.n_clusters StepRecord.original_seconds StepRecord.removed StepRecord.seconds
+    """,
+    "usage": """
+        Certificate.method Certificate.misleads Certificate.missed Certificate.n_sample
+        Certificate.n_top Certificate.overlap Certificate.same_sign Certificate.slope
+        Certificate.spearman Certificate.spearman_sample Mean.high Mean.low Mean.n_clusters
+        Mean.value Results.baseline Results.kind Results.schema
+    """,
+    "provenance": """
+        doctor.checks doctor.findings doctor.seconds doctor.status doctor.wrong memory.batch_tokens
+        model.attention model.bos_id model.causal model.device model.max_length model.notes
+        model.random_seed model.tokenizer model.tokenizer_sha256
     """,
 }
-"""Null or empty in every recorded run: there is nothing to show."""
