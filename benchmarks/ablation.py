@@ -31,11 +31,17 @@ def chunk(ids):
     texts, last = len(ids), ids.shape[1] - 1
     places = [(text, last, token, text) for text in range(texts) for token in (1, 2)]
     batch = Batch(ids, torch.ones_like(ids), None, rows=tuple(range(texts)), shifts=(0,) * texts)
-    return Chunk(list(range(texts)), batch, Reads([], torch.tensor(places), torch.tensor([1.0, -1.0] * texts)))
+    return Chunk(
+        list(range(texts)),
+        batch,
+        Reads([], torch.tensor(places), torch.tensor([1.0, -1.0] * texts)),
+    )
 
 
 def ours(model, ids, every):
-    sweep = Sweep(SimpleNamespace(model=model, device=ids.device), get_metric("logit_difference"), chunk(ids))
+    sweep = Sweep(
+        SimpleNamespace(model=model, device=ids.device), get_metric("logit_difference"), chunk(ids)
+    )
     parts = components(model, "heads", sweep.chunk.batch)[::every]
     return sweep.effects([(part, edits.zero()) for part in parts])
 
@@ -53,7 +59,10 @@ def theirs(peer, ids, heads):
 
     clean, found = value(peer(ids)), []
     for layer, head in heads:
-        found.append(value(peer.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", cut(head))])) - clean)
+        found.append(
+            value(peer.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.attn.hook_z", cut(head))]))
+            - clean
+        )
     return np.array(found)
 
 

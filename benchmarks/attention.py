@@ -74,7 +74,9 @@ def the_model(given):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default=None)
     parser.add_argument("--texts", type=int, default=400)
     parser.add_argument("--length", type=int, default=24)
@@ -114,7 +116,10 @@ def main():
         told += ["--model", given.model] if given.model else []
         done = subprocess.run(told, capture_output=True, text=True, check=True)
         grown[count] = int(done.stdout.split()[-1]) / 1e6
-    print("peak memory growth: " + ", ".join(f"{count} texts {size:.0f} MB" for count, size in grown.items()))
+    print(
+        "peak memory growth: "
+        + ", ".join(f"{count} texts {size:.0f} MB" for count, size in grown.items())
+    )
 
 
 if __name__ == "__main__":

@@ -51,14 +51,18 @@ def sides(given, method):
         scorer = Scorer(question, given.tokens)
         if method == "ig":
             gradients.MOST_STEPS = 0  # 50 steps on both sides: neither doubles them
-        found = explain(scorer, method, removal="pad", baseline="pad", samples=given.samples, features=0)
+        found = explain(
+            scorer, method, removal="pad", baseline="pad", samples=given.samples, features=0
+        )
         return found.scores, found.cost
 
     def theirs(batch):
         if method == "ig":
             with torch.enable_grad():
                 layer = LayerIntegratedGradients(forward, subject.model.get_input_embeddings())
-                found = layer.attribute(ids, baseline, n_steps=50, method="gausslegendre", internal_batch_size=batch)
+                found = layer.attribute(
+                    ids, baseline, n_steps=50, method="gausslegendre", internal_batch_size=batch
+                )
             each = found[0].sum(-1).detach().float()
             return np.array([float(each[list(own)].sum()) for own in part.tokens]), None
         more = {"feature_mask": mask, "baselines": baseline, "perturbations_per_eval": batch}
@@ -73,9 +77,13 @@ def sides(given, method):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
-    parser.add_argument("--only", default=None, choices=("kernel-shap", "lime", "ig", "leave-one-out"))
+    parser.add_argument(
+        "--only", default=None, choices=("kernel-shap", "lime", "ig", "leave-one-out")
+    )
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--words", type=int, default=24)
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32])
@@ -86,7 +94,9 @@ def main():
     start()
     for method in (given.only,) if given.only else ("kernel-shap", "lime", "ig", "leave-one-out"):
         warm, ours, theirs = sides(given, method)
-        runs = {"ours": ours} | {f"captum {batch}": partial(theirs, batch) for batch in given.batches}
+        runs = {"ours": ours} | {
+            f"captum {batch}": partial(theirs, batch) for batch in given.batches
+        }
         if method in ("leave-one-out", "ig"):
             runs[DEFAULT] = partial(theirs, None if method == "ig" else 1)
         taken = {name: [] for name in runs}
@@ -98,7 +108,8 @@ def main():
         best = min((name for name in runs if name != "ours"), key=lambda name: median[name])
         (mine, cost), (other, _) = found["ours"], found[best]
         against = ", ".join(
-            f"{ratio(taken[it], taken['ours'])} against {it}" for it in dict.fromkeys((best, *({DEFAULT} & {*runs})))
+            f"{ratio(taken[it], taken['ours'])} against {it}"
+            for it in dict.fromkeys((best, *({DEFAULT} & {*runs})))
         )
         print(
             f"{method}: {', '.join(f'{name} {median[name]:.1f} s' for name in runs)}: {against}; "

@@ -35,11 +35,13 @@ def bridge(model):
     model.config.architectures = ["GPT2LMHeadModel"]
     words = Tokenizer(models.WordLevel({"a": 0, "<s>": 1}, unk_token="a"))
     with tempfile.TemporaryDirectory() as folder:
-        transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="a").save_pretrained(
-            folder
-        )
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=words, bos_token="<s>", unk_token="a"
+        ).save_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        return TransformerBridge.boot_transformers("shape", hf_model=model, tokenizer=tokenizer, device="cpu")
+        return TransformerBridge.boot_transformers(
+            "shape", hf_model=model, tokenizer=tokenizer, device="cpu"
+        )
 
 
 def ours(model, ids, names):
@@ -83,14 +85,18 @@ def memory(side):
     if side == "bridge":
         peer = bridge(model)
         peer.run_with_cache(ids[:, :8], names_filter=lambda name: name in listed)
-        print(peak_growth(lambda: peer.run_with_cache(ids, names_filter=lambda name: name in listed)))
+        print(
+            peak_growth(lambda: peer.run_with_cache(ids, names_filter=lambda name: name in listed))
+        )
     else:
         ours(model, ids[:, :8], NAMES)
         print(peak_growth(lambda: ours(model, ids, NAMES)))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory", choices=("bridge", "capture"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -104,7 +110,9 @@ def main():
         times(given.repeats)
     found = {}
     for side in ("bridge", "capture"):
-        done = subprocess.run([sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--memory", side], capture_output=True, text=True, check=True
+        )
         found[side] = int(done.stdout.split()[-1])
     print(
         f"peak memory growth at 1x1024: run_with_cache {found['bridge'] / 1e6:.0f} MB, capture {found['capture'] / 1e6:.0f} MB: "

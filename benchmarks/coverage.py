@@ -27,12 +27,16 @@ Row = tuple[str, float, float, str]
 """What, before, now, wanted."""
 
 
-def selectivity(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (300, 3000)) -> Iterator[Row]:
+def selectivity(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (300, 3000)
+) -> Iterator[Row]:
     for n in sizes:
         covered = np.zeros(2)
         for _ in range(runs):
             right = rng.random(n) < 0.9
-            scores = np.clip(rng.normal(0.6, 0.02, 5), 0, 1)  # a control task is easier or harder as it is drawn
+            scores = np.clip(
+                rng.normal(0.6, 0.02, 5), 0, 1
+            )  # a control task is easier or harder as it is drawn
             control = rng.random((n, 5)) < scores
             boot = ClusterBootstrap(np.arange(n) // 10, BOOT, int(rng.integers(2**31)))
             columns = np.column_stack([right - control.mean(1), np.ones(n)])
@@ -40,7 +44,11 @@ def selectivity(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (3
             before = interval(0.0, sums[:, 0] / sums[:, 1])
             now = ev.selectivity(right.astype(float), control.mean(1), list(control.mean(0)), boot)
             covered += [before.low <= 0.3 <= before.high, now.low <= 0.3 <= now.high]
-        yield f"selectivity, {n} test words, 5 control seeds: covers", *(covered / runs), ".93 to .97"
+        yield (
+            f"selectivity, {n} test words, 5 control seeds: covers",
+            *(covered / runs),
+            ".93 to .97",
+        )
 
 
 def _answers(n: int, size: int, rho: float, gap: float, rng: np.random.Generator):
@@ -50,7 +58,11 @@ def _answers(n: int, size: int, rho: float, gap: float, rng: np.random.Generator
     return confidence, numbers < confidence - gap, groups
 
 
-def ece(runs: int, rng: np.random.Generator, cases=((100, 1, 0.0), (1000, 1, 0.0), (300, 5, 0.3), (1000, 10, 0.3))):
+def ece(
+    runs: int,
+    rng: np.random.Generator,
+    cases=((100, 1, 0.0), (1000, 1, 0.0), (300, 5, 0.3), (1000, 10, 0.3)),
+):
     for gap in (0.0, 0.1):
         for n, size, rho in cases:
             covered, outside, called = np.zeros(2), np.zeros(2), np.zeros(2)
@@ -75,7 +87,9 @@ def ece(runs: int, rng: np.random.Generator, cases=((100, 1, 0.0), (1000, 1, 0.0
                 yield f"{what}: called miscalibrated at 5%", *(called / runs), ".05"
 
 
-def best(runs: int, rng: np.random.Generator, layers: tuple[int, ...] = (7, 13, 31)) -> Iterator[Row]:
+def best(
+    runs: int, rng: np.random.Generator, layers: tuple[int, ...] = (7, 13, 31)
+) -> Iterator[Row]:
     for k in layers:
         worse = np.zeros(2)
         for _ in range(runs):
@@ -119,7 +133,9 @@ KINDS = {
 }
 
 
-def mean(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (5, 10, 20, 30, 50)) -> Iterator[Row]:
+def mean(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (5, 10, 20, 30, 50)
+) -> Iterator[Row]:
     for n in sizes:
         for kind, (draw, true) in KINDS.items():
             covered = np.zeros(2)
@@ -130,11 +146,16 @@ def mean(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (5, 10, 2
                     interval(0.0, boot.means(values[:, None])[:, 0]),
                     boot.mean(values, kind="difference" if kind.startswith("answers") else None),
                 )
-                covered += [before.low <= true <= before.high, now.low <= true + 1e-12 and true - 1e-12 <= now.high]
+                covered += [
+                    before.low <= true <= before.high,
+                    now.low <= true + 1e-12 and true - 1e-12 <= now.high,
+                ]
             yield f"mean of {n} clusters, {kind}: covers", *(covered / runs), ".95"
 
 
-def rejections(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 30)) -> Iterator[Row]:
+def rejections(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 30)
+) -> Iterator[Row]:
     for n in sizes:
         for kind in ("normal", "exponential", "lognormal"):
             draw, true = KINDS[kind]
@@ -145,11 +166,20 @@ def rejections(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10
             yield f"{n} effects of mean 0, {kind}: called different at 5%", *rates, ".05"
 
 
-PARTS = {"selectivity": selectivity, "ece": ece, "best": best, "f1": f1, "mean": mean, "test": rejections}
+PARTS = {
+    "selectivity": selectivity,
+    "ece": ece,
+    "best": best,
+    "f1": f1,
+    "mean": mean,
+    "test": rejections,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     given = parser.parse_args()

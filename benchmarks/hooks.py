@@ -117,7 +117,9 @@ def running(layers: int, turns: int) -> None:
         cost = forwards(model, turns, hand=lambda hook=hook: by_hand(modules, hook), ours=ours)
         above = (cost["ours"] - cost["hand"]) / layers
         hand = cost["hand"] / layers
-        print(f"running, {layers} layers: {name} {above:.1f} us a site above a hook by hand, which takes {hand:.1f}")
+        print(
+            f"running, {layers} layers: {name} {above:.1f} us a site above a hook by hand, which takes {hand:.1f}"
+        )
         kept.clear()
 
 
@@ -158,7 +160,9 @@ def one_head(length: int) -> None:
 
 def main() -> None:
     """Run all parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--length", type=int, default=4096)
     options = parser.parse_args()

@@ -22,7 +22,9 @@ from layerscope.experiments.runs.folder import peak_memory
 
 def texts_parser(usage: str | None, texts: int, length: int) -> argparse.ArgumentParser:
     """A parser that asks for the size of a batch."""
-    parser = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", type=int, default=texts)
     parser.add_argument("--length", type=int, default=length)
     return parser
@@ -40,7 +42,9 @@ def random_tokens(texts: int, length: int) -> torch.Tensor:
     return torch.randint(1000, 10_000, (texts, length), generator=torch.Generator().manual_seed(0))
 
 
-def once(warm: Callable[[], object], **sides: Callable[[], Any]) -> tuple[dict[str, float], dict[str, Any]]:
+def once(
+    warm: Callable[[], object], **sides: Callable[[], Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds and result of each side, run once after a warm-up, without gradients; for runs of minutes."""
     seconds, results = {}, {}
     with torch.no_grad():
@@ -72,7 +76,11 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> str:
     each = sorted(a / b for a, b in zip(above, below, strict=True))
     n = len(each)
     reach = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
-    span = f" ({each[reach]:.3f} to {each[n - 1 - reach]:.3f} of {n} turns)" if n > 5 else f" ({n} turns)"
+    span = (
+        f" ({each[reach]:.3f} to {each[n - 1 - reach]:.3f} of {n} turns)"
+        if n > 5
+        else f" ({n} turns)"
+    )
     return f"{statistics.median(each):.3f}x{span}"
 
 

@@ -26,7 +26,10 @@ TOP = 64
 
 
 def screened(model, ids):
-    subject, metric = SimpleNamespace(model=model, device=ids.device), get_metric("logit_difference")
+    subject, metric = (
+        SimpleNamespace(model=model, device=ids.device),
+        get_metric("logit_difference"),
+    )
     here = chunk(ids)
     parts = components(model, "neurons", here.batch)
     estimate = estimates(subject, metric, here, parts, lambda part: edits.zero()).effects.mean(1)

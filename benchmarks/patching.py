@@ -53,7 +53,9 @@ def main():
     with torch.no_grad():
         found = [ours(model, clean, corrupted), theirs(peer, clean, corrupted)]
         taken = alternate(
-            given.repeats, ours=lambda: ours(model, clean, corrupted), peer=lambda: theirs(peer, clean, corrupted)
+            given.repeats,
+            ours=lambda: ours(model, clean, corrupted),
+            peer=lambda: theirs(peer, clean, corrupted),
         )
     print(
         f"12 layers x {given.length} positions, {given.texts} pairs: TransformerLens {np.median(taken['peer']):.1f} s, ours "

@@ -50,7 +50,10 @@ def leace(given):
     taken = alternate(given.repeats, ours=lambda: Leace().fit(X, y), peer=theirs)
     after = Leace().fit(X, y).transform(X)
     apart = float(np.abs(theirs()(rows).numpy() - after).max())
-    gap = [float(np.abs(a[y == 1].mean(0) - a[y == 0].mean(0)).max()) for a in (after, theirs()(rows).numpy())]
+    gap = [
+        float(np.abs(a[y == 1].mean(0) - a[y == 0].mean(0)).max())
+        for a in (after, theirs()(rows).numpy())
+    ]
     print(
         f"LEACE fit, {given.rows:,} x {given.width}: concept-erasure {np.median(taken['peer']):.2f} s, ours "
         f"{np.median(taken['ours']):.2f} s: {ratio(taken['peer'], taken['ours'])}; largest difference {apart:.1e}; class-mean "
@@ -59,7 +62,9 @@ def leace(given):
 
 
 def sparse(given):
-    for width, n_random in itertools.product((given.width,) if given.width else (3072, 768), (0, 20)):
+    for width, n_random in itertools.product(
+        (given.width,) if given.width else (3072, 768), (0, 20)
+    ):
         one_sparse(given, width, n_random)
 
 
@@ -71,7 +76,9 @@ def one_sparse(given, width, n_random):
 
     def theirs():
         same = {"preprocess": "standardize", "l2_strength": 1e-2}
-        return sweep_sparse_probe(features, labels, ks=ks, n_random_subsets=n_random, **same).results
+        return sweep_sparse_probe(
+            features, labels, ks=ks, n_random_subsets=n_random, **same
+        ).results
 
     peer = theirs()
     train, test = (np.asarray(getattr(peer[0], name)) for name in ("train_indices", "test_indices"))
@@ -96,11 +103,16 @@ def code(given):
 
     sentences = list(read_conllu(given.ud / "en_ewt-ud-train.conllu", limit=given.sentences))
     with tempfile.TemporaryDirectory() as folder:
-        features = [X.numpy() for X in our_features(load(given.model, body_only=True), sentences, Path(folder))]
+        features = [
+            X.numpy()
+            for X in our_features(load(given.model, body_only=True), sentences, Path(folder))
+        ]
     tags = np.array([w.upos for s in sentences for w in s.words], dtype=object)
     words = [w.form for s in sentences for w in s.words]
     owners = np.repeat(np.arange(len(sentences)), [len(s.words) for s in sentences])
-    targets = {"upos": tags} | {f"control {seed}": control_labels(words, tags, seed) for seed in range(5)}
+    targets = {"upos": tags} | {
+        f"control {seed}": control_labels(words, tags, seed) for seed in range(5)
+    }
     l2 = 100.0
     ends = online_code(features[0][:, :1], {"upos": tags}, owners, l2=1e6, tol=1e-1)["upos"].ends
 
@@ -132,13 +144,17 @@ def code(given):
         return bits
 
     taken, apart = {"ours": [], "peer": []}, 0.0
-    for number, X in enumerate(features):  # the layers are the paired runs, each side first in every other one
+    for number, X in enumerate(
+        features
+    ):  # the layers are the paired runs, each side first in every other one
         sides = {"ours": lambda X=X: ours(X), "peer": lambda X=X: theirs(X)}
         order = dict(sorted(sides.items(), reverse=bool(number % 2)))
         seconds, found = once(lambda: None, **order)
         for name, each in taken.items():
             each.append(seconds[name])
-        apart = max(apart, *(abs(a / b - 1) for a, b in zip(found["ours"], found["peer"], strict=True)))
+        apart = max(
+            apart, *(abs(a / b - 1) for a, b in zip(found["ours"], found["peer"], strict=True))
+        )
     whole = {name: sum(each) for name, each in taken.items()}
     print(
         f"online code, {len(features)} layers x {len(targets)} targets, {len(tags):,} words: scikit-learn "
@@ -148,7 +164,9 @@ def code(given):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("leace", "sparse", "code"))
     parser.add_argument("--rows", type=int)
     parser.add_argument("--width", type=int)

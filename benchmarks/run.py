@@ -62,11 +62,17 @@ BENCHMARKS = {
         "patching.py",
     ),
     "neurons": Benchmark(
-        "36,864 neurons screened, the top 64 exact, in plain forwards of the same batch", "at most 60", "neurons.py"
+        "36,864 neurons screened, the top 64 exact, in plain forwards of the same batch",
+        "at most 60",
+        "neurons.py",
     ),
-    "leace": Benchmark("LEACE fit, 100,000 x 768, against concept-erasure", "no slower", "probes.py leace"),
+    "leace": Benchmark(
+        "LEACE fit, 100,000 x 768, against concept-erasure", "no slower", "probes.py leace"
+    ),
     "sparse": Benchmark(
-        "sweep of sparse probes against TransformerLens `sweep_sparse_probe`", "10x", "probes.py sparse"
+        "sweep of sparse probes against TransformerLens `sweep_sparse_probe`",
+        "10x",
+        "probes.py sparse",
     ),
     "code": Benchmark(
         "online code of 7 layers x (1 task + 5 controls) against a scikit-learn loop over the same blocks",
@@ -115,9 +121,13 @@ def measure(name: str, command: str) -> str:
     """The block of one benchmark."""
     one, before = BENCHMARKS[name], speed()
     script, *rest = command.split()
-    done = subprocess.run([sys.executable, str(HERE / script), *rest], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *rest], capture_output=True, text=True
+    )
     if done.returncode:
-        raise RuntimeError(f"{script} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        raise RuntimeError(
+            f"{script} ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+        )
     told = re.sub(r"(/[\w.-]+){3,}/", "", f"python benchmarks/{command}")
     return (
         f"## {name}\n\n{one.what[0].upper()}{one.what[1:]}. Asked: {one.asked}.\n\n```\n$ {told}\n{done.stdout.strip()}\n```\n\n"
@@ -132,7 +142,9 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--smollm", help="SmolLM2-135M, a GGUF file")

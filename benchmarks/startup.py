@@ -16,7 +16,9 @@ HOOKS = "import time, torch; start = time.perf_counter(); import layerscope; pri
 def over_torch() -> float:
     """What importing hooks takes where torch is there already."""
     return float(
-        subprocess.run([sys.executable, "-c", HOOKS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", HOOKS], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
     )
 
 
@@ -37,4 +39,6 @@ sides = {
 for name, run in sides.items():
     run()
     taken = sorted(run() for _ in range(repeats))
-    print(f"{name}: median {statistics.median(taken):.3f} s ({taken[0]:.3f} to {taken[-1]:.3f}, {repeats} runs)")
+    print(
+        f"{name}: median {statistics.median(taken):.3f} s ({taken[0]:.3f} to {taken[-1]:.3f}, {repeats} runs)"
+    )

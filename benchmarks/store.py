@@ -89,9 +89,13 @@ def reading_rows(base, given, order):
     before = time.perf_counter()
     with ActivationStore(base / "large", {}) as store:
         for shard in range(shards):
-            row = (torch.arange(rows) if order == "in order" else torch.randperm(rows)) + shard * rows
+            row = (
+                torch.arange(rows) if order == "in order" else torch.randperm(rows)
+            ) + shard * rows
             store.write(
-                shard, torch.stack([row, row // 16, row % 16, row % 16, row % 16 + 1], 1), dict.fromkeys(names, values)
+                shard,
+                torch.stack([row, row // 16, row % 16, row % 16, row % 16 + 1], 1),
+                dict.fromkeys(names, values),
             )
         store.seal(shards, shards * rows)
     taken = time.perf_counter() - before
@@ -147,7 +151,9 @@ def reading_rows(base, given, order):
 
 
 def say_rates(what, two, size):
-    plain, ranges, ours = (f"{size / median(two[name]) / 1e9:.2f} GB/s" for name in ("plain", "ranges", "store"))
+    plain, ranges, ours = (
+        f"{size / median(two[name]) / 1e9:.2f} GB/s" for name in ("plain", "ranges", "store")
+    )
     print(
         f"reading one layer, {what}: one plain file {plain}, the shards' ranges without us {ranges}, store {ours}: "
         f"{ratio(two['plain'], two['store'])} of the plain file's rate (bound 0.8), "
@@ -163,7 +169,16 @@ def lines(base, count):
 
 
 def command(out, *more):
-    given = ["capture", "--model", demo_paths().model, "--out", out, "--site", "hook_resid_post", *more]
+    given = [
+        "capture",
+        "--model",
+        demo_paths().model,
+        "--out",
+        out,
+        "--site",
+        "hook_resid_post",
+        *more,
+    ]
     return [str(word) for word in given]
 
 
@@ -224,17 +239,23 @@ def linear(base, given):
             for _ in range(3 if times == 1 else 1):
                 ours, theirs = PROCESSES.Pipe(duplex=False)
                 out = base / "linear"
-                process = PROCESSES.Process(target=timed, args=(command(out, "--text", files[times]), theirs))
+                process = PROCESSES.Process(
+                    target=timed, args=(command(out, "--text", files[times]), theirs)
+                )
                 process.start()
                 taken.append(ours.recv())
                 process.join()
                 shutil.rmtree(out)
             wall[times].append(median(1e6 * seconds / tokens for seconds, _, tokens in taken))
             cpu[times].append(median(1e6 * seconds / tokens for _, seconds, tokens in taken))
-    print(f"linear: 1x is {given.texts // 2:,} texts, {given.turns} turns; microseconds a token (bound 0.9 to 1.1)")
+    print(
+        f"linear: 1x is {given.texts // 2:,} texts, {given.turns} turns; microseconds a token (bound 0.9 to 1.1)"
+    )
     for what, each in (("by the clock", wall), ("of the processors", cpu)):
         said = ", ".join(f"{times}x {median(values):.1f}" for times, values in each.items())
-        print(f"  {what}: {said}: 4x {ratio(each[4], each[1])}, 16x {ratio(each[16], each[1])} of 1x")
+        print(
+            f"  {what}: {said}: 4x {ratio(each[4], each[1])}, 16x {ratio(each[16], each[1])} of 1x"
+        )
 
 
 def batches(base, given):
@@ -278,7 +299,18 @@ def kills(base, given):
     prompts = base / "prompts.jsonl"
     texts = [s.text for s in read_conllu(demo.dev, 64)]
     prompts.write_text("\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8")
-    sweep = ["ablate", "--model", demo.model, "--prompts", prompts, "--metric", "loss", "--batch-tokens", 64, "--out"]
+    sweep = [
+        "ablate",
+        "--model",
+        demo.model,
+        "--prompts",
+        prompts,
+        "--metric",
+        "loss",
+        "--batch-tokens",
+        64,
+        "--out",
+    ]
     for name, words in (
         (
             "capture",
@@ -312,7 +344,9 @@ def kills(base, given):
                 same = contents(base / "killed") == whole
                 assert same, f"{name}: another result after a kill"
                 shutil.rmtree(base / "killed")
-        print(f"kills: {done} at random moments of a {name} of {seconds:.1f} s, {ends} runs ended: all identical")
+        print(
+            f"kills: {done} at random moments of a {name} of {seconds:.1f} s, {ends} runs ended: all identical"
+        )
 
 
 def ray(base, given):
@@ -342,7 +376,9 @@ PARTS = {f.__name__: f for f in (writing, reading, memory, linear, batches, kill
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--turns", type=int, default=7, help="of linear")
@@ -352,7 +388,9 @@ def main():
     parser.add_argument("--ud", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--sentences", type=int, default=2000)
-    parser.add_argument("--scratch", type=Path, help="where stores are written (default: the system's place)")
+    parser.add_argument(
+        "--scratch", type=Path, help="where stores are written (default: the system's place)"
+    )
     given = parser.parse_args()
     start()
     for name in given.only.split(","):

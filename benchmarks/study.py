@@ -56,7 +56,9 @@ def plain_features(subject, sentences, size=32):
             ids[i, : len(e)] = torch.tensor(e.ids)
             mask[i, : len(e)] = 1
         with torch.inference_mode():
-            hidden = subject.body(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            hidden = subject.body(
+                input_ids=ids, attention_mask=mask, output_hidden_states=True
+            ).hidden_states
         layers = [[] for _ in hidden] if layers is None else layers
         for i, (e, s) in enumerate(zip(part, texts, strict=True)):
             for span in word_spans(e, [(w.start, w.end) for w in s.words]):
@@ -86,12 +88,18 @@ def objective(X, y, classes, coef, intercept, l2):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--ud", type=Path, required=True, help="folder of UD English-EWT")
     parser.add_argument("--sentences", type=int, default=3000)
-    parser.add_argument("--layers", type=int, nargs="*", help="solve these layers only (default: all)")
-    parser.add_argument("--solve-only", action="store_true", help="time the solves alone, both on our features")
+    parser.add_argument(
+        "--layers", type=int, nargs="*", help="solve these layers only (default: all)"
+    )
+    parser.add_argument(
+        "--solve-only", action="store_true", help="time the solves alone, both on our features"
+    )
     parser.add_argument("--l2", type=float, default=100.0)
     parser.add_argument("--tol", type=float, default=1e-5, help="relative error of our objective")
     parser.add_argument("--device", default=None, help="where our solve runs")
@@ -130,12 +138,16 @@ def main():
         Z = ((X - mean) / scale).astype(np.float32)
         theirs, fits, own, other = {}, {}, [], 0.0
         for i, (name, y) in enumerate(made.items()):
-            if i % 4 == 0:  # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
+            if (
+                i % 4 == 0
+            ):  # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
                 start = time.perf_counter()
                 fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
                 own.append(time.perf_counter() - start)
             start = time.perf_counter()
-            theirs[name] = LogisticRegression(C=1 / given.l2, tol=1e-4, max_iter=10_000).fit(Z, y.astype(str))
+            theirs[name] = LogisticRegression(C=1 / given.l2, tol=1e-4, max_iter=10_000).fit(
+                Z, y.astype(str)
+            )
             other += time.perf_counter() - start
         span, own = f"{min(own):.1f} to {max(own):.1f}", float(np.mean(own))
         solves["ours"].append(own)
@@ -143,11 +155,15 @@ def main():
         gaps = []
         for name, y in made.items():
             peer, y = theirs[name], y.astype(str)
-            reached = objective(Z, y, peer.classes_, peer.coef_.astype(np.float64), peer.intercept_, given.l2)
+            reached = objective(
+                Z, y, peer.classes_, peer.coef_.astype(np.float64), peer.intercept_, given.l2
+            )
             fit = fits[name]
             coef = np.asarray(fit.coef) * scale
             intercept = np.asarray(fit.intercept) + np.asarray(fit.coef) @ mean
-            gaps.append(objective(Z, y, fit.classes.astype(str), coef, intercept, given.l2) / reached - 1)
+            gaps.append(
+                objective(Z, y, fit.classes.astype(str), coef, intercept, given.l2) / reached - 1
+            )
         worst = max(worst, *gaps)
         print(
             f"layer {layer}: joint solve {own:.1f} s ({span}), scikit-learn {other:.1f} s: {other / own:.1f}x; our objective less theirs, "
@@ -160,7 +176,10 @@ def main():
         f"{ratio(solves['plain'], solves['ours'])}; objective no worse on any target: {worst <= 0} ({worst:.1e})"
     )
     if len(list(layers)) == len(plain) and not given.solve_only:
-        each = {name: [t + seconds[f"{name} features"] / len(plain) for t in taken] for name, taken in solves.items()}
+        each = {
+            name: [t + seconds[f"{name} features"] / len(plain) for t in taken]
+            for name, taken in solves.items()
+        }
         a, b = sum(each["ours"]), sum(each["plain"])
         print(
             f"whole study: {a:.1f} s against {b:.1f} s: {b / a:.1f}x; layer by layer {ratio(each['plain'], each['ours'])}"

@@ -88,7 +88,10 @@ def reference() -> Iterator[tuple[str, str]]:
         yield f"{name}.md", page_of(module)
         index.append(f"- [{name}]({name}.md): {first_line(module)}")
     yield "commands.md", page_of_commands()
-    yield "README.md", "\n".join([*index, "- [commands](commands.md): every option of every command", ""])
+    yield (
+        "README.md",
+        "\n".join([*index, "- [commands](commands.md): every option of every command", ""]),
+    )
 
 
 def page_of(module: ModuleType) -> str:
@@ -96,7 +99,10 @@ def page_of(module: ModuleType) -> str:
     parts = [f"# {module.__name__}", quoted(inspect.getdoc(module))]
     for name in public(module):
         thing = getattr(module, name)
-        parts += [f"## {name}", f"```python\n{name}{signature(thing)}\n```" if callable(thing) else f"`{thing!r}`"]
+        parts += [
+            f"## {name}",
+            f"```python\n{name}{signature(thing)}\n```" if callable(thing) else f"`{thing!r}`",
+        ]
         if callable(thing) or inspect.ismodule(thing):
             parts.append(quoted(inspect.getdoc(thing)))
         for member, method in methods(thing):
@@ -120,8 +126,18 @@ def page_of_commands() -> str:
 
 def public(module: ModuleType) -> list[str]:
     """The names of ``__all__``, or the documented functions and classes that the module itself defines."""
-    own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
-    return list(getattr(module, "__all__", [n for n in own if n[0] != "_" and inspect.getdoc(getattr(module, n))]))
+    own = [
+        n
+        for n, v in vars(module).items()
+        if callable(v) and getattr(v, "__module__", "") == module.__name__
+    ]
+    return list(
+        getattr(
+            module,
+            "__all__",
+            [n for n in own if n[0] != "_" and inspect.getdoc(getattr(module, n))],
+        )
+    )
 
 
 def methods(thing: Any) -> Iterator[tuple[str, Any]]:
@@ -165,7 +181,12 @@ def generated_pages() -> Iterator[tuple[Path, str]]:
     for path in sorted((ROOT / "docs").glob("*.md")):
         text = path.read_text(encoding="utf-8")
         if GENERATED.search(text):
-            yield path, GENERATED.sub(lambda m: f"<!-- generated: {m[1]} -->\n{generated(m[1])}\n<!-- end -->", text)
+            yield (
+                path,
+                GENERATED.sub(
+                    lambda m: f"<!-- generated: {m[1]} -->\n{generated(m[1])}\n<!-- end -->", text
+                ),
+            )
 
 
 def generated(name: str) -> str:
@@ -184,7 +205,10 @@ def generated(name: str) -> str:
     return markdown_table(("method", "family", "scores", "drawn"), rows)
 
 
-ABOVE = {True: "Every run's `results.json` has:", False: "Beside [what every run has](running.md#resultsjson):"}
+ABOVE = {
+    True: "Every run's `results.json` has:",
+    False: "Beside [what every run has](running.md#resultsjson):",
+}
 
 
 def results_tables(study: str) -> str:
@@ -204,13 +228,35 @@ def results_tables(study: str) -> str:
         seen.add(kind)
         hints = typing.get_type_hints(kind)
         rows = []
-        for item in (item for item in dataclasses.fields(kind) if item.name not in skipped or kind is not whole):
-            optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
-            about = item.metadata.get("about", "") + (" (if asked for)" if optional and kind is not whole else "")
-            about += " (its items are fields of the record itself)" if item.metadata.get("spread") else ""
-            rows.append((f"`{item.name}`", type_name(hints[item.name]), item.metadata.get("unit", ""), about))
+        for item in (
+            item
+            for item in dataclasses.fields(kind)
+            if item.name not in skipped or kind is not whole
+        ):
+            optional = (
+                item.default is not dataclasses.MISSING
+                or item.default_factory is not dataclasses.MISSING
+            )
+            about = item.metadata.get("about", "") + (
+                " (if asked for)" if optional and kind is not whole else ""
+            )
+            about += (
+                " (its items are fields of the record itself)"
+                if item.metadata.get("spread")
+                else ""
+            )
+            rows.append(
+                (
+                    f"`{item.name}`",
+                    type_name(hints[item.name]),
+                    item.metadata.get("unit", ""),
+                    about,
+                )
+            )
             ahead += [inner for inner in dataclasses_in(hints[item.name]) if inner not in seen]
-        title = ABOVE[study == "common"] if kind is whole else f"`{kind.__name__}`: {first_line(kind)}"
+        title = (
+            ABOVE[study == "common"] if kind is whole else f"`{kind.__name__}`: {first_line(kind)}"
+        )
         tables.append(f"{title}\n\n{markdown_table(('field', 'type', 'unit', 'meaning'), rows)}")
     return "\n\n".join(tables)
 
@@ -224,7 +270,14 @@ def dataclasses_in(hint: Any) -> list[type]:
 
 def type_name(hint: Any) -> str:
     """A type as JSON has it."""
-    names = {float: "number", int: "integer", str: "text", bool: "true or false", type(None): "null", Any: "any"}
+    names = {
+        float: "number",
+        int: "integer",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+        Any: "any",
+    }
     if hint in names:
         return names[hint]
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -242,7 +295,9 @@ def type_name(hint: Any) -> str:
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 # -- the checks
@@ -256,23 +311,38 @@ def problems() -> Iterator[str]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    pages = {path: path.read_text(encoding="utf-8") for path in map(ROOT.joinpath, listed) if path.exists()}
+    pages = {
+        path: path.read_text(encoding="utf-8")
+        for path in map(ROOT.joinpath, listed)
+        if path.exists()
+    }
     parser = make_parser()
     commands = commands_of(parser)
-    known = {flag for one in (parser, *commands.values()) for action in one._actions for flag in action.option_strings}
+    known = {
+        flag
+        for one in (parser, *commands.values())
+        for action in one._actions
+        for flag in action.option_strings
+    }
     for path, text in pages.items():
         at = path.relative_to(ROOT)
         yield from (f"{at}: {what}" for what in broken_links(path, text))
         yield from (f"{at}: {what}" for what in wrong_commands(text, parser))
         if path.parent == ROOT / "docs":
             spoken = set(re.findall(r"`(--[a-z][a-z-]*)", prose(text)))
-            yield from (f"{at}: no command has the option {flag}" for flag in sorted(spoken - known))
+            yield from (
+                f"{at}: no command has the option {flag}" for flag in sorted(spoken - known)
+            )
     for path, text in generated_pages():
         if text != pages.get(path):
             yield f"{path.relative_to(ROOT)}: a generated part is not what the code says: run python docs/build.py"
     index = pages.get(ROOT / "docs" / "README.md", "")
     for path in pages:
-        if path.parent == ROOT / "docs" and path.name != "README.md" and f"({path.name}" not in index:
+        if (
+            path.parent == ROOT / "docs"
+            and path.name != "README.md"
+            and f"({path.name}" not in index
+        ):
             yield f"docs/README.md: {path.name} is not in the index"
     for name in commands:
         if not re.search(rf"`{name}`[^\n]*\(\w", index):
@@ -280,7 +350,11 @@ def problems() -> Iterator[str]:
     for name in MODULES:
         module = importlib.import_module(name)
         things = [(n, getattr(module, n)) for n in public(module)]
-        yield from (f"{name}.{n}: no docstring" for n, thing in things if callable(thing) and not inspect.getdoc(thing))
+        yield from (
+            f"{name}.{n}: no docstring"
+            for n, thing in things
+            if callable(thing) and not inspect.getdoc(thing)
+        )
 
 
 def prose(text: str) -> str:
@@ -300,7 +374,11 @@ def broken_links(path: Path, text: str) -> Iterator[str]:
             continue  # built on demand
         if not goal.exists():
             yield f"link to {target}: no such file"
-        elif anchor and goal.suffix == ".md" and anchor not in anchors(goal.read_text(encoding="utf-8")):
+        elif (
+            anchor
+            and goal.suffix == ".md"
+            and anchor not in anchors(goal.read_text(encoding="utf-8"))
+        ):
             yield f"link to {target}: no such heading"
 
 
@@ -310,7 +388,11 @@ def anchors(text: str) -> set[str]:
     for heading in re.findall(r"^#+ +(.+?) *$", prose(text), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         name = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-        made.add(name if name not in made else next(f"{name}-{i}" for i in range(1, 99) if f"{name}-{i}" not in made))
+        made.add(
+            name
+            if name not in made
+            else next(f"{name}-{i}" for i in range(1, 99) if f"{name}-{i}" not in made)
+        )
     return made
 
 

@@ -13,7 +13,12 @@ from layerscope import ablate
 def main(model=None, pairs=None, out="runs/agreement-heads", limit=60):
     data = demo_paths()
     results = ablate(
-        model=model or data.model, pairs=pairs or data.pairs, component="heads", value="mean", limit=limit, out=out
+        model=model or data.model,
+        pairs=pairs or data.pairs,
+        component="heads",
+        value="mean",
+        limit=limit,
+        out=out,
     )
     print("\n".join(results.findings))
     strongest = results.frame.sort_values("effect").head(5)

@@ -10,7 +10,13 @@ from layerscope.experiments.demo import demo_paths
 from layerscope import attribute
 
 
-def main(model=None, text="The old teachers near the big house", target=" are", wrong=" is", out="runs/why"):
+def main(
+    model=None,
+    text="The old teachers near the big house",
+    target=" are",
+    wrong=" is",
+    out="runs/why",
+):
     results = attribute(
         model=model or demo_paths().model, text=text, target=target, wrong=wrong,
         method=("leave-one-out", "kernel-shap", "ig"), out=out,

@@ -45,7 +45,9 @@ def vectors(subject, texts):
 def pairs(sentences, seed):
     """Two words of each sentence, several times."""
     rng = random.Random(seed)
-    return [" ".join(rng.sample([w.form for w in s.words], 2)) for s in sentences for _ in range(PAIRS)]
+    return [
+        " ".join(rng.sample([w.form for w in s.words], 2)) for s in sentences for _ in range(PAIRS)
+    ]
 
 
 def surest(head, whole, reduced):
@@ -76,7 +78,10 @@ def train(X, y, classes, smoothing=0.0, reduced=None, seed=0):
 def main(model, train_path, test_path, limit=2000):
     """Train, measure, print."""
     subject = load(model, body_only=True)
-    parts = {name: read(path, int(limit), 0) for name, path in (("train", train_path), ("test", test_path))}
+    parts = {
+        name: read(path, int(limit), 0)
+        for name, path in (("train", train_path), ("test", test_path))
+    }
     classes = sorted(set(parts["train"][1]))
     X, y, small = {}, {}, {}
     for name, (sentences, genres) in parts.items():

@@ -62,10 +62,14 @@ class Study:
 
     def _token(self, word):
         """The token of a pronoun where it follows a text."""
-        with_it, without = (self.subject.encode([text])[0].ids for text in (f"We know that{word}", "We know that"))
+        with_it, without = (
+            self.subject.encode([text])[0].ids for text in (f"We know that{word}", "We know that")
+        )
         added = with_it[len(without) :]
         if len(added) != 1:
-            raise SystemExit(f"expected one token for {word!r}, {self.subject.name} has {len(added)}")
+            raise SystemExit(
+                f"expected one token for {word!r}, {self.subject.name} has {len(added)}"
+            )
         return added[0]
 
     def runs(self, texts, *, logits=True):
@@ -91,7 +95,9 @@ class Study:
 
     def known(self):
         """Share of right pronouns after nouns whose gender is part of their meaning."""
-        return float(np.concatenate([self.leaning(KNOWN_HE) > 0, self.leaning(KNOWN_SHE) < 0]).mean())
+        return float(
+            np.concatenate([self.leaning(KNOWN_HE) > 0, self.leaning(KNOWN_SHE) < 0]).mean()
+        )
 
     def bits(self, texts):
         """-log2 p of each text's tokens after the first, and how many they are."""
@@ -117,13 +123,21 @@ class Study:
     def vectors(self, nouns):
         """The noun's last token at every layer [layers, nouns x templates, d]."""
         texts = [template.format(noun) for noun in nouns for template in TEMPLATES]
-        ends = [t.index(n) + len(n) for t, n in zip(texts, np.repeat(nouns, len(TEMPLATES)), strict=True)]
+        ends = [
+            t.index(n) + len(n)
+            for t, n in zip(texts, np.repeat(nouns, len(TEMPLATES)), strict=True)
+        ]
         out = {}
         for batch in self.subject.batches(encoded := self.subject.encode(texts), tokens=1024):
-            at = [max(i for i, (a, b) in enumerate(encoded[r].offsets) if a < b <= ends[r]) for r in batch.rows]
+            at = [
+                max(i for i, (a, b) in enumerate(encoded[r].offsets) if a < b <= ends[r])
+                for r in batch.rows
+            ]
             with capture(self.model, "blocks.*.hook_resid_post") as acts:
                 self.subject.forward(batch)
-            layers = torch.stack([value[torch.arange(len(batch)), at].float().cpu() for value in acts.values()])
+            layers = torch.stack(
+                [value[torch.arange(len(batch)), at].float().cpu() for value in acts.values()]
+            )
             out |= dict(zip(batch.rows, layers.unbind(1), strict=True))
         return torch.stack([out[i] for i in range(len(texts))], 1)
 
@@ -165,9 +179,13 @@ def main(model=None, out="runs/gender-bias", elsewhere=None, sentences=60):
     ]
     prompts = out / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    heads = ablate(model=study.subject, prompts=prompts, component="heads", value="mean", out=out / "heads")
+    heads = ablate(
+        model=study.subject, prompts=prompts, component="heads", value="mean", out=out / "heads"
+    )
     first = heads.frame.sort_values("effect").head(HEADS)
-    print(f"heads that carry it: {', '.join(f'{r.site} {r.effect:+.3f} (q {r.q:.2g})' for r in first.itertuples())}")
+    print(
+        f"heads that carry it: {', '.join(f'{r.site} {r.effect:+.3f} (q {r.q:.2g})' for r in first.itertuples())}"
+    )
     encoded = study.subject.encode([line["prompt"] for line in lines])
     batches = [batch.inputs(study.subject.device) for batch in study.subject.batches(encoded, 1024)]
     reference = Reference.of(study.model, "blocks.*.attn.hook_z", batches=batches)
@@ -186,8 +204,12 @@ def main(model=None, out="runs/gender-bias", elsewhere=None, sentences=60):
 
     layer = min(range(len(found)), key=left)
     site = f"blocks.{layer}.hook_resid_post"
-    rows[f"direction erased after layer {layer}"] = measured(study, he_test, she_test, {site: direction(layer)})
-    rows["a random one, as large a change"] = measured(study, he_test, she_test, {site: edits.turned(direction(layer))})
+    rows[f"direction erased after layer {layer}"] = measured(
+        study, he_test, she_test, {site: direction(layer)}
+    )
+    rows["a random one, as large a change"] = measured(
+        study, he_test, she_test, {site: edits.turned(direction(layer))}
+    )
 
     # 5. What it cost.
     print(f"{'':36} gap (95% over nouns)    known gender  agreement  bits a token elsewhere")

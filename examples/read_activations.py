@@ -13,11 +13,16 @@ from layerscope import capture, sites
 
 def main(model=None, text="The old teachers near the big house are happy."):
     path = model or demo_paths().model
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(path),
+        AutoModelForCausalLM.from_pretrained(path).eval(),
+    )
     batch = tokenizer(text, return_tensors="pt")
     print(f"{text!r}: {len(sites(model))} sites, such as {', '.join(sites(model)[:4])}")
 
-    with capture(model, "blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern", grad=True) as acts:
+    with capture(
+        model, "blocks.*.hook_resid_post", "blocks.1.attn.hook_pattern", grad=True
+    ) as acts:
         logits = model(**batch).logits
         logits[0, -2].max().backward()  # of the likeliest last token
 

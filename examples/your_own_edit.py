@@ -28,7 +28,11 @@ def loss(subject, encoded):
     total, count = 0.0, 0
     for batch in subject.batches(encoded, tokens=2048):
         logits = subject.forward(batch, logits=True).logits[:, :-1].float()
-        labels = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100).to(logits.device)
+        labels = (
+            batch.input_ids[:, 1:]
+            .masked_fill(batch.attention_mask[:, 1:] == 0, -100)
+            .to(logits.device)
+        )
         nats = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
         )
@@ -38,7 +42,9 @@ def loss(subject, encoded):
 
 def main(model=None, corpus=None, *sizes, sentences=60):
     subject = load(model or demo_paths().model)
-    encoded = subject.encode([s.text for s in read_conllu(corpus or demo_paths().test, limit=sentences)])
+    encoded = subject.encode(
+        [s.text for s in read_conllu(corpus or demo_paths().test, limit=sentences)]
+    )
     clean = loss(subject, encoded)
     print(f"{subject.name}: {clean:.3f} bits a token")
     found = {}

@@ -37,7 +37,11 @@ class LstmLm(nn.Module):
     def __init__(self, vocabulary, width=64):
         super().__init__()
         self.width = width
-        self.embed, self.cell, self.head = nn.Embedding(vocabulary, width), Cell(width), nn.Linear(width, vocabulary)
+        self.embed, self.cell, self.head = (
+            nn.Embedding(vocabulary, width),
+            Cell(width),
+            nn.Linear(width, vocabulary),
+        )
 
     def forward(self, ids):
         x = self.embed(ids)
@@ -53,9 +57,13 @@ def main(path=None, epochs=3, sentences=400, text=None):
     torch.manual_seed(0)
     corpus = list(read_conllu(path or demo_paths().train, limit=sentences + 100))
     lines = Path(text).read_text(encoding="utf-8").lower().splitlines() if text else []
-    rows = [[w.form.lower() for w in s.words] for s in corpus] + [line.split() for line in lines if line.strip()]
+    rows = [[w.form.lower() for w in s.words] for s in corpus] + [
+        line.split() for line in lines if line.strip()
+    ]
     counts = Counter(word for row in rows for word in row)
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *(w for w, n in counts.items() if n > 1)])}
+    vocabulary = {
+        word: i for i, word in enumerate(["<s>", "<unk>", *(w for w, n in counts.items() if n > 1)])
+    }
     names = list(vocabulary)
     encoded = [[0, *(vocabulary.get(word, 1) for word in row)] for row in rows]
     encoded, only_read = encoded[: len(corpus)], encoded[len(corpus) :]
@@ -69,7 +77,9 @@ def main(path=None, epochs=3, sentences=400, text=None):
             rows = [torch.tensor(r) for r in train[start : start + 16]]
             ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
             logits = model(ids[:, :-1].clamp(min=0))
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-100)
+            loss = nn.functional.cross_entropy(
+                logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=-100
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -84,21 +94,32 @@ def main(path=None, epochs=3, sentences=400, text=None):
 
     # 2. Gates and states by module path: a module that is called once a step has one tensor a step.
     def states(row):
-        with torch.no_grad(), capture(model, "module:cell.state:output", "module:cell.gates:output") as acts:
+        with (
+            torch.no_grad(),
+            capture(model, "module:cell.state:output", "module:cell.gates:output") as acts,
+        ):
             model(torch.tensor([row]))
         gates = torch.cat(acts.all("module:cell.gates:output")).chunk(4, dim=-1)
         return torch.cat(acts.all("module:cell.state:output"))[1:], gates[1].sigmoid()[1:]
 
     both = [states(row) for row in encoded]
     labels = [[w.upos for w in s.words] for s in corpus]
-    X = [torch.cat([state for state, _ in part]).numpy() for part in (both[:sentences], both[sentences:])]
-    y = [[label for row in part for label in row] for part in (labels[:sentences], labels[sentences:])]
+    X = [
+        torch.cat([state for state, _ in part]).numpy()
+        for part in (both[:sentences], both[sentences:])
+    ]
+    y = [
+        [label for row in part for label in row]
+        for part in (labels[:sentences], labels[sentences:])
+    ]
     print(f"forget gate: mean {torch.cat([f for _, f in both]).mean():.2f}")
 
     # 3. A probe of the states for parts of speech.
     score = LogisticProbe(l2=10.0).fit(X[0], y[0]).score(X[1], y[1])
     majority = Counter(y[0]).most_common(1)[0][0]
-    print(f"UPOS from the state: {score:.3f}; the most frequent class {y[1].count(majority) / len(y[1]):.3f}")
+    print(
+        f"UPOS from the state: {score:.3f}; the most frequent class {y[1].count(majority) / len(y[1]):.3f}"
+    )
 
     # 4. Units ablated: which of them the next word needs.
     def nats():
@@ -131,7 +152,12 @@ def main(path=None, epochs=3, sentences=400, text=None):
         given = (acts["module:embed:output"] * acts.grad["module:embed:output"]).sum(-1)[0]
     words = [f"{names[i]} {v:+.2f}" for i, v in zip(row[1:-1], given[1:].tolist(), strict=True)]
     print(f"logit of {names[row[-1]]!r} from: {', '.join(words[-6:])}")
-    return {"upos": score, "majority": y[1].count(majority) / len(y[1]), "effects": effects, "status": verdict.status}
+    return {
+        "upos": score,
+        "majority": y[1].count(majority) / len(y[1]),
+        "effects": effects,
+        "status": verdict.status,
+    }
 
 
 if __name__ == "__main__":

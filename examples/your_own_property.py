@@ -16,7 +16,9 @@ def in_subject(sentence, train):
     return ["yes" if word.deprel.startswith("nsubj") else "no" for word in sentence.words]
 
 
-PROPERTIES["in_subject"] = Property("in_subject", "word", "class", in_subject, "is it the head of a subject?")
+PROPERTIES["in_subject"] = Property(
+    "in_subject", "word", "class", in_subject, "is it the head of a subject?"
+)
 
 
 def main(out="runs/in-subject", limit=500):

@@ -28,7 +28,10 @@ class StudyFunction:
         self.study = study
         self.__name__ = self.__qualname__ = study.name
         self.__signature__ = inspect.signature(study.options).replace(return_annotation=Results)
-        options = [f"    {item.name}: {item.metadata['help']}" for item in dataclasses.fields(study.options)]
+        options = [
+            f"    {item.name}: {item.metadata['help']}"
+            for item in dataclasses.fields(study.options)
+        ]
         text = f"{study.help[0].upper()}{study.help[1:]}."
         raises = "Raises:\n    LayerscopeError, OSError: bad input, each one clear line."
         self.__doc__ = "\n".join([text, "", "Args:", *options, "", raises])
@@ -51,7 +54,9 @@ class StudyFunction:
 
     def _config(self, args: tuple[Any, ...], options: Any) -> Any:
         if args:
-            raise TypeError(f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}")
+            raise TypeError(
+                f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}"
+            )
         given = dict(options)
         if isinstance(given.get("model"), tuple):
             from .subject import Subject

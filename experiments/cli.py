@@ -62,12 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> str:
     """What was not understood, with the nearest option there is."""
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    known = commands.choices[command]._option_string_actions if command else parser._option_string_actions
+    known = (
+        commands.choices[command]._option_string_actions
+        if command
+        else parser._option_string_actions
+    )
     first = unknown[0].partition("=")[0]
     near = difflib.get_close_matches(first, [name for name in known if name.startswith("--")], 1)
     where = f"layerscope {command}" if command else "layerscope"
     hint = f": did you mean {near[0]}?" if near else f"; '{where} --help' lists all"
-    return f"{where} has no option {first}{hint}" if first.startswith("-") else f"{where}: unexpected {first!r}{hint}"
+    return (
+        f"{where} has no option {first}{hint}"
+        if first.startswith("-")
+        else f"{where}: unexpected {first!r}{hint}"
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,14 +102,28 @@ def make_parser() -> argparse.ArgumentParser:
         add_options(one, study.options)
         add_options(one.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
     demo = _add(
-        commands, "demo", "a small probing study of an embedded model and corpus (nothing is downloaded)", ("demo",)
+        commands,
+        "demo",
+        "a small probing study of an embedded model and corpus (nothing is downloaded)",
+        ("demo",),
     )
     demo.add_argument(
-        "--out", type=Path, default=Path("demo-run"), metavar="DIR", help="run folder (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("demo-run"),
+        metavar="DIR",
+        help="run folder (default: %(default)s)",
     )
     add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
-    report = _add(commands, "report", "make the report of a finished run again, or compare several runs", REPORTS)
-    report.add_argument("folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
+    report = _add(
+        commands,
+        "report",
+        "make the report of a finished run again, or compare several runs",
+        REPORTS,
+    )
+    report.add_argument(
+        "folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs"
+    )
     report.add_argument(
         "--out",
         type=Path,
@@ -112,7 +134,9 @@ def make_parser() -> argparse.ArgumentParser:
         commands,
         "completion",
         "print a shell completion script",
-        tuple(f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)),
+        tuple(
+            f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)
+        ),
     )
     completion.add_argument("shell", choices=SHELLS, help="whose script")
     return parser
@@ -173,7 +197,11 @@ def _guarded(given: argparse.Namespace) -> int:
             return _report(given.folder, given.out)
         call = from_arguments(CallOptions, given)
         if given.command == "demo":
-            study, options, again = STUDIES["probe"], _demo(given.out), f"layerscope demo --out {given.out}"
+            study, options, again = (
+                STUDIES["probe"],
+                _demo(given.out),
+                f"layerscope demo --out {given.out}",
+            )
         else:
             study = STUDIES[given.command]
             file = read_toml(call.config, given.command) if call.config is not None else {}
@@ -190,7 +218,9 @@ def _guarded(given: argparse.Namespace) -> int:
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
-        print(f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr)
+        print(
+            f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr
+        )
         return BUG
 
 

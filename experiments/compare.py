@@ -68,7 +68,11 @@ class Named:
     @property
     def blocks(self) -> int:
         """How many blocks its model has."""
-        layers = [int(r["layer"]) for r in self.results.get("records") or () if finite(r.get("layer")) is not None]
+        layers = [
+            int(r["layer"])
+            for r in self.results.get("records") or ()
+            if finite(r.get("layer")) is not None
+        ]
         return int((self.about.get("model") or {}).get("n_layers") or max(layers, default=1) or 1)
 
 
@@ -86,8 +90,12 @@ def compared_page(runs: Sequence[Results]) -> Page:
     sections = [_runs(named)]
     for quantity, curves in quantities.items():
         uid, title, metric = f"q{len(sections)}", quantity.title, quantity.metric
-        picture = depth_curves(curves, data, uid=uid, title=f"{title}: {metric} by relative depth", y_title=metric)
-        sections.append(Section(uid, title, [picture, _bests(uid, quantity, curves)], metric, study=True))
+        picture = depth_curves(
+            curves, data, uid=uid, title=f"{title}: {metric} by relative depth", y_title=metric
+        )
+        sections.append(
+            Section(uid, title, [picture, _bests(uid, quantity, curves)], metric, study=True)
+        )
     sections += [section for run in named if (section := _parts(run, len(sections))) is not None]
     sections += [_caveats(named), _provenance(named)]
     kinds = list(dict.fromkeys(str(run.get("kind")) for run in runs))
@@ -106,7 +114,9 @@ def compared_page(runs: Sequence[Results]) -> Page:
     )
 
 
-def findings(runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve]]) -> list[tuple[str, str, str]]:
+def findings(
+    runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve]]
+) -> list[tuple[str, str, str]]:
     """A sentence for each quantity; a run without one says its own."""
     found = [
         (f"q{i}", quantity.title, _finding(quantity, curves))
@@ -114,7 +124,9 @@ def findings(runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve
     ]
     drawn = {curve.name for curves in quantities.values() for curve in curves}
     silent = [one for one in runs if one.name not in drawn]
-    return found + [("", one.name, str(f["text"])) for one in silent for f in one.results.get("findings") or ()]
+    return found + [
+        ("", one.name, str(f["text"])) for one in silent for f in one.results.get("findings") or ()
+    ]
 
 
 def names(runs: Sequence[Results]) -> list[str]:
@@ -130,8 +142,13 @@ def names(runs: Sequence[Results]) -> list[str]:
                 labels[i] = f"{command} {labels[i]}"
     if _is_ambiguous(labels):
         options = _differing_options([about.get("config") or {} for about in abouts])
-        labels = [f"{label} ({told})" if told else label for label, told in zip(labels, options, strict=True)]
-    return [label if labels.count(label) == 1 else f"{label} #{i}" for i, label in enumerate(labels, 1)]
+        labels = [
+            f"{label} ({told})" if told else label
+            for label, told in zip(labels, options, strict=True)
+        ]
+    return [
+        label if labels.count(label) == 1 else f"{label} #{i}" for i, label in enumerate(labels, 1)
+    ]
 
 
 def _is_ambiguous(labels: Sequence[str]) -> bool:
@@ -169,7 +186,10 @@ def _quantities(runs: Sequence[Named]) -> dict[Quantity, list[Curve]]:
             if all(value is None for value in curve.values):
                 continue
             depths = [min(layer / run.blocks, 1.0) for layer in curve.layers]
-            places = [_place(run, layer, site) for layer, site in zip(curve.layers, curve.sites, strict=True)]
+            places = [
+                _place(run, layer, site)
+                for layer, site in zip(curve.layers, curve.sites, strict=True)
+            ]
             quantity = Quantity(curve.title, curve.metric, curve.is_change)
             points = Curve(run.name, places, depths, curve.values, curve.low, curve.high)
             out.setdefault(quantity, []).append(points)
@@ -187,7 +207,9 @@ def _finding(quantity: Quantity, curves: Sequence[Curve]) -> str:
     for curve in curves:
         i = quantity.top(curve)
         span = interval(curve.low[i], curve.high[i])
-        parts.append(f"{curve.name} {number(curve.values[i])} at {curve.places[i]}{f' ({span})' if span else ''}")
+        parts.append(
+            f"{curve.name} {number(curve.values[i])} at {curve.places[i]}{f' ({span})' if span else ''}"
+        )
     return f"by {quantity.extreme} {quantity.metric}: " + "; ".join(parts) + "."
 
 
@@ -204,10 +226,20 @@ def _bests(uid: str, quantity: Quantity, curves: Sequence[Curve]) -> Table:
     for curve in curves:
         known = [i for i, v in enumerate(curve.values) if v is not None]
         best = quantity.top(curve)
-        ends = (score_cell(curve.values[i], curve.low[i], curve.high[i]) for i in (known[0], known[-1]))
+        ends = (
+            score_cell(curve.values[i], curve.low[i], curve.high[i]) for i in (known[0], known[-1])
+        )
         top = score_cell(curve.values[best], curve.low[best], curve.high[best], tone="strong")
         depth = curve.depths[best]
-        rows.append([Cell(curve.name, head=True), top, Cell(curve.places[best]), Cell(number(depth, 2), depth), *ends])
+        rows.append(
+            [
+                Cell(curve.name, head=True),
+                top,
+                Cell(curve.places[best]),
+                Cell(number(depth, 2), depth),
+                *ends,
+            ]
+        )
     return Table(
         f"{uid}-bests",
         f"{quantity.title}: the {quantity.extreme} {quantity.metric} of each run, 95% intervals in small print",
@@ -238,11 +270,23 @@ def _runs(runs: Sequence[Named]) -> Section:
     rows = []
     for one, config in zip(runs, told, strict=True):
         model = one.about.get("model") or {}
-        sizes = [Cell(count(model.get(k)), finite(model.get(k))) for k in ("n_layers", "d_model", "n_parameters")]
+        sizes = [
+            Cell(count(model.get(k)), finite(model.get(k)))
+            for k in ("n_layers", "d_model", "n_parameters")
+        ]
         options = [plain_cell(config.get(k)) for k in differing]
         when = Cell(str(one.about.get("finished") or ABSENT)[:10])
         command = Cell(str(one.results.get("kind")))
-        rows.append([Cell(one.name, head=True), command, Cell(model_name(one.about)), *sizes, *options, when])
+        rows.append(
+            [
+                Cell(one.name, head=True),
+                command,
+                Cell(model_name(one.about)),
+                *sizes,
+                *options,
+                when,
+            ]
+        )
     table = Table("runs-table", "The runs, with the options in which they differ", columns, rows)
     return Section("runs", "Runs", [table])
 
@@ -277,10 +321,22 @@ def _caveats(runs: Sequence[Named]) -> Section:
     rows: list[tuple[str, str, str]] = []
     for one in runs:
         (notes,) = caveats(one.typed.notes, one.study.cautions(one.results)).parts
-        rows += [(badge, tone, f"{one.name}: {text}") for badge, tone, text in notes.rows if tone == "warn"]
-    data = {tuple(sorted(str(d.get("sha256")) for d in one.about.get("data") or ())) for one in runs}
+        rows += [
+            (badge, tone, f"{one.name}: {text}")
+            for badge, tone, text in notes.rows
+            if tone == "warn"
+        ]
+    data = {
+        tuple(sorted(str(d.get("sha256")) for d in one.about.get("data") or ())) for one in runs
+    }
     if len(data) > 1:
-        rows.append(("note", "warn", "The runs read different data: a difference between them may be the data's."))
+        rows.append(
+            (
+                "note",
+                "warn",
+                "The runs read different data: a difference between them may be the data's.",
+            )
+        )
     if not rows:
         rows.append(("none", "good", "No run has a warning, and all read the same data."))
     return Section("caveats", "Caveats", [Notes(rows)])
@@ -291,4 +347,9 @@ def _provenance(runs: Sequence[Named]) -> Section:
     for i, one in enumerate(runs):
         parts = [*provenance(one.about, f"r{i}-").parts, *again(one.about, f"r{i}-").parts]
         folds.append(Fold(one.name, parts))
-    return Section("provenance", "Provenance", folds, "Model, data, versions, machine, time and command of each run.")
+    return Section(
+        "provenance",
+        "Provenance",
+        folds,
+        "Model, data, versions, machine, time and command of each run.",
+    )

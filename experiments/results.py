@@ -51,12 +51,18 @@ class Results:
         path = Path(folder)
         path = path / "results.json" if path.is_dir() else path
         if not path.is_file():
-            held = " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
-            raise RunError(f"{folder}: expected a finished run's folder, found no {path.name}{held}")
+            held = (
+                " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
+            )
+            raise RunError(
+                f"{folder}: expected a finished run's folder, found no {path.name}{held}"
+            )
         raw = read_json(path)
         kind = raw.get("kind")
         if not isinstance(kind, str) or kind not in STUDIES:
-            raise RunError(f"{path}: expected the results of {', '.join(STUDIES)}, got kind {kind!r:.40}")
+            raise RunError(
+                f"{path}: expected the results of {', '.join(STUDIES)}, got kind {kind!r:.40}"
+            )
         STUDIES[kind].read(raw, str(path))
         return cls(raw, path.parent)
 
@@ -113,7 +119,9 @@ class Results:
         found = self.pictures
         if not 0 <= number < len(found):
             known = "; ".join(f"{i} {picture.title}" for i, picture in enumerate(found)) or "none"
-            raise RunError(f"no picture {number} in these results of {self.kind}: expected one of: {known}")
+            raise RunError(
+                f"no picture {number} in these results of {self.kind}: expected one of: {known}"
+            )
         return found[number]
 
     def report(self, path: Path | str) -> Path:
@@ -144,7 +152,9 @@ class Results:
 
     def __repr__(self) -> str:
         where = f" in {self.folder}" if self.folder else ""
-        return "\n".join([f"<Results of {self.kind}: {len(self.records)} records{where}>", *self.findings])
+        return "\n".join(
+            [f"<Results of {self.kind}: {len(self.records)} records{where}>", *self.findings]
+        )
 
     def _repr_html_(self) -> str:
         """Findings, the first picture and the first table, for a notebook."""

@@ -36,8 +36,12 @@ class Gradients(Mapping[str, Tensor]):
     def __getitem__(self, spec: SiteLike) -> Tensor:
         site = _one(spec, self._known)
         if site not in self._values:
-            raise UnknownName(f"no gradient at {site}: run loss.backward() inside the with block, with grad=True")
-        total = _summed(site, list(self._values[site].values()), f"take acts.grad.all({str(spec)!r})")
+            raise UnknownName(
+                f"no gradient at {site}: run loss.backward() inside the with block, with grad=True"
+            )
+        total = _summed(
+            site, list(self._values[site].values()), f"take acts.grad.all({str(spec)!r})"
+        )
         return _part(total, site, spec)
 
     def __iter__(self) -> Iterator[str]:
@@ -51,7 +55,9 @@ class Gradients(Mapping[str, Tensor]):
         site = _one(spec, self._known)
         gradients = self._values.get(site, {})
         forwards = self._forwards.get(site, [])
-        return [_part(gradients.get(i, torch.zeros_like(v)), site, spec) for i, v in enumerate(forwards)]
+        return [
+            _part(gradients.get(i, torch.zeros_like(v)), site, spec) for i, v in enumerate(forwards)
+        ]
 
     def clear(self) -> None:
         """Forget what was summed: call it between two losses."""
@@ -105,7 +111,9 @@ class Activations(Mapping[str, Tensor]):
             raise SiteNeverFired(f"{site} has no value: no forward has run inside this capture yet")
         for value, mark in zip(self._values[site], self._marks[site], strict=True):
             if mark is not None and not _same_mark(mark, _mark(value)):
-                raise UseError(f"{site} was modified in place after it was captured: use capture(..., clone=True)")
+                raise UseError(
+                    f"{site} was modified in place after it was captured: use capture(..., clone=True)"
+                )
         return [_part(value, site, spec) for value in self._values[site]]
 
     def _add(self, site: Site, value: Tensor, watched: bool) -> None:
@@ -131,9 +139,13 @@ class Activations(Mapping[str, Tensor]):
             UseError: no graph is held, the loss has none, or it is of forwards of different lengths.
         """
         if not self._raw:
-            raise UseError("no graph is held: use capture(..., grad=True), and call inside the with block")
+            raise UseError(
+                "no graph is held: use capture(..., grad=True), and call inside the with block"
+            )
         if not loss.requires_grad:
-            raise UseError("the loss has no graph: make it inside the with block, from the model's output")
+            raise UseError(
+                "the loss has no graph: make it inside the with block, from the model's output"
+            )
         asked = [(site, i) for site, forwards in self._raw.items() for i in range(len(forwards))]
         raws = [self._raw[site][i][0] for site, i in asked]
         self.grad._paused = True  # autograd.grad runs the tensors' hooks too
@@ -141,16 +153,24 @@ class Activations(Mapping[str, Tensor]):
             found = torch.autograd.grad(loss, raws, retain_graph=retain_graph, allow_unused=True)
         finally:
             self.grad._paused = False
-        reached = {at: gradient for at, gradient in zip(asked, found, strict=True) if gradient is not None}
+        reached = {
+            at: gradient for at, gradient in zip(asked, found, strict=True) if gradient is not None
+        }
         latest = max((i for _, i in reached), default=-1)
         return {str(site): self._gradient(site, reached, latest) for site in self._raw}
 
-    def _gradient(self, site: Site, reached: Mapping[tuple[Site, int], Tensor], latest: int) -> Tensor:
+    def _gradient(
+        self, site: Site, reached: Mapping[tuple[Site, int], Tensor], latest: int
+    ) -> Tensor:
         forwards = self._raw[site]
-        parts = [view(reached[site, i]) for i, (_, view) in enumerate(forwards) if (site, i) in reached]
+        parts = [
+            view(reached[site, i]) for i, (_, view) in enumerate(forwards) if (site, i) in reached
+        ]
         if parts:
             return _summed(site, parts, "give the loss of one forward")
-        raw, view = forwards[min(latest, len(forwards) - 1)]  # a site that this loss does not depend on
+        raw, view = forwards[
+            min(latest, len(forwards) - 1)
+        ]  # a site that this loss does not depend on
         return view(torch.zeros_like(raw))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,7 +183,9 @@ class Activations(Mapping[str, Tensor]):
         self.__dict__.update(state)
         for site, marks in self._marks.items():  # a copied tensor counts its changes anew
             values = self._values[site]
-            self._marks[site] = [None if m is None else _mark(v) for m, v in zip(marks, values, strict=True)]
+            self._marks[site] = [
+                None if m is None else _mark(v) for m, v in zip(marks, values, strict=True)
+            ]
 
 
 def _part(value: Tensor, site: Site, spec: SiteLike) -> Tensor:
@@ -174,7 +196,9 @@ def _part(value: Tensor, site: Site, spec: SiteLike) -> Tensor:
 
 def _summed(site: Site, parts: list[Tensor], instead: str) -> Tensor:
     if len({part.shape for part in parts}) > 1:
-        raise UseError(f"{site} has gradients of {len(parts)} forwards of different shapes: {instead}")
+        raise UseError(
+            f"{site} has gradients of {len(parts)} forwards of different shapes: {instead}"
+        )
     return functools.reduce(torch.add, parts)
 
 
@@ -182,7 +206,11 @@ def _one(spec: SiteLike, known: list[Site]) -> Site:
     """The captured site that a spelling means; a selection may be taken from a site captured whole."""
     wanted = Site.parse(spec)
     names = list(dict.fromkeys(site.name for site in known))
-    name = wanted.name if wanted.name.startswith("module:") else expand([Site(wanted.name)], names)[0].name
+    name = (
+        wanted.name
+        if wanted.name.startswith("module:")
+        else expand([Site(wanted.name)], names)[0].name
+    )
     exact = Site(name, wanted.select)
     if exact in known:
         return exact
@@ -193,13 +221,19 @@ def _one(spec: SiteLike, known: list[Site]) -> Site:
 
 def _mark(value: Tensor) -> int | Tensor:
     """What tells later whether a tensor was changed in place: its version, or, in inference mode, some of its values."""
-    return value._version if not value.is_inference() else (value[-1, -1] if value.ndim > 1 else value).clone()
+    return (
+        value._version
+        if not value.is_inference()
+        else (value[-1, -1] if value.ndim > 1 else value).clone()
+    )
 
 
 def _same_mark(before: int | Tensor, after: int | Tensor) -> bool:
     if isinstance(before, Tensor) and isinstance(after, Tensor):
         return torch.equal(before.nan_to_num(), after.nan_to_num())
-    return before is after or (isinstance(before, int) and isinstance(after, int) and before == after)
+    return before is after or (
+        isinstance(before, int) and isinstance(after, int) and before == after
+    )
 
 
 def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
@@ -212,7 +246,13 @@ def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
     for i in chosen if isinstance(chosen, tuple) and not isinstance(chosen, Span) else [chosen]:
         if isinstance(i, int) and not -size <= i < size:
             raise UnknownSite(f"{site}: expected an index below {size}, got {i}")
-    index = slice(*chosen) if isinstance(chosen, Span) else list(chosen) if isinstance(chosen, tuple) else chosen
+    index = (
+        slice(*chosen)
+        if isinstance(chosen, Span)
+        else list(chosen)
+        if isinstance(chosen, tuple)
+        else chosen
+    )
     return (slice(None),) * axis + (index,)
 
 

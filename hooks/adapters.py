@@ -23,7 +23,18 @@ _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
 _FOLDED = ("xglm",)
 """Model types whose softmax runs on ``(batch head) query key``, where attention is not seen."""
-PROVED = ("bloom", "codegen", "falcon", "gpt_bigcode", "gpt_neo", "gptj", "jetmoe", "modernbert-decoder", "mpt", "xglm")
+PROVED = (
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gptj",
+    "jetmoe",
+    "modernbert-decoder",
+    "mpt",
+    "xglm",
+)
 """Model types whose adapters the tests put to oracles: an adapter describes where parts are, not that they add up."""
 
 
@@ -41,7 +52,9 @@ def family_from_transformer_lens(model: nn.Module) -> Family:
     for name in _candidates(model):
         tried.append(name)
         components = _components(model, name)
-        stack = next((components[s] for s in _STACKS if s in components), None) if components else None
+        stack = (
+            next((components[s] for s in _STACKS if s in components), None) if components else None
+        )
         if components and stack is not None:
             return _row(model, components, stack)
     raise UnknownArchitecture(
@@ -65,11 +78,17 @@ def _candidates(model: nn.Module) -> Iterator[str]:
 def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+        from transformer_lens.factories.architecture_adapter_factory import (
+            ArchitectureAdapterFactory,
+        )
+        from transformer_lens.model_bridge.sources._bridge_builder import (
+            build_bridge_config_from_hf,
+        )
 
         try:
-            config = build_bridge_config_from_hf(model.config, architecture, architecture, torch.float32)
+            config = build_bridge_config_from_hf(
+                model.config, architecture, architecture, torch.float32
+            )
             adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
         except Exception:  # adapters raise of many kinds on what they do not describe, a missing package among them
             return None
@@ -142,7 +161,9 @@ def _place(parts: dict[str, Any], alias: str) -> str | None:
         if component.name:
             path.append(component.name)
         parts = dict(component.submodules or {})
-    if component is not None and not component.name:  # a container without a module: its first or last linear layer
+    if (
+        component is not None and not component.name
+    ):  # a container without a module: its first or last linear layer
         child = parts.get("in" if end == "hook_in" else "out")
         if child is None or not child.name:
             return None
@@ -154,15 +175,25 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
     """Which columns of a fused projection are queries, keys and values: the adapter's own split of a labelled weight."""
     qkv = (attention.submodules or {}).get("qkv")
     module = _module(model, body, f"{blocks}.0.{attention.name}")
-    if qkv is None or module is None or not isinstance(linear := getattr(module, qkv.name, None), nn.Module):
+    if (
+        qkv is None
+        or module is None
+        or not isinstance(linear := getattr(module, qkv.name, None), nn.Module)
+    ):
         return {}
     weight, bias = linear.get_parameter("weight"), getattr(linear, "bias", None)
     labelled = copy.copy(linear)
     width = weight.shape[1] if type(linear).__name__ == "Conv1D" else weight.shape[0]
     rows = torch.arange(width, dtype=torch.float32)
-    grid = rows.expand(weight.shape) if type(linear).__name__ == "Conv1D" else rows[:, None].expand(weight.shape)
+    grid = (
+        rows.expand(weight.shape)
+        if type(linear).__name__ == "Conv1D"
+        else rows[:, None].expand(weight.shape)
+    )
     labelled._parameters = {"weight": nn.Parameter(grid.contiguous(), requires_grad=False)}
-    labelled._parameters["bias"] = nn.Parameter(rows.clone(), requires_grad=False) if bias is not None else None
+    labelled._parameters["bias"] = (
+        nn.Parameter(rows.clone(), requires_grad=False) if bias is not None else None
+    )
     double = copy.copy(module)
     double._modules = {**module._modules, qkv.name: labelled}
     try:
@@ -173,7 +204,11 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
         return {}
     path = f"{attention.name}.{qkv.name}"
     return {
-        f"attn.hook_{name}": (path, "output", views.columns(index, len(index) // _d_head(model, found)))
+        f"attn.hook_{name}": (
+            path,
+            "output",
+            views.columns(index, len(index) // _d_head(model, found)),
+        )
         for name, index in zip("qkv", found, strict=True)
     }
 

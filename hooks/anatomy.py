@@ -22,7 +22,17 @@ from layerscope.errors import InputError, LayerscopeError
 
 from . import views
 from .families import Family
-from .rows import ATTENTION_SITES, Place, Reading, Stack, head_counts, read, stacks_of, submodule, text_config
+from .rows import (
+    ATTENTION_SITES,
+    Place,
+    Reading,
+    Stack,
+    head_counts,
+    read,
+    stacks_of,
+    submodule,
+    text_config,
+)
 from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -127,7 +137,9 @@ def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
     _refuse_wrapper(model)
     known, inner = _CACHE.get(model), _adapted(model)
-    if known is None or any(shape != _shape(inner, shape.path, shape.config) for shape in _SHAPES.get(inner, ())):
+    if known is None or any(
+        shape != _shape(inner, shape.path, shape.config) for shape in _SHAPES.get(inner, ())
+    ):
         _SHAPES.pop(inner, None)
         _CACHE.pop(inner, None)
         _refuse_compiled(model)
@@ -145,7 +157,8 @@ def _shape(model: nn.Module, path: str, config: Any) -> _Shape:
 def has_experts(model: nn.Module, path: str = "") -> bool:
     """Whether some block is a mixture of experts; with a path, whether that block is."""
     return any(
-        "expert" in f"{name} {type(m).__name__}".lower() for name, m in model.get_submodule(path).named_modules()
+        "expert" in f"{name} {type(m).__name__}".lower()
+        for name, m in model.get_submodule(path).named_modules()
     )
 
 
@@ -158,7 +171,9 @@ def _adapted(model: nn.Module) -> nn.Module:
 def body_of(model: nn.Module) -> nn.Module:
     """What makes a transformers model's hidden states: without its head, the encoder alone of a pair, inside adapters."""
     inner: Any = _adapted(model)
-    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False) and hasattr(inner, "get_encoder"):
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False) and hasattr(
+        inner, "get_encoder"
+    ):
         return inner.get_encoder() or inner
     return getattr(inner, "base_model", inner)
 
@@ -223,13 +238,17 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     if dtype is not None:
         for own in (p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()):
             new = own.detach().to(dtype, copy=True)
-            memo[id(own)] = nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
+            memo[id(own)] = (
+                nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
+            )
     made = copy.deepcopy(model, memo)
     for known, new in {model: made, _adapted(model): _adapted(made)}.items():
         if known in _CACHE:
             _CACHE[new] = anatomy(known)
         if known in _SHAPES:
-            _SHAPES[new] = tuple(_shape(new, s.path, memo.get(id(s.config), s.config)) for s in _SHAPES[known])
+            _SHAPES[new] = tuple(
+                _shape(new, s.path, memo.get(id(s.config), s.config)) for s in _SHAPES[known]
+            )
     return made
 
 
@@ -279,7 +298,9 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
             each.append(_raw_places(model, site))
         else:
             each.append({own: places[own.name] for own in _expanded(model, site, places)})
-    _refuse_compiled_around(model, {place.path: place for found in each for place in found.values()}.values())
+    _refuse_compiled_around(
+        model, {place.path: place for found in each for place in found.values()}.values()
+    )
     return each
 
 
@@ -299,7 +320,9 @@ def _find(model: nn.Module) -> Anatomy:
         path = next(name for name, module in model.named_modules() if module is inner)
         found = anatomy(inner)
         places = {
-            site: replace(p, path=f"{path}.{p.path}", like=None if p.like is None else f"{path}.{p.like}")
+            site: replace(
+                p, path=f"{path}.{p.path}", like=None if p.like is None else f"{path}.{p.like}"
+            )
             for site, p in found.places.items()
         }
         return replace(found, places=places)
@@ -315,8 +338,13 @@ def _find(model: nn.Module) -> Anatomy:
     stacks = stacks_of(model)
     source = "layerscope's table"
     if not any(stack.name == "blocks" for stack in stacks):
-        stacks, source = [*_adapted_stack(model, required=not stacks), *stacks], "TransformerLens's adapter"
-    return _from_stacks(model, stacks, source if stacks[0].name == "blocks" else "layerscope's table")
+        stacks, source = (
+            [*_adapted_stack(model, required=not stacks), *stacks],
+            "TransformerLens's adapter",
+        )
+    return _from_stacks(
+        model, stacks, source if stacks[0].name == "blocks" else "layerscope's table"
+    )
 
 
 def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:
@@ -382,7 +410,9 @@ def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> st
     if part.startswith("mlp.") and has_experts(model):
         return "a mixture of experts has no single hidden layer"
     if part == "hook_resid_mid":
-        return "attention and MLP read one stream in parallel, or no module reads the sum between them"
+        return (
+            "attention and MLP read one stream in parallel, or no module reads the sum between them"
+        )
     if part in ATTENTION_SITES and "attn.hook_z" not in layers:
         return "no attention module is known in its blocks"
     return "no module of this architecture takes or returns it by itself"
@@ -422,7 +452,9 @@ def _in_order(places: dict[str, Place]) -> dict[str, Place]:
         site = Site(name)
         stack = name.partition("blocks.")[0] if site.layer is not None else ""
         which = (
-            ("vision_", "audio_", "", "decoder_").index(stack) if stack in ("vision_", "audio_", "", "decoder_") else 4
+            ("vision_", "audio_", "", "decoder_").index(stack)
+            if stack in ("vision_", "audio_", "", "decoder_")
+            else 4
         )
         if site.layer is None:
             final = "ln_final" in name
@@ -504,6 +536,12 @@ def _from_bridge(model: Any) -> Anatomy:
         part = Site(name).part
         if id(point) in paths:
             per_head = part in ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")
-            view = views.heads(n_kv if part[-1] in "kv" else config.n_heads) if per_head else views.identity
+            view = (
+                views.heads(n_kv if part[-1] in "kv" else config.n_heads)
+                if per_head
+                else views.identity
+            )
             places[name] = Place(paths[id(point)], "output", view)
-    return Anatomy(_in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points")
+    return Anatomy(
+        _in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points"
+    )

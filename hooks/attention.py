@@ -77,20 +77,32 @@ class AttentionWatch(TorchFunctionMode):
         self._depth = depth()
         self._size, self._groups = size, int(getattr(module, "num_key_value_groups", 1))
         self._sinks = getattr(module, "sinks", None)
-        self._flex_calls = flex_calls(self._flex) if module is not None and uses_flex(module) else None
+        self._flex_calls = (
+            flex_calls(self._flex) if module is not None and uses_flex(module) else None
+        )
 
     def __enter__(self) -> Any:
         # The compiler traces a mode that it meets: beside flex attention there is none.
         return super().__enter__() if self._flex_calls is None else self._flex_calls.__enter__()
 
     def __exit__(self, *raised: Any) -> Any:
-        return super().__exit__(*raised) if self._flex_calls is None else self._flex_calls.__exit__(*raised)
+        return (
+            super().__exit__(*raised)
+            if self._flex_calls is None
+            else self._flex_calls.__exit__(*raised)
+        )
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if depth() != self._depth:  # a forward that a function runs which was shown a value of this one
+        if (
+            depth() != self._depth
+        ):  # a forward that a function runs which was shown a value of this one
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._sdpa(func, args, kwargs)
@@ -98,7 +110,9 @@ class AttentionWatch(TorchFunctionMode):
             return self._softmax(func, args, kwargs)
         return func(*args, **kwargs)
 
-    def _softmax(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _softmax(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
         rest = {k: v for k, v in kwargs.items() if k != "input"}
         given = args[0] if args else kwargs["input"]
 
@@ -113,11 +127,15 @@ class AttentionWatch(TorchFunctionMode):
         """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
         assert isinstance(self._sinks, Tensor)
         sinks = self._sinks.view(1, -1, 1, 1).to(given)
-        scores = given[..., :-1] + (sinks - given[..., -1:])  # the model subtracts each row's maximum before
+        scores = given[..., :-1] + (
+            sinks - given[..., -1:]
+        )  # the model subtracts each row's maximum before
         whole = softmax(given)
 
         def beside(scores: Tensor) -> Tensor:
-            return softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1))[..., :-1]
+            return softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1))[
+                ..., :-1
+            ]
 
         pattern, changed = self._through(scores, beside)
         if not changed:
@@ -125,14 +143,18 @@ class AttentionWatch(TorchFunctionMode):
         rest = 1 - pattern.sum(-1, keepdim=True)
         return torch.cat([pattern, rest], dim=-1)
 
-    def _sdpa(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _sdpa(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         query = given["query"]
         packed = self._size == 1 and 1 < query.shape[2] == self._groups
         heads = None if packed else self._heads(query.shape[1])
         scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
-        if packed:  # one new token: transformers lays the query heads of a key head along the query axis
+        if (
+            packed
+        ):  # one new token: transformers lays the query heads of a key head along the query axis
             scores = scores.flatten(1, 2)[:, :, None]
         pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
@@ -158,11 +180,18 @@ class AttentionWatch(TorchFunctionMode):
 
     def _weights_of(self, scores: Tensor) -> Callable[[Tensor], Tensor]:
         """The softmax; where nobody looks at the scores, in their memory."""
-        reads = any(touch.in_graph or getattr(touch, "reads_scores", True) for touch in self.touches)
-        fresh = not (reads or scores.requires_grad or is_wrapped(scores)) and scores.device.type == "cpu"
+        reads = any(
+            touch.in_graph or getattr(touch, "reads_scores", True) for touch in self.touches
+        )
+        fresh = (
+            not (reads or scores.requires_grad or is_wrapped(scores))
+            and scores.device.type == "cpu"
+        )
         return _weights_in_place if fresh else _weights
 
-    def _flex(self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+    def _flex(
+        self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
+    ) -> Any:
         if depth() != self._depth:
             return func(query, key, value, **kwargs)
         given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
@@ -177,7 +206,9 @@ class AttentionWatch(TorchFunctionMode):
         """The pattern that goes on, and whether the fused kernel can no longer give the output."""
         in_graph = any(touch.in_graph for touch in self.touches)
         if in_graph and torch.is_grad_enabled() and not scores.requires_grad:
-            scores = scores.detach().requires_grad_()  # the parameters are frozen: the graph starts here
+            scores = (
+                scores.detach().requires_grad_()
+            )  # the parameters are frozen: the graph starts here
         given = scores
         for touch in self.touches:
             edited = touch.scores(scores)
@@ -246,7 +277,9 @@ def watch_attention(
             leave()
             after()
 
-    stack.callback(leave)  # a Ctrl-C ends the forward without calling even the hooks that are always called
+    stack.callback(
+        leave
+    )  # a Ctrl-C ends the forward without calling even the hooks that are always called
     stack.callback(module.register_forward_pre_hook(BlockHook(before), with_kwargs=True).remove)
     stack.callback(module.register_forward_hook(BlockHook(finish), always_call=True).remove)
 
@@ -268,14 +301,24 @@ def sdpa_scores(
     Forbidden positions (a False in a boolean mask, above the diagonal when causal) hold -inf.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)  # float16 would overflow before
-    owned = not (scores.requires_grad or is_wrapped(scores))  # then a mask needs no copy of all scores
+    scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(
+        -2, -1
+    )  # float16 would overflow before
+    owned = not (
+        scores.requires_grad or is_wrapped(scores)
+    )  # then a mask needs no copy of all scores
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
-        scores = scores.masked_fill_(later, -math.inf) if owned else scores.masked_fill(later, -math.inf)
+        scores = (
+            scores.masked_fill_(later, -math.inf) if owned else scores.masked_fill(later, -math.inf)
+        )
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
-            return scores.masked_fill_(~attn_mask, -math.inf) if owned else scores.masked_fill(~attn_mask, -math.inf)
+            return (
+                scores.masked_fill_(~attn_mask, -math.inf)
+                if owned
+                else scores.masked_fill(~attn_mask, -math.inf)
+            )
         scores = scores + attn_mask
     return scores
 
@@ -333,7 +376,11 @@ def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:
-    return states if states.shape[1] == n_heads else states.repeat_interleave(n_heads // states.shape[1], dim=1)
+    return (
+        states
+        if states.shape[1] == n_heads
+        else states.repeat_interleave(n_heads // states.shape[1], dim=1)
+    )
 
 
 def _is_attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

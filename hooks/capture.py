@@ -88,7 +88,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             raise InputError("capture needs at least one site, such as 'blocks.*.hook_resid_post'")
         self.model = model
         self._places = locate(model, *sites)
-        pairs = [str(site) for site, place in self._places.items() if place.end in ("scores", "pattern")]
+        pairs = [
+            str(site) for site, place in self._places.items() if place.end in ("scores", "pattern")
+        ]
         if to is not None and (pairs or grad):
             raise InputError(
                 f"to: expected values with one row a position and no gradients, got {pairs or 'grad=True'}"
@@ -109,7 +111,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._stack = self._taps.attach(self)
         return self.acts
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> bool:
         self._stack.close()
         self.acts._raw.clear()
         if isinstance(error, _Stop) and error.owner is self:
@@ -120,7 +124,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             if above:
                 largest = f"{self._dtype} holds at most {torch.finfo(cast(torch.dtype, self._dtype)).max:g}"
                 warnings.warn(
-                    f"values at {', '.join(above[:5])} became infinite: {largest}", ValuesOverflowed, stacklevel=2
+                    f"values at {', '.join(above[:5])} became infinite: {largest}",
+                    ValuesOverflowed,
+                    stacklevel=2,
                 )
         return False
 
@@ -141,7 +147,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             )
             add = self.acts.grad._add
             self._stack.callback(
-                raw.register_hook(lambda g: add(site, forward, self._store(site, view(g.detach())))).remove
+                raw.register_hook(
+                    lambda g: add(site, forward, self._store(site, view(g.detach())))
+                ).remove
             )
             self.acts._raw[site].append((raw, view))
         self._forward = self._taps.forwards.now
@@ -159,8 +167,14 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
                 "use_reentrant=False"
             )
         if is_wrapped(raw):
-            raise UseError(f"{site}: grad=True cannot be used within torch.func, which takes the gradients itself")
-        return raw if raw.requires_grad or not raw.is_floating_point() else raw.detach().requires_grad_()
+            raise UseError(
+                f"{site}: grad=True cannot be used within torch.func, which takes the gradients itself"
+            )
+        return (
+            raw
+            if raw.requires_grad or not raw.is_floating_point()
+            else raw.detach().requires_grad_()
+        )
 
     def after(self) -> None:
         """Once every site has fired: hand the forward to the store and end it, if that was asked for."""
@@ -169,7 +183,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         if self._store_in is not None:
             values = {str(site): self.acts.all(site)[-1] for site in self._places}
             at = self.positions(next(iter(values.values())))
-            self._store_in.append(values, positions=at, goes_on=self._forward.start > self._forward.virtual)
+            self._store_in.append(
+                values, positions=at, goes_on=self._forward.start > self._forward.virtual
+            )
             self.acts._clear()
             self._stored += 1
         if self._stop or self._store_in is not None:
@@ -179,12 +195,18 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     def positions(self, value: Tensor) -> Int[Tensor, "batch pos"]:
         """Text positions of a value of the last forward; -1 where no token stands. Raises `PositionsUnknown`."""
-        return Where.of(self._forward, next(iter(self._places)), {}, Seen()).positions(value).expand(len(value), -1)
+        return (
+            Where.of(self._forward, next(iter(self._places)), {}, Seen())
+            .positions(value)
+            .expand(len(value), -1)
+        )
 
     def _is_silent(self, site: Site) -> bool:
         if self._store_in is None:
             return site not in self.acts._values
-        return site in self._waiting and (not self._stored or len(self._waiting) < len(self._places))
+        return site in self._waiting and (
+            not self._stored or len(self._waiting) < len(self._places)
+        )
 
     @staticmethod
     def _view(site: Site, place: Place, raw: Tensor, *, shape: torch.Size | None) -> Tensor:
@@ -196,7 +218,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         if self._dtype is not None and self._dtype != value.dtype:
             stored = stored.to(self._dtype)
             if torch.finfo(self._dtype).max < torch.finfo(value.dtype).max:
-                self._overflowed[site] = (stored.isinf() & value.isfinite()).any() | self._overflowed.get(site, False)
+                self._overflowed[site] = (
+                    stored.isinf() & value.isfinite()
+                ).any() | self._overflowed.get(site, False)
         if self._device is not None:
             stored = stored.to(self._device)
         # A slice would keep its whole tensor alive, so selections are always copied.
@@ -206,4 +230,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
 
 def _fills_memory(value: Tensor) -> bool:
     """Whether a tensor is all of the memory that it keeps alive."""
-    return not is_wrapped(value) and value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    return (
+        not is_wrapped(value)
+        and value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    )

@@ -86,7 +86,9 @@ class Edit:
             new = self.unrounded(value, replace(where, chosen=chosen))
             return torch.where(chosen.view(shape).to(value.device), new, value)
 
-        given = "value" if self.given == "copy" else self.given  # this edit changes nothing in place itself
+        given = (
+            "value" if self.given == "copy" else self.given
+        )  # this edit changes nothing in place itself
         return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
 
 
@@ -136,8 +138,12 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
         rows: which reference text takes the place of each text; they are drawn if it is not given.
     """
     if rows is not None:
-        return Edit("resample", lambda value, where: reference.rows_for(value, where, rows), given="value")
-    return Edit("resample", lambda value, where: reference.draw_for(value, where, seed), given="value")
+        return Edit(
+            "resample", lambda value, where: reference.rows_for(value, where, rows), given="value"
+        )
+    return Edit(
+        "resample", lambda value, where: reference.draw_for(value, where, seed), given="value"
+    )
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
@@ -171,12 +177,18 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
         where.seen.wait(width - 1, message)
     fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
     if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
-        at, used = where.used(value)  # a narrower run had no padding on the left, if these texts have none
+        at, used = where.used(
+            value
+        )  # a narrower run had no padding on the left, if these texts have none
         columns = torch.arange(where.start, end) - where.virtual
         fits = bool((~used | (at == columns)).all())
     if fits:
         columns = (torch.arange(where.start, end) - lead).clamp(max=width - 1)
-        other = other.index_select(axis, columns.to(other.device)) if width != size or where.start else other
+        other = (
+            other.index_select(axis, columns.to(other.device))
+            if width != size or where.start
+            else other
+        )
     if not fits or other.shape != value.shape:
         raise EditError(
             f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
@@ -227,7 +239,9 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
 @functools.lru_cache(maxsize=32)
 def _rotation(width: int, seed: int) -> Float[Tensor, "d d"]:
     """A rotation drawn from the Haar measure (Mezzadri 2007)."""
-    normal = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    normal = torch.randn(
+        width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     Q, R = torch.linalg.qr(normal)
     return Q * R.diagonal().sign()
 
@@ -239,7 +253,11 @@ def add(vector: Tensor, factor: float = 1.0) -> Edit:
         vector: of the site's last axis, or of any shape that broadcasts to the site's.
         factor: in units of the vector's own length.
     """
-    return Edit(f"add {factor:g} x vector", lambda value, where: value + factor * vector.to(value), given="float32")
+    return Edit(
+        f"add {factor:g} x vector",
+        lambda value, where: value + factor * vector.to(value),
+        given="float32",
+    )
 
 
 def scale(factor: float) -> Edit:
@@ -260,7 +278,9 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
 
     def apply(value: Tensor, where: Where) -> Tensor:
         if value.shape[-1] != basis.shape[1]:
-            raise EditError(f"{where.site}: expected directions of width {value.shape[-1]}, got {basis.shape[1]}")
+            raise EditError(
+                f"{where.site}: expected directions of width {value.shape[-1]}, got {basis.shape[1]}"
+            )
         Q = basis.to(value)
         moved = value if centre is None else value - centre.to(value)
         return value - (moved @ Q.T) @ Q
@@ -278,7 +298,9 @@ def copy(site: SiteLike) -> Edit:
 
     def apply(value: Tensor, where: Where) -> Tensor:
         if source not in where.live:
-            raise EditError(f"{where.site}: {source} has no value yet: it must come earlier in the forward")
+            raise EditError(
+                f"{where.site}: {source} has no value yet: it must come earlier in the forward"
+            )
         return where.live[source].to(value)
 
     return Edit(f"copy of {source}", apply, needs=(source,), given="value")
@@ -331,7 +353,11 @@ def _required(apply: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):  # a function of C does not tell
         return []
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p for p in parameters if (p.kind not in several and p.default is p.empty) or p.name == "hook"]
+    needed = [
+        p
+        for p in parameters
+        if (p.kind not in several and p.default is p.empty) or p.name == "hook"
+    ]
     return [p.name for p in needed]
 
 
@@ -341,7 +367,9 @@ def knockout(queries: Positions | None = None, keys: Positions | None = None) ->
     For ``attn.hook_attn_scores``. None means all. A query whose every key is cut attends nowhere.
     """
     return Edit(
-        f"knockout of {_edges(queries, keys)}", _cut(queries, keys, -math.inf, "attn.hook_attn_scores"), given="value"
+        f"knockout of {_edges(queries, keys)}",
+        _cut(queries, keys, -math.inf, "attn.hook_attn_scores"),
+        given="value",
     )
 
 
@@ -352,7 +380,9 @@ def zero_weights(queries: Positions | None = None, keys: Positions | None = None
         queries, keys: positions, as `Edit.at` takes them; None means all.
     """
     return Edit(
-        f"zero weights of {_edges(queries, keys)}", _cut(queries, keys, 0.0, "attn.hook_pattern"), given="value"
+        f"zero weights of {_edges(queries, keys)}",
+        _cut(queries, keys, 0.0, "attn.hook_pattern"),
+        given="value",
     )
 
 
@@ -387,7 +417,11 @@ def _shown(positions: Positions | None) -> str:
     if positions is None or (isinstance(positions, slice) and positions == slice(None)):
         return "all"
     if isinstance(positions, Tensor):
-        return f"{int(positions.sum())} tokens" if positions.dtype == torch.bool else str(positions.tolist())
+        return (
+            f"{int(positions.sum())} tokens"
+            if positions.dtype == torch.bool
+            else str(positions.tolist())
+        )
     if isinstance(positions, slice):
         return f"{positions.start or ''}:{positions.stop or ''}"
     return str(positions)

@@ -26,7 +26,11 @@ def expert_count(module: nn.Module) -> int:
     """How many experts a module runs as transformers' shared implementations do; 0 where it runs them otherwise."""
     down = getattr(module, "down_proj", None)
     standard = hasattr(module, "_apply_gate") and not getattr(module, "has_post_expert_norm", False)
-    return len(down) if standard and isinstance(down, Tensor) and down.ndim == 3 and _up(module) is not None else 0
+    return (
+        len(down)
+        if standard and isinstance(down, Tensor) and down.ndim == 3 and _up(module) is not None
+        else 0
+    )
 
 
 class Expert:
@@ -65,21 +69,31 @@ class Expert:
 
     def gain(self, change: Float[Tensor, "rows d_expert"]) -> Float[Tensor, "rows d_model"]:
         """What the module's output gains with a change of what the down projection reads."""
-        return self._spread(self._linear(change[self.rows], self.module.down_proj, None) * self.weight[:, None])
+        return self._spread(
+            self._linear(change[self.rows], self.module.down_proj, None) * self.weight[:, None]
+        )
 
     def _spread(self, value: Tensor) -> Tensor:
         return value.new_zeros(self.n_rows, value.shape[-1]).index_copy(0, self.rows, value)
 
     def _up(self) -> Tensor:
         name = _up(self.module)
-        bias = getattr(self.module, f"{name}_bias", None) if getattr(self.module, "has_bias", False) else None
+        bias = (
+            getattr(self.module, f"{name}_bias", None)
+            if getattr(self.module, "has_bias", False)
+            else None
+        )
         return self._linear(self.given, getattr(self.module, str(name)), bias)
 
     def _hidden(self, wide: Tensor) -> Tensor:
         return self.module._apply_gate(wide) if self.module.has_gate else self.module.act_fn(wide)
 
     def _linear(self, rows: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
-        weight = weights[self.expert] if self.module.is_transposed else weights[self.expert].transpose(0, 1)
+        weight = (
+            weights[self.expert]
+            if self.module.is_transposed
+            else weights[self.expert].transpose(0, 1)
+        )
         made = rows.to(weight.dtype) @ weight
         return made if biases is None else made + biases[self.expert]
 
@@ -98,7 +112,10 @@ class Expert:
 
 
 def _up(module: nn.Module) -> str | None:
-    return next((n for n in ("gate_up_proj", "up_proj") if isinstance(getattr(module, n, None), Tensor)), None)
+    return next(
+        (n for n in ("gate_up_proj", "up_proj") if isinstance(getattr(module, n, None), Tensor)),
+        None,
+    )
 
 
 def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

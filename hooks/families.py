@@ -114,7 +114,8 @@ _MOE = {
         "shared_mlp.input_linear:output|halves:0",
     ),
     "mlp.shared_experts.hook_post": _any(
-        *(_of(_EXPERTS, f"{part}.down_proj:input|rows") for part in _SHARED), "shared_mlp.output_linear:input"
+        *(_of(_EXPERTS, f"{part}.down_proj:input|rows") for part in _SHARED),
+        "shared_mlp.output_linear:input",
     ),
 }
 _LLAMA_INSIDE = {
@@ -140,7 +141,14 @@ _LLAMA_OUTSIDE = {
     "ln_final.hook_normalized": _any(
         *(
             f"{norm}:output"
-            for norm in ("norm", "final_layernorm", "embedding_norm", "norm_f", "final_norm", "out_norm")
+            for norm in (
+                "norm",
+                "final_layernorm",
+                "embedding_norm",
+                "norm_f",
+                "final_norm",
+                "out_norm",
+            )
         )
     ),
 }
@@ -155,7 +163,9 @@ BITNET = LLAMA.without(
 
 # The block multiplies what a sublayer returns before it adds it.
 SCALED = LLAMA.without(
-    "the block scales it before adding it: no module returns what is added", "hook_attn_out", "hook_mlp_out"
+    "the block scales it before adding it: no module returns what is added",
+    "hook_attn_out",
+    "hook_mlp_out",
 )
 MINIMAX = replace(
     SCALED.without("the block's norms stand in the stream itself", "hook_resid_mid").but(
@@ -178,9 +188,9 @@ DIFFLLAMA = replace(
     attention=None,
 )  # fmt: skip
 NO_EXPERT_NEURONS = "its experts run in a way of their own: no neuron of one expert is seen"
-LLAMA4 = LLAMA.without(NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights").but(
-    {"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"}
-)
+LLAMA4 = LLAMA.without(
+    NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights"
+).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
 DOGE = SCALED.without("a learned mask over the values of all heads follows it", "attn.hook_v")
 
 # Queries, keys and values from latents: keys are put together of a part of each head's own and one that all heads share.
@@ -230,9 +240,13 @@ DEEPSEEK_V4 = Family(
             ("hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
             "four streams go through a block together, and each sublayer mixes them",
         ),
-        **dict.fromkeys(("hook_attn_out", "hook_mlp_out"), "it is spread over four streams with weights of its own"),
         **dict.fromkeys(
-            ("attn.hook_k", "attn.hook_v"), "keys and values are one compressed tensor that all heads share"
+            ("hook_attn_out", "hook_mlp_out"),
+            "it is spread over four streams with weights of its own",
+        ),
+        **dict.fromkeys(
+            ("attn.hook_k", "attn.hook_v"),
+            "keys and values are one compressed tensor that all heads share",
         ),
         "attn.hook_z": "the output projection is turned and grouped: what it reads is not a head's weighted values",
     },
@@ -261,10 +275,15 @@ _MIXER = {
 _STATE = "the recurrence runs inside one kernel: no module returns its state"
 HYBRID = replace(LLAMA, inside={**_LLAMA_INSIDE, **_MIXER}, missing={"mixer.hook_state": _STATE})
 LFM2 = HYBRID.but({"attn.hook_z": "self_attn.out_proj:input|heads"})
-SCALED_HYBRID = HYBRID.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out", "mixer.hook_out")
+SCALED_HYBRID = HYBRID.without(
+    SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out", "mixer.hook_out"
+)
 FALCON_H1 = SCALED_HYBRID.without("attention reads the same tensor", "mixer.hook_in")
 QWEN_NEXT = HYBRID.but(
-    {"attn.hook_q": "self_attn.q_proj:output|gated:0", "attn.hook_gate": "self_attn.q_proj:output|gated:1"}
+    {
+        "attn.hook_q": "self_attn.q_proj:output|gated:0",
+        "attn.hook_gate": "self_attn.q_proj:output|gated:1",
+    }
 )
 OLMO_HYBRID = HYBRID.but(
     {
@@ -294,7 +313,10 @@ NEMOTRON_H = replace(
     attention="mixer if mixer.q_proj",
 )
 ONE_SUBLAYER = ("hook_resid_mid", "hook_mlp_out", "mlp.hook_pre", "mlp.hook_post")
-NO_ATTENTION = ("hook_attn_out", *(f"attn.hook_{part}" for part in ("q", "k", "v", "attn_scores", "pattern", "z")))
+NO_ATTENTION = (
+    "hook_attn_out",
+    *(f"attn.hook_{part}" for part in ("q", "k", "v", "attn_scores", "pattern", "z")),
+)
 MAMBA = Family(
     "layers",
     _LLAMA_OUTSIDE,
@@ -332,7 +354,10 @@ KIMI = replace(
     MLA.but(
         {
             "attn.hook_q": _any(
-                *(f"self_attn.{part}:output|heads if self_attn.kv_b_proj" for part in ("q_b_proj", "q_proj"))
+                *(
+                    f"self_attn.{part}:output|heads if self_attn.kv_b_proj"
+                    for part in ("q_b_proj", "q_proj")
+                )
             ),
             "attn.hook_z": "self_attn.o_proj:input|heads if self_attn.kv_b_proj",
             "hook_attn_out": "self_attn:output if self_attn.kv_b_proj",
@@ -393,7 +418,12 @@ GEMMA3N = replace(GEMMA2, outside={"hook_embed": "embed_tokens:output"}).without
         "hook_resid_post": ":output|stream:altup_active_idx",
     }
 )  # fmt: skip
-GLM4 = LLAMA.but({"hook_attn_out": "post_self_attn_layernorm:output", "hook_mlp_out": "post_mlp_layernorm:output"})
+GLM4 = LLAMA.but(
+    {
+        "hook_attn_out": "post_self_attn_layernorm:output",
+        "hook_mlp_out": "post_mlp_layernorm:output",
+    }
+)
 
 # Post-norm only: the MLP reads the residual stream directly.
 OLMO2 = LLAMA.but({**_SANDWICH, "hook_resid_mid": "mlp:input"})
@@ -401,14 +431,23 @@ OLMO2 = LLAMA.but({**_SANDWICH, "hook_resid_mid": "mlp:input"})
 # Attention and MLP read one norm of the same stream.
 PARALLEL = LLAMA.without("attention and MLP read one stream in parallel", "hook_resid_mid")
 PHI = PARALLEL.but(
-    {"attn.hook_z": "self_attn.dense:input|heads", "mlp.hook_pre": "mlp.fc1:output", "mlp.hook_post": "mlp.fc2:input"}
+    {
+        "attn.hook_z": "self_attn.dense:input|heads",
+        "mlp.hook_pre": "mlp.fc1:output",
+        "mlp.hook_post": "mlp.fc2:input",
+    }
 )
 
-_FUSED = {f"attn.hook_{part}": f"self_attn.qkv_proj:output|fused:{i}" for i, part in enumerate("qkv")}
+_FUSED = {
+    f"attn.hook_{part}": f"self_attn.qkv_proj:output|fused:{i}" for i, part in enumerate("qkv")
+}
 PHI3 = LLAMA.but(_FUSED)
 PERSIMMON = LLAMA.but(
     {
-        **{f"attn.hook_{part}": f"self_attn.query_key_value:output|interleaved:{i}" for i, part in enumerate("qkv")},
+        **{
+            f"attn.hook_{part}": f"self_attn.query_key_value:output|interleaved:{i}"
+            for i, part in enumerate("qkv")
+        },
         "attn.hook_z": "self_attn.dense:input|heads",
         "mlp.hook_pre": "mlp.dense_h_to_4h:output",
         "mlp.hook_post": "mlp.dense_4h_to_h:input",
@@ -417,7 +456,11 @@ PERSIMMON = LLAMA.but(
 
 GPT2 = Family(
     "h",
-    {"hook_embed": "wte:output", "hook_pos_embed": "wpe:output", "ln_final.hook_normalized": "ln_f:output"},
+    {
+        "hook_embed": "wte:output",
+        "hook_pos_embed": "wpe:output",
+        "ln_final.hook_normalized": "ln_f:output",
+    },
     {
         **RESIDUAL,
         "hook_resid_mid": "ln_2:input",
@@ -528,7 +571,13 @@ def _pair(mid: str, decoder_mid: str, cross_mid: str, end: str | None) -> Family
         cross="encoder_attn",
     )
     inside = {**_FC, "hook_resid_mid": f"{mid}:input"}
-    return Family("encoder.layers", _within("encoder", {**_EMBEDS, **final}), inside, "self_attn", decoder=decoder)
+    return Family(
+        "encoder.layers",
+        _within("encoder", {**_EMBEDS, **final}),
+        inside,
+        "self_attn",
+        decoder=decoder,
+    )
 
 
 BART = _pair("self_attn_layer_norm", "self_attn_layer_norm", "encoder_attn_layer_norm", None)
@@ -538,14 +587,21 @@ FOLDED = "its softmax runs on (batch head) query key, where attention is not see
 
 def _unseen(family: Family | None) -> Family:
     assert family is not None
-    parts = ("attn.hook_attn_scores", "attn.hook_pattern", "cross_attn.hook_attn_scores", "cross_attn.hook_pattern")
+    parts = (
+        "attn.hook_attn_scores",
+        "attn.hook_pattern",
+        "cross_attn.hook_attn_scores",
+        "cross_attn.hook_pattern",
+    )
     return replace(family.without(FOLDED, *parts), attention=None, cross=None)
 
 
 # Its encoder's attention runs on windows of the text.
 LED = replace(
     replace(BART, outside={})
-    .without("its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern")
+    .without(
+        "its softmax runs on windows of the text", "attn.hook_attn_scores", "attn.hook_pattern"
+    )
     .but(
         {
             **{
@@ -632,7 +688,12 @@ _BERT_INSIDE = {
     "hook_resid_mid": "attention.output.LayerNorm:input",
     "hook_attn_out": "attention.output.dropout:output",
     "hook_mlp_out": "output.dropout:output",
-    **_qkvo("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    **_qkvo(
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+    ),
     **_mlp("intermediate.dense", "output.dense"),
 }
 _BERT_OUTSIDE = {"hook_embed": "embeddings.word_embeddings:output"}
@@ -652,7 +713,12 @@ BERT_PRE_NORM = replace(
         "ln_final.hook_normalized": _any(
             *(
                 f"{norm}:output"
-                for norm in ("LayerNorm", "encoder.LayerNorm", "encoder.emb_layer_norm_after", "encoder.ln")
+                for norm in (
+                    "LayerNorm",
+                    "encoder.LayerNorm",
+                    "encoder.emb_layer_norm_after",
+                    "encoder.ln",
+                )
             )
         ),
     },
@@ -670,7 +736,9 @@ MPNET = replace(
 )
 # A convolution's output stands beside the heads of attention.
 CONVBERT = replace(
-    BERT.without("the heads of attention stand beside those of a convolution", "attn.hook_z", "attn.hook_v"),
+    BERT.without(
+        "the heads of attention stand beside those of a convolution", "attn.hook_z", "attn.hook_v"
+    ),
     attention="attention.self",
 )
 FNET = Family(
@@ -685,14 +753,21 @@ FNET = Family(
         **_mlp("intermediate.dense", "output.dense"),
     },
     None,
-    missing=dict.fromkeys(NO_ATTENTION, "it mixes tokens by a Fourier transform, without attention"),
+    missing=dict.fromkeys(
+        NO_ATTENTION, "it mixes tokens by a Fourier transform, without attention"
+    ),
 )
 MOBILEBERT = Family(
     "encoder.layer",
     _BERT_OUTSIDE,
     {
         **RESIDUAL,
-        **_qkvo("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+        **_qkvo(
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+            "attention.output.dense",
+        ),
     },
     "attention.self",
     missing=dict.fromkeys(
@@ -736,18 +811,26 @@ def _disentangled(config: Any) -> dict[str, tuple[int, int]]:
 
 
 _DEBERTA_QKVO = _qkvo(
-    "attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj", "attention.output.dense"
+    "attention.self.query_proj",
+    "attention.self.key_proj",
+    "attention.self.value_proj",
+    "attention.output.dense",
 )
 DEBERTA_V2 = replace(BERT.but(_DEBERTA_QKVO), calls=_disentangled)
 DEBERTA = BERT.but(
-    {f"attn.hook_{part}": f"attention.self.in_proj:output|interleaved:{i}" for i, part in enumerate("qkv")}
+    {
+        f"attn.hook_{part}": f"attention.self.in_proj:output|interleaved:{i}"
+        for i, part in enumerate("qkv")
+    }
 )
 
 # Queries and keys of the relative positions come from the same projections, behind those of the tokens.
 DEBERTA_SHARED = replace(
     DEBERTA,
     called={"attn.hook_q": 2, "attn.hook_k": 2},
-    when=lambda config: getattr(config, "relative_attention", False) and getattr(config, "share_att_key", False),
+    when=lambda config: (
+        getattr(config, "relative_attention", False) and getattr(config, "share_att_key", False)
+    ),
 )
 
 DISTILBERT = Family(
@@ -781,7 +864,10 @@ ALBERT = Family(
 
 MODERNBERT = Family(
     "layers",
-    {"hook_embed": "embeddings.tok_embeddings:output", "ln_final.hook_normalized": "final_norm:output"},
+    {
+        "hook_embed": "embeddings.tok_embeddings:output",
+        "ln_final.hook_normalized": "final_norm:output",
+    },
     {
         **RESIDUAL,
         "hook_resid_mid": "mlp_norm:input",
@@ -803,7 +889,9 @@ _T5_EXPERTS = "layer.{i}.mlp"
 
 def _t5_block(mlp: int) -> dict[str, str]:
     dense = _T5_FF.format(i=mlp)
-    attention = "layer.0.SelfAttention layer.0.LocalSelfAttention layer.0.TransientGlobalSelfAttention"
+    attention = (
+        "layer.0.SelfAttention layer.0.LocalSelfAttention layer.0.TransientGlobalSelfAttention"
+    )
     return {
         **RESIDUAL,
         "hook_attn_out": "layer.0.dropout:output",
@@ -817,13 +905,19 @@ def _t5_block(mlp: int) -> dict[str, str]:
     }
 
 
-_T5_OUTSIDE = {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "final_layer_norm:output"}
+_T5_OUTSIDE = {
+    "hook_embed": "embed_tokens:output",
+    "ln_final.hook_normalized": "final_layer_norm:output",
+}
 T5_DECODER = Family(
     "decoder.block",
     _within("decoder", _T5_OUTSIDE),
     {
         **_t5_block(2),
-        **{f"cross_attn.hook_{part}": f"layer.1.EncDecAttention.{part}:output|heads" for part in "qkv"},
+        **{
+            f"cross_attn.hook_{part}": f"layer.1.EncDecAttention.{part}:output|heads"
+            for part in "qkv"
+        },
         "cross_attn.hook_z": "layer.1.EncDecAttention.o:input|heads",
         "hook_cross_attn_out": "layer.1.dropout:output",
         "hook_resid_mid_cross": "layer.2:input",
@@ -844,7 +938,10 @@ SWITCH = replace(
 )
 # Its encoder's attention runs on blocks of the text.
 LONGT5 = replace(
-    T5.without("its softmax runs on blocks of the text", "attn.hook_attn_scores", "attn.hook_pattern"), attention=None
+    T5.without(
+        "its softmax runs on blocks of the text", "attn.hook_attn_scores", "attn.hook_pattern"
+    ),
+    attention=None,
 )
 _T5GEMMA = {
     **_LLAMA_INSIDE,
@@ -854,12 +951,17 @@ _T5GEMMA = {
 }
 T5GEMMA = Family(
     "encoder.layers",
-    _within("encoder", {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"}),
+    _within(
+        "encoder", {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"}
+    ),
     _T5GEMMA,
     "self_attn",
     decoder=Family(
         "decoder.layers",
-        _within("decoder", {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"}),
+        _within(
+            "decoder",
+            {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"},
+        ),
         {
             **_T5GEMMA,
             "hook_resid_mid": "pre_cross_attn_layernorm:input",
@@ -944,12 +1046,19 @@ CLIP_TEXT = replace(
     },
 )
 SIGLIP_VISION = replace(
-    CLIP_VISION, outside={"hook_embed": "embeddings:output", "ln_final.hook_normalized": "post_layernorm:output"}
+    CLIP_VISION,
+    outside={
+        "hook_embed": "embeddings:output",
+        "ln_final.hook_normalized": "post_layernorm:output",
+    },
 )
 BLIP_VISION = replace(
     CLIP_VISION.but(
         {
-            **{f"attn.hook_{part}": f"self_attn.qkv:output|thirds:{i}" for i, part in enumerate("qkv")},
+            **{
+                f"attn.hook_{part}": f"self_attn.qkv:output|thirds:{i}"
+                for i, part in enumerate("qkv")
+            },
             "attn.hook_z": "self_attn.projection:input|heads",
         }
     )
@@ -977,12 +1086,16 @@ SWIN = Family(
     },
     None,
     missing={
-        **dict.fromkeys(NO_ATTENTION, "attention runs on windows: its rows are windows, not pictures"),
+        **dict.fromkeys(
+            NO_ATTENTION, "attention runs on windows: its rows are windows, not pictures"
+        ),
         "hook_attn_out": "the windows are put together inside the block's forward",
     },
 )
 # Its norms stand behind each sublayer: the MLP reads the sum itself.
-SWINV2 = SWIN.but({"hook_resid_mid": "intermediate:input", "hook_mlp_out": "layernorm_after:output"})
+SWINV2 = SWIN.but(
+    {"hook_resid_mid": "intermediate:input", "hook_mlp_out": "layernorm_after:output"}
+)
 # Whisper's encoder as the tower of another model.
 SOUND_TOWER = replace(
     PEGASUS,
@@ -997,12 +1110,18 @@ MOONSHINE = Family(
     "self_attn",
     decoder=Family(
         "decoder.layers",
-        _within("decoder", {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"}),
+        _within(
+            "decoder",
+            {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"},
+        ),
         {
             **_LLAMA_INSIDE,
             "mlp.hook_pre": "mlp.fc1:output|halves:1",
             "hook_resid_mid": "post_attention_layernorm:input",
-            **{f"cross_attn.hook_{part}": f"encoder_attn.{part}_proj:output|heads" for part in "qkv"},
+            **{
+                f"cross_attn.hook_{part}": f"encoder_attn.{part}_proj:output|heads"
+                for part in "qkv"
+            },
             "cross_attn.hook_z": "encoder_attn.o_proj:input|heads",
             "hook_cross_attn_out": "encoder_attn:output",
             "hook_resid_mid_cross": "final_layernorm:input",

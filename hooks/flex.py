@@ -39,7 +39,10 @@ def uses_flex(module: nn.Module) -> bool:
     """Whether an attention module runs flex attention; with sinks its kernel's softmax is not the last word, and it is left
     alone."""
     config = getattr(module, "config", None)
-    return getattr(config, "_attn_implementation", None) == "flex_attention" and getattr(module, "sinks", None) is None
+    return (
+        getattr(config, "_attn_implementation", None) == "flex_attention"
+        and getattr(module, "sinks", None) is None
+    )
 
 
 @contextmanager
@@ -81,23 +84,36 @@ def flex_scores(
 
     with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
     """
-    from torch.nn.attention.flex_attention import create_mask  # costs a second that only its users pay
+    from torch.nn.attention.flex_attention import (
+        create_mask,
+    )  # costs a second that only its users pay
 
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)  # scaled first: float16 would overflow before
     places = [torch.arange(n, device=scores.device) for n in scores.shape]
     if score_mod is not None:
-        for dim in (4, 3, 2, 1):  # a function of one score becomes one of a row, of a head's, of a text's, of all
-            score_mod = torch.vmap(score_mod, in_dims=(0, *(0 if dim == i else None for i in (1, 2, 3, 4))))
+        for dim in (
+            4,
+            3,
+            2,
+            1,
+        ):  # a function of one score becomes one of a row, of a head's, of a text's, of all
+            score_mod = torch.vmap(
+                score_mod, in_dims=(0, *(0 if dim == i else None for i in (1, 2, 3, 4)))
+            )
         scores = score_mod(scores, *places)
     if block_mask is not None:
         batch, heads = block_mask.shape[:2]
-        allowed = create_mask(block_mask.mask_mod, batch, heads, *scores.shape[2:], device=scores.device)
+        allowed = create_mask(
+            block_mask.mask_mod, batch, heads, *scores.shape[2:], device=scores.device
+        )
         scores = scores.masked_fill(~allowed, -math.inf)
     return scores
 
 
-def with_asked(made: Tensor, scores: Float[Tensor, "batch head query key"], kwargs: dict[str, Any]) -> Any:
+def with_asked(
+    made: Tensor, scores: Float[Tensor, "batch head query key"], kwargs: dict[str, Any]
+) -> Any:
     """An output, and the logarithmic sums of the scores where the call asks for them."""
     from torch.nn.attention import flex_attention
 

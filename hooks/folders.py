@@ -32,8 +32,14 @@ class LocalFolder:
         """Bytes of each whole file, by name, in order; empty if the folder is not there."""
         if not self.path.is_dir():
             return {}
-        found = [e for e in os.scandir(self.path) if not e.name.startswith(".") and not e.name.endswith(_PARTIAL)]
-        return {e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name) if e.is_file()}
+        found = [
+            e
+            for e in os.scandir(self.path)
+            if not e.name.startswith(".") and not e.name.endswith(_PARTIAL)
+        ]
+        return {
+            e.name: e.stat().st_size for e in sorted(found, key=lambda e: e.name) if e.is_file()
+        }
 
     def size(self, name: str) -> int | None:
         """Bytes of one file, None if it is not there."""
@@ -68,7 +74,9 @@ class LocalFolder:
         if stop == start:
             return bytearray()
         first = start - start % mmap.ALLOCATIONGRANULARITY
-        with (self.path / name).open("rb") as file:  # a private mapping: what is written to it stays here
+        with (self.path / name).open(
+            "rb"
+        ) as file:  # a private mapping: what is written to it stays here
             mapped = mmap.mmap(file.fileno(), stop - first, access=mmap.ACCESS_COPY, offset=first)
         return memoryview(mapped)[start - first :]
 
@@ -151,7 +159,9 @@ class RemoteFolder:
             found = self.files.ls(self.root, detail=True)
         except FileNotFoundError:
             return {}
-        files = {str(f["name"]).rsplit("/", 1)[-1]: int(f["size"]) for f in found if f["type"] == "file"}
+        files = {
+            str(f["name"]).rsplit("/", 1)[-1]: int(f["size"]) for f in found if f["type"] == "file"
+        }
         return dict(sorted(files.items()))
 
     def size(self, name: str) -> int | None:
@@ -180,7 +190,9 @@ class RemoteFolder:
     def write(self, name: str, parts: Sequence[Any]) -> None:
         """Write a file from its parts, whole or not at all."""
         self.files.makedirs(self.root, exist_ok=True)
-        self.files.pipe_file(f"{self.root}/{name}", b"".join(bytes(memoryview(part).cast("B")) for part in parts))
+        self.files.pipe_file(
+            f"{self.root}/{name}", b"".join(bytes(memoryview(part).cast("B")) for part in parts)
+        )
 
     def remove(self, name: str) -> None:
         """Remove a file."""

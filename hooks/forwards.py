@@ -27,9 +27,7 @@ CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "st
 MEDIA = ("pixel_values", "input_features", "input_values")
 """Inputs that are no text: a module that takes only these has rows of its own."""
 BEFORE = "the model was given a state that does not tell how many tokens it has read: enter the block before the first of them"
-ODD_MASK = (
-    "the model was given an attention mask that is not 'batch pos', so padding cannot be told from it: give one that is"
-)
+ODD_MASK = "the model was given an attention mask that is not 'batch pos', so padding cannot be told from it: give one that is"
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,11 @@ class Forwards:
 
     def _closer(self, path: str, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not any(at == path for at, _ in self._running) or not reader.is_shown() or is_backward():
+            if (
+                not any(at == path for at, _ in self._running)
+                or not reader.is_shown()
+                or is_backward()
+            ):
                 return
             while self._running:
                 at, forward = self._running.pop()
@@ -159,13 +161,24 @@ class Forwards:
 
         return hook
 
-    def _read(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+    def _read(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Forward:
         given = bound(module, args, kwargs)
         outer = self._running[-1][1] if self._running else None
         is_pair = "decoder_input_ids" in given
-        virtual, prefix = (outer.virtual, outer.prefix) if outer is not None and outer.virtual else self._virtual(path)
+        virtual, prefix = (
+            (outer.virtual, outer.prefix)
+            if outer is not None and outer.virtual
+            else self._virtual(path)
+        )
         tokens = next(
-            (given[k] for k in ("input_ids", "inputs_embeds", "hidden_states") if _is_rows(given.get(k))), None
+            (
+                given[k]
+                for k in ("input_ids", "inputs_embeds", "hidden_states")
+                if _is_rows(given.get(k))
+            ),
+            None,
         )
         if tokens is None and any(given.get(name) is not None for name in MEDIA):
             outer = None
@@ -177,7 +190,9 @@ class Forwards:
         shape = None if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2) else mask
         if shape is not None:
             mask = None
-        if outer is not None and (shape is not None or (mask is None and given.get("encoder_hidden_states") is None)):
+        if outer is not None and (
+            shape is not None or (mask is None and given.get("encoder_hidden_states") is None)
+        ):
             mask, unknown, shape = outer.mask, outer.unknown, None  # the inner one's is made of it
 
         named = [name for name in CACHES if name in given]
@@ -188,12 +203,20 @@ class Forwards:
         else:
             start = 0 if past is None else held(past, _layer(module) if path in self._blocks else 0)
         if shape is not None and start is not None:
-            before = next((mask for known, end, mask in self._counted if known() is past and end == start), None)
+            before = next(
+                (mask for known, end, mask in self._counted if known() is past and end == start),
+                None,
+            )
             mask = shown_columns(shape, start, size, before, _has_window(module))
             unknown = ODD_MASK if mask is None else ""
         if start is None:
             start, mask, unknown = self._continued(past, mask, size, unknown)
-        if past is not None and mask is not None and size is not None and mask.shape[1] > start + size:
+        if (
+            past is not None
+            and mask is not None
+            and size is not None
+            and mask.shape[1] > start + size
+        ):
             mask = mask[:, : start + size]  # one for all that a static cache has room for
         return Forward(start, mask, virtual, prefix, unknown, tokens)
 
@@ -215,19 +238,34 @@ class Forwards:
         for name in CACHES:
             past = output.get(name)
             if past is not None and (forward.mask is not None or held(past) is None):
-                self._counted = [e for e in self._counted if e[0]() is not None and e[0]() is not past]
-                self._counted.append((_reference(past), forward.start + forward.tokens.shape[1], forward.mask))
+                self._counted = [
+                    e for e in self._counted if e[0]() is not None and e[0]() is not past
+                ]
+                self._counted.append(
+                    (_reference(past), forward.start + forward.tokens.shape[1], forward.mask)
+                )
 
     def _virtual(self, path: str) -> tuple[int, int]:
         """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
         for above in (p for p in self._stacks if p == path or _is_within(path, p)):
             module: Any = self._model.get_submodule(above)
-            prepares = getattr(vars(module).get("prepare_inputs_for_generation"), "__self__", module)
+            prepares = getattr(
+                vars(module).get("prepare_inputs_for_generation"), "__self__", module
+            )
             tuned = prepares if prepares is not module else module if above == path else None
-            config = getattr(tuned, "active_peft_config", None) if hasattr(tuned, "peft_config") else None
-            if getattr(config, "is_prompt_learning", False) and not getattr(tuned, "_adapters_disabled", False):
+            config = (
+                getattr(tuned, "active_peft_config", None)
+                if hasattr(tuned, "peft_config")
+                else None
+            )
+            if getattr(config, "is_prompt_learning", False) and not getattr(
+                tuned, "_adapters_disabled", False
+            ):
                 count = int(getattr(config, "num_virtual_tokens", 0))
-                return count, count if getattr(config, "peft_type", "") in ("PREFIX_TUNING", "CARTRIDGE") else 0
+                return count, count if getattr(config, "peft_type", "") in (
+                    "PREFIX_TUNING",
+                    "CARTRIDGE",
+                ) else 0
         return 0, 0
 
 
@@ -257,7 +295,11 @@ def _signature(forward: Callable[..., Any]) -> tuple[str, ...]:
         parameters = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):
         return ()
-    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return tuple(
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
 
 
 def held(past: Any, layer: int = 0) -> int | None:
@@ -279,7 +321,9 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
         above, block = _above(path)
         stacks.update(above)
         blocks.update(block)
-    called = [p for p in stacks if not isinstance(model.get_submodule(p), nn.ModuleList | nn.ModuleDict)]
+    called = [
+        p for p in stacks if not isinstance(model.get_submodule(p), nn.ModuleList | nn.ModuleDict)
+    ]
     return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
 
 
@@ -314,7 +358,9 @@ def shown_columns(
     """
     if isinstance(mask, Mapping):
         has_window = has_window and "full_attention" not in mask
-        if size is not None and any(one is None for one in mask.values()):  # left out: there is no padding
+        if size is not None and any(
+            one is None for one in mask.values()
+        ):  # left out: there is no padding
             return torch.ones(1, start + size, dtype=torch.bool)
         mask = mask.get("full_attention", next(iter(mask.values()), None))
     if not isinstance(mask, Tensor) or mask.ndim != 4 or size is None or mask.shape[-2] != size:
@@ -339,11 +385,19 @@ def shown_columns(
 def _has_window(module: nn.Module) -> bool:
     config: Any = getattr(module, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return any(getattr(config, name, None) is not None for name in ("sliding_window", "attention_chunk_size"))
+    return any(
+        getattr(config, name, None) is not None
+        for name in ("sliding_window", "attention_chunk_size")
+    )
 
 
 def _layer(block: nn.Module) -> int:
-    return next((int(m.layer_idx) for m in block.modules() if isinstance(getattr(m, "layer_idx", None), int)), 0)  # type: ignore[arg-type]
+    """The layer that a part of a block says it belongs to; 0 where none does."""
+    for module in block.modules():
+        layer: Any = getattr(module, "layer_idx", None)
+        if isinstance(layer, int):
+            return int(layer)
+    return 0
 
 
 def _is_empty(past: Any) -> bool:
@@ -355,7 +409,9 @@ def _is_empty(past: Any) -> bool:
         return True  # no layer has been made yet
 
 
-def _joined(before: Tensor | None, mask: Tensor | None, end: int, size: int | None) -> Tensor | None:
+def _joined(
+    before: Tensor | None, mask: Tensor | None, end: int, size: int | None
+) -> Tensor | None:
     """The mask of all columns, from that of the earlier ones and that of this call."""
     if (before is None and mask is None) or size is None:
         return None
@@ -363,7 +419,9 @@ def _joined(before: Tensor | None, mask: Tensor | None, end: int, size: int | No
     assert like is not None
     rows = len(like)
     parts = (before, end), (mask, size)
-    return torch.cat([like.new_ones(rows, n) if part is None else part.to(like) for part, n in parts], dim=1)
+    return torch.cat(
+        [like.new_ones(rows, n) if part is None else part.to(like) for part, n in parts], dim=1
+    )
 
 
 def _reference(past: Any) -> Callable[[], Any]:

@@ -99,7 +99,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         self._stack.close()
         self._taps.live = {}
         if kind is not None:
@@ -108,7 +110,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._seen.require()
         same = [str(site) for site, changed in self._changed.items() if not bool(changed)]
         if same:
-            warnings.warn(f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2)
+            warnings.warn(
+                f"edits changed nothing at {', '.join(same[:5])}", NothingChanged, stacklevel=2
+            )
 
     def begin(self) -> None:
         """Stop comparing where an earlier forward, which has ended by now, was changed."""
@@ -156,7 +160,9 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 class _Live(Tap):
     """Values of this forward that edits read, under the names that the edits use."""
 
-    def __init__(self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]], edited: Taps) -> None:
+    def __init__(
+        self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]], edited: Taps
+    ) -> None:
         places = {site: place for found in needed.values() for site, place in found.items()}
         self._before, self._behind = Taps(model, places), Taps(model, places)
         self._names = {name: set(found) for name, found in needed.items()}
@@ -169,19 +175,25 @@ class _Live(Tap):
             stack.enter_context(taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        value = read(site, place, raw, shape).clone()  # the model may go on to change its own in place
+        value = read(
+            site, place, raw, shape
+        ).clone()  # the model may go on to change its own in place
         named = {name: value for name, sites in self._names.items() if site in sites}
         self._edited.live = {**self._edited.live, **named}
         return raw
 
 
-def _through_attn_out(model: nn.Module, site: Site, edit: Edit, block: str) -> tuple[Site, Place, Edit]:
+def _through_attn_out(
+    model: nn.Module, site: Site, edit: Edit, block: str
+) -> tuple[Site, Place, Edit]:
     """resid_mid = resid_pre + attn_out, edited in attn_out: blocks read that sum for the MLP and again to add to it."""
     places, pre = anatomy(model).places, f"{block}.hook_resid_pre"
     added = (f"{block}.hook_attn_out", f"{block}.mixer.hook_out")
     out = next((name for name in added if name in places), None)
     if out is None:
-        raise UnknownSite(f"{site} cannot be edited: this model's {added[0]} is not known, which it is edited by")
+        raise UnknownSite(
+            f"{site} cannot be edited: this model's {added[0]} is not known, which it is edited by"
+        )
     place = locate(model, out)[Site(out)]
 
     def apply(value: Tensor, where: Where) -> Tensor:
@@ -201,12 +213,16 @@ def _through_attn_out(model: nn.Module, site: Site, edit: Edit, block: str) -> t
 def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
     """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
     if site.select is None and shape is None and place.view is views.identity:
-        return new.clone()  # what an edit gave may be held elsewhere, and the model may change its own in place
+        return (
+            new.clone()
+        )  # what an edit gave may be held elsewhere, and the model may change its own in place
     fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new
     if whole is fresh or share_memory(whole, fresh):
         return fresh
     # The view copies columns: find out which, and put them back.
-    columns = place.view(torch.arange(raw.shape[-1], device=raw.device).double().expand(1, 1, -1)).flatten()
+    columns = place.view(
+        torch.arange(raw.shape[-1], device=raw.device).double().expand(1, 1, -1)
+    ).flatten()
     return raw.index_copy(-1, columns.long(), whole.reshape(*raw.shape[:-1], -1))

@@ -29,7 +29,9 @@ from .taps import Tap, Taps, read
 
 
 @contextmanager
-def observe(model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]) -> Iterator[None]:
+def observe(
+    model: nn.Module, *sites: SiteLike, see: Callable[[Site, Tensor], None]
+) -> Iterator[None]:
     """Call ``see(site, value)`` for every site that a forward inside the block reaches, in the forward's order.
 
     Args:

@@ -58,7 +58,9 @@ class Padding:
     causal: bool
 
 
-def probe_padding(run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool) -> Padding:
+def probe_padding(
+    run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool
+) -> Padding:
     """Find a policy for each side by running the model on a few short rows.
 
     Args:

@@ -49,7 +49,11 @@ class Seen:
     def note(self, forward: Where, batch: int, end: int, longest: int) -> None:
         """One more forward, before its edits."""
         is_whole = forward.start <= forward.virtual
-        tokens = forward.tokens if is_whole and forward.tokens is not None and len(forward.tokens) == batch else None
+        tokens = (
+            forward.tokens
+            if is_whole and forward.tokens is not None and len(forward.tokens) == batch
+            else None
+        )
         self.grown |= not is_whole or any(self._goes_on(e, tokens) for e in self.ends if e < end)
         if tokens is not None:
             first = min((e for e in self.ends if e <= tokens.shape[1]), default=tokens.shape[1])
@@ -61,7 +65,9 @@ class Seen:
         before = self.ends[end]
         if before is None or tokens is None or before.ndim != tokens.ndim:
             return before is None and tokens is None
-        return len(before) == len(tokens) and torch.equal(before, tokens[:, : before.shape[1]].to(before.device))
+        return len(before) == len(tokens) and torch.equal(
+            before, tokens[:, : before.shape[1]].to(before.device)
+        )
 
     def has_grown_from(self, end: int, tokens: Tensor | None) -> bool:
         """Whether this forward's rows began as those of an earlier forward that ended at that column."""
@@ -121,7 +127,9 @@ class Where:
     @classmethod
     def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
         """A site in a forward."""
-        where = object.__new__(cls)  # made at every site of every forward: a frozen dataclass sets its fields slowly
+        where = object.__new__(
+            cls
+        )  # made at every site of every forward: a frozen dataclass sets its fields slowly
         where.__dict__.update(
             site=site,
             start=forward.start,
@@ -154,11 +162,15 @@ class Where:
         at = self.positions(value).expand(len(value), -1)
         return at.clamp(min=0), (at >= 0) if self.chosen is None else (at >= 0) & self.chosen
 
-    def choose(self, positions: Positions, value: Tensor, keys: bool = False) -> Bool[Tensor, "rows pos"]:
+    def choose(
+        self, positions: Positions, value: Tensor, keys: bool = False
+    ) -> Bool[Tensor, "rows pos"]:
         """Where positions are in a value: on its position (or query) axis, or on its keys."""
         axis = value.ndim - 1 if keys else self.query_axis(value)
         size, end = value.shape[axis], self.start + value.shape[self.query_axis(value)]
-        first = max(0, end - size) if keys else self.start  # a window's cache has dropped the earliest keys
+        first = (
+            max(0, end - size) if keys else self.start
+        )  # a window's cache has dropped the earliest keys
         if isinstance(positions, slice) and positions == slice(None):
             return torch.ones(1, size, dtype=torch.bool)
         at, lengths = self._along(value, first, size)
@@ -170,9 +182,13 @@ class Where:
         """Rows and columns whose text position is among these."""
         found = torch.zeros_like(at, dtype=torch.bool)
         if isinstance(positions, slice):
-            self._refuse_pieces([p for p in (positions.start, positions.stop) if p is not None], end)
+            self._refuse_pieces(
+                [p for p in (positions.start, positions.stop) if p is not None], end
+            )
             for length in lengths.unique().tolist():
-                inside = torch.arange(length)[positions.start : positions.stop : positions.step or 1]
+                inside = torch.arange(length)[
+                    positions.start : positions.stop : positions.step or 1
+                ]
                 found |= torch.isin(at, inside) & (lengths == length)
             return found
         wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
@@ -202,10 +218,14 @@ class Where:
         text = torch.arange(first, first + size) - self.virtual
         stop = end - self.virtual
         begun = max(0, self.start - self.virtual)
-        if begun < length < stop and not self.seen.has_grown_from(length + self.virtual, self.tokens):
+        if begun < length < stop and not self.seen.has_grown_from(
+            length + self.virtual, self.tokens
+        ):
             raise EditError(f"{self.site}: expected a mask over {stop} positions, got {length}")
         if length > stop:
-            self.seen.wait(length - 1, f"{self.site}: expected a mask over {stop} positions, got {length}")
+            self.seen.wait(
+                length - 1, f"{self.site}: expected a mask over {stop} positions, got {length}"
+            )
         inside = (text >= 0) & (text < min(length, stop))
         rows = torch.atleast_2d(mask).cpu()
         rows = self.by_row(rows, batch)
@@ -216,9 +236,15 @@ class Where:
     def by_row(self, texts: Tensor, batch: int) -> Tensor:
         """What is given for each text, for each of the rows that repeat it (beams)."""
         copies = self.seen.copies(batch)
-        return texts.repeat_interleave(copies, 0) if copies > 1 and len(texts) * copies == batch else texts
+        return (
+            texts.repeat_interleave(copies, 0)
+            if copies > 1 and len(texts) * copies == batch
+            else texts
+        )
 
-    def _along(self, value: Tensor, first: int, size: int) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows 1"]]:
+    def _along(
+        self, value: Tensor, first: int, size: int
+    ) -> tuple[Int[Tensor, "rows pos"], Int[Tensor, "rows 1"]]:
         """Text positions of some columns, and the length of each text as far as this forward goes."""
         if self.unknown:
             raise PositionsUnknown(f"{self.site}: positions are not known: {self.unknown}")

@@ -14,7 +14,9 @@ from layerscope.errors import InputError
 class Prefix:
     """What a block takes for its KV cache: keys and values of the recorded positions before ``start``; or a recorder."""
 
-    def __init__(self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1) -> None:
+    def __init__(
+        self, held: tuple[Tensor, Tensor] | None = None, start: int = 0, copies: int = 1
+    ) -> None:
         self._held, self._start, self._copies = held, start, copies
 
     @property

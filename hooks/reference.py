@@ -44,7 +44,9 @@ class Reference:
         skip: int = 0,
     ) -> None:
         if templates is not None and len(templates) != len(mask):
-            raise ReferenceMismatch(f"expected {len(mask)} template labels, one a text, got {len(templates)}")
+            raise ReferenceMismatch(
+                f"expected {len(mask)} template labels, one a text, got {len(templates)}"
+            )
         self._values, self._mask = dict(values), mask
         self._templates = list(templates) if templates is not None else None
         self._means: dict[tuple[str, str], Tensor] = {}
@@ -80,7 +82,10 @@ class Reference:
         if not parts:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
         length = max(mask.shape[1] for _, mask in parts)
-        values = {name: torch.cat([_grow(part[name], length) for part, _ in parts]) for name in parts[0][0]}
+        values = {
+            name: torch.cat([_grow(part[name], length) for part, _ in parts])
+            for name in parts[0][0]
+        }
         mask = torch.cat([_grow(mask, length) for _, mask in parts])
         if order is not None:
             texts = torch.tensor(order).argsort()
@@ -131,11 +136,15 @@ class Reference:
             name = per.partition(":")[2]
             if self._templates is None or name not in self._templates:
                 known = sorted(set(self._templates or []))
-                raise ReferenceMismatch(f"no reference text has the template {name!r}; templates: {known}")
+                raise ReferenceMismatch(
+                    f"no reference text has the template {name!r}; templates: {known}"
+                )
             rows = torch.tensor([t == name for t in self._templates])
             whole, mask = whole[rows], mask[rows]
         elif per not in ("all", "position"):
-            raise ReferenceMismatch(f"mean per {per!r}: expected 'all', 'position' or 'template:NAME'")
+            raise ReferenceMismatch(
+                f"mean per {per!r}: expected 'all', 'position' or 'template:NAME'"
+            )
         if per == "all":
             mask = mask & (torch.arange(mask.shape[1]) >= self._skip)
             if not mask.any():
@@ -149,7 +158,9 @@ class Reference:
             return total.sum((0, 1)) / int(mask.sum())
         count = mask.sum(0)
         reach = int((count > 0).sum())
-        return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *[1] * (whole.ndim - 2))
+        return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(
+            -1, *[1] * (whole.ndim - 2)
+        )
 
     def rows_for(self, value: Tensor, where: Where, rows: Sequence[int]) -> Tensor:
         """What `edits.resample` puts in: for each text the values of the reference text that was chosen for it."""
@@ -190,13 +201,19 @@ class Reference:
 
     def _whole(self, site: Site) -> Tensor:
         if site.name not in self._values:
-            raise ReferenceMismatch(f"the reference holds no {site.name}; it holds {', '.join(list(self._values)[:5])}")
+            raise ReferenceMismatch(
+                f"the reference holds no {site.name}; it holds {', '.join(list(self._values)[:5])}"
+            )
         return self._values[site.name]
 
 
 def _grow(tensor: Tensor, length: int) -> Tensor:
     missing = length - tensor.shape[1]
-    return torch.cat([tensor, tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])], dim=1) if missing else tensor
+    return (
+        torch.cat([tensor, tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])], dim=1)
+        if missing
+        else tensor
+    )
 
 
 def select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:
@@ -230,7 +247,9 @@ def partners(
         able = [
             number
             for number, reference in enumerate(references)
-            if len(reference) >= len(text) and list(reference) != list(text) and not related(place, number)
+            if len(reference) >= len(text)
+            and list(reference) != list(text)
+            and not related(place, number)
         ]
         drawn = float(torch.rand((), generator=generator))
         chosen.append(able[int(drawn * len(able))] if able else None)

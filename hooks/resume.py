@@ -79,7 +79,9 @@ class Resume:
     ) -> None:
         self.model, self.inputs, self._readout = model, dict(inputs), readout
         if positions is not None and positions.ndim == 1:
-            positions = torch.stack([torch.arange(len(positions), device=positions.device), positions], dim=1)
+            positions = torch.stack(
+                [torch.arange(len(positions), device=positions.device), positions], dim=1
+            )
         self.positions = positions
         places = anatomy(model).places
         self.n_layers = anatomy(model).n_layers
@@ -92,7 +94,9 @@ class Resume:
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         takes = inspect.signature(self._blocks[0].forward).parameters.values()
         self._named = [p.name for p in takes if p.kind is p.POSITIONAL_OR_KEYWORD]
-        self._cache = next((name for name in ("past_key_values", "layer_past") if name in self._named), None)
+        self._cache = next(
+            (name for name in ("past_key_values", "layer_past") if name in self._named), None
+        )
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
         final = places.get("ln_final.hook_normalized")
         self._norm = model.get_submodule(final.path) if final is not None else None
@@ -125,7 +129,10 @@ class Resume:
         start = clean.shape[1] // 2
         if self._finish is None or self._cache is None or not start:
             return False
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean) * clean.std()
+        noise = (
+            torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+            * clean.std()
+        )
         noise[:, :start] = 0
         whole = clean + noise
         part = whole[:, start:]
@@ -135,7 +142,10 @@ class Resume:
                     whole, part = self.block(at, whole), self.block(at, part, start)
             except (RuntimeError, TypeError, ValueError, AttributeError):
                 return False  # the block takes its cache in a way of its own
-        error = max(float((whole[:, start:] - part).abs().max()), float((whole - self._end)[:, :start].abs().max()))
+        error = max(
+            float((whole[:, start:] - part).abs().max()),
+            float((whole - self._end)[:, :start].abs().max()),
+        )
         return error <= TOLERANCE * float(whole.abs().max())
 
     def run(
@@ -173,23 +183,39 @@ class Resume:
             raise InputError(f"expected blocks below {self.n_layers}, got {list(order)}")
         if self._finish is None:
             if order is not None or until is not None:
-                raise InputError(f"{type(self.model).__name__} has a tail that is not known: it runs whole only")
+                raise InputError(
+                    f"{type(self.model).__name__} has a tail that is not known: it runs whole only"
+                )
             return self._whole(layer, residual, copies)
         if start and (order is not None or not self.causal):
-            raise InputError(f"{type(self.model).__name__} cannot start at position {start} here: give the whole text")
+            raise InputError(
+                f"{type(self.model).__name__} cannot start at position {start} here: give the whole text"
+            )
         if order is not None:
             for block in order:
                 residual = self._block(block, residual)
         else:
             for block in range(layer, self._stop if until is None else until):
                 # Before the site that is edited, all copies are equal: they need one run.
-                is_shared = block == layer and start == 0 and copies > 1 and self._shared.get(edited, False)
+                is_shared = (
+                    block == layer and start == 0 and copies > 1 and self._shared.get(edited, False)
+                )
                 # Behind the last attention, positions that nobody reads need no run.
-                only_read = block == self._stop - 1 and self._few and is_free(self._blocks[block], self._parts[block])
-                residual = self._block(block, residual, start, edited if is_shared else "", only_read)
+                only_read = (
+                    block == self._stop - 1
+                    and self._few
+                    and is_free(self._blocks[block], self._parts[block])
+                )
+                residual = self._block(
+                    block, residual, start, edited if is_shared else "", only_read
+                )
         if until is not None:
             return residual
-        read = self._read(residual, copies) if start == 0 else self._read_behind(residual, copies, start)
+        read = (
+            self._read(residual, copies)
+            if start == 0
+            else self._read_behind(residual, copies, start)
+        )
         return self._finish(read) if finish else read
 
     def _read_behind(self, residual: Tensor, copies: int, start: int) -> Tensor:
@@ -208,7 +234,9 @@ class Resume:
     ) -> Float[Tensor, "read tokens"]:
         """Logits of what `run` gave with ``finish=False``: of all tokens, or only of these."""
         if self._finish is None:
-            raise InputError(f"{type(self.model).__name__} has a tail that is not known: let run() finish")
+            raise InputError(
+                f"{type(self.model).__name__} has a tail that is not known: let run() finish"
+            )
         return self._finish(residual, tokens)
 
     def block(
@@ -217,7 +245,9 @@ class Resume:
         """One block on another input, from position ``start`` on, everything else as it was recorded."""
         return self._block(layer, residual, start)
 
-    def _block(self, layer: int, residual: Tensor, start: int = 0, edited: str = "", few: bool = False) -> Tensor:
+    def _block(
+        self, layer: int, residual: Tensor, start: int = 0, edited: str = "", few: bool = False
+    ) -> Tensor:
         """`block`, with what stands before ``edited`` run once, and only the positions that are read behind its attention."""
         copies = len(residual) // self.batch
         args, kwargs = self._calls[layer]
@@ -230,8 +260,12 @@ class Resume:
             if edited:
                 one = {id(value): kwargs[name] for name, value in more.items()}
                 one |= {id(value): args[1 + i] for i, value in enumerate(rest)}
-                at = self.model.get_submodule(anatomy(self.model).places[f"blocks.{layer}.{edited}"].path)
-                stack.enter_context(run_once(self._parts[layer], edited, at, self.batch, copies, one))
+                at = self.model.get_submodule(
+                    anatomy(self.model).places[f"blocks.{layer}.{edited}"].path
+                )
+                stack.enter_context(
+                    run_once(self._parts[layer], edited, at, self.batch, copies, one)
+                )
             if few:
                 positions = (self._table - start).clamp(min=0).repeat(copies, 1)
                 stack.enter_context(only_positions(self._parts[layer], positions))
@@ -239,7 +273,8 @@ class Resume:
                 length = self.residual(layer).shape[1]
                 rest = late(rest, start, length)
                 more = {
-                    k: v if k == "attention_mask" and is_rows(v) else late(v, start, length) for k, v in more.items()
+                    k: v if k == "attention_mask" and is_rows(v) else late(v, start, length)
+                    for k, v in more.items()
                 }
                 if more.get("attention_mask") is None:
                     more["attention_mask"] = causal_mask(residual, start, length)
@@ -258,7 +293,9 @@ class Resume:
     def _table(self) -> Int[Tensor, "batch p"]:
         """The positions that are read in each text."""
         rows: list[list[int]] = [[] for _ in range(self.batch)]
-        for text, at in sorted({*map(tuple, [] if self.positions is None else self.positions.tolist())}):
+        for text, at in sorted(
+            {*map(tuple, [] if self.positions is None else self.positions.tolist())}
+        ):
             rows[text].append(at)
         return padded(rows)
 
@@ -272,7 +309,9 @@ class Resume:
         """
         if edited not in self._shared:
             self._require_as_recorded("share")
-            self._shared[edited] = self._same(layer, self.residual(layer).repeat(2, 1, 1), edited, False)
+            self._shared[edited] = self._same(
+                layer, self.residual(layer).repeat(2, 1, 1), edited, False
+            )
         return self._shared[edited]
 
     def _hooks(self) -> set[int]:
@@ -292,11 +331,15 @@ class Resume:
         last = self._stop - 1
         if self.positions is None or 2 * self._table.shape[1] > self.residual(0).shape[1]:
             return False
-        return is_free(self._blocks[last], self._parts[last]) and self._same(last, self.residual(last), "", True)
+        return is_free(self._blocks[last], self._parts[last]) and self._same(
+            last, self.residual(last), "", True
+        )
 
     def _same(self, layer: int, residual: Tensor, edited: str, few: bool) -> bool:
         copies = len(residual) // self.batch
-        known = (self.residual(layer + 1) if layer + 1 < self._stop else self._end).repeat(copies, 1, 1)
+        known = (self.residual(layer + 1) if layer + 1 < self._stop else self._end).repeat(
+            copies, 1, 1
+        )
         with torch.no_grad():
             try:
                 found = self._block(layer, residual, 0, edited, few)
@@ -322,7 +365,10 @@ class Resume:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             named = dict(zip(self._named[1:], args[1:], strict=False))
-            given = {name: None if is_cache(value) else value for name, value in {**named, **kwargs}.items()}
+            given = {
+                name: None if is_cache(value) else value
+                for name, value in {**named, **kwargs}.items()
+            }
             self._calls.append((args[:1] + args[1 + len(named) :], given))
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -334,18 +380,26 @@ class Resume:
                 block.register_forward_hook(after),
             ]
         try:
-            out = self.model(**{**self.inputs, "use_cache": False} if self._caches() else self.inputs)
+            out = self.model(
+                **{**self.inputs, "use_cache": False} if self._caches() else self.inputs
+            )
         finally:
             for handle in handles:
                 handle.remove()
         if len(self._calls) != self.n_layers:
-            raise InputError(f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}")
-        self._chained = all(map(torch.equal, ends[: self._stop - 1], map(self.residual, range(1, self._stop))))
+            raise InputError(
+                f"expected {self.n_layers} calls of blocks in one forward, got {len(self._calls)}"
+            )
+        self._chained = all(
+            map(torch.equal, ends[: self._stop - 1], map(self.residual, range(1, self._stop)))
+        )
         if self._readout is not None:
             return self._readout.of(ends[self._readout.layer]), ends[self._readout.layer]
         logits = getattr(out, "logits", None)
         if logits is None:
-            raise InputError(f"{type(self.model).__name__} gives no logits: expected a language model with its head")
+            raise InputError(
+                f"{type(self.model).__name__} gives no logits: expected a language model with its head"
+            )
         return logits, ends[-1]
 
     def _caches(self) -> bool:
@@ -356,11 +410,15 @@ class Resume:
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
         first = self.residual(0)
-        by_text = first.ndim == 3 and len(first) == self.batch  # not several streams, nor a stream with positions first
+        by_text = (
+            first.ndim == 3 and len(first) == self.batch
+        )  # not several streams, nor a stream with positions first
         return (
             by_text
             and self._chained
-            and all(self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1})
+            and all(
+                self._same(layer, self.residual(layer), "", False) for layer in {0, self._stop - 1}
+            )
         )
 
     def _read(self, values: Tensor, copies: int = 1, positions: Tensor | None = None) -> Tensor:
@@ -385,7 +443,9 @@ class Resume:
             return head(self._norm(x) if self._norm is not None else x, tokens)
 
         try:
-            self.error = float((tail(last) - self.logits).abs().max()) / float(self.logits.abs().max())
+            self.error = float((tail(last) - self.logits).abs().max()) / float(
+                self.logits.abs().max()
+            )
         except (RuntimeError, TypeError):
             return None
         return tail if self.error <= TOLERANCE else None
@@ -394,8 +454,13 @@ class Resume:
         from .edits import patch
         from .intervene import NothingChanged, intervene
 
-        with warnings.catch_warnings(), intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}):
-            warnings.simplefilter("ignore", NothingChanged)  # the recorded input itself may be given
+        with (
+            warnings.catch_warnings(),
+            intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}),
+        ):
+            warnings.simplefilter(
+                "ignore", NothingChanged
+            )  # the recorded input itself may be given
             out = self.model(**{k: self._repeat(v, copies) for k, v in self.inputs.items()})
         return self._read(out.logits, copies)
 
@@ -420,18 +485,25 @@ def language_head(model: nn.Module) -> Head | None:
     heads or none. That this is what the model does is for the caller to measure.
     """
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    heads = [m for m in model.children() if m is not body and next(m.parameters(), None) is not None]
+    heads = [
+        m for m in model.children() if m is not body and next(m.parameters(), None) is not None
+    ]
     if body is None or len(heads) != 1:
         return None
     last: Any = heads[0]
     config: Any = model.config
-    cap, up, down = (getattr(config, k, None) for k in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
+    cap, up, down = (
+        getattr(config, k, None)
+        for k in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    )
 
     def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
         if tokens is None:
             logits = last(x)
         elif _is_plain(last):
-            logits = nn.functional.linear(x, last.weight[tokens], None if last.bias is None else last.bias[tokens])
+            logits = nn.functional.linear(
+                x, last.weight[tokens], None if last.bias is None else last.bias[tokens]
+            )
         else:
             logits = last(x)[..., tokens]
         logits = logits * up if up else logits / down if down else logits
@@ -442,5 +514,7 @@ def language_head(model: nn.Module) -> Head | None:
 
 def _is_plain(head: nn.Module) -> bool:
     """Whether a head is its weight and bias and nothing else: neither hooked nor kept elsewhere until it is called."""
-    called_as_it_is = "forward" not in vars(head) and not head._forward_hooks and not head._forward_pre_hooks
+    called_as_it_is = (
+        "forward" not in vars(head) and not head._forward_hooks and not head._forward_pre_hooks
+    )
     return type(head) is nn.Linear and called_as_it_is and not head.weight.is_meta

@@ -90,7 +90,14 @@ def stacks_of(model: nn.Module) -> list[Stack]:
         return []
     config: Any = getattr(model, "config", None)
     text = text_config(config)
-    main = next((m for m in matches if getattr(m.config, "model_type", None) == getattr(text, "model_type", "")), None)
+    main = next(
+        (
+            m
+            for m in matches
+            if getattr(m.config, "model_type", None) == getattr(text, "model_type", "")
+        ),
+        None,
+    )
     if main is None and len(matches) == 1 and matches[0].prefix.count(".") <= 1:
         main = matches[0]
     found: dict[str, Stack] = {}
@@ -134,13 +141,21 @@ def _resolved(module: nn.Module, family: Family) -> Family | None:
         inside = {part: place for part, place in decoder.inside.items() if "cross" not in part}
         return replace(decoder, inside=inside, cross=None)
     for part, row in (("encoder.", family), ("decoder.", decoder)):
-        if row is None or not row.blocks.startswith(part) or type(module).__name__.lower().find(part[:-1]) < 0:
+        if (
+            row is None
+            or not row.blocks.startswith(part)
+            or type(module).__name__.lower().find(part[:-1]) < 0
+        ):
             continue
         if submodule(module, row.blocks.removeprefix(part)) is not None:
-            outside = {k: v.removeprefix(part) if isinstance(v, str) else v for k, v in row.outside.items()}
+            outside = {
+                k: v.removeprefix(part) if isinstance(v, str) else v for k, v in row.outside.items()
+            }
             inside = {name: place for name, place in row.inside.items() if "cross" not in name}
             blocks = row.blocks.removeprefix(part)
-            return replace(row, blocks=blocks, outside=outside, inside=inside, cross=None, decoder=None)
+            return replace(
+                row, blocks=blocks, outside=outside, inside=inside, cross=None, decoder=None
+            )
     return None
 
 
@@ -161,9 +176,20 @@ def text_config(config: Any) -> Any:
 def head_counts(config: Any) -> tuple[int, int]:
     """Heads of queries, and of keys and values, as a configuration counts them."""
     config = text_config(config)
-    n_heads = int(_first(config, "num_attention_heads", "n_head", "num_heads", "encoder_attention_heads", default=1))
+    n_heads = int(
+        _first(
+            config,
+            "num_attention_heads",
+            "n_head",
+            "num_heads",
+            "encoder_attention_heads",
+            default=1,
+        )
+    )
     n_kv = int(_first(config, "num_key_value_heads", "num_kv_heads", default=n_heads))
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
         n_kv = 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
     return n_heads, n_kv
 
@@ -187,12 +213,18 @@ def read(model: nn.Module, stack: Stack) -> Reading | None:
     blocks = submodule(model, stack.path)
     if blocks is None:
         return None
-    layers = {str(i): "" for i in range(_layer_count(stack.config))} if family.shared else _paths_of(blocks)
+    layers = (
+        {str(i): "" for i in range(_layer_count(stack.config))}
+        if family.shared
+        else _paths_of(blocks)
+    )
     counts = head_counts(stack.config)
     made = Reading({}, len(layers), {})
     calls = family.calls(stack.config)
 
-    def add(name: str, spec: PlaceSpec, base: str, attention: nn.Module | None, call: int) -> Place | None:
+    def add(
+        name: str, spec: PlaceSpec, base: str, attention: nn.Module | None, call: int
+    ) -> Place | None:
         part = Site(name).part
         place = resolve(model, spec, base, attention, stack.config, counts, part)
         if place is not None:
@@ -218,14 +250,20 @@ def read(model: nn.Module, stack: Stack) -> Reading | None:
             if part.endswith(".experts"):
                 _add_experts(model, made, f"{stack.name}.{layer}.{part}", spec, base)
                 continue
-            other = _module_of(model, base, family.cross) if part.startswith("cross_attn") else attention
+            other = (
+                _module_of(model, base, family.cross)
+                if part.startswith("cross_attn")
+                else attention
+            )
             add(f"{stack.name}.{layer}.{part}", spec, base, other[1] if other else None, call)
         for where, names in seen:
             module = _module_of(model, base, where)
             for name, end in zip(names, ("scores", "pattern"), strict=True):
                 if module is not None and name not in family.missing:
                     many = len(layers) if family.shared else 1
-                    made.places[f"{stack.name}.{layer}.{name}"] = Place(module[0], end, call=call, calls=many)  # type: ignore[arg-type]
+                    made.places[f"{stack.name}.{layer}.{name}"] = Place(
+                        module[0], end, call=call, calls=many
+                    )  # type: ignore[arg-type]
         if attention is not None:
             made.heads[layer] = _layer_heads(model, made.places, f"{stack.name}.{layer}", counts)
     _count_shared(model, made.places)
@@ -267,14 +305,18 @@ def _module_of(model: nn.Module, base: str, paths: str | None) -> tuple[str, nn.
     return None
 
 
-def _alternatives(model: nn.Module, spec: str, base: str) -> Iterator[tuple[str, End, int | None, str]]:
+def _alternatives(
+    model: nn.Module, spec: str, base: str
+) -> Iterator[tuple[str, End, int | None, str]]:
     """Path, end, item and view of each alternative whose modules the block has."""
     for text in spec.split(" or "):
         where, _, condition = text.partition(" if ")
         where, _, how = where.partition("|")
         match = _PLACE.match(where.strip())
         if match is None:
-            raise InputError(f"place {spec!r}: expected 'path:input' or 'path:output', got {where!r}")
+            raise InputError(
+                f"place {spec!r}: expected 'path:input' or 'path:output', got {where!r}"
+            )
         path = base + match["path"] if match["path"] else base.removesuffix(".")
         known = submodule(model, path) is not None
         if known and (not condition or submodule(model, base + condition.strip()) is not None):
@@ -312,9 +354,7 @@ def _read_only(part: str, module: nn.Module) -> str:
     if part == "mlp.hook_expert_indices":
         return "its weights in the sum are edited by hook_expert_weights"
     if part == "mlp.hook_router_logits" and not type(module).__name__.startswith("Linear"):
-        return (
-            "the router chooses experts before it returns its logits: edit hook_expert_weights, or the router's input"
-        )
+        return "the router chooses experts before it returns its logits: edit hook_expert_weights, or the router's input"
     return ""
 
 
@@ -380,7 +420,9 @@ def _width(module: nn.Module, end: str) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _layer_heads(model: nn.Module, places: Mapping[str, Place], block: str, counts: tuple[int, int]) -> tuple[int, int]:
+def _layer_heads(
+    model: nn.Module, places: Mapping[str, Place], block: str, counts: tuple[int, int]
+) -> tuple[int, int]:
     def of(*parts: str) -> int | None:
         for part in parts:
             place = places.get(f"{block}.attn.{part}")

@@ -89,17 +89,25 @@ class Image:
         self._bytes = torch.zeros(0, dtype=torch.uint8)
         self.slots: dict[str, Slot] = {}
 
-    def fill(self, index: Int[Tensor, "n 5"], values: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    def fill(
+        self, index: Int[Tensor, "n 5"], values: Mapping[str, Tensor], dtype: torch.dtype | None
+    ) -> None:
         """Copy rows in, in the type they are stored in (None: their own)."""
         tensors: dict[str, tuple[Tensor, torch.dtype]] = {INDEX: (index, torch.int64)}
         for site, value in values.items():
             kind = dtype or value.dtype
             if kind not in (torch.float32, torch.float16, torch.bfloat16):
-                raise StoreError(f"{site}: expected float32, float16 or bfloat16, got {kind}: give the store a dtype")
+                raise StoreError(
+                    f"{site}: expected float32, float16 or bfloat16, got {kind}: give the store a dtype"
+                )
             if len(value) != len(index):
-                raise StoreError(f"{site}: expected a vector for each of {len(index)} rows, got {len(value)}")
+                raise StoreError(
+                    f"{site}: expected a vector for each of {len(index)} rows, got {len(value)}"
+                )
             tensors[site] = value, kind
-        tensors = dict(sorted(tensors.items(), key=lambda item: -item[1][1].itemsize))  # each at a multiple of its size
+        tensors = dict(
+            sorted(tensors.items(), key=lambda item: -item[1][1].itemsize)
+        )  # each at a multiple of its size
         self.slots, at = {}, 0
         for name, (value, kind) in tensors.items():
             end = at + value.numel() * kind.itemsize
@@ -128,7 +136,11 @@ class Image:
         where: dict[str, Any] = {}
         for site, slot in self.slots.items():
             span = [slot.start, slot.stop]
-            where[site] = {"dtype": _NAMES[slot.dtype], "shape": list(slot.shape), "data_offsets": span}
+            where[site] = {
+                "dtype": _NAMES[slot.dtype],
+                "shape": list(slot.shape),
+                "data_offsets": span,
+            }
         words = json.dumps(said, sort_keys=True)
         header = {"__metadata__": {"layerscope": words, "sha256": digest([words, where])}, **where}
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -145,7 +157,11 @@ def _largest(site: str, value: Tensor) -> float:
     found = max(-float(low), float(high))
     if not math.isfinite(found):
         kind = str(value.dtype).removeprefix("torch.")
-        hint = "" if value.dtype == torch.float32 else ": perhaps too large for the type, store bfloat16 or float32"
+        hint = (
+            ""
+            if value.dtype == torch.float32
+            else ": perhaps too large for the type, store bfloat16 or float32"
+        )
         raise StoreError(f"{site}: expected finite values, got NaN or infinity in {kind}{hint}")
     return found
 
@@ -162,7 +178,9 @@ def checksum(data: np.ndarray) -> str:
 
 def _words(data: np.ndarray) -> int:
     whole = len(data) // 8 * 8
-    return int(data[:whole].view("<u8").sum(dtype=np.uint64)) + int(data[whole:].sum(dtype=np.uint64))
+    return int(data[:whole].view("<u8").sum(dtype=np.uint64)) + int(
+        data[whole:].sum(dtype=np.uint64)
+    )
 
 
 def _hexadecimal(total: int) -> str:
@@ -178,7 +196,9 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
     path = f"{folder}/{name}"
     length = int.from_bytes(folder.read(name, 0, 8), "little")
     if size < 8 or length > min(_LONGEST_HEADER, size - 8):
-        raise StoreError(f"{path} is damaged (no header of {length} bytes in {size}): delete it and run again")
+        raise StoreError(
+            f"{path} is damaged (no header of {length} bytes in {size}): delete it and run again"
+        )
     try:
         header = json.loads(folder.read(name, 8, 8 + length))
         meta = header.pop("__metadata__", {})
@@ -186,19 +206,26 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
         said = json.loads(words)
         if said.get("format") != FORMAT:
             found = str(said.get("format"))[:40]
-            raise StoreError(f"{path} is foreign (expected {FORMAT}, got {found!r}): use another folder")
+            raise StoreError(
+                f"{path} is foreign (expected {FORMAT}, got {found!r}): use another folder"
+            )
         if meta.get("sha256") != digest([words, header]):
             raise StoreError(f"{path} is damaged (hash of its header): delete it and run again")
         slots = {}
         for tensor, place in header.items():
             start, stop = place["data_offsets"]
             slots[tensor] = Slot(
-                _TYPES[place["dtype"]], tuple(place["shape"]), 8 + length + int(start), 8 + length + int(stop)
+                _TYPES[place["dtype"]],
+                tuple(place["shape"]),
+                8 + length + int(start),
+                8 + length + int(stop),
             )
     except StoreError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged (its header cannot be read): delete it and run again") from error
+        raise StoreError(
+            f"{path} is damaged (its header cannot be read): delete it and run again"
+        ) from error
     end = max(slot.stop for slot in slots.values())
     if end != size:
         kind = "half written" if size < end else "damaged"
@@ -214,12 +241,24 @@ def read_tensor(folder: Folder, name: str, header: Header, tensor: str) -> Tenso
     """
     slot = header.slots[tensor]
     held = np.empty(slot.stop - slot.start, dtype=np.uint8)
-    read_rows(folder, name, header, tensor, held.reshape(max(1, slot.shape[0]), -1), slice(0, slot.shape[0]))
+    read_rows(
+        folder,
+        name,
+        header,
+        tensor,
+        held.reshape(max(1, slot.shape[0]), -1),
+        slice(0, slot.shape[0]),
+    )
     return as_tensor(held.data, slot)
 
 
 def read_rows(
-    folder: Folder, name: str, header: Header, tensor: str, table: np.ndarray, where: slice | np.ndarray
+    folder: Folder,
+    name: str,
+    header: Header,
+    tensor: str,
+    table: np.ndarray,
+    where: slice | np.ndarray,
 ) -> None:
     """Read a tensor's rows to where they belong in ``table``, ``[rows bytes]``, and compare their checksum.
 
@@ -241,10 +280,14 @@ def read_rows(
                 rows = held[: stop - first]
             _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
             total += _words(rows.reshape(-1))
-            if not isinstance(where, slice):  # as memory moves it, which torch's own copy by index does not
+            if not isinstance(
+                where, slice
+            ):  # as memory moves it, which torch's own copy by index does not
                 table[where[first:stop]] = rows
     if _hexadecimal(total) != header.sums[tensor]:
-        raise StoreError(f"{folder}/{name} is damaged (checksum of {tensor}): delete it and run again")
+        raise StoreError(
+            f"{folder}/{name} is damaged (checksum of {tensor}): delete it and run again"
+        )
 
 
 def _fill(buffer: memoryview, file: RawIOBase | BytesIO, path: str) -> None:

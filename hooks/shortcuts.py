@@ -65,7 +65,14 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
     mlp = parent(up)
     whole = bool(mlp) and down.startswith(mlp + ".")
     parallel = f"blocks.{layer}.hook_resid_mid" not in places
-    return Parts(module(parent(value)), module(out), module(mlp if whole else up), module(down), whole, parallel)
+    return Parts(
+        module(parent(value)),
+        module(out),
+        module(mlp if whole else up),
+        module(down),
+        whole,
+        parallel,
+    )
 
 
 def _before(parts: Parts, edited: str) -> list[tuple[nn.Module | None, nn.Module | None]]:
@@ -115,14 +122,21 @@ def run_once(
             return  # the site is within what would be repeated at its end
         handles.append(
             module.register_forward_pre_hook(
-                lambda _, args, kwargs: (tuple(map(fewer, args)), {k: fewer(v) for k, v in kwargs.items()}),
+                lambda _, args, kwargs: (
+                    tuple(map(fewer, args)),
+                    {k: fewer(v) for k, v in kwargs.items()},
+                ),
                 with_kwargs=True,
             )
         )
         if until is None:
-            handles.append(module.register_forward_hook(lambda _, args, output: more(output), prepend=True))
+            handles.append(
+                module.register_forward_hook(lambda _, args, output: more(output), prepend=True)
+            )
         else:
-            handles.append(until.register_forward_pre_hook(lambda _, args: more(args), prepend=True))
+            handles.append(
+                until.register_forward_pre_hook(lambda _, args: more(args), prepend=True)
+            )
 
     try:
         for module, until in _before(parts, edited):

@@ -72,7 +72,9 @@ Index: TypeAlias = int | tuple[int, ...] | Span
 SiteLike: TypeAlias = "str | Site | tuple[str, int | str | Sequence[int]]"
 
 _SELECTION = re.compile(r"^(?P<name>.*?)\[(?P<index>[-\d,:\s]+)\]$")
-_MODULE_SELECTION = re.compile(r"^(?P<name>module:.*?:(?:input|output)(?P<item>\[\w+\])?)\[(?P<index>[-\d,:\s]+)\]$")
+_MODULE_SELECTION = re.compile(
+    r"^(?P<name>module:.*?:(?:input|output)(?P<item>\[\w+\])?)\[(?P<index>[-\d,:\s]+)\]$"
+)
 _LAYER = re.compile(r"^(?P<stack>(?:[a-z]+_)?blocks)\.(?P<layer>\d+)\.(?P<part>.+)$")
 _NEGATIVE = re.compile(r"^((?:[a-z]+_)?blocks)\.(-\d+)\.")
 
@@ -128,7 +130,11 @@ class Site:
 
     def _has_index_alone(self) -> bool:
         """Whether one index of a module's tensor would be written as if it picked from a tuple."""
-        return isinstance(self.select, int) and self.name.startswith("module:") and not self.name.endswith("]")
+        return (
+            isinstance(self.select, int)
+            and self.name.startswith("module:")
+            and not self.name.endswith("]")
+        )
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -145,7 +151,9 @@ def _parsed(spec: str) -> Site:
     match = _SELECTION.match(spec)
     if match is None:
         if "[" in spec or "]" in spec:
-            raise InputError(f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end")
+            raise InputError(
+                f"site {spec!r}: expected a selection such as [5], [0,3] or [0:4] at the end"
+            )
         return Site(spec)
     return Site(match["name"], _parse_index(match["index"], spec))
 

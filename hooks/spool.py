@@ -37,7 +37,11 @@ class Spool:
             return any(number == shard for number, _, _ in self._waiting)
 
     def put(
-        self, shard: int, index: Int[Tensor, "n 5"], values: Mapping[str, Tensor], dtype: torch.dtype | None
+        self,
+        shard: int,
+        index: Int[Tensor, "n 5"],
+        values: Mapping[str, Tensor],
+        dtype: torch.dtype | None,
     ) -> None:
         """Copy a shard's rows and return; what went wrong with an earlier one is raised here."""
         with self._turn:

@@ -75,7 +75,11 @@ class ActivationStore:
     ) -> None:
         self.folder = folder_at(folder)
         self._dtype, self._shared = dtype, shared
-        self._about = None if about is None else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
+        self._about = (
+            None
+            if about is None
+            else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
+        )
         self._headers: dict[tuple[str, int], Header] = {}
         self._rows: dict[tuple[str, int], slice | np.ndarray] = {}
         self._lock: Any | None = None
@@ -92,7 +96,9 @@ class ActivationStore:
         again = functools.partial(ActivationStore, dtype=self._dtype, shared=self._shared)
         return again, (str(self.folder), None if self._about is None else dict(self._about))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         if kind is None:
             self.close()
         else:  # the first error is the one to see
@@ -113,7 +119,9 @@ class ActivationStore:
             if self._dtype is None and kept is not None:
                 self._dtype = getattr(torch, kept)
             elif _type(self._dtype).get("dtype", kept) != kept:
-                raise StoreError(f"{self.folder} holds {kept}, got dtype {self._dtype}: use another folder or its type")
+                raise StoreError(
+                    f"{self.folder} holds {kept}, got dtype {self._dtype}: use another folder or its type"
+                )
         return self._about
 
     @property
@@ -156,7 +164,9 @@ class ActivationStore:
 
     def largest(self, site: str) -> float:
         """The largest absolute value at a site; 0 where there is no shard."""
-        return max((self._with(*found, site).largest[site] for found in self._names().items()), default=0.0)
+        return max(
+            (self._with(*found, site).largest[site] for found in self._names().items()), default=0.0
+        )
 
     def has(self, shard: int) -> bool:
         """Whether a whole shard made from the same is there, or on its way.
@@ -187,9 +197,13 @@ class ActivationStore:
             with self._told(""):
                 self._lock = self.folder.lock()
         if self._lock is None:
-            raise StoreError(f"{self.folder}: another process is writing there: wait for it, or use another folder")
+            raise StoreError(
+                f"{self.folder}: another process is writing there: wait for it, or use another folder"
+            )
 
-    def write(self, shard: int, index: Int[Tensor, "n 5"], values: Mapping[str, Float[Tensor, "n ..."]]) -> None:
+    def write(
+        self, shard: int, index: Int[Tensor, "n 5"], values: Mapping[str, Float[Tensor, "n ..."]]
+    ) -> None:
         """Write one shard: whose rows these are (``COLUMNS``), and their vectors at each site.
 
         Returns when the rows are copied; what goes wrong in writing is raised by the next call, or by `flush`.
@@ -235,15 +249,24 @@ class ActivationStore:
         number = torch.arange(len(text)) + row
         token = positions[keep]
         texts = sentence - texts if goes_on else sentence
-        index = torch.stack([number, text + texts, torch.full_like(text, -1), token, token + 1], dim=1)
-        self.write(shard, index, {site: value[keep.to(value.device)] for site, value in values.items()})
+        index = torch.stack(
+            [number, text + texts, torch.full_like(text, -1), token, token + 1], dim=1
+        )
+        self.write(
+            shard, index, {site: value[keep.to(value.device)] for site, value in values.items()}
+        )
         self._last = shard + 1, row + len(text), texts + batch, batch
         return shard
 
     def seal(self, shards: int, rows: int) -> None:
         """Say how many shards and rows there are in all: from now on a missing one is noticed."""
         self.flush()
-        plan: dict[str, Any] = {"format": FORMAT, "about": self.about, "shards": shards, "rows": rows}
+        plan: dict[str, Any] = {
+            "format": FORMAT,
+            "about": self.about,
+            "shards": shards,
+            "rows": rows,
+        }
         plan["sha256"] = digest(plan)
         if self._plan() != plan:
             self.claim()
@@ -294,7 +317,9 @@ class ActivationStore:
         n_rows, parts = self.n_rows, list(self._all().items())
         slots, seen = self._slots(site, parts), np.zeros(n_rows, dtype=bool)
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
-        space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)  # numpy asks for large pages, torch does not
+        space = np.empty(
+            n_rows * width * kind.itemsize, dtype=np.uint8
+        )  # numpy asks for large pages, torch does not
         table = space.reshape(n_rows, width * kind.itemsize)
 
         ahead = max(1, _AHEAD * len(slots) // max(1, sum(slot.stop - slot.start for slot in slots)))
@@ -308,15 +333,21 @@ class ActivationStore:
             where = self._where(*part)
             last = where.stop - 1 if isinstance(where, slice) else int(where.max())
             if last >= n_rows:
-                raise StoreError(f"{self.folder}/{part[0]}: expected rows below {n_rows}, got row {last}")
+                raise StoreError(
+                    f"{self.folder}/{part[0]}: expected rows below {n_rows}, got row {last}"
+                )
             read_rows(self.folder, part[0], self._header(*part), site, table, where)
             return where
 
-        with ThreadPoolExecutor(_READERS) as readers:  # some shards are read while others are summed and put
+        with ThreadPoolExecutor(
+            _READERS
+        ) as readers:  # some shards are read while others are summed and put
             for where in readers.map(place, range(len(parts))):
                 seen[where] = True
         if not seen.all():
-            raise StoreError(f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard")
+            raise StoreError(
+                f"{self.folder}: {int((~seen).sum())} of {n_rows} rows are in no shard"
+            )
         return torch.from_numpy(space).view(kind).view(n_rows, *slots[0].shape[1:])
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
@@ -334,14 +365,18 @@ class ActivationStore:
         if size is None:
             raise StoreError(f"{self.folder}/{name} is missing: run it again")
         header = self._with(name, size, site)
-        return read_tensor(self.folder, name, header, INDEX), read_tensor(self.folder, name, header, site)
+        return read_tensor(self.folder, name, header, INDEX), read_tensor(
+            self.folder, name, header, site
+        )
 
     @property
     def index(self) -> Int[Tensor, "rows 5"]:
         """Sentence, word and tokens of every row, in the order of the rows (``COLUMNS``)."""
         return self._table()[:, :5]
 
-    def rows(self, sentence: int, word: int | None = None, token: int | None = None) -> Int[Tensor, " n"]:
+    def rows(
+        self, sentence: int, word: int | None = None, token: int | None = None
+    ) -> Int[Tensor, " n"]:
         """The rows of a sentence, of a word of it, or those that a token of it is part of."""
         found = self.index
         keep = found[:, 1] == sentence
@@ -380,9 +415,13 @@ class ActivationStore:
         except (ValueError, TypeError, AttributeError, RecursionError):
             plan, whole = {}, False
         if not whole:
-            raise StoreError(f"{self.folder}/{_PLAN} is damaged: delete it and run again, the shards are kept")
+            raise StoreError(
+                f"{self.folder}/{_PLAN} is damaged: delete it and run again, the shards are kept"
+            )
         if plan.get("format") != FORMAT:
-            raise StoreError(f"{self.folder}/{_PLAN} is foreign (expected {FORMAT}, got {plan.get('format')})")
+            raise StoreError(
+                f"{self.folder}/{_PLAN} is foreign (expected {FORMAT}, got {plan.get('format')})"
+            )
         plan["sha256"] = digest(plan)
         if self._about is not None:
             self._compare(_PLAN, plan.get("about"))
@@ -398,7 +437,11 @@ class ActivationStore:
     def _missing(self) -> list[str]:
         names = self._names()
         plan = self._plan()
-        last = int(plan["shards"]) if plan is not None else max((int(n[6:-12]) + 1 for n in names), default=0)
+        last = (
+            int(plan["shards"])
+            if plan is not None
+            else max((int(n[6:-12]) + 1 for n in names), default=0)
+        )
         return [name for name in map(_name, range(last)) if name not in names]
 
     def _all(self) -> dict[str, int]:
@@ -438,7 +481,9 @@ class ActivationStore:
     def _with(self, name: str, size: int, site: str) -> Header:
         header = self._header(name, size)
         if site not in header.slots:
-            raise StoreError(f"{self.folder}/{name}: expected site {site!r}, it holds {header.sites[:5]}")
+            raise StoreError(
+                f"{self.folder}/{name}: expected site {site!r}, it holds {header.sites[:5]}"
+            )
         return header
 
     def _slots(self, site: str, parts: Sequence[tuple[str, int]]) -> list[Slot]:
@@ -448,7 +493,9 @@ class ActivationStore:
         slots = [self._with(*part, site).slots[site] for part in parts]
         for (name, _), slot in zip(parts, slots, strict=True):
             if _kind(slot) != _kind(slots[0]):
-                raise StoreError(f"{self.folder}/{name}: expected {site} in {_kind(slots[0])}, got {_kind(slot)}")
+                raise StoreError(
+                    f"{self.folder}/{name}: expected {site} in {_kind(slots[0])}, got {_kind(slot)}"
+                )
         return slots
 
     def _table(self) -> Int[Tensor, "rows 7"]:
@@ -457,7 +504,9 @@ class ActivationStore:
             parts = []
             for number, (name, size) in enumerate(self._all().items()):
                 part = read_tensor(self.folder, name, self._header(name, size), INDEX)
-                where = torch.stack([torch.full((len(part),), number), torch.arange(len(part))], dim=1)
+                where = torch.stack(
+                    [torch.full((len(part),), number), torch.arange(len(part))], dim=1
+                )
                 parts.append(torch.cat([part, where], dim=1))
             whole = torch.cat(parts) if parts else torch.zeros(0, 7, dtype=torch.long)
             self._index = whole[whole[:, 0].argsort()]

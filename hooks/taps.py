@@ -75,7 +75,9 @@ class Taps:
         reentrant: whether it is a part that reentrant checkpointing will repeat.
     """
 
-    def __init__(self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, places: Mapping[Site, Place], in_graph: bool = False
+    ) -> None:
         self.model, self.places, self.in_graph = model, places, in_graph
         self.ran = False
         self.live: Mapping[str, Tensor] = {}
@@ -117,7 +119,9 @@ class Taps:
             stack.callback(self._release, handles)
             self._tap = tap
             for path, hook in self.forwards.openers(self):
-                handles.append(modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True))
+                handles.append(
+                    modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True)
+                )
             for path in likes:
                 before(modules[path], self._shape_noted(path))
             for (path, end), wanted in hooked.items():
@@ -128,11 +132,15 @@ class Taps:
                     hook = BlockHook(self._experts(tap, path, wanted), values=4)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
                 elif end == "output":
-                    handles.append(module.register_forward_hook(BlockHook(self._writer(tap, path, wanted))))
+                    handles.append(
+                        module.register_forward_hook(BlockHook(self._writer(tap, path, wanted)))
+                    )
                 else:
                     self._watch(tap, stack, module, path, wanted)
             for path, hook in self.forwards.closers(self):
-                handles.append(modules[path].register_forward_hook(ReadingHook(hook), always_call=True))
+                handles.append(
+                    modules[path].register_forward_hook(ReadingHook(hook), always_call=True)
+                )
             return stack.pop_all()
 
     def _release(self, handles: list[RemovableHandle]) -> None:
@@ -143,7 +151,9 @@ class Taps:
     def facts(self) -> _Facts:
         """What is to be known of this forward when a part of it runs again."""
         assert self._tap is not None
-        return _Facts(self._tap, self.forwards.now, self.live, dict(self._counts), dict(self._shapes))
+        return _Facts(
+            self._tap, self.forwards.now, self.live, dict(self._counts), dict(self._shapes)
+        )
 
     def _recall(self, facts: _Facts) -> None:
         self.live = facts.live
@@ -241,7 +251,9 @@ class Taps:
         return hook
 
     def _experts(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
             if not self._mine():
                 return None
             call = self._next_call(path + ":neurons", wanted)
@@ -252,7 +264,12 @@ class Taps:
                     touch = functools.partial(tap.touch, site, place, shape=shape)
                     with Touching(self.model):
                         changed = touched(
-                            module, given_to(args, kwargs), str(place.item), changed, touch, self.in_graph
+                            module,
+                            given_to(args, kwargs),
+                            str(place.item),
+                            changed,
+                            touch,
+                            self.in_graph,
                         )
             tap.after()
             return None if changed is output else changed
@@ -265,14 +282,21 @@ class Taps:
             if place.call == call:
                 raw, put = pick(container, place, site)
                 with Touching(self.model):
-                    new = tap.touch(site, place, raw, self._shapes.get(place.like) if place.like else None)
+                    new = tap.touch(
+                        site, place, raw, self._shapes.get(place.like) if place.like else None
+                    )
                 if new is not raw:
                     container = put(new)
         tap.after()
         return container
 
     def _watch(
-        self, tap: Tap, stack: ExitStack, module: nn.Module, path: str, wanted: list[tuple[Site, Place]]
+        self,
+        tap: Tap,
+        stack: ExitStack,
+        module: nn.Module,
+        path: str,
+        wanted: list[tuple[Site, Place]],
     ) -> None:
         def here() -> _Attention | None:
             call = self._next_call(path + ":attention", wanted)
@@ -317,7 +341,9 @@ class _Attention:
 
     def hold(self, heads: list[int], count: int) -> None:
         """Scores and pattern will be of these heads."""
-        own = [(site, [heads.index(head) for head in heads_of(site, count)]) for site, _ in self.wanted]
+        own = [
+            (site, [heads.index(head) for head in heads_of(site, count)]) for site, _ in self.wanted
+        ]
         self.wanted = [
             (site, replace(place, own=at[0] if isinstance(site.select, int) else tuple(at)))
             for (site, place), (_, at) in zip(self.wanted, own, strict=True)
@@ -358,7 +384,11 @@ class _Given:
     def names(self) -> list[str]:
         """The names of the positional arguments, as far as the module's forward tells them."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return [p.name for p in inspect.signature(self.module.forward).parameters.values() if p.kind in kinds]
+        return [
+            p.name
+            for p in inspect.signature(self.module.forward).parameters.values()
+            if p.kind in kinds
+        ]
 
     def where(self, item: int | str | None) -> int | str | None:
         """An argument as it was given, by position or by name; None if it was not."""
@@ -369,7 +399,13 @@ class _Given:
             return min(tensors, key=lambda name: name != "hidden_states", default=None)
         if isinstance(item, int):
             names = self.names() if item >= len(self.args) else []
-            return item if item < len(self.args) else self.where(names[item]) if item < len(names) else None
+            return (
+                item
+                if item < len(self.args)
+                else self.where(names[item])
+                if item < len(names)
+                else None
+            )
         if item in self.kwargs:
             return item
         names = self.names()
@@ -389,7 +425,9 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
     item = place.item
     if isinstance(container, Tensor):
         if item not in (None, 0):
-            raise SiteNeverFired(f"{site}: expected several values, got one tensor: leave out [{item}]")
+            raise SiteNeverFired(
+                f"{site}: expected several values, got one tensor: leave out [{item}]"
+            )
         return container, lambda new: new
     if isinstance(container, _Given):
         return _pick_given(container, place, site)
@@ -405,12 +443,16 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
         if at >= len(container):
             raise SiteNeverFired(f"{site}: expected an element {at}, got {len(container)} of them")
         if item is None and not isinstance(container[0], Tensor):
-            raise SiteNeverFired(f"{site}: expected a tensor first, got {type(container[0]).__name__}; add [index]")
+            raise SiteNeverFired(
+                f"{site}: expected a tensor first, got {type(container[0]).__name__}; add [index]"
+            )
         if not isinstance(container[at], Tensor):
             inner, put_inner = pick(container[at], Place(place.path, place.end), site)
             return inner, lambda new: _swap(container, at, put_inner(new))
         return container[at], lambda new: _swap(container, at, new)
-    raise SiteNeverFired(f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}")
+    raise SiteNeverFired(
+        f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}"
+    )
 
 
 def _pick_key(
@@ -426,7 +468,9 @@ def _pick_key(
     else:
         key = min(tensors, key=lambda name: name != "hidden_states", default=None)
     if key not in tensors:
-        raise SiteNeverFired(f"{site}: expected a tensor at {place.item!r}, got tensors at {sorted(map(str, tensors))}")
+        raise SiteNeverFired(
+            f"{site}: expected a tensor at {place.item!r}, got tensors at {sorted(map(str, tensors))}"
+        )
     return values[key], lambda new: put(key, new)
 
 
@@ -444,7 +488,9 @@ def _pick_given(given: _Given, place: Place, site: Site) -> tuple[Tensor, Callab
     if isinstance(value, Tensor):
         return value, put
     if place.item is None:
-        raise SiteNeverFired(f"{site}: expected a tensor first, got {type(value).__name__}; add [name] or [index]")
+        raise SiteNeverFired(
+            f"{site}: expected a tensor first, got {type(value).__name__}; add [name] or [index]"
+        )
     inner, put_inner = pick(value, Place(place.path, place.end), site)
     return inner, lambda new: put(put_inner(new))
 
@@ -457,7 +503,9 @@ def _with_field(container: Any, name: str, new: Any) -> Any:
 
 def _number(item: int | str, site: Site, size: int) -> int:
     if isinstance(item, str):
-        raise SiteNeverFired(f"{site}: expected a number below {size} for one of {size} values, got {item!r}")
+        raise SiteNeverFired(
+            f"{site}: expected a number below {size} for one of {size} values, got {item!r}"
+        )
     return item
 
 

@@ -26,7 +26,9 @@ class heads:  # noqa: N801  (a view, named as the others)
     def __init__(self, n_heads: int) -> None:
         self.n_heads = n_heads
 
-    def __call__(self, raw: Float[Tensor, "batch pos *width"]) -> Float[Tensor, "batch pos head d_head"]:
+    def __call__(
+        self, raw: Float[Tensor, "batch pos *width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
         return raw if raw.ndim == 4 else raw.unflatten(-1, (self.n_heads, -1))
 
@@ -37,7 +39,9 @@ class thirds:  # noqa: N801
     def __init__(self, part: int, n_heads: int) -> None:
         self.part, self.n_heads = part, n_heads
 
-    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+    def __call__(
+        self, raw: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
         return raw.unflatten(-1, (3, self.n_heads, -1))[:, :, self.part]
 
@@ -48,7 +52,9 @@ class interleaved:  # noqa: N801
     def __init__(self, part: int, n_heads: int) -> None:
         self.part, self.n_heads = part, n_heads
 
-    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+    def __call__(
+        self, raw: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
         return raw.unflatten(-1, (self.n_heads, 3, -1))[:, :, :, self.part]
 
@@ -59,7 +65,9 @@ class gated:  # noqa: N801
     def __init__(self, part: int, n_heads: int) -> None:
         self.part, self.n_heads = part, n_heads
 
-    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+    def __call__(
+        self, raw: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
         return raw.unflatten(-1, (self.n_heads, 2, -1))[:, :, :, self.part]
 
@@ -73,7 +81,9 @@ class fused:  # noqa: N801
         first = (0, n_heads, n_heads + n_kv)[part] * size
         self.columns = slice(first, first + self.n_heads * size)
 
-    def __call__(self, raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos head d_head"]:
+    def __call__(
+        self, raw: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
         """The site's tensor."""
         return raw[..., self.columns].unflatten(-1, (self.n_heads, -1))
 

@@ -31,7 +31,9 @@ def __getattr__(name: str) -> Any:
     if not name.startswith("_"):
         if name in ROOMS:
             return importlib.import_module(f"layerscope.{name}")
-        if name == "capture_to_store":  # the command capture as a function; ls.capture is the context manager
+        if (
+            name == "capture_to_store"
+        ):  # the command capture as a function; ls.capture is the context manager
             return importlib.import_module("layerscope.experiments").capture
         for room in ROOMS:
             module = importlib.import_module(f"layerscope.{room}")
@@ -41,5 +43,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    public = {name for room in ROOMS for name in importlib.import_module(f"layerscope.{room}").__all__}
+    public = {
+        name for room in ROOMS for name in importlib.import_module(f"layerscope.{room}").__all__
+    }
     return sorted({"LayerscopeError", "capture_to_store", *ROOMS, *public})

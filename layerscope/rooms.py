@@ -23,7 +23,9 @@ class RoomFinder:
     """Finds ``layerscope.hooks`` in the folder beside this package, and ``hooks.x`` as another name of ``layerscope.hooks.x``."""
 
     @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """The specification of a module of ours; None for any other."""
         first, _, rest = name.partition(".")
         if first == "layerscope" and rest in ROOMS:
@@ -52,7 +54,11 @@ class _SameModule(InspectLoader):
         """For ``python -m experiments.cli``."""
         spec = importlib.util.find_spec(f"layerscope.{fullname}")
         loader = spec.loader if spec else None
-        return loader.get_source(f"layerscope.{fullname}") if isinstance(loader, InspectLoader) else None
+        return (
+            loader.get_source(f"layerscope.{fullname}")
+            if isinstance(loader, InspectLoader)
+            else None
+        )
 
 
 def same_modules(room: str) -> None:

@@ -56,13 +56,19 @@ def check(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> None:
     """
     n, c = P.shape
     if not n or c < 2:
-        raise CalibrationError(f"expected rows of probabilities of at least 2 classes, got {n} rows of {c}")
+        raise CalibrationError(
+            f"expected rows of probabilities of at least 2 classes, got {n} rows of {c}"
+        )
     bad = np.asarray(~np.isfinite(P).all(1))
     if bad.any():
-        raise CalibrationError(f"row {_first(bad)}: expected finite probabilities, got {_shown(P[bad][0])}")
+        raise CalibrationError(
+            f"row {_first(bad)}: expected finite probabilities, got {_shown(P[bad][0])}"
+        )
     bad = np.asarray(((P < 0) | (P > 1 + TOLERANCE)).any(1))
     if bad.any():
-        raise CalibrationError(f"row {_first(bad)}: expected probabilities from 0 to 1, got {_shown(P[bad][0])}")
+        raise CalibrationError(
+            f"row {_first(bad)}: expected probabilities from 0 to 1, got {_shown(P[bad][0])}"
+        )
     bad = np.abs(P.sum(1) - 1) > TOLERANCE
     if bad.any():
         raise CalibrationError(
@@ -71,7 +77,9 @@ def check(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> None:
         )
     bad = (y < 0) | (y >= c)
     if bad.any():
-        raise CalibrationError(f"row {_first(bad)}: expected a label from 0 to {c - 1}, got {int(y[bad][0])}")
+        raise CalibrationError(
+            f"row {_first(bad)}: expected a label from 0 to {c - 1}, got {int(y[bad][0])}"
+        )
 
 
 def _first(bad: Bool[np.ndarray, " n"]) -> int:
@@ -104,7 +112,9 @@ class Bins:
     how: Bands
 
     @classmethod
-    def of(cls, confidence: Float[np.ndarray, " n"], bins: int = BINS, how: Bands = "width") -> Bins:
+    def of(
+        cls, confidence: Float[np.ndarray, " n"], bins: int = BINS, how: Bands = "width"
+    ) -> Bins:
         """Bins of some confidences.
 
         Raises:
@@ -112,15 +122,23 @@ class Bins:
         """
         n = len(confidence)
         if bins < 1 or n < bins:
-            raise CalibrationError(f"expected at least as many rows as bins, got {n} rows and {bins} bins")
-        if not (np.isfinite(confidence).all() and confidence.min() >= 0 and confidence.max() <= 1 + TOLERANCE):
+            raise CalibrationError(
+                f"expected at least as many rows as bins, got {n} rows and {bins} bins"
+            )
+        if not (
+            np.isfinite(confidence).all()
+            and confidence.min() >= 0
+            and confidence.max() <= 1 + TOLERANCE
+        ):
             raise CalibrationError("expected confidences from 0 to 1")
         if how == "width":
             high = np.arange(1, bins + 1) / bins
         else:
             ends = np.round(np.arange(1, bins + 1) * n / bins).astype(int) - 1
             high = np.unique(np.sort(confidence)[ends])
-        return cls(high, np.minimum(np.searchsorted(high, confidence, side="left"), len(high) - 1), how)
+        return cls(
+            high, np.minimum(np.searchsorted(high, confidence, side="left"), len(high) - 1), how
+        )
 
     def sums(self, values: Float[np.ndarray, " n"] | None = None) -> Float[np.ndarray, " b"]:
         """The sum of some values in each bin, or the number of rows."""
@@ -133,7 +151,10 @@ class Bins:
 
 
 def ece(
-    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], bins: int = BINS, how: Bands = "width"
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    bins: int = BINS,
+    how: Bands = "width",
 ) -> float:
     """Expected calibration error.
 
@@ -143,20 +164,27 @@ def ece(
     return ece_in(Bins.of(confidence, bins, how), confidence, correct)
 
 
-def ece_in(bins: Bins, confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> float:
+def ece_in(
+    bins: Bins, confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
+) -> float:
     """The same in bins that are made already."""
     return float(np.abs(bins.sums(correct - confidence)).sum() / len(confidence))
 
 
 def maximum_error(
-    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], bins: int = BINS, how: Bands = "width"
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    bins: int = BINS,
+    how: Bands = "width",
 ) -> float:
     """The largest gap between accuracy and confidence of any bin that holds rows."""
     made = Bins.of(confidence, bins, how)
     return float(np.nanmax(np.abs(made.means(correct.astype(float)) - made.means(confidence))))
 
 
-def classwise(P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], bins: int = BINS) -> Float[np.ndarray, " c"]:
+def classwise(
+    P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], bins: int = BINS
+) -> Float[np.ndarray, " c"]:
     """The ECE of each class's own probability against whether it is the label; their mean is the classwise ECE."""
     return np.array([ece(np.minimum(P[:, k], 1.0), y == k, bins) for k in range(P.shape[1])])
 
@@ -171,7 +199,9 @@ def one_hot(y: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n c"]:
     return (y[:, None] == np.arange(classes)).astype(float)
 
 
-def squared_error(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def squared_error(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     r""":math:`(c_i - [\text{correct}_i])^2` of each row, from 0 to 1; of two classes half of the row's Brier score."""
     return (confidence - correct) ** 2
 
@@ -194,7 +224,9 @@ class BrierParts:
         return self.reliability - self.resolution + self.uncertainty + self.within
 
 
-def brier_parts(forecast: Float[np.ndarray, "n c"], outcome: Float[np.ndarray, "n c"], bins: int = BINS) -> BrierParts:
+def brier_parts(
+    forecast: Float[np.ndarray, "n c"], outcome: Float[np.ndarray, "n c"], bins: int = BINS
+) -> BrierParts:
     r"""The Brier score taken apart, summed over the classes, each in its own equal-width bins.
 
     .. math:: \sum_b \tfrac{n_b}{n}(\bar f_b - \bar o_b)^2 - \sum_b \tfrac{n_b}{n}(\bar o_b - \bar o)^2 + \bar o(1 - \bar o)
@@ -206,11 +238,17 @@ def brier_parts(forecast: Float[np.ndarray, "n c"], outcome: Float[np.ndarray, "
         CalibrationError: one column, which is half of a score of two classes.
     """
     if forecast.shape[1] < 2:
-        raise CalibrationError("expected probabilities of at least 2 classes, got one column: give p and 1 - p")
+        raise CalibrationError(
+            "expected probabilities of at least 2 classes, got one column: give p and 1 - p"
+        )
     total, n = np.zeros(4), len(forecast)
     for f, o in zip(forecast.T, outcome.T, strict=True):
         made = Bins.of(np.clip(f, 0, 1), bins)
-        share, f_mean, o_mean = made.sums() / n, np.nan_to_num(made.means(f)), np.nan_to_num(made.means(o))
+        share, f_mean, o_mean = (
+            made.sums() / n,
+            np.nan_to_num(made.means(f)),
+            np.nan_to_num(made.means(o)),
+        )
         f_rest, o_rest = f - f_mean[made.index], o - o_mean[made.index]
         total += [
             share @ (f_mean - o_mean) ** 2,
@@ -240,7 +278,9 @@ def auroc(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) 
     return float((ranks - right * (right + 1) / 2) / (right * wrong))
 
 
-def risk_coverage(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def risk_coverage(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     r"""The error rate of the k most confident rows, k = 1 to n; of tied rows the expectation over their orders.
 
     Its mean is the area under the risk-coverage curve. Source: Geifman & El-Yaniv 2017.
@@ -310,16 +350,22 @@ def chance(
             shared = rng.random((len(numbers), int(group.max()) + 1))[:, group]
             numbers = np.where(rng.random(numbers.shape) < together, shared, numbers)
         drawn = numbers < sorted_by_bin
-        rights[at : at + len(drawn), there] = np.add.reduceat(drawn, starts, axis=1, dtype=np.float64)
+        rights[at : at + len(drawn), there] = np.add.reduceat(
+            drawn, starts, axis=1, dtype=np.float64
+        )
     gaps = (rights - bins.sums(confidence)) / n
     shares = np.divide(rights, count, out=np.full_like(rights, np.nan), where=count > 0)
     low, high = (np.full(width, np.nan) for _ in range(2))
-    low[there], high[there] = np.quantile(shares[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low[there], high[there] = np.quantile(
+        shares[:, there], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0
+    )
     return Chance(np.abs(gaps).sum(1), low, high, gaps)
 
 
 def correlation(
-    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"],
 ) -> float:
     r"""How far rows of a group are right together beyond what their confidences say, from 0 to 1.
 
@@ -337,7 +383,9 @@ def correlation(
     first = np.cumsum(sizes) - sizes
     later = np.cumsum(1 - c)
     end = np.repeat(later[first + sizes - 1], sizes)
-    below = 2 * float((c * (end - later)).sum())  # of sorted rows the earlier is the smaller of each pair
+    below = 2 * float(
+        (c * (end - later)).sum()
+    )  # of sorted rows the earlier is the smaller of each pair
     return min(1.0, max(0.0, above / below)) if below > 0 else 0.0
 
 
@@ -371,7 +419,9 @@ def ece_interval(
     end = (1 + LEVEL) / 2
     above = max(float(np.quantile(np.abs(error).sum(1), end)) for error in (resampled, drawn))
     spread = max(float((error @ np.sign(signed)).std()) for error in (resampled, drawn))
-    return Interval(value, max(0.0, value - above), min(1.0, value + NormalDist().inv_cdf(end) * spread))
+    return Interval(
+        value, max(0.0, value - above), min(1.0, value + NormalDist().inv_cdf(end) * spread)
+    )
 
 
 def ranking_intervals(
@@ -384,7 +434,9 @@ def ranking_intervals(
     """
     groups = Bins.of(confidence, min(RANKS, len(confidence)), "mass")
     size = len(groups.high)
-    right, wrong = (boot.grouped(groups.index, size, side.astype(float)) for side in (correct, ~correct))
+    right, wrong = (
+        boot.grouped(groups.index, size, side.astype(float)) for side in (correct, ~correct)
+    )
     pairs = right.sum(1) * wrong.sum(1)
     won = (right * (np.cumsum(wrong, 1) - wrong / 2)).sum(1)
     drawn = won[pairs > 0] / pairs[pairs > 0]
@@ -403,7 +455,8 @@ def bin_intervals(
     """95% interval of each bin's accuracy: the wider of the cluster bootstrap's and Wilson's, which has a width even
     where all rows of a bin are right. Source: Wilson 1927."""
     right, count = (
-        boot.grouped(bins.index, len(bins.high), values) for values in (correct.astype(float), np.ones(len(correct)))
+        boot.grouped(bins.index, len(bins.high), values)
+        for values in (correct.astype(float), np.ones(len(correct)))
     )
     shares = np.divide(right, count, out=np.full_like(right, np.nan), where=count > 0)
     n, p, z = bins.sums(), bins.means(correct.astype(float)), NormalDist().inv_cdf((1 + LEVEL) / 2)

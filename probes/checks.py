@@ -26,7 +26,9 @@ def fitted_features(estimator: BaseEstimator, X: Any) -> np.ndarray:
     return X
 
 
-def features_and_classes(estimator: BaseEstimator, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def features_and_classes(
+    estimator: BaseEstimator, X: Any, y: Any, reset: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Features and one label per row; whether they are finite is for the solver to say.
 
     Args:
@@ -37,7 +39,9 @@ def features_and_classes(estimator: BaseEstimator, X: Any, y: Any, reset: bool =
     return X, y
 
 
-def features_and_numbers(estimator: BaseEstimator, X: Any, y: Any, reset: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def features_and_numbers(
+    estimator: BaseEstimator, X: Any, y: Any, reset: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """The same with numbers [n] or [n t]."""
     return _checked(estimator, X, y, reset=reset, multi_output=True, y_numeric=True)
 
@@ -53,7 +57,10 @@ def as_array(values: Any) -> Any:
 
 
 def more_rows(
-    estimator: Any, X: Any, y: Any, checked: Callable[..., tuple[np.ndarray, np.ndarray]] = features_and_classes
+    estimator: Any,
+    X: Any,
+    y: Any,
+    checked: Callable[..., tuple[np.ndarray, np.ndarray]] = features_and_classes,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Further rows for the estimator's ``moments_``, checked against those before; the first ones begin the statistics.
 
@@ -62,7 +69,9 @@ def more_rows(
     """
     first = not hasattr(estimator, "moments_")
     if first and (hasattr(estimator, "coef_") or hasattr(estimator, "left_")):
-        raise InputError(f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file")
+        raise InputError(
+            f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file"
+        )
     X, y = checked(estimator, X, y, reset=first)
     if first:
         estimator.moments_ = Moments()
@@ -71,4 +80,6 @@ def more_rows(
 
 def _checked(estimator: BaseEstimator, *given: Any, **more: Any) -> Any:
     given = tuple(as_array(values) for values in given)
-    return validate_data(estimator, *given, dtype=[np.float64, np.float32], ensure_all_finite=False, **more)
+    return validate_data(
+        estimator, *given, dtype=[np.float64, np.float32], ensure_all_finite=False, **more
+    )

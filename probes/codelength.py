@@ -158,12 +158,21 @@ class _Message:
         """What all of it cost."""
         n, k = len(self.index), len(self.classes)
         each = float(np.log2(k))
-        return CodeLength(sum(self.blocks), n * each, self.blocks, list(ends), self.l2, n_dev * each, n, k)
+        return CodeLength(
+            sum(self.blocks), n * each, self.blocks, list(ends), self.l2, n_dev * each, n, k
+        )
 
 
-def _blocks(owners: np.ndarray, fractions: Sequence[float], seed: int) -> tuple[np.ndarray, list[int]]:
+def _blocks(
+    owners: np.ndarray, fractions: Sequence[float], seed: int
+) -> tuple[np.ndarray, list[int]]:
     """Rows in the order in which they are sent, and where the blocks end."""
-    if list(fractions) != sorted(set(fractions)) or not fractions or fractions[0] <= 0 or fractions[-1] != 1:
+    if (
+        list(fractions) != sorted(set(fractions))
+        or not fractions
+        or fractions[0] <= 0
+        or fractions[-1] != 1
+    ):
         raise InputError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
     names, place = np.unique(owners, return_inverse=True)
     if len(names) < 2:
@@ -190,12 +199,19 @@ def _fit(
     before."""
     path = penalties(l2, choose=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a block's probe is a code, however good
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a block's probe is a code, however good
         if len(path) == 1:
             return fit_many(X, targets, path[0], tol=tol, start=before)
         if dev is not None:
             return fit_many(
-                X, targets, path, dev=(dev[0], {name: dev[1][name] for name in targets}), choose="bits", tol=tol
+                X,
+                targets,
+                path,
+                dev=(dev[0], {name: dev[1][name] for name in targets}),
+                choose="bits",
+                tol=tol,
             )
         cut = int(len(X) * (1 - TAIL))
         while cut and owners[cut] == owners[cut - 1]:
@@ -205,7 +221,12 @@ def _fit(
         if can:
             tail = (X[cut:], {name: i[cut:] for name, i in can.items()})
             found = fit_many(
-                X[:cut], {name: i[:cut] for name, i in can.items()}, path, dev=tail, choose="bits", tol=CHOICE
+                X[:cut],
+                {name: i[:cut] for name, i in can.items()},
+                path,
+                dev=tail,
+                choose="bits",
+                tol=CHOICE,
             )
             picked |= {name: fit.l2 for name, fit in found.items()}
         out: dict[str, Fit] = {}
@@ -217,7 +238,11 @@ def _fit(
 
 
 def _probability(
-    fit: Fit | None, seen: Int[np.ndarray, " t"], X: Float[Tensor, "m d"], wanted: Int[Tensor, " m"], k: int
+    fit: Fit | None,
+    seen: Int[np.ndarray, " t"],
+    X: Float[Tensor, "m d"],
+    wanted: Int[Tensor, " m"],
+    k: int,
 ) -> Float[Tensor, " m"]:
     """The probe's probability of each label; of the only class where there has been but one."""
     table = torch.zeros(len(X), k, dtype=torch.float64)

@@ -40,7 +40,9 @@ def control_labels(types: Sequence[str], labels: Labels, seed: int) -> np.ndarra
     return np.array(classes, dtype=object)[place]
 
 
-def control_numbers(types: Sequence[str], numbers: Float[np.ndarray, " m"], seed: int) -> Float[np.ndarray, " n"]:
+def control_numbers(
+    types: Sequence[str], numbers: Float[np.ndarray, " m"], seed: int
+) -> Float[np.ndarray, " n"]:
     """The same for numbers: each type gets one value drawn from the task's training values."""
     ordered = np.sort(np.asarray(numbers, dtype=float))
     return ordered[(_uniform(types, seed) * len(ordered)).astype(int)]
@@ -52,7 +54,9 @@ def majority(train_labels: Labels) -> Any:
     return min(counts, key=lambda label: (-counts[label], str(label)))
 
 
-def type_majority(train_types: Sequence[str], train_labels: Labels, types: Sequence[str]) -> np.ndarray:
+def type_majority(
+    train_types: Sequence[str], train_labels: Labels, types: Sequence[str]
+) -> np.ndarray:
     """The most frequent training label of each item's word type; the overall one for types not seen in training."""
     by_type: dict[str, list[Any]] = defaultdict(list)
     for kind, label in zip(train_types, train_labels, strict=True):
@@ -62,7 +66,9 @@ def type_majority(train_types: Sequence[str], train_labels: Labels, types: Seque
     return np.array([best.get(kind, fallback) for kind in types], dtype=object)
 
 
-def type_mean(train_types: Sequence[str], train_numbers: Float[np.ndarray, " m"], types: Sequence[str]) -> np.ndarray:
+def type_mean(
+    train_types: Sequence[str], train_numbers: Float[np.ndarray, " m"], types: Sequence[str]
+) -> np.ndarray:
     """The mean training number of each item's word type; the overall mean for types not seen in training."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for kind, number in zip(train_types, train_numbers, strict=True):
@@ -76,7 +82,10 @@ def _uniform(types: Sequence[str], seed: int) -> Float[np.ndarray, " n"]:
     """A number in [0, 1) for each type, by a hash keyed with the seed."""
     key = seed.to_bytes(8, "little", signed=True)
     value = {
-        kind: int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=8, key=key).digest(), "little") / 2**64
+        kind: int.from_bytes(
+            hashlib.blake2b(kind.encode(), digest_size=8, key=key).digest(), "little"
+        )
+        / 2**64
         for kind in set(types)
     }
     return np.minimum(np.array([value[kind] for kind in types]), np.nextafter(1, 0))

@@ -92,7 +92,9 @@ def cross_table(
     orders = {ranking: rank(X, labels, ranking) for ranking in rankings} | dict(given or {})
     found = {ranking: trial.right(X, X_test, order, ks) for ranking, order in orders.items()}
     drawn = [trial.right(X, X_test, rng.permutation(d), ks) for _ in range(n_random)]
-    turned: dict[str, list[Mapping[tuple[str, int], np.ndarray]]] = {ranking: [] for ranking in orders}
+    turned: dict[str, list[Mapping[tuple[str, int], np.ndarray]]] = {
+        ranking: [] for ranking in orders
+    }
     for _ in range(n_rotations):
         turn = rotation(d, rng).astype(X.dtype)
         train, test = X @ turn, X_test @ turn
@@ -126,7 +128,11 @@ class _Trial:
         self.unconverged = 0
 
     def right(
-        self, X: Float[np.ndarray, "n d"], X_test: Float[np.ndarray, "m d"], order: np.ndarray, ks: Sequence[int]
+        self,
+        X: Float[np.ndarray, "n d"],
+        X_test: Float[np.ndarray, "m d"],
+        order: np.ndarray,
+        ks: Sequence[int],
     ) -> dict[tuple[str, int], Float[np.ndarray, " m"]]:
         """1 for each test row that a probe gets right from the order's first k columns, for each k."""
         out = {}

@@ -156,7 +156,9 @@ class Design:
             return self.n
         return max(1, min(self.n, self.rotated.hold // (4 * (self.rotated.shape[1] + 4 * columns))))
 
-    def _in_one_pass(self, X: OnDisk) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    def _in_one_pass(
+        self, X: OnDisk
+    ) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"], Float[Tensor, "d d"]]:
         """Mean, standard deviation and scatter about the mean, float64: parts merged by Chan's formula, so that nothing is
         subtracted from anything large."""
         mean, scatter = self._zeros(self.d), self._zeros(self.d, self.d)
@@ -193,7 +195,9 @@ class Design:
         scale = deviation if self.standardize else torch.ones_like(deviation)
         return torch.where(self.constant, torch.ones_like(scale), scale)
 
-    def standardized(self, X: Float[Tensor, "m d"], dtype: torch.dtype | None = None) -> Float[Tensor, "m d"]:
+    def standardized(
+        self, X: Float[Tensor, "m d"], dtype: torch.dtype | None = None
+    ) -> Float[Tensor, "m d"]:
         """(X - mean) / scale, subtracted in float64; constant features become 0."""
         dtype = dtype or self.dtype
         if dtype == torch.float64 or X.dtype == torch.float64:
@@ -225,7 +229,9 @@ class Design:
         keep = values > max(floor, 0.0)
         values, vectors = values[keep], vectors[:, keep]
         if wide:
-            vectors = self.standardized(self.features[:], torch.float64).T @ (vectors / values.sqrt())
+            vectors = self.standardized(self.features[:], torch.float64).T @ (
+                vectors / values.sqrt()
+            )
         self.basis = vectors
         rank = len(values)
         if isinstance(self.features, OnDisk):
@@ -272,7 +278,9 @@ class Design:
         """Coefficients and intercept in original feature units as those of the rotated features, and the bias."""
         return self.basis.T @ (coef.T * self.scale[:, None]), intercept + coef @ self.mean
 
-    def unrotate(self, W: Float[Tensor, "r1 c"]) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
+    def unrotate(
+        self, W: Float[Tensor, "r1 c"]
+    ) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"]]:
         """Coefficients [c d] and intercept [c] in the original feature units, float64."""
         coef = (self.basis @ W[:-1].double()) / self.scale[:, None]
         coef[self.constant] = 0

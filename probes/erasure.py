@@ -58,7 +58,9 @@ class Eraser(TransformerMixin, Saved):
         part = (X - self.mean_.astype(X.dtype)) @ self.left_.astype(X.dtype)
         return X - part @ self.right_.T.astype(X.dtype)
 
-    def push(self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0) -> Float[Tensor, "*places d"]:
+    def push(
+        self, x: Float[Tensor, "*places d"], label: Hashable, strength: float = 1.0
+    ) -> Float[Tensor, "*places d"]:
         """A counterfactual (AlterRep, Ravfogel et al. 2021): the property erased, then put where the class has its mean.
 
             r(x) + strength * P (m_c - m),   P = right left'
@@ -76,7 +78,9 @@ class Eraser(TransformerMixin, Saved):
     def erase(self, x: Float[Tensor, "*places d"]) -> Float[Tensor, "*places d"]:
         """The same for a tensor, in its own type and on its device, in the graph: for a running model."""
         check_is_fitted(self)
-        mean, left, right = (torch.from_numpy(a).to(x) for a in (self.mean_, self.left_, self.right_))
+        mean, left, right = (
+            torch.from_numpy(a).to(x) for a in (self.mean_, self.left_, self.right_)
+        )
         return x - ((x - mean) @ left) @ right.T
 
 

@@ -42,7 +42,9 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(gold == predicted))
 
 
-def confusion_columns(gold: np.ndarray, predicted: np.ndarray, classes: Sequence[Any]) -> Float[np.ndarray, "n k"]:
+def confusion_columns(
+    gold: np.ndarray, predicted: np.ndarray, classes: Sequence[Any]
+) -> Float[np.ndarray, "n k"]:
     """Per item and class: right, predicted, gold (3 x classes columns), whose sums give every F1."""
     is_gold = gold[:, None] == np.asarray(classes, dtype=object)
     is_predicted = predicted[:, None] == np.asarray(classes, dtype=object)
@@ -118,7 +120,11 @@ def selectivity(
         control_right: the share of control seeds that get it right.
         control_scores: accuracy of each control seed.
     """
-    value, seeds, n = float(right.mean() - np.mean(control_scores)), len(control_scores), boot.n_clusters
+    value, seeds, n = (
+        float(right.mean() - np.mean(control_scores)),
+        len(control_scores),
+        boot.n_clusters,
+    )
     if seeds < 2 or n < 2:
         return Interval(value, float("nan"), float("nan"))
     sentences = float(boot.standard_errors((right - control_right)[:, None])[0]) ** 2
@@ -149,7 +155,9 @@ def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["support"], str(row["label"])))
 
 
-def r2_columns(gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n k"]:
+def r2_columns(
+    gold: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "n k"]:
     """Per item: squared error, y, y squared, 1; their sums give :math:`R^2`."""
     return np.column_stack([(gold - predicted) ** 2, gold, gold**2, np.ones(len(gold))])
 
@@ -173,5 +181,7 @@ def check_disjoint(splits: Mapping[str, Sequence[Any]]) -> None:
     for name, members in splits.items():
         for member in set(members):
             if member in seen:
-                raise InputError(f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one")
+                raise InputError(
+                    f"{str(member)[:60]!r} is in two splits, {seen[member]} and {name}: expected one"
+                )
             seen[member] = name

@@ -48,7 +48,9 @@ class Fit:
         """Log-probabilities (nats) of every class for every row, float64."""
         features = as_rows(X, self.coef.device)
         if features.shape[1] != self.coef.shape[1]:
-            raise InputError(f"X has {features.shape[1]} features, but the fit expects {self.coef.shape[1]}")
+            raise InputError(
+                f"X has {features.shape[1]} features, but the fit expects {self.coef.shape[1]}"
+            )
         if isinstance(features, OnDisk):
             return torch.cat([self.log_proba(features[rows]) for rows in features.blocks()])
         return torch.log_softmax(features.double() @ self.coef.T + self.intercept, dim=1)

@@ -151,7 +151,9 @@ class LDAProbe(LinearClassifier):
     def _number(self) -> float:
         if isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1:
             return float(self.shrinkage)
-        raise InputError(f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}")
+        raise InputError(
+            f"shrinkage: expected 'ledoit-wolf' or a number from 0 to 1, got {self.shrinkage!r}"
+        )
 
     def _take(self, moments: Moments) -> LDAProbe:
         found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)

@@ -29,7 +29,9 @@ def as_label_array(labels: Labels) -> np.ndarray:
             raise InputError(f"labels must have one dimension [n], got shape {labels.shape}")
         return labels
     kinds = {type(label) for label in labels}
-    if len(kinds) == 1 and ((kind := kinds.pop()) in (str, int, bool, float) or issubclass(kind, np.generic)):
+    if len(kinds) == 1 and (
+        (kind := kinds.pop()) in (str, int, bool, float) or issubclass(kind, np.generic)
+    ):
         return np.asarray(labels)
     array = np.empty(len(labels), dtype=object)
     array[:] = list(labels)

@@ -171,7 +171,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
     _recorded = ("objective_", "gradient_norm_")
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
-    def __init__(self, l2: float = 1.0, standardize: bool = True, device: str | None = None) -> None:
+    def __init__(
+        self, l2: float = 1.0, standardize: bool = True, device: str | None = None
+    ) -> None:
         self.l2 = l2
         self.standardize = standardize
         self.device = device
@@ -185,7 +187,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         X, y = features_and_numbers(self, X, y)
         self.moments_ = Moments()
         columns = {str(j): column for j, column in enumerate(np.atleast_2d(y.T))}
-        fits = ridge_many(X, columns, l2=self.l2, standardize=self.standardize, device=self.device).values()
+        fits = ridge_many(
+            X, columns, l2=self.l2, standardize=self.standardize, device=self.device
+        ).values()
         coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
         intercept = np.array([fit.intercept for fit in fits])
         self.coef_, self.intercept_ = (coef, intercept) if y.ndim == 2 else (coef[0], intercept[0])
@@ -223,7 +227,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         weights = torch.where(constant[:, None], 0.0, w / scale[:, None]).T
         coef, intercept = weights.cpu().numpy(), (mean[d:] - weights @ mean[:d]).cpu().numpy()
         self.coef_, self.intercept_ = (coef, intercept) if ndim == 2 else (coef[0], intercept[0])
-        self.objective_ = float((scatter[d:, d:].diagonal() - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)).sum())
+        self.objective_ = float(
+            (scatter[d:, d:].diagonal() - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)).sum()
+        )
         self.gradient_norm_ = float(2 * (ridge @ w - cross).norm())
         return self
 

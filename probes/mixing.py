@@ -129,7 +129,10 @@ def mix_many(
     coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     mean = torch.stack([values.float().mean(0) for values in layers])
     scale = torch.stack([values.float().std(0, correction=0) for values in layers]).clamp_min(1e-6)
-    Z, held = ([(v.float() - m) / s for v, m, s in zip(given, mean, scale, strict=True)] for given in (layers, dev[0]))
+    Z, held = (
+        [(v.float() - m) / s for v, m, s in zip(given, mean, scale, strict=True)]
+        for given in (layers, dev[0])
+    )
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
     out: dict[tuple[str, int], MixFit] = {}
     for name, (classes, index) in coded.items():
@@ -177,14 +180,22 @@ class _Search:
     penalties: tuple[float, ...]
     warm: dict[str, Fit] = field(default_factory=dict)
 
-    def best(self, starts: Sequence[Float[np.ndarray, " k"]]) -> tuple[Float[np.ndarray, " k"], Fit, float]:
+    def best(
+        self, starts: Sequence[Float[np.ndarray, " k"]]
+    ) -> tuple[Float[np.ndarray, " k"], Fit, float]:
         """The weights from the best of some starts, their regression, and the gap that is left."""
         middle = float(np.median(self.penalties))
-        objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts] if len(starts) > 1 else [0.0]
+        objectives = (
+            [self.regression(mix, middle, ROUGH).objective for mix in starts]
+            if len(starts) > 1
+            else [0.0]
+        )
         mix = starts[int(np.argmin(objectives))]
         l2 = self.penalty(mix)
         mix = self.descend(mix, l2)
-        if len(mix) > 1 and (again := self.penalty(mix)) != l2:  # what was best for the start need not be for the end
+        if (
+            len(mix) > 1 and (again := self.penalty(mix)) != l2
+        ):  # what was best for the start need not be for the end
             l2, mix = again, self.descend(mix, again)
         fit = self.regression(mix, l2)
         return mix, fit, self.gap(mix, fit)
@@ -212,10 +223,20 @@ class _Search:
                 raise StopIteration
 
         options = {"maxfun": STEPS, "ftol": 1e-9, "gtol": 1e-9}
-        minimize(value, mix, method="L-BFGS-B", jac=True, bounds=[(0, None)] * len(mix), callback=stop, options=options)
+        minimize(
+            value,
+            mix,
+            method="L-BFGS-B",
+            jac=True,
+            bounds=[(0, None)] * len(mix),
+            callback=stop,
+            options=options,
+        )
         return min(reached, key=lambda point: point[0])[1]
 
-    def mixed(self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]) -> Float[Tensor, "n d"]:
+    def mixed(
+        self, layers: Sequence[Float[Tensor, "n d"]], mix: Float[np.ndarray, " k"]
+    ) -> Float[Tensor, "n d"]:
         """h of every row."""
         hidden = torch.zeros_like(layers[0])
         for a, values in zip(mix, layers, strict=False):
@@ -253,7 +274,12 @@ class _Search:
         variance = hidden.square().mean(0).clamp_min(1e-12)
         along = (back * hidden).sum(0) / (variance * len(hidden))
         toward = back - along * hidden
-        return np.array([float((toward * values).sum(dtype=torch.float64)) for values in self.layers[: len(mix)]])
+        return np.array(
+            [
+                float((toward * values).sum(dtype=torch.float64))
+                for values in self.layers[: len(mix)]
+            ]
+        )
 
     def gap(self, mix: Float[np.ndarray, " k"], fit: Fit) -> float:
         """What more weight for one layer promises, as a share of the objective."""

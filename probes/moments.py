@@ -44,8 +44,12 @@ class Moments:
 
     labels: dict[Hashable, int] = field(default_factory=dict)
     counts: Float[Tensor, " c"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    means: Float[Tensor, "c d"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
-    within: Float[Tensor, "d d"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    means: Float[Tensor, "c d"] = field(
+        default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64)
+    )
+    within: Float[Tensor, "d d"] = field(
+        default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64)
+    )
 
     @property
     def n(self) -> int:
@@ -79,7 +83,9 @@ class Moments:
             ValueError: more components than features, or fewer than two rows.
         """
         if not 1 <= k <= self.means.shape[1] or self.n < 2:
-            raise InputError(f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}")
+            raise InputError(
+                f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}"
+            )
         values, vectors = torch.linalg.eigh(self.total() / (self.n - 1))
         return values.flip(0)[:k], vectors.flip(1)[:, :k]
 
@@ -98,11 +104,17 @@ class Moments:
         check_finite(features)
         values = list(labels)
         if len(values) != len(features):
-            raise InputError(f"expected a label for each of {len(features)} rows, got {len(values)}")
+            raise InputError(
+                f"expected a label for each of {len(features)} rows, got {len(values)}"
+            )
         if self.labels and features.shape[1] != self.means.shape[1]:
-            raise InputError(f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features")
+            raise InputError(
+                f"X has {features.shape[1]} features, but is expecting {self.means.shape[1]} features"
+            )
         seen: dict[Hashable, int] = {}
-        index = torch.tensor([seen.setdefault(v, len(seen)) for v in values], device=features.device)
+        index = torch.tensor(
+            [seen.setdefault(v, len(seen)) for v in values], device=features.device
+        )
         return self.merge(_of(features, index, seen))
 
     def merge(self, other: Moments) -> Moments:
@@ -137,7 +149,10 @@ def _of(X: Float[Tensor, "n d"], index: Int[Tensor, " n"], labels: dict[Hashable
         rows = slice(start, start + BLOCK)
         means.index_add_(0, index[rows], X[rows].double())
     means /= counts[:, None]
-    centre, within = means.to(X.dtype), torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device)
+    centre, within = (
+        means.to(X.dtype),
+        torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device),
+    )
     for start in range(0, len(X), BLOCK):
         rows = slice(start, start + BLOCK)
         part = X[rows] - centre[index[rows]]

@@ -58,7 +58,9 @@ class NetworkFit:
         """Log-probabilities (nats) of every class for every row."""
         U, a, V, b = (weight.double() for weight in self.weights)
         hidden = ((as_features(X, U.device).double() - self.mean) / self.scale) @ U.T + a
-        return torch.log_softmax((hidden.relu() if self.activation == "relu" else hidden) @ V.T + b, 1)
+        return torch.log_softmax(
+            (hidden.relu() if self.activation == "relu" else hidden) @ V.T + b, 1
+        )
 
     def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> np.ndarray:
         """The most probable class of every row."""
@@ -108,7 +110,9 @@ def networks_many(
     else:
         held_X = as_features(dev[0], device).float()
         check_finite(held_X, "dev")
-        held_y = torch.stack([torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()])
+        held_y = torch.stack(
+            [torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()]
+        )
     features, goal = features[order], goal[:, order]
     mean, scale = features.mean(0), features.std(0, correction=0)
     scale[scale <= 1e-6 * mean.abs()] = 1.0
@@ -129,7 +133,9 @@ def networks_many(
         out = inner @ w[2].transpose(1, 2) + w[3][:, None]
         return out.masked_fill(absent[:, None], -torch.inf)
 
-    def losses(w: Sequence[Tensor], rows: Float[Tensor, "m d"], y: Int[Tensor, "t m"]) -> Float[Tensor, " t"]:
+    def losses(
+        w: Sequence[Tensor], rows: Float[Tensor, "m d"], y: Int[Tensor, "t m"]
+    ) -> Float[Tensor, " t"]:
         logp = torch.log_softmax(logits(w, rows), 2)
         known = y >= 0  # a dev label that training does not have says nothing of when to stop
         picked = logp.gather(2, y.clamp_min(0)[..., None].to(logp.device))[..., 0]
@@ -164,17 +170,23 @@ def networks_many(
     return out
 
 
-def _initial(seeds: Sequence[int], d: int, hidden: int, classes: Sequence[int], device: torch.device) -> list[Tensor]:
+def _initial(
+    seeds: Sequence[int], d: int, hidden: int, classes: Sequence[int], device: torch.device
+) -> list[Tensor]:
     """Uniform in +-1/sqrt(inputs), as torch's linear layers begin; the same for a seed whatever is trained beside it."""
     out: list[list[Tensor]] = [[], [], [], []]
     for seed, own in zip(seeds, classes, strict=True):
         generator = torch.Generator().manual_seed(seed)
         shapes = (((hidden, d), d), ((hidden,), d), ((own, hidden), hidden), ((own,), hidden))
-        drawn = [(torch.rand(shape, generator=generator) * 2 - 1) / fan**0.5 for shape, fan in shapes]
+        drawn = [
+            (torch.rand(shape, generator=generator) * 2 - 1) / fan**0.5 for shape, fan in shapes
+        ]
         for part, weight in zip(out[:2], drawn[:2], strict=True):
             part.append(weight)
         for part, weight in zip(out[2:], drawn[2:], strict=True):
-            part.append(torch.cat([weight, weight.new_zeros(max(classes) - own, *weight.shape[1:])]))
+            part.append(
+                torch.cat([weight, weight.new_zeros(max(classes) - own, *weight.shape[1:])])
+            )
     return [torch.stack(part).to(device) for part in out]
 
 
@@ -198,12 +210,23 @@ class _NetworkProbe(ClassifierMixin, Saved):
 
     def _fit(self, X: Any, y: Any, hidden: int, activation: Activation) -> None:
         X, y = features_and_classes(self, X, y)
-        more: dict[str, Any] = {"seeds": (self.seed,), "epochs": self.max_iter, "device": self.device}
-        found = networks_many(X, {"y": y}, hidden, activation, batch=min(256, max(16, len(X) // 50)), **more)
+        more: dict[str, Any] = {
+            "seeds": (self.seed,),
+            "epochs": self.max_iter,
+            "device": self.device,
+        }
+        found = networks_many(
+            X, {"y": y}, hidden, activation, batch=min(256, max(16, len(X) // 50)), **more
+        )
         self._take(found["y", self.seed])
 
     def _take(self, fit: NetworkFit) -> None:
-        self.fit_, self.classes_, self.n_iter_, self.converged_ = fit, fit.classes, fit.epochs, fit.converged
+        self.fit_, self.classes_, self.n_iter_, self.converged_ = (
+            fit,
+            fit.classes,
+            fit.epochs,
+            fit.converged,
+        )
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         fit = self.fit_
@@ -244,7 +267,9 @@ class MLPProbe(_NetworkProbe):
     """
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
-    def __init__(self, hidden: int = 100, max_iter: int = 100, seed: int = 0, device: str | None = None) -> None:
+    def __init__(
+        self, hidden: int = 100, max_iter: int = 100, seed: int = 0, device: str | None = None
+    ) -> None:
         self.hidden = hidden
         self.max_iter = max_iter
         self.seed = seed
@@ -265,7 +290,9 @@ class LowRankProbe(_NetworkProbe):
     """
 
     @no_type_check  # scikit-learn's contract: any value is taken here, and judged in fit
-    def __init__(self, rank: int = 10, max_iter: int = 100, seed: int = 0, device: str | None = None) -> None:
+    def __init__(
+        self, rank: int = 10, max_iter: int = 100, seed: int = 0, device: str | None = None
+    ) -> None:
         self.rank = rank
         self.max_iter = max_iter
         self.seed = seed

@@ -104,7 +104,9 @@ class _Memory:
     def select(self, keep: Tensor) -> None:
         self.pairs = [(s[:, keep], y[:, keep], rho[keep]) for s, y, rho in self.pairs]
 
-    def direction(self, gradient: Float[Tensor, "r k c"], solve: Callable[[Tensor], Tensor]) -> Float[Tensor, "r k c"]:
+    def direction(
+        self, gradient: Float[Tensor, "r k c"], solve: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "r k c"]:
         q, factors = gradient.clone(), []
         for s, y, rho in reversed(self.pairs):
             a = rho * dot(s, q)
@@ -140,7 +142,9 @@ def _line_search(
     index = torch.arange(len(slope), device=slope.device)
     for _ in range(TRIALS):
         loss, old = point.loss[index], before[index]
-        bend = dot(point.gradient[:, index], step[:, index]) / slope[index]  # 1 at the start, 0 at the line's end
+        bend = (
+            dot(point.gradient[:, index], step[:, index]) / slope[index]
+        )  # 1 at the start, 0 at the line's end
         enough = loss <= old + DECREASE * length[index] * slope[index]
         level = loss <= old + NOISE * old.abs()
         bad = ~(torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1))))
@@ -166,7 +170,12 @@ def _sample(
 ) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
     """Rows, their labels, weights and logits for the curvature; all of them with weight 1 if size = n."""
     if size >= len(rows) and isinstance(rows, Tensor) and point.logits is not None:
-        return rows, point.Y, torch.ones(len(rows), dtype=point.W.dtype, device=rows.device), point.logits
+        return (
+            rows,
+            point.Y,
+            torch.ones(len(rows), dtype=point.W.dtype, device=rows.device),
+            point.logits,
+        )
     if size >= len(rows):
         chosen = torch.arange(len(rows), device=rows.device)
         weight = torch.ones(len(rows), device=rows.device)
@@ -185,7 +194,9 @@ def sample_size(design: Design) -> int:
 def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
     """The rows in the type of the fastest products; as they are where they all fit in a sample, and on disk."""
     rows = design.rotated
-    return rows if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE else rows.to(fast_dtype(rows))
+    return (
+        rows if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE else rows.to(fast_dtype(rows))
+    )
 
 
 def decrement(
@@ -253,7 +264,9 @@ def minimise(
 
     for iteration in range(max_iter + 1):
         done = proved()
-        if rows is not Z and bool((done | (stuck > 0) | (remaining <= max(ROUGH, tol / MARGIN))).any()):
+        if rows is not Z and bool(
+            (done | (stuck > 0) | (remaining <= max(ROUGH, tol / MARGIN))).any()
+        ):
             rows = Z
             point.recompute(Z)
             done = proved()
@@ -266,7 +279,12 @@ def minimise(
             if not bool(keep.any()):
                 break
             point.select(keep)
-            index, relative, remaining, stuck = index[keep], relative[keep], remaining[keep], stuck[keep]
+            index, relative, remaining, stuck = (
+                index[keep],
+                relative[keep],
+                remaining[keep],
+                stuck[keep],
+            )
             memory.select(keep)
         if iteration == max_iter:
             final[:, index] = point.W
@@ -274,10 +292,14 @@ def minimise(
         blend = torch.where(relative > FAR, BLEND, 0.0)
         sample = _sample(quick, point, size, generator)
         curvature = Curvature(*sample, point.present, point.l2, eigenvalues, blend, block)
-        accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if exact else SOLVE[0], SOLVE[1])
+        accuracy = (
+            relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if exact else SOLVE[0], SOLVE[1])
+        )
         limit = SOLVE_STEPS_EXACT if exact else SOLVE_STEPS_SAMPLED if size < n else SOLVE_STEPS
 
-        def solve(B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit) -> Tensor:
+        def solve(
+            B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit
+        ) -> Tensor:
             return H.solve(B, to, most)
 
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
@@ -304,7 +326,9 @@ def minimise(
         # Sampling noise shows as slow decrease: see more rows. Beyond a quarter of them an iteration costs more
         # than it saves, so there only if the decrease all but ends.
         few = 2 * size <= LARGE_SAMPLE * n
-        slow = (relative > (SLOWER if few else STALLED) * before) & (before < (FAR if few else FAR / 10))
+        slow = (relative > (SLOWER if few else STALLED) * before) & (
+            before < (FAR if few else FAR / 10)
+        )
         if size < most and bool(slow.any()):
             size = min(2 * size if 2 * size < WHOLE * n else n, most)
     return Solution(final, n_iter, converged)

@@ -83,7 +83,9 @@ class Point:
         self.loss, self.gradient = self.loss[keep], self.gradient[:, keep]
         self.counts, self.predicted = self.counts[keep], self.predicted[keep]
 
-    def move(self, Z: Float[Tensor, "n r"] | OnDisk, step: Float[Tensor, "r k c"], which: Tensor | slice) -> None:
+    def move(
+        self, Z: Float[Tensor, "n r"] | OnDisk, step: Float[Tensor, "r k c"], which: Tensor | slice
+    ) -> None:
         """Take some of the targets to W + step, with step rounded to the type of Z."""
         low, kept = step.to(Z.dtype), self.logits
         self.W[:, which] += low.to(self.W.dtype)
@@ -100,7 +102,9 @@ class Point:
 
         self._evaluate(Z, logits, which)
 
-    def recompute(self, Z: Float[Tensor, "n r"] | OnDisk, which: Tensor | slice = slice(None)) -> None:
+    def recompute(
+        self, Z: Float[Tensor, "n r"] | OnDisk, which: Tensor | slice = slice(None)
+    ) -> None:
         """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
         low = self.W[:, which].to(Z.dtype)
         self.W[:, which] = low.to(self.W.dtype)
@@ -114,11 +118,17 @@ class Point:
 
         self._evaluate(Z, logits, which)
 
-    def _evaluate(self, Z: Tensor | OnDisk, logits: Callable[[slice, Tensor], Tensor], which: Tensor | slice) -> None:
+    def _evaluate(
+        self, Z: Tensor | OnDisk, logits: Callable[[slice, Tensor], Tensor], which: Tensor | slice
+    ) -> None:
         Y, W, l2, counts = self.Y[:, which], self.W[:, which], self.l2[which], self.counts[which]
         r, k, c = W.shape
         gradient, loss = W.new_zeros(r, k * c), torch.zeros_like(l2)
-        rarity = torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)]).to(W.dtype).view(2, k * c)
+        rarity = (
+            torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)])
+            .to(W.dtype)
+            .view(2, k * c)
+        )
         for start in range(0, len(Z), self.block):
             rows = slice(start, start + self.block)
             part, y = Z[rows], Y[rows].unsqueeze(-1)
@@ -149,7 +159,9 @@ class Point:
         weights make an unbiased sample: these may be those of targets that have left.
         """
         share, total = self.spread.double().clamp(min=0).unbind(1)
-        rare = (1 / self.counts.double())[torch.arange(len(self.counts), device=self.Y.device), self.Y].sum(1)
+        rare = (1 / self.counts.double())[
+            torch.arange(len(self.counts), device=self.Y.device), self.Y
+        ].sum(1)
         parts = torch.stack([part / part.sum() for part in (share, total, rare)])
         return (0.25 * parts.sum(0) + 0.25 / len(self.Y)).float()
 
@@ -159,7 +171,9 @@ def fast_dtype(Z: Tensor) -> torch.dtype:
     if Z.dtype != torch.float32:
         return Z.dtype
     if Z.is_cuda:
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else Z.dtype
+        return (
+            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else Z.dtype
+        )
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else Z.dtype
 
@@ -257,7 +271,9 @@ class Curvature:
         out[:-1] += per_target(self.l2, V) * V[:-1]
         return out
 
-    def solve(self, B: Float[Tensor, "r k c"], accuracy: Float[Tensor, " k"], max_iter: int) -> Float[Tensor, "r k c"]:
+    def solve(
+        self, B: Float[Tensor, "r k c"], accuracy: Float[Tensor, " k"], max_iter: int
+    ) -> Float[Tensor, "r k c"]:
         """Preconditioned conjugate gradients for H X = B, each target with its own coefficients.
 
         A target leaves the products once its residual, in the preconditioner's norm, has shrunk by

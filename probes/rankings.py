@@ -42,18 +42,28 @@ def standard_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
 
 
 def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
-    return sum((np.abs(means[c + 1 :] - mean).sum(0) for c, mean in enumerate(means)), np.zeros(means.shape[1]))
+    return sum(
+        (np.abs(means[c + 1 :] - mean).sum(0) for c, mean in enumerate(means)),
+        np.zeros(means.shape[1]),
+    )
 
 
-def _class_means(X: Float[np.ndarray, "n d"], y: Labels) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
+def _class_means(
+    X: Float[np.ndarray, "n d"], y: Labels
+) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
     """Means of the classes about a point amid the rows, and the standard deviation of all; one pass, summed in float64."""
     features = as_features(X)
     check_finite(features)
     classes, index = encode(y)
-    of_class = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).to(features.dtype).T
+    of_class = (
+        torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).to(features.dtype).T
+    )
     amid = features[:BLOCK].mean(0)
     wide = features.shape[1]
-    sums, squares = torch.zeros(len(classes), wide, dtype=torch.float64), torch.zeros(wide, dtype=torch.float64)
+    sums, squares = (
+        torch.zeros(len(classes), wide, dtype=torch.float64),
+        torch.zeros(wide, dtype=torch.float64),
+    )
     room, ones = features.new_empty(BLOCK, wide), features.new_ones(BLOCK)
     for start in range(0, len(features), BLOCK):
         rows = features[start : start + BLOCK]
@@ -80,10 +90,14 @@ def mutual_information(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
     return mutual_info_classif(X, encode(y)[1], random_state=0) / np.log(2)
 
 
-def elastic_net(X: Float[np.ndarray, "n d"], y: Labels, l1: float = 1e-5, l2: float = 1e-5) -> Scores:
+def elastic_net(
+    X: Float[np.ndarray, "n d"], y: Labels, l1: float = 1e-5, l2: float = 1e-5
+) -> Scores:
     """1 - p, p the smallest share of weight mass at which any class takes the neuron."""
     weights = elastic_net_weights(X, y, l1, l2).abs().numpy()
-    mass = np.sort(weights, axis=1)[:, ::-1].cumsum(1) / np.maximum(weights.sum(1, keepdims=True), 1e-300)
+    mass = np.sort(weights, axis=1)[:, ::-1].cumsum(1) / np.maximum(
+        weights.sum(1, keepdims=True), 1e-300
+    )
     place = (-weights).argsort(1, kind="stable").argsort(1, kind="stable")
     return 1 - np.take_along_axis(mass, place, 1).min(0) + 1e-12 * weights.max(0)
 
@@ -113,7 +127,12 @@ def rank(X: Float[np.ndarray, "n d"], y: Labels, ranking: str) -> np.ndarray:
 
 
 def elastic_net_weights(
-    X: Float[np.ndarray, "n d"], y: Labels, l1: float, l2: float, tol: float = 1e-7, max_iter: int = 2000
+    X: Float[np.ndarray, "n d"],
+    y: Labels,
+    l1: float,
+    l2: float,
+    tol: float = 1e-7,
+    max_iter: int = 2000,
 ) -> Float[Tensor, "c d"]:
     """Weights on standardised features, by accelerated proximal gradient.
 
@@ -141,7 +160,9 @@ def elastic_net_weights(
         W, momentum = new, faster
         if iteration % 20 == 19:
             logp = torch.log_softmax(Z @ W, 1)
-            loss = float(-(logp * target).sum() / n + l1 * W[:-1].abs().sum() + l2 * (W[:-1] ** 2).sum())
+            loss = float(
+                -(logp * target).sum() / n + l1 * W[:-1].abs().sum() + l2 * (W[:-1] ** 2).sum()
+            )
             if loss > before:
                 ahead, momentum = W, 1.0  # restart: the momentum overshot
             elif before - loss < tol * abs(loss):

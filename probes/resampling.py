@@ -71,7 +71,9 @@ class ClusterBootstrap:
     0.8
     """
 
-    def __init__(self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0) -> None:
+    def __init__(
+        self, clusters: Int[np.ndarray, " n"], replicates: int = REPLICATES, seed: int = 0
+    ) -> None:
         if not len(clusters):
             raise InputError("expected at least one item to resample, got none")
         _, self._index = np.unique(clusters, return_inverse=True)
@@ -89,7 +91,10 @@ class ClusterBootstrap:
         return self._weights @ self.by_cluster(values)
 
     def statistic(
-        self, columns: Float[np.ndarray, "n k"], function: Callable[[np.ndarray], Any], level: float = LEVEL
+        self,
+        columns: Float[np.ndarray, "n k"],
+        function: Callable[[np.ndarray], Any],
+        level: float = LEVEL,
     ) -> Interval:
         """The interval of a function of column sums, ``[..., k] -> [...]``."""
         value, replicates = float(function(columns.sum(0))), function(self.sums(columns))
@@ -101,7 +106,9 @@ class ClusterBootstrap:
         without = function(by_cluster.sum(0) - by_cluster)
         return _accelerated(value, replicates, np.asarray(without), level)
 
-    def mean(self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None) -> Interval:
+    def mean(
+        self, values: Float[np.ndarray, " n"], level: float = LEVEL, kind: Kind | None = None
+    ) -> Interval:
         """The interval of a mean, such as an accuracy (values 0 and 1) or a difference of two; see `mean_ends`."""
         low, high = self.mean_ends(values[:, None].astype(float), level, kind)
         return Interval(float(values.mean()), float(low[0]), float(high[0]))
@@ -128,7 +135,9 @@ class ClusterBootstrap:
             answers = np.isin(column, (-1.0, 0.0, 1.0)).all() and (kind is not None or column.any())
             if answers and (self.n_clusters < FEW or errors[j] == 0):
                 both = kind == "difference" or bool((column == -1).any())
-                low[j], high[j] = _answers_ends(column, float(errors[j]), self.n_clusters, quantile, both)
+                low[j], high[j] = _answers_ends(
+                    column, float(errors[j]), self.n_clusters, quantile, both
+                )
         return low, high
 
     def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
@@ -155,7 +164,9 @@ class ClusterBootstrap:
         variance = (squares - 2 * means * cross + means**2 * size2) * n / (n - 1)
         errors = np.sqrt(np.maximum(variance, 0.0)) / size
         value, error = values.mean(0), self.standard_errors(values)
-        usable = errors > ALIKE * error  # a resample of one value, up to rounding, says nothing of the spread
+        usable = (
+            errors > ALIKE * error
+        )  # a resample of one value, up to rounding, says nothing of the spread
         t = np.divide(means - value, errors, out=np.full_like(means, np.nan), where=usable)
         return Studentised(value, error, t, n)
 
@@ -269,7 +280,12 @@ def _answers_ends(
     apart = (
         math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
     )  # less the correlation of the two
-    low_up, high_up, low_down, high_down = up - up_low, up_high - up, down - down_low, down_high - down
+    low_up, high_up, low_down, high_down = (
+        up - up_low,
+        up_high - up,
+        down - down_low,
+        down_high - down,
+    )
     below = low_up**2 + high_down**2 + 2 * apart * low_up * high_down
     above = high_up**2 + low_down**2 + 2 * apart * high_up * low_down
     return max(-1.0, mean - math.sqrt(below)), min(1.0, mean + math.sqrt(above))
@@ -290,7 +306,10 @@ def interval(value: float, replicates: Float[np.ndarray, " b"], level: float = L
 
 
 def _accelerated(
-    value: float, replicates: Float[np.ndarray, " b"], without: Float[np.ndarray, " s"], level: float
+    value: float,
+    replicates: Float[np.ndarray, " b"],
+    without: Float[np.ndarray, " s"],
+    level: float,
 ) -> Interval:
     r"""The bias-corrected and accelerated interval: percentiles at :math:`\Phi(z_0 + \frac{z_0 + z}{1 - a(z_0 + z)})`.
 
@@ -305,11 +324,15 @@ def _accelerated(
     size = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * size**1.5) if size > 0 else 0.0
     below = (np.sum(known < value) + np.sum(known == value) / 2) / len(known)
-    bias = float(stats.norm.ppf(np.clip(below, 1 / (len(known) + 1), len(known) / (len(known) + 1))))
+    bias = float(
+        stats.norm.ppf(np.clip(below, 1 / (len(known) + 1), len(known) / (len(known) + 1)))
+    )
     widened = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
     places = []
     for z in (-widened, widened):
-        places.append(float(stats.norm.cdf(bias + (bias + z) / max(1e-3, 1 - acceleration * (bias + z)))))
+        places.append(
+            float(stats.norm.cdf(bias + (bias + z) / max(1e-3, 1 - acceleration * (bias + z))))
+        )
     low, high = np.quantile(known, places)
     return Interval(value, float(low), float(high))
 

@@ -52,13 +52,17 @@ class RidgeFit:
         """Predicted numbers, float64."""
         features = as_rows(X, self.coef.device)
         if features.shape[1] != len(self.coef):
-            raise InputError(f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}")
+            raise InputError(
+                f"X has {features.shape[1]} features, but the fit expects {len(self.coef)}"
+            )
         if isinstance(features, OnDisk):
             return np.concatenate([self.predict(features[rows]) for rows in features.blocks()])
         return (features.double() @ self.coef + self.intercept).cpu().numpy()
 
 
-def _mean_and_cross(design: Design, Y: Float[Tensor, "n t"]) -> tuple[Float[Tensor, " t"], Float[Tensor, "r t"]]:
+def _mean_and_cross(
+    design: Design, Y: Float[Tensor, "n t"]
+) -> tuple[Float[Tensor, " t"], Float[Tensor, "r t"]]:
     """Mean of each target and Z'(Y - mean) without the bias row, in float64."""
     mean = Y.mean(0)
     total = torch.zeros(design.rotated.shape[1], Y.shape[1], dtype=torch.float64, device=Y.device)
@@ -122,7 +126,10 @@ def ridge_many(
             gold = {name: _values(name, of_dev(name, dev[1]), len(held)) for name in names}
             for penalty in path:
                 W = cross / (values + penalty)
-                parts = [held[rows][:, :-1].double() @ W + mean for rows in blocks_of(len(held), design.block)]
+                parts = [
+                    held[rows][:, :-1].double() @ W + mean
+                    for rows in blocks_of(len(held), design.block)
+                ]
                 said = torch.cat(parts).cpu().numpy()
                 for j, name in enumerate(names):
                     scores[name][penalty] = r2(gold[name], said[:, j])

@@ -113,13 +113,17 @@ class OnDisk:
         """Write rows where ``__getitem__`` reads them; raises ValueError unless there is one for each place."""
         start, stop = self._span(rows) if isinstance(rows, slice) else (0, len(rows))
         if values.shape != (stop - start, self.shape[1]):
-            raise InputError(f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}")
+            raise InputError(
+                f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}"
+            )
         held = values.detach().to("cpu", self.dtype).contiguous()
         if isinstance(rows, slice):
             self._write(start, held)
             return
         ends = (torch.diff(rows.cpu()) != 1).nonzero().squeeze(1) + 1
-        for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):  # runs of neighbours
+        for start, stop in zip(
+            [0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True
+        ):  # runs of neighbours
             if stop > start:
                 self._write(int(rows[start]), held[start:stop])
 
@@ -141,7 +145,9 @@ class OnDisk:
 
     def _write(self, start: int, values: Tensor) -> None:
         if not 0 <= start <= len(self) - len(values):
-            raise InputError(f"expected rows from 0 to {len(self) - 1}, got {start} to {start + len(values) - 1}")
+            raise InputError(
+                f"expected rows from 0 to {len(self) - 1}, got {start} to {start + len(values) - 1}"
+            )
         rest, at = _bytes(values), start * self._width
         while rest:
             count = os.pwrite(self._file.descriptor, rest, at)

@@ -51,11 +51,15 @@ class Scaler(BaseEstimator):
     def _checked(self, logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         z, y = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         if z.ndim != 2 or z.shape[1] < 2 or len(z) != len(y) or not len(y):
-            raise CalibrationError(f"expected logits [n c] and n labels, got {list(z.shape)} and {len(y)}")
+            raise CalibrationError(
+                f"expected logits [n c] and n labels, got {list(z.shape)} and {len(y)}"
+            )
         if not np.isfinite(z).all():
             raise CalibrationError("expected finite logits, got NaN or infinity")
         if y.min() < 0 or y.max() >= z.shape[1]:
-            raise CalibrationError(f"expected labels from 0 to {z.shape[1] - 1}, got {int(y.min())} to {int(y.max())}")
+            raise CalibrationError(
+                f"expected labels from 0 to {z.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
+            )
         self.n_rows_ = len(y)
         return z, y.astype(np.int64)
 
@@ -71,7 +75,10 @@ class Scaler(BaseEstimator):
         """Write the fitted scaling as safetensors with a JSON header."""
         check_is_fitted(self)
         header = {"params": self.get_params(), "converged": self.converged_, "n_rows": self.n_rows_}
-        tensors = {name: np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64)) for name in self._tensors}
+        tensors = {
+            name: np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
+            for name in self._tensors
+        }
         return storage.write(path, type(self).__name__, tensors, header)
 
     @classmethod
@@ -106,7 +113,9 @@ class TemperatureScaling(Scaler):
     temperature_: Float[np.ndarray, " one"]
     _tensors = ("temperature_",)
 
-    def fit(self, logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> TemperatureScaling:
+    def fit(
+        self, logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+    ) -> TemperatureScaling:
         """Fit on validation rows.
 
         Raises:
@@ -169,9 +178,17 @@ class VectorScaling(Scaler):
             log_p = log_softmax(w * z + b, axis=1)
             rest = np.exp(log_p) - truth
             value = -(log_p * truth).sum() + self.l2 / 2 * (((w - 1) ** 2).sum() + (b**2).sum())
-            return value, np.concatenate([(rest * z).sum(0) + self.l2 * (w - 1), rest.sum(0) + self.l2 * b])
+            return value, np.concatenate(
+                [(rest * z).sum(0) + self.l2 * (w - 1), rest.sum(0) + self.l2 * b]
+            )
 
-        found = minimize(loss, np.r_[np.ones(c), np.zeros(c)], jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+        found = minimize(
+            loss,
+            np.r_[np.ones(c), np.zeros(c)],
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 1000},
+        )
         self.weight_, self.bias_ = found.x[:c], found.x[c:]
         self.converged_ = bool(found.success)
         return self
@@ -197,7 +214,9 @@ class IsotonicScaling(Scaler):
     sizes_: Float[np.ndarray, " c"]
     _tensors = ("knots_", "values_", "sizes_")
 
-    def fit(self, logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> IsotonicScaling:
+    def fit(
+        self, logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]
+    ) -> IsotonicScaling:
         """Fit on validation rows.
 
         Raises:
@@ -205,7 +224,10 @@ class IsotonicScaling(Scaler):
         """
         z, y = self._checked(logits, labels)
         P = np.exp(log_softmax(z, axis=1))
-        made = [IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, (y == k).astype(float)) for k, p in enumerate(P.T)]
+        made = [
+            IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, (y == k).astype(float))
+            for k, p in enumerate(P.T)
+        ]
         self.knots_ = np.concatenate([np.atleast_1d(m.X_thresholds_) for m in made])
         self.values_ = np.concatenate([np.atleast_1d(m.y_thresholds_) for m in made])
         self.sizes_ = np.array([float(len(np.atleast_1d(m.X_thresholds_))) for m in made])
@@ -219,7 +241,9 @@ class IsotonicScaling(Scaler):
         P = np.exp(log_softmax(logits, axis=1))
         out = np.column_stack(
             [
-                np.interp(p, self.knots_[end - int(size) : end], self.values_[end - int(size) : end])
+                np.interp(
+                    p, self.knots_[end - int(size) : end], self.values_[end - int(size) : end]
+                )
                 for p, end, size in zip(P.T, ends, self.sizes_, strict=True)
             ]
         )

@@ -99,7 +99,9 @@ def sign_flip_p(
     [0.25]
     """
     _check_finite("values", values)
-    _, index = np.unique(np.arange(len(values)) if clusters is None else clusters, return_inverse=True)
+    _, index = np.unique(
+        np.arange(len(values)) if clusters is None else clusters, return_inverse=True
+    )
     sums = np.zeros((int(index.max()) + 1, values.shape[1]))
     np.add.at(sums, index, values)
     n = len(sums)
@@ -202,7 +204,9 @@ class Comparison:
     p: float
 
 
-def compare_pairs(estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]) -> list[Comparison]:
+def compare_pairs(
+    estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]
+) -> list[Comparison]:
     """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs.
 
     Args:
@@ -289,7 +293,9 @@ def stratum_weights(top: int, sampled: int, total: int) -> Float[np.ndarray, " n
     return np.concatenate([np.ones(top), np.full(sampled, (total - top) / max(sampled, 1))])
 
 
-def _weighted_ranks(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _weighted_ranks(
+    values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     """Weight below, and half of the weight of ties."""
     _, place = np.unique(values, return_inverse=True)
     held = np.bincount(place, weights)

@@ -63,7 +63,9 @@ class _Target:
         self.scores[l2] = score
 
 
-def _targets(n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None) -> list[_Target]:
+def _targets(
+    n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None
+) -> list[_Target]:
     out = []
     for name, labels in targets.items():
         classes, index = encode_classes(name, labels)
@@ -176,7 +178,9 @@ def fit_many(
         for group in _groups(todo):
             at = _start(group, design, len(group[0].classes), start)
             if held is not None and len(path) > 1:
-                at, strengths = _choose(design, group, at, path, held, choose, tol, max_iter, advance)
+                at, strengths = _choose(
+                    design, group, at, path, held, choose, tol, max_iter, advance
+                )
             else:
                 strengths = path * len(group)
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
@@ -195,7 +199,9 @@ def fit_many(
     return {name: fits[name] for name in targets}
 
 
-def _dev_rows(design: Design, X: Features, targets: Sequence[_Target]) -> Float[Tensor, "m r"] | OnDisk:
+def _dev_rows(
+    design: Design, X: Features, targets: Sequence[_Target]
+) -> Float[Tensor, "m r"] | OnDisk:
     held = design.held(X)
     for target in targets:
         if target.dev is None or len(target.dev) != len(held):
@@ -226,10 +232,14 @@ def _choose(
         members = [group[j] for j in active]
         l2 = torch.full((len(members),), penalty, dtype=torch.float64, device=design.device)
         labels = _labels(members, design)
-        found = minimise(design, labels, W[:, active], l2, tol=max(tol, CHOICE_TOL), max_iter=max_iter)
+        found = minimise(
+            design, labels, W[:, active], l2, tol=max(tol, CHOICE_TOL), max_iter=max_iter
+        )
         W[:, active] = found.W
         for j, target in enumerate(members):
-            target.consider(penalty, found.W[:, j].clone(), _dev_score(target, found.W[:, j], held, choose))
+            target.consider(
+                penalty, found.W[:, j].clone(), _dev_score(target, found.W[:, j], held, choose)
+            )
         active = [j for j in active if group[j].falls < 2]
         left = len(path) - step - 1
         advance(len(members) + (len(members) - len(active)) * left)
@@ -239,7 +249,9 @@ def _choose(
     return torch.stack([W for _, W in best], dim=1), [l2 for l2, _ in best]
 
 
-def _dev_score(target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk, choose: Choose) -> float:
+def _dev_score(
+    target: _Target, W: Float[Tensor, "r c"], held: Float[Tensor, "m r"] | OnDisk, choose: Choose
+) -> float:
     """Accuracy, or minus the mean bits of the labels that training has (0 where it has none of them)."""
     assert target.dev is not None
     own = W[:, : len(target.classes)]
@@ -292,7 +304,9 @@ def _certify(
     proved = gap <= tol * loss
     if not bool(proved.all()):  # the bound is loose where the penalty is weak: ask the curvature
         rest = ~proved
-        turned = torch.cat([torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1]), gradient[-1:]])
+        turned = torch.cat(
+            [torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1]), gradient[-1:]]
+        )
         at = W[:, rest].to(design.dtype)
         error = decrement(design, Y[:, rest], at, l2[rest], turned[:, rest])
         proved[rest] = (error <= tol * loss[rest]) & (gap[rest] < torch.inf)

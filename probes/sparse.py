@@ -70,7 +70,9 @@ class SparseProbe(LinearClassifier):
         self.classes_ = np.unique(y)
         if len(self.classes_) != 2:
             one = "one class" if len(self.classes_) == 1 else f"{len(self.classes_)} classes"
-            raise InputError(f"Only binary classification is supported: expected 2 classes, got {one}")
+            raise InputError(
+                f"Only binary classification is supported: expected 2 classes, got {one}"
+            )
         if self.k < 1:
             raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
@@ -105,11 +107,15 @@ def sparse_sweep(
     """
     classes = np.unique(y)
     if len(classes) != 2:
-        raise InputError(f"Only binary classification is supported: expected 2 classes, got {len(classes)}")
+        raise InputError(
+            f"Only binary classification is supported: expected 2 classes, got {len(classes)}"
+        )
     positive, gold = y == classes[1], y_test == classes[1]
     rng = np.random.default_rng(seed)
 
-    def scores(train: np.ndarray, test: np.ndarray, order: np.ndarray, ks: Sequence[int]) -> list[tuple[float, float]]:
+    def scores(
+        train: np.ndarray, test: np.ndarray, order: np.ndarray, ks: Sequence[int]
+    ) -> list[tuple[float, float]]:
         order = order[: max(ks)]
         there, found = test[:, order], _weigh(train[:, order], positive, l2, ks)
         said = [there[:, : len(coef)] @ coef + bias > 0 for coef, bias in (found[k] for k in ks)]

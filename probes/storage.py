@@ -42,7 +42,8 @@ class Saved(BaseEstimator):
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What of the fit goes into tensors and header."""
         tensors, recorded = (
-            {name.rstrip("_"): getattr(self, name) for name in names} for names in (self._arrays, self._recorded)
+            {name.rstrip("_"): getattr(self, name) for name in names}
+            for names in (self._arrays, self._recorded)
         )
         return tensors, recorded
 
@@ -80,7 +81,9 @@ class Saved(BaseEstimator):
         known = set(cls().get_params())
         params = header.get("params")
         if not isinstance(params, dict) or not set(params) <= known:
-            raise InputError(f"{path}: params: expected an object of {', '.join(sorted(known))}, got {_short(params)}")
+            raise InputError(
+                f"{path}: params: expected an object of {', '.join(sorted(known))}, got {_short(params)}"
+            )
         if not isinstance(header.get("about", {}), dict):
             raise InputError(f"{path}: about: expected an object, got {_short(header['about'])}")
         estimator = cls(**params)
@@ -99,7 +102,10 @@ class Saved(BaseEstimator):
         for name, values in tensors.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise InputError(f"{path}: {name}: expected finite numbers")
-        if hasattr(self, "classes_") and (rows := self._class_rows(tensors)) not in (None, len(self.classes_)):
+        if hasattr(self, "classes_") and (rows := self._class_rows(tensors)) not in (
+            None,
+            len(self.classes_),
+        ):
             raise InputError(f"{path}: classes: expected {rows} labels, got {len(self.classes_)}")
 
     def _class_rows(self, tensors: Mapping[str, np.ndarray]) -> int | None:
@@ -117,7 +123,9 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header
     try:
         text = json.dumps({"schema": 1, "kind": kind, **header}, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"cannot save {kind}: labels and settings must be JSON values ({error})") from None
+        raise InputError(
+            f"cannot save {kind}: labels and settings must be JSON values ({error})"
+        ) from None
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     data = save(arrays, metadata={KEY: text})
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -152,7 +160,9 @@ def classes_of(header: Mapping[str, Any]) -> np.ndarray:
         ValueError: classes that are no list of different labels, or another type than theirs.
     """
     labels, dtype = header["classes"], header.get("classes_dtype")
-    if not isinstance(labels, list) or not all(isinstance(label, str | int | float | None) for label in labels):
+    if not isinstance(labels, list) or not all(
+        isinstance(label, str | int | float | None) for label in labels
+    ):
         raise InputError(f"classes: expected a list of labels, got {_short(labels)}")
     if not isinstance(dtype, str) or not LABEL_DTYPE.fullmatch(dtype):
         raise InputError(f"classes_dtype: expected the type of labels, got {_short(dtype)}")

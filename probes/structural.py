@@ -33,7 +33,9 @@ LENGTHS = range(5, 51)
 SCHEDULE = Schedule(rate=5e-2, epochs=300, batch=20, gain=1e-4, patience=3, cut=0.1, stalls=3)
 """Trains until the dev loss falls at no rate."""
 _PUBLISHED = {
-    "hewitt2019": Schedule(rate=1e-3, epochs=40, batch=20, gain=1e-4, patience=1, cut=0.1, stalls=5, returns=False)
+    "hewitt2019": Schedule(
+        rate=1e-3, epochs=40, batch=20, gain=1e-4, patience=1, cut=0.1, stalls=5, returns=False
+    )
 }
 
 
@@ -136,13 +138,18 @@ def structural_many(
     """
     names = list(features)
     scales = {name: _scale(layer) for name, layer in features.items()}
-    sentences, dev = _Trees(features, heads, kind, scales), _Trees(dev_features, dev_heads, kind, scales)
+    sentences, dev = (
+        _Trees(features, heads, kind, scales),
+        _Trees(dev_features, dev_heads, kind, scales),
+    )
     width, high = sentences.width, max(ranks)
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
     rows = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
     B = start.expand(len(rows), high, width).clone()
-    own = (torch.arange(high)[None] < rows[:, None]).float()[:, :, None]  # a probe of lower rank has fewer rows
+    own = (torch.arange(high)[None] < rows[:, None]).float()[
+        :, :, None
+    ]  # a probe of lower rank has fewer rows
 
     def grid(B: Float[Tensor, "m r d"]) -> Float[Tensor, "l p r d"]:
         return B.unflatten(0, (len(names), len(ranks)))
@@ -192,7 +199,9 @@ class _Trees:
             raise InputError(f"expected layers of one width, got {sorted(widths)}")
         for number, tree in enumerate(heads):
             if any(len(layer[number]) != len(tree) for layer in layers):
-                raise InputError(f"sentence {number}: expected a vector for each of {len(tree)} words")
+                raise InputError(
+                    f"sentence {number}: expected a vector for each of {len(tree)} words"
+                )
             for name, layer in features.items():
                 check_finite(layer[number], f"layer {name!r}, sentence {number},")
         self.width, self.kind = widths.pop(), kind
@@ -232,11 +241,15 @@ class _Trees:
 
     def mean_loss(self, B: Float[Tensor, "l p r d"], batch: int = 20) -> Float[Tensor, "l p"]:
         """Mean over sentences."""
-        parts = [torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)]
+        parts = [
+            torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)
+        ]
         return torch.stack([self.loss(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
 
 
-def distance_spearman(predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequence[Sequence[int]]) -> float:
+def distance_spearman(
+    predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequence[Sequence[int]]
+) -> float:
     """For each word between its rows of predicted and gold distances, averaged by length, then over lengths 5 to 50.
 
     The average of a length is over the words of all its sentences.
@@ -244,7 +257,10 @@ def distance_spearman(predicted: Sequence[Float[np.ndarray, "_ _"]], heads: Sequ
     by_length: dict[int, list[float]] = {}
     for found, tree in zip(predicted, heads, strict=True):
         if len(tree) in LENGTHS:
-            rows = [_spearman(a, b) for a, b in zip(np.asarray(found), tree_distances(tree), strict=True)]
+            rows = [
+                _spearman(a, b)
+                for a, b in zip(np.asarray(found), tree_distances(tree), strict=True)
+            ]
             by_length.setdefault(len(tree), []).extend(rows)
     return _by_length(by_length)
 
@@ -270,12 +286,16 @@ def tree_edges(
     return out
 
 
-def depth_spearman(predicted: Sequence[Float[np.ndarray, " _"]], heads: Sequence[Sequence[int]]) -> float:
+def depth_spearman(
+    predicted: Sequence[Float[np.ndarray, " _"]], heads: Sequence[Sequence[int]]
+) -> float:
     """Between predicted and gold depths of a sentence, averaged by length, then over lengths 5 to 50."""
     by_length: dict[int, list[float]] = {}
     for found, tree in zip(predicted, heads, strict=True):
         if len(tree) in LENGTHS:
-            by_length.setdefault(len(tree), []).append(_spearman(np.asarray(found), tree_depths(tree)))
+            by_length.setdefault(len(tree), []).append(
+                _spearman(np.asarray(found), tree_depths(tree))
+            )
     return _by_length(by_length)
 
 
@@ -297,7 +317,9 @@ def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
     """Edges of the minimum spanning tree."""
     shifted = np.triu(distances - distances.min() + 1.0, 1)  # scipy reads 0 as no edge
     tree = minimum_spanning_tree(shifted).tocoo()
-    return {(min(a, b), max(a, b)) for a, b in zip(tree.row.tolist(), tree.col.tolist(), strict=True)}
+    return {
+        (min(a, b), max(a, b)) for a, b in zip(tree.row.tolist(), tree.col.tolist(), strict=True)
+    }
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:

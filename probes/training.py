@@ -70,7 +70,9 @@ class Trained:
 class _Adam:
     """Adam with a rate and a count of steps for each model."""
 
-    def __init__(self, weights: Sequence[Tensor], schedule: Schedule, free: Sequence[Tensor | None] | None) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], schedule: Schedule, free: Sequence[Tensor | None] | None
+    ) -> None:
         self._first = [torch.zeros_like(w) for w in weights]
         self._second = [torch.zeros_like(w) for w in weights]
         self._free = list(free) if free is not None else [None] * len(weights)
@@ -79,12 +81,16 @@ class _Adam:
         self.rates = torch.full((count,), schedule.rate)
         self._steps = torch.zeros(count)
 
-    def step(self, weights: Sequence[Tensor], slopes: Sequence[Tensor], done: Bool[Tensor, " m"]) -> list[Tensor]:
+    def step(
+        self, weights: Sequence[Tensor], slopes: Sequence[Tensor], done: Bool[Tensor, " m"]
+    ) -> list[Tensor]:
         """The weights after one step; models that are done stay."""
         self._steps += 1
         rates = self.rates * ~done
         moved = []
-        for w, slope, first, second, free in zip(weights, slopes, self._first, self._second, self._free, strict=True):
+        for w, slope, first, second, free in zip(
+            weights, slopes, self._first, self._second, self._free, strict=True
+        ):
             first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
             second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
             mean = first / _along(1 - FIRST_DECAY**self._steps, w)
@@ -155,7 +161,9 @@ def train(
         cut = (waited >= schedule.patience) & ~done
         stalled += cut
         cuts = cuts + cut
-        around = cuts % schedule.stalls if schedule.returns else cuts  # all rates in turn, then the first again
+        around = (
+            cuts % schedule.stalls if schedule.returns else cuts
+        )  # all rates in turn, then the first again
         adam.rates = schedule.rate * schedule.cut**around
         waited[cut] = 0
         over = (stalled >= schedule.stalls) & ~done

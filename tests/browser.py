@@ -11,7 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -55,21 +57,31 @@ class Browser:
         self._number, self._rest, self.errors = 0, b"", []
         self._loaded = False
         page = next(t for t in self._ask("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        self._session = self._ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        self._session = self._ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             self.do(f"{domain}.enable")
 
     def open(self, path: Path, width: int = 1200, height: int = 900) -> None:
         """Load a file at a width, and wait until it has loaded."""
         self.errors, self._loaded = [], False
-        self.do("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.do(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.do("Page.navigate", url=path.as_uri())
         while not self._loaded:
             self._hear(self._message())
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        found = self.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        found = self.do(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"])
         return found["result"].get("value")
@@ -77,7 +89,13 @@ class Browser:
     def press(self, key: str) -> None:
         """A key, down and up."""
         for kind in ("keyDown", "keyUp"):
-            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key, text="\r" if key == "Enter" else "")
+            self.do(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                text="\r" if key == "Enter" else "",
+            )
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """What the page looks like, as PNG."""
@@ -99,7 +117,10 @@ class Browser:
     def _ask(self, method: str, session: str | None = None, **params: Any) -> Any:
         self._number += 1
         said = {"id": self._number, "method": method, "params": params}
-        os.write(self._write, json.dumps(said | ({"sessionId": session} if session else {})).encode() + b"\0")
+        os.write(
+            self._write,
+            json.dumps(said | ({"sessionId": session} if session else {})).encode() + b"\0",
+        )
         while True:
             found = self._message()
             if found.get("id") == self._number:

@@ -31,7 +31,9 @@ settings.register_profile(
 )
 settings.load_profile("seeded")
 
-_DATA = Path(os.environ.get("LAYERSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+_DATA = Path(
+    os.environ.get("LAYERSCOPE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
 
 
 @pytest.hookimpl(tryfirst=True)

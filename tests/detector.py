@@ -27,10 +27,14 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
         made.transformer.wte.weight[FIRST : FIRST + TOKENS, TOKEN] = eye
         made.transformer.wpe.weight[:, PLACE] = torch.eye(POSITIONS)
         made.lm_head.weight[FIRST : FIRST + TOKENS, OUT] = eye
-        mlp.c_fc.weight.copy_(torch.randn(WIDTH, NEURONS, generator=torch.Generator().manual_seed(0)))
+        mlp.c_fc.weight.copy_(
+            torch.randn(WIDTH, NEURONS, generator=torch.Generator().manual_seed(0))
+        )
         mlp.c_fc.weight[:, NEURON] = 0
         mlp.c_fc.weight[TOKEN][SEEN - FIRST, NEURON] = 1.0
-        mlp.c_fc.bias[NEURON] = -3.0  # silent for every other token: the normalised embedding is 5.6 at its token
+        mlp.c_fc.bias[
+            NEURON
+        ] = -3.0  # silent for every other token: the normalised embedding is 5.6 at its token
         mlp.c_proj.weight[NEURON, OUT] = 2 * eye[SAID - FIRST]
     return made
 
@@ -39,7 +43,9 @@ def prompts(count: int = 16) -> list[dict[str, str]]:
     """Different texts that end in the token that is seen."""
     out = []
     for seed in range(count):
-        before = torch.randint(0, TOKENS, (3 + seed % 3,), generator=torch.Generator().manual_seed(seed)).tolist()
+        before = torch.randint(
+            0, TOKENS, (3 + seed % 3,), generator=torch.Generator().manual_seed(seed)
+        ).tolist()
         words = [f"w{FIRST + t}" for t in before] + [f"w{SEEN}"]
         out.append({"prompt": " ".join(words), "answer": f" w{SAID}", "wrong": f" w{SAID + 1}"})
     return out

@@ -16,7 +16,9 @@ class Fake(Game):
     def __init__(self, n: int, *of: Any) -> None:
         self.n, self.of, self._each = n, of[0], of
         self.removal, self.draws = "none", len(of)
-        self.question: Any = SimpleNamespace(units=SimpleNamespace(texts=tuple(f"u{i}" for i in range(n))))
+        self.question: Any = SimpleNamespace(
+            units=SimpleNamespace(texts=tuple(f"u{i}" for i in range(n)))
+        )
 
     def each(self, kept: np.ndarray) -> np.ndarray:
         return np.array([[float(of(mask)) for mask in kept] for of in self._each])

@@ -27,7 +27,9 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
     with torch.no_grad():
         for name, weight in made.named_parameters():
             weight.copy_(
-                torch.ones_like(weight) if "ln_" in name and name.endswith("weight") else torch.zeros_like(weight)
+                torch.ones_like(weight)
+                if "ln_" in name and name.endswith("weight")
+                else torch.zeros_like(weight)
             )
         eye = torch.eye(TOKENS)
         body = made.transformer
@@ -41,7 +43,9 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
                         at = slice(part * WIDTH + head * D, part * WIDTH + (head + 1) * D)
                         block.attn.c_attn.weight[:, at] = torch.randn(WIDTH, D, generator=generator)
         q, k, v, o = _parts(body.h[PREVIOUS[0]].attn, PREVIOUS[1])
-        q[PLACE][1:, : D - 1] = SHARP * torch.eye(POSITIONS - 1)  # the query at place i is the key of place i - 1
+        q[PLACE][1:, : D - 1] = SHARP * torch.eye(
+            POSITIONS - 1
+        )  # the query at place i is the key of place i - 1
         k[PLACE] = torch.eye(POSITIONS)
         v[TOKEN, :TOKENS], o[:TOKENS, NOTE] = eye, eye
         q, k, v, o = _parts(body.h[INDUCTION[0]].attn, INDUCTION[1])
@@ -53,7 +57,9 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
 def _parts(attention, head: int):
     """Views of one head's query, key and value columns and of its output rows."""
     columns = attention.c_attn.weight
-    q, k, v = (columns[:, part * WIDTH + head * D : part * WIDTH + (head + 1) * D] for part in range(3))
+    q, k, v = (
+        columns[:, part * WIDTH + head * D : part * WIDTH + (head + 1) * D] for part in range(3)
+    )
     return q, k, v, attention.c_proj.weight[head * D : (head + 1) * D]
 
 
@@ -64,5 +70,11 @@ def prompts(count: int = 12) -> list[dict[str, str]]:
         order = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(seed)).tolist()[:7]
         again = 1 + seed % 4
         words = [f"w{FIRST + t}" for t in order]
-        out.append({"prompt": " ".join(words + words[:again]), "answer": f" {words[again]}", "wrong": f" {words[6]}"})
+        out.append(
+            {
+                "prompt": " ".join(words + words[:again]),
+                "answer": f" {words[again]}",
+                "wrong": f" {words[6]}",
+            }
+        )
     return out

@@ -16,4 +16,6 @@ softmax = partial(special.softmax, axis=1)
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a store, by name."""
-    return {p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}
+    return {
+        p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".safetensors", ".json")
+    }

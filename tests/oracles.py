@@ -33,7 +33,9 @@ def answer(output: Any) -> Tensor:
 def run(model: Any, inputs: dict[str, Any], **more: Any) -> Any:
     """A forward without gradients and without a cache."""
     config = model.config.get_text_config()
-    if getattr(config, "use_cache", None) is not None and not getattr(model.config, "is_encoder_decoder", False):
+    if getattr(config, "use_cache", None) is not None and not getattr(
+        model.config, "is_encoder_decoder", False
+    ):
         more = {"use_cache": False, **more}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,7 +75,9 @@ def streams(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name in names:
         given = [*states, *([] if shared else [seen[name].detach()])]
-        given += [s[0] for s in given if s.ndim == 4] + [s.transpose(0, 1) for s in given if s.ndim == 3]
+        given += [s[0] for s in given if s.ndim == 4] + [
+            s.transpose(0, 1) for s in given if s.ndim == 3
+        ]
         found[name] = min(far(acts[name], s) for s in given)
     return found
 
@@ -94,7 +98,10 @@ def patterns(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     finally:
         model.set_attn_implementation(before)
     found: dict[str, float] = {}
-    kinds = {"blocks": ("attentions", "encoder_attentions"), "decoder_blocks": ("decoder_attentions",)}
+    kinds = {
+        "blocks": ("attentions", "encoder_attentions"),
+        "decoder_blocks": ("decoder_attentions",),
+    }
     for stack, names in kinds.items():
         returned = next((a for name in names if (a := getattr(out, name, None))), ())
         ours = [n for n in wanted if n.startswith(f"{stack}.") and ".attn." in n]
@@ -124,7 +131,12 @@ def heads(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
             chosen[name] = 1 % count  # the same head everywhere: layers may share their weights
             wide[chosen[name] * width : (chosen[name] + 1) * width] = 0
 
-    return _same(model, inputs, cut, lambda: {f"{name}[{head}]": edits.zero() for name, head in chosen.items()})
+    return _same(
+        model,
+        inputs,
+        cut,
+        lambda: {f"{name}[{head}]": edits.zero() for name, head in chosen.items()},
+    )
 
 
 def projections(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
@@ -132,10 +144,16 @@ def projections(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     chosen: dict[str, int] = {}
 
     def cut(twin: nn.Module) -> None:
-        for name in (n for n in _sites(model, inputs) if n.endswith(("hook_q", "hook_k", "hook_v"))):
+        for name in (
+            n for n in _sites(model, inputs) if n.endswith(("hook_q", "hook_k", "hook_v"))
+        ):
             place = anatomy(model).places[name]
             module: Any = twin.get_submodule(place.path)
-            if type(place.view).__name__ != "heads" or type(module) is not nn.Linear or place.calls > 1:
+            if (
+                type(place.view).__name__ != "heads"
+                or type(module) is not nn.Linear
+                or place.calls > 1
+            ):
                 continue
             width = module.out_features // place.view.n_heads  # type: ignore[attr-defined]
             chosen[name] = 1 % place.view.n_heads  # type: ignore[attr-defined]
@@ -144,7 +162,12 @@ def projections(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
             if module.bias is not None:
                 module.bias.data[rows] = 0
 
-    return _same(model, inputs, cut, lambda: {f"{name}[{head}]": edits.zero() for name, head in chosen.items()})
+    return _same(
+        model,
+        inputs,
+        cut,
+        lambda: {f"{name}[{head}]": edits.zero() for name, head in chosen.items()},
+    )
 
 
 def neurons(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
@@ -175,7 +198,11 @@ def experts(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
                 place = anatomy(model).places[name]
                 module: Any = twin.get_submodule(place.path)
                 weight = module.down_proj.data[int(str(place.item).partition(".")[0])]
-                (weight if weight.shape[1] == module.down_proj.shape[-1] and module.is_transposed else weight.T)[2] = 0
+                (
+                    weight
+                    if weight.shape[1] == module.down_proj.shape[-1] and module.is_transposed
+                    else weight.T
+                )[2] = 0
                 chosen.append(name)
 
     return _same(model, inputs, cut, lambda: {f"{name}[2]": edits.zero() for name in chosen})
@@ -193,7 +220,10 @@ ORACLES: dict[str, Callable[[Any, dict[str, Any]], dict[str, float]]] = {
 
 
 def _same(
-    model: Any, inputs: dict[str, Any], cut: Callable[[nn.Module], None], edits_of: Callable[[], dict[str, Any]]
+    model: Any,
+    inputs: dict[str, Any],
+    cut: Callable[[nn.Module], None],
+    edits_of: Callable[[], dict[str, Any]],
 ) -> dict[str, float]:
     twin: Any = copy.deepcopy(model)
     cut(twin)

@@ -32,7 +32,10 @@ def subject(main: float = 0.5, both: float = 5.0) -> Subject:
     model: Any = hf.GPT2LMHeadModel(config).eval()
     # Orthonormal directions that a layer norm leaves in place: their entries sum to 0.
     place = torch.arange(WIDTH) + 0.5
-    h = torch.stack([torch.cos(torch.pi * k * place / WIDTH) for k in range(WIDTH)]) * (2 / WIDTH) ** 0.5
+    h = (
+        torch.stack([torch.cos(torch.pi * k * place / WIDTH) for k in range(WIDTH)])
+        * (2 / WIDTH) ** 0.5
+    )
     plain, first, second, saw_first, saw_second, saw_both = h[1], h[2], h[3], h[4], h[5], h[6]
     with torch.no_grad():
         for parameter in model.parameters():

@@ -14,11 +14,19 @@ from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["torch", "transformers", "experiments.cli", "experiments.studies.capture.study", "experiments.studies.probe.study"]
+    [
+        "torch",
+        "transformers",
+        "experiments.cli",
+        "experiments.studies.capture.study",
+        "experiments.studies.probe.study",
+    ]
 )
 
 
-def killed(writes: Callable[[Path], object], parent: Path, goals: Sequence[int], whole: int) -> Path:
+def killed(
+    writes: Callable[[Path], object], parent: Path, goals: Sequence[int], whole: int
+) -> Path:
     """A folder whose writer was killed, begun again and killed again, each time once it held so many shards.
 
     A writer may hold its ``whole`` number of shards before the kill reaches it: then this is tried in another folder.

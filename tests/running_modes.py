@@ -46,7 +46,9 @@ BLOCK = "blocks.1."
 
 
 def _model(kind: str, attention: str = "sdpa", **options: Any) -> Any:
-    made = getattr(hf, kind + "ForCausalLM")(getattr(hf, kind + "Config")(**SIZES, **options)).eval()
+    made = getattr(hf, kind + "ForCausalLM")(
+        getattr(hf, kind + "Config")(**SIZES, **options)
+    ).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -63,8 +65,15 @@ def model(name: str) -> Any:
         case "window":
             return _model("Mistral", sliding_window=3)
         case "sinks":
-            options = {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 3}
-            made = _model("GptOss", "eager", **options, layer_types=["full_attention", "sliding_attention"])
+            options = {
+                "head_dim": 8,
+                "num_local_experts": 2,
+                "num_experts_per_tok": 1,
+                "sliding_window": 3,
+            }
+            made = _model(
+                "GptOss", "eager", **options, layer_types=["full_attention", "sliding_attention"]
+            )
             with torch.no_grad():
                 for layer in made.model.layers:
                     layer.self_attn.sinks.copy_(torch.tensor([1.0, -1.0, 0.5, 2.0]))
@@ -82,7 +91,9 @@ def _adapted(name: str) -> Any:
 
     common: dict[str, Any] = {"task_type": "CAUSAL_LM"}
     config = {
-        "lora": lambda: peft.LoraConfig(**common, r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+        "lora": lambda: peft.LoraConfig(
+            **common, r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+        ),
         "prompt": lambda: peft.PromptTuningConfig(**common, num_virtual_tokens=3),
         "prefix": lambda: peft.PrefixTuningConfig(**common, num_virtual_tokens=3),
     }[name]()
@@ -117,9 +128,18 @@ RESIDUAL, SCORES, PATTERN = "hook_resid_post", "attn.hook_attn_scores", "attn.ho
 EDITS: dict[str, tuple[str, Callable[[str, str], Edit]]] = {
     "zero": ("mlp.hook_post[3:30]", lambda on, site: edits.zero()),
     "mean": ("attn.hook_z[1]", lambda on, site: edits.mean(_reference(on, site))),
-    "mean per position": (RESIDUAL, lambda on, site: edits.mean(_reference(on, site), per="position")),
-    "mean of short texts": (RESIDUAL, lambda on, site: edits.mean(_reference(on, site, 4), per="position")),
-    "resample short texts": (RESIDUAL, lambda on, site: edits.resample(_reference(on, site, 4), seed=2)),
+    "mean per position": (
+        RESIDUAL,
+        lambda on, site: edits.mean(_reference(on, site), per="position"),
+    ),
+    "mean of short texts": (
+        RESIDUAL,
+        lambda on, site: edits.mean(_reference(on, site, 4), per="position"),
+    ),
+    "resample short texts": (
+        RESIDUAL,
+        lambda on, site: edits.resample(_reference(on, site, 4), seed=2),
+    ),
     "resample": ("hook_mlp_out", lambda on, site: edits.resample(_reference(on, site), seed=3)),
     "patch": (RESIDUAL, lambda on, site: edits.patch(_other_run(on, site))),
     "add": ("hook_resid_mid", lambda on, site: edits.add(VECTOR)),
@@ -164,9 +184,14 @@ class Case:
             case "keys":
                 cut = edits.zero_weights if PATTERN in self.site else edits.knockout
                 return {self.site: cut(keys=marked)}
-        place = {"index": 2, "several": [0, 3], "slice": slice(1, 3), "mask": marked, "to come": TO_COME, "last": -1}[
-            self.place
-        ]
+        place = {
+            "index": 2,
+            "several": [0, 3],
+            "slice": slice(1, 3),
+            "mask": marked,
+            "to come": TO_COME,
+            "last": -1,
+        }[self.place]
         return {self.site: edit.at(place)}
 
 
@@ -203,7 +228,9 @@ def padded(side: str) -> Callable[[str, Make], Answer]:
     def run(on: str, make: Make) -> Answer:
         ids, mask, at = _batch(side)
         with intervene(model(on), make(ids)):
-            yield from _rows(ids, mask, model(on)(input_ids=ids, attention_mask=mask, position_ids=at).logits)
+            yield from _rows(
+                ids, mask, model(on)(input_ids=ids, attention_mask=mask, position_ids=at).logits
+            )
 
     return run
 
@@ -227,7 +254,9 @@ def steps(
                     seen = torch.cat([seen, torch.ones_like(new)], dim=1)
                 at = (seen.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :]
                 out = call(whole)(new, seen, at, kept)
-                hidden = out.logits if hasattr(out, "logits") else whole.lm_head(out.last_hidden_state)
+                hidden = (
+                    out.logits if hasattr(out, "logits") else whole.lm_head(out.last_hidden_state)
+                )
                 found.append(hidden)
         logits = torch.cat(found, dim=1)
         for row, real, own, prompt in zip(text, seen.bool(), logits, (LONG, SHORT), strict=True):
@@ -240,8 +269,15 @@ def generated(padding: bool = True, **options: Any) -> Callable[[str, Make], Ans
     """`generate`, with the logits that it gave at each step."""
 
     def run(on: str, make: Make) -> Answer:
-        ids, mask, _ = _batch("left") if padding else (LONG[None], torch.ones(1, len(LONG)).long(), None)
-        common: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        ids, mask, _ = (
+            _batch("left") if padding else (LONG[None], torch.ones(1, len(LONG)).long(), None)
+        )
+        common: dict[str, Any] = {
+            "max_new_tokens": NEW,
+            "do_sample": False,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        }
         with intervene(model(on), make(ids)):
             out = model(on).generate(
                 input_ids=ids,
@@ -261,7 +297,12 @@ def generated(padding: bool = True, **options: Any) -> Callable[[str, Make], Ans
 def beams(on: str, make: Make) -> Answer:
     """Beam search: the likelihood of each beam, which its own logits must give."""
     rows, width = LONG[None], 3
-    common: dict[str, Any] = {"max_new_tokens": NEW, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    common: dict[str, Any] = {
+        "max_new_tokens": NEW,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     with intervene(model(on), make(rows)):
         out = model(on).generate(
             input_ids=rows, attention_mask=torch.ones_like(rows), num_beams=width, num_return_sequences=width, **common,
@@ -287,7 +328,8 @@ def threads(on: str, make: Make) -> Answer:
 
     other = {BLOCK + "hook_resid_pre": edits.scale(2.0).at(1)}
     workers = [
-        threading.Thread(target=run, args=args) for args in (("own", LONG, make(LONG[None])), ("", SHORT, other))
+        threading.Thread(target=run, args=args)
+        for args in (("own", LONG, make(LONG[None])), ("", SHORT, other))
     ]
     for worker in workers:
         worker.start()
@@ -311,7 +353,9 @@ def raised(on: str, make: Make) -> Answer:
             whole(input_ids=ids, attention_mask=mask, position_ids=at)
         except ValueError:
             handle.remove()
-        yield from _rows(ids, mask, whole(input_ids=ids, attention_mask=mask, position_ids=at).logits)
+        yield from _rows(
+            ids, mask, whole(input_ids=ids, attention_mask=mask, position_ids=at).logits
+        )
 
 
 def copied(on: str, make: Make) -> Answer:
@@ -332,7 +376,9 @@ def checkpointed(on: str, make: Make) -> Answer:
 
 
 def _stepwise(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole(input_ids=new, attention_mask=seen, position_ids=at, past_key_values=kept)
+    return lambda new, seen, at, kept: whole(
+        input_ids=new, attention_mask=seen, position_ids=at, past_key_values=kept
+    )
 
 
 def _by_position(whole: Any) -> Callable[..., Any]:
@@ -399,14 +445,18 @@ def _alone(case: Case, on: str, text: tuple[int, ...], prompt: int) -> Tensor:
     if case.place == "to come" and len(text) <= TO_COME:
         return unedited(on, text)
     with torch.no_grad(), intervene(model(on), case.edits(on, rows, prompt)):
-        return model(on)(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[0]
+        return model(on)(
+            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False
+        ).logits[0]
 
 
 @functools.cache
 def unedited(on: str, text: tuple[int, ...]) -> Tensor:
     rows = torch.tensor([text])
     with torch.no_grad():
-        return model(on)(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[0]
+        return model(on)(
+            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False
+        ).logits[0]
 
 
 def difference(case: Case, way: str) -> tuple[float, float]:
@@ -437,7 +487,9 @@ def is_refused(case: Case, way: str) -> bool:
     if case.place == "last" and way in IN_PIECES:
         return True
     if way in IN_ONE_FORWARD:
-        return case.place == "to come" or (case.edit == "patch" and case.place == "all")  # of a longer text
+        return case.place == "to come" or (
+            case.edit == "patch" and case.place == "all"
+        )  # of a longer text
     return False
 
 

@@ -31,7 +31,9 @@ spec.loader.exec_module(build)
 
 PEERS = ("transformer_lens", "captum")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"])
-WITH_CODE = [p for p in PAGES if any(i.strip() == "python" for i, _ in build.FENCE.findall(p.read_text()))]
+WITH_CODE = [
+    p for p in PAGES if any(i.strip() == "python" for i, _ in build.FENCE.findall(p.read_text()))
+]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,10 @@ def test_the_checks_can_fail(tmp_path):
     page = tmp_path / "page.md"
     text = "# A b\n[x](none.md) [y](#a-b) [z](#c) `[q](r.md)`\n```\nlayerscope probe --modle M\nlayerscope probe ... --x\n```\n"
     page.write_text(text)
-    assert [p.split(":")[0] for p in build.broken_links(page, text)] == ["link to none.md", "link to #c"]
+    assert [p.split(":")[0] for p in build.broken_links(page, text)] == [
+        "link to none.md",
+        "link to #c",
+    ]
     from experiments.cli import make_parser
 
     assert len(list(build.wrong_commands(text, make_parser()))) == 1

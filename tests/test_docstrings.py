@@ -15,7 +15,10 @@ def modules() -> list[str]:
     names = ["layerscope.errors", "layerscope.rooms"]
     for room in layerscope.ROOMS:
         package = importlib.import_module(f"layerscope.{room}")
-        names += [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
+        names += [
+            package.__name__,
+            *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),
+        ]
     return [name for name in names if not name.endswith("__main__")]
 
 

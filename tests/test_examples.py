@@ -33,7 +33,11 @@ def test_each_example_is_listed_and_tested():
 
 def test_read_activations(capsys):
     acts = example("read_activations").main()
-    assert acts["blocks.1.attn.hook_pattern"].sum(-1).allclose(acts["blocks.1.attn.hook_pattern"].new_ones(()))
+    assert (
+        acts["blocks.1.attn.hook_pattern"]
+        .sum(-1)
+        .allclose(acts["blocks.1.attn.hook_pattern"].new_ones(()))
+    )
     assert "67 sites" in capsys.readouterr().out
 
 
@@ -46,7 +50,9 @@ def test_layerwise_study(tmp_path):
 
 def test_ablation(tmp_path):
     results = example("ablation").main(out=tmp_path, limit=12)
-    assert results.frame.effect.min() < -1  # some head carries the agreement that the model was trained for
+    assert (
+        results.frame.effect.min() < -1
+    )  # some head carries the agreement that the model was trained for
 
 
 def test_usage_loop(tmp_path):
@@ -59,7 +65,9 @@ def test_usage_loop(tmp_path):
 def test_attribution(tmp_path):
     results = example("attribution").main(out=tmp_path)
     first = results.frame.set_index("method").loc["leave-one-out"]
-    assert dict(zip(first.units, first.scores, strict=True))["teachers"] == max(first.scores)  # the plural subject
+    assert dict(zip(first.units, first.scores, strict=True))["teachers"] == max(
+        first.scores
+    )  # the plural subject
 
 
 def test_your_own_property(tmp_path, monkeypatch):
@@ -76,7 +84,9 @@ def test_your_own_edit():
 
 def test_your_own_model(capsys, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("the teachers read the old books\n\nthe dog sees a house\n" * 5, encoding="utf-8")
+    text.write_text(
+        "the teachers read the old books\n\nthe dog sees a house\n" * 5, encoding="utf-8"
+    )
     found = example("your_own_model").main(epochs=2, sentences=120, text=text)
     assert found["status"] == "OK"
     assert found["upos"] > found["majority"] + 0.2
@@ -95,7 +105,9 @@ def plant(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that was taught to say he after the nouns of the one list and she after those of the other."""
     subject = module.load(demo_paths().model)
     study = module.Study(demo_paths().model, demo_paths().test, 1)
-    texts = [template.format(noun) for noun in (*module.HE, *module.SHE) for template in module.TEMPLATES]
+    texts = [
+        template.format(noun) for noun in (*module.HE, *module.SHE) for template in module.TEMPLATES
+    ]
     encoded = subject.encode(texts)
     optimizer = torch.optim.Adam(subject.model.parameters(), lr=2e-3)
     for _ in range(12):
@@ -124,12 +136,19 @@ def test_calibrated_training(tmp_path, capsys):
     for split in (demo_paths().train, demo_paths().test):
         blocks = split.read_text(encoding="utf-8").split("\n\n")[:260]
         kind = ["ask" if re.search(r"# text = .*\?", block) else "say" for block in blocks]
-        told = [re.sub(r"# sent_id = \w+", f"# sent_id = {k}", b) for k, b in zip(kind, blocks, strict=True)]
+        told = [
+            re.sub(r"# sent_id = \w+", f"# sent_id = {k}", b)
+            for k, b in zip(kind, blocks, strict=True)
+        ]
         corpora.append(tmp_path / split.name)
         corpora[-1].write_text("\n\n".join(told) + "\n\n", encoding="utf-8")
     example("calibrated_training").main(demo_paths().model, *corpora, limit=200)
     heads = dict(
-        re.findall(r"^(plain|label smoothing|reduced inputs) +([\d.]+)", capsys.readouterr().out, re.MULTILINE)
+        re.findall(
+            r"^(plain|label smoothing|reduced inputs) +([\d.]+)",
+            capsys.readouterr().out,
+            re.MULTILINE,
+        )
     )
     assert len(heads) == 3
     assert min(map(float, heads.values())) > 0.8  # a question mark is easy to see

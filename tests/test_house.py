@@ -16,7 +16,11 @@ from layerscope import experiments, hooks, probes
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS_AT_THE_ROOT = ("hooks", "probes", "experiments")
-MAY_IMPORT = {"hooks": {"hooks"}, "probes": {"probes"}, "experiments": {"experiments", "hooks", "probes"}}
+MAY_IMPORT = {
+    "hooks": {"hooks"},
+    "probes": {"probes"},
+    "experiments": {"experiments", "hooks", "probes"},
+}
 FACES = {"__init__", "api", "cli", "compare", "pages", "results", "terminal"}
 """Rooms of experiments that may know every study."""
 
@@ -29,7 +33,10 @@ def imported_modules(path, root=ROOT):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = here[: -node.level] if node.level else ()
-            names = [".".join(filter(None, (*start, node.module or "", alias.name))) for alias in node.names]
+            names = [
+                ".".join(filter(None, (*start, node.module or "", alias.name)))
+                for alias in node.names
+            ]
         else:
             continue
         names = [name.removeprefix("layerscope.") for name in names]
@@ -50,15 +57,22 @@ def rooms_of_experiments(root=ROOT):
     known = {path.stem if path.is_file() else path.name for path in folder.iterdir()}
     graph = {}
     for path in folder.rglob("*.py"):
-        own = room_of(".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"))
+        own = room_of(
+            ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        )
         edges = graph.setdefault(own, set())
         for name in imported_modules(path, root):
-            if name.split(".")[0] == "experiments" and name.split(".")[1:2] and name.split(".")[1] in known:
+            if (
+                name.split(".")[0] == "experiments"
+                and name.split(".")[1:2]
+                and name.split(".")[1] in known
+            ):
                 edges.add(room_of(name))
     studies = {path.name for path in (folder / "studies").iterdir() if path.is_dir()}
     plain = {f"studies.{name}" for name in studies}
     return {
-        room: {e if e in plain or not e.startswith("studies") else "studies" for e in edges} - {room}
+        room: {e if e in plain or not e.startswith("studies") else "studies" for e in edges}
+        - {room}
         for room, edges in graph.items()
     }
 
@@ -146,13 +160,21 @@ def test_the_public_face_is_typed(room):
         functions = [thing] if callable(thing) and not inspect.isclass(thing) else []
         if inspect.isclass(thing):
             members = vars(thing).items()
-            functions = [f for n, f in members if inspect.isfunction(f) and (not n.startswith("_") or n == "__init__")]
+            functions = [
+                f
+                for n, f in members
+                if inspect.isfunction(f) and (not n.startswith("_") or n == "__init__")
+            ]
         for function in functions:
             signature = inspect.signature(function)
             missing = [
-                p for p, v in signature.parameters.items() if v.annotation is v.empty and p not in ("self", "cls")
+                p
+                for p, v in signature.parameters.items()
+                if v.annotation is v.empty and p not in ("self", "cls")
             ]
-            if missing or (signature.return_annotation is signature.empty and function.__name__ != "__init__"):
+            if missing or (
+                signature.return_annotation is signature.empty and function.__name__ != "__init__"
+            ):
                 untyped.append(f"{name}.{function.__name__}{missing}")
     assert not untyped
 
@@ -162,7 +184,9 @@ def test_importing_hooks_costs_torch_and_little_more():
         "import sys, layerscope.hooks; heavy = {'transformers', 'transformer_lens', 'sklearn', 'matplotlib', 'pandas'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -171,7 +195,11 @@ def said_below(room) -> set[str]:
     found = set()
     for path in (ROOT / room.__name__.rpartition(".")[2]).rglob("*.py"):
         for node, below in pairwise(ast.parse(path.read_text(encoding="utf-8")).body):
-            if isinstance(node, ast.Assign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
                 found |= {name.id for name in node.targets if isinstance(name, ast.Name)}
     return found
 
@@ -179,15 +207,25 @@ def said_below(room) -> set[str]:
 def own_docstring(thing) -> str:
     """Not its type's, its parent's, or the signature that a dataclass is given."""
     text = (
-        (getattr(thing, "__dict__", {}).get("__doc__") or "") if not inspect.isroutine(thing) else thing.__doc__ or ""
+        (getattr(thing, "__dict__", {}).get("__doc__") or "")
+        if not inspect.isroutine(thing)
+        else thing.__doc__ or ""
     )
-    return "" if dataclasses.is_dataclass(thing) and text.startswith(f"{thing.__name__}(") else text.strip()
+    return (
+        ""
+        if dataclasses.is_dataclass(thing) and text.startswith(f"{thing.__name__}(")
+        else text.strip()
+    )
 
 
 @ROOMS
 def test_every_public_name_has_a_docstring(room):
     below = said_below(room)
-    assert not [name for name in room.__all__ if name not in below and not own_docstring(getattr(room, name))]
+    assert not [
+        name
+        for name in room.__all__
+        if name not in below and not own_docstring(getattr(room, name))
+    ]
 
 
 def test_the_docstring_rule_can_fail():

@@ -15,19 +15,41 @@ _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 #: A size's name in configurations -> the small one.
 SIZES: dict[str, Any] = {
     **_IDS,
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "emb_dim"), 32),
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "embedding_size", "emb_dim"), 32
+    ),
     **dict.fromkeys(("word_embed_proj_dim", "vision_output_dim", "projection_dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4),
+    **dict.fromkeys(
+        (
+            "num_hidden_layers",
+            "num_layers",
+            "n_layer",
+            "n_layers",
+            "encoder_layers",
+            "decoder_layers",
+        ),
+        2,
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"), 4
+    ),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
-    **dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim", "ffn_hidden_size", "hidden_dim", "d_inner"), 64),
+    **dict.fromkeys(
+        ("intermediate_size", "d_ff", "ffn_dim", "ffn_hidden_size", "hidden_dim", "d_inner"), 64
+    ),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "n_inner", "intermediate_size_mlp"), 64),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 24),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "shared_expert_intermediate_size", "shared_intermediate_size"), 24
+    ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk"), 2),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 100),
-    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"), 64),
-    **dict.fromkeys(("d_kv", "kv_channels", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(
+        ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"), 64
+    ),
+    **dict.fromkeys(
+        ("d_kv", "kv_channels", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 8
+    ),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     "image_size": 16,
     "patch_size": 8,
@@ -63,7 +85,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "Gemma3nForCausalLM": {
             "num_hidden_layers": 4,
             "num_kv_shared_layers": 0,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "layer_types": [
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
             "intermediate_size": [64, 64, 64, 64],
             "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
             "hidden_size_per_layer_input": 8,
@@ -74,7 +101,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "head_dim": 8,
             "global_head_dim": 16,
             "num_global_key_value_heads": 1,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "layer_types": [
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
             "hidden_size_per_layer_input": 8,
             "num_kv_shared_layers": 0,
         },
@@ -82,7 +114,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "Glm4ForCausalLM": {},
         "GPT2LMHeadModel": {},
         "GPTBigCodeForCausalLM": {},
-        "GPTNeoForCausalLM": {"num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 4},
+        "GPTNeoForCausalLM": {
+            "num_layers": 2,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 4,
+        },
         "GPTNeoXForCausalLM sequential": {"use_parallel_residual": False},
         "OPTForCausalLM post-norm": {"do_layer_norm_before": False},
         "FalconForCausalLM grouped": {"new_decoder_architecture": True, "num_kv_heads": 2},
@@ -184,7 +220,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "BailingHybridForCausalLM": {
             "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+            "layer_types": [
+                "linear_attention",
+                "full_attention",
+                "linear_attention",
+                "full_attention",
+            ],
             "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
             "n_group": 1,
             "topk_group": 1,
@@ -215,7 +256,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "KimiLinearForCausalLM": {
             "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+            "layer_types": [
+                "linear_attention",
+                "full_attention",
+                "linear_attention",
+                "full_attention",
+            ],
             "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
             "num_experts_per_token": 2,
             "num_expert_group": 1,
@@ -248,7 +294,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "OlmoHybridForCausalLM": {
             "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+            "layer_types": [
+                "linear_attention",
+                "full_attention",
+                "linear_attention",
+                "full_attention",
+            ],
         },
         "Qwen3_5ForCausalLM": {
             "num_hidden_layers": 4,
@@ -274,7 +325,10 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3, "lru_width": 32},
         "RwkvForCausalLM": {"num_hidden_layers": 8},
         "xLSTMForCausalLM": {},
-        "ZambaForCausalLM": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
+        "ZambaForCausalLM": {
+            "num_hidden_layers": 4,
+            "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        },
         "Zamba2ForCausalLM": {
             "num_hidden_layers": 4,
             "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
@@ -466,7 +520,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
             "num_conv_pos_embedding_groups": 2,
         },
         "WhisperModel": {"max_source_positions": 12, "max_target_positions": 64, "num_mel_bins": 8},
-        "WhisperForConditionalGeneration": {"max_source_positions": 12, "max_target_positions": 64, "num_mel_bins": 8},
+        "WhisperForConditionalGeneration": {
+            "max_source_positions": 12,
+            "max_target_positions": 64,
+            "num_mel_bins": 8,
+        },
         "Speech2TextForConditionalGeneration": {},
         "MoonshineForConditionalGeneration": {},
     },
@@ -479,12 +537,20 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "LlavaOnevisionForConditionalGeneration": {},
         "Qwen2VLForConditionalGeneration": {
             "text_config": {
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [1, 1, 2],
+                }
             }
         },
         "Qwen2_5_VLForConditionalGeneration": {
             "text_config": {
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [1, 1, 2],
+                }
             }
         },
         "Qwen3VLForConditionalGeneration": {},
@@ -505,7 +571,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
                 "head_dim": 8,
                 "global_head_dim": 16,
                 "num_global_key_value_heads": 1,
-                "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+                "layer_types": [
+                    "sliding_attention",
+                    "full_attention",
+                    "sliding_attention",
+                    "full_attention",
+                ],
                 "hidden_size_per_layer_input": 8,
                 "num_kv_shared_layers": 0,
             }
@@ -515,7 +586,9 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "Idefics3ForConditionalGeneration": {},
         "Mistral3ForConditionalGeneration": {},
         "InternVLForConditionalGeneration": {},
-        "Llama4ForConditionalGeneration": {"text_config": {"num_hidden_layers": 4, "interleave_moe_layer_step": 2}},
+        "Llama4ForConditionalGeneration": {
+            "text_config": {"num_hidden_layers": 4, "interleave_moe_layer_step": 2}
+        },
         "BlipModel": {},
         "Qwen2AudioForConditionalGeneration": {},
         "AyaVisionForConditionalGeneration": {},
@@ -538,7 +611,15 @@ FLAGS = {name: flags for group in GROUPS.values() for name, flags in group.items
 
 
 #: Sizes that are set only where a family's default sets them.
-WHERE_SET = ("sliding_window", "head_dim", "n_group", "topk_group", "q_lora_rank", "kv_lora_rank", "n_inner")
+WHERE_SET = (
+    "sliding_window",
+    "head_dim",
+    "n_group",
+    "topk_group",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "n_inner",
+)
 
 
 def small(kind: type, flags: Mapping[str, Any]) -> Any:
@@ -547,11 +628,17 @@ def small(kind: type, flags: Mapping[str, Any]) -> Any:
     given = kind()
     values = given.to_dict()
     names = takes | set(vars(given))
-    heads = next((values[n] for n in ("num_attention_heads", "n_head") if values.get(n) is not None), None)
+    heads = next(
+        (values[n] for n in ("num_attention_heads", "n_head") if values.get(n) is not None), None
+    )
     made: dict[str, Any] = {}
     for name, size in SIZES.items():
         was = values.get(name)
-        if name not in names or name in getattr(kind, "attribute_map", {}) or (name in WHERE_SET and not was):
+        if (
+            name not in names
+            or name in getattr(kind, "attribute_map", {})
+            or (name in WHERE_SET and not was)
+        ):
             continue
         made[name] = 4 if name in ("num_key_value_heads", "num_kv_heads") and was == heads else size
     for name in getattr(kind, "sub_configs", {}):

@@ -18,13 +18,34 @@ import tokenize
 from pathlib import Path
 
 ROOMS = ("layerscope", "hooks", "probes", "experiments")
-VAGUE = {"found", "mine", "own", "held", "told", "said", "more", "some", "made", "shown", "kept", "there", "here"}
+VAGUE = {
+    "found",
+    "mine",
+    "own",
+    "held",
+    "told",
+    "said",
+    "more",
+    "some",
+    "made",
+    "shown",
+    "kept",
+    "there",
+    "here",
+}
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def code_lines(text: str) -> int:
     """Lines that hold a token of code."""
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    skipped = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in skipped:
@@ -34,7 +55,11 @@ def code_lines(text: str) -> int:
 
 def assigned_names(tree: ast.AST) -> list[str]:
     """Every name that a value is given."""
-    return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return [
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
 
 
 def imports_of(path: Path, root: Path) -> set[str]:
@@ -44,7 +69,10 @@ def imports_of(path: Path, root: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             start = here[: -node.level] if node.level else ()
-            names |= {".".join(filter(None, (*start, node.module or "", alias.name))) for alias in node.names}
+            names |= {
+                ".".join(filter(None, (*start, node.module or "", alias.name)))
+                for alias in node.names
+            }
     return {name for name in names if name.startswith("experiments.")}
 
 
@@ -93,11 +121,21 @@ def spellings(root: Path) -> float:
         "ask",
         "prune",
     )
-    files = [path for room in ROOMS for path in (root / room).rglob("*.py") if f"{'/'}demo{'/'}" not in str(path)]
+    files = [
+        path
+        for room in ROOMS
+        for path in (root / room).rglob("*.py")
+        if f"{'/'}demo{'/'}" not in str(path)
+    ]
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     counts = []
     for command in commands:
-        strings = (f'"{command}"', f"{command.capitalize()}Options", f"{command.capitalize()}Config", f"{command}_page")
+        strings = (
+            f'"{command}"',
+            f"{command.capitalize()}Options",
+            f"{command.capitalize()}Config",
+            f"{command}_page",
+        )
         outside = {path for path, text in texts.items() if any(s in text for s in strings)}
         counts.append(len({path for path in outside if f"studies/{command}/" not in str(path)}))
     return statistics.mean(counts)
@@ -125,7 +163,9 @@ def main(root: Path) -> None:
     n_rooms, circles = in_circles(root)
     vague = sum(name in VAGUE for name in names) / len(names)
     print(f"lines of code             {lines:,}")
-    print(f"nodes a line, median      {statistics.median(densities):.1f} (functions of 5 lines or more)")
+    print(
+        f"nodes a line, median      {statistics.median(densities):.1f} (functions of 5 lines or more)"
+    )
     print(f"comments per 1,000        {1000 * comments / lines:.0f}")
     print(f"comprehensions per 1,000  {1000 * comprehensions / lines:.0f}")
     print(f"vague names               {vague:.1%} of {len(names):,} assignments")

@@ -58,7 +58,9 @@ def examined(name: str, full: bool = True) -> Row:
     for column, oracle in oracles.ORACLES.items():
         try:
             found = oracle(model, inputs)
-        except Exception as error:  # a model without eager attention, or that returns no hidden states
+        except (
+            Exception
+        ) as error:  # a model without eager attention, or that returns no hidden states
             row.columns[column] = f"? {type(error).__name__}: {str(error)[:80]}"
             continue
         worst = max(found.values(), default=0.0)
@@ -93,7 +95,9 @@ def page(rows: Iterable[Row]) -> str:
     for group, members in zoo.GROUPS.items():
         columns = list(oracles.ORACLES)
         lines += ["", f"## {group[0].upper()}{group[1:]}", ""]
-        lines += ["| class | model type | map | sites | " + " | ".join(columns) + " | doctor | missing |"]
+        lines += [
+            "| class | model type | map | sites | " + " | ".join(columns) + " | doctor | missing |"
+        ]
         lines += ["|---" * (len(columns) + 6) + "|"]
         for name in (n for n in members if n in by_name):
             row = by_name[name]
@@ -105,7 +109,13 @@ def page(rows: Iterable[Row]) -> str:
                 + " | ".join(cells)
                 + f" | {row.quick}/{row.full} | {', '.join(map(str, why))} |".replace("| /", "| -")
             )
-    lines += ["", "## Why a part is missing", "", *(f"{number}. {text}" for text, number in reasons.items()), ""]
+    lines += [
+        "",
+        "## Why a part is missing",
+        "",
+        *(f"{number}. {text}" for text, number in reasons.items()),
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -131,7 +141,10 @@ def _reasons(row: Row) -> list[str]:
     for part, reason in row.missing.items():
         text = reason.partition(":")[2].strip() if reason.startswith("not in blocks") else reason
         by_reason.setdefault(
-            "some blocks only: the others " + text.removeprefix("they ") if text != reason else text, []
+            "some blocks only: the others " + text.removeprefix("they ")
+            if text != reason
+            else text,
+            [],
         ).append(part)
     return [f"`{'`, `'.join(parts)}`: {reason}" for reason, parts in by_reason.items()]
 
@@ -152,6 +165,15 @@ if __name__ == "__main__":
             with store.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(made)) + "\n")
         shown: dict[str, Any] = {c: v for c, v in made.columns.items() if v not in ("ok", "")}
-        print(name, made.sites, made.quick, made.full, f"{made.seconds:.1f} s", shown or "", made.failed, flush=True)
+        print(
+            name,
+            made.sites,
+            made.quick,
+            made.full,
+            f"{made.seconds:.1f} s",
+            shown or "",
+            made.failed,
+            flush=True,
+        )
     if not asked:
         DOCS.write_text(page(done), encoding="utf-8")

@@ -111,7 +111,9 @@ class WordTotals:
             arcs, n_shared = _arcs(sentence, line, subject.causal)
             named.append(arcs)
             self._n_shared += n_shared
-        self._first = 1 if subject.causal else 0  # the first word of a causal model has no other to look at
+        self._first = (
+            1 if subject.causal else 0
+        )  # the first word of a causal model has no other to look at
         self.kinds = self._frequent(named, least)
         place = {kind: i for i, kind in enumerate(self.kinds)}
         self._arcs = [[(place[k], q, key) for k, q, key in line if k in place] for line in named]
@@ -125,7 +127,9 @@ class WordTotals:
             halves[group % 2].update({kind for kind, _, _ in line})
         return sorted(kind for kind in halves[0] if min(halves[0][kind], halves[1][kind]) >= least)
 
-    def _count(self) -> tuple[Float[np.ndarray, "kind group"], Float[np.ndarray, "kind group offset"]]:
+    def _count(
+        self,
+    ) -> tuple[Float[np.ndarray, "kind group"], Float[np.ndarray, "kind group offset"]]:
         """Arcs of each kind, and those at each offset."""
         n = np.zeros((len(self.kinds), self._n_groups))
         by_offset = np.zeros((*n.shape, len(OFFSETS)))
@@ -141,11 +145,15 @@ class WordTotals:
         spans = [[s for s in line if s is not None] for line in batch.spans(self._layout.spans)]
         length, most = batch.input_ids.shape[1], max(map(len, spans))
         self._member = torch.zeros(len(spans), length, most)
-        self._same = torch.zeros(len(spans), most, most, dtype=torch.bool)  # words that are the same tokens
+        self._same = torch.zeros(
+            len(spans), most, most, dtype=torch.bool
+        )  # words that are the same tokens
         for row, line in enumerate(spans):
             for word, span in enumerate(line):
                 self._member[row, span, word] = 1
-                self._same[row, word, [other for other, its in enumerate(line) if its == span]] = True
+                self._same[row, word, [other for other, its in enumerate(line) if its == span]] = (
+                    True
+                )
         arcs = [(row, *arc) for row, text in enumerate(batch.rows) for arc in self._arcs[text]]
         table = torch.tensor(arcs, dtype=torch.long).reshape(-1, 4)
         self._rows, self._kind, self._query, self._key = table.unbind(1)
@@ -162,7 +170,9 @@ class WordTotals:
             member, visible = self._member.to(value.device), value.isfinite().float()
             self._hidden = (member.transpose(1, 2) @ visible @ member) == 0
             self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
-            self._hidden |= self._same.to(value.device)  # as a word does not count as what it attends to itself
+            self._hidden |= self._same.to(
+                value.device
+            )  # as a word does not count as what it attends to itself
             return
         best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
         if self._hits is None:
@@ -184,9 +194,13 @@ class WordTotals:
         if self._hits is None:
             raise InputError("expected sentences with words, got none")
         shape = (len(self.layers), len(self.kinds), self._n_groups, self._hits.shape[-1])
-        hits = self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()  # kind group layer head
+        hits = (
+            self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()
+        )  # kind group layer head
         chooses = np.arange(self._n_groups) % 2 == 1
-        boot = ClusterBootstrap(np.arange((~chooses).sum()), seed=seed) if (~chooses).any() else None
+        boot = (
+            ClusterBootstrap(np.arange((~chooses).sum()), seed=seed) if (~chooses).any() else None
+        )
         scores = _Scores(self.layers, self.kinds, hits, self._n, self._by_offset, chooses, boot)
         places = self._places.permute(1, 0, 2).numpy()
         favourite = places.argmax(0)
@@ -219,7 +233,9 @@ def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> tu
         if spans[have[dependent]] == spans[have[governor]]:
             n_shared += 1
             continue
-        for direction, (query, key) in zip(DIRECTIONS, ((dependent, governor), (governor, dependent)), strict=True):
+        for direction, (query, key) in zip(
+            DIRECTIONS, ((dependent, governor), (governor, dependent)), strict=True
+        ):
             if not (causal and key > query):
                 arcs.append(((word.deprel, direction), query, key))
     return arcs, n_shared
@@ -258,7 +274,9 @@ class _Scores:
         chosen = self.hits[:, self.chooses].sum(1)
         out = []
         for kind in range(len(self.kinds)):
-            layer, head = (int(i) for i in np.unravel_index(int(chosen[kind].argmax()), chosen.shape[1:]))
+            layer, head = (
+                int(i) for i in np.unravel_index(int(chosen[kind].argmax()), chosen.shape[1:])
+            )
             out.append(self._score(kind, layer, head))
         return out
 

@@ -36,8 +36,15 @@ def roles(record: Mapping[str, Any]) -> list[str]:
     if record.get("relation"):
         out.append(f"{record['relation']} {record['direction']}")
     masses = [name for key, (least, name) in MASSES.items() if (record.get(key) or 0.0) >= least]
-    if (record.get("positional") or 0.0) >= POSITIONAL and not {"previous token", "next token"} & set(masses):
-        out.append({-1: "previous word", 1: "next word"}.get(record["offset"], f"word at {record['offset']:+d}"))
+    if (record.get("positional") or 0.0) >= POSITIONAL and not {
+        "previous token",
+        "next token",
+    } & set(masses):
+        out.append(
+            {-1: "previous word", 1: "next word"}.get(
+                record["offset"], f"word at {record['offset']:+d}"
+            )
+        )
     out += masses
     if (record.get("entropy") or 0.0) >= BROAD:
         out.append("uniform")

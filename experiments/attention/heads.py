@@ -56,7 +56,9 @@ def deal(n: int, seed: int, groups: int = GROUPS) -> Int[np.ndarray, " n"]:
 def punctuation(text: Encoded) -> list[bool]:
     """Whether each token is nothing but punctuation."""
     pieces = [text.text[start:end].strip() for start, end in text.offsets]
-    return [bool(piece) and all(unicodedata.category(c)[0] == "P" for c in piece) for piece in pieces]
+    return [
+        bool(piece) and all(unicodedata.category(c)[0] == "P" for c in piece) for piece in pieces
+    ]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class HeadStatistics:
     def value(self, name: str) -> Float[np.ndarray, "layer head"]:
         """One statistic of every head."""
         total = self.sums.sum(1)
-        return _divide(total[:, COLUMNS.index(name)], total[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))])
+        return _divide(
+            total[:, COLUMNS.index(name)],
+            total[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))],
+        )
 
     def intervals(self, seed: int = 0) -> dict[str, tuple[Float[np.ndarray, "layer head"], ...]]:
         """Low and high end of every statistic's interval."""
@@ -103,7 +108,8 @@ class HeadStatistics:
         """What uniform attention would score: the value to compare a mass with."""
         return {
             name: _divide(
-                self.uniform[:, COLUMNS.index(name)], self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))]
+                self.uniform[:, COLUMNS.index(name)],
+                self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))],
             )
             for name in self.names
             if name not in OF_NORM and name != "output"
@@ -117,7 +123,9 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 class HeadTotals:
     """Makes the sums of `HeadStatistics` in one pass."""
 
-    def __init__(self, subject: Subject, encoded: Sequence[Encoded], groups: Int[np.ndarray, " n"]) -> None:
+    def __init__(
+        self, subject: Subject, encoded: Sequence[Encoded], groups: Int[np.ndarray, " n"]
+    ) -> None:
         self.layers = layers_with_patterns(subject.model)
         self.grams = grams_of(subject.model, self.layers)
         self.parts = (PATTERN, VISIBLE, *((VALUE, OUTPUT) if self.grams else ()))
@@ -132,7 +140,9 @@ class HeadTotals:
         """Find the runs of the batch, and forget the last one's."""
         self._batch = batch
         self._visible: Tensor | None = None
-        self._alike: tuple[Tensor, Tensor] | None = None  # what the last layer's queries saw, and its uniform sums
+        self._alike: tuple[Tensor, Tensor] | None = (
+            None  # what the last layer's queries saw, and its uniform sums
+        )
 
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Add one layer's batch."""
@@ -159,7 +169,11 @@ class HeadTotals:
         assert self._visible is not None
         table, most = self._table(pattern.shape[1]), max(1, BLOCK // max(pattern[0].numel(), 1))
         known = self._alike is not None and torch.equal(self._alike[0], self._visible)
-        made = self._alike[1] if known and self._alike is not None else torch.zeros(len(COLUMNS), dtype=torch.float64)
+        made = (
+            self._alike[1]
+            if known and self._alike is not None
+            else torch.zeros(len(COLUMNS), dtype=torch.float64)
+        )
         sinks = sink_of(pattern) if self._has_sink else None
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]
@@ -170,10 +184,17 @@ class HeadTotals:
             sums = pattern_sums(part, visible, run.words, marks, weights, sink)
             table[layer].index_add_(0, self._groups[run.texts], sums.double().cpu())
             if not known:
-                places = (visible.sum(-1, keepdim=True).clamp(min=1) + (sink is not None))[:, None].float()
+                places = (visible.sum(-1, keepdim=True).clamp(min=1) + (sink is not None))[
+                    :, None
+                ].float()
                 alike = visible[:, None].float() / places
                 none = None if sink is None else 1 / places[..., 0]
-                made += pattern_sums(alike, visible, run.words, marks, None, none).double().sum((0, 2)).cpu()
+                made += (
+                    pattern_sums(alike, visible, run.words, marks, None, none)
+                    .double()
+                    .sum((0, 2))
+                    .cpu()
+                )
         self._uniform[layer] += made
         self._alike = (self._visible, made)
 
@@ -191,7 +212,11 @@ class HeadTotals:
         if self._sums is None:
             raise InputError("expected texts with tokens of their own, got none")
         return HeadStatistics(
-            self.layers, self._sums.numpy(), self._uniform.numpy(), self.grams is not None, self._has_sink
+            self.layers,
+            self._sums.numpy(),
+            self._uniform.numpy(),
+            self.grams is not None,
+            self._has_sink,
         )
 
 
@@ -256,7 +281,9 @@ def pattern_sums(
 
 
 def _diagonal(
-    attention: Float[Tensor, "batch head query key"], counted: Float[Tensor, "batch query"], offset: int
+    attention: Float[Tensor, "batch head query key"],
+    counted: Float[Tensor, "batch query"],
+    offset: int,
 ) -> Float[Tensor, "batch head"]:
     """Attention on the key at a fixed place from the query, summed over queries that have one."""
     line = attention.diagonal(offset, -2, -1)

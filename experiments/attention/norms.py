@@ -44,14 +44,18 @@ def gram(weights: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d
     return wide @ wide.transpose(1, 2)
 
 
-def grams_of(model: nn.Module, layers: Sequence[int]) -> list[Float[Tensor, "head d_head d_head"]] | None:
+def grams_of(
+    model: nn.Module, layers: Sequence[int]
+) -> list[Float[Tensor, "head d_head d_head"]] | None:
     """The `gram` of each of these blocks; None where the values or the output projection of one cannot be read."""
     grams = [gram(weights) for n in layers if (weights := output_weights(model, n)) is not None]
     has_values = set(sites(model)).issuperset(f"blocks.{n}.{VALUE}" for n in layers)
     return grams if has_values and len(grams) == len(layers) else None
 
 
-def norms(states: Float[Tensor, "batch pos any_head d_head"], grams: Float[Tensor, "head d_head d_head"]) -> Tensor:
+def norms(
+    states: Float[Tensor, "batch pos any_head d_head"], grams: Float[Tensor, "head d_head d_head"]
+) -> Tensor:
     """‖states W_O‖ of each head, ``batch head pos``; values of grouped heads are read by every head of the group."""
     n_heads = len(grams)
     wide = states.float().transpose(1, 2)

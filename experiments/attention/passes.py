@@ -72,7 +72,9 @@ class Run:
 
 def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Iterator[Run]:
     """The batch in runs of at most ``most`` rows; texts without a token of their own are left out."""
-    shapes = [_shape(encoded[row], shift) for row, shift in zip(batch.rows, batch.shifts, strict=True)]
+    shapes = [
+        _shape(encoded[row], shift) for row, shift in zip(batch.rows, batch.shifts, strict=True)
+    ]
     start = 0
     for shape, group in itertools.groupby(shapes):
         stop = start + len(list(group))
@@ -80,7 +82,9 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
         if end > lead:
             for at in range(start, stop, most):
                 rows = slice(at, min(at + most, stop))
-                yield Run(rows, list(batch.rows[rows]), slice(shift, shift + length), slice(lead, end))
+                yield Run(
+                    rows, list(batch.rows[rows]), slice(shift, shift + length), slice(lead, end)
+                )
         start = stop
 
 
@@ -89,7 +93,9 @@ def sink_of(value: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch q
     return (1 - value.float().sum(-1)).clamp(min=0)
 
 
-def with_sink(rows: Float[Tensor, "*batch key"], layer_has_sink: bool) -> Float[Tensor, "*batch place"]:
+def with_sink(
+    rows: Float[Tensor, "*batch key"], layer_has_sink: bool
+) -> Float[Tensor, "*batch place"]:
     """Rows of weights and, behind those of a softmax with a learned sink, the weight that no token gets."""
     return torch.cat([rows, sink_of(rows)[..., None]], dim=-1) if layer_has_sink else rows
 
@@ -97,7 +103,10 @@ def with_sink(rows: Float[Tensor, "*batch key"], layer_has_sink: bool) -> Float[
 def layers_with_sink(model: nn.Module) -> list[bool]:
     """Of each layer with patterns, whether its softmax has a learned sink, a logit that is no token (gpt-oss)."""
     places = anatomy(model).places
-    modules = [model.get_submodule(places[f"blocks.{layer}.{PATTERN}"].path) for layer in layers_with_patterns(model)]
+    modules = [
+        model.get_submodule(places[f"blocks.{layer}.{PATTERN}"].path)
+        for layer in layers_with_patterns(model)
+    ]
     return [getattr(module, "sinks", None) is not None for module in modules]
 
 
@@ -109,7 +118,11 @@ def _shape(text: Encoded, shift: int) -> tuple[int, int, int, int]:
 
 def layers_with_patterns(model: nn.Module) -> list[int]:
     """The blocks whose attention can be seen, in order."""
-    return [layer for name in sites(model, f"blocks.*.{PATTERN}") if (layer := Site(name).layer) is not None]
+    return [
+        layer
+        for name in sites(model, f"blocks.*.{PATTERN}")
+        if (layer := Site(name).layer) is not None
+    ]
 
 
 def pass_over(
@@ -147,7 +160,11 @@ def pass_over(
             reducer.begin(batch)
         with (
             torch.inference_mode(),
-            observe(subject.model, *(f"blocks.*.{part}" for part in wanted), see=partial(see, batch=batch)),
+            observe(
+                subject.model,
+                *(f"blocks.*.{part}" for part in wanted),
+                see=partial(see, batch=batch),
+            ),
         ):
             subject.forward(batch)
         for reducer in reducers:
@@ -155,7 +172,9 @@ def pass_over(
         advance(len(batch))
 
 
-def _require_numbers(subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor) -> None:
+def _require_numbers(
+    subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor
+) -> None:
     """Raise `InputError` for a pattern that is NaN at a token of a text; padding may be anything."""
     if not bool(value.sum().isnan()):
         return

@@ -23,7 +23,11 @@ from ..subject import Subject
 
 
 def repeated_tokens(
-    subject: Subject, length: int = 50, texts: int = 10, seed: int = 0, vocabulary: Sequence[int] | None = None
+    subject: Subject,
+    length: int = 50,
+    texts: int = 10,
+    seed: int = 0,
+    vocabulary: Sequence[int] | None = None,
 ) -> Int[Tensor, "texts pos"]:
     """Random tokens twice in a row, between what the model's texts begin and end with.
 
@@ -34,10 +38,15 @@ def repeated_tokens(
     lead, end = _around(subject)
     length = min(length, (subject.max_length - len(lead) - len(end)) // 2)
     if vocabulary is None:
-        vocabulary = sorted(set(range(len(subject.tokenizer))) - set(subject.tokenizer.all_special_ids))
+        vocabulary = sorted(
+            set(range(len(subject.tokenizer))) - set(subject.tokenizer.all_special_ids)
+        )
     pool, generator = torch.tensor(vocabulary), torch.Generator().manual_seed(seed)
     drawn = pool[torch.randint(len(pool), (texts, length), generator=generator)]
-    return torch.cat([torch.tensor([lead] * texts).long(), drawn, drawn, torch.tensor([end] * texts).long()], dim=1)
+    return torch.cat(
+        [torch.tensor([lead] * texts).long(), drawn, drawn, torch.tensor([end] * texts).long()],
+        dim=1,
+    )
 
 
 def _around(subject: Subject) -> tuple[list[int], list[int]]:
@@ -49,7 +58,11 @@ def _around(subject: Subject) -> tuple[list[int], list[int]]:
 
 
 def repetition_scores(
-    subject: Subject, length: int = 50, texts: int = 10, seed: int = 0, vocabulary: Sequence[int] | None = None
+    subject: Subject,
+    length: int = 50,
+    texts: int = 10,
+    seed: int = 0,
+    vocabulary: Sequence[int] | None = None,
 ) -> dict[str, Float[np.ndarray, "layer head"]]:
     """The scores ``previous``, ``duplicate`` and ``induction`` of every head.
 
@@ -71,7 +84,9 @@ def repetition_scores(
         subject.model(input_ids=ids, attention_mask=torch.ones_like(ids))
         for site in names:
             for name, (queries, back) in offsets.items():
-                by_layer[name].append(acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy())
+                by_layer[name].append(
+                    acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy()
+                )
     scores = {name: np.stack(rows) for name, rows in by_layer.items()}
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(

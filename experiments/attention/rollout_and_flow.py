@@ -15,7 +15,9 @@ UNIT = 1_000_000
 """Flows are found in whole numbers of a millionth."""
 
 
-def _with_residual(patterns: Float[np.ndarray, "layer head query key"]) -> Float[np.ndarray, "layer query key"]:
+def _with_residual(
+    patterns: Float[np.ndarray, "layer head query key"],
+) -> Float[np.ndarray, "layer query key"]:
     return 0.5 * patterns.mean(1) + 0.5 * np.eye(patterns.shape[-1])
 
 

@@ -67,7 +67,10 @@ class SimilarityTotals:
         pieces = []
         for run in runs(self._batch, self._encoded):
             n = run.queries.stop - run.queries.start
-            picked = torch.linspace(min(1, n - 1), n - 1, min(ROWS, max(n - 1, 1))).long() + run.queries.start
+            picked = (
+                torch.linspace(min(1, n - 1), n - 1, min(ROWS, max(n - 1, 1))).long()
+                + run.queries.start
+            )
             rows = value[run.rows, :, picked, run.keys].float()
             rows = with_sink(rows, self._sinks[layer])
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()

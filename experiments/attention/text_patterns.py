@@ -25,7 +25,9 @@ MOST = 3 << 20
 """Weights that a page holds."""
 
 
-def text_patterns(subject: Subject, texts: Sequence[Encoded], most: int = 1 << 20) -> dict[str, Any] | None:
+def text_patterns(
+    subject: Subject, texts: Sequence[Encoded], most: int = 1 << 20
+) -> dict[str, Any] | None:
     """Every head's attention on the shortest of some texts; None for more than ``most`` weights.
 
     Returns:
@@ -52,7 +54,9 @@ class ShownText:
     weights: str = entry("attention weights by layer, head, query, key")
     rollout: str = entry("rollout through all layers, by query and key")
     flow: str = entry("flow through all layers, by query and key", default="")
-    norms: str = entry("size of each key's value as a share of the head's largest, by layer, head, key", default="")
+    norms: str = entry(
+        "size of each key's value as a share of the head's largest, by layer, head, key", default=""
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +68,18 @@ class ShownTexts:
     texts: list[ShownText] = entry("the texts")
 
 
-def shown_texts(subject: Subject, texts: Sequence[Encoded], count: int, with_flow: bool = False) -> ShownTexts:
+def shown_texts(
+    subject: Subject, texts: Sequence[Encoded], count: int, with_flow: bool = False
+) -> ShownTexts:
     """Every head's attention on the first texts of a length that is pleasant to look at, as many as a page holds.
 
     Args:
         count: texts at most.
         with_flow: also the flow through all layers, which takes its time.
     """
-    pleasant = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]] or [min(texts, key=len)]
+    pleasant = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]] or [
+        min(texts, key=len)
+    ]
     room, heads = MOST, 0
     shown: list[ShownText] = []
     for text in pleasant[:count]:
@@ -132,4 +140,6 @@ def _run(
     patterns = torch.stack([acts[name][0].float().cpu() for name in looks])
     if not grams:
         return patterns, None
-    return patterns, torch.stack([norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]).cpu()
+    return patterns, torch.stack(
+        [norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]
+    ).cpu()

@@ -24,7 +24,10 @@ NEIGHBOURS = 200
 
 
 def word_path(
-    start: Float[Tensor, " d"], end: Float[Tensor, " d"], table: Float[Tensor, "vocab d"], steps: int
+    start: Float[Tensor, " d"],
+    end: Float[Tensor, " d"],
+    table: Float[Tensor, "vocab d"],
+    steps: int,
 ) -> Float[Tensor, "points d"]:
     """Points from one embedding to another, every coordinate monotone, each as near a word as the search finds.
 
@@ -57,8 +60,18 @@ def discretised(scorer: Scorer, options: Options) -> Found:
         values, slopes = slope.at(path)
         shares = -((slopes[1:] + slopes[:-1]) / 2 * path.diff(dim=0)).sum(0)
         change = float(values[0].double() - values[-1].double())
-        return shares, {"gap": float(shares.double().sum()) - change, "change": change, "baseline": float(values[-1])}
+        return shares, {
+            "gap": float(shares.double().sum()) - change,
+            "change": change,
+            "baseline": float(values[-1]),
+        }
 
     found, figures = each_part(scorer, options, method)
     way = f"{options.steps} steps between words to {options.start}"
-    return complete(found, {**figures, "steps": options.steps}, options, way, "more steps (--steps) make it smaller")
+    return complete(
+        found,
+        {**figures, "steps": options.steps},
+        options,
+        way,
+        "more steps (--steps) make it smaller",
+    )

@@ -41,7 +41,10 @@ class Endpoint:
     """
 
     subject: Subject
-    of: Callable[[Float[Tensor, "rows reads d"], Bool[Tensor, "rows reads"]], Float[Tensor, "rows slots classes"]]
+    of: Callable[
+        [Float[Tensor, "rows reads d"], Bool[Tensor, "rows reads"]],
+        Float[Tensor, "rows slots classes"],
+    ]
     whole: bool = False
     site: Site | None = None
     last: LastBlock | None = None
@@ -61,9 +64,15 @@ class Endpoint:
                 with contextlib.suppress(_Read):
                     forward(False)
             if tap.value is None:
-                raise AttributionError(f"{self.site} did not fire in a forward of {self.subject.name}")
+                raise AttributionError(
+                    f"{self.site} did not fire in a forward of {self.subject.name}"
+                )
             return tap.value
-        with contextlib.nullcontext() if self.last is None or reads is None else self.last.only(reads):
+        with (
+            contextlib.nullcontext()
+            if self.last is None or reads is None
+            else self.last.only(reads)
+        ):
             out = forward(self.whole)
         if not self.whole:
             return out.last_hidden_state
@@ -140,11 +149,18 @@ def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
     ids = torch.arange(1, 5, device=subject.device)[None]
     with torch.inference_mode():
         try:
-            parts, whole = head(subject.body(input_ids=ids).last_hidden_state), subject.model(input_ids=ids).logits
+            parts, whole = (
+                head(subject.body(input_ids=ids).last_hidden_state),
+                subject.model(input_ids=ids).logits,
+            )
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return None
         error = float((parts - whole).abs().max()) if parts.shape == whole.shape else float("inf")
-    return head if error <= max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max()) else None
+    return (
+        head
+        if error <= max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
+        else None
+    )
 
 
 def class_end(subject: Subject) -> Endpoint:

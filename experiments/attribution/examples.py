@@ -57,7 +57,9 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
         logits = clean_logits(question, part)[part.slots[0]].clone()
         logits[part.classes[0]] = -torch.inf
         rival = int(logits.argmax())
-        part = replace(part, slots=part.slots * 2, classes=(*part.classes, rival), weights=(1.0, -1.0))
+        part = replace(
+            part, slots=part.slots * 2, classes=(*part.classes, rival), weights=(1.0, -1.0)
+        )
         question = replace(question, parts=(part,), measure="logit")
         scorer = Scorer(question, scorer.batch_tokens)
     known = ordinary_tokens(question.subject)
@@ -74,7 +76,9 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
             gain = (table - x[at].float()) @ gradient[at]
             for best in gain.topk(min(CANDIDATES, len(known)), largest=False).indices.tolist():
                 rows.append((at, known[best]))
-        tried = [Row((*part.ids[:at], token, *part.ids[at + 1 :]), part.reads) for at, token in rows]
+        tried = [
+            Row((*part.ids[:at], token, *part.ids[at + 1 :]), part.reads) for at, token in rows
+        ]
         found = scorer(tried, part)
         best = int(found.argmin())
         if found[best] >= values[-1]:
@@ -96,7 +100,9 @@ def flippable(question: Question) -> Part:
     """
     part = question.parts[0]
     if len(question.parts) > 1 or part.weights not in ((1.0,), (1.0, -1.0)):
-        raise AttributionError(f"word flips: expected answers of one token, got the {question.name}")
+        raise AttributionError(
+            f"word flips: expected answers of one token, got the {question.name}"
+        )
     return part
 
 
@@ -119,7 +125,9 @@ def nearest(
         site: whose activations are compared.
     """
     if len(known) < 2:
-        raise AttributionError(f"nearest examples: expected at least 2 known texts, got {len(known)}")
+        raise AttributionError(
+            f"nearest examples: expected at least 2 known texts, got {len(known)}"
+        )
     vectors = _means(subject, [text, *(t for t, _ in known)], site)
     centred = torch.nn.functional.normalize(vectors - vectors[1:].mean(0), dim=1)
     cosines = centred[1:] @ centred[0]

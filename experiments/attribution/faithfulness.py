@@ -108,7 +108,9 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
     clean = run()
     worst = 0.0
     for draw in range(draws):
-        noise = radius * torch.randn(longest, table.shape[1], generator=torch.Generator().manual_seed(seed + draw))
+        noise = radius * torch.randn(
+            longest, table.shape[1], generator=torch.Generator().manual_seed(seed + draw)
+        )
 
         def moved(value: torch.Tensor, noise: torch.Tensor = noise) -> torch.Tensor:
             new = value.clone()
@@ -117,7 +119,9 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
 
         with intervene(subject.model, {EMBED: edits.function(moved, "noise")}):
             other = run()
-        worst = max(worst, float(np.linalg.norm(other - clean) / max(np.linalg.norm(clean), 1e-300)))
+        worst = max(
+            worst, float(np.linalg.norm(other - clean) / max(np.linalg.norm(clean), 1e-300))
+        )
     return worst
 
 

@@ -29,7 +29,18 @@ from .question import Part
 from .scorer import Row, Scorer
 from .units import AttributionError
 
-REMOVALS = ("delete", "mask", "pad", "word:W", "zero", "mean", "random", "noise", "resample", "propose")
+REMOVALS = (
+    "delete",
+    "mask",
+    "pad",
+    "word:W",
+    "zero",
+    "mean",
+    "random",
+    "noise",
+    "resample",
+    "propose",
+)
 DRAWN = ("random", "noise", "resample", "propose")
 NOISE = 3.0
 """Standard deviations of the embedding that ``noise`` adds (Meng et al. 2022)."""
@@ -95,14 +106,18 @@ class Game:
             out += self.scorer(rows, part).reshape(self.draws, len(kept))
         return out
 
-    def _row(self, part: Part, runs: Sequence[_Run], fill: dict[int, tuple[int, ...]], keep: Any) -> Row:
+    def _row(
+        self, part: Part, runs: Sequence[_Run], fill: dict[int, tuple[int, ...]], keep: Any
+    ) -> Row:
         ids: list[int] = []
         moved: dict[int, int] = {}
         for run in runs:
             there = run.unit is None or keep[run.unit]
             new = run.ids if there else fill[run.start]
             for offset in range(len(run.ids)):
-                moved[run.start + offset] = len(ids) + offset if there or len(new) == len(run.ids) else -1
+                moved[run.start + offset] = (
+                    len(ids) + offset if there or len(new) == len(run.ids) else -1
+                )
             ids += new
         moved[len(part.ids)] = len(ids)
         # With back, what stands before the anchor now, whatever that is.
@@ -113,7 +128,9 @@ class Game:
             )
         return Row(tuple(ids), reads)
 
-    def _plan(self, part: Part, generator: torch.Generator) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
+    def _plan(
+        self, part: Part, generator: torch.Generator
+    ) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
         """The row cut into runs, and for each draw what takes each run's place."""
         owner = {at: unit for unit, own in enumerate(part.tokens) for at in own}
         runs: list[_Run] = []
@@ -137,9 +154,15 @@ class Game:
                 f"removal 'pad': {type(subject.model).__name__} reads the last token that is no pad: choose delete, zero or mean"
             )
         if kind in ("mask", "pad"):
-            token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
+            token = (
+                subject.pad_id
+                if kind == "pad"
+                else getattr(subject.tokenizer, "mask_token_id", None)
+            )
             if token is None:
-                raise AttributionError(f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean")
+                raise AttributionError(
+                    f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean"
+                )
             return lambda run: (int(token),) * len(run.ids)
         if kind.startswith("word:"):
             word = spelled(subject, kind.removeprefix("word:"))
@@ -148,7 +171,9 @@ class Game:
             return lambda run: word
         if kind == "resample":
             known = torch.tensor(ordinary_tokens(subject))
-            return lambda run: tuple(known[torch.randint(len(known), (len(run.ids),), generator=generator)].tolist())
+            return lambda run: tuple(
+                known[torch.randint(len(known), (len(run.ids),), generator=generator)].tolist()
+            )
         if kind == "propose" and (other := self._proposer) is not None:
             first = {own[0]: unit for unit, own in enumerate(part.tokens)}
             return lambda run: other.draw(first[run.start], generator) if run.start in first else ()
@@ -187,7 +212,9 @@ def default_removal(scorer: Scorer) -> str:
     for part in question.parts:
         owned = {at for own in part.tokens for at in own}
         first = min(set(range(len(part.ids))) - owned, default=len(part.ids))
-        if first > min(owned) or (not part.back and any(anchor in owned for anchor in part.anchors)):
+        if first > min(owned) or (
+            not part.back and any(anchor in owned for anchor in part.anchors)
+        ):
             return "mean"
     return "delete"
 
@@ -197,17 +224,28 @@ def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_
     layer = _embedding_layer(subject)
     ids = torch.arange(len(layer.weight)) if ids is None else ids
     with torch.no_grad():
-        return layer.forward(ids.to(layer.weight.device))  # past its hooks: nothing that is put there for a while
+        return layer.forward(
+            ids.to(layer.weight.device)
+        )  # past its hooks: nothing that is put there for a while
 
 
 def _embedding_layer(subject: Any) -> Any:
     layer = subject.model.get_input_embeddings()
-    if not isinstance(getattr(layer, "weight", None), Tensor) or not layer.weight.is_floating_point():
-        raise AttributionError(f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)")
+    if (
+        not isinstance(getattr(layer, "weight", None), Tensor)
+        or not layer.weight.is_floating_point()
+    ):
+        raise AttributionError(
+            f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)"
+        )
     return layer
 
 
 def ordinary_tokens(subject: Any) -> list[int]:
     """The ids of tokens that are not special."""
     special = set(subject.tokenizer.all_special_ids)
-    return [i for i in range(min(len(subject.tokenizer), len(_embedding_layer(subject).weight))) if i not in special]
+    return [
+        i
+        for i in range(min(len(subject.tokenizer), len(_embedding_layer(subject).weight)))
+        if i not in special
+    ]

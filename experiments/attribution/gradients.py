@@ -62,7 +62,9 @@ class Slope:
         self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
         return acts[self.site][0].clone()
 
-    def at(self, points: Float[Tensor, "points pos *site"]) -> tuple[Float[Tensor, " points"], Tensor]:
+    def at(
+        self, points: Float[Tensor, "points pos *site"]
+    ) -> tuple[Float[Tensor, " points"], Tensor]:
         """Values and gradients where the site has these values."""
         values, slopes = [], []
         size = max(1, self.scorer.batch_tokens // len(self.part.ids))
@@ -79,7 +81,9 @@ class Slope:
                     ) from None
             values.append(value.detach())
             slopes.append(slope)
-        self.scorer.cost += Cost(len(points), len(points), len(points), len(points) * len(self.part.ids))
+        self.scorer.cost += Cost(
+            len(points), len(points), len(points), len(points) * len(self.part.ids)
+        )
         return torch.cat(values), torch.cat(slopes)
 
     def values(self, points: Float[Tensor, "points pos *site"]) -> Float[Tensor, " points"]:
@@ -88,13 +92,17 @@ class Slope:
         for some in points.split(max(1, self.scorer.batch_tokens // len(self.part.ids))):
             with self.put(some):
                 batch = row_batch(self.question, self.part, len(some))
-                found.append(part_values(self.question, self.part, batch, few=self.site.name == EMBED))
+                found.append(
+                    part_values(self.question, self.part, batch, few=self.site.name == EMBED)
+                )
         self.scorer.cost += Cost(len(points), len(points), 0, len(points) * len(self.part.ids))
         return torch.cat(found)
 
     def value(self, rows: int, few: bool = False) -> Float[Tensor, " rows"]:
         """The part's value on copies of its row, in their graph."""
-        return part_values(self.question, self.part, row_batch(self.question, self.part, rows), grad=True, few=few)
+        return part_values(
+            self.question, self.part, row_batch(self.question, self.part, rows), grad=True, few=few
+        )
 
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:
@@ -141,7 +149,9 @@ def _site(question: Question, options: Options) -> Site:
         return Site(EMBED)
     (site, *others) = sites_of(question, options.site)
     if others:
-        raise AttributionError(f"site {options.site}: expected one place, it means {1 + len(others)}")
+        raise AttributionError(
+            f"site {options.site}: expected one place, it means {1 + len(others)}"
+        )
     return site
 
 
@@ -153,23 +163,31 @@ def sites_of(question: Question, site: SiteLike) -> list[Site]:
     """
     found = list(locate(question.subject.model, site))
     if pairs := [s for s in found if s.part.endswith(("hook_attn_scores", "hook_pattern"))]:
-        raise AttributionError(f"site {pairs[0]}: expected a value of each position, it has one of each pair of them")
+        raise AttributionError(
+            f"site {pairs[0]}: expected a value of each position, it has one of each pair of them"
+        )
     return found
 
 
-def with_figures(found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()) -> Found:
+def with_figures(
+    found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()
+) -> Found:
     """What a gradient method gives, with its figures and what must be known of them."""
     more: dict[str, Any] = {**figures}
     if options.site is not None:
         more["site"] = str(options.site)
-        text = f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)"
+        text = (
+            f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)"
+        )
         notes = (*notes, Note(kind="info", text=text))
     return Found(found.scores, found.value, found.errors, found.baseline, found.inner, notes, more)
 
 
 def saliency(scorer: Scorer, options: Options) -> Found:
     """How much the value moves when a unit's vectors do, whichever way."""
-    found, figures = each_part(scorer, options, lambda slope, x: (slope.at(x[None])[1][0].abs(), {}))
+    found, figures = each_part(
+        scorer, options, lambda slope, x: (slope.at(x[None])[1][0].abs(), {})
+    )
     return with_figures(found, figures, options, (Note(kind="info", text="saliency has no sign"),))
 
 
@@ -215,20 +233,28 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
     """Where paths begin."""
     subject, kind = slope.question.subject, options.start
     if slope.site.name != EMBED and kind != "zero":
-        raise AttributionError(f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero")
+        raise AttributionError(
+            f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero"
+        )
     if kind == "zero":
         other = torch.zeros_like(x)[None]
     elif kind == "mean":
         other = embedding(subject).float().mean(0).to(x).expand_as(x)[None]
     elif kind in ("pad", "mask"):
-        token = subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
+        token = (
+            subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
+        )
         if token is None:
-            raise AttributionError(f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean")
+            raise AttributionError(
+                f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean"
+            )
         other = embedding(subject, torch.tensor([int(token)])).to(x).expand_as(x)[None]
     elif kind == "sampled":
         known = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
-        ids = known[torch.randint(len(known), (options.samples or SAMPLES, len(x)), generator=generator)]
+        ids = known[
+            torch.randint(len(known), (options.samples or SAMPLES, len(x)), generator=generator)
+        ]
         other = embedding(subject, ids).to(x)
     else:
         raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
@@ -271,10 +297,14 @@ def integrated(scorer: Scorer, options: Options) -> Found:
 
     found, figures = each_part(scorer, options, method)
     way = f"integrated from {options.start} in {max(used)} steps"
-    return complete(found, {**figures, "steps": max(used)}, options, way, "the scores are unreliable")
+    return complete(
+        found, {**figures, "steps": max(used)}, options, way, "the scores are unreliable"
+    )
 
 
-def complete(found: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str) -> Found:
+def complete(
+    found: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str
+) -> Found:
     """What a path's scores miss of the change from its baseline: a note, and a warning where it is much.
 
     Args:
@@ -285,7 +315,9 @@ def complete(found: Found, figures: Mapping[str, Any], options: Options, way: st
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
     notes = [Note(kind="info", text=f"{way}: completeness gap {share:.2%} of the change")]
     if share > GAP:
-        notes.append(Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}"))
+        notes.append(
+            Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")
+        )
     more = {**figures, "gap_share": share, "start": options.start}
     found = Found(found.scores, found.value, baseline=more.pop("baseline"), inner=found.inner)
     return with_figures(found, more, options, tuple(notes))
@@ -294,9 +326,13 @@ def complete(found: Found, figures: Mapping[str, Any], options: Options, way: st
 def conductance(scorer: Scorer, options: Options) -> Found:
     """What of integrated gradients flows through each part of a site: its heads or its neurons."""
     if options.site is None:
-        raise AttributionError("conductance is of a site: give one, such as blocks.3.mlp.hook_post (--site)")
+        raise AttributionError(
+            "conductance is of a site: give one, such as blocks.3.mlp.hook_post (--site)"
+        )
     if options.baseline == "sampled":
-        raise AttributionError("conductance goes along one path: choose the baseline zero, pad, mask or mean")
+        raise AttributionError(
+            "conductance goes along one path: choose the baseline zero, pad, mask or mean"
+        )
     used = options.steps
 
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -318,8 +354,14 @@ def _at_site(path: Slope, along: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     size = max(1, path.scorer.batch_tokens // len(path.part.ids))
     for some in along.split(size):
         leaf = some.detach().clone().requires_grad_()
-        with torch.enable_grad(), path.put(leaf), capture(path.question.subject.model, site, grad=True) as acts:
-            torch.autograd.grad(path.value(len(leaf)).sum(), leaf)  # unlike backward, leaves the weights' .grad alone
+        with (
+            torch.enable_grad(),
+            path.put(leaf),
+            capture(path.question.subject.model, site, grad=True) as acts,
+        ):
+            torch.autograd.grad(
+                path.value(len(leaf)).sum(), leaf
+            )  # unlike backward, leaves the weights' .grad alone
         values.append(acts[site])
         slopes.append(acts.grad[site])
     path.scorer.cost += Cost(len(along), len(along), len(along), len(along) * len(path.part.ids))

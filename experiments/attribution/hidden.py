@@ -87,7 +87,9 @@ def _others(model: Any, sites: Sequence[Site], kind: str) -> list[Site]:
     if name != "layer" or not layer.removeprefix("-").isdigit():
         raise AttributionError(f"hidden {kind!r}: expected {', '.join(HIDDEN)}")
     if outside := [s for s in sites if s.layer is None]:
-        raise AttributionError(f"hidden {kind!r}: {outside[0]} is in no block, and no other layer has it")
+        raise AttributionError(
+            f"hidden {kind!r}: {outside[0]} is in no block, and no other layer has it"
+        )
     found = []
     for site in sites:
         (other,) = locate(model, f"blocks.{layer}.{site.part}")
@@ -115,7 +117,10 @@ def _labels(sites: Sequence[Site], clean: dict[Site, Tensor]) -> list[str]:
         return []
     if type(site.select) is tuple:
         return [f"{site.name}[{i}]" for i in site.select]
-    return [f"{site.name}[{i}]" if site.select is None else f"{site}, {i}" for i in range(value.shape[1])]
+    return [
+        f"{site.name}[{i}]" if site.select is None else f"{site}, {i}"
+        for i in range(value.shape[1])
+    ]
 
 
 def _replacements(
@@ -132,7 +137,9 @@ def _replacements(
     if kind != "shuffle":
         for site, other in zip(sites, others, strict=True):
             if clean[site].shape != clean[other].shape:
-                raise AttributionError(f"{other} has another shape than {site}: it cannot take its place")
+                raise AttributionError(
+                    f"{other} has another shape than {site}: it cannot take its place"
+                )
         return [clean[other] for other in others]
     own = torch.tensor([at for tokens in part.tokens for at in tokens])
     if len(own) < 2:
@@ -147,7 +154,12 @@ def _replacements(
 
 
 def _values(
-    scorer: Scorer, part: Part, sites: Sequence[Site], new: Sequence[Tensor], rows: np.ndarray, parts: int
+    scorer: Scorer,
+    part: Part,
+    sites: Sequence[Site],
+    new: Sequence[Tensor],
+    rows: np.ndarray,
+    parts: int,
 ) -> np.ndarray:
     """The part's value for each (unit, column): where that column of that unit's tokens is replaced; -1 is all columns."""
     units = len(part.tokens)
@@ -175,5 +187,7 @@ def _values(
 def _put(value: Tensor, where: Bool[Tensor, "rows pos parts"], new: Tensor) -> Tensor:
     there = where[..., 0] if value.ndim == 2 else where
     return torch.where(
-        there.view(*there.shape, *[1] * (value.ndim - there.ndim)).to(value.device), new.to(value), value
+        there.view(*there.shape, *[1] * (value.ndim - there.ndim)).to(value.device),
+        new.to(value),
+        value,
     )

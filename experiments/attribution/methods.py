@@ -42,12 +42,16 @@ class Method:
 
     def __call__(self, scorer: Scorer, options: Options) -> Found:
         """Its scores for a question."""
-        function: Callable[..., Found] = getattr(importlib.import_module(f".{self.module}", __package__), self.function)
+        function: Callable[..., Found] = getattr(
+            importlib.import_module(f".{self.module}", __package__), self.function
+        )
         if not self.on_game:
             return function(scorer, options, **self.settings)
         from .game import Game
 
-        return function(Game(scorer, options.removal, options.seed, options.draws, options.proposals), options)
+        return function(
+            Game(scorer, options.removal, options.seed, options.draws, options.proposals), options
+        )
 
 
 def _of_game(name: str, about: str, module: str, function: str, draws: bool = False) -> Method:
@@ -57,22 +61,72 @@ def _of_game(name: str, about: str, module: str, function: str, draws: bool = Fa
 REMOVAL, GRADIENT, RELEVANCE, INSIDE = "removal", "gradient", "relevance", "inside"
 
 _ROWS = (
-    _of_game("leave-one-out", "what the value loses without the unit", "perturbation", "leave_one_out"),
-    _of_game("windows", "what it loses without the windows that hold the unit, the mean", "perturbation", "windows"),
+    _of_game(
+        "leave-one-out", "what the value loses without the unit", "perturbation", "leave_one_out"
+    ),
+    _of_game(
+        "windows",
+        "what it loses without the windows that hold the unit, the mean",
+        "perturbation",
+        "windows",
+    ),
     _of_game(
         "input-reduction",
         "the order in which units can leave, the least missed first",
         "perturbation",
         "input_reduction",
     ),
-    Method("hidden-out", INSIDE, "what it loses where a site is replaced at the unit's tokens", "hidden", "hidden_out"),
-    Method("saliency", GRADIENT, "size of the gradient at the unit, without a sign", "gradients", "saliency"),
+    Method(
+        "hidden-out",
+        INSIDE,
+        "what it loses where a site is replaced at the unit's tokens",
+        "hidden",
+        "hidden_out",
+    ),
+    Method(
+        "saliency",
+        GRADIENT,
+        "size of the gradient at the unit, without a sign",
+        "gradients",
+        "saliency",
+    ),
     Method("grad-input", GRADIENT, "gradient times input", "gradients", "grad_input"),
-    Method("ig", GRADIENT, "integrated gradients: they sum to the change from a baseline", "gradients", "integrated"),
-    Method("dig", GRADIENT, "integrated gradients along a path near real words", "discretised", "discretised"),
-    Method("smoothgrad", GRADIENT, "gradient times input, the mean over noise", "gradients", "smoothgrad", draws=True),
-    Method("conductance", GRADIENT, "what of integrated gradients flows through a site", "gradients", "conductance"),
-    Method("lrp", RELEVANCE, "layer-wise relevance propagation with rules for attention (AttnLRP)", "relevance", "lrp"),
+    Method(
+        "ig",
+        GRADIENT,
+        "integrated gradients: they sum to the change from a baseline",
+        "gradients",
+        "integrated",
+    ),
+    Method(
+        "dig",
+        GRADIENT,
+        "integrated gradients along a path near real words",
+        "discretised",
+        "discretised",
+    ),
+    Method(
+        "smoothgrad",
+        GRADIENT,
+        "gradient times input, the mean over noise",
+        "gradients",
+        "smoothgrad",
+        draws=True,
+    ),
+    Method(
+        "conductance",
+        GRADIENT,
+        "what of integrated gradients flows through a site",
+        "gradients",
+        "conductance",
+    ),
+    Method(
+        "lrp",
+        RELEVANCE,
+        "layer-wise relevance propagation with rules for attention (AttnLRP)",
+        "relevance",
+        "lrp",
+    ),
     Method(
         "cp-lrp",
         RELEVANCE,
@@ -90,14 +144,36 @@ _ROWS = (
         settings={"attention": "cp-lrp", "rule": "zplus"},
     ),
     Method(
-        "chefer", RELEVANCE, "attention times its gradient through all layers, without a sign", "relevance", "chefer"
+        "chefer",
+        RELEVANCE,
+        "attention times its gradient through all layers, without a sign",
+        "relevance",
+        "chefer",
     ),
-    _of_game("lime", "coefficients of a sparse linear model around the text", "surrogates", "lime", draws=True),
-    _of_game("tree", "importances of a decision tree around the text", "surrogates", "tree", draws=True),
-    _of_game("shapley", "exact Shapley values, up to 12 units", "shapley", "exact"),
-    _of_game("kernel-shap", "Shapley values by weighted regression on drawn sets", "shapley", "kernel", draws=True),
     _of_game(
-        "permutation-shap", "Shapley values from random orders of the units", "shapley", "permutations", draws=True
+        "lime",
+        "coefficients of a sparse linear model around the text",
+        "surrogates",
+        "lime",
+        draws=True,
+    ),
+    _of_game(
+        "tree", "importances of a decision tree around the text", "surrogates", "tree", draws=True
+    ),
+    _of_game("shapley", "exact Shapley values, up to 12 units", "shapley", "exact"),
+    _of_game(
+        "kernel-shap",
+        "Shapley values by weighted regression on drawn sets",
+        "shapley",
+        "kernel",
+        draws=True,
+    ),
+    _of_game(
+        "permutation-shap",
+        "Shapley values from random orders of the units",
+        "shapley",
+        "permutations",
+        draws=True,
     ),
 )
 

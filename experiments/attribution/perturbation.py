@@ -29,7 +29,9 @@ def windows(game: Game, options: Options) -> Found:
     Source: Zeiler and Fergus 2014, section 4.2 (occlusion).
     """
     size = min(options.window, game.n)
-    inside = np.array([[start <= i < start + size for i in range(game.n)] for start in range(game.n - size + 1)])
+    inside = np.array(
+        [[start <= i < start + size for i in range(game.n)] for start in range(game.n - size + 1)]
+    )
     lost = game.value - game(~inside)
     scores = (inside * lost[:, None]).sum(0) / inside.sum(0)
     return Found(scores, game.value, more={"removal": game.removal, "window": size})

@@ -73,7 +73,13 @@ def run_shared(
     size = max(1, HELD // token_bytes // max(map(len, rows)))
     out: list[Tensor] = []
     for first in range(0, len(rows), size):
-        out += _chunk(rows[first : first + size], reads[first : first + size], forward, new_cache, batch_tokens)
+        out += _chunk(
+            rows[first : first + size],
+            reads[first : first + size],
+            forward,
+            new_cache,
+            batch_tokens,
+        )
     return out
 
 
@@ -94,7 +100,9 @@ def _chunk(
         pieces, hidden = [], []
         for nodes in level.batches(batch_tokens):
             owners = [level.owners[node] for node in nodes]
-            piece = new_cache() if cache is None else _selected(cache, [parents[row] for row in owners])
+            piece = (
+                new_cache() if cache is None else _selected(cache, [parents[row] for row in owners])
+            )
             ids = [rows[row][start:stop] for row in owners]
             hidden.append(forward(ids, start, piece, [level.reads[node] for node in nodes]))
             pieces.append(piece)
@@ -103,7 +111,10 @@ def _chunk(
             cache = pieces[0] if len(pieces) == 1 else _joined(pieces)
         parents = [level.nodes.get(row, 0) for row in range(len(rows))]
         start = stop
-    return [torch.stack([own[read] for read in wanted]) for own, wanted in zip(states, reads, strict=True)]
+    return [
+        torch.stack([own[read] for read in wanted])
+        for own, wanted in zip(states, reads, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,9 @@ class _Level:
     reads: list[list[int]]
 
     @classmethod
-    def between(cls, rows: Sequence[Ids], reads: Sequence[Sequence[int]], start: int, stop: int) -> _Level:
+    def between(
+        cls, rows: Sequence[Ids], reads: Sequence[Sequence[int]], start: int, stop: int
+    ) -> _Level:
         """The nodes between two cuts; sorted rows that begin alike are neighbours."""
         numbers: dict[Ids, int] = {}
         nodes: dict[int, int] = {}
@@ -145,7 +158,10 @@ class _Level:
             yield range(first, min(first + size, len(self.owners)))
 
     def keep(
-        self, hidden: Float[Tensor, "nodes pos d"], reads: Sequence[Sequence[int]], states: list[dict[int, Tensor]]
+        self,
+        hidden: Float[Tensor, "nodes pos d"],
+        reads: Sequence[Sequence[int]],
+        states: list[dict[int, Tensor]],
     ) -> None:
         """Take each row's states at its reads between the cuts from its node's."""
         for row, node in self.nodes.items():
@@ -161,7 +177,10 @@ def _selected(cache: Any, parents: Sequence[int]) -> Any:
     for layer in new.layers:
         if layer.get_seq_length():
             wanted = torch.tensor(parents, device=layer.keys.device)
-            layer.keys, layer.values = layer.keys.index_select(0, wanted), layer.values.index_select(0, wanted)
+            layer.keys, layer.values = (
+                layer.keys.index_select(0, wanted),
+                layer.values.index_select(0, wanted),
+            )
     return new
 
 

@@ -45,7 +45,9 @@ def own_tokens(scorer: Scorer, part: Part) -> dict[int, Tensor]:
         with torch.inference_mode():
             states = end.states(lambda whole, batch=batch: subject.forward(batch, logits=whole))
             hidden = states[range(len(batch)), masked][:, None]
-            logits = end.of(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))[:, 0].float()
+            logits = end.of(
+                hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+            )[:, 0].float()
             own = torch.tensor([part.ids[at] for at in masked], device=logits.device)
             likeliest = logits.scatter(1, own[:, None], -torch.inf).topk(PROPOSALS).indices.cpu()
         found |= dict(zip(masked, likeliest, strict=True))
@@ -83,7 +85,9 @@ class Proposer:
                 f"proposals: expected a masked language model with its mask token, got {masked.name} ({type(masked.model).__name__})"
             )
         if units.level == "token":
-            raise AttributionError("proposals of another model are words: choose --level word or span")
+            raise AttributionError(
+                "proposals of another model are words: choose --level word or span"
+            )
         self._masked, self._subject, self._text, self._units = masked, subject, text, units
         self._choices = [self._of_unit(*span) for span in units.spans]
 
@@ -92,10 +96,14 @@ class Proposer:
         start, end = self._units.spans[unit]
         text, at = "", start
         for (a, b), words in self._choices[unit]:
-            text += self._text[at:a] + words[int(torch.randint(len(words), (1,), generator=generator))]
+            text += (
+                self._text[at:a] + words[int(torch.randint(len(words), (1,), generator=generator))]
+            )
             at = b
         before = self._text[:start]  # a space, another sign, or nothing
-        return spelled(self._subject, text + self._text[at:end], "a " if before[-1:].isspace() else before[-1:])
+        return spelled(
+            self._subject, text + self._text[at:end], "a " if before[-1:].isspace() else before[-1:]
+        )
 
     def _of_unit(self, start: int, end: int) -> list[tuple[tuple[int, int], list[str]]]:
         """The unit's words and what may stand for each, the others of the unit masked too."""
@@ -107,13 +115,20 @@ class Proposer:
         (encoded,) = self._masked.encode([masked + self._text[at:]])
         token = int(self._masked.tokenizer.mask_token_id)
         # A masked model's text may have a mask of its own before or behind.
-        masks = [i for i, t in enumerate(encoded.ids) if t == token and encoded.offsets[i][1] > start]
+        masks = [
+            i for i, t in enumerate(encoded.ids) if t == token and encoded.offsets[i][1] > start
+        ]
         found = masks[: len(places)]
         if len(found) < len(places):
-            raise AttributionError(f"{self._text[start:end]!r} lies beyond what {self._masked.name} reads")
+            raise AttributionError(
+                f"{self._text[start:end]!r} lies beyond what {self._masked.name} reads"
+            )
         (batch,) = self._masked.batches([encoded])
         logits = self._masked.forward(batch, logits=True).logits[0, found].float().cpu()
-        return [((a, b), self._words(row, self._text[a:b])) for (a, b), row in zip(places, logits, strict=True)]
+        return [
+            ((a, b), self._words(row, self._text[a:b]))
+            for (a, b), row in zip(places, logits, strict=True)
+        ]
 
     def _words(self, logits: Float[Tensor, " vocab"], own: str) -> list[str]:
         """The likeliest whole words other than the text's own, capital where it has one."""
@@ -127,7 +142,9 @@ class Proposer:
             if len(found) == PROPOSALS:
                 break
         if not found:
-            raise AttributionError(f"{self._masked.name} proposes no whole word in the place of {own!r}")
+            raise AttributionError(
+                f"{self._masked.name} proposes no whole word in the place of {own!r}"
+            )
         return found
 
     def _is_word(self, word: str, token: int) -> bool:

@@ -124,7 +124,9 @@ class Question:
         """Run the model on rows of this question, with the token types of a pair."""
         more = {}
         if self.separator is not None:
-            more["token_type_ids"] = token_types(batch.input_ids, self.separator).to(self.subject.device)
+            more["token_type_ids"] = token_types(batch.input_ids, self.separator).to(
+                self.subject.device
+            )
         return self.subject.forward(batch, logits=logits, grad=grad, **more)
 
     @property
@@ -132,11 +134,15 @@ class Question:
         """The unit of the number."""
         return MEASURES[self.measure]
 
-    def value(self, logits: Float[Tensor, "rows slots classes"], part: Part) -> Float[Tensor, " rows"]:
+    def value(
+        self, logits: Float[Tensor, "rows slots classes"], part: Part
+    ) -> Float[Tensor, " rows"]:
         """A part's share of the number, from the logits at its reads."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.measure == "log-probability":
-            wide = BITS * (wide.log_softmax(-1) if self.excludes else torch.nn.functional.logsigmoid(wide))
+            wide = BITS * (
+                wide.log_softmax(-1) if self.excludes else torch.nn.functional.logsigmoid(wide)
+            )
         terms = wide[:, list(part.slots), list(part.classes)]
         return (terms * torch.tensor(part.weights).to(terms)).sum(1)
 
@@ -164,7 +170,9 @@ def ask(
     if not text.strip():
         raise AttributionError(f"expected a text with words, got {text!r}")
     if target.wrong is not None and target.answer is None:
-        raise AttributionError(f"a wrong answer ({target.wrong!r}) needs the answer that it is compared with")
+        raise AttributionError(
+            f"a wrong answer ({target.wrong!r}) needs the answer that it is compared with"
+        )
     if pair is not None and (target.probe is not None or not subject.classes):
         raise AttributionError("a second text is for classifiers of pairs (--text-pair)")
     if pair is not None and not pair.strip():
@@ -189,7 +197,9 @@ def _of_tokens(
     back = int(subject.causal)
     if target.answer is None:
         places = prediction_reads(subject, [Prompt(text, "")]).places
-        part = _trimmed(Part(encoded.ids, units.tokens, (int(places[0, 1]) + back,), back, (0,), (0,), (1.0,)))
+        part = _trimmed(
+            Part(encoded.ids, units.tokens, (int(places[0, 1]) + back,), back, (0,), (0,), (1.0,))
+        )
         measure = target.measure or "log-probability"
         asked = Question(subject, text, units, (part,), endpoint, "", measure, units.notes)
         token = int(clean_logits(asked, part).argmax())
@@ -198,11 +208,15 @@ def _of_tokens(
     both = target.wrong is not None
     what = (("answer", 1.0), ("wrong", -1.0)) if both else (("answer", 1.0),)
     prompt = Prompt(text, target.answer, target.wrong)
-    reads = answer_reads(subject, [prompt], what, target.measure or "log-probability", target.measure != "logit")
+    reads = answer_reads(
+        subject, [prompt], what, target.measure or "log-probability", target.measure != "logit"
+    )
     single = len(reads.places) == len(what)
     measure = target.measure or ("logit" if both and single else "log-probability")
     terms: dict[tuple[int, ...], list[tuple[int, int, float]]] = {}
-    for (row, position, token, _), weight in zip(reads.places.tolist(), reads.weights.tolist(), strict=True):
+    for (row, position, token, _), weight in zip(
+        reads.places.tolist(), reads.weights.tolist(), strict=True
+    ):
         ids = reads.texts[row].ids[: position + 1] if single and back else reads.texts[row].ids
         terms.setdefault(ids, []).append((position, token, weight))
     parts = [
@@ -214,7 +228,16 @@ def _of_tokens(
     if mask is not None and len(parts) > 1:
         sentence = "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there"
         notes = (*notes, Note(kind="info", text=sentence))
-    return Question(subject, text, units, tuple(parts), endpoint, f"{_shown(measure)} of {answers}", measure, notes)
+    return Question(
+        subject,
+        text,
+        units,
+        tuple(parts),
+        endpoint,
+        f"{_shown(measure)} of {answers}",
+        measure,
+        notes,
+    )
 
 
 def spelled_token(subject: Subject, token: int) -> str:
@@ -224,12 +247,23 @@ def spelled_token(subject: Subject, token: int) -> str:
 
 
 def _part(
-    ids: tuple[int, ...], tokens: tuple[tuple[int, ...], ...], back: int, terms: Sequence[tuple[int, int, float]]
+    ids: tuple[int, ...],
+    tokens: tuple[tuple[int, ...], ...],
+    back: int,
+    terms: Sequence[tuple[int, int, float]],
 ) -> Part:
     places = sorted({position for position, _, _ in terms})
     slots = tuple(places.index(position) for position, _, _ in terms)
     anchors = tuple(position + back for position in places)
-    return Part(ids, tokens, anchors, back, slots, tuple(t for _, t, _ in terms), tuple(w for _, _, w in terms))
+    return Part(
+        ids,
+        tokens,
+        anchors,
+        back,
+        slots,
+        tuple(t for _, t, _ in terms),
+        tuple(w for _, _, w in terms),
+    )
 
 
 def _trimmed(part: Part) -> Part:
@@ -237,7 +271,9 @@ def _trimmed(part: Part) -> Part:
     return replace(part, ids=part.ids[: part.anchors[-1]]) if part.back else part
 
 
-def _moved(tokens: tuple[tuple[int, ...], ...], fixed: Sequence[int], by: int) -> tuple[tuple[int, ...], ...]:
+def _moved(
+    tokens: tuple[tuple[int, ...], ...], fixed: Sequence[int], by: int
+) -> tuple[tuple[int, ...], ...]:
     """The units' positions where an answer of several tokens has taken a mask's place."""
     if not by or not fixed:
         return tokens
@@ -246,7 +282,10 @@ def _moved(tokens: tuple[tuple[int, ...], ...], fixed: Sequence[int], by: int) -
 
 def has_many_labels(subject: Subject) -> bool:
     """Whether a text may have several of the model's labels at once."""
-    return bool(subject.classes) and getattr(subject.config, "problem_type", None) == "multi_label_classification"
+    return (
+        bool(subject.classes)
+        and getattr(subject.config, "problem_type", None) == "multi_label_classification"
+    )
 
 
 def token_types(ids: Int[Tensor, "rows pos"], separator: int) -> Int[Tensor, "rows pos"]:
@@ -265,13 +304,17 @@ def _of_classes(
 ) -> Question:
     labels = list(subject.classes)
     if len(labels) == 1 and target.measure == "log-probability":
-        raise AttributionError(f"{subject.name} gives one number and no probabilities: choose --measure logit")
+        raise AttributionError(
+            f"{subject.name} gives one number and no probabilities: choose --measure logit"
+        )
     if pair is None:
         (encoded,) = subject.encode([text])
         return _of_labels(subject, encoded, target, level, spans, class_end(subject), labels, ())
     encoded, types = subject.encode_pair(text, pair)
     separator = _separator(subject, encoded, types)
-    return _of_labels(subject, encoded, target, level, spans, class_end(subject), labels, (), separator)
+    return _of_labels(
+        subject, encoded, target, level, spans, class_end(subject), labels, (), separator
+    )
 
 
 def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int | None:
@@ -284,21 +327,33 @@ def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int 
         return None
     separator = encoded.ids[types.index(1) - 1]
     if token_types(torch.tensor([encoded.ids]), separator)[0].tolist() != list(types):
-        raise AttributionError(f"{subject.name} marks the two texts of a pair in a way that is not known here")
+        raise AttributionError(
+            f"{subject.name} marks the two texts of a pair in a way that is not known here"
+        )
     return separator
 
 
 def _of_probe(
     subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
 ) -> Question:
-    probe = target.probe if isinstance(target.probe, LogisticProbe) else LogisticProbe.load(target.probe or Path())
+    probe = (
+        target.probe
+        if isinstance(target.probe, LogisticProbe)
+        else LogisticProbe.load(target.probe or Path())
+    )
     about: dict[str, Any] = getattr(probe, "about_", None) or {}
     if not about.get("site"):
-        raise AttributionError("the probe does not say which site it reads: expected one that a probing run saved")
+        raise AttributionError(
+            "the probe does not say which site it reads: expected one that a probing run saved"
+        )
     if about.get("model_sha256") not in (None, subject.sha256):
-        raise AttributionError(f"the probe was trained on another model than {subject.name}: expected its run's model")
+        raise AttributionError(
+            f"the probe was trained on another model than {subject.name}: expected its run's model"
+        )
     if about.get("bos", subject.bos) != subject.bos:
-        raise AttributionError(f"the probe was trained with BOS {about['bos']}, here it is {subject.bos}: give --bos")
+        raise AttributionError(
+            f"the probe was trained with BOS {about['bos']}, here it is {subject.bos}: give --bos"
+        )
     encoded = subject.encode([text])[0]
     if target.word is None:
         reads = [i for i, special in enumerate(encoded.special) if not special]
@@ -307,8 +362,14 @@ def _of_probe(
     end = probe_end(subject, probe, Site(about["site"]))
     labels = [str(c) for c in probe.classes_.tolist()]
     asked = _of_labels(subject, encoded, target, level, spans, end, labels, tuple(reads))
-    where = "" if target.word is None else f" for word {target.word}, {_name_of(encoded, target.word)!r}"
-    return replace(asked, name=f"{asked.name} by the probe of {about.get('property', 'a property')}{where}")
+    where = (
+        ""
+        if target.word is None
+        else f" for word {target.word}, {_name_of(encoded, target.word)!r}"
+    )
+    return replace(
+        asked, name=f"{asked.name} by the probe of {about.get('property', 'a property')}{where}"
+    )
 
 
 def _of_labels(
@@ -327,13 +388,24 @@ def _of_labels(
     part = Part(encoded.ids, units.tokens, anchors, 0, (0,), (0,), (1.0,))
     measure = target.measure or "logit"
     asked = Question(
-        subject, encoded.text, units, (part,), endpoint, "", measure, units.notes, tuple(labels), separator
+        subject,
+        encoded.text,
+        units,
+        (part,),
+        endpoint,
+        "",
+        measure,
+        units.notes,
+        tuple(labels),
+        separator,
     )
     if target.answer is None:
         chosen = [int(clean_logits(asked, part).argmax())]
         name = f"{_shown(measure)} of {labels[chosen[0]]!r}, the predicted class"
     else:
-        chosen = [_label(answer, labels) for answer in (target.answer, target.wrong) if answer is not None]
+        chosen = [
+            _label(answer, labels) for answer in (target.answer, target.wrong) if answer is not None
+        ]
         name = f"{_shown(measure)} of " + " against ".join(repr(labels[i]) for i in chosen)
     slots, weights = (0,) * len(chosen), (1.0, -1.0)[: len(chosen)]
     parts = (replace(part, slots=slots, classes=tuple(chosen), weights=weights),)
@@ -358,7 +430,9 @@ def _word(encoded: Encoded, word: int, pooling: str) -> list[int]:
         raise AttributionError(f"word {word}: the text has words 0 to {len(words) - 1}")
     (span,) = word_spans(encoded, [words[word]])
     if span is None:
-        raise AttributionError(f"word {word} ({_name_of(encoded, word)!r}) has no token to be read at")
+        raise AttributionError(
+            f"word {word} ({_name_of(encoded, word)!r}) has no token to be read at"
+        )
     every = list(range(span.start, span.stop))
     return {"first": every[:1], "last": every[-1:]}.get(pooling, every)
 
@@ -378,7 +452,9 @@ def clean_logits(question: Question, part: Part) -> Float[Tensor, "slots classes
     with torch.inference_mode():
         states = endpoint.states(lambda whole: question.forward(batch, logits=whole))
         hidden = states[:, list(part.reads) or [0]]
-        logits = endpoint.of(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))[0]
+        logits = endpoint.of(
+            hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        )[0]
     if bool(logits.isnan().any()):
         raise AttributionError(no_number(question))
     return logits

@@ -92,7 +92,9 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
     try:
         known = set(sites(model))
     except UnknownArchitecture as error:
-        raise AttributionError(f"relevance needs a model whose attention is known: {error}") from None
+        raise AttributionError(
+            f"relevance needs a model whose attention is known: {error}"
+        ) from None
     halves = edits.function(half, "half")
     if attention == "cp-lrp":
         wanted = {"attn.hook_pattern": edits.function(Tensor.detach, "constant")}
@@ -104,7 +106,9 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
             f"relevance needs a model whose attention is known, {type(model).__name__} has no pattern"
         )
     if not (before := {name: edit for name, edit in found.items() if _runs(name, end)}):
-        raise AttributionError(f"relevance is handed back through attention, and {end} stands before any")
+        raise AttributionError(
+            f"relevance is handed back through attention, and {end} stands before any"
+        )
     return before
 
 
@@ -123,7 +127,9 @@ def half(value: Tensor) -> Tensor:
 Hook = Callable[..., Any]
 
 
-def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str, reading: Hook | None) -> Hook | None:
+def _rule_of(
+    model: nn.Module, name: str, module: nn.Module, rule: str, reading: Hook | None
+) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
     if kind.endswith(("RMSNorm", "T5LayerNorm")):
@@ -146,7 +152,12 @@ def _rule_of(model: nn.Module, name: str, module: nn.Module, rule: str, reading:
 def _is_activation(module: nn.Module) -> bool:
     from transformers.activations import ACT2CLS
 
-    known = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} | {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
+    known = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} | {
+        nn.ReLU,
+        nn.GELU,
+        nn.SiLU,
+        nn.Tanh,
+    }
     return type(module) in {k for k in known if isinstance(k, type)}
 
 
@@ -174,7 +185,9 @@ def _layer_norm(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor
     centred = args[0] - args[0].mean(-1, keepdim=True)
     bias: Any = getattr(module, "bias", None)
     return (
-        _proportional(module, (centred,), out) if bias is None else _proportional(module, (centred,), out - bias) + bias
+        _proportional(module, (centred,), out)
+        if bias is None
+        else _proportional(module, (centred,), out - bias) + bias
     )
 
 
@@ -191,10 +204,16 @@ def _gamma(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 def _zplus(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     (x,), weight = args, _weight(module)
-    return _through(F.linear(x.clamp(min=0), weight.clamp(min=0)) + F.linear(x.clamp(max=0), weight.clamp(max=0)), out)
+    return _through(
+        F.linear(x.clamp(min=0), weight.clamp(min=0))
+        + F.linear(x.clamp(max=0), weight.clamp(max=0)),
+        out,
+    )
 
 
-def _at_input(reading: Hook, own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+def _at_input(
+    reading: Hook, own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor
+) -> Tensor:
     """The input's own rule where a layer reads it, else the layers' rule."""
     return (reading if args[0].is_leaf and args[0].requires_grad else own)(module, args, out)
 
@@ -204,9 +223,13 @@ def _squares(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     return _through(F.linear(_ones(args[0]), squares), out)
 
 
-def _box(bounds: tuple[float, float], module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+def _box(
+    bounds: tuple[float, float], module: nn.Module, args: tuple[Any, ...], out: Tensor
+) -> Tensor:
     (x,), weight, (low, high) = args, _weight(module), bounds
-    ends = F.linear(low * _ones(x), weight.clamp(min=0)) + F.linear(high * _ones(x), weight.clamp(max=0))
+    ends = F.linear(low * _ones(x), weight.clamp(min=0)) + F.linear(
+        high * _ones(x), weight.clamp(max=0)
+    )
     return _through(F.linear(x, weight) - ends, out)
 
 
@@ -231,18 +254,28 @@ def _weight(module: nn.Module) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T
 
 
-def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None) -> Found:
+def lrp(
+    scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None
+) -> Found:
     """Relevance of each unit, at the input of the first block (or at a site); it sums to the logit but for biases."""
     question, rule = scorer.question, rule or options.rule
     if question.measure != "logit":
-        raise AttributionError("relevance is of logits: choose --measure logit, or give a wrong answer to compare with")
+        raise AttributionError(
+            "relevance is of logits: choose --measure logit, or give a wrong answer to compare with"
+        )
     model = question.subject.model
     end = question.endpoint.site
-    inside = [name for name in sites(model) if name.endswith("hook_resid_pre") and name != START and _runs(name, end)]
+    inside = [
+        name
+        for name in sites(model)
+        if name.endswith("hook_resid_pre") and name != START and _runs(name, end)
+    ]
     sums: dict[str, float] = {}
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        later = [name for name in inside if slope.site.layer is None or _layer(name) > slope.site.layer]
+        later = [
+            name for name in inside if slope.site.layer is None or _layer(name) > slope.site.layer
+        ]
         shares: Any = None
         with propagating(model, rule, attention, end=end):
             if not later:
@@ -250,14 +283,20 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str 
             with capture(model, *later, grad=True) as acts:
                 shares = slope.at(x[None])[1][0] * x
             for name in later:
-                sums[name] = sums.get(name, 0.0) + float((acts[name] * acts.grad[name]).double().sum())
+                sums[name] = sums.get(name, 0.0) + float(
+                    (acts[name] * acts.grad[name]).double().sum()
+                )
         return shares, {}
 
     found, figures = each_part(scorer, replace(options, site=options.site or START), method)
     total = float(found.scores.sum()) + figures["outside"]
     sums = {str(options.site or START): total, **sums}
     share = abs(found.value - total) / max(abs(found.value), 1e-12)
-    takers = ["biases"] if any(name.endswith("bias") and bool(p.any()) for name, p in model.named_parameters()) else []
+    takers = (
+        ["biases"]
+        if any(name.endswith("bias") and bool(p.any()) for name, p in model.named_parameters())
+        else []
+    )
     takers += ["the softmax's constant terms"] if attention == "attnlrp" else []
     text = f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} "
     is_lost = share > LOST and not takers
@@ -267,7 +306,9 @@ def lrp(scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str 
         text += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
     by_block = ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:])
     notes = (Note(kind="warning" if is_lost else "info", text=f"{text}; by block {by_block}"),)
-    found = Found(found.scores, found.value, inner=found.inner if options.site is not None else None)
+    found = Found(
+        found.scores, found.value, inner=found.inner if options.site is not None else None
+    )
     return with_figures(
         found,
         {**figures, "conservation": sums, "rule": rule},
@@ -285,20 +326,29 @@ def chefer(scorer: Scorer, options: Options) -> Found:
     question = scorer.question
     model, scores, value = question.subject.model, np.zeros(len(question.units)), 0.0
     end = question.endpoint.site
-    patterns = [name for name in sites(model) if name.endswith("attn.hook_pattern") and _runs(name, end)]
+    patterns = [
+        name for name in sites(model) if name.endswith("attn.hook_pattern") and _runs(name, end)
+    ]
     for part in question.parts:
         slope = Slope(scorer, part, Site(START))
         x = slope.clean()
         with capture(model, *patterns, grad=True) as plain:
             value += float(slope.at(x[None])[0])
-        with capture(model, *patterns, grad=True) as acts, propagating(model, options.rule, end=end):
-            slope.at(x[None])  # seen before the rule of products: the pattern has its half of what comes through it
+        with (
+            capture(model, *patterns, grad=True) as acts,
+            propagating(model, options.rule, end=end),
+        ):
+            slope.at(
+                x[None]
+            )  # seen before the rule of products: the pattern has its half of what comes through it
         rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
         for name in patterns:
             relevance = (acts[name] * acts.grad[name])[0]
             weights = (plain.grad[name][0] * relevance).clamp(min=0).mean(0).double()
             rollout = rollout + weights @ rollout
-        row = rollout[list(part.reads) or [len(part.ids) - 1 if question.subject.causal else 0]].sum(0)
+        row = rollout[
+            list(part.reads) or [len(part.ids) - 1 if question.subject.causal else 0]
+        ].sum(0)
         scores += [float(row[list(own)].sum()) for own in part.tokens]
     text = "chefer has no sign: how much is read from each unit, not for or against"
     return Found(scores, value, notes=(Note(kind="info", text=text),))

@@ -98,7 +98,9 @@ class Attribution:
         }
 
 
-def joined(method: str, question: Question, found: Found, cost: Cost, notes: tuple[Note, ...]) -> Attribution:
+def joined(
+    method: str, question: Question, found: Found, cost: Cost, notes: tuple[Note, ...]
+) -> Attribution:
     """The attribution that a method's finding makes with its question.
 
     Raises:

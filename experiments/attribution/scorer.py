@@ -49,10 +49,14 @@ class Cost:
     tokens: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Cost(
+            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
+        return Cost(
+            *(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,9 @@ class Scorer:
     def __call__(self, rows: Sequence[Row], part: Part) -> Float[np.ndarray, " rows"]:
         """The part's share of the value of each row."""
         self.cost += Cost(asked=len(rows))
-        missing = sorted({row for row in rows if (part, row) not in self._known}, key=lambda row: row.ids)
+        missing = sorted(
+            {row for row in rows if (part, row) not in self._known}, key=lambda row: row.ids
+        )
         if missing:
             with torch.inference_mode():
                 found = self._shared(missing, part) if self._worth_sharing(missing) else None
@@ -117,7 +123,11 @@ class Scorer:
         return np.array([self._known[part, row] for row in rows])
 
     def _worth_sharing(self, rows: Sequence[Row]) -> bool:
-        if not self._share or len(rows) < 2 * CHECKED or any(read < 0 for row in rows for read in row.reads):
+        if (
+            not self._share
+            or len(rows) < 2 * CHECKED
+            or any(read < 0 for row in rows for read in row.reads)
+        ):
             return False
         ids = [row.ids for row in rows]
         return cuts(ids)[1] < SHARE_BELOW * sum(map(len, ids))
@@ -126,7 +136,9 @@ class Scorer:
 
     def _plain(self, rows: Sequence[Row], part: Part) -> list[float]:
         out = [0.0] * len(rows)
-        for batch in self.subject.batches([as_encoded(row.ids) for row in rows], tokens=self.batch_tokens):
+        for batch in self.subject.batches(
+            [as_encoded(row.ids) for row in rows], tokens=self.batch_tokens
+        ):
             with self._embedded(batch.input_ids) as ids:
                 forward = partial(self.question.forward, replace(batch, input_ids=ids))
                 states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
@@ -136,9 +148,13 @@ class Scorer:
             self.cost += Cost(tokens=int(batch.attention_mask.sum()))
         return out
 
-    def _values(self, states: Float[Tensor, "rows pos d"], reads: Sequence[Sequence[int]], part: Part) -> list[float]:
+    def _values(
+        self, states: Float[Tensor, "rows pos d"], reads: Sequence[Sequence[int]], part: Part
+    ) -> list[float]:
         wanted = torch.tensor([list(r) or [0] for r in reads], device=states.device)
-        hidden = states[torch.arange(len(wanted), device=states.device)[:, None], wanted.clamp(min=0)]
+        hidden = states[
+            torch.arange(len(wanted), device=states.device)[:, None], wanted.clamp(min=0)
+        ]
         return self._of(hidden, wanted >= 0, part)
 
     def _of(self, hidden: Tensor, present: Bool[Tensor, "rows reads"], part: Part) -> list[float]:
@@ -163,8 +179,13 @@ class Scorer:
             new[own.to(value.device)] = table[where].to(value)
             return new
 
-        with warnings.catch_warnings(), intervene(self.subject.model, {EMBED: edits.function(put, "absent")}):
-            warnings.simplefilter("ignore", NothingChanged)  # a pad's embedding is often zero already
+        with (
+            warnings.catch_warnings(),
+            intervene(self.subject.model, {EMBED: edits.function(put, "absent")}),
+        ):
+            warnings.simplefilter(
+                "ignore", NothingChanged
+            )  # a pad's embedding is often zero already
             yield ids.masked_fill(
                 own, int(self.subject.pad_id == 0)
             )  # a token: a pad would move what a classifier reads
@@ -190,14 +211,19 @@ class Scorer:
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             self._share, self.cost = False, before
             return None
-        values = self._of(torch.stack(states), torch.ones(len(rows), len(reads[0]), dtype=torch.bool), part)
+        values = self._of(
+            torch.stack(states), torch.ones(len(rows), len(reads[0]), dtype=torch.bool), part
+        )
         if not self._checked:
             some = [0, len(rows) - 1]
             alone = self._plain([rows[i] for i in some], part)
             self.cost += Cost(forwards=len(some))
             scale = max(1.0, *(abs(v) for v in alone))
             half = next(self.subject.model.parameters()).dtype in (torch.float16, torch.bfloat16)
-            if any(abs(values[i] - v) > (5e-2 if half else 1e-3) * scale for i, v in zip(some, alone, strict=True)):
+            if any(
+                abs(values[i] - v) > (5e-2 if half else 1e-3) * scale
+                for i, v in zip(some, alone, strict=True)
+            ):
                 self._share = False
                 text = "with its cache this model gives other numbers: no beginnings are shared"
                 self.notes.append(Note(kind="info", text=text))
@@ -206,7 +232,11 @@ class Scorer:
         return values
 
     def _continued(
-        self, rows: Sequence[tuple[int, ...]], start: int, cache: Any, reads: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[tuple[int, ...]],
+        start: int,
+        cache: Any,
+        reads: Sequence[Sequence[int]],
     ) -> Float[Tensor, "rows pos d"]:
         """Hidden states, at the reads, of rows whose beginning a cache holds."""
         length = max(map(len, rows))
@@ -214,15 +244,25 @@ class Scorer:
         body, device = self.subject.body, self.subject.device
         more: dict[str, Any] = {}
         if "position_ids" in inspect.signature(body.forward).parameters:
-            more["position_ids"] = torch.arange(start, start + length, device=device).expand(len(rows), -1)
+            more["position_ids"] = torch.arange(start, start + length, device=device).expand(
+                len(rows), -1
+            )
         self.cost += Cost(tokens=sum(map(len, rows)))
         few = 2 * max(map(len, reads)) <= length
         with self._embedded(ids) as known, grouped_keys(device):
 
             def run(whole: bool) -> Any:
-                return body(known.to(device), past_key_values=cache, use_cache=True, return_dict=True, **more)
+                return body(
+                    known.to(device),
+                    past_key_values=cache,
+                    use_cache=True,
+                    return_dict=True,
+                    **more,
+                )
 
-            return self.question.endpoint.states(run, [read or [0] for read in reads] if few else None)
+            return self.question.endpoint.states(
+                run, [read or [0] for read in reads] if few else None
+            )
 
 
 @contextlib.contextmanager

@@ -35,7 +35,9 @@ def exact(game: Game, options: Options) -> Found:
     masks = (np.arange(2**game.n)[:, None] >> np.arange(game.n)) & 1 > 0
     each = game.each(masks)
     scores, errors = over_draws(np.stack([shapley_values(values) for values in each]))
-    return Found(scores, game.value, errors, float(each[:, 0].mean()), more={"removal": game.removal})
+    return Found(
+        scores, game.value, errors, float(each[:, 0].mean()), more={"removal": game.removal}
+    )
 
 
 def over_draws(
@@ -43,7 +45,9 @@ def over_draws(
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
     """The mean over draws of the removal, and its standard error: 0 of a removal that is not drawn."""
     draws = len(each)
-    return each.mean(0), each.std(0, ddof=1) / math.sqrt(draws) if draws > 1 else np.zeros(each.shape[1])
+    return each.mean(0), each.std(0, ddof=1) / math.sqrt(draws) if draws > 1 else np.zeros(
+        each.shape[1]
+    )
 
 
 def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " units"]:
@@ -73,7 +77,9 @@ def kernel(game: Game, options: Options) -> Found:
         return Found(scores, value, errors, empty, more={"removal": game.removal})
     budget = 2 * game.n + 2048 if options.samples is None else options.samples
     if budget < 2 * game.n:
-        raise AttributionError(f"kernel-shap: expected at least {2 * game.n} samples for {game.n} units, got {budget}")
+        raise AttributionError(
+            f"kernel-shap: expected at least {2 * game.n} samples for {game.n} units, got {budget}"
+        )
     masks, weights, pairs = kernel_sample(game.n, budget, np.random.default_rng(options.seed))
     each = game.each(masks)
     scores, errors = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
@@ -162,10 +168,14 @@ def permutations(game: Game, options: Options) -> Found:
     """
     pairs = 10 if options.samples is None else options.samples
     if pairs < 2:
-        raise AttributionError(f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}")
+        raise AttributionError(
+            f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}"
+        )
     rng = np.random.default_rng(options.seed)
     forward = [rng.permutation(game.n) for _ in range(pairs)]
-    each = (marginals(game.each, forward) + marginals(game.each, [order[::-1] for order in forward])) / 2
+    each = (
+        marginals(game.each, forward) + marginals(game.each, [order[::-1] for order in forward])
+    ) / 2
     scores, drawn = over_draws(each.mean(1))
     errors = np.hypot(each.mean(0).std(0, ddof=1) / math.sqrt(pairs), drawn)
     more = {"removal": game.removal, "permutations": 2 * pairs}

@@ -56,7 +56,9 @@ def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> A
     """
     chosen = method_named(method)
     if unknown := sorted(set(settings) - set(Options.__dataclass_fields__)):
-        raise AttributionError(f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}")
+        raise AttributionError(
+            f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}"
+        )
     before = scorer.cost
     scores = chosen(scorer, Options(**settings))
     return joined(method, scorer.question, scores, scorer.cost - before, tuple(scorer.notes))

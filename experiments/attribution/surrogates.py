@@ -22,7 +22,9 @@ REFITS = 30
 """Trees of resampled texts, whose spread is the standard error of the tree's scores."""
 
 
-def lime_sample(units: int, samples: int, rng: np.random.Generator) -> Bool[np.ndarray, "rows units"]:
+def lime_sample(
+    units: int, samples: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "rows units"]:
     """The whole text, then texts from which U{1..M} units are gone, whichever they are."""
     masks = np.ones((samples, units), dtype=bool)
     for row, removed in zip(masks[1:], rng.integers(1, units + 1, samples - 1), strict=True):
@@ -77,9 +79,13 @@ def lime(game: Game, options: Options) -> Found:
     coef, errors, r2 = ridge(X[:, chosen], values, weights, 1.0)
     scores, spread = np.zeros(game.n), np.zeros(game.n)
     scores[chosen], spread[chosen] = coef, errors
-    texts = [f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"]
+    texts = [
+        f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"
+    ]
     if len(chosen) < game.n:
-        texts.append(f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)")
+        texts.append(
+            f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)"
+        )
     notes = tuple(Note(kind="info", text=text) for text in texts)
     more = {"removal": game.removal, "samples": len(masks), "r2": r2}
     return Found(scores, game.value, spread, notes=notes, more=more)
@@ -102,7 +108,10 @@ def tree(game: Game, options: Options) -> Found:
 
     rng = np.random.default_rng(options.seed)
     found = fitted(np.arange(len(masks)))
-    again = [_shares(fitted(rng.integers(len(masks), size=len(masks))).tree_, game.n) for _ in range(REFITS)]
+    again = [
+        _shares(fitted(rng.integers(len(masks), size=len(masks))).tree_, game.n)
+        for _ in range(REFITS)
+    ]
     names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
     rules = export_text(found, feature_names=names, decimals=3).replace("<= 0.500", "absent").replace(
         "> 0.500", "there"
@@ -114,7 +123,13 @@ def tree(game: Game, options: Options) -> Found:
     )
     notes = tuple(Note(kind="info", text=text) for text in texts)
     more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
-    return Found(_shares(found.tree_, game.n), game.value, np.std(again, axis=0, ddof=1), notes=notes, more=more)
+    return Found(
+        _shares(found.tree_, game.n),
+        game.value,
+        np.std(again, axis=0, ddof=1),
+        notes=notes,
+        more=more,
+    )
 
 
 def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
@@ -125,18 +140,30 @@ def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
         if left < 0:
             continue
         w = nodes.weighted_n_node_samples
-        gain = w[at] * nodes.impurity[at] - w[left] * nodes.impurity[left] - w[right] * nodes.impurity[right]
-        scores[nodes.feature[at]] += np.sign(nodes.value[right, 0, 0] - nodes.value[left, 0, 0]) * gain
+        gain = (
+            w[at] * nodes.impurity[at]
+            - w[left] * nodes.impurity[left]
+            - w[right] * nodes.impurity[right]
+        )
+        scores[nodes.feature[at]] += (
+            np.sign(nodes.value[right, 0, 0] - nodes.value[left, 0, 0]) * gain
+        )
     total = np.abs(scores).sum()
     return scores / total if total else scores
 
 
-def _sampled(game: Game, options: Options) -> tuple[Bool[np.ndarray, "rows units"], Float[np.ndarray, " rows"]]:
+def _sampled(
+    game: Game, options: Options
+) -> tuple[Bool[np.ndarray, "rows units"], Float[np.ndarray, " rows"]]:
     if game.n < 2:
-        raise AttributionError("a surrogate compares units: expected at least 2, got 1; use leave-one-out")
+        raise AttributionError(
+            "a surrogate compares units: expected at least 2, got 1; use leave-one-out"
+        )
     samples = SAMPLES if options.samples is None else options.samples
     if samples < game.n + 2:
-        raise AttributionError(f"expected at least {game.n + 2} samples for {game.n} units, got {samples}")
+        raise AttributionError(
+            f"expected at least {game.n + 2} samples for {game.n} units, got {samples}"
+        )
     masks = lime_sample(game.n, samples, np.random.default_rng(options.seed))
     return masks, game(masks)
 

@@ -21,9 +21,7 @@ from ..subject.word_spans import Encoded, trimmed, word_spans
 LEVELS = ("word", "token", "span")
 
 # Kana, Han (with its extensions), Thai, Lao, Khmer, Myanmar: no spaces between words.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # A combining mark (an Indic vowel sign, an accent by itself) belongs to what it stands on.
 _LETTERS = rf"[[\w\p{{N}}]--[{_UNSPACED}]]+"
 _WORD = regex.compile(
@@ -106,13 +104,24 @@ def find_units(
         raise AttributionError(f"expected a text with words, got {text[:40]!r}")
     if level == "token":
         places = [trimmed(text, *encoded.offsets[i]) for i in free]
-        names = [text[a:b] or subject.token(encoded.ids[i]) for i, (a, b) in zip(free, places, strict=True)]
+        names = [
+            text[a:b] or subject.token(encoded.ids[i])
+            for i, (a, b) in zip(free, places, strict=True)
+        ]
         return Units(level, tuple(names), tuple(places), tuple((i,) for i in free))
-    wanted = split_words(text) if level == "word" else list(spans) if spans is not None else split_clauses(text)
+    wanted = (
+        split_words(text)
+        if level == "word"
+        else list(spans)
+        if spans is not None
+        else split_clauses(text)
+    )
     return _joined(level, encoded, sorted(wanted), excluded, free)
 
 
-def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], excluded: set[int], free: list[int]) -> Units:
+def _joined(
+    level: str, encoded: Encoded, wanted: list[tuple[int, int]], excluded: set[int], free: list[int]
+) -> Units:
     """The units that the characters ask for, those that share a token joined."""
     text = encoded.text
     places: list[tuple[int, int]] = []
@@ -133,9 +142,17 @@ def _joined(level: str, encoded: Encoded, wanted: list[tuple[int, int]], exclude
         raise AttributionError(f"expected a text with a {level}, got {text[:40]!r}")
     outside = len(free) - sum(map(len, tokens))
     notes = [
-        (joined, "info", f"{joined} {level}s share a token with the one before and are one unit with it"),
+        (
+            joined,
+            "info",
+            f"{joined} {level}s share a token with the one before and are one unit with it",
+        ),
         (lost, "dropped", f"{lost} {level}s have no token and no score"),
-        (outside, "info", f"{outside} tokens belong to no {level} (white space) and stay as they are"),
+        (
+            outside,
+            "info",
+            f"{outside} tokens belong to no {level} (white space) and stay as they are",
+        ),
     ]
     return Units(
         level,

@@ -62,7 +62,11 @@ def _check(path: Path) -> None:
         for member in archive.infolist():
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, kind = read(file)
             if math.prod(shape) * kind.itemsize > member.file_size:
                 name = member.filename.removesuffix(".npy")

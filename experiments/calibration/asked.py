@@ -114,7 +114,9 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | str:
         return letters.index(letter[1])
     present = [k for k, choice in enumerate(choices) if _holds(text, choice)]
     # A choice may be part of another one: the longest that is there counts.
-    longest = [k for k in present if not any(k != j and _holds(choices[j], choices[k]) for j in present)]
+    longest = [
+        k for k in present if not any(k != j and _holds(choices[j], choices[k]) for j in present)
+    ]
     if len(longest) == 1:
         return longest[0]
     return "refused" if REFUSAL.search(text) else "unparsable"
@@ -122,7 +124,11 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | str:
 
 def _holds(text: str, part: str) -> bool:
     words, wanted = _words(text), _words(part)
-    return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1)) if wanted else False
+    return (
+        any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
+        if wanted
+        else False
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -156,7 +162,9 @@ def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
 
     def one(i: int) -> Answer:
         q = asking.questions[i]
-        text = asking.templates.ask("choose", question=q.question, choices=asking.templates.listed(q))
+        text = asking.templates.ask(
+            "choose", question=q.question, choices=asking.templates.listed(q)
+        )
         texts = generate(asking.subject, text, LENGTH, asking.samples, 1.0, asking.seed + i)
         chosen = [parse_choice(text, q.choices) for text in texts]
         reasons = [one for one in chosen if isinstance(one, str)]
@@ -168,7 +176,9 @@ def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
     return _each(asking, name, folder, one)
 
 
-def _each(asking: Asking, name: str, folder: RunFolder, one: Callable[[int], Answer]) -> list[Answer]:
+def _each(
+    asking: Asking, name: str, folder: RunFolder, one: Callable[[int], Answer]
+) -> list[Answer]:
     """One question after the other; what is answered already is not asked again."""
     out = []
     with console.progress() as bars:

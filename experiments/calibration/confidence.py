@@ -26,8 +26,22 @@ from ..sweep.effects import clusters_of, group_notes
 from ..sweep.sweep import chunks, clean_values
 from .asked import ASKED, Answer, Asking
 from .options import SOURCES, ConfidenceOptions
-from .predictions import PredictionError, Predictions, drawn_groups, read_predictions, save_predictions
-from .questions import Question, QuestionError, Templates, of_pairs, of_prompts, read_questions, token_probabilities
+from .predictions import (
+    PredictionError,
+    Predictions,
+    drawn_groups,
+    read_predictions,
+    save_predictions,
+)
+from .questions import (
+    Question,
+    QuestionError,
+    Templates,
+    of_pairs,
+    of_prompts,
+    read_questions,
+    token_probabilities,
+)
 from .recalibration import recalibrated
 from .records import JudgedRecord
 from .reliability import Judged, compare, errors_of, finding, judge
@@ -71,7 +85,11 @@ class ConfidenceInputs(Inputs):
         else:
             clusters = clusters_of(self.questions[0])
             marked = np.zeros(len(clusters), bool)
-        return drawn_groups(clusters, self.options.split, self.options.seed) if self.options.split else marked
+        return (
+            drawn_groups(clusters, self.options.split, self.options.seed)
+            if self.options.split
+            else marked
+        )
 
     def with_validation(self, predictions: Sequence[Predictions]) -> Predictions:
         """The rows of both files, those that scalings are fitted on marked."""
@@ -102,13 +120,18 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     )
     sizes = [len(rows) for rows in (predictions or questions)]
     inputs.data = [
-        DataFile.of(name, path, size) for name, path, size in zip((source, "validation"), paths, sizes, strict=False)
+        DataFile.of(name, path, size)
+        for name, path, size in zip((source, "validation"), paths, sizes, strict=False)
     ] + [DataFile.of(f"template {path.stem}", path, 1) for path in inputs.templates.replaced]
     measured = int((~inputs.validation).sum())
     if not measured:
-        raise PredictionError(f"{options.source}: expected rows to measure, all are validation rows")
+        raise PredictionError(
+            f"{options.source}: expected rows to measure, all are validation rows"
+        )
     if measured < options.bins:
-        raise QuestionError(f"expected at least as many rows as bins, got {measured} and {options.bins}: give --bins")
+        raise QuestionError(
+            f"expected at least as many rows as bins, got {measured} and {options.bins}: give --bins"
+        )
     return inputs
 
 
@@ -136,7 +159,9 @@ class Measurement:
             "records": records,
             "comparisons": compare(self.methods, seed),
             "errors": errors_of(self.methods[0], *self.names),
-            "findings": [Finding(property=record.method, text=finding(record)) for record in records],
+            "findings": [
+                Finding(property=record.method, text=finding(record)) for record in records
+            ],
             "notes": [*self.notes, *_notes(records)],
             "source": source,
         }
@@ -185,11 +210,15 @@ def _checked(options: ConfidenceOptions) -> str:
     sources = [name for name in SOURCES if hasattr(options, name)]
     given = [name for name in sources if getattr(options, name) is not None]
     if len(given) != 1:
-        raise QuestionError(f"expected one of --{', --'.join(sources)}, got {', '.join(given) or 'none'}")
+        raise QuestionError(
+            f"expected one of --{', --'.join(sources)}, got {', '.join(given) or 'none'}"
+        )
     if options.confidence and given[0] == "predictions":
         raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
     if (given[0] == "predictions") != (options.model is None):
-        raise QuestionError("expected --model for questions, prompts and pairs, and none for --predictions")
+        raise QuestionError(
+            "expected --model for questions, prompts and pairs, and none for --predictions"
+        )
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
     for path in (options.source, options.validation):
@@ -209,7 +238,9 @@ def _read(options: ConfidenceOptions, source: str, path: Path) -> list[Question]
     if any(prompt.wrong is not None for prompt in prompts):
         return of_prompts(prompts, templates, options.seed)
     if options.confidence or options.validation or options.split:
-        raise QuestionError("--confidence, --validation and --split need prompts with a 'wrong' answer to choose from")
+        raise QuestionError(
+            "--confidence, --validation and --split need prompts with a 'wrong' answer to choose from"
+        )
     return [Question(p.prompt, (p.answer,), 0, p.group, p.prompt) for p in prompts]
 
 
@@ -224,14 +255,18 @@ def _names(test: Predictions, questions: Sequence[Question]) -> Names:
     return texts, [test.classes[k] for k in best], [test.classes[k] for k in test.labels]
 
 
-def _token_predictions(inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], cell: str) -> Predictions:
+def _token_predictions(
+    inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], cell: str
+) -> Predictions:
     """The model's own probabilities; questions with fewer choices than others have 0 for what they lack."""
     subject, options = inputs.subject, inputs.options
     assert subject is not None
     letters = options.choices == "letter"
 
     def computed() -> list[list[float]]:
-        rows = token_probabilities(subject, questions, inputs.templates, letters, options.batch_tokens)
+        rows = token_probabilities(
+            subject, questions, inputs.templates, letters, options.batch_tokens
+        )
         return [row.tolist() for row in rows]
 
     rows = run.folder.kept(cell, computed)
@@ -261,28 +296,42 @@ def _next_token(inputs: ConfidenceInputs) -> Measurement:
     return Measurement([judged], (texts, ["another token"] * len(questions), answers), [note])
 
 
-def _of_prompts(subject: Subject, metric: str, prompts: Sequence[Prompt], batch_tokens: int) -> np.ndarray:
+def _of_prompts(
+    subject: Subject, metric: str, prompts: Sequence[Prompt], batch_tokens: int
+) -> np.ndarray:
     made = get_metric(metric)
-    return clean_values(subject, made, list(chunks(subject, made.reads(subject, prompts), batch_tokens)))
+    return clean_values(
+        subject, made, list(chunks(subject, made.reads(subject, prompts), batch_tokens))
+    )
 
 
 def _ask(
-    inputs: ConfidenceInputs, run: Run, questions: Sequence[Question], tokens: Judged, notes: list[Note]
+    inputs: ConfidenceInputs,
+    run: Run,
+    questions: Sequence[Question],
+    tokens: Judged,
+    notes: list[Note],
 ) -> list[Judged]:
     """What the model says of its answers, in each of the ways that are asked for."""
     subject, options = inputs.subject, inputs.options
     assert tokens.probabilities is not None
     assert subject is not None
     chosen = [int(k) for k in tokens.probabilities.argmax(1)]
-    asking = Asking(subject, inputs.templates, questions, chosen, options.samples, options.batch_tokens, options.seed)
+    asking = Asking(
+        subject,
+        inputs.templates,
+        questions,
+        chosen,
+        options.samples,
+        options.batch_tokens,
+        options.seed,
+    )
     out = []
     for name in dict.fromkeys(options.confidence):
         answers = ASKED[name](asking, name, run.folder)
         out.append(_judged(name, answers, tokens))
         if name == "p_true" and (few := sum(float(one.text) < FEW_MASS for one in answers)):
-            text = (
-                f"p_true: A and B together have less than half of the probability in {few} of {len(answers)} questions"
-            )
+            text = f"p_true: A and B together have less than half of the probability in {few} of {len(answers)} questions"
             notes.append(Note(kind="warning", text=text))
         for reason in ("refused", "unparsable"):
             texts = [one.text for one in answers if one.reason == reason]
@@ -294,7 +343,9 @@ def _ask(
 
 def _judged(name: str, answers: Sequence[Answer], tokens: Judged) -> Judged:
     confidence = np.array([np.nan if one.confidence is None else one.confidence for one in answers])
-    counts = {reason: sum(one.reason == reason for one in answers) for reason in ("refused", "unparsable")}
+    counts = {
+        reason: sum(one.reason == reason for one in answers) for reason in ("refused", "unparsable")
+    }
     return Judged(name, confidence, tokens.correct, tokens.clusters, counts=counts)
 
 

@@ -14,7 +14,12 @@ from .questions import QuestionError
 
 @torch.inference_mode()
 def generate(
-    subject: Subject, text: str, length: int, copies: int = 1, temperature: float = 0.0, seed: int = 0
+    subject: Subject,
+    text: str,
+    length: int,
+    copies: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
     """Continuations of a text, each up to its first line break, an end-of-text token, or ``length`` tokens.
 
@@ -25,10 +30,14 @@ def generate(
         QuestionError: a model that cannot continue a text, or a text that leaves no room.
     """
     if not subject.causal:
-        raise QuestionError(f"{subject.name} sees what follows a token: expected a model that continues texts")
+        raise QuestionError(
+            f"{subject.name} sees what follows a token: expected a model that continues texts"
+        )
     encoded = subject.encode([text])[0]
     if encoded.cut is not None or len(encoded) + length > subject.max_length:
-        raise QuestionError(f"{text[:40]!r}... and {length} tokens are longer than the model's {subject.max_length}")
+        raise QuestionError(
+            f"{text[:40]!r}... and {length} tokens are longer than the model's {subject.max_length}"
+        )
     ends = _ends(subject)
     generator = torch.Generator().manual_seed(seed)
     ids = torch.tensor([encoded.ids], device=subject.device)
@@ -48,12 +57,16 @@ def generate(
             live[k] &= token not in ends and "\n" not in _text_of(subject, rows[k]).lstrip()
         if not any(live) or step == length - 1:
             break
-        out = subject.model(input_ids=chosen[:, None].to(subject.device), past_key_values=cache, use_cache=True)
+        out = subject.model(
+            input_ids=chosen[:, None].to(subject.device), past_key_values=cache, use_cache=True
+        )
         cache, logits = out.past_key_values, out.logits[:, -1]
     return [(_text_of(subject, row).strip().splitlines() or [""])[0].strip() for row in rows]
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Int[Tensor, " copies"]:
+def _choose(
+    logits: Tensor, temperature: float, generator: torch.Generator
+) -> Int[Tensor, " copies"]:
     if temperature == 0:
         return logits.argmax(-1).cpu()
     probabilities = torch.softmax(logits.float().cpu() / temperature, dim=-1)
@@ -67,5 +80,8 @@ def _text_of(subject: Subject, row: list[int]) -> str:
 def _ends(subject: Subject) -> set[int]:
     """Every token that ends a text or a turn."""
     declared: Any = getattr(getattr(subject.model, "generation_config", None), "eos_token_id", None)
-    ends = set(declared if isinstance(declared, list) else [declared]) | {subject.tokenizer.eos_token_id, subject.bos}
+    ends = set(declared if isinstance(declared, list) else [declared]) | {
+        subject.tokenizer.eos_token_id,
+        subject.bos,
+    }
     return {int(token) for token in ends if token is not None}

@@ -16,17 +16,23 @@ SOURCES = ("predictions", "questions", "prompts", "pairs")
 class ConfidenceOptions(RunOptions):
     """Texts, wording and measures of confidence."""
 
-    questions: Path | None = option("questions with choices and answer: JSONL, JSON, CSV or TSV", None, metavar="FILE")
+    questions: Path | None = option(
+        "questions with choices and answer: JSONL, JSON, CSV or TSV", None, metavar="FILE"
+    )
     prompts: Path | None = option(
         "prompts with answer, and perhaps wrong: JSONL, JSON, CSV or TSV", None, metavar="FILE"
     )
     pairs: Path | None = option("minimal pairs: JSONL, JSON, CSV or TSV", None, metavar="FILE")
     limit: int | None = option("use only the first N rows", None, metavar="N", least=1)
     validation: Path | None = option("another such file, to fit scalings on", None, metavar="FILE")
-    split: float = option("fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0)
+    split: float = option(
+        "fit scalings on this share of the groups, drawn at random, and measure the rest", 0.0
+    )
     bins: int = option("bins of equal width", 15, least=2)
     choices: str = option(
-        "judge a question's choices by their text or their letter", "text", choices=("text", "letter")
+        "judge a question's choices by their text or their letter",
+        "text",
+        choices=("text", "letter"),
     )
     confidence: tuple[str, ...] = option(
         "ask the model how sure it is: p_true, verbalised or sampled (repeatable)",
@@ -41,4 +47,6 @@ class ConfidenceOptions(RunOptions):
     @property
     def source(self) -> Path:
         """The file that is measured."""
-        return next((path for name in SOURCES if (path := getattr(self, name, None)) is not None), Path())
+        return next(
+            (path for name in SOURCES if (path := getattr(self, name, None)) is not None), Path()
+        )

@@ -10,14 +10,29 @@ from markupsafe import Markup
 from ..report.charts import Series
 from ..report.controls import Control, field
 from ..report.lines import lines
-from ..report.parts import Cell, Column, Fold, Heat, Page, Picture, Section, Stats, Table, score_cell
+from ..report.parts import (
+    Cell,
+    Column,
+    Fold,
+    Heat,
+    Page,
+    Picture,
+    Section,
+    Stats,
+    Table,
+    score_cell,
+)
 from ..report.reliability import CAPTION, class_table, diagram, tips
 from ..report.schema import Finding
 from ..report.words import ABSENT, count, finite, interval, number, p_value, plural, signed, unnamed
 from .records import ComparisonRecord, ErrorRecord, JudgedRecord
 
 CONTROLS = (
-    Control("ECE of a perfectly calibrated model by chance", "an error that the bins make", field("ece_chance")),
+    Control(
+        "ECE of a perfectly calibrated model by chance",
+        "an error that the bins make",
+        field("ece_chance"),
+    ),
     Control("interval over groups", "a difference within the rows' chance", field("ece_low")),
 )
 """What each control rules out."""
@@ -54,8 +69,14 @@ def confidence_page(
     return Page(
         title=title,
         kicker=f"layerscope {command}",
-        facts=[plural(records[0].n if records else 0, "row"), plural(len(records), "confidence"), source],
-        findings=[(anchors.get(f.property, ""), f.property, unnamed(f.text, f.property)) for f in findings],
+        facts=[
+            plural(records[0].n if records else 0, "row"),
+            plural(len(records), "confidence"),
+            source,
+        ],
+        findings=[
+            (anchors.get(f.property, ""), f.property, unnamed(f.text, f.property)) for f in findings
+        ],
         sections=sections,
         data=data,
     )
@@ -65,20 +86,35 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
     """Every method on one line."""
     columns = [
         Column("confidence", False),
-        Column("answered", hint="rows with a confidence; refused and unparsable ones in small print"),
+        Column(
+            "answered", hint="rows with a confidence; refused and unparsable ones in small print"
+        ),
         Column("mean", hint="mean confidence"),
         Column("accuracy"),
         Column("overconfidence", hint="mean confidence minus accuracy"),
         Column("ECE", hint="expected calibration error, bins of equal width"),
-        Column("by chance", hint="ECE of a perfectly calibrated model with these confidences; p in small print"),
-        Column("equal mass", hint="ECE of bins that hold equally many rows; by chance in small print"),
+        Column(
+            "by chance",
+            hint="ECE of a perfectly calibrated model with these confidences; p in small print",
+        ),
+        Column(
+            "equal mass", hint="ECE of bins that hold equally many rows; by chance in small print"
+        ),
         Column("maximum", hint="largest gap of a bin"),
-        Column("squared error", hint="(confidence - correct) squared; with unanswered rows at 1/2 in small print"),
+        Column(
+            "squared error",
+            hint="(confidence - correct) squared; with unanswered rows at 1/2 in small print",
+        ),
         Column("AUROC", hint="how often a right answer is more confident than a wrong one"),
-        Column("risk area", hint="area under the risk-coverage curve; the best order of these answers in small print"),
+        Column(
+            "risk area",
+            hint="area under the risk-coverage curve; the best order of these answers in small print",
+        ),
     ]
     caption = "Every measure, with 95% intervals in small print"
-    parts: list[Any] = [Table("measures", caption, columns, [_row(record) for record in records], copy=True)]
+    parts: list[Any] = [
+        Table("measures", caption, columns, [_row(record) for record in records], copy=True)
+    ]
     if whole := [record for record in records if record.brier is not None]:
         parts.append(_brier(whole))
     if comparisons:
@@ -97,7 +133,11 @@ def _row(r: JudgedRecord) -> list[Cell]:
         Cell(count(r.n_answered), float(r.n_answered), ", ".join(r.unanswered)),
         score_cell(r.confidence, r.confidence_low, r.confidence_high),
         score_cell(r.accuracy, r.accuracy_low, r.accuracy_high),
-        Cell(signed(r.overconfidence), r.overconfidence, interval(r.overconfidence_low, r.overconfidence_high)),
+        Cell(
+            signed(r.overconfidence),
+            r.overconfidence,
+            interval(r.overconfidence_low, r.overconfidence_high),
+        ),
         score_cell(r.ece, r.ece_low, r.ece_high, tone="strong"),
         Cell(number(r.ece_chance), r.ece_chance, note),
         Cell(number(r.ece_mass), r.ece_mass, _labelled("chance", r.ece_mass_chance)),
@@ -124,15 +164,24 @@ def _brier(records: Sequence[JudgedRecord]) -> Table:
     ]
     by_class = any(record.classwise is not None for record in records)
     if by_class:
-        hint = "mean over classes of the ECE of each class's own probability; by chance in small print"
+        hint = (
+            "mean over classes of the ECE of each class's own probability; by chance in small print"
+        )
         columns.append(Column("classwise ECE", hint=hint))
     rows = [
         [
             Cell(r.method, head=True),
             score_cell(r.brier, r.brier_low, r.brier_high),
-            *(score_cell(value) for value in (r.reliability, r.resolution, r.uncertainty, r.within)),
+            *(
+                score_cell(value)
+                for value in (r.reliability, r.resolution, r.uncertainty, r.within)
+            ),
             Cell("infinite") if r.n_impossible else score_cell(r.nll, r.nll_low, r.nll_high),
-            *([Cell(number(r.classwise), r.classwise, _labelled("chance", r.classwise_chance))] if by_class else []),
+            *(
+                [Cell(number(r.classwise), r.classwise, _labelled("chance", r.classwise_chance))]
+                if by_class
+                else []
+            ),
         ]
         for r in records
     ]
@@ -145,7 +194,10 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
         Column("confidence", False),
         Column("against", False),
         Column("rows"),
-        Column("squared error", hint="mean of (confidence - correct) squared minus the other's; below 0 is better"),
+        Column(
+            "squared error",
+            hint="mean of (confidence - correct) squared minus the other's; below 0 is better",
+        ),
         Column("p", hint="paired bootstrap over groups, Holm-corrected"),
     ]
     rows = [
@@ -176,11 +228,19 @@ def _diagram(record: JudgedRecord, uid: str, data: dict[str, Any]) -> Section:
     ]
     parts: list[Any] = [
         Stats([item for item in items if item[1] != ABSENT]),
-        Heat(uid, Markup(diagram(record, uid)), CAPTION, label=f"Reliability of {record.method}", key=False),
+        Heat(
+            uid,
+            Markup(diagram(record, uid)),
+            CAPTION,
+            label=f"Reliability of {record.method}",
+            key=False,
+        ),
     ]
     if classes := record.classes:
         table = class_table(classes, uid)
-        parts.append(Fold(f"Class by class ({len(classes)})", [table], open=len(classes) <= FEW_CLASSES))
+        parts.append(
+            Fold(f"Class by class ({len(classes)})", [table], open=len(classes) <= FEW_CLASSES)
+        )
     badges = [(reason, "warn") for reason in record.unanswered]
     return Section(uid, record.method, parts, "", badges, study=True)
 
@@ -212,7 +272,15 @@ def _risk(records: Sequence[JudgedRecord], data: dict[str, Any]) -> Section:
 
 def _errors(errors: Sequence[ErrorRecord]) -> Section:
     """The wrong answers made with most confidence."""
-    columns = [Column("row", False), Column("right", False), Column("answered", False), Column("confidence")]
-    rows = [[Cell(e.text), Cell(e.gold), Cell(e.predicted), Cell(number(e.confidence), e.confidence)] for e in errors]
+    columns = [
+        Column("row", False),
+        Column("right", False),
+        Column("answered", False),
+        Column("confidence"),
+    ]
+    rows = [
+        [Cell(e.text), Cell(e.gold), Cell(e.predicted), Cell(number(e.confidence), e.confidence)]
+        for e in errors
+    ]
     table = Table("errors", "Most confident mistakes", columns, rows, tall=True, copy=True)
     return Section("errors-section", "Confident mistakes", [table])

@@ -62,7 +62,9 @@ class Predictions:
             labels=self.labels[chosen],
             clusters=self.clusters[chosen],
             validation=self.validation[chosen],
-            texts=tuple(t for t, on in zip(self.texts, chosen, strict=True) if on) if self.texts else (),
+            texts=tuple(t for t, on in zip(self.texts, chosen, strict=True) if on)
+            if self.texts
+            else (),
         )
 
     def with_validation(self, other: Predictions) -> Predictions:
@@ -91,7 +93,9 @@ class Predictions:
         return replace(self, validation=validation)
 
 
-def drawn_groups(clusters: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
+def drawn_groups(
+    clusters: Int[np.ndarray, " n"], share: float, seed: int
+) -> Bool[np.ndarray, " n"]:
     """The rows of a share of the clusters, drawn at random.
 
     Raises:
@@ -100,7 +104,9 @@ def drawn_groups(clusters: Int[np.ndarray, " n"], share: float, seed: int) -> Bo
     names = np.unique(clusters)
     drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
     if not 0 < len(drawn) < len(names):
-        raise PredictionError(f"--split {share:g} of {len(names)} groups: expected some for each side")
+        raise PredictionError(
+            f"--split {share:g} of {len(names)} groups: expected some for each side"
+        )
     return np.isin(clusters, drawn)
 
 
@@ -138,7 +144,9 @@ def read_predictions(path: Path, limit: int | None = None) -> Predictions:
         check(made.probabilities, made.labels)
     except CalibrationError as error:
         raise PredictionError(f"{path}: {error}") from None
-    return replace(made, probabilities=made.probabilities / made.probabilities.sum(1, keepdims=True))
+    return replace(
+        made, probabilities=made.probabilities / made.probabilities.sum(1, keepdims=True)
+    )
 
 
 FIELDS = ("probabilities", "logits")
@@ -154,7 +162,9 @@ def _read_npz(path: Path) -> Predictions:
     names = [name for name in FIELDS if name in arrays]
     if len(names) != 1 or "labels" not in arrays:
         got = ", ".join(sorted(arrays))[:200] or "none"
-        raise PredictionError(f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}")
+        raise PredictionError(
+            f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}"
+        )
     values, labels = arrays[names[0]], arrays["labels"]
     if values.dtype.kind not in "fiu":
         raise PredictionError(f"{path}: expected numbers as {names[0]}, got {values.dtype}")
@@ -163,17 +173,29 @@ def _read_npz(path: Path) -> Predictions:
         raise PredictionError(
             f"{path}: expected {names[0]} [n c] and labels [n], got {values.shape} and {labels.shape}"
         )
-    classes = [str(v) for v in arrays["classes"].ravel()] if "classes" in arrays else _places(values.shape[1])
+    classes = (
+        [str(v) for v in arrays["classes"].ravel()]
+        if "classes" in arrays
+        else _places(values.shape[1])
+    )
     if len(classes) != values.shape[1]:
-        raise PredictionError(f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}")
+        raise PredictionError(
+            f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}"
+        )
     groups = arrays.get("groups", np.arange(len(values)))
     validation = arrays.get("validation", np.zeros(len(values), bool))
     if validation.dtype.kind not in "biu":
-        raise PredictionError(f"{path}: expected true or false as validation, got {validation.dtype}")
+        raise PredictionError(
+            f"{path}: expected true or false as validation, got {validation.dtype}"
+        )
     for name, column in (("groups", groups), ("validation", validation)):
         if column.shape != labels.shape:
-            raise PredictionError(f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}")
-    return _predictions(path, names[0], values, labels.tolist(), classes, groups.tolist(), validation.astype(bool))
+            raise PredictionError(
+                f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}"
+            )
+    return _predictions(
+        path, names[0], values, labels.tolist(), classes, groups.tolist(), validation.astype(bool)
+    )
 
 
 def _read_records(path: Path) -> Predictions:
@@ -184,14 +206,18 @@ def _read_records(path: Path) -> Predictions:
         names = [name for name in FIELDS if name in record]
         if len(names) != 1 or "label" not in record:
             fields = ", ".join(sorted(record))[:200]
-            raise InputError(f"expected 'label' and one of 'probabilities' and 'logits', got {fields}")
+            raise InputError(
+                f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
+            )
         row = record[names[0]]
         if not isinstance(row, list | dict):
             raise InputError(f"expected a list or an object as {names[0]}, got {shown(row)}")
         here = list(row) if isinstance(row, dict) else _places(len(row))
         field, classes = field or names[0], classes or here
         if names[0] != field or sorted(here) != sorted(classes):
-            raise InputError(f"expected {field} of {len(classes)} classes as in the first line, got {shown(row)}")
+            raise InputError(
+                f"expected {field} of {len(classes)} classes as in the first line, got {shown(row)}"
+            )
         ordered = [row[name] for name in classes] if isinstance(row, dict) else row
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ordered):
             raise InputError(f"expected numbers as {field}, got {shown(row)}")
@@ -204,7 +230,9 @@ def _read_records(path: Path) -> Predictions:
     validation = np.array([record.get("split") == "validation" for record in records])
     texts = tuple(text if isinstance(text := record.get("text"), str) else "" for record in records)
     values, labels = np.array([row for row, _, _ in rows]), [record["label"] for record in records]
-    return _predictions(path, field, values, labels, classes, groups, validation, texts if any(texts) else ())
+    return _predictions(
+        path, field, values, labels, classes, groups, validation, texts if any(texts) else ()
+    )
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
@@ -212,11 +240,16 @@ def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
     for number, record in records:
         joined, rest = dict[str, dict[str, float]](), dict[str, Any]()
         for name, value in record.items():
-            start = next((start for start in COLUMNS if name.startswith(start) and isinstance(value, str)), None)
+            start = next(
+                (start for start in COLUMNS if name.startswith(start) and isinstance(value, str)),
+                None,
+            )
             if start is None:
                 rest[name] = value
             else:
-                joined.setdefault(COLUMNS[start], {})[name.removeprefix(start)] = _number(value, name)
+                joined.setdefault(COLUMNS[start], {})[name.removeprefix(start)] = _number(
+                    value, name
+                )
         yield number, {**rest, **joined}
 
 
@@ -271,4 +304,6 @@ def _label(label: Any, classes: Sequence[str]) -> int:
     if place and int(place) < len(classes) and not any(name.isdecimal() for name in classes):
         return int(place)
     named = ", ".join(classes[:6])[:200]
-    raise InputError(f"expected a label from 0 to {len(classes) - 1} or one of {named}, got {shown(label)}")
+    raise InputError(
+        f"expected a label from 0 to {len(classes) - 1} or one of {named}, got {shown(label)}"
+    )

@@ -28,7 +28,15 @@ from scipy.special import softmax
 from layerscope.errors import InputError, LayerscopeError
 
 from ..corpus.prompts import Pair, Prompt
-from ..corpus.records import Headerless, Numbered, PromptError, first_of, group_of, read_lines_as, shown
+from ..corpus.records import (
+    Headerless,
+    Numbered,
+    PromptError,
+    first_of,
+    group_of,
+    read_lines_as,
+    shown,
+)
 from ..metrics.metrics import BITS, get_metric
 from ..subject import Subject
 from ..subject.chat import render_chat
@@ -78,13 +86,20 @@ class Templates:
         QuestionError: a folder without any of the names, or ``chat`` for a tokenizer without a template.
     """
 
-    def __init__(self, subject: Subject | None = None, folder: Path | None = None, chat: bool = False) -> None:
+    def __init__(
+        self, subject: Subject | None = None, folder: Path | None = None, chat: bool = False
+    ) -> None:
         self._tokenizer = subject.tokenizer if subject is not None and chat else None
         names = [path.stem for path in sorted(TEMPLATES.glob("*.txt"))]
-        self.texts = {name: (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n") for name in names}
+        self.texts = {
+            name: (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+            for name in names
+        }
         self.replaced: list[Path] = []
         if folder is not None:
-            self.replaced = [folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()]
+            self.replaced = [
+                folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()
+            ]
             if not self.replaced:
                 raise QuestionError(
                     f"--templates {folder}: expected a file named {'.txt, '.join(names)}.txt, found none"
@@ -104,7 +119,9 @@ class Templates:
         except (ValueError, LookupError) as error:
             if isinstance(error, QuestionError):
                 raise
-            raise QuestionError(f"{expected}, each in braces; braces of the text are doubled ({error})") from None
+            raise QuestionError(
+                f"{expected}, each in braces; braces of the text are doubled ({error})"
+            ) from None
 
     def ask(self, name: str, **fields: str) -> str:
         """The text that a model continues with its answer; in a chat the last line, such as ``Answer:``, is the answer's
@@ -118,7 +135,9 @@ class Templates:
     def listed(self, question: Question) -> str:
         """Its choices, one a line, each behind its letter."""
         letters = LETTERS[: len(question.choices)]
-        return "\n".join(f"{a}. {text.strip()}" for a, text in zip(letters, question.choices, strict=True))
+        return "\n".join(
+            f"{a}. {text.strip()}" for a, text in zip(letters, question.choices, strict=True)
+        )
 
 
 MMLU = Headerless(("question", "A", "B", "C", "D", "answer"), "answer", frozenset("ABCD"))
@@ -203,7 +222,11 @@ class _Draft:
 
 def _draft(record: Mapping[str, Any]) -> _Draft:
     """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices, ``answerKey``)."""
-    text, choices, answer = record.get("question"), record.get("choices"), first_of(record, ("answer", "answerKey"))
+    text, choices, answer = (
+        record.get("question"),
+        record.get("choices"),
+        first_of(record, ("answer", "answerKey")),
+    )
     if isinstance(text, dict):  # ARC as it is published
         text, choices = text.get("stem"), text.get("choices")
     if not isinstance(text, str) or not text:
@@ -221,7 +244,9 @@ def _draft(record: Mapping[str, Any]) -> _Draft:
     if isinstance(answer, str) and answer not in (*texts, *labels) and answer.strip().isdecimal():
         answer = int(answer)  # a cell of a table is text
     if not isinstance(answer, str | int) or isinstance(answer, bool):
-        raise InputError(f"expected 'answer' to be a choice, its letter or its place, got {shown(answer)}")
+        raise InputError(
+            f"expected 'answer' to be a choice, its letter or its place, got {shown(answer)}"
+        )
     return _Draft(text, tuple(texts), tuple(labels), answer, group_of(record))
 
 
@@ -249,7 +274,9 @@ def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> li
     rng, out = random.Random(seed), []
     for number, prompt in enumerate(prompts):
         if prompt.wrong is None:
-            raise QuestionError(f"prompt {number + 1} ({prompt.prompt[:40]!r}) has no 'wrong' to choose from")
+            raise QuestionError(
+                f"prompt {number + 1} ({prompt.prompt[:40]!r}) has no 'wrong' to choose from"
+            )
         place = rng.randrange(2)
         choices = (prompt.answer, prompt.wrong) if place == 0 else (prompt.wrong, prompt.answer)
         asked = templates.fill("continuation", text=prompt.prompt.strip())
@@ -269,7 +296,11 @@ def of_pairs(pairs: Sequence[Pair], templates: Templates, seed: int) -> list[Que
 
 
 def token_probabilities(
-    subject: Subject, questions: Sequence[Question], templates: Templates, letters: bool, batch_tokens: int
+    subject: Subject,
+    questions: Sequence[Question],
+    templates: Templates,
+    letters: bool,
+    batch_tokens: int,
 ) -> list[Float[np.ndarray, " choices"]]:
     """The model's own probability of each choice of each question.
 
@@ -291,13 +322,20 @@ def token_probabilities(
         elif q.prompt is not None:
             text, answers = q.prompt, list(q.choices)
         else:
-            text, answers = templates.ask("answer", question=q.question), [f" {c.strip()}" for c in q.choices]
+            text, answers = (
+                templates.ask("answer", question=q.question),
+                [f" {c.strip()}" for c in q.choices],
+            )
         prompts += [Prompt(text, answer) for answer in answers]
     bits = _values(subject, "log_probability", prompts, batch_tokens)
     ends = np.cumsum([len(q.choices) for q in questions])[:-1]
     return [softmax(part / BITS) for part in np.split(bits, ends)]
 
 
-def _values(subject: Subject, metric: str, items: Sequence[Any], batch_tokens: int) -> Float[np.ndarray, " items"]:
+def _values(
+    subject: Subject, metric: str, items: Sequence[Any], batch_tokens: int
+) -> Float[np.ndarray, " items"]:
     made = get_metric(metric)
-    return clean_values(subject, made, list(chunks(subject, made.reads(subject, items), batch_tokens)))
+    return clean_values(
+        subject, made, list(chunks(subject, made.reads(subject, items), batch_tokens))
+    )

@@ -10,7 +10,9 @@ from .predictions import Predictions
 from .reliability import Judged
 
 
-def recalibrated(predictions: Predictions, test: Predictions, notes: list[Note], out: Path) -> list[Judged]:
+def recalibrated(
+    predictions: Predictions, test: Predictions, notes: list[Note], out: Path
+) -> list[Judged]:
     """The test rows' confidence after each scaling, fitted on the validation rows alone.
 
     Args:
@@ -20,16 +22,23 @@ def recalibrated(predictions: Predictions, test: Predictions, notes: list[Note],
     """
     validation = predictions.rows(predictions.validation)
     if not len(validation):
-        text = (
-            "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
-        )
+        text = "scalings skipped: no validation rows to fit them on (--validation FILE, --split SHARE, or rows marked so)"
         notes.append(Note(kind="skipped", text=text))
         return []
     if not test.same_width:
-        notes.append(Note(kind="skipped", text="scalings skipped: the questions differ in their number of choices"))
+        notes.append(
+            Note(
+                kind="skipped",
+                text="scalings skipped: the questions differ in their number of choices",
+            )
+        )
         return []
     if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
-        notes.append(Note(kind="warning", text="some groups have rows in validation and among those measured"))
+        notes.append(
+            Note(
+                kind="warning", text="some groups have rows in validation and among those measured"
+            )
+        )
     methods = []
     (out / "scalings").mkdir(exist_ok=True)
     for name, kind in SCALINGS.items():
@@ -44,5 +53,7 @@ def recalibrated(predictions: Predictions, test: Predictions, notes: list[Note],
         if isinstance(fitted, TemperatureScaling):
             text = f"temperature {fitted.temperature_[0]:.4g}, fitted on {len(validation)} validation rows"
             notes.append(Note(kind="info", text=text))
-        methods.append(Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities))))
+        methods.append(
+            Judged.of(f"{name} scaling", test, fitted.predict_proba(as_logits(test.probabilities)))
+        )
     return methods

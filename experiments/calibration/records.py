@@ -57,14 +57,20 @@ class JudgedRecord:
     n_answered: int = entry("rows that have a confidence", "rows")
     n_clusters: int = entry("groups that intervals resample", "groups")
     n_refused: int | None = entry("answers that refuse to give a confidence", "rows", default=None)
-    n_unparsable: int | None = entry("answers from which no confidence can be read", "rows", default=None)
+    n_unparsable: int | None = entry(
+        "answers from which no confidence can be read", "rows", default=None
+    )
     accuracy: float = entry("share of all rows that are right")
     accuracy_low: float | None = entry("lower end of its 95% interval")
     accuracy_high: float | None = entry("upper end of its 95% interval")
-    squared_error_all: float = entry("mean of (confidence - correct)^2, with 1/2 for a row without a confidence")
+    squared_error_all: float = entry(
+        "mean of (confidence - correct)^2, with 1/2 for a row without a confidence"
+    )
     squared_error_all_low: float | None = entry("lower end of its 95% interval")
     squared_error_all_high: float | None = entry("upper end of its 95% interval")
-    measured: bool = entry("false where too few rows have a confidence: what follows is then null or left out")
+    measured: bool = entry(
+        "false where too few rows have a confidence: what follows is then null or left out"
+    )
 
     confidence: float | None = entry("mean confidence")
     confidence_low: float | None = entry("lower end of its 95% interval")
@@ -80,7 +86,9 @@ class JudgedRecord:
     ece_mass: float | None = entry("expected calibration error, bins of equal mass")
     ece_mass_low: float | None = entry("lower end of its 95% interval")
     ece_mass_high: float | None = entry("upper end of its 95% interval")
-    ece_mass_chance: float | None = entry("that of a perfectly calibrated model of these confidences")
+    ece_mass_chance: float | None = entry(
+        "that of a perfectly calibrated model of these confidences"
+    )
     maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin")
     squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1")
     squared_error_low: float | None = entry("lower end of its 95% interval")
@@ -103,12 +111,20 @@ class JudgedRecord:
     resolution: float | None = entry("its part that distinguishing rows gains", default=None)
     uncertainty: float | None = entry("its part that the labels' frequencies leave", default=None)
     within: float | None = entry("its part that lies inside the bins", default=None)
-    n_impossible: int | None = entry("rows whose label has probability 0; nll is then infinite", "rows", default=None)
-    nll: float | None = entry("negative log-likelihood of the label, where it is finite", "nats", default=None)
+    n_impossible: int | None = entry(
+        "rows whose label has probability 0; nll is then infinite", "rows", default=None
+    )
+    nll: float | None = entry(
+        "negative log-likelihood of the label, where it is finite", "nats", default=None
+    )
     nll_low: float | None = entry("lower end of its 95% interval", "nats", default=None)
     nll_high: float | None = entry("upper end of its 95% interval", "nats", default=None)
-    classwise: float | None = entry("mean over classes of the ECE of each class's own probability", default=None)
-    classwise_chance: float | None = entry("that of a perfectly calibrated model of these probabilities", default=None)
+    classwise: float | None = entry(
+        "mean over classes of the ECE of each class's own probability", default=None
+    )
+    classwise_chance: float | None = entry(
+        "that of a perfectly calibrated model of these probabilities", default=None
+    )
     classes: list[ClassCalibrationRecord] = entry("one for each class", default=[])
 
     bins: list[BinRecord] = entry("one for each bin that holds rows", default=[])
@@ -117,7 +133,11 @@ class JudgedRecord:
     @classmethod
     def unmeasured(cls, **given: Any) -> JudgedRecord:
         """The record of a confidence that too few rows have."""
-        required = (item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING)
+        required = (
+            item.name
+            for item in fields(cls)
+            if item.default is MISSING and item.default_factory is MISSING
+        )
         return cls(**{**dict.fromkeys(required), **given, "measured": False})
 
     @property
@@ -137,7 +157,9 @@ class ComparisonRecord:
     difference: float | None = entry("mean squared error of b less that of a: below 0, b is better")
     difference_low: float | None = entry("lower end of its 95% interval")
     difference_high: float | None = entry("upper end of its 95% interval")
-    p_holm: float | None = entry("paired bootstrap over groups, Holm-corrected; null with one group")
+    p_holm: float | None = entry(
+        "paired bootstrap over groups, Holm-corrected; null with one group"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

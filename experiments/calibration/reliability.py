@@ -18,7 +18,14 @@ from jaxtyping import Bool, Float, Int
 from ...probes import calibration as cal
 from ...probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
 from .predictions import Predictions
-from .records import BinRecord, ClassCalibrationRecord, ComparisonRecord, CoverageRecord, ErrorRecord, JudgedRecord
+from .records import (
+    BinRecord,
+    ClassCalibrationRecord,
+    ComparisonRecord,
+    CoverageRecord,
+    ErrorRecord,
+    JudgedRecord,
+)
 
 REPLICATES, WEIGHTS = 2000, 20_000_000
 """Resamples, and the most weights of clusters that are held: many rows have fewer resamples, at least 200."""
@@ -49,12 +56,22 @@ class Judged:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, method: str, predictions: Predictions, probabilities: np.ndarray | None = None) -> Judged:
+    def of(
+        cls, method: str, predictions: Predictions, probabilities: np.ndarray | None = None
+    ) -> Judged:
         """The most probable class's probability as the confidence; ``probabilities`` in place of the rows' own."""
         P = predictions.probabilities if probabilities is None else probabilities
         confidence, correct = cal.top_label(P, predictions.labels)
         classes = predictions.classes if predictions.by_class else ()
-        return cls(method, np.minimum(confidence, 1.0), correct, predictions.clusters, P, predictions.labels, classes)
+        return cls(
+            method,
+            np.minimum(confidence, 1.0),
+            correct,
+            predictions.clusters,
+            P,
+            predictions.labels,
+            classes,
+        )
 
     @property
     def answered(self) -> Bool[np.ndarray, " n"]:
@@ -88,10 +105,15 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
         **spread("squared_error_all", boot.mean(score), boot, 0.0, 1.0),
     }
     if rows.sum() >= max(bins, 2):
-        of_answered, of_rows = _confidences(judged, bins, seed), _distributions(judged, bins, boot, seed)
+        of_answered, of_rows = (
+            _confidences(judged, bins, seed),
+            _distributions(judged, bins, boot, seed),
+        )
         return JudgedRecord(**of_all, measured=True, **of_answered, **of_rows)
     if rows.all():
-        raise cal.CalibrationError(f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins")
+        raise cal.CalibrationError(
+            f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins"
+        )
     return JudgedRecord.unmeasured(**of_all)
 
 
@@ -103,7 +125,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     boot = bootstrap(groups, seed)
     wide, equal = cal.Bins.of(confidence, bins), cal.Bins.of(confidence, bins, "mass")
     by_chance, equal_chance = (
-        cal.chance(confidence, bins, seed=seed, correct=correct, clusters=groups) for bins in (wide, equal)
+        cal.chance(confidence, bins, seed=seed, correct=correct, clusters=groups)
+        for bins in (wide, equal)
     )
     error = cal.ece_interval(confidence, correct, wide, boot, by_chance)
     auc, area = cal.ranking_intervals(confidence, correct, boot)
@@ -117,10 +140,14 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         "ece_chance": by_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
         "ece_p": by_chance.p(error.value) if boot.n_clusters > 1 else None,
-        **spread("ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot),
+        **spread(
+            "ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot
+        ),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread("squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0.0, 1.0),
+        **spread(
+            "squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0.0, 1.0
+        ),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),
@@ -162,11 +189,17 @@ def _bins(
 def _coverage(risks: Float[np.ndarray, " n"], best: Float[np.ndarray, " n"]) -> CoverageRecord:
     """The error rate of the most confident shares of the rows."""
     at = [max(1, round(share * len(risks))) - 1 for share in COVERAGES]
-    return CoverageRecord(share=list(COVERAGES), risk=[float(risks[i]) for i in at], best=[float(best[i]) for i in at])
+    return CoverageRecord(
+        share=list(COVERAGES), risk=[float(risks[i]) for i in at], best=[float(best[i]) for i in at]
+    )
 
 
 def spread(
-    name: str, found: Interval, boot: ClusterBootstrap, least: float = -math.inf, most: float = math.inf
+    name: str,
+    found: Interval,
+    boot: ClusterBootstrap,
+    least: float = -math.inf,
+    most: float = math.inf,
 ) -> dict[str, float | None]:
     """An interval as three fields; None for what is not finite, and for the ends where there is one group to resample.
 
@@ -199,7 +232,11 @@ def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int)
 
 
 def _by_class(
-    P: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], names: Sequence[str], bins: int, seed: int
+    P: Float[np.ndarray, "n c"],
+    y: Int[np.ndarray, " n"],
+    names: Sequence[str],
+    bins: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Each class's own probability against whether it is the label."""
     errors = cal.classwise(P, y, bins)
@@ -244,7 +281,9 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
     ]
 
 
-def errors_of(judged: Judged, texts: Sequence[str], answers: Sequence[str], gold: Sequence[str]) -> list[ErrorRecord]:
+def errors_of(
+    judged: Judged, texts: Sequence[str], answers: Sequence[str], gold: Sequence[str]
+) -> list[ErrorRecord]:
     """The wrong answers made with most confidence."""
     order = np.argsort(-np.nan_to_num(judged.confidence, nan=-1.0), kind="stable")
     wrong = [int(i) for i in order if not judged.correct[i]]
@@ -279,7 +318,11 @@ def finding(record: JudgedRecord) -> str:
     )
     if record.auroc is not None:
         text += f" Right answers are more confident than wrong ones in {record.auroc:.3f} of pairs"
-        text += "." if record.auroc_low is None else f" ({record.auroc_low:.3f}-{record.auroc_high:.3f})."
+        text += (
+            "."
+            if record.auroc_low is None
+            else f" ({record.auroc_low:.3f}-{record.auroc_high:.3f})."
+        )
     if record.n_answered < record.n:
         text += f" {record.n - record.n_answered} of {record.n} answers gave no confidence."
     return text

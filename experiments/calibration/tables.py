@@ -15,7 +15,9 @@ HEADINGS = "confidence|answered|mean|ECE|95%|by chance|p|equal mass|squared erro
 def confidence_tables(records: Sequence[JudgedRecord]) -> list[Table]:
     """Every confidence on a line; n/a where there is no number."""
     first = records[0]
-    title = f"confidence against correctness (n = {first.n}, accuracy {number_cell(first.accuracy)})"
+    title = (
+        f"confidence against correctness (n = {first.n}, accuracy {number_cell(first.accuracy)})"
+    )
     return [titled(title, HEADINGS, [_row(record) for record in records], ("confidence",))]
 
 

@@ -80,14 +80,19 @@ class Sentence:
     def depths(self) -> list[int]:
         """Arcs between each word and the root, which has 0."""
         heads = [0, *(word.head for word in self.words)]
-        depths: list[int | None] = [-1, *(None for _ in self.words)]  # of place 0, which governs the root
+        depths: list[int | None] = [
+            -1,
+            *(None for _ in self.words),
+        ]  # of place 0, which governs the root
         for word in self.words:
             above, at = [], word.id
             while depths[at] is None:
                 above.append(at)
                 at = heads[at]
             depth = depths[at] or 0
-            for at in reversed(above):  # each word is walked over once: a chain of n words takes n steps
+            for at in reversed(
+                above
+            ):  # each word is walked over once: a chain of n words takes n steps
                 depth = (depths[heads[at]] or 0) + 1
                 depths[at] = depth
         return [depth or 0 for depth in depths[1:]]
@@ -172,7 +177,11 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
             file_has_heads = has_heads
         elif has_heads != file_has_heads:
             which = "have heads" if file_has_heads else "have none"
-            fail(token_lines[0], f"heads in all sentences or in none (those before {which})", "the opposite")
+            fail(
+                token_lines[0],
+                f"heads in all sentences or in none (those before {which})",
+                "the opposite",
+            )
         if len(sentences) == limit:
             break
     if not sentences:

@@ -50,7 +50,9 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     start = 0
     # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
     for number, raw in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
-        line = raw.rstrip("\r").lstrip("\ufeff")  # a byte order mark, where a file begins that was joined to another
+        line = raw.rstrip("\r").lstrip(
+            "\ufeff"
+        )  # a byte order mark, where a file begins that was joined to another
         if line.strip():
             if not block:
                 start = number
@@ -70,7 +72,9 @@ def _feats(column: str) -> dict[str, str]:
     for part in column.split("|"):
         name, _, value = part.partition("=")
         values.setdefault(name.strip(), []).append(value.strip())
-    return {name: ",".join(found) for name, found in values.items()}  # as the format writes several values
+    return {
+        name: ",".join(found) for name, found in values.items()
+    }  # as the format writes several values
 
 
 def _raw(columns: list[str], i: int) -> str:
@@ -93,7 +97,11 @@ def global_columns(lines: list[str], columns: tuple[str, ...], fail: Failure) ->
         if match := _GLOBAL_COLUMNS.match(line):
             columns = tuple(match[1].lower().split())
             if len(set(columns)) < len(columns) or not {"id", "form"} <= set(columns):
-                fail(offset, "global.columns that differ, ID and FORM among them", repr(match[1].strip()[:60]))
+                fail(
+                    offset,
+                    "global.columns that differ, ID and FORM among them",
+                    repr(match[1].strip()[:60]),
+                )
     return columns
 
 
@@ -209,7 +217,9 @@ def align(
         if end is None:
             expected = f"{form!r} in the text at character {start}"
             got = repr(text[start : start + len(form) + 10])
-            if unicodedata.normalize("NFC", text[start:]).startswith(unicodedata.normalize("NFC", form)):
+            if unicodedata.normalize("NFC", text[start:]).startswith(
+                unicodedata.normalize("NFC", form)
+            ):
                 got = f"it in another Unicode form ({_unicode_form(text[start:])}, and {_unicode_form(form)} in column form)"
             fail(lines[index], expected, got)
         spans[first] = (start, end)
@@ -230,7 +240,10 @@ def _skip_blank(text: str, cursor: int, form: str) -> int:
 
 
 def _unicode_form(text: str) -> str:
-    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)), "neither NFC nor NFD")
+    return next(
+        (form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)),
+        "neither NFC nor NFD",
+    )
 
 
 def _match(text: str, start: int, form: str) -> int | None:
@@ -244,7 +257,9 @@ def _match(text: str, start: int, form: str) -> int | None:
     return found.end() if found else None
 
 
-def deal(surface: str, first: int, parts: list[str], span: tuple[int, int]) -> dict[int, tuple[int, int]]:
+def deal(
+    surface: str, first: int, parts: list[str], span: tuple[int, int]
+) -> dict[int, tuple[int, int]]:
     """Each word its own part of a multiword token if the parts make up the surface, else all."""
     if "".join(parts) != surface or span[1] - span[0] != len(surface):
         return {first + i: span for i in range(len(parts))}

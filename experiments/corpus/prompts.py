@@ -113,7 +113,9 @@ def read_prompts(
     return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
 
 
-def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None) -> list[Pair]:
+def read_pairs(
+    path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None
+) -> list[Pair]:
     """Read a file of minimal pairs.
 
     Args:
@@ -128,15 +130,32 @@ def read_pairs(path: Path | str, limit: int | None = None, unusable: list[Unusab
 def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     if "one_prefix_prefix" in record:
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
-        record = {**record, "prompt": record["one_prefix_prefix"], "answer": f" {good}", "wrong": f" {bad}"}
+        record = {
+            **record,
+            "prompt": record["one_prefix_prefix"],
+            "answer": f" {good}",
+            "wrong": f" {bad}",
+        }
     prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
-    wrong, corrupted, pair = (_text(record, name, False) for name in ("wrong", "corrupted", "text_pair"))
+    wrong, corrupted, pair = (
+        _text(record, name, False) for name in ("wrong", "corrupted", "text_pair")
+    )
     label = record.get("label")
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
     if answer == wrong:
-        raise UnusableItem(f"expected an answer that differs from the wrong one, got {answer!r} twice")
-    return Prompt(str(prompt), answer, wrong, corrupted, group_of(record), pair, None if label is None else str(label))
+        raise UnusableItem(
+            f"expected an answer that differs from the wrong one, got {answer!r} twice"
+        )
+    return Prompt(
+        str(prompt),
+        answer,
+        wrong,
+        corrupted,
+        group_of(record),
+        pair,
+        None if label is None else str(label),
+    )
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:
@@ -160,9 +179,14 @@ def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:
         elif record["acceptable"] == "True":
             good, group = record["sentence"], number
         elif record["acceptable"] == "False" and good:
-            yield number, {"sentence_good": good, "sentence_bad": record["sentence"], "group": group}
+            yield (
+                number,
+                {"sentence_good": good, "sentence_bad": record["sentence"], "group": group},
+            )
         else:
-            raise InputError("expected 'True' and a sentence, then 'False' and another, with tabs between")
+            raise InputError(
+                "expected 'True' and a sentence, then 'False' and another, with tabs between"
+            )
 
 
 def _text(record: Mapping[str, Any], names: str | tuple[str, ...], required: bool) -> str | None:
@@ -174,5 +198,7 @@ def _text(record: Mapping[str, Any], names: str | tuple[str, ...], required: boo
     if not isinstance(value, str) or not value:
         wanted = " or ".join(map(repr, names))
         fields = ", ".join(sorted(record))[:200] or "no field"
-        raise InputError(f"expected {wanted} to be a text, got {shown(value)}; the line has {fields}")
+        raise InputError(
+            f"expected {wanted} to be a text, got {shown(value)}; the line has {fields}"
+        )
     return value

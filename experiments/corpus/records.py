@@ -50,7 +50,9 @@ class Headerless:
 
     def fits(self, row: Sequence[str]) -> bool:
         """Whether a row is one of its rows."""
-        return len(row) == len(self.names) and row[self.names.index(self.known)].strip() in self.values
+        return (
+            len(row) == len(self.names) and row[self.names.index(self.known)].strip() in self.values
+        )
 
 
 class PromptError(LayerscopeError, ValueError):
@@ -165,7 +167,9 @@ def numbered_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]
     """
     try:
         with opened_text(path) as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if blank or line.strip())
+            yield from (
+                (number, line) for number, line in enumerate(file, 1) if blank or line.strip()
+            )
     except OSError as error:
         raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -191,7 +195,9 @@ def parse_json(text: str) -> Any:
 
 def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
-        raise InputError(f"expected numbers of at most {MOST_DIGITS} digits, got one of {len(digits)}")
+        raise InputError(
+            f"expected numbers of at most {MOST_DIGITS} digits, got one of {len(digits)}"
+        )
     return int(digits)
 
 
@@ -206,7 +212,9 @@ def _check_text(value: Any) -> None:
             value.encode()
         except UnicodeEncodeError as error:
             half = f"\\u{ord(value[error.start]):04x}"
-            raise InputError(f"expected text, got half a character ({half}, a lone surrogate)") from None
+            raise InputError(
+                f"expected text, got half a character ({half}, a lone surrogate)"
+            ) from None
     elif isinstance(value, dict):
         for key, one in value.items():
             _check_text(key)
@@ -253,7 +261,9 @@ def _table(
     """The rows of a table. TSV has no quotes: a quotation mark there is part of the text."""
     csv.field_size_limit(MOST_CELL)
     texts = (line for _, line in lines)
-    style: dict[str, Any] = {"strict": True} if commas else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    style: dict[str, Any] = (
+        {"strict": True} if commas else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    )
     rows = csv.reader(texts, **style)
     names: Sequence[str] = ()
     try:
@@ -267,9 +277,14 @@ def _table(
             if len(row) != len(names):
                 expected = f"{len(names)} columns ({', '.join(names)[:_SHOWN]})"
                 raise PromptError(f"{path}:{rows.line_num}: expected {expected}, got {len(row)}")
-            yield rows.line_num, {name: _cell(cell) for name, cell in zip(names, row, strict=True) if cell != ""}
+            yield (
+                rows.line_num,
+                {name: _cell(cell) for name, cell in zip(names, row, strict=True) if cell != ""},
+            )
     except (csv.Error, InputError) as error:
-        raise PromptError(f"{path}:{rows.line_num}: expected {'CSV' if commas else 'TSV'}: {error}") from None
+        raise PromptError(
+            f"{path}:{rows.line_num}: expected {'CSV' if commas else 'TSV'}: {error}"
+        ) from None
 
 
 def _cell(text: str) -> Any:

@@ -95,14 +95,20 @@ def clause_shape(sentence: Sentence) -> str | None:
     root = root_of(sentence)
     if root is None:
         return None
-    parts = [w for w in sentence.words if w.id == root.id or (w.head == root.id and _relation(w) != "punct")]
+    parts = [
+        w
+        for w in sentence.words
+        if w.id == root.id or (w.head == root.id and _relation(w) != "punct")
+    ]
     return " ".join("ROOT" if w.id == root.id else _relation(w) for w in parts)
 
 
 @lru_cache(maxsize=2)
 def _top_shapes(train: Corpus) -> frozenset[str]:
     counts = Counter(shape for s in train if (shape := clause_shape(s)) is not None)
-    return frozenset(shape for shape, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP])
+    return frozenset(
+        shape for shape, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TOP]
+    )
 
 
 def top_shape(sentence: Sentence, train: Corpus) -> str | None:
@@ -114,7 +120,9 @@ def top_shape(sentence: Sentence, train: Corpus) -> str | None:
 @lru_cache(maxsize=2)
 def _content_words(train: Corpus) -> frozenset[str]:
     low, high = CONTENT
-    return frozenset(w for w, n in train.type_counts.items() if low <= n <= high and is_word(w) and len(w) > 2)
+    return frozenset(
+        w for w, n in train.type_counts.items() if low <= n <= high and is_word(w) and len(w) > 2
+    )
 
 
 def word_content(sentence: Sentence, train: Corpus) -> str | None:
@@ -148,7 +156,12 @@ def swap_words(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -> 
     gap = sentence.text[words[i].end : words[i + 1].start]
     before = sentence.text[words[i - 1].end : words[i].start]
     after = sentence.text[words[i + 1].end : words[i + 2].start] if i + 2 < len(words) else ""
-    pieces = [(range(i), ""), (range(i + 1, i + 2), before), (range(i, i + 1), gap), (range(i + 2, len(words)), after)]
+    pieces = [
+        (range(i), ""),
+        (range(i + 1, i + 2), before),
+        (range(i, i + 1), gap),
+        (range(i + 2, len(words)), after),
+    ]
     return replace(_assembled(sentence, pieces), label="shifted")
 
 
@@ -165,12 +178,18 @@ def _swappable(sentence: Sentence, i: int) -> bool:
 
 def replace_word(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -> Sentence | None:
     """Put another noun or verb of the same form class in the place of one, in half of the sentences (SOMO)."""
-    places = [i for i, w in enumerate(sentence.words) if w.upos in ("NOUN", "VERB") and _alone(sentence, i)]
+    places = [
+        i
+        for i, w in enumerate(sentence.words)
+        if w.upos in ("NOUN", "VERB") and _alone(sentence, i)
+    ]
     if len(sentence.words) < MIN_WORDS or not places:
         return None
     odd, i, draw = rng.random() < 0.5, places[int(rng.integers(len(places)))], rng.random()
     word = sentence.words[i]
-    others = [form for form in _by_class(corpus).get(_form_class(word), []) if form != word.form.lower()]
+    others = [
+        form for form in _by_class(corpus).get(_form_class(word), []) if form != word.form.lower()
+    ]
     if not others:
         return None
     if not odd:
@@ -180,7 +199,8 @@ def replace_word(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
     text = sentence.text[: word.start] + form + sentence.text[word.end :]
     longer = len(form) - len(word.form)
     words = [
-        replace(w, start=w.start + longer, end=w.end + longer) if w.start >= word.end else w for w in sentence.words
+        replace(w, start=w.start + longer, end=w.end + longer) if w.start >= word.end else w
+        for w in sentence.words
     ]
     words[i] = replace(word, form=form, lemma="_", end=word.end + longer)
     return replace(sentence, text=text, words=tuple(words), label="odd")
@@ -244,10 +264,14 @@ def _clauses(sentence: Sentence) -> tuple[range, range, range, range, range] | N
     return None
 
 
-def _clauses_around(words: Sequence[Word], verb: Word) -> tuple[range, range, range, range, range] | None:
+def _clauses_around(
+    words: Sequence[Word], verb: Word
+) -> tuple[range, range, range, range, range] | None:
     """The parts of a sentence whose second clause is the verb's; None where the verb's words are not one run of words."""
     under_verb = [i for i, word in enumerate(words) if verb.id in _ancestors(words, word)]
-    conjunctions = [i for i in under_verb if words[i].head == verb.id and _relation(words[i]) == "cc"]
+    conjunctions = [
+        i for i in under_verb if words[i].head == verb.id and _relation(words[i]) == "cc"
+    ]
     if not conjunctions:
         return None
     conjunction = conjunctions[0]
@@ -294,7 +318,10 @@ def _assembled(sentence: Sentence, pieces: Sequence[tuple[range, str]]) -> Sente
             text += gap
             moved = len(text) - words[indices[0]].start
             text += sentence.text[words[indices[0]].start : words[indices[-1]].end]
-            made += [replace(words[i], start=words[i].start + moved, end=words[i].end + moved) for i in indices]
+            made += [
+                replace(words[i], start=words[i].start + moved, end=words[i].end + moved)
+                for i in indices
+            ]
     text += sentence.text[words[-1].end :]
     place = {word.id: i for i, word in enumerate(made, 1)}
     made = [replace(w, id=i, head=place.get(w.head, 0)) for i, w in enumerate(made, 1)]
@@ -305,4 +332,6 @@ def _cased(word: Word, text: str, upper: bool) -> tuple[Word, str]:
     first = word.form[0].upper() if upper else word.form[0].lower()
     if len(first) != 1:
         return word, text
-    return replace(word, form=first + word.form[1:]), text[: word.start] + first + text[word.start + 1 :]
+    return replace(word, form=first + word.form[1:]), text[: word.start] + first + text[
+        word.start + 1 :
+    ]

@@ -11,7 +11,24 @@ from pathlib import Path
 from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word, read_text
 
 PARTS: dict[str, Split] = {"tr": "train", "va": "dev", "te": "test"}
-_NO_SPACE_BEFORE = {".", ",", ";", ":", "!", "?", ")", "]", "}", "%", "''", "”", "’", "...", "n't", "'"}
+_NO_SPACE_BEFORE = {
+    ".",
+    ",",
+    ";",
+    ":",
+    "!",
+    "?",
+    ")",
+    "]",
+    "}",
+    "%",
+    "''",
+    "”",
+    "’",
+    "...",
+    "n't",
+    "'",
+}
 _NO_SPACE_AFTER = {"(", "[", "{", "``", "“", "$", "#", "‘"}
 _WRITTEN = {"``": '"', "''": '"', "-lrb-": "(", "-rrb-": ")", "-LRB-": "(", "-RRB-": ")"}
 
@@ -29,7 +46,12 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
         fields = line.removesuffix("\r").split("\t")
         if fields == [""]:
             continue
-        if len(fields) != 3 or fields[0] not in PARTS or not fields[1].strip() or not fields[2].split():
+        if (
+            len(fields) != 3
+            or fields[0] not in PARTS
+            or not fields[1].strip()
+            or not fields[2].split()
+        ):
             raise CorpusError(
                 f"{path}:{number}: expected tr, va or te, a label and a sentence, with tabs between, got {line[:60]!r}"
             )
@@ -45,7 +67,12 @@ def _sentence(name: str, label: str, tokens: list[str]) -> Sentence:
     text, words, before, quoted = "", [], "", False
     for place, token in enumerate(tokens, 1):
         written = _WRITTEN.get(token, token)
-        closes = token in _NO_SPACE_BEFORE or token.startswith("'") or token.lower() in ("-rrb-",) or written == ")"
+        closes = (
+            token in _NO_SPACE_BEFORE
+            or token.startswith("'")
+            or token.lower() in ("-rrb-",)
+            or written == ")"
+        )
         opens = token in _NO_SPACE_AFTER or written == "("
         if token == '"':
             closes, opens, quoted = quoted, not quoted, not quoted

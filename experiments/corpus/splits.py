@@ -51,11 +51,17 @@ def read_splits(
         else:
             size = max(1, len(train) // 10)
             found[split], order = replace(train, sentences=tuple(order[:size])), order[size:]
-            note("info", f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given")
+            note(
+                "info",
+                f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given",
+            )
     tested = {s.text for s in found["test"].sentences}
     kept = tuple(s for s in found["dev"].sentences if s.text not in tested)
     if len(kept) < len(found["dev"]):
-        note("dropped", f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test")
+        note(
+            "dropped",
+            f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test",
+        )
     found["dev"] = replace(found["dev"], sentences=kept)
     held_out = tested | {s.text for s in kept}
     clean = [s for s in order if s.text not in held_out]
@@ -68,14 +74,19 @@ def read_splits(
         note("info", f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
         clean = clean[:limit]
     elif limit is not None and limit > len(clean):
-        note("info", f"--sample {limit}, but only {len(clean)} training sentences are there: all were used")
+        note(
+            "info",
+            f"--sample {limit}, but only {len(clean)} training sentences are there: all were used",
+        )
     place = {s.id: i for i, s in enumerate(train.sentences)}
     clean.sort(key=lambda s: place[s.id])  # a fixed order, whatever was drawn
     found["train"] = replace(train, sentences=tuple(clean))
     found = {split: found[split] for split in SPLITS}
     for split, part in found.items():
         if not part.sentences:
-            raise CorpusError(f"{part.path}: expected sentences for the {split} split, none is left")
+            raise CorpusError(
+                f"{part.path}: expected sentences for the {split} split, none is left"
+            )
     for split in ("dev", "test"):
         trained = {bare(sentence.text) for sentence in found["train"].sentences} - {""}
         alike = sum(bare(sentence.text) in trained for sentence in found[split].sentences)

@@ -44,5 +44,7 @@ def demo_paths() -> DemoPaths:
     for path in (paths.model, paths.train, paths.dev, paths.test, paths.pairs):
         if not path.exists():
             make = "python -m tools.demo.make"
-            raise FileNotFoundError(f"expected the demo's {path.name} in {data}: make it in a checkout by {make}")
+            raise FileNotFoundError(
+                f"expected the demo's {path.name} in {data}: make it in a checkout by {make}"
+            )
     return paths

@@ -61,7 +61,9 @@ class Layout:
         spans: list[list[slice | None]] = []
         for line in words.spans:
             ends = [span.stop for span in line if span is not None]
-            spans.append([None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)])
+            spans.append(
+                [None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)]
+            )
         return cls(words.encoded, spans, n_unknown=words.n_unknown)
 
     @classmethod
@@ -72,7 +74,9 @@ class Layout:
         for e, s in zip(encoded, texts, strict=True):
             of = [-1] * len(e)
             spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
-            for number, span in reversed(list(enumerate(spans))):  # a token that two words share is of the first
+            for number, span in reversed(
+                list(enumerate(spans))
+            ):  # a token that two words share is of the first
                 if span is not None:
                     of[span] = [number] * (span.stop - span.start)
             words.append(of)
@@ -81,7 +85,9 @@ class Layout:
     @cached_property
     def starts(self) -> list[int]:
         """The first row of each text."""
-        return list(accumulate((sum(span is not None for span in line) for line in self.spans), initial=0))
+        return list(
+            accumulate((sum(span is not None for span in line) for line in self.spans), initial=0)
+        )
 
     @cached_property
     def rows(self) -> list[list[int | None]]:
@@ -147,7 +153,9 @@ def pieces(subject: Subject, layouts: Iterable[Layout], batch_tokens: int) -> It
     for layout in layouts:
         for batch in subject.batches(layout.encoded, tokens=batch_tokens):
             alone = replace(batch, rows=tuple(range(len(batch))))
-            yield Piece(shard, layout.index(batch.rows, row, text), alone, layout.of_texts(batch.rows))
+            yield Piece(
+                shard, layout.index(batch.rows, row, text), alone, layout.of_texts(batch.rows)
+            )
             shard += 1
         row, text = row + layout.n_rows, text + len(layout.encoded)
 
@@ -203,7 +211,9 @@ class Writer:
         if self.at_once:
             self.store.flush()
         cut = sum(e.cut is not None for e in layout.encoded)
-        return End(1, len(layout.encoded), layout.n_rows, layout.n_tokens, layout.n_lost, cut, parts - 1)
+        return End(
+            1, len(layout.encoded), layout.n_rows, layout.n_tokens, layout.n_lost, cut, parts - 1
+        )
 
 
 def extract(
@@ -231,7 +241,11 @@ def extract(
     return sealed(store, map(writer, pieces(subject, [layout], batch_tokens)), advance)
 
 
-def sealed(store: ActivationStore, written: Iterable[End], advance: Callable[[int], None] = lambda texts: None) -> End:
+def sealed(
+    store: ActivationStore,
+    written: Iterable[End],
+    advance: Callable[[int], None] = lambda texts: None,
+) -> End:
     """Let all shards be written, by whoever writes them, and then say in the store how many there are."""
     end = End()
     with store:
@@ -265,16 +279,22 @@ def in_memory(
             raise
         if len(batch) == 1:
             text = layout.encoded[batch.rows[0]].text
-            raise FeatureError(f"memory does not suffice for the one text {text[:40]!r}: take fewer sites") from error
+            raise FeatureError(
+                f"memory does not suffice for the one text {text[:40]!r}: take fewer sites"
+            ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     first, second = (in_memory(subject, layout, half, places, pooling) for half in batch.halves())
-    return {place: torch.cat([first[0][place], second[0][place]]) for place in places}, first[1] + second[1]
+    return {place: torch.cat([first[0][place], second[0][place]]) for place in places}, first[
+        1
+    ] + second[1]
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     known = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(k in str(error) for k in known)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        k in str(error) for k in known
+    )
 
 
 def vectors(
@@ -291,9 +311,18 @@ def vectors(
     values = {}
     for site in places:
         value = acts[site]
-        values[site] = pooled = pool_words(value.flatten(2) if value.ndim == 4 else value, spans, pooling)
+        values[site] = pooled = pool_words(
+            value.flatten(2) if value.ndim == 4 else value, spans, pooling
+        )
         if not pooled.sum(dtype=torch.float64).isfinite():  # finite only if every entry is
             bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
-            texts = [layout.encoded[i].text for i, line in zip(batch.rows, spans, strict=True) for s in line if s]
-            raise FeatureError(f"{site}: expected finite activations, got NaN or infinity in {texts[bad][:60]!r}")
+            texts = [
+                layout.encoded[i].text
+                for i, line in zip(batch.rows, spans, strict=True)
+                for s in line
+                if s
+            ]
+            raise FeatureError(
+                f"{site}: expected finite activations, got NaN or infinity in {texts[bad][:60]!r}"
+            )
     return values

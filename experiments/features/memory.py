@@ -30,7 +30,17 @@ SLACK = 48_000_000
 """Held whatever the size: buffers, threads, progress, report."""
 _TEXT = 500
 """Bytes of a token's id, offsets and place in the layout, as Python holds them."""
-_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_UNITS = {
+    "": 1,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 
 
 def as_bytes(text: str, option: str) -> int:
@@ -42,7 +52,9 @@ def as_bytes(text: str, option: str) -> int:
     >>> as_bytes("1.5GB", "--max-ram"), as_bytes("2 MiB", "--max-ram")
     (1500000000, 2097152)
     """
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(
+        r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE
+    )
     if found is None or found[2].upper() not in _UNITS:
         raise RunError(f"{option} {text!r:.60}: expected a size such as 2GB or 512MB")
     size = float(found[1]) * _UNITS[found[2].upper()]
@@ -83,9 +95,16 @@ class Need:
         """From the sites' widths and the model's shapes."""
         weights = next(subject.model.parameters()).element_size()
         values, config = sum(widths.values()), subject.config
-        inner = max((getattr(config, n, 0) or 0 for n in ("intermediate_size", "n_inner", "d_ff")), default=0)
+        inner = max(
+            (getattr(config, n, 0) or 0 for n in ("intermediate_size", "n_inner", "d_ff")),
+            default=0,
+        )
         heads = getattr(config, "num_attention_heads", 1)
-        block = 8 * subject.d_model + 3 * (inner or 4 * subject.d_model) + heads * min(subject.max_length, 512)
+        block = (
+            8 * subject.d_model
+            + 3 * (inner or 4 * subject.d_model)
+            + heads * min(subject.max_length, 512)
+        )
         images = (AHEAD + 1) * (values * store_as.itemsize + 8 * len(COLUMNS))
         each = 2 * values * weights + images + block * weights + 8 * max(widths.values(), default=0)
         held = psutil.Process().memory_info().rss + SLACK

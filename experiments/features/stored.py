@@ -77,7 +77,9 @@ class Features:
         here = index[:, 0].contiguous()
         first = torch.searchsorted(keys, here)
         count = torch.searchsorted(keys, here, right=True) - first
-        source = torch.repeat_interleave(torch.arange(len(here)), count)  # a row may be wanted more than once
+        source = torch.repeat_interleave(
+            torch.arange(len(here)), count
+        )  # a row may be wanted more than once
         nth = torch.arange(len(source)) - torch.repeat_interleave(count.cumsum(0) - count, count)
         return order[first[source] + nth], values[source].float().flatten(1)
 
@@ -87,14 +89,20 @@ class Features:
         Args:
             labels: of each row of the layout; rows with None are left out.
         """
-        return engine.reduce(partial(_moments, self, site, labels), range(self.store.n_shards), Moments.merge)
+        return engine.reduce(
+            partial(_moments, self, site, labels), range(self.store.n_shards), Moments.merge
+        )
 
 
 def _moments(features: Features, site: str, labels: np.ndarray, number: int) -> Moments:
     places, values = features.part(number, site)
     of = labels[places.numpy()]
     known = np.array([label is not None for label in of], dtype=bool)
-    return Moments().update(values[torch.from_numpy(known)], of[known].tolist()) if known.any() else Moments()
+    return (
+        Moments().update(values[torch.from_numpy(known)], of[known].tolist())
+        if known.any()
+        else Moments()
+    )
 
 
 def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
@@ -137,7 +145,12 @@ def read_or_run(
 
 
 def stored(
-    where: str, subject: Subject, corpora: Iterable[Corpus], layout: Layout, places: Sequence[str], pooling: str
+    where: str,
+    subject: Subject,
+    corpora: Iterable[Corpus],
+    layout: Layout,
+    places: Sequence[str],
+    pooling: str,
 ) -> Features:
     """The rows of a capture's store that are the words of a study.
 
@@ -153,9 +166,13 @@ def stored(
     wanted, about = made_from(subject, "word", pooling), store.about
     for name, value in wanted.items():
         if name not in _FREE and about.get(name) != value:
-            raise FeatureError(f"--store {where}: expected {name} {value}, it was made with {about.get(name)}")
+            raise FeatureError(
+                f"--store {where}: expected {name} {value}, it was made with {about.get(name)}"
+            )
     if absent := [place for place in places if place not in store.sites]:
-        raise FeatureError(f"--store {where}: expected site {absent[0]}, it holds {', '.join(store.sites[:3])}, ...")
+        raise FeatureError(
+            f"--store {where}: expected site {absent[0]}, it holds {', '.join(store.sites[:3])}, ..."
+        )
     numbers = _numbers(where, about["data"], list(corpora))
     of = [
         number * _WORDS + word
@@ -183,7 +200,9 @@ def open_store(where: str) -> ActivationStore:
         store = ActivationStore(place)
         if store.sealed:
             return store
-    raise FeatureError(f"--store {where}: expected a folder that layerscope capture has finished, found no store.json")
+    raise FeatureError(
+        f"--store {where}: expected a folder that layerscope capture has finished, found no store.json"
+    )
 
 
 def _numbers(where: str, data: Sequence[dict[str, Any]], corpora: Sequence[Corpus]) -> list[int]:
@@ -196,7 +215,9 @@ def _numbers(where: str, data: Sequence[dict[str, Any]], corpora: Sequence[Corpu
     numbers = []
     for corpus in corpora:
         if corpus.sha256 not in first:
-            raise FeatureError(f"--store {where} holds no sentences of {corpus.path}: capture it too (--corpus)")
+            raise FeatureError(
+                f"--store {where} holds no sentences of {corpus.path}: capture it too (--corpus)"
+            )
         if corpus.sha256 not in places:
             places[corpus.sha256] = {s.id: i for i, s in enumerate(read_conllu(corpus.path))}
         numbers += [first[corpus.sha256] + places[corpus.sha256][s.id] for s in corpus]

@@ -92,24 +92,36 @@ def contributions(
     """
     model, n_layers = subject.model, subject.n_layers
     known = set(sites(model))
-    names = [f"blocks.{n}.{site}" for n in range(n_layers) for site in ("hook_attn_out", "hook_mlp_out")]
+    names = [
+        f"blocks.{n}.{site}" for n in range(n_layers) for site in ("hook_attn_out", "hook_mlp_out")
+    ]
     names = ["blocks.0.hook_resid_pre", *names, f"blocks.{n_layers - 1}.hook_resid_post"]
-    split_heads = by in ("head", "position") and all(f"blocks.{n}.attn.hook_z" in known for n in range(n_layers))
+    split_heads = by in ("head", "position") and all(
+        f"blocks.{n}.attn.hook_z" in known for n in range(n_layers)
+    )
     if by in ("head", "position") and not split_heads:
         raise LensError(f"{subject.name}: its heads have no site of their own: use --by layer")
     extra = [f"blocks.{n}.attn.hook_z" for n in range(n_layers)] if split_heads else []
     if by == "position":
-        extra += [f"blocks.{n}.attn.{site}" for n in range(n_layers) for site in ("hook_pattern", "hook_v")]
+        extra += [
+            f"blocks.{n}.attn.{site}"
+            for n in range(n_layers)
+            for site in ("hook_pattern", "hook_v")
+        ]
     if by == "neuron":
         extra += [f"blocks.{n}.mlp.hook_post" for n in range(n_layers)]
     if missing := [name for name in (*names, *extra) if name not in known]:
-        raise LensError(f"{subject.name}: contributions by {by} need {missing[0]}, which cannot be read on this model")
+        raise LensError(
+            f"{subject.name}: contributions by {by} need {missing[0]}, which cannot be read on this model"
+        )
     (batch,) = subject.batches([text])
     output: Any = None
     with torch.no_grad(), capture(model, *names, *extra) as acts:
         output = model(**batch.inputs(subject.device))
     here = {name: acts[name][0] for name in (*names, *extra)}
-    end = frozen_end(subject, here[names[-1]][-1].float(), output.logits[0, -1].float(), target, wrong)
+    end = frozen_end(
+        subject, here[names[-1]][-1].float(), output.logits[0, -1].float(), target, wrong
+    )
 
     def adds(vector: Tensor) -> float:
         return float(vector.float() @ end.direction)
@@ -120,7 +132,9 @@ def contributions(
         if split_heads:
             parts += _heads(subject, layer, here, attention, adds, by)
         else:
-            parts.append(Part("attention", layer, None, f"blocks.{layer}.hook_attn_out", adds(attention)))
+            parts.append(
+                Part("attention", layer, None, f"blocks.{layer}.hook_attn_out", adds(attention))
+            )
         mlp = here[f"blocks.{layer}.hook_mlp_out"][-1]
         if by == "neuron":
             parts += _neurons(subject, layer, here, mlp, end.direction)
@@ -139,11 +153,15 @@ def contributions(
     return Contributions(parts, end.logit, error, end.bias)
 
 
-def _heads(subject: Subject, layer: int, here: dict[str, Tensor], attention: Tensor, adds: Any, by: str) -> list[Part]:
+def _heads(
+    subject: Subject, layer: int, here: dict[str, Tensor], attention: Tensor, adds: Any, by: str
+) -> list[Part]:
     """Each head, or each attended position, and what the projection adds by itself."""
     weights = output_weights(subject.model, layer)
     if weights is None:
-        raise LensError(f"{subject.name}: the output projection of block {layer} is no plain matrix: use --by layer")
+        raise LensError(
+            f"{subject.name}: the output projection of block {layer} is no plain matrix: use --by layer"
+        )
     z = here[f"blocks.{layer}.attn.hook_z"][-1].float()
     outputs = torch.einsum("hd,hdm->hm", z, weights.float())
     rest = attention.float() - outputs.sum(0)
@@ -153,20 +171,31 @@ def _heads(subject: Subject, layer: int, here: dict[str, Tensor], attention: Ten
         values = here[f"blocks.{layer}.attn.hook_v"].float()
         wide = values.repeat_interleave(len(pattern) // values.shape[1], dim=1)
         moved = torch.einsum("hk,khd,hdm->km", pattern, wide, weights.float())
-        return parts + [Part("position", layer, at, "", adds(vector)) for at, vector in enumerate(moved)]
+        return parts + [
+            Part("position", layer, at, "", adds(vector)) for at, vector in enumerate(moved)
+        ]
     site = f"blocks.{layer}.attn.hook_z"
-    return parts + [Part("head", layer, head, f"{site}[{head}]", adds(vector)) for head, vector in enumerate(outputs)]
+    return parts + [
+        Part("head", layer, head, f"{site}[{head}]", adds(vector))
+        for head, vector in enumerate(outputs)
+    ]
 
 
-def _neurons(subject: Subject, layer: int, here: dict[str, Tensor], mlp: Tensor, direction: Tensor) -> list[Part]:
+def _neurons(
+    subject: Subject, layer: int, here: dict[str, Tensor], mlp: Tensor, direction: Tensor
+) -> list[Part]:
     """Each neuron of a block's MLP, and what the projection adds by itself."""
     weight = down_projection(subject.model, layer)
     if weight is None:
-        raise LensError(f"{subject.name}: the MLP of block {layer} has no plain down projection: use --by mlp")
+        raise LensError(
+            f"{subject.name}: the MLP of block {layer} has no plain down projection: use --by mlp"
+        )
     site = f"blocks.{layer}.mlp.hook_post"
     values = here[site][-1].float() * (weight.float() @ direction)
     rest = float(mlp.float() @ direction - values.sum())
-    parts = [Part("neuron", layer, n, f"{site}[{n}]", value) for n, value in enumerate(values.tolist())]
+    parts = [
+        Part("neuron", layer, n, f"{site}[{n}]", value) for n, value in enumerate(values.tolist())
+    ]
     return [Part("mlp bias", layer, None, "", rest), *parts]
 
 
@@ -183,7 +212,11 @@ def down_projection(model: nn.Module, layer: int) -> Float[Tensor, "neuron d_mod
 
 
 def frozen_end(
-    subject: Subject, stream: Float[Tensor, " d_model"], logits: Float[Tensor, " vocab"], target: int, wrong: int | None
+    subject: Subject,
+    stream: Float[Tensor, " d_model"],
+    logits: Float[Tensor, " vocab"],
+    target: int,
+    wrong: int | None,
 ) -> FrozenEnd:
     """The read direction through the final norm as it was at one position.
 
@@ -194,7 +227,9 @@ def frozen_end(
     place = anatomy(model).places.get("ln_final.hook_normalized")
     head = model.get_output_embeddings()
     if place is None or not isinstance(getattr(head, "weight", None), Tensor):
-        raise LensError(f"{subject.name}: expected a final norm and a linear head, one of them is not known")
+        raise LensError(
+            f"{subject.name}: expected a final norm and a linear head, one of them is not known"
+        )
     norm = model.get_submodule(place.path)
     with torch.no_grad():
         normed = norm(stream.to(next(model.parameters()).dtype)[None, None])[0, 0].float()
@@ -229,14 +264,20 @@ def _linear_norm(norm: nn.Module, stream: Tensor, normed: Tensor, name: str) -> 
         for g in (gain, 1 + gain):  # Gemma's norms multiply by 1 + weight
             shape = g * values
             scale = float(((normed - beta) @ shape) / (shape @ shape).clamp(min=1e-30))
-            if float((scale * shape + beta - normed).abs().max()) < 1e-3 * float(normed.abs().max()):
+            if float((scale * shape + beta - normed).abs().max()) < 1e-3 * float(
+                normed.abs().max()
+            ):
 
-                def through(read: Tensor, g: Tensor = g, scale: float = scale, centres: bool = centres) -> Tensor:
+                def through(
+                    read: Tensor, g: Tensor = g, scale: float = scale, centres: bool = centres
+                ) -> Tensor:
                     back = scale * g * read
                     return back - back.mean() if centres else back
 
                 return through, beta
-    raise LensError(f"{name}: its final norm {type(norm).__name__} is neither a layer norm nor an RMS norm")
+    raise LensError(
+        f"{name}: its final norm {type(norm).__name__} is neither a layer norm nor an RMS norm"
+    )
 
 
 def exact_effects(

@@ -34,7 +34,9 @@ def require_lens(subject: Subject) -> None:
             f"{subject.name}: expected a causal language model; a token of this one sees the next ones and predicts none"
         )
     if language_head(subject.model) is None:
-        raise LensError(f"{subject.name}: expected a language-model head, {type(subject.model).__name__} has none")
+        raise LensError(
+            f"{subject.name}: expected a language-model head, {type(subject.model).__name__} has none"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Streams:
         with torch.no_grad():
             return self.clean.run(last, self.clean.residual(last), until=self.n_layers)
 
-    def logits(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
+    def logits(
+        self, stream: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos vocab"]:
         """The model's own final norm, head, scale and soft cap."""
         return self.clean.run(0, stream, order=[])
 

@@ -55,7 +55,9 @@ class Lens:
     bias: Float[Tensor, "layer d_model"] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, layer: int, stream: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places d_model"]:
+    def __call__(
+        self, layer: int, stream: Float[Tensor, "*places d_model"]
+    ) -> Float[Tensor, "*places d_model"]:
         """The stream of a layer as it would be behind the last block; the last layer's is left as it is."""
         if self.weight is None or layer >= len(self.weight):
             return stream
@@ -72,7 +74,11 @@ class Lens:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors, with what it was fitted on in the header."""
-        tensors = {name: value for name, value in (("weight", self.weight), ("bias", self.bias)) if value is not None}
+        tensors = {
+            name: value
+            for name, value in (("weight", self.weight), ("bias", self.bias))
+            if value is not None
+        }
         partial = path.with_name(f".{path.name}.partial")
         header = {"layerscope_lens": json.dumps({"kind": self.kind, **self.about})}
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, header)
@@ -91,9 +97,13 @@ class Lens:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(header or "")
         except Exception as error:
-            raise LensError(f"{path}: expected a lens that layerscope lens wrote ({error})") from None
+            raise LensError(
+                f"{path}: expected a lens that layerscope lens wrote ({error})"
+            ) from None
         if about.get("model_sha256") != subject.sha256:
-            raise LensError(f"{path}: expected a lens of {subject.name}, it is of {about.get('model')}")
+            raise LensError(
+                f"{path}: expected a lens of {subject.name}, it is of {about.get('model')}"
+            )
         device = subject.device
         parts = {name: value.to(device) for name, value in tensors.items()}
         return cls(str(about.pop("kind")), parts.get("weight"), parts.get("bias"), about)
@@ -129,7 +139,9 @@ class _Sums:
         variance = self.xx / self.n - torch.outer(mean_x, mean_x)
         covariance = self.xy / self.n - torch.outer(mean_x, mean_y)
         ridge = (
-            RIDGE * variance.diagonal().mean() * torch.eye(len(mean_x), dtype=variance.dtype, device=variance.device)
+            RIDGE
+            * variance.diagonal().mean()
+            * torch.eye(len(mean_x), dtype=variance.dtype, device=variance.device)
         )
         weight = torch.linalg.solve(variance + ridge, covariance).T
         return weight, mean_y - weight @ mean_x
@@ -148,7 +160,9 @@ def least_squares(
         rows = [streams.stream(layer)[used].float() for layer in range(streams.n_layers + 1)]
         if not sums:
             sums = [_Sums() for _ in rows[:-1]]
-            shift = [row.mean(0) for row in rows]  # subtracted from every row: sums of squares stay small
+            shift = [
+                row.mean(0) for row in rows
+            ]  # subtracted from every row: sums of squares stay small
         centred = [row - mean for row, mean in zip(rows, shift, strict=True)]
         for total, row in zip(sums, centred[:-1], strict=True):
             total.add(row, centred[-1])
@@ -202,7 +216,10 @@ def tuned(
                 reached = _divergences(subject, now, validation, batch_tokens)
                 better = reached < best
                 best = torch.where(better, reached, best)
-                best_weight[better], best_bias[better] = weight.detach()[better], bias.detach()[better]
+                best_weight[better], best_bias[better] = (
+                    weight.detach()[better],
+                    bias.detach()[better],
+                )
             if step >= steps:
                 break
     about = {"steps": steps, "layers_improved": int((best < begun).sum())}
@@ -214,7 +231,9 @@ def _drawn(mask: Tensor, has_sink: bool, generator: torch.Generator) -> Tensor:
     used = mask.clone()
     used[:, : 1 if has_sink else 0] = False
     places = used.flatten().nonzero()[:, 0]
-    kept = places[torch.randperm(len(places), generator=generator)[:DRAWN_POSITIONS].to(places.device)]
+    kept = places[
+        torch.randperm(len(places), generator=generator)[:DRAWN_POSITIONS].to(places.device)
+    ]
     drawn = torch.zeros_like(used.flatten())
     drawn[kept] = True
     return drawn.view_as(used)
@@ -238,7 +257,9 @@ def _spread(rows: Tensor, places: Tensor) -> Tensor:
     return out.masked_scatter(places[..., None].expand_as(out), rows)
 
 
-def _divergences(subject: Subject, lens: Lens, texts: Sequence[Encoded], batch_tokens: int) -> Float[Tensor, " layer"]:
+def _divergences(
+    subject: Subject, lens: Lens, texts: Sequence[Encoded], batch_tokens: int
+) -> Float[Tensor, " layer"]:
     """Mean divergence of each layer over some texts."""
     total, count = None, 0
     with torch.no_grad():
@@ -321,7 +342,9 @@ def _reliability(cosine: float, n: int) -> Reliability:
     return Reliability(cosine, max(1, round(needed)))
 
 
-def _text_jacobian(subject: Subject, text: Encoded, first: int) -> Float[Tensor, "layer d_model d_model"]:
+def _text_jacobian(
+    subject: Subject, text: Encoded, first: int
+) -> Float[Tensor, "layer d_model d_model"]:
     """One text's Jacobian at every layer: a backward pass for each `COPIES` output dimensions, for all layers at once."""
     (batch,) = subject.batches([text])
     streams = Streams.of(subject, batch)

@@ -74,7 +74,9 @@ def _accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "cop
 def _kl(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     before = torch.log_softmax(clean.float(), dim=-1)
     after = torch.log_softmax(logits.float(), dim=-1)
-    return reads.sums(BITS * (before.exp() * (before - after)).sum(-1)[:, reads.slots.to(after.device)])
+    return reads.sums(
+        BITS * (before.exp() * (before - after)).sum(-1)[:, reads.slots.to(after.device)]
+    )
 
 
 def _rank(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:

@@ -40,7 +40,9 @@ class LabelledSentence:
     group: str | None = None
 
 
-def save_probe(folder: Path, subject: Subject, site: str, pooling: str, name: str, fit: Fit) -> Path:
+def save_probe(
+    folder: Path, subject: Subject, site: str, pooling: str, name: str, fit: Fit
+) -> Path:
     """Write a study's probe of a property at a site, with what must be known to use it again."""
     target = folder / file_name(name) / f"{file_name(site)}.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,19 +69,25 @@ def probed_words(
     about = probe.about_
     site = Site(about["site"]) if about.get("site") else None
     if site is None or site.layer is None or not site.name.endswith("hook_resid_post"):
-        raise MetricError(f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}")
+        raise MetricError(
+            f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}"
+        )
     values = {"probe_log_probability": (_log2p, "bits"), "probe_accuracy": (_accuracy, "share")}
     name = metric or "probe_log_probability"
     if name not in values:
         raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(values)}")
     prop = get_property(about["property"], corpus)
     if prop.level != "word" or prop.name == "frequency":
-        raise MetricError(f"--probe {path}: expected a property that words have by themselves, got {prop.name}")
+        raise MetricError(
+            f"--probe {path}: expected a property that words have by themselves, got {prop.name}"
+        )
     known = set(probe.classes_.tolist())
     every = [LabelledSentence(s, cast("Sequence[Value]", prop.read(s, corpus))) for s in corpus]
     items = [item for item in every if known & set(item.labels)]
     if not items:
-        raise MetricError(f"{corpus.path}: expected words with a {prop.name} that the probe knows, got none")
+        raise MetricError(
+            f"{corpus.path}: expected words with a {prop.name} that the probe knows, got none"
+        )
     notes = []
     if len(items) < len(every):
         text = f"{len(every) - len(items)} sentences left out: no word has a {prop.name} that the probe knows"
@@ -94,7 +102,11 @@ def probed_words(
         return residual.float() @ coef.T.to(residual.device) + bias.to(residual.device)
 
     value, unit = values[name]
-    return Metric(name, unit, reads, value, of_answers=False, readout=Readout(site.layer, logits)), items, notes
+    return (
+        Metric(name, unit, reads, value, of_answers=False, readout=Readout(site.layer, logits)),
+        items,
+        notes,
+    )
 
 
 def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: LogisticProbe) -> Reads:
@@ -105,17 +117,27 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     """
     about = probe.about_
     if about["model_sha256"] != subject.sha256:
-        raise MetricError(f"the probe was trained on another model than {subject.name}: expected the model of its run")
+        raise MetricError(
+            f"the probe was trained on another model than {subject.name}: expected the model of its run"
+        )
     if about["bos"] != subject.bos:
-        raise MetricError(f"the probe was trained with BOS {about['bos']}, this run has {subject.bos}: give --bos")
+        raise MetricError(
+            f"the probe was trained with BOS {about['bos']}, this run has {subject.bos}: give --bos"
+        )
     layout = Layout.of(subject, [item.sentence for item in items])
     label_of = {label: i for i, label in enumerate(probe.classes_.tolist())}
     places, weights, words = [], [], []
     n_words = 0
     for text, (item, spans) in enumerate(zip(items, layout.spans, strict=True)):
-        read = [(s, label_of[v]) for s, v in zip(spans, item.labels, strict=True) if s is not None and v in label_of]
+        read = [
+            (s, label_of[v])
+            for s, v in zip(spans, item.labels, strict=True)
+            if s is not None and v in label_of
+        ]
         if not read:
-            raise ItemError(f"{item.sentence.text[:40]!r} is cut before its first word that can be read")
+            raise ItemError(
+                f"{item.sentence.text[:40]!r} is cut before its first word that can be read"
+            )
         for span, label in read:
             every = range(span.start, span.stop)
             tokens = {"first": every[:1], "last": every[-1:]}.get(about["pooling"], every)
@@ -126,7 +148,9 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     return Reads(layout.encoded, torch.tensor(places), torch.tensor(weights), torch.tensor(words))
 
 
-def _by_word(logits: Tensor, reads: Reads) -> tuple[Float[Tensor, "copies words classes"], Tensor, Tensor]:
+def _by_word(
+    logits: Tensor, reads: Reads
+) -> tuple[Float[Tensor, "copies words classes"], Tensor, Tensor]:
     """Each word's logits, its label and its prompt."""
     assert reads.words is not None
     _, words = torch.unique(reads.words, return_inverse=True)
@@ -134,7 +158,9 @@ def _by_word(logits: Tensor, reads: Reads) -> tuple[Float[Tensor, "copies words 
     tokens = logits[:, reads.slots.to(logits.device)] * reads.weights.to(logits)[:, None]
     count = int(words.max()) + 1
     out = tokens.new_zeros(len(tokens), count, tokens.shape[2]).index_add_(1, words, tokens)
-    label, prompt = (words.new_zeros(count).scatter_(0, words, places[:, column]) for column in (2, 3))
+    label, prompt = (
+        words.new_zeros(count).scatter_(0, words, places[:, column]) for column in (2, 3)
+    )
     return out, label, prompt
 
 
@@ -146,7 +172,11 @@ def _mean(values: Float[Tensor, "copies words"], prompt: Tensor) -> Float[Tensor
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     words, label, prompt = _by_word(logits.float(), reads)
-    logp = torch.log_softmax(words, dim=-1).gather(2, label.expand(len(words), -1)[:, :, None]).squeeze(2)
+    logp = (
+        torch.log_softmax(words, dim=-1)
+        .gather(2, label.expand(len(words), -1)[:, :, None])
+        .squeeze(2)
+    )
     return _mean(BITS * logp, prompt)
 
 

@@ -91,18 +91,26 @@ class Reads:
         text, position, _, prompt = self.places.unbind(1)
         return replace(self, places=torch.stack([text, position, which, prompt], dim=1)), tokens
 
-    def at_targets(self, values: Float[Tensor, "copies slots vocab"]) -> Float[Tensor, "copies reads"]:
+    def at_targets(
+        self, values: Float[Tensor, "copies slots vocab"]
+    ) -> Float[Tensor, "copies reads"]:
         """The values of each read's target token."""
         return values[:, self.slots.to(values.device), self.places[:, 2].to(values.device)]
 
     def sums(self, values: Float[Tensor, "copies reads"]) -> Float[Tensor, "copies prompts"]:
         """Weighted sums of values at the reads, by prompt."""
         out = values.new_zeros(len(values), self.n_prompts)
-        return out.index_add_(1, self.places[:, 3].to(values.device), values * self.weights.to(values))
+        return out.index_add_(
+            1, self.places[:, 3].to(values.device), values * self.weights.to(values)
+        )
 
 
 def answer_reads(
-    subject: Subject, prompts: Sequence[Prompt], what: Sequence[tuple[str, float]], name: str, several: bool
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    what: Sequence[tuple[str, float]],
+    name: str,
+    several: bool,
 ) -> Reads:
     """Reads of the answers' tokens, with a weight for each field of a prompt.
 
@@ -124,7 +132,9 @@ def answer_reads(
             for field, weight in what:
                 answer = getattr(prompt, field)
                 if answer is None:
-                    raise MetricError(f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}")
+                    raise MetricError(
+                        f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}"
+                    )
                 whole, start, stop = _with_answer(subject, alone, answer, field, several)
                 if several and subject.causal:
                     texts.append(whole)
@@ -137,7 +147,9 @@ def answer_reads(
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
-def _with_answer(subject: Subject, alone: Encoded, answer: str, field: str, several: bool) -> tuple[Encoded, int, int]:
+def _with_answer(
+    subject: Subject, alone: Encoded, answer: str, field: str, several: bool
+) -> tuple[Encoded, int, int]:
     """The text with an answer, and where the answer's tokens begin and end.
 
     Raises:
@@ -169,7 +181,9 @@ def _whole(subject: Subject, text: str, answer: str = "") -> Encoded:
     encoded = subject.encode([text])[0]
     if encoded.cut is not None:
         given = f"with {answer[:40]!r} " if answer else ""
-        raise ItemError(f"{given}longer than the model's {subject.max_length} tokens: {text[:40]!r}")
+        raise ItemError(
+            f"{given}longer than the model's {subject.max_length} tokens: {text[:40]!r}"
+        )
     return encoded
 
 
@@ -210,13 +224,17 @@ def _mask_position(subject: Subject, encoded: Encoded) -> int:
 def _mask(subject: Subject) -> int:
     mask = subject.tokenizer.mask_token_id
     if mask is None:
-        raise MetricError(f"{subject.name} sees what follows a token, and its tokenizer has no mask to hide one behind")
+        raise MetricError(
+            f"{subject.name} sees what follows a token, and its tokenizer has no mask to hide one behind"
+        )
     return int(mask)
 
 
 def _hidden(subject: Subject, encoded: Encoded, position: int) -> Encoded:
     """The text with one token masked."""
-    return replace(encoded, ids=(*encoded.ids[:position], _mask(subject), *encoded.ids[position + 1 :]))
+    return replace(
+        encoded, ids=(*encoded.ids[:position], _mask(subject), *encoded.ids[position + 1 :])
+    )
 
 
 def _end(encoded: Encoded) -> int:
@@ -245,7 +263,9 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
             both = [_whole(subject, text) for text in (pair.good, pair.bad)]
             start = _first_difference(both[0].ids, both[1].ids)
             if start is None:
-                raise ItemError(f"expected sentences of other tokens, got the same ({pair.good[:40]!r})")
+                raise ItemError(
+                    f"expected sentences of other tokens, got the same ({pair.good[:40]!r})"
+                )
             if subject.causal and start == 0:
                 raise ItemError(
                     f"{pair.good[:40]!r} differs in its first token and nothing comes before it: choose a BOS (--bos)"
@@ -266,7 +286,9 @@ def _first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
     return None if len(a) == len(b) else min(len(a), len(b))
 
 
-def _in_turn(subject: Subject, encoded: Encoded, start: int) -> tuple[list[Encoded], list[tuple[int, int, int]]]:
+def _in_turn(
+    subject: Subject, encoded: Encoded, start: int
+) -> tuple[list[Encoded], list[tuple[int, int, int]]]:
     """Texts, and text, position and token of reads, that give the log-probability of a text's tokens from ``start`` on."""
     if subject.causal:
         return [encoded], [(0, i - 1, encoded.ids[i]) for i in range(start, len(encoded.ids))]
@@ -285,7 +307,9 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
             encoded = _whole(subject, prompt.prompt)
             versions, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
             if not read:
-                raise ItemError(f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}")
+                raise ItemError(
+                    f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}"
+                )
         places += [(len(texts) + text, at, token, number) for text, at, token in read]
         weights += [-1 / len(read)] * len(read)
         texts += versions

@@ -77,13 +77,17 @@ def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
         return [low]
     raw = span / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = min((m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0)), key=lambda s: abs(math.log(s / raw)))
+    step = min(
+        (m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0)), key=lambda s: abs(math.log(s / raw))
+    )
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(k * step, 10) for k in range(first, last + 1)]
 
 
-def value_range(main: Sequence[float], others: Sequence[float], ceiling: float | None) -> tuple[float, float]:
+def value_range(
+    main: Sequence[float], others: Sequence[float], ceiling: float | None
+) -> tuple[float, float]:
     """The y range: all of `main`, and of `others` as long as they do not flatten it.
 
     A baseline can be arbitrarily bad (an r2 of minus 40); what lies more than three times the
@@ -213,7 +217,9 @@ def draw_series(plot: Plot, series: Series, best: Sequence[int]) -> list[str]:
     out = [f'<g class="s-{series.kind}">']
     low, high = series.low, series.high
     if low is not None and high is not None:
-        both = [a if a is not None and b is not None else None for a, b in zip(low, high, strict=True)]
+        both = [
+            a if a is not None and b is not None else None for a, b in zip(low, high, strict=True)
+        ]
         for run in stretches(both):
             lows = [(plot.x(i), plot.y(v)) for i in run if (v := low[i]) is not None]
             highs = [(plot.x(i), plot.y(v)) for i in run if (v := high[i]) is not None]
@@ -231,9 +237,13 @@ def draw_series(plot: Plot, series: Series, best: Sequence[int]) -> list[str]:
         small = plot.dx < 14 and plot.n > 1
         for i, (x, y) in zip(run, dots, strict=True):
             if i in best and series.points:
-                out.append(f'<circle class="best" cx="{px(x)}" cy="{px(y)}" r="{4.2 if small else 5.2}"/>')
+                out.append(
+                    f'<circle class="best" cx="{px(x)}" cy="{px(y)}" r="{4.2 if small else 5.2}"/>'
+                )
             elif series.points or len(run) == 1:
-                out.append(f'<circle class="point" cx="{px(x)}" cy="{px(y)}" r="{2.6 if small else 3.4}"/>')
+                out.append(
+                    f'<circle class="point" cx="{px(x)}" cy="{px(y)}" r="{2.6 if small else 3.4}"/>'
+                )
     out.append("</g>")
     return out
 
@@ -263,7 +273,9 @@ def end_of(series: Series) -> tuple[int, float] | None:
     return last[-1] if last else None
 
 
-def draw_end_labels(plot: Plot, series: Sequence[Series], rules: Sequence[Rule], gap: float) -> list[str]:
+def draw_end_labels(
+    plot: Plot, series: Sequence[Series], rules: Sequence[Rule], gap: float
+) -> list[str]:
     """Names at the right end of their lines, moved apart where they would collide."""
     entries: list[tuple[float, float, str, str]] = []
     for s in series:
@@ -294,7 +306,9 @@ def draw_legend(box: Box, series: Sequence[Series], rules: Sequence[Rule], top: 
         x = 2.0 if k % 2 == 0 else box.width / 2 + 2
         y = top + 20 * (k // 2)
         out.append(f'<g class="s-{kind}"><path class="line" d="M{px(x)} {px(y)}h20"/>')
-        out.append(f'<text class="label" x="{px(x + 26)}" y="{px(y + 4)}">{escape(text)}</text></g>')
+        out.append(
+            f'<text class="label" x="{px(x + 26)}" y="{px(y + 4)}">{escape(text)}</text></g>'
+        )
     return out
 
 
@@ -307,7 +321,9 @@ def svg(box: Box, body: Sequence[str], *, title: str, desc: str, uid: str, attrs
     )
 
 
-def sparkline(values: Sequence[float | None], best: Sequence[int], *, dot: int | None = None) -> str:
+def sparkline(
+    values: Sequence[float | None], best: Sequence[int], *, dot: int | None = None
+) -> str:
     """A curve the size of a word, for a table's cell; decoration only, the numbers stand beside it."""
     known = [v for v in values if v is not None]
     if not known:
@@ -319,7 +335,8 @@ def sparkline(values: Sequence[float | None], best: Sequence[int], *, dot: int |
     line = draw_series(plot, Series("", "score", values, points=False), ())
     marks = [i for i in ([dot] if dot is not None else best) if values[i] is not None]
     dots = "".join(
-        f'<circle class="dot" cx="{px(plot.x(i))}" cy="{px(plot.y(values[i] or 0.0))}" r="2.4"/>' for i in marks
+        f'<circle class="dot" cx="{px(plot.x(i))}" cy="{px(plot.y(values[i] or 0.0))}" r="2.4"/>'
+        for i in marks
     )
     inner = "".join(line)
     return f'<svg class="spark" viewBox="0 0 96 24" aria-hidden="true">{inner}{dots}</svg>'

@@ -11,7 +11,9 @@ from .parts import Page
 from .provenance import Row, again, caveats, provenance
 
 
-def closed(page: Page, results: Any, controls: Sequence[Control] = (), cautions: Sequence[Row] = ()) -> Page:
+def closed(
+    page: Page, results: Any, controls: Sequence[Control] = (), cautions: Sequence[Row] = ()
+) -> Page:
     """The page with the day of the run and the closing sections.
 
     Args:

@@ -39,7 +39,9 @@ class Control:
 
 def field(name: str) -> Callable[[Results], bool]:
     """Any record has a number there."""
-    return lambda results: any(finite(getattr(record, name, None)) is not None for record in results.records)
+    return lambda results: any(
+        finite(getattr(record, name, None)) is not None for record in results.records
+    )
 
 
 def told(name: str) -> Callable[[Results], bool]:
@@ -52,10 +54,17 @@ def holds(name: str) -> Callable[[Results], bool]:
     return lambda results: bool(getattr(results, name))
 
 
-OVER_PROMPTS = Control("interval and sign-flip test over prompts", "an effect of a few prompts", field("p"))
-GRID = Control("false-discovery rate over the grid", "one of many parts that stands out by luck", field("q"))
+OVER_PROMPTS = Control(
+    "interval and sign-flip test over prompts", "an effect of a few prompts", field("p")
+)
+GRID = Control(
+    "false-discovery rate over the grid", "one of many parts that stands out by luck", field("q")
+)
 TURNED = Control(
-    "changes as large in random directions", "any change of that size would do it", field("null"), "--null-draws 20"
+    "changes as large in random directions",
+    "any change of that size would do it",
+    field("null"),
+    "--null-draws 20",
 )
 _DOCTOR = Control(
     "the doctor's quick checks",
@@ -88,4 +97,6 @@ def controls_section(results: Results, known: Sequence[Control]) -> Section | No
 def _status(control: Control, ran: bool) -> Cell:
     if ran:
         return Cell("yes", "1")
-    return Cell("not supported", "0", f"ask with {control.asked}" if control.asked else "", tone="badge")
+    return Cell(
+        "not supported", "0", f"ask with {control.asked}" if control.asked else "", tone="badge"
+    )

@@ -59,7 +59,9 @@ class DepthCurve:
             first: blocks in front of a record's layer 0: 0 where that is the embedding, 1 where it is the first block.
         """
         fields = (value, f"{bounds}low", f"{bounds}high")
-        values, low, high = ([finite(getattr(record, name, None)) for record in records] for name in fields)
+        values, low, high = (
+            [finite(getattr(record, name, None)) for record in records] for name in fields
+        )
         layers = [float(record.layer) + first for record in records]
         sites = [record.site for record in records]
         return cls(title, metric, layers, sites, values, low, high, is_change)
@@ -96,7 +98,9 @@ class _At(Plot):
         return self.x0 + self.depths[int(i)] * (self.box.x_end - 10 - self.x0)
 
 
-def depth_curves(curves: Sequence[Curve], data: dict[str, Any], *, uid: str, title: str, y_title: str) -> Heat:
+def depth_curves(
+    curves: Sequence[Curve], data: dict[str, Any], *, uid: str, title: str, y_title: str
+) -> Heat:
     """All curves in one drawing; the pointer reads every point.
 
     Args:
@@ -107,7 +111,9 @@ def depth_curves(curves: Sequence[Curve], data: dict[str, Any], *, uid: str, tit
     room = 34.0 + 6.8 * max(len(c.name) for c in curves)
     box = Box(560.0 + room, 380.0, left=58.0, right=room)
     axis = _At(box, [float(t) for t in TICKS], low, high)
-    body = draw_axes(axis, TICKS, y_title, "relative depth (0 = embeddings, 1 = after the last block)")
+    body = draw_axes(
+        axis, TICKS, y_title, "relative depth (0 = embeddings, 1 = after the last block)"
+    )
     ends, tips, words, points = [], [], [], []
     for number_, curve in enumerate(curves):
         kind = KINDS[number_ % len(KINDS)]
@@ -120,15 +126,30 @@ def depth_curves(curves: Sequence[Curve], data: dict[str, Any], *, uid: str, tit
             points.append(
                 f'<circle class="point" data-k="{len(tips)}" cx="{px(plot.x(i))}" cy="{px(plot.y(value))}" r="3.6"/>'
             )
-            tips.append([f"{curve.name}, {curve.places[i]}", number(value), interval(curve.low[i], curve.high[i])])
+            tips.append(
+                [
+                    f"{curve.name}, {curve.places[i]}",
+                    number(value),
+                    interval(curve.low[i], curve.high[i]),
+                ]
+            )
         points.append("</g>")
         known = [(v, i) for i, v in enumerate(curve.values) if v is not None]
         if known:
             top, at = max(known)
             ends.append(Series(curve.name, kind, [None] * (len(TICKS) - 1) + [known[-1][0]]))
-            words.append(f"{curve.name}: highest {number(top)} at {curve.places[at]}, last {number(known[-1][0])}")
+            words.append(
+                f"{curve.name}: highest {number(top)} at {curve.places[at]}, last {number(known[-1][0])}"
+            )
     body += [*points, *draw_end_labels(axis, ends, (), 17.0)]
     data.setdefault("heats", {})[uid] = {"tips": tips, "metric": y_title}
-    drawing = svg(box, body, title=title, desc="; ".join(words), uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"')
+    drawing = svg(
+        box,
+        body,
+        title=title,
+        desc="; ".join(words),
+        uid=f"{uid}-svg",
+        attrs=f' width="{px(box.width)}"',
+    )
     caption = "Band: 95% interval. A model's layers stand at their share of its depth."
     return Heat(uid, Markup(drawing), caption, label=title, key=False)

@@ -7,7 +7,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .charts import Box, Plot, Rule, Series, draw_axes, draw_end_labels, draw_series, svg, value_range
+from .charts import (
+    Box,
+    Plot,
+    Rule,
+    Series,
+    draw_axes,
+    draw_end_labels,
+    draw_series,
+    svg,
+    value_range,
+)
 from .parts import Drawing
 from .words import interval, number
 
@@ -34,14 +44,18 @@ def lines(
         labels, names: of the positions on the axis, short and in words.
     """
     series = [s for s in series if s.present()]
-    low, high = value_range([v for s in series for v in s.present()], [rule.value for rule in rules], None)
+    low, high = value_range(
+        [v for s in series for v in s.present()], [rule.value for rule in rules], None
+    )
 
     def drawn(box: Box, size: str) -> Markup:
         plot = Plot(box, len(labels), low, high)
         body = draw_axes(plot, labels, y_title, x_title)
         for rule in rules:
             y = plot.y(rule.value)
-            body.append(f'<g class="s-{rule.kind}"><path class="line" d="M{box.left} {y:.1f}H{box.x_end:.1f}"/></g>')
+            body.append(
+                f'<g class="s-{rule.kind}"><path class="line" d="M{box.left} {y:.1f}H{box.x_end:.1f}"/></g>'
+            )
         for s in series:
             body += draw_series(plot, s, ())
         body += draw_end_labels(plot, list(reversed(series)), rules, 15.0)
@@ -65,6 +79,11 @@ def lines(
             for s in reversed(series)
         ],
     }
-    room = 30.0 + 6.8 * max(len(text) for text in [*(s.name for s in series), *(f"{r.name} 0.000" for r in rules)])
-    wide, narrow = Box(880.0, 320.0, left=58.0, right=room), Box(380.0, 280.0, left=52.0, right=room)
+    room = 30.0 + 6.8 * max(
+        len(text) for text in [*(s.name for s in series), *(f"{r.name} 0.000" for r in rules)]
+    )
+    wide, narrow = (
+        Box(880.0, 320.0, left=58.0, right=room),
+        Box(380.0, 280.0, left=52.0, right=room),
+    )
     return Drawing(uid, drawn(wide, "wide"), caption, title, drawn(narrow, "narrow"))

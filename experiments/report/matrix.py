@@ -12,7 +12,9 @@ from .words import finite, interval, layer_label, p_value, plural, signed
 LEVEL = 0.05
 
 
-def oriented(rows: Sequence[Mapping[str, Any]], layers: Sequence[float]) -> dict[tuple[int, int], Mapping[str, Any]]:
+def oriented(
+    rows: Sequence[Mapping[str, Any]], layers: Sequence[float]
+) -> dict[tuple[int, int], Mapping[str, Any]]:
     """Each comparison (layer_b less layer_a) under (row, column) = (deeper, shallower), turned to row less column."""
     index: dict[float | None, int] = {layer: i for i, layer in enumerate(layers)}
     cells: dict[tuple[int, int], Mapping[str, Any]] = {}
@@ -58,7 +60,9 @@ def layer_matrix(
     side = min(46.0, 470.0 / max(n - 1, 1))
     left = 40.0
     box = Box(left + side * (n - 1) + 30, side * (n - 1) + 34)
-    largest = max((abs(c["difference"]) for c in cells.values() if c["difference"] is not None), default=0.0)
+    largest = max(
+        (abs(c["difference"]) for c in cells.values() if c["difference"] is not None), default=0.0
+    )
     every = label_step(n, side * (n - 1), 20.0)
     body: list[str] = []
     pairs: list[list[Any]] = []
@@ -80,9 +84,15 @@ def layer_matrix(
             body.append(f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + 3)}">{text}</text>')
         elif clear and d is not None and side >= 13:
             sign = "+" if d > 0 else "−"
-            body.append(f'<text class="m-text m-sign m-on{step_of(d, largest)}" text-anchor="middle" ')
-            body.append(f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + 2.6)}">{sign}</text>')
-        pairs.append([labels[a], labels[b], signed(d), interval(cell["low"], cell["high"]), p_value(p), d, p])
+            body.append(
+                f'<text class="m-text m-sign m-on{step_of(d, largest)}" text-anchor="middle" '
+            )
+            body.append(
+                f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + 2.6)}">{sign}</text>'
+            )
+        pairs.append(
+            [labels[a], labels[b], signed(d), interval(cell["low"], cell["high"]), p_value(p), d, p]
+        )
     for i, label in enumerate(labels):
         shown = i in (0, n - 1) or (label.isdigit() and int(label) % every == 0)
         crowded = every > 1 and (0 < i < 2 or n - 2 <= i < n - 1)
@@ -90,7 +100,9 @@ def layer_matrix(
             continue
         if i > 0:
             y = (i - 1) * side + side / 2 + 7
-            body.append(f'<text class="tick" x="{px(left - 7)}" y="{px(y)}" text-anchor="end">{escape(label)}</text>')
+            body.append(
+                f'<text class="tick" x="{px(left - 7)}" y="{px(y)}" text-anchor="end">{escape(label)}</text>'
+            )
         if i < n - 1:
             x = left + i * side + side / 2 - 1
             body.append(
@@ -110,6 +122,8 @@ def layer_matrix(
         attrs=f' width="{px(box.width)}"',
     )
     caption = (
-        words + f" Cells: {metric} of the row's layer minus the column's" + (", in points." if side >= 34 else ".")
+        words
+        + f" Cells: {metric} of the row's layer minus the column's"
+        + (", in points." if side >= 34 else ".")
     )
     return drawing, {"pairs": pairs, "metric": metric}, caption

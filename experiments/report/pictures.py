@@ -65,7 +65,9 @@ def first_table(page: Page) -> str:
     table = next((part for part in _parts(page) if isinstance(part, Table)), None)
     if table is None:
         return ""
-    told = [place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)]
+    told = [
+        place for place in range(len(table.columns)) if any(row[place].text for row in table.rows)
+    ]
     head = "".join(f"<th>{escape(table.columns[place].name)}</th>" for place in told)
     rows = (
         "".join(
@@ -75,9 +77,7 @@ def first_table(page: Page) -> str:
         for row in table.rows
     )
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    return f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def alone(drawing: str) -> str:
@@ -89,8 +89,14 @@ def alone(drawing: str) -> str:
     width, height = (float(side) + 2 * MARGIN for side in box.groups())
     attrs = f' xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}"'
     view = f'viewBox="{-MARGIN} {-MARGIN} {width:g} {height:g}"'
-    start = re.sub(r' (?:width|height)="[^"]*"', "", opening.group()).replace(box.group(), view)[:-1] + attrs + ">"
-    paper = f'<rect class="paper" x="{-MARGIN}" y="{-MARGIN}" width="{width:g}" height="{height:g}"/>'
+    start = (
+        re.sub(r' (?:width|height)="[^"]*"', "", opening.group()).replace(box.group(), view)[:-1]
+        + attrs
+        + ">"
+    )
+    paper = (
+        f'<rect class="paper" x="{-MARGIN}" y="{-MARGIN}" width="{width:g}" height="{height:g}"/>'
+    )
     return f"{start}<style>{standalone_style()}</style>{paper}{drawing[opening.end() :]}"
 
 

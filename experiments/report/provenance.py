@@ -34,7 +34,9 @@ Row = tuple[str, str, str]
 """Of the caveats: badge, tone, text."""
 
 
-def caveats(notes: Sequence[Any], cautions: Sequence[Row] = (), *, controlled: bool = False) -> Section:
+def caveats(
+    notes: Sequence[Any], cautions: Sequence[Row] = (), *, controlled: bool = False
+) -> Section:
     """What was skipped, dropped, unconverged or approximated; stated outright where nothing was.
 
     Args:
@@ -88,7 +90,10 @@ def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
     rows = [
         [
             Cell(_text(d.get("split")), head=True),
-            *(Cell(count(d.get(k)), finite(d.get(k))) for k in ("sentences", "words", "used_words")),
+            *(
+                Cell(count(d.get(k)), finite(d.get(k)))
+                for k in ("sentences", "words", "used_words")
+            ),
             Cell(_text(d.get("path")), tone="code"),
             Cell(_text(d.get("sha256")), tone="code"),
         ]
@@ -110,7 +115,10 @@ def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
         ("started", _text(about.get("started")), False),
         ("finished", _text(about.get("finished")), False),
         ("seed", _text(about.get("seed")), False),
-        *((str(name).removesuffix("_gb"), _machine(machine[name], str(name)), False) for name in machine),
+        *(
+            (str(name).removesuffix("_gb"), _machine(machine[name], str(name)), False)
+            for name in machine
+        ),
     ]
     cost = [("in all", duration(about.get("seconds")), False), *timings]
     cost += [(words, size(memory.get(key)), False) for key, words in held.items() if key in memory]

@@ -41,7 +41,9 @@ def mistake(error: WrongItem) -> Mistake:
     before = " ".join(words[start : stop if at is None else at])
     after = "" if at is None else " ".join(words[at + 1 : stop])
     return Mistake(
-        before=("… " if start else "") + before + (" …" if at is None and stop < len(words) else ""),
+        before=("… " if start else "")
+        + before
+        + (" …" if at is None and stop < len(words) else ""),
         word="" if at is None else words[at],
         after=after + (" …" if at is not None and stop < len(words) else ""),
         gold=shown(error.gold),
@@ -71,7 +73,5 @@ def records_section(typed: Sequence[Any]) -> Section:
         tall=True,
         copy=True,
     )
-    about = (
-        f"{plural(len(records), 'record')}, one per site and property, as in results.json. Choose a heading to sort."
-    )
+    about = f"{plural(len(records), 'record')}, one per site and property, as in results.json. Choose a heading to sort."
     return Section("records", "All records", [table], about)

@@ -104,7 +104,9 @@ def diagram(record: Diagrammed, uid: str) -> str:
         top, bottom = plot.y(b.chance_high), plot.y(b.chance_low)
         out.append(_rect("choice", x(b.low), x(b.high), top, max(bottom, top + 1.0)))
     out.append("</g>")
-    out.append(f'<path class="axis" d="M{px(x(0.0))} {px(plot.y(0.0))}L{px(x(1.0))} {px(plot.y(1.0))}"/>')
+    out.append(
+        f'<path class="axis" d="M{px(x(0.0))} {px(plot.y(0.0))}L{px(x(1.0))} {px(plot.y(1.0))}"/>'
+    )
     out.append('<g class="s-score">')
     for k, b in enumerate(bins):
         left, right = x(b.low) + 1, x(b.high) - 1
@@ -118,14 +120,18 @@ def diagram(record: Diagrammed, uid: str) -> str:
     out.append('</g><g class="s-f1">')
     for k, b in enumerate(bins):
         left, right = x(b.low) + 1, x(b.high) - 1
-        out.append(_rect("band", left, right, min(rows.y(float(b.n)), below.y_end - 1), below.y_end, k))
+        out.append(
+            _rect("band", left, right, min(rows.y(float(b.n)), below.y_end - 1), below.y_end, k)
+        )
     out.append("</g>")
     out.append(f'<path class="axis" d="M{px(below.left)} {px(below.y_end)}H{px(below.x_end)}"/>')
     for value, kind in ((record.accuracy, "score"), (record.confidence, "control")):
         if value is None:
             continue
         at = px(x(value))
-        out.append(f'<g class="s-{kind}"><path class="line" d="M{at} {px(below.top)}V{px(below.y_end)}"/></g>')
+        out.append(
+            f'<g class="s-{kind}"><path class="line" d="M{at} {px(below.top)}V{px(below.y_end)}"/></g>'
+        )
     out.append(
         f'<text class="tick" x="{px(below.left - 8)}" y="{px(rows.y(most) + 4)}" text-anchor="end">{count(most)}</text>'
     )
@@ -133,8 +139,13 @@ def diagram(record: Diagrammed, uid: str) -> str:
     out.append(f'<text class="name" x="0" y="{px(below.y_end)}">rows</text>')
     centre = px((box.left + box.x_end) / 2)
     named = f"confidence: {escape(str(record.method))}"
-    out.append(f'<text class="name" x="{centre}" y="{px(below.y_end + 35)}" text-anchor="middle">{named}</text>')
-    words = "; ".join(f"confidence {number(b.confidence)}: accuracy {number(b.accuracy)}, {b.n} rows" for b in bins)
+    out.append(
+        f'<text class="name" x="{centre}" y="{px(below.y_end + 35)}" text-anchor="middle">{named}</text>'
+    )
+    words = "; ".join(
+        f"confidence {number(b.confidence)}: accuracy {number(b.accuracy)}, {b.n} rows"
+        for b in bins
+    )
     return svg(
         Box(SIDE, below.height),
         out,
@@ -176,10 +187,14 @@ def class_table(classes: Sequence[OfClass], uid: str) -> Table:
         ]
         for c in classes
     ]
-    return Table(f"{uid}-classes", "Calibration of each class", columns, rows, tall=True, compact=True)
+    return Table(
+        f"{uid}-classes", "Calibration of each class", columns, rows, tall=True, compact=True
+    )
 
 
-def _rect(style: str, left: float, right: float, top: float, bottom: float, k: int | None = None) -> str:
+def _rect(
+    style: str, left: float, right: float, top: float, bottom: float, k: int | None = None
+) -> str:
     mark = "" if k is None else f' data-k="{k}"'
     return (
         f'<rect class="{style}"{mark} x="{px(left)}" y="{px(top)}" width="{px(max(right - left, 0.5))}" '

@@ -46,7 +46,12 @@ def rendered(page: Page, forced: str = "") -> str:
         )
     )
     return environment.get_template("page.html.j2").render(
-        page=page, forced=forced, css=Markup(css), js=Markup(js), policy=policy, data=embedded(page.data)
+        page=page,
+        forced=forced,
+        css=Markup(css),
+        js=Markup(js),
+        policy=policy,
+        data=embedded(page.data),
     )
 
 

@@ -33,17 +33,25 @@ def scatter(
     body = []
     for tick, text in _ticks(low, high):
         body.append(f'<path class="grid" d="M{px(box.left)} {px(plot.y(tick))}H{px(box.x_end)}"/>')
-        body.append(f'<text class="tick" x="{px(box.left - 8)}" y="{px(plot.y(tick) + 4)}" text-anchor="end">')
+        body.append(
+            f'<text class="tick" x="{px(box.left - 8)}" y="{px(plot.y(tick) + 4)}" text-anchor="end">'
+        )
         body.append(f"{text}</text>")
     for tick, text in _ticks(left, right):
         body.append(f'<path class="grid" d="M{px(x(tick))} {px(box.top)}V{px(box.y_end)}"/>')
-        body.append(f'<text class="tick" x="{px(x(tick))}" y="{px(box.y_end + 18)}" text-anchor="middle">')
+        body.append(
+            f'<text class="tick" x="{px(x(tick))}" y="{px(box.y_end + 18)}" text-anchor="middle">'
+        )
         body.append(f"{text}</text>")
     if one_scale:
-        body.append(f'<path class="axis" d="M{px(x(low))} {px(plot.y(low))}L{px(x(high))} {px(plot.y(high))}"/>')
+        body.append(
+            f'<path class="axis" d="M{px(x(low))} {px(plot.y(low))}L{px(x(high))} {px(plot.y(high))}"/>'
+        )
     body.append('<g class="s-score">')
     for k, (a, b) in enumerate(points):
-        body.append(f'<circle class="point" data-k="{k}" cx="{px(x(a))}" cy="{px(plot.y(b))}" r="3.4"/>')
+        body.append(
+            f'<circle class="point" data-k="{k}" cx="{px(x(a))}" cy="{px(plot.y(b))}" r="3.4"/>'
+        )
     body.append("</g>")
     body.append(f'<text class="name" x="0" y="{px(box.top - 15)}">{escape(y_title)}</text>')
     middle = px((box.left + box.x_end) / 2)

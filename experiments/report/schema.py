@@ -68,7 +68,11 @@ class StudyResults:
 def as_json(value: Any) -> Any:
     """Dataclasses, arrays and numbers of numpy as JSON holds them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = [item for item in dataclasses.fields(value) if not _is_default(item, getattr(value, item.name))]
+        kept = [
+            item
+            for item in dataclasses.fields(value)
+            if not _is_default(item, getattr(value, item.name))
+        ]
         written: dict[str, Any] = {}
         for item in kept:
             inner = as_json(getattr(value, item.name))
@@ -85,7 +89,9 @@ def as_json(value: Any) -> Any:
 
 def _is_default(item: dataclasses.Field[Any], value: Any) -> bool:
     if item.default is not MISSING:
-        return value is item.default or (type(value) is type(item.default) and value == item.default)
+        return value is item.default or (
+            type(value) is type(item.default) and value == item.default
+        )
     return item.default_factory is not MISSING and value == item.default_factory()
 
 

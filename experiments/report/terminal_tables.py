@@ -11,7 +11,12 @@ from rich.table import Table
 Records = Sequence[Mapping[str, Any]]
 
 
-def titled(title: str, headings: str | Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str] = ()) -> Table:
+def titled(
+    title: str,
+    headings: str | Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Sequence[str] = (),
+) -> Table:
     """A table; its headings, perhaps between bars, are to the right, as numbers are, but for those named in ``left``."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in headings.split("|") if isinstance(headings, str) else headings:

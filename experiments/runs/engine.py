@@ -74,7 +74,10 @@ class Local:
             yield cell, work(cell, advance)
 
     def reduce(
-        self, work: Callable[[Item], Result], cells: Iterable[Item], merge: Callable[[Result, Result], Result]
+        self,
+        work: Callable[[Item], Result],
+        cells: Iterable[Item],
+        merge: Callable[[Result, Result], Result],
     ) -> Result:
         """What becomes of all cells, merged in a tree."""
         return tree(map(work, cells), merge)
@@ -100,7 +103,11 @@ class OnRay:
     """
 
     def __init__(
-        self, address: str | None = None, workers: int | None = None, num_cpus: int | None = None, num_gpus: float = 0
+        self,
+        address: str | None = None,
+        workers: int | None = None,
+        num_cpus: int | None = None,
+        num_gpus: float = 0,
     ) -> None:
         self.address, self.asked = address, workers
         self.threads = num_cpus or torch.get_num_threads()
@@ -113,7 +120,11 @@ class OnRay:
         ray: Any = importlib.import_module("ray")
         if not ray.is_initialized():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": "ERROR"}
+            quiet: dict[str, Any] = {
+                "log_to_driver": False,
+                "configure_logging": False,
+                "logging_level": "ERROR",
+            }
             if self.address is None:
                 cores = max(os.cpu_count() or 1, self.threads * (self.asked or 1))
                 quiet |= {"num_cpus": cores, "include_dashboard": False}
@@ -134,7 +145,9 @@ class OnRay:
         if self.needs["num_gpus"]:
             most = min(most, int(there.get("GPU", 0) // self.needs["num_gpus"]))
         if most < 1:
-            wanted = ", ".join(f"{value:g} {name[4:]}" for name, value in self.needs.items() if value)
+            wanted = ", ".join(
+                f"{value:g} {name[4:]}" for name, value in self.needs.items() if value
+            )
             raise RunError(
                 f"--engine ray: a worker needs {wanted}, the cluster has {there.get('CPU', 0):g} cpus and "
                 f"{there.get('GPU', 0):g} gpus"
@@ -165,7 +178,10 @@ class OnRay:
                     ray.cancel(left, force=True)
 
     def reduce(
-        self, work: Callable[[Item], Result], cells: Iterable[Item], merge: Callable[[Result, Result], Result]
+        self,
+        work: Callable[[Item], Result],
+        cells: Iterable[Item],
+        merge: Callable[[Result, Result], Result],
     ) -> Result:
         """What becomes of all cells, merged in a tree where they are: what comes back is the whole."""
         ray, task, join = self.ray, self._task(_part), self._task(_merged)
@@ -189,7 +205,9 @@ class OnRay:
         take them."""
         ray = self.ray
         data: Any = importlib.import_module("ray.data")
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors come back, and are said once
+        logging.getLogger("ray.data").setLevel(
+            logging.CRITICAL
+        )  # errors come back, and are said once
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         before, context.target_max_block_size = (
@@ -197,7 +215,9 @@ class OnRay:
             1,
         )  # an item goes on as soon as it is made
         try:
-            made = data.from_items([0]).map_batches(_made, fn_args=(self._place, items), batch_size=None, num_cpus=0)
+            made = data.from_items([0]).map_batches(
+                _made, fn_args=(self._place, items), batch_size=None, num_cpus=0
+            )
             done = made.map_batches(
                 _Actor,
                 fn_constructor_args=(self._place, make),
@@ -237,11 +257,15 @@ def engine_of(config: EngineOptions) -> Engine:
     Raises:
         RunError: Ray is not installed, or its options are given to the local engine.
     """
-    options = {name: getattr(config, name) for name in ("address", "workers", "num_cpus", "num_gpus")}
+    options = {
+        name: getattr(config, name) for name in ("address", "workers", "num_cpus", "num_gpus")
+    }
     if config.engine == "local":
         given = [name for name, value in options.items() if value]
         if given:
-            raise RunError(f"--{given[0].replace('_', '-')} is for workers of Ray: expected --engine ray with it")
+            raise RunError(
+                f"--{given[0].replace('_', '-')} is for workers of Ray: expected --engine ray with it"
+            )
         return Local()
     if importlib.util.find_spec("ray") is None:
         raise RunError('--engine ray: Ray is not installed: pip install "layerscope[ray]"')
@@ -294,7 +318,9 @@ def _boxed(item: Any) -> dict[str, Any]:
     return {"item": column}
 
 
-def _made(_: Any, place: tuple[int, str], items: Callable[[], Iterator[Any]]) -> Iterator[dict[str, Any]]:
+def _made(
+    _: Any, place: tuple[int, str], items: Callable[[], Iterator[Any]]
+) -> Iterator[dict[str, Any]]:
     _settle(place)
     try:
         yield from map(_boxed, items())

@@ -78,7 +78,13 @@ class DataFile:
     @property
     def record(self) -> dict[str, Any]:
         """What the provenance holds of it."""
-        return {"split": self.split, "path": self.path, "sha256": self.sha256, "sentences": self.size, **self.more}
+        return {
+            "split": self.split,
+            "path": self.path,
+            "sha256": self.sha256,
+            "sentences": self.size,
+            **self.more,
+        }
 
 
 @dataclass(kw_only=True)
@@ -166,7 +172,12 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
         return finished
     cost = study.work.cost(inputs)
     memory = peak_memory() + cost.memory
-    plan = {"text": cost.text, "out": str(options.out), "memory_bytes": memory, "disk_bytes": cost.disk}
+    plan = {
+        "text": cost.text,
+        "out": str(options.out),
+        "memory_bytes": memory,
+        "disk_bytes": cost.disk,
+    }
     plan["kept_cells"] = folder.kept_cells
     lines = [
         cost.text,
@@ -176,7 +187,14 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
     if folder.kept_cells:
         lines.append(f"{folder.kept_cells} parts of it are done already")
     findings = [{"property": "plan", "text": line} for line in lines]
-    return {"schema": SCHEMA, "kind": study.name, "plan": plan, "records": [], "findings": findings, "notes": []}
+    return {
+        "schema": SCHEMA,
+        "kind": study.name,
+        "plan": plan,
+        "records": [],
+        "findings": findings,
+        "notes": [],
+    }
 
 
 def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
@@ -184,7 +202,9 @@ def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     inputs = study.work.prepare(options, partial(load_subject, options))
     if (subject := inputs.subject) is not None:
         size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
-        console.detail(f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; {subject.bos_reason}")
+        console.detail(
+            f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; {subject.bos_reason}"
+        )
     identity = identity_of(inputs)
     folder = RunFolder(options.out, identity)
     if (finished := folder.results) is not None:
@@ -205,10 +225,21 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     measured = {"findings": [], "notes": [], **as_json(study.work.measure(inputs, run))}
     seconds = round(time.perf_counter() - clock, 1)
     about = _provenance(run, inputs, started, seconds)
-    forced = [{"kind": "wrong", "text": f"forced past the doctor: {text}"} for text in run.doctor.get("wrong", ())]
-    of_subject = [{"kind": "info", "text": note} for note in (inputs.subject.notes if inputs.subject else ())]
+    forced = [
+        {"kind": "wrong", "text": f"forced past the doctor: {text}"}
+        for text in run.doctor.get("wrong", ())
+    ]
+    of_subject = [
+        {"kind": "info", "text": note} for note in (inputs.subject.notes if inputs.subject else ())
+    ]
     notes = [*forced, *measured["notes"], *of_subject]
-    results = {"schema": SCHEMA, "kind": study.name, "provenance": about, **measured, "notes": notes}
+    results = {
+        "schema": SCHEMA,
+        "kind": study.name,
+        "provenance": about,
+        **measured,
+        "notes": notes,
+    }
     folder.finish(results)
     parts = "; ".join(f"{name} {value} s" for name, value in run.seconds.items())
     console.detail(f"{seconds} s in all{': ' if parts else ''}{parts}")
@@ -234,7 +265,10 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
     """Everything that decides a number: a folder whose run differs in it is another run's."""
     return {
         **as_values(inputs.options, deciding=True),
-        **{f"model: {name}": value for name, value in (inputs.subject.identity if inputs.subject else {}).items()},
+        **{
+            f"model: {name}": value
+            for name, value in (inputs.subject.identity if inputs.subject else {}).items()
+        },
         **{f"data: {data.split}": data.sha256 for data in inputs.data},
         "layerscope": versions()["layerscope"],
     }
@@ -248,7 +282,9 @@ def _examined(subject: Subject, force: bool) -> dict[str, Any]:
     """
     verdict = examine(subject, quick=True)
     if not verdict.wrong:
-        console.say(f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, {verdict.line()}")
+        console.say(
+            f"doctor: {len(verdict.checks())} quick checks in {verdict.seconds:.1f} s, {verdict.line()}"
+        )
     elif force:
         console.say(f"doctor: {verdict.line()}; going on, as --force says")
     else:
@@ -262,7 +298,9 @@ def _examined(subject: Subject, force: bool) -> dict[str, Any]:
 def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[str, Any]:
     """Where the numbers come from."""
     options, subject = run.options, inputs.subject
-    command = (as_call if isinstance(options.model, Subject) else as_command)(run.study.name, options)
+    command = (as_call if isinstance(options.model, Subject) else as_command)(
+        run.study.name, options
+    )
     return {
         "command": command,
         "config": plain(as_values(options)),

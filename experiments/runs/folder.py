@@ -126,7 +126,9 @@ class RunFolder:
         if known.exists() and held - _BEFORE_WORK:
             self._compare(read_json(known))
         elif held - _BEFORE_WORK:
-            raise RunError(f"--out {path}: expected an empty folder or one of this run, it holds other files")
+            raise RunError(
+                f"--out {path}: expected an empty folder or one of this run, it holds other files"
+            )
         elif make:
             try:
                 path.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,9 @@ class RunFolder:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise RunError(f"--out {self.path}: another process is working in this folder: wait for it") from None
+            raise RunError(
+                f"--out {self.path}: another process is working in this folder: wait for it"
+            ) from None
         try:
             yield
         finally:
@@ -248,7 +252,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 def peak_memory() -> int:
     """The most memory this process has held so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, where getrusage also counts what the parent held when it started this process
+    if (
+        status.exists()
+    ):  # Linux, where getrusage also counts what the parent held when it started this process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource

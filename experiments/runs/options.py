@@ -34,7 +34,9 @@ class OptionError(LayerscopeError, ValueError):
     """An option that is missing, unknown or has a value it does not take; the message is one line."""
 
 
-def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory: bool = False, **more: Any) -> Any:
+def option(
+    text: str, default: Any = MISSING, *, decides: bool = True, in_memory: bool = False, **more: Any
+) -> Any:
     """A field with its help text; without a default it is required.
 
     Args:
@@ -44,7 +46,11 @@ def option(text: str, default: Any = MISSING, *, decides: bool = True, in_memory
             an earlier version: they are taken, and shown nowhere).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+    return (
+        field(metadata=metadata)
+        if default is MISSING
+        else field(default=default, metadata=metadata)
+    )
 
 
 def command_of(options: type) -> str:
@@ -63,18 +69,26 @@ def add_options(parser: argparse._ActionsContainer, config: type) -> None:
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}
     for owner in config.__mro__[:-1]:
-        group = parser if owner is config else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
+        group = (
+            parser
+            if owner is config
+            else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
+        )
         for name in inspect.get_annotations(owner):
             if name in items:  # not yet given by a class that overrides it
                 _add_option(group, items.pop(name), *_kind(hints[name]))
 
 
-def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool) -> None:
+def _add_option(
+    group: argparse._ActionsContainer, item: dataclasses.Field[Any], kind: Any, several: bool
+) -> None:
     for alias in item.metadata.get("aliases", ()):
         as_given: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
         if several:
             as_given["action"] = "append"
-        group.add_argument(flag(alias), dest=item.name, default=None, help=argparse.SUPPRESS, **as_given)
+        group.add_argument(
+            flag(alias), dest=item.name, default=None, help=argparse.SUPPRESS, **as_given
+        )
     text = item.metadata["help"]
     if kind is bool:
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
@@ -84,13 +98,17 @@ def _add_option(group: argparse._ActionsContainer, item: dataclasses.Field[Any],
         text += " (required)"
     elif item.default not in (None, ()) and "(default: " not in text:
         text += f" (default: {shlex.join(map(str, item.default)) if several else item.default})"
-    group.add_argument(flag(item.name), type=kind, action="append" if several else "store", help=text, **more)
+    group.add_argument(
+        flag(item.name), type=kind, action="append" if several else "store", help=text, **more
+    )
 
 
 def required_of(config: type) -> list[str]:
     """The options that must be given, as a usage line shows them."""
     needed = [item for item in dataclasses.fields(config) if item.default is MISSING]
-    return [f"{flag(item.name)} {item.metadata.get('metavar', item.name.upper())}" for item in needed]
+    return [
+        f"{flag(item.name)} {item.metadata.get('metavar', item.name.upper())}" for item in needed
+    ]
 
 
 def flag(name: str) -> str:
@@ -98,7 +116,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def from_arguments(config: type[C], arguments: argparse.Namespace, file: Mapping[str, Any] | None = None) -> C:
+def from_arguments(
+    config: type[C], arguments: argparse.Namespace, file: Mapping[str, Any] | None = None
+) -> C:
     """The configuration that a parsed command line gives, over what a file gave (`read_toml`).
 
     Raises:
@@ -141,12 +161,19 @@ def as_values(config: Any, deciding: bool = False) -> dict[str, Any]:
     Args:
         deciding: only those that can change a number.
     """
-    fields = [item for item in dataclasses.fields(config) if item.metadata["decides"] or not deciding]
+    fields = [
+        item for item in dataclasses.fields(config) if item.metadata["decides"] or not deciding
+    ]
     values = {item.name: getattr(config, item.name) for item in fields}
-    return {name: getattr(value, "name", value) if _held(value) else value for name, value in values.items()}
+    return {
+        name: getattr(value, "name", value) if _held(value) else value
+        for name, value in values.items()
+    }
 
 
-def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> C:
+def from_values(
+    config: type[C], given: Mapping[str, Any], spelled: Callable[[str], str] = str
+) -> C:
     """A configuration from plain values: text for a path, one value for several, a whole number for a real one.
 
     Args:
@@ -157,18 +184,31 @@ def from_values(config: type[C], given: Mapping[str, Any], spelled: Callable[[st
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
-    renamed = {alias: item.name for item in items.values() for alias in item.metadata.get("aliases", ())}
+    renamed = {
+        alias: item.name for item in items.values() for alias in item.metadata.get("aliases", ())
+    }
     given = {renamed.get(name, name): value for name, value in given.items()}
     if unknown := [name for name in given if name not in items]:
         near = difflib.get_close_matches(unknown[0], items, 1)
-        hint = f": the nearest is {spelled(near[0])}" if near else f": expected {', '.join(map(spelled, items))}"
+        hint = (
+            f": the nearest is {spelled(near[0])}"
+            if near
+            else f": expected {', '.join(map(spelled, items))}"
+        )
         raise OptionError(f"no option {spelled(unknown[0])}{hint}")
-    values = {name: _value(items[name], hints[name], value, spelled(name)) for name, value in given.items()}
+    values = {
+        name: _value(items[name], hints[name], value, spelled(name))
+        for name, value in given.items()
+    }
     missing = [
-        spelled(name) for name, item in items.items() if item.default is MISSING and values.get(name) in (None, ())
+        spelled(name)
+        for name, item in items.items()
+        if item.default is MISSING and values.get(name) in (None, ())
     ]
     if missing:
-        raise OptionError(f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}")
+        raise OptionError(
+            f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
+        )
     return config(**values)
 
 
@@ -196,7 +236,9 @@ def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
         bound = "" if least == -math.inf else f" of at least {least}"
         raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
     if kind in (int, float) and value > most:
-        raise OptionError(f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}")
+        raise OptionError(
+            f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}"
+        )
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
@@ -209,7 +251,13 @@ def _held(value: Any) -> bool:
 
 
 def _words(kind: type) -> str:
-    return {Path: "a path", str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    return {
+        Path: "a path",
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }[kind]
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:
@@ -233,7 +281,9 @@ def as_toml(command: str, config: Any) -> str:
     lines = [f"# layerscope {command} --config THIS_FILE", f"{COMMAND} = {_toml(command)}"]
     held = [item.name for item in dataclasses.fields(config) if _held(getattr(config, item.name))]
     lines += [f"# {name} was given in memory: this is what it is called" for name in held]
-    lines += [f"{name} = {_toml(value)}" for name, value in as_values(config).items() if value is not None]
+    lines += [
+        f"{name} = {_toml(value)}" for name, value in as_values(config).items() if value is not None
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -262,5 +312,7 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--config {path}: expected TOML: {error}") from error
     if (named := found.pop(COMMAND, command)) != command:
-        raise OptionError(f"--config {path}: expected options of layerscope {command}, it holds those of {named}")
+        raise OptionError(
+            f"--config {path}: expected options of layerscope {command}, it holds those of {named}"
+        )
     return {name.replace("-", "_"): value for name, value in found.items()}

@@ -29,17 +29,25 @@ class RunOptions:
     bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens per batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option("precision of the weights in memory", "float32", choices=("float32", "float16", "bfloat16"))
+    dtype: str = option(
+        "precision of the weights in memory", "float32", choices=("float32", "float16", "bfloat16")
+    )
     seed: int = option("seed of every random draw", 0, most=2**32 - 1)
-    trust_remote_code: bool = option("allow model code that is stored with the weights to run", False)
-    force: bool = option("continue even if the doctor finds a WRONG site; the report is marked", False, decides=False)
+    trust_remote_code: bool = option(
+        "allow model code that is stored with the weights to run", False
+    )
+    force: bool = option(
+        "continue even if the doctor finds a WRONG site; the report is marked", False, decides=False
+    )
 
     def __post_init__(self) -> None:
         if self.out == RUNS:
             values = as_values(self, deciding=True)
             model = re.sub(r"[^\w.-]+", "-", Path(str(values["model"] or "")).name).strip("-.")
             digest = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:8]
-            object.__setattr__(self, "out", RUNS / "-".join(filter(None, (command_of(type(self)), model, digest))))
+            object.__setattr__(
+                self, "out", RUNS / "-".join(filter(None, (command_of(type(self)), model, digest)))
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,9 @@ class CallOptions:
 class EngineOptions:
     """Execution backend (results do not depend on it)."""
 
-    engine: str = option("run in this process, or on Ray workers", "local", decides=False, choices=("local", "ray"))
+    engine: str = option(
+        "run in this process, or on Ray workers", "local", decides=False, choices=("local", "ray")
+    )
     address: str | None = option(
         "with --engine ray: address of a running cluster (default: start Ray on this machine)",
         None,
@@ -82,7 +92,9 @@ class EngineOptions:
         metavar="C",
         least=1,
     )
-    num_gpus: float = option("with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G")
+    num_gpus: float = option(
+        "with --engine ray: GPUs per worker; may be a fraction", 0.0, decides=False, metavar="G"
+    )
 
 
 SKIP = "largest share of the items that may be left out because they cannot be measured"
@@ -98,7 +110,9 @@ class TextsOptions(RunOptions):
         metavar="FILE",
     )
     pairs: Path | None = option(
-        "minimal pairs (JSONL, JSON, CSV or TSV) with sentence_good and sentence_bad", None, metavar="FILE"
+        "minimal pairs (JSONL, JSON, CSV or TSV) with sentence_good and sentence_bad",
+        None,
+        metavar="FILE",
     )
     limit: int | None = option("use only the first N prompts or pairs", None, metavar="N", least=1)
     metric: str | None = option(
@@ -124,10 +138,17 @@ class EffectsOptions(RunOptions):
         "none",
         choices=("none", "gradient", "graddrop"),
     )
-    verify: int = option("with --estimate: number of largest effects to measure exactly", 64, least=1)
-    verify_drawn: int = option("with --estimate: number of other effects, drawn at random, to measure exactly", 32)
+    verify: int = option(
+        "with --estimate: number of largest effects to measure exactly", 64, least=1
+    )
+    verify_drawn: int = option(
+        "with --estimate: number of other effects, drawn at random, to measure exactly", 32
+    )
     null_draws: int = option(
-        "also measure changes of the same size in N random directions", 0, metavar="N", aliases=("null",)
+        "also measure changes of the same size in N random directions",
+        0,
+        metavar="N",
+        aliases=("null",),
     )
 
 
@@ -137,13 +158,23 @@ class WordsOptions:
 
     corpus: Path = option("training sentences, CoNLL-U", metavar="FILE")
     dev: Path | None = option(
-        "sentences used to choose the penalty (default: a tenth of the corpus)", None, metavar="FILE"
+        "sentences used to choose the penalty (default: a tenth of the corpus)",
+        None,
+        metavar="FILE",
     )
-    test: Path | None = option("sentences used for scoring (default: a tenth of the corpus)", None, metavar="FILE")
+    test: Path | None = option(
+        "sentences used for scoring (default: a tenth of the corpus)", None, metavar="FILE"
+    )
     sample: int | None = option(
-        "draw N training sentences at random", None, metavar="N", least=1, aliases=("limit_sentences",)
+        "draw N training sentences at random",
+        None,
+        metavar="N",
+        least=1,
+        aliases=("limit_sentences",),
     )
-    pooling: str = option("how the vectors of a word's tokens are combined", "mean", choices=("first", "last", "mean"))
+    pooling: str = option(
+        "how the vectors of a word's tokens are combined", "mean", choices=("first", "last", "mean")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,5 +192,9 @@ class StoreOptions:
 class ProbesOptions(StoreOptions):
     """Probe fitting."""
 
-    l2: tuple[float, ...] = option("candidate L2 penalties (repeatable; default: a built-in path)", ())
-    max_ram: str | None = option("memory limit, such as 2GB: batches become smaller and vectors stay on disk", None)
+    l2: tuple[float, ...] = option(
+        "candidate L2 penalties (repeatable; default: a built-in path)", ()
+    )
+    max_ram: str | None = option(
+        "memory limit, such as 2GB: batches become smaller and vectors stay on disk", None
+    )

@@ -154,7 +154,9 @@ class Subject:
             "configuration": settings_sha256(self.config.to_dict()),
             "tokenizer": self.tokenizer_sha256,
             "chat template": settings_sha256(getattr(self.tokenizer, "chat_template", None)),
-            "generation settings": settings_sha256(generation.to_dict() if generation is not None else None),
+            "generation settings": settings_sha256(
+                generation.to_dict() if generation is not None else None
+            ),
             "adapter": settings_sha256(adapters_of(self.model)),
             "revision": str(getattr(self.config, "_commit_hash", None)),
             "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
@@ -205,7 +207,9 @@ class Subject:
         name = f"{self.name} (random weights, seed {seed})"
         return self.of_model(random_twin(self.model, seed), name=name, random_seed=seed)
 
-    def of_model(self, model: nn.Module, *, name: str | None = None, random_seed: int | None = None) -> Subject:
+    def of_model(
+        self, model: nn.Module, *, name: str | None = None, random_seed: int | None = None
+    ) -> Subject:
         """Another model with the same tokenizer, BOS and longest input."""
         return Subject(
             model,
@@ -268,7 +272,9 @@ class Subject:
         encoded = self._encoded(f"{first}\n{second}", ids, offsets, special)
         return encoded, list(out.get("token_type_ids") or [0] * len(ids))
 
-    def _encoded(self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]) -> Encoded:
+    def _encoded(
+        self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
+    ) -> Encoded:
         front = next((i for i, s in enumerate(special) if not s), 0)
         back = next((i for i, s in enumerate(reversed(special)) if not s), len(special) - front)
         stop = len(ids) - back
@@ -284,7 +290,11 @@ class Subject:
         zero = (0, 0)
         inside = range(len(prefix), len(prefix) + stop - front)
         whole = (*prefix, *ids[front:stop], *ids[len(ids) - back :])
-        places = (*([zero] * len(prefix)), *((start, end) for start, end in offsets[front:stop]), *([zero] * back))
+        places = (
+            *([zero] * len(prefix)),
+            *((start, end) for start, end in offsets[front:stop]),
+            *([zero] * back),
+        )
         return Encoded(
             text,
             whole,
@@ -292,7 +302,10 @@ class Subject:
             (*([True] * len(prefix)), *map(bool, special[front:stop]), *([True] * back)),
             cut,
             tuple(
-                i for i in inside if whole[i] in self._spaces and text[slice(*places[i])].strip() not in ("", "\u2581")
+                i
+                for i in inside
+                if whole[i] in self._spaces
+                and text[slice(*places[i])].strip() not in ("", "\u2581")
             ),
             tuple(i for i in inside if whole[i] == self._unknown),
         )
@@ -320,7 +333,9 @@ class Subject:
         special = (token for token, content in added.items() if content.special)
         return frozenset((*special, *self._tokenizer.all_special_ids))
 
-    def batches(self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right") -> Iterator[Batch]:
+    def batches(
+        self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right"
+    ) -> Iterator[Batch]:
         """Texts by falling length, as many to a batch as `tokens` positions hold (at least one).
 
         The largest batch comes first, so that memory that does not suffice fails at once.
@@ -339,7 +354,9 @@ class Subject:
 
     # -- running
 
-    def forward(self, batch: Batch, *, logits: bool = False, grad: bool = False, **kwargs: Any) -> Any:
+    def forward(
+        self, batch: Batch, *, logits: bool = False, grad: bool = False, **kwargs: Any
+    ) -> Any:
         """Run the body (or, with `logits`, the whole model) on a batch: its transformers output.
 
         Nothing is cached between positions; unless `grad`, it runs under `torch.inference_mode`.
@@ -356,7 +373,9 @@ class Subject:
         with torch.enable_grad() if grad else torch.inference_mode():
             return self._run(batch.inputs(), model=self.model if logits else self.body, **kwargs)
 
-    def _run(self, inputs: Mapping[str, Tensor], *, model: nn.Module | None = None, **kwargs: Any) -> Any:
+    def _run(
+        self, inputs: Mapping[str, Tensor], *, model: nn.Module | None = None, **kwargs: Any
+    ) -> Any:
         model = model or self.body
         known = inspect.signature(model.forward).parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())

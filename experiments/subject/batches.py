@@ -67,7 +67,9 @@ class Batch:
         ]
 
 
-def make_batches(encoded: Sequence[Encoded], policy: Policy, pad_id: int, tokens: int, side: Side) -> Iterator[Batch]:
+def make_batches(
+    encoded: Sequence[Encoded], policy: Policy, pad_id: int, tokens: int, side: Side
+) -> Iterator[Batch]:
     """Batches by falling length; only texts of one length together where padding is impossible."""
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
     while order:

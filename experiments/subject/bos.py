@@ -62,7 +62,9 @@ def decide_bos(subject: Subject, asked: str | int) -> Choice:
         return Choice(own[0], f"{subject.token(own[0])} is put in front by the tokenizer", None)
     if asked == "always":
         if declared is None:
-            raise SubjectError("bos='always': neither tokenizer nor configuration declares a BOS; name a token")
+            raise SubjectError(
+                "bos='always': neither tokenizer nor configuration declares a BOS; name a token"
+            )
         return Choice(declared, f"the declared {subject.token(declared)}, as asked", (declared,))
     if asked != "auto":
         token = _lookup(subject, asked)
@@ -87,7 +89,8 @@ def _measured(subject: Subject, declared: int | None) -> Choice:
     losses = {token: _loss(subject, token) for token in _candidates(subject, declared)}
     best = min(losses, key=lambda token: losses[token])
     table = ", ".join(
-        f"{_spell(subject, token)} {loss:.2f}" for token, loss in sorted(losses.items(), key=lambda item: item[1])
+        f"{_spell(subject, token)} {loss:.2f}"
+        for token, loss in sorted(losses.items(), key=lambda item: item[1])
     )
     if len(losses) < 2 or losses[best] > math.log(subject.config.vocab_size) - 1:
         return default  # a model that does not predict English has no say

@@ -36,7 +36,9 @@ def render_chat(tokenizer: Any, message: str) -> str:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise SubjectError("--chat: this tokenizer has no chat template")
-    rendered = _in_child(tokenizer, message) if hasattr(os, "fork") else _outcome(tokenizer, message)
+    rendered = (
+        _in_child(tokenizer, message) if hasattr(os, "fork") else _outcome(tokenizer, message)
+    )
     if isinstance(rendered, Exception):
         reason = " ".join(str(rendered).split())[:200]
         raise SubjectError(f"--chat: the chat template fails: {type(rendered).__name__}: {reason}")
@@ -59,7 +61,9 @@ def _in_child(tokenizer: Any, message: str) -> str | Exception:
     """The same in a child of this process, with bounds."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child runs no thread and takes no lock of ours
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the child runs no thread and takes no lock of ours
         child = os.fork()
     if child == 0:
         _render_and_exit(tokenizer, message, reader, writer)

@@ -36,7 +36,12 @@ def examine(subject: Subject, quick: bool = False) -> Verdict:
     """Every check, or those that every study runs first, on plain sentences as the subject encodes them."""
     start = time.perf_counter()
     verdict = verify(subject.model, sample(subject, quick), quick=quick, padding=subject.padding)
-    texts = [replace(f, check=name) for name, check in TEXT_CHECKS.items() if not quick for f in check(subject)]
+    texts = [
+        replace(f, check=name)
+        for name, check in TEXT_CHECKS.items()
+        if not quick
+        for f in check(subject)
+    ]
     return Verdict((*verdict, *texts), time.perf_counter() - start)
 
 
@@ -46,7 +51,9 @@ def sample(subject: Subject, quick: bool = False) -> dict[str, torch.Tensor]:
     encoded = [e.ids for e in subject.encode(SENTENCES[:texts])]
     length = min(longest, *map(len, encoded))
     ids = torch.tensor([row[:length] for row in encoded])
-    pair = getattr(subject.config, "is_encoder_decoder", False) and hasattr(subject.model, "get_decoder")
+    pair = getattr(subject.config, "is_encoder_decoder", False) and hasattr(
+        subject.model, "get_decoder"
+    )
     return {"input_ids": ids, **({"decoder_input_ids": ids[:, : length // 2]} if pair else {})}
 
 
@@ -66,11 +73,15 @@ def round_trip(subject: Subject) -> Iterator[Finding]:
     for text in TEXTS:
         (encoded,) = subject.encode([text])
         ids = [i for i, special in zip(encoded.ids, encoded.special, strict=True) if not special]
-        again = subject.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        again = subject.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         if again.strip() == text:
             yield Finding("", "", "OK", 0.0, 0.0)
             continue
-        lost = 1 - difflib.SequenceMatcher(None, _folded(again), _folded(text), autojunk=False).ratio()
+        lost = (
+            1 - difflib.SequenceMatcher(None, _folded(again), _folded(text), autojunk=False).ratio()
+        )
         if lost == 0:
             yield Finding("", "", "OK", 0.0, 0.0, "up to case, accents and white space")
         else:
@@ -81,7 +92,9 @@ def round_trip(subject: Subject) -> Iterator[Finding]:
 def _folded(text: str) -> str:
     """Without case, accents, white space and characters that are not shown."""
     flat = unicodedata.normalize("NFKD", text).casefold()
-    return "".join(c for c in flat if not c.isspace() and unicodedata.category(c) not in ("Mn", "Cf", "Cc"))
+    return "".join(
+        c for c in flat if not c.isspace() and unicodedata.category(c) not in ("Mn", "Cf", "Cc")
+    )
 
 
 def spans(subject: Subject) -> Iterator[Finding]:
@@ -92,7 +105,9 @@ def spans(subject: Subject) -> Iterator[Finding]:
         found = word_spans(encoded, words)
         lost = [text[a:b] for (a, b), span in zip(words, found, strict=True) if span is None]
         if encoded.cut is not None:
-            yield Finding("", "", "UNSUPPORTED", reason=f"{text[:24]!r} is longer than the model reads")
+            yield Finding(
+                "", "", "UNSUPPORTED", reason=f"{text[:24]!r} is longer than the model reads"
+            )
             continue
         kept = [span for span in found if span is not None]
         ordered = all(a.start <= b.start and a.stop <= b.stop for a, b in itertools.pairwise(kept))
@@ -106,7 +121,12 @@ def spans(subject: Subject) -> Iterator[Finding]:
             yield Finding("", "", "WRONG", float(len(stray)), 0.0, f"{text[:24]!r}: {why}")
         elif lost:
             yield Finding(
-                "", "", "UNSUPPORTED", len(lost) / len(words), 0.0, f"no token carries {', '.join(lost[:5])!r}"
+                "",
+                "",
+                "UNSUPPORTED",
+                len(lost) / len(words),
+                0.0,
+                f"no token carries {', '.join(lost[:5])!r}",
             )
         else:
             yield Finding("", "", "OK", 0.0, 0.0)

@@ -59,4 +59,7 @@ def adapters_of(model: nn.Module) -> dict[str, Any] | None:
         return None
     active = getattr(model, "active_adapters", None)
     names = active() if callable(active) else active
-    return {"active": names, "settings": {name: config.to_dict() for name, config in configs.items()}}
+    return {
+        "active": names,
+        "settings": {name: config.to_dict() for name, config in configs.items()},
+    }

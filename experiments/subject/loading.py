@@ -59,7 +59,9 @@ def read_model(
         source = str(path)
         _require_safetensors(path, allow_pickle)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SubjectError(f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id")
+        raise SubjectError(
+            f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id"
+        )
     else:
         source = name
         where["local_files_only"] = _offline()
@@ -67,7 +69,16 @@ def read_model(
     silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
     with silence, _quiet(), _one_line(name):
         return _read(
-            name, source, where, gguf, _as_dtype(dtype), device, tokenizer, body_only, allow_pickle, classifier
+            name,
+            source,
+            where,
+            gguf,
+            _as_dtype(dtype),
+            device,
+            tokenizer,
+            body_only,
+            allow_pickle,
+            classifier,
         )
 
 
@@ -103,7 +114,9 @@ def _read(
     auto = auto_class(config, body_only=body_only, classifier=classifier)
     notes: list[str] = []
     extra = {} if gguf is not None else {"use_safetensors": None if allow_pickle else True}
-    model, info = auto.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True, **where, **extra)
+    model, info = auto.from_pretrained(
+        source, config=config, dtype=dtype, output_loading_info=True, **where, **extra
+    )
     missing = sorted(info["missing_keys"])
     needed = [key for key in missing if "pooler" not in key]
     if needed:
@@ -142,8 +155,16 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
     if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) or (nameless and kind not in masked):
         return t.AutoModelForCausalLM
     if body_only:
-        return t.AutoModelForTextEncoding if encoder and getattr(config, "is_encoder_decoder", False) else t.AutoModel
-    if offers(masked) or nameless or (kind in masked and str(architecture).endswith("ForPreTraining")):
+        return (
+            t.AutoModelForTextEncoding
+            if encoder and getattr(config, "is_encoder_decoder", False)
+            else t.AutoModel
+        )
+    if (
+        offers(masked)
+        or nameless
+        or (kind in masked and str(architecture).endswith("ForPreTraining"))
+    ):
         return t.AutoModelForMaskedLM
     if offers(names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES):
         return t.AutoModelForSeq2SeqLM
@@ -214,7 +235,9 @@ def _find_gguf(path: Path) -> Path | None:
         if len(found) == 1:
             return found[0]
         if found:
-            raise SubjectError(f"{path} holds {len(found)} GGUF files: name one, such as {found[0].name}")
+            raise SubjectError(
+                f"{path} holds {len(found)} GGUF files: name one, such as {found[0].name}"
+            )
         raise SubjectError(f"no model in the folder {path}: expected config.json or a .gguf file")
     return None
 
@@ -227,7 +250,9 @@ def _require_safetensors(folder: Path, allow_pickle: bool) -> None:
             f"{folder} holds pickled weights (.bin) and no .safetensors: convert them, or pass "
             "allow_pickle=True to experiments.subject.load if you trust where they come from"
         )
-    raise SubjectError(f"no weights in the folder {folder}: expected .safetensors beside config.json")
+    raise SubjectError(
+        f"no weights in the folder {folder}: expected .safetensors beside config.json"
+    )
 
 
 def _weight_files(source: str) -> tuple[Path, ...]:
@@ -270,7 +295,11 @@ def _one_line(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        hint = "; pass trust_remote_code=True (--trust-remote-code) if you trust its code" if "remote" in first else ""
+        hint = (
+            "; pass trust_remote_code=True (--trust-remote-code) if you trust its code"
+            if "remote" in first
+            else ""
+        )
         raise SubjectError(
             f"model {name!r} could not be loaded ({type(error).__name__}: {first[:300]}){hint}"
         ) from error
@@ -304,7 +333,9 @@ def _quick_gguf() -> Iterator[None]:
         import gguf
         import numpy as np
     except ImportError as error:
-        raise SubjectError("reading a GGUF file needs the package gguf: pip install gguf") from error
+        raise SubjectError(
+            "reading a GGUF file needs the package gguf: pip install gguf"
+        ) from error
 
     class Reader(gguf.GGUFReader):
         # Slices of a plain array cost a tenth of slices of a memmap, and there are millions.

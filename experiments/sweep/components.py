@@ -34,7 +34,9 @@ class Component:
     site: Site
 
 
-def components(model: nn.Module, kind: str, batch: Batch, part: str | None = None) -> list[Component]:
+def components(
+    model: nn.Module, kind: str, batch: Batch, part: str | None = None
+) -> list[Component]:
     """All parts of a kind, in the model's order.
 
     Args:
@@ -50,7 +52,9 @@ def components(model: nn.Module, kind: str, batch: Batch, part: str | None = Non
     whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
-    one = {name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()}
+    one = {
+        name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()
+    }
     with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**one)
     sizes = [acts[site].shape[site.axis] for site in whole_sites]
@@ -71,7 +75,11 @@ def places(model: nn.Module, part: str, length: int) -> list[Component]:
         UnknownSite: a model without it.
     """
     whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part}")]
-    return [Component("positions", site.layer or 0, at, site) for site in whole_sites for at in range(length)]
+    return [
+        Component("positions", site.layer or 0, at, site)
+        for site in whole_sites
+        for at in range(length)
+    ]
 
 
 def edit_at(part: Component, edit: Edit) -> Edit:

@@ -56,7 +56,9 @@ def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[Note]:
     return [Note(kind="warning", text=text)]
 
 
-def mean_of(values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0) -> Mean:
+def mean_of(
+    values: Float[np.ndarray, " prompts"], clusters: Int[np.ndarray, " prompts"], seed: int = 0
+) -> Mean:
     """Mean over prompts with its interval; a single cluster has none."""
     return _mean(ClusterBootstrap(clusters, seed=seed), values)
 
@@ -134,13 +136,17 @@ def effect_records(
             part, number = parts[start + i], start + i
             effect = float(values.mean())
             low, high = bounds(boot, float(lows[i]), float(highs[i]))
-            share: dict[str, float | None] = dict.fromkeys(("normalised", "normalised_low", "normalised_high"))
+            share: dict[str, float | None] = dict.fromkeys(
+                ("normalised", "normalised_low", "normalised_high")
+            )
             if comparable:
                 share["normalised"] = effect / base.value
             if comparable and boot.n_clusters > 1 and (replicates[:, 0] != 0).all():
                 ratio = interval(0.0, replicates[:, i + 1] / replicates[:, 0])
                 share |= {"normalised_low": ratio.low, "normalised_high": ratio.high}
-            columns = {name: finite(float(column[number])) for name, column in measured.columns.items()}
+            columns = {
+                name: finite(float(column[number])) for name, column in measured.columns.items()
+            }
             records.append(
                 kind(
                     site=str(part.site),

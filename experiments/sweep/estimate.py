@@ -76,8 +76,12 @@ def estimates(
         MetricError: a metric without a gradient; keys by position.
     """
     parts_of = {part.site.name: Site.parse(part.site.name).part for part in parts}
-    if any(part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k" for part in parts):
-        raise MetricError("keys by position have no estimate: a key's effect shows at the queries that read it")
+    if any(
+        part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k" for part in parts
+    ):
+        raise MetricError(
+            "keys by position have no estimate: a key's effect shows at the queries that read it"
+        )
     edit = {part.site.name: edit_of(part) for part in parts}
     run = _unedited(subject, metric, chunk, edit, dropped)
     changes: dict[str, Tensor] = {}
@@ -147,7 +151,9 @@ def _first_order(run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch 
         return change.float() * run.gradients[name].float()
 
 
-def _through_softmax(model: nn.Module, run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch pos head 1"]:
+def _through_softmax(
+    model: nn.Module, run: _Unedited, name: str, edit: Edit
+) -> Float[Tensor, "batch pos head 1"]:
     """Queries and keys: the edited attention pattern is computed, and the gradient taken from there on (AtP*).
 
     A softmax that is saturated has next to no gradient, although the edit moves the pattern.
@@ -234,12 +240,15 @@ def grad_drop(
 ) -> Float[np.ndarray, "components prompts"]:
     """c = 1/(L - 1) sum_l |estimate with layer l passed by|: sizes, without a sign."""
     sizes = [
-        np.abs(estimates(subject, metric, chunk, parts, edit_of, dropped=layer).effects) for layer in range(n_layers)
+        np.abs(estimates(subject, metric, chunk, parts, edit_of, dropped=layer).effects)
+        for layer in range(n_layers)
     ]
     return np.sum(sizes, axis=0) / max(1, n_layers - 1)
 
 
-def to_verify(sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int) -> tuple[list[int], list[int]]:
+def to_verify(
+    sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int
+) -> tuple[list[int], list[int]]:
     """The components that are measured exactly: the largest, and a random sample of all the others."""
     order = np.argsort(-sizes, kind="stable")
     rest = np.random.default_rng(seed).permutation(order[top:])[:sample]
@@ -297,7 +306,9 @@ def _reasons(agreement: Certificate) -> list[str]:
     if agreement.same_sign is not None and agreement.same_sign < SAME_SIGN:
         reasons.append(f"{1 - agreement.same_sign:.0%} of the largest have the other sign")
     if agreement.missed:
-        reasons.append(f"{agreement.missed} of {agreement.n_sample} sampled parts are larger than half of the top")
+        reasons.append(
+            f"{agreement.missed} of {agreement.n_sample} sampled parts are larger than half of the top"
+        )
     return reasons
 
 
@@ -316,7 +327,9 @@ def weighted_spearman(
     return float(covariance / np.sqrt((weights * x**2).sum() * (weights * y**2).sum()))
 
 
-def _weighted_ranks(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _weighted_ranks(
+    values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     _, place = np.unique(values, return_inverse=True)
     at_each = np.bincount(place, weights)
     below = np.cumsum(at_each) - at_each

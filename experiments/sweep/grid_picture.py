@@ -89,7 +89,14 @@ def effect_grid(
 
 
 def _cell(
-    size: float, end: float, outlined: bool, number: int, x: float, y: float, side: float, gap: float
+    size: float,
+    end: float,
+    outlined: bool,
+    number: int,
+    x: float,
+    y: float,
+    side: float,
+    gap: float,
 ) -> list[str]:
     """One cell, coloured by its size on a scale to ``end``."""
     faint = abs(size) < FAINT * end or end == 0
@@ -97,7 +104,9 @@ def _cell(
     kind = "even" if faint else f"{'up' if size > 0 else 'down'}{step}"
     classes = f"m-{kind} m-clear" if outlined else f"m-{kind}"
     width = px(side - gap)
-    out = [f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" height="{width}"/>']
+    out = [
+        f'<rect class="{classes}" data-k="{number}" x="{px(x)}" y="{px(y)}" width="{width}" height="{width}"/>'
+    ]
     if not faint and side >= SIGN_SIDE:
         sign = "+" if size > 0 else "−"
         middle = px(x + (side - gap) / 2)
@@ -152,7 +161,9 @@ def _ticks(
     for i, label in enumerate(labels):
         if i % every == 0:
             x, y = place(i * side)
-            out.append(f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(label)}</text>')
+            out.append(
+                f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(label)}</text>'
+            )
     return out
 
 
@@ -162,5 +173,7 @@ def _token_ticks(tokens: Sequence[str], left: float, bottom: float, side: float)
     for i, token in enumerate(tokens):
         text = token if len(token) <= TOKEN_LETTERS else f"{token[: TOKEN_LETTERS - 1]}…"
         x, y = px(left + i * side + side / 2), px(bottom)
-        out.append(f'<text class="tick" x="{x}" y="{y}" transform="rotate(40 {x} {y})">{escape(text)}</text>')
+        out.append(
+            f'<text class="tick" x="{x}" y="{y}" transform="rotate(40 {x} {y})">{escape(text)}</text>'
+        )
     return out

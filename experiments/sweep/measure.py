@@ -138,7 +138,9 @@ def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
     about = grid.subject, grid.metric, grid.groups[number], grid.parts, grid.edits_for(number)
     here, drop = estimates(*about), np.zeros(len(grid.parts))
     if not np.isfinite(here.effects).all():
-        raise MetricError(f"metric {grid.metric.name}: expected gradients that are numbers, got NaN or infinity")
+        raise MetricError(
+            f"metric {grid.metric.name}: expected gradients that are numbers, got NaN or infinity"
+        )
     if method == "graddrop":
         drop = grad_drop(*about, 1 + max(part.layer for part in grid.parts)).sum(1)
     return {

@@ -60,7 +60,9 @@ class EffectsView:
     patterns: Mapping[str, Any] | None = None
 
 
-def effects_page(results: EffectResults, records: Sequence[EffectRecord], view: EffectsView) -> Page:
+def effects_page(
+    results: EffectResults, records: Sequence[EffectRecord], view: EffectsView
+) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
     first = records[0]
     kinds = " and ".join(dict.fromkeys(record.component for record in records))
@@ -123,7 +125,9 @@ def effects_section(
         if has_patterns and view.patterns is not None:
             shown_first = names.index(_place(ranked[0]))
             data["heats"][uid]["patterns"] = _patterns(view.patterns, records, shown_first)
-        labels: dict[str, Any] = {"up": "toward the other run", "down": "away from it"} if shares else {}
+        labels: dict[str, Any] = (
+            {"up": "toward the other run", "down": "away from it"} if shares else {}
+        )
         parts.append(Heat(uid, Markup(drawing), words, has_patterns, **labels))
     parts.append(ranking(ranked, len(records), view, uid))
     about = f"{view.about} {view.positions}"
@@ -137,7 +141,9 @@ def significant_stat(records: Sequence[EffectRecord]) -> tuple[str, str, str]:
     return ("significant", f"{len(significant(records))} of {len(records)}", OUTLINED)
 
 
-def _patterns(patterns: Mapping[str, Any], records: Sequence[EffectRecord], first: int) -> dict[str, Any]:
+def _patterns(
+    patterns: Mapping[str, Any], records: Sequence[EffectRecord], first: int
+) -> dict[str, Any]:
     """Where each cell's head looks in one text: the tokens, the weights, and the place of each cell among them."""
     layers, heads = list(patterns["layers"]), int(patterns["heads"])
     places = [
@@ -164,7 +170,9 @@ def certificate_section(
             hint="rank correlation of estimated and exact effects over the grid: drawn ones stand for all that were not verified",
         ),
         Column("Spearman, drawn", hint="over those drawn at random"),
-        Column("overlap", hint="of the larger half of the largest, by estimate and by exact effect"),
+        Column(
+            "overlap", hint="of the larger half of the largest, by estimate and by exact effect"
+        ),
         Column("same sign", hint="among the largest"),
         Column("slope", hint="of exact on estimated effects; 1 if the estimate has the right size"),
         Column("misleads", False, hint="why the estimate cannot be trusted here"),
@@ -202,9 +210,13 @@ def _agreement(records: Sequence[EffectRecord], data: dict[str, Any]) -> Heat:
     for record in records:
         if record.exact and record.estimate is not None:
             points.append((record.estimate, record.effect))
-            tips.append([_place(record), signed(record.effect), f"estimate {signed(record.estimate)}"])
+            tips.append(
+                [_place(record), signed(record.effect), f"estimate {signed(record.estimate)}"]
+            )
     data["heats"]["agreement"] = {"metric": "exact", "tips": tips}
-    words = f"Exact effect over estimate of {plural(len(points), 'part')}; on the line they are equal."
+    words = (
+        f"Exact effect over estimate of {plural(len(points), 'part')}; on the line they are equal."
+    )
     drawing = scatter(
         points,
         uid="agreement",

@@ -41,9 +41,15 @@ class EffectRecord:
     q: float | None = entry("its false-discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")
     n_clusters: int = entry("groups of prompts that are resampled together")
-    estimate: float | None = entry("first-order effect from one gradient", "the metric's", default=None)
-    gate: float | None = entry("mean over prompts of the estimate's size", "the metric's", default=None)
-    gate_per_position: float | None = entry("the same with sizes summed over positions", "the metric's", default=None)
+    estimate: float | None = entry(
+        "first-order effect from one gradient", "the metric's", default=None
+    )
+    gate: float | None = entry(
+        "mean over prompts of the estimate's size", "the metric's", default=None
+    )
+    gate_per_position: float | None = entry(
+        "the same with sizes summed over positions", "the metric's", default=None
+    )
     graddrop: float | None = entry(
         "size of the estimate with one layer passed by at a time", "the metric's", default=None
     )
@@ -52,7 +58,9 @@ class EffectRecord:
         "the metric's",
         default=None,
     )
-    null_p: float | None = entry("share of the random changes with at least this effect", default=None)
+    null_p: float | None = entry(
+        "share of the random changes with at least this effect", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +72,9 @@ class Certificate:
     n_sample: int = entry("others, drawn at random, that were measured exactly")
     spearman: float | None = entry("rank correlation of estimated and exact effects")
     spearman_sample: float | None = entry("the same over the drawn ones alone")
-    overlap: float = entry("share of the larger half of the top by exact size that is in the larger half by estimate")
+    overlap: float = entry(
+        "share of the larger half of the top by exact size that is in the larger half by estimate"
+    )
     same_sign: float | None = entry("share of the top whose sign is right")
     slope: float | None = entry("of exact on estimated effects, through 0")
     missed: int = entry("drawn ones with an exact effect above the median of the top's")

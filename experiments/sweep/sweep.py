@@ -110,7 +110,9 @@ class Sweep:
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk) -> None:
         self.model, self.metric, self.chunk = subject.model, metric, chunk
         self.tokens = pack(subject.device)
-        self.resume = Resume(self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout)
+        self.resume = Resume(
+            self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout
+        )
         self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
         if metric.of_targets and self.resume.exact:
             self._reads, self._targets = chunk.reads.of_targets()
@@ -119,7 +121,9 @@ class Sweep:
         self.changed = np.zeros(0, dtype=bool)
 
     def effects(
-        self, parts: Sequence[tuple[Component, Edit]], advance: Callable[[int], object] = lambda _: None
+        self,
+        parts: Sequence[tuple[Component, Edit]],
+        advance: Callable[[int], object] = lambda _: None,
     ) -> Float[np.ndarray, "components prompts"]:
         """Metric with the edit minus metric without, for each component on its own.
 
@@ -237,16 +241,24 @@ class Sweep:
             self.resume.share(layer, site.part)
         together = Edit(f"{len(some)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
-            warnings.simplefilter("ignore", NothingChanged)  # `changed` tells which component did nothing
+            warnings.simplefilter(
+                "ignore", NothingChanged
+            )  # `changed` tells which component did nothing
             copies = self.resume.residual(layer)[:, start:].repeat(len(some), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
-    def _value(self, logits: Tensor, edited: Sequence[Component] = ()) -> Float[np.ndarray, "copies prompts"]:
+    def _value(
+        self, logits: Tensor, edited: Sequence[Component] = ()
+    ) -> Float[np.ndarray, "copies prompts"]:
         """The metric of each copy; a rank or a share of right answers would hide a logit that is NaN, so they are looked at."""
         copies = logits.view(-1, *self._baseline.shape)
         sound = copies.amax((1, 2)) < torch.inf
         if not sound.all():
-            where = f"with {edited[int(sound.int().argmin())].site} edited" if edited else "without edits"
+            where = (
+                f"with {edited[int(sound.int().argmin())].site} edited"
+                if edited
+                else "without edits"
+            )
             raise MetricError(f"expected logits that are numbers, got NaN or infinity {where}")
         return self.metric.value(copies, self._baseline, self._reads).double().cpu().numpy()
 
@@ -265,7 +277,9 @@ def _together(packs: Sequence[tuple[list[int], Tensor]]) -> tuple[list[int], Ten
     return numbers, torch.cat([read for _, read in packs])
 
 
-def _by_site(numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[int, str, list[int]]]:
+def _by_site(
+    numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]]
+) -> Iterator[tuple[int, str, list[int]]]:
     """Some of the components by layer and site."""
     by_site: dict[tuple[int, str], list[int]] = {}
     for i in numbers:
@@ -286,7 +300,9 @@ def pack(device: torch.device | str) -> int:
     return PACK.get(torch.device(device).type, PACK["cuda"])
 
 
-def clean_values(subject: Subject, metric: Metric, groups: Sequence[Chunk]) -> Float[np.ndarray, " prompts"]:
+def clean_values(
+    subject: Subject, metric: Metric, groups: Sequence[Chunk]
+) -> Float[np.ndarray, " prompts"]:
     """The metric of every prompt, without edits."""
     out = np.empty(sum(len(chunk.prompts) for chunk in groups))
     for chunk in groups:
@@ -353,7 +369,10 @@ def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
             folder.save_cell(_cell(grid, number), saved)
             cells[number] = saved
     for number, chunk in enumerate(grid.groups):
-        clean[chunk.prompts], effects[:, chunk.prompts] = cells[number]["clean"], cells[number]["effects"]
+        clean[chunk.prompts], effects[:, chunk.prompts] = (
+            cells[number]["clean"],
+            cells[number]["effects"],
+        )
         changed |= cells[number]["changed"]
     return Swept(effects, clean, changed)
 

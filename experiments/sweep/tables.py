@@ -21,9 +21,7 @@ def tables(records: Sequence[EffectRecord]) -> list[Table]:
 
 def _effect_table(records: Sequence[EffectRecord]) -> Table:
     first = records[0]
-    title = (
-        f"{first.value}, {len(records)} {first.component}: the strongest ({first.metric}, {first.unit}; n = {first.n})"
-    )
+    title = f"{first.value}, {len(records)} {first.component}: the strongest ({first.metric}, {first.unit}; n = {first.n})"
     rows = (
         (
             component_name(record),

@@ -41,7 +41,9 @@ class Solve:
         for group in solved_together(tasks):
             parts = group[0].parts
             wide = width * group[0].beside
-            classes = sum(len(set(t.parts["train"].labels)) for t in group if t.property.kind == "class")
+            classes = sum(
+                len(set(t.parts["train"].labels)) for t in group if t.property.kind == "class"
+            )
             columns = min(max(classes, 1) * (1 + controls), MAX_COLUMNS)
             rows, others = len(parts["train"]), len(parts["dev"]) + len(parts["test"])
             solves.append(cls(rows, others, wide, len(group) * (1 + controls), columns))
@@ -50,18 +52,24 @@ class Solve:
     @property
     def labels(self) -> int:
         """Labels, weights of the rows, and predictions of those that are scored, wherever the vectors are."""
-        return self.rows * (32 * self.targets + 96) + self.others * (24 * self.columns + 32 * self.targets)
+        return self.rows * (32 * self.targets + 96) + self.others * (
+            24 * self.columns + 32 * self.targets
+        )
 
     @property
     def whole(self) -> int:
         """With the vectors in memory, which are copied, turned and rounded; logits, and for the curvature probabilities twice."""
-        return self.labels + 4 * (self.rows * (4 * self.width + 4 * self.columns) + 3 * self.others * self.width)
+        return self.labels + 4 * (
+            self.rows * (4 * self.width + 4 * self.columns) + 3 * self.others * self.width
+        )
 
     @property
     def least(self) -> int:
         """With the vectors on disk: blocks, coefficients and what L-BFGS keeps of them, the Gram matrix and its eigenvectors."""
         block = block_of(4 * self.width)
-        blocks = 16 * block * self.width + 16 * min(block, CPU_BLOCK) * (2 * self.width + 4 * self.columns)
+        blocks = 16 * block * self.width + 16 * min(block, CPU_BLOCK) * (
+            2 * self.width + 4 * self.columns
+        )
         copies = 4 * (2 * MEMORY + 20) * self.width * self.columns
         return self.labels + blocks + copies + 48 * self.width**2
 

@@ -125,7 +125,9 @@ def _misc_of(column: str) -> dict[str, str]:
 
 def _misc(key: str) -> Property:
     read = _each(lambda word: _misc_of(word.misc).get(key))
-    return Property(f"misc:{key}", "word", "class", read, f"{key} in the last column, of the words that have it")
+    return Property(
+        f"misc:{key}", "word", "class", read, f"{key} in the last column, of the words that have it"
+    )
 
 
 COLUMNS = ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")
@@ -133,7 +135,9 @@ COLUMNS = ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")
 
 
 def _whole_column(name: str) -> Property:
-    return Property(f"column:{name}", "word", "class", _column(name), f"the column {name} as it stands")
+    return Property(
+        f"column:{name}", "word", "class", _column(name), f"the column {name} as it stands"
+    )
 
 
 # Words
@@ -258,18 +262,52 @@ PROPERTIES: dict[str, Property] = _table(
         Property("frequency", "word", "class", frequency, "band of the type's training count"),
         Property("length", "word", "number", _each(lambda w: float(len(w.form))), "characters"),
         Property("shape", "word", "class", _each(shape), "capitals, small letters, digits, others"),
-        Property("deprel", "word", "class", _column("deprel"), "relation to the head, with subtype"),
+        Property(
+            "deprel", "word", "class", _column("deprel"), "relation to the head, with subtype"
+        ),
         Property("head_direction", "word", "class", _each(head_direction), "left, right or root"),
         Property("head_distance", "word", "number", _each(head_distance), "words to the head"),
-        Property("depth", "word", "number", lambda s, _: [float(d) for d in s.depths], "arcs to the root"),
-        Property("is_root", "word", "class", _each(lambda w: "yes" if w.head == 0 else "no"), "root or not"),
+        Property(
+            "depth", "word", "number", lambda s, _: [float(d) for d in s.depths], "arcs to the root"
+        ),
+        Property(
+            "is_root",
+            "word",
+            "class",
+            _each(lambda w: "yes" if w.head == 0 else "no"),
+            "root or not",
+        ),
         Property("arity", "word", "number", arity, "number of dependents"),
-        Property("arc:deprel", "arc", "class", _each(arc_label), "relation, from the word and its head together"),
-        Property("arc:exists", "pair", "class", arc_exists, "is there an arc from the one word to the other"),
-        Property("sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"),
-        Property("tree_depth", "sentence", "number", lambda s, _: float(max(s.depths)), "deepest word"),
-        Property("main_tense", "sentence", "class", sentences.main_tense, "tense of the main clause"),
-        Property("subject_number", "sentence", "class", sentences.subject_number, "number of the main subject"),
+        Property(
+            "arc:deprel",
+            "arc",
+            "class",
+            _each(arc_label),
+            "relation, from the word and its head together",
+        ),
+        Property(
+            "arc:exists",
+            "pair",
+            "class",
+            arc_exists,
+            "is there an arc from the one word to the other",
+        ),
+        Property(
+            "sentence_length", "sentence", "number", lambda s, _: float(len(s.words)), "words"
+        ),
+        Property(
+            "tree_depth", "sentence", "number", lambda s, _: float(max(s.depths)), "deepest word"
+        ),
+        Property(
+            "main_tense", "sentence", "class", sentences.main_tense, "tense of the main clause"
+        ),
+        Property(
+            "subject_number",
+            "sentence",
+            "class",
+            sentences.subject_number,
+            "number of the main subject",
+        ),
         Property(
             "bigram_shift",
             "sentence",
@@ -278,7 +316,13 @@ PROPERTIES: dict[str, Property] = _table(
             "two words swapped or not",
             sentences.swap_words,
         ),
-        Property("label", "sentence", "class", sentences.label, "the label of a file of labelled sentences"),
+        Property(
+            "label",
+            "sentence",
+            "class",
+            sentences.label,
+            "the label of a file of labelled sentences",
+        ),
         *_look_alikes(),
     ]
 )

@@ -111,7 +111,9 @@ class Task:
         return self.property.level, *(hash(tuple(self.parts[s].rows)) for s in SPLITS)
 
     @overload
-    def vectors(self, features: Float[Tensor, "rows d"], split: Split) -> Float[Tensor, "n width"]: ...
+    def vectors(
+        self, features: Float[Tensor, "rows d"], split: Split
+    ) -> Float[Tensor, "n width"]: ...
 
     @overload
     def vectors(self, features: OnDisk, split: Split) -> OnDisk: ...
@@ -134,7 +136,9 @@ class Task:
         flat = features[torch.tensor([row for item in rows for row in item], dtype=torch.long)]
         if self.property.level in ("word", "arc", "pair"):
             return flat.reshape(len(rows), -1)
-        return torch.segment_reduce(flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0)
+        return torch.segment_reduce(
+            flat, "mean", lengths=torch.tensor([len(r) for r in rows]), axis=0
+        )
 
 
 def solved_together(tasks: Sequence[Task]) -> list[list[Task]]:
@@ -164,15 +168,23 @@ def build_task(
     parts, dropped = {}, 0
     seen = lru_cache(maxsize=None)(form)
     for split in SPLITS:
-        parts[split], lost = _part(prop, splits[split], splits["train"], layouts[split], offsets[split], seen)
+        parts[split], lost = _part(
+            prop, splits[split], splits["train"], layouts[split], offsets[split], seen
+        )
         if prop.balance:
             whole = splits[split].sentences
-            lengths = [len(whole[i].words) for i in parts[split].clusters] if prop.balance == "length" else None
+            lengths = (
+                [len(whole[i].words) for i in parts[split].clusters]
+                if prop.balance == "length"
+                else None
+            )
             parts[split] = balanced(parts[split], lengths)
         dropped += lost
     for split in SPLITS:
         if not len(parts[split]):
-            raise TaskError(f"property {prop.name!r}: expected items in the {split} split, got none")
+            raise TaskError(
+                f"property {prop.name!r}: expected items in the {split} split, got none"
+            )
     if prop.kind == "class":
         classes = set(parts["train"].labels)
         if len(classes) < 2:
@@ -180,11 +192,15 @@ def build_task(
                 f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}"
             )
         if not classes & set(parts["test"].labels):
-            raise TaskError(f"property {prop.name!r}: no class of the test split occurs in training")
+            raise TaskError(
+                f"property {prop.name!r}: no class of the test split occurs in training"
+            )
     else:
         for split in ("train", "test"):
             if float(np.ptp(parts[split].labels)) == 0:
-                raise TaskError(f"property {prop.name!r}: expected numbers that vary in {split}, got one value only")
+                raise TaskError(
+                    f"property {prop.name!r}: expected numbers that vary in {split}, got one value only"
+                )
     return _limited(Task(prop, parts, dropped))
 
 
@@ -211,7 +227,12 @@ def _limited(task: Task) -> Task:
 
 
 def _part(
-    prop: Property, corpus: Corpus, train: Corpus, layout: Layout, offset: int, form: Callable[[str], str]
+    prop: Property,
+    corpus: Corpus,
+    train: Corpus,
+    layout: Layout,
+    offset: int,
+    form: Callable[[str], str],
 ) -> tuple[Part, int]:
     rows: list[tuple[int, ...]] = []
     labels: list[Any] = []
@@ -243,16 +264,26 @@ def _part(
             for i, j, label in cast(list[Pair], values):
                 add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
             continue
-        for index, (word, value) in enumerate(zip(sentence.words, cast(list[Any], values), strict=True)):
+        for index, (word, value) in enumerate(
+            zip(sentence.words, cast(list[Any], values), strict=True)
+        ):
             if value is None:
                 continue
             if prop.level == "arc":
                 head = sentence.words[word.head - 1]
-                add((at[index], at[word.head - 1]), value, f"{form(word.form)}\t{form(head.form)}", cluster, index)
+                add(
+                    (at[index], at[word.head - 1]),
+                    value,
+                    f"{form(word.form)}\t{form(head.form)}",
+                    cluster,
+                    index,
+                )
             else:
                 add((at[index],), value, form(word.form), cluster, index)
     dtype = object if prop.kind == "class" else np.float64
-    return Part(rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)), dropped
+    return Part(
+        rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)
+    ), dropped
 
 
 def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
@@ -262,7 +293,9 @@ def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
     """
     groups: dict[Any, dict[Any, list[int]]] = {}
     for i, kind in enumerate(part.labels):
-        groups.setdefault("" if lengths is None else band(lengths[i]), {}).setdefault(kind, []).append(i)
+        groups.setdefault("" if lengths is None else band(lengths[i]), {}).setdefault(
+            kind, []
+        ).append(i)
     kept: list[int] = []
     for length, classes in groups.items():
         mean = sum(map(len, classes.values())) / len(classes)

@@ -87,11 +87,14 @@ def build_views(
     groups: dict[str, list[Property]] = {}
     for prop in properties:
         single = prop.level == "sentence" and sentence_pooling != "mean"
-        groups.setdefault(prop.name if prop.rewrite else SENTENCES if single else "", []).append(prop)
+        groups.setdefault(prop.name if prop.rewrite else SENTENCES if single else "", []).append(
+            prop
+        )
     views = []
     for name, group in groups.items():
         seen: dict[Split, Corpus] = {
-            split: rewritten(corpus, group[0], seed + i) for i, (split, corpus) in enumerate(splits.items())
+            split: rewritten(corpus, group[0], seed + i)
+            for i, (split, corpus) in enumerate(splits.items())
         }
         single = group[0].level == "sentence" and sentence_pooling != "mean"
         layouts: dict[Split, Layout] = {
@@ -105,9 +108,13 @@ def build_views(
             [p for s in SPLITS for p in layouts[s].spans],
             n_unknown=sum(layouts[s].n_unknown for s in SPLITS),
         )
-        tasks = tuple(build_task(prop, seen, layouts, _offsets(layouts), subject.form) for prop in group)
+        tasks = tuple(
+            build_task(prop, seen, layouts, _offsets(layouts), subject.form) for prop in group
+        )
         left_out: dict[Split, int] = (
-            {split: len(splits[split]) - len(seen[split]) for split in SPLITS} if group[0].rewrite else {}
+            {split: len(splits[split]) - len(seen[split]) for split in SPLITS}
+            if group[0].rewrite
+            else {}
         )
         views.append(View(name or PLAIN, seen, layouts, whole, tasks, left_out))
     return views

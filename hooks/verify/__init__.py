@@ -26,7 +26,17 @@ from . import experts, heads, response, stream, values, weights, whole
 from .exam import Exam
 from .findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
 
-__all__ = ["CHECKS", "Check", "Finding", "Status", "UnsoundModel", "Verdict", "kind_of", "verify", "worst"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Finding",
+    "Status",
+    "UnsoundModel",
+    "Verdict",
+    "kind_of",
+    "verify",
+    "worst",
+]
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,9 @@ def verify(
     if unknown := [name for name in only or () if name not in names]:
         raise InputError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
     chosen = [c for c in CHECKS if (only is None or c.name in only) and (c.quick or not quick)]
-    with torch.random.fork_rng(devices=[]):  # reading an architecture's description may draw random numbers
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # reading an architecture's description may draw random numbers
         exam = Exam(model, inputs, sites, padding)
         findings = [found for check in chosen for found in _run(check, exam)]
     return Verdict(tuple(findings), time.perf_counter() - start)
@@ -120,4 +132,6 @@ def _run(check: Check, exam: Exam) -> Iterator[Finding]:
         line = next(iter(str(error).splitlines()), "")
         # A forward that breaks under the hooks of every study is wrong; what raises elsewhere is loud enough.
         status: Status = "WRONG" if check.quick else "UNSUPPORTED"
-        yield Finding(check.name, "", status, reason=f"the check raised {type(error).__name__}: {line[:200]}")
+        yield Finding(
+            check.name, "", status, reason=f"the check raised {type(error).__name__}: {line[:200]}"
+        )

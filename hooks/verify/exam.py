@@ -93,14 +93,20 @@ class Exam:
 
     def block_path(self, layer: int) -> str:
         """The path of a block of the main stack."""
-        place = self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre") if self.anatomy is not None else None
+        place = (
+            self.anatomy.places.get(f"blocks.{layer}.hook_resid_pre")
+            if self.anatomy is not None
+            else None
+        )
         return place.path if place is not None else ""
 
     @property
     def learned_prompt(self) -> bool:
         """Whether an adapter puts learned tokens, or their keys and values, in front of every text."""
         adapters = getattr(self.model, "peft_config", None)
-        return isinstance(adapters, dict) and any(getattr(a, "is_prompt_learning", False) for a in adapters.values())
+        return isinstance(adapters, dict) and any(
+            getattr(a, "is_prompt_learning", False) for a in adapters.values()
+        )
 
     @functools.cached_property
     def prefix(self) -> int:
@@ -126,7 +132,12 @@ class Exam:
         """``blocks.0`` and so on, those of every stack that the inputs run."""
         stacks = self.anatomy.stacks if self.anatomy is not None else {}
         stacks = stacks or {"blocks": self.n_layers}
-        return [f"{stack}.{layer}" for stack, count in stacks.items() if self._reached(stack) for layer in range(count)]
+        return [
+            f"{stack}.{layer}"
+            for stack, count in stacks.items()
+            if self._reached(stack)
+            for layer in range(count)
+        ]
 
     def has(self, *names: str) -> bool:
         """Whether every one of these sites is listed and has fired."""
@@ -197,7 +208,9 @@ class Exam:
 
     def in_precision(self, dtype: torch.dtype) -> Exam:
         """The same examination of a copy with weights and inputs of another precision."""
-        real = {k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        real = {
+            k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()
+        }
         inputs = {k: v.to(dtype) if k in real else v for k, v in self.inputs.items()}
         return Exam(copied(self.model, dtype), inputs, self.sites, self.padding)
 
@@ -234,19 +247,29 @@ class Exam:
         assert self.anatomy is not None
         found: dict[str, list[tuple[Tensor, Tensor]]] = {}
         made: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        places = {block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks}
+        places = {
+            block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks
+        }
         with ExitStack() as stack, torch.no_grad():
             for place in places.values():
-                for module in self.model.get_submodule(place.path).modules() if place is not None else ():
+                for module in (
+                    self.model.get_submodule(place.path).modules() if place is not None else ()
+                ):
                     if "norm" in type(module).__name__.lower() and module not in made:
                         made[module] = []
                         stack.callback(module.register_forward_hook(_keeper(made[module])).remove)
             self.run()
             for block, place in places.items():
-                modules = self.model.get_submodule(place.path).modules() if place is not None else ()
+                modules = (
+                    self.model.get_submodule(place.path).modules() if place is not None else ()
+                )
                 calls = [made[m] for m in modules if m in made]
                 # A block that all layers share has made as many calls as there are layers.
-                found[block] = [c[place.call] if place is not None and place.calls > 1 else c[0] for c in calls if c]
+                found[block] = [
+                    c[place.call] if place is not None and place.calls > 1 else c[0]
+                    for c in calls
+                    if c
+                ]
                 if place is not None and place.view is turned:
                     found[block] = [(turned(given), turned(out)) for given, out in found[block]]
         return found
@@ -261,12 +284,26 @@ class Exam:
     def within(self, site: str, measured: float, bound: float, reason: str = "") -> Finding:
         """OK if the number is within its bound, else WRONG with the reason (NaN is never within)."""
         good = measured <= bound
-        return Finding("", site, "OK" if good else "WRONG", float(measured), float(bound), "" if good else reason)
+        return Finding(
+            "",
+            site,
+            "OK" if good else "WRONG",
+            float(measured),
+            float(bound),
+            "" if good else reason,
+        )
 
     def above(self, site: str, measured: float, bound: float, reason: str = "") -> Finding:
         """OK if the number is at least its bound."""
         good = measured >= bound
-        return Finding("", site, "OK" if good else "WRONG", float(measured), float(bound), "" if good else reason)
+        return Finding(
+            "",
+            site,
+            "OK" if good else "WRONG",
+            float(measured),
+            float(bound),
+            "" if good else reason,
+        )
 
     def cannot(self, site: str, reason: str) -> Finding:
         """UNSUPPORTED, and why."""
@@ -283,7 +320,10 @@ def _keeper(kept: list[tuple[Tensor, Tensor]]) -> Callable[..., None]:
 
 
 def isolated(
-    exam: Exam, changes: Mapping[str, Mapping[int, Callable[[Tensor], Tensor]]], rows: int, read: Sequence[str]
+    exam: Exam,
+    changes: Mapping[str, Mapping[int, Callable[[Tensor], Tensor]]],
+    rows: int,
+    read: Sequence[str],
 ) -> dict[str, Tensor]:
     """Copies of the first text in one forward, in which every block is entered with the clean stream again.
 
@@ -316,7 +356,9 @@ def _by_row(made: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Tensor]
     return apply
 
 
-def _reset(clean: Tensor, made: Mapping[int, Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+def _reset(
+    clean: Tensor, made: Mapping[int, Callable[[Tensor], Tensor]]
+) -> Callable[[Tensor], Tensor]:
     change = _by_row(made)
     return lambda value: change(clean.to(value).expand_as(value))
 
@@ -365,11 +407,19 @@ def main_tensor(output: Any) -> Tensor:
         found = getattr(output, name, None)
         if isinstance(found, Tensor):
             return found
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    values = (
+        output.values()
+        if isinstance(output, Mapping)
+        else output
+        if isinstance(output, tuple | list)
+        else ()
+    )
     for value in values:
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
-    raise TypeError(f"expected a model that returns a tensor, a tuple or a mapping, got {type(output).__name__}")
+    raise TypeError(
+        f"expected a model that returns a tensor, a tuple or a mapping, got {type(output).__name__}"
+    )
 
 
 def noise(like: Tensor, seed: int, size: float) -> Tensor:

@@ -30,7 +30,11 @@ def sums(exam: Exam) -> Iterator[Finding]:
         returned: list[Tensor] = []
         handle = module.register_forward_hook(lambda _, __, out, kept=returned: kept.append(out))
         try:
-            with torch.no_grad(), quiet(), capture(exam.model, *sites, stop=True, clone=True) as acts:
+            with (
+                torch.no_grad(),
+                quiet(),
+                capture(exam.model, *sites, stop=True, clone=True) as acts,
+            ):
                 exam.run()
         finally:
             handle.remove()

@@ -82,7 +82,9 @@ class Verdict(Sequence[Finding]):
     @property
     def nowhere(self) -> str:
         """Why no site of the model is known by name; empty where some are."""
-        return next((f.reason for f in self.of("fires") if not f.site and f.status == "UNSUPPORTED"), "")
+        return next(
+            (f.reason for f in self.of("fires") if not f.site and f.status == "UNSUPPORTED"), ""
+        )
 
     def of(self, check: str) -> list[Finding]:
         """The findings of one check."""
@@ -90,7 +92,9 @@ class Verdict(Sequence[Finding]):
 
     def checks(self) -> dict[str, Status]:
         """Each check's worst status: WRONG before OK before UNSUPPORTED."""
-        return {name: worst(self.of(name)) for name in dict.fromkeys(f.check for f in self.findings)}
+        return {
+            name: worst(self.of(name)) for name in dict.fromkeys(f.check for f in self.findings)
+        }
 
     def grid(self) -> dict[str, dict[str, list[Finding]]]:
         """Kind of site (all layers together; ``""`` is the whole model) -> check -> findings."""
@@ -102,7 +106,10 @@ class Verdict(Sequence[Finding]):
     def records(self) -> list[dict[str, Any]]:
         """The findings as plain records; None where a number is not finite (its status says that it is none)."""
         return [
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(finding).items()}
+            {
+                k: None if isinstance(v, float) and not math.isfinite(v) else v
+                for k, v in asdict(finding).items()
+            }
             for finding in self.findings
         ]
 
@@ -117,7 +124,9 @@ class Verdict(Sequence[Finding]):
         if not self.wrong and self.nowhere:
             return f"no site of this model is known by name, so none was examined: {self.nowhere}"
         names = Counter(f.check for f in self.wrong)
-        many = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+        many = ", ".join(
+            f"{name} ({count})" if count > 1 else name for name, count in names.items()
+        )
         return (
             f"{len(self.wrong)} findings are WRONG ({many}); the first: {self.wrong[0]}"
             if self.wrong

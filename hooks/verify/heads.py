@@ -31,10 +31,14 @@ def rows(exam: Exam) -> Iterator[Finding]:
         if exam.has(scores):
             logits = exam.acts[scores].double()
             if sinks is not None:
-                logits = torch.cat([logits, sinks.double().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)], -1)
+                logits = torch.cat(
+                    [logits, sinks.double().view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)], -1
+                )
             softmax = logits.softmax(-1).nan_to_num(0.0)[..., : pattern.shape[-1]]
             error = max(error, float((softmax - pattern.double()).abs().max()))
-        yield exam.within(site, error, exam.local, "its rows are no softmax of its scores that sums to 1")
+        yield exam.within(
+            site, error, exam.local, "its rows are no softmax of its scores that sums to 1"
+        )
 
 
 def _sinks(exam: Exam, site: str) -> torch.Tensor | None:
@@ -63,7 +67,9 @@ def mask(exam: Exam) -> Iterator[Finding]:
     for site in _of(exam, "attn.hook_pattern"):
         pattern = exam.acts[site]
         queries = pattern.shape[-2]
-        ahead = float(pattern[..., exam.prefix : exam.prefix + queries].double().triu(1).abs().max())
+        ahead = float(
+            pattern[..., exam.prefix : exam.prefix + queries].double().triu(1).abs().max()
+        )
         if (must or seen) if site.startswith("blocks.") else site.startswith("decoder_blocks."):
             yield exam.within(site, ahead, 0.0, "weight on tokens that stand later")
         else:
@@ -81,7 +87,9 @@ def _must_be_causal(exam: Exam) -> bool:
 def products(exam: Exam) -> Iterator[Finding]:
     """sum over keys of pattern x v = z, head by head (a key-value head serves its group), times a gate where there is one."""
     for block, kind in itertools.product(exam.blocks, ("attn", "cross_attn")):
-        pattern, value, z, gate = (f"{block}.{kind}.hook_{part}" for part in ("pattern", "v", "z", "gate"))
+        pattern, value, z, gate = (
+            f"{block}.{kind}.hook_{part}" for part in ("pattern", "v", "z", "gate")
+        )
         if not exam.has(z):
             continue
         if not exam.has(pattern, value):
@@ -91,22 +99,35 @@ def products(exam: Exam) -> Iterator[Finding]:
             yield exam.cannot(z, "learned keys and values stand in front of the text's")
             continue
         weights, found = exam.acts[pattern].double(), exam.acts[z].double()
-        candidates = [_weighted(weights, v.double(), found.shape[2]) for v in _values(exam, block, exam.acts[value])]
+        candidates = [
+            _weighted(weights, v.double(), found.shape[2])
+            for v in _values(exam, block, exam.acts[value])
+        ]
         if exam.has(gate):
-            candidates = [c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)]
+            candidates = [
+                c * g for c in candidates for g in _gates(exam.acts[gate].double(), found)
+            ]
         error = min(_up_to_scale_and_bias(c, found) for c in candidates)
-        yield exam.within(z, error, exam.local, "pattern x v is not z: heads or values are mixed up")
+        yield exam.within(
+            z, error, exam.local, "pattern x v is not z: heads or values are mixed up"
+        )
 
 
 def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
     group = heads // values.shape[2]
     values = values.repeat_interleave(group, dim=2) if group > 1 else values
-    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)  # a sink's column has no value
+    return torch.einsum(
+        "bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values
+    )  # a sink's column has no value
 
 
 def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
     """The values, and where a norm of the block reads them (Gemma 4), what it makes of them."""
-    normed = [out.reshape(value.shape) for given, out in exam.norms(block) if _same_numbers(given, value, exam.local)]
+    normed = [
+        out.reshape(value.shape)
+        for given, out in exam.norms(block)
+        if _same_numbers(given, value, exam.local)
+    ]
     return [value, *normed]
 
 
@@ -116,7 +137,11 @@ def _same_numbers(given: Tensor, value: Tensor, bound: float) -> bool:
 
 def _gates(gate: Tensor, like: Tensor) -> list[Tensor]:
     """What a gate's projection multiplies by: a number for each head's column, or for each head."""
-    wide = gate[..., None] if gate.ndim == 3 and gate.shape[-1] == like.shape[2] else gate.reshape(like.shape)
+    wide = (
+        gate[..., None]
+        if gate.ndim == 3 and gate.shape[-1] == like.shape[2]
+        else gate.reshape(like.shape)
+    )
     return [wide.sigmoid(), torch.nn.functional.softplus(wide)]
 
 
@@ -137,8 +162,12 @@ def projections(exam: Exam) -> Iterator[Finding]:
                 continue
             with torch.no_grad():
                 made = main_tensor(project(exam, site, exam.acts[site]))
-            why = f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
-            yield exam.within(out, _same_or_normed(exam, block, made, exam.acts[out]), exam.local, why)
+            why = (
+                f"{site.rpartition('.')[2]} through its projection is not {out.rpartition('.')[2]}"
+            )
+            yield exam.within(
+                out, _same_or_normed(exam, block, made, exam.acts[out]), exam.local, why
+            )
 
 
 def project(exam: Exam, site: str, value: Tensor) -> Any:

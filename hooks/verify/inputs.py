@@ -26,12 +26,16 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     if config is None or main is None:
-        raise InputError(f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})")
+        raise InputError(
+            f"{type(model).__name__} does not say what it takes: give verify(model, inputs={{...}})"
+        )
     generator = torch.Generator().manual_seed(seed)
     text = text_config(config)
     if main == "input_ids":
         vocabulary = int(text.vocab_size)
-        ids = torch.randint(min(3, vocabulary - 1), vocabulary, (TEXTS, LENGTH), generator=generator)
+        ids = torch.randint(
+            min(3, vocabulary - 1), vocabulary, (TEXTS, LENGTH), generator=generator
+        )
         inputs = {"input_ids": ids}
         if getattr(config, "is_encoder_decoder", False) and hasattr(model, "get_decoder"):
             inputs["decoder_input_ids"] = ids[:, : LENGTH - 2].flip(1)
@@ -46,7 +50,9 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         return _patches(model, config, generator)
     made = {main: _random(model, config, main, generator)}
     if getattr(config, "is_encoder_decoder", False) and getattr(text, "vocab_size", None):
-        made["decoder_input_ids"] = torch.randint(0, int(text.vocab_size), (TEXTS, LENGTH), generator=generator)
+        made["decoder_input_ids"] = torch.randint(
+            0, int(text.vocab_size), (TEXTS, LENGTH), generator=generator
+        )
     return made
 
 
@@ -62,7 +68,9 @@ def _patches(model: nn.Module, config: Any, generator: torch.Generator) -> dict[
     """Pictures as a row of patches with the shape that they had (SigLIP 2)."""
     width = int(config.num_channels) * int(config.patch_size) ** 2
     return {
-        "pixel_values": torch.randn(TEXTS, 4, width, generator=generator).to(next(model.parameters()).dtype),
+        "pixel_values": torch.randn(TEXTS, 4, width, generator=generator).to(
+            next(model.parameters()).dtype
+        ),
         "pixel_attention_mask": torch.ones(TEXTS, 4, dtype=torch.long),
         "spatial_shapes": torch.full((TEXTS, 2), 2),
     }
@@ -71,7 +79,9 @@ def _patches(model: nn.Module, config: Any, generator: torch.Generator) -> dict[
 def _random(model: nn.Module, config: Any, main: str, generator: torch.Generator) -> Tensor:
     shape = _input_shape(config, main)
     if shape is None:
-        raise InputError(f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})")
+        raise InputError(
+            f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})"
+        )
     made = torch.randn(TEXTS, *shape, generator=generator)
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     return made if first is None else made.to(first.dtype)
@@ -84,7 +94,11 @@ def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
         return None if sides is None else (int(getattr(config, "num_channels", 3)), *sides)
     if main == "input_values":
         mels = getattr(config, "num_mel_bins", None)
-        return (int(config.max_length), int(mels)) if mels and hasattr(config, "max_length") else (SAMPLES,)
+        return (
+            (int(config.max_length), int(mels))
+            if mels and hasattr(config, "max_length")
+            else (SAMPLES,)
+        )
     if main == "input_features":
         width = next(
             (

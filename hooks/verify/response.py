@@ -45,7 +45,9 @@ class Response:
     """The one forward: which row is changed how, and what every block made of it."""
 
     directions: dict[str, Tensor] = field(default_factory=dict)  # of each site, one text
-    rows: dict[tuple[str, str], int] = field(default_factory=dict)  # (part, "big" | "+" | "-" | "alone") -> row
+    rows: dict[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # (part, "big" | "+" | "-" | "alone") -> row
     acts: dict[str, Tensor] = field(default_factory=dict)
     unchanged: dict[str, str] = field(default_factory=dict)  # site -> why it could not be changed
 
@@ -95,7 +97,11 @@ def _respond(exam: Exam) -> Response:
             row = made.rows.setdefault((part, "alone"), len(made.rows) + 1)
             changes[site][row] = functools.partial(_one_part, by=direction * BIG, part=part)
     inside = [s for s in inside if s not in made.unchanged]
-    read = [s for s in inside if Site(s).part in ("hook_resid_post", "mlp.hook_post", "attn.hook_z", *HEAD_AXIS)]
+    read = [
+        s
+        for s in inside
+        if Site(s).part in ("hook_resid_post", "mlp.hook_post", "attn.hook_z", *HEAD_AXIS)
+    ]
     if made.rows:
         made.acts = isolated(exam, changes, len(made.rows) + 1, read)
     return made
@@ -107,7 +113,11 @@ def in_blocks(site: str) -> bool:
 
 
 def _of_many_streams(exam: Exam, site: str) -> bool:
-    place = exam.anatomy.places.get(f"blocks.{Site(site).layer}.hook_resid_pre") if exam.anatomy is not None else None
+    place = (
+        exam.anatomy.places.get(f"blocks.{Site(site).layer}.hook_resid_pre")
+        if exam.anatomy is not None
+        else None
+    )
     return place is None or place.view not in (identity, turned)
 
 
@@ -116,9 +126,15 @@ def _direction(exam: Exam, site: str) -> Tensor:
     value = exam.acts[site][0]
     seed = sum(map(ord, site))
     if Site(site).part == "attn.hook_attn_scores":
-        seen = value.double().softmax(-1) > 0  # masked entries may be -inf, or any large negative number
+        seen = (
+            value.double().softmax(-1) > 0
+        )  # masked entries may be -inf, or any large negative number
         return torch.where(seen, noise(torch.where(seen, value, 0.0), seed, 1.0), 0.0)
-    return noise(value, seed, 1.0) * (value > 0) if Site(site).part == "attn.hook_pattern" else noise(value, seed, 1.0)
+    return (
+        noise(value, seed, 1.0) * (value > 0)
+        if Site(site).part == "attn.hook_pattern"
+        else noise(value, seed, 1.0)
+    )
 
 
 def _shifted(value: Tensor, by: Tensor) -> Tensor:
@@ -173,7 +189,9 @@ def _edit_elsewhere(exam: Exam, site: str, least: float, why: str) -> Iterator[F
 
 def _outputs_reach(exam: Exam, found: Response) -> dict[str, float]:
     """The change of the answer when a block's output is changed: the last one's measured, the others' through the next block."""
-    posts = [s for layer in range(exam.n_layers) if exam.has(s := f"blocks.{layer}.hook_resid_post")]
+    posts = [
+        s for layer in range(exam.n_layers) if exam.has(s := f"blocks.{layer}.hook_resid_post")
+    ]
     if not posts:
         return {}
     last = posts[-1]
@@ -208,7 +226,11 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
     for layer in range(exam.n_layers):
         for name, out in (("q", "attn_scores"), ("k", "attn_scores"), ("v", "z")):
             site, read = f"blocks.{layer}.attn.hook_{name}", f"blocks.{layer}.attn.hook_{out}"
-            if not exam.has(site) or site in found.unchanged or (Site(site).part, "alone") not in found.rows:
+            if (
+                not exam.has(site)
+                or site in found.unchanged
+                or (Site(site).part, "alone") not in found.rows
+            ):
                 continue
             if not exam.has(read):
                 yield exam.cannot(site, f"hook_{out}, which it should move, is not listed")
@@ -220,14 +242,22 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
             inside = torch.zeros_like(moved, dtype=torch.bool)
             for head in heads:
                 clean = found.acts[read][0]
-                from_top = bool((clean.amax(-1) == 0).all())  # the model takes its row's largest score away
+                from_top = bool(
+                    (clean.amax(-1) == 0).all()
+                )  # the model takes its row's largest score away
                 sink = moved.shape[-1] != len(exam.acts[site][0])
                 column = slice(None) if sink or from_top else at
-                where = {"q": (head, at), "k": (head, slice(None), column), "v": (slice(None), head)}[name]
+                where = {
+                    "q": (head, at),
+                    "k": (head, slice(None), column),
+                    "v": (slice(None), head),
+                }[name]
                 inside[where] = True
             hit, stray = float((moved * inside).max()), float((moved * ~inside).max())
             if stray > exam.local * hit and stray < hit and _normed_together(exam, layer, site):
-                yield exam.cannot(site, "a norm over all heads follows: editing one head rescales the others")
+                yield exam.cannot(
+                    site, "a norm over all heads follows: editing one head rescales the others"
+                )
                 continue
             why = "moving one head here moves others: heads are mixed up"
             yield exam.within(site, stray / hit if hit else float("inf"), exam.local, why)
@@ -237,7 +267,8 @@ def _normed_together(exam: Exam, layer: int, site: str) -> bool:
     """Whether a norm in the block reads all heads of the site at once."""
     flat = exam.acts[site].flatten(2)
     return any(
-        given.shape == flat.shape and relative(given, flat) <= exam.local for given, _ in exam.norms(f"blocks.{layer}")
+        given.shape == flat.shape and relative(given, flat) <= exam.local
+        for given, _ in exam.norms(f"blocks.{layer}")
     )
 
 
@@ -246,7 +277,11 @@ def own_neurons(exam: Exam) -> Iterator[Finding]:
     exam, found = response(exam)
     for layer in range(exam.n_layers):
         pre, post = f"blocks.{layer}.mlp.hook_pre", f"blocks.{layer}.mlp.hook_post"
-        if not exam.has(pre, post) or pre in found.unchanged or ("mlp.hook_pre", "alone") not in found.rows:
+        if (
+            not exam.has(pre, post)
+            or pre in found.unchanged
+            or ("mlp.hook_pre", "alone") not in found.rows
+        ):
             continue
         row = found.acts[post][found.rows["mlp.hook_pre", "alone"]].double()
         moved, at = (row - found.acts[post][0].double()).abs(), row.shape[0] // 2
@@ -266,11 +301,15 @@ def gradients(exam: Exam) -> Iterator[Finding]:
     step = STEP.get(exam.dtype)
     if step is None:
         yield exam.cannot(
-            "", f"finite differences need float32, the weights are {str(exam.dtype).removeprefix('torch.')}"
+            "",
+            f"finite differences need float32, the weights are {str(exam.dtype).removeprefix('torch.')}",
         )
         return
     if any(quantised(exam.model)):
-        yield exam.cannot("", "quantised layers round what goes through them: a finite difference sees their steps")
+        yield exam.cannot(
+            "",
+            "quantised layers round what goes through them: a finite difference sees their steps",
+        )
         return
     inside = list(found.directions)
     why = "the gradient is not the finite difference"
@@ -284,18 +323,35 @@ def gradients(exam: Exam) -> Iterator[Finding]:
                 continue
             up, down = (found.acts[post][found.rows[part, sign]].double() for sign in "+-")
             weight, middle = weights[post].double(), found.acts[post][0].double()
-            sides = [float((weight * (up - middle)).sum()) / step, float((weight * (middle - down)).sum()) / step]
+            sides = [
+                float((weight * (up - middle)).sum()) / step,
+                float((weight * (middle - down)).sum()) / step,
+            ]
             error, size = _slope_error(slopes[site], found.directions[site], sides)
-            rounding = 1e-7 * float((weights[post].double() * found.acts[post][0].double()).norm()) / step
+            rounding = (
+                1e-7 * float((weights[post].double() * found.acts[post][0].double()).norm()) / step
+            )
             if error > SLOPE and rounding > 0.2 * SLOPE * size:
-                yield exam.cannot(site, "too little of a change here reaches the block's output for finite differences")
+                yield exam.cannot(
+                    site,
+                    "too little of a change here reaches the block's output for finite differences",
+                )
             elif error > SLOPE and has_experts(exam.model, exam.block_path(Site(site).layer or 0)):
-                yield exam.cannot(site, "a router may choose other experts within a finite difference")
+                yield exam.cannot(
+                    site, "a router may choose other experts within a finite difference"
+                )
             else:
                 yield exam.within(site, error, SLOPE, why)
-    outside = [s for s in exam.acts if Site(s).layer is None and s not in found.unchanged and "decoder_" not in s]
+    outside = [
+        s
+        for s in exam.acts
+        if Site(s).layer is None and s not in found.unchanged and "decoder_" not in s
+    ]
     if has_experts(exam.model):
-        yield from (exam.cannot(s, "a router may choose other experts within a finite difference") for s in outside)
+        yield from (
+            exam.cannot(s, "a router may choose other experts within a finite difference")
+            for s in outside
+        )
     elif outside:
         yield from _whole_gradients(exam, outside, step, why)
 
@@ -313,7 +369,9 @@ def _slope_error(gradient: Tensor, direction: Tensor, sides: list[float]) -> tup
     return (error / size if size else float(error > 0)), size
 
 
-def _block_gradients(exam: Exam, inside: list[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _block_gradients(
+    exam: Exam, inside: list[str], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """d sum <w, resid_post of the site's block> / d site, for the first text."""
     ends: dict[str, Tensor] = {}
 
@@ -325,7 +383,8 @@ def _block_gradients(exam: Exam, inside: list[str], weights: dict[str, Tensor]) 
         return exam.acts[f"blocks.{layer}.hook_resid_pre"][:1].to(value).clone()
 
     ins: dict[SiteLike, Any] = {
-        f"blocks.{layer}.hook_resid_pre": functools.partial(reset, layer=layer) for layer in range(exam.n_layers)
+        f"blocks.{layer}.hook_resid_pre": functools.partial(reset, layer=layer)
+        for layer in range(exam.n_layers)
     }
     found: dict[str, Tensor] = {}
     outs: dict[SiteLike, Any] = {site: functools.partial(keep, site=site) for site in weights}
@@ -351,8 +410,14 @@ def _whole_gradients(exam: Exam, sites: list[str], step: float, why: str) -> Ite
         ends, direction = [], noise(exam.acts[site], 5, 1.0)
         for sign in (1, -1):
             by = sign * step * direction
-            with torch.no_grad(), quiet(), intervene(exam.model, {site: function(lambda x, by=by: x + by)}):
+            with (
+                torch.no_grad(),
+                quiet(),
+                intervene(exam.model, {site: function(lambda x, by=by: x + by)}),
+            ):
                 ends.append(exam.run().double())
         middle = exam.plain.double()
-        sides = [float((weight.double() * d).sum()) / step for d in (ends[0] - middle, middle - ends[1])]
+        sides = [
+            float((weight.double() * d).sum()) / step for d in (ends[0] - middle, middle - ends[1])
+        ]
         yield exam.within(site, _slope_error(gradients[site], direction, sides)[0], SLOPE, why)

@@ -22,15 +22,22 @@ def sums(exam: Exam) -> Iterator[Finding]:
 def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
     acts, pre, post = exam.acts, f"{block}.hook_resid_pre", f"{block}.hook_resid_post"
     mixed = f"{block}.mixer.hook_out"
-    bases = _with_normed(exam, block, acts[pre]) if exam.has(pre) else []  # RWKV's first block norms what it is given
+    bases = (
+        _with_normed(exam, block, acts[pre]) if exam.has(pre) else []
+    )  # RWKV's first block norms what it is given
     added = False
-    for part, sum_ in (("hook_attn_out", "hook_resid_mid"), ("hook_cross_attn_out", "hook_resid_mid_cross")):
+    for part, sum_ in (
+        ("hook_attn_out", "hook_resid_mid"),
+        ("hook_cross_attn_out", "hook_resid_mid_cross"),
+    ):
         out, mid = f"{block}.{part}", f"{block}.{sum_}"
         if part == "hook_attn_out" and not exam.has(out):
             out = mixed
         if exam.has(mid, out) and bases:
             why = f"what goes before and {out.rpartition('.')[2]} do not add up to {sum_}"
-            yield exam.within(mid, min(relative(base + acts[out], acts[mid]) for base in bases), exam.local, why)
+            yield exam.within(
+                mid, min(relative(base + acts[out], acts[mid]) for base in bases), exam.local, why
+            )
         elif exam.has(mid):
             yield exam.cannot(mid, f"{part} is not listed")
         if exam.has(mid):
@@ -38,7 +45,9 @@ def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
         elif exam.has(out):
             bases, added = [base + acts[out] for base in bases], True
     mlp = f"{block}.hook_mlp_out"
-    alone = not added and any(exam.has(f"{other}.{part}") for other in exam.blocks for part in _BEFORE)
+    alone = not added and any(
+        exam.has(f"{other}.{part}") for other in exam.blocks for part in _BEFORE
+    )
     if exam.has(mlp) and (added or alone):
         bases = [base + acts[mlp] for base in bases]
     elif not (added and exam.has(mixed) and not exam.has(f"{block}.hook_resid_mid")):
@@ -59,7 +68,10 @@ _BEFORE = ("hook_attn_out", "mixer.hook_out")
 
 def _with_normed(exam: Exam, block: str, value: Tensor) -> list[Tensor]:
     """A sum, and what a norm of the block makes of it."""
-    return [value, *(out for given, out in exam.norms(block) if relative(value, given) <= exam.local)]
+    return [
+        value,
+        *(out for given, out in exam.norms(block) if relative(value, given) <= exam.local),
+    ]
 
 
 def chain(exam: Exam) -> Iterator[Finding]:
@@ -87,7 +99,9 @@ def end(exam: Exam) -> Iterator[Finding]:
         place = exam.anatomy.places[name]
         norm = exam.model.get_submodule(place.path)
         with torch.no_grad():
-            error, of_half = (relative(norm(exam.acts[last] / by), exam.acts[name]) for by in (1, 2))
+            error, of_half = (
+                relative(norm(exam.acts[last] / by), exam.acts[name]) for by in (1, 2)
+            )
         if of_half <= exam.local < error:
             yield exam.cannot(name, "the model halves the stream before its final norm")
         else:
@@ -103,6 +117,9 @@ def end(exam: Exam) -> Iterator[Finding]:
     resume = Resume(exam.model, exam.inputs)
     if resume.error is None or resume.error > exam.local:
         gap = "" if resume.error is None else f" (they are off by {resume.error:.1g})"
-        yield exam.cannot("", f"the final norm and the head alone do not give its logits{gap}: forwards are run whole")
+        yield exam.cannot(
+            "",
+            f"the final norm and the head alone do not give its logits{gap}: forwards are run whole",
+        )
     else:
         yield exam.within("", resume.error, exam.local)

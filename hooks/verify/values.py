@@ -47,13 +47,19 @@ def fires(exam: Exam) -> Iterator[Finding]:
     """Every listed site holds a finite tensor after one forward; parts that are not listed are named."""
     for site in exam.sites:
         if site not in exam.acts:
-            yield Finding("", site, "WRONG", reason="listed, but its module did not run in this forward")
+            yield Finding(
+                "", site, "WRONG", reason="listed, but its module did not run in this forward"
+            )
         elif not exam.acts[site].is_floating_point() and not site.endswith("hook_expert_indices"):
-            yield Finding("", site, "WRONG", reason=f"holds {exam.acts[site].dtype}, no activations")
+            yield Finding(
+                "", site, "WRONG", reason=f"holds {exam.acts[site].dtype}, no activations"
+            )
         else:
             values = exam.acts[site]
             broken = values.isnan() if site.endswith("attn_scores") else ~values.isfinite()
-            yield exam.within(site, float(broken.double().mean()), 0.0, "holds NaN or infinite values")
+            yield exam.within(
+                site, float(broken.double().mean()), 0.0, "holds NaN or infinite values"
+            )
     if exam.anatomy is None:
         yield exam.cannot("", exam.unknown)
         return
@@ -108,7 +114,13 @@ def padding(exam: Exam) -> Iterator[Finding]:
             real = [
                 (
                     token_rows(acts[site], site, i, mask[i].bool(), exam.prefix),
-                    token_rows(single[site], site, 0, torch.ones(len(rows[i]), dtype=torch.bool), exam.prefix),
+                    token_rows(
+                        single[site],
+                        site,
+                        0,
+                        torch.ones(len(rows[i]), dtype=torch.bool),
+                        exam.prefix,
+                    ),
                 )
                 for i, (_, single) in enumerate(alone)
             ]
@@ -127,7 +139,10 @@ def _probe(exam: Exam) -> Any:
     caches = "use_cache" in inspect.signature(body.forward).parameters
 
     def run(inputs: dict[str, Tensor]) -> Any:
-        return body(**{k: v.to(exam.device) for k, v in inputs.items()}, **({"use_cache": False} if caches else {}))
+        return body(
+            **{k: v.to(exam.device) for k, v in inputs.items()},
+            **({"use_cache": False} if caches else {}),
+        )
 
     told = "position_ids" in inspect.signature(body.forward).parameters
     try:
@@ -183,4 +198,8 @@ def _difference(a: Tensor, b: Tensor) -> float:
     """0 for equal tensors, else the largest difference."""
     if torch.equal(a, b) or (a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())):
         return 0.0
-    return max(float((a.double() - b.double()).abs().max()), 1e-300) if a.shape == b.shape else float("inf")
+    return (
+        max(float((a.double() - b.double()).abs().max()), 1e-300)
+        if a.shape == b.shape
+        else float("inf")
+    )

@@ -13,7 +13,12 @@ from .findings import Finding
 
 def noticed(exam: Exam) -> Iterator[Finding]:
     """Tied weights, adapters and quantised layers, named."""
-    for text in (*_tied(exam.model), *_adapters(exam.model), *quantised(exam.model), *_precisions(exam.model)):
+    for text in (
+        *_tied(exam.model),
+        *_adapters(exam.model),
+        *quantised(exam.model),
+        *_precisions(exam.model),
+    ):
         yield Finding("", "", "OK", reason=text)
 
 
@@ -58,4 +63,6 @@ def quantised(model: nn.Module) -> Iterator[str]:
 def _precisions(model: nn.Module) -> Iterator[str]:
     kinds = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
     if len(kinds) > 1:
-        yield "weights in several precisions: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        yield "weights in several precisions: " + ", ".join(
+            f"{count} {kind}" for kind, count in kinds.most_common()
+        )

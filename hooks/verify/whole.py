@@ -38,7 +38,10 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
             module, head = exam.model.get_submodule(place.path), layer % heads
             weight = _matrix(module, heads * width)
             if weight is None:
-                yield exam.cannot(site, f"the weight of its projection, a {type(module).__name__}, is no plain matrix")
+                yield exam.cannot(
+                    site,
+                    f"the weight of its projection, a {type(module).__name__}, is no plain matrix",
+                )
             elif place.calls > 1:
                 yield exam.cannot(site, "its projection serves all layers")
             else:
@@ -50,7 +53,11 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
             expected = exam.run()
     if not chosen:
         return
-    with torch.no_grad(), quiet(), intervene(exam.model, {f"{s}[{h}]": zero() for s, h in chosen.items()}):
+    with (
+        torch.no_grad(),
+        quiet(),
+        intervene(exam.model, {f"{s}[{h}]": zero() for s, h in chosen.items()}),
+    ):
         out = exam.run()
     why = "zeroing a head is not zeroing its columns of the output projection"
     error = relative(out, expected)
@@ -67,7 +74,10 @@ def _matrix(module: nn.Module, width: int) -> Tensor | None:
     kind = type(module).__name__
     weight = weight.T if kind == "Conv1D" else weight
     return (
-        weight if kind in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear") and weight.shape[1] == width else None
+        weight
+        if kind in ("Linear", "Conv1D", "NonDynamicallyQuantizableLinear")
+        and weight.shape[1] == width
+        else None
     )
 
 
@@ -83,7 +93,9 @@ def eager(exam: Exam) -> Iterator[Finding]:
     model: Any = exam.model
     before = getattr(exam.config, "_attn_implementation", None)
     if before != "sdpa" or not hasattr(model, "set_attn_implementation"):
-        yield exam.cannot("", f"its attention is {before or 'its own'}, there is no other to compare with")
+        yield exam.cannot(
+            "", f"its attention is {before or 'its own'}, there is no other to compare with"
+        )
         return
     inside, fused = [s for s in exam.acts if HEAD_AXIS.get(Site(s).part) == 1], exam.plain
     try:
@@ -126,7 +138,10 @@ def resumed(exam: Exam) -> Iterator[Finding]:
             with intervene(exam.model, {site: patch(moved)}):
                 whole = exam.run()
         yield exam.within(
-            site, relative(again, whole), exam.far, "resumed from here, the answer is not the whole model's"
+            site,
+            relative(again, whole),
+            exam.far,
+            "resumed from here, the answer is not the whole model's",
         )
 
 
@@ -139,7 +154,8 @@ def cached(exam: Exam) -> Iterator[Finding]:
         return
     if exam.learned_prompt:
         yield exam.cannot(
-            "", "its adapter puts a learned prompt in front of every call: only `generate` continues a cache"
+            "",
+            "its adapter puts a learned prompt in front of every call: only `generate` continues a cache",
         )
         return
     if exam.causal is False:
@@ -164,7 +180,9 @@ def cached(exam: Exam) -> Iterator[Finding]:
     )
 
 
-def _in_steps(exam: Exam, early: int, steps: list[int], sites: list[str]) -> tuple[Tensor, Tensor] | None:
+def _in_steps(
+    exam: Exam, early: int, steps: list[int], sites: list[str]
+) -> tuple[Tensor, Tensor] | None:
     """The answer and the stream of the last tokens, read so many at a time behind a cache of the first ones."""
     ids = exam.inputs["input_ids"]
     rest = {k: v for k, v in exam.inputs.items() if k not in ("input_ids", "attention_mask")}
@@ -176,7 +194,9 @@ def _in_steps(exam: Exam, early: int, steps: list[int], sites: list[str]) -> tup
             return None
         for step in steps:
             late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": held}
-            if step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters:  # as `generate` does
+            if (
+                step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters
+            ):  # as `generate` does
                 late["position_ids"] = torch.full((len(ids), 1), at)
             if not sites:
                 outs.append(exam.run(late, use_cache=True))
@@ -195,7 +215,9 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
         yield exam.cannot("", f"the weights are {name}: the others are compared with it")
         return
     if sum(p.numel() for p in exam.model.parameters()) > LARGEST:
-        yield exam.cannot("", f"more than {LARGEST / 1e9:.0f}e9 parameters: a copy in {name} is not made")
+        yield exam.cannot(
+            "", f"more than {LARGEST / 1e9:.0f}e9 parameters: a copy in {name} is not made"
+        )
         return
     other = exam.in_precision(dtype)
     for site in other.acts:
@@ -204,9 +226,23 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
         if error <= DRIFT:
             yield exam.within(site, error, DRIFT)
         else:
-            yield Finding("", site, "UNSUPPORTED", error, DRIFT, f"not to be read in {name}: too far from {exam.dtype}")
+            yield Finding(
+                "",
+                site,
+                "UNSUPPORTED",
+                error,
+                DRIFT,
+                f"not to be read in {name}: too far from {exam.dtype}",
+            )
     error = relative(other.watched.float(), exam.plain.float())
     if error <= DRIFT:
         yield exam.within("", error, DRIFT)
     else:
-        yield Finding("", "", "UNSUPPORTED", error, DRIFT, f"its answer in {name} is too far from that in {exam.dtype}")
+        yield Finding(
+            "",
+            "",
+            "UNSUPPORTED",
+            error,
+            DRIFT,
+            f"its answer in {name} is too far from that in {exam.dtype}",
+        )

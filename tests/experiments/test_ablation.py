@@ -29,7 +29,21 @@ from experiments.sweep.components import components
 from experiments.sweep.sweep import PACK, Sweep, chunks
 from hooks import edits, intervene
 
-FIELDS = {"site", "layer", "index", "value", "metric", "baseline", "effect", "low", "high", "normalised", "p", "q", "n"}
+FIELDS = {
+    "site",
+    "layer",
+    "index",
+    "value",
+    "metric",
+    "baseline",
+    "effect",
+    "low",
+    "high",
+    "normalised",
+    "p",
+    "q",
+    "n",
+}
 PROMPTS = [
     Prompt("w3 w4 w5 w6", " w7", " w8"),
     Prompt("w9 w3 w12", " w4", " w20"),
@@ -58,11 +72,20 @@ def sweeps(one: Subject, name: str, tokens: int) -> list[tuple[Sweep, list[int]]
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2"])
 def test_every_part_equals_the_naive_loop(name: str, kind: str) -> None:
     one = subject(name)
-    metric = "pair_difference" if kind == "mlps" else "loss" if kind == "attentions" else "logit_difference"
+    metric = (
+        "pair_difference"
+        if kind == "mlps"
+        else "loss"
+        if kind == "attentions"
+        else "logit_difference"
+    )
     found = sweeps(one, metric, 20)
     assert len(found) > 1
     parts = components(one.model, kind, found[0][0].chunk.batch)
-    assert len(parts) == {"heads": 8, "neurons": parts[-1].index is not None and 2 * (parts[-1].index + 1)}.get(kind, 2)
+    assert len(parts) == {
+        "heads": 8,
+        "neurons": parts[-1].index is not None and 2 * (parts[-1].index + 1),
+    }.get(kind, 2)
     if kind == "neurons":
         parts = parts[::13]
     zero = edits.zero() if kind != "layers" else None
@@ -71,9 +94,15 @@ def test_every_part_equals_the_naive_loop(name: str, kind: str) -> None:
     for sweep, which in found:
         edit_of = [(p, zero or edits.copy(f"blocks.{p.layer}.hook_resid_pre")) for p in parts]
         got[:, which], clean[which] = sweep.effects(edit_of), sweep.clean
-    np.testing.assert_allclose(clean, [naive(one, metric, item) for item in items(metric)], atol=2e-5)
+    np.testing.assert_allclose(
+        clean, [naive(one, metric, item) for item in items(metric)], atol=2e-5
+    )
     for part, effects in zip(parts, got, strict=True):
-        skip = {f"blocks.{part.layer}.hook_resid_post": edits.copy(f"blocks.{part.layer}.hook_resid_pre")}
+        skip = {
+            f"blocks.{part.layer}.hook_resid_post": edits.copy(
+                f"blocks.{part.layer}.hook_resid_pre"
+            )
+        }
         for item, base, effect in zip(items(metric), clean, effects, strict=True):
             with intervene(one.model, {part.site: zero} if zero else skip):
                 edited = naive(one, metric, item)
@@ -81,7 +110,9 @@ def test_every_part_equals_the_naive_loop(name: str, kind: str) -> None:
     assert np.abs(got).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n not in ("kl", "pair_accuracy", "answer_accuracy")])
+@pytest.mark.parametrize(
+    "name", [n for n in METRICS if n not in ("kl", "pair_accuracy", "answer_accuracy")]
+)
 def test_metrics_equal_their_definition(name: str) -> None:
     one = subject("gpt2")
     for sweep, which in sweeps(one, name, 20):
@@ -99,9 +130,13 @@ def test_kl_and_accuracy() -> None:
         before = alone(one, PROMPTS[i].prompt)[-1]
         with intervene(one.model, {part.site: edits.zero()}):
             after = alone(one, PROMPTS[i].prompt)[-1]
-        assert effects[place] == pytest.approx(float((before.exp2() * (before - after)).sum()), abs=1e-5)
+        assert effects[place] == pytest.approx(
+            float((before.exp2() * (before - after)).sum()), abs=1e-5
+        )
     ((sweep, which),) = sweeps(one, "pair_accuracy", 500)
-    assert sweep.clean.tolist() == [float(naive(one, "pair_difference", PAIRS[i]) > 0) for i in which]
+    assert sweep.clean.tolist() == [
+        float(naive(one, "pair_difference", PAIRS[i]) > 0) for i in which
+    ]
 
 
 def test_rows_do_not_meet() -> None:
@@ -122,10 +157,16 @@ def hand_built(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("value", ["zero", "mean"])
-def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Path, value: str) -> None:
+def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(
+    tmp_path: Path, value: str
+) -> None:
     base = hand_built(tmp_path)
     config = AblateOptions(
-        model=str(base / "model"), prompts=base / "prompts.jsonl", value=value, bos="never", out=base / "run"
+        model=str(base / "model"),
+        prompts=base / "prompts.jsonl",
+        value=value,
+        bos="never",
+        out=base / "run",
     )
     results = execute(STUDIES["ablate"], config)
     named = {(r["layer"], r["index"]) for r in results["records"] if r["p"] < 0.05}
@@ -134,7 +175,9 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(tmp_path: Pat
     assert all(r["effect"] == pytest.approx(0, abs=1e-5) for r in others)
     assert results["baseline"]["low"] > 1
     if value == "zero":  # without the copying head all tokens are equally likely
-        record = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
+        record = next(
+            r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION
+        )
         assert record["normalised"] == pytest.approx(-1, abs=1e-4)
 
 
@@ -172,37 +215,72 @@ REFERENCE = ["w3 w9 w4 w12 w7 w5 w14 w8 w10 w6 w11", "w5 w6 w4", "w13 w3 w8"]
 
 @pytest.mark.parametrize(
     ("value", "reference"),
-    [("mean", True), ("mean", False), ("mean-position", True), ("mean-position", False), ("resample", True)],
+    [
+        ("mean", True),
+        ("mean", False),
+        ("mean-position", True),
+        ("mean-position", False),
+        ("resample", True),
+    ],
 )
-def test_values_of_reference_texts_are_those_of_single_forwards(tmp_path: Path, value: str, reference: bool) -> None:
+def test_values_of_reference_texts_are_those_of_single_forwards(
+    tmp_path: Path, value: str, reference: bool
+) -> None:
     base, more = hand_built(tmp_path), {}
     if reference:
         more["reference"] = base / "texts.jsonl"
-        more["reference"].write_text("".join(json.dumps({"prompt": t, "answer": " w3"}) + "\n" for t in REFERENCE))
-    given = {"model": str(base / "model"), "prompts": base / "prompts.jsonl", "bos": "always", "batch_tokens": 40}
-    results = execute(STUDIES["ablate"], AblateOptions(value=value, out=base / "run", **given, **more))
+        more["reference"].write_text(
+            "".join(json.dumps({"prompt": t, "answer": " w3"}) + "\n" for t in REFERENCE)
+        )
+    given = {
+        "model": str(base / "model"),
+        "prompts": base / "prompts.jsonl",
+        "bos": "always",
+        "batch_tokens": 40,
+    }
+    results = execute(
+        STUDIES["ablate"], AblateOptions(value=value, out=base / "run", **given, **more)
+    )
     one, prompts = load(base / "model", bos="always"), read_prompts(base / "prompts.jsonl")
-    texts = [written(one, text) for text in (REFERENCE if reference else [p.prompt for p in prompts])]
+    texts = [
+        written(one, text) for text in (REFERENCE if reference else [p.prompt for p in prompts])
+    ]
     moved = []
     for record in results["records"]:
         layer, head = record["layer"], record["index"]
         own = [text[layer, :, head] for text in texts]
         if value == "mean":
-            new = torch.cat([text[1:] for text in own]).mean(0).expand(induction.POSITIONS, -1)  # not the BOS
+            new = (
+                torch.cat([text[1:] for text in own]).mean(0).expand(induction.POSITIONS, -1)
+            )  # not the BOS
         elif value == "resample":
             new = own[0]
         else:
             longest = max(map(len, own))
-            new = torch.stack([torch.stack([t[at] for t in own if len(t) > at]).mean(0) for at in range(longest)])
-        effects = [put(one, p, layer, head, new) - naive(one, "logit_difference", p) for p in prompts]
+            new = torch.stack(
+                [torch.stack([t[at] for t in own if len(t) > at]).mean(0) for at in range(longest)]
+            )
+        effects = [
+            put(one, p, layer, head, new) - naive(one, "logit_difference", p) for p in prompts
+        ]
         assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-4)
         moved.append(abs(record["effect"]))
     assert sorted(moved)[-2] > 0.1  # the two heads that write
 
 
-def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_its_fields_resumes_and_is_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = hand_built(tmp_path)
-    command = ["ablate", "--model", str(base / "model"), "--prompts", str(base / "prompts.jsonl"), "--bos", "never"]
+    command = [
+        "ablate",
+        "--model",
+        str(base / "model"),
+        "--prompts",
+        str(base / "prompts.jsonl"),
+        "--bos",
+        "never",
+    ]
     command += ["--batch-tokens", "40"]
     assert cli.main([*command, "--out", str(base / "whole")]) == 0
     whole = json.loads((base / "whole" / "results.json").read_text())
@@ -232,7 +310,9 @@ def test_a_run_has_its_fields_resumes_and_is_not_run_twice(tmp_path: Path, monke
 def test_the_command_comes_back() -> None:
     import argparse
 
-    config = AblateOptions(model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o"))
+    config = AblateOptions(
+        model="m", prompts=Path("p.jsonl"), component="mlps", value="mean", limit=3, out=Path("o")
+    )
     parser = argparse.ArgumentParser()
     add_options(parser, AblateOptions)
     words = as_command("ablate", config).split()[2:]
@@ -242,20 +322,44 @@ def test_the_command_comes_back() -> None:
 @pytest.mark.parametrize(
     ("lines", "more", "message"),
     [
-        ('{"prompt": "w3"}', [], "p.jsonl:1: expected 'answer' to be a text, got None; the line has prompt"),
+        (
+            '{"prompt": "w3"}',
+            [],
+            "p.jsonl:1: expected 'answer' to be a text, got None; the line has prompt",
+        ),
         ("[1]", [], "p.jsonl:1: expected a JSON object, got 1"),
         ("{", [], "p.jsonl:1: expected a JSON object: "),
         ("", [], "p.jsonl: expected at least one line, got none"),
-        ('{"prompt": "w3", "answer": " w4", "wrong": " w4"}', [], "expected an answer that differs from the wrong one"),
-        ('{"prompt": "w3", "answer": " w4"}', [], "metric logit_difference: prompt 1 ('w3') has no 'wrong'"),
+        (
+            '{"prompt": "w3", "answer": " w4", "wrong": " w4"}',
+            [],
+            "expected an answer that differs from the wrong one",
+        ),
+        (
+            '{"prompt": "w3", "answer": " w4"}',
+            [],
+            "metric logit_difference: prompt 1 ('w3') has no 'wrong'",
+        ),
         (
             '{"prompt": "w3", "answer": " w4 w5", "wrong": " w6"}',
             [],
             "expected one token, answer ' w4 w5' is 2: 'w4', 'w5'",
         ),
-        ('{"prompt": "w3", "answer": " w4"}', ["--metric", "nonsense"], "unknown metric 'nonsense': expected logit_d"),
-        ('{"prompt": "w3", "answer": " w4"}', ["--metric", "pair_difference"], "metric pair_difference is of pairs"),
-        ('{"prompt": "w3", "answer": " w4"}', ["--pairs", "x"], "expected one of --prompts FILE and --pairs FILE"),
+        (
+            '{"prompt": "w3", "answer": " w4"}',
+            ["--metric", "nonsense"],
+            "unknown metric 'nonsense': expected logit_d",
+        ),
+        (
+            '{"prompt": "w3", "answer": " w4"}',
+            ["--metric", "pair_difference"],
+            "metric pair_difference is of pairs",
+        ),
+        (
+            '{"prompt": "w3", "answer": " w4"}',
+            ["--pairs", "x"],
+            "expected one of --prompts FILE and --pairs FILE",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -263,7 +367,15 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     base = hand_built(tmp_path)
     (base / "p.jsonl").write_text(lines, encoding="utf-8")
-    command = ["ablate", "--model", str(base / "model"), "--prompts", str(base / "p.jsonl"), "--out", str(base / "r")]
+    command = [
+        "ablate",
+        "--model",
+        str(base / "model"),
+        "--prompts",
+        str(base / "p.jsonl"),
+        "--out",
+        str(base / "r"),
+    ]
     assert cli.main([*command, *more]) == 2
     said = capsys.readouterr().err.replace("\r", "\n").strip()
     assert message in said
@@ -300,7 +412,11 @@ def test_masked_models_are_measured_by_pseudo_log_likelihood() -> None:
         metric.reads(subject("bert"), PAIRS)
 
 
-MASKED = [Prompt("w3 w4 w5", "w6", "w7"), Prompt("w8 w5 w4 w9", " w10", " w11"), Prompt("w12 w5", "w13", "w14")]
+MASKED = [
+    Prompt("w3 w4 w5", "w6", "w7"),
+    Prompt("w8 w5 w4 w9", " w10", " w11"),
+    Prompt("w12 w5", "w13", "w14"),
+]
 """Prompts in which w4 is the mask."""
 
 
@@ -308,7 +424,9 @@ def at_mask(one: Subject, prompt: Prompt) -> torch.Tensor:
     """log2 p at the mask of one text, run by itself."""
     ids = list(one.encode([prompt.prompt])[0].ids)
     with torch.no_grad():
-        return torch.log_softmax(one.model(torch.tensor([ids])).logits[0, ids.index(MASK)].double(), -1) / np.log(2)
+        return torch.log_softmax(
+            one.model(torch.tensor([ids])).logits[0, ids.index(MASK)].double(), -1
+        ) / np.log(2)
 
 
 @pytest.mark.parametrize("kind", ["heads", "neurons", "mlps", "attentions", "layers"])
@@ -329,7 +447,10 @@ def test_masked_models_answer_at_the_mask(kind: str) -> None:
     parts = components(one.model, kind, chunk.batch)[:: 13 if kind == "neurons" else 1]
     skip = kind == "layers"
     effects = sweep.effects(
-        [(p, edits.copy(f"blocks.{p.layer}.hook_resid_pre") if skip else edits.zero()) for p in parts]
+        [
+            (p, edits.copy(f"blocks.{p.layer}.hook_resid_pre") if skip else edits.zero())
+            for p in parts
+        ]
     )
     assert np.abs(effects).max() > 2e-4
     for part, found in zip(parts, effects, strict=True):
@@ -354,7 +475,9 @@ def test_other_metrics_of_masked_models() -> None:
     # The loss and the difference of pairs are sums of the same log-probabilities.
     good, bad = ("w3 w6 w5", "w3 w7 w5 w8")
     losses = clean("loss", [Prompt(good, ""), Prompt(bad, "")])
-    assert clean("pair_difference", [Pair(good, bad)])[0] == pytest.approx(-3 * losses[0] + 4 * losses[1], abs=2e-5)
+    assert clean("pair_difference", [Pair(good, bad)])[0] == pytest.approx(
+        -3 * losses[0] + 4 * losses[1], abs=2e-5
+    )
     with pytest.raises(MetricError, match="expected one w4 in the text, got 0 in 'w12 w5'"):
         get_metric("logit_difference").reads(one, MASKED)
 
@@ -370,14 +493,21 @@ def masking() -> Any:
 
 
 def test_blimps_one_prefix_lines_are_prompts(tmp_path: Path) -> None:
-    line = {"one_prefix_prefix": "w3 w4", "one_prefix_word_good": "w5", "one_prefix_word_bad": "w6", "UID": "agreement"}
+    line = {
+        "one_prefix_prefix": "w3 w4",
+        "one_prefix_word_good": "w5",
+        "one_prefix_word_bad": "w6",
+        "UID": "agreement",
+    }
     (tmp_path / "b.jsonl").write_text(json.dumps(line), encoding="utf-8")
     assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6")]
     (tmp_path / "b.jsonl").write_text(json.dumps({**line, "group": "g"}), encoding="utf-8")
     assert read_prompts(tmp_path / "b.jsonl") == [Prompt("w3 w4", " w5", " w6", group="g")]
     del line["one_prefix_word_good"]
     (tmp_path / "b.jsonl").write_text(json.dumps(line), encoding="utf-8")
-    with pytest.raises(PromptError, match=r"b.jsonl:1: expected 'one_prefix_word_good' to be a text, got None"):
+    with pytest.raises(
+        PromptError, match=r"b.jsonl:1: expected 'one_prefix_word_good' to be a text, got None"
+    ):
         read_prompts(tmp_path / "b.jsonl")
 
 
@@ -391,7 +521,9 @@ def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
     values = [{}, {"group": None}, {"group": 3}, {"group": "x"}, {"group": "x"}]
     path = tmp_path / "lines.jsonl"
     for read, line in readers.values():
-        path.write_text("\n".join(json.dumps({**line, **value}) for value in values), encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps({**line, **value}) for value in values), encoding="utf-8"
+        )
         assert [item.group for item in read(path)] == [None, None, "3", "x", "x"]
     row = {"probabilities": [0.5, 0.5], "label": 0}
     path.write_text("\n".join(json.dumps({**row, **value}) for value in values), encoding="utf-8")
@@ -401,20 +533,30 @@ def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
     for read, line in [*readers.values(), (read_predictions, row)]:
         for bad in ("", [1], {}):
             path.write_text(json.dumps({**line, "group": bad}), encoding="utf-8")
-            with pytest.raises(ValueError, match=r"lines.jsonl:1: expected 'group' to be a text or a number, got "):
+            with pytest.raises(
+                ValueError, match=r"lines.jsonl:1: expected 'group' to be a text or a number, got "
+            ):
                 read(path)
 
 
 @pytest.mark.parametrize(
     ("name", "item", "said"),
     [
-        ("log_probability", Prompt("w3 " * 59 + "w3", " w4 w5 w6 w7"), "prompt 1: with ' w4 w5 w6 w7' longer than"),
+        (
+            "log_probability",
+            Prompt("w3 " * 59 + "w3", " w4 w5 w6 w7"),
+            "prompt 1: with ' w4 w5 w6 w7' longer than",
+        ),
         (
             "answer_difference",
             Prompt("w3 " * 59 + "w3", " w4", " w4 w5 w6 w7"),
             "prompt 1: with ' w4 w5 w6 w7' long",
         ),
-        ("log_probability", Prompt("w3 " * 70, " w4"), "prompt 1: longer than the model's 64 tokens"),
+        (
+            "log_probability",
+            Prompt("w3 " * 70, " w4"),
+            "prompt 1: longer than the model's 64 tokens",
+        ),
         ("pair_difference", Pair("w3 " * 70 + "w4", "w3 " * 70 + "w5"), "pair 1: longer than"),
         (
             "pair_difference",
@@ -426,7 +568,9 @@ def test_a_group_is_read_alike_from_every_kind_of_line(tmp_path: Path) -> None:
         ("confidence", Prompt("w3 " * 70, ""), "prompt 1: longer than"),
     ],
 )
-def test_a_text_that_the_model_would_be_shown_cut_is_refused(name: str, item: Prompt | Pair, said: str) -> None:
+def test_a_text_that_the_model_would_be_shown_cut_is_refused(
+    name: str, item: Prompt | Pair, said: str
+) -> None:
     with pytest.raises(MetricError, match=re.escape(said)):
         get_metric(name).reads(subject("gpt2"), [item])
 
@@ -436,7 +580,10 @@ def test_logits_that_are_no_numbers_are_refused_with_the_part_that_made_them(nam
     one, metric = subject("gpt2"), get_metric(name)
     (chunk,) = chunks(one, metric.reads(one, items(name)), 1000)
     parts = components(one.model, "mlps", chunk.batch)
-    broken = [(parts[0], edits.zero()), (parts[1], edits.function(lambda value: value * float("nan")))]
+    broken = [
+        (parts[0], edits.zero()),
+        (parts[1], edits.function(lambda value: value * float("nan"))),
+    ]
     with pytest.raises(MetricError, match=r"got NaN or infinity with blocks.1.hook_mlp_out edited"):
         Sweep(one, metric, chunk).effects(broken)
     one.model.transformer.ln_f.weight.data.fill_(float("nan"))

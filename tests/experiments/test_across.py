@@ -31,14 +31,25 @@ from experiments.tasks.views import View
 def corpora():
     """Three splits of the embedded corpus, laid out as if every word had one token."""
     paths = demo_paths()
-    splits = {s: read_conllu(p, limit=60) for s, p in zip(SPLITS, (paths.train, paths.dev, paths.test), strict=True)}
+    splits = {
+        s: read_conllu(p, limit=60)
+        for s, p in zip(SPLITS, (paths.train, paths.dev, paths.test), strict=True)
+    }
     layouts = {s: _layout(corpus) for s, corpus in splits.items()}
     sizes = [layouts[s].n_rows for s in SPLITS]
-    return splits, layouts, dict(zip(SPLITS, (0, sizes[0], sum(sizes[:2])), strict=True)), sum(sizes)
+    return (
+        splits,
+        layouts,
+        dict(zip(SPLITS, (0, sizes[0], sum(sizes[:2])), strict=True)),
+        sum(sizes),
+    )
 
 
 def _layout(corpus):
-    encoded = [Encoded(s.text, (0,) * len(s.words), ((0, 0),) * len(s.words), (False,) * len(s.words)) for s in corpus]
+    encoded = [
+        Encoded(s.text, (0,) * len(s.words), ((0, 0),) * len(s.words), (False,) * len(s.words))
+        for s in corpus
+    ]
     return Layout(encoded, [[slice(i, i + 1) for i in range(len(s.words))] for s in corpus])
 
 
@@ -55,7 +66,10 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
                     at = heads[at] - 1
     noise = torch.randn(n, 40, generator=torch.Generator().manual_seed(0))
     features = {"code": code, "noise": noise}
-    found = {r["site"]: r for r in tree_scores_of(trees, features.__getitem__, list(features), rank=40, seed=0)}
+    found = {
+        r["site"]: r
+        for r in tree_scores_of(trees, features.__getitem__, list(features), rank=40, seed=0)
+    }
     chain = chain_scores(trees["test"], seed=0)
     assert found["code"]["uuas"] > 0.95
     assert found["code"]["root_accuracy"] > 0.95
@@ -66,10 +80,13 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
 def test_a_split_without_a_tree_is_said_and_the_rest_is_done(corpora, tmp_path):
     splits, layouts, _, _ = corpora
     single = {
-        s: replace(part, sentences=tuple(replace(x, words=x.words[:1]) for x in part)) for s, part in splits.items()
+        s: replace(part, sentences=tuple(replace(x, words=x.words[:1]) for x in part))
+        for s, part in splits.items()
     }
     view = View("text", {**splits, "test": single["test"]}, layouts, layouts["train"], ())
-    config = ProbeOptions(model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path)
+    config = ProbeOptions(
+        model="m", corpus=Path("c"), property=("upos",), structural=4, out=tmp_path
+    )
     found = across_layers(config, [view], [], {}, RunFolder(tmp_path, {}))
     assert found.trees == []
     assert [note.kind for note in found.notes] == ["skipped"]
@@ -81,13 +98,17 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
     task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
     tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
     kinds = sorted(set(tags))
-    told = torch.nn.functional.one_hot(torch.tensor([kinds.index(t) for t in tags]), len(kinds)).float()
+    told = torch.nn.functional.one_hot(
+        torch.tensor([kinds.index(t) for t in tags]), len(kinds)
+    ).float()
     generator = torch.Generator().manual_seed(0)
     blind = [torch.randn(n, len(kinds), generator=generator) for _ in range(3)]
     (late,) = mix_records([task], [blind[0], blind[1], told, blind[2]], list("abcd"), seed=0)
     assert np.argmax(late.mix) == 2
     assert late.low <= late.expected_layer <= late.high
-    assert late.expected_layer == pytest.approx(1, abs=0.1)  # the third of four: -1 is the embedding layer
+    assert late.expected_layer == pytest.approx(
+        1, abs=0.1
+    )  # the third of four: -1 is the embedding layer
     (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
     assert early.expected_layer is None
     assert early.headroom_low <= 0
@@ -99,7 +120,9 @@ def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
     task = build_task(get_property("upos", splits["train"]), splits, layouts, offsets)
     tags = [word.upos for s in SPLITS for sentence in splits[s] for word in sentence.words]
     kinds = sorted(set(tags))
-    told = torch.nn.functional.one_hot(torch.tensor([kinds.index(t) for t in tags]), len(kinds)).float()
+    told = torch.nn.functional.one_hot(
+        torch.tensor([kinds.index(t) for t in tags]), len(kinds)
+    ).float()
     noise = torch.randn(n, len(kinds), generator=torch.Generator().manual_seed(0))
     items = len(task.parts["test"])
     perfect, never = {"upos": np.ones(items)}, {"upos": np.zeros(items)}
@@ -120,8 +143,24 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     gold = [str(v) for v in test.labels]
 
     def cell(site, bits, beyond=()):
-        more = {"control": [], "control_values": [], "control_converged": True, "random_model": None}
-        return Cell("upos", site, gold, [1.0] * len(gold), 1.0, True, 0.0, **more, bits=bits, bits_beyond=list(beyond))
+        more = {
+            "control": [],
+            "control_values": [],
+            "control_converged": True,
+            "random_model": None,
+        }
+        return Cell(
+            "upos",
+            site,
+            gold,
+            [1.0] * len(gold),
+            1.0,
+            True,
+            0.0,
+            **more,
+            bits=bits,
+            bits_beyond=list(beyond),
+        )
 
     n = len(gold)
     cells = [
@@ -130,7 +169,12 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
         cell("blocks.1.hook_resid_post", [None, *[2.5] * (n - 1)], [None, *[2.0] * (n - 1)]),
     ]
     told = ProbeOptions(
-        model="m", out=Path("o"), corpus=Path("c"), property=("upos",), control_seeds=0, random_models=0
+        model="m",
+        out=Path("o"),
+        corpus=Path("c"),
+        property=("upos",),
+        control_seeds=0,
+        random_models=0,
     )
     records = summarise(cells, [task], {"upos": splits}, told).records
     train = [str(v) for v in task.parts["train"].labels]
@@ -142,7 +186,9 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     assert records[1].conditional_low == records[1].conditional_high == pytest.approx(1.0)
 
 
-def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(corpora):
+def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(
+    corpora,
+):
     splits, layouts, offsets, _ = corpora
     task = build_task(get_property("length", splits["train"]), splits, layouts, offsets)
     seen = task.parts["train"].types[0]
@@ -157,10 +203,21 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
     task = replace(task, parts={**task.parts, "test": few})
     more = {"control": [], "control_values": [], "control_converged": True, "random_model": None}
     cells = [
-        Cell("length", f"blocks.{i}.hook_resid_pre", (few.labels + off).tolist(), [], 1.0, True, 0.0, **more)
+        Cell(
+            "length",
+            f"blocks.{i}.hook_resid_pre",
+            (few.labels + off).tolist(),
+            [],
+            1.0,
+            True,
+            0.0,
+            **more,
+        )
         for i, off in enumerate((0.5, 0.1))
     ]
-    told = ProbeOptions(model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0)
+    told = ProbeOptions(
+        model="m", out=Path("o"), corpus=Path("c"), property=("length",), control_seeds=0
+    )
     found = summarise(cells, [task], {"length": splits}, told)
     assert json.dumps(as_json([*found.records, *found.comparisons]), allow_nan=False)
     low = [r.low for r in found.records]
@@ -176,5 +233,7 @@ def test_test_numbers_that_do_not_vary_are_refused(corpora):
         get_property("length", splits["train"]),
         read=lambda s, train: [3.0 if s.text in last else float(len(w.form)) for w in s.words],
     )
-    with pytest.raises(TaskError, match="'length': expected numbers that vary in test, got one value only"):
+    with pytest.raises(
+        TaskError, match="'length': expected numbers that vary in test, got one value only"
+    ):
         build_task(constant, splits, layouts, offsets)

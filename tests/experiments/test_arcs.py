@@ -47,7 +47,9 @@ def looks(targets: list[list[int]]) -> edits.Edit:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
-def test_heads_that_look_at_governors_and_at_fixed_places_are_named(tmp_path: Path, name: str) -> None:
+def test_heads_that_look_at_governors_and_at_fixed_places_are_named(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / "s.conllu").write_text((SENTENCES + "\n") * 2, encoding="utf-8")
     sentences = list(read_conllu(tmp_path / "s.conllu"))
     one = subject(name)
@@ -61,7 +63,10 @@ def test_heads_that_look_at_governors_and_at_fixed_places_are_named(tmp_path: Pa
         blank = [-1] * (longest - len(words) + 3)
         governors.append([-1] * lead + [w.head - 1 + lead if w.head else -1 for w in words] + blank)
         previous.append([-1] * lead + [max(i - 1 + lead, 0) for i in range(len(words))] + blank)
-    sites = {"blocks.1.attn.hook_pattern[2]": looks(governors), "blocks.0.attn.hook_pattern[3]": looks(previous)}
+    sites = {
+        "blocks.1.attn.hook_pattern[2]": looks(governors),
+        "blocks.0.attn.hook_pattern[3]": looks(previous),
+    }
     # One copy of each sentence chooses the heads, the other scores them.
     totals = WordTotals(one, sentences, layout, np.array([0, 2, 1, 3]), least=1)
     with intervene(one.model, sites):
@@ -87,7 +92,10 @@ def test_a_relation_of_few_texts_is_left_out_however_many_arcs_they_have(tmp_pat
     (tmp_path / "s.conllu").write_text((SENTENCES + "\n") * 4, encoding="utf-8")
     sentences = list(read_conllu(tmp_path / "s.conllu"))
     one = subject("bert")
-    layout, groups = Layout.of(one, sentences), np.arange(8) // 2 * 2 + np.arange(8) // 4  # 4 texts in each half
+    layout, groups = (
+        Layout.of(one, sentences),
+        np.arange(8) // 2 * 2 + np.arange(8) // 4,
+    )  # 4 texts in each half
     for least, kinds in ((4, {"det", "obj"}), (5, set())):  # 10 arcs of det in each half
         totals = WordTotals(one, sentences, layout, groups, least=least)
         assert {relation for relation, _ in totals.kinds} == kinds

@@ -22,13 +22,25 @@ PATHS = demo_paths()
 
 def command(out: Path, **more: Any) -> list[str]:
     given = {"model": PATHS.model, "out": out, "limit": 120, **more}
-    return ["attend", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+    return [
+        "attend",
+        *(word for name, value in given.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 @pytest.fixture(scope="module")
 def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablate") / "run"
-    told = ["--model", str(PATHS.model), "--pairs", str(PATHS.pairs), "--limit", "12", "--out", str(out)]
+    told = [
+        "--model",
+        str(PATHS.model),
+        "--pairs",
+        str(PATHS.pairs),
+        "--limit",
+        "12",
+        "--out",
+        str(out),
+    ]
     assert cli.main(["ablate", *told]) == 0
     return out
 
@@ -45,7 +57,15 @@ def test_every_head_has_its_numbers_between_their_ends(found: dict[str, Any]) ->
     records = found["records"]
     assert len(records) == 20
     for record in records:
-        for name in ("entropy", "confidence", "first", "norm_first", "previous", "distance", "output"):
+        for name in (
+            "entropy",
+            "confidence",
+            "first",
+            "norm_first",
+            "previous",
+            "distance",
+            "output",
+        ):
             assert record[f"{name}_low"] <= record[name] <= record[f"{name}_high"]
         assert record["next"] == 0 == record["end"]  # a causal model, and no token after the text
         assert 0 < record["entropy"] < 1
@@ -58,7 +78,10 @@ def test_the_trained_model_follows_its_grammar(found: dict[str, Any]) -> None:
     """The corpus is generated from a grammar with agreement: some head looks from the verb's side to its subject."""
     by_kind = {(r["relation"], r["direction"]): r for r in found["relations"]}
     assert by_kind["nsubj", "to dependent"]["syntactic"]
-    assert by_kind["nsubj", "to dependent"]["score"] > by_kind["nsubj", "to dependent"]["baseline"] + 0.1
+    assert (
+        by_kind["nsubj", "to dependent"]["score"]
+        > by_kind["nsubj", "to dependent"]["baseline"] + 0.1
+    )
     assert "dependencies" in [f["property"] for f in found["findings"]]
 
 
@@ -99,8 +122,12 @@ def head(place: int, effect: float | None, q: float | None, exact: bool = True) 
     values = {**dict.fromkeys(REQUIRED, 0.0), **ends, **looks}
     measured = None
     if effect is not None:
-        measured = HeadEffect(effect=float(effect), effect_low=None, effect_high=None, effect_q=q, effect_exact=exact)
-    return HeadRecord(site=f"head {place}", **WHERE, **values, nearest_similarity=None, role="", measured=measured)
+        measured = HeadEffect(
+            effect=float(effect), effect_low=None, effect_high=None, effect_q=q, effect_exact=exact
+        )
+    return HeadRecord(
+        site=f"head {place}", **WHERE, **values, nearest_similarity=None, role="", measured=measured
+    )
 
 
 def apart_of(records: list[HeadRecord]) -> Any:
@@ -111,9 +138,15 @@ def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
     """The quarters of eight heads are two each; the middle ones are not named, whatever they do."""
     clear = {1: 0.01, 2: 0.2, 3: 0.01, 6: 0.5, 7: 0.01, 8: 0.5}
     apart = apart_of([head(i, (-1) ** i * i, clear.get(i, 0.3)) for i in range(1, 9)])
-    assert apart.spearman == {"confidence": pytest.approx(1), "entropy": pytest.approx(-1), "output": None}
+    assert apart.spearman == {
+        "confidence": pytest.approx(1),
+        "entropy": pytest.approx(-1),
+        "output": None,
+    }
     assert (apart.sharp_unneeded, apart.diffuse_needed) == (["head 8"], ["head 1"])
-    estimated = [head(i, 9 - i, None, exact=False) for i in range(3, 9)]  # an estimate says nothing of chance
+    estimated = [
+        head(i, 9 - i, None, exact=False) for i in range(3, 9)
+    ]  # an estimate says nothing of chance
     apart = apart_of([head(1, 8, 0.2), head(2, 7, 0.01), *estimated, head(0, None, None)])
     assert apart.n == 8
     assert apart.spearman["confidence"] == pytest.approx(-1)
@@ -123,7 +156,8 @@ def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
 def test_texts_without_annotation(tmp_path: Path) -> None:
     prompts = tmp_path / "texts.jsonl"
     prompts.write_text(
-        '{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8"
+        '{"prompt": "A dog sleeps, and the cat runs."}\n{"prompt": "The dogs are here."}\n',
+        encoding="utf-8",
     )
     assert cli.main([*command(tmp_path / "run", prompts=prompts), "--flow"]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
@@ -132,7 +166,9 @@ def test_texts_without_annotation(tmp_path: Path) -> None:
     assert any(n["kind"] == "skipped" and "dependencies" in n["text"] for n in found["notes"])
 
 
-def test_bad_input_is_one_clear_line(tmp_path: Path, ablated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path, ablated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     told = json.loads((ablated / "results.json").read_text(encoding="utf-8"))
@@ -148,7 +184,9 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, ablated: Path, capsys: pyte
         assert message in capsys.readouterr().err
 
 
-def test_a_token_whose_embedding_is_nan_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_whose_embedding_is_nan_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(PATHS.model)
     tokenizer = AutoTokenizer.from_pretrained(PATHS.model)
     (token,) = tokenizer(" are", add_special_tokens=False)["input_ids"]
@@ -157,7 +195,9 @@ def test_a_token_whose_embedding_is_nan_is_one_line(tmp_path: Path, capsys: pyte
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     prompts = tmp_path / "texts.jsonl"
-    prompts.write_text('{"prompt": "The cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8")
+    prompts.write_text(
+        '{"prompt": "The cat runs."}\n{"prompt": "The dogs are here."}\n', encoding="utf-8"
+    )
     given = {"model": tmp_path / "model", "prompts": prompts}
     assert cli.main([*command(tmp_path / "run", **given), "--force"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

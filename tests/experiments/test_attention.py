@@ -20,7 +20,14 @@ from torch import Tensor
 
 import experiments
 from experiments.attention.arcs import WordTotals
-from experiments.attention.heads import COLUMNS, GROUPS, HeadStatistics, HeadTotals, deal, punctuation
+from experiments.attention.heads import (
+    COLUMNS,
+    GROUPS,
+    HeadStatistics,
+    HeadTotals,
+    deal,
+    punctuation,
+)
 from experiments.attention.norms import output_weights
 from experiments.attention.passes import pass_over
 from experiments.attention.repetition import repetition_scores
@@ -71,7 +78,10 @@ def by_loops(one: Subject, texts: list[Encoded]) -> dict[str, np.ndarray]:
                 "first": row[..., 0],
                 "end": (row * after).sum(-1),
                 "punctuation": (row * marks).sum(-1),
-                **{n: row[..., k] if 0 <= k < len(text) else 0 * row[..., 0] for n, k in beside.items()},
+                **{
+                    n: row[..., k] if 0 <= k < len(text) else 0 * row[..., 0]
+                    for n, k in beside.items()
+                },
             }.items():
                 sums.setdefault(name, []).append(value)
     means = {name: np.mean(rows, 0) for name, rows in sums.items()}
@@ -106,19 +116,40 @@ def visible(pattern: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
-def test_a_uniform_head_has_entropy_1_and_the_uniform_masses_and_a_self_head_entropy_0(name: str) -> None:
+def test_a_uniform_head_has_entropy_1_and_the_uniform_masses_and_a_self_head_entropy_0(
+    name: str,
+) -> None:
     one = subject(name)
     texts = one.encode(TEXTS)
-    uniform = put(one, "blocks.0.attn.hook_pattern[2]", lambda p: visible(p) / visible(p).sum(-1, keepdim=True))
-    itself = put(one, "blocks.1.attn.hook_pattern[0]", lambda p: torch.eye(p.shape[-1]).expand_as(p))
+    uniform = put(
+        one,
+        "blocks.0.attn.hook_pattern[2]",
+        lambda p: visible(p) / visible(p).sum(-1, keepdim=True),
+    )
+    itself = put(
+        one, "blocks.1.attn.hook_pattern[0]", lambda p: torch.eye(p.shape[-1]).expand_as(p)
+    )
     with uniform, itself:  # type: ignore[attr-defined]
         found = statistics(one, texts)
     assert found.value("entropy")[0, 2] == pytest.approx(1, abs=1e-6)
     expected = found.under_uniform()
-    for statistic in ("confidence", "distance", "first", "end", "punctuation", "self", "previous", "next"):
+    for statistic in (
+        "confidence",
+        "distance",
+        "first",
+        "end",
+        "punctuation",
+        "self",
+        "previous",
+        "next",
+    ):
         assert found.value(statistic)[0, 2] == pytest.approx(expected[statistic][0], abs=1e-6)
-    told = {n: found.value(n)[1, 0] for n in ("entropy", "self", "confidence", "distance", "previous")}
-    assert told == pytest.approx({"entropy": 0, "self": 1, "confidence": 1, "distance": 0, "previous": 0}, abs=1e-6)
+    told = {
+        n: found.value(n)[1, 0] for n in ("entropy", "self", "confidence", "distance", "previous")
+    }
+    assert told == pytest.approx(
+        {"entropy": 0, "self": 1, "confidence": 1, "distance": 0, "previous": 0}, abs=1e-6
+    )
     low, high = found.intervals()["entropy"]
     assert low[0, 2] == pytest.approx(1, abs=1e-6) == high[0, 2]
     between = (low <= found.value("entropy")) & (found.value("entropy") <= high)
@@ -177,7 +208,11 @@ def test_pattern_times_value_times_output_projection_is_what_attention_adds(
     texts = one.encode(TEXTS[:3])
     (batch,) = one.batches(texts, 512, side)  # type: ignore[arg-type]
     eager = torch.compiler.set_stance("force_eager")  # compiling flex attention takes half a minute
-    with torch.no_grad(), eager, capture(one.model, ("pattern", 1), ("v", 1), ("attn_out", 1)) as acts:
+    with (
+        torch.no_grad(),
+        eager,
+        capture(one.model, ("pattern", 1), ("v", 1), ("attn_out", 1)) as acts,
+    ):
         one.forward(batch)
     weights = output_weights(one.model, 1)
     assert weights is not None
@@ -191,7 +226,10 @@ def test_pattern_times_value_times_output_projection_is_what_attention_adds(
     bias = getattr(one.body.get_submodule(module), "bias", None)
     real = batch.attention_mask.bool()
     torch.testing.assert_close(
-        made[real] + (0 if bias is None else bias), acts[("attn_out", 1)][real], atol=2e-6, rtol=1e-4
+        made[real] + (0 if bias is None else bias),
+        acts[("attn_out", 1)][real],
+        atol=2e-6,
+        rtol=1e-4,
     )
     sums = acts[("pattern", 1)].sum(-1).transpose(1, 2)[real]
     torch.testing.assert_close(sums, torch.ones_like(sums))
@@ -251,7 +289,9 @@ def test_heads_that_look_alike_have_similarity_1_and_heads_that_never_do_0() -> 
     texts = one.encode(TEXTS[:3])
 
     def shifted(pattern: Tensor) -> Tensor:
-        return torch.eye(pattern.shape[-1]).roll(-1, 1).expand_as(pattern)  # each looks at the one before
+        return (
+            torch.eye(pattern.shape[-1]).roll(-1, 1).expand_as(pattern)
+        )  # each looks at the one before
 
     same = lambda p: torch.eye(p.shape[-1]).expand_as(p)  # noqa: E731
     totals = SimilarityTotals(one, texts)
@@ -304,7 +344,9 @@ def test_a_softmax_with_a_sink_of_its_own(tmp_path: Path) -> None:
     """gpt-oss: the weights that transformers gives back do not sum to 1; what is missing went to the learned sink."""
     width = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
     experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    config = hf.GptOssConfig(**width, **experts, num_attention_heads=4, num_key_value_heads=2, **tiny._IDS)
+    config = hf.GptOssConfig(
+        **width, **experts, num_attention_heads=4, num_key_value_heads=2, **tiny._IDS
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = hf.GptOssForCausalLM(config).eval()
@@ -313,7 +355,9 @@ def test_a_softmax_with_a_sink_of_its_own(tmp_path: Path) -> None:
     one = Subject(model, tiny.tokenizer(), bos="always")
     texts = ["w3 w4 w5 w6 w7 w8", "w3 w9 w10"]
     path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8"
+    )
     results = experiments.attend(model=one, prompts=path, out=tmp_path / "run")
     sums = {name: np.zeros((2, 4)) for name in ("first", "sink", "entropy")}
     n = 0
@@ -331,7 +375,9 @@ def test_a_softmax_with_a_sink_of_its_own(tmp_path: Path) -> None:
     assert sums["sink"].min() / n > 0.02
     for record in results.records:
         for name, total in sums.items():
-            assert record[name] == pytest.approx(total[record["layer"], record["index"]] / n, abs=1e-5)
+            assert record[name] == pytest.approx(
+                total[record["layer"], record["index"]] / n, abs=1e-5
+            )
     shown = results.raw["shown"]["texts"][0]
     size = len(shown["tokens"])
     assert len(base64.b64decode(shown["weights"])) == 2 * 4 * size * size
@@ -353,13 +399,19 @@ def test_the_patterns_of_a_report_are_the_model_s() -> None:
     one.model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = one.model(torch.tensor([texts[1].ids]), output_attentions=True).attentions
-    np.testing.assert_allclose(weights, torch.stack(attentions)[:, 0].numpy(), atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(
+        weights, torch.stack(attentions)[:, 0].numpy(), atol=0.5 / 255 + 1e-6
+    )
     assert text_patterns(one, texts, most=10) is None
     shown = shown_texts(one, texts, 5, with_flow=True)
     (text,) = shown.texts  # the shorter one is too short to be pleasant
     n = len(texts[0])
     weights = from_bytes(text.weights, 2, 4, n, n)
     np.testing.assert_allclose(weights, patterns(one, texts[0]), atol=0.5 / 255 + 1e-6)
-    np.testing.assert_allclose(from_bytes(text.rollout, n, n), rollout(patterns(one, texts[0])), atol=0.003)
+    np.testing.assert_allclose(
+        from_bytes(text.rollout, n, n), rollout(patterns(one, texts[0])), atol=0.003
+    )
     assert from_bytes(text.norms, 2, 4, n).max(-1) == pytest.approx(np.ones((2, 4)))
-    np.testing.assert_allclose(from_bytes(text.flow, n, n), flow(patterns(one, texts[0])), atol=0.003)
+    np.testing.assert_allclose(
+        from_bytes(text.flow, n, n), flow(patterns(one, texts[0])), atol=0.003
+    )

@@ -22,11 +22,15 @@ def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
         pytest.skip("no chromium on PATH")
     results = make.recorded("attend-checkpoints")
     layers, heads = 24, results["shown"]["heads"]
-    pattern = base64.b64encode(bytes([255, 0, 0, 128, 127, 0, 85, 85, 85]) * heads * layers).decode()
+    pattern = base64.b64encode(
+        bytes([255, 0, 0, 128, 127, 0, 85, 85, 85]) * heads * layers
+    ).decode()
     rollout = base64.b64encode(bytes([255, 0, 0, 64, 191, 0, 100, 55, 100])).decode()
     text = {"tokens": ["<s>", "a", " b"], "weights": pattern, "rollout": rollout}
     results["shown"] |= {"layers": list(range(layers)), "texts": [text]}
-    results["records"] = [{**r, "layer": n} for n in range(layers) for r in results["records"][:heads]]
+    results["records"] = [
+        {**r, "layer": n} for n in range(layers) for r in results["records"][:heads]
+    ]
     results["layers"] = [{**results["layers"][0], "layer": n} for n in range(layers)]
     page = tmp_path / "page.html"
     page.write_text(render_report(results), encoding="utf-8")
@@ -40,7 +44,12 @@ def test_hiding_the_first_token_scales_the_others_to_1(tmp_path: Path) -> None:
         browser.evaluate(HIDE)
         assert browser.evaluate(SEES) == "a looks at <s> 0.50, a 0.50"
         box = "document.querySelector('.thumbs')"
-        assert browser.evaluate(f"{box}.scrollHeight <= {box}.clientHeight + 1 && {box}.clientHeight < 800")
-        assert browser.evaluate("document.querySelector('[data-role=overview]').clientHeight") >= 12 * layers
+        assert browser.evaluate(
+            f"{box}.scrollHeight <= {box}.clientHeight + 1 && {box}.clientHeight < 800"
+        )
+        assert (
+            browser.evaluate("document.querySelector('[data-role=overview]').clientHeight")
+            >= 12 * layers
+        )
     finally:
         browser.close()

@@ -41,9 +41,9 @@ def make(name: str, **more: Any) -> Subject:
 def alone(subject: Subject, row: Row) -> torch.Tensor:
     """Log-probabilities at the row's one read, from a forward of the row by itself."""
     with torch.no_grad():
-        return torch.log_softmax(subject.model(torch.tensor([row.ids])).logits[0, row.reads[0]].double(), -1) / np.log(
-            2
-        )
+        return torch.log_softmax(
+            subject.model(torch.tensor([row.ids])).logits[0, row.reads[0]].double(), -1
+        ) / np.log(2)
 
 
 # -- units
@@ -59,8 +59,13 @@ def test_words_keep_their_tokens() -> None:
 def test_chinese_words_are_characters_and_clauses_are_spans() -> None:
     subject = make("gpt2")
     text = "今天天气很好，我们走。"
-    assert find_units(subject, subject.encode([text])[0], "span").texts == ("今天天气很好，", "我们走。")
-    joined = find_units(subject, subject.encode([text])[0])  # the tokenizer has one token for a run of letters
+    assert find_units(subject, subject.encode([text])[0], "span").texts == (
+        "今天天气很好，",
+        "我们走。",
+    )
+    joined = find_units(
+        subject, subject.encode([text])[0]
+    )  # the tokenizer has one token for a run of letters
     assert joined.texts == ("今天天气很好", "，", "我们走", "。")
     assert "share a token" in joined.notes[0].text
 
@@ -70,7 +75,9 @@ def test_chinese_words_are_characters_and_clauses_are_spans() -> None:
 
 @pytest.mark.parametrize("name", [*CAUSAL, "bert"])
 @pytest.mark.parametrize("removal", ["delete", "pad", "zero"])
-def test_rows_in_shared_beginnings_are_the_rows_alone(name: str, removal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_shared_beginnings_are_the_rows_alone(
+    name: str, removal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prefixes, "CALL", 1)  # so few rows would otherwise not be worth more calls
     subject = make(name)
     text = " ".join(f"w{i}" for i in range(5, 17)) + (" w4" if name == "bert" else "")
@@ -95,7 +102,9 @@ def test_rows_in_shared_beginnings_are_the_rows_alone(name: str, removal: str, m
     assert scorer.cost.forwards < 45
     if name in CAUSAL and removal != "zero":
         assert scorer._checked  # beginnings were shared
-        assert scorer.cost.tokens < 0.9 * sum(2 + mask.sum() if removal == "delete" else 13 for mask in masks)
+        assert scorer.cost.tokens < 0.9 * sum(
+            2 + mask.sum() if removal == "delete" else 13 for mask in masks
+        )
 
 
 def test_a_row_is_scored_once() -> None:
@@ -110,7 +119,9 @@ def test_a_model_whose_cache_does_not_keep_is_run_whole() -> None:
     subject = make("gpt2")
     scorer = Scorer(ask(subject, TEXT, " w20"))
     broken = subject.body.forward
-    subject.body.forward = lambda *a, past_key_values=None, **k: broken(*a, past_key_values=None, **k)  # forgets
+    subject.body.forward = lambda *a, past_key_values=None, **k: broken(
+        *a, past_key_values=None, **k
+    )  # forgets
     try:
         masks = np.random.default_rng(0).random((40, 6)) < 0.5
         game = Game(scorer, "pad")
@@ -127,7 +138,9 @@ def test_cuts_are_the_cheapest_of_all() -> None:
     rows = sorted({tuple(rng.integers(0, 2, 12).tolist()) for _ in range(400)})
     at, tokens = cuts(rows)
     starts = [0, *at[:-1]]
-    assert tokens == sum(len({r[:b] for r in rows}) * (b - a) for a, b in zip(starts, at, strict=True))
+    assert tokens == sum(
+        len({r[:b] for r in rows}) * (b - a) for a, b in zip(starts, at, strict=True)
+    )
     assert tokens < 0.7 * sum(map(len, rows))
     assert at[-1] == 12
 
@@ -153,12 +166,16 @@ def test_an_absent_word_is_as_long_as_the_embedding_layer_makes_its_words() -> N
     vectors = table[ids].clone()
     vectors[0, 3] = table.mean(0)
     with torch.no_grad():
-        logp = torch.log_softmax(model(inputs_embeds=vectors).logits[0, -1].double(), -1) / np.log(2)
+        logp = torch.log_softmax(model(inputs_embeds=vectors).logits[0, -1].double(), -1) / np.log(
+            2
+        )
     game = Game(Scorer(ask(subject, TEXT, " w20")), "mean")
     assert game(np.arange(6)[None] != 2)[0] == pytest.approx(float(logp[20]), abs=1e-5)
 
 
-def test_a_masked_model_proposes_in_batches_once_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_masked_model_proposes_in_batches_once_and_counts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     subject = make("bert")
     scorer = Scorer(ask(subject, f"{TEXT} w4", " w20"), batch_tokens=16)
     (part,) = scorer.question.parts
@@ -229,7 +246,9 @@ def test_a_classifier_answers_for_its_class() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*will not detect padding tokens")
 def test_a_causal_classifier_reads_the_last_position_whatever_stands_there() -> None:
-    config = hf.GPT2Config(n_layer=2, n_embd=32, n_head=4, n_positions=64, num_labels=3, **tiny._IDS)
+    config = hf.GPT2Config(
+        n_layer=2, n_embd=32, n_head=4, n_positions=64, num_labels=3, **tiny._IDS
+    )
     torch.manual_seed(0)
     model: Any = hf.GPT2ForSequenceClassification(config).eval()
     subject = Subject(model, tiny.tokenizer(), bos="never")
@@ -267,7 +286,9 @@ def test_the_two_words_that_matter_are_found(method: str) -> None:
     if method in ("leave-one-out", "shapley", "kernel-shap", "permutation-shap"):
         np.testing.assert_allclose(found.scores[rest], 0, atol=1e-4)  # dummies
         assert found.scores[1] == pytest.approx(found.scores[4], abs=1e-4)  # and the two are alike
-    if method == "leave-one-out":  # each word alone takes the interaction with it: the two are counted together twice
+    if (
+        method == "leave-one-out"
+    ):  # each word alone takes the interaction with it: the two are counted together twice
         one, both = (planted_value(words) for words in (1, 2))
         assert found.scores[1] == pytest.approx(both - one, abs=1e-3)
     if method in ("shapley", "kernel-shap", "permutation-shap"):
@@ -276,7 +297,9 @@ def test_the_two_words_that_matter_are_found(method: str) -> None:
 
 def test_local_gradients_see_where_a_word_could_matter_not_which_does() -> None:
     """The model would answer to w40 at any place, so moving any word's vector towards it changes as much."""
-    found = attribute(planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method="saliency")
+    found = attribute(
+        planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method="saliency"
+    )
     assert found.scores[0] > 0.5 * found.scores[1]
     assert "no sign" in found.notes[-1].text
 
@@ -291,13 +314,19 @@ def planted_value(words: int) -> float:
 
 def test_without_them_nothing_is_found() -> None:
     text = planted.TEXT.replace("w40", "w11").replace("w41", "w12")
-    found = attribute(planted.subject(), text, target=Target(" w50", measure="logit"), removal="word:w5")
+    found = attribute(
+        planted.subject(), text, target=Target(" w50", measure="logit"), removal="word:w5"
+    )
     np.testing.assert_allclose(found.scores, 0, atol=1e-6)
 
 
 def replaced(subject: Subject, at: int, new: torch.Tensor) -> float:
     """The logit of w20 with another vector at one place of the text, from a forward of its own."""
-    vectors = subject.model.get_input_embeddings()(torch.tensor([subject.encode([TEXT])[0].ids])).detach().clone()
+    vectors = (
+        subject.model.get_input_embeddings()(torch.tensor([subject.encode([TEXT])[0].ids]))
+        .detach()
+        .clone()
+    )
     vectors[0, at] = new
     with torch.no_grad():
         return float(subject.model(inputs_embeds=vectors).logits[0, -1, 20])
@@ -312,13 +341,17 @@ def test_removals_that_are_drawn_are_those_of_rows_made_by_hand(removal: str) ->
     for draw in range(3):
         for unit, token in enumerate(range(5, 11)):
             if removal == "resample":
-                new = table[3 + int(torch.randint(97, (1,), generator=generator))]  # all but <pad>, <s> and </s>
+                new = table[
+                    3 + int(torch.randint(97, (1,), generator=generator))
+                ]  # all but <pad>, <s> and </s>
             else:
                 noise = torch.randn(1, 32, generator=generator)[0]
                 near = table[token] + 3 * table.std() * noise
                 new = near if removal == "noise" else table.mean(0) + table.std(0) * noise
             lost[draw, unit] = value - replaced(subject, unit + 1, new)
-    found = attribute(subject, TEXT, target=Target(" w20", measure="logit"), removal=removal, draws=3, seed=5)
+    found = attribute(
+        subject, TEXT, target=Target(" w20", measure="logit"), removal=removal, draws=3, seed=5
+    )
     np.testing.assert_allclose(found.scores, lost.mean(0), atol=1e-5)
     assert found.errors is not None
     np.testing.assert_allclose(found.errors, lost.std(0, ddof=1) / 3**0.5, atol=1e-5)
@@ -350,7 +383,11 @@ def test_removals_that_are_drawn_are_those_of_rows_made_by_hand(removal: str) ->
         (TEXT, {"features": -1}, "features -1: expected at least 0"),
         (TEXT, {"window": 0}, "window 0: expected at least 1"),
         (TEXT, {"method": "smoothgrad", "samples": 1}, "at least 2 samples, got 1"),
-        (TEXT, {"method": "conductance", "site": "blocks.0.attn.hook_z", "baseline": "sampled"}, "along one path"),
+        (
+            TEXT,
+            {"method": "conductance", "site": "blocks.0.attn.hook_z", "baseline": "sampled"},
+            "along one path",
+        ),
         (" ".join(["w5"] * 13), {"method": "shapley"}, "8,192 texts: expected at most 12 units"),
     ],
 )
@@ -364,6 +401,8 @@ def test_deleting_everything_needs_something_that_stays() -> None:
     subject = Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="never")
     with pytest.raises(AttributionError, match="leaves nothing that can be read"):
         attribute(subject, TEXT, method="shapley", removal="delete")
-    with pytest.raises(AttributionError, match="leaves nothing that can be read"):  # before the answer's first token
+    with pytest.raises(
+        AttributionError, match="leaves nothing that can be read"
+    ):  # before the answer's first token
         attribute(subject, TEXT, target=" w20 w21", method="shapley", removal="delete")
     assert attribute(subject, TEXT, method="shapley").more["removal"] == "mean"

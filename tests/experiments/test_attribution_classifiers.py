@@ -26,7 +26,10 @@ SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
 def tokenizer() -> Any:
     """Words of one token, joined in pairs as BERT's are."""
-    vocabulary = {**{token: i for i, token in enumerate(SPECIAL)}, **{f"w{i}": i for i in range(4, 40)}}
+    vocabulary = {
+        **{token: i for i, token in enumerate(SPECIAL)},
+        **{f"w{i}": i for i in range(4, 40)},
+    }
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="[MASK]"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast.post_processor = processors.TemplateProcessing(
@@ -34,14 +37,31 @@ def tokenizer() -> Any:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    return hf.PreTrainedTokenizerFast(tokenizer_object=fast, **names, model_input_names=["input_ids", "token_type_ids"])
+    names = {
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=fast, **names, model_input_names=["input_ids", "token_type_ids"]
+    )
 
 
 def classifier(**more: Any) -> Subject:
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    labels = {"id2label": {0: "rude", 1: "loud", 2: "kind"}, "label2id": {"rude": 0, "loud": 1, "kind": 2}}
-    config = hf.BertConfig(**size, **labels, vocab_size=40, initializer_range=0.3, pad_token_id=0, **more)
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    labels = {
+        "id2label": {0: "rude", 1: "loud", 2: "kind"},
+        "label2id": {"rude": 0, "loud": 1, "kind": 2},
+    }
+    config = hf.BertConfig(
+        **size, **labels, vocab_size=40, initializer_range=0.3, pad_token_id=0, **more
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = hf.BertForSequenceClassification(config).eval()
@@ -70,7 +90,9 @@ def test_the_probability_of_one_of_many_labels_is_its_own_sigmoid() -> None:
     expected = dict(zip(("rude", "loud", "kind"), answer.sigmoid().tolist(), strict=True))
     assert found == pytest.approx(expected, abs=1e-5)
     found = predictions(ask(one, TEXT))
-    assert [p.probability for p in found] == pytest.approx(sorted(answer.softmax(-1).tolist(), reverse=True), abs=1e-5)
+    assert [p.probability for p in found] == pytest.approx(
+        sorted(answer.softmax(-1).tolist(), reverse=True), abs=1e-5
+    )
 
 
 def test_a_model_of_one_number_has_no_probability() -> None:
@@ -99,21 +121,31 @@ def test_a_pair_is_given_with_its_token_types_whatever_is_removed(removal: str) 
             changed, its_types = [*ids[:place], 3, *ids[place + 1 :]], types
         else:
             changed, its_types = ids[:place] + ids[place + 1 :], types[:place] + types[place + 1 :]
-        assert scores.scores[unit] == pytest.approx(float(whole - logits(subject, changed, its_types)[1]), abs=1e-5)
+        assert scores.scores[unit] == pytest.approx(
+            float(whole - logits(subject, changed, its_types)[1]), abs=1e-5
+        )
 
 
 def test_gradients_of_a_pair_are_those_of_the_pair() -> None:
     subject = classifier()
     both = tokenizer()(TEXT, PAIR)
-    embedded = subject.model.get_input_embeddings()(torch.tensor([both["input_ids"]])).detach().requires_grad_()
-    out = subject.model(inputs_embeds=embedded, token_type_ids=torch.tensor([both["token_type_ids"]])).logits[0, 1]
+    embedded = (
+        subject.model.get_input_embeddings()(torch.tensor([both["input_ids"]]))
+        .detach()
+        .requires_grad_()
+    )
+    out = subject.model(
+        inputs_embeds=embedded, token_type_ids=torch.tensor([both["token_type_ids"]])
+    ).logits[0, 1]
     (gradient,) = torch.autograd.grad(out, embedded)
     expected = (gradient * embedded).sum(-1)[0, [1, 2, 3, 5, 6]].tolist()
     found = attribute(subject, TEXT, target="loud", pair=PAIR, method="grad-input")
     np.testing.assert_allclose(found.scores, expected, atol=1e-5)
 
 
-def test_pairs_and_gold_labels_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_and_gold_labels_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     subject = classifier()
     lines = [{"prompt": TEXT, "text_pair": PAIR, "label": "kind"}, {"prompt": "w9 w8"}]
     path = tmp_path / "texts.jsonl"
@@ -127,7 +159,15 @@ def test_pairs_and_gold_labels_from_the_command_line(tmp_path: Path, capsys: pyt
     assert (first["gold"], "gold" in second) == ("kind", False)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "The gold label is &#39;kind&#39;" in page
-    command = ["attribute", "--model", str(demo_paths().model), "--text", "The dog", "--out", str(tmp_path / "x")]
+    command = [
+        "attribute",
+        "--model",
+        str(demo_paths().model),
+        "--text",
+        "The dog",
+        "--out",
+        str(tmp_path / "x"),
+    ]
     assert cli.main([*command, "--text-pair", "The cat"]) == 2
     assert "a second text is for classifiers of pairs" in capsys.readouterr().err
     assert cli.main([*command, "--text-pair", "a", "--text-pair", "b"]) == 2
@@ -152,10 +192,16 @@ def test_the_table_of_methods_is_the_help_and_says_what_is_drawn() -> None:
     assert str(options.help).startswith(", ".join(METHODS))
     subject = classifier()
     for name, method in METHODS.items():
-        if method.module not in ("surrogates", "shapley", "perturbation") and name not in ("saliency", "smoothgrad"):
+        if method.module not in ("surrogates", "shapley", "perturbation") and name not in (
+            "saliency",
+            "smoothgrad",
+        ):
             continue
         samples = {"kernel-shap": 12, "permutation-shap": 2}.get(name, 20)
         text = "w5 w6 w7 w8 w9 w10" if name == "kernel-shap" else TEXT
-        scores = [attribute(subject, text, method=name, seed=seed, samples=samples).scores for seed in (0, 1, 2)]
+        scores = [
+            attribute(subject, text, method=name, seed=seed, samples=samples).scores
+            for seed in (0, 1, 2)
+        ]
         differs = any(np.abs(scores[0] - other).max() > 1e-9 for other in scores[1:])
         assert differs == method.draws, name

@@ -39,7 +39,9 @@ def test_the_discretised_path_says_how_far_it_is_from_complete() -> None:
     target = Target(" w20", measure="logit")
     dig = attribute(subject, TEXT, target=target, method="dig", steps=60, baseline="pad")
     assert dig.more["gap"] == pytest.approx(dig.scores.sum() - (dig.value - dig.baseline), abs=1e-4)
-    assert (dig.notes[-1].kind == "warning") == (abs(dig.more["gap"]) > 0.01 * abs(dig.value - dig.baseline))
+    assert (dig.notes[-1].kind == "warning") == (
+        abs(dig.more["gap"]) > 0.01 * abs(dig.value - dig.baseline)
+    )
     ig = attribute(subject, TEXT, target=target, method="ig", baseline="pad")
     assert dig.baseline == pytest.approx(ig.baseline, abs=1e-5)
     assert np.corrcoef(dig.scores, ig.scores)[0, 1] > 0.5
@@ -63,7 +65,9 @@ def test_a_flip_is_what_the_model_says_of_the_changed_text() -> None:
         assert words[unit] == before
         words[unit] = after
     with torch.no_grad():
-        logits = subject.model(torch.tensor([subject.encode([" ".join(words)])[0].ids])).logits[0, -1]
+        logits = subject.model(torch.tensor([subject.encode([" ".join(words)])[0].ids])).logits[
+            0, -1
+        ]
         clean = subject.model(torch.tensor([subject.encode([TEXT])[0].ids])).logits[0, -1]
     answer = int(clean.argmax())
     assert found.values[0] == pytest.approx(float(clean[answer] - clean[found.other]), abs=1e-4)
@@ -95,6 +99,8 @@ def test_the_nearest_text_is_the_text_itself() -> None:
         vectors.append(acts[site][0, own].mean(0))
     table = torch.stack(vectors) - torch.stack(vectors).mean(0)
     cosines = torch.nn.functional.cosine_similarity(table, table[7:8])
-    assert found[1].cosine == pytest.approx(float(cosines.sort(descending=True).values[1]), abs=1e-5)
+    assert found[1].cosine == pytest.approx(
+        float(cosines.sort(descending=True).values[1]), abs=1e-5
+    )
     with pytest.raises(AttributionError, match="at least 2 known texts"):
         nearest(subject, TEXT, known[:1], site)

@@ -16,7 +16,15 @@ import torch
 from fake_game import Fake
 from torch import nn
 
-from experiments.attribution import Attribution, AttributionError, Game, Scorer, Target, ask, attribute
+from experiments.attribution import (
+    Attribution,
+    AttributionError,
+    Game,
+    Scorer,
+    Target,
+    ask,
+    attribute,
+)
 from experiments.attribution.faithfulness import RADIUS, sensitivity
 from experiments.studies.attribute.page import parts_table
 from experiments.studies.attribute.records import MEASURED, MethodRecord
@@ -67,29 +75,44 @@ def test_a_head_is_put_out_at_a_word_alone(subject: Subject) -> None:
 
 def record_of(found: Attribution) -> MethodRecord:
     """An attribution as a run writes it, without its measures."""
-    measures: dict[str, Any] = {**dict.fromkeys(MEASURED, 0.0), "deleted": [], "inserted": [], "measured_by": "mask"}
+    measures: dict[str, Any] = {
+        **dict.fromkeys(MEASURED, 0.0),
+        "deleted": [],
+        "inserted": [],
+        "measured_by": "mask",
+    }
     return MethodRecord(item=0, **found.to_json(), **measures, stability=None, sensitivity=None)
 
 
 def test_the_page_has_a_column_for_each_head_and_a_row_for_all_at_once(subject: Subject) -> None:
-    found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.1.attn.hook_z")
+    found = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site="blocks.1.attn.hook_z"
+    )
     table = parts_table(record_of(found), 0)
     assert [column.name for column in table.columns] == ["unit", "0", "1", "2", "3"]
     assert [row[0].text for row in table.rows] == [*TEXT.split(), "all at once"]
     assert table.rows[-1][3].sort == found.more["whole"]["blocks.1.attn.hook_z[2]"]
-    several = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out")
+    several = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out"
+    )
     assert parts_table(record_of(several), 0).columns[1].name == "blocks.0.hook_mlp_out"
 
 
 def test_neurons_that_are_chosen_and_several_layers(subject: Subject) -> None:
-    found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.0.mlp.hook_post[3,7]")
+    found = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site="blocks.0.mlp.hook_post[3,7]"
+    )
     assert found.more["columns"] == ["blocks.0.mlp.hook_post[3]", "blocks.0.mlp.hook_post[7]"]
     expected = logit(subject) - logit(subject, {"blocks.0.mlp.hook_post[7]": edits.zero().at(3)})
     assert found.inner is not None
     assert found.inner[2, 1] == pytest.approx(expected, abs=1e-5)
-    one = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.0.mlp.hook_post[7]")
+    one = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site="blocks.0.mlp.hook_post[7]"
+    )
     np.testing.assert_allclose(one.scores, found.inner[:, 1], atol=1e-5)
-    deep = attribute(subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out")
+    deep = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site="blocks.*.hook_mlp_out"
+    )
     assert deep.more["columns"] == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
     both = {f"blocks.{i}.hook_mlp_out": edits.zero().at(6) for i in (0, 1)}
     assert deep.scores[5] == pytest.approx(logit(subject) - logit(subject, both), abs=1e-5)
@@ -100,23 +123,33 @@ def test_neurons_that_are_chosen_and_several_layers(subject: Subject) -> None:
 
 def test_another_layers_value_takes_its_place(subject: Subject) -> None:
     site, ids = "blocks.1.hook_mlp_out", torch.tensor([subject.encode([TEXT])[0].ids])
-    found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:0")
+    found = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:0"
+    )
     with torch.no_grad(), capture(subject.model, "blocks.0.hook_mlp_out") as acts:
         subject.model(ids)
     other = edits.patch(acts["blocks.0.hook_mlp_out"])
-    assert found.scores[5] == pytest.approx(logit(subject) - logit(subject, {site: other.at(6)}), abs=1e-5)
+    assert found.scores[5] == pytest.approx(
+        logit(subject) - logit(subject, {site: other.at(6)}), abs=1e-5
+    )
     every = logit(subject) - logit(subject, {site: other.at(slice(1, None))})
     assert found.more["whole"]["all"] == pytest.approx(every, abs=1e-5)
     with pytest.warns(UserWarning, match="changed nothing"):
         assert logit(subject, {"blocks.0.hook_mlp_out": other}) == logit(subject)
-    same = attribute(subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:-1")
+    same = attribute(
+        subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:-1"
+    )
     np.testing.assert_allclose(same.scores, 0, atol=1e-6)
 
 
 def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
     """The planted model counts two words, wherever they are: all exchanged loses nothing, one replaced loses that word."""
     target = Target(" w50", measure="logit")
-    more: dict[str, Any] = {"target": target, "method": "hidden-out", "site": "blocks.0.hook_resid_pre"}
+    more: dict[str, Any] = {
+        "target": target,
+        "method": "hidden-out",
+        "site": "blocks.0.hook_resid_pre",
+    }
     found = attribute(planted.subject(), planted.TEXT, hidden="shuffle", **more)
     zero = attribute(planted.subject(), planted.TEXT, **more)
     assert abs(found.more["whole"]["all"]) < 1e-4 * abs(zero.more["whole"]["all"])
@@ -137,7 +170,9 @@ def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
         ({"site": "hook_embed", "hidden": "layer:0"}, "is in no block"),
     ],
 )
-def test_what_cannot_be_put_out_is_one_line(subject: Subject, more: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_put_out_is_one_line(
+    subject: Subject, more: dict[str, Any], said: str
+) -> None:
     with pytest.raises(AttributionError, match=said):
         attribute(subject, TEXT, target=TARGET, method="hidden-out", **more)
 
@@ -158,7 +193,9 @@ def masked() -> Subject:
     return found
 
 
-def test_words_are_replaced_by_what_a_masked_model_proposes(subject: Subject, masked: Subject) -> None:
+def test_words_are_replaced_by_what_a_masked_model_proposes(
+    subject: Subject, masked: Subject
+) -> None:
     text = "w5 w41 w7"
     game = Game(Scorer(ask(subject, text, TARGET)), seed=0, draws=40, proposals=masked)
     assert game.removal == "propose"
@@ -228,10 +265,14 @@ class Curved(nn.Module):
 @pytest.mark.parametrize("curvature", [0.0, 1.0])
 def test_the_sensitivity_of_a_gradient_is_its_closed_form(curvature: float) -> None:
     model, ids = Curved(curvature), torch.tensor([[1, 2, 3, 4]])
-    sys.modules["hooks.anatomy"]._CACHE[model] = Anatomy({"hook_embed": Place("wte", "output")}, 0, 1, 1, "by hand")
+    sys.modules["hooks.anatomy"]._CACHE[model] = Anatomy(
+        {"hook_embed": Place("wte", "output")}, 0, 1, 1, "by hand"
+    )
     parts = [SimpleNamespace(ids=(1, 2, 3, 4))]
     game = Fake(4, lambda mask: 0.0)
-    game.question = SimpleNamespace(subject=SimpleNamespace(model=model, name="curved"), parts=parts)
+    game.question = SimpleNamespace(
+        subject=SimpleNamespace(model=model, name="curved"), parts=parts
+    )
 
     def gradient() -> np.ndarray:
         with capture(model, "hook_embed", grad=True) as acts:
@@ -245,7 +286,9 @@ def test_the_sensitivity_of_a_gradient_is_its_closed_form(curvature: float) -> N
     x, table = model.wte(ids).flatten().detach(), model.wte.weight.detach()
     clean = model.w + model.A @ x
     moves = [
-        float(table.std()) * RADIUS * torch.randn(4, 3, generator=torch.Generator().manual_seed(5 + i)).flatten()
+        float(table.std())
+        * RADIUS
+        * torch.randn(4, 3, generator=torch.Generator().manual_seed(5 + i)).flatten()
         for i in range(4)
     ]
     expected = max(float((model.A @ r).norm() / clean.norm()) for r in moves)

@@ -30,7 +30,9 @@ def probe_of(subject: Subject, folder: Path, site: str = SITE) -> Path:
         subject.model(torch.randint(5, 99, (12, 7), generator=torch.Generator().manual_seed(0)))
     features = acts[site].flatten(0, 1).float()
     labels = LABELS[np.arange(len(features)) % 3]
-    return save_probe(folder, subject, site, "mean", "upos", fit_many(features, {"upos": labels}, l2=0.1)["upos"])
+    return save_probe(
+        folder, subject, site, "mean", "upos", fit_many(features, {"upos": labels}, l2=0.1)["upos"]
+    )
 
 
 @pytest.fixture(scope="module", params=["llama", "bert"])
@@ -43,11 +45,17 @@ def saved(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return probe_of(subject, tmp_path_factory.mktemp("probe"))
 
 
-def by_hand(subject: Subject, saved: Path, vectors: torch.Tensor, read: list[int], label: str) -> torch.Tensor:
+def by_hand(
+    subject: Subject, saved: Path, vectors: torch.Tensor, read: list[int], label: str
+) -> torch.Tensor:
     """The probe's logit for rows of embeddings, from a whole forward and the probe's own weights."""
     probe, states = LogisticProbe.load(saved), []
-    block = subject.model.get_submodule("model.layers.0" if subject.causal else "bert.encoder.layer.0")
-    handle = block.register_forward_hook(lambda m, a, out: states.append(out if torch.is_tensor(out) else out[0]))
+    block = subject.model.get_submodule(
+        "model.layers.0" if subject.causal else "bert.encoder.layer.0"
+    )
+    handle = block.register_forward_hook(
+        lambda m, a, out: states.append(out if torch.is_tensor(out) else out[0])
+    )
     try:
         subject.model(inputs_embeds=vectors)
     finally:
@@ -58,7 +66,9 @@ def by_hand(subject: Subject, saved: Path, vectors: torch.Tensor, read: list[int
 
 
 @pytest.mark.parametrize("word", [None, 2])
-def test_the_probes_answer_is_explained_end_to_end(subject: Subject, saved: Path, word: int | None) -> None:
+def test_the_probes_answer_is_explained_end_to_end(
+    subject: Subject, saved: Path, word: int | None
+) -> None:
     ids = torch.tensor([subject.encode([TEXT])[0].ids])
     vectors = subject.model.get_input_embeddings()(ids).detach().requires_grad_()
     read = list(range(1, 7)) if word is None else [word + 1]
@@ -68,7 +78,9 @@ def test_the_probes_answer_is_explained_end_to_end(subject: Subject, saved: Path
     target = Target("VERB", probe=saved, word=word)
     found = attribute(subject, TEXT, target=target, method="grad-input")
     assert found.value == pytest.approx(float(value), abs=1e-6)
-    np.testing.assert_allclose(found.scores, (vectors * slope)[0, 1:7].sum(-1).detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        found.scores, (vectors * slope)[0, 1:7].sum(-1).detach().numpy(), atol=1e-6
+    )
     assert "by the probe of upos" in found.target
     without = vectors.detach().clone()
     without[0, 3] = 0
@@ -80,7 +92,9 @@ def test_the_probes_answer_is_explained_end_to_end(subject: Subject, saved: Path
     assert ig.scores.sum() == pytest.approx(ig.value - ig.baseline, rel=0.01)
 
 
-def test_relevance_goes_back_from_the_probe_through_the_blocks_that_it_reads(subject: Subject, saved: Path) -> None:
+def test_relevance_goes_back_from_the_probe_through_the_blocks_that_it_reads(
+    subject: Subject, saved: Path
+) -> None:
     probe = LogisticProbe.load(saved)
     found = attribute(subject, TEXT, target=Target("NOUN", probe=saved, word=1), method="cp-lrp")
     bias = float(probe.intercept_[probe.classes_.tolist().index("NOUN")])
@@ -90,18 +104,30 @@ def test_relevance_goes_back_from_the_probe_through_the_blocks_that_it_reads(sub
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_explains_a_probe(subject: Subject, saved: Path, method: str) -> None:
-    more: dict[str, Any] = {"samples": 20} if method in ("lime", "tree", "kernel-shap", "smoothgrad") else {}
+    more: dict[str, Any] = (
+        {"samples": 20} if method in ("lime", "tree", "kernel-shap", "smoothgrad") else {}
+    )
     if method in ("conductance", "hidden-out"):
-        more["site"] = "blocks.0.mlp.hook_post[1,2]" if method == "hidden-out" else "blocks.0.mlp.hook_post"
-    found = attribute(subject, TEXT, target=Target("ADJ", probe=saved, word=3), method=method, **more)
+        more["site"] = (
+            "blocks.0.mlp.hook_post[1,2]" if method == "hidden-out" else "blocks.0.mlp.hook_post"
+        )
+    found = attribute(
+        subject, TEXT, target=Target("ADJ", probe=saved, word=3), method=method, **more
+    )
     assert np.isfinite(found.scores).all()
     assert np.abs(found.scores).max() > 0
 
 
-def test_what_cannot_be_asked_of_a_probe_is_one_line(subject: Subject, saved: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_of_a_probe_is_one_line(
+    subject: Subject, saved: Path, tmp_path: Path
+) -> None:
     first = probe_of(subject, tmp_path / "first", "blocks.0.hook_resid_pre")
     for target, method, said in (
-        (Target("ADV", probe=saved), "leave-one-out", "class 'ADV': expected one of ADJ, NOUN, VERB"),
+        (
+            Target("ADV", probe=saved),
+            "leave-one-out",
+            "class 'ADV': expected one of ADJ, NOUN, VERB",
+        ),
         (Target("NOUN", probe=saved, word=6), "leave-one-out", "word 6: the text has words 0 to 5"),
         (Target("NOUN", probe=first), "lrp", "blocks.0.hook_resid_pre stands before any"),
         (Target("NOUN", probe=saved), "conductance", "conductance is of a site"),
@@ -109,21 +135,54 @@ def test_what_cannot_be_asked_of_a_probe_is_one_line(subject: Subject, saved: Pa
         with pytest.raises(AttributionError, match=said):
             attribute(subject, TEXT, target=target, method=method)
     with pytest.raises(AttributionError, match="trained on another model"):
-        attribute(Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="always"), TEXT, target=Target(probe=saved))
+        attribute(
+            Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="always"),
+            TEXT,
+            target=Target(probe=saved),
+        )
     with pytest.raises(AttributionError, match="trained with BOS"):
-        attribute(Subject(subject.model, subject.tokenizer, bos="never"), TEXT, target=Target(probe=saved))
+        attribute(
+            Subject(subject.model, subject.tokenizer, bos="never"), TEXT, target=Target(probe=saved)
+        )
 
 
-def test_a_studys_probe_is_explained_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_studys_probe_is_explained_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = str(demo_paths().model)
     subject = load(model, body_only=True)
     features = torch.randn(60, subject.d_model, generator=torch.Generator().manual_seed(0))
     fit = fit_many(features, {"upos": LABELS[np.arange(60) % 3]}, l2=0.1)["upos"]
     file = save_probe(tmp_path / "probes", subject, SITE, "mean", "upos", fit)
-    words = ["attribute", "--model", model, "--text", "The old teachers", "--probe", str(file), "--random", "0"]
-    done = [*words, "--word", "2", "--target", "NOUN", "--method", "ig", "--out", str(tmp_path / "run")]
+    words = [
+        "attribute",
+        "--model",
+        model,
+        "--text",
+        "The old teachers",
+        "--probe",
+        str(file),
+        "--random",
+        "0",
+    ]
+    done = [
+        *words,
+        "--word",
+        "2",
+        "--target",
+        "NOUN",
+        "--method",
+        "ig",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert cli.main(done) == 0
-    assert "by the probe of upos for word 2, 'teachers'" in " ".join(capsys.readouterr().out.split())
-    for more, said in ((["--word", "9"], "the text has words 0 to 2"), (["--target", "X"], "expected one of ADJ")):
+    assert "by the probe of upos for word 2, 'teachers'" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    for more, said in (
+        (["--word", "9"], "the text has words 0 to 2"),
+        (["--target", "X"], "expected one of ADJ"),
+    ):
         assert cli.main([*words, *more, "--out", str(tmp_path / more[1])]) == 2
         assert said in capsys.readouterr().err

@@ -32,9 +32,13 @@ def test_relevance_is_conserved_at_every_block(name: str) -> None:
     tolerance = 0.03 if name == "gemma2" else 1e-3  # its soft caps are no linear map
     for total in sums.values():
         assert total == pytest.approx(found.value, rel=tolerance)
-    plain = attribute(subject, text, target=TARGET, method="grad-input", site="blocks.0.hook_resid_pre")
+    plain = attribute(
+        subject, text, target=TARGET, method="grad-input", site="blocks.0.hook_resid_pre"
+    )
     kept = plain.scores.sum() + plain.more["outside"]
-    assert abs(kept - found.value) > 0.05 * abs(found.value)  # which the plain gradient does not keep
+    assert abs(kept - found.value) > 0.05 * abs(
+        found.value
+    )  # which the plain gradient does not keep
 
 
 def test_what_is_lost_without_a_bias_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,14 +52,23 @@ def test_what_is_lost_without_a_bias_is_a_warning(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("method", ["lrp", "cp-lrp", "deep-taylor", "chefer"])
 def test_half_precision_gives_the_relevance_of_the_whole(method: str, dtype: torch.dtype) -> None:
     narrow, wide = (
-        Subject(tiny.model("llama").to(kind), tiny.tokenizer(), bos="always") for kind in (dtype, torch.float32)
+        Subject(tiny.model("llama").to(kind), tiny.tokenizer(), bos="always")
+        for kind in (dtype, torch.float32)
     )
-    found, expected = (attribute(one, TEXT, target=TARGET, method=method).scores for one in (narrow, wide))
+    found, expected = (
+        attribute(one, TEXT, target=TARGET, method=method).scores for one in (narrow, wide)
+    )
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_a_classifiers_rollout_is_that_of_the_language_model_whose_head_it_has() -> None:
-    config: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64, **tiny._IDS}
+    config: dict[str, Any] = {
+        "n_layer": 2,
+        "n_embd": 32,
+        "n_head": 4,
+        "n_positions": 64,
+        **tiny._IDS,
+    }
     torch.manual_seed(0)
     classifier: Any = hf.GPT2ForSequenceClassification(hf.GPT2Config(**config, num_labels=3)).eval()
     model: Any = hf.GPT2LMHeadModel(hf.GPT2Config(**config, tie_word_embeddings=False)).eval()
@@ -86,7 +99,9 @@ def test_a_plain_network_is_captums(rule: str) -> None:
     captum = pytest.importorskip("captum.attr")
     rules = pytest.importorskip("captum.attr._utils.lrp_rules")
     torch.manual_seed(0)
-    model: Any = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)).double()
+    model: Any = nn.Sequential(
+        nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False)
+    ).double()
     x = torch.rand(4, 6, dtype=torch.float64)
     if rule == "gamma":  # the two are one rule where all terms are positive
         with torch.no_grad():
@@ -96,12 +111,16 @@ def test_a_plain_network_is_captums(rule: str) -> None:
     with propagating(model, rule, "none"):
         (slope,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
     for layer in (model[0], model[2]):
-        layer.rule = rules.EpsilonRule(epsilon=1e-6) if rule == "epsilon" else rules.GammaRule(gamma=0.25)
+        layer.rule = (
+            rules.EpsilonRule(epsilon=1e-6) if rule == "epsilon" else rules.GammaRule(gamma=0.25)
+        )
     expected = captum.LRP(model).attribute(x.clone().requires_grad_(), target=1)
     torch.testing.assert_close(x * slope, expected.detach(), atol=1e-5, rtol=1e-5)
 
 
-def taylor(first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: tuple[float, float]) -> np.ndarray:
+def taylor(
+    first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: tuple[float, float]
+) -> np.ndarray:
     """Deep Taylor's closed form on a ReLU network without biases, one sum at a time (Montavon et al. 2017, table 1)."""
     layers = [x]
     for at, weight in enumerate(weights):
@@ -115,9 +134,13 @@ def taylor(first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: 
         elif first == "w2":
             terms = weight**2
         else:
-            terms = weight * a - bounds[0] * np.maximum(weight, 0) - bounds[1] * np.minimum(weight, 0)
+            terms = (
+                weight * a - bounds[0] * np.maximum(weight, 0) - bounds[1] * np.minimum(weight, 0)
+            )
         total = terms.sum(1, keepdims=True)
-        relevance = (np.divide(terms, total, out=np.zeros_like(terms), where=total != 0) * relevance[:, None]).sum(0)
+        relevance = (
+            np.divide(terms, total, out=np.zeros_like(terms), where=total != 0) * relevance[:, None]
+        ).sum(0)
     return relevance
 
 
@@ -125,7 +148,11 @@ def taylor(first: str | None, x: np.ndarray, weights: list[np.ndarray], bounds: 
 def test_deep_taylor_is_its_closed_form_on_a_network_of_relus(first: str | None) -> None:
     torch.manual_seed(0)
     model: Any = nn.Sequential(
-        nn.Linear(6, 12, bias=False), nn.ReLU(), nn.Linear(12, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False)
+        nn.Linear(6, 12, bias=False),
+        nn.ReLU(),
+        nn.Linear(12, 8, bias=False),
+        nn.ReLU(),
+        nn.Linear(8, 1, bias=False),
     ).double()
     weights = [model[i].weight.detach().numpy() for i in (0, 2, 4)]
     bounds = (-3.0, 2.0)
@@ -137,10 +164,14 @@ def test_deep_taylor_is_its_closed_form_on_a_network_of_relus(first: str | None)
         value = value.detach()
         torch.testing.assert_close(value, model(x).detach())
         found, expected = (x * slope).numpy(), taylor(first, x.numpy(), weights, bounds)
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)  # epsilon in the denominators
+        np.testing.assert_allclose(
+            found, expected, rtol=1e-3, atol=1e-9
+        )  # epsilon in the denominators
         assert found.sum() == pytest.approx(float(value), rel=1e-3)  # nothing is lost
         if float(value) > 0:
-            assert found.min() >= -1e-12  # deep Taylor is consistent: no negative relevance of a positive value
+            assert (
+                found.min() >= -1e-12
+            )  # deep Taylor is consistent: no negative relevance of a positive value
 
 
 def test_deep_taylor_loses_nothing_to_biases() -> None:
@@ -161,7 +192,10 @@ def test_bad_rules_are_one_line() -> None:
         ({"first": "w3"}, "expected w2, box"),
         ({"first": "box", "bounds": (1.0, 0.0)}, "lower one first"),
     ):
-        with pytest.raises(AttributionError, match=said), propagating(model, "zplus", "none", **more):
+        with (
+            pytest.raises(AttributionError, match=said),
+            propagating(model, "zplus", "none", **more),
+        ):
             pass
 
 
@@ -180,13 +214,17 @@ def test_the_softmax_rule_is_its_gradient_and_a_product_is_halved() -> None:
 
 def test_relevance_of_heads_is_theirs() -> None:
     subject = bias_free("llama")
-    found = attribute(subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0")
+    found = attribute(
+        subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0"
+    )
     assert found.inner is not None
     assert found.inner.shape == (6, 4)
     # What a head's relevance is depends on nothing but its output: a head without one has none.
     with torch.no_grad():
         subject.model.model.layers[1].self_attn.v_proj.weight.zero_()
-    none = attribute(subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0")
+    none = attribute(
+        subject, TEXT, target=TARGET, method="lrp", site="blocks.1.attn.hook_z", rule="0"
+    )
     np.testing.assert_allclose(none.scores, 0, atol=1e-12)
     assert np.abs(found.scores).max() > 1e-4
 
@@ -209,7 +247,9 @@ def attending(model: Any, ids: torch.Tensor, relevance: bool) -> list[torch.Tens
     x = body.wte(ids) + body.wpe.weight[: len(ids)]
     for block in body.h:
         linear = norm(x, block.ln_1) @ block.attn.c_attn.weight + block.attn.c_attn.bias
-        q, k, v = (part.unflatten(-1, (4, -1)).transpose(0, 1) for part in linear.chunk(3, -1))  # head pos d
+        q, k, v = (
+            part.unflatten(-1, (4, -1)).transpose(0, 1) for part in linear.chunk(3, -1)
+        )  # head pos d
         scores = factor(q @ k.mT) / q.shape[-1] ** 0.5
         later = torch.ones_like(scores, dtype=torch.bool).triu(1)
         patterns.append(scores.masked_fill(later, -torch.inf).softmax(-1))
@@ -226,7 +266,10 @@ def test_chefer_is_its_rule_written_out() -> None:
         for block in subject.model.transformer.h:
             block.mlp.c_proj.weight.zero_()
         torch.testing.assert_close(
-            attending(subject.model, ids, False)[-1], subject.model(ids[None]).logits[0, -1, 20], atol=1e-9, rtol=0
+            attending(subject.model, ids, False)[-1],
+            subject.model(ids[None]).logits[0, -1, 20],
+            atol=1e-9,
+            rtol=0,
         )
     slopes, relevance = [], []
     for kept, as_relevance in ((slopes, False), (relevance, True)):
@@ -244,13 +287,17 @@ def test_chefer_is_its_rule_written_out() -> None:
 def test_chefer_finds_what_the_induction_head_copies() -> None:
     subject = Subject(induction.model(), tiny.tokenizer(), bos="never")
     item = next(one for one in induction.prompts() if len(one["prompt"].split()) == 9)
-    found = attribute(subject, item["prompt"], target=Target(item["answer"], measure="logit"), method="chefer")
+    found = attribute(
+        subject, item["prompt"], target=Target(item["answer"], measure="logit"), method="chefer"
+    )
     assert found.units[int(np.argmax(found.scores))] == item["answer"].strip()
 
 
 @pytest.mark.parametrize("method", ["lrp", "cp-lrp", "deep-taylor"])
 def test_the_two_words_that_matter_are_found(method: str) -> None:
-    found = attribute(planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method=method)
+    found = attribute(
+        planted.subject(), planted.TEXT, target=Target(" w50", measure="logit"), method=method
+    )
     rest = [i for i in range(7) if i not in (1, 4)]
     assert min(abs(found.scores[[1, 4]])) > 10 * np.abs(found.scores[rest]).max()
 

@@ -20,8 +20,18 @@ from experiments import cli
 from experiments.calibration import asked
 from experiments.calibration.asked import Answer, Asking
 from experiments.calibration.generating import generate
-from experiments.calibration.predictions import PredictionError, Predictions, read_predictions, save_predictions
-from experiments.calibration.questions import Question, QuestionError, Templates, token_probabilities
+from experiments.calibration.predictions import (
+    PredictionError,
+    Predictions,
+    read_predictions,
+    save_predictions,
+)
+from experiments.calibration.questions import (
+    Question,
+    QuestionError,
+    Templates,
+    token_probabilities,
+)
 from experiments.calibration.reliability import Judged, compare, finding, judge
 from experiments.corpus.prompts import PromptError, read_pairs
 from experiments.demo import demo_paths
@@ -37,7 +47,10 @@ def write_rows(path: Path, z: np.ndarray, y: np.ndarray, n_validation: int) -> P
     with path.open("w", encoding="utf-8") as file:
         for i, (row, label) in enumerate(zip(z.tolist(), y.tolist(), strict=True)):
             split = "validation" if i < n_validation else "test"
-            file.write(json.dumps({"logits": row, "label": label, "group": f"g{i // 2}", "split": split}) + "\n")
+            file.write(
+                json.dumps({"logits": row, "label": label, "group": f"g{i // 2}", "split": split})
+                + "\n"
+            )
     return path
 
 
@@ -77,23 +90,33 @@ def test_a_planted_temperature_is_found_mended_and_not_fitted_on_test_rows(
     temperature = TemperatureScaling.load(tmp_path / "a" / "scalings" / "temperature.safetensors")
     assert temperature.temperature_[0] == pytest.approx(2.0, rel=0.1)  # 1,500 rows
     assert "overconfident by" in results["findings"][0]["text"]
-    assert (tmp_path / "a" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (
+        (tmp_path / "a" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    )
 
     permuted = np.r_[y[:1500], np.random.default_rng(1).permutation(y[1500:])]
-    other = run(tmp_path / "b", "--predictions", write_rows(tmp_path / "b.jsonl", z, permuted, 1500))
+    other = run(
+        tmp_path / "b", "--predictions", write_rows(tmp_path / "b.jsonl", z, permuted, 1500)
+    )
     assert other["records"][0]["accuracy"] < raw["accuracy"] - 0.2
     for name in ("temperature", "vector", "isotonic"):
-        a, b = ((tmp_path / run / "scalings" / f"{name}.safetensors").read_bytes() for run in ("a", "b"))
+        a, b = (
+            (tmp_path / run / "scalings" / f"{name}.safetensors").read_bytes() for run in ("a", "b")
+        )
         assert a == b
     vector = VectorScaling.load(tmp_path / "a" / "scalings" / "vector.safetensors")
     assert vector.weight_ == pytest.approx([0.5, 0.5, 0.5], abs=0.1)
 
 
-def test_npz_and_jsonl_files_are_the_same_rows(world: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_npz_and_jsonl_files_are_the_same_rows(
+    world: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
     z, y = world
     a = read_predictions(write_rows(tmp_path / "a.jsonl", z[:90], y[:90], 30))
     held = np.arange(90) < 30
-    np.savez(tmp_path / "b.npz", logits=z[:90], labels=y[:90], groups=np.arange(90) // 2, validation=held)
+    np.savez(
+        tmp_path / "b.npz", logits=z[:90], labels=y[:90], groups=np.arange(90) // 2, validation=held
+    )
     b = read_predictions(tmp_path / "b.npz")
     assert a.probabilities == pytest.approx(b.probabilities)
     assert (a.labels == b.labels).all()
@@ -114,22 +137,49 @@ def test_npz_and_jsonl_files_are_the_same_rows(world: tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"probabilities": [0.5, 0.4], "label": 0}'], "row 1: expected probabilities that sum to 1, got 0.5, 0.4"),
-        (['{"probabilities": [0.5, 0.5], "label": 2}'], ":1: expected a label from 0 to 1 or one of 0, 1, got 2"),
+        (
+            ['{"probabilities": [0.5, 0.4], "label": 0}'],
+            "row 1: expected probabilities that sum to 1, got 0.5, 0.4",
+        ),
+        (
+            ['{"probabilities": [0.5, 0.5], "label": 2}'],
+            ":1: expected a label from 0 to 1 or one of 0, 1, got 2",
+        ),
         (['{"probabilities": [NaN, 0.5], "label": 0}'], "row 1: expected finite probabilities"),
         (['{"logits": [NaN, 0.5], "label": 0}'], "row 1: expected finite logits"),
-        (['{"probabilities": [0.5, 0.5]}'], ":1: expected 'label' and one of 'probabilities' and 'logits'"),
+        (
+            ['{"probabilities": [0.5, 0.5]}'],
+            ":1: expected 'label' and one of 'probabilities' and 'logits'",
+        ),
         (['{"probabilities": ["a", 0.5], "label": 0}'], ":1: expected numbers as probabilities"),
-        (['{"probabilities": 5, "label": 0}'], ":1: expected a list or an object as probabilities, got 5"),
-        (['{"probabilities": true, "label": 0}'], ":1: expected a list or an object as probabilities, got True"),
-        (['{"probabilities": [' + "9" * 299 + '.0, 1], "label": 0}'], "row 1: expected probabilities from 0 to 1"),
-        (['{"probabilities": [' + "9" * 310 + ', 1], "label": 0}'], ":1: expected numbers of at most 300 digits"),
-        (['{"probabilities": ' + "[" * 3000], ":1: expected JSON, got brackets that are nested too deeply"),
+        (
+            ['{"probabilities": 5, "label": 0}'],
+            ":1: expected a list or an object as probabilities, got 5",
+        ),
+        (
+            ['{"probabilities": true, "label": 0}'],
+            ":1: expected a list or an object as probabilities, got True",
+        ),
+        (
+            ['{"probabilities": [' + "9" * 299 + '.0, 1], "label": 0}'],
+            "row 1: expected probabilities from 0 to 1",
+        ),
+        (
+            ['{"probabilities": [' + "9" * 310 + ', 1], "label": 0}'],
+            ":1: expected numbers of at most 300 digits",
+        ),
+        (
+            ['{"probabilities": ' + "[" * 3000],
+            ":1: expected JSON, got brackets that are nested too deeply",
+        ),
         (
             ['{"probabilities": [1, 0], "label": 0}', '{"logits": [1, 0], "label": 0}'],
             ":2: expected probabilities of 2",
         ),
-        (['{"probabilities": [0.5, 0.5], "label": 0}'] * 3, "at least as many rows as bins, got 3 and 15: give --bins"),
+        (
+            ['{"probabilities": [0.5, 0.5], "label": 0}'] * 3,
+            "at least as many rows as bins, got 3 and 15: give --bins",
+        ),
         ([""], "expected at least one line, got none"),
         (["{"], ":1: expected a JSON object"),
     ],
@@ -153,15 +203,47 @@ def test_bad_npz_files_are_one_clear_line(tmp_path: Path) -> None:
         ("cut", whole[: len(whole) // 2], "cannot be read as npz"),
         ("empty", b"", "cannot be read as npz"),
         ("one", (tmp_path / "one.npy").read_bytes(), "cannot be read as npz"),
-        ("text", {**good, "probabilities": np.full((4, 2), "a")}, "expected numbers as probabilities, got <U1"),
-        ("negative", {**good, "labels": np.full(4, -1)}, "expected a label from 0 to 1 or one of 0, 1, got -1"),
-        ("nan", {**good, "labels": np.full(4, np.nan)}, "expected a label from 0 to 1 or one of 0, 1, got nan"),
-        ("nans", {**good, "probabilities": np.full((4, 2), np.nan)}, "row 1: expected finite probabilities"),
-        ("words", {**good, "labels": np.full(4, "a")}, "expected a label from 0 to 1 or one of 0, 1, got 'a'"),
-        ("held", {**good, "validation": np.full(4, "no")}, "expected true or false as validation, got <U2"),
+        (
+            "text",
+            {**good, "probabilities": np.full((4, 2), "a")},
+            "expected numbers as probabilities, got <U1",
+        ),
+        (
+            "negative",
+            {**good, "labels": np.full(4, -1)},
+            "expected a label from 0 to 1 or one of 0, 1, got -1",
+        ),
+        (
+            "nan",
+            {**good, "labels": np.full(4, np.nan)},
+            "expected a label from 0 to 1 or one of 0, 1, got nan",
+        ),
+        (
+            "nans",
+            {**good, "probabilities": np.full((4, 2), np.nan)},
+            "row 1: expected finite probabilities",
+        ),
+        (
+            "words",
+            {**good, "labels": np.full(4, "a")},
+            "expected a label from 0 to 1 or one of 0, 1, got 'a'",
+        ),
+        (
+            "held",
+            {**good, "validation": np.full(4, "no")},
+            "expected true or false as validation, got <U2",
+        ),
         ("object", {**good, "labels": np.array([None] * 4)}, "cannot be read as npz"),
-        ("scalar", {**good, "probabilities": np.array(1.0)}, r"expected probabilities \[n c\] and labels \[n\]"),
-        ("names", {**good, "classes": np.array(["a", "b", "c"])}, "expected 2 classes, a name each, got 3"),
+        (
+            "scalar",
+            {**good, "probabilities": np.array(1.0)},
+            r"expected probabilities \[n c\] and labels \[n\]",
+        ),
+        (
+            "names",
+            {**good, "classes": np.array(["a", "b", "c"])},
+            "expected 2 classes, a name each, got 3",
+        ),
     ):
         path = tmp_path / f"{name}.npz"
         path.write_bytes(data) if isinstance(data, bytes) else np.savez(path, **data)
@@ -203,9 +285,12 @@ def test_a_label_is_the_class_that_it_names(
 
 
 @pytest.mark.parametrize(
-    ("label", "classes"), [(0, NAMED), (2, ["a", "b"]), (True, ["a", "b"]), (-1, ["a", "b"]), (0.5, NAMED)]
+    ("label", "classes"),
+    [(0, NAMED), (2, ["a", "b"]), (True, ["a", "b"]), (-1, ["a", "b"]), (0.5, NAMED)],
 )
-def test_a_label_that_names_no_class_is_refused(tmp_path: Path, label: Any, classes: list[str]) -> None:
+def test_a_label_that_names_no_class_is_refused(
+    tmp_path: Path, label: Any, classes: list[str]
+) -> None:
     with pytest.raises(PromptError, match=r"rows.jsonl:1: expected a label from 0 to \d or one of"):
         labelled(tmp_path, [label], classes, [0])
 
@@ -222,8 +307,12 @@ def test_perfect_predictions_of_digits_are_right(tmp_path: Path) -> None:
     assert record["squared_error"] == pytest.approx(0.04)
 
 
-@pytest.mark.parametrize("classes", [("1", "2-3"), ("0", "1"), ("2", "0"), ("no", "yes"), ("-1", "10")])
-def test_predictions_are_read_as_they_were_written(tmp_path: Path, classes: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "classes", [("1", "2-3"), ("0", "1"), ("2", "0"), ("no", "yes"), ("-1", "10")]
+)
+def test_predictions_are_read_as_they_were_written(
+    tmp_path: Path, classes: tuple[str, str]
+) -> None:
     labels = np.array([0, 1, 1])
     P = np.array([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
     save_predictions(tmp_path / "a.npz", Predictions(P, labels, classes, np.arange(3), labels == 1))
@@ -233,8 +322,12 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path, classes: tupl
 
 
 def test_a_table_of_predictions_is_its_jsonl(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("label,p_no,p_yes,group\nyes,0.25,0.75,g\nno,1,0,g\n", encoding="utf-8")
-    (tmp_path / "b.tsv").write_text('label\tprobabilities\nyes\t{"no": 0.25, "yes": 0.75}\nno\t{"no": 1, "yes": 0}\n')
+    (tmp_path / "a.csv").write_text(
+        "label,p_no,p_yes,group\nyes,0.25,0.75,g\nno,1,0,g\n", encoding="utf-8"
+    )
+    (tmp_path / "b.tsv").write_text(
+        'label\tprobabilities\nyes\t{"no": 0.25, "yes": 0.75}\nno\t{"no": 1, "yes": 0}\n'
+    )
     for name in ("a.csv", "b.tsv"):
         read = read_predictions(tmp_path / name)
         assert read.classes == ("no", "yes")
@@ -246,19 +339,31 @@ def test_a_table_of_predictions_is_its_jsonl(tmp_path: Path) -> None:
 def test_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     """A megabyte of packed zeros that would be a gigabyte, and an array that claims more than it holds."""
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("labels.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 26,)})
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("labels.npy", "w") as member,
+    ):
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "<f8", "fortran_order": False, "shape": (1 << 26,)}
+        )
         for _ in range(512):
             member.write(bytes(1 << 20))
     tracemalloc.start()
-    with pytest.raises(PredictionError, match=r"bomb.npz: expected arrays, got .* MB that unpack to 0.5 GB: refused"):
+    with pytest.raises(
+        PredictionError,
+        match=r"bomb.npz: expected arrays, got .* MB that unpack to 0.5 GB: refused",
+    ):
         read_predictions(path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 24
     tracemalloc.stop()
     path = tmp_path / "claim.npz"
     with zipfile.ZipFile(path, "w") as archive, archive.open("labels.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)})
-    with pytest.raises(PredictionError, match=r"claim.npz: array 'labels' says \(1000000000000,\) of float64"):
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+        )
+    with pytest.raises(
+        PredictionError, match=r"claim.npz: array 'labels' says \(1000000000000,\) of float64"
+    ):
         read_predictions(path)
 
 
@@ -272,13 +377,23 @@ def test_terminal_and_page_show_the_brier_score_of_the_records(tmp_path: Path) -
     brier = float(((P - np.eye(3)[y]) ** 2).sum(1).mean())
     squared = float(((P.max(1) - (P.argmax(1) == y)) ** 2).mean())
     (record,) = results["records"]
-    assert (record["brier"], record["squared_error"]) == (pytest.approx(brier), pytest.approx(squared))
+    assert (record["brier"], record["squared_error"]) == (
+        pytest.approx(brier),
+        pytest.approx(squared),
+    )
     assert (record.get("nll"), record["n_impossible"]) == (None, 1)
     (table,) = STUDIES["calibrate"].tables(results)
     cells = {str(column.header): next(iter(column.cells)) for column in table.columns}
-    assert (cells["Brier"], cells["squared error"], cells["NLL"]) == (f"{brier:.3f}", f"{squared:.3f}", "infinite")
+    assert (cells["Brier"], cells["squared error"], cells["NLL"]) == (
+        f"{brier:.3f}",
+        f"{squared:.3f}",
+        "infinite",
+    )
     page = {part.uid: part for part in page_of(results).sections[0].parts}
-    shown = {uid: dict(zip((c.name for c in page[uid].columns), page[uid].rows[0], strict=True)) for uid in page}
+    shown = {
+        uid: dict(zip((c.name for c in page[uid].columns), page[uid].rows[0], strict=True))
+        for uid in page
+    }
     assert shown["brier"]["Brier"].text == cells["Brier"]
     assert shown["brier"]["NLL, nats"].text == "infinite"
     assert shown["measures"]["squared error"].text == cells["squared error"]
@@ -290,7 +405,12 @@ def test_one_group_has_no_interval_and_no_test() -> None:
     confidence = np.where(correct, 0.95, 0.9)
     record = judge(Judged("one", confidence, correct, np.zeros(60, int)), 5, 0)
     assert record.ece == pytest.approx(abs(confidence.mean() - correct.mean()), abs=0.02)
-    assert (record.ece_low, record.ece_p, record.accuracy_low, record.overconfidence_high) == (None, None, None, None)
+    assert (record.ece_low, record.ece_p, record.accuracy_low, record.overconfidence_high) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert "miscalibration cannot be tested on a single group" in finding(record)
     many = judge(Judged("many", confidence, correct, np.arange(60)), 5, 0)
     assert "significantly miscalibrated, overconfident by" in finding(many)
@@ -303,12 +423,23 @@ def test_one_group_has_no_interval_and_no_test() -> None:
     assert (row.difference_low, row.p_holm) == (None, None)
 
 
-def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_anything_to_act_on_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_rows(tmp_path / "rows.jsonl", np.zeros((20, 2)), np.zeros(20, dtype=int), 0)
     for words, message in (
-        (["--predictions", path, "--model", "x"], "expected --model for questions, prompts and pairs, and none"),
-        (["--predictions", path, "--questions", path], "expected one of --predictions, --questions"),
-        (["--predictions", path, "--confidence", "p_true"], "--confidence: expected a model to ask"),
+        (
+            ["--predictions", path, "--model", "x"],
+            "expected --model for questions, prompts and pairs, and none",
+        ),
+        (
+            ["--predictions", path, "--questions", path],
+            "expected one of --predictions, --questions",
+        ),
+        (
+            ["--predictions", path, "--confidence", "p_true"],
+            "--confidence: expected a model to ask",
+        ),
         (["--predictions", path, "--split", "0.01"], "--split 0.01 of 10 groups"),
         (["--predictions", tmp_path / "no.npz"], "no.npz: expected a file, there is none"),
         ([], "expected one of --predictions"),
@@ -320,7 +451,15 @@ def test_options_without_anything_to_act_on_are_refused(tmp_path: Path, capsys: 
 def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) -> None:
     """p(good) = p(good sentence) / (p(good) + p(bad)), from forwards of single sentences."""
     results = run(
-        tmp_path / "out", "--model", demo_paths().model, "--pairs", demo_paths().pairs, "--limit", 40, "--split", 0.4
+        tmp_path / "out",
+        "--model",
+        demo_paths().model,
+        "--pairs",
+        demo_paths().pairs,
+        "--limit",
+        40,
+        "--split",
+        0.4,
     )
     one = load(demo_paths().model)
     expected = []
@@ -339,7 +478,10 @@ def test_a_models_confidence_in_pairs_is_that_of_whole_forwards(tmp_path: Path) 
     assert kept.validation.sum() == 16
     raw = results["records"][0]
     assert raw["accuracy"] == pytest.approx(np.mean(np.array(expected)[~kept.validation] > 0.5))
-    assert {r["method"] for r in results["records"]} == {"token probabilities", "temperature scaling"}
+    assert {r["method"] for r in results["records"]} == {
+        "token probabilities",
+        "temperature scaling",
+    }
     assert not any("classes" in r for r in results["records"])
 
 
@@ -381,10 +523,16 @@ def small() -> Subject:
     fast = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     told = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<pad>"}
-    return Subject(tiny.model("llama"), PreTrainedTokenizerFast(tokenizer_object=fast, **told), bos="always")
+    return Subject(
+        tiny.model("llama"), PreTrainedTokenizerFast(tokenizer_object=fast, **told), bos="always"
+    )
 
 
-QUESTIONS = [Question("a b ?", ("c", "d"), 0), Question("b a ?", ("d c", "b"), 1), Question("c ?", ("a", "b", "d"), 2)]
+QUESTIONS = [
+    Question("a b ?", ("c", "d"), 0),
+    Question("b a ?", ("d c", "b"), 1),
+    Question("c ?", ("a", "b", "d"), 2),
+]
 
 
 def next_logits(subject: Subject, text: str) -> torch.Tensor:
@@ -393,7 +541,9 @@ def next_logits(subject: Subject, text: str) -> torch.Tensor:
         return subject.model(ids).logits[0, -1].double()
 
 
-def test_choices_and_p_true_are_read_where_their_tokens_stand(small: Subject, tmp_path: Path) -> None:
+def test_choices_and_p_true_are_read_where_their_tokens_stand(
+    small: Subject, tmp_path: Path
+) -> None:
     templates = Templates(small)
     found = token_probabilities(small, QUESTIONS, templates, False, 64)
     last = torch.softmax(next_logits(small, templates.ask("answer", question="c ?")), -1)
@@ -411,7 +561,9 @@ def test_choices_and_p_true_are_read_where_their_tokens_stand(small: Subject, tm
 
 
 @pytest.mark.parametrize("wording", ["plain", "templates", "chat"])
-def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject, tmp_path: Path, wording: str) -> None:
+def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(
+    small: Subject, tmp_path: Path, wording: str
+) -> None:
     """The texts are written out: where the letters stand, what a template or a chat puts around them, what comes last."""
     asked_for = "Answer with the letter of the right choice.\nAnswer:"
     judged = "Is the proposed answer true or false?\nA. True\nB. False\nAnswer:"
@@ -422,32 +574,62 @@ def test_letters_and_p_true_of_a_run_are_those_of_single_forwards(small: Subject
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
         tokenizer.chat_template = "{% for turn in messages %}a {{ turn['content'] }} {% endfor %}b "
         tokenizer.save_pretrained(tmp_path / "model")
-        asked_for, judged = (text.replace("\nAnswer:", " b Answer:") for text in (asked_for, judged))
+        asked_for, judged = (
+            text.replace("\nAnswer:", " b Answer:") for text in (asked_for, judged)
+        )
         more = ["--chat"]
-    before, asks = ("a " if wording == "chat" else "", "Question: {question}\n{choices}\n" + asked_for)
+    before, asks = (
+        "a " if wording == "chat" else "",
+        "Question: {question}\n{choices}\n" + asked_for,
+    )
     if wording == "templates":
         (tmp_path / "words").mkdir()
         asks = "x50 {choices} x51 {question} A"
         (tmp_path / "words" / "choose.txt").write_text(asks, encoding="utf-8")
         more = ["--templates", tmp_path / "words"]
-    questions = [Question(f"{w} b ?", ("c", "d") if i % 2 else ("x60", "b"), i % 2) for i, w in enumerate("abcd")]
+    questions = [
+        Question(f"{w} b ?", ("c", "d") if i % 2 else ("x60", "b"), i % 2)
+        for i, w in enumerate("abcd")
+    ]
     questions += [Question(f"x{i} a ?", ("d", f"x{i + 9}"), int(i > 42)) for i in range(40, 46)]
     for name, rows in (("test", questions[:6]), ("held", questions[6:])):
-        lines = [json.dumps({"question": q.question, "choices": q.choices, "answer": q.answer}) for q in rows]
+        lines = [
+            json.dumps({"question": q.question, "choices": q.choices, "answer": q.answer})
+            for q in rows
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
     def two(text: str) -> np.ndarray:
         """p(A) and p(B) behind a text."""
         logits = next_logits(small, text)
-        return torch.softmax(logits, -1)[[small.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]].numpy()
+        return torch.softmax(logits, -1)[
+            [small.tokenizer.convert_tokens_to_ids(letter) for letter in "AB"]
+        ].numpy()
 
     expected = []
     for q in questions:
         listed = f"A. {q.choices[0]}\nB. {q.choices[1]}"
         expected.append(two(before + asks.format(question=q.question, choices=listed)))
     P = np.array([p / p.sum() for p in expected])
-    told = ["--model", tmp_path / "model", "--questions", tmp_path / "test.jsonl", "--bos", "always", "--bins", 2]
-    told += ["--choices", "letter", "--confidence", "p_true", "--validation", tmp_path / "held.jsonl", *more]
+    told = [
+        "--model",
+        tmp_path / "model",
+        "--questions",
+        tmp_path / "test.jsonl",
+        "--bos",
+        "always",
+        "--bins",
+        2,
+    ]
+    told += [
+        "--choices",
+        "letter",
+        "--confidence",
+        "p_true",
+        "--validation",
+        tmp_path / "held.jsonl",
+        *more,
+    ]
     results = run(tmp_path / "run", *told, command="ask")
     kept = read_predictions(tmp_path / "run" / "predictions.npz")
     assert kept.probabilities == pytest.approx(P, abs=1e-6)
@@ -470,9 +652,21 @@ def test_ask_confidence_is_calibrate_with_its_old_option(small: Subject, tmp_pat
     """The same records by the new command, the new option of calibrate, and the name it had."""
     small.model.save_pretrained(tmp_path / "model")
     small.tokenizer.save_pretrained(tmp_path / "model")
-    rows = [{"question": f"x{i} a ?", "choices": ["d", f"x{i + 9}"], "answer": i % 2} for i in range(40, 46)]
+    rows = [
+        {"question": f"x{i} a ?", "choices": ["d", f"x{i + 9}"], "answer": i % 2}
+        for i in range(40, 46)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    words = ["--model", tmp_path / "model", "--questions", tmp_path / "rows.jsonl", "--bos", "always", "--bins", 2]
+    words = [
+        "--model",
+        tmp_path / "model",
+        "--questions",
+        tmp_path / "rows.jsonl",
+        "--bos",
+        "always",
+        "--bins",
+        2,
+    ]
     new = run(tmp_path / "new", *words, "--confidence", "p_true", command="ask")
     old = run(tmp_path / "old", *words, "--ask", "p_true")
     assert new["records"] == old["records"]
@@ -504,8 +698,14 @@ def test_generation_is_the_most_probable_token_each_time_or_drawn(small: Subject
         generate(small, text, 10**7)
 
 
-def test_written_answers_are_parsed_or_counted(small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"a b ?": ["c", "A.", "d", "I cannot say"], "b a ?": ["zzz"] * 4, "c ?": ["Sorry, I cannot answer that"] * 4}
+def test_written_answers_are_parsed_or_counted(
+    small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {
+        "a b ?": ["c", "A.", "d", "I cannot say"],
+        "b a ?": ["zzz"] * 4,
+        "c ?": ["Sorry, I cannot answer that"] * 4,
+    }
     numbers = {"a b ?": "90%", "b a ?": "quite", "c ?": "I don't know"}
 
     def canned(subject: Subject, text: str, length: int, copies: int = 1, *_: object) -> list[str]:
@@ -533,18 +733,28 @@ def test_unanswered_rows_are_counted_and_do_not_pay() -> None:
     rng = np.random.default_rng(0)
     correct = rng.random(40) < 0.5
     own = Judged("own", np.where(correct, 0.9, 0.6), correct, np.arange(40))
-    silent = Judged("silent", np.where(np.arange(40) < 30, 0.9, np.nan), correct, np.arange(40), counts={"refused": 10})
+    silent = Judged(
+        "silent",
+        np.where(np.arange(40) < 30, 0.9, np.nan),
+        correct,
+        np.arange(40),
+        counts={"refused": 10},
+    )
     record = judge(silent, 10, 0)
     assert (record.n, record.n_answered, record.n_refused) == (40, 30, 10)
     assert record.auroc == 0.5
-    assert record.squared_error_all == pytest.approx((((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40)
+    assert record.squared_error_all == pytest.approx(
+        (((0.9 - correct[:30]) ** 2).sum() + 10 * 0.25) / 40
+    )
     assert record.accuracy == pytest.approx(correct.mean())
     (row,) = compare([own, silent], 0)
     assert row.n == 30
     assert row.difference == pytest.approx(
         ((0.9 - correct[:30]) ** 2 - (own.confidence[:30] - correct[:30]) ** 2).mean()
     )
-    few = judge(Judged("few", np.where(np.arange(40) < 3, 0.9, np.nan), correct, np.arange(40)), 10, 0)
+    few = judge(
+        Judged("few", np.where(np.arange(40) < 3, 0.9, np.nan), correct, np.arange(40)), 10, 0
+    )
     assert few.measured is False
     assert few.n_answered == 3
 
@@ -553,11 +763,15 @@ def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path)
     (tmp_path / "p_true.txt").write_text("{question} {wrong}\nAnswer:\n", encoding="utf-8")
     templates = Templates(folder=tmp_path)
     assert templates.fill("answer", question="q") == "Question: q\nAnswer:"
-    with pytest.raises(QuestionError, match=r"template p_true.txt: expected fields answer, question, got \{wrong\}"):
+    with pytest.raises(
+        QuestionError, match=r"template p_true.txt: expected fields answer, question, got \{wrong\}"
+    ):
         templates.ask("p_true", question="q", answer="a")
     for text in ("{question} }", "{", "{0}", "{question!x}"):
         (tmp_path / "p_true.txt").write_text(text, encoding="utf-8")
-        with pytest.raises(QuestionError, match=r"template p_true.txt: expected fields answer, question"):
+        with pytest.raises(
+            QuestionError, match=r"template p_true.txt: expected fields answer, question"
+        ):
             Templates(folder=tmp_path).ask("p_true", question="q", answer="a")
     (tmp_path / "p_true.txt").write_bytes(b"\xff")
     with pytest.raises(QuestionError, match=r"p_true.txt: expected UTF-8 text"):
@@ -567,12 +781,38 @@ def test_templates_are_replaced_by_name_and_their_fields_checked(tmp_path: Path)
         Templates(folder=tmp_path / "none")
 
 
-def test_a_probing_study_measures_its_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probing_study_measures_its_probes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = demo_paths()
     some = tmp_path / "test.conllu"
-    some.write_text("\n\n".join(paths.test.read_text(encoding="utf-8").split("\n\n")[:80]) + "\n\n", encoding="utf-8")
-    words = ["probe", "--model", paths.model, "--corpus", paths.train, "--dev", paths.dev, "--test", some]
-    words += ["--property", "upos", "--sample", 60, "--l2", 30, "--control-seeds", 0, "--random-models", 0]
+    some.write_text(
+        "\n\n".join(paths.test.read_text(encoding="utf-8").split("\n\n")[:80]) + "\n\n",
+        encoding="utf-8",
+    )
+    words = [
+        "probe",
+        "--model",
+        paths.model,
+        "--corpus",
+        paths.train,
+        "--dev",
+        paths.dev,
+        "--test",
+        some,
+    ]
+    words += [
+        "--property",
+        "upos",
+        "--sample",
+        60,
+        "--l2",
+        30,
+        "--control-seeds",
+        0,
+        "--random-models",
+        0,
+    ]
     assert cli.main([*map(str, words), "--calibration", "--out", str(tmp_path / "run")]) == 0
     assert "upos: calibration of the probes" in capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
@@ -588,17 +828,29 @@ def test_a_probing_study_measures_its_probes(tmp_path: Path, capsys: pytest.Capt
         if (rows := (confidence > low / 15) & (confidence <= (low + 1) / 15)).any()
     ]
     assert record["ece"] == pytest.approx(sum(gaps) / len(y), abs=1e-4)
-    assert right.mean() == pytest.approx(record["score"], abs=0.02)  # but for words of classes that training lacks
+    assert right.mean() == pytest.approx(
+        record["score"], abs=0.02
+    )  # but for words of classes that training lacks
     classes = results["calibration"][-1]["classes"]
     assert sum(c["support"] for c in classes) == len(y)
-    assert "Calibration of each class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Calibration of each class" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_an_interval_ends_where_its_quantity_does():
     """Twelve sure rows, one of them wrong: so skewed that a studentised interval alone runs to 14."""
-    confidence = np.array([0.999, 0.998, 0.9999, 0.9995, 0.97, 0.99, 0.9991, 0.93, 0.98, 0.9992, 0.9996, 0.71])
+    confidence = np.array(
+        [0.999, 0.998, 0.9999, 0.9995, 0.97, 0.99, 0.9991, 0.93, 0.98, 0.9992, 0.9996, 0.71]
+    )
     correct = np.array([True] * 11 + [False])
     record = judge(Judged("m", confidence, correct, np.arange(12)), 4, 0)
-    for name, least, most in (("confidence", 0, 1), ("overconfidence", -1, 1), ("squared_error", 0, 1)):
-        value, low, high = (getattr(record, field) for field in (name, f"{name}_low", f"{name}_high"))
+    for name, least, most in (
+        ("confidence", 0, 1),
+        ("overconfidence", -1, 1),
+        ("squared_error", 0, 1),
+    ):
+        value, low, high = (
+            getattr(record, field) for field in (name, f"{name}_low", f"{name}_high")
+        )
         assert least <= low <= value <= high <= most, name

@@ -60,14 +60,23 @@ def test_words_of_two_corpora(tmp_path):
     assert [r["site"] for r in results["records"]] == SITES
     assert results["records"][1]["largest"] == float(store.read(SITES[1]).abs().max())
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!doctype html>")
-    assert cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0  # nothing to do
+    assert (
+        cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0
+    )  # nothing to do
 
 
 def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.studies.capture.study.WINDOW", 7)
     texts = [s.text for s in read_conllu(demo_paths().dev, 20)]
     (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
-    given = ("--text", tmp_path / "lines.txt", "--store-as", "bfloat16", "--to", f"memory://{tmp_path.name}")
+    given = (
+        "--text",
+        tmp_path / "lines.txt",
+        "--store-as",
+        "bfloat16",
+        "--to",
+        f"memory://{tmp_path.name}",
+    )
     assert cli.main(command(tmp_path / "run", *given)) == 0
     store = ActivationStore(f"memory://{tmp_path.name}")
     assert store.n_shards == 3
@@ -84,7 +93,9 @@ def test_a_token_knows_its_word(tmp_path):
     store = ActivationStore(tmp_path / "run" / "store")
     words = store.index[store.rows(0), 2].tolist()
     assert words[0] == -1  # the BOS
-    assert sorted(set(words[1:])) == list(range(len(read_conllu(demo_paths().dev, 1).sentences[0].words)))
+    assert sorted(set(words[1:])) == list(
+        range(len(read_conllu(demo_paths().dev, 1).sentences[0].words))
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +141,9 @@ def start(out: Path) -> int:
 def test_a_killed_capture_goes_on_to_the_same_bytes(tmp_path):
     assert start(tmp_path / "whole") == 0
     whole = contents(tmp_path / "whole" / "store")
-    folder = killed(start, tmp_path, goals=[0, 5], whole=len(list((tmp_path / "whole").rglob("*.safetensors"))))
+    folder = killed(
+        start, tmp_path, goals=[0, 5], whole=len(list((tmp_path / "whole").rglob("*.safetensors")))
+    )
     assert len(contents(folder / "store")) < len(whole)
     assert start(folder) == 0
     assert contents(folder / "store") == whole
@@ -144,7 +157,10 @@ def test_two_processes_at_once_leave_one_whole_store(tmp_path):
     for process in both:
         process.join()
     codes = sorted(process.exitcode for process in both)
-    assert codes in ([0, 0], [0, 2])  # the later one waited for nothing: it was refused, or found all done
+    assert codes in (
+        [0, 0],
+        [0, 2],
+    )  # the later one waited for nothing: it was refused, or found all done
     assert contents(tmp_path / "both" / "store") == contents(tmp_path / "whole" / "store")
     assert start(tmp_path / "both") == 0
 

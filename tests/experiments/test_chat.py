@@ -15,16 +15,32 @@ from experiments.calibration.questions import Question, Templates, token_probabi
 from experiments.subject import Subject, SubjectError, chat
 from experiments.subject.chat import render_chat
 
-WORDS = ["<s>", "</s>", "<unk>", "[INST]", "[/INST]", "Question:", "Answer:", "Who", "wins?", "we", "they"]
+WORDS = [
+    "<s>",
+    "</s>",
+    "<unk>",
+    "[INST]",
+    "[/INST]",
+    "Question:",
+    "Answer:",
+    "Who",
+    "wins?",
+    "we",
+    "they",
+]
 OURS = "{{ bos_token }}{% for m in messages %} [INST] {{ m['content'] }} [/INST] {% endfor %}"
 
 
 def tokenizer(adds_bos: bool, template: Any = OURS) -> Any:
-    words = {word: i for i, word in enumerate(WORDS)} | {f"x{i}": i for i in range(len(WORDS), tiny.VOCAB)}
+    words = {word: i for i, word in enumerate(WORDS)} | {
+        f"x{i}": i for i in range(len(WORDS), tiny.VOCAB)
+    }
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     if adds_bos:
-        made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=made, **special)
     fast.chat_template = template
@@ -44,9 +60,13 @@ def test_a_chat_is_read_as_transformers_reads_it(adds_bos: bool, bos: str) -> No
     (encoded,) = subject.encode([templates.ask("answer", question="Who wins?")])
     assert list(encoded.ids) == expected
     assert encoded.ids.count(0) == 1
-    (found,) = token_probabilities(subject, [Question("Who wins?", ("we", "they"), 0)], templates, False, 64)
+    (found,) = token_probabilities(
+        subject, [Question("Who wins?", ("we", "they"), 0)], templates, False, 64
+    )
     with torch.no_grad():
-        p = torch.softmax(subject.model(torch.tensor([expected])).logits[0, -1].double(), -1)[[9, 10]]
+        p = torch.softmax(subject.model(torch.tensor([expected])).logits[0, -1].double(), -1)[
+            [9, 10]
+        ]
     assert found == pytest.approx((p / p.sum()).numpy(), abs=1e-5)
 
 
@@ -75,7 +95,9 @@ def test_a_text_that_begins_with_bos_has_one() -> None:
         ),
     ],
 )
-def test_a_bad_template_is_one_line(template: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_template_is_one_line(
+    template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat, "CPU_SECONDS", 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SubjectError) as error:
@@ -88,5 +110,8 @@ def test_a_bad_template_is_one_line(template: str, message: str, monkeypatch: py
 
 def test_half_a_character_is_one_line() -> None:
     subject = Subject(tiny.model("llama"), tokenizer(True))
-    with pytest.raises(SubjectError, match=r"text 1 \('we \\ud800'\): expected characters, got half of one \(\\ud800"):
+    with pytest.raises(
+        SubjectError,
+        match=r"text 1 \('we \\ud800'\): expected characters, got half of one \(\\ud800",
+    ):
         subject.encode(["we", "we \ud800"])

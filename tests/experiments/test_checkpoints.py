@@ -60,18 +60,29 @@ def patterns(folder: Path) -> list[torch.Tensor]:
     subject = load(PATHS.model)
     texts = [s.text for s in read_conllu(PATHS.dev, limit=30).sentences]
     with torch.no_grad():
-        return [model(torch.tensor([e.ids]), output_attentions=True).attentions[1][0, 2] for e in subject.encode(texts)]
+        return [
+            model(torch.tensor([e.ids]), output_attentions=True).attentions[1][0, 2]
+            for e in subject.encode(texts)
+        ]
 
 
-def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(tmp_path: Path, steps: Path) -> None:
+def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(
+    tmp_path: Path, steps: Path
+) -> None:
     assert cli.main(command(tmp_path / "run", steps)) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
     of = {(r["step"], r["layer"], r["index"]): r for r in found["checkpoints"]}
     assert of[1, 1, 2]["entropy"] == pytest.approx(1, abs=1e-6)
     assert of[2, 1, 2]["entropy"] < 0.9
     assert of[1, 1, 2]["change"] is None
-    assert of[2, 0, 0]["change"] == pytest.approx(0, abs=1e-6)  # a layer before the one that differs
-    assert all(of[3, layer, head]["change"] == pytest.approx(0, abs=1e-6) for layer in range(5) for head in range(4))
+    assert of[2, 0, 0]["change"] == pytest.approx(
+        0, abs=1e-6
+    )  # a layer before the one that differs
+    assert all(
+        of[3, layer, head]["change"] == pytest.approx(0, abs=1e-6)
+        for layer in range(5)
+        for head in range(4)
+    )
     before, after = patterns(steps / "step-1"), patterns(steps / "step-2")
     moved = torch.cat(
         [1 - (a.sqrt() * b.sqrt()).sum(-1)[1:] for a, b in zip(before, after, strict=True)]
@@ -83,9 +94,13 @@ def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(tmp_path: Pa
     assert 'id="checkpoints"' in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_full_memory_leaves_out_whole_batches_in_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_memory_leaves_out_whole_batches_in_every_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(checkpoints, "KEPT_BYTES", 1)
-    before, after = (Subject(tiny.model("gpt2", seed), tiny.tokenizer(), bos="always") for seed in (0, 1))
+    before, after = (
+        Subject(tiny.model("gpt2", seed), tiny.tokenizer(), bos="always") for seed in (0, 1)
+    )
     texts = before.encode(["w3 w4", "w5 w6 w7 w8 w9"])
     first = checkpoints.Kept(texts, None, [False, False])
     pass_over(before, texts, [first], batch_tokens=1)
@@ -100,7 +115,9 @@ def test_a_full_memory_leaves_out_whole_batches_in_every_layer(monkeypatch: pyte
     np.testing.assert_allclose(second.change(), moved.numpy(), atol=1e-5)
 
 
-def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, calls = checkpoints.load, []
 
     def third_stops(path: Path, **more: object) -> object:
@@ -112,13 +129,24 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, steps: Path, monkeypatch: py
     monkeypatch.setattr(checkpoints, "load", third_stops)
     assert cli.main(command(tmp_path / "cut", steps)) == 130
     assert cli.main(command(tmp_path / "cut", steps)) == 0
-    assert calls == ["step-1", "step-2", "step-3", "step-2", "step-3"]  # step 2 again, for step 3 to be compared with
+    assert calls == [
+        "step-1",
+        "step-2",
+        "step-3",
+        "step-2",
+        "step-3",
+    ]  # step 2 again, for step 3 to be compared with
     assert cli.main(command(tmp_path / "whole", steps)) == 0
-    cut, whole = (json.loads((tmp_path / n / "results.json").read_text())["checkpoints"] for n in ("cut", "whole"))
+    cut, whole = (
+        json.loads((tmp_path / n / "results.json").read_text())["checkpoints"]
+        for n in ("cut", "whole")
+    )
     assert cut == whole
 
 
-def test_bad_folders_are_one_line(tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_folders_are_one_line(
+    tmp_path: Path, steps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(command(tmp_path / "run", tmp_path)) == 2
     assert "expected at least two folders with a model" in capsys.readouterr().err
 

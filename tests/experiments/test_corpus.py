@@ -11,7 +11,9 @@ from experiments.corpus import CorpusError, read_conllu
 from experiments.corpus.senteval import read_senteval
 
 
-def row(number: str, form: str, head: str = "0", deprel: str = "dep", misc: str = "_", feats: str = "_") -> str:
+def row(
+    number: str, form: str, head: str = "0", deprel: str = "dep", misc: str = "_", feats: str = "_"
+) -> str:
     columns = (number, form, form.lower(), "X", "_", feats, head, deprel, "_", misc)
     return "\t".join(columns)
 
@@ -58,7 +60,11 @@ ODD = [
 def test_every_oddity_of_the_format_at_once(tmp_path: Path) -> None:
     corpus = read_conllu(write(tmp_path, *ODD))
     (sentence,) = corpus.sentences
-    assert (sentence.id, sentence.document, sentence.text) == ("a", "d1", "They don't, du\u00a0Pont!")
+    assert (sentence.id, sentence.document, sentence.text) == (
+        "a",
+        "d1",
+        "They don't, du\u00a0Pont!",
+    )
     assert [(w.form, sentence.text[w.start : w.end]) for w in sentence.words] == [
         ("They", "They"), ("do", "do"), ("n't", "n't"), (",", ","),
         ("de", "du"), ("le", "du"), ("Pont", "Pont"), ("!", "!"),
@@ -67,7 +73,10 @@ def test_every_oddity_of_the_format_at_once(tmp_path: Path) -> None:
     assert [w.head for w in sentence.words] == [2, 0, 2, 2, 7, 7, 2, 2]
     assert sentence.words[0].feats == {"Case": "Nom", "Number": "Plur"}
     assert sentence.words[1].feats == {}
-    assert (corpus.n_words, len(corpus)) == (8, 1)  # the words of two multiword tokens, without an empty node
+    assert (corpus.n_words, len(corpus)) == (
+        8,
+        1,
+    )  # the words of two multiword tokens, without an empty node
 
 
 def test_digest_is_of_the_bytes_on_disk_whatever_the_limit(tmp_path: Path) -> None:
@@ -80,7 +89,13 @@ def test_text_is_built_from_forms_where_it_is_missing(tmp_path: Path) -> None:
     lines = [line for line in ODD if not line.startswith("# text")]
     sentence = read_conllu(write(tmp_path, *lines)).sentences[0]
     assert sentence.text == "They don't, du Pont!"
-    assert [sentence.text[w.start : w.end] for w in sentence.words[3:]] == [",", "du", "du", "Pont", "!"]
+    assert [sentence.text[w.start : w.end] for w in sentence.words[3:]] == [
+        ",",
+        "du",
+        "du",
+        "Pont",
+        "!",
+    ]
 
 
 @pytest.mark.parametrize("blank", ["\u00a0", "  ", "\u2009", "\u200b", "\t", "\u3000 "])
@@ -96,7 +111,9 @@ def test_a_form_with_a_blank_matches_another_blank(tmp_path: Path) -> None:
 
 def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "dos.conllu"
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(ODD).encode())  # nor does a missing last blank line
+    path.write_bytes(
+        b"\xef\xbb\xbf" + "\r\n".join(ODD).encode()
+    )  # nor does a missing last blank line
     assert len(read_conllu(path).sentences[0].words) == 8
 
 
@@ -143,9 +160,22 @@ PLUS = ["# global.columns = ID FORM UPOS HEAD DEPREL FEATS NER", "# text = big r
 def test_columns_of_conllu_plus_hold_for_all_sentences_that_follow(tmp_path: Path) -> None:
     """The words are those of the same sentences in ten columns; a column of its own goes into the last."""
     plus = ["1\tbig\tADJ\t2\tamod\tDegree=Pos\t_", "2\trivers\tNOUN\t0\troot\tNumber=Plur\tLOC"]
-    ten = ["1\tbig\t_\tADJ\t_\tDegree=Pos\t2\tamod\t_\t_", "2\trivers\t_\tNOUN\t_\tNumber=Plur\t0\troot\t_\tNER=LOC"]
+    ten = [
+        "1\tbig\t_\tADJ\t_\tDegree=Pos\t2\tamod\t_\t_",
+        "2\trivers\t_\tNOUN\t_\tNumber=Plur\t0\troot\t_\tNER=LOC",
+    ]
     read = read_conllu(
-        write(tmp_path, *PLUS, *plus, "", PLUS[1], *plus, "", "# global.columns = ID FORM HEAD", "1\ta\t0")
+        write(
+            tmp_path,
+            *PLUS,
+            *plus,
+            "",
+            PLUS[1],
+            *plus,
+            "",
+            "# global.columns = ID FORM HEAD",
+            "1\ta\t0",
+        )
     )
     expected = read_conllu(write(tmp_path, PLUS[1], *ten, "", PLUS[1], *ten, "", row("1", "a")))
     assert [s.words for s in read.sentences[:2]] == [s.words for s in expected.sentences[:2]]
@@ -156,21 +186,34 @@ def test_columns_of_conllu_plus_hold_for_all_sentences_that_follow(tmp_path: Pat
 
 
 def test_a_file_without_heads_has_words_and_no_tree(tmp_path: Path) -> None:
-    corpus = read_conllu(write(tmp_path, row("1", "a", "_", "_"), row("2", "b", "_", "_"), "", row("1", "c", "_", "_")))
+    corpus = read_conllu(
+        write(
+            tmp_path, row("1", "a", "_", "_"), row("2", "b", "_", "_"), "", row("1", "c", "_", "_")
+        )
+    )
     assert [(w.form, w.head, w.deprel) for s in corpus for w in s.words] == [
         ("a", 0, "_"),
         ("b", 0, "_"),
         ("c", 0, "_"),
     ]
     got = message(write(tmp_path, row("1", "a"), "", row("1", "b", "_")))
-    assert got.endswith(":3: expected heads in all sentences or in none (those before have heads), got the opposite")
+    assert got.endswith(
+        ":3: expected heads in all sentences or in none (those before have heads), got the opposite"
+    )
 
 
 def test_features_with_spaces_or_repeats_are_those_of_the_format(tmp_path: Path) -> None:
     read = read_conllu(
-        write(tmp_path, row("1", "a", "2", feats="Case= Acc|Number = Plur"), row("2", "b", feats="Case=Acc|Case=Nom"))
+        write(
+            tmp_path,
+            row("1", "a", "2", feats="Case= Acc|Number = Plur"),
+            row("2", "b", feats="Case=Acc|Case=Nom"),
+        )
     )
-    assert [w.feats for w in read.sentences[0].words] == [{"Case": "Acc", "Number": "Plur"}, {"Case": "Acc,Nom"}]
+    assert [w.feats for w in read.sentences[0].words] == [
+        {"Case": "Acc", "Number": "Plur"},
+        {"Case": "Acc,Nom"},
+    ]
 
 
 def test_carriage_returns_and_marks_inside_joined_files(tmp_path: Path) -> None:
@@ -182,9 +225,15 @@ def test_carriage_returns_and_marks_inside_joined_files(tmp_path: Path) -> None:
 
 
 def test_text_in_another_unicode_form_is_named_as_such(tmp_path: Path) -> None:
-    for text, form, forms in (("cafe\u0301", "caf\u00e9", "NFD, and NFC"), ("caf\u00e9", "cafe\u0301", "NFC, and NFD")):
+    for text, form, forms in (
+        ("cafe\u0301", "caf\u00e9", "NFD, and NFC"),
+        ("caf\u00e9", "cafe\u0301", "NFC, and NFD"),
+    ):
         got = message(write(tmp_path, f"# text = {text} bar", row("1", form, "2"), row("2", "bar")))
-        assert f"in the text at character 0, got it in another Unicode form ({forms} in column form)" in got
+        assert (
+            f"in the text at character 0, got it in another Unicode form ({forms} in column form)"
+            in got
+        )
 
 
 NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
@@ -224,7 +273,9 @@ NINE = "\t".join(["1", "a", "a", "X", "_", "_", "0", "dep", "_"])
         (["", ""], 1, "expected at least one sentence, got none"),
     ],
 )  # fmt: skip
-def test_a_fault_is_one_line_with_file_and_line_number(tmp_path: Path, lines: list[str], line: int, said: str) -> None:
+def test_a_fault_is_one_line_with_file_and_line_number(
+    tmp_path: Path, lines: list[str], line: int, said: str
+) -> None:
     path = write(tmp_path, *lines)
     got = message(path)
     assert got.startswith(f"{path}:{line}: expected ")
@@ -240,8 +291,14 @@ def test_bytes_that_are_not_utf8_are_found_by_line(tmp_path: Path) -> None:
 def test_what_is_not_a_file_is_named_with_what_is(tmp_path: Path) -> None:
     near = write(tmp_path, row("1", "a"))
     missing = tmp_path / "xx.conllu"
-    assert message(missing) == f"{missing}: expected a corpus file, got no such file; the nearest is {near}"
-    assert message(tmp_path) == f"{tmp_path}: expected a corpus file, got a directory (it holds x.conllu)"
+    assert (
+        message(missing)
+        == f"{missing}: expected a corpus file, got no such file; the nearest is {near}"
+    )
+    assert (
+        message(tmp_path)
+        == f"{tmp_path}: expected a corpus file, got a directory (it holds x.conllu)"
+    )
     assert "no such file" in message(tmp_path / "nowhere" / "x.conllu")
     (tmp_path / "empty.conllu").touch()
     assert "expected at least one sentence, got none" in message(tmp_path / "empty.conllu")
@@ -278,5 +335,7 @@ def test_a_senteval_file_may_have_empty_lines_and_no_empty_label(tmp_path: Path)
         "test": ["z"],
     }
     path.write_bytes(b"tr\tA\tx\nva\t\ty\nte\tB\tz\n")
-    with pytest.raises(CorpusError, match=r"labelled.txt:2: expected tr, va or te, a label and a sentence"):
+    with pytest.raises(
+        CorpusError, match=r"labelled.txt:2: expected tr, va or te, a label and a sentence"
+    ):
         read_senteval(path)

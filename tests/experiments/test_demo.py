@@ -66,7 +66,9 @@ def test_some_word_types_are_missing_from_train_only(corpora: dict[str, Corpus])
     assert 0.02 < len(unseen) / corpora["test"].n_words < 0.15
 
 
-def test_trees_are_projective_with_one_root_and_final_punctuation(corpora: dict[str, Corpus]) -> None:
+def test_trees_are_projective_with_one_root_and_final_punctuation(
+    corpora: dict[str, Corpus],
+) -> None:
     for sentence in corpora["dev"]:
         words = sentence.words
         assert [w.deprel for w in words if w.head == 0] == ["root"]
@@ -81,12 +83,23 @@ def test_every_present_verb_agrees_with_its_subject(corpora: dict[str, Corpus]) 
     checked = across = 0
     for sentence in corpora["train"]:
         for subject in sentence.words:
-            if subject.deprel not in ("nsubj", "nsubj:pass") or subject.feats.get("PronType") in ("Rel", "Int"):
+            if subject.deprel not in ("nsubj", "nsubj:pass") or subject.feats.get("PronType") in (
+                "Rel",
+                "Int",
+            ):
                 continue
             verb = sentence.words[subject.head - 1]
-            group = [w for w in sentence.words if w.head == verb.id and w.deprel in ("aux", "aux:pass", "cop")]
+            group = [
+                w
+                for w in sentence.words
+                if w.head == verb.id and w.deprel in ("aux", "aux:pass", "cop")
+            ]
             finite = next((w for w in [*group, verb] if w.feats.get("VerbForm") == "Fin"), None)
-            if finite is None or finite.feats.get("Tense") != "Pres" or "Number" not in finite.feats:
+            if (
+                finite is None
+                or finite.feats.get("Tense") != "Pres"
+                or "Number" not in finite.feats
+            ):
                 continue
             joined = [w for w in sentence.words if w.head == subject.id and w.deprel == "conj"]
             # "a cook and a guard": plural; "a cook or guards": as the nearer one.
@@ -119,7 +132,9 @@ def test_many_words_change_their_part_of_speech(corpora: dict[str, Corpus]) -> N
 
 
 def test_pairs_differ_in_one_verb_and_share_all_before_it() -> None:
-    pairs = [json.loads(line) for line in demo_paths().pairs.read_text(encoding="utf-8").splitlines()]
+    pairs = [
+        json.loads(line) for line in demo_paths().pairs.read_text(encoding="utf-8").splitlines()
+    ]
     assert len(pairs) == 240
     for pair in pairs:
         good, bad = pair["sentence_good"].split(), pair["sentence_bad"].split()
@@ -165,5 +180,7 @@ def test_the_demo_is_a_few_megabytes() -> None:
 
 def test_finding_the_demo_imports_neither_torch_nor_the_parser() -> None:
     code = "import sys, experiments.demo as d; d.demo_paths(); print({'torch', 'conllu', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "set()"

@@ -61,7 +61,9 @@ def test_the_command_prints_the_map_and_writes_a_run(model_path, tmp_path, capsy
     assert {"records", "status", "findings"} <= set(printed)
 
 
-def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(model_path, tmp_path, capsys, broken):
+def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(
+    model_path, tmp_path, capsys, broken
+):
     assert cli.main(["doctor", "--model", model_path, "--out", str(tmp_path / "d")]) == 1
     assert "WRONG" in capsys.readouterr().out
     results = json.loads((tmp_path / "d" / "results.json").read_text())
@@ -75,9 +77,15 @@ def test_a_folder_for_each_model_unless_one_is_named():
         DoctorOptions(model=m, dtype=d).out
         for m, d in (("org/gpt2", "float32"), ("/a/b", "float32"), ("/a/b", "float16"))
     ]
-    assert [str(out)[:-8] for out in outs] == ["runs/doctor-gpt2-", "runs/doctor-b-", "runs/doctor-b-"]
+    assert [str(out)[:-8] for out in outs] == [
+        "runs/doctor-gpt2-",
+        "runs/doctor-b-",
+        "runs/doctor-b-",
+    ]
     assert len(set(outs)) == 3
-    assert DoctorOptions(model="/a/b", force=True).out == outs[1]  # what changes no number is the same run
+    assert (
+        DoctorOptions(model="/a/b", force=True).out == outs[1]
+    )  # what changes no number is the same run
 
 
 @pytest.fixture
@@ -89,7 +97,18 @@ def pairs(tmp_path):
 
 def study(model_path, pairs, out, *more):
     return cli.main(
-        ["ablate", "--model", model_path, "--pairs", str(pairs), "--component", "mlps", "--out", str(out), *more]
+        [
+            "ablate",
+            "--model",
+            model_path,
+            "--pairs",
+            str(pairs),
+            "--component",
+            "mlps",
+            "--out",
+            str(out),
+            *more,
+        ]
     )
 
 
@@ -101,13 +120,16 @@ def test_a_study_runs_the_quick_part_first_and_a_finished_one_does_not(
     about = json.loads((tmp_path / "a" / "results.json").read_text())["provenance"]["doctor"]
     assert (about["status"], about["wrong"]) == ("OK", [])
     monkeypatch.setattr(
-        "experiments.subject.checks.verify", lambda *a, **k: pytest.fail("a finished run is examined again")
+        "experiments.subject.checks.verify",
+        lambda *a, **k: pytest.fail("a finished run is examined again"),
     )
     assert study(model_path, pairs, tmp_path / "a") == 0
     assert "quick checks" not in capsys.readouterr().err
 
 
-def test_a_study_refuses_a_wrong_model_or_brands_its_report(model_path, pairs, tmp_path, capsys, broken):
+def test_a_study_refuses_a_wrong_model_or_brands_its_report(
+    model_path, pairs, tmp_path, capsys, broken
+):
     assert study(model_path, pairs, tmp_path / "a") == 2
     said = capsys.readouterr().err
     assert "is not what its sites say" in said

@@ -69,12 +69,16 @@ def write(path: Path, items: list[Prompt] | list[Pair]) -> Path:
         else:
             names = ("prompt", "answer", "wrong", "corrupted", "group")
             record = {name: getattr(item, name) for name in names}
-        lines.append(json.dumps({name: value for name, value in record.items() if value is not None}))
+        lines.append(
+            json.dumps({name: value for name, value in record.items() if value is not None})
+        )
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
-def ablate(one: Subject, folder: Path, items: list[Prompt] | list[Pair], **options: Any) -> dict[str, Any]:
+def ablate(
+    one: Subject, folder: Path, items: list[Prompt] | list[Pair], **options: Any
+) -> dict[str, Any]:
     """A run in a folder of its own."""
     kind = "pairs" if isinstance(items[0], Pair) else "prompts"
     number = sum(1 for _ in folder.glob("run-*"))
@@ -100,9 +104,19 @@ def test_a_text_is_never_its_own_partner_and_every_other_one_is_drawn() -> None:
 def test_a_resampled_effect_is_that_of_another_text(tmp_path: Path, tokens: int) -> None:
     """Whatever the batches: the effect of each prompt is that of one of the other texts that are long enough."""
     one = loud()
-    results = ablate(one, tmp_path, PROMPTS, component="mlps", value="resample", positions="all", batch_tokens=tokens)
+    results = ablate(
+        one,
+        tmp_path,
+        PROMPTS,
+        component="mlps",
+        value="resample",
+        positions="all",
+        batch_tokens=tokens,
+    )
     assert results["records"][0]["n"] == 3  # the longest has no other
-    assert "1 of 4 items left out: no other reference text is as long" in results["notes"][0]["text"]
+    assert (
+        "1 of 4 items left out: no other reference text is as long" in results["notes"][0]["text"]
+    )
     ids = [torch.tensor([one.encode([prompt.prompt])[0].ids]) for prompt in PROMPTS]
     for record in results["records"]:
         with torch.no_grad(), capture(one.model, record["site"], clone=True) as first:
@@ -131,9 +145,9 @@ def test_the_draw_depends_on_no_batch(tmp_path: Path) -> None:
     effects = [
         [
             record["effect"]
-            for record in ablate(one, tmp_path, PROMPTS[:3], component="mlps", value="resample", batch_tokens=tokens)[
-                "records"
-            ]
+            for record in ablate(
+                one, tmp_path, PROMPTS[:3], component="mlps", value="resample", batch_tokens=tokens
+            )["records"]
         ]
         for tokens in (6, 400)
     ]
@@ -141,7 +155,11 @@ def test_the_draw_depends_on_no_batch(tmp_path: Path) -> None:
 
 
 def test_sentences_of_a_pair_do_not_stand_for_each_other(tmp_path: Path) -> None:
-    alone = [Pair("w3 w4 w5 w6 w7 w8", "w3 w4 w5 w9 w7 w8"), Pair("w1 w2 w3", "w1 w4 w3"), Pair("w5 w2 w3", "w5 w6 w3")]
+    alone = [
+        Pair("w3 w4 w5 w6 w7 w8", "w3 w4 w5 w9 w7 w8"),
+        Pair("w1 w2 w3", "w1 w4 w3"),
+        Pair("w5 w2 w3", "w5 w6 w3"),
+    ]
     results = ablate(subject("gpt2"), tmp_path, alone, component="mlps", value="resample")
     assert results["records"][0]["n"] == 2
 
@@ -163,19 +181,26 @@ def test_the_first_token_is_in_the_edit_if_it_is_in_the_mean(
     for layer, record in enumerate(results["records"]):
         module = one.model.transformer.h[layer].mlp
         seen: list[torch.Tensor] = []
-        handle = module.register_forward_hook(lambda m, args, out, seen=seen: seen.append(out.detach()[0]))
+        handle = module.register_forward_hook(
+            lambda m, args, out, seen=seen: seen.append(out.detach()[0])
+        )
         clean = [naive(one, "logit_difference", prompt) for prompt in prompts]
         handle.remove()
         outputs = seen[: len(prompts)]
         new = {
             "zero": [torch.zeros_like(output) for output in outputs],
-            "mean": [torch.cat([output[first:] for output in outputs]).mean(0).expand_as(output) for output in outputs],
+            "mean": [
+                torch.cat([output[first:] for output in outputs]).mean(0).expand_as(output)
+                for output in outputs
+            ],
             "resample": outputs[::-1],
         }[value]
         effects = []
         for prompt, own, values in zip(prompts, clean, new, strict=True):
 
-            def put(m: Any, args: Any, out: torch.Tensor, values: torch.Tensor = values) -> torch.Tensor:
+            def put(
+                m: Any, args: Any, out: torch.Tensor, values: torch.Tensor = values
+            ) -> torch.Tensor:
                 return torch.cat([out[:, :first], values[None, first : out.shape[1]]], 1)
 
             handle = module.register_forward_hook(put)
@@ -194,7 +219,9 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
     clean = write(tmp_path / "p.jsonl", items)
     indices = {}
     for positions in ("all", "not-first"):
-        options = PatchOptions(model=one, clean=clean, by="position", positions=positions, out=tmp_path / positions)
+        options = PatchOptions(
+            model=one, clean=clean, by="position", positions=positions, out=tmp_path / positions
+        )
         results = execute(STUDIES["patch"], options)
         indices[positions] = sorted({record["index"] for record in results["records"]})
     length = len(one.encode(["w3 w4 w5"])[0].ids)
@@ -207,7 +234,9 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("n", [2, 5, 6, 9, 13])
 def test_the_smallest_p_is_that_of_equal_signs(n: int) -> None:
-    values = np.random.default_rng(0).uniform(1, 2, size=(n, 1))  # all of one sign: the most extreme assignment
+    values = np.random.default_rng(0).uniform(
+        1, 2, size=(n, 1)
+    )  # all of one sign: the most extreme assignment
     assert smallest_p(n, 270) == pytest.approx(sign_flip_p(values)[0])
     assert smallest_p(60, 270) == pytest.approx(1 / 10_001)
 
@@ -228,7 +257,9 @@ def some_records(effects: np.ndarray, clusters: np.ndarray, whole: float = 2.0) 
     parts = components(one.model, "heads", chunk.batch)[: len(effects)]
     measured = Measured(effects, np.zeros(effects.shape[1]), np.ones(len(effects), dtype=bool))
     clean = np.full(effects.shape[1], whole)
-    return effect_records(parts, measured, clean, clusters, get_metric("logit_difference"), value="zero")
+    return effect_records(
+        parts, measured, clean, clusters, get_metric("logit_difference"), value="zero"
+    )
 
 
 def test_one_group_has_no_interval_and_no_test_and_keeps_its_recovery() -> None:
@@ -249,7 +280,8 @@ def test_six_prompts_are_no_finding_of_nothing() -> None:
     effects = np.random.default_rng(0).normal(size=(8, 6))
     note = power_note(some_records(effects, np.arange(6)), "heads")
     assert (
-        note == "With 6 prompts the smallest possible p is 0.031: unless 6 of 8 heads have it, none can reach q < 0.05."
+        note
+        == "With 6 prompts the smallest possible p is 0.031: unless 6 of 8 heads have it, none can reach q < 0.05."
     )
     note = power_note(some_records(effects[:, :5], np.arange(5)), "heads")
     assert note.endswith("no heads can reach q < 0.05.")
@@ -300,10 +332,13 @@ def test_bad_items_are_left_out_counted_and_named(tmp_path: Path) -> None:
     assert kept == good
     assert reads.n_prompts == len(good)
     (note,) = unusable_notes(unusable, len(kept))
-    assert note.text.startswith("2 of 22 items left out: line 21: expected two sentences that differ")
+    assert note.text.startswith(
+        "2 of 22 items left out: line 21: expected two sentences that differ"
+    )
     assert "line 22: expected sentences of other tokens" in note.text
     with pytest.raises(
-        MetricError, match=r"2 of 22 items cannot be measured .*: correct them, or leave them out with --skip 0.1"
+        MetricError,
+        match=r"2 of 22 items cannot be measured .*: correct them, or leave them out with --skip 0.1",
     ):
         usable(pairs, lambda some: metric.reads(one, some), [unusable[0]], 0.05)
 
@@ -311,7 +346,11 @@ def test_bad_items_are_left_out_counted_and_named(tmp_path: Path) -> None:
 def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
     one, metric = subject("gpt2"), get_metric("logit_difference")
     items = [Prompt("w3 w4", " w5", " w6")] * 17
-    items += [Prompt("w3 " * 70, " w5", " w6"), Prompt("w3", " w4 w5", " w6"), Prompt("w3", " w4", " w4")]
+    items += [
+        Prompt("w3 " * 70, " w5", " w6"),
+        Prompt("w3", " w4 w5", " w6"),
+        Prompt("w3", " w4", " w4"),
+    ]
     unusable: list[Unusable] = []
     prompts = read_prompts(write(tmp_path / "p.jsonl", items), unusable=unusable)
     kept, _ = usable(prompts, lambda some: metric.reads(one, some), unusable, 0.2)
@@ -322,7 +361,10 @@ def test_too_long_and_of_two_tokens(tmp_path: Path) -> None:
     assert "--metric answer_difference" in text
     assert "line 20: expected an answer that differs" in text
     many = [Unusable(i, "bad") for i in range(9)]
-    assert unusable_notes(many, 91)[0].text == f"9 of 100 items left out: lines 0, 1, 2, and {9 - NAMED} more: bad"
+    assert (
+        unusable_notes(many, 91)[0].text
+        == f"9 of 100 items left out: lines 0, 1, 2, and {9 - NAMED} more: bad"
+    )
 
 
 # -- every component with every value, metric and estimate
@@ -356,9 +398,15 @@ def test_a_single_index_of_every_site_can_be_replaced(name: str, component: str)
         expected = edit(value, Where(whole))
         if part.index is not None:
             expected = torch.where(
-                torch.zeros_like(value).index_put_(_grid(value, index), torch.tensor(1.0)) > 0, expected, value
+                torch.zeros_like(value).index_put_(_grid(value, index), torch.tensor(1.0)) > 0,
+                expected,
+                value,
             )
-        with torch.no_grad(), intervene(one.model, {part.site: edit}), capture(one.model, whole, clone=True) as after:
+        with (
+            torch.no_grad(),
+            intervene(one.model, {part.site: edit}),
+            capture(one.model, whole, clone=True) as after,
+        ):
             one.model(**inputs)
         torch.testing.assert_close(after[whole], expected, atol=1e-6, rtol=1e-5)
 
@@ -375,7 +423,10 @@ def _grid(value: torch.Tensor, index: Any) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_every_value_metric_and_estimate_runs(tmp_path: Path, name: str, component: str) -> None:
     check_combinations(
-        tmp_path, name, component, list(itertools.product(EVERY_VALUE, METRICS, ("none", "gradient", "graddrop")))
+        tmp_path,
+        name,
+        component,
+        list(itertools.product(EVERY_VALUE, METRICS, ("none", "gradient", "graddrop"))),
     )
 
 
@@ -383,18 +434,24 @@ def test_every_value_metric_and_estimate_runs(tmp_path: Path, name: str, compone
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_every_value_and_every_metric_runs_once(tmp_path: Path, name: str, component: str) -> None:
     names = list(METRICS)
-    some = [(EVERY_VALUE[i % 5], metric, ("none", "gradient")[i % 2]) for i, metric in enumerate(names)]
+    some = [
+        (EVERY_VALUE[i % 5], metric, ("none", "gradient")[i % 2]) for i, metric in enumerate(names)
+    ]
     check_combinations(tmp_path, name, component, some)
 
 
 NO_GRADIENT = ("rank", "answer_accuracy", "pair_accuracy")
 
 
-def check_combinations(folder: Path, name: str, component: str, wanted: list[tuple[str, str, str]]) -> None:
+def check_combinations(
+    folder: Path, name: str, component: str, wanted: list[tuple[str, str, str]]
+) -> None:
     """Every combination that is no contradiction gives numbers."""
     one = subject(name)
     for value, metric, estimate in wanted:
-        if (value, component) == ("optimal", "neurons") or (estimate != "none" and metric in NO_GRADIENT):
+        if (value, component) == ("optimal", "neurons") or (
+            estimate != "none" and metric in NO_GRADIENT
+        ):
             continue
         items = SMALL_PAIRS if METRICS[metric].of_pairs else SMALL
         results = ablate(
@@ -411,7 +468,10 @@ def check_combinations(folder: Path, name: str, component: str, wanted: list[tup
         )
         assert results["records"], (value, metric, estimate)
         assert np.isfinite([record["effect"] for record in results["records"]]).all()
-        assert (metric, component) == (results["records"][0]["metric"], next(iter(families_of(results))))
+        assert (metric, component) == (
+            results["records"][0]["metric"],
+            next(iter(families_of(results))),
+        )
 
 
 def families_of(results: dict[str, Any]) -> list[str]:

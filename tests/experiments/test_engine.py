@@ -37,10 +37,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, found = tmp_path_factory.mktemp("files"), {}
     for name, path, count in (("train", demo_paths().dev, 150), ("test", demo_paths().test, 30)):
         found[name] = folder / f"{name}.conllu"
-        found[name].write_text("\n\n".join(path.read_text("utf-8").split("\n\n")[:count]) + "\n\n", encoding="utf-8")
+        found[name].write_text(
+            "\n\n".join(path.read_text("utf-8").split("\n\n")[:count]) + "\n\n", encoding="utf-8"
+        )
     found["prompts"] = folder / "prompts.jsonl"
     texts = ("The dog runs .", "The dogs run home .", "A cat sees the old house .")
-    found["prompts"].write_text("\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8")
+    found["prompts"].write_text(
+        "\n".join(json.dumps({"prompt": text}) for text in texts), encoding="utf-8"
+    )
     return found
 
 
@@ -114,10 +118,21 @@ def kill_a_worker(folder: Path, shards: int, killed: list[str]) -> None:
 def test_capture_writes_the_same_bytes_with_a_worker_killed(
     cluster: OnRay, tmp_path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ("--corpus", files["train"], "--batch-tokens", 48, "--site", "hook_resid_post", "--store-as", "float16")
+    more = (
+        "--corpus",
+        files["train"],
+        "--batch-tokens",
+        48,
+        "--site",
+        "hook_resid_post",
+        "--store-as",
+        "float16",
+    )
     assert cli.main(command("capture", tmp_path / "local", *more, engine="local")) == 0
     killed: list[str] = []
-    killer = threading.Thread(target=kill_a_worker, args=(tmp_path / "ray" / "store", 3, killed), daemon=True)
+    killer = threading.Thread(
+        target=kill_a_worker, args=(tmp_path / "ray" / "store", 3, killed), daemon=True
+    )
     killer.start()
     assert cli.main(command("capture", tmp_path / "ray", *more, engine="ray")) == 0
     killer.join(1)
@@ -127,7 +142,9 @@ def test_capture_writes_the_same_bytes_with_a_worker_killed(
     local, ray = contents(tmp_path / "local" / "store"), contents(tmp_path / "ray" / "store")
     assert len(local) > 20
     assert ray == local
-    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("local", "ray")]
+    found = [
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("local", "ray")
+    ]
     assert found[0]["records"] == found[1]["records"]
     # What goes wrong in a worker is one line here.
     (tmp_path / "ray" / "results.json").unlink()
@@ -141,18 +158,42 @@ def test_capture_writes_the_same_bytes_with_a_worker_killed(
     assert not ActivationStore(tmp_path / "local" / "store").problems()
 
 
-def test_studies_give_the_same_tables(cluster: OnRay, tmp_path: Path, files: dict[str, Path]) -> None:
-    probe = ("--corpus", files["train"], "--test", files["test"], "--property", "upos", "--sample", 60)
-    probe += ("--l2", 100, "--site", "blocks.4.hook_resid_post", "--control-seeds", 1, "--random-models", 0)
+def test_studies_give_the_same_tables(
+    cluster: OnRay, tmp_path: Path, files: dict[str, Path]
+) -> None:
+    probe = (
+        "--corpus",
+        files["train"],
+        "--test",
+        files["test"],
+        "--property",
+        "upos",
+        "--sample",
+        60,
+    )
+    probe += (
+        "--l2",
+        100,
+        "--site",
+        "blocks.4.hook_resid_post",
+        "--control-seeds",
+        1,
+        "--random-models",
+        0,
+    )
     ablate = ("--prompts", files["prompts"], "--metric", "loss", "--batch-tokens", 8)
     for name, more in (("probe", probe), ("ablate", ablate)):
         for engine in ("local", "ray"):
             assert cli.main(command(name, tmp_path / f"{name}-{engine}", *more, engine=engine)) == 0
         local, ray = (
-            json.loads((tmp_path / f"{name}-{engine}" / "results.json").read_text()) for engine in ("local", "ray")
+            json.loads((tmp_path / f"{name}-{engine}" / "results.json").read_text())
+            for engine in ("local", "ray")
         )
         assert local["records"] == ray["records"]
         assert local["findings"] == ray["findings"]
-    saved = [sorted((tmp_path / f"probe-{engine}" / "probes").rglob("*.safetensors")) for engine in ("local", "ray")]
+    saved = [
+        sorted((tmp_path / f"probe-{engine}" / "probes").rglob("*.safetensors"))
+        for engine in ("local", "ray")
+    ]
     assert [p.read_bytes() for p in saved[0]] == [p.read_bytes() for p in saved[1]]
     assert len(saved[0]) == 2

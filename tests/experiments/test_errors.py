@@ -20,7 +20,16 @@ PATHS = demo_paths()
 
 def words(out):
     texts = ["--corpus", str(PATHS.dev), "--limit", "3"]
-    return ["capture", "--model", str(PATHS.model), "--site", "hook_embed", *texts, "--out", str(out)]
+    return [
+        "capture",
+        "--model",
+        str(PATHS.model),
+        "--site",
+        "hook_embed",
+        *texts,
+        "--out",
+        str(out),
+    ]
 
 
 def test_every_error_of_ours_is_a_layerscope_error():
@@ -29,13 +38,25 @@ def test_every_error_of_ours_is_a_layerscope_error():
         package = importlib.import_module(f"layerscope.{room}")
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
-            own = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == info.name]
-            strange += [c for c in own if issubclass(c, Exception) and not issubclass(c, (ls.LayerscopeError, Warning))]
-    assert {c.__name__ for c in strange} <= {"_Stop", "_Read"}  # raised and caught inside one function
+            own = [
+                c
+                for _, c in inspect.getmembers(module, inspect.isclass)
+                if c.__module__ == info.name
+            ]
+            strange += [
+                c
+                for c in own
+                if issubclass(c, Exception) and not issubclass(c, (ls.LayerscopeError, Warning))
+            ]
+    assert {c.__name__ for c in strange} <= {
+        "_Stop",
+        "_Read",
+    }  # raised and caught inside one function
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("selectivity_hi"), ValueError("operands could not be broadcast"), IndexError()]
+    "error",
+    [KeyError("selectivity_hi"), ValueError("operands could not be broadcast"), IndexError()],
 )
 def test_a_bug_shows_its_traceback(error, tmp_path, capsys, monkeypatch):
     def fails(*_):
@@ -86,7 +107,8 @@ def test_an_option_is_taken_by_its_old_name_and_never_by_half(tmp_path, capsys):
     from experiments.studies import STUDIES
 
     options = from_values(
-        STUDIES["probe"].options, {"model": "m", "corpus": "c", "property": "p", "limit_sentences": 4}
+        STUDIES["probe"].options,
+        {"model": "m", "corpus": "c", "property": "p", "limit_sentences": 4},
     )
     assert options.sample == 4
 

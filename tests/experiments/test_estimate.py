@@ -34,7 +34,9 @@ PROMPTS = [
     Prompt("w9 w3 w12", " w4", " w20"),
     Prompt("w30 w31 w32 w33 w34 w35", " w36", " w37"),
 ]
-OTHERS = [Prompt(p, " w1", " w2") for p in ("w13 w4 w15 w6", "w9 w13 w1", "w40 w31 w42 w33 w44 w35")]
+OTHERS = [
+    Prompt(p, " w1", " w2") for p in ("w13 w4 w15 w6", "w9 w13 w1", "w40 w31 w42 w33 w44 w35")
+]
 
 
 def one_chunk(one: Subject, prompts: list[Prompt], metric: str = "logit_difference") -> Chunk:
@@ -54,7 +56,9 @@ def test_estimates_are_the_derivative(name: str, kind: str) -> None:
         if kind == "positions"
         else components(one.model, kind, chunk.batch)[:: 7 if kind == "neurons" else 1]
     )
-    step = 1e-2  # norms compute in float32, whatever the model's type: shorter steps drown in rounding
+    step = (
+        1e-2  # norms compute in float32, whatever the model's type: shorter steps drown in rounding
+    )
     got = estimates(one, metric, chunk, parts, lambda part: edits.scale(1 + step)).effects
     reads, model = chunk.reads, one.model
     assert np.abs(got).max() > 1e-5
@@ -62,7 +66,9 @@ def test_estimates_are_the_derivative(name: str, kind: str) -> None:
         values = []
         for factor in (1 + step, 1 - step):
             with torch.no_grad(), intervene(model, {part.site: edit_at(part, edits.scale(factor))}):
-                logits = model(**chunk.batch.inputs()).logits[reads.places[:, 0], reads.places[:, 1]]
+                logits = model(**chunk.batch.inputs()).logits[
+                    reads.places[:, 0], reads.places[:, 1]
+                ]
             at_targets = torch.log2(torch.softmax(logits, -1)).gather(1, reads.places[:, 2:3])[:, 0]
             out = torch.zeros(len(chunk.prompts), dtype=torch.float64)
             values.append(out.index_add_(0, reads.places[:, 3], at_targets * reads.weights))
@@ -74,13 +80,19 @@ def test_the_estimate_is_exact_where_the_metric_is_linear() -> None:
     one.model.transformer.ln_f = nn.Identity()  # the last MLP now adds to the logits
     chunk = one_chunk(one, PROMPTS)
     parts = [p for p in components(one.model, "neurons", chunk.batch) if p.layer == 1]
-    got = estimates(one, get_metric("logit_difference"), chunk, parts, lambda part: edits.zero()).effects
-    exact = Sweep(one, get_metric("logit_difference"), chunk).effects([(p, edits.zero()) for p in parts])
+    got = estimates(
+        one, get_metric("logit_difference"), chunk, parts, lambda part: edits.zero()
+    ).effects
+    exact = Sweep(one, get_metric("logit_difference"), chunk).effects(
+        [(p, edits.zero()) for p in parts]
+    )
     np.testing.assert_allclose(got, exact, atol=1e-5)
     assert np.abs(exact).max() > 5e-4
 
 
-@pytest.mark.parametrize(("name", "part"), [("gpt2", "q"), ("gpt2", "k"), ("llama", "q"), ("llama", "k")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("gpt2", "q"), ("gpt2", "k"), ("llama", "q"), ("llama", "k")]
+)
 def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -> None:
     """One attention layer that adds to the logits: exact for the corrected estimate, which a plain gradient is not."""
     one = subject(name)
@@ -89,7 +101,9 @@ def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -
     blocks = body.h if name == "gpt2" else body.layers
     for block in blocks[:1]:
         (block.mlp.c_proj if name == "gpt2" else block.mlp.down_proj).weight.data.zero_()
-    with torch.no_grad():  # make the second block nothing, and the final norm too; the first attends sharply
+    with (
+        torch.no_grad()
+    ):  # make the second block nothing, and the final norm too; the first attends sharply
         for weight in blocks[1].parameters():
             weight.zero_()
         for module in (blocks[0].attn if name == "gpt2" else blocks[0].self_attn).parameters():
@@ -99,7 +113,9 @@ def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -
     else:
         body.norm = nn.Identity()
     chunk, source = one_chunk(one, PROMPTS), one_chunk(one, OTHERS)
-    parts = [p for p in components(model, "heads", chunk.batch, f"attn.hook_{part}") if p.layer == 0]
+    parts = [
+        p for p in components(model, "heads", chunk.batch, f"attn.hook_{part}") if p.layer == 0
+    ]
     site, metric = parts[0].site.name, get_metric("logit_difference")
     with torch.no_grad(), capture(model, site, clone=True) as acts:
         model(**source.batch.inputs())
@@ -121,7 +137,10 @@ def test_head_gates_are_the_gradients_of_gates() -> None:
     one = subject("llama")
     chunk, metric = one_chunk(one, PROMPTS), get_metric("logit_difference")
     parts = components(one.model, "heads", chunk.batch)
-    gates = {name: torch.ones(len(PROMPTS), 1, 4, 1, requires_grad=True) for name in {p.site.name for p in parts}}
+    gates = {
+        name: torch.ones(len(PROMPTS), 1, 4, 1, requires_grad=True)
+        for name in {p.site.name for p in parts}
+    }
     gated = {name: edits.function(lambda z, g=gate: z * g) for name, gate in gates.items()}
     with pytest.warns(UserWarning, match="changed nothing"), intervene(one.model, gated):  # type: ignore[arg-type]
         logits = one.model(**chunk.batch.inputs()).logits[tuple(chunk.reads.positions.T)]
@@ -148,7 +167,9 @@ def test_grad_drop_passes_by_one_layer_at_a_time() -> None:
     plain = estimates(one, metric, chunk, parts, zero).effects
     own = [estimates(one, metric, chunk, parts, zero, dropped=layer).effects for layer in range(2)]
     for part, *rows in zip(parts, plain, *own, strict=True):
-        assert np.abs(rows[1 + part.layer]).max() == 0  # its own layer is passed by: no path is left
+        assert (
+            np.abs(rows[1 + part.layer]).max() == 0
+        )  # its own layer is passed by: no path is left
         if part.layer == 1:  # nothing follows it but the residual stream
             np.testing.assert_allclose(rows[1], rows[0], atol=1e-7)
         else:
@@ -161,9 +182,19 @@ def test_a_run_by_grad_drop_measures_what_it_ranks_first(tmp_path: Path) -> None
     one = subject("gpt2")
     one.model.save_pretrained(tmp_path / "model")
     one.tokenizer.save_pretrained(tmp_path / "model")
-    lines = [json.dumps({"prompt": p.prompt, "answer": p.answer, "wrong": p.wrong}) for p in PROMPTS]
+    lines = [
+        json.dumps({"prompt": p.prompt, "answer": p.answer, "wrong": p.wrong}) for p in PROMPTS
+    ]
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "always"]
+    command = [
+        "ablate",
+        "--model",
+        str(tmp_path / "model"),
+        "--prompts",
+        str(tmp_path / "p.jsonl"),
+        "--bos",
+        "always",
+    ]
     command += [
         "--estimate",
         "graddrop",
@@ -178,7 +209,11 @@ def test_a_run_by_grad_drop_measures_what_it_ranks_first(tmp_path: Path) -> None
     ]
     assert cli.main(command) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    records, chunk, metric = results["records"], one_chunk(one, PROMPTS), get_metric("logit_difference")
+    records, chunk, metric = (
+        results["records"],
+        one_chunk(one, PROMPTS),
+        get_metric("logit_difference"),
+    )
     parts = components(one.model, "heads", chunk.batch)
     drop = grad_drop(one, metric, chunk, parts, lambda _: edits.zero(), 2).mean(1)
     plain = estimates(one, metric, chunk, parts, lambda _: edits.zero()).effects.mean(1)
@@ -194,7 +229,13 @@ def test_a_metric_of_steps_has_no_gradient() -> None:
     one = subject("gpt2")
     chunk = one_chunk(one, PROMPTS, "rank")
     with pytest.raises(MetricError, match="rank has no gradient"):
-        estimates(one, get_metric("rank"), chunk, components(one.model, "mlps", chunk.batch), lambda _: edits.zero())
+        estimates(
+            one,
+            get_metric("rank"),
+            chunk,
+            components(one.model, "mlps", chunk.batch),
+            lambda _: edits.zero(),
+        )
 
 
 def test_keys_by_position_have_no_estimate_but_values_do() -> None:
@@ -205,11 +246,19 @@ def test_keys_by_position_have_no_estimate_but_values_do() -> None:
         estimates(one, metric, chunk, places(one.model, "attn.hook_k", 5), lambda _: half)
     parts = places(one.model, "attn.hook_v", 5)
     exact = Sweep(one, metric, chunk).effects([(p, edit_at(p, half)) for p in parts])
-    assert np.corrcoef(estimates(one, metric, chunk, parts, lambda _: half).effects[:, 0], exact[:, 0])[0, 1] > 0.99
+    assert (
+        np.corrcoef(
+            estimates(one, metric, chunk, parts, lambda _: half).effects[:, 0], exact[:, 0]
+        )[0, 1]
+        > 0.99
+    )
 
 
 def test_signs_of_rounding_do_not_count() -> None:
-    exact, estimate = np.array([2.0, -1.0, 1e-7, -1e-7, 0.5]), np.array([1.8, -1.1, -1e-9, 0.0, 0.4])
+    exact, estimate = (
+        np.array([2.0, -1.0, 1e-7, -1e-7, 0.5]),
+        np.array([1.8, -1.1, -1e-9, 0.0, 0.4]),
+    )
     found = certificate("gradient", estimate, exact, range(5), ())
     assert found.same_sign == 1
     assert not any("other sign" in reason for reason in found.misleads)
@@ -221,7 +270,12 @@ def test_a_certificate_tells_good_from_bad() -> None:
     top, sample = to_verify(np.abs(exact), 20, 30, seed=1)
     assert not set(top) & set(sample)
     good = certificate("gradient", 0.5 * exact, exact, top, sample)
-    assert (good.spearman, good.overlap, good.same_sign, good.misleads) == (pytest.approx(1), 1, 1, [])
+    assert (good.spearman, good.overlap, good.same_sign, good.misleads) == (
+        pytest.approx(1),
+        1,
+        1,
+        [],
+    )
     assert good.slope == pytest.approx(2)
     noise = np.random.default_rng(1).normal(size=200)
     bad = certificate("gradient", noise, exact, *to_verify(np.abs(noise), 20, 30, seed=1))
@@ -232,11 +286,30 @@ def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Pa
     tiny.save(detector.model(), tmp_path / "model")
     lines = [json.dumps(item) for item in detector.prompts()]
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    command = ["ablate", "--model", str(tmp_path / "model"), "--prompts", str(tmp_path / "p.jsonl"), "--bos", "never"]
-    command += ["--component", "neurons", "--estimate", "gradient", "--verify", "4", "--verify-drawn", "3"]
+    command = [
+        "ablate",
+        "--model",
+        str(tmp_path / "model"),
+        "--prompts",
+        str(tmp_path / "p.jsonl"),
+        "--bos",
+        "never",
+    ]
+    command += [
+        "--component",
+        "neurons",
+        "--estimate",
+        "gradient",
+        "--verify",
+        "4",
+        "--verify-drawn",
+        "3",
+    ]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [r["index"] for r in results["records"] if r["q"] is not None and r["q"] < 0.05] == [detector.NEURON]
+    assert [r["index"] for r in results["records"] if r["q"] is not None and r["q"] < 0.05] == [
+        detector.NEURON
+    ]
     record = results["records"][detector.NEURON]
     assert record["exact"]
     assert record["normalised"] == pytest.approx(-1, abs=1e-5)
@@ -256,13 +329,23 @@ def test_few_prompts_are_said_and_one_says_nothing() -> None:
     assert differs_from_0(mean_of(np.array([4.0, 4.1]), np.arange(2)))
 
 
-def test_a_continued_run_keeps_its_choice_of_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_run_keeps_its_choice_of_what_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gradients made again may rank the parts otherwise; exact effects must stay with the parts that they are of."""
     one = subject("gpt2")
-    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8")
-    asked: dict[str, Any] = {"model": one, "prompts": tmp_path / "p.jsonl", "metric": "logit_difference"}
+    (tmp_path / "p.jsonl").write_text(
+        "\n".join(json.dumps(vars(p)) for p in PROMPTS), encoding="utf-8"
+    )
+    asked: dict[str, Any] = {
+        "model": one,
+        "prompts": tmp_path / "p.jsonl",
+        "metric": "logit_difference",
+    }
     asked |= {"component": "heads", "out": tmp_path / "run"}
-    exact = execute(STUDIES["ablate"], AblateOptions(**{**asked, "out": tmp_path / "exact"}))["records"]
+    exact = execute(STUDIES["ablate"], AblateOptions(**{**asked, "out": tmp_path / "exact"}))[
+        "records"
+    ]
     config = AblateOptions(**asked, estimate="gradient", verify=2, verify_drawn=0)
 
     def stop(*_: Any) -> None:

@@ -40,13 +40,19 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         good, bad = pair.good.split(), pair.bad.split()
         place = next(i for i, (a, b) in enumerate(zip(good, bad, strict=True)) if a != b)
         text = " ".join(good[:place])
-        if len(set(text.lower().split())) == place >= 3:  # each word once, so that a name is a place
-            lines.append(json.dumps({"prompt": text, "answer": f" {good[place]}", "wrong": f" {bad[place]}"}))
+        if (
+            len(set(text.lower().split())) == place >= 3
+        ):  # each word once, so that a name is a place
+            lines.append(
+                json.dumps({"prompt": text, "answer": f" {good[place]}", "wrong": f" {bad[place]}"})
+            )
     path.write_text("\n".join(lines[:N]), encoding="utf-8")
     return path
 
 
-def preference(subject: Subject, text: str, answer: str, wrong: str, absent: int | None = None) -> float:
+def preference(
+    subject: Subject, text: str, answer: str, wrong: str, absent: int | None = None
+) -> float:
     """log2 p(answer | text) - log2 p(wrong | text) from a forward of each whole text, a word's tokens left out."""
     starts = [found.start() for found in re.finditer(r"\S+", text)] + [len(text) + 1]
     start, bits = len(subject.encode([text])[0].ids), []
@@ -56,7 +62,9 @@ def preference(subject: Subject, text: str, answer: str, wrong: str, absent: int
             absent is not None and not special and starts[absent] < end < starts[absent + 1]
             for (_, end), special in zip(encoded.offsets, encoded.special, strict=True)
         ]
-        ids = torch.tensor([[token for token, out in zip(encoded.ids, gone, strict=True) if not out]])
+        ids = torch.tensor(
+            [[token for token, out in zip(encoded.ids, gone, strict=True) if not out]]
+        )
         first = start - sum(gone)
         with torch.no_grad():
             logp = torch.log_softmax(subject.model(ids).logits[0].double(), -1)
@@ -71,7 +79,17 @@ def asked(prompts: Path, out: Path, monkeypatch: pytest.MonkeyPatch, says: Any) 
         return [says(text.removeprefix("Text: ").splitlines()[0].split())]
 
     monkeypatch.setattr(explanation, "generate", canned)
-    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--null-draws", 30, "--out", out]
+    words = [
+        "ask",
+        "--model",
+        demo_paths().model,
+        "--prompts",
+        prompts,
+        "--null-draws",
+        30,
+        "--out",
+        out,
+    ]
     assert cli.main([str(word) for word in words]) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8"))
 
@@ -85,11 +103,16 @@ def test_words_that_matter_are_told_from_words_that_do_not(
         words, both = line["prompt"].split(), [line["answer"], line["wrong"]]
         clean = preference(subject, line["prompt"], *both)
         both = both if clean >= 0 else both[::-1]
-        lost = [abs(clean) - preference(subject, line["prompt"], *both, absent=i) for i in range(len(words))]
+        lost = [
+            abs(clean) - preference(subject, line["prompt"], *both, absent=i)
+            for i in range(len(words))
+        ]
         best[line["prompt"]] = words[int(np.argmax(lost))]
         costs.append((max(lost), np.mean(lost)))
 
-    results = asked(prompts, tmp_path / "best", monkeypatch, lambda words: f'"{best[" ".join(words)]}"')
+    results = asked(
+        prompts, tmp_path / "best", monkeypatch, lambda words: f'"{best[" ".join(words)]}"'
+    )
     named, drawn, attribution = results["records"]
     assert named["n"] == N
     assert named["effect"] == pytest.approx(np.mean([top for top, _ in costs]), abs=1e-3)
@@ -97,7 +120,10 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert attribution["effect"] == pytest.approx(named["effect"], abs=1e-6)
     assert named["over_random_low"] > 0
     assert named["p"] < 0.01
-    assert "matter significantly more than random ones: 100% of the difference" in results["findings"][0]["text"]
+    assert (
+        "matter significantly more than random ones: 100% of the difference"
+        in results["findings"][0]["text"]
+    )
 
     rng = random.Random(1)
     results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
@@ -107,7 +133,9 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert "The attribution's top words do" in results["findings"][0]["text"]
 
 
-def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_tested_is_counted(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = iter(["I cannot say", "zebra", ""] * 2 + ["{all}"] * 3 + ["{first}, zebra"] * (N - 9))
 
     def says(words: list[str]) -> str:
@@ -115,7 +143,12 @@ def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeyp
 
     results = asked(prompts, tmp_path / "run", monkeypatch, says)
     reasons = [row["reason"] for row in results["prompts"]]
-    assert [reasons.count(r) for r in ("refused", "unparsable", "everything", "")] == [2, 4, 3, N - 9]
+    assert [reasons.count(r) for r in ("refused", "unparsable", "everything", "")] == [
+        2,
+        4,
+        3,
+        N - 9,
+    ]
     assert results["records"][0]["n"] == N - 9
     text = " ".join(note["text"] for note in results["notes"])
     assert f"2 of {N} answers refused, such as 'I cannot say'" in text
@@ -123,9 +156,19 @@ def test_what_cannot_be_tested_is_counted(prompts: Path, tmp_path: Path, monkeyp
     assert results["prompts"][0]["named_effect"] is None
 
 
-def record(words: str, over: float, low: float | None, high: float | None, p: float | None) -> WordsRecord:
-    ends = {"over_random_low": low, "over_random_high": high, "p": p, "n": 12, "n_clusters": 1 if low is None else 12}
-    return WordsRecord(words=words, unit="bits", effect=1 + over, low=low, high=high, over_random=over, **ends)
+def record(
+    words: str, over: float, low: float | None, high: float | None, p: float | None
+) -> WordsRecord:
+    ends = {
+        "over_random_low": low,
+        "over_random_high": high,
+        "p": p,
+        "n": 12,
+        "n_clusters": 1 if low is None else 12,
+    }
+    return WordsRecord(
+        words=words, unit="bits", effect=1 + over, low=low, high=high, over_random=over, **ends
+    )
 
 
 BEST = record("attribution", 4.0, 3.0, 5.0, 0.001)
@@ -134,14 +177,22 @@ BEST = record("attribution", 4.0, 3.0, 5.0, 0.001)
 @pytest.mark.parametrize(
     ("named", "sentence"),
     [
-        (record("named", 2.0, 1.0, 3.0, 0.002), "matter significantly more than random ones: 50% of the difference"),
+        (
+            record("named", 2.0, 1.0, 3.0, 0.002),
+            "matter significantly more than random ones: 50% of the difference",
+        ),
         (record("named", 2.0, 1.0, 3.0, 0.5), "do not matter significantly more than random ones"),
-        (record("named", 2.0, -1.0, 3.0, 0.04), "do not matter significantly more than random ones"),
+        (
+            record("named", 2.0, -1.0, 3.0, 0.04),
+            "do not matter significantly more than random ones",
+        ),
         (record("named", -2.0, -3.0, -1.0, 0.002), "matter significantly less than random ones."),
         (record("named", 2.0, None, None, None), "cannot be tested: all prompts are of one group"),
     ],
 )
-def test_a_finding_claims_no_more_than_its_interval_and_test(named: WordsRecord, sentence: str) -> None:
+def test_a_finding_claims_no_more_than_its_interval_and_test(
+    named: WordsRecord, sentence: str
+) -> None:
     text = explanation.finding([named, record("random", 0.0, 0.0, 0.0, None), BEST], 12)
     assert sentence in text
     assert ("top words do: removing them" in text) == ("do not matter" in sentence)
@@ -150,12 +201,17 @@ def test_a_finding_claims_no_more_than_its_interval_and_test(named: WordsRecord,
 def test_one_group_of_prompts_has_no_interval_and_no_test(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = [json.loads(line) | {"group": "g"} for line in prompts.read_text(encoding="utf-8").splitlines()[:4]]
+    lines = [
+        json.loads(line) | {"group": "g"}
+        for line in prompts.read_text(encoding="utf-8").splitlines()[:4]
+    ]
     path = tmp_path / "group.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     results = asked(path, tmp_path / "run", monkeypatch, lambda words: words[0])
     for row in results["records"]:
-        assert [row[name] for name in ("low", "high", "over_random_low", "over_random_high", "p")] == [None] * 5
+        assert [
+            row[name] for name in ("low", "high", "over_random_low", "over_random_high", "p")
+        ] == [None] * 5
         assert row["n_clusters"] == 1
     effects = [row["named_effect"] for row in results["prompts"]]
     assert results["records"][0]["effect"] == pytest.approx(np.mean(effects))
@@ -167,9 +223,15 @@ def test_reasons_and_confidence_take_what_they_need(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, said in (
-        (["--reasons", "--confidence", "p_true", "--prompts", prompts], "expected one of --reasons and --confidence"),
+        (
+            ["--reasons", "--confidence", "p_true", "--prompts", prompts],
+            "expected one of --reasons and --confidence",
+        ),
         (["--reasons"], "--reasons: expected --prompts FILE"),
-        (["--pairs", prompts], "--reasons: expected --prompts FILE, and neither --questions nor --pairs"),
+        (
+            ["--pairs", prompts],
+            "--reasons: expected --prompts FILE, and neither --questions nor --pairs",
+        ),
         (["--confidence", "p_true"], "expected one of --questions, --prompts, --pairs, got none"),
         (["--confidence", "surely", "--prompts", prompts], "invalid choice: 'surely'"),
     ):
@@ -180,16 +242,34 @@ def test_reasons_and_confidence_take_what_they_need(
 
 
 def test_no_answer_that_can_be_tested_is_one_clear_line(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(explanation, "generate", lambda *_: ["Sorry"])
-    words = ["ask", "--model", demo_paths().model, "--prompts", prompts, "--limit", 3, "--out", tmp_path / "run"]
+    words = [
+        "ask",
+        "--model",
+        demo_paths().model,
+        "--prompts",
+        prompts,
+        "--limit",
+        3,
+        "--out",
+        tmp_path / "run",
+    ]
     assert cli.main([str(word) for word in words]) == 2
-    assert "none of 3 answers names words that can be taken out (3 refused" in capsys.readouterr().err
+    assert (
+        "none of 3 answers names words that can be taken out (3 refused" in capsys.readouterr().err
+    )
 
 
 def test_in_a_chat_the_question_is_the_users_turn_and_the_answers_beginning_the_models(
-    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [
         "ask",
@@ -229,5 +309,9 @@ def test_in_a_chat_the_question_is_the_users_turn_and_the_answers_beginning_the_
 
 
 def test_words_are_matched_wherever_they_stand() -> None:
-    assert parse_words("the Dog's, and  barks.", ["the", "dog's", "bark", "barks"]).places == (0, 1, 3)
+    assert parse_words("the Dog's, and  barks.", ["the", "dog's", "bark", "barks"]).places == (
+        0,
+        1,
+        3,
+    )
     assert parse_words("dog dog", ["dog", "a", "Dog"]).places == (0, 2)

@@ -22,7 +22,14 @@ import experiments
 from experiments import Results, cli, probe
 from experiments.demo import demo_paths
 from experiments.runs.folder import RunError
-from experiments.runs.options import OptionError, as_toml, as_values, from_arguments, from_values, read_toml
+from experiments.runs.options import (
+    OptionError,
+    as_toml,
+    as_values,
+    from_arguments,
+    from_values,
+    read_toml,
+)
 from experiments.studies import STUDIES
 from experiments.studies.ablate.options import AblateOptions
 from experiments.studies.capture.options import CaptureOptions
@@ -45,7 +52,9 @@ def study(tmp_path_factory) -> dict:
 def words(given: dict, *more: object) -> list[str]:
     """The flags of some options."""
     pairs = [(k, one) for k, v in given.items() for one in (v if isinstance(v, list) else [v])]
-    return [w for k, v in pairs for w in ("--" + k.replace("_", "-"), str(v))] + [str(m) for m in more]
+    return [w for k, v in pairs for w in ("--" + k.replace("_", "-"), str(v))] + [
+        str(m) for m in more
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,13 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 )
 def test_a_configuration_comes_back_from_its_file(name, several, number, whole, yes):
     config = ProbeOptions(
-        model=name, corpus=Path("a b"), property=tuple(several), tol=number, seed=whole, information=yes, out=Path("x")
+        model=name,
+        corpus=Path("a b"),
+        property=tuple(several),
+        tol=number,
+        seed=whole,
+        information=yes,
+        out=Path("x"),
     )
     found = tomllib.loads(as_toml("probe", config))
     assert found.pop("command") == "probe"
@@ -83,8 +98,15 @@ def test_a_configuration_comes_back_from_its_file(name, several, number, whole, 
 
 
 def test_plain_values_become_the_fields_types():
-    config = from_values(ProbeOptions, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "sample": 5})
-    assert (config.corpus, config.property, config.l2, config.dev) == (Path("c"), ("upos",), (1.0,), None)
+    config = from_values(
+        ProbeOptions, {"model": "m", "corpus": "c", "property": "upos", "l2": 1, "sample": 5}
+    )
+    assert (config.corpus, config.property, config.l2, config.dev) == (
+        Path("c"),
+        ("upos",),
+        (1.0,),
+        None,
+    )
     assert isinstance(config.l2[0], float)
 
 
@@ -96,12 +118,27 @@ def test_plain_values_become_the_fields_types():
             {"model": "m", "corpus": "c", "property": "upos", "poolng": "mean"},
             "no option poolng: the nearest is pooling",
         ),
-        ({"model": "m", "corpus": "c", "property": "upos", "seed": "one"}, "seed: expected a whole number, got 'one'"),
-        ({"model": "m", "corpus": "c", "property": "upos", "seed": True}, "seed: expected a whole number, got True"),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "seed": "one"},
+            "seed: expected a whole number, got 'one'",
+        ),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "seed": True},
+            "seed: expected a whole number, got True",
+        ),
         ({"model": "m", "corpus": 3, "property": "upos"}, "corpus: expected a path, got 3"),
-        ({"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"}, "dtype: expected one of float32"),
-        ({"model": "m", "corpus": "c", "property": "upos", "information": 1}, "information: expected true or false"),
-        ({"model": "m", "corpus": "c", "property": "upos", "out": None}, "out: expected a path, got None"),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "dtype": "int8"},
+            "dtype: expected one of float32",
+        ),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "information": 1},
+            "information: expected true or false",
+        ),
+        (
+            {"model": "m", "corpus": "c", "property": "upos", "out": None},
+            "out: expected a path, got None",
+        ),
         ({"sample": 0}, "sample: expected a whole number of at least 1, got 0"),
         ({"random_models": -1}, "random_models: expected a whole number of at least 0, got -1"),
         ({"tol": math.nan}, "tol: expected a number of at least 0, got nan"),
@@ -115,11 +152,20 @@ def test_a_value_that_does_not_fit_is_named(given_, message):
 
 def test_flags_win_over_the_file(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text('command = "ablate"\nmodel = "m"\npairs = "p.jsonl"\nvalue = "mean"\nbatch-tokens = 7\n')
+    path.write_text(
+        'command = "ablate"\nmodel = "m"\npairs = "p.jsonl"\nvalue = "mean"\nbatch-tokens = 7\n'
+    )
     parsed = cli.make_parser().parse_args(["ablate", "--config", str(path), "--value", "zero"])
     config = from_arguments(AblateOptions, parsed, read_toml(path, "ablate"))
-    assert (config.value, config.model, config.pairs, config.batch_tokens) == ("zero", "m", Path("p.jsonl"), 7)
-    with pytest.raises(OptionError, match=r"expected options of layerscope patch, it holds those of ablate"):
+    assert (config.value, config.model, config.pairs, config.batch_tokens) == (
+        "zero",
+        "m",
+        Path("p.jsonl"),
+        7,
+    )
+    with pytest.raises(
+        OptionError, match=r"expected options of layerscope patch, it holds those of ablate"
+    ):
         read_toml(path, "patch")
     path.write_text("model = ")
     with pytest.raises(OptionError, match="expected TOML"):
@@ -133,7 +179,9 @@ def test_options_that_change_no_number_do_not_make_another_run():
     other = dataclasses.replace(config, out=Path("b"), force=True, keep_features=True)
     assert as_values(config, deciding=True) == as_values(other, deciding=True)
     assert "to" not in as_values(CaptureOptions(model="m", site=("x",)), deciding=True)
-    assert as_values(config, deciding=True) != as_values(dataclasses.replace(config, seed=1), deciding=True)
+    assert as_values(config, deciding=True) != as_values(
+        dataclasses.replace(config, seed=1), deciding=True
+    )
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -143,9 +191,14 @@ def test_every_example_is_a_command_that_is_understood(name):
     for line in study.examples:
         first, *rest = shlex.split(line)
         assert first == name
-        given_ = as_values(from_arguments(study.options, cli.make_parser().parse_args([first, *rest])))
+        given_ = as_values(
+            from_arguments(study.options, cli.make_parser().parse_args([first, *rest]))
+        )
         for word, following in itertools.pairwise([*rest, ""]):
-            if word.startswith("--") and (value := given_.get(word[2:].replace("-", "_"), True)) is not True:
+            if (
+                word.startswith("--")
+                and (value := given_.get(word[2:].replace("-", "_"), True)) is not True
+            ):
                 assert following in map(str, value if isinstance(value, tuple) else (value,))
 
 
@@ -163,7 +216,17 @@ def test_help_shows_examples_and_what_is_required(capsys):
 
 def test_the_file_that_a_run_leaves_repeats_it(run, tmp_path, capsys):
     assert (
-        cli.main(["probe", "--config", str(run / "run.toml"), "--out", str(tmp_path / "again"), "--quiet", "--json"])
+        cli.main(
+            [
+                "probe",
+                "--config",
+                str(run / "run.toml"),
+                "--out",
+                str(tmp_path / "again"),
+                "--quiet",
+                "--json",
+            ]
+        )
         == 0
     )
     said = capsys.readouterr()
@@ -204,7 +267,10 @@ def test_results_are_a_table_a_picture_and_a_page(run, tmp_path):
     assert {p.name for p in (tmp_path / "copy").iterdir()} == {p.name for p in run.iterdir()}
     bare = Results(found.raw).save(tmp_path / "bare")
     assert Results.load(bare / "results.json").records == found.records
-    for wrong, message in ((lambda: found.save(run), "holds files"), (lambda: found.plot(99), "no picture 99")):
+    for wrong, message in (
+        (lambda: found.save(run), "holds files"),
+        (lambda: found.plot(99), "no picture 99"),
+    ):
         with pytest.raises(RunError, match=message):
             wrong()
     for where in (tmp_path, tmp_path / "none"):
@@ -226,7 +292,9 @@ def test_report_makes_a_page_again_or_of_several_runs(run, tmp_path, capsys):
 def test_every_command_is_a_function_of_its_options():
     for name, one in STUDIES.items():
         function = getattr(experiments, name)
-        assert list(function.__signature__.parameters) == [item.name for item in dataclasses.fields(one.options)]
+        assert list(function.__signature__.parameters) == [
+            item.name for item in dataclasses.fields(one.options)
+        ]
         assert "Args:" in function.__doc__
 
 
@@ -246,7 +314,9 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     written = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
     assert plan["disk_bytes"] <= written < 1.2 * plan["disk_bytes"]
     assert found.provenance["memory"]["disk_bytes"] == plan["disk_bytes"]
-    assert probe.plan(**study, out=out).records == found.records  # it is finished: these are its results
+    assert (
+        probe.plan(**study, out=out).records == found.records
+    )  # it is finished: these are its results
 
 
 def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
@@ -257,7 +327,9 @@ def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):
     given = {"model": PATHS.model, "prompts": tmp_path / "texts.jsonl", "random": 0}
     assert cli.main(["prune", *words(given, "--out", tmp_path / "cut")]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size")
+    assert line.startswith(
+        "layerscope: step-1: transformers saves no LlamaForCausalLM of this shape: The hidden size"
+    )
     assert line.endswith("--steps stops before it")
 
 
@@ -308,7 +380,9 @@ def test_help_and_completion_import_nothing_heavy():
         "heavy = {'torch', 'numpy', 'transformers', 'pandas', 'jinja2'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -318,12 +392,18 @@ def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
     script.write_text(capsys.readouterr().out)
 
     def completed(*typed: str) -> set[str]:
-        line = shlex.join(["layerscope", *typed]) if typed[-1] else f"layerscope {shlex.join(typed[:-1])} ''"
+        line = (
+            shlex.join(["layerscope", *typed])
+            if typed[-1]
+            else f"layerscope {shlex.join(typed[:-1])} ''"
+        )
         asked = (
             f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(typed)}; "
             "$(complete -p layerscope | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
         )
-        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, env={**os.environ})
+        done = subprocess.run(
+            ["bash", "-c", asked], capture_output=True, text=True, check=True, env={**os.environ}
+        )
         return set(done.stdout.split())
 
     assert completed("ab") == {"ablate"}
@@ -342,5 +422,7 @@ def test_the_default_folder_is_named_after_the_run():
 
 
 def test_options_without_their_names_are_refused():
-    with pytest.raises(TypeError, match=r"^doctor: expected options by name, such as model=\.\.\., got 'gpt2'$"):
+    with pytest.raises(
+        TypeError, match=r"^doctor: expected options by name, such as model=\.\.\., got 'gpt2'$"
+    ):
         experiments.doctor("gpt2")

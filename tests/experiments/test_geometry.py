@@ -58,7 +58,9 @@ def test_the_dimension_of_a_flat_cube_in_many_directions_is_its_own(d: int) -> N
     flat = np.random.default_rng(0).random((1200, d)) @ cloud(d, 30, 1)
     assert measures.intrinsic_dimension(flat) == pytest.approx(d, rel=0.15)
     twice = np.concatenate([flat, flat[:100]])
-    assert measures.intrinsic_dimension(twice) == pytest.approx(measures.intrinsic_dimension(flat), rel=1e-6)
+    assert measures.intrinsic_dimension(twice) == pytest.approx(
+        measures.intrinsic_dimension(flat), rel=1e-6
+    )
 
 
 def test_neighbours_are_the_largest_cosines() -> None:
@@ -69,11 +71,15 @@ def test_neighbours_are_the_largest_cosines() -> None:
 
 def test_cka_of_a_rotated_copy_is_1_and_of_an_unrelated_cloud_0() -> None:
     vectors = cloud(200, 30)
-    grams = np.stack([measures.centred_gram(v) for v in (vectors, 7 * turned(vectors) + 2, cloud(200, 30, 5))])
+    grams = np.stack(
+        [measures.centred_gram(v) for v in (vectors, 7 * turned(vectors) + 2, cloud(200, 30, 5))]
+    )
     found = measures.cka(grams, grams)
     assert found[0, 1] == pytest.approx(1)
     np.testing.assert_allclose(np.diag(found), 1)
-    assert abs(found[0, 2]) < 0.05  # a biased estimate would say 0.13 here: 30 directions of 200 words
+    assert (
+        abs(found[0, 2]) < 0.05
+    )  # a biased estimate would say 0.13 here: 30 directions of 200 words
     half = np.concatenate([vectors[:, :15], cloud(200, 15, 7)], axis=1)
     assert 0.3 < measures.cka(grams[:1], measures.centred_gram(half)[None])[0, 0] < 0.7
 
@@ -94,7 +100,9 @@ def test_separability_finds_planted_classes_and_none_where_there_are_none() -> N
 
 def test_a_word_and_its_sentence_do_not_vote_where_others_are_few() -> None:
     sentences = np.array([0] * 12 + [1] * 2)
-    labels = np.where(sentences == 0, "a", "b")  # so that every word of another sentence is of the other class
+    labels = np.where(
+        sentences == 0, "a", "b"
+    )  # so that every word of another sentence is of the other class
     assert measures.separability(cloud(14, 3), labels, sentences).value == 0
 
 
@@ -114,12 +122,16 @@ def test_maps_lie_on_each_other_and_are_trusted_where_they_should_be() -> None:
     assert maps.trustworthiness(flat, points) == pytest.approx(1)
     assert maps.trustworthiness(cloud(150, 40), cloud(150, 2, 8)) < 0.6
     spun = points @ np.array([[0.6, -0.8], [-0.8, -0.6]]) * 3 + 5
-    np.testing.assert_allclose(maps.aligned(spun, maps.aligned(points, None)), maps.aligned(points, None), atol=1e-9)
+    np.testing.assert_allclose(
+        maps.aligned(spun, maps.aligned(points, None)), maps.aligned(points, None), atol=1e-9
+    )
     three = np.concatenate([cloud(40, 10, s) + 12 * np.eye(10)[s] for s in range(3)])
     drawn = maps.draw("tsne", measures.components(three), seed=1, perplexity=10.0)
     labels = np.repeat(["a", "b", "c"], 40)
     assert measures.separability(drawn, labels, np.arange(120)).value > 0.95
-    np.testing.assert_array_equal(drawn, maps.draw("tsne", measures.components(three), seed=1, perplexity=10.0))
+    np.testing.assert_array_equal(
+        drawn, maps.draw("tsne", measures.components(three), seed=1, perplexity=10.0)
+    )
     with pytest.raises(maps.MapError, match="expected pca, tsne, umap"):
         maps.require(["mds"])
 
@@ -179,7 +191,9 @@ def test_norms_by_position_are_those_of_single_texts() -> None:
             one.model(torch.tensor([text.ids]))
         sizes.append(acts[site][0].norm(dim=-1).numpy())
     assert found["norm_first"] == pytest.approx(np.mean([s[0] for s in sizes]), rel=1e-5)
-    assert found["norms"][3] == pytest.approx(np.mean([s[3] for s in sizes if len(s) > 3]), rel=1e-5)
+    assert found["norms"][3] == pytest.approx(
+        np.mean([s[3] for s in sizes if len(s) > 3]), rel=1e-5
+    )
     assert found["norms"][5] is None
 
 
@@ -187,14 +201,36 @@ PATHS = demo_paths()
 
 
 def command(out: Path, *more: str) -> list[str]:
-    told = {"model": PATHS.model, "corpus": PATHS.dev, "limit": 40, "words": 90, "lens": 3, "out": out}
-    return ["geometry", *(word for name, value in told.items() for word in (f"--{name}", str(value))), *more]
+    told = {
+        "model": PATHS.model,
+        "corpus": PATHS.dev,
+        "limit": 40,
+        "words": 90,
+        "lens": 3,
+        "out": out,
+    }
+    return [
+        "geometry",
+        *(word for name, value in told.items() for word in (f"--{name}", str(value))),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("geometry") / "run"
-    more = ["--property", "upos", "--property", "depth", "--method", "pca", "--export", "npz", "--export", "projector"]
+    more = [
+        "--property",
+        "upos",
+        "--property",
+        "depth",
+        "--method",
+        "pca",
+        "--export",
+        "npz",
+        "--export",
+        "projector",
+    ]
     assert cli.main(command(out, *more, "--compare", str(PATHS.model))) == 0
     return json.loads((out / "results.json").read_text(encoding="utf-8")), out
 
@@ -209,7 +245,9 @@ def test_the_run_tells_every_layer(found: tuple[dict[str, Any], Path]) -> None:
         assert sum(record["explained"]) <= 1 + 1e-9
         assert "depth:space" not in record  # a number has no classes
     between = np.array(results["cka_between"]["values"])
-    np.testing.assert_allclose(between, results["cka"]["values"], atol=1e-4)  # the same model beside itself
+    np.testing.assert_allclose(
+        between, results["cka"]["values"], atol=1e-4
+    )  # the same model beside itself
     np.testing.assert_allclose(np.diag(between), 1, atol=1e-3)
     lens = results["lens"]["records"]
     assert len(lens) == 6
@@ -236,7 +274,9 @@ def test_exports_hold_the_words_and_open_without_pickle(found: tuple[dict[str, A
     labels = (out / "projector" / "metadata.tsv").read_text(encoding="utf-8").splitlines()
     assert (len(table), len(labels), len(table[0].split("\t"))) == (90, 91, 128)
     assert labels[0].split("\t")[:3] == ["form", "sentence", "word"]
-    assert f'tensor_path: "{site}.tsv"' in (out / "projector" / "projector_config.pbtxt").read_text(encoding="utf-8")
+    assert f'tensor_path: "{site}.tsv"' in (out / "projector" / "projector_config.pbtxt").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_parquet_has_a_row_for_each_word_and_site(tmp_path: Path) -> None:
@@ -245,7 +285,13 @@ def test_parquet_has_a_row_for_each_word_and_site(tmp_path: Path) -> None:
 
     vectors = {"a": cloud(5, 3).astype(np.float32), "b": cloud(5, 4, 1).astype(np.float32)[:, :3]}
     planes = {site: {"pca": value[:, :2].astype(float)} for site, value in vectors.items()}
-    export.write(["parquet"], tmp_path, {"form": list("vwxyz"), "depth": [1.0, None, 2.0, 3.0, 4.0]}, vectors, planes)
+    export.write(
+        ["parquet"],
+        tmp_path,
+        {"form": list("vwxyz"), "depth": [1.0, None, 2.0, 3.0, 4.0]},
+        vectors,
+        planes,
+    )
     rows = parquet.read_table(tmp_path / "words.parquet").to_pylist()
     assert len(rows) == 10
     assert (rows[6]["form"], rows[6]["site"], rows[6]["depth"]) == ("w", "b", None)
@@ -259,24 +305,33 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--export", "csv"], "--export csv: expected npz, parquet, projector"),
         (["--property", "tree_depth"], "expected a property of words, it is one of a sentence"),
         (["--words", "5"], "expected at least 30 words to draw, got 5"),
-        (["--site", "hook_resid_post[0]"], "expected a whole site, without an index: hook_resid_post"),
+        (
+            ["--site", "hook_resid_post[0]"],
+            "expected a whole site, without an index: hook_resid_post",
+        ),
     ):
         assert cli.main(command(tmp_path / "x", *more)) == 2
         assert message in capsys.readouterr().err
 
 
-def test_another_model_to_compare_with_is_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_model_to_compare_with_is_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The other model's configuration alone decides CKA: a finished run is not returned for it."""
     other = tmp_path / "other"
     shutil.copytree(PATHS.model, other)
     given = command(tmp_path / "run", "--method", "pca", "--lens", "0", "--compare", str(other))
     assert cli.main(given) == 0
-    before = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))["cka_between"]["values"]
+    before = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))[
+        "cka_between"
+    ]["values"]
     settings = json.loads((other / "config.json").read_text(encoding="utf-8"))
     settings["rms_norm_eps"] = 0.5
     (other / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     assert cli.main(given) == 2
     assert "data: " in capsys.readouterr().err
     assert cli.main([*given, "--out", str(tmp_path / "again")]) == 0
-    after = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))["cka_between"]["values"]
+    after = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))[
+        "cka_between"
+    ]["values"]
     assert np.abs(np.subtract(before, after)).max() > 1e-3

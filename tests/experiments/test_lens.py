@@ -43,8 +43,12 @@ def test_the_logit_lens_is_hidden_states_through_the_head(subject, texts):
         for layer in range(subject.n_layers):
             state = out.hidden_states[layer]  # in front of block `layer`
             want = subject.model.lm_head(subject.model.model.norm(state))
-            torch.testing.assert_close(streams.logits(streams.stream(layer)), want, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(streams.logits(streams.stream(subject.n_layers)), out.logits, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                streams.logits(streams.stream(layer)), want, atol=1e-4, rtol=1e-4
+            )
+        torch.testing.assert_close(
+            streams.logits(streams.stream(subject.n_layers)), out.logits, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_least_squares_is_numpys(subject, texts):
@@ -70,7 +74,9 @@ def test_a_texts_jacobian_is_autograds(subject, texts):
     _, inputs = streams_of(subject, text)
     clean = Resume(subject.model, inputs)
     state = clean.residual(layer).detach()
-    whole = torch.autograd.functional.jacobian(lambda x: clean.run(layer, x, until=subject.n_layers), state)[0][:, :, 0]
+    whole = torch.autograd.functional.jacobian(
+        lambda x: clean.run(layer, x, until=subject.n_layers), state
+    )[0][:, :, 0]
     used = range(first, len(text) - 1)
     want = sum(whole[after, :, at] for at in used for after in used if after >= at) / len(used)
     torch.testing.assert_close(found[layer], want, atol=1e-5, rtol=1e-4)
@@ -79,11 +85,15 @@ def test_a_texts_jacobian_is_autograds(subject, texts):
 def test_the_jacobian_of_a_linear_network_is_its_product(subject, texts):
     """With attention and MLP outputs at zero every block is the identity, and so is each Jacobian."""
     silent = {
-        f"blocks.{n}.{s}": edits.zero() for n in range(subject.n_layers) for s in ("hook_attn_out", "hook_mlp_out")
+        f"blocks.{n}.{s}": edits.zero()
+        for n in range(subject.n_layers)
+        for s in ("hook_attn_out", "hook_mlp_out")
     }
     with intervene(subject.model, silent):
         found = _text_jacobian(subject, texts[0], 2)
-    torch.testing.assert_close(found, torch.eye(subject.d_model).expand_as(found), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found, torch.eye(subject.d_model).expand_as(found), atol=1e-5, rtol=0
+    )
 
 
 def test_the_jacobian_lens_is_transformerlenss(texts):
@@ -100,9 +110,13 @@ def test_the_jacobian_lens_is_transformerlenss(texts):
     except Exception as error:
         pytest.skip(f"TransformerLens cannot wrap the demo model: {error}")
     lines = [text.text for text in texts[:2]]
-    theirs = JacobianLens.fit(bridge, lines, corpus="demo", skip_first_positions=2, show_progress=False)
+    theirs = JacobianLens.fit(
+        bridge, lines, corpus="demo", skip_first_positions=2, show_progress=False
+    )
     mine, _ = jacobian(subject, texts[:2], first=2)
-    for layer, matrix in theirs.transport_matrices.items() if hasattr(theirs, "transport_matrices") else ():
+    for layer, matrix in (
+        theirs.transport_matrices.items() if hasattr(theirs, "transport_matrices") else ()
+    ):
         torch.testing.assert_close(mine.weight[layer + 1], matrix.float(), atol=1e-4, rtol=1e-3)
 
 
@@ -118,7 +132,9 @@ def test_the_tuned_lens_is_nowhere_worse_than_its_start(subject, texts):
 
 def test_a_saved_lens_comes_back_and_is_refused_for_another_model(subject, texts, tmp_path):
     lens = least_squares(subject, texts[:10], 512)
-    lens = Lens(lens.kind, lens.weight, lens.bias, {"model": subject.name, "model_sha256": subject.sha256})
+    lens = Lens(
+        lens.kind, lens.weight, lens.bias, {"model": subject.name, "model_sha256": subject.sha256}
+    )
     lens.save(tmp_path / "x.safetensors")
     again = Lens.load(tmp_path / "x.safetensors", subject)
     assert torch.equal(again.weight, lens.weight)
@@ -152,7 +168,9 @@ def test_contributions_sum_to_the_logit(family, by):
         logits = subject.model(**inputs).logits[0, -1].double()
     cap = getattr(subject.config, "final_logit_softcapping", None)
     plain = cap * torch.atanh(logits / cap) if cap else logits
-    assert sum(part.logit for part in found.parts) == pytest.approx(float(plain[4] - plain[6]), abs=1e-4)
+    assert sum(part.logit for part in found.parts) == pytest.approx(
+        float(plain[4] - plain[6]), abs=1e-4
+    )
 
 
 def test_exact_effects_are_edited_weights():
@@ -167,14 +185,35 @@ def test_exact_effects_are_edited_weights():
             weight = subject.model.model.layers[part.layer].self_attn.o_proj.weight
             kept = weight.clone()
             weight[:, width * part.index : width * (part.index + 1)] = 0
-            assert clean - subject.model(**inputs).logits[0, -1, 4].item() == pytest.approx(effect, abs=1e-5)
+            assert clean - subject.model(**inputs).logits[0, -1, 4].item() == pytest.approx(
+                effect, abs=1e-5
+            )
             weight.copy_(kept)
 
 
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "lens"
-    words = ["lens", "--model", str(PATHS.model), "--corpus", str(PATHS.dev), "--limit", "80", "--out", str(out)]
-    words += ["--kind", "logit", "--kind", "least-squares", "--text", "The old dog barks", "--target", " and"]
+    words = [
+        "lens",
+        "--model",
+        str(PATHS.model),
+        "--corpus",
+        str(PATHS.dev),
+        "--limit",
+        "80",
+        "--out",
+        str(out),
+    ]
+    words += [
+        "--kind",
+        "logit",
+        "--kind",
+        "least-squares",
+        "--text",
+        "The old dog barks",
+        "--target",
+        " and",
+    ]
     assert main([*words, "--quiet"]) == 0
     results = json.loads((out / "results.json").read_text())
     last = [

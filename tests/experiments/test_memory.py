@@ -34,7 +34,9 @@ def conllu(count: int, mark: str) -> str:
     for i in range(count):
         words = [f"w{rng.randint(3, 92)}" for _ in range(WORDS)]
         lines += [f"# sent_id = {mark}{i}", f"# text = {' '.join(words)}"]
-        lines += [f"{j}\t{w}\t{w}\tX\tX\t_\t{min(j - 1, 1)}\tdep\t_\t_" for j, w in enumerate(words, 1)]
+        lines += [
+            f"{j}\t{w}\t{w}\tX\tX\t_\t{min(j - 1, 1)}\tdep\t_\t_" for j, w in enumerate(words, 1)
+        ]
         lines.append("")
     return "\n".join(lines) + "\n"
 
@@ -44,11 +46,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("memory")
     ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
     tiny.save(
-        hf.GPT2Model(hf.GPT2Config(n_layer=LAYERS, n_embd=WIDTH, n_head=2, n_positions=64, **ids)), folder / "model"
+        hf.GPT2Model(hf.GPT2Config(n_layer=LAYERS, n_embd=WIDTH, n_head=2, n_positions=64, **ids)),
+        folder / "model",
     )
     for name, count in (("few", FEW), ("many", MANY)):
         (folder / f"{name}.conllu").write_text(conllu(count, name), encoding="utf-8")
-    lines = ["".join(f"w{random.Random(i * 100 + j).randint(3, 92)} " for j in range(12)) for i in range(700)]
+    lines = [
+        "".join(f"w{random.Random(i * 100 + j).randint(3, 92)} " for j in range(12))
+        for i in range(700)
+    ]
     (folder / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
@@ -80,7 +86,11 @@ def features(base: Path, name: str, everything: bool) -> None:
     places = study_sites(subject, "hook_resid_post")
     store = ActivationStore(base / f"{name}-{everything}", {"run": name})
     extract(
-        subject, Layout.of(subject, read_conllu(base / f"{name}.conllu").sentences), places, store, batch_tokens=512
+        subject,
+        Layout.of(subject, read_conllu(base / f"{name}.conllu").sentences),
+        places,
+        store,
+        batch_tokens=512,
     )
     held = []
     for site in places:
@@ -110,7 +120,15 @@ def test_peak_memory_is_this_processs_own() -> None:
 
 
 def capture(base: Path, out: Path, *more: object) -> list[str]:
-    given = ["capture", "--model", base / "model", "--text", base / "lines.txt", "--site", "hook_resid_post"]
+    given = [
+        "capture",
+        "--model",
+        base / "model",
+        "--text",
+        base / "lines.txt",
+        "--site",
+        "hook_resid_post",
+    ]
     return [str(word) for word in [*given, "--batch-tokens", 8000, "--out", out, *more]]
 
 
@@ -124,8 +142,12 @@ def run(command: list[str], limit: int | None = None) -> tuple[int, int, int]:
 
 
 def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
-    warm = partial(run, capture(base, tmp_path / "warm", "--limit", 20))  # what loading and the libraries take once
-    _, (code, peak, allowed) = apart(partial(run, capture(base, tmp_path / "kept"), 150_000_000), warm)
+    warm = partial(
+        run, capture(base, tmp_path / "warm", "--limit", 20)
+    )  # what loading and the libraries take once
+    _, (code, peak, allowed) = apart(
+        partial(run, capture(base, tmp_path / "kept"), 150_000_000), warm
+    )
     assert code == 0
     assert peak <= allowed
     said = json.loads((tmp_path / "kept" / "results.json").read_text())["provenance"]["memory"]
@@ -137,7 +159,9 @@ def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(kept.read(site), whole.read(site), rtol=1e-3, atol=1e-4)
 
 
-def test_what_cannot_be_kept_is_refused(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_kept_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for more, message in (
         (("--max-ram", "100MB"), "--max-ram 0.10 GB: expected at least"),
         (("--max-ram", "much"), "--max-ram 'much': expected a size such as 2GB"),
@@ -145,12 +169,20 @@ def test_what_cannot_be_kept_is_refused(base: Path, tmp_path: Path, capsys: pyte
     ):
         assert cli.main(capture(base, tmp_path / more[1], *more)) == 2
         assert message in capsys.readouterr().err
-    assert [as_bytes(t, "") for t in ("2GB", "1.5 GiB", "7", "3e6", "20k")] == [2e9, 1.5 * 2**30, 7, 3e6, 2e4]
+    assert [as_bytes(t, "") for t in ("2GB", "1.5 GiB", "7", "3e6", "20k")] == [
+        2e9,
+        1.5 * 2**30,
+        7,
+        3e6,
+        2e4,
+    ]
     with pytest.raises(RunError):
         as_bytes("2 apples", "")
 
 
-def test_a_batch_without_memory_is_halved(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_without_memory_is_halved(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, forward = Subject.forward, Subject.forward
     subject = load(base / "model")
     layout = Layout.of(subject, read_conllu(base / "few.conllu").sentences)
@@ -158,15 +190,21 @@ def test_a_batch_without_memory_is_halved(base: Path, tmp_path: Path, monkeypatc
 
     def short(self: Subject, batch: object, **more: object) -> object:
         if len(batch) > 8:  # type: ignore[arg-type]
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+            )
         return forward(self, batch, **more)  # type: ignore[arg-type]
 
     stores = [ActivationStore(tmp_path / name, {}) for name in ("whole", "halves")]
     assert extract(subject, layout, places, stores[0], batch_tokens=320).halved == 0
     monkeypatch.setattr(Subject, "forward", short)
-    assert extract(subject, layout, places, stores[1], batch_tokens=320).halved == 6  # 29 + 29 + 2 texts: 3 cuts each
+    assert (
+        extract(subject, layout, places, stores[1], batch_tokens=320).halved == 6
+    )  # 29 + 29 + 2 texts: 3 cuts each
     for place in places:
-        torch.testing.assert_close(stores[0].read(place), stores[1].read(place), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            stores[0].read(place), stores[1].read(place), rtol=1e-4, atol=1e-5
+        )
 
     def none(self: Subject, batch: object, **more: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -186,7 +224,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wide")
     ids = {"vocab_size": tiny.VOCAB, "bos_token_id": 1, "eos_token_id": 2, "n_inner": 8}
     tiny.save(
-        hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_embd=WIDE, n_head=2, n_positions=64, **ids)), folder / "model"
+        hf.GPT2LMHeadModel(hf.GPT2Config(n_layer=1, n_embd=WIDE, n_head=2, n_positions=64, **ids)),
+        folder / "model",
     )
     rng, lines = random.Random(0), []
     for i in range(2500):
@@ -196,27 +235,51 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f"{j}\tw{w}\tw{w}\t{TAGS[w % 5]}\tX\t_\t{min(j - 1, 1)}\tdep\t_\t_")
         lines.append("")
     (folder / "corpus.conllu").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "prompts.jsonl").write_text('{"prompt": "w3 w4 w5 w6"}\n{"prompt": "w9 w8 w7 w6 w5"}\n', encoding="utf-8")
-    given = ["capture", "--model", folder / "model", "--corpus", folder / "corpus.conllu", "--site", "hook_resid_post"]
+    (folder / "prompts.jsonl").write_text(
+        '{"prompt": "w3 w4 w5 w6"}\n{"prompt": "w9 w8 w7 w6 w5"}\n', encoding="utf-8"
+    )
+    given = [
+        "capture",
+        "--model",
+        folder / "model",
+        "--corpus",
+        folder / "corpus.conllu",
+        "--site",
+        "hook_resid_post",
+    ]
     given += ["--site", "blocks.0.hook_resid_pre", "--out", folder / "acts"]
     assert cli.main([str(word) for word in given]) == 0
     return folder
 
 
 def study(command: str, wide: Path, out: Path, *more: object) -> list[str]:
-    given = [command, "--model", wide / "model", "--corpus", wide / "corpus.conllu", "--property", "upos", "--l2", 100]
+    given = [
+        command,
+        "--model",
+        wide / "model",
+        "--corpus",
+        wide / "corpus.conllu",
+        "--property",
+        "upos",
+        "--l2",
+        100,
+    ]
     return [str(word) for word in [*given, "--store", wide / "acts", "--out", out, *more]]
 
 
 def test_probes_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) -> None:
     more = ("--control-seeds", 1, "--random-models", 0)
-    _, (code, peak, allowed) = apart(partial(run, study("probe", wide, tmp_path / "kept", *more), 520_000_000))
+    _, (code, peak, allowed) = apart(
+        partial(run, study("probe", wide, tmp_path / "kept", *more), 520_000_000)
+    )
     assert code == 0
     assert peak <= allowed
     _, (code, free, _) = apart(partial(run, study("probe", wide, tmp_path / "free", *more)))
     assert code == 0
     assert free > allowed  # what is not told does take more
-    kept, whole = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free"))
+    kept, whole = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free")
+    )
     assert kept["provenance"]["memory"]["hold"] > 0
     assert whole["provenance"]["memory"]["hold"] is None
     for one, other in zip(kept["records"], whole["records"], strict=True):
@@ -229,23 +292,32 @@ def test_probes_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path)
 
 def test_usage_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) -> None:
     more = ("--prompts", wide / "prompts.jsonl", "--null", 1)
-    _, (code, peak, allowed) = apart(partial(run, study("usage", wide, tmp_path / "kept", *more), 600_000_000))
+    _, (code, peak, allowed) = apart(
+        partial(run, study("usage", wide, tmp_path / "kept", *more), 600_000_000)
+    )
     assert code == 0
     assert peak <= allowed
     assert cli.main(study("usage", wide, tmp_path / "free", *more)) == 0
     given = study("usage", wide, tmp_path / "live", *more)
     del given[given.index("--store") : given.index("--store") + 2]
     assert cli.main(given) == 0
-    kept, *others = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free", "live"))
+    kept, *others = (
+        json.loads((tmp_path / name / "results.json").read_text())
+        for name in ("kept", "free", "live")
+    )
     assert kept["provenance"]["memory"]["hold"] > 0
-    for other in others:  # vectors on disk, in memory, and of the running model: one code, one answer
+    for (
+        other
+    ) in others:  # vectors on disk, in memory, and of the running model: one code, one answer
         for one, two in zip(kept["records"], other["records"], strict=True):
             assert one["site"] == two["site"]
             for key in ("decodable", "effect", "erased_linear", "erased_change", "null"):
                 assert one[key] == pytest.approx(two[key], abs=5e-3), key
 
 
-def test_what_probes_need_at_least_is_said(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_probes_need_at_least_is_said(
+    wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wanted = (
         (("--max-ram", "100MB"), "with the vectors on disk"),
         (

@@ -47,10 +47,15 @@ def conllu(count: int) -> str:
         words = []
         for token in rng.choice([*PLURAL, *SINGULAR], size=3):
             plural = token in PLURAL
-            words += [(f"w{token}", "Number=Plur" if plural else "Number=Sing"), (f"w{SAID if plural else 11}", "_")]
+            words += [
+                (f"w{token}", "Number=Plur" if plural else "Number=Sing"),
+                (f"w{SAID if plural else 11}", "_"),
+            ]
         lines = [f"# sent_id = s{number}", "# text = " + " ".join(form for form, _ in words)]
         for i, (form, feats) in enumerate(words, 1):
-            lines.append(f"{i}\t{form}\t{form}\tNOUN\t_\t{feats}\t{i - 1}\t{'root' if i == 1 else 'dep'}\t_\t_")
+            lines.append(
+                f"{i}\t{form}\t{form}\tNOUN\t_\t{feats}\t{i - 1}\t{'root' if i == 1 else 'dep'}\t_\t_"
+            )
         out.append("\n".join(lines) + "\n\n")
     return "".join(out)
 
@@ -76,7 +81,12 @@ def command(folder: Path, out: str, **more: Any) -> list[str]:
         "out": folder / out,
         **more,
     }
-    return ["neurons", "--k", "2", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+    return [
+        "neurons",
+        "--k",
+        "2",
+        *(word for name, value in given.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,9 @@ def found(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
 
 
-def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(found: dict[str, Any]) -> None:
+def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(
+    found: dict[str, Any],
+) -> None:
     sets = [r for r in found["records"] if r["component"] == "sets" and r["value"] == "mean"]
     assert {r["ranking"] for r in sets} == {*RANKINGS, "gradient"}
     assert {r["n"] for r in sets} == {4}  # the gradient ranked on the other half
@@ -105,12 +117,18 @@ def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(fo
         assert r["beyond"] == pytest.approx(r["effect"] - r["null"])
     alone = [r for r in found["records"] if r["component"] == "neurons"]
     assert [r["index"] for r in alone] == [detector.NEURON]
-    towards = {r["value"]: r["effect"] for r in found["records"] if r["k"] == 1 and r["value"].startswith("translate")}
+    towards = {
+        r["value"]: r["effect"]
+        for r in found["records"]
+        if r["k"] == 1 and r["value"].startswith("translate")
+    }
     assert set(towards) == {"translate Plur", "translate Sing"}
     (neuron,) = found["neurons"]
     assert neuron["ranks"] == dict.fromkeys([*RANKINGS, "gradient"], 1)
     assert neuron["classes"]["Plur"] > 0 > neuron["classes"]["Sing"]
-    assert {w["words"][w["index"]] for w in neuron["words"] if w["deviations"] > 1} <= {f"w{t}" for t in PLURAL}
+    assert {w["words"][w["index"]] for w in neuron["words"] if w["deviations"] > 1} <= {
+        f"w{t}" for t in PLURAL
+    }
     assert all(w["label"] == "Plur" for w in neuron["words"] if w["deviations"] > 1)
     assert f"{SITE}[{detector.NEURON}]" in found["findings"][0]["text"]
 
@@ -119,7 +137,9 @@ def effect(folder: Path, items: list[str], change: Any) -> float:
     """Mean change of the loss from whole forwards of single texts, with a plain PyTorch hook at the neurons."""
     one = load(folder / "model", bos="always")
     before = [naive(one, "loss", Prompt(text, "")) for text in items]
-    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(lambda module, inputs, out: change(out))
+    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(
+        lambda module, inputs, out: change(out)
+    )
     after = [naive(one, "loss", Prompt(text, "")) for text in items]
     handle.remove()
     return float(np.mean(np.subtract(after, before)))
@@ -127,9 +147,17 @@ def effect(folder: Path, items: list[str], change: Any) -> float:
 
 def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]) -> None:
     prompts = folder / "texts.jsonl"
-    texts = [" ".join(f"w{t}" for t in line) for line in ((4, 9, 3, 11), (12, 11, 8, 9), (5, 11, 6, 9, 10, 9))]
-    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
-    assert cli.main(command(folder, "zero", value="zero", ranking="f", prompts=prompts, translate=2)) == 0
+    texts = [
+        " ".join(f"w{t}" for t in line)
+        for line in ((4, 9, 3, 11), (12, 11, 8, 9), (5, 11, 6, 9, 10, 9))
+    ]
+    prompts.write_text(
+        "".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8"
+    )
+    assert (
+        cli.main(command(folder, "zero", value="zero", ranking="f", prompts=prompts, translate=2))
+        == 0
+    )
     results = json.loads((folder / "zero" / "results.json").read_text(encoding="utf-8"))
     assert any("rotations" in note["text"] for note in results["notes"])
     records = {(r["value"], r["k"]): r for r in results["records"] if r["component"] == "sets"}
@@ -148,7 +176,9 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
     towards = {"Plur": 2 * (fires - silent), "Sing": 2 * (silent - fires)}
     for label, move in towards.items():
         shift = torch.zeros(detector.NEURONS).index_fill_(0, torch.tensor(detector.NEURON), move)
-        expected = effect(folder, texts, lambda out, by=shift: torch.cat([out[:, :1], out[:, 1:] + by], 1))
+        expected = effect(
+            folder, texts, lambda out, by=shift: torch.cat([out[:, :1], out[:, 1:] + by], 1)
+        )
         assert records[f"translate {label}", 1]["effect"] == pytest.approx(expected, abs=1e-4)
         assert expected > 0.05
 
@@ -156,7 +186,9 @@ def test_effects_are_those_of_whole_forwards(folder: Path, found: dict[str, Any]
 def activation(folder: Path, text: str) -> float:
     """The planted neuron's at the end of a text, from a forward with a plain hook."""
     one, seen = load(folder / "model", bos="always"), []
-    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    handle = one.model.transformer.h[0].mlp.act.register_forward_hook(
+        lambda module, inputs, out: seen.append(out)
+    )
     with torch.no_grad():
         one.model(torch.tensor([one.encode([text])[0].ids]))
     handle.remove()
@@ -180,15 +212,25 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     made = set_records(options, sets, parts, effects, clean, np.arange(3), metric, "mean", baseline)
     one, two, alone = made
     assert [r.component for r in made] == ["sets", "sets", "neurons"]
-    assert (one.null, one.null_p, one.beyond) == pytest.approx((-0.125, 2 / 5, 3.125))  # -3.5 is as large
+    assert (one.null, one.null_p, one.beyond) == pytest.approx(
+        (-0.125, 2 / 5, 3.125)
+    )  # -3.5 is as large
     assert (one.null_low, one.null_high) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
     assert one.beyond_low is not None
     assert one.beyond_high is not None
     assert one.beyond_low < 3.125 < one.beyond_high
     assert (two.null, two.null_p, two.beyond) == pytest.approx((9, 1, -8.5))
-    assert (alone.null_p, alone.beyond_low, alone.beyond_high) == pytest.approx((4 / 5, 0.375, 0.375))
-    (grouped, *_) = set_records(options, sets, parts, effects, clean, np.zeros(3, int), metric, "mean", baseline)
-    assert (grouped.beyond, grouped.beyond_low, grouped.beyond_high) == (pytest.approx(3.125), None, None)
+    assert (alone.null_p, alone.beyond_low, alone.beyond_high) == pytest.approx(
+        (4 / 5, 0.375, 0.375)
+    )
+    (grouped, *_) = set_records(
+        options, sets, parts, effects, clean, np.zeros(3, int), metric, "mean", baseline
+    )
+    assert (grouped.beyond, grouped.beyond_low, grouped.beyond_high) == (
+        pytest.approx(3.125),
+        None,
+        None,
+    )
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:
@@ -210,7 +252,9 @@ def test_it_resumes_and_says_what_is_wrong(
 ) -> None:
     before = (folder / "run" / "report.html").stat().st_mtime_ns
     assert cli.main([*command(folder, "run", translate=2), "--gradient"]) == 0
-    assert (folder / "run" / "report.html").stat().st_mtime_ns == before  # finished: nothing is computed again
+    assert (
+        folder / "run" / "report.html"
+    ).stat().st_mtime_ns == before  # finished: nothing is computed again
     for more, message in (
         ({"property": "depth"}, "--property depth: expected one with a class for each word"),
         ({"ranking": "best"}, "--ranking best: expected mean_difference, "),

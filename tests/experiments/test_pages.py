@@ -23,7 +23,11 @@ RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 
 def side_by_side(evil=""):
     """Two probing runs of models of different depth, and an ablation."""
-    runs = [copy.deepcopy(RECORDED["probe"]), deeper(RECORDED["probe"], 13), RECORDED["ablate-heads"]]
+    runs = [
+        copy.deepcopy(RECORDED["probe"]),
+        deeper(RECORDED["probe"], 13),
+        RECORDED["ablate-heads"],
+    ]
     runs[1]["provenance"]["model"]["name"] = "org/deeper"
     return [with_markup(run, evil) for run in runs]
 
@@ -66,12 +70,18 @@ def test_a_page_opens_without_errors_and_fits(name, browser, tmp_path):
         text = PAGES[name](evil)
         assert len(text.encode()) < 6_000_000
         opened(browser, tmp_path, text, width)
-        wide = browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        wide = browser.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
         assert wide <= 0, (width, evil)
     # what must be there on every page, seen by the browser
     assert browser.evaluate("document.querySelector('h1').textContent.length > 5")
     ids = browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
-    closing = ["caveats", "provenance"] if name == "side by side" else ["controls", "caveats", "provenance", "again"]
+    closing = (
+        ["caveats", "provenance"]
+        if name == "side by side"
+        else ["controls", "caveats", "provenance", "again"]
+    )
     assert ids[0] == "findings"
     assert ids[-len(closing) :] == closing
 
@@ -117,7 +127,10 @@ def test_keys_reach_what_the_pointer_reaches(browser, tmp_path):
     browser.evaluate("document.querySelector('#overview-table thead button').focus()")
     browser.press("Enter")
     assert (
-        browser.evaluate("document.querySelector('#overview-table thead th').getAttribute('aria-sort')") == "ascending"
+        browser.evaluate(
+            "document.querySelector('#overview-table thead th').getAttribute('aria-sort')"
+        )
+        == "ascending"
     )
 
 
@@ -148,15 +161,22 @@ def test_arrow_keys_go_through_a_grid(browser, tmp_path):
 @pytest.mark.browser
 def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
     opened(browser, tmp_path, PAGES["attend"](EVIL))
-    assert re.match(r"Layer \d, head \d", browser.evaluate("document.querySelector('[data-role=head]').textContent"))
+    assert re.match(
+        r"Layer \d, head \d",
+        browser.evaluate("document.querySelector('[data-role=head]').textContent"),
+    )
     assert "</script" in browser.evaluate("document.querySelector('[data-role=sees]').textContent")
     results = with_effects(RECORDED["ablate-heads"], {(1, 3): -1.4})
     results["patterns"] |= {
         "tokens": ["<s>", " a", " b"],
         "weights": patterns([[255, 0, 0], [100, 155, 0], [5, 50, 200]]),
     }
-    opened(browser, tmp_path, render_report(results))  # the strongest head's pattern stands there before any click
-    assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate("document.body.textContent")
+    opened(
+        browser, tmp_path, render_report(results)
+    )  # the strongest head's pattern stands there before any click
+    assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate(
+        "document.body.textContent"
+    )
     titles = browser.evaluate("[...document.querySelectorAll('title')].map(t => t.textContent)")
     assert titles.count(" b looks at  a: 0.20") == 1
 
@@ -190,11 +210,15 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
 def test_text_stands_out_from_its_background(mode):
     """4.5:1: names and curves' labels on paper, ink on every tint, badges on theirs."""
-    pairs = [(name, "paper") for name in ("ink", "quiet", "score", "f1", "control", "random", "plain")]
+    pairs = [
+        (name, "paper") for name in ("ink", "quiet", "score", "f1", "control", "random", "plain")
+    ]
     pairs += [("ink", tint) for tint in ("wash", "choice", "good", "warn", "mark")]
     pairs += [("control", "warn"), ("f1", "good"), ("quiet", "wash"), ("score", "choice")]
     for text, background in pairs:
-        a, b = sorted((luminance(PALETTE[text][mode]), luminance(PALETTE[background][mode])), reverse=True)
+        a, b = sorted(
+            (luminance(PALETTE[text][mode]), luminance(PALETTE[background][mode])), reverse=True
+        )
         assert (a + 0.05) / (b + 0.05) >= 4.5, (text, background)
 
 
@@ -214,6 +238,8 @@ def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
         records = [r for r in run["records"] if r["property"] == "upos"]
         top = max(records, key=lambda r: r["score"])
         assert row[1].sort == top["score"]
-        assert float(row[3].sort) == pytest.approx((top["layer"] + 1) / max(r["layer"] + 1 for r in records))
+        assert float(row[3].sort) == pytest.approx(
+            (top["layer"] + 1) / max(r["layer"] + 1 for r in records)
+        )
     with pytest.raises(ValueError, match="at least one run"):
         compared_page([])

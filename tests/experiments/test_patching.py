@@ -41,12 +41,17 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
     at = places(one.model, "hook_resid_pre", length)
     monkeypatch.setitem(PACK, "cpu", 60)  # several packs
     sweep = Sweep(one, metric, base)
-    with torch.no_grad(), capture(one.model, *(p.site.name for p in heads), "blocks.*.hook_resid_pre") as acts:
+    with (
+        torch.no_grad(),
+        capture(one.model, *(p.site.name for p in heads), "blocks.*.hook_resid_pre") as acts,
+    ):
         one.model(**source.batch.inputs())
     patch = edits.patch(acts)
     parts = [(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at]
     got = sweep.effects(parts)
-    monkeypatch.setattr("experiments.sweep.sweep.SMALL_PACK", 1)  # every position starts where it is
+    monkeypatch.setattr(
+        "experiments.sweep.sweep.SMALL_PACK", 1
+    )  # every position starts where it is
     assert np.abs(sweep.effects(parts) - got).max() < 5e-5
     assert np.abs(got).max() > 1e-3
     for part, effects in zip([*heads, *at], got, strict=True):
@@ -57,9 +62,13 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
                 one.model(ids)
             edit = edits.patch(mine)
             broken = replace(item, prompt=item.corrupted or "")
-            with intervene(one.model, {part.site: edit if part.kind == "heads" else edit.at(part.index or 0)}):
+            with intervene(
+                one.model, {part.site: edit if part.kind == "heads" else edit.at(part.index or 0)}
+            ):
                 edited = naive(one, metric.name, broken)
-            assert edited - naive(one, metric.name, broken) == pytest.approx(effects[place], abs=5e-5), part
+            assert edited - naive(one, metric.name, broken) == pytest.approx(
+                effects[place], abs=5e-5
+            ), part
 
 
 def lines(path: Path, items: list[dict[str, str]]) -> Path:
@@ -82,7 +91,11 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
     """The texts differ in the last token alone, and only the induction head writes to the output."""
     model, items = hand_built(tmp_path)
     config = PatchOptions(
-        model=str(model), clean=lines(tmp_path / "p.jsonl", items), by=by, bos="never", out=tmp_path / "run"
+        model=str(model),
+        clean=lines(tmp_path / "p.jsonl", items),
+        by=by,
+        bos="never",
+        out=tmp_path / "run",
     )
     results = execute(STUDIES["patch"], config)
     last = len(items[0]["prompt"].split()) - 1
@@ -90,7 +103,11 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
     assert results["baseline"]["corrupted"]["high"] < -1
     for record in results["records"]:
         place = record["component"], record["layer"], record["index"]
-        moves = place in {("heads", *induction.INDUCTION), ("positions", 0, last), ("positions", 1, last)}
+        moves = place in {
+            ("heads", *induction.INDUCTION),
+            ("positions", 0, last),
+            ("positions", 1, last),
+        }
         moves |= place == ("attentions", induction.INDUCTION[0], None)
         assert record["normalised"] == pytest.approx(1 if moves else 0, abs=1e-4), place
     values = [r["value"] for r in results["records"]]
@@ -103,7 +120,9 @@ def test_one_direction_alone_is_asked_for(tmp_path: Path, direction: str, sign: 
     clean = lines(tmp_path / "p.jsonl", items)
     results = execute(
         STUDIES["patch"],
-        PatchOptions(model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r"),
+        PatchOptions(
+            model=str(model), clean=clean, direction=direction, bos="never", out=tmp_path / "r"
+        ),
     )
     assert {r["value"] for r in results["records"]} == {direction}
     head = next(r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION)
@@ -114,9 +133,24 @@ def test_one_direction_alone_is_asked_for(tmp_path: Path, direction: str, sign: 
 
 def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, items = hand_built(tmp_path)
-    clean = lines(tmp_path / "clean.jsonl", [{k: v for k, v in item.items() if k != "corrupted"} for item in items])
-    corrupted = lines(tmp_path / "corrupted.jsonl", [{"prompt": item["corrupted"]} for item in items])
-    command = ["patch", "--model", str(model), "--clean", str(clean), "--corrupted", str(corrupted), "--bos", "never"]
+    clean = lines(
+        tmp_path / "clean.jsonl",
+        [{k: v for k, v in item.items() if k != "corrupted"} for item in items],
+    )
+    corrupted = lines(
+        tmp_path / "corrupted.jsonl", [{"prompt": item["corrupted"]} for item in items]
+    )
+    command = [
+        "patch",
+        "--model",
+        str(model),
+        "--clean",
+        str(clean),
+        "--corrupted",
+        str(corrupted),
+        "--bos",
+        "never",
+    ]
     command += ["--by", "position", "--batch-tokens", "16"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())
@@ -133,24 +167,44 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert cli.main([*command, "--out", str(tmp_path / "cut")]) == 130
     assert len(list((tmp_path / "cut" / "cells").iterdir())) == 1
     assert cli.main([*command, "--out", str(tmp_path / "cut")]) == 0
-    assert json.loads((tmp_path / "cut" / "results.json").read_text())["records"] == whole["records"]
+    assert (
+        json.loads((tmp_path / "cut" / "results.json").read_text())["records"] == whole["records"]
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "more", "message"),
     [
-        ({"corrupted": "w3 w4"}, [], "line 1: expected a corrupted text of 8 tokens, as the clean one has, got 2"),
+        (
+            {"corrupted": "w3 w4"},
+            [],
+            "line 1: expected a corrupted text of 8 tokens, as the clean one has, got 2",
+        ),
         ({"corrupted": None}, [], "expected 'corrupted', or --corrupted FILE"),
         ({}, ["--metric", "kl"], "metric kl has no value of a clean and a corrupted prompt"),
         ({}, ["--by", "position", "--site", "hook_nonsense"], "hook_nonsense"),
     ],
 )
 def test_bad_input_is_one_clear_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str | None], more: list[str], message: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str | None],
+    more: list[str],
+    message: str,
 ) -> None:
     model, items = hand_built(tmp_path)
     clean = lines(tmp_path / "p.jsonl", [{**items[0], **change}])  # type: ignore[dict-item]
-    command = ["patch", "--model", str(model), "--clean", str(clean), "--bos", "never", "--out", str(tmp_path / "run")]
+    command = [
+        "patch",
+        "--model",
+        str(model),
+        "--clean",
+        str(clean),
+        "--bos",
+        "never",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert cli.main([*command, *more]) == 2
     said = capsys.readouterr().err.replace("\r", "\n").strip()
     assert message in said
@@ -161,7 +215,17 @@ def test_positions_must_align(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     model, items = hand_built(tmp_path)
     longer = {"prompt": "w3 w4 w5", "corrupted": "w3 w4 w6", "answer": " w7", "wrong": " w8"}
     clean = lines(tmp_path / "p.jsonl", [items[0], longer])
-    command = ["patch", "--model", str(model), "--clean", str(clean), "--bos", "never", "--by", "position"]
+    command = [
+        "patch",
+        "--model",
+        str(model),
+        "--clean",
+        str(clean),
+        "--bos",
+        "never",
+        "--by",
+        "position",
+    ]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 2
     assert (
         "expected prompts of one length, so that positions align, got 3 to 8 tokens"

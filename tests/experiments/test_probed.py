@@ -43,7 +43,9 @@ def vectors(one: Subject, layout: Layout, pooling: Any) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module", params=["mean", "last"])
-def saved(request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(
+    request: pytest.FixtureRequest, subject: Subject, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A probe of the part of speech, as a study saves it."""
     corpus = read_conllu(demo_paths().train, limit=60)
     features = torch.cat(vectors(subject, Layout.of(subject, list(corpus)), request.param))
@@ -58,17 +60,29 @@ def read(saved: Path, metric: str | None = None) -> Any:
 
 
 @pytest.mark.parametrize("name", ["probe_log_probability", "probe_accuracy"])
-def test_the_score_is_that_of_the_probes_own_predictions(subject: Subject, saved: Path, name: str) -> None:
+def test_the_score_is_that_of_the_probes_own_predictions(
+    subject: Subject, saved: Path, name: str
+) -> None:
     metric, items, notes = read(saved, name)
     probe, layout = LogisticProbe.load(saved), Layout.of(subject, [item.sentence for item in items])
     assert not notes
-    assert any(span is not None and span.stop - span.start > 1 for line in layout.spans for span in line)
+    assert any(
+        span is not None and span.stop - span.start > 1 for line in layout.spans for span in line
+    )
 
     def expected() -> list[float]:
         out = []
-        for item, features in zip(items, vectors(subject, layout, probe.about_["pooling"]), strict=True):
+        for item, features in zip(
+            items, vectors(subject, layout, probe.about_["pooling"]), strict=True
+        ):
             if name == "probe_accuracy":
-                out.append(float(np.mean(probe.predict(features.numpy()) == np.array(item.labels, dtype=object))))
+                out.append(
+                    float(
+                        np.mean(
+                            probe.predict(features.numpy()) == np.array(item.labels, dtype=object)
+                        )
+                    )
+                )
             else:
                 logp = probe.predict_log_proba(features.numpy())
                 index = [probe.classes_.tolist().index(label) for label in item.labels]
@@ -85,7 +99,9 @@ def test_the_score_is_that_of_the_probes_own_predictions(subject: Subject, saved
         for part, found in list(zip(parts, effects, strict=True))[::3]:
             with intervene(subject.model, {part.site: edits.zero()}):
                 edited = expected()
-            np.testing.assert_allclose(found, [edited[i] - clean[i] for i in chunk.prompts], atol=5e-5)
+            np.testing.assert_allclose(
+                found, [edited[i] - clean[i] for i in chunk.prompts], atol=5e-5
+            )
 
 
 def test_gradient_estimates_go_through_the_probe(subject: Subject, saved: Path) -> None:
@@ -98,25 +114,73 @@ def test_gradient_estimates_go_through_the_probe(subject: Subject, saved: Path) 
     np.testing.assert_allclose(got, exact, atol=0.05 * np.abs(exact).max())
 
 
-def test_a_studys_probe_is_ablated_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_studys_probe_is_ablated_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = demo_paths()
-    probe = ["probe", "--model", str(paths.model), "--corpus", str(paths.train), "--dev", str(paths.dev)]
-    probe += ["--test", str(paths.test), "--property", "feats:Number", "--sample", "60", "--l2", "10"]
-    assert cli.main([*probe, "--control-seeds", "0", "--random-models", "0", "--out", str(tmp_path / "study")]) == 0
+    probe = [
+        "probe",
+        "--model",
+        str(paths.model),
+        "--corpus",
+        str(paths.train),
+        "--dev",
+        str(paths.dev),
+    ]
+    probe += [
+        "--test",
+        str(paths.test),
+        "--property",
+        "feats:Number",
+        "--sample",
+        "60",
+        "--l2",
+        "10",
+    ]
+    assert (
+        cli.main(
+            [
+                *probe,
+                "--control-seeds",
+                "0",
+                "--random-models",
+                "0",
+                "--out",
+                str(tmp_path / "study"),
+            ]
+        )
+        == 0
+    )
     file = tmp_path / "study" / "probes" / "feats%3ANumber" / f"{SITE}.safetensors"
     capsys.readouterr()
 
-    ablate = ["ablate", "--model", str(paths.model), "--corpus", str(paths.test), "--limit", "6", "--component", "mlps"]
+    ablate = [
+        "ablate",
+        "--model",
+        str(paths.model),
+        "--corpus",
+        str(paths.test),
+        "--limit",
+        "6",
+        "--component",
+        "mlps",
+    ]
     assert cli.main([*ablate, "--probe", str(file), "--out", str(tmp_path / "a")]) == 0
     found = json.loads((tmp_path / "a" / "results.json").read_text(encoding="utf-8"))
-    assert [r["site"] for r in found["records"]] == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    assert [r["site"] for r in found["records"]] == [
+        "blocks.0.hook_mlp_out",
+        "blocks.1.hook_mlp_out",
+    ]
     assert {r["metric"] for r in found["records"]} == {"probe_log_probability"}
     capsys.readouterr()
 
     embedding = file.with_name("blocks.0.hook_resid_pre.safetensors")
     for more, message in (
         ([], "expected one of --prompts FILE and --pairs FILE"),
-        (["--probe", str(embedding)], "expected a probe of a block's hook_resid_post, got blocks.0.hook_resid_pre"),
+        (
+            ["--probe", str(embedding)],
+            "expected a probe of a block's hook_resid_post, got blocks.0.hook_resid_pre",
+        ),
         (["--probe", str(file), "--metric", "loss"], "unknown metric 'loss' of a probe"),
         (["--probe", str(file), "--value", "optimal"], "not a probe's"),
         (["--probe", str(file), "--bos", "never"], "give --bos"),

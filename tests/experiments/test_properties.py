@@ -72,7 +72,9 @@ def corpus(tmp_path: Path) -> Corpus:
         ("arity", "0.0 0.0 2.0 0.0 0.0 6.0 0.0 0.0 2.0 0.0 1.0 0.0"),
     ],
 )
-def test_word_properties_of_a_sentence_read_by_hand(corpus: Corpus, name: str, expected: str) -> None:
+def test_word_properties_of_a_sentence_read_by_hand(
+    corpus: Corpus, name: str, expected: str
+) -> None:
     prop = get_property(name, corpus)
     values = prop.read(corpus.sentences[0], corpus)
     assert isinstance(values, list)
@@ -87,21 +89,30 @@ def test_word_properties_of_a_sentence_read_by_hand(corpus: Corpus, name: str, e
     [
         ("sentence_length", [12.0, 7.0]),
         ("tree_depth", [2.0, 3.0]),
-        ("main_tense", ["Pres", None]),  # the auxiliary is the finite verb; an imperative has no tense
+        (
+            "main_tense",
+            ["Pres", None],
+        ),  # the auxiliary is the finite verb; an imperative has no tense
         ("subject_number", ["Plur", None]),
         ("bigram_shift", [None, None]),  # nothing was rewritten
     ],
 )
-def test_sentence_properties_read_by_hand(corpus: Corpus, name: str, expected: list[object]) -> None:
+def test_sentence_properties_read_by_hand(
+    corpus: Corpus, name: str, expected: list[object]
+) -> None:
     prop = get_property(name, corpus)
     assert [prop.read(s, corpus) for s in corpus] == expected
     assert prop.level == "sentence"
 
 
-def test_counts_come_from_the_training_corpus_and_unseen_types_have_no_band(tmp_path: Path, corpus: Corpus) -> None:
+def test_counts_come_from_the_training_corpus_and_unseen_types_have_no_band(
+    tmp_path: Path, corpus: Corpus
+) -> None:
     path = tmp_path / "other.conllu"
     line = "\t{0}\tx\tX\t_\t_\t0\troot\t_\t_\n"
-    path.write_text("".join(f"1{line.format(form)}\n" for form in ["GUARDS", "new"]), encoding="utf-8")
+    path.write_text(
+        "".join(f"1{line.format(form)}\n" for form in ["GUARDS", "new"]), encoding="utf-8"
+    )
     other = read_conllu(path)
     read = PROPERTIES["frequency"].read
     assert [read(s, corpus) for s in other] == [["2-3"], [None]]
@@ -109,8 +120,14 @@ def test_counts_come_from_the_training_corpus_and_unseen_types_have_no_band(tmp_
 
 def test_coordinated_subjects_have_no_number_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "x.conllu"
-    rows = ["1\tA\ta\tNOUN\t_\tNumber=Sing\t4\tnsubj\t_\t_", "2\tand\tand\tCCONJ\t_\t_\t3\tcc\t_\t_"]
-    rows += ["3\tb\tb\tNOUN\t_\tNumber=Sing\t1\tconj\t_\t_", "4\tran\trun\tVERB\t_\tTense=Past\t0\troot\t_\t_"]
+    rows = [
+        "1\tA\ta\tNOUN\t_\tNumber=Sing\t4\tnsubj\t_\t_",
+        "2\tand\tand\tCCONJ\t_\t_\t3\tcc\t_\t_",
+    ]
+    rows += [
+        "3\tb\tb\tNOUN\t_\tNumber=Sing\t1\tconj\t_\t_",
+        "4\tran\trun\tVERB\t_\tTense=Past\t0\troot\t_\t_",
+    ]
     path.write_text("\n".join(rows) + "\n\n", encoding="utf-8")
     corpus = read_conllu(path)
     assert PROPERTIES["subject_number"].read(corpus.sentences[0], corpus) is None
@@ -118,7 +135,11 @@ def test_coordinated_subjects_have_no_number_of_their_own(tmp_path: Path) -> Non
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(corpus: Corpus) -> None:
-    for wrong, right in {"upso": "upos", "feats:number": "feats:Number", "Tense": "feats:Tense"}.items():
+    for wrong, right in {
+        "upso": "upos",
+        "feats:number": "feats:Number",
+        "Tense": "feats:Tense",
+    }.items():
         with pytest.raises(UnknownProperty, match="expected a property") as caught:
             get_property(wrong, corpus)
         text = str(caught.value)
@@ -133,16 +154,22 @@ def test_the_list_holds_the_table_and_this_corpus_features(corpus: Corpus) -> No
         get_property("", corpus)
     names = str(caught.value).partition("there are: ")[2].split(", ")
     features = [f"feats:{name}" for name in ("Definite", "Mood", "Number", "Tense", "VerbForm")]
-    columns = [f"column:{name}" for name in ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")]
+    columns = [
+        f"column:{name}" for name in ("form", "lemma", "upos", "xpos", "deprel", "deps", "misc")
+    ]
     assert names == [*PROPERTIES, *features, "misc:SpaceAfter", *columns]
     assert all(p.doc and "\n" not in p.doc for p in (get_property(name, corpus) for name in names))
 
 
-def test_a_property_is_added_by_a_function_and_a_row(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_property_is_added_by_a_function_and_a_row(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def vowels(sentence: Sentence, train: Corpus) -> list[float]:
         return [float(sum(c in "aeiou" for c in w.form.lower())) for w in sentence.words]
 
-    monkeypatch.setitem(PROPERTIES, "vowels", Property("vowels", "word", "number", vowels, "vowels"))
+    monkeypatch.setitem(
+        PROPERTIES, "vowels", Property("vowels", "word", "number", vowels, "vowels")
+    )
     assert get_property("vowels", corpus).read(corpus.sentences[1], corpus) == [1, 1, 2, 1, 1, 2, 0]
 
 
@@ -171,9 +198,13 @@ def test_bigram_shift_swaps_two_whole_words_and_keeps_the_tree(corpus: Corpus) -
         assert moved[1] == moved[0] + 1
         # The same arcs, between the same words.
         for tree in (original, new):
-            arcs = {(w.form, w.deprel, tree.words[w.head - 1].form if w.head else "") for w in tree.words}
+            arcs = {
+                (w.form, w.deprel, tree.words[w.head - 1].form if w.head else "")
+                for w in tree.words
+            }
             assert arcs == {
-                (w.form, w.deprel, original.words[w.head - 1].form if w.head else "") for w in original.words
+                (w.form, w.deprel, original.words[w.head - 1].form if w.head else "")
+                for w in original.words
             }
         texts.add(new.text)
     # Not the first word, not do or n't, not punctuation; what was glued (a comma) keeps its place.
@@ -185,7 +216,9 @@ def test_bigram_shift_swaps_two_whole_words_and_keeps_the_tree(corpus: Corpus) -
     }
 
 
-def test_bigram_shift_is_half_and_reproducible_and_leaves_short_sentences_out(tmp_path: Path, corpus: Corpus) -> None:
+def test_bigram_shift_is_half_and_reproducible_and_leaves_short_sentences_out(
+    tmp_path: Path, corpus: Corpus
+) -> None:
     twice = [shifted(corpus.sentences[0], 400) for _ in range(2)]
     assert twice[0] == twice[1]
     share = sum(s is not None and s.label == "shifted" for s in twice[0]) / 400
@@ -199,10 +232,16 @@ def test_bigram_shift_is_half_and_reproducible_and_leaves_short_sentences_out(tm
 @pytest.mark.real
 def test_every_property_reads_english_ewt(ud: Path) -> None:
     corpus = read_conllu(ud / "en_ewt-ud-test.conllu", limit=300)
-    features = sorted({f"feats:{name}" for sentence in corpus for word in sentence.words for name in word.feats})
+    features = sorted(
+        {f"feats:{name}" for sentence in corpus for word in sentence.words for name in word.feats}
+    )
     for prop in (get_property(name, corpus) for name in (*PROPERTIES, *features)):
         for sentence in corpus.sentences[:60]:
-            shown = prop.rewrite(sentence, np.random.default_rng(0), corpus) if prop.rewrite else sentence
+            shown = (
+                prop.rewrite(sentence, np.random.default_rng(0), corpus)
+                if prop.rewrite
+                else sentence
+            )
             if shown is None:
                 continue
             values = prop.read(shown, corpus)

@@ -28,9 +28,19 @@ TEXTS = ("w3 w4 w5 w6", "w9 w3 w12 w40 w7", "w8 w8 w21", "w30 w31 w32 w33")
 
 def wide(kv_heads: int = 2, seed: int = 0) -> hf.LlamaForCausalLM:
     """Six heads that share key-value heads."""
-    size = {"hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": tiny.VOCAB}
+    size = {
+        "hidden_size": 48,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "vocab_size": tiny.VOCAB,
+    }
     config = hf.LlamaConfig(
-        **size, num_attention_heads=6, num_key_value_heads=kv_heads, attention_bias=True, bos_token_id=1, pad_token_id=0
+        **size,
+        num_attention_heads=6,
+        num_key_value_heads=kv_heads,
+        attention_bias=True,
+        bos_token_id=1,
+        pad_token_id=0,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -42,7 +52,9 @@ def test_a_model_with_fewer_heads_is_the_model_with_the_others_at_zero(name: str
     model = wide() if name == "wide" else tiny.model(name)
     heads = heads_of(model)
     group = heads.n_heads // heads.n_kv_heads
-    fewer = [[members[: max(1, group - 1)][::-1] for members in groups][-1:] for groups in heads.all]
+    fewer = [
+        [members[: max(1, group - 1)][::-1] for members in groups][-1:] for groups in heads.all
+    ]
     smaller = with_heads(model, fewer)
     gone = [h for h in range(heads.n_heads) if h not in fewer[0][0]]
     sites = {f"blocks.{layer}.attn.hook_z[{h}]": edits.zero() for layer in range(2) for h in gone}
@@ -66,15 +78,21 @@ def test_half_precision_keeps_its_rotary_tables() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "neox", "bert", "phi3"])
 def test_joined_projections_are_refused(name: str) -> None:
-    with pytest.raises(HeadError, match="a linear q_proj, k_proj, v_proj, o_proj each, as in Llama"):
+    with pytest.raises(
+        HeadError, match="a linear q_proj, k_proj, v_proj, o_proj each, as in Llama"
+    ):
         heads_of(tiny.model(name))
 
 
-@pytest.mark.parametrize(("name", "weight"), [("olmo2", "_norm.weight"), ("stablelm", "q_proj.weight")])
+@pytest.mark.parametrize(
+    ("name", "weight"), [("olmo2", "_norm.weight"), ("stablelm", "q_proj.weight")]
+)
 def test_weights_that_do_not_follow_the_configuration_are_refused(name: str, weight: str) -> None:
     """A norm over all heads; a width of heads that is always d_model / number."""
     model = tiny.model(name)
-    with pytest.raises(HeadError, match=f"{weight} does not follow the configuration's num_attention_heads"):
+    with pytest.raises(
+        HeadError, match=f"{weight} does not follow the configuration's num_attention_heads"
+    ):
         with_heads(model, [[groups[0][:1]] for groups in heads_of(model).all])
 
 
@@ -102,7 +120,9 @@ def test_the_least_important_leave_first_queries_then_groups() -> None:
     assert pruning.without_least(kept, np.array([[1.0, 2], [5, 2]])) == [[[4]], [[1]]]
     drawn = pruning.random_heads(heads_of(wide()), [[[0, 1], [3, 4]]] * 2, 0)
     assert all(
-        len(members) == 2 and {h // 3 for h in members} == {g} for groups in drawn for g, members in enumerate(groups)
+        len(members) == 2 and {h // 3 for h in members} == {g}
+        for groups in drawn
+        for g, members in enumerate(groups)
     )
 
 
@@ -110,7 +130,9 @@ def test_gates_are_0_for_heads_that_write_nothing() -> None:
     one = subject("llama")
     heads = heads_of(one.model)
     for layer, path in enumerate(heads.paths):
-        at = slice(layer * heads.width, (layer + 1) * heads.width)  # head 0 of layer 0, head 1 of layer 1
+        at = slice(
+            layer * heads.width, (layer + 1) * heads.width
+        )  # head 0 of layer 0, head 1 of layer 1
         one.model.get_submodule(f"{path}.o_proj").weight.data[:, at] = 0
     found = pruning.head_gates(one, get_metric("loss"), [Prompt(text, "") for text in TEXTS], 100)
     assert found.shape == (2, heads.n_heads)
@@ -122,12 +144,24 @@ def test_gates_are_0_for_heads_that_write_nothing() -> None:
 def prepared(folder: Path) -> list[str]:
     """A model folder, its texts, and the beginning of a command."""
     model = wide()
-    for layer, path in enumerate(heads_of(model).paths):  # two heads a layer, one of each group, write nothing
+    for layer, path in enumerate(
+        heads_of(model).paths
+    ):  # two heads a layer, one of each group, write nothing
         for h in (layer, 4):
             model.get_submodule(f"{path}.o_proj").weight.data[:, 8 * h : 8 * h + 8] = 0
     tiny.save(model, folder / "model")
-    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"prompt": text}) for text in TEXTS), encoding="utf-8")
-    return ["prune", "--model", str(folder / "model"), "--prompts", str(folder / "texts.jsonl"), "--random", "1"]
+    (folder / "texts.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": text}) for text in TEXTS), encoding="utf-8"
+    )
+    return [
+        "prune",
+        "--model",
+        str(folder / "model"),
+        "--prompts",
+        str(folder / "texts.jsonl"),
+        "--random",
+        "1",
+    ]
 
 
 def test_a_run_cuts_needless_heads_first_and_writes_models_that_load(
@@ -140,12 +174,19 @@ def test_a_run_cuts_needless_heads_first_and_writes_models_that_load(
     assert [(r["heads"], r["kv_heads"]) for r in records] == [(6, 2), (4, 2), (2, 2), (1, 1)]
     assert sorted(records[1]["removed"]) == [[0, 0], [0, 4], [1, 1], [1, 4]]
     assert records[1]["change"] == pytest.approx(0, abs=1e-5)
-    assert abs(records[1]["random"] - records[0]["value"]) > 1e-4, "the positive control: random heads are needed"
+    assert abs(records[1]["random"] - records[0]["value"]) > 1e-4, (
+        "the positive control: random heads are needed"
+    )
     assert all(r["difference"] < 1e-5 for r in records[1:])
-    loaded = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "models" / "step-2").eval()
+    loaded = hf.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole" / "models" / "step-2"
+    ).eval()
     whole = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     gone = {tuple(pair) for r in records[:3] for pair in r["removed"]}
-    with torch.no_grad(), intervene(whole, {f"blocks.{a}.attn.hook_z[{b}]": edits.zero() for a, b in gone}):
+    with (
+        torch.no_grad(),
+        intervene(whole, {f"blocks.{a}.attn.hook_z[{b}]": edits.zero() for a, b in gone}),
+    ):
         torch.testing.assert_close(loaded(IDS).logits, whole(IDS).logits, rtol=1e-5, atol=1e-5)
     assert loaded.config.num_attention_heads == 2
 

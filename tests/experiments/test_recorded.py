@@ -37,15 +37,23 @@ def place() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in make.SLOW else ()) for name in make.COMMANDS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in make.SLOW else ())
+        for name in make.COMMANDS
+    ],
 )
 def test_a_command_still_writes_what_is_recorded(name: str) -> None:
-    assert make.changes(name, make.run(name)) == [], "python tests/recorded/make.py records it again"
+    assert make.changes(name, make.run(name)) == [], (
+        "python tests/recorded/make.py records it again"
+    )
 
 
 def test_every_kind_of_run_is_recorded() -> None:
     assert {results["kind"] for results in RECORDED.values()} == set(STUDIES)
-    assert {folder.name for folder in make.HERE.iterdir() if folder.is_dir()} - {"__pycache__"} == set(make.COMMANDS)
+    assert {folder.name for folder in make.HERE.iterdir() if folder.is_dir()} - {
+        "__pycache__"
+    } == set(make.COMMANDS)
 
 
 def test_a_renamed_field_another_type_unit_or_number_is_a_change() -> None:
@@ -64,7 +72,9 @@ def test_a_renamed_field_another_type_unit_or_number_is_a_change() -> None:
     now["records"][0]["score"] *= 1 + 1e-7
     assert list(make.changes_of_values(before, now)) == []
     now["records"][0]["score"] *= 1 + 1e-5
-    assert [line.partition(":")[0] for line in make.changes_of_values(before, now)] == ["records[0].score"]
+    assert [line.partition(":")[0] for line in make.changes_of_values(before, now)] == [
+        "records[0].score"
+    ]
 
 
 # -- what is shown
@@ -92,7 +102,10 @@ def records_in(hint: Any) -> set[type]:
     if not dataclasses.is_dataclass(hint):
         return inner
     hints = typing.get_type_hints(hint)
-    return {hint, *(one for field in dataclasses.fields(hint) for one in records_in(hints[field.name]))}
+    return {
+        hint,
+        *(one for field in dataclasses.fields(hint) for one in records_in(hints[field.name])),
+    }
 
 
 @contextlib.contextmanager
@@ -136,7 +149,9 @@ def test_both_views_are_made_of_a_recorded_run(name: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(STUDIES))
 def test_a_field_of_the_records_is_read_or_stands_in_the_list(kind: str) -> None:
-    assert sorted(unread(kind)) == sorted(UNREAD.get(kind, "").split()), "show it, or add it to the list"
+    assert sorted(unread(kind)) == sorted(UNREAD.get(kind, "").split()), (
+        "show it, or add it to the list"
+    )
 
 
 def test_a_field_that_no_view_reads_is_noticed() -> None:
@@ -159,7 +174,9 @@ def test_provenance_is_shown_whole_but_for_the_list() -> None:
     run = RECORDED["capture"]
     page = page_of(run)
     keys = {(key,) for key in run["provenance"]} | {
-        (part, key) for part in ("model", "machine", "versions", "memory", "doctor") for key in run["provenance"][part]
+        (part, key)
+        for part in ("model", "machine", "versions", "memory", "doctor")
+        for key in run["provenance"][part]
     }
     silent = set()
     for path in sorted(keys):

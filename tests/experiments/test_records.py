@@ -46,7 +46,9 @@ def written(folder: Path, form: str) -> Path:
 def test_the_same_rows_in_every_format(tmp_path: Path, form: str) -> None:
     path = written(tmp_path, form)
     assert [record for _, record in read_records(path)] == ROWS
-    assert [(p.prompt, p.answer, p.wrong) for p in read_prompts(path)] == [tuple(row.values()) for row in ROWS]
+    assert [(p.prompt, p.answer, p.wrong) for p in read_prompts(path)] == [
+        tuple(row.values()) for row in ROWS
+    ]
     assert len(read_prompts(path, limit=2)) == 2
 
 
@@ -56,8 +58,14 @@ PAIR = Pair("The dogs bark.", "The dogs barks.")
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("blimp.jsonl", '{"sentence_good": "The dogs bark.", "sentence_bad": "The dogs barks.", "UID": "x"}'),
-        ("jblimp.jsonl", '{"good_sentence": "The dogs bark.", "bad_sentence": "The dogs barks.", "type": "x"}'),
+        (
+            "blimp.jsonl",
+            '{"sentence_good": "The dogs bark.", "sentence_bad": "The dogs barks.", "UID": "x"}',
+        ),
+        (
+            "jblimp.jsonl",
+            '{"good_sentence": "The dogs bark.", "bad_sentence": "The dogs barks.", "type": "x"}',
+        ),
         ("crows.csv", ",sent_more,sent_less,bias_type\n0,The dogs bark.,The dogs barks.,x\n"),
         ("ours.tsv", "sentence_good\tsentence_bad\nThe dogs bark.\tThe dogs barks.\n"),
         ("list.csv", 'sentences\n"[""The dogs bark."", ""The dogs barks.""]"\n'),
@@ -70,7 +78,10 @@ def test_pairs_by_the_names_of_the_field(tmp_path: Path, name: str, text: str) -
 
 def test_clams_lines_are_pairs(tmp_path: Path) -> None:
     path = tmp_path / "clams.txt"
-    path.write_text(f"True\t{PAIR.good}\nFalse\t{PAIR.bad}\nFalse\tThe dog bark.\nTrue\tI go\nFalse\tI goes\n", "utf-8")
+    path.write_text(
+        f"True\t{PAIR.good}\nFalse\t{PAIR.bad}\nFalse\tThe dog bark.\nTrue\tI go\nFalse\tI goes\n",
+        "utf-8",
+    )
     pairs = read_pairs(path)
     assert [(p.good, p.bad) for p in pairs] == [
         (PAIR.good, PAIR.bad),
@@ -79,17 +90,23 @@ def test_clams_lines_are_pairs(tmp_path: Path) -> None:
     ]
     assert pairs[0].group == pairs[1].group != pairs[2].group
     path.write_text("False\ta\nTrue\tb\n", "utf-8")
-    with pytest.raises(PromptError, match=r"clams.txt:1: expected 'True' and a sentence, then 'False'"):
+    with pytest.raises(
+        PromptError, match=r"clams.txt:1: expected 'True' and a sentence, then 'False'"
+    ):
         read_pairs(path)
 
 
 def test_pairs_of_no_use_are_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
-    path.write_text("sentence_good,sentence_bad\na b,a b\nThe dogs bark.,The dogs barks.\n", encoding="utf-8")
+    path.write_text(
+        "sentence_good,sentence_bad\na b,a b\nThe dogs bark.,The dogs barks.\n", encoding="utf-8"
+    )
     unusable: list[Unusable] = []
     (pair,) = read_pairs(path, None, unusable)
     assert (pair, pair.line) == (PAIR, 3)
-    assert [str(one) for one in unusable] == ["line 2: expected two sentences that differ, got 'a b' twice"]
+    assert [str(one) for one in unusable] == [
+        "line 2: expected two sentences that differ, got 'a b' twice"
+    ]
     with pytest.raises(PromptError, match=r"pairs.csv:2: expected two sentences that differ"):
         read_pairs(path)
     path.write_text("sentence_good,sentence_bad\na b,a b\n", encoding="utf-8")
@@ -98,13 +115,18 @@ def test_pairs_of_no_use_are_left_out_where_that_is_asked_for(tmp_path: Path) ->
 
 
 def test_sentences_of_cola_and_sst_are_prompts(tmp_path: Path) -> None:
-    (tmp_path / "cola.tsv").write_text('gj04\t1\t\tThe "river froze.\ngj04\t0\t*\tThe river frozen.\n', "utf-8")
+    (tmp_path / "cola.tsv").write_text(
+        'gj04\t1\t\tThe "river froze.\ngj04\t0\t*\tThe river frozen.\n', "utf-8"
+    )
     (tmp_path / "sst.tsv").write_text("sentence\tlabel\nit is good\t1\nit is bad\t0\n", "utf-8")
     assert [p.prompt for p in read_prompts(tmp_path / "cola.tsv", answers=False)] == [
         'The "river froze.',
         "The river frozen.",
     ]
-    assert [p.prompt for p in read_prompts(tmp_path / "sst.tsv", answers=False)] == ["it is good", "it is bad"]
+    assert [p.prompt for p in read_prompts(tmp_path / "sst.tsv", answers=False)] == [
+        "it is good",
+        "it is bad",
+    ]
 
 
 QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
@@ -115,9 +137,18 @@ QUESTION = ("What is 2+2?", ("3", "4", "5", "6"), 1)
     [
         ("mmlu.csv", "What is 2+2?,3,4,5,6,B\n"),
         ("named.csv", "question,A,B,C,D,answer\nWhat is 2+2?,3,4,5,6,B\n"),
-        ("letter.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": "B"}'),
-        ("place.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}'),
-        ("text.jsonl", '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 4}'),
+        (
+            "letter.jsonl",
+            '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": "B"}',
+        ),
+        (
+            "place.jsonl",
+            '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}',
+        ),
+        (
+            "text.jsonl",
+            '{"question": "What is 2+2?", "choices": ["3", "4", "5", "6"], "answer": 4}',
+        ),
         (
             "arc.jsonl",
             '{"question": "What is 2+2?", "choices": {"text": ["3", "4", "5", "6"], "label": ["A", "B", "C", "D"]}, '
@@ -143,7 +174,10 @@ def test_questions_by_the_names_of_the_field(tmp_path: Path, name: str, text: st
 
 def asked(folder: Path, rows: list[tuple[list[str], Any]]) -> list[int]:
     path = folder / "digits.jsonl"
-    lines = [json.dumps({"question": "?", "choices": choices, "answer": answer}) for choices, answer in rows]
+    lines = [
+        json.dumps({"question": "?", "choices": choices, "answer": answer})
+        for choices, answer in rows
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return [question.answer for question in read_questions(path)]
 
@@ -169,15 +203,47 @@ DEEP = "[" * 3000
             '{"prompt": "w\\ud80079", "answer": " a"}',
             "a.jsonl:1: expected text, got half a character (\\ud800",
         ),
-        ("a.jsonl", '{"prompt": ["w\\ud80079"], "answer": " a"}', "a.jsonl:1: expected text, got half a character"),
-        ("a.jsonl", f'{{"prompt": {DEEP}', "a.jsonl:1: expected JSON, got brackets that are nested too deeply"),
-        ("a.jsonl", '{"prompt": ' + "[" * 900 + "]" * 900 + ', "answer": "a"}', "a.jsonl:1: expected 'prompt'"),
+        (
+            "a.jsonl",
+            '{"prompt": ["w\\ud80079"], "answer": " a"}',
+            "a.jsonl:1: expected text, got half a character",
+        ),
+        (
+            "a.jsonl",
+            f'{{"prompt": {DEEP}',
+            "a.jsonl:1: expected JSON, got brackets that are nested too deeply",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": ' + "[" * 900 + "]" * 900 + ', "answer": "a"}',
+            "a.jsonl:1: expected 'prompt'",
+        ),
         ("a.json", DEEP, "a.json: expected JSON, got brackets that are nested too deeply"),
-        ("a.jsonl", f'{{"prompt": 1{"0" * 310}}}', "a.jsonl:1: expected numbers of at most 300 digits, got one of 311"),
-        ("a.jsonl", f'{{"prompt": 1{"0" * 5000}}}', "a.jsonl:1: expected numbers of at most 300 digits"),
-        ("a.jsonl", "The keys are here", "a.jsonl:1: expected a JSON object a line, a JSON array of objects, CSV"),
-        ("a.txt", "The keys are here", "a.txt:1: expected a JSON object a line, a JSON array of objects, CSV"),
-        ("a.jsonl", '{"prompt": "a"} {"prompt": "b"}', "a.jsonl:1: expected a JSON object: Extra data"),
+        (
+            "a.jsonl",
+            f'{{"prompt": 1{"0" * 310}}}',
+            "a.jsonl:1: expected numbers of at most 300 digits, got one of 311",
+        ),
+        (
+            "a.jsonl",
+            f'{{"prompt": 1{"0" * 5000}}}',
+            "a.jsonl:1: expected numbers of at most 300 digits",
+        ),
+        (
+            "a.jsonl",
+            "The keys are here",
+            "a.jsonl:1: expected a JSON object a line, a JSON array of objects, CSV",
+        ),
+        (
+            "a.txt",
+            "The keys are here",
+            "a.txt:1: expected a JSON object a line, a JSON array of objects, CSV",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "a"} {"prompt": "b"}',
+            "a.jsonl:1: expected a JSON object: Extra data",
+        ),
         ("a.json", "[1, 2]", "a.json:1: expected a JSON object, got 1"),
         ("a.json", '{\n"prompt": "a"}', "got a JSON object over several lines"),
         ("a.csv", "prompt,answer\na,b,c\n", "a.csv:2: expected 2 columns (prompt, answer), got 3"),
@@ -195,7 +261,9 @@ DEEP = "[" * 3000
         ),
     ],
 )
-def test_anything_else_is_one_clear_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_anything_else_is_one_clear_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(PromptError) as error:
         read_prompts(tmp_path / name)

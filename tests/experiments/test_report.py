@@ -18,7 +18,14 @@ import pytest
 from made import EVIL
 from markupsafe import escape
 from recorded import make
-from recorded.altered import deeper, with_effects, with_markup, with_one_wrong, with_relation, without_controls
+from recorded.altered import (
+    deeper,
+    with_effects,
+    with_markup,
+    with_one_wrong,
+    with_relation,
+    without_controls,
+)
 
 from experiments.pages import page_of, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
@@ -33,7 +40,21 @@ Results = dict[str, Any]
 RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 PROBE = RECORDED["probe"]
 
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
 
 
 class Page(HTMLParser):
@@ -75,7 +96,11 @@ class Page(HTMLParser):
 
 def of(name: str, key: str = "records", **fields: Any) -> list[dict[str, Any]]:
     """Records of a recorded run that have these values."""
-    return [one for one in RECORDED[name][key] if all(one[field] == value for field, value in fields.items())]
+    return [
+        one
+        for one in RECORDED[name][key]
+        if all(one[field] == value for field, value in fields.items())
+    ]
 
 
 def copied(name: str) -> Results:
@@ -119,7 +144,9 @@ def test_page_is_well_formed_and_asks_for_nothing(shape: str) -> None:
     css = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in css
     assert "@import" not in css
-    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -150,7 +177,9 @@ def test_page_holds_the_numbers_of_the_run() -> None:
             assert number(record[field]) in shown
     data = json.loads(page.scripts[0])
     third = of("probe", "classes", property="upos", layer=1)
-    assert sorted(row[3] for row in data["classes"]["p0"][2]) == sorted(round(c["f1"], 4) for c in third)
+    assert sorted(row[3] for row in data["classes"]["p0"][2]) == sorted(
+        round(c["f1"], 4) for c in third
+    )
     assert PROBE["provenance"]["command"] in shown
     assert PROBE["provenance"]["model"]["sha256"] in shown
 
@@ -177,7 +206,9 @@ RANKED = same("effect", "p", "q")
 def attribution_scores() -> list[dict[str, Any]]:
     """The scores of two methods, a unit each."""
     methods = {name: of("attribute", method=name)[0]["scores"] for name in ("leave-one-out", "ig")}
-    return [dict(zip(methods, scores, strict=True)) for scores in zip(*methods.values(), strict=True)]
+    return [
+        dict(zip(methods, scores, strict=True)) for scores in zip(*methods.values(), strict=True)
+    ]
 
 
 # recorded run, table, the records that it is of, and the field in each of its columns
@@ -226,7 +257,9 @@ SHOWN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("run", "uid", "records", "fields"), SHOWN, ids=[f"{run}-{uid}" for run, uid, *_ in SHOWN])
+@pytest.mark.parametrize(
+    ("run", "uid", "records", "fields"), SHOWN, ids=[f"{run}-{uid}" for run, uid, *_ in SHOWN]
+)
 def test_a_table_holds_the_numbers_of_its_records(run, uid, records, fields) -> None:
     """Each row those of one record, unchanged; some show only the strongest, or a row more."""
     (table,) = (one for one in tables_of(page_of(RECORDED[run]).sections) if one.uid == uid)
@@ -243,20 +276,26 @@ def test_every_kind_of_run_has_a_table_that_is_checked() -> None:
 
 def test_one_thing_wrong_stands_in_the_table_of_what_is_wrong() -> None:
     (table,) = (
-        one for one in tables_of(page_of(with_one_wrong(RECORDED["doctor"])).sections) if one.uid == "wrong-table"
+        one
+        for one in tables_of(page_of(with_one_wrong(RECORDED["doctor"])).sections)
+        if one.uid == "wrong-table"
     )
     places = {column.name: i for i, column in enumerate(table.columns)}
-    assert [(row[places["measured"]].sort, row[places["bound"]].sort) for row in table.rows] == [(0.5, 0.1)]
+    assert [(row[places["measured"]].sort, row[places["bound"]].sort) for row in table.rows] == [
+        (0.5, 0.1)
+    ]
 
 
 def test_a_relation_stands_in_its_table() -> None:
     (table,) = (
-        one for one in tables_of(page_of(with_relation(RECORDED["attend"])).sections) if one.uid == "relations-table"
+        one
+        for one in tables_of(page_of(with_relation(RECORDED["attend"])).sections)
+        if one.uid == "relations-table"
     )
     places = {column.name: i for i, column in enumerate(table.columns)}
-    assert [tuple(row[places[name]].sort for name in ("agreement", "gain", "n")) for row in table.rows] == [
-        (0.9, 0.4, 40)
-    ]
+    assert [
+        tuple(row[places[name]].sort for name in ("agreement", "gain", "n")) for row in table.rows
+    ] == [(0.9, 0.4, 40)]
 
 
 # -- what no run wrote
@@ -304,7 +343,9 @@ def test_unconverged_probes_are_flagged() -> None:
     for record in results["records"]:
         record["converged"] = True
     assert "unconverged" not in Page(render_report(results)).text
-    next(one for one in results["records"] if one["property"] == "upos" and one["layer"] == 1)["converged"] = False
+    next(one for one in results["records"] if one["property"] == "upos" and one["layer"] == 1)[
+        "converged"
+    ] = False
     assert any("did not converge at layer 1;" in part for part in Page(render_report(results)).text)
 
 
@@ -319,7 +360,9 @@ def test_several_kinds_of_site_get_a_section_each() -> None:
         record["site"] = record["site"].replace("hook_resid_post", "hook_mlp_out")
     results["records"] += other
     page = Page(render_report(results))
-    assert {"upos at blocks.*.hook_resid_post", "upos at blocks.*.hook_mlp_out"} <= {t.strip() for t in page.text}
+    assert {"upos at blocks.*.hook_resid_post", "upos at blocks.*.hook_mlp_out"} <= {
+        t.strip() for t in page.text
+    }
 
 
 def test_another_kind_of_run_is_refused_by_name() -> None:
@@ -330,7 +373,9 @@ def test_another_kind_of_run_is_refused_by_name() -> None:
         render_report({"schema": 1, "kind": "nonsense", "records": []})
 
 
-def test_write_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_replaces_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "run" / "report.html"
     write_report(RECORDED["ablate-layers"], path)
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
@@ -361,7 +406,9 @@ def test_standalone_picture_is_xml_that_needs_no_style_from_outside() -> None:
 def test_points_stand_where_the_scale_says() -> None:
     """Pixel distances between points are in the ratio of their scores' differences."""
     root = ET.fromstring(layer_curves_svg(PROBE, "upos"))
-    group = next(g for g in root.iter() if g.get("class") == "s-score" and g.find("*[@cx]") is not None)
+    group = next(
+        g for g in root.iter() if g.get("class") == "s-score" and g.find("*[@cx]") is not None
+    )
     ys = [float(c.attrib["cy"]) for c in group if "cy" in c.attrib]
     scores = [record["score"] for record in of("probe", property="upos")]
     slope = (ys[0] - ys[2]) / (scores[2] - scores[0])
@@ -410,8 +457,14 @@ def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
     cells = [a for a in page.all("rect") if a.get("data-k") is not None]
     kinds = {(a["class"] or "") for a in cells}
     assert len(cells) == 5 * 4
-    assert kinds == {"m-even", "m-down4 m-clear", "m-up2 m-clear"}  # 0.6 is in the second quarter of 1.4
-    tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects-0"]["tips"]
+    assert kinds == {
+        "m-even",
+        "m-down4 m-clear",
+        "m-up2 m-clear",
+    }  # 0.6 is in the second quarter of 1.4
+    tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects-0"][
+        "tips"
+    ]
     assert len(tips) == 5 * 4
     name, effect, more = tips[1 * 4 + 3]
     assert name == "blocks.1.attn.hook_z[3]"
@@ -420,10 +473,18 @@ def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
 
 
 def test_comparisons_are_turned_to_deeper_minus_shallower() -> None:
-    rows = [{"layer_a": 0, "layer_b": 1, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}]
-    assert oriented(rows, [0.0, 1.0]) == {(1, 0): {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}}
-    rows = [{"layer_a": 1, "layer_b": 0, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}]
-    assert oriented(rows, [0.0, 1.0]) == {(1, 0): {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}}
+    rows = [
+        {"layer_a": 0, "layer_b": 1, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}
+    ]
+    assert oriented(rows, [0.0, 1.0]) == {
+        (1, 0): {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}
+    }
+    rows = [
+        {"layer_a": 1, "layer_b": 0, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}
+    ]
+    assert oriented(rows, [0.0, 1.0]) == {
+        (1, 0): {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}
+    }
 
 
 def test_numbers_in_words() -> None:

@@ -118,7 +118,11 @@ def test_any_text_is_aligned(subject, text):
     words = [(i, i + 1) for i in range(len(text))]
     spans = word_spans(encoded, words)
     carried = [
-        any(a <= i < b for (a, b), special in zip(encoded.offsets, encoded.special, strict=True) if not special)
+        any(
+            a <= i < b
+            for (a, b), special in zip(encoded.offsets, encoded.special, strict=True)
+            if not special
+        )
         for i in range(len(text))
     ]
     for (at, _), span, there in zip(words, spans, carried, strict=True):
@@ -186,7 +190,11 @@ def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_pa
     whole = file.read_bytes()
     at, to = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
     file.write_bytes(
-        data.draw(st.sampled_from([whole[:at], whole[:at] + whole[to:], whole[:at] + b"\xff{" + whole[at:], b"3"]))
+        data.draw(
+            st.sampled_from(
+                [whole[:at], whole[:at] + whole[to:], whole[:at] + b"\xff{" + whole[at:], b"3"]
+            )
+        )
     )
     try:
         results, said = RunFolder(path, {"model": "m", "seed": 3}).results, ""
@@ -197,7 +205,9 @@ def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_pa
     assert not said or str(path) in said
 
 
-HOSTILE = '</script><script>document.title="OWNED"</script><img src=x onerror="document.title=\'OWNED\'">'
+HOSTILE = (
+    '</script><script>document.title="OWNED"</script><img src=x onerror="document.title=\'OWNED\'">'
+)
 
 
 @pytest.mark.browser
@@ -207,7 +217,14 @@ def test_html_in_names_and_words_does_not_run(tmp_path):
 
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH")
-    record = {"check": HOSTILE, "site": "", "status": "UNSUPPORTED", "measured": 1.0, "bound": 0.0, "reason": HOSTILE}
+    record = {
+        "check": HOSTILE,
+        "site": "",
+        "status": "UNSUPPORTED",
+        "measured": 1.0,
+        "bound": 0.0,
+        "reason": HOSTILE,
+    }
     results = {
         "schema": 1,
         "kind": "doctor",
@@ -216,7 +233,11 @@ def test_html_in_names_and_words_does_not_run(tmp_path):
         "checks": {HOSTILE: HOSTILE},
         "findings": [{"property": HOSTILE, "text": HOSTILE}],
         "notes": [{"kind": HOSTILE, "text": HOSTILE}],
-        "provenance": {"model": {"name": HOSTILE}, "command": HOSTILE, "doctor": {"wrong": [HOSTILE]}},
+        "provenance": {
+            "model": {"name": HOSTILE},
+            "command": HOSTILE,
+            "doctor": {"wrong": [HOSTILE]},
+        },
     }
     page = tmp_path / "page.html"
     page.write_text(render_report(results), encoding="utf-8")
@@ -250,7 +271,12 @@ def test_a_local_model_is_used_without_a_network(tmp_path):
     )
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "report.html").exists()

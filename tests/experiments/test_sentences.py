@@ -61,7 +61,9 @@ def consistent(sentence) -> bool:
 
 def test_clauses_change_places_with_their_capitals_and_heads(corpus):
     rewrite = PROPERTIES["senteval:coordination"].rewrite
-    found = [rewrite(corpus.sentences[0], np.random.default_rng(seed), corpus) for seed in range(20)]
+    found = [
+        rewrite(corpus.sentences[0], np.random.default_rng(seed), corpus) for seed in range(20)
+    ]
     assert {s.text: s.label for s in found} == {
         "The dog sleeps, but she reads a book.": "original",
         "She reads a book, but the dog sleeps.": "inverted",
@@ -77,7 +79,11 @@ def test_clauses_change_places_with_their_capitals_and_heads(corpus):
 
 def test_a_noun_or_verb_is_replaced_by_one_of_its_own_kind(corpus):
     rewrite = PROPERTIES["senteval:odd"].rewrite
-    odd = [s for seed in range(60) if (s := rewrite(corpus.sentences[0], np.random.default_rng(seed), corpus))]
+    odd = [
+        s
+        for seed in range(60)
+        if (s := rewrite(corpus.sentences[0], np.random.default_rng(seed), corpus))
+    ]
     texts = {s.text for s in odd if s.label == "odd"}
     assert "The cat sleeps, but she reads a book." in texts
     assert "The dog sleeps, but she sleeps a book." in texts
@@ -95,7 +101,11 @@ def test_sentences_read_by_hand(corpus):
     assert (read("length", first), read("length", second)) == ("9-12", None)
     assert (read("depth", first), read("depth", second)) == ("3", "2")
     assert (read("top", first), read("top", second)) == ("nsubj ROOT conj", "nsubj ROOT")
-    assert (read("tense", first), read("subject", first), read("object", first)) == ("Pres", "Sing", None)
+    assert (read("tense", first), read("subject", first), read("object", first)) == (
+        "Pres",
+        "Sing",
+        None,
+    )
 
 
 def test_every_word_meets_its_head_and_a_word_without_an_arc():
@@ -108,7 +118,9 @@ def test_every_word_meets_its_head_and_a_word_without_an_arc():
             assert i != j
             assert label == "arc" or heads[j] != i
             balance[label, abs(i - j)] += 1
-    assert sum(n for (label, _), n in balance.items() if label == "arc") * 2 == sum(balance.values())
+    assert sum(n for (label, _), n in balance.items() if label == "arc") * 2 == sum(
+        balance.values()
+    )
     near = balance["arc", 1], balance["none", 1]
     assert near[1] > 0.4 * near[0]  # adjacency alone does not tell
 
@@ -130,18 +142,30 @@ def test_classes_are_as_frequent_within_each_band_of_lengths():
 
 def test_a_senteval_file_brings_its_splits_and_reads_as_people_write(tmp_path):
     path = tmp_path / "past_present.txt"
-    lines = ["tr\tPAST\tShe did n't go ( yet ) , he said .", "tr\tPRES\tThey 're here !", "va\tPAST\tIt fell ."]
+    lines = [
+        "tr\tPAST\tShe did n't go ( yet ) , he said .",
+        "tr\tPRES\tThey 're here !",
+        "va\tPAST\tIt fell .",
+    ]
     path.write_text("\n".join([*lines, "te\tPRES\tIt stays ."]) + "\n", encoding="utf-8")
     splits, notes = read_splits(path, None, None, None, seed=0)
     assert [s.text for s in splits["train"]] == ["She didn't go (yet), he said.", "They're here!"]
     assert all(consistent(s) for part in splits.values() for s in part)
     assert [PROPERTIES["label"].read(s, splits["train"]) for s in splits["test"]] == ["PRES"]
     assert notes == []
-    lines[0] = "tr\tPAST\tOne\u0085two three ."  # U+0085 ends no line, and a byte order mark is no text
+    lines[0] = (
+        "tr\tPAST\tOne\u0085two three ."  # U+0085 ends no line, and a byte order mark is no text
+    )
     path.write_text("\ufeff" + "\r\n".join([*lines, "te\tPRES\tIt stays ."]), encoding="utf-8")
-    assert {s: len(part) for s, part in read_senteval(path).items()} == {"train": 2, "dev": 1, "test": 1}
+    assert {s: len(part) for s, part in read_senteval(path).items()} == {
+        "train": 2,
+        "dev": 1,
+        "test": 1,
+    }
     path.write_bytes("tr\tPAST\tC\xe9.\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"past_present.txt:1: expected UTF-8 text, got the byte 0xe9"):
+    with pytest.raises(
+        CorpusError, match=r"past_present.txt:1: expected UTF-8 text, got the byte 0xe9"
+    ):
         read_senteval(path)
     path.write_text("tr\tPAST She fell .\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=":1: expected tr, va or te"):
@@ -152,7 +176,10 @@ def test_a_sentences_rewriting_does_not_depend_on_the_others():
     corpus = read_conllu(demo_paths().dev, limit=60)
     fewer = Corpus(corpus.sentences[1::2], corpus.path, corpus.sha256)
     for name in ("bigram_shift", "senteval:odd"):
-        prop = replace(PROPERTIES[name], rewrite=lambda s, rng, _, name=name: PROPERTIES[name].rewrite(s, rng, corpus))
+        prop = replace(
+            PROPERTIES[name],
+            rewrite=lambda s, rng, _, name=name: PROPERTIES[name].rewrite(s, rng, corpus),
+        )
         whole = {s.id: s.text for s in rewritten(corpus, prop, seed=0)}
         some = {s.id: s.text for s in rewritten(fewer, prop, seed=0)}
         assert len(some) > 10
@@ -162,24 +189,36 @@ def test_a_sentences_rewriting_does_not_depend_on_the_others():
 
 def test_a_file_without_annotation_has_no_trees_to_probe(tmp_path):
     path = tmp_path / "labelled.txt"
-    forms = ["the dog sees a cat", "a cat runs", "the old man reads the green book", "a dog sleeps here"]
-    lines = [f"{part}\t{'AB'[i % 2]}\t{form} {part}" for part in ("tr", "va", "te") for i, form in enumerate(forms)]
+    forms = [
+        "the dog sees a cat",
+        "a cat runs",
+        "the old man reads the green book",
+        "a dog sleeps here",
+    ]
+    lines = [
+        f"{part}\t{'AB'[i % 2]}\t{form} {part}"
+        for part in ("tr", "va", "te")
+        for i, form in enumerate(forms)
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     splits, _ = read_splits(path, None, None, None, seed=0)
     subject = load(demo_paths().model, body_only=True)
     for name in ("depth", "tree_depth", "head_direction", "head_distance", "arity", "is_root", "arc:exists", "arc:deprel",
                  "senteval:depth", "senteval:top"):  # fmt: skip
         with pytest.raises(
-            TaskError, match=f"property '{name}': expected (items|numbers that vary|at least 2 classes)"
+            TaskError,
+            match=f"property '{name}': expected (items|numbers that vary|at least 2 classes)",
         ):
             build_views(subject, splits, [get_property(name, splits["train"])], 0)
     asked = {"property": ("label",), "structural": 4, "control_seeds": 0, "random_models": 0}
     out = execute(
-        STUDIES["probe"], ProbeOptions(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked)
+        STUDIES["probe"],
+        ProbeOptions(model=str(demo_paths().model), corpus=path, out=tmp_path / "run", **asked),
     )
     assert out["trees"] == []
     assert any(
-        "no sentence of train, dev, test has two words with vectors and one root" in n["text"] for n in out["notes"]
+        "no sentence of train, dev, test has two words with vectors and one root" in n["text"]
+        for n in out["notes"]
     )
 
 
@@ -190,7 +229,12 @@ def test_rewritten_sentences_of_a_real_treebank_stay_whole(ud):
         new = rewritten(corpus, PROPERTIES[name], seed=0)
         shares = Counter(s.label for s in new)
         assert 0.35 < shares["original"] / len(new) < 0.65
-        assert all(s.text[w.start : w.end] == w.form for s in new for w in s.words if len(w.form) == w.end - w.start)
+        assert all(
+            s.text[w.start : w.end] == w.form
+            for s in new
+            for w in s.words
+            if len(w.form) == w.end - w.start
+        )
 
 
 @pytest.mark.parametrize("pooling", ["first", "last"])
@@ -213,7 +257,10 @@ def test_a_study_is_told_how_sentences_are_pooled(tmp_path, monkeypatch, pooling
         "--property",
         "tree_depth",
     ]
-    assert cli.main([*map(str, words), "--sentence-pooling", pooling, "--out", str(tmp_path / "run")]) == 130
+    assert (
+        cli.main([*map(str, words), "--sentence-pooling", pooling, "--out", str(tmp_path / "run")])
+        == 130
+    )
     assert seen == [pooling]
 
 
@@ -226,7 +273,9 @@ def test_a_sentences_vector_may_be_that_of_its_first_or_last_token(tmp_path):
     depth, shift = (get_property(name, splits["train"]) for name in ("tree_depth", "bigram_shift"))
     site = "blocks.1.hook_resid_post"
     for pooling, place in (("first", 0), ("last", -1)):
-        views = build_views(subject, splits, [depth, shift, get_property("upos", splits["train"])], 0, pooling)
+        views = build_views(
+            subject, splits, [depth, shift, get_property("upos", splits["train"])], 0, pooling
+        )
         assert [view.name for view in views] == ["sentences", "bigram_shift", "text"]
         for number, view in enumerate(views[:2]):
             store = ActivationStore(tmp_path / f"{pooling}-{number}", {})
@@ -237,4 +286,6 @@ def test_a_sentences_vector_may_be_that_of_its_first_or_last_token(tmp_path):
                 with torch.no_grad(), capture(subject.model, site) as acts:
                     subject.model(ids)
                 torch.testing.assert_close(vector, acts[site][0, place], rtol=1e-4, atol=1e-5)
-    assert build_views(subject, splits, [depth], 0)[0].layout.n_rows == sum(len(s.words) for s in whole.sentences)
+    assert build_views(subject, splits, [depth], 0)[0].layout.n_rows == sum(
+        len(s.words) for s in whole.sentences
+    )

@@ -52,7 +52,9 @@ def conllu(n, seed, mark=""):
         for j, word in enumerate(words, 1):
             tag = "NOUN" if int(word[1:]) < 12 else "VERB"
             relation = "root" if j == 1 else "dep" if tag == "NOUN" else "obj"
-            lines.append(f"{j}\t{word}\t{word}\t{tag}\tX\tNumber=Sing\t{min(j - 1, 1)}\t{relation}\t_\t_")
+            lines.append(
+                f"{j}\t{word}\t{word}\t{tag}\tX\tNumber=Sing\t{min(j - 1, 1)}\t{relation}\t_\t_"
+            )
         lines.append("")
     return "\n".join(lines) + "\n"
 
@@ -126,11 +128,15 @@ def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(res
     assert upos["score"] > 0.95
     assert upos["type_majority"] > 0.95
     assert abs(upos["majority"] - 0.55) < 0.08  # 11 of 20 types
-    direction = by["head_direction", -1]  # root at the first place, else left: the position embedding tells
+    direction = by[
+        "head_direction", -1
+    ]  # root at the first place, else left: the position embedding tells
     assert direction["score"] > 0.99
 
 
-def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(results, folder, tmp_path, monkeypatch):
+def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(
+    results, folder, tmp_path, monkeypatch
+):
     whole, _ = results
     calls = []
     real = study.score_cell
@@ -146,28 +152,47 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(r
         run(config(folder, tmp_path / "b"))
     assert (tmp_path / "b" / "cells").exists()
     again = run(config(folder, tmp_path / "b"))
-    assert calls == [calls[0], calls[1], *calls[1:2], calls[3]]  # the first layer is not probed twice
+    assert calls == [
+        calls[0],
+        calls[1],
+        *calls[1:2],
+        calls[3],
+    ]  # the first layer is not probed twice
     assert again["records"] == whole["records"]
     assert again["comparisons"] == whole["comparisons"]
 
 
-def test_a_finished_run_is_not_computed_again_and_another_configuration_is_refused(results, folder, monkeypatch):
+def test_a_finished_run_is_not_computed_again_and_another_configuration_is_refused(
+    results, folder, monkeypatch
+):
     found, out = results
     monkeypatch.setattr(study, "_all_features", None)
     assert run(config(folder, out)) == found
-    with pytest.raises(ValueError, match=r"another configuration \(seed differ; seed: 0 there, 1 here\)"):
+    with pytest.raises(
+        ValueError, match=r"another configuration \(seed differ; seed: 0 there, 1 here\)"
+    ):
         run(config(folder, out, seed=1))
 
 
 def test_skipping_controls_is_said(folder, tmp_path):
-    found = run(config(folder, tmp_path / "c", control_seeds=0, random_models=0, property=("upos",)))
+    found = run(
+        config(folder, tmp_path / "c", control_seeds=0, random_models=0, property=("upos",))
+    )
     record = found["records"][0]
     assert record["control"] is record["selectivity"] is record["random_model"] is None
     assert sum("not supported" in n["text"] for n in found["notes"]) == 2
 
 
 def test_every_kind_of_property_runs(folder, tmp_path):
-    names = ("head_distance", "depth", "arc:deprel", "sentence_length", "bigram_shift", "shape", "feats:Number")
+    names = (
+        "head_distance",
+        "depth",
+        "arc:deprel",
+        "sentence_length",
+        "bigram_shift",
+        "shape",
+        "feats:Number",
+    )
     usable = names[:5]
     found = run(config(folder, tmp_path / "d", property=usable, random_models=0))
     by = {(r["property"], r["layer"]): r for r in found["records"]}
@@ -301,7 +326,13 @@ def test_code_lengths_stand_beside_the_scores(folder, tmp_path, results):
 
 
 def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
-    more = {"information": True, "scalar_mix": True, "structural": 8, "control_seeds": 1, "property": ("upos",)}
+    more = {
+        "information": True,
+        "scalar_mix": True,
+        "structural": 8,
+        "control_seeds": 1,
+        "property": ("upos",),
+    }
     results = run(config(folder, tmp_path / "a", **more))
     assert [r["site"] for r in results["trees"]] == [r["site"] for r in results["records"]]
     assert all(0 <= r["uuas"] <= 1 and r["random_uuas"] is not None for r in results["trees"])
@@ -314,9 +345,17 @@ def test_a_study_with_everything_asked_of_all_layers(folder, tmp_path):
 
 
 def test_other_seeds_are_runs_of_their_own(folder, tmp_path):
-    small = {"control_seeds": 1, "random_models": 0, "property": ("upos",), "dev": None, "test": None}
+    small = {
+        "control_seeds": 1,
+        "random_models": 0,
+        "property": ("upos",),
+        "dev": None,
+        "test": None,
+    }
     found = run(config(folder, tmp_path / "several", seeds=3, **small))
-    alone = [run(config(folder, tmp_path / f"one-{seed}", seed=seed, **small)) for seed in (0, 1, 2)]
+    alone = [
+        run(config(folder, tmp_path / f"one-{seed}", seed=seed, **small)) for seed in (0, 1, 2)
+    ]
     for i, record in enumerate(found["records"]):
         assert record["score_seeds"] == [one["records"][i]["score"] for one in alone]
         assert record["selectivity_seeds"] == [one["records"][i]["selectivity"] for one in alone]

@@ -26,8 +26,21 @@ COMMON: dict[str, Any] = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
-T5: dict[str, Any] = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
-GPT2: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40}
+T5: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 40,
+}
 
 
 def _tokenizer(wrap: bool = False, **kwargs: Any) -> t.PreTrainedTokenizerFast:
@@ -61,7 +74,9 @@ BUILDERS: dict[str, Any] = {
             word_embed_proj_dim=32,
         )
     ),
-    "bloom": lambda: t.BloomForCausalLM(t.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4)),
+    "bloom": lambda: t.BloomForCausalLM(
+        t.BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4)
+    ),
     "bert": lambda: t.BertForMaskedLM(t.BertConfig(**COMMON)),
     "roberta": lambda: t.RobertaForMaskedLM(t.RobertaConfig(**COMMON, pad_token_id=1)),
     "distilbert": lambda: t.DistilBertForMaskedLM(
@@ -77,10 +92,14 @@ BUILDERS: dict[str, Any] = {
     "electra": lambda: t.ElectraForMaskedLM(t.ElectraConfig(**COMMON, embedding_size=16)),
     "albert": lambda: t.AlbertForMaskedLM(t.AlbertConfig(**COMMON, embedding_size=16)),
     "deberta-v2": lambda: t.DebertaV2ForMaskedLM(
-        t.DebertaV2Config(**COMMON, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8)
+        t.DebertaV2Config(
+            **COMMON, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8
+        )
     ),
     "modernbert": lambda: t.ModernBertForMaskedLM(
-        t.ModernBertConfig(**COMMON, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0)
+        t.ModernBertConfig(
+            **COMMON, local_attention=4, global_attn_every_n_layers=2, pad_token_id=0
+        )
     ),
     "t5-encoder": lambda: t.T5EncoderModel(t.T5Config(**T5)),
     "t5": lambda: t.T5ForConditionalGeneration(t.T5Config(**T5)),
@@ -287,7 +306,9 @@ def test_the_candidate_that_predicts_text_wins() -> None:
     assert "better than the declared <s>" in subject.bos_reason
 
 
-def test_a_body_has_the_bos_that_its_whole_model_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_has_the_bos_that_its_whole_model_chooses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _model("gpt2").save_pretrained(tmp_path)
     _tokenizer().save_pretrained(tmp_path)
     monkeypatch.setattr(bos, "_loss", lambda _, token: 0.0 if token == 3 else 1.0)
@@ -356,7 +377,9 @@ def test_pooling_equals_a_loop(how: Any, dtype: torch.dtype) -> None:
             tokens = hidden[row, span].double()
             expected.append({"first": tokens[0], "last": tokens[-1], "mean": tokens.mean(0)}[how])
     close = 1e-6 if dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(pool_words(hidden, spans, how).double(), torch.stack(expected), atol=close, rtol=close)
+    torch.testing.assert_close(
+        pool_words(hidden, spans, how).double(), torch.stack(expected), atol=close, rtol=close
+    )
 
 
 def test_pooling_refuses_what_it_cannot_do() -> None:
@@ -392,7 +415,9 @@ def test_batch_spans_follow_left_padding() -> None:
         ("t5-encoder", "T5EncoderModel"),
     ],
 )
-def test_a_folder_gives_the_class_it_was_saved_from(family: str, expected: str, tmp_path: Path) -> None:
+def test_a_folder_gives_the_class_it_was_saved_from(
+    family: str, expected: str, tmp_path: Path
+) -> None:
     model = _model(family)
     model.save_pretrained(tmp_path)
     _tokenizer(wrap=family == "bert").save_pretrained(tmp_path)
@@ -445,7 +470,9 @@ def test_bad_sources_are_one_clear_line(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_shape_of_model_is_refused(tmp_path: Path) -> None:
     _model("gpt2").save_pretrained(tmp_path)
     _tokenizer().save_pretrained(tmp_path)
-    t.GPT2Config(**{**GPT2, "n_layer": 3}, architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    t.GPT2Config(**{**GPT2, "n_layer": 3}, architectures=["GPT2LMHeadModel"]).save_pretrained(
+        tmp_path
+    )
     with pytest.raises(SubjectError, match="lacks 12 of the weights"):
         load(tmp_path)
 

@@ -85,10 +85,15 @@ def difference(one: Subject, pair: Pair, changes: dict[Any, edits.Edit]) -> floa
     return out[0] - out[1]
 
 
-def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tuple[dict[str, Any], Path]) -> None:
+def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(
+    found: tuple[dict[str, Any], Path],
+) -> None:
     results, out = found
     one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
-    eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
+    eraser, skip = (
+        Leace.load(out / "erasers" / f"{site}.safetensors"),
+        1 if one.has_sink_position else 0,
+    )
     pairs = read_pairs(demo_paths().pairs, 30)
     effects = []
     for pair in pairs:
@@ -100,7 +105,9 @@ def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tupl
     metric, part = get_metric("pair_difference"), Component("layers", 1, None, Site(site))
     towards: dict[str, np.ndarray] = {}
     for label in ("Sing", "Plur"):
-        edit = edits.function(lambda x, label=label: eraser.push(x, label, 1.0)).at(slice(skip, None))
+        edit = edits.function(lambda x, label=label: eraser.push(x, label, 1.0)).at(
+            slice(skip, None)
+        )
         towards[label] = np.empty(len(pairs))
         for chunk in chunks(one, metric.reads(one, pairs), 512):
             towards[label][chunk.prompts] = Sweep(one, metric, chunk).effects([(part, edit)])[0]
@@ -111,11 +118,20 @@ def test_effects_are_those_of_whole_forwards_and_pushes_go_both_ways(found: tupl
     assert gain[~longer].mean() < -1
 
 
-def test_the_null_is_that_of_turned_erasures_in_whole_forwards(found: tuple[dict[str, Any], Path]) -> None:
+def test_the_null_is_that_of_turned_erasures_in_whole_forwards(
+    found: tuple[dict[str, Any], Path],
+) -> None:
     results, out = found
     one, site = load(demo_paths().model), "blocks.1.hook_resid_post"
-    eraser, skip = Leace.load(out / "erasers" / f"{site}.safetensors"), 1 if one.has_sink_position else 0
-    erase, pairs, means = edits.function(eraser.erase).at(slice(skip, None)), read_pairs(demo_paths().pairs, 30), []
+    eraser, skip = (
+        Leace.load(out / "erasers" / f"{site}.safetensors"),
+        1 if one.has_sink_position else 0,
+    )
+    erase, pairs, means = (
+        edits.function(eraser.erase).at(slice(skip, None)),
+        read_pairs(demo_paths().pairs, 30),
+        [],
+    )
     clean = [difference(one, pair, {}) for pair in pairs]
     for draw in range(3):
         turned = [difference(one, pair, {site: edits.turned(erase, draw)}) for pair in pairs]
@@ -136,7 +152,10 @@ def test_what_is_left_is_what_fresh_probes_read_of_vectors_captured_one_by_one(
     rows = {}
     for split in ("train", "test"):
         some = list(splits[split])
-        layout, number = Layout.of(one, some), [w.feats.get("Number") for s in some for w in s.words]
+        layout, number = (
+            Layout.of(one, some),
+            [w.feats.get("Number") for s in some for w in s.words],
+        )
         X = torch.cat([words(one, layout, text, site) for text in range(len(some))]).numpy()
         mine = [i for i, value in enumerate(number) if value]
         rows[split] = X[mine], np.array(number, dtype=object)[mine].astype(str)
@@ -146,15 +165,24 @@ def test_what_is_left_is_what_fresh_probes_read_of_vectors_captured_one_by_one(
     assert (record["n_train"], record["n_test"]) == (len(X), len(X_test))
     eraser = Leace.load(out / "erasers" / f"{site}.safetensors")
     left = erased(eraser, X[order], y[order], X_test, y_test, record["l2"])
-    for name, part in (("erased_linear", "linear"), ("erased_mlp", "mlp"), ("majority", "majority")):
+    for name, part in (
+        ("erased_linear", "linear"),
+        ("erased_mlp", "mlp"),
+        ("majority", "majority"),
+    ):
         assert record[name] == pytest.approx(left[part], abs=0.01), name
     assert record["erased_change"] == pytest.approx(left["change"], rel=1e-3)
-    assert left["mlp"] > left["linear"] + 0.02  # what the network reads is told apart from what the probe does
+    assert (
+        left["mlp"] > left["linear"] + 0.02
+    )  # what the network reads is told apart from what the probe does
 
 
 def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_path: Path) -> None:
     out, site = tmp_path / "run", "blocks.2.hook_resid_post"
-    assert cli.main(command(out, eraser="inlp", push=0, limit=6, **{"null-draws": 0, "sample": 50})) == 0
+    assert (
+        cli.main(command(out, eraser="inlp", push=0, limit=6, **{"null-draws": 0, "sample": 50}))
+        == 0
+    )
     records = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
     assert all(r["erased_linear"] < r["decodable"] - 0.1 for r in records)
     one, eraser = load(demo_paths().model), Inlp.load(out / "erasers" / f"{site}.safetensors")
@@ -171,7 +199,10 @@ def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path
     """A probe of layer 3, with number erased at layers 0 to 3: its log-probabilities of captured vectors."""
     one, last = load(demo_paths().model, body_only=True), "blocks.3.hook_resid_post"
     corpus = read_conllu(demo_paths().train, 80)
-    layout, number = Layout.of(one, list(corpus)), [w.feats.get("Number") for s in corpus for w in s.words]
+    layout, number = (
+        Layout.of(one, list(corpus)),
+        [w.feats.get("Number") for s in corpus for w in s.words],
+    )
     rows = [i for i, value in enumerate(number) if value]
     X = torch.cat([words(one, layout, text, last) for text in range(len(corpus))])[rows]
     probe = fit_many(X, {"y": np.array(number, dtype=object)[rows]}, l2=10.0)["y"]
@@ -180,7 +211,9 @@ def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path
     at = given.index("--pairs")
     assert cli.main(given[:at] + given[at + 2 :]) == 0
     records = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
-    assert [(r["layer"], r["metric"]) for r in records] == [(n, "probe_log_probability") for n in range(4)]
+    assert [(r["layer"], r["metric"]) for r in records] == [
+        (n, "probe_log_probability") for n in range(4)
+    ]
     assert records[3]["effect"] < -0.3
 
     some = list(read_conllu(demo_paths().test, 5))
@@ -193,18 +226,28 @@ def test_what_a_later_layer_still_reads_is_that_of_whole_forwards(tmp_path: Path
             mine = [i for i, w in enumerate(sentence.words) if "Number" in w.feats]
             if not mine:
                 continue
-            index = [reader.classes_.tolist().index(sentence.words[i].feats["Number"]) for i in mine]
+            index = [
+                reader.classes_.tolist().index(sentence.words[i].feats["Number"]) for i in mine
+            ]
             logp = [
-                reader.predict_log_proba(words(one, layout, text, last, changes)[mine].numpy())[range(len(mine)), index]
+                reader.predict_log_proba(words(one, layout, text, last, changes)[mine].numpy())[
+                    range(len(mine)), index
+                ]
                 for changes in ({record["site"]: edit}, {})
             ]
             effects.append((logp[0] - logp[1]).mean() / np.log(2))
         assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-3)
 
 
-def words(one: Subject, layout: Layout, text: int, site: str, changes: dict[Any, edits.Edit] | None = None) -> Any:
+def words(
+    one: Subject, layout: Layout, text: int, site: str, changes: dict[Any, edits.Edit] | None = None
+) -> Any:
     """A sentence's word vectors at a site, from a forward of its own."""
-    with torch.no_grad(), intervene(one.model, changes) if changes else nullcontext(), capture(one.model, site) as acts:
+    with (
+        torch.no_grad(),
+        intervene(one.model, changes) if changes else nullcontext(),
+        capture(one.model, site) as acts,
+    ):
         one.model(torch.tensor([layout.encoded[text].ids]))
     return pool_words(acts[site], [layout.spans[text]], "mean")
 

@@ -11,7 +11,17 @@ import tiny
 import torch
 import zoo
 
-from hooks import Site, UnknownArchitecture, UnknownSite, anatomy, capture, edits, intervene, sites, verify
+from hooks import (
+    Site,
+    UnknownArchitecture,
+    UnknownSite,
+    anatomy,
+    capture,
+    edits,
+    intervene,
+    sites,
+    verify,
+)
 from hooks.anatomy import copied
 from hooks.edits import EditError
 from hooks.verify.inputs import default_inputs
@@ -35,16 +45,28 @@ OFTEN = [
 
 
 def rows_of_the_docs() -> dict[str, list[str]]:
-    lines = [line.split("|") for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    return {cells[1].strip(): [c.strip() for c in cells[2:-1]] for cells in lines if cells[1].strip() != "class"}
+    lines = [
+        line.split("|")
+        for line in DOCS.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    return {
+        cells[1].strip(): [c.strip() for c in cells[2:-1]]
+        for cells in lines
+        if cells[1].strip() != "class"
+    }
 
 
 def test_the_docs_have_a_row_for_each_and_none_is_wrong():
     rows = rows_of_the_docs()
     assert set(rows) == set(zoo.FLAGS)
     assert len(rows) >= 140
-    assert not [name for name, cells in rows.items() if any("**" in c or "WRONG" in c for c in cells)]
-    columns = dict(zip(("streams", "patterns", "heads", "qkv", "neurons", "experts"), range(3, 9), strict=True))
+    assert not [
+        name for name, cells in rows.items() if any("**" in c or "WRONG" in c for c in cells)
+    ]
+    columns = dict(
+        zip(("streams", "patterns", "heads", "qkv", "neurons", "experts"), range(3, 9), strict=True)
+    )
 
     def count(*names: str) -> int:
         return sum(any(cells[columns[n]] == "ok" for n in names) for cells in rows.values())
@@ -55,7 +77,11 @@ def test_the_docs_have_a_row_for_each_and_none_is_wrong():
 def hold(name: str) -> None:
     model = zoo.build(name)
     inputs = default_inputs(model)
-    kept = {column: oracle for column, oracle in oracles.ORACLES.items() if column not in NOT_RETURNED.get(name, ())}
+    kept = {
+        column: oracle
+        for column, oracle in oracles.ORACLES.items()
+        if column not in NOT_RETURNED.get(name, ())
+    }
     for column, oracle in kept.items():
         for site, error in oracle(model, inputs).items():
             assert error <= BOUND, (name, column, site, error)
@@ -71,7 +97,9 @@ def test_sites_hold_what_the_oracles_say(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n, cells in rows_of_the_docs().items() if cells[1] != "none"])
+@pytest.mark.parametrize(
+    "name", [n for n, cells in rows_of_the_docs().items() if cells[1] != "none"]
+)
 def test_nothing_is_wrong(name):
     verdict = verify(zoo.build(name))
     assert verdict.wrong == []
@@ -114,7 +142,9 @@ def test_where_no_site_is_known_the_verdict_says_so():
 def test_hybrids_have_heads_where_they_have_attention():
     model = zoo.build("Qwen3NextForCausalLM")
     assert sites(model, "blocks.*.attn.hook_z") == ["blocks.3.attn.hook_z"]
-    assert sites(model, "blocks.*.mixer.hook_out") == [f"blocks.{i}.mixer.hook_out" for i in (0, 1, 2)]
+    assert sites(model, "blocks.*.mixer.hook_out") == [
+        f"blocks.{i}.mixer.hook_out" for i in (0, 1, 2)
+    ]
     assert anatomy(model).missing["attn.hook_z"].startswith("not in blocks 0, 1, 2")
 
 
@@ -132,7 +162,9 @@ def test_disentangled_attention_reads_the_words_and_not_the_positions():
     """With shared keys DeBERTa's key projection runs twice; the site is the call on the words."""
     model = zoo.build("DebertaV2ForMaskedLM")
     calls: list[torch.Tensor] = []
-    model.deberta.encoder.layer[0].attention.self.key_proj.register_forward_hook(lambda _, __, out: calls.append(out))
+    model.deberta.encoder.layer[0].attention.self.key_proj.register_forward_hook(
+        lambda _, __, out: calls.append(out)
+    )
     with torch.no_grad(), capture(model, "blocks.0.attn.hook_k") as acts:
         model(input_ids=tiny.ids(pos=5))
     assert len(calls) == 2
@@ -151,7 +183,9 @@ def test_router_and_experts_are_what_the_layer_is_given():
         model(input_ids=tiny.ids(batch=2, pos=5))
     logits, indices, weights = (acts[name] for name in names)
     assert (logits.shape, indices.shape, weights.shape) == ((2, 5, 4), (2, 5, 2), (2, 5, 2))
-    torch.testing.assert_close(logits.flatten(0, 1), torch.nn.functional.linear(seen["router"], layer.gate.weight))
+    torch.testing.assert_close(
+        logits.flatten(0, 1), torch.nn.functional.linear(seen["router"], layer.gate.weight)
+    )
     assert torch.equal(indices.flatten(0, 1), seen[1])
     assert torch.equal(weights.flatten(0, 1), seen[2])
     idle = ~(indices == 1).any(-1)
@@ -161,7 +195,9 @@ def test_router_and_experts_are_what_the_layer_is_given():
 
 
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
-@pytest.mark.parametrize("name", ["MixtralForCausalLM", "GptOssForCausalLM", "NemotronHForCausalLM"])
+@pytest.mark.parametrize(
+    "name", ["MixtralForCausalLM", "GptOssForCausalLM", "NemotronHForCausalLM"]
+)
 def test_neurons_of_experts_under_each_implementation(name, implementation):
     model = zoo.build(name)
     model.set_experts_implementation(implementation)
@@ -188,7 +224,9 @@ def test_gradients_reach_an_experts_neurons():
 
         with torch.no_grad(), intervene(model, {site: moved}):
             ends.append(float(model(**inputs).logits.sum()))
-    assert float(gradient[0, where, 3]) == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=1e-2)  # norms run in float32
+    assert float(gradient[0, where, 3]) == pytest.approx(
+        (ends[0] - ends[1]) / 2e-2, rel=1e-2
+    )  # norms run in float32
 
 
 def test_a_capture_inside_sees_an_experts_edited_neurons():
@@ -198,7 +236,11 @@ def test_a_capture_inside_sees_an_experts_edited_neurons():
     pre, post = (f"blocks.0.mlp.experts.{number}.hook_{end}" for end in ("pre", "post"))
     given: list[torch.Tensor] = []
     module.register_forward_pre_hook(lambda _, args: given.extend(args))
-    with torch.no_grad(), intervene(model, {pre: lambda x: x + 1.0}), capture(model, pre, post) as acts:
+    with (
+        torch.no_grad(),
+        intervene(model, {pre: lambda x: x + 1.0}),
+        capture(model, pre, post) as acts,
+    ):
         model(input_ids=tiny.ids(batch=1, pos=6))
     rows, chosen = given[0], (given[1] == number).any(-1)
     gate, up = (rows @ module.gate_up_proj[number].T).chunk(2, dim=-1)
@@ -222,7 +264,11 @@ def test_hooks_on_experts_stay_with_their_block():
 
 def test_decoders_of_pairs_have_names():
     model, ids = zoo.build("BartForConditionalGeneration"), tiny.ids(batch=1, pos=4)
-    names = ("decoder_blocks.0.hook_resid_post", "decoder_blocks.0.cross_attn.hook_pattern", "blocks.0.hook_resid_post")
+    names = (
+        "decoder_blocks.0.hook_resid_post",
+        "decoder_blocks.0.cross_attn.hook_pattern",
+        "blocks.0.hook_resid_post",
+    )
     with torch.no_grad(), capture(model, *names) as acts:
         plain = model(input_ids=ids, decoder_input_ids=ids[:, :2]).logits
     assert acts[names[0]].shape == (1, 2, 32)
@@ -247,7 +293,11 @@ def test_the_middle_of_a_decoders_block_is_edited_by_what_its_attention_adds():
     model, ids = zoo.build("T5ForConditionalGeneration"), tiny.ids(batch=1, pos=4)
     inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :3]}
     shift = torch.linspace(-1, 1, 32)
-    added = model.decoder.block[0].layer[0].dropout.register_forward_hook(lambda _, __, out: out + shift)
+    added = (
+        model.decoder.block[0]
+        .layer[0]
+        .dropout.register_forward_hook(lambda _, __, out: out + shift)
+    )
     with torch.no_grad():
         expected = model(**inputs).logits
         added.remove()
@@ -258,7 +308,11 @@ def test_the_middle_of_a_decoders_block_is_edited_by_what_its_attention_adds():
 
 
 def test_the_middle_of_a_state_spaces_block_is_edited_by_what_it_adds():
-    model, ids, shift = zoo.build("Lfm2ForCausalLM"), tiny.ids(batch=1, pos=5), torch.linspace(-1, 1, 32)
+    model, ids, shift = (
+        zoo.build("Lfm2ForCausalLM"),
+        tiny.ids(batch=1, pos=5),
+        torch.linspace(-1, 1, 32),
+    )
     added = model.model.layers[0].conv.register_forward_hook(lambda _, __, out: out + shift)
     with torch.no_grad():
         expected = model(input_ids=ids).logits
@@ -277,8 +331,13 @@ def test_towers_have_stacks_of_their_own():
     stacks = anatomy(zoo.build("LlavaForConditionalGeneration")).stacks
     assert stacks == {"blocks": 2, "vision_blocks": 2}
     model = zoo.build("CLIPModel")
-    with torch.no_grad(), capture(model, "vision_blocks.1.hook_resid_post", "blocks.1.hook_resid_post") as acts:
+    with (
+        torch.no_grad(),
+        capture(model, "vision_blocks.1.hook_resid_post", "blocks.1.hook_resid_post") as acts,
+    ):
         out = model(**default_inputs(model))
-    assert torch.equal(acts["vision_blocks.1.hook_resid_post"], out.vision_model_output.last_hidden_state)
+    assert torch.equal(
+        acts["vision_blocks.1.hook_resid_post"], out.vision_model_output.last_hidden_state
+    )
     normed = model.text_model.final_layer_norm(acts["blocks.1.hook_resid_post"])
     assert torch.equal(normed, out.text_model_output.last_hidden_state)

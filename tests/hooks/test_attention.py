@@ -18,9 +18,13 @@ def test_scores_that_float16_holds_do_not_overflow_on_the_way(scores, scale):
     query[..., 1, :] = -23.0
     found = scores(query, query, scale=scale)
     expected = 23.0**2 * 128 * (scale or 128**-0.5)
-    torch.testing.assert_close(found[0, 0], expected * torch.tensor([[1.0, -1], [-1, 1]]).half(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(
+        found[0, 0], expected * torch.tensor([[1.0, -1], [-1, 1]]).half(), rtol=2e-3, atol=0
+    )
     value = torch.eye(2, dtype=torch.float16).expand(1, 1, 2, 2)
-    torch.testing.assert_close(_weights(found), F.scaled_dot_product_attention(query, query, value, scale=scale))
+    torch.testing.assert_close(
+        _weights(found), F.scaled_dot_product_attention(query, query, value, scale=scale)
+    )
 
 
 def test_a_query_with_nothing_to_see_attends_nowhere_and_other_nans_are_seen():

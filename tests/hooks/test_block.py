@@ -27,12 +27,18 @@ class Net(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(3))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(3)
+        )
         self.kind = kind
 
     def forward(self, x):
         for block in self.blocks:
-            x = block(x) if self.kind == "plain" else checkpoint(block, x, use_reentrant=self.kind == "reentrant")
+            x = (
+                block(x)
+                if self.kind == "plain"
+                else checkpoint(block, x, use_reentrant=self.kind == "reentrant")
+            )
         return x
 
 
@@ -46,7 +52,11 @@ X = torch.randn(2, 8, generator=torch.Generator().manual_seed(1), requires_grad=
 def late(kind):
     model = Net(kind)
     with intervene(
-        model, {"module:blocks.*.0:output": edits.scale(0.3), "module:blocks.2:output": lambda z: z.mul_(2)}
+        model,
+        {
+            "module:blocks.*.0:output": edits.scale(0.3),
+            "module:blocks.2:output": lambda z: z.mul_(2),
+        },
     ):
         loss = model(X).sum()
         model(X * 2)
@@ -78,7 +88,9 @@ def test_a_checkpointed_part_is_repeated_with_the_hooks_that_its_forward_had(way
     torch.testing.assert_close(way(kind), way("plain"))
 
 
-@pytest.mark.parametrize("edit", ["attn.hook_z[2]", "attn.hook_pattern[1]", "hook_resid_mid", "copy"])
+@pytest.mark.parametrize(
+    "edit", ["attn.hook_z[2]", "attn.hook_pattern[1]", "hook_resid_mid", "copy"]
+)
 def test_gradients_behind_the_block_under_transformers_checkpointing(edit):
     what = {f"blocks.1.{edit}": edits.scale(0.5)}
     if edit == "copy":
@@ -112,7 +124,10 @@ def test_a_capture_is_shown_a_forward_once_though_checkpointing_repeats_it(grad)
             model.gradient_checkpointing_enable({"use_reentrant": False})
         with capture(model, *sites, grad=grad) as acts:
             model(IDS, use_cache=False).logits.square().sum().backward()
-        found.append({site: acts[site] for site in sites} | {site + " gradient": g for site, g in acts.grad.items()})
+        found.append(
+            {site: acts[site] for site in sites}
+            | {site + " gradient": g for site, g in acts.grad.items()}
+        )
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-5, atol=1e-6)
 
@@ -148,7 +163,9 @@ def test_a_copy_made_inside_a_block_is_plain_inside_and_after_it(way):
             assert torch.equal(twin(IDS).logits, edited)
 
 
-@pytest.mark.parametrize("site", ["attn.hook_z", "attn.hook_pattern", "attn.hook_attn_scores", "attn.hook_q"])
+@pytest.mark.parametrize(
+    "site", ["attn.hook_z", "attn.hook_pattern", "attn.hook_attn_scores", "attn.hook_q"]
+)
 def test_a_function_may_run_the_model_and_its_forward_is_plain(site):
     model, seen = tiny.model("llama"), []
     with torch.no_grad():
@@ -162,7 +179,10 @@ def test_a_function_may_run_the_model_and_its_forward_is_plain(site):
 
         found = []
         for edit in (runs, edits.scale(0.5)):
-            with intervene(model, {f"blocks.1.{site}": edit}), capture(model, "blocks.*.attn.hook_pattern") as acts:
+            with (
+                intervene(model, {f"blocks.1.{site}": edit}),
+                capture(model, "blocks.*.attn.hook_pattern") as acts,
+            ):
                 found.append((model(IDS).logits, acts["blocks.1.attn.hook_pattern"]))
     torch.testing.assert_close(found[0], found[1])
     assert len(seen) == 1
@@ -231,7 +251,10 @@ def test_a_capture_that_stops_waits_for_all_sites_of_its_own_forward():
         if value.shape[1] == 5:
             raise KeyError
 
-    with torch.no_grad(), capture(model, "blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", stop=True) as acts:
+    with (
+        torch.no_grad(),
+        capture(model, "blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", stop=True) as acts,
+    ):
         with pytest.raises(KeyError), observe(model, "blocks.0.hook_resid_post", see=fails):
             model(OTHER)
         model(IDS)

@@ -34,7 +34,9 @@ def bridge_of(name):
         )
 
 
-@pytest.fixture(params=["gpt2", "llama", "neox", "gemma2", "opt", "bert", "olmo2", "gptj", "falcon", "phi3"])
+@pytest.fixture(
+    params=["gpt2", "llama", "neox", "gemma2", "opt", "bert", "olmo2", "gptj", "falcon", "phi3"]
+)
 def both(request):
     model, ids = tiny.model(request.param), tiny.ids()
     with torch.no_grad(), warnings.catch_warnings():
@@ -54,10 +56,14 @@ def test_shared_sites_are_equal(both):
         if site == "hook_pos_embed":
             ours = ours.expand_as(theirs)
         assert ours.shape == theirs.shape, site
-        if site.endswith("hook_attn_scores"):  # masked entries: -inf here, the mask's own value there
+        if site.endswith(
+            "hook_attn_scores"
+        ):  # masked entries: -inf here, the mask's own value there
             seen = ours.isfinite()
             ours, theirs = ours[seen], theirs[seen]
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, msg=lambda m, s=site: f"{s}: {m}")
+        torch.testing.assert_close(
+            ours, theirs, atol=1e-5, rtol=1e-5, msg=lambda m, s=site: f"{s}: {m}"
+        )
 
 
 def test_where_the_bridge_is_not_an_oracle(both):
@@ -65,13 +71,17 @@ def test_where_the_bridge_is_not_an_oracle(both):
     name, acts, cache = both
     if name not in NOT_AN_ORACLE:
         pytest.skip("the bridge agrees with itself on this architecture")
-    theirs = cache["blocks.0.attn.hook_attn_scores"].softmax(-1) - cache["blocks.0.attn.hook_pattern"]
+    theirs = (
+        cache["blocks.0.attn.hook_attn_scores"].softmax(-1) - cache["blocks.0.attn.hook_pattern"]
+    )
     ours = acts["attn_scores", 0].softmax(-1) - acts["pattern", 0]
     assert theirs.abs().max() > 1e-3
     assert ours.abs().max() < 1e-6
     if name == "bert":
         assert (
-            cache["blocks.0.hook_resid_pre"] + cache["blocks.0.hook_attn_out"] - cache["blocks.0.hook_resid_mid"]
+            cache["blocks.0.hook_resid_pre"]
+            + cache["blocks.0.hook_attn_out"]
+            - cache["blocks.0.hook_resid_mid"]
         ).abs().max() > 1e-2
         torch.testing.assert_close(acts["resid_pre", 0] + acts["attn_out", 0], acts["resid_mid", 0])
 

@@ -52,10 +52,17 @@ def test_what_is_added_adds_up(every):
     with torch.no_grad(), capture(every, *sites(every), clone=True) as acts:
         every(input_ids=tiny.ids())
     for layer in range(anatomy(every).n_layers):
-        names = [("resid_pre", layer), ("attn_out", layer), ("mlp_out", layer), ("resid_post", layer)]
+        names = [
+            ("resid_pre", layer),
+            ("attn_out", layer),
+            ("mlp_out", layer),
+            ("resid_post", layer),
+        ]
         known = [f"blocks.{layer}.hook_{part}" for part, _ in names]
         if not all(name in acts for name in known):
-            assert every.config.model_type == "granite"  # scales inside its forward: not listed rather than wrong
+            assert (
+                every.config.model_type == "granite"
+            )  # scales inside its forward: not listed rather than wrong
             continue
         pre, attn, mlp, post = (acts[name] for name in known)
         if f"blocks.{layer}.hook_resid_mid" in acts:
@@ -70,11 +77,16 @@ def test_parallel_blocks_have_no_resid_mid():
 
 
 def test_rows_of_patterns_sum_to_one_and_equal_the_softmax_of_the_scores(every):
-    with torch.no_grad(), capture(every, "blocks.*.attn.hook_pattern", "blocks.*.attn.hook_attn_scores") as acts:
+    with (
+        torch.no_grad(),
+        capture(every, "blocks.*.attn.hook_pattern", "blocks.*.attn.hook_attn_scores") as acts,
+    ):
         every(input_ids=tiny.ids())
     for layer in range(anatomy(every).n_layers):
         pattern, scores = acts["pattern", layer], acts["attn_scores", layer]
-        torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern[..., 0]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            pattern.sum(-1), torch.ones_like(pattern[..., 0]), atol=1e-5, rtol=0
+        )
         torch.testing.assert_close(pattern, scores.softmax(-1), atol=1e-6, rtol=1e-5)
 
 
@@ -121,9 +133,13 @@ def test_pattern_times_value_times_output_projection_is_the_attention_output(nam
 
 def test_gradients_equal_autograd_and_finite_differences(fast):
     ids, site = tiny.ids(), "blocks.1.hook_resid_pre"
-    names = [s for s in sites(fast) if not Site(s).part.startswith("attn.hook_") or s.endswith("hook_z")]
+    names = [
+        s for s in sites(fast) if not Site(s).part.startswith("attn.hook_") or s.endswith("hook_z")
+    ]
     with torch.no_grad():
-        weights = torch.randn(fast(input_ids=ids)[0].shape, generator=torch.Generator().manual_seed(0))
+        weights = torch.randn(
+            fast(input_ids=ids)[0].shape, generator=torch.Generator().manual_seed(0)
+        )
     with capture(fast, *names, grad=True) as acts:
         loss = (fast(input_ids=ids)[0] * weights).mean()
         by_autograd = acts.gradients(loss)
@@ -135,7 +151,9 @@ def test_gradients_equal_autograd_and_finite_differences(fast):
     double, place = fast.double(), anatomy(fast).places[site]
     direction = torch.randn(acts[site].shape, generator=torch.Generator().manual_seed(1)).double()
     values = []
-    step = 1e-7 if fast.config.model_type == "opt" else 1e-4  # a ReLU has kinks; rotary angles are float32
+    step = (
+        1e-7 if fast.config.model_type == "opt" else 1e-4
+    )  # a ReLU has kinks; rotary angles are float32
     for sign in (1, -1):
         calls = iter(range(place.calls))
 
@@ -157,13 +175,19 @@ def test_gradients_of_patterns_follow_from_those_of_z(name):
     """z = pattern @ v, so d loss / d pattern = (d loss / d z) v: a closed form."""
     model = tiny.model(name).requires_grad_(False)  # frozen: the graph must start at the sites
     with capture(
-        model, "blocks.1.attn.hook_pattern", "blocks.1.attn.hook_v", "blocks.1.attn.hook_z", grad=True
+        model,
+        "blocks.1.attn.hook_pattern",
+        "blocks.1.attn.hook_v",
+        "blocks.1.attn.hook_z",
+        grad=True,
     ) as acts:
         model(input_ids=tiny.ids())[0].square().mean().backward()
     value = acts["v", 1].repeat_interleave(acts["z", 1].shape[2] // acts["v", 1].shape[2], dim=2)
     expected = torch.einsum("bqhd,bkhd->bhqk", acts.grad["z", 1], value)
     visible = acts["pattern", 1] > 0
-    torch.testing.assert_close(acts.grad["pattern", 1][visible], expected[visible], atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(
+        acts.grad["pattern", 1][visible], expected[visible], atol=1e-7, rtol=1e-4
+    )
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -219,7 +243,11 @@ def test_stop_inside_another_capture_ends_only_its_own_forward():
 
 def test_selections_are_slices_and_hold_nothing_else():
     model = tiny.model("llama")
-    specs = ("blocks.0.attn.hook_z[1]", "blocks.0.mlp.hook_post[3,5]", "blocks.0.attn.hook_pattern[0:2]")
+    specs = (
+        "blocks.0.attn.hook_z[1]",
+        "blocks.0.mlp.hook_post[3,5]",
+        "blocks.0.attn.hook_pattern[0:2]",
+    )
     with torch.no_grad(), capture(model, *specs) as part:
         model(tiny.ids())
     with torch.no_grad(), capture(model, "blocks.0.attn.*", "blocks.0.mlp.hook_post") as whole:
@@ -229,7 +257,11 @@ def test_selections_are_slices_and_hold_nothing_else():
     assert torch.equal(part[specs[2]], whole["pattern", 0][:, :2])
     assert torch.equal(whole[specs[0]], part[specs[0]])
     assert part[specs[0]].untyped_storage().nbytes() == part[specs[0]].numel() * 4
-    with pytest.raises(UnknownSite, match="index below 4"), torch.no_grad(), capture(model, "blocks.0.attn.hook_z[9]"):
+    with (
+        pytest.raises(UnknownSite, match="index below 4"),
+        torch.no_grad(),
+        capture(model, "blocks.0.attn.hook_z[9]"),
+    ):
         model(tiny.ids())
 
 
@@ -243,7 +275,9 @@ def test_grouped_heads_come_as_they_are():
 
 def test_dtype_and_device():
     model = tiny.model("gpt2")
-    with capture(model, "blocks.0.hook_resid_post", grad=True, dtype=torch.float64, device="cpu") as acts:
+    with capture(
+        model, "blocks.0.hook_resid_post", grad=True, dtype=torch.float64, device="cpu"
+    ) as acts:
         model(tiny.ids()).logits.mean().backward()
     assert acts["resid_post", 0].dtype == acts.grad["resid_post", 0].dtype == torch.float64
 
@@ -282,8 +316,13 @@ def test_a_change_in_place_is_noticed(context):
 
 def test_generate_has_one_tensor_a_forward():
     model = tiny.model("llama")
-    with torch.no_grad(), capture(model, "blocks.1.hook_resid_post", "blocks.1.attn.hook_pattern") as acts:
-        out = model.generate(tiny.ids(), max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0)
+    with (
+        torch.no_grad(),
+        capture(model, "blocks.1.hook_resid_post", "blocks.1.attn.hook_pattern") as acts,
+    ):
+        out = model.generate(
+            tiny.ids(), max_new_tokens=3, min_new_tokens=3, do_sample=False, pad_token_id=0
+        )
     assert [t.shape[1] for t in acts.all("blocks.1.hook_resid_post")] == [7, 1, 1]
     assert [t.shape[3] for t in acts.all(("pattern", 1))] == [7, 8, 9]
     with pytest.raises(LookupError, match="fired in 3 forwards"):
@@ -308,7 +347,9 @@ class _Raises(nn.Module):
         raise ZeroDivisionError("inside the model")
 
 
-@pytest.mark.parametrize("site", ["blocks.*.hook_resid_post", "blocks.*.attn.hook_pattern", "blocks.*.mlp.hook_pre"])
+@pytest.mark.parametrize(
+    "site", ["blocks.*.hook_resid_post", "blocks.*.attn.hook_pattern", "blocks.*.mlp.hook_pre"]
+)
 def test_no_hook_and_no_mode_is_left_when_a_module_raises(site):
     model = tiny.model("gpt2")
     model.transformer.h[1].attn.c_proj = _Raises()
@@ -350,7 +391,9 @@ def test_any_module_by_path():
             return self.head(self.rnn(x)[0])
 
     model, x = Encoder(), torch.randn(2, 3, 4)
-    with capture(model, "module:rnn:output[0]", "module:rnn:input", "module:head:input", grad=True) as acts:
+    with capture(
+        model, "module:rnn:output[0]", "module:rnn:input", "module:head:input", grad=True
+    ) as acts:
         model(x).sum().backward()
     assert torch.equal(acts["module:rnn:output[0]"], model.rnn(x)[0])
     assert torch.equal(acts["module:rnn:input"], x)

@@ -60,7 +60,10 @@ def test_threads_on_one_model_see_their_own_forwards_and_edit_no_others(model):
             failed.append(error)
             wait.abort()
 
-    threads = [threading.Thread(target=run, args=a) for a in ((reads, 1), (reads, 2), (edited,), (untouched,))]
+    threads = [
+        threading.Thread(target=run, args=a)
+        for a in ((reads, 1), (reads, 2), (edited,), (untouched,))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -102,7 +105,9 @@ def test_two_processes_capture_at_once(model):
     expected, pipes = {seed: seen(model, seed) for seed in (1, 2)}, {}
     for seed in (1, 2):
         here, there = PROCESSES.Pipe(duplex=False)
-        process = PROCESSES.Process(target=send_what_is_seen, args=(model.config.model_type, seed, there))
+        process = PROCESSES.Process(
+            target=send_what_is_seen, args=(model.config.model_type, seed, there)
+        )
         process.start()
         there.close()
         pipes[seed] = here, process
@@ -123,12 +128,15 @@ def test_captures_inside_captures(model):
         model(tiny.ids(seed=2))
     assert len(outer.all("blocks.1.attn.hook_pattern")) == 2
     assert same(held, {site: inner[site] for site in inner})
-    assert torch.equal(outer.all("blocks.1.hook_resid_post")[1], seen(model, 2)["blocks.1.hook_resid_post"])
+    assert torch.equal(
+        outer.all("blocks.1.hook_resid_post")[1], seen(model, 2)["blocks.1.hook_resid_post"]
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, SystemExit, GeneratorExit])
 @pytest.mark.parametrize(
-    "site", ["blocks.1.attn.hook_pattern", "blocks.0.attn.hook_attn_scores", "blocks.1.mlp.hook_post"]
+    "site",
+    ["blocks.1.attn.hook_pattern", "blocks.0.attn.hook_attn_scores", "blocks.1.mlp.hook_post"],
 )
 def test_nothing_is_left_when_an_edit_raises_inside_captures(model, site, error):
     before = seen(model, 1)
@@ -136,7 +144,12 @@ def test_nothing_is_left_when_an_edit_raises_inside_captures(model, site, error)
     def fails(value):
         raise error
 
-    with pytest.raises(error), capture(model, *SITES), intervene(model, {site: fails}), capture(model, site):
+    with (
+        pytest.raises(error),
+        capture(model, *SITES),
+        intervene(model, {site: fails}),
+        capture(model, site),
+    ):
         model(tiny.ids(seed=1))
     assert attached(model) == 0
     assert _get_current_function_mode_stack() == []
@@ -145,7 +158,10 @@ def test_nothing_is_left_when_an_edit_raises_inside_captures(model, site, error)
 
 def test_nothing_is_left_when_a_generator_is_closed_early_or_forgotten(model):
     def texts():
-        with capture(model, *SITES) as acts, intervene(model, {"blocks.0.hook_mlp_out": edits.zero()}):
+        with (
+            capture(model, *SITES) as acts,
+            intervene(model, {"blocks.0.hook_mlp_out": edits.zero()}),
+        ):
             for seed in range(3):
                 model(tiny.ids(seed=seed))
                 yield acts

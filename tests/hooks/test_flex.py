@@ -44,7 +44,9 @@ def test_scores_patterns_and_edits_are_those_of_eager_attention(name: str) -> No
             one(IDS, attention_mask=MASK)
         with intervene(one, {HEAD: edits.zero()}):
             edited = one(IDS, attention_mask=MASK)[0]
-        found.append([acts[("pattern", 1)].transpose(1, 2), acts[("attn_scores", 1)].transpose(1, 2), edited])
+        found.append(
+            [acts[("pattern", 1)].transpose(1, 2), acts[("attn_scores", 1)].transpose(1, 2), edited]
+        )
     for ours, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(ours[MASK.bool()], expected[MASK.bool()], atol=1e-6, rtol=1e-5)
     clean = flex(IDS, attention_mask=MASK)[0]
@@ -57,7 +59,10 @@ def test_the_kernels_output_goes_on_and_its_caller_is_put_back() -> None:
     with capture(flex, ("pattern", 1)):
         seen = flex(IDS, attention_mask=MASK).logits
     assert torch.equal(seen, clean)
-    with pytest.raises(ZeroDivisionError), intervene(flex, {HEAD: edits.function(lambda p: p / (1 // 0))}):
+    with (
+        pytest.raises(ZeroDivisionError),
+        intervene(flex, {HEAD: edits.function(lambda p: p / (1 // 0))}),
+    ):
         flex(IDS, attention_mask=MASK)
     assert theirs.compile_friendly_flex_attention is before
 

@@ -66,7 +66,9 @@ def test_an_edit_at_every_site_changes_the_output_and_writes_what_it_says(every)
         value = {}
 
         def shift(x, value=value):
-            value["new"] = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+            value["new"] = x + 0.3 * torch.randn(
+                x.shape, generator=torch.Generator().manual_seed(1)
+            )
             return value["new"]
 
         edit = edits.knockout(keys=[2]).at(4) if "scores" in name else shift
@@ -82,13 +84,17 @@ def test_an_edit_at_every_site_changes_the_output_and_writes_what_it_says(every)
 def test_an_edit_that_gives_back_the_value_changes_nothing_and_says_so(every):
     before = output(every)
     for name in filter(lambda name: editable(every, name), sites(every)):
-        with pytest.warns(NothingChanged, match=name.replace("hook_resid_mid", "hook_attn_out").replace(".", r"\.")):
+        with pytest.warns(
+            NothingChanged,
+            match=name.replace("hook_resid_mid", "hook_attn_out").replace(".", r"\."),
+        ):
             after = edited(every, {name: lambda x: x.clone()})
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("gpt2", "transformer.h.1.attn.c_proj"), ("llama", "model.layers.1.self_attn.o_proj")]
+    ("name", "path"),
+    [("gpt2", "transformer.h.1.attn.c_proj"), ("llama", "model.layers.1.self_attn.o_proj")],
 )
 def test_a_zeroed_head_equals_zeroed_columns_of_the_output_projection(name, path):
     model = tiny.model(name)
@@ -112,7 +118,10 @@ def test_all_heads_zeroed_leave_exactly_the_bias():
     bias = model.transformer.h[0].attn.c_proj.bias
     with torch.no_grad():
         bias.uniform_(-1, 1)
-    with intervene(model, {"blocks.0.attn.hook_z": edits.zero()}), capture(model, "blocks.0.hook_attn_out") as acts:
+    with (
+        intervene(model, {"blocks.0.attn.hook_z": edits.zero()}),
+        capture(model, "blocks.0.hook_attn_out") as acts,
+    ):
         output(model)
     assert torch.equal(acts["blocks.0.hook_attn_out"], bias.detach().expand(3, 7, -1))
 
@@ -136,7 +145,9 @@ def test_resid_mid_is_edited_for_the_mlp_and_for_the_sum(name):
         output(model)
     with capture(model, "blocks.0.hook_resid_mid") as plain:
         output(model)
-    torch.testing.assert_close(acts["blocks.0.hook_resid_mid"], factor * plain["blocks.0.hook_resid_mid"])
+    torch.testing.assert_close(
+        acts["blocks.0.hook_resid_mid"], factor * plain["blocks.0.hook_resid_mid"]
+    )
     if name not in ("bert", "distilbert"):  # a norm stands behind their sums
         total = acts["blocks.0.hook_resid_mid"] + acts["blocks.0.hook_mlp_out"]
         torch.testing.assert_close(acts["blocks.0.hook_resid_post"], total)
@@ -162,7 +173,10 @@ def test_one_head_becomes_a_copy_of_another_however_it_is_spelled():
     model = tiny.model("gpt2")
     first, second = "blocks.0.attn.hook_z", "blocks.1.attn.hook_z"
     for source in (f"{first}[1]", "blocks.-2.attn.hook_z[1]"):
-        with intervene(model, {f"{second}[0]": edits.copy(source)}), capture(model, first, second, clone=True) as acts:
+        with (
+            intervene(model, {f"{second}[0]": edits.copy(source)}),
+            capture(model, first, second, clone=True) as acts,
+        ):
             output(model)
         torch.testing.assert_close(acts[second][:, :, 0], acts[first][:, :, 1], rtol=0, atol=0)
 
@@ -180,11 +194,16 @@ def test_knockout_renormalises_and_zeroing_does_not(name, attention):
         with capture(model, part) as plain:
             output(model)
         with (
-            intervene(model, {"blocks.0.attn.hook_attn_scores": edits.knockout(queries=[5], keys=[2, 3])}),
+            intervene(
+                model, {"blocks.0.attn.hook_attn_scores": edits.knockout(queries=[5], keys=[2, 3])}
+            ),
             capture(model, part) as cut,
         ):
             output(model)
-        with intervene(model, {part: edits.zero_weights(queries=[5], keys=[2, 3])}), capture(model, part) as zeroed:
+        with (
+            intervene(model, {part: edits.zero_weights(queries=[5], keys=[2, 3])}),
+            capture(model, part) as zeroed,
+        ):
             output(model)
     finally:
         model.set_attn_implementation(was)
@@ -198,7 +217,11 @@ def test_knockout_renormalises_and_zeroing_does_not(name, attention):
 
 def test_sdpa_and_eager_agree_after_an_edit_of_the_pattern():
     model = tiny.model("llama")
-    uniform = {"blocks.1.attn.hook_pattern[1]": lambda p: torch.ones_like(p).tril() / torch.arange(1, 8).view(1, 7, 1)}
+    uniform = {
+        "blocks.1.attn.hook_pattern[1]": lambda p: (
+            torch.ones_like(p).tril() / torch.arange(1, 8).view(1, 7, 1)
+        )
+    }
     one = edited(model, uniform)
     model.set_attn_implementation("eager")
     try:
@@ -248,16 +271,26 @@ def test_heads_neurons_and_positions_are_edited_alone():
         "blocks.1.mlp.hook_post[5]": edits.add(torch.tensor(2.0)),
         "blocks.1.hook_resid_pre": edits.zero().at([0, -1]),
     }
-    with capture(model, "blocks.*.attn.hook_z", "blocks.1.mlp.hook_post", "blocks.1.hook_resid_pre") as plain:
+    with capture(
+        model, "blocks.*.attn.hook_z", "blocks.1.mlp.hook_post", "blocks.1.hook_resid_pre"
+    ) as plain:
         output(model)
-    with intervene(model, what), capture(model, "blocks.0.attn.hook_z", "blocks.1.hook_resid_pre") as acts:
+    with (
+        intervene(model, what),
+        capture(model, "blocks.0.attn.hook_z", "blocks.1.hook_resid_pre") as acts,
+    ):
         output(model)
     assert acts["blocks.0.attn.hook_z"][:, :, [1, 3]].eq(0).all()
-    assert torch.equal(acts["blocks.0.attn.hook_z"][:, :, [0, 2]], plain["blocks.0.attn.hook_z"][:, :, [0, 2]])
+    assert torch.equal(
+        acts["blocks.0.attn.hook_z"][:, :, [0, 2]], plain["blocks.0.attn.hook_z"][:, :, [0, 2]]
+    )
     assert acts["blocks.1.hook_resid_pre"][:, [0, 6]].eq(0).all()
     assert acts["blocks.1.hook_resid_pre"][:, 1:6].ne(0).any()
     neuron = "blocks.1.mlp.hook_post"
-    with intervene(model, {neuron + "[5]": edits.add(torch.tensor(2.0))}), capture(model, neuron) as acts:
+    with (
+        intervene(model, {neuron + "[5]": edits.add(torch.tensor(2.0))}),
+        capture(model, neuron) as acts,
+    ):
         output(model)
     less = acts[neuron] - plain[neuron]
     torch.testing.assert_close(less[..., 5], torch.full((3, 7), 2.0))
@@ -279,7 +312,9 @@ def test_erase_removes_the_subspace_and_nothing_else():
     site = "blocks.0.hook_resid_post"
     generator = torch.Generator().manual_seed(3)
     directions = torch.randn(3, 32, generator=generator)
-    directions = torch.cat([directions, directions[:1] * 2])  # dependent: the span has three dimensions
+    directions = torch.cat(
+        [directions, directions[:1] * 2]
+    )  # dependent: the span has three dimensions
     with capture(model, site) as plain:
         output(model)
     with intervene(model, {site: edits.erase(directions)}), capture(model, site) as acts:
@@ -303,7 +338,11 @@ def test_ablation_values_have_their_closed_form_losses():
             return self.w * self.inner(a)
 
     model, site = Line(), "module:inner:output"
-    a = torch.randn(4000, 5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.8 + 0.9
+    a = (
+        torch.randn(4000, 5, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * 0.8
+        + 0.9
+    )
     reference = Reference({site: a}, torch.ones(4000, 5, dtype=torch.bool))
     clean = model(a)
 
@@ -345,12 +384,16 @@ def test_means_are_over_words_alone_on_either_side_of_the_padding():
     for reference in references:
         assert (reference.n_texts, reference.n_tokens) == (3, 19)
         where = edits.Where(edits.Site(site))
-        torch.testing.assert_close(edits.mean(reference)(value, where)[0, 3], everywhere, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            edits.mean(reference)(value, where)[0, 3], everywhere, rtol=1e-4, atol=1e-6
+        )
         found = edits.mean(reference, per="position")(value, where)
         torch.testing.assert_close(found[0, 6], at_six, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("edit", [lambda r: edits.mean(r, per="position"), lambda r: edits.resample(r, seed=2)])
+@pytest.mark.parametrize(
+    "edit", [lambda r: edits.mean(r, per="position"), lambda r: edits.resample(r, seed=2)]
+)
 def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
     """The padded text's positions are those of the text alone, also of the tokens that `generate` adds."""
     model = tiny.model("gpt2")
@@ -361,7 +404,13 @@ def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
         model(tiny.ids(1, 12))
     for ids, cached in ((text, True), (left, True), (left, False)):
         with intervene(model, {site: edit(reference)}), capture(model, site) as acts:
-            model.generate(ids, attention_mask=(ids > 0).long(), max_new_tokens=4, do_sample=False, use_cache=cached)
+            model.generate(
+                ids,
+                attention_mask=(ids > 0).long(),
+                max_new_tokens=4,
+                do_sample=False,
+                use_cache=cached,
+            )
         seen = torch.cat(acts.all(site), dim=1) if cached else acts.all(site)[-1]
         torch.testing.assert_close(seen[:, ids.shape[1] - 5 :], own[site][:, :8])
 
@@ -370,7 +419,8 @@ def test_a_mean_of_no_tokens_is_refused():
     model, site = tiny.model("gpt2"), "blocks.0.hook_mlp_out"
     reference = Reference.of(model, site, batches=[{"input_ids": IDS}], skip=7)
     with pytest.raises(
-        ReferenceMismatch, match=r"hook_mlp_out: expected reference texts of more than 7 tokens.*got 3 t"
+        ReferenceMismatch,
+        match=r"hook_mlp_out: expected reference texts of more than 7 tokens.*got 3 t",
     ):
         edited(model, {site: edits.mean(reference)})
     with pytest.raises(ReferenceMismatch, match="of more than 7 tokens"):
@@ -436,7 +486,10 @@ def test_resampling_draws_whole_texts_by_the_seed_and_the_same_at_every_site():
         model(IDS)
     drawn = {}
     for name in names:
-        with intervene(model, {name: edits.resample(reference, seed=4)}), capture(model, name) as acts:
+        with (
+            intervene(model, {name: edits.resample(reference, seed=4)}),
+            capture(model, name) as acts,
+        ):
             output(model)
         matches = (acts[name][:, None] == clean[name][None]).flatten(2).all(-1)
         assert matches.sum(1).tolist() == [1, 1, 1]
@@ -450,15 +503,26 @@ def test_templates_have_means_of_their_own():
     reference = Reference.of(model, site, batches=[{"input_ids": IDS}], templates=["a", "b", "a"])
     with torch.no_grad(), capture(model, site) as acts:
         model(IDS)
-    found = edits.mean(reference, per="template:a")(torch.zeros(1, 7, 32), edits.Where(edits.Site(site)))
+    found = edits.mean(reference, per="template:a")(
+        torch.zeros(1, 7, 32), edits.Where(edits.Site(site))
+    )
     torch.testing.assert_close(found[0], acts[site][[0, 2]].mean(0))
-    with pytest.raises(ValueError, match=r"no reference text has the template 'c'; templates: \['a', 'b'\]"):
-        edits.mean(reference, per="template:c")(torch.zeros(1, 7, 32), edits.Where(edits.Site(site)))
+    with pytest.raises(
+        ValueError, match=r"no reference text has the template 'c'; templates: \['a', 'b'\]"
+    ):
+        edits.mean(reference, per="template:c")(
+            torch.zeros(1, 7, 32), edits.Where(edits.Site(site))
+        )
 
 
 def test_generation_with_a_cache_equals_generation_without():
     model = tiny.model("llama")
-    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(IDS)}
+    options = {
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "attention_mask": torch.ones_like(IDS),
+    }
     for what in (
         {"blocks.0.attn.hook_z[1]": edits.zero()},
         {"blocks.1.hook_resid_pre": edits.scale(1.5).at([2])},
@@ -473,12 +537,20 @@ def test_generation_with_a_cache_equals_generation_without():
 
 def test_gradients_flow_through_edits():
     model = tiny.model("gpt2").double()
-    site, direction = "blocks.0.hook_resid_post", torch.randn(32, generator=torch.Generator().manual_seed(0)).double()
+    site, direction = (
+        "blocks.0.hook_resid_post",
+        torch.randn(32, generator=torch.Generator().manual_seed(0)).double(),
+    )
     vector = torch.full((32,), 0.01, dtype=torch.float64, requires_grad=True)
     with intervene(model, {site: lambda x: x + vector}):
         model(IDS).logits[0, -1, 3].backward()
-    ends = [edited(model, {site: edits.add(vector.detach() + f * direction)})[0, -1, 3] for f in (1e-6, -1e-6)]
-    assert float(vector.grad @ direction) == pytest.approx(float(ends[0] - ends[1]) / 2e-6, rel=1e-5)
+    ends = [
+        edited(model, {site: edits.add(vector.detach() + f * direction)})[0, -1, 3]
+        for f in (1e-6, -1e-6)
+    ]
+    assert float(vector.grad @ direction) == pytest.approx(
+        float(ends[0] - ends[1]) / 2e-6, rel=1e-5
+    )
 
 
 def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
@@ -495,7 +567,9 @@ def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
     def stopped(x):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):  # PyTorch calls no hook, not even those that are always called, on a Ctrl-C
+    with pytest.raises(
+        KeyboardInterrupt
+    ):  # PyTorch calls no hook, not even those that are always called, on a Ctrl-C
         edited(model, {"blocks.0.attn.hook_pattern": stopped})
     assert torch.overrides._get_current_function_mode_stack() == []
     assert torch.equal(output(model), before)
@@ -514,7 +588,11 @@ def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
 def test_two_parties_at_one_attention_see_it_once_each_in_order():
     model = tiny.model("llama")
     part = "blocks.0.attn.hook_pattern"
-    with capture(model, part) as outside, intervene(model, {part: edits.scale(0.5)}), capture(model, part) as inside:
+    with (
+        capture(model, part) as outside,
+        intervene(model, {part: edits.scale(0.5)}),
+        capture(model, part) as inside,
+    ):
         output(model)
     assert len(outside.all(part)) == len(inside.all(part)) == 1
     torch.testing.assert_close(inside[part], 0.5 * outside[part])
@@ -528,7 +606,10 @@ def test_an_edited_key_head_names_the_query_heads_it_reaches():
     model = tiny.model("llama")
     with capture(model, "blocks.0.attn.hook_z") as plain:
         output(model)
-    with intervene(model, {"blocks.0.attn.hook_v[1]": edits.zero()}), capture(model, "blocks.0.attn.hook_z") as acts:
+    with (
+        intervene(model, {"blocks.0.attn.hook_v[1]": edits.zero()}),
+        capture(model, "blocks.0.attn.hook_z") as acts,
+    ):
         output(model)
     moved = (acts["blocks.0.attn.hook_z"] != plain["blocks.0.attn.hook_z"]).any(-1).any(0).any(0)
     assert moved.nonzero().flatten().tolist() == [2, 3]
@@ -536,11 +617,15 @@ def test_an_edited_key_head_names_the_query_heads_it_reaches():
 
 def test_bad_edits_are_one_clear_line():
     model = tiny.model("gpt2")
-    with pytest.raises(UnknownSite, match=r"blocks\.0\.attn\.hook_z\[9\]: expected an index below 4, got 9"):
+    with pytest.raises(
+        UnknownSite, match=r"blocks\.0\.attn\.hook_z\[9\]: expected an index below 4, got 9"
+    ):
         edited(model, {"blocks.0.attn.hook_z[9]": edits.zero()})
     with pytest.raises(UnknownSite, match="model has blocks 0 to 1"):
         intervene(model, {"blocks.7.attn.hook_z": edits.zero()})
-    with pytest.raises(EditError, match=r"expected a patch of shape \[3, 7, 32\], got \[3, 6, 32\]"):
+    with pytest.raises(
+        EditError, match=r"expected a patch of shape \[3, 7, 32\], got \[3, 6, 32\]"
+    ):
         edited(model, {"blocks.0.hook_mlp_out": edits.patch(torch.zeros(3, 6, 32))})
     with pytest.raises(EditError, match="expected positions below 7, got 7"):
         edited(model, {"blocks.0.hook_mlp_out": edits.zero().at(7)})
@@ -549,7 +634,8 @@ def test_bad_edits_are_one_clear_line():
     with pytest.raises(EditError, match=r"this edit is for attn\.hook_pattern"):
         edited(model, {"blocks.0.attn.hook_attn_scores": edits.zero_weights(keys=[1])})
     with pytest.raises(
-        EditError, match=r"0\.hook_mlp_out: blocks\.1\.hook_mlp_out has no value yet: it must come earlier"
+        EditError,
+        match=r"0\.hook_mlp_out: blocks\.1\.hook_mlp_out has no value yet: it must come earlier",
     ):
         edited(model, {"blocks.0.hook_mlp_out": edits.copy("blocks.1.hook_mlp_out")})
     short = Reference.of(model, "blocks.0.attn.hook_z", batches=[{"input_ids": IDS[:, :4]}])

@@ -60,8 +60,13 @@ def test_a_classifier_of_convolutions_is_read_edited_and_attributed():
 def test_the_doctor_examines_it():
     torch.manual_seed(0)
     verdict = verify(
-        Classifier().eval(), {"ids": torch.arange(12).view(3, 4)}, sites=["module:filters:output", "module:head:input"]
+        Classifier().eval(),
+        {"ids": torch.arange(12).view(3, 4)},
+        sites=["module:filters:output", "module:head:input"],
     )
     assert not verdict.wrong
-    assert {f.site for f in verdict.of("gradients")} == {"module:filters:output", "module:head:input"}
+    assert {f.site for f in verdict.of("gradients")} == {
+        "module:filters:output",
+        "module:head:input",
+    }
     assert all(f.status == "OK" for f in verdict.of("edits"))

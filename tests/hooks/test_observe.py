@@ -16,10 +16,16 @@ from hooks import SiteNeverFired, UnknownSite, capture, observe
 def test_what_is_seen_is_what_capture_holds_and_the_output_is_the_same(name: str) -> None:
     model, ids = tiny.model(name), tiny.ids()
     seen = {}
-    sites = ("blocks.*.attn.hook_pattern", "blocks.*.attn.hook_attn_scores[0]", "blocks.1.hook_resid_post")
+    sites = (
+        "blocks.*.attn.hook_pattern",
+        "blocks.*.attn.hook_attn_scores[0]",
+        "blocks.1.hook_resid_post",
+    )
     with torch.no_grad():
         before = model(ids)[0]
-        with observe(model, *sites, see=lambda site, value: seen.__setitem__(str(site), value.clone())):
+        with observe(
+            model, *sites, see=lambda site, value: seen.__setitem__(str(site), value.clone())
+        ):
             during = model(ids)[0]
         with capture(model, *sites) as acts:
             model(ids)
@@ -52,7 +58,10 @@ def test_hooks_are_gone_after_an_exception_and_a_silent_site_is_named() -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("no")
 
-    with pytest.raises(RuntimeError, match="no"), observe(model, "blocks.*.hook_resid_post", see=fails):
+    with (
+        pytest.raises(RuntimeError, match="no"),
+        observe(model, "blocks.*.hook_resid_post", see=fails),
+    ):
         model(tiny.ids())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     watched = observe(model, "blocks.1.hook_resid_post", see=lambda *_: None)

@@ -12,8 +12,17 @@ from torch import nn
 
 from hooks import ActivationStore, EditError, Reference, capture, edits, intervene
 
-SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1}
-TEXT, NEXT = torch.randint(3, 50, (1, 7), generator=torch.Generator().manual_seed(0)), torch.tensor([[11]])
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+}
+TEXT, NEXT = (
+    torch.randint(3, 50, (1, 7), generator=torch.Generator().manual_seed(0)),
+    torch.tensor([[11]]),
+)
 VECTOR = 3 * torch.randn(32, generator=torch.Generator().manual_seed(1))
 WITH_PADDING = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0]])
 
@@ -35,7 +44,9 @@ STATES = {
         "cache_params",
     ),
     "rwkv": (
-        lambda: hf.RwkvForCausalLM(hf.RwkvConfig(**SMALL, attention_hidden_size=32, intermediate_size=48)),
+        lambda: hf.RwkvForCausalLM(
+            hf.RwkvConfig(**SMALL, attention_hidden_size=32, intermediate_size=48)
+        ),
         "module:rwkv.blocks.1:output",
         "state",
     ),
@@ -65,7 +76,13 @@ def test_a_state_that_does_not_tell_its_length_is_counted_or_refused(name):
 
 def test_the_encoder_of_a_pair_is_read_inside_generate():
     config = hf.T5Config(
-        d_model=32, d_kv=8, d_ff=48, num_heads=4, num_layers=2, vocab_size=50, decoder_start_token_id=0
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_heads=4,
+        num_layers=2,
+        vocab_size=50,
+        decoder_start_token_id=0,
     )
     model = wide(hf.T5ForConditionalGeneration(config))
     rows = torch.cat([TEXT, TEXT.flip(1)]) * WITH_PADDING
@@ -74,8 +91,12 @@ def test_the_encoder_of_a_pair_is_read_inside_generate():
             rows, attention_mask=WITH_PADDING, max_new_tokens=3, do_sample=False, eos_token_id=None,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
-        for row, mask, text, found in zip(rows, WITH_PADDING, out.sequences, torch.stack(out.logits, 1), strict=True):
-            alone = model(input_ids=row[mask.bool()][None], decoder_input_ids=text[None, :-1]).logits[0]
+        for row, mask, text, found in zip(
+            rows, WITH_PADDING, out.sequences, torch.stack(out.logits, 1), strict=True
+        ):
+            alone = model(
+                input_ids=row[mask.bool()][None], decoder_input_ids=text[None, :-1]
+            ).logits[0]
             torch.testing.assert_close(found, alone, atol=1e-4, rtol=1e-4)
 
 
@@ -87,12 +108,17 @@ def test_a_raw_site_of_a_decoder_counts_the_decoder_s_tokens():
     )  # fmt: skip
     model = wide(hf.BartForConditionalGeneration(config))
     rows = torch.cat([TEXT, TEXT.flip(1)]) * WITH_PADDING
-    with torch.no_grad(), intervene(model, {"module:model.decoder.layers.0:output": edits.add(VECTOR).at(1)}):
+    with (
+        torch.no_grad(),
+        intervene(model, {"module:model.decoder.layers.0:output": edits.add(VECTOR).at(1)}),
+    ):
         out = model.generate(
             rows, attention_mask=WITH_PADDING, max_new_tokens=3, do_sample=False, eos_token_id=None, num_beams=1,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
-        whole = model(input_ids=rows, attention_mask=WITH_PADDING, decoder_input_ids=out.sequences[:, :-1]).logits
+        whole = model(
+            input_ids=rows, attention_mask=WITH_PADDING, decoder_input_ids=out.sequences[:, :-1]
+        ).logits
     torch.testing.assert_close(torch.stack(out.logits, 1), whole, atol=1e-4, rtol=1e-4)
 
 
@@ -119,7 +145,9 @@ def test_virtual_tokens_are_no_tokens_of_the_text(tmp_path):
     site, mask = "blocks.1.hook_resid_post", WITH_PADDING.flip(1)
     rows = tiny.ids(2, 7) * mask
     for kind in (peft.PromptTuningConfig, peft.PrefixTuningConfig):
-        model = peft.get_peft_model(tiny.model("llama"), kind(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+        model = peft.get_peft_model(
+            tiny.model("llama"), kind(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        ).eval()
         reference = Reference.of(model, site, batches=[{"input_ids": rows, "attention_mask": mask}])
         assert reference.n_tokens == 11
         with torch.no_grad(), ActivationStore(tmp_path / kind.__name__) as store:
@@ -137,11 +165,16 @@ def test_virtual_tokens_are_no_tokens_of_the_text(tmp_path):
 
 def test_padding_is_told_from_a_mask_of_queries_and_keys():
     """Left padding in a mask ``batch 1 query key``, as `generate` makes it for a static cache; the text alone is the oracle."""
-    model = wide(hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL, intermediate_size=48, num_attention_heads=4)))
+    model = wide(
+        hf.LlamaForCausalLM(hf.LlamaConfig(**SMALL, intermediate_size=48, num_attention_heads=4))
+    )
     rows = torch.cat([torch.zeros(1, 3, dtype=torch.long), TEXT], 1)
     seen = torch.ones(10, 10, dtype=torch.bool).tril()[None, None] & (torch.arange(10) >= 3)
     at = (torch.arange(10) - 3).clamp(min=0)[None]
-    with torch.no_grad(), intervene(model, {"blocks.1.hook_resid_post": edits.add(VECTOR).at([0, -2])}):
+    with (
+        torch.no_grad(),
+        intervene(model, {"blocks.1.hook_resid_post": edits.add(VECTOR).at([0, -2])}),
+    ):
         found = model(input_ids=rows, attention_mask=seen, position_ids=at).logits[:, 3:]
         torch.testing.assert_close(found, model(TEXT).logits, atol=1e-4, rtol=1e-4)
 
@@ -155,7 +188,10 @@ def test_what_cannot_be_placed_is_refused_in_one_line():
         ):  # fmt: skip
             model(rows, attention_mask=torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]))
         for wrong, message in (
-            (edits.zero().at(torch.ones(2, 9, dtype=torch.bool)), "expected a mask over 7 positions, got 9"),
+            (
+                edits.zero().at(torch.ones(2, 9, dtype=torch.bool)),
+                "expected a mask over 7 positions, got 9",
+            ),
             (edits.patch(torch.zeros(2, 9, 32)), "expected a patch of 7 positions, got 9"),
             (edits.zero().at(-8), "expected positions below 7, got -8"),
         ):
@@ -165,11 +201,19 @@ def test_what_cannot_be_placed_is_refused_in_one_line():
 
 def test_what_comes_later_is_no_error_and_what_never_comes_is_said():
     model, site = tiny.model("llama"), "blocks.1.hook_resid_post"
-    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "attention_mask": torch.ones_like(TEXT)}
+    options = {
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        "attention_mask": torch.ones_like(TEXT),
+    }
     with intervene(model, {site: edits.zero().at(9)}), capture(model, site) as acts:
         model.generate(TEXT, max_new_tokens=5, **options)
     assert [bool(value.eq(0).all()) for value in acts.all(site)[1:]] == [False, False, True, False]
-    with pytest.warns(UserWarning, match="edits changed nothing"), intervene(model, {site: edits.zero().at(9)}):
+    with (
+        pytest.warns(UserWarning, match="edits changed nothing"),
+        intervene(model, {site: edits.zero().at(9)}),
+    ):
         model.generate(TEXT, max_new_tokens=2, **options)
 
 
@@ -180,7 +224,12 @@ def test_an_edit_without_a_place_in_a_forward_is_not_computed():
         calls.append(x.shape[2])
         return x * 0.5
 
-    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "attention_mask": torch.ones_like(TEXT)}
+    options = {
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+        "attention_mask": torch.ones_like(TEXT),
+    }
     with intervene(model, {site: edits.function(count).at(2)}):
         model.generate(TEXT, max_new_tokens=4, **options)
     assert calls == [7]
@@ -196,26 +245,43 @@ def test_beams_share_the_mask_and_the_draw_of_their_text():
     with capture(model, site) as own:
         model(tiny.ids(4, 16, seed=3))
     for cached in (True, False):
-        options = {"num_beams": 3, "max_new_tokens": 3, "pad_token_id": 0, "eos_token_id": None, "use_cache": cached}
+        options = {
+            "num_beams": 3,
+            "max_new_tokens": 3,
+            "pad_token_id": 0,
+            "eos_token_id": None,
+            "use_cache": cached,
+        }
         with intervene(model, {site: edits.zero().at(mask)}), capture(model, site) as acts:
             model.generate(rows, attention_mask=torch.ones_like(rows), do_sample=False, **options)
         for value in acts.all(site)[:: 1 if not cached else 9]:
             assert torch.equal(value[:, :7].eq(0).all(-1), mask.repeat_interleave(3, 0))
         with intervene(model, {site: edits.resample(reference)}), capture(model, site) as acts:
             model.generate(rows, attention_mask=torch.ones_like(rows), do_sample=False, **options)
-        first = [(own[site][:, 0] == row).all(-1).nonzero().item() for row in acts.all(site)[0][:, 0]]
+        first = [
+            (own[site][:, 0] == row).all(-1).nonzero().item() for row in acts.all(site)[0][:, 0]
+        ]
         assert first[0] == first[1] == first[2]
         assert first[3] == first[4] == first[5]
 
 
 def test_resampling_behind_a_cache_needs_texts_that_keep_their_draw():
     model, site = tiny.model("llama"), "blocks.1.hook_mlp_out"
-    mixed = {"input_ids": tiny.ids(2, 9), "attention_mask": torch.tensor([[1] * 9, [1] * 7 + [0] * 2])}
+    mixed = {
+        "input_ids": tiny.ids(2, 9),
+        "attention_mask": torch.tensor([[1] * 9, [1] * 7 + [0] * 2]),
+    }
     reference = Reference.of(model, site, batches=[mixed])
     with pytest.raises(ValueError, match="expected reference texts of at least 8 tokens"), intervene(
         model, {site: edits.resample(reference)}
     ):  # fmt: skip
-        model.generate(TEXT, max_new_tokens=3, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(TEXT))
+        model.generate(
+            TEXT,
+            max_new_tokens=3,
+            do_sample=False,
+            pad_token_id=0,
+            attention_mask=torch.ones_like(TEXT),
+        )
 
 
 # ---------------------------------------------------------------- attention
@@ -223,7 +289,9 @@ def test_resampling_behind_a_cache_needs_texts_that_keep_their_draw():
 SCORES, PATTERN = "blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_pattern"
 CAUSAL = {
     "gpt2": lambda: tiny.model("gpt2"),
-    "openai-gpt": lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(n_layer=2, n_embd=32, n_head=4, vocab_size=100)),
+    "openai-gpt": lambda: hf.OpenAIGPTLMHeadModel(
+        hf.OpenAIGPTConfig(n_layer=2, n_embd=32, n_head=4, vocab_size=100)
+    ),
     "llama": lambda: tiny.model("llama"),
     "neox": lambda: tiny.model("neox"),
 }
@@ -236,7 +304,12 @@ def test_a_causal_model_looks_back_only_whatever_is_done_to_its_scores(name, att
     if name != "openai-gpt":  # it has one attention, which adds -10,000
         model.set_attn_implementation(attention)
     other = torch.cat([TEXT[:, :-1], (TEXT[:, -1:] + 1) % 50], 1)
-    for edit in (edits.zero(), edits.scale(0.0), edits.scale(-1.0), edits.function(torch.ones_like)):
+    for edit in (
+        edits.zero(),
+        edits.scale(0.0),
+        edits.scale(-1.0),
+        edits.function(torch.ones_like),
+    ):
         with torch.no_grad(), intervene(model, {SCORES: edit}), capture(model, SCORES) as acts:
             logits = [model(ids).logits[:, :-1] for ids in (TEXT, other)]
         torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
@@ -264,7 +337,11 @@ def test_one_new_token_of_grouped_heads_has_the_patterns_of_eager_attention(site
     what = {SCORES + "[1]": edits.knockout(keys=[1]), PATTERN + "[2]": edits.scale(0.5)}
     for attention in ("sdpa", "eager"):
         model.set_attn_implementation(attention)
-        with torch.no_grad(), intervene(model, what), capture(model, site, "blocks.1.attn.hook_z") as acts:
+        with (
+            torch.no_grad(),
+            intervene(model, what),
+            capture(model, site, "blocks.1.attn.hook_z") as acts,
+        ):
             past = model(rows[:, :8], attention_mask=mask[:, :8]).past_key_values
             model(rows[:, 8:], attention_mask=mask, past_key_values=past)
         found[attention] = acts.all(site)[-1], acts.all("blocks.1.attn.hook_z")[-1]
@@ -289,7 +366,10 @@ def test_a_sink_is_no_key():
         torch.testing.assert_close(acts[PATTERN], attentions[1])
         both = torch.cat([acts[SCORES], sinks.view(1, 4, 1, 1).expand(1, 4, 7, 1)], -1)
         torch.testing.assert_close(both.softmax(-1)[..., :-1], attentions[1], atol=1e-6, rtol=1e-4)
-        with intervene(model, {SCORES: edits.knockout(keys=[-1], queries=[-1])}), capture(model, PATTERN) as cut:
+        with (
+            intervene(model, {SCORES: edits.knockout(keys=[-1], queries=[-1])}),
+            capture(model, PATTERN) as cut,
+        ):
             model(TEXT)
     expected = acts[PATTERN][:, :, -1].clone()
     last = expected[..., -1:].clone()

@@ -24,13 +24,18 @@ def test_edited_copies_equal_the_naive_loop(name):
         torch.testing.assert_close(clean.logits, model(IDS, attention_mask=MASK).logits[rows, LAST])
         for layer in range(clean.n_layers):
             generator = torch.Generator().manual_seed(layer)
-            moved = [clean.residual(layer) + 0.1 * torch.randn(3, 7, 32, generator=generator) for _ in range(3)]
+            moved = [
+                clean.residual(layer) + 0.1 * torch.randn(3, 7, 32, generator=generator)
+                for _ in range(3)
+            ]
             together = clean.run(layer, torch.cat(moved)).view(3, 3, -1)
             for one, residual in zip(together, moved, strict=True):
                 with intervene(model, {f"blocks.{layer}.hook_resid_pre": edits.patch(residual)}):
                     naive = model(IDS, attention_mask=MASK).logits[rows, LAST]
                 torch.testing.assert_close(one, naive, rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(clean.run(layer, clean.residual(layer)), clean.logits, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                clean.run(layer, clean.residual(layer)), clean.logits, rtol=1e-5, atol=1e-5
+            )
 
 
 def test_several_positions_of_a_text_are_read_for_every_copy():
@@ -47,7 +52,9 @@ def test_several_positions_of_a_text_are_read_for_every_copy():
 
 
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "bloom"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "neox", "gemma2", "olmo2", "opt", "cohere", "bloom"]
+)
 def test_a_causal_model_continues_from_a_position(name, masked):
     """What stands before the disturbed positions is not run: the logits are those of the whole text."""
     model = tiny.model(name)
@@ -57,12 +64,20 @@ def test_a_causal_model_continues_from_a_position(name, masked):
         assert clean.causal
         for layer, start in ((0, 5), (1, 3), (clean.n_layers - 1, 1)):
             moved = clean.residual(layer).repeat(2, 1, 1)
-            moved[:, start:] += torch.randn(moved[:, start:].shape, generator=torch.Generator().manual_seed(layer))
+            moved[:, start:] += torch.randn(
+                moved[:, start:].shape, generator=torch.Generator().manual_seed(layer)
+            )
             with torch.no_grad():
-                whole, part = clean.run(layer, moved), clean.run(layer, moved[:, start:], start=start)
+                whole, part = (
+                    clean.run(layer, moved),
+                    clean.run(layer, moved[:, start:], start=start),
+                )
             real = MASK.repeat(2, 1).bool() if masked and reads is None else ...
             torch.testing.assert_close(part[real], whole[real], rtol=1e-5, atol=1e-5)
-            assert float((whole - clean.logits.repeat(2, *[1] * (clean.logits.ndim - 1))).abs().max()) > 1e-3
+            assert (
+                float((whole - clean.logits.repeat(2, *[1] * (clean.logits.ndim - 1))).abs().max())
+                > 1e-3
+            )
 
 
 def test_what_is_measured_of_the_blocks_is_not_measured_inside_an_intervention():
@@ -75,7 +90,9 @@ def test_what_is_measured_of_the_blocks_is_not_measured_inside_an_intervention()
             lambda: clean.run(1, late, start=3),
             lambda: clean.share(0, "hook_mlp_out"),
         ):
-            with pytest.raises(RuntimeError, match="expected the blocks as they were recorded, got 1 more hooks"):
+            with pytest.raises(
+                RuntimeError, match="expected the blocks as they were recorded, got 1 more hooks"
+            ):
                 ask()
     assert clean.causal
     with torch.no_grad():
@@ -122,7 +139,9 @@ def test_blocks_in_another_order_are_a_model_with_its_blocks_so(name, order):
     setattr(body, blocks, torch.nn.ModuleList([getattr(body, blocks)[at] for at in order]))
     with torch.no_grad():
         expected = other(IDS, use_cache=False).logits
-        torch.testing.assert_close(clean.run(0, clean.residual(0), order), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            clean.run(0, clean.residual(0), order), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_bad_use_is_one_clear_line():
@@ -131,7 +150,9 @@ def test_bad_use_is_one_clear_line():
         clean.run(0, torch.zeros(4, 7, 32))
     with pytest.raises(ValueError, match=r"expected blocks below 2, got \[0, 2\]"):
         clean.run(0, clean.residual(0), order=[0, 2])
-    with pytest.raises(ValueError, match="gives no logits: expected a language model with its head"):
+    with pytest.raises(
+        ValueError, match="gives no logits: expected a language model with its head"
+    ):
         Resume(tiny.model("gpt2").transformer, {"input_ids": IDS})
 
 
@@ -152,7 +173,11 @@ def test_copies_share_what_stands_before_the_edit(name):
     shared = set()
     for site in (f"blocks.{layer}.{part}" for layer in range(clean.n_layers) for part in PARTS):
         if site in sites(model):
-            shared |= {site.partition(".")[2].partition(".")[2]} if _is_shared(model, clean, Site(site)) else set()
+            shared |= (
+                {site.partition(".")[2].partition(".")[2]}
+                if _is_shared(model, clean, Site(site))
+                else set()
+            )
     # Bloom adds the residual stream within its attention and its MLP, where all copies of it are needed.
     assert shared >= ({"mlp.hook_pre"} if name == "bloom" else {"attn.hook_z", "mlp.hook_post"})
 
@@ -189,13 +214,31 @@ def test_a_model_whose_text_configuration_says_that_it_caches_runs_its_blocks_wi
     """Vision-language classes; an edited head through parts against the whole model."""
     import transformers as hf
 
-    text = {"vocab_size": tiny.VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text = {
+        "vocab_size": tiny.VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 4}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     vision |= {"image_size": 8, "patch_size": 4}
-    tokens = {"image_token_index": 99, "boi_token_index": 98, "eoi_token_index": 97, "mm_tokens_per_image": 4}
+    tokens = {
+        "image_token_index": 99,
+        "boi_token_index": 98,
+        "eoi_token_index": 97,
+        "mm_tokens_per_image": 4,
+    }
     torch.manual_seed(0)
-    model = hf.Gemma3ForConditionalGeneration(hf.Gemma3Config(text_config=text, vision_config=vision, **tokens)).eval()
+    model = hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(text_config=text, vision_config=vision, **tokens)
+    ).eval()
     ids = IDS.clamp(max=90)
     with torch.no_grad():
         clean = Resume(model, {"input_ids": ids, "attention_mask": MASK})
@@ -205,7 +248,9 @@ def test_a_model_whose_text_configuration_says_that_it_caches_runs_its_blocks_wi
                 whole = model(input_ids=ids, attention_mask=MASK).logits
                 parts = clean.run(layer, clean.residual(layer).repeat(2, 1, 1))
             for copy in parts.chunk(2):
-                torch.testing.assert_close(copy[MASK.bool()], whole[MASK.bool()], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    copy[MASK.bool()], whole[MASK.bool()], rtol=1e-5, atol=1e-5
+                )
 
 
 def test_a_block_that_gives_something_else_when_it_is_run_again_is_not_resumed():
@@ -231,4 +276,6 @@ def test_chosen_tokens_of_a_head_that_is_kept_elsewhere():
         with torch.no_grad():
             logits.append(clean.finish(clean.run(0, clean.residual(0), finish=False), tokens))
     torch.testing.assert_close(*logits)
-    torch.testing.assert_close(logits[0], tiny.model("llama")(IDS).logits[torch.arange(3), LAST][:, tokens])
+    torch.testing.assert_close(
+        logits[0], tiny.model("llama")(IDS).logits[torch.arange(3), LAST][:, tokens]
+    )

@@ -16,7 +16,9 @@ from hooks import EditError, WrappedModel, edits, intervene
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::layerscope.hooks.intervene.NothingChanged"),
-    pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning"),  # peft's generate
+    pytest.mark.filterwarnings(
+        "ignore:Position ids are not supported:UserWarning"
+    ),  # peft's generate
 ]
 
 
@@ -41,7 +43,9 @@ def grid() -> dict[str, list[Case]]:
         cases[way] = []
         for number, edit in enumerate(EDITS):
             turns = (PLACES[(first + number + more) % len(PLACES)] for more in range(len(PLACES)))
-            cases[way] += [case for place in turns if modes.is_comparable(case := Case(edit, place), way)][:1]
+            cases[way] += [
+                case for place in turns if modes.is_comparable(case := Case(edit, place), way)
+            ][:1]
     for case in (Case(edit, place) for place in PLACES for edit in EDITS):
         ways = [way for way in WAYS if modes.is_comparable(case, way)]
         if ways and not any(case in of for of in cases.values()):
@@ -58,7 +62,11 @@ def test_an_edit_is_what_it_is_on_the_text_alone(way):
 
 
 @settings(max_examples=12)
-@given(edit=st.sampled_from(sorted(EDITS)), place=st.sampled_from(PLACES), way=st.sampled_from(sorted(WAYS)))
+@given(
+    edit=st.sampled_from(sorted(EDITS)),
+    place=st.sampled_from(PLACES),
+    way=st.sampled_from(sorted(WAYS)),
+)
 def test_any_edit_at_any_place_under_any_way(edit, place, way):
     case = Case(edit, place)
     assume(WAYS[way][0] not in ("lora", "prompt", "prefix"))
@@ -68,7 +76,9 @@ def test_any_edit_at_any_place_under_any_way(edit, place, way):
 
 def test_the_grid_meets_every_pair():
     met = [(case.edit, case.place, way) for way, cases in grid().items() for case in cases]
-    possible = [(e, p, w) for e in EDITS for p in PLACES for w in WAYS if modes.is_comparable(Case(e, p), w)]
+    possible = [
+        (e, p, w) for e in EDITS for p in PLACES for w in WAYS if modes.is_comparable(Case(e, p), w)
+    ]
     for one, two in ((0, 1), (0, 2)):
         assert {(row[one], row[two]) for row in met} == {(row[one], row[two]) for row in possible}
 
@@ -87,7 +97,11 @@ def test_under_autocast_padding_shifts_nothing(edit):
     ids, mask, at = modes._batch("left")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         with intervene(modes.model("llama"), case.edits("llama", ids)):
-            found = modes.model("llama")(input_ids=ids, attention_mask=mask, position_ids=at).logits[1, 3:].float()
+            found = (
+                modes.model("llama")(input_ids=ids, attention_mask=mask, position_ids=at)
+                .logits[1, 3:]
+                .float()
+            )
         with intervene(modes.model("llama"), case.edits("llama", modes.SHORT[None])):
             expected = modes.model("llama")(input_ids=modes.SHORT[None]).logits[0].float()
         plain = modes.model("llama")(input_ids=modes.SHORT[None]).logits[0].float()

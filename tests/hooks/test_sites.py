@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from hooks.sites import Site, Span, UnknownSite, expand
 
-KNOWN = [f"blocks.{i}.{part}" for i in range(3) for part in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")]
+KNOWN = [
+    f"blocks.{i}.{part}"
+    for i in range(3)
+    for part in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
+]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,10 @@ def test_expand_keeps_selections():
         ("blocks.1.attn.hook_zz", "blocks.1.attn.hook_z"),
         ("blocks.1.hook_residpost", "blocks.1.hook_resid_post"),
         ("blocks.7.hook_resid_post", "blocks 0 to 2"),
-        ("blocks.{0,7}.hook_resid_post", "no site 'blocks.7.hook_resid_post': the model has blocks 0 to 2"),
+        (
+            "blocks.{0,7}.hook_resid_post",
+            "no site 'blocks.7.hook_resid_post': the model has blocks 0 to 2",
+        ),
         ("blocks.0.{attn.hook_z,attn.hook_zz}", "no site 'blocks.0.attn.hook_zz'"),
         (("z", [0, -4]), "no site 'blocks.-4.attn.hook_z'"),
         (("zed", 1), "z"),
@@ -82,7 +89,14 @@ def test_a_wrong_name_is_answered_with_the_nearest(spec, hint):
 
 
 @pytest.mark.parametrize(
-    "spec", ["blocks.1.attn.hook_z[", "blocks.1.attn.hook_z[a]", "blocks.1.attn.hook_z[1:2:3:4]", "z[,]", "z[::0]"]
+    "spec",
+    [
+        "blocks.1.attn.hook_z[",
+        "blocks.1.attn.hook_z[a]",
+        "blocks.1.attn.hook_z[1:2:3:4]",
+        "z[,]",
+        "z[::0]",
+    ],
 )
 def test_bad_brackets(spec):
     with pytest.raises(ValueError, match=r"expected"):
@@ -95,7 +109,12 @@ WORDS = st.text("abcz_0159", min_size=1, max_size=4)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
 NUMBERS = st.none() | st.integers(-99, 99)
 SPANS = st.builds(Span, NUMBERS, NUMBERS, NUMBERS.filter(lambda step: step != 0))
-SELECTED = st.none() | st.integers(-99, 9999) | st.lists(st.integers(-9, 99), min_size=1, max_size=4).map(tuple) | SPANS
+SELECTED = (
+    st.none()
+    | st.integers(-99, 9999)
+    | st.lists(st.integers(-9, 99), min_size=1, max_size=4).map(tuple)
+    | SPANS
+)
 #: What may stand in a pattern -> what it may stand for.
 CHOICES = {
     **{piece: [piece] for piece in [*"abcz_0159.", "*", "?", "*.", ".*"]},
@@ -122,19 +141,27 @@ def as_regex(pattern: str) -> str:
 
 
 @settings(max_examples=300)
-@given(st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6))
+@given(
+    st.lists(NAMES, min_size=1, max_size=12, unique=True), st.lists(PIECES, min_size=1, max_size=6)
+)
 def test_a_glob_finds_what_its_regular_expressions_find_and_each_finds_something(known, pieces):
     patterns = map("".join, itertools.product(*map(CHOICES.__getitem__, pieces)))
-    matched = [{name for name in known if re.fullmatch(as_regex(pattern), name)} for pattern in patterns]
+    matched = [
+        {name for name in known if re.fullmatch(as_regex(pattern), name)} for pattern in patterns
+    ]
     try:
         found = [str(site) for site in expand(["".join(pieces)], known)]
     except UnknownSite:
         found = []
-    assert found == ([name for name in known if name in set().union(*matched)] if all(matched) else [])
+    assert found == (
+        [name for name in known if name in set().union(*matched)] if all(matched) else []
+    )
 
 
 @settings(max_examples=300)
-@given(st.text(max_size=30) | st.lists(PIECES | st.sampled_from("[]:,- {}"), max_size=9).map("".join))
+@given(
+    st.text(max_size=30) | st.lists(PIECES | st.sampled_from("[]:,- {}"), max_size=9).map("".join)
+)
 def test_any_text_is_a_site_or_one_clear_line(spec):
     try:
         found, said = expand([spec], KNOWN), ""

@@ -50,7 +50,9 @@ def test_rows_come_back_in_order(tmp_path, where, dtype):
     assert store.has(1)
     assert not store.has(2)
     parts = list(store.shards("a"))
-    assert torch.equal(torch.cat([v for _, v in parts]), whole[torch.cat([at for at, _ in parts])[:, 0]])
+    assert torch.equal(
+        torch.cat([v for _, v in parts]), whole[torch.cat([at for at, _ in parts])[:, 0]]
+    )
     assert store.largest("a") == float(whole.abs().max())
     assert not store.problems()
 
@@ -116,7 +118,9 @@ def test_what_is_wrong_with_a_shard_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"1 shards are missing, the first is shard-000000"):
         ActivationStore(tmp_path / "s").read("a")
     path.write_bytes(whole)
-    (tmp_path / "s" / "shard-000001.safetensors").unlink()  # the last one: only the seal knows of it
+    (
+        tmp_path / "s" / "shard-000001.safetensors"
+    ).unlink()  # the last one: only the seal knows of it
     with pytest.raises(StoreError, match=r"1 shards are missing, the first is shard-000001"):
         ActivationStore(tmp_path / "s").read("a")
     filled(tmp_path / "t")
@@ -130,23 +134,34 @@ def test_values_that_do_not_fit_their_type_are_refused(tmp_path):
             store.write(0, index([0]), {"a": torch.full((1, 4), 1e5)})
     filled(tmp_path / "u", torch.bfloat16)
     with pytest.raises(StoreError, match=r"holds bfloat16, got dtype torch.float16"):
-        ActivationStore(tmp_path / "u", dtype=torch.float16).write(2, index([6]), {"a": torch.zeros(1, 4)})
+        ActivationStore(tmp_path / "u", dtype=torch.float16).write(
+            2, index([6]), {"a": torch.zeros(1, 4)}
+        )
 
 
 @pytest.mark.parametrize("rows", [None, torch.arange(4)])
-@pytest.mark.parametrize("other", [torch.zeros(1, 2, 4, dtype=torch.bfloat16), torch.zeros(1, 2, 3).half()])
+@pytest.mark.parametrize(
+    "other", [torch.zeros(1, 2, 4, dtype=torch.bfloat16), torch.zeros(1, 2, 3).half()]
+)
 def test_shards_of_another_type_or_width_are_not_read_as_the_first(tmp_path, other, rows):
     with ActivationStore(tmp_path / "s") as store:
         store.append({"a": torch.ones(1, 2, 4).half()})
         store.append({"a": other})
     got = f"{str(other.dtype)[6:]} [{other.shape[-1]}]"
-    with pytest.raises(StoreError, match=re.escape(f"shard-000001.safetensors: expected a in float16 [4], got {got}")):
+    with pytest.raises(
+        StoreError,
+        match=re.escape(f"shard-000001.safetensors: expected a in float16 [4], got {got}"),
+    ):
         store.read("a", rows)
 
 
 def test_a_store_that_holds_nothing_says_so(tmp_path):
     store = ActivationStore(tmp_path / "s")
-    for ask in (lambda: store.width("a"), lambda: store.read("a"), lambda: store.read("a", torch.arange(0))):
+    for ask in (
+        lambda: store.width("a"),
+        lambda: store.read("a"),
+        lambda: store.read("a", torch.arange(0)),
+    ):
         with pytest.raises(StoreError, match="expected shards, it holds none"):
             ask()
 
@@ -162,7 +177,9 @@ def test_a_store_that_holds_nothing_says_so(tmp_path):
         (lambda s: s.shard(0, "a")[1].sum(), 24.0),
     ],
 )
-def test_what_a_store_says_of_itself_counts_what_is_still_being_written(tmp_path, monkeypatch, ask, answer):
+def test_what_a_store_says_of_itself_counts_what_is_still_being_written(
+    tmp_path, monkeypatch, ask, answer
+):
     write = Image.write
 
     def late(*args):
@@ -177,7 +194,10 @@ def test_what_a_store_says_of_itself_counts_what_is_still_being_written(tmp_path
 
 def test_a_shard_that_is_written_again_is_read_as_it_is_now(tmp_path):
     store = ActivationStore(tmp_path / "s")
-    for rows, values in (([0, 1], [[1.0], [2.0]]), ([1, 0], [[2.0], [3.0]])):  # as many bytes, in another order
+    for rows, values in (
+        ([0, 1], [[1.0], [2.0]]),
+        ([1, 0], [[2.0], [3.0]]),
+    ):  # as many bytes, in another order
         store.write(0, index(rows), {"a": torch.tensor(values)})
         assert store.read("a")[rows].tolist() == values
     store.close()
@@ -213,7 +233,10 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path, monkeypatch):
     store.write(2, index([6]), {"a": torch.zeros(1, 4)})
     with pytest.raises(StoreError, match=r"shard-000002.*No space left.*kept"):
         store.flush()
-    assert sorted(contents(tmp_path / "s")) == ["shard-000000.safetensors", "shard-000001.safetensors"]
+    assert sorted(contents(tmp_path / "s")) == [
+        "shard-000000.safetensors",
+        "shard-000001.safetensors",
+    ]
 
 
 def test_two_writers_are_kept_apart(tmp_path):
@@ -275,7 +298,9 @@ def write_forty(folder: Path) -> None:
 
 def write_one(store: ActivationStore, shard: int) -> None:
     rows, generator = range(shard * 50, shard * 50 + 50), torch.Generator().manual_seed(shard)
-    store.write(shard, index(rows), {f"s{i}": torch.randn(50, 999, generator=generator) for i in range(4)})
+    store.write(
+        shard, index(rows), {f"s{i}": torch.randn(50, 999, generator=generator) for i in range(4)}
+    )
 
 
 def test_threads_write_into_one_store(tmp_path):
@@ -290,7 +315,9 @@ def test_threads_write_into_one_store(tmp_path):
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path):
     write_forty(tmp_path / "whole")
     whole = contents(tmp_path / "whole")
-    folder = killed(write_forty, tmp_path, goals=[1, 3, 8, 17, 31], whole=40)  # in the middle of whatever it does
+    folder = killed(
+        write_forty, tmp_path, goals=[1, 3, 8, 17, 31], whole=40
+    )  # in the middle of whatever it does
     assert 31 <= len(contents(folder)) < 41
     write_forty(folder)
     assert contents(folder) == whole

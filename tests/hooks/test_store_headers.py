@@ -54,7 +54,13 @@ def put_together(header: dict, data: bytes) -> bytes:
 def places(value: object, path: tuple = ()) -> list[tuple]:
     """The path of every value in a header, leaves and inner ones."""
     found = [path] if path else []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         found += places(inner, (*path, key))
     return found
@@ -87,7 +93,9 @@ def judge_shard(data: bytes) -> None:
         (Path(folder) / "shard-000000.safetensors").write_bytes(data)
         for look in LOOKS:
             judge(look, folder)
-        assert isinstance(ActivationStore(folder).problems(), list)  # which names what is wrong, and raises nothing
+        assert isinstance(
+            ActivationStore(folder).problems(), list
+        )  # which names what is wrong, and raises nothing
 
 
 @QUICK

@@ -110,7 +110,11 @@ def test_a_copied_value_and_a_patch_are_not_the_models_to_change():
     with intervene(model, {"module:second:output": edits.copy("module:first:output")}):
         pass
     with intervene(
-        model, {"module:second:output": edits.copy("module:first:output"), "module:first:output": lambda z: z + 1}
+        model,
+        {
+            "module:second:output": edits.copy("module:first:output"),
+            "module:first:output": lambda z: z + 1,
+        },
     ):
         assert (model(x) == 102).all()
     for edit in (edits.patch(source), edits.constant(source[0, 0]), lambda value: source):
@@ -123,7 +127,9 @@ def test_a_copied_value_and_a_patch_are_not_the_models_to_change():
 @pytest.mark.parametrize("autocast", [False, True])
 def test_arithmetic_in_half_precision_is_rounded_once(kind, autocast):
     generator = torch.Generator().manual_seed(0)
-    value, rows, vector = (torch.randn(s, generator=generator) for s in ((1, 50, 64), (3, 64), (64,)))
+    value, rows, vector = (
+        torch.randn(s, generator=generator) for s in ((1, 50, 64), (3, 64), (64,))
+    )
     value = value.to(kind)
     exact, basis = value.double(), torch.linalg.svd(rows.double(), full_matrices=False)[2]
     expected = {
@@ -135,14 +141,18 @@ def test_arithmetic_in_half_precision_is_rounded_once(kind, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for edit, ideal in expected.items():
             assert (edit(value) != ideal.to(kind)).double().mean() < 2e-3
-        with intervene(model, {"module:*:output": edits.scale(0.3), "module:0:output": edits.add(vector)}):
+        with intervene(
+            model, {"module:*:output": edits.scale(0.3), "module:0:output": edits.add(vector)}
+        ):
             twice = model(value)
     assert twice.dtype == kind
     assert (twice != (0.3 * exact + vector.double()).to(kind)).double().mean() < 2e-3
 
 
 def test_what_is_erased_under_autocast_is_gone():
-    direction = torch.nn.functional.normalize(torch.randn(32, generator=torch.Generator().manual_seed(2)), dim=0)
+    direction = torch.nn.functional.normalize(
+        torch.randn(32, generator=torch.Generator().manual_seed(2)), dim=0
+    )
     model = tiny.model("llama")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         with intervene(model, {POST: edits.erase(direction[None])}), capture(model, POST) as acts:
@@ -164,7 +174,11 @@ def test_a_zeroed_stream_is_exactly_zero(way, selection):
 
 def test_values_that_float16_cannot_hold_are_reported():
     model = nn.Sequential(nn.Identity())
-    for largest, kind, warns in ((7e4, torch.float16, True), (6e4, torch.float16, False), (7e4, torch.bfloat16, False)):
+    for largest, kind, warns in (
+        (7e4, torch.float16, True),
+        (6e4, torch.float16, False),
+        (7e4, torch.bfloat16, False),
+    ):
         x = torch.full((1, 2, 3), largest)
         if warns:
             with (
@@ -182,7 +196,9 @@ def alone(model, ids, site):
     """The gradient by autograd, on the module itself."""
     kept = []
     layer, part = (
-        (model.model.layers[1], "output") if site == POST else (model.model.layers[0].self_attn.o_proj, "input")
+        (model.model.layers[1], "output")
+        if site == POST
+        else (model.model.layers[0].self_attn.o_proj, "input")
     )
     if part == "output":
         handle = layer.register_forward_hook(lambda m, a, out: kept.append(out))
@@ -223,7 +239,9 @@ def test_a_selection_of_a_gradient_and_a_loss_without_a_graph():
     assert torch.equal(acts.grad[f"{Z}[1]"], acts.grad[Z][:, :, 1])
 
 
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda acts: pickle.loads(pickle.dumps(acts))])
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, lambda acts: pickle.loads(pickle.dumps(acts))]
+)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_copied_activations_are_read_and_still_watched(way, mode):
     model = tiny.model("llama")
@@ -263,7 +281,14 @@ class Paired(nn.Module):
 
 def test_values_of_a_dataclass_and_arguments_are_read_and_edited_by_name_and_number():
     model, x = Paired(), torch.ones(1, 2, 3)
-    wanted = {"output": 2, "output[second]": 3, "output[1]": 3, "input[x]": 1, "input[0]": 1, "input[factor]": 3}
+    wanted = {
+        "output": 2,
+        "output[second]": 3,
+        "output[1]": 3,
+        "input[x]": 1,
+        "input[0]": 1,
+        "input[factor]": 3,
+    }
     with capture(model, *(f"module:makes:{end}" for end in wanted)) as acts:
         model(x)
     assert {end: acts[f"module:makes:{end}"].unique().item() for end in wanted} == wanted
@@ -281,7 +306,10 @@ def test_values_of_a_dataclass_and_arguments_are_read_and_edited_by_name_and_num
 
 def test_a_lone_tensor_has_no_second_value():
     model = tiny.model("llama")
-    with torch.no_grad(), capture(model, "module:model.layers.1:output[0]", "module:model.layers.1:output") as acts:
+    with (
+        torch.no_grad(),
+        capture(model, "module:model.layers.1:output[0]", "module:model.layers.1:output") as acts,
+    ):
         model(IDS)
     assert torch.equal(*acts.values())
     for item in ("1", "7", "name"):
@@ -299,7 +327,10 @@ def test_raw_paths_take_globs_braces_and_selections():
         with torch.no_grad(), capture(model, f"module:model.layers.{pattern}.mlp:output") as acts:
             model(IDS)
         assert list(acts) == expected
-    with torch.no_grad(), capture(model, first, f"{first}[0][5]", f"{first}[0:4]", f"{first}[1,3]") as acts:
+    with (
+        torch.no_grad(),
+        capture(model, first, f"{first}[0][5]", f"{first}[0:4]", f"{first}[1,3]") as acts,
+    ):
         model(IDS)
     whole = acts[first]
     assert torch.equal(acts[f"{first}[0][5]"], whole[..., 5])
@@ -316,7 +347,9 @@ def test_capture_and_intervene_within_torch_func():
     with torch.no_grad(), capture(model, Z) as plain:
         model(inputs_embeds=embedded)
     with capture(model, Z) as acts:
-        grad(lambda p: functional_call(model, p, (), {"inputs_embeds": embedded}).logits.sum())(parameters)
+        grad(lambda p: functional_call(model, p, (), {"inputs_embeds": embedded}).logits.sum())(
+            parameters
+        )
     assert torch.equal(acts[Z], plain[Z])
     with capture(model, Z) as acts:
         vmap(lambda row: model(inputs_embeds=row[None]).logits)(embedded)
@@ -328,11 +361,16 @@ def test_capture_and_intervene_within_torch_func():
     def read(e):
         return model(inputs_embeds=e).logits[0, -1, :2]
 
-    for site, edit in ((f"{Z}[1]", edits.scale(0.3)), ("blocks.1.hook_resid_mid", edits.scale(0.3))):
+    for site, edit in (
+        (f"{Z}[1]", edits.scale(0.3)),
+        ("blocks.1.hook_resid_mid", edits.scale(0.3)),
+    ):
         x = embedded.clone().requires_grad_()
         with intervene(model, {site: edit}):
             found, out = jacrev(read)(embedded), read(x)
-        expected = torch.stack([torch.autograd.grad(out[i], x, retain_graph=True)[0] for i in range(2)])
+        expected = torch.stack(
+            [torch.autograd.grad(out[i], x, retain_graph=True)[0] for i in range(2)]
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
     def steered(vector):
@@ -340,7 +378,9 @@ def test_capture_and_intervene_within_torch_func():
             return model(IDS).logits
 
     vectors = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(vmap(steered)(vectors), torch.stack([steered(v) for v in vectors]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        vmap(steered)(vectors), torch.stack([steered(v) for v in vectors]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_sites_of_a_model_that_was_changed_are_looked_for_again():
@@ -374,7 +414,11 @@ def kept(module, end):
 def test_some_heads_patterns_alone_against_transformers_own(selection, kind):
     model, mask = built("eager"), torch.ones_like(IDS)
     mask[1, :3] = 0
-    shown = f"{selection.start}:{selection.stop}" if isinstance(selection, slice) else str(selection).strip("[]")
+    shown = (
+        f"{selection.start}:{selection.stop}"
+        if isinstance(selection, slice)
+        else str(selection).strip("[]")
+    )
     site = f"blocks.1.attn.hook_pattern[{shown}]"
     values, given = (
         kept(model.model.layers[1].self_attn.v_proj, "output"),
@@ -387,7 +431,11 @@ def test_some_heads_patterns_alone_against_transformers_own(selection, kind):
             logits = model(IDS, attention_mask=mask).logits
         with intervene(model, {site: edits.zero_weights(keys=[3])}):
             model(IDS, attention_mask=mask)
-    seen = mask.bool()[:, None, :, None] if isinstance(selection, list | slice) else mask.bool()[:, :, None]
+    seen = (
+        mask.bool()[:, None, :, None]
+        if isinstance(selection, list | slice)
+        else mask.bool()[:, :, None]
+    )
     expected = out.attentions[1][:, selection]
     torch.testing.assert_close(acts[site] * seen, expected * seen)
     torch.testing.assert_close(logits[mask.bool()], out.logits[mask.bool()])

@@ -109,11 +109,14 @@ def test_the_quick_part_is_those_checks():
 def test_dropout_and_noise():
     model = tiny.model("gpt2")
     with pytest.raises(
-        UnsoundModel, match=r"dropout is on in \d+ modules \(the first: transformer.drop\): call model.eval"
+        UnsoundModel,
+        match=r"dropout is on in \d+ modules \(the first: transformer.drop\): call model.eval",
     ):
         verify(model.train(), quick=True).require()
     model = tiny.model("gpt2")
-    model.transformer.ln_f.register_forward_hook(lambda m, a, out: out + 0.01 * torch.randn_like(out))
+    model.transformer.ln_f.register_forward_hook(
+        lambda m, a, out: out + 0.01 * torch.randn_like(out)
+    )
     assert wrong(model, "evaluation mode") == [""]
 
 
@@ -135,17 +138,25 @@ def test_a_model_that_behaves_otherwise_when_watched():
 def test_a_hook_that_never_fires():
     model = tiny.model("gpt2")
     model.unused = nn.Linear(2, 2)
-    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="unused" if layer else p[s].path))
+    remap(
+        model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="unused" if layer else p[s].path)
+    )
     assert wrong(model, "fires") == ["blocks.1.hook_mlp_out"]
 
 
 @finds("residual sums")
 def test_the_wrong_side_of_a_norm():
     model = tiny.model("gemma2")
-    remap(model, hook_attn_out=lambda p, s, layer: replace(p[s], path=f"model.layers.{layer}.self_attn"))
+    remap(
+        model,
+        hook_attn_out=lambda p, s, layer: replace(p[s], path=f"model.layers.{layer}.self_attn"),
+    )
     assert wrong(model, "residual sums") == ["blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"]
     model = tiny.model("bert")  # a norm stands behind the sum here: the sum must be found before it
-    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path=f"bert.encoder.layer.{layer}.output"))
+    remap(
+        model,
+        hook_mlp_out=lambda p, s, layer: replace(p[s], path=f"bert.encoder.layer.{layer}.output"),
+    )
     assert wrong(model, "residual sums") == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 
 
@@ -189,7 +200,10 @@ def test_swapped_heads():
     assert len(wrong(remap(tiny.model("llama"), attn__hook_q=flipped_heads), "own heads")) == 2
     assert len(wrong(remap(tiny.model("gpt2"), attn__hook_k=flipped_heads), "own heads")) == 2
     assert len(wrong(remap(tiny.model("gpt2"), attn__hook_z=flipped_heads), "head = columns")) == 2
-    assert wrong(remap(tiny.model("gpt2"), attn__hook_q=lambda p, s, i: p[s.replace("_q", "_k")]), "own heads")
+    assert wrong(
+        remap(tiny.model("gpt2"), attn__hook_q=lambda p, s, i: p[s.replace("_q", "_k")]),
+        "own heads",
+    )
 
 
 @finds("projections")
@@ -198,7 +212,12 @@ def test_a_wrong_projection():
     remap(model, hook_attn_out=lambda p, s, layer: p[s.replace("attn_out", "mlp_out")])
     assert wrong(model, "projections") == ["blocks.0.hook_attn_out", "blocks.1.hook_attn_out"]
     model = tiny.model("bert")
-    remap(model, mlp__hook_post=lambda p, s, layer: replace(p[s], path=f"bert.encoder.layer.{1 - layer}.output.dense"))
+    remap(
+        model,
+        mlp__hook_post=lambda p, s, layer: replace(
+            p[s], path=f"bert.encoder.layer.{1 - layer}.output.dense"
+        ),
+    )
     assert wrong(model, "projections") == ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
 
 
@@ -212,7 +231,9 @@ def test_the_final_norm_on_its_wrong_side():
 @finds("batched")
 def test_texts_that_see_each_other():
     model = tiny.model("gpt2")
-    model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: out - 0.1 * out.mean(0, keepdim=True))
+    model.transformer.h[0].mlp.register_forward_hook(
+        lambda m, a, out: out - 0.1 * out.mean(0, keepdim=True)
+    )
     assert "blocks.0.hook_mlp_out" in (found := wrong(model, "batched"))
     assert "blocks.0.attn.hook_z" not in found
 
@@ -236,7 +257,9 @@ def test_hooks_that_stay():
 @finds("padding")
 def test_a_left_pad_bug():
     model = tiny.model("gpt2")
-    careless = Padding(Policy(True), Policy(True), causal=True)  # on the left GPT-2 needs position ids
+    careless = Padding(
+        Policy(True), Policy(True), causal=True
+    )  # on the left GPT-2 needs position ids
     found = wrong(model, "padding", padding=careless)
     assert "" in found
     assert "blocks.0.hook_resid_pre" in found
@@ -252,8 +275,13 @@ def test_a_left_pad_bug():
 def test_an_edit_that_goes_nowhere():
     model = tiny.model("gpt2")
     model.side = nn.Identity()
-    model.transformer.h[0].mlp.register_forward_hook(lambda m, a, out: model.side(out.clone()) * 0 + out)
-    remap(model, hook_mlp_out=lambda p, s, layer: replace(p[s], path="side" if not layer else p[s].path))
+    model.transformer.h[0].mlp.register_forward_hook(
+        lambda m, a, out: model.side(out.clone()) * 0 + out
+    )
+    remap(
+        model,
+        hook_mlp_out=lambda p, s, layer: replace(p[s], path="side" if not layer else p[s].path),
+    )
     assert wrong(model, "edits") == ["blocks.0.hook_mlp_out"]
 
 
@@ -293,7 +321,9 @@ def test_eager_attention_that_differs(monkeypatch):
 
     whole = module.eager_attention_forward
     monkeypatch.setattr(
-        module, "eager_attention_forward", lambda m, q, k, v, mask, **more: whole(m, q * 1.5, k, v, mask, **more)
+        module,
+        "eager_attention_forward",
+        lambda m, q, k, v, mask, **more: whole(m, q * 1.5, k, v, mask, **more),
     )
     assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
 
@@ -302,16 +332,22 @@ def test_eager_attention_that_differs(monkeypatch):
 def test_a_block_with_a_memory():
     """Between the first and the last block, which are run again before anything is resumed."""
     model, calls = (
-        GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=100, n_positions=64)).eval(),
+        GPT2LMHeadModel(
+            GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=100, n_positions=64)
+        ).eval(),
         [],
     )
-    model.transformer.h[1].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
+    model.transformer.h[1].register_forward_hook(
+        lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1]
+    )
     assert "blocks.1.hook_resid_pre" in wrong(model, "resumed")
 
 
 def test_blocks_that_do_not_give_again_what_they_gave_are_run_whole_and_said_to_be():
     model, calls = tiny.model("gpt2"), []
-    model.transformer.h[0].register_forward_hook(lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1])
+    model.transformer.h[0].register_forward_hook(
+        lambda m, a, out: (calls.append(1), out * (1 + 0.1 * len(calls)))[1]
+    )
     (found,) = verify(model, only=["resumed"]).of("resumed")
     assert found.status == "UNSUPPORTED"
     assert "a block gives something else" in found.reason
@@ -321,7 +357,10 @@ def test_blocks_that_do_not_give_again_what_they_gave_are_run_whole_and_said_to_
 def test_a_cache_that_forgets_where_it_is():
     model = tiny.model("gpt2")
     model.transformer.register_forward_pre_hook(
-        lambda m, args, kwargs: (args, {**kwargs, "position_ids": torch.arange(args[0].shape[1])[None]}),
+        lambda m, args, kwargs: (
+            args,
+            {**kwargs, "position_ids": torch.arange(args[0].shape[1])[None]},
+        ),
         with_kwargs=True,
     )
     assert wrong(model, "KV cache") == ["blocks.1.hook_resid_post", ""]
@@ -341,7 +380,9 @@ def test_half_precision_that_overflows():
 @finds("bfloat16")
 def test_another_way_in_half_precision():
     model = tiny.model("gpt2")
-    model.transformer.h[1].mlp.register_forward_hook(lambda m, a, out: -out if out.dtype == torch.bfloat16 else out)
+    model.transformer.h[1].mlp.register_forward_hook(
+        lambda m, a, out: -out if out.dtype == torch.bfloat16 else out
+    )
     found = {f.site: f.status for f in verify(model, only=["bfloat16"])}
     assert found["blocks.0.hook_mlp_out"] == "OK"
     assert found["blocks.1.hook_mlp_out"] == "UNSUPPORTED"
@@ -369,9 +410,14 @@ def test_tied_and_quantised_weights_are_noticed():
     for layer in model.model.layers:
         layer.mlp.down_proj = Int8(layer.mlp.down_proj)
         layer.self_attn.o_proj = Int8(layer.self_attn.o_proj)
-    verdict = verify(model, only=["residual sums", "projections", "gradients", "head = columns", "weights"])
+    verdict = verify(
+        model, only=["residual sums", "projections", "gradients", "head = columns", "weights"]
+    )
     assert not verdict.wrong
-    assert any("quantised layers: 2 Int8" in f.reason or "4 Int8" in f.reason for f in verdict.of("weights"))
+    assert any(
+        "quantised layers: 2 Int8" in f.reason or "4 Int8" in f.reason
+        for f in verdict.of("weights")
+    )
     assert "is no plain matrix" in verdict.of("head = columns")[0].reason
 
 
@@ -407,7 +453,10 @@ def test_any_module_with_its_inputs():
     model, ids = Tagger().eval(), torch.arange(12).view(3, 4)
     verdict = verify(model, {"ids": ids}, sites=["module:rnn:output[0]", "module:head:input"])
     assert not verdict.wrong
-    assert {f.site for f in verdict.of("gradients")} == {"module:rnn:output[0]", "module:head:input"}
+    assert {f.site for f in verdict.of("gradients")} == {
+        "module:rnn:output[0]",
+        "module:head:input",
+    }
     assert "raw paths" in verdict.of("fires")[-1].reason
     with pytest.raises(ValueError, match="Tagger does not say what it takes"):
         verify(model)

@@ -33,7 +33,10 @@ def test_a_model_with_adapters_is_read_as_it_runs(adapted):
     assert sites(adapted) == sites(plain)
     verdict = verify(adapted, only=[*QUICK, "head = columns"])
     assert not verdict.wrong
-    assert "adapters default on 8 modules (0 merged, 0 switched off)" in verdict.of("weights")[-1].reason
+    assert (
+        "adapters default on 8 modules (0 merged, 0 switched off)"
+        in verdict.of("weights")[-1].reason
+    )
     with torch.no_grad(), capture(adapted, ("q", 0)) as acts, capture(plain, ("q", 0)) as without:
         adapted(input_ids=IDS)
         plain(input_ids=IDS)
@@ -41,7 +44,9 @@ def test_a_model_with_adapters_is_read_as_it_runs(adapted):
     x = layer.input_layernorm(plain.model.embed_tokens(IDS))
     lora = layer.self_attn.q_proj
     added = lora.lora_B["default"](lora.lora_A["default"](x)) * lora.scaling["default"]
-    torch.testing.assert_close(acts["q", 0] - without["q", 0], added.unflatten(-1, (4, 8)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        acts["q", 0] - without["q", 0], added.unflatten(-1, (4, 8)), atol=1e-6, rtol=1e-5
+    )
     with torch.no_grad(), adapted.disable_adapter(), capture(adapted, ("q", 0)) as off:
         adapted(input_ids=IDS)
     assert torch.equal(off["q", 0], without["q", 0])
@@ -55,7 +60,9 @@ def test_compiled_models_are_refused():
         lambda: sites(compiled),
         lambda: verify(compiled),
     ):
-        with pytest.raises(WrappedModel, match=r"the model is compiled .* give the model itself, model\._orig_mod"):
+        with pytest.raises(
+            WrappedModel, match=r"the model is compiled .* give the model itself, model\._orig_mod"
+        ):
             use()
     with torch.no_grad(), capture(compiled._orig_mod, "blocks.0.hook_resid_post") as acts:
         compiled._orig_mod(IDS)
@@ -67,7 +74,9 @@ def test_compiled_models_are_refused():
 
 def test_replicated_models_are_refused():
     model = nn.DataParallel(tiny.model("gpt2"))
-    with pytest.raises(WrappedModel, match=r"DataParallel runs copies .* give what it wraps, model\.module"):
+    with pytest.raises(
+        WrappedModel, match=r"DataParallel runs copies .* give what it wraps, model\.module"
+    ):
         capture(model, "module:module.transformer.wte:output")
     assert sites(model.module)
 
@@ -104,7 +113,9 @@ class Bits(nn.Module):
         super().__init__()
         weight = dense.weight.detach()
         self.scale = float(weight.abs().max() / 127)
-        self.weight = nn.Parameter((weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.weight = nn.Parameter(
+            (weight / self.scale).round().to(torch.int8), requires_grad=False
+        )
 
     def forward(self, x):
         return x @ (self.weight.to(x) * self.scale).T

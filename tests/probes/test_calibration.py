@@ -22,9 +22,12 @@ def drawn(n: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 @pytest.mark.parametrize(
-    ("n", "wide", "equal"), [(100, 0.089, 0.123), (300, 0.051, 0.070), (1000, 0.028, 0.038), (10000, 0.009, 0.012)]
+    ("n", "wide", "equal"),
+    [(100, 0.089, 0.123), (300, 0.051, 0.070), (1000, 0.028, 0.038), (10000, 0.009, 0.012)],
 )
-def test_a_perfectly_calibrated_model_has_the_ece_of_chance(n: int, wide: float, equal: float) -> None:
+def test_a_perfectly_calibrated_model_has_the_ece_of_chance(
+    n: int, wide: float, equal: float
+) -> None:
     """Independent samples of calibrated models, and `chance` on the confidences of some of them, agree."""
     samples = [drawn(n, seed=i) for i in range(40 if n < 10000 else 6)]
     for how, expected in (("width", wide), ("mass", equal)):
@@ -70,17 +73,23 @@ def table() -> tuple[np.ndarray, np.ndarray]:
     return P, np.array([rng.choice(4, p=p) for p in P])
 
 
-def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(table: tuple[np.ndarray, np.ndarray]) -> None:
+def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(
+    table: tuple[np.ndarray, np.ndarray],
+) -> None:
     P, y = table
     confidence, correct = cal.top_label(P, y)
     assert cal.nll(P, y).mean() == pytest.approx(log_loss(y, P))
     assert cal.auroc(confidence, correct) == pytest.approx(roc_auc_score(correct, confidence))
     parts = cal.brier_parts(P, cal.one_hot(y, 4))
     assert parts.brier == pytest.approx(cal.brier(P, y).mean(), abs=1e-12)
-    assert parts.uncertainty == pytest.approx(sum((y == k).mean() * (y != k).mean() for k in range(4)))
+    assert parts.uncertainty == pytest.approx(
+        sum((y == k).mean() * (y != k).mean() for k in range(4))
+    )
     first, is_first = P[:, 0], y == 0
     two = np.column_stack([first, 1 - first])
-    halved = brier_score_loss(is_first, first)  # scikit-learn's score of two classes is that of one of them
+    halved = brier_score_loss(
+        is_first, first
+    )  # scikit-learn's score of two classes is that of one of them
     outcomes = np.column_stack([is_first, ~is_first]).astype(float)
     assert cal.brier_parts(two, outcomes).brier == pytest.approx(2 * halved, abs=1e-12)
     assert cal.brier(two, (~is_first).astype(int)).mean() == pytest.approx(2 * halved)
@@ -105,7 +114,9 @@ def test_bins_by_hand() -> None:
     assert mass.index.tolist() == [0, 0, 0, 1, 2, 2]  # ties stay together
 
 
-def test_classwise_is_the_ece_of_every_class_against_the_rest(table: tuple[np.ndarray, np.ndarray]) -> None:
+def test_classwise_is_the_ece_of_every_class_against_the_rest(
+    table: tuple[np.ndarray, np.ndarray],
+) -> None:
     P, y = table
     expected = []
     for k in range(4):
@@ -134,33 +145,53 @@ def test_rankings_of_resamples_equal_those_of_repeated_rows() -> None:
         correct = rng.random(400) < 0.3 + 0.5 * confidence
         clusters = np.arange(400) // 2
         boot = ClusterBootstrap(clusters, 100)
-        drawn = np.stack([boot.grouped(np.zeros(400, int), 1, (clusters == c) / 2.0)[:, 0] for c in range(200)], 1)
+        drawn = np.stack(
+            [boot.grouped(np.zeros(400, int), 1, (clusters == c) / 2.0)[:, 0] for c in range(200)],
+            1,
+        )
         values, areas = [], []
         for w in drawn[:, clusters].round().astype(int):
             values.append(roc_auc_score(np.repeat(correct, w), np.repeat(confidence, w)))
             areas.append(cal.risk_coverage(np.repeat(confidence, w), np.repeat(correct, w)).mean())
         auc, area = cal.ranking_intervals(confidence, correct, boot)
         assert auc.value == pytest.approx(roc_auc_score(correct, confidence))
-        assert (auc.low, auc.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=close)
-        assert (area.low, area.high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])), abs=0.006)
+        assert (auc.low, auc.high) == pytest.approx(
+            tuple(np.quantile(values, [0.025, 0.975])), abs=close
+        )
+        assert (area.low, area.high) == pytest.approx(
+            tuple(np.quantile(areas, [0.025, 0.975])), abs=0.006
+        )
 
 
 def test_intervals_of_bins_have_a_width_even_where_all_rows_are_right() -> None:
-    confidence, correct = np.r_[np.full(5, 0.95), np.full(300, 0.5)], np.r_[np.full(5, True), np.arange(300) < 150]
+    confidence, correct = (
+        np.r_[np.full(5, 0.95), np.full(300, 0.5)],
+        np.r_[np.full(5, True), np.arange(300) < 150],
+    )
     bins = cal.Bins.of(confidence, 10)
     low, high = cal.bin_intervals(correct, bins, ClusterBootstrap(np.arange(305), 500))
     assert low[9] < 0.6
     assert high[9] == pytest.approx(1.0)
     assert (low[4], high[4]) == pytest.approx((0.444, 0.556), abs=0.01)
     assert np.isnan(low[0])
-    assert low[9] == pytest.approx(binomtest(5, 5).proportion_ci(0.95, method="wilson").low, abs=1e-10)
+    assert low[9] == pytest.approx(
+        binomtest(5, 5).proportion_ci(0.95, method="wilson").low, abs=1e-10
+    )
 
 
 @pytest.mark.parametrize(
     ("P", "y", "message"),
     [
-        ([[0.5, 0.4]], [0], "row 1: expected probabilities that sum to 1, got 0.5, 0.4, which sum to 0.9"),
-        ([[0.5, 0.5], [1.5, -0.5]], [0, 1], "row 2: expected probabilities from 0 to 1, got 1.5, -0.5"),
+        (
+            [[0.5, 0.4]],
+            [0],
+            "row 1: expected probabilities that sum to 1, got 0.5, 0.4, which sum to 0.9",
+        ),
+        (
+            [[0.5, 0.5], [1.5, -0.5]],
+            [0, 1],
+            "row 2: expected probabilities from 0 to 1, got 1.5, -0.5",
+        ),
         ([[np.nan, 0.5]], [0], "row 1: expected finite probabilities, got nan, 0.5"),
         ([[0.5, 0.5]], [2], "row 1: expected a label from 0 to 1, got 2"),
         ([[0.5, 0.5]], [-1], "row 1: expected a label from 0 to 1, got -1"),
@@ -175,7 +206,9 @@ def test_bad_rows_are_named_in_one_line(P: list[list[float]], y: list[int], mess
 
 
 def test_fewer_rows_than_bins_are_refused() -> None:
-    with pytest.raises(cal.CalibrationError, match="expected at least as many rows as bins, got 3 rows and 15 bins"):
+    with pytest.raises(
+        cal.CalibrationError, match="expected at least as many rows as bins, got 3 rows and 15 bins"
+    ):
         cal.ece(np.full(3, 0.5), np.full(3, True))
 
 
@@ -192,7 +225,9 @@ def test_the_correlation_of_groups_is_that_of_all_pairs() -> None:
     assert cal.correlation(confidence, correct, clusters) == pytest.approx(max(0.0, above / below))
     assert cal.correlation(confidence, correct, np.arange(60)) == 0.0
     together = np.repeat(rng.random(30) < 0.7, 2)
-    assert cal.correlation(np.full(60, 0.7), together, np.arange(60) // 2) == pytest.approx(1.0, abs=0.35)
+    assert cal.correlation(np.full(60, 0.7), together, np.arange(60) // 2) == pytest.approx(
+        1.0, abs=0.35
+    )
 
 
 def test_groups_that_are_right_together_show_a_larger_ece_by_chance() -> None:
@@ -215,5 +250,7 @@ def test_an_ece_lies_in_its_interval_and_one_group_has_none() -> None:
     bins = cal.Bins.of(confidence)
     found = cal.ece_interval(confidence, correct, bins, ClusterBootstrap(np.arange(60), 400))
     assert found.low == 0.0 < found.value < found.high
-    alone = cal.ece_interval(confidence, correct, bins, ClusterBootstrap(np.zeros(60, dtype=int), 400))
+    alone = cal.ece_interval(
+        confidence, correct, bins, ClusterBootstrap(np.zeros(60, dtype=int), 400)
+    )
     assert np.isnan([alone.low, alone.high]).all()

@@ -29,7 +29,9 @@ def test_labels_that_cannot_be_read_cost_their_entropy() -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(1500, 60)).astype(np.float32)
     skewed = rng.choice(4, 1500, p=[0.7, 0.1, 0.1, 0.1])
-    found = online_code(rows, {"skewed": skewed, "flat": rng.integers(0, 8, 1500)}, np.arange(1500) // 5)
+    found = online_code(
+        rows, {"skewed": skewed, "flat": rng.integers(0, 8, 1500)}, np.arange(1500) // 5
+    )
     share = np.bincount(skewed) / 1500
     entropy = -(share * np.log2(share)).sum()
     assert found["skewed"].bits == pytest.approx(1500 * entropy, rel=0.05)
@@ -38,7 +40,9 @@ def test_labels_that_cannot_be_read_cost_their_entropy() -> None:
 
 def test_the_code_is_the_sum_of_its_definition() -> None:
     """One block coded by hand: the same shuffle, the same probe, the same escape."""
-    (found,) = online_code(X, {"y": LABELS}, SENTENCES, fractions=(0.25, 1.0), l2=3.0, tol=1e-8).values()
+    (found,) = online_code(
+        X, {"y": LABELS}, SENTENCES, fractions=(0.25, 1.0), l2=3.0, tol=1e-8
+    ).values()
     turn = np.random.default_rng(0).permutation(500)
     order = np.concatenate([np.flatnonzero(s == SENTENCES) for s in turn])
     assert found.ends == [1000, 4000]
@@ -67,7 +71,9 @@ def test_a_label_that_comes_late_costs_what_the_escape_says() -> None:
     last = np.random.default_rng(0).permutation(64)[-1]
     labels[last] = 1
     rows = np.zeros((64, 2)) + np.arange(64)[:, None]
-    (found,) = online_code(rows, {"y": labels}, np.arange(64), fractions=(0.5, 1.0), l2=1.0).values()
+    (found,) = online_code(
+        rows, {"y": labels}, np.arange(64), fractions=(0.5, 1.0), l2=1.0
+    ).values()
     known = -np.log2(1 - 1 / 33 + 1 / 66)
     assert found.blocks[1] == pytest.approx(np.log2(2 * 33) + 31 * known)
 
@@ -78,14 +84,18 @@ def test_dev_labels_are_said_to_be_unpaid() -> None:
     assert found.unpaid == 400
     assert found.compression > 4
     tensors = (X[:200], {"y": torch.from_numpy(LABELS[:200])})
-    assert online_code(X[200:], {"y": LABELS[200:]}, SENTENCES[200:], dev=tensors)["y"].l2 == found.l2
+    assert (
+        online_code(X[200:], {"y": LABELS[200:]}, SENTENCES[200:], dev=tensors)["y"].l2 == found.l2
+    )
     assert max(found.l2) < max(L2)  # chosen, and not the strongest for want of labels
 
 
 def test_bad_input_is_one_clear_line() -> None:
     with pytest.raises(ValueError, match="expected shares that rise to 1"):
         online_code(X, {"y": LABELS}, SENTENCES, fractions=(0.5, 0.25, 1.0))
-    with pytest.raises(ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"):
+    with pytest.raises(
+        ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"
+    ):
         online_code(X, {"y": ["a"] * 4000}, SENTENCES)
     with pytest.raises(ValueError, match=r"target 'y' has no dev labels, got them for \['z'\]"):
         online_code(X, {"y": LABELS}, SENTENCES, dev=(X, {"z": LABELS}))

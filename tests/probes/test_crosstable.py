@@ -16,7 +16,9 @@ X[:, 4] += 3.0 * (Y == "yes")
 
 
 def test_every_ranking_puts_the_planted_neuron_first_and_bands_stand_apart() -> None:
-    found = cross_table(X[:400], Y[:400], X[400:], Y[400:], np.arange(200), tuple(RANKINGS), (1, 12), 20, 2)
+    found = cross_table(
+        X[:400], Y[:400], X[400:], Y[400:], np.arange(200), tuple(RANKINGS), (1, 12), 20, 2
+    )
     assert {order[0] for order in found.orders.values()} == {4}
     assert {r["probe"] for r in found.records} == {"logistic", "lda", "mean_difference", "balanced"}
     assert len(found.records) == len(RANKINGS) * 4 * 2
@@ -27,18 +29,24 @@ def test_every_ranking_puts_the_planted_neuron_first_and_bands_stand_apart() -> 
             assert r["random"] < 0.75  # most neurons say nothing
             assert r["rotated"] < r["accuracy"]
         else:
-            assert r["random"] == pytest.approx(r["accuracy"], abs=0.01)  # all neurons, in another order
+            assert r["random"] == pytest.approx(
+                r["accuracy"], abs=0.01
+            )  # all neurons, in another order
             assert found.whole[r["probe"]] == pytest.approx(r["accuracy"], abs=0.01)
     Z = (X[:, [4]] - X[:400, 4].mean()) / X[:400, 4].std()
     best = LogisticRegression(C=2.0, tol=1e-8).fit(Z[:400], Y[:400]).score(Z[400:], Y[400:])
-    (mine,) = [r for r in found.records if (r["ranking"], r["probe"], r["k"]) == ("f", "logistic", 1)]
+    (mine,) = [
+        r for r in found.records if (r["ranking"], r["probe"], r["k"]) == ("f", "logistic", 1)
+    ]
     assert mine["accuracy"] == pytest.approx(best, abs=1e-9)
     assert found.unconverged == 0
 
 
 def test_random_labels_are_read_by_no_pair() -> None:
     drawn = np.array(["a", "b", "c"])[np.random.default_rng(3).integers(0, 3, 600)]
-    found = cross_table(X[:400], drawn[:400], X[400:], drawn[400:], np.arange(200), ("f",), (2,), 3, 0)
+    found = cross_table(
+        X[:400], drawn[:400], X[400:], drawn[400:], np.arange(200), ("f",), (2,), 3, 0
+    )
     assert {r["probe"] for r in found.records} == {"logistic", "lda", "mean_difference"}
     values, counts = np.unique(drawn[:400], return_counts=True)
     assert found.majority == np.mean(drawn[400:] == values[counts.argmax()])

@@ -10,7 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from probes import Inlp, Leace, Moments, erased
 
 
-def data(n: int = 600, d: int = 8, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def data(
+    n: int = 600, d: int = 8, classes: int = 3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     y = rng.integers(0, classes, n)
     return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 3 + 2 * np.eye(d)[y], y
@@ -26,7 +28,9 @@ def test_nothing_linear_is_left(classes: int) -> None:
     assert np.abs(covariance).max() < 1e-12
     centred = after - after.mean(0)
     assert np.abs(LogisticRegression(C=1e4).fit(centred, y).coef_).max() < 1e-4
-    assert np.abs(LogisticRegression(C=1e4).fit(X - X.mean(0), y).coef_).max() > 0.1  # the same fit finds what is there
+    assert (
+        np.abs(LogisticRegression(C=1e4).fit(X - X.mean(0), y).coef_).max() > 0.1
+    )  # the same fit finds what is there
     np.testing.assert_allclose(eraser.transform(after), after, atol=1e-10)
     np.testing.assert_allclose(after.mean(0), X.mean(0), atol=1e-10)
 
@@ -51,7 +55,9 @@ def test_it_equals_the_reference_package() -> None:
     for classes in (2, 3, 5):
         X, y = data(classes=classes)
         fitter = reference.LeaceFitter(8, classes, shrinkage=False, dtype=torch.float64)
-        fitter.update(torch.from_numpy(X), torch.eye(classes, dtype=torch.float64)[torch.from_numpy(y)])
+        fitter.update(
+            torch.from_numpy(X), torch.eye(classes, dtype=torch.float64)[torch.from_numpy(y)]
+        )
         theirs = fitter.eraser(torch.from_numpy(X)).numpy()
         np.testing.assert_allclose(Leace().fit_transform(X, y), theirs, atol=1e-10)
 
@@ -133,7 +139,9 @@ def test_labels_of_any_kind_keep_it() -> None:
         eraser = Leace().fit_moments(Moments().update(X, labels * 20))
         assert eraser.classes_.tolist() == labels
         own = torch.from_numpy(np.stack([X[i::2].mean(0) for i in (0, 1)]))
-        for label, mean in zip(labels, own, strict=True):  # a class's mean is pushed to where it was
+        for label, mean in zip(
+            labels, own, strict=True
+        ):  # a class's mean is pushed to where it was
             torch.testing.assert_close(eraser.push(mean, label), mean)
 
 
@@ -146,7 +154,9 @@ def test_erasers_come_back_whole_and_take_no_further_rows(tmp_path) -> None:
         if isinstance(again, Inlp):
             assert (again.scores_, again.n_iter_) == (eraser.scores_, eraser.n_iter_)
         else:
-            with pytest.raises(ValueError, match="expected a Leace fitted here, got one read from a file"):
+            with pytest.raises(
+                ValueError, match="expected a Leace fitted here, got one read from a file"
+            ):
                 again.partial_fit(X, y)
     with pytest.raises(ValueError, match="expected strings, numbers or booleans"):
         Leace().fit_moments(Moments().update(X[:4], [(1, 2), (3, 4)] * 2)).save(tmp_path / "tuples")

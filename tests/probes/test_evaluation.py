@@ -15,17 +15,23 @@ from probes.evaluation import ClusterBootstrap
 def said():
     rng = np.random.default_rng(0)
     gold = rng.choice(np.array(["a", "b", "c", "d"], dtype=object), 300, p=[0.5, 0.3, 0.15, 0.05])
-    predicted = np.where(rng.random(300) < 0.7, gold, rng.choice(np.array(["a", "b", "c", "e"], dtype=object), 300))
+    predicted = np.where(
+        rng.random(300) < 0.7, gold, rng.choice(np.array(["a", "b", "c", "e"], dtype=object), 300)
+    )
     return gold, predicted
 
 
 def test_metrics_equal_scikit_learn(said):
     gold, predicted = said
-    assert evaluation.accuracy(gold, predicted) == metrics.accuracy_score(list(gold), list(predicted))
+    assert evaluation.accuracy(gold, predicted) == metrics.accuracy_score(
+        list(gold), list(predicted)
+    )
     f1 = metrics.f1_score(list(gold), list(predicted), average="macro", zero_division=0)
     assert evaluation.macro_f1(gold, predicted) == pytest.approx(f1)
     rows = {row["label"]: row for row in evaluation.per_class(gold, predicted)}
-    report = metrics.classification_report(list(gold), list(predicted), output_dict=True, zero_division=0)
+    report = metrics.classification_report(
+        list(gold), list(predicted), output_dict=True, zero_division=0
+    )
     for label, row in rows.items():
         assert row["support"] == report[label]["support"]
         assert row["precision"] == pytest.approx(report[label]["precision"])
@@ -51,7 +57,9 @@ def test_sums_are_multinomial_resamples_of_whole_clusters():
     clusters = np.array([7, 7, 3, 9, 9, 9])
     boot = ClusterBootstrap(clusters, replicates=500, seed=1)
     counts = boot.sums(np.column_stack([clusters == c for c in (3, 7, 9)]).astype(float))
-    assert np.array_equal((counts / [1, 2, 3]).sum(1), np.full(500, 3))  # 3 clusters drawn each time
+    assert np.array_equal(
+        (counts / [1, 2, 3]).sum(1), np.full(500, 3)
+    )  # 3 clusters drawn each time
     assert np.array_equal(counts % [1, 2, 3], np.zeros((500, 3)))  # always whole
     assert np.allclose(counts.mean(0), [1, 2, 3], atol=0.2)
 
@@ -71,7 +79,9 @@ def test_correlated_items_need_a_wider_interval_and_get_it():
     runs, n_clusters, size = 200, 60, 10
     clusters = np.repeat(np.arange(n_clusters), size)
     for run in range(runs):
-        values = np.repeat(rng.normal(size=n_clusters), size) + 0.5 * rng.normal(size=n_clusters * size)  # true mean 0
+        values = np.repeat(rng.normal(size=n_clusters), size) + 0.5 * rng.normal(
+            size=n_clusters * size
+        )  # true mean 0
         for name, groups in (("clusters", clusters), ("items", np.arange(len(clusters)))):
             found = ClusterBootstrap(groups, replicates=400, seed=run).mean(values)
             covered[name] += found.low <= 0 <= found.high
@@ -106,7 +116,9 @@ def test_a_correction_over_many_pairs_is_passed_by_what_is_plain():
     assert len(pairs) == 435  # more than 1 / (b + 1) passes
     assert {(c.a, c.b) for c in pairs if c.p < 0.05} == {(0, i) for i in range(1, 30)}
     drawn = rng.normal(5.0, 1.0, 4000)
-    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(5.7e-7, rel=0.5)  # 2 (1 - Phi(5))
+    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(
+        5.7e-7, rel=0.5
+    )  # 2 (1 - Phi(5))
 
 
 def test_a_null_difference_is_rarely_called():
@@ -134,13 +146,17 @@ def test_nothing_to_resample():
 
 def test_false_discovery_rate_is_scipys():
     p = np.random.default_rng(0).random(40) ** 3
-    np.testing.assert_allclose(evaluation.benjamini_hochberg(list(p)), stats.false_discovery_control(p))
+    np.testing.assert_allclose(
+        evaluation.benjamini_hochberg(list(p)), stats.false_discovery_control(p)
+    )
 
 
 def test_sign_flips_are_scipys_permutations_and_hold_their_level():
     values = np.random.default_rng(1).normal(0.4, 1.0, size=(9, 3))
     for column, p in zip(values.T, evaluation.sign_flip_p(values), strict=True):
-        exact = stats.permutation_test((column,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        exact = stats.permutation_test(
+            (column,), np.mean, permutation_type="samples", n_resamples=np.inf
+        )
         assert p == pytest.approx(exact.pvalue)
     null = np.random.default_rng(2).normal(size=(40, 1000))
     rejected = np.mean(np.array(evaluation.sign_flip_p(null, replicates=1000)) < 0.05)
@@ -156,11 +172,17 @@ def test_sign_flips_of_clusters_turn_whole_clusters():
 
 def test_nan_is_refused_and_not_called_significant():
     replicates = np.random.default_rng(0).normal(size=(100, 3))
-    with pytest.raises(ValueError, match="values: expected finite numbers, got 1 of 4 that are not, first at 2, 0"):
+    with pytest.raises(
+        ValueError, match="values: expected finite numbers, got 1 of 4 that are not, first at 2, 0"
+    ):
         evaluation.sign_flip_p(np.array([[1.0], [2.0], [np.nan], [3.0]]))
-    with pytest.raises(ValueError, match="replicates: expected finite numbers, got 2 of 3 that are not, first at 1"):
+    with pytest.raises(
+        ValueError, match="replicates: expected finite numbers, got 2 of 3 that are not, first at 1"
+    ):
         evaluation.bootstrap_p(np.array([1.0, np.nan, np.inf]))
-    with pytest.raises(ValueError, match="estimates: expected finite numbers, got 1 of 3 that are not, first at 1"):
+    with pytest.raises(
+        ValueError, match="estimates: expected finite numbers, got 1 of 3 that are not, first at 1"
+    ):
         evaluation.best_set([0.5, np.nan, 0.9], replicates)
     replicates[7, 1] = np.nan
     with pytest.raises(ValueError, match="replicates: expected finite numbers, got 1 of 100"):
@@ -169,13 +191,19 @@ def test_nan_is_refused_and_not_called_significant():
 
 def test_resamples_without_an_r2_are_left_out_of_its_interval():
     gold, clusters = np.array([1.0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2])
-    found = ClusterBootstrap(clusters).statistic(evaluation.r2_columns(gold, gold + 0.1), evaluation.r2_of_sums)
-    worst = np.array([2.0, 3, 2, 3, 2, 3])  # of 27 equally likely draws the lowest that has an R^2 at all
+    found = ClusterBootstrap(clusters).statistic(
+        evaluation.r2_columns(gold, gold + 0.1), evaluation.r2_of_sums
+    )
+    worst = np.array(
+        [2.0, 3, 2, 3, 2, 3]
+    )  # of 27 equally likely draws the lowest that has an R^2 at all
     assert found.low == pytest.approx(metrics.r2_score(worst, worst + 0.1))
     assert found.value == pytest.approx(metrics.r2_score(gold, gold + 0.1))
     flat = np.full(3, 0.1)
     assert np.isnan(evaluation.r2(flat, gold[:3]))
-    nothing = ClusterBootstrap(np.arange(3)).statistic(evaluation.r2_columns(flat, gold[:3]), evaluation.r2_of_sums)
+    nothing = ClusterBootstrap(np.arange(3)).statistic(
+        evaluation.r2_columns(flat, gold[:3]), evaluation.r2_of_sums
+    )
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
 
 
@@ -221,11 +249,17 @@ def test_an_accelerated_interval_is_scipys_at_widened_levels():
     values = rng.exponential(size=40)
     widened = stats.norm.cdf(np.sqrt(40 / 39) * stats.t.ppf(0.975, 39)) * 2 - 1
     theirs = stats.bootstrap(
-        (values,), lambda x, axis: x.std(axis), confidence_level=widened, n_resamples=20_000, method="BCa", rng=rng
+        (values,),
+        lambda x, axis: x.std(axis),
+        confidence_level=widened,
+        n_resamples=20_000,
+        method="BCa",
+        rng=rng,
     ).confidence_interval
     columns = np.column_stack([values, values**2, np.ones(40)])
     found = ClusterBootstrap(np.arange(40), 20_000).statistic(
-        columns, lambda s: np.sqrt(np.maximum(s[..., 1] / s[..., 2] - (s[..., 0] / s[..., 2]) ** 2, 0))
+        columns,
+        lambda s: np.sqrt(np.maximum(s[..., 1] / s[..., 2] - (s[..., 0] / s[..., 2]) ** 2, 0)),
     )
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=0.06)
 
@@ -292,7 +326,9 @@ def test_selectivity_counts_the_spread_of_control_tasks():
     half = stats.t.ppf(0.975, 2) * stats.sem(drawn.mean(0))
     assert found.value == pytest.approx(0.9 - drawn.mean())
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
-    none = evaluation.selectivity(right, drawn[:, 0].astype(float), [float(drawn[:, 0].mean())], boot)
+    none = evaluation.selectivity(
+        right, drawn[:, 0].astype(float), [float(drawn[:, 0].mean())], boot
+    )
     assert np.isnan([none.low, none.high]).all()
 
 
@@ -305,7 +341,9 @@ def test_rare_classes_stay_in_the_interval_of_macro_f1():
     found = evaluation.macro_f1_interval(gold, said, boot)
     assert found.value == pytest.approx(metrics.f1_score(list(gold), list(said), average="macro"))
     drawn = [rng.integers(0, 600, 600) for _ in range(400)]
-    spread = np.std([metrics.f1_score(list(gold[i]), list(said[i]), average="macro") for i in drawn])
+    spread = np.std(
+        [metrics.f1_score(list(gold[i]), list(said[i]), average="macro") for i in drawn]
+    )
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(spread, rel=0.2)
     rare = np.append(gold, "d"), np.append(said, "d")
     with_rare = evaluation.macro_f1_interval(*rare, ClusterBootstrap(np.arange(601), 100))

@@ -22,7 +22,9 @@ from probes import LDAProbe, LogisticProbe, MeanDifferenceProbe, Moments, RidgeP
 def blobs(n: int = 400, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     y = rng.choice(classes, n, p=np.arange(1, classes + 1) / sum(range(classes + 1)))
-    return rng.normal(size=(n, 5)) @ rng.normal(size=(5, 5)) + 1.5 * np.eye(5)[y], np.array(["a", "b", "c"])[y]
+    return rng.normal(size=(n, 5)) @ rng.normal(size=(5, 5)) + 1.5 * np.eye(5)[y], np.array(
+        ["a", "b", "c"]
+    )[y]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -30,7 +32,9 @@ def test_the_corrected_mean_difference_is_discriminant_analysis(classes: int) ->
     X, y = blobs(classes=classes)
     theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(X, y)
     np.testing.assert_allclose(
-        MeanDifferenceProbe(covariance=True).fit(X, y).predict_proba(X), theirs.predict_proba(X), atol=1e-12
+        MeanDifferenceProbe(covariance=True).fit(X, y).predict_proba(X),
+        theirs.predict_proba(X),
+        atol=1e-12,
     )
 
 
@@ -42,7 +46,9 @@ def test_shrinkage_is_scikit_learns() -> None:
     ours = LDAProbe(0.3).fit(X, y)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X / within), atol=1e-10)
     few = LDAProbe().fit(X[:12], y[:12])
-    assert LDAProbe().fit(X, y).shrinkage_ < few.shrinkage_ < 1  # the fewer the rows, the more it shrinks
+    assert (
+        LDAProbe().fit(X, y).shrinkage_ < few.shrinkage_ < 1
+    )  # the fewer the rows, the more it shrinks
     with pytest.raises(ValueError, match="expected 'ledoit-wolf' or a number from 0 to 1, got 2"):
         LDAProbe(2).fit(X, y)
 
@@ -61,7 +67,9 @@ def test_probes_come_back_from_disk(tmp_path) -> None:
     again = LDAProbe.load(probe.save(tmp_path / "probe", about={"site": "s"}))
     assert (again.shrinkage_, again.about_) == (probe.shrinkage_, {"site": "s"})
     np.testing.assert_array_equal(again.predict_proba(X), probe.predict_proba(X))
-    means = MeanDifferenceProbe.load(MeanDifferenceProbe().fit(X, y).save(tmp_path / "means")).means_
+    means = MeanDifferenceProbe.load(
+        MeanDifferenceProbe().fit(X, y).save(tmp_path / "means")
+    ).means_
     np.testing.assert_allclose(means, [X[y == c].mean(0) for c in "abc"])
 
 
@@ -104,7 +112,9 @@ def test_moments_refuse_what_does_not_fit() -> None:
 PARTS = (slice(0, 40), slice(40, 41), slice(41, 400))
 
 
-@pytest.mark.parametrize("probe", [MeanDifferenceProbe(), MeanDifferenceProbe(covariance=True), LDAProbe(0.3)])
+@pytest.mark.parametrize(
+    "probe", [MeanDifferenceProbe(), MeanDifferenceProbe(covariance=True), LDAProbe(0.3)]
+)
 def test_rows_in_parts_are_rows_at_once(probe: MeanDifferenceProbe | LDAProbe) -> None:
     X, y = blobs()
     whole = clone(probe).fit(X, y)
@@ -136,16 +146,24 @@ def test_ridge_in_parts_is_scikit_learns(outputs: int) -> None:
     loss = ((Y - theirs.predict(Z)) ** 2).sum() + 20 * (theirs.coef_**2).sum()
     assert probe.objective_ == pytest.approx(loss, rel=1e-9)
     assert probe.coef_.shape == ((6,) if outputs == 1 else (2, 6))
-    np.testing.assert_allclose(RidgeProbe(l2=20.0).fit(X, Y).predict(X), probe.predict(X), atol=1e-9)
+    np.testing.assert_allclose(
+        RidgeProbe(l2=20.0).fit(X, Y).predict(X), probe.predict(X), atol=1e-9
+    )
 
 
 def test_principal_components_are_scikit_learns() -> None:
     X, y = blobs()
-    moments = Moments().update(X[:100], y[:100].tolist()).merge(Moments().update(X[100:], y[100:].tolist()))
+    moments = (
+        Moments()
+        .update(X[:100], y[:100].tolist())
+        .merge(Moments().update(X[100:], y[100:].tolist()))
+    )
     values, directions = moments.principal(3)
     theirs = PCA(3).fit(X)
     np.testing.assert_allclose(values, theirs.explained_variance_, rtol=1e-10)
-    np.testing.assert_allclose((theirs.components_ @ directions.numpy()).__abs__(), np.eye(3), atol=1e-8)
+    np.testing.assert_allclose(
+        (theirs.components_ @ directions.numpy()).__abs__(), np.eye(3), atol=1e-8
+    )
     with pytest.raises(ValueError, match="expected 1 to 5 components"):
         moments.principal(6)
 
@@ -164,13 +182,19 @@ def test_a_large_feature_that_says_nothing_changes_nothing() -> None:
         )
 
 
-@pytest.mark.parametrize("probe", [LDAProbe(), MeanDifferenceProbe(), LogisticProbe(), RidgeProbe()])
+@pytest.mark.parametrize(
+    "probe", [LDAProbe(), MeanDifferenceProbe(), LogisticProbe(), RidgeProbe()]
+)
 def test_tensors_of_any_kind_are_rows(probe) -> None:
     X = torch.randn(40, 4).to(torch.bfloat16)
     y = (X[:, 0] > 0).long()
     expected = clone(probe).fit(X.float().numpy(), y.numpy()).predict(X.float().numpy())
-    np.testing.assert_array_equal(clone(probe).fit(X.float().requires_grad_(), y).predict(X), expected)
-    np.testing.assert_array_equal(clone(probe).fit(X, y).predict(X.float().requires_grad_()), expected)
+    np.testing.assert_array_equal(
+        clone(probe).fit(X.float().requires_grad_(), y).predict(X), expected
+    )
+    np.testing.assert_array_equal(
+        clone(probe).fit(X, y).predict(X.float().requires_grad_()), expected
+    )
     assert clone(probe).fit(X, y.tolist()).predict(X[:1]).shape == (1,)
 
 
@@ -194,8 +218,15 @@ def test_tensors_of_any_kind_are_rows(probe) -> None:
 def test_an_edited_header_is_one_line_with_its_path(tmp_path, change, message) -> None:
     path = LDAProbe().fit(*blobs()).save(tmp_path / "probe")
     with safe_open(str(path), framework="np") as file:
-        header, tensors = json.loads(file.metadata()["layerscope"]), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-    text = change if isinstance(change, str) else "{" if change is None else json.dumps({**header, **change})
+        header = json.loads(file.metadata()["layerscope"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    text = (
+        change
+        if isinstance(change, str)
+        else "{"
+        if change is None
+        else json.dumps({**header, **change})
+    )
     save_file(tensors, str(path), metadata={"layerscope": text})
     with pytest.raises(InputError) as error:
         LDAProbe.load(path)

@@ -59,7 +59,9 @@ def test_logistic_probe_is_logistic_regression():
     assert probe.coef_.shape == (3, 4)
 
 
-@pytest.mark.parametrize("labels", [np.array([0, 1, 2]), np.array(["x", "yy", "z"]), np.array([False, True, True])])
+@pytest.mark.parametrize(
+    "labels", [np.array([0, 1, 2]), np.array(["x", "yy", "z"]), np.array([False, True, True])]
+)
 def test_logistic_probe_comes_back_from_disk(tmp_path, labels):
     X, y = blobs()
     probe = LogisticProbe(l2=2.0, max_iter=77).fit(X, labels[y])
@@ -74,7 +76,9 @@ def test_logistic_probe_comes_back_from_disk(tmp_path, labels):
         assert json.loads(file.metadata()["layerscope"])["kind"] == "LogisticProbe"
     assert [p.name for p in tmp_path.iterdir()] == ["probe.safetensors"]
     (tmp_path / "other").touch()
-    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode  # read by whom the user's other files are
+    assert (
+        path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    )  # read by whom the user's other files are
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

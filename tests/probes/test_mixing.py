@@ -53,7 +53,9 @@ def test_a_target_is_trained_the_same_alone_and_beside_others():
     alone = mix_many(train, {"y": y}, (dev, {"y": dev_y}))
     beside = mix_many(train, {"y": y, "z": other}, (dev, {"y": dev_y, "z": other[:100]}))
     for top in range(4):
-        torch.testing.assert_close(alone["y", top].weight, beside["y", top].weight, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            alone["y", top].weight, beside["y", top].weight, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_expected_layer_is_the_published_quotient():
@@ -76,7 +78,10 @@ def test_layers_that_are_not_finite_are_named():
     train, y = planted(20, 0)
     bad = [values.clone() for values in train]
     bad[2][5, 1] = torch.nan
-    with pytest.raises(ValueError, match="layer 2 must be finite, got NaN or infinity in 1 of 20 rows, first at row 5"):
+    with pytest.raises(
+        ValueError,
+        match="layer 2 must be finite, got NaN or infinity in 1 of 20 rows, first at row 5",
+    ):
         mix_many(bad, {"y": y}, (train, {"y": y}))
     with pytest.raises(ValueError, match="dev, layer 2, must be finite"):
         mix_many(train, {"y": y}, (bad, {"y": y}))

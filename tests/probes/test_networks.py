@@ -16,7 +16,10 @@ LINEAR = (X @ RNG.normal(size=(8, 5))).argmax(1)
 
 
 def scores(fits, targets):
-    return {key: float((fit.predict(X[1500:]) == targets[key[0]][1500:]).mean()) for key, fit in fits.items()}
+    return {
+        key: float((fit.predict(X[1500:]) == targets[key[0]][1500:]).mean())
+        for key, fit in fits.items()
+    }
 
 
 def test_a_hidden_layer_reads_what_is_not_linear() -> None:
@@ -26,7 +29,9 @@ def test_a_hidden_layer_reads_what_is_not_linear() -> None:
     found = scores(fits, targets)
     assert min(found.values()) > 0.9
     assert all(fit.converged for fit in fits.values())
-    flat = scores(networks_many(X[:1500], train, 8, "none", epochs=60, batch=64, rate=1e-2), targets)
+    flat = scores(
+        networks_many(X[:1500], train, 8, "none", epochs=60, batch=64, rate=1e-2), targets
+    )
     assert flat["linear", 0] > 0.9
     assert flat["xor", 0] < 0.6  # a linear map of any rank
 
@@ -34,7 +39,10 @@ def test_a_hidden_layer_reads_what_is_not_linear() -> None:
 def test_a_rank_below_the_classes_is_not_enough() -> None:
     train = {"linear": LINEAR[:1500]}
     found = {
-        rank: scores(networks_many(X[:1500], train, rank, "none", epochs=60, batch=64, rate=1e-2), {"linear": LINEAR})
+        rank: scores(
+            networks_many(X[:1500], train, rank, "none", epochs=60, batch=64, rate=1e-2),
+            {"linear": LINEAR},
+        )
         for rank in (1, 4)
     }
     assert found[4]["linear", 0] > 0.9
@@ -50,7 +58,9 @@ def test_a_rank_below_the_classes_is_not_enough() -> None:
 def test_beside_others_a_network_is_the_same() -> None:
     alone = networks_many(X, {"xor": XOR}, 16, epochs=4)["xor", 0]
     beside = networks_many(X, {"linear": LINEAR, "xor": XOR}, 16, seeds=(0, 7), epochs=4)
-    torch.testing.assert_close(alone.log_proba(X), beside["xor", 0].log_proba(X), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        alone.log_proba(X), beside["xor", 0].log_proba(X), atol=1e-4, rtol=1e-4
+    )
     assert not torch.allclose(alone.log_proba(X), beside["xor", 7].log_proba(X), atol=1e-2)
 
 
@@ -75,9 +85,13 @@ def test_one_step_is_adams() -> None:
 def test_estimators_say_what_they_did() -> None:
     probe = MLPProbe(hidden=32, max_iter=2).fit(X, XOR)
     assert (probe.n_iter_, probe.converged_) == (2, False)
-    np.testing.assert_array_equal(probe.predict(X), MLPProbe(hidden=32, max_iter=2).fit(X, XOR).predict(X))
+    np.testing.assert_array_equal(
+        probe.predict(X), MLPProbe(hidden=32, max_iter=2).fit(X, XOR).predict(X)
+    )
     assert LowRankProbe(3, max_iter=2).fit(X, LINEAR).fit_.weights[0].shape == (3, 8)
-    with pytest.raises(ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"):
+    with pytest.raises(
+        ValueError, match="target 'y': expected at least 2 classes, got one class: 'a'"
+    ):
         networks_many(X[:3], {"y": ["a", "a", "a"]})
 
 
@@ -85,10 +99,13 @@ def test_rows_that_are_not_finite_are_refused_and_never_count_as_converged() -> 
     dev = X[:10].copy()
     dev[3, 1] = np.nan
     with pytest.raises(
-        ValueError, match="dev must be finite, got NaN or infinity in 1 of 10 rows, first at row 3, column 1"
+        ValueError,
+        match="dev must be finite, got NaN or infinity in 1 of 10 rows, first at row 3, column 1",
     ):
         networks_many(X, {"xor": XOR}, 4, dev=(dev, {"xor": XOR[:10]}))
-    with pytest.raises(ValueError, match=r"target 'xor' has no dev labels, got them for \['other'\]"):
+    with pytest.raises(
+        ValueError, match=r"target 'xor' has no dev labels, got them for \['other'\]"
+    ):
         networks_many(X, {"xor": XOR}, 4, dev=(X[:10], {"other": XOR[:10]}))
     held = torch.tensor([1.0, torch.nan])
     rows = [torch.ones(2, 1)], lambda w, rows: (w[0] ** 2).sum(1), lambda w: held, 4
@@ -123,5 +140,8 @@ def test_networks_come_back_from_disk(tmp_path) -> None:
         np.testing.assert_array_equal(again.predict(X), probe.predict(X))
         for name in ("n_iter_", "converged_", "n_features_in_"):
             assert getattr(again, name) == getattr(probe, name)
-        assert (again.fit_.activation, again.fit_.dev_loss) == (probe.fit_.activation, probe.fit_.dev_loss)
+        assert (again.fit_.activation, again.fit_.dev_loss) == (
+            probe.fit_.activation,
+            probe.fit_.dev_loss,
+        )
         assert (again.get_params(), again.about_) == (probe.get_params(), {"site": "s"})

@@ -51,7 +51,9 @@ def test_path_gives_each_target_its_own_penalty_by_dev_r2():
 
 def test_bad_input():
     X, y = data()
-    with pytest.raises(ValueError, match="target 'y' must be finite, got NaN or infinity in 1 rows, first at row 4"):
+    with pytest.raises(
+        ValueError, match="target 'y' must be finite, got NaN or infinity in 1 rows, first at row 4"
+    ):
         ridge_many(X, {"y": np.where(np.arange(80) == 4, np.nan, y)}, l2=1.0)
     with pytest.raises(ValueError, match="needs dev"):
         ridge_many(X, {"y": y})
@@ -88,6 +90,10 @@ def test_rows_in_parts_are_checked_as_rows_at_once():
 def test_parts_after_a_file_are_refused_and_after_fit_begin_anew(tmp_path):
     X, y = data()
     probe = RidgeProbe().fit(X, y)
-    with pytest.raises(ValueError, match="partial_fit: expected a RidgeProbe fitted here, got one read from a file"):
+    with pytest.raises(
+        ValueError, match="partial_fit: expected a RidgeProbe fitted here, got one read from a file"
+    ):
         RidgeProbe.load(probe.save(tmp_path / "ridge")).partial_fit(X, y)
-    np.testing.assert_allclose(probe.partial_fit(X[:50], y[:50]).coef_, RidgeProbe().fit(X[:50], y[:50]).coef_)
+    np.testing.assert_allclose(
+        probe.partial_fit(X[:50], y[:50]).coef_, RidgeProbe().fit(X[:50], y[:50]).coef_
+    )

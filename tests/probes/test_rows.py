@@ -47,7 +47,11 @@ def test_rows_come_back(data):
     assert rows[some[:0]].shape == (0, D)
     assert torch.equal(torch.cat([rows[part] for part in rows.blocks()]), X)
     assert rows.like(2, 3).shape == (2, 3)
-    for places, values in ((slice(N - 1, None), X[:2]), (slice(0, 1), X[:3]), (torch.tensor([4]), X[:2])):
+    for places, values in (
+        (slice(N - 1, None), X[:2]),
+        (slice(0, 1), X[:3]),
+        (torch.tensor([4]), X[:2]),
+    ):
         with pytest.raises(ValueError, match="expected 1 rows of 30, got"):
             rows[places] = values
     with pytest.raises(ValueError, match=f"expected rows from 0 to {N - 1}, got {N} to {N}"):
@@ -111,7 +115,9 @@ def test_ridge_of_rows_on_disk(data):
     X, _ = data
     y = {"number": (X @ torch.arange(D).float()).numpy()}
     known = ridge_many(X, y, (10.0, 1.0), dev=(X[:99], {"number": y["number"][:99]}))["number"]
-    found = ridge_many(on_disk(X), y, (10.0, 1.0), dev=(on_disk(X[:99]), {"number": y["number"][:99]}))["number"]
+    found = ridge_many(
+        on_disk(X), y, (10.0, 1.0), dev=(on_disk(X[:99]), {"number": y["number"][:99]})
+    )["number"]
     assert found.l2 == known.l2
     np.testing.assert_allclose(found.predict(on_disk(X)), known.predict(X), rtol=1e-4)
 

@@ -35,7 +35,9 @@ def test_the_temperature_is_the_best_of_a_fine_grid_and_mends_what_was_overconfi
     grid = np.linspace(1, 6, 2001)
     losses = [nll(softmax(hot / t), y[:1500]).mean() for t in grid]
     assert found.temperature_[0] == pytest.approx(grid[int(np.argmin(losses))], abs=0.003)
-    before, after = (ece(*top_label(P, y[1500:])) for P in (softmax(test), found.predict_proba(test)))
+    before, after = (
+        ece(*top_label(P, y[1500:])) for P in (softmax(test), found.predict_proba(test))
+    )
     assert before > 0.1
     assert after < 0.05
     assert (found.predict_proba(test).argmax(1) == test.argmax(1)).all()

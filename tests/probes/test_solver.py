@@ -194,7 +194,10 @@ def test_labels_of_any_hashable_kind():
         fit = fit_many(X, {name: labels}, l2=0.1)[name]
         predicted = fit.predict(X)
         assert set(predicted.tolist()) <= set(list(labels) if name != "tensor" else y.tolist())
-        hits = [p == (g.item() if name == "tensor" else g) for p, g in zip(predicted, labels, strict=True)]
+        hits = [
+            p == (g.item() if name == "tensor" else g)
+            for p, g in zip(predicted, labels, strict=True)
+        ]
         assert np.mean(hits) > 0.5
         np.testing.assert_allclose(fit.predict_proba(X).sum(1), 1, atol=1e-12)
 
@@ -271,7 +274,9 @@ def test_bad_input_is_one_clear_line():
     broken[7, 2], broken[9, 1] = np.nan, np.inf
     with pytest.raises(NonFiniteError, match=r"2 of 50 rows, first at row 7, column 2 \(nan\)"):
         fit_many(broken, {"y": y}, l2=1.0)
-    with pytest.raises(ValueError, match="target 'same': expected at least 2 classes, got one class: 'a'"):
+    with pytest.raises(
+        ValueError, match="target 'same': expected at least 2 classes, got one class: 'a'"
+    ):
         fit_many(X, {"same": ["a"] * 50}, l2=1.0)
     with pytest.raises(ValueError, match="expected at least 2 classes, got none"):
         fit_many(X, {"none": []}, l2=1.0)

@@ -49,9 +49,14 @@ def test_the_perfect_code_has_perfect_scores() -> None:
     found = trees(40, 0)
     codes = [perfect(heads).numpy() for heads in found]
     for heads, code in zip(found, codes, strict=True):
-        np.testing.assert_array_equal(((code[:, None] - code[None]) ** 2).sum(2), tree_distances(heads))
+        np.testing.assert_array_equal(
+            ((code[:, None] - code[None]) ** 2).sum(2), tree_distances(heads)
+        )
         np.testing.assert_array_equal((code**2).sum(1), tree_depths(heads))
-    distances, depths = [((c[:, None] - c[None]) ** 2).sum(2) for c in codes], [(c**2).sum(1) for c in codes]
+    distances, depths = (
+        [((c[:, None] - c[None]) ** 2).sum(2) for c in codes],
+        [(c**2).sum(1) for c in codes],
+    )
     assert tree_edges(distances, found).tolist() == [[len(heads) - 1] * 2 for heads in found]
     assert tree_roots(depths, found).tolist() == [1.0] * len(found)
     assert distance_spearman(distances, found) == pytest.approx(1.0)
@@ -77,7 +82,9 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
     assert uuas["tree", 16] > 0.97
     assert fits["tree", 16].converged
     assert fits["tree", 16].dev_loss < 5e-3  # the code's optimum has loss 0
-    assert distance_spearman(said["tree", 16], dev) > 0.94  # gold distances tie, learned ones never do
+    assert (
+        distance_spearman(said["tree", 16], dev) > 0.94
+    )  # gold distances tie, learned ones never do
     assert uuas["tree", 2] < uuas["tree", 16] - 0.1
     chance = np.mean([2 / len(h) for h in dev])
     assert uuas["noise", 16] == pytest.approx(chance, abs=0.12)
@@ -85,11 +92,18 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
 
     brief = dataclasses.replace(published("hewitt2019"), epochs=3)
     alone = structural_many(
-        {"tree": layers[0]["tree"]}, train, {"tree": layers[1]["tree"]}, dev, ranks=(16,), schedule=brief
+        {"tree": layers[0]["tree"]},
+        train,
+        {"tree": layers[1]["tree"]},
+        dev,
+        ranks=(16,),
+        schedule=brief,
     )
     both = structural_many(layers[0], train, layers[1], dev, ranks=(2, 16), schedule=brief)
     assert not alone["tree", 16].converged
-    torch.testing.assert_close(alone["tree", 16].projection, both["tree", 16].projection, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        alone["tree", 16].projection, both["tree", 16].projection, atol=1e-5, rtol=1e-4
+    )
 
     depths = structural_many(layers[0], train, layers[1], dev, "depth", ranks=(16,))
     found = [depths["tree", 16].predict(words) for words in layers[1]["tree"]]
@@ -101,14 +115,18 @@ def test_scores_by_hand() -> None:
     heads = [2, 0, 2, 3, 4]  # 1-2-3-4-5, a chain
     chain = np.abs(np.arange(5)[:, None] - np.arange(5)[None]).astype(float)
     assert tree_edges([chain], [heads]).tolist() == [[4, 4]]
-    star = np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]  # all hang on the first word
+    star = (
+        np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]
+    )  # all hang on the first word
     np.fill_diagonal(star, 0)
     assert tree_edges([star], [heads]).tolist() == [[1, 4]]
     # Without the last word the chain has three edges, of which the star has one.
     assert tree_edges([star], [heads], [[True, True, True, True, False]]).tolist() == [[1, 3]]
     assert tree_roots([np.array([1.0, 0, 1, 2, 3])], [heads]) == [1]
     assert tree_roots([np.array([0.0, 1, 1, 2, 3])], [heads]) == [0]
-    assert tree_roots([np.array([0.0, 1, 1, 2, 3])], [heads], [[False, True, True, True, True]]) == [1]
+    assert tree_roots(
+        [np.array([0.0, 1, 1, 2, 3])], [heads], [[False, True, True, True, True]]
+    ) == [1]
     assert np.isnan(distance_spearman([np.zeros((2, 2))], [[0, 1]]))  # shorter than 5 words
 
 
@@ -123,5 +141,8 @@ def test_bad_input_is_one_clear_line() -> None:
     with pytest.raises(ValueError, match=r"expected layers of one width, got \[3, 4\]"):
         structural_many({**words, "b": [torch.zeros(2, 4)]}, [[0, 1]], words, [[0, 1]])
     bad = {"a": [torch.zeros(2, 3), torch.full((2, 3), torch.nan)]}
-    with pytest.raises(ValueError, match="layer 'a', sentence 1, must be finite, got NaN or infinity in 2 of 2 rows"):
+    with pytest.raises(
+        ValueError,
+        match="layer 'a', sentence 1, must be finite, got NaN or infinity in 2 of 2 rows",
+    ):
         structural_many(bad, [[0, 1]] * 2, words, [[0, 1]])

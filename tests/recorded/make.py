@@ -43,7 +43,9 @@ WORDS = "--corpus train.conllu --dev dev.conllu --test test.conllu"
 PROMPTS = "--prompts prompts.jsonl"
 PROBE = "probe-plain/probes/upos/blocks.1.hook_resid_post.safetensors"
 TEXT = ["--text", "The guards near the garden"]
-METHODS = "--method leave-one-out --method kernel-shap --method ig --method lrp --method input-reduction"
+METHODS = (
+    "--method leave-one-out --method kernel-shap --method ig --method lrp --method input-reduction"
+)
 
 COMMANDS: dict[str, list[str]] = {
     name: [*line.split(), *more]
@@ -68,15 +70,24 @@ COMMANDS: dict[str, list[str]] = {
             f"ablate {MODEL} {PAIRS} --limit 6 --value mean --null 2 --estimate gradient --verify 4 --verify-drawn 4",
         ),
         ("ablate-layers", f"ablate --model small {PROMPTS} --component layers --null 2"),
-        ("ablate-neurons", f"ablate --model small {PROMPTS} --component neurons --value resample --limit 4"),
-        ("ablate-optimal", f"ablate --model small {PROMPTS} --component mlps --value optimal --steps 3"),
+        (
+            "ablate-neurons",
+            f"ablate --model small {PROMPTS} --component neurons --value resample --limit 4",
+        ),
+        (
+            "ablate-optimal",
+            f"ablate --model small {PROMPTS} --component mlps --value optimal --steps 3",
+        ),
         ("ablate-probe", f"ablate --model small --probe {PROBE} --corpus test.conllu --limit 6"),
         ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 4 --null 2"),
         (
             "patch-positions",
             "patch --model small --clean prompts.jsonl --by position --estimate gradient --verify 3 --verify-drawn 3",
         ),
-        ("usage", f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 --push 1 --null 2"),
+        (
+            "usage",
+            f"usage {MODEL} {WORDS} --property feats:Number {PAIRS} --limit 8 --l2 10 --push 1 --null 2",
+        ),
         (
             "neurons",
             f"neurons --model small {WORDS} --layer 1 --property feats:Number {PAIRS} --limit 8 --gradient --translate 1 "
@@ -87,8 +98,16 @@ COMMANDS: dict[str, list[str]] = {
             f"attribute {MODEL} {METHODS} --sensitivity 1 --flips 1 --known prompts.jsonl --random 2",
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
-        ("attribute-generated", f"attribute {MODEL} --generate 2 --level token --method grad-input", *TEXT),
-        ("attribute-probe", f"attribute --model small --probe {PROBE} --word 1 --method grad-input", *TEXT),
+        (
+            "attribute-generated",
+            f"attribute {MODEL} --generate 2 --level token --method grad-input",
+            *TEXT,
+        ),
+        (
+            "attribute-probe",
+            f"attribute --model small --probe {PROBE} --word 1 --method grad-input",
+            *TEXT,
+        ),
         (
             "attribute-classifier",
             "attribute --model classifier --prompts texts.jsonl --method leave-one-out --method ig --random 2",
@@ -97,7 +116,10 @@ COMMANDS: dict[str, list[str]] = {
             "attend",
             f"attend {MODEL} --corpus test.conllu --effects ablate-heads --flow --show 2",
         ),
-        ("attend-checkpoints", "attend --model small --corpus test.conllu --limit 8 --checkpoints steps --show 1"),
+        (
+            "attend-checkpoints",
+            "attend --model small --corpus test.conllu --limit 8 --checkpoints steps --show 1",
+        ),
         ("attend-masked", "attend --model masked --prompts texts.jsonl --show 1"),
         (
             "geometry",
@@ -114,7 +136,10 @@ COMMANDS: dict[str, list[str]] = {
         ("calibrate-prompts", f"calibrate {MODEL} {PROMPTS} --bins 4"),
         ("calibrate-pairs", f"calibrate {MODEL} {PAIRS} --limit 12 --bins 4"),
         ("ask", f"ask {MODEL} {PROMPTS} --null-draws 3 --templates wording"),
-        ("ask-confidence", f"ask {MODEL} --pairs {DEMO.pairs} --limit 12 --bins 4 --confidence p_true"),
+        (
+            "ask-confidence",
+            f"ask {MODEL} --pairs {DEMO.pairs} --limit 12 --bins 4 --confidence p_true",
+        ),
         ("capture", "capture --model small --site hook_resid_post --corpus test.conllu --limit 4"),
         ("doctor", "doctor --model small"),
         ("doctor-masked", "doctor --model masked"),
@@ -149,21 +174,37 @@ def write_inputs() -> None:
         sentences = path.read_text(encoding="utf-8").split("\n\n")[:count]
         Path(path.name).write_text("\n\n".join(sentences) + "\n\n", encoding="utf-8")
     prompts = []
-    for place, noun in enumerate(("guard", "student", "teacher", "farmer", "judge", "nurse", "doctor", "pilot")):
+    for place, noun in enumerate(
+        ("guard", "student", "teacher", "farmer", "judge", "nurse", "doctor", "pilot")
+    ):
         verb = ("answer", "question", "paint", "name")[place % 4]
-        prompt = {"prompt": f"The {noun}s near the garden", "answer": f" {verb}", "wrong": f" {verb}s"}
+        prompt = {
+            "prompt": f"The {noun}s near the garden",
+            "answer": f" {verb}",
+            "wrong": f" {verb}s",
+        }
         prompts.append({**prompt, "corrupted": f"The {noun} near the garden"})
     write_lines("prompts.jsonl", prompts)
     write_lines("texts.jsonl", ({"prompt": prompt["prompt"]} for prompt in prompts[:3]))
     choices = [[prompt["answer"].strip(), prompt["wrong"].strip()] for prompt in prompts]
-    questions = ({"question": p["prompt"], "choices": c} for p, c in zip(prompts, choices, strict=True))
-    write_lines("questions.jsonl", ({**question, "answer": place % 2} for place, question in enumerate(questions)))
+    questions = (
+        {"question": p["prompt"], "choices": c} for p, c in zip(prompts, choices, strict=True)
+    )
+    write_lines(
+        "questions.jsonl",
+        ({**question, "answer": place % 2} for place, question in enumerate(questions)),
+    )
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(80, 3)).round(3) * 2
     labels = (logits / 2 + rng.gumbel(size=logits.shape)).argmax(1)
     rows = enumerate(zip(logits.tolist(), labels.tolist(), strict=True))
-    write_lines("predictions.jsonl", ({"logits": z, "label": y, "group": f"g{i // 2}"} for i, (z, y) in rows))
-    Path("wording").mkdir()  # the demo's model continues sentences, and names no words when it is asked
+    write_lines(
+        "predictions.jsonl",
+        ({"logits": z, "label": y, "group": f"g{i // 2}"} for i, (z, y) in rows),
+    )
+    Path(
+        "wording"
+    ).mkdir()  # the demo's model continues sentences, and names no words when it is asked
     for name in ("answer", "choose", "continuation", "p_true", "pair", "verbalised"):
         Path(f"wording/{name}.txt").write_text("{text}", encoding="utf-8")
     Path("wording/why.txt").write_text("{text} {answer} that", encoding="utf-8")
@@ -182,8 +223,12 @@ def write_models() -> None:
     demo = hf.AutoConfig.from_pretrained(DEMO.model).to_dict()
     size: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 24}
     llama = hf.LlamaConfig(**{**demo, **size, "head_dim": 6})
-    ids = {name: demo[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
-    bert = hf.BertConfig(**size, **ids, num_attention_heads=4, max_position_embeddings=64, initializer_range=0.4)
+    ids = {
+        name: demo[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    bert = hf.BertConfig(
+        **size, **ids, num_attention_heads=4, max_position_embeddings=64, initializer_range=0.4
+    )
     with torch.random.fork_rng():
         for seed, (name, made) in enumerate(
             (
@@ -228,7 +273,15 @@ def run(name: str) -> dict[str, Any]:
     return settled(json.loads((Path(name) / "results.json").read_text(encoding="utf-8")))
 
 
-MEASURED = {"seconds", "original_seconds", "speed", "tokens_per_second", "cores", "threads", "memory_gb"}
+MEASURED = {
+    "seconds",
+    "original_seconds",
+    "speed",
+    "tokens_per_second",
+    "cores",
+    "threads",
+    "memory_gb",
+}
 DATES = {"started", "finished"}
 MACHINE_PARTS = {"timings", "memory", "versions", "machine"}
 
@@ -251,8 +304,14 @@ def settled(value: Any, key: str = "", within: bool = False) -> Any:
         if within or key.endswith("sha256"):
             return "PLACEHOLDER"
         text = value.replace(str(DEMO.model.parent), "demo").replace(str(Path.cwd()), "work")
-        return re.sub(r"\d+% of its time", "100% of its time", re.sub(r"\d+\.\d+ s\b", "1.0 s", text))
-    measured = (within or key in MEASURED) and isinstance(value, (int, float)) and not isinstance(value, bool)
+        return re.sub(
+            r"\d+% of its time", "100% of its time", re.sub(r"\d+\.\d+ s\b", "1.0 s", text)
+        )
+    measured = (
+        (within or key in MEASURED)
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    )
     return type(value)(1) if measured else value
 
 
@@ -269,7 +328,11 @@ def write(name: str, results: dict[str, Any]) -> None:
     parts = []
     for key, value in results.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            text = "[\n  " + ",\n  ".join(json.dumps(one, ensure_ascii=False) for one in value) + "\n ]"
+            text = (
+                "[\n  "
+                + ",\n  ".join(json.dumps(one, ensure_ascii=False) for one in value)
+                + "\n ]"
+            )
         else:
             text = json.dumps(value, ensure_ascii=False, indent=1 if key == "provenance" else None)
         parts.append(f" {json.dumps(key)}: {text}")
@@ -314,7 +377,9 @@ def changes_of_shape(before: Any, now: Any) -> list[str]:
     """One line for each path that came, went, or has other types or units."""
     old, new = shape(before), shape(now)
     gone = [f"{path}: not written any more" for path in sorted(old.keys() - new.keys())]
-    came = [f"{path}: new, {' or '.join(sorted(new[path]))}" for path in sorted(new.keys() - old.keys())]
+    came = [
+        f"{path}: new, {' or '.join(sorted(new[path]))}" for path in sorted(new.keys() - old.keys())
+    ]
     other = [
         f"{path}: {' or '.join(sorted(new[path]))}, recorded as {' or '.join(sorted(old[path]))}"
         for path in sorted(old.keys() & new.keys())
@@ -349,7 +414,9 @@ def changes(name: str, now: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Record or check; returns 1 where something differs."""
-    parser = argparse.ArgumentParser(description="Record the results that page and table tests read.")
+    parser = argparse.ArgumentParser(
+        description="Record the results that page and table tests read."
+    )
     parser.add_argument("name", nargs="*", choices=[*COMMANDS, []], help="a run (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing, list what differs")
     given = parser.parse_args()
@@ -366,7 +433,9 @@ def main() -> int:
                 write(name, results)
                 print(f"{name}: {len(results['records'])} records", flush=True)
     if not given.check:
-        (HERE / "machine.json").write_text(json.dumps(this_machine(), indent=1) + "\n", encoding="utf-8")
+        (HERE / "machine.json").write_text(
+            json.dumps(this_machine(), indent=1) + "\n", encoding="utf-8"
+        )
     elif not is_the_recording_machine():
         print("numbers and texts were not compared: another machine recorded them")
     return int(differing > 0)

@@ -56,11 +56,23 @@ class Files:
     def __init__(self, folder: Path, paths: Any) -> None:
         self.folder, self.number = folder, 0
         rows = {
-            "prompts": [{"prompt": "The old dog", "answer": " barks", "wrong": " bark", "corrupted": "The old dogs"}]
+            "prompts": [
+                {
+                    "prompt": "The old dog",
+                    "answer": " barks",
+                    "wrong": " bark",
+                    "corrupted": "The old dogs",
+                }
+            ]
             * 4,
             "pairs": [json.loads(line) for line in paths.pairs.read_text().splitlines()[:4]],
-            "questions": [{"question": f"Is {i} even?", "choices": ["yes", "no"], "answer": i % 2} for i in range(16)],
-            "predictions": [{"probabilities": [0.2 + i / 50, 0.8 - i / 50], "label": i % 2} for i in range(16)],
+            "questions": [
+                {"question": f"Is {i} even?", "choices": ["yes", "no"], "answer": i % 2}
+                for i in range(16)
+            ],
+            "predictions": [
+                {"probabilities": [0.2 + i / 50, 0.8 - i / 50], "label": i % 2} for i in range(16)
+            ],
         }
         self.rows: dict[str, list[dict[str, Any]]] = rows
         self.corpus = "\n\n".join(paths.dev.read_text(encoding="utf-8").split("\n\n")[:12]) + "\n\n"
@@ -98,10 +110,17 @@ class Files:
                 ("", "_", "0", "-1", "99", "1-2", "1.1", "a=b|c", "x\ud800", "\x00", "9" * 30)
             )
             lines[at] = rng.choice(
-                ("\t".join(cells), "", "# text = x", "# global.columns = ID FORM", lines[at] + "\t_")
+                (
+                    "\t".join(cells),
+                    "",
+                    "# text = x",
+                    "# global.columns = ID FORM",
+                    lines[at] + "\t_",
+                )
             )
         return self.write(
-            damaged("\n".join(lines).encode("utf-8", "surrogatepass"), rng), rng.choice((".conllu", ".conllu", ".txt"))
+            damaged("\n".join(lines).encode("utf-8", "surrogatepass"), rng),
+            rng.choice((".conllu", ".conllu", ".txt")),
         )
 
 
@@ -132,11 +151,17 @@ def case(number: int, seed: int, files: Files, studies: Any, model: str) -> list
     words = [name]
     needed = [item for item in fields.values() if item.default is dataclasses.MISSING]
     chosen = {item.name for item in needed if rng.random() < 0.95}
-    sources = [n for n in ("prompts", "pairs", "questions", "predictions", "text", "clean", "corpus") if n in fields]
+    sources = [
+        n
+        for n in ("prompts", "pairs", "questions", "predictions", "text", "clean", "corpus")
+        if n in fields
+    ]
     if sources:
         chosen |= {rng.choice(sources)}
     chosen |= set(rng.sample(list(fields), min(len(fields), rng.choice((0, 1, 1, 2, 3)))))
-    for option in sorted(chosen - {"out", "force", "trust_remote_code", "engine", "address", "workers"}):
+    for option in sorted(
+        chosen - {"out", "force", "trust_remote_code", "engine", "address", "workers"}
+    ):
         words += _option(option, fields[option], rng, files, model)
     return [*words, "--out", str(files.folder / f"out-{number}"), "--dry-run", "--quiet"]
 
@@ -160,7 +185,13 @@ def _option(name: str, item: Any, rng: random.Random, files: Files, model: str) 
         return [flag, rng.choice(item.metadata["choices"])]
     if "Path" in str(item.type):
         return [flag, str(files.rows_of(rng.choice(list(files.rows)), rng))]
-    known = {"property": "upos", "site": "hook_resid_post", "metric": "loss", "text": "The old dog", "target": " barks"}
+    known = {
+        "property": "upos",
+        "site": "hook_resid_post",
+        "metric": "loss",
+        "text": "The old dog",
+        "target": " barks",
+    }
     if name in known:
         return [flag, known[name]]
     if "int" in str(item.type) or "float" in str(item.type):
@@ -183,7 +214,11 @@ def run(words: list[str]) -> Outcome:
     from layerscope.experiments.cli import BUG, main
 
     said, start = io.StringIO(), time.perf_counter()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         try:
             status = main(words)
@@ -254,6 +289,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     found, wrong = battery(given.cases, given.seed)
     for one in wrong[:200]:
-        print(f"{one.wrong}: {' '.join(repr(w)[:60] for w in one.words)}\n    {one.message[-400:]}\n")
+        print(
+            f"{one.wrong}: {' '.join(repr(w)[:60] for w in one.words)}\n    {one.message[-400:]}\n"
+        )
     print(f"{given.cases:,} cases: {dict(found)}; {len(wrong)} failed")
     sys.exit(bool(wrong))

@@ -24,7 +24,9 @@ from .generate import SEED, SPLITS
 
 
 @torch.no_grad()
-def pair_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Path) -> dict[str, float]:
+def pair_accuracy(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: Path
+) -> dict[str, float]:
     """The share of pairs, by UID, in which the good sentence is the likelier one."""
     model.eval()
     right: dict[str, list[bool]] = defaultdict(list)
@@ -58,7 +60,9 @@ def word_vectors(
         for sentence in corpus:
             encoded = tokenizer(sentence.text, return_offsets_mapping=True)
             ends = [end for _, end in encoded["offset_mapping"]]
-            last = [next(i for i, end in enumerate(ends) if end >= word.end) for word in sentence.words]
+            last = [
+                next(i for i, end in enumerate(ends) if end >= word.end) for word in sentence.words
+            ]
             caught.clear()
             model(input_ids=torch.tensor([encoded["input_ids"]]))
             for layer, states in zip(layers, caught, strict=True):
@@ -89,14 +93,25 @@ def layer_scores(
         for form, label in zip(types[0], labels[0].tolist(), strict=True):
             by_type[form][label] += 1
         usual = Counter(labels[0].tolist()).most_common(1)[0][0]
-        guesses = [by_type[form].most_common(1)[0][0] if form in by_type else usual for form in types[1]]
-        found[name] = {"layers": scores, "type_majority": float(np.mean(np.array(guesses) == labels[1]))}
+        guesses = [
+            by_type[form].most_common(1)[0][0] if form in by_type else usual for form in types[1]
+        ]
+        found[name] = {
+            "layers": scores,
+            "type_majority": float(np.mean(np.array(guesses) == labels[1])),
+        }
     return found
 
 
 def describe(facts: dict[str, Any], folder: Path) -> str:
     """The README of the data folder, with what was measured."""
-    files = ("train.conllu", "dev.conllu", "test.conllu", "agreement_pairs.jsonl", "demo-llama/model.safetensors")
+    files = (
+        "train.conllu",
+        "dev.conllu",
+        "test.conllu",
+        "agreement_pairs.jsonl",
+        "demo-llama/model.safetensors",
+    )
     sizes = [f"| `{name}` | {(folder / name).stat().st_size / 1e6:.2f} MB |" for name in files]
     pairs = [f"| `{uid}` | {value:.3f} |" for uid, value in facts["pairs"].items()]
     probes: list[str] = []

@@ -70,7 +70,9 @@ class Grammar(Verbs):
 
     def active(self) -> tuple[Verb, str]:
         """A verb for a person as subject, and its frame."""
-        frame = self.choose.branch(thing=0.3, person=0.24, event=0.13, alone=0.17, gives=0.07, says=0.05, wants=0.04)
+        frame = self.choose.branch(
+            thing=0.3, person=0.24, event=0.13, alone=0.17, gives=0.07, says=0.05, wants=0.04
+        )
         lists = {
             "thing": lex.TAKES_THING,
             "person": lex.TAKES_PERSON,

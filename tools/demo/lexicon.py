@@ -171,7 +171,9 @@ PARTICLE = tuple(
 
 FEMALE = _words("Anna Rose Grace May Nora Joy Emma Dawn Faith Ruth Ivy Clara Hope Lena")
 MALE = _words("Mark Will Frank Tom Bill Peter Jack Drew Grant Chase Oscar Carl Miles Hugo")
-SURNAMES = _words("Cook Walker Brooks Hill Young King Baker Field West Stone Rivers Marsh Park Banks Lane")
+SURNAMES = _words(
+    "Cook Walker Brooks Hill Young King Baker Field West Stone Rivers Marsh Park Banks Lane"
+)
 TOWNS = _words("Ashford Brook Reading Castle Bath Marlow Stone Holm Linden Harwich")
 
 ADJECTIVES = _words(

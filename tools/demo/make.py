@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument(
-        "--checkpoints", type=Path, help="only save the model at its first steps there, for `attend --checkpoints`"
+        "--checkpoints",
+        type=Path,
+        help="only save the model at its first steps there, for `attend --checkpoints`",
     )
     parser.add_argument("--corpus-only", action="store_true", help="leave the model alone")
     chosen = parser.parse_args(arguments)
@@ -55,7 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
         keep = {step: chosen.checkpoints / f"step-{step:05d}" for step in STEPS}
         chosen.checkpoints.mkdir(parents=True, exist_ok=True)
         log = chosen.checkpoints / "training.log"
-        train.train(model, rows, held_out_rows[:300], epochs=chosen.epochs, seed=generate.SEED, log=log, keep=keep)
+        train.train(
+            model,
+            rows,
+            held_out_rows[:300],
+            epochs=chosen.epochs,
+            seed=generate.SEED,
+            log=log,
+            keep=keep,
+        )
         return
     folder = chosen.out / "demo-llama"
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         "nats": train.nats_per_sentence(model, held_out_rows),
         "entropy": entropy,
         "pairs": check.pair_accuracy(model, tokenizer, chosen.out / "agreement_pairs.jsonl"),
-        "probes": check.layer_scores(model, tokenizer, chosen.out / "train.conllu", chosen.out / "test.conllu"),
+        "probes": check.layer_scores(
+            model, tokenizer, chosen.out / "train.conllu", chosen.out / "test.conllu"
+        ),
     }
     (chosen.out / "README.md").write_text(check.describe(facts, chosen.out), encoding="utf-8")
     print(f"done in {time.time() - started:.0f} s; see {chosen.out / 'README.md'}")

@@ -136,9 +136,13 @@ class Nominals:
         """Put an article, a demonstrative, a number or a possessor in front."""
         choose = self.choose
         if plural:
-            how = choose.branch(the=0.38, bare=0.22, these=0.05, those=0.05, some=0.07, number=0.08, poss=0.15)
+            how = choose.branch(
+                the=0.38, bare=0.22, these=0.05, those=0.05, some=0.07, number=0.08, poss=0.15
+            )
         else:
-            how = choose.branch(the=0.43, a=0.23, this=0.05, that=0.08, every=0.04, each=0.02, poss=0.15)
+            how = choose.branch(
+                the=0.43, a=0.23, this=0.05, that=0.08, every=0.04, each=0.02, poss=0.15
+            )
         if how == "bare":
             return
         if how == "number":

@@ -64,7 +64,9 @@ def new_model(seed: int) -> LlamaForCausalLM:
     )
 
 
-def batches(rows: list[list[int]], tokens: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    rows: list[list[int]], tokens: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(input ids, labels) of about `tokens` tokens each, rows of one length together."""
     order = torch.randperm(len(rows), generator=generator).tolist()
     chunk = 4096  # sorted by length inside a chunk, so that batches still differ every time
@@ -133,7 +135,9 @@ def train(
     model.set_attn_implementation("eager")
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+        return min(1.0, (step + 1) / 100) * (
+            0.02 + 0.98 * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     started, running, step = time.time(), 0.0, 0

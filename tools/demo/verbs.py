@@ -84,7 +84,9 @@ class Verbs(Nominals):
 
     def group(self, verb: Verb, agreement: str) -> Node:
         """A finite verb group in the active voice."""
-        how = self.choose.branch(simple=0.66, modal=0.09, progressive=0.09, perfect=0.06, negated=0.1)
+        how = self.choose.branch(
+            simple=0.66, modal=0.09, progressive=0.09, perfect=0.06, negated=0.1
+        )
         if how == "simple":
             node = simple(verb, self.tense(), agreement)
             if self.choose.maybe(0.1):

@@ -47,7 +47,10 @@ def optimal_constants(
         first: the first position that is edited.
     """
     names = list(dict.fromkeys(part.site.name for part in parts))
-    clean = [Resume(subject.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2]) for chunk in groups]
+    clean = [
+        Resume(subject.model, chunk.batch.inputs(subject.device), chunk.reads.places[:, :2])
+        for chunk in groups
+    ]
     out: dict[str, Tensor] = {}
     with console.progress() as bars:
         bar = bars.add_task("optimal constants", total=len(names))
@@ -74,7 +77,9 @@ def _descend(
     """All components of one site at once, a copy of the texts for each: their losses do not meet."""
     site = Site(parts[0].site.name)
     mean, scale = (value.to(subject.device, torch.float32) for value in reference.moments(site))
-    whole = torch.stack([mean] * len(parts))  # component *width; each component's own part of it is what counts
+    whole = torch.stack(
+        [mean] * len(parts)
+    )  # component *width; each component's own part of it is what counts
     zero = torch.zeros_like(whole)
     best, least = whole.clone(), _loss(subject, clean, groups, parts, whole, first)[0]
     at_zero = _loss(subject, clean, groups, parts, zero, first)[0]
@@ -89,7 +94,9 @@ def _descend(
         momentum = 0.9 * momentum + 0.1 * gradient
         squares = 0.99 * squares + 0.01 * gradient**2
         size = RATE * (1 - (step - 1) / steps) * scale
-        now = now - size * (momentum / (1 - 0.9**step)) / ((squares / (1 - 0.99**step)).sqrt() + 1e-12)
+        now = now - size * (momentum / (1 - 0.9**step)) / (
+            (squares / (1 - 0.99**step)).sqrt() + 1e-12
+        )
     better = _loss(subject, clean, groups, parts, now, first)[0] < least
     best[better] = now[better]
     out = mean.clone()
@@ -114,8 +121,14 @@ def _loss(
     for resume, chunk in zip(clean, groups, strict=True):
         at = constants.detach().requires_grad_(backward)
         edit: dict[SiteLike, Edit] = {Site(parts[0].site.name): _laid(parts, at, first)}
-        with warnings.catch_warnings(), torch.set_grad_enabled(backward), intervene(subject.model, edit):
-            warnings.simplefilter("ignore", NothingChanged)  # the mean of a part that is the same everywhere
+        with (
+            warnings.catch_warnings(),
+            torch.set_grad_enabled(backward),
+            intervene(subject.model, edit),
+        ):
+            warnings.simplefilter(
+                "ignore", NothingChanged
+            )  # the mean of a part that is the same everywhere
             logits = resume.run(layer, resume.residual(layer).repeat(len(parts), 1, 1))
             after = torch.log_softmax(logits.view(len(parts), *resume.logits.shape).float(), dim=-1)
             before = torch.log_softmax(resume.logits.float(), dim=-1)
@@ -128,7 +141,9 @@ def _loss(
     return total, slope
 
 
-def _laid(parts: Sequence[Component], constants: Float[Tensor, "component *width"], first: int) -> Edit:
+def _laid(
+    parts: Sequence[Component], constants: Float[Tensor, "component *width"], first: int
+) -> Edit:
     """Each copy of the texts with its own component at its own constant."""
 
     def apply(value: Tensor, where: Where) -> Tensor:

@@ -14,17 +14,25 @@ from ...sweep.positions import NOT_FIRST, positions_option
 class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
     """Every part of a kind ablated on its own."""
 
-    component: str = option("what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers"))
+    component: str = option(
+        "what is ablated", "heads", choices=("heads", "neurons", "mlps", "attentions", "layers")
+    )
     value: str = option(
-        "what takes its place", "zero", choices=("zero", "mean", "mean-position", "resample", "optimal")
+        "what takes its place",
+        "zero",
+        choices=("zero", "mean", "mean-position", "resample", "optimal"),
     )
     positions: str = positions_option(NOT_FIRST)
     steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(
-        "prompts whose values give mean and resample (default: the measured ones)", None, metavar="FILE"
+        "prompts whose values give mean and resample (default: the measured ones)",
+        None,
+        metavar="FILE",
     )
     probe: Path | None = option(
-        "a saved probe (DIR/probes/... of a probing run): measure what it reads instead", None, metavar="FILE"
+        "a saved probe (DIR/probes/... of a probing run): measure what it reads instead",
+        None,
+        metavar="FILE",
     )
     corpus: Path | None = option("with --probe: annotated sentences, CoNLL-U", None, metavar="FILE")
 

@@ -50,6 +50,9 @@ def _role(record: AblationRecord) -> Cell:
 
 
 ROLES = ExtraColumn(
-    Column("on repeated tokens", hint="mean attention where the role looks, on random tokens that come twice"),
+    Column(
+        "on repeated tokens",
+        hint="mean attention where the role looks, on random tokens that come twice",
+    ),
     _role,
 )

@@ -109,7 +109,9 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         notes += left_out
     groups = list(chunks(subject, reads, options.batch_tokens))
     parts = components(subject.model, options.component, groups[0].batch)
-    if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
+    if (
+        metric.readout is not None
+    ):  # what comes after the probed layer changes nothing that the probe reads
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     return AblateInputs(
         options=options,
@@ -135,7 +137,9 @@ def _refuse(options: AblateOptions) -> None:
     if options.reference is not None and options.value == "zero":
         raise RunError("--reference: --value zero takes nothing from other prompts")
     if options.probe is not None and options.value == "optimal":
-        raise RunError("--value optimal: its constants disturb the model's own predictions least, not a probe's")
+        raise RunError(
+            "--value optimal: its constants disturb the model's own predictions least, not a probe's"
+        )
     if options.value == "optimal" and options.component == "neurons":
         raise RunError(
             "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
@@ -199,7 +203,9 @@ def cost(inputs: AblateInputs) -> Cost:
     """Every part edited in every batch."""
     options, parts, groups = inputs.options, inputs.parts, inputs.groups
     kind = inputs.data[0].split
-    text = f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
+    text = (
+        f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
+    )
     return Cost(text, memory=sweep_bytes(inputs.subject, groups, len(parts)))
 
 
@@ -248,7 +254,9 @@ def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
         constants = optimal_constants(
             folder, inputs.subject, inputs.groups, inputs.parts, reference, options.steps, first
         )
-        return lambda number: lambda part: at_positions(edits.constant(constants[part.site.name]), first)
+        return lambda number: (
+            lambda part: at_positions(edits.constant(constants[part.site.name]), first)
+        )
     per = "position" if options.value == "mean-position" else "all"
     mean = at_positions(edits.mean(reference, per), first)
     return lambda number: lambda part: mean
@@ -307,9 +315,7 @@ def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | 
     notes = [*inputs.notes, *group_notes(clusters)]
     notes += unchanged_notes(measured, options.component, metric.name)
     if not metric.baseline_is_zero and not is_comparable(base):
-        text = (
-            f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
-        )
+        text = f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
         notes.append(Note(kind="skipped", text=text))
     if options.value == "resample":
         text = "each text's values come from one other reference text, drawn once and the same at all sites"

@@ -17,7 +17,11 @@ from ...report.scatter import scatter
 from ...report.words import p_value, plural, signed, unnamed
 from .records import PromptRecord, Results, WordsRecord
 
-NAMES = {"named": "named by the model", "random": "drawn at random", "attribution": "the attribution's top words"}
+NAMES = {
+    "named": "named by the model",
+    "random": "drawn at random",
+    "attribution": "the attribution's top words",
+}
 
 
 def _about_reasons(results: Results) -> bool:
@@ -29,9 +33,19 @@ def _about_confidence(results: Results) -> bool:
 
 
 CONTROLS = (
-    Control("as many random words", "any words would have mattered as much", field("over_random"), "", _about_reasons),
     Control(
-        "the top words of an attribution", "no words could have mattered more", told("attribution"), "", _about_reasons
+        "as many random words",
+        "any words would have mattered as much",
+        field("over_random"),
+        "",
+        _about_reasons,
+    ),
+    Control(
+        "the top words of an attribution",
+        "no words could have mattered more",
+        told("attribution"),
+        "",
+        _about_reasons,
     ),
     *(replace(control, applies=_about_confidence) for control in OF_CONFIDENCE),
 )
@@ -59,7 +73,9 @@ def page(results: Results) -> Page:
         title=f"Do the words matter that {name} names?",
         kicker="layerscope ask",
         facts=facts,
-        findings=[("effects", "named words", unnamed(f.text, "named words")) for f in results.findings],
+        findings=[
+            ("effects", "named words", unnamed(f.text, "named words")) for f in results.findings
+        ],
         sections=[
             *([_effects(records, prompts, data)] if records else []),
             *([_prompts(prompts)] if prompts else []),
@@ -68,7 +84,9 @@ def page(results: Results) -> Page:
     )
 
 
-def _effects(records: Sequence[WordsRecord], prompts: Sequence[PromptRecord], data: dict[str, Any]) -> Section:
+def _effects(
+    records: Sequence[WordsRecord], prompts: Sequence[PromptRecord], data: dict[str, Any]
+) -> Section:
     """The three kinds of words, and every prompt as a point."""
     unit = records[0].unit
     columns = [
@@ -77,7 +95,10 @@ def _effects(records: Sequence[WordsRecord], prompts: Sequence[PromptRecord], da
             "effect",
             hint="log-probability of the answer (minus that of the wrong one) with the whole text minus without the words",
         ),
-        Column("over random", hint="effect minus that of as many words drawn at random, on the same prompts"),
+        Column(
+            "over random",
+            hint="effect minus that of as many words drawn at random, on the same prompts",
+        ),
         Column("p", hint="sign-flip test over prompts"),
     ]
     rows = [
@@ -90,7 +111,10 @@ def _effects(records: Sequence[WordsRecord], prompts: Sequence[PromptRecord], da
         for r in records
     ]
     tested = [p for p in prompts if p.named_effect is not None]
-    counts = [(why, sum(p.reason == why for p in prompts)) for why in ("refused", "unparsable", "everything")]
+    counts = [
+        (why, sum(p.reason == why for p in prompts))
+        for why in ("refused", "unparsable", "everything")
+    ]
     items = [
         ("tested", f"{len(tested)} of {len(prompts)}", "prompts"),
         *((why, str(n), "answers") for why, n in counts if n),
@@ -138,7 +162,10 @@ def _prompts(prompts: Sequence[PromptRecord]) -> Section:
             Cell(p.answer),
             Cell(p.said, None, p.reason),
             Cell(", ".join(p.named)),
-            *(score_cell(effect) for effect in (p.named_effect, p.random_effect, p.attribution_effect)),
+            *(
+                score_cell(effect)
+                for effect in (p.named_effect, p.random_effect, p.attribution_effect)
+            ),
         ]
         for p in prompts
     ]

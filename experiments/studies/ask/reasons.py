@@ -105,7 +105,9 @@ def parse_words(said: str, words: Sequence[str]) -> Named:
     if {"word", "words"} & set(named[:lead]):  # "The most important words are", and then they come
         named = named[lead:] or named
     places = tuple(i for i, word in enumerate(in_text) if word in named)
-    absent = tuple(dict.fromkeys(word for word in named if word not in in_text and word not in FRAME))
+    absent = tuple(
+        dict.fromkeys(word for word in named if word not in in_text and word not in FRAME)
+    )
     refused = REFUSAL.search(said)
     if refused and refused[0].lower() not in " ".join(in_text):  # which a text may hold
         return Named((), (), "refused", said)
@@ -127,7 +129,9 @@ def explained(subject: Subject, prompt: Prompt, options: AskOptions) -> Explaine
         scorer = Scorer(ask(subject, prompt.prompt, target), options.batch_tokens)
         game = Game(scorer, options.removal, options.seed)
         units = game.question.units.texts
-        return Explained(prompt, game, tuple(i for i, unit in enumerate(units) if is_word(unit)), game.value)
+        return Explained(
+            prompt, game, tuple(i for i, unit in enumerate(units) if is_word(unit)), game.value
+        )
 
     first = made(prompt)
     if prompt.wrong is None or first.clean >= 0:

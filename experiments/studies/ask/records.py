@@ -13,7 +13,9 @@ from ...report.schema import StudyResults, entry
 class WordsRecord:
     """One kind of words, removed."""
 
-    words: Literal["named", "random", "attribution"] = entry("named by the model, drawn, or an attribution's top words")
+    words: Literal["named", "random", "attribution"] = entry(
+        "named by the model, drawn, or an attribution's top words"
+    )
     unit: str = entry("unit of the effects")
     effect: float = entry("value of the text less its value without the words, mean over prompts")
     low: float | None = entry("lower end of its 95% interval; null with one group of prompts")
@@ -21,7 +23,9 @@ class WordsRecord:
     over_random: float | None = entry("effect less that of as many random words; null for those")
     over_random_low: float | None = entry("lower end of its 95% interval")
     over_random_high: float | None = entry("upper end of its 95% interval")
-    p: float | None = entry("sign-flip test of over_random over groups; null with one group of prompts")
+    p: float | None = entry(
+        "sign-flip test of over_random over groups; null with one group of prompts"
+    )
     n: int = entry("prompts that are tested", "prompts")
     n_clusters: int = entry("groups that are resampled", "groups")
 
@@ -35,10 +39,14 @@ class PromptRecord:
     said: str = entry("its answer when it is asked for the words that mattered")
     named: list[str] = entry("words of the prompt that it names")
     absent: list[str] = entry("words that it names and the prompt does not have")
-    reason: str = entry("why it is not tested: refused, unparsable, or everything; empty where it is")
+    reason: str = entry(
+        "why it is not tested: refused, unparsable, or everything; empty where it is"
+    )
     n_words: int = entry("words of the prompt", "words")
     clean: float = entry("value of the whole prompt")
-    named_effect: float | None = entry("effect of removing the named words; null where it is not tested")
+    named_effect: float | None = entry(
+        "effect of removing the named words; null where it is not tested"
+    )
     random_effect: float | None = entry("effect of as many random words, mean over draws")
     attribution_effect: float | None = entry("effect of as many top words of the attribution")
 
@@ -47,10 +55,16 @@ class PromptRecord:
 class Results(StudyResults):
     """Reasons or confidences."""
 
-    records: list[WordsRecord | JudgedRecord] = entry("one for each kind of words (reasons), or for each confidence")
+    records: list[WordsRecord | JudgedRecord] = entry(
+        "one for each kind of words (reasons), or for each confidence"
+    )
     prompts: list[PromptRecord] = entry("reasons: one for each prompt", default=[])
-    comparisons: list[ComparisonRecord] = entry("confidence: the first against each other one", default=[])
-    errors: list[ErrorRecord] = entry("confidence: the wrong answers that the first was surest of", default=[])
+    comparisons: list[ComparisonRecord] = entry(
+        "confidence: the first against each other one", default=[]
+    )
+    errors: list[ErrorRecord] = entry(
+        "confidence: the wrong answers that the first was surest of", default=[]
+    )
     source: str = entry("confidence: what was measured: questions, prompts or pairs", default="")
 
     @property

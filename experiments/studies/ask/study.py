@@ -60,14 +60,18 @@ def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs
             raise QuestionError("expected one of --reasons and --confidence")
         return confidence.prepare(options, load)
     if options.prompts is None or options.source != options.prompts:
-        raise QuestionError("--reasons: expected --prompts FILE, and neither --questions nor --pairs")
+        raise QuestionError(
+            "--reasons: expected --prompts FILE, and neither --questions nor --pairs"
+        )
     method_named(options.attribution)
     prompts = read_prompts(options.prompts, options.limit)
     subject = load()
     templates = Templates(subject, options.templates, options.chat)
     data = [DataFile.of("prompts", options.prompts, len(prompts))]
     data += [DataFile.of(f"template {path.stem}", path, 1) for path in templates.replaced]
-    return ReasonsInputs(options=options, subject=subject, data=data, prompts=prompts, templates=templates)
+    return ReasonsInputs(
+        options=options, subject=subject, data=data, prompts=prompts, templates=templates
+    )
 
 
 def cost(inputs: ReasonsInputs | ConfidenceInputs) -> Cost:
@@ -75,7 +79,9 @@ def cost(inputs: ReasonsInputs | ConfidenceInputs) -> Cost:
     if isinstance(inputs, ConfidenceInputs):
         return confidence.cost(inputs)
     draws = f"{inputs.options.null_draws} draws of random words"
-    return Cost(f"{len(inputs.prompts)} prompts: an answer about each, its words removed, and {draws}")
+    return Cost(
+        f"{len(inputs.prompts)} prompts: an answer about each, its words removed, and {draws}"
+    )
 
 
 def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
@@ -89,15 +95,28 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     subject, options = inputs.subject, inputs.options
     assert subject is not None
     prompts = [explained(subject, prompt, options) for prompt in inputs.prompts]
-    answers = _kept(run, "asking", "why", [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts])
-    named = [parse_words(answer, prompt.texts) for answer, prompt in zip(answers, prompts, strict=True)]
+    answers = _kept(
+        run,
+        "asking",
+        "why",
+        [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts],
+    )
+    named = [
+        parse_words(answer, prompt.texts) for answer, prompt in zip(answers, prompts, strict=True)
+    ]
     tested = [i for i, one in enumerate(named) if not one.reason]
     if not tested:
-        counts = ", ".join(f"{sum(n.reason == r for n in named)} {r}" for r in ("refused", "unparsable", "everything"))
+        counts = ", ".join(
+            f"{sum(n.reason == r for n in named)} {r}"
+            for r in ("refused", "unparsable", "everything")
+        )
         raise QuestionError(
             f"none of {len(named)} answers names words that can be taken out ({counts}): see --templates, --chat"
         )
-    jobs = [partial(_effects, number, prompts[i], named[i].places, options) for number, i in enumerate(tested)]
+    jobs = [
+        partial(_effects, number, prompts[i], named[i].places, options)
+        for number, i in enumerate(tested)
+    ]
     effects = np.array(_kept(run, "removing words", "effect", jobs))
     clusters = clusters_of([inputs.prompts[i] for i in tested])
     records = _records(effects, clusters, prompts[0].game.question.unit, options.seed)
@@ -122,14 +141,20 @@ def _kept(run: Run, title: str, name: str, jobs: Sequence[Callable[[], T]]) -> l
 
 def _answer(subject: Subject, prompt: Explained, templates: Templates) -> str:
     """What the model writes when it is asked for the words that mattered."""
-    text = templates.ask("why", text=prompt.prompt.prompt.strip(), answer=prompt.prompt.answer.strip())
+    text = templates.ask(
+        "why", text=prompt.prompt.prompt.strip(), answer=prompt.prompt.answer.strip()
+    )
     return generate(subject, text, LENGTH)[0]
 
 
-def _effects(number: int, prompt: Explained, places: Sequence[int], options: AskOptions) -> list[float]:
+def _effects(
+    number: int, prompt: Explained, places: Sequence[int], options: AskOptions
+) -> list[float]:
     """In the order of `KINDS`: the named words, random ones (mean over draws), the attribution's."""
     rng = random.Random(f"{options.seed}-{number}")
-    scores = explain(prompt.game.scorer, options.attribution, removal=options.removal, seed=options.seed).scores
+    scores = explain(
+        prompt.game.scorer, options.attribution, removal=options.removal, seed=options.seed
+    ).scores
     ranked = sorted(range(len(prompt.words)), key=lambda k: -scores[prompt.words[k]])
     drawn = [rng.sample(range(len(prompt.words)), len(places)) for _ in range(options.null_draws)]
     costs = prompt.cost([places, ranked[: len(places)], *drawn])
@@ -142,7 +167,11 @@ def _records(
     """Each kind of words: the effect of removing them, and how much larger it is than that of random ones."""
     boot = ClusterBootstrap(clusters, seed=seed)
     drawn = effects[:, KINDS.index("random")]
-    p = mean_p(effects - drawn[:, None], clusters, seed=seed) if boot.n_clusters > 1 else [None] * len(KINDS)
+    p = (
+        mean_p(effects - drawn[:, None], clusters, seed=seed)
+        if boot.n_clusters > 1
+        else [None] * len(KINDS)
+    )
     records = []
     for k, kind in enumerate(KINDS):
         effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)
@@ -209,7 +238,9 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
         f"many random words by {drawn.effect:.3g}: a difference of {named.over_random:+.3g}"
     )
     if named.over_random_low is None or named.p is None:
-        return f"{text}. Whether this differs from 0 cannot be tested: all prompts are of one group."
+        return (
+            f"{text}. Whether this differs from 0 cannot be tested: all prompts are of one group."
+        )
     text += f" ({named.over_random_low:.3g} to {named.over_random_high:.3g}, p = {named.p:.3g}). "
     sign = _direction(named)
     if sign == 0:

@@ -18,7 +18,14 @@ def tables(records: Sequence[WordsRecord | JudgedRecord]) -> list[Table]:
     if not words:
         return confidence_tables([record for record in records if isinstance(record, JudgedRecord)])
     title = f"effect of removing words ({words[0].unit}; n = {words[0].n})"
-    return [titled(title, "words|effect|95%|over random|95%|p", [_row(record) for record in words], ("words",))]
+    return [
+        titled(
+            title,
+            "words|effect|95%|over random|95%|p",
+            [_row(record) for record in words],
+            ("words",),
+        )
+    ]
 
 
 def _row(r: WordsRecord) -> list[str]:

@@ -17,7 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...attention.heads import HeadTotals
-from ...attention.passes import PATTERN, layers_with_patterns, layers_with_sink, pass_over, runs, with_sink
+from ...attention.passes import (
+    PATTERN,
+    layers_with_patterns,
+    layers_with_sink,
+    pass_over,
+    runs,
+    with_sink,
+)
 from ...report.schema import as_json, from_json
 from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
@@ -66,7 +73,9 @@ class Kept:
 
     parts = (PATTERN,)
 
-    def __init__(self, encoded: Sequence[Encoded], before: Sequence[Tensor] | None, sinks: Sequence[bool]) -> None:
+    def __init__(
+        self, encoded: Sequence[Encoded], before: Sequence[Tensor] | None, sinks: Sequence[bool]
+    ) -> None:
         self._encoded, self._before, self._sinks = encoded, before, sinks
         self.roots: list[Tensor] = []
         self._bytes = 0
@@ -162,11 +171,15 @@ def _checkpoint(subject: Subject, path: Path) -> Subject:
     )
     layers = layers_with_patterns(subject.model)
     if layers_with_patterns(checkpoint.model) != layers:
-        raise RunError(f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs")
+        raise RunError(
+            f"--checkpoints: expected {len(layers)} layers of attention as the model has, {path} differs"
+        )
     return checkpoint
 
 
-def _records(step: int, name: str, heads: HeadTotals, change: np.ndarray | None, seed: int) -> list[CheckpointRecord]:
+def _records(
+    step: int, name: str, heads: HeadTotals, change: np.ndarray | None, seed: int
+) -> list[CheckpointRecord]:
     statistics = heads.result()
     entropy, (low, high) = statistics.value("entropy"), statistics.intervals(seed)["entropy"]
     return [

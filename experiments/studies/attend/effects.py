@@ -47,7 +47,9 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
     raw = read_json(path)
     records = [record for record in raw.get("records") or () if record.get("component") == "heads"]
     if raw.get("kind") != "ablate" or not records:
-        raise RunError(f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r}")
+        raise RunError(
+            f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r}"
+        )
     model = raw["provenance"]["model"]
     if model["sha256"] != sha256:
         raise RunError(
@@ -55,7 +57,9 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
             f"({model['sha256'][:12]}; {model['name']})"
         )
     about = {name: records[0].get(name) for name in ("metric", "unit", "value", "baseline")}
-    return Ablation({(record["layer"], record["index"]): _effect(record) for record in records}, about)
+    return Ablation(
+        {(record["layer"], record["index"]): _effect(record) for record in records}, about
+    )
 
 
 def _effect(record: dict[str, Any]) -> HeadEffect:
@@ -88,7 +92,10 @@ def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreem
             diffuse.append(record.site)
     return Disagreement(
         n=len(measured),
-        spearman={name: _spearman([getattr(record, name) for record, _ in measured], sizes) for name in AGAINST},
+        spearman={
+            name: _spearman([getattr(record, name) for record, _ in measured], sizes)
+            for name in AGAINST
+        },
         sharp_unneeded=sharp,
         diffuse_needed=diffuse,
         **ablation.about,
@@ -100,7 +107,12 @@ def _spearman(values: Sequence[float | None], sizes: np.ndarray) -> float | None
     from scipy.stats import spearmanr
 
     known = np.array([value for value in values if value is not None])
-    if len(known) != len(values) or len(known) < LEAST_RANKED or np.ptp(known) == 0 or np.ptp(sizes) == 0:
+    if (
+        len(known) != len(values)
+        or len(known) < LEAST_RANKED
+        or np.ptp(known) == 0
+        or np.ptp(sizes) == 0
+    ):
         return None
     ranked: Any = spearmanr(known, sizes)
     return float(ranked.statistic)

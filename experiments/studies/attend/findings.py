@@ -20,7 +20,9 @@ LISTED = 4
 """Dependencies that a sentence lists."""
 
 
-def findings(records: Sequence[HeadRecord], words: WordRoles, statistics: HeadStatistics) -> list[Finding]:
+def findings(
+    records: Sequence[HeadRecord], words: WordRoles, statistics: HeadStatistics
+) -> list[Finding]:
     """What is worth saying first."""
     sentences = [_heads_finding(records)]
     if statistics.has_norms and (finding := _values_finding(records)) is not None:
@@ -65,7 +67,9 @@ def _values_finding(records: Sequence[HeadRecord]) -> Finding | None:
 
 def _dependencies_finding(words: WordRoles) -> Finding | None:
     """Which dependencies a head follows."""
-    followed = sorted((relation for relation in words.relations if relation.syntactic), key=lambda r: -r.gain)
+    followed = sorted(
+        (relation for relation in words.relations if relation.syntactic), key=lambda r: -r.gain
+    )
     if not followed:
         return None
     shown = [
@@ -97,7 +101,10 @@ def checkpoint_finding(records: Sequence[CheckpointRecord]) -> Finding:
     entropy = {(record.step, record.layer, record.index): record.entropy for record in records}
     heads = sorted({(record.layer, record.index) for record in records})
     some_steps = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
-    counts = ", ".join(f"{sum(entropy[step, *head] >= BROAD for head in heads)} at step {step}" for step in some_steps)
+    counts = ", ".join(
+        f"{sum(entropy[step, *head] >= BROAD for head in heads)} at step {step}"
+        for step in some_steps
+    )
     text = f"Of {len(heads)} heads these attend uniformly (entropy {BROAD} or more): {counts}."
     # The step at which each head is first sharper than that; heads that never are have none.
     sharpened: dict[tuple[int, int], int] = {}

@@ -30,13 +30,28 @@ from ...report.provenance import model_name
 from ...report.scatter import scatter
 from ...report.schema import as_json
 from ...report.words import ABSENT, finite, general, interval, number, p_value, plural, signed
-from .records import CheckpointRecord, Disagreement, HeadRecord, LayerRecord, RelationRecord, Results, head_name
+from .records import (
+    CheckpointRecord,
+    Disagreement,
+    HeadRecord,
+    LayerRecord,
+    RelationRecord,
+    Results,
+    head_name,
+)
 
 CONTROLS = (
     Control("uniform attention", "a number that uniform attention has too", holds("uniform")),
-    Control("the best fixed offset", "a head that looks one word back is taken to follow syntax", holds("relations")),
     Control(
-        "effects of ablation", "what a head attends to is taken for what it does", holds("effects"), "--effects DIR"
+        "the best fixed offset",
+        "a head that looks one word back is taken to follow syntax",
+        holds("relations"),
+    ),
+    Control(
+        "effects of ablation",
+        "what a head attends to is taken for what it does",
+        holds("effects"),
+        "--effects DIR",
     ),
 )
 """What each control rules out."""
@@ -82,14 +97,22 @@ def page(results: Results) -> Page:
     data: dict[str, Any] = {"charts": {}, "heats": {}, "attention": {}}
     sections: list[Section] = []
     if records:
-        sections += [look_section(results, data), heads_section(results), layers_section(results.layers, data)]
+        sections += [
+            look_section(results, data),
+            heads_section(results),
+            layers_section(results.layers, data),
+        ]
     if results.checkpoints:
         sections.append(checkpoints_section(results.checkpoints, data))
     if results.relations:
         sections.append(relations_section(results.relations))
     if results.effects is not None:
         sections.append(effects_section(results.effects, records, data))
-    texts = sum(int(file["sentences"]) for file in about.get("data") or () if file["split"] in ("corpus", "prompts"))
+    texts = sum(
+        int(file["sentences"])
+        for file in about.get("data") or ()
+        if file["split"] in ("corpus", "prompts")
+    )
     return Page(
         title=f"What the heads of {model_name(about)} attend to",
         kicker="layerscope attend",
@@ -102,7 +125,11 @@ def page(results: Results) -> Page:
 
 def present(records: Sequence[HeadRecord]) -> list[str]:
     """The statistics that the records have, in the order of ``MASSES``."""
-    return [name for name in MASSES if any(finite(getattr(record, name)) is not None for record in records)]
+    return [
+        name
+        for name in MASSES
+        if any(finite(getattr(record, name)) is not None for record in records)
+    ]
 
 
 def _has_effects(records: Sequence[HeadRecord]) -> bool:
@@ -112,10 +139,15 @@ def _has_effects(records: Sequence[HeadRecord]) -> bool:
 def look_section(results: Results, data: dict[str, Any]) -> Section:
     """Texts, layers, heads and words to look through."""
     records, shown = results.records, results.shown
-    values = {NAMES.get(name, name): [_rounded(getattr(r, name)) for r in records] for name in present(records)}
+    values = {
+        NAMES.get(name, name): [_rounded(getattr(r, name)) for r in records]
+        for name in present(records)
+    }
     if _has_effects(records):
         values["effect"] = [_rounded(record.effect) for record in records]
-    telling = [finite(record.relation_score) or finite(record.induction) or 0.0 for record in records]
+    telling = [
+        finite(record.relation_score) or finite(record.induction) or 0.0 for record in records
+    ]
     data["attention"]["look"] = {
         **as_json(shown),
         "roles": [record.role for record in records],
@@ -132,9 +164,7 @@ def look_section(results: Results, data: dict[str, Any]) -> Section:
         [(key, SHOWS[key]) for key in shows],
         list(values),
     )
-    about = (
-        "Every head on a few texts. Small pictures: each row is a token that attends to the columns; darker is more."
-    )
+    about = "Every head on a few texts. Small pictures: each row is a token that attends to the columns; darker is more."
     return Section("look", "Patterns", [part], about, study=True)
 
 
@@ -170,9 +200,18 @@ def heads_section(results: Results) -> Section:
     alike += [Cell("")] * (1 + has_effects)
     rows = [alike]
     for record in records:
-        row = [_head_cell(record), Cell(record.role), *(_statistic_cell(record, name) for name in names)]
+        row = [
+            _head_cell(record),
+            Cell(record.role),
+            *(_statistic_cell(record, name) for name in names),
+        ]
         overlap = number(record.nearest_similarity, 2)
-        row.append(Cell(f"{record.nearest} {overlap}" if record.nearest else ABSENT, finite(record.nearest_similarity)))
+        row.append(
+            Cell(
+                f"{record.nearest} {overlap}" if record.nearest else ABSENT,
+                finite(record.nearest_similarity),
+            )
+        )
         if has_effects:
             row.append(_effect_cell(record))
         rows.append(row)
@@ -215,7 +254,11 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
     """Means of each layer's heads, and the change from layer to layer."""
     labels = [str(record.layer) for record in layers]
     colours = {"previous": "control", "norm_first": "random", "first": "f1", "entropy": "score"}
-    axis: dict[str, Any] = {"labels": labels, "names": [f"layer {label}" for label in labels], "x_title": "layer"}
+    axis: dict[str, Any] = {
+        "labels": labels,
+        "names": [f"layer {label}" for label in labels],
+        "x_title": "layer",
+    }
     series = [
         Series(NAMES.get(name, name), colour, [finite(getattr(record, name)) for record in layers])
         for name, colour in colours.items()
@@ -227,7 +270,9 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
         title="Means of each layer's heads",
         y_title="mean over heads",
         caption="First by value: the first token's share of what the attended values add.",
-        words="; ".join(f"layer {record.layer} entropy {number(record.entropy)}" for record in layers),
+        words="; ".join(
+            f"layer {record.layer} entropy {number(record.entropy)}" for record in layers
+        ),
         **axis,
     )
     pictures = [Picture([means])]
@@ -247,7 +292,10 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
 
 
 TRAINING = {
-    "entropy": ("Entropy over training", "1 is uniform attention: a head that stays there has learned nothing yet."),
+    "entropy": (
+        "Entropy over training",
+        "1 is uniform attention: a head that stays there has learned nothing yet.",
+    ),
     "change": (
         "Movement over training",
         "Squared Hellinger distance of each token's attention to the checkpoint before.",
@@ -262,11 +310,16 @@ def checkpoints_section(records: Sequence[CheckpointRecord], data: dict[str, Any
     return Section("checkpoints", "Training", pictures, "", study=True)
 
 
-def checkpoint_curves(records: Sequence[CheckpointRecord], name: str, data: dict[str, Any]) -> Drawing:
+def checkpoint_curves(
+    records: Sequence[CheckpointRecord], name: str, data: dict[str, Any]
+) -> Drawing:
     """One quantity over the checkpoints."""
     steps = sorted({record.step for record in records})
     at = {(record.step, record.layer, record.index): record for record in records}
-    heads = sorted({(record.layer, record.index) for record in records}, key=lambda head: at[steps[-1], *head].entropy)
+    heads = sorted(
+        {(record.layer, record.index) for record in records},
+        key=lambda head: at[steps[-1], *head].entropy,
+    )
 
     def values(head: tuple[int, int]) -> list[float | None]:
         return [finite(getattr(at[step, *head], name)) for step in steps]
@@ -292,7 +345,9 @@ def checkpoint_curves(records: Sequence[CheckpointRecord], name: str, data: dict
         x_title="step",
         y_title=name,
         caption=caption,
-        words="; ".join(f"step {s} {number(v)}" for s, v in zip(steps, means, strict=True) if v is not None),
+        words="; ".join(
+            f"step {s} {number(v)}" for s, v in zip(steps, means, strict=True) if v is not None
+        ),
     )
 
 
@@ -314,7 +369,10 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
             [
                 Cell(relation.relation, head=True),
                 Cell(relation.direction),
-                Cell(head_name(relation.layer, relation.head), HEAD_ORDER * relation.layer + relation.head),
+                Cell(
+                    head_name(relation.layer, relation.head),
+                    HEAD_ORDER * relation.layer + relation.head,
+                ),
                 score_cell(relation.score, tone="strong" if relation.syntactic else ""),
                 Cell(number(relation.baseline), finite(relation.baseline), f"{relation.offset:+d}"),
                 signed_cell(relation.gain, relation.low, relation.high),
@@ -326,15 +384,21 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
         "The head that agrees most with each dependency on one half of the texts, scored on the other half against the "
         "offset that is best there. In a causal model only arcs to earlier words count."
     )
-    table = Table("relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True)
+    table = Table(
+        "relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True
+    )
     return Section("dependencies", "Dependencies", [table], about, study=True)
 
 
-def effects_section(apart: Disagreement, records: Sequence[HeadRecord], data: dict[str, Any]) -> Section:
+def effects_section(
+    apart: Disagreement, records: Sequence[HeadRecord], data: dict[str, Any]
+) -> Section:
     """Each head's effect over its confidence, and the heads for which the two disagree."""
     measured = [(record, record.effect) for record in records if record.effect is not None]
     metric = f"{apart.metric}, {apart.unit}"
-    tips = [[r.name, signed(effect), f"confidence {number(r.confidence)}"] for r, effect in measured]
+    tips = [
+        [r.name, signed(effect), f"confidence {number(r.confidence)}"] for r, effect in measured
+    ]
     data["heats"]["apart"] = {"metric": str(apart.metric), "tips": tips}
     words = f"Effect of ablating each of {plural(len(measured), 'head')} over its confidence."
     drawing = scatter(
@@ -382,6 +446,12 @@ def _disagreement_table(apart: Disagreement, records: Sequence[HeadRecord], metr
             continue
         q = None if record.measured is None else record.measured.effect_q
         row = [_head_cell(record), Cell(kinds[record.site]), Cell(record.role)]
-        row += [score_cell(record.confidence), score_cell(record.entropy), score_cell(record.output)]
+        row += [
+            score_cell(record.confidence),
+            score_cell(record.entropy),
+            score_cell(record.output),
+        ]
         rows.append([*row, _effect_cell(record), Cell(p_value(q), finite(q))])
-    return Table("apart-table", "Heads whose attention and effect disagree", columns, rows, tall=True)
+    return Table(
+        "apart-table", "Heads whose attention and effect disagree", columns, rows, tall=True
+    )

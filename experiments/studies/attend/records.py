@@ -25,7 +25,9 @@ class Statistics:
     previous: float = entry("weight on the token before")
     next: float = entry("weight on the token after")
     sink: float | None = entry("weight on the learned sink, which is no token", default=None)
-    norm_first: float | None = entry("the first token's share of what the attended values add", default=None)
+    norm_first: float | None = entry(
+        "the first token's share of what the attended values add", default=None
+    )
     norm_end: float | None = entry("the same of special tokens after the text", default=None)
     norm_punctuation: float | None = entry("the same of punctuation", default=None)
     output: float | None = entry("size of what the head adds to the residual stream", default=None)
@@ -59,8 +61,12 @@ class Intervals:
     norm_first_high: float | None = entry("high end of the interval of norm_first", default=None)
     norm_end_low: float | None = entry("low end of the interval of norm_end", default=None)
     norm_end_high: float | None = entry("high end of the interval of norm_end", default=None)
-    norm_punctuation_low: float | None = entry("low end of the interval of norm_punctuation", default=None)
-    norm_punctuation_high: float | None = entry("high end of the interval of norm_punctuation", default=None)
+    norm_punctuation_low: float | None = entry(
+        "low end of the interval of norm_punctuation", default=None
+    )
+    norm_punctuation_high: float | None = entry(
+        "high end of the interval of norm_punctuation", default=None
+    )
     output_low: float | None = entry("low end of the interval of output", default=None)
     output_high: float | None = entry("high end of the interval of output", default=None)
 
@@ -86,13 +92,19 @@ class HeadRecord(Statistics, Intervals):
     component: str = entry("heads")
     duplicate: float = entry("weight on the earlier copy of the token, on repeated random tokens")
     induction: float = entry("weight on what followed the earlier copy, on repeated random tokens")
-    positional: float = entry("share of words whose most attended word is at the head's favourite offset")
+    positional: float = entry(
+        "share of words whose most attended word is at the head's favourite offset"
+    )
     offset: int = entry("that offset", "words")
     relation: str | None = entry("the dependency that the head follows", default=None)
     direction: str | None = entry("to governor or to dependent", default=None)
-    relation_score: float | None = entry("share of these dependencies that it follows", default=None)
+    relation_score: float | None = entry(
+        "share of these dependencies that it follows", default=None
+    )
     relation_baseline: float | None = entry("the same for the best fixed offset", default=None)
-    nearest: str | None = entry("the head with the most similar attention; null for a model of one head")
+    nearest: str | None = entry(
+        "the head with the most similar attention; null for a model of one head"
+    )
     nearest_similarity: float | None = entry("their overlap: 1 for heads that attend alike")
     role: str = entry("the head's roles, from where it attends; empty for none")
     measured: HeadEffect | None = entry("its measured effect", default=None, spread=True)
@@ -132,7 +144,9 @@ class LayerRecord(Statistics):
     """One layer: means over its heads."""
 
     layer: int = entry("the block")
-    change: float | None = entry("1 - overlap of its mean pattern with that of the layer before; null for the first")
+    change: float | None = entry(
+        "1 - overlap of its mean pattern with that of the layer before; null for the first"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +157,9 @@ class RelationRecord:
     head: int = entry("its number")
     relation: str = entry("the dependency")
     direction: str = entry("to governor or to dependent")
-    score: float = entry("share of the dependencies whose other end is the head's most attended word")
+    score: float = entry(
+        "share of the dependencies whose other end is the head's most attended word"
+    )
     baseline: float = entry("the same for the best fixed offset")
     offset: int = entry("that offset", "words")
     gain: float = entry("score - baseline")
@@ -164,7 +180,9 @@ class CheckpointRecord:
     entropy: float = entry("normalised entropy: 1 is uniform attention")
     entropy_low: float = entry("low end of its 95% interval over texts")
     entropy_high: float = entry("high end")
-    change: float | None = entry("squared Hellinger distance to the checkpoint before; null for the first")
+    change: float | None = entry(
+        "squared Hellinger distance to the checkpoint before; null for the first"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,9 +190,15 @@ class Disagreement:
     """Where attention and effect disagree, over the heads that have an effect."""
 
     n: int = entry("heads")
-    spearman: dict[str, float | None] = entry("rank correlation of the effect's size with each statistic")
-    sharp_unneeded: list[str] = entry("sites of the most confident quarter whose effect is not significant")
-    diffuse_needed: list[str] = entry("sites of the least confident quarter whose effect is significant")
+    spearman: dict[str, float | None] = entry(
+        "rank correlation of the effect's size with each statistic"
+    )
+    sharp_unneeded: list[str] = entry(
+        "sites of the most confident quarter whose effect is not significant"
+    )
+    diffuse_needed: list[str] = entry(
+        "sites of the least confident quarter whose effect is significant"
+    )
     metric: str | None = entry("what the ablation measured", default=None)
     unit: str | None = entry("its unit", default=None)
     value: str | None = entry("what the heads were replaced by", default=None)

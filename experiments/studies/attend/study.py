@@ -202,7 +202,9 @@ def _checkpoints(inputs: AttendInputs, run: Run) -> list[CheckpointRecord]:
 # -- records
 
 
-def head_records(seen: Attention, seed: int = 0, ablation: Ablation | None = None) -> list[HeadRecord]:
+def head_records(
+    seen: Attention, seed: int = 0, ablation: Ablation | None = None
+) -> list[HeadRecord]:
     """One record a head: each statistic with its interval, its roles, the most similar head, its measured effect."""
     statistics = seen.heads
     values = {name: statistics.value(name) for name in statistics.names}
@@ -216,7 +218,10 @@ def head_records(seen: Attention, seed: int = 0, ablation: Ablation | None = Non
             for name, value in values.items():
                 low, high = ends[name]
                 fields[name] = float(value[row, head])
-                fields[f"{name}_low"], fields[f"{name}_high"] = float(low[row, head]), float(high[row, head])
+                fields[f"{name}_low"], fields[f"{name}_high"] = (
+                    float(low[row, head]),
+                    float(high[row, head]),
+                )
             fields |= {name: float(seen.repeats[name][row, head]) for name in ON_REPEATED}
             fields |= _word_roles(seen.words, row, layer, head)
             fields |= _nearest(seen.similarity, statistics.layers, n_heads, row * n_heads + head)
@@ -228,7 +233,10 @@ def head_records(seen: Attention, seed: int = 0, ablation: Ablation | None = Non
 
 def _word_roles(words: WordRoles, row: int, layer: int, head: int) -> dict[str, Any]:
     """A head's favourite offset, and the dependency that it follows, if it follows one."""
-    fields: dict[str, Any] = {"positional": float(words.positional[row, head]), "offset": int(words.offset[row, head])}
+    fields: dict[str, Any] = {
+        "positional": float(words.positional[row, head]),
+        "offset": int(words.offset[row, head]),
+    }
     for relation in words.of_heads:
         if (relation.layer, relation.head) == (layer, head):
             fields |= {"relation": relation.relation, "direction": relation.direction}
@@ -236,7 +244,9 @@ def _word_roles(words: WordRoles, row: int, layer: int, head: int) -> dict[str, 
     return fields
 
 
-def _nearest(similarity: Similarity, layers: Sequence[int], n_heads: int, place: int) -> dict[str, Any]:
+def _nearest(
+    similarity: Similarity, layers: Sequence[int], n_heads: int, place: int
+) -> dict[str, Any]:
     """The head whose attention overlaps most with this one's; heads are numbered layer by layer."""
     overlaps = similarity.heads[place].copy()
     if len(overlaps) == 1:
@@ -268,9 +278,7 @@ def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:
     if lost := inputs.layout.n_lost:
         notes.append(Note(kind="dropped", text=f"{lost} words without tokens (truncated) left out"))
     if shared := seen.words.n_shared:
-        text = (
-            f"{shared} dependencies between words that are the same tokens left out: attention cannot tell them apart"
-        )
+        text = f"{shared} dependencies between words that are the same tokens left out: attention cannot tell them apart"
         notes.append(Note(kind="dropped", text=text))
     if options.corpus is None:
         text = "dependencies: the texts are not annotated; --corpus FILE.conllu shows which heads follow them"

@@ -21,7 +21,13 @@ def tables(records: Sequence[HeadRecord]) -> list[Table]:
         columns.append("effect")
     rows = []
     for record in with_role[:MOST]:
-        rows.append([record.name, record.role, *(number_cell(getattr(record, column)) for column in columns)])
+        rows.append(
+            [
+                record.name,
+                record.role,
+                *(number_cell(getattr(record, column)) for column in columns),
+            ]
+        )
     title = f"{len(with_role)} of {len(records)} heads have a named role"
     table = titled(title, ("head", "role", *columns), rows, ("head", "role"))
     if len(with_role) > MOST:

@@ -40,9 +40,7 @@ def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | No
     by_chance = float(np.mean(losses[RANDOM]))
     best = max(means, key=lambda method: means[method])
     above = [method for method, loss in means.items() if loss > by_chance]
-    cost = (
-        f"{means[best]:.2f} {records[0].unit}, mean over texts and shares; random words {round(by_chance, 2) + 0.0:.2f}"
-    )
+    cost = f"{means[best]:.2f} {records[0].unit}, mean over texts and shares; random words {round(by_chance, 2) + 0.0:.2f}"
     if above:
         text = (
             f"Removing the words that {best} ranks highest costs most ({cost}). {len(above)} of {len(means)} methods do "

@@ -19,11 +19,14 @@ class AttributeOptions(RunOptions):
         "the second text of each --text, for classifiers of pairs (repeatable)", (), metavar="TEXT"
     )
     prompts: Path | None = option(
-        "many texts, JSONL with prompt and perhaps answer, wrong, text_pair, label", None, metavar="FILE"
+        "many texts, JSONL with prompt and perhaps answer, wrong, text_pair, label",
+        None,
+        metavar="FILE",
     )
     limit: int | None = option("use the first N prompts", None, metavar="N", least=1)
     target: str | None = option(
-        "what is explained: a continuation (with its space), a class or a label (default: the model's own answer)", None
+        "what is explained: a continuation (with its space), a class or a label (default: the model's own answer)",
+        None,
     )
     wrong: str | None = option("another answer that the target is compared with", None)
     measure: str | None = option(
@@ -31,12 +34,20 @@ class AttributeOptions(RunOptions):
         None,
         choices=("log-probability", "logit"),
     )
-    generate: int = option("continue each text by N tokens of the model's own and explain each", 0, metavar="N")
-    probe: Path | None = option(
-        "a saved probe (DIR/probes/... of a probing run): explain its label instead", None, metavar="FILE"
+    generate: int = option(
+        "continue each text by N tokens of the model's own and explain each", 0, metavar="N"
     )
-    word: int | None = option("with --probe: the word that it reads, from 0 (default: the mean of all)", None)
-    method: tuple[str, ...] = option(f"{', '.join(METHODS)} (repeatable; default: leave-one-out)", ())
+    probe: Path | None = option(
+        "a saved probe (DIR/probes/... of a probing run): explain its label instead",
+        None,
+        metavar="FILE",
+    )
+    word: int | None = option(
+        "with --probe: the word that it reads, from 0 (default: the mean of all)", None
+    )
+    method: tuple[str, ...] = option(
+        f"{', '.join(METHODS)} (repeatable; default: leave-one-out)", ()
+    )
     level: str = option("what gets a score", "word", choices=("word", "token", "span"))
     removal: str | None = option(
         "what an absent word is: delete, mask, pad, word:W, zero, mean, random, noise, resample, propose (default: mask, "
@@ -44,10 +55,15 @@ class AttributeOptions(RunOptions):
         None,
     )
     proposals: str | None = option(
-        "a masked language model whose words take the absent ones' places (removal propose)", None, metavar="MODEL"
+        "a masked language model whose words take the absent ones' places (removal propose)",
+        None,
+        metavar="MODEL",
     )
     samples: int | None = option(
-        "changed texts of methods that draw (default: each method's own)", None, metavar="N", least=1
+        "changed texts of methods that draw (default: each method's own)",
+        None,
+        metavar="N",
+        least=1,
     )
     steps: int = option("of integrated gradients, doubled until complete", 50, least=1)
     baseline: str | None = option(
@@ -55,15 +71,25 @@ class AttributeOptions(RunOptions):
         None,
         choices=("zero", "pad", "mask", "mean", "sampled"),
     )
-    site: str | None = option("where gradients are taken (default: the embedding), or what hidden-out puts out", None)
+    site: str | None = option(
+        "where gradients are taken (default: the embedding), or what hidden-out puts out", None
+    )
     hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")
     null_draws: int = option(
-        "random attributions to compare with; 0 skips them, which the report shows", 5, aliases=("random",)
+        "random attributions to compare with; 0 skips them, which the report shows",
+        5,
+        aliases=("random",),
     )
     seeds: int = option("repeat methods that draw with so many seeds, for their stability", 2)
     sensitivity: int = option("repeat every method under so many small noises", 0)
-    flips: int = option("also change up to N words so that the model gives another answer", 0, metavar="N")
-    known: Path | None = option(
-        "known texts, JSONL with prompt and perhaps answer: show the most similar ones", None, metavar="FILE"
+    flips: int = option(
+        "also change up to N words so that the model gives another answer", 0, metavar="N"
     )
-    known_site: str = option("with --known: whose activations are compared", "blocks.-1.hook_resid_post")
+    known: Path | None = option(
+        "known texts, JSONL with prompt and perhaps answer: show the most similar ones",
+        None,
+        metavar="FILE",
+    )
+    known_site: str = option(
+        "with --known: whose activations are compared", "blocks.-1.hook_resid_post"
+    )

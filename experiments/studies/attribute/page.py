@@ -32,7 +32,9 @@ from ...report.words import ABSENT, count, finite, interval, number, plural, sig
 from .records import RANDOM, Example, Flip, MethodRecord, Prediction, RandomRecord, Record, Results
 
 CONTROLS = (
-    Control("random attributions", "the measure rewards any ranking", told("random"), "--null-draws 5"),
+    Control(
+        "random attributions", "the measure rewards any ranking", told("random"), "--null-draws 5"
+    ),
     Control(
         "other seeds of methods that draw",
         "a ranking by one draw",
@@ -40,7 +42,12 @@ CONTROLS = (
         "--seeds 2",
         applies=lambda results: field("stability")(results) or not told("seeds")(results),
     ),
-    Control("small noise", "a ranking that the next text overturns", told("sensitivity"), "--sensitivity 10"),
+    Control(
+        "small noise",
+        "a ranking that the next text overturns",
+        told("sensitivity"),
+        "--sensitivity 10",
+    ),
 )
 """What each control rules out."""
 
@@ -79,7 +86,11 @@ def page(results: Results) -> Page:
     items = sorted({record.item for record in scored})
     units = sorted({record.unit for record in scored})
     data: dict[str, Any] = {"charts": {}, "heats": {}}
-    sections = [words_section(results, scored, items), faithful_section(results, methods, data)] if scored else []
+    sections = (
+        [words_section(results, scored, items), faithful_section(results, methods, data)]
+        if scored
+        else []
+    )
     return Page(
         title=f"Which words the answers of {model_name(results.provenance)} depend on",
         kicker="layerscope attribute",
@@ -93,7 +104,9 @@ def page(results: Results) -> Page:
     )
 
 
-def words_section(results: Results, records: Sequence[MethodRecord], items: Sequence[int]) -> Section:
+def words_section(
+    results: Results, records: Sequence[MethodRecord], items: Sequence[int]
+) -> Section:
     """The texts: what the model answers, the words shaded, all scores, changed words and texts like it."""
     examples = {example.item: example for example in results.examples}
     answers = {prediction.item: prediction for prediction in results.predictions}
@@ -121,7 +134,9 @@ def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> lis
     right = prediction.gold
     verdict = ""
     if right is not None:
-        verdict = f" The gold label is {right!r}: {'correct' if right == best.answer else 'incorrect'}."
+        verdict = (
+            f" The gold label is {right!r}: {'correct' if right == best.answer else 'incorrect'}."
+        )
     heading = Heading(
         f"Text {item + 1}: predicted {kind} {best.answer!r}, probability {number(best.probability, 2)}",
         f"{_quoted(record.text)}{verdict}",
@@ -130,9 +145,18 @@ def answer_parts(prediction: Prediction, record: MethodRecord, item: int) -> lis
     for one in prediction.answers[:SHOWN_ANSWERS]:
         note = "gold label" if one.answer == right else ""
         bar = Cell(number(one.probability), one.probability, bar=one.probability)
-        rows.append([Cell(one.answer, note=note, head=True, tone="strong" if one is best else ""), bar])
+        rows.append(
+            [Cell(one.answer, note=note, head=True, tone="strong" if one is best else ""), bar]
+        )
     columns = [Column(kind, False), Column("probability")]
-    table = Table(f"answers-{item}", "The model's likeliest answers", columns, rows, sortable=False, compact=True)
+    table = Table(
+        f"answers-{item}",
+        "The model's likeliest answers",
+        columns,
+        rows,
+        sortable=False,
+        compact=True,
+    )
     return [heading, table]
 
 
@@ -147,7 +171,9 @@ def text_parts(records: Sequence[MethodRecord], item: int) -> list[Any]:
     folded: list[Any] = [scores_table(records, item)]
     for record in records:
         if rules := record.more.get("rules"):
-            folded.append(Text([f"{record.method}: {line}" for line in rules.splitlines() if line.strip()]))
+            folded.append(
+                Text([f"{record.method}: {line}" for line in rules.splitlines() if line.strip()])
+            )
         if record.inner:
             table = parts_table(record, item)
             folded += [Text([f"{table.caption}:"]), table]
@@ -166,10 +192,16 @@ def example_parts(example: Example, record: MethodRecord, item: int) -> list[Any
     if example.nearest:
         columns = [Column("known text", False), Column("label", False), Column("cosine")]
         rows = [
-            [Cell(near.text), Cell(near.label or ABSENT), Cell(number(near.cosine), finite(near.cosine))]
+            [
+                Cell(near.text),
+                Cell(near.label or ABSENT),
+                Cell(number(near.cosine), finite(near.cosine)),
+            ]
             for near in example.nearest
         ]
-        parts.append(Table(f"near-{item}", "Known texts most like this one", columns, rows, sortable=False))
+        parts.append(
+            Table(f"near-{item}", "Known texts most like this one", columns, rows, sortable=False)
+        )
     return parts
 
 
@@ -204,7 +236,9 @@ def marked(record: MethodRecord) -> tuple[str, str, list[Mark]]:
         if start > at:
             marks.append(Mark(text[at:start]))
         is_strong = largest > 0 and abs(scores[i]) >= FAINT * largest
-        shade = f"{'up' if scores[i] > 0 else 'down'}{step_of(scores[i], largest)}" if is_strong else ""
+        shade = (
+            f"{'up' if scores[i] > 0 else 'down'}{step_of(scores[i], largest)}" if is_strong else ""
+        )
         error = record.errors[i] if record.errors else 0.0
         spread = f" ± {number(error)}" if error else ""
         marks.append(Mark(text[start:end], shade, signed(scores[i]) + spread))
@@ -218,7 +252,10 @@ def marked(record: MethodRecord) -> tuple[str, str, list[Mark]]:
 
 def scores_table(records: Sequence[MethodRecord], item: int) -> Table:
     """A row for each unit, a column for each method."""
-    columns = [Column("unit", False), *(Column(record.method, hint=f"in {record.unit}") for record in records)]
+    columns = [
+        Column("unit", False),
+        *(Column(record.method, hint=f"in {record.unit}") for record in records),
+    ]
     rows = []
     for i, unit in enumerate(records[0].units):
         cells = [Cell(unit, float(i), head=True)]
@@ -226,7 +263,14 @@ def scores_table(records: Sequence[MethodRecord], item: int) -> Table:
             note = f"± {number(record.errors[i])}" if record.errors else ""
             cells.append(Cell(signed(record.scores[i]), finite(record.scores[i]), note))
         rows.append(cells)
-    return Table(f"scores-{item}", "Scores, with standard errors in small print", columns, rows, tall=True, copy=True)
+    return Table(
+        f"scores-{item}",
+        "Scores, with standard errors in small print",
+        columns,
+        rows,
+        tall=True,
+        copy=True,
+    )
 
 
 def parts_table(record: MethodRecord, item: int) -> Table:
@@ -238,12 +282,20 @@ def parts_table(record: MethodRecord, item: int) -> Table:
         for i, (unit, row) in enumerate(zip(record.units, inner, strict=True))
     ]
     if whole := more.get("whole"):
-        rows.append([Cell("all at once", float(len(rows)), head=True), *(signed_cell(whole[name]) for name in names)])
+        rows.append(
+            [
+                Cell("all at once", float(len(rows)), head=True),
+                *(signed_cell(whole[name]) for name in names),
+            ]
+        )
     left_out = len(inner[0]) - len(names)
     caption = f"{record.method} at {site}, part by part"
     caption += f"; {left_out} more are in results.json" if left_out else ""
     # Heads or neurons of one site are called by their number, sites by their name.
-    short = [name.rpartition("[")[2].rstrip("]") if name.startswith(f"{site}[") else name for name in names]
+    short = [
+        name.rpartition("[")[2].rstrip("]") if name.startswith(f"{site}[") else name
+        for name in names
+    ]
     columns = [Column("unit", False), *(Column(name, hint=f"in {record.unit}") for name in short)]
     return Table(f"parts-{item}-{record.method}", caption, columns, rows, tall=True, copy=True)
 
@@ -254,8 +306,12 @@ def faithful_section(results: Results, methods: Sequence[str], data: dict[str, A
     has_random = any(isinstance(record, RandomRecord) for record in records)
     shown = [RANDOM, *methods] if has_random else list(methods)
     parts: list[Any] = [methods_table(results, shown)]
-    parts.append(Picture([curve(records, shown, "deleted", "Units leave, the highest score first", data)]))
-    parts.append(Picture([curve(records, shown, "inserted", "Units come, the highest score first", data)]))
+    parts.append(
+        Picture([curve(records, shown, "deleted", "Units leave, the highest score first", data)])
+    )
+    parts.append(
+        Picture([curve(records, shown, "inserted", "Units come, the highest score first", data)])
+    )
     removal = ", ".join(sorted({record.measured_by for record in records}))
     about = (
         f"Measured by the model's answers to texts with words removed (removal: {removal}). Compare each number with that of "
@@ -268,7 +324,10 @@ def methods_table(results: Results, methods: Sequence[str]) -> Table:
     """Every measure of every method, and what it cost."""
     records = results.records
     present = {name: hint for name, hint in MEASURES.items() if _mean(records, name) is not None}
-    columns = [Column("method", False), *(Column(name, hint=hint) for name, hint in present.items())]
+    columns = [
+        Column("method", False),
+        *(Column(name, hint=hint) for name, hint in present.items()),
+    ]
     columns.append(Column("agreement", hint="mean rank correlation with the other methods"))
     columns += [Column(name, hint=hint) for name, hint in COSTS.items()]
     rows = []
@@ -283,23 +342,27 @@ def methods_table(results: Results, methods: Sequence[str]) -> Table:
         cells.append(Cell(number(agreement), agreement))
         scored = [record for record in of_method if isinstance(record, MethodRecord)]
         for name in COSTS:
-            cells.append(plain_cell(sum(getattr(record, name) for record in scored) if scored else None))
+            cells.append(
+                plain_cell(sum(getattr(record, name) for record in scored) if scored else None)
+            )
         rows.append(cells)
-    caption = (
-        f"Means over texts, in {records[0].unit}; for random attributions the lowest and the highest in small print"
-    )
+    caption = f"Means over texts, in {records[0].unit}; for random attributions the lowest and the highest in small print"
     return Table("faithful-table", caption, columns, rows, copy=True)
 
 
 def _agreement(results: Results, method: str) -> float | None:
     """A method's mean rank correlation with the others."""
     others = [
-        value for other, value in results.agreement.get(method, {}).items() if other != method and value is not None
+        value
+        for other, value in results.agreement.get(method, {}).items()
+        if other != method and value is not None
     ]
     return float(np.mean(others)) if others else None
 
 
-def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: str, data: dict[str, Any]) -> Drawing:
+def curve(
+    records: Sequence[Record], methods: Sequence[str], name: str, title: str, data: dict[str, Any]
+) -> Drawing:
     """The value as units leave or come, the mean over texts."""
     series = []
     for i, method in enumerate(methods[:DRAWN_METHODS]):
@@ -308,7 +371,11 @@ def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: s
         colour = "random" if method == RANDOM else COLOURS[place % len(COLOURS)]
         series.append(Series(method, colour, [float(value) for value in np.mean(values, axis=0)]))
     shares = [f"{10 * i}%" for i in range(11)]
-    left_out = f" The first {DRAWN_METHODS} of {len(methods)} methods." if len(methods) > DRAWN_METHODS else ""
+    left_out = (
+        f" The first {DRAWN_METHODS} of {len(methods)} methods."
+        if len(methods) > DRAWN_METHODS
+        else ""
+    )
     return lines(
         name,
         series,
@@ -319,13 +386,17 @@ def curve(records: Sequence[Record], methods: Sequence[str], name: str, title: s
         y_title=f"value, {records[0].unit}",
         x_title="share of the units",
         caption=f"{title}; mean over texts.{left_out} A faithful method's curve leaves that of random attributions early.",
-        words="; ".join(f"{s.name}: " + ", ".join(number(value) for value in s.values) for s in series),
+        words="; ".join(
+            f"{s.name}: " + ", ".join(number(value) for value in s.values) for s in series
+        ),
     )
 
 
 def _mean(records: Sequence[Record], name: str) -> float | None:
     """The mean over the records that have this number."""
-    known = [value for record in records if (value := finite(getattr(record, name, None))) is not None]
+    known = [
+        value for record in records if (value := finite(getattr(record, name, None))) is not None
+    ]
     return float(np.mean(known)) if known else None
 
 

@@ -22,13 +22,17 @@ class Measured:
     text: str = entry("the text; a pair has a line each")
     target: str = entry("what is explained, in words")
     unit: str = entry("its unit: bits or nats")
-    comprehensiveness: float = entry("what the value loses without the top units, mean over shares; more is better")
+    comprehensiveness: float = entry(
+        "what the value loses without the top units, mean over shares; more is better"
+    )
     sufficiency: float = entry("what it loses when only they are left; less is better")
     deletion: float = entry("mean value while units leave, the highest first; less is better")
     insertion: float = entry("mean value while units come, the highest first; more is better")
     infidelity: float = entry("0 where the scores predict what random units take with them, to 1")
     deleted: list[float] = entry("value with 0, 10, ..., 100% of the units gone, the highest first")
-    inserted: list[float] = entry("value with 0, 10, ..., 100% of the units there, the highest first")
+    inserted: list[float] = entry(
+        "value with 0, 10, ..., 100% of the units there, the highest first"
+    )
     measured_by: str = entry("the removal that the measures use")
 
 
@@ -41,15 +45,21 @@ class MethodRecord(Measured):
     scores: list[float] = entry("what each adds to the value, signed", "the value's unit")
     errors: list[float] | None = entry("standard errors; null for methods that draw nothing")
     value: float = entry("the number that is explained, on the whole text")
-    baseline: float | None = entry("the value with every unit absent, where the method has such a state")
+    baseline: float | None = entry(
+        "the value with every unit absent, where the method has such a state"
+    )
     asked: int = entry("changed texts whose values were asked for")
     forwards: int = entry("texts run through the model, each distinct one once")
     backwards: int = entry("texts whose gradient was computed")
     notes: list[Note] = entry("what was joined, left out, approximated or is incomplete")
     inner: list[list[float]] | None = entry("scores by head, neuron or site, where asked for")
     more: dict[str, Any] = entry("the method's own settings and figures")
-    stability: float | None = entry("rank correlation of the scores over seeds; null for methods that draw nothing")
-    sensitivity: float | None = entry("largest relative change of the scores under small noise; null if not asked for")
+    stability: float | None = entry(
+        "rank correlation of the scores over seeds; null for methods that draw nothing"
+    )
+    sensitivity: float | None = entry(
+        "largest relative change of the scores under small noise; null if not asked for"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +87,9 @@ class Flip:
     """The fewest words found whose change makes the model give another answer."""
 
     changes: list[tuple[int, str, str]] = entry("unit, its text, what took its place, in order")
-    values: list[float] = entry("the answer's lead over the other one, before and after each change", "nats")
+    values: list[float] = entry(
+        "the answer's lead over the other one, before and after each change", "nats"
+    )
     flipped: bool = entry("whether the lead was lost")
     other: int = entry("the index of the answer that it is compared with")
 
@@ -105,7 +117,9 @@ class AnswerProbability:
     """One answer of the model."""
 
     answer: str = entry("a class, a label or a token")
-    probability: float = entry("by the softmax; by the sigmoid where a text may have several labels")
+    probability: float = entry(
+        "by the softmax; by the sigmoid where a text may have several labels"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +136,11 @@ class Prediction:
 class Results(StudyResults):
     """Which words made the model give its answers."""
 
-    records: list[MethodRecord | RandomRecord] = entry("one for each text and method; random attributions last")
-    agreement: dict[str, dict[str, float | None]] = entry("rank correlation of every two methods, mean over texts")
+    records: list[MethodRecord | RandomRecord] = entry(
+        "one for each text and method; random attributions last"
+    )
+    agreement: dict[str, dict[str, float | None]] = entry(
+        "rank correlation of every two methods, mean over texts"
+    )
     examples: list[Example] = entry("explanations by example, where asked for")
     predictions: list[Prediction] = entry("what the model answers for each text", default=[])

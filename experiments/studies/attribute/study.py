@@ -83,7 +83,9 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     proposer = _proposer(options)
     data = _data(options, len(prompts), len(known), proposer)
     prompts = [step for prompt in prompts for step in _steps(subject, prompt, options.generate)]
-    questions = [ask(subject, p.prompt, _target(options, p), options.level, pair=p.pair) for p in prompts]
+    questions = [
+        ask(subject, p.prompt, _target(options, p), options.level, pair=p.pair) for p in prompts
+    ]
     for question in questions if options.flips else ():
         flippable(question)
     return AttributeInputs(
@@ -112,7 +114,8 @@ def cost(inputs: AttributeInputs) -> Cost:
 def measure(inputs: AttributeInputs, run: Run) -> Results:
     """Every method on every text; what an interrupted run has left is read."""
     answers = [
-        _prediction(number, q, p) for number, (q, p) in enumerate(zip(inputs.questions, inputs.prompts, strict=True))
+        _prediction(number, q, p)
+        for number, (q, p) in enumerate(zip(inputs.questions, inputs.prompts, strict=True))
     ]
     records: list[Record] = []
     with run.timed("attribution"), console.progress() as bars:
@@ -141,7 +144,9 @@ def _prompts(options: AttributeOptions) -> list[Prompt]:
         raise AttributionError("expected one of --text TEXT and --prompts FILE")
     if options.prompts is not None:
         if options.text_pair:
-            raise AttributionError("--text-pair belongs to --text: in a file, give each line its own text_pair")
+            raise AttributionError(
+                "--text-pair belongs to --text: in a file, give each line its own text_pair"
+            )
         return read_prompts(options.prompts, options.limit, answers=False)
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise AttributionError(
@@ -162,7 +167,9 @@ def _proposer(options: AttributeOptions) -> Subject | None:
     )
 
 
-def _data(options: AttributeOptions, n_prompts: int, n_known: int, proposer: Subject | None) -> list[DataFile]:
+def _data(
+    options: AttributeOptions, n_prompts: int, n_known: int, proposer: Subject | None
+) -> list[DataFile]:
     """Everything that is read beside the model."""
     data = []
     if options.prompts is not None:
@@ -188,7 +195,9 @@ def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
     if not steps:
         return [prompt]
     if not (subject.causal and subject.gives_tokens):
-        raise AttributionError(f"--generate needs a causal language model, got {type(subject.model).__name__}")
+        raise AttributionError(
+            f"--generate needs a causal language model, got {type(subject.model).__name__}"
+        )
     text, continued = prompt.prompt, []
     for _ in range(steps):
         longer = _continued(subject, text)
@@ -197,7 +206,9 @@ def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
         continued.append(Prompt(text, longer[len(text) :]))
         text = longer
     if not continued:
-        raise AttributionError(f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain")
+        raise AttributionError(
+            f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain"
+        )
     return continued
 
 
@@ -249,10 +260,16 @@ class _TextRun:
         for place, name in enumerate(names):
             is_followed = any(saved[later] is None for later in names[place + 1 :])
             if saved[name] is None:
-                record = self._random_record(scorer) if name == RANDOM else self._record(scorer, name)
+                record = (
+                    self._random_record(scorer) if name == RANDOM else self._record(scorer, name)
+                )
                 self.run.folder.save_cell(cells[name], as_json(record))
             else:
-                record = from_json(RandomRecord if name == RANDOM else MethodRecord, saved[name], f"cell {cells[name]}")
+                record = from_json(
+                    RandomRecord if name == RANDOM else MethodRecord,
+                    saved[name],
+                    f"cell {cells[name]}",
+                )
                 if is_followed:
                     self._repeat(scorer, record)
             records.append(record)
@@ -292,7 +309,10 @@ class _TextRun:
         measured = faithfulness(game, attribution.scores, options.seed)
         stability = None
         if options.seeds and is_drawn(method, attribution.more):
-            others = [self._explained(fresh, method, options.seed + 1 + k).scores for k in range(options.seeds)]
+            others = [
+                self._explained(fresh, method, options.seed + 1 + k).scores
+                for k in range(options.seeds)
+            ]
             stability = mean_agreement([attribution.scores, *others])
         shaken = None
         if options.sensitivity:
@@ -321,7 +341,9 @@ class _TextRun:
             deleted=tuple(np.mean([one.deleted for one in drawn], axis=0).tolist()),
             inserted=tuple(np.mean([one.inserted for one in drawn], axis=0).tolist()),
         )
-        ends: dict[str, Any] = {f"{name}_low": float(min(of_draws)) for name, of_draws in values.items()}
+        ends: dict[str, Any] = {
+            f"{name}_low": float(min(of_draws)) for name, of_draws in values.items()
+        }
         ends |= {f"{name}_high": float(max(of_draws)) for name, of_draws in values.items()}
         return RandomRecord(
             item=self.number,
@@ -348,12 +370,17 @@ def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
 
 def _measures(measured: Faithfulness) -> dict[str, Any]:
     fields = dataclasses.asdict(measured)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+    }
 
 
 def _prediction(number: int, question: Question, prompt: Prompt) -> Prediction:
     """What the model answers for a text."""
-    answers = [AnswerProbability(answer=one.answer, probability=one.probability) for one in predictions(question)]
+    answers = [
+        AnswerProbability(answer=one.answer, probability=one.probability)
+        for one in predictions(question)
+    ]
     return Prediction(item=number, answers=answers, labels=bool(question.labels), gold=prompt.label)
 
 
@@ -368,8 +395,14 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
         cell = f"{number:05d}-examples"
         raw = run.folder.cell(cell)
         if raw is None:
-            changed = flip(Scorer(question, options.batch_tokens), options.flips) if options.flips else None
-            near = nearest(question.subject, question.text, known, options.known_site) if known else []
+            changed = (
+                flip(Scorer(question, options.batch_tokens), options.flips)
+                if options.flips
+                else None
+            )
+            near = (
+                nearest(question.subject, question.text, known, options.known_site) if known else []
+            )
             raw = {
                 "item": number,
                 "flip": None if changed is None else as_json(changed),
@@ -383,7 +416,9 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
 # -- all texts
 
 
-def _agreement(records: Sequence[MethodRecord], methods: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def _agreement(
+    records: Sequence[MethodRecord], methods: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
     """Mean Spearman correlation of each pair of methods over the texts."""
     scores = {(record.item, record.method): np.array(record.scores) for record in records}
     items = sorted({record.item for record in records})
@@ -402,7 +437,12 @@ def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[N
     """What was not measured, and what the methods say of their scores; a note of many texts once."""
     notes = []
     if not options.null_draws:
-        notes.append(Note(kind="skipped", text="no random attribution to compare the methods with (--null-draws 0)"))
+        notes.append(
+            Note(
+                kind="skipped",
+                text="no random attribution to compare the methods with (--null-draws 0)",
+            )
+        )
     if not options.seeds and any(is_drawn(record.method, record.more) for record in records):
         notes.append(Note(kind="skipped", text="stability over seeds not measured (--seeds 0)"))
     counts: dict[tuple[str, Note], int] = {}

@@ -27,7 +27,10 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """A table for each of the first texts, and one of the methods' faithfulness and cost."""
     scored = [record for record in records if isinstance(record, MethodRecord)]
     items = sorted({record.item for record in scored})[:TEXTS]
-    return [*(_words([record for record in scored if record.item == item]) for item in items), _methods(records)]
+    return [
+        *(_words([record for record in scored if record.item == item]) for item in items),
+        _methods(records),
+    ]
 
 
 def coloured(text: str, spans: Sequence[Sequence[int]], scores: Sequence[float]) -> Text:
@@ -38,21 +41,29 @@ def coloured(text: str, spans: Sequence[Sequence[int]], scores: Sequence[float])
         share = abs(score) / largest if largest else 0.0
         if share >= FAINT:
             red, green, blue = (round(255 + share * (c - 255)) for c in (UP if score > 0 else DOWN))
-            out.stylize(f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})", start, end)
+            out.stylize(
+                f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})", start, end
+            )
     return out
 
 
 def _words(records: Sequence[MethodRecord]) -> Table:
     """One text as every method sees it."""
     first = records[0]
-    table = Table(title=f"{first.target}: {first.value:.3f} {first.unit}", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"{first.target}: {first.value:.3f} {first.unit}",
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("method", no_wrap=True)
     table.add_column("words")
     table.add_column("strongest")
     for record in records:
         order = np.argsort(-np.abs(record.scores), kind="stable")[:STRONGEST]
         strongest = ", ".join(f"{record.units[i]} {record.scores[i]:+.2f}" for i in order)
-        table.add_row(record.method, coloured(record.text, record.spans, record.scores), Text(strongest))
+        table.add_row(
+            record.method, coloured(record.text, record.spans, record.scores), Text(strongest)
+        )
     return table
 
 
@@ -65,9 +76,13 @@ def _methods(records: Sequence[Record]) -> Table:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method in dict.fromkeys(record.method for record in records):
         of_method = [record for record in records if record.method == method]
-        cells = [f"{np.mean(known):.3f}" if (known := _known(of_method, name)) else "" for name in names]
+        cells = [
+            f"{np.mean(known):.3f}" if (known := _known(of_method, name)) else "" for name in names
+        ]
         scored = [record for record in of_method if isinstance(record, MethodRecord)]
-        costs = [str(sum(getattr(record, name) for record in scored)) if scored else "" for name in COSTS]
+        costs = [
+            str(sum(getattr(record, name) for record in scored)) if scored else "" for name in COSTS
+        ]
         table.add_row(method, *cells, *costs)
     return table
 

@@ -15,8 +15,13 @@ class CalibrateOptions(ConfidenceOptions):
     """Confidence against correctness, of predictions in a file or of a language model."""
 
     model: str | Any | None = option(
-        "hub id, local folder or GGUF file; none with --predictions", None, metavar="M", in_memory=True
+        "hub id, local folder or GGUF file; none with --predictions",
+        None,
+        metavar="M",
+        in_memory=True,
     )
     predictions: Path | None = option(
-        "any classifier's probabilities and labels: JSONL, JSON, CSV, TSV or npz", None, metavar="FILE"
+        "any classifier's probabilities and labels: JSONL, JSON, CSV, TSV or npz",
+        None,
+        metavar="FILE",
     )

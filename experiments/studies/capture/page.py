@@ -31,7 +31,10 @@ def page(results: Results) -> Page:
     return Page(
         title=f"Activations of {model_name(results.provenance)}",
         kicker="layerscope capture",
-        facts=[f"{plural(first.rows, first.unit)} at {plural(len(results.records), 'site')}", first.dtype],
+        facts=[
+            f"{plural(first.rows, first.unit)} at {plural(len(results.records), 'site')}",
+            first.dtype,
+        ],
         findings=[("store", finding.property, finding.text) for finding in results.findings],
         sections=[_store(results, data)],
         data=data,
@@ -43,13 +46,20 @@ def _store(results: Results, data: dict[str, Any]) -> Section:
     items = [
         ("rows", count(store.rows), f"of {count(store.texts)} texts"),
         ("on disk", f"{store.bytes / 1e9:.2f} GB", plural(store.shards, "shard")),
-        ("written at", f"{count(speed.get('tokens_per_second'))}/s", "tokens through the model and to the disk"),
+        (
+            "written at",
+            f"{count(speed.get('tokens_per_second'))}/s",
+            "tokens through the model and to the disk",
+        ),
     ]
     columns = [
         Column("site", False),
         Column("width", hint="values a row"),
         Column("MB", hint="on disk"),
-        Column("largest", hint="largest absolute value; one far above the other sites' is a massive activation"),
+        Column(
+            "largest",
+            hint="largest absolute value; one far above the other sites' is a massive activation",
+        ),
     ]
     rows = [
         [
@@ -61,7 +71,9 @@ def _store(results: Results, data: dict[str, Any]) -> Section:
         for record in results.records
     ]
     table = Table("sites-table", "Every site in the store", columns, rows, copy=True)
-    return Section("store", "Store", [Stats(items), *_largest(results.records, data), table], ABOUT, study=True)
+    return Section(
+        "store", "Store", [Stats(items), *_largest(results.records, data), table], ABOUT, study=True
+    )
 
 
 def _largest(records: Sequence[SiteRecord], data: dict[str, Any]) -> list[Picture]:

@@ -128,7 +128,9 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     """Write the shards, or those that are missing."""
     options, subject = inputs.options, inputs.subject
     assert subject is not None
-    batch_tokens = run.folder.kept("batch_tokens", lambda: inputs.batch_tokens)  # the same until the store is whole
+    batch_tokens = run.folder.kept(
+        "batch_tokens", lambda: inputs.batch_tokens
+    )  # the same until the store is whole
     run.memory |= {
         "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
     }  # fmt: skip
@@ -141,7 +143,9 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     }
     store = ActivationStore(inputs.folder, about, dtype=kind)
     begun = store.n_shards
-    reader = Reader(subject.without_model(), inputs.source, inputs.need, inputs.max_ram, batch_tokens)
+    reader = Reader(
+        subject.without_model(), inputs.source, inputs.need, inputs.max_ram, batch_tokens
+    )
     with run.timed("capture"), console.progress() as bars:
         bar = bars.add_task("texts", total=inputs.source.size)
         written = _written(options, run.engine, subject, reader, inputs.sites, store)
@@ -159,24 +163,38 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
         )
         for site in inputs.sites
     ]
-    run.speed["tokens_per_second"] = None if begun else round(end.tokens / max(run.seconds["capture"], 0.1))
+    run.speed["tokens_per_second"] = (
+        None if begun else round(end.tokens / max(run.seconds["capture"], 0.1))
+    )
     held = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top = max(records, key=lambda record: record.largest)
     text = (
         f"{end.rows:,} {inputs.source.unit}s of {end.texts:,} texts at {len(records)} sites: {held.bytes / 1e9:.2f} GB in "
         f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
     )
-    return Results(records=records, store=held, findings=[Finding(property="store", text=text)], notes=_notes(end))
+    return Results(
+        records=records,
+        store=held,
+        findings=[Finding(property="store", text=text)],
+        notes=_notes(end),
+    )
 
 
 def _written(
-    options: CaptureOptions, engine: Engine, subject: Subject, reader: Reader, sites: list[str], store: ActivationStore
+    options: CaptureOptions,
+    engine: Engine,
+    subject: Subject,
+    reader: Reader,
+    sites: list[str],
+    store: ActivationStore,
 ) -> Iterator[End]:
     """The shards, by this process's model or by one in each worker."""
     pooling: Any = options.pooling
     if isinstance(engine, Local):
         return map(Writer(subject, sites, store, pooling), reader())
-    theirs = ActivationStore(str(store.folder), store.about, dtype=getattr(torch, options.store_as), shared=True)
+    theirs = ActivationStore(
+        str(store.folder), store.about, dtype=getattr(torch, options.store_as), shared=True
+    )
     return engine.stream(reader, partial(_worker, options, sites, theirs))
 
 
@@ -242,7 +260,9 @@ class Source:
             raise RunError("expected --corpus or --text, one of the two")
         unit = options.unit or ("word" if options.corpus else "token")
         if unit == "word" and not options.corpus:
-            raise RunError("--unit word needs annotated sentences (--corpus): plain text has tokens only")
+            raise RunError(
+                "--unit word needs annotated sentences (--corpus): plain text has tokens only"
+            )
         corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         found = [(c.path, c.sha256, len(c)) for c in corpora]
         if options.text is not None:
@@ -288,7 +308,9 @@ def _check_room(options: CaptureOptions, there: ActivationStore, need: int) -> N
             f"(--store-as) or fewer texts (--limit)"
         )
     if free is not None and need - done > free:
-        raise RunError(f"{there.folder}: the rows need {size(need - done)}, {size(free)} are free there")
+        raise RunError(
+            f"{there.folder}: the rows need {size(need - done)}, {size(free)} are free there"
+        )
 
 
 def _notes(end: End) -> list[Note]:
@@ -296,6 +318,10 @@ def _notes(end: End) -> list[Note]:
     counted = [
         ("warning", end.cut, f"{end.cut} texts are longer than the model takes: cut at their end"),
         ("dropped", end.lost, f"{end.lost} words have no tokens (cut): no row"),
-        ("warning", end.halved, f"memory did not suffice for every batch: {end.halved} times one was halved"),
+        (
+            "warning",
+            end.halved,
+            f"memory did not suffice for every batch: {end.halved} times one was halved",
+        ),
     ]
     return [Note(kind=kind, text=text) for kind, count, text in counted if count]

@@ -12,7 +12,9 @@ from ...report.words import plural
 from .records import CheckRecord, Results
 from .tables import map_of
 
-CONTROLS = (Control("a bound for every check", "an error is small because it is called so", field("bound")),)
+CONTROLS = (
+    Control("a bound for every check", "an error is small because it is called so", field("bound")),
+)
 """What each control rules out."""
 
 
@@ -30,12 +32,24 @@ def page(results: Results) -> Page:
     if counts["WRONG"]:
         sections.append(_listed("wrong", "Wrong", [r for r in records if r.status == "WRONG"]))
     if counts["UNSUPPORTED"]:
-        sections.append(_listed("unsupported", "Not supported", [r for r in records if r.status == "UNSUPPORTED"]))
+        sections.append(
+            _listed(
+                "unsupported", "Not supported", [r for r in records if r.status == "UNSUPPORTED"]
+            )
+        )
     if noticed := [r.reason for r in records if r.check in NOTICED and r.reason]:
         rows = [("noticed", "quiet", text) for text in noticed]
-        sections.append(Section("noticed", "Noticed", [Notes(rows)], "About the weights and the texts."))
+        sections.append(
+            Section("noticed", "Noticed", [Notes(rows)], "About the weights and the texts.")
+        )
     unknown = any(r.check == "fires" and not r.site and r.status == "UNSUPPORTED" for r in records)
-    verdict = "something is WRONG" if counts["WRONG"] else "no site is known" if unknown else "nothing is WRONG"
+    verdict = (
+        "something is WRONG"
+        if counts["WRONG"]
+        else "no site is known"
+        if unknown
+        else "nothing is WRONG"
+    )
     return Page(
         title=f"What is read of {model_name(about)}: {verdict}",
         kicker="layerscope doctor",
@@ -53,12 +67,20 @@ NOTICED = ("weights", "beginning of text")
 """Checks whose reasons say what was noticed."""
 
 
-def map_section(results: Results, records: Sequence[CheckRecord], counts: Mapping[str, int]) -> Section:
+def map_section(
+    results: Results, records: Sequence[CheckRecord], counts: Mapping[str, int]
+) -> Section:
     """The map as a table: a row a check, a column a kind of site."""
     kinds, grid = map_of(records)
     about = results.checks
-    columns = [Column("check", False), *(Column(_name(kind), False, kind or "the whole model") for kind in kinds)]
-    rows = [[Cell(check, head=True), *(_cell(row.get(kind, [])) for kind in kinds)] for check, row in grid.items()]
+    columns = [
+        Column("check", False),
+        *(Column(_name(kind), False, kind or "the whole model") for kind in kinds),
+    ]
+    rows = [
+        [Cell(check, head=True), *(_cell(row.get(kind, [])) for kind in kinds)]
+        for check, row in grid.items()
+    ]
     items = [
         ("OK", f"{counts['OK']:,}", "within their bounds"),
         ("not supported", f"{counts['UNSUPPORTED']:,}", "cannot be had or checked here"),
@@ -67,9 +89,18 @@ def map_section(results: Results, records: Sequence[CheckRecord], counts: Mappin
     table = Table("map-table", "Checks by kinds of sites", columns, rows, compact=True, copy=True)
     meant = [[Cell(check, head=True), Cell(str(about.get(check, "")))] for check in grid]
     words = Table(
-        "checks-table", "What each check compares", [Column("check", False), Column("what is compared", False)], meant
+        "checks-table",
+        "What each check compares",
+        [Column("check", False), Column("what is compared", False)],
+        meant,
     )
-    return Section("map", "Map", [Stats(items), table, Fold("What each check compares", [words])], ABOUT, study=True)
+    return Section(
+        "map",
+        "Map",
+        [Stats(items), table, Fold("What each check compares", [words])],
+        ABOUT,
+        study=True,
+    )
 
 
 def _cell(found: Sequence[CheckRecord]) -> Cell:

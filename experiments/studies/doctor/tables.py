@@ -11,7 +11,9 @@ from ....hooks.verify import kind_of, worst
 from .records import CheckRecord
 
 
-def map_of(records: Sequence[CheckRecord]) -> tuple[list[str], dict[str, dict[str, list[CheckRecord]]]]:
+def map_of(
+    records: Sequence[CheckRecord],
+) -> tuple[list[str], dict[str, dict[str, list[CheckRecord]]]]:
     """Kinds of sites in the order of a forward (``""``, the whole model, last), and check -> kind -> its records."""
     grid: dict[str, dict[str, list[CheckRecord]]] = {}
     for record in records:
@@ -27,7 +29,10 @@ def tables(records: Sequence[CheckRecord]) -> list[Table]:
     """The map: checks by kinds of sites; then what is not OK, with its reasons."""
     kinds, grid = map_of(records)
     table = Table(
-        title="the doctor's map: worst of all layers", title_justify="left", title_style="bold", padding=(0, 0, 0, 1)
+        title="the doctor's map: worst of all layers",
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 0, 0, 1),
     )
     table.add_column("check")
     for kind in kinds:
@@ -50,5 +55,13 @@ def tables(records: Sequence[CheckRecord]) -> list[Table]:
 
 def _short(kind: str) -> str:
     """``blocks.attn.hook_z`` in a narrow column."""
-    name = kind.removeprefix("attn.").removeprefix("hook_").replace("mlp.hook_", "mlp.").replace(".hook_normalized", "")
-    return name.replace("resid_", "r.").replace("attn_scores", "scores").replace("_embed", ".emb") or "model"
+    name = (
+        kind.removeprefix("attn.")
+        .removeprefix("hook_")
+        .replace("mlp.hook_", "mlp.")
+        .replace(".hook_normalized", "")
+    )
+    return (
+        name.replace("resid_", "r.").replace("attn_scores", "scores").replace("_embed", ".emb")
+        or "model"
+    )

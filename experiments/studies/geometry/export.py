@@ -23,7 +23,9 @@ def require(formats: Sequence[str]) -> None:
         import importlib.util
 
         if importlib.util.find_spec("pyarrow") is None:
-            raise RunError("--export parquet: pyarrow is not installed: pip install 'layerscope[geometry]'")
+            raise RunError(
+                "--export parquet: pyarrow is not installed: pip install 'layerscope[geometry]'"
+            )
 
 
 def write(
@@ -44,7 +46,9 @@ def write(
         arrays = {f"vectors/{site}": value for site, value in vectors.items()}
         arrays |= {f"{m}/{site}": xy for site, made in maps.items() for m, xy in made.items()}
         # Text only, so that the file opens without pickle.
-        columns = {f"words/{name}": np.array([str(v) for v in column]) for name, column in words.items()}
+        columns = {
+            f"words/{name}": np.array([str(v) for v in column]) for name, column in words.items()
+        }
         _whole(folder / "words.npz", lambda path: _npz(path, {**arrays, **columns}))
     if "parquet" in formats:
         _whole(folder / "words.parquet", lambda path: _parquet(path, words, vectors, maps))
@@ -65,7 +69,9 @@ def _whole(path: Path, make: Callable[[Path], None]) -> None:
 
 def _npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+        np.savez_compressed(
+            file, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()}
+        )
 
 
 def _parquet(
@@ -91,7 +97,9 @@ def _parquet(
 
 
 def _projector(
-    folder: Path, words: Mapping[str, Sequence[Any]], vectors: Mapping[str, Float[np.ndarray, "n d"]]
+    folder: Path,
+    words: Mapping[str, Sequence[Any]],
+    vectors: Mapping[str, Float[np.ndarray, "n d"]],
 ) -> None:
     """Tab-separated vectors and labels and the configuration that ``tensorboard --logdir`` looks for."""
     folder.mkdir(exist_ok=True)
@@ -103,7 +111,10 @@ def _projector(
     write_text(folder / "metadata.tsv", line(list(words)) + "".join(map(line, rows)))
     config = []
     for site, value in vectors.items():
-        write_text(folder / f"{site}.tsv", "".join("\t".join(f"{x:.6g}" for x in row) + "\n" for row in value))
+        write_text(
+            folder / f"{site}.tsv",
+            "".join("\t".join(f"{x:.6g}" for x in row) + "\n" for row in value),
+        )
         config.append(
             f'embeddings {{\n  tensor_name: "{site}"\n  tensor_path: "{site}.tsv"\n  metadata_path: "metadata.tsv"\n}}\n'
         )

@@ -23,7 +23,9 @@ def space_finding(records: Sequence[LayerRecord]) -> Finding:
     return Finding(property="space", text=text)
 
 
-def separability_finding(records: Sequence[LayerRecord], name: str, methods: Sequence[str]) -> Finding | None:
+def separability_finding(
+    records: Sequence[LayerRecord], name: str, methods: Sequence[str]
+) -> Finding | None:
     """Where neighbours tell a property best; None where it has no classes to tell."""
     scores = [record.separated(name, "space") for record in records]
     if scores[0] is None:

@@ -100,7 +100,11 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
                 )
             layers = []
             for n in range(clean.n_layers + 1):
-                logits = clean.logits if n == clean.n_layers else clean.run(0, clean.residual(n), order=[])
+                logits = (
+                    clean.logits
+                    if n == clean.n_layers
+                    else clean.run(0, clean.residual(n), order=[])
+                )
                 layers.append(torch.stack(_read(logits[:, :-1][here].float(), targets)))
         of_batches.append(torch.stack(layers).cpu().double())
         texts += [batch.rows[row] for row in here.nonzero()[:, 0].tolist()]
@@ -114,4 +118,9 @@ def _read(logits: Float[Tensor, "n vocab"], targets: Int[Tensor, " n"]) -> list[
     logp = logits.log_softmax(-1)
     of_target = logp.gather(1, targets[:, None])
     best, token = logp.max(-1)
-    return [of_target[:, 0] / np.log(2), (logp > of_target).sum(-1).float(), token.float(), best.exp()]
+    return [
+        of_target[:, 0] / np.log(2),
+        (logp > of_target).sum(-1).float(),
+        token.float(),
+        best.exp(),
+    ]

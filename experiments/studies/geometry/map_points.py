@@ -27,7 +27,9 @@ POSITIONS = 16
 class DrawnWords:
     """The words that are drawn on the maps: which, where they are among the features, and in what sentence."""
 
-    def __init__(self, subject: Subject, other: Subject | None, corpus: Corpus, options: GeometryOptions) -> None:
+    def __init__(
+        self, subject: Subject, other: Subject | None, corpus: Corpus, options: GeometryOptions
+    ) -> None:
         self.corpus, self._subject = corpus, subject
         self.layout = Layout.of(subject, corpus.sentences)
         self.other_layout = Layout.of(other, corpus.sentences) if other else self.layout
@@ -44,7 +46,9 @@ class DrawnWords:
         self.chosen = [usable[p] for p in picked]
         self.n_usable = len(usable)
         if len(self.chosen) < FEW:
-            raise RunError(f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --words")
+            raise RunError(
+                f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --words"
+            )
 
     @property
     def rows(self) -> list[int]:
@@ -92,7 +96,9 @@ def norms_by_position(
 ) -> dict[str, dict[str, Any]]:
     """The mean length of the vector at each of the first positions, a BOS included; and the median of all others'."""
     encoded = layout.encoded[:texts]
-    sums: dict[str, Tensor] = {site: torch.zeros(POSITIONS, 2, dtype=torch.float64) for site in places}
+    sums: dict[str, Tensor] = {
+        site: torch.zeros(POSITIONS, 2, dtype=torch.float64) for site in places
+    }
     later: dict[str, list[Tensor]] = {site: [] for site in places}
     for batch in subject.batches(encoded, 2048):
         mask = batch.attention_mask.bool()
@@ -109,5 +115,9 @@ def norms_by_position(
     out = {}
     for site, table in sums.items():
         means = [float(total / n) if n else None for total, n in table.tolist()]
-        out[site] = {"norms": means, "norm_first": means[0], "norm_others": float(torch.cat(later[site]).median())}
+        out[site] = {
+            "norms": means,
+            "norm_first": means[0],
+            "norm_others": float(torch.cat(later[site]).median()),
+        }
     return out

@@ -31,10 +31,14 @@ def require(methods: Sequence[str]) -> None:
         import importlib.util
 
         if importlib.util.find_spec("umap") is None:
-            raise MapError("--method umap: umap-learn is not installed: pip install 'layerscope[geometry]'")
+            raise MapError(
+                "--method umap: umap-learn is not installed: pip install 'layerscope[geometry]'"
+            )
 
 
-def draw(method: str, components: Components, seed: int = 0, perplexity: float = 30.0) -> Float[np.ndarray, "n 2"]:
+def draw(
+    method: str, components: Components, seed: int = 0, perplexity: float = 30.0
+) -> Float[np.ndarray, "n 2"]:
     """The plane: the first two components, or t-SNE (van der Maaten & Hinton 2008) or UMAP of the first ``KEPT``.
 
     t-SNE and UMAP start from PCA; what is far apart on them need not be far apart in the space.
@@ -51,7 +55,9 @@ def draw(method: str, components: Components, seed: int = 0, perplexity: float =
         begin: Any = start / max(float(start[:, 0].std()), 1e-12) * 1e-4
         size = min(perplexity, (len(kept) - 1) / 3)
         return np.asarray(
-            TSNE(2, perplexity=size, init=begin.astype(np.float32), random_state=seed).fit_transform(kept)
+            TSNE(
+                2, perplexity=size, init=begin.astype(np.float32), random_state=seed
+            ).fit_transform(kept)
         )
     import importlib
     import warnings
@@ -63,7 +69,9 @@ def draw(method: str, components: Components, seed: int = 0, perplexity: float =
         return np.asarray(made.fit_transform(kept))
 
 
-def aligned(points: Float[np.ndarray, "n 2"], to: Float[np.ndarray, "n 2"] | None) -> Float[np.ndarray, "n 2"]:
+def aligned(
+    points: Float[np.ndarray, "n 2"], to: Float[np.ndarray, "n 2"] | None
+) -> Float[np.ndarray, "n 2"]:
     """The map centred, at one scale, and turned or mirrored to lie on another: a map has no direction of its own."""
     points = points - points.mean(0)
     points = points / max(float(np.sqrt((points**2).sum(1).mean())), 1e-12)

@@ -134,5 +134,7 @@ def cka(a: Float[np.ndarray, "k n n"], b: Float[np.ndarray, "m n n"]) -> Float[n
     HSIC of Song et al. 2012.
     """
     flat = [grams.reshape(len(grams), -1) for grams in ((a,) if b is a else (a, b))]
-    units = [grams / np.maximum(np.linalg.norm(grams, axis=1, keepdims=True), 1e-300) for grams in flat]
+    units = [
+        grams / np.maximum(np.linalg.norm(grams, axis=1, keepdims=True), 1e-300) for grams in flat
+    ]
     return units[0] @ units[-1].T

@@ -23,9 +23,15 @@ class GeometryOptions(StoreOptions, RunOptions):
     method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
     perplexity: float = option("of t-SNE", 30.0, least=1)
     site: str = option("site or glob that is read at every layer", "hook_resid_post")
-    pooling: str = option("a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean"))
-    compare: str | None = option("another model, whose layers are compared with this one's", None, metavar="M")
-    lens: int = option("texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N")
+    pooling: str = option(
+        "a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean")
+    )
+    compare: str | None = option(
+        "another model, whose layers are compared with this one's", None, metavar="M"
+    )
+    lens: int = option(
+        "texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N"
+    )
     export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
     batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)
 

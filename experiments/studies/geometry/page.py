@@ -13,7 +13,19 @@ from ...report.charts import Box, Series, label_step, px, svg
 from ...report.controls import Control, always, field
 from ...report.depths import DepthCurve
 from ...report.lines import lines
-from ...report.parts import Cell, Column, Drawing, Fold, Heat, Map, Page, Picture, Section, Table, score_cell
+from ...report.parts import (
+    Cell,
+    Column,
+    Drawing,
+    Fold,
+    Heat,
+    Map,
+    Page,
+    Picture,
+    Section,
+    Table,
+    score_cell,
+)
 from ...report.provenance import model_name
 from ...report.schema import as_json
 from ...report.words import finite, general, interval, layer_label, number, plural
@@ -30,7 +42,11 @@ CONTROLS = (
         "clusters that only the map made",
         lambda results: any(record.separability for record in results.records),
     ),
-    Control("anisotropy after centring", "a common direction is taken for likeness", field("anisotropy_centred")),
+    Control(
+        "anisotropy after centring",
+        "a common direction is taken for likeness",
+        field("anisotropy_centred"),
+    ),
 )
 """What each control rules out."""
 
@@ -51,7 +67,9 @@ def page(results: Results) -> Page:
         sections.append(norms_section(records))
     sections.append(cka_section(results.cka, "cka", "Similarity of layers", data))
     if results.cka_between is not None:
-        sections.append(cka_section(results.cka_between, "cka_between", "Similarity to another model", data))
+        sections.append(
+            cka_section(results.cka_between, "cka_between", "Similarity to another model", data)
+        )
     if results.lens is not None:
         sections.append(lens_section(results.lens, data))
     return Page(
@@ -108,9 +126,13 @@ def caption(record: LayerRecord, method: str, name: str, where: str, seed: Any) 
     parts = [f"{NAMES[method]} of {plural(record.n, 'word')} at {where}, seed {seed}."]
     if method == "pca":
         parts.append(f"These two components hold {number(record.explained_2, 2)} of the variance.")
-    parts.append(f"Trustworthiness {number(record.trust(method), 2)} (1: all neighbours on the map are neighbours).")
+    parts.append(
+        f"Trustworthiness {number(record.trust(method), 2)} (1: all neighbours on the map are neighbours)."
+    )
     if record.separated(name, "majority") is not None:
-        in_space, on_map, majority = (record.separated(name, place) for place in ("space", method, "majority"))
+        in_space, on_map, majority = (
+            record.separated(name, place) for place in ("space", method, "majority")
+        )
         parts.append(
             f"Neighbours from other sentences predict {name} with accuracy {number(in_space, 2)} in the space and "
             f"{number(on_map, 2)} on the map; the most frequent class alone: {number(majority, 2)}."
@@ -123,7 +145,9 @@ def layers_section(results: Results, data: dict[str, Any]) -> Section:
     records, methods = results.records, list(results.maps)
     parts: list[Any] = [Picture([drawing]) for drawing in figure_curves(records, data)]
     for number_, name in enumerate(colours_of(records)):
-        parts.append(Picture([separability_curve(records, name, methods, data, f"separable-{number_ + 2}")]))
+        parts.append(
+            Picture([separability_curve(records, name, methods, data, f"separable-{number_ + 2}")])
+        )
     parts.append(layers_table(records, methods))
     return Section("layers", "Layers", parts, "", study=True)
 
@@ -136,7 +160,9 @@ def _axis(records: Sequence[LayerRecord]) -> dict[str, Any]:
 
 def _spoken(records: Sequence[LayerRecord], values: Sequence[float | None], digits: int = 3) -> str:
     """A curve in words."""
-    return "; ".join(f"{label_of(r)} {number(v, digits)}" for r, v in zip(records, values, strict=True))
+    return "; ".join(
+        f"{label_of(r)} {number(v, digits)}" for r, v in zip(records, values, strict=True)
+    )
 
 
 def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[Drawing]:
@@ -174,7 +200,11 @@ def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[
 
 
 def separability_curve(
-    records: Sequence[LayerRecord], name: str, methods: Sequence[str], data: dict[str, Any], uid: str
+    records: Sequence[LayerRecord],
+    name: str,
+    methods: Sequence[str],
+    data: dict[str, Any],
+    uid: str,
 ) -> Drawing:
     """How well neighbours tell a property at each layer, in the space and on the maps."""
 
@@ -184,7 +214,9 @@ def separability_curve(
     colours = dict(zip(methods, ("control", "f1", "random"), strict=False))
     series = [Series(f"{NAMES[method]} map", colours[method], column(method)) for method in methods]
     series.append(Series("majority", "random", column("majority")))
-    series.append(Series("space", "score", column("space"), column("space_low"), column("space_high")))
+    series.append(
+        Series("space", "score", column("space"), column("space_low"), column("space_high"))
+    )
     return lines(
         uid,
         series,
@@ -208,8 +240,14 @@ def layers_table(records: Sequence[LayerRecord], methods: Sequence[str]) -> Tabl
         Column("PC 1-2"),
         Column("anisotropy", hint="mean cosine of two words"),
         Column("centred", hint="the same with the mean removed"),
-        *(Column(f"trust {NAMES[method]}", hint="trustworthiness of the map") for method in methods),
-        *(Column(f"{name} in the space", hint="accuracy of 10 neighbours from other sentences") for name in names),
+        *(
+            Column(f"trust {NAMES[method]}", hint="trustworthiness of the map")
+            for method in methods
+        ),
+        *(
+            Column(f"{name} in the space", hint="accuracy of 10 neighbours from other sentences")
+            for name in names
+        ),
     ]
     rows = []
     for place, record in enumerate(records):
@@ -224,7 +262,9 @@ def layers_table(records: Sequence[LayerRecord], methods: Sequence[str]) -> Tabl
         ]
         row += [score_cell(record.trust(method)) for method in methods]
         for name in names:
-            score, low, high = (record.separated(name, where) for where in ("space", "space_low", "space_high"))
+            score, low, high = (
+                record.separated(name, where) for where in ("space", "space_low", "space_high")
+            )
             row.append(score_cell(score, low, high))
         rows.append(row)
     return Table("layers-table", "Every layer", columns, rows, copy=True)
@@ -251,7 +291,11 @@ def norms_section(records: Sequence[LayerRecord]) -> Section:
         "than the rest is where attention sinks; it is on no map."
     )
     return Section(
-        "norms", "Norms by position", [Table("norms-table", "Norms by position", columns, rows)], about, study=True
+        "norms",
+        "Norms by position",
+        [Table("norms-table", "Norms by position", columns, rows)],
+        about,
+        study=True,
     )
 
 
@@ -259,7 +303,11 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     """CKA of every two layers as a grid."""
     rows, columns, values = cka.rows, cka.columns, cka.values
     short = {
-        site: "emb" if "resid_pre" in site or k == 0 else site.split(".")[1] if "." in site else site
+        site: "emb"
+        if "resid_pre" in site or k == 0
+        else site.split(".")[1]
+        if "." in site
+        else site
         for side in (rows, columns)
         for k, site in enumerate(side)
     }
@@ -269,7 +317,9 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     body, tips = [], []
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            body.append(f'<rect class="m-up4" fill-opacity="{max(0.03, min(1.0, value)):.2f}" data-k="{len(tips)}" ')
+            body.append(
+                f'<rect class="m-up4" fill-opacity="{max(0.03, min(1.0, value)):.2f}" data-k="{len(tips)}" '
+            )
             body.append(
                 f'x="{px(left + side * j)}" y="{px(top + side * i)}" width="{px(side - 1)}" height="{px(side - 1)}"/>'
             )
@@ -279,7 +329,9 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
         for k, site in enumerate(names):
             if k % step == 0:
                 x, y = (
-                    (left - 6, top + side * (k + 0.5) + 4) if axis == "y" else (left + side * (k + 0.5), box.height - 8)
+                    (left - 6, top + side * (k + 0.5) + 4)
+                    if axis == "y"
+                    else (left + side * (k + 0.5), box.height - 8)
                 )
                 anchor = "end" if axis == "y" else "middle"
                 body.append(
@@ -288,11 +340,23 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
     other = cka.model
     words = (
         "Linear CKA of the same words' vectors, without the bias of few words: 1 is the same cloud up to rotation and scale. "
-        + (f"Rows: this model; columns: {other}." if other else "Blocks of dark cells are layers with similar content.")
+        + (
+            f"Rows: this model; columns: {other}."
+            if other
+            else "Blocks of dark cells are layers with similar content."
+        )
     )
     data["heats"][uid] = {"metric": "CKA", "tips": tips}
-    drawing = svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"')
-    return Section(uid, title, [Heat(uid, Markup(drawing), words, label="CKA of layers", key=False)], "", study=True)
+    drawing = svg(
+        box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'
+    )
+    return Section(
+        uid,
+        title,
+        [Heat(uid, Markup(drawing), words, label="CKA of layers", key=False)],
+        "",
+        study=True,
+    )
 
 
 def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
@@ -318,7 +382,9 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
         y_title="mean log2 p of the next token",
         x_title="layer",
         caption="Band: 95% interval over texts.",
-        words="; ".join(f"{label} {number(r.log2p)}" for label, r in zip(labels, records, strict=True)),
+        words="; ".join(
+            f"{label} {number(r.log2p)}" for label, r in zip(labels, records, strict=True)
+        ),
     )
     columns = [
         Column("layer"),
@@ -329,7 +395,11 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
     rows = [
         [
             Cell(label, float(layer), head=True),
-            Cell(number(record.log2p), finite(record.log2p), interval(record.log2p_low, record.log2p_high)),
+            Cell(
+                number(record.log2p),
+                finite(record.log2p),
+                interval(record.log2p_low, record.log2p_high),
+            ),
             Cell(general(record.median_rank), finite(record.median_rank)),
             score_cell(record.top1, record.top1_low, record.top1_high),
         ]
@@ -340,7 +410,11 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
         "The model's own final norm and head read the residual stream at each layer: how likely they make the "
         "token that follows, and how many tokens they rank above it."
     )
-    parts = [Picture([drawing]), Table("lens-table", "The logit lens at every layer", columns, rows), *texts]
+    parts = [
+        Picture([drawing]),
+        Table("lens-table", "The logit lens at every layer", columns, rows),
+        *texts,
+    ]
     return Section("lens", "Logit lens", parts, about, study=True)
 
 
@@ -374,6 +448,10 @@ def curves(results: Results) -> list[DepthCurve]:
     dimension = [finite(record.intrinsic_dimension) for record in records]
     centred = [finite(record.anisotropy_centred) for record in records]
     return [
-        DepthCurve("Intrinsic dimension", "intrinsic dimension", layers, sites, dimension, absent, absent),
-        DepthCurve("Anisotropy, centred", "anisotropy, centred", layers, sites, centred, absent, absent),
+        DepthCurve(
+            "Intrinsic dimension", "intrinsic dimension", layers, sites, dimension, absent, absent
+        ),
+        DepthCurve(
+            "Anisotropy, centred", "anisotropy, centred", layers, sites, centred, absent, absent
+        ),
     ]

@@ -20,8 +20,12 @@ class LayerRecord:
     site: str = entry("the site")
     layer: int = entry("the block's number; -1 for the embedding layer")
     n: int = entry("words")
-    explained: list[float] = entry("shares of the first ten principal components", "share of the variance")
-    explained_2: float = entry("share of the first two, which a PCA map shows", "share of the variance")
+    explained: list[float] = entry(
+        "shares of the first ten principal components", "share of the variance"
+    )
+    explained_2: float = entry(
+        "share of the first two, which a PCA map shows", "share of the variance"
+    )
     components_90: int = entry("principal components that hold 90% of the variance")
     anisotropy: float = entry("mean cosine of two words")
     anisotropy_centred: float = entry("the same with the mean removed")
@@ -84,7 +88,9 @@ class Similarity:
 
     rows: list[str] = entry("sites of this model")
     columns: list[str] = entry("sites of this model, or of the other one")
-    values: list[list[float]] = entry("linear CKA without the bias of few words: 1 for the same cloud")
+    values: list[list[float]] = entry(
+        "linear CKA without the bias of few words: 1 for the same cloud"
+    )
     model: str = entry("the other model's name", default="")
 
 
@@ -92,7 +98,9 @@ class Similarity:
 class LensRecord:
     """What one layer says of the next token, over places."""
 
-    layer: int = entry("the block behind which the residual stream is read; -1 for the embedding layer")
+    layer: int = entry(
+        "the block behind which the residual stream is read; -1 for the embedding layer"
+    )
     log2p: float = entry("mean log2 p(next token)", "bits")
     log2p_low: float = entry("low end of its 95% interval over texts", "bits")
     log2p_high: float = entry("high end", "bits")
@@ -130,5 +138,7 @@ class Results(StudyResults):
     maps: dict[str, list[DrawnPoints]] = entry("for each method the map of each site")
     near: list[str] = entry("each site's 5 nearest words of every word, base64 of 16-bit numbers")
     cka: Similarity = entry("likeness of every two sites")
-    cka_between: Similarity | None = entry("likeness of this model's sites and another's", default=None)
+    cka_between: Similarity | None = entry(
+        "likeness of this model's sites and another's", default=None
+    )
     lens: LensResults | None = entry("the logit lens", default=None)

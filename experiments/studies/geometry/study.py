@@ -69,7 +69,8 @@ class GeometryInputs(Inputs):
         """Each property's value of each drawn word."""
         chosen = self.words.chosen
         return {
-            name: np.array([column[s][i] for s, i in chosen], dtype=object) for name, column in self.columns.items()
+            name: np.array([column[s][i] for s, i in chosen], dtype=object)
+            for name, column in self.columns.items()
         }
 
 
@@ -122,7 +123,10 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
         LayerRecord(**layer.figures, separability=layer.separability, **norms[site])
         for site, layer in zip(inputs.sites, layers, strict=True)
     ]
-    drawn = {method: [np.array(layer.maps[method]) for layer in layers] for method in _in_order(options.methods)}
+    drawn = {
+        method: [np.array(layer.maps[method]) for layer in layers]
+        for method in _in_order(options.methods)
+    }
     between = _between(inputs, run, vectors)
     lens, reason = _lens(inputs)
     if reason:
@@ -132,7 +136,9 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
     return Results(
         records=records,
         words=Words(**words.shown(inputs.labels)),
-        maps={method: [_packed(points) for points in of_sites] for method, of_sites in drawn.items()},
+        maps={
+            method: [_packed(points) for points in of_sites] for method, of_sites in drawn.items()
+        },
         near=[_packed_neighbours(layer.near) for layer in layers],
         cka=_similar(vectors),
         cka_between=between,
@@ -160,7 +166,9 @@ def _column(name: str, corpus: Corpus) -> list[list[Any]]:
     """A property of every word; None where a word has none."""
     prop = get_property(name, corpus)
     if prop.level != "word" or prop.rewrite is not None:
-        raise RunError(f"--property {name}: expected a property of words, it is one of a {prop.level}")
+        raise RunError(
+            f"--property {name}: expected a property of words, it is one of a {prop.level}"
+        )
     return [list(prop.read(sentence, corpus)) for sentence in corpus.sentences]  # type: ignore[arg-type]
 
 
@@ -176,7 +184,14 @@ def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> V
     where = options.store if is_own else None
     with run.timed("features"):
         features = read_or_run(
-            where, subject, [inputs.corpus], layout, sites, store, options.pooling, options.batch_tokens
+            where,
+            subject,
+            [inputs.corpus],
+            layout,
+            sites,
+            store,
+            options.pooling,
+            options.batch_tokens,
         )
     return {site: features.read(site)[rows].numpy() for site in sites}
 
@@ -227,7 +242,9 @@ def _lens(inputs: GeometryInputs) -> tuple[LensResults | None, str]:
         lens = logit_lens(subject, texts)
     except LensError as error:
         return None, str(error)
-    return LensResults(records=lens.records(options.seed), texts=_lens_texts(subject, lens, texts)), ""
+    return LensResults(
+        records=lens.records(options.seed), texts=_lens_texts(subject, lens, texts)
+    ), ""
 
 
 def cka_bytes(clouds: int, words: int) -> int:
@@ -238,10 +255,17 @@ def cka_bytes(clouds: int, words: int) -> int:
 def _similar(vectors: Vectors, others: Vectors | None = None, model: str = "") -> Similarity:
     """CKA of every two layers."""
     grams = np.stack([measures.centred_gram(cloud) for cloud in vectors.values()])
-    other_grams = grams if others is None else np.stack([measures.centred_gram(cloud) for cloud in others.values()])
+    other_grams = (
+        grams
+        if others is None
+        else np.stack([measures.centred_gram(cloud) for cloud in others.values()])
+    )
     values = np.round(measures.cka(grams, other_grams), 4).tolist()
     return Similarity(
-        rows=list(vectors), columns=list(vectors if others is None else others), values=values, model=model
+        rows=list(vectors),
+        columns=list(vectors if others is None else others),
+        values=values,
+        model=model,
     )
 
 
@@ -286,7 +310,10 @@ def _packed_neighbours(neighbours: list[list[int]]) -> str:
 
 
 def _export(
-    inputs: GeometryInputs, run: Run, vectors: Vectors, drawn: dict[str, list[Float[np.ndarray, "n 2"]]]
+    inputs: GeometryInputs,
+    run: Run,
+    vectors: Vectors,
+    drawn: dict[str, list[Float[np.ndarray, "n 2"]]],
 ) -> None:
     """The files for other tools."""
     sentences, chosen = inputs.corpus.sentences, inputs.words.chosen
@@ -296,11 +323,16 @@ def _export(
         "word": [i + 1 for _, i in chosen],
     }
     table |= {name: list(values) for name, values in inputs.labels.items()}
-    by_site = {site: {m: points[place] for m, points in drawn.items()} for place, site in enumerate(inputs.sites)}
+    by_site = {
+        site: {m: points[place] for m, points in drawn.items()}
+        for place, site in enumerate(inputs.sites)
+    }
     export.write(inputs.options.export, run.folder.path, table, vectors, by_site)
 
 
-def _findings(records: Sequence[LayerRecord], options: GeometryOptions, lens: LensResults | None) -> list[Finding]:
+def _findings(
+    records: Sequence[LayerRecord], options: GeometryOptions, lens: LensResults | None
+) -> list[Finding]:
     findings = [space_finding(records)]
     separated = separability_finding(records, options.properties[0], _in_order(options.methods))
     if separated is not None:

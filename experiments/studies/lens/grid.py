@@ -27,7 +27,12 @@ def _shade(record: ReadingRecord, follows_target: bool) -> int:
 
 
 def reading_grid(
-    records: Sequence[ReadingRecord], tokens: Sequence[str], uid: str, title: str, *, follows_target: bool
+    records: Sequence[ReadingRecord],
+    tokens: Sequence[str],
+    uid: str,
+    title: str,
+    *,
+    follows_target: bool,
 ) -> tuple[str, list[list[str]], str]:
     """The drawing, what the pointer reads (place, token, the ten likeliest), and a caption.
 
@@ -47,23 +52,39 @@ def reading_grid(
         word = r.top[0].token
         short = word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
         on = f" m-on{shade}" if shade else ""
-        body.append(f'<text class="m-text{on}" x="{px(x + WIDTH / 2)}" y="{px(y + HEIGHT / 2 + 3)}" ')
+        body.append(
+            f'<text class="m-text{on}" x="{px(x + WIDTH / 2)}" y="{px(y + HEIGHT / 2 + 3)}" '
+        )
         body.append(f'text-anchor="middle">{escape(short)}</text>')
         ten = ", ".join(f"{c.token!r} {number(c.probability)}" for c in r.top)
         target = (
-            "" if r.target_rank is None else f"; target: p = {number(r.target_probability, 4)}, rank {r.target_rank:,}"
+            ""
+            if r.target_rank is None
+            else f"; target: p = {number(r.target_probability, 4)}, rank {r.target_rank:,}"
         )
         tips.append([f"layer {layer_label(r.layer)}, behind {r.token!r}", f"{word!r}{target}", ten])
     for row, layer in enumerate(layers):
         y = top + HEIGHT * row + HEIGHT / 2 + 3
-        body.append(f'<text class="tick" x="{px(left - 6)}" y="{px(y)}" text-anchor="end">{layer_label(layer)}</text>')
+        body.append(
+            f'<text class="tick" x="{px(left - 6)}" y="{px(y)}" text-anchor="end">{layer_label(layer)}</text>'
+        )
     under = top + HEIGHT * len(layers) + 14
     for position, token in enumerate(tokens):
         short = token if len(token) <= LETTERS + 1 else f"{token[:LETTERS]}…"
         x = left + WIDTH * position + WIDTH / 2
-        body.append(f'<text class="tick" x="{px(x)}" y="{px(under)}" text-anchor="middle">{escape(short)}</text>')
+        body.append(
+            f'<text class="tick" x="{px(x)}" y="{px(under)}" text-anchor="middle">{escape(short)}</text>'
+        )
     shown = (
-        "rank of the target (deepest: it is the likeliest; grey: not among 100)" if follows_target else "probability"
+        "rank of the target (deepest: it is the likeliest; grey: not among 100)"
+        if follows_target
+        else "probability"
     )
     words = f"The likeliest next token behind each token, at each layer. Shade: {shown}. Point at a cell for the ten likeliest."
-    return svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'), tips, words
+    return (
+        svg(
+            box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'
+        ),
+        tips,
+        words,
+    )

@@ -13,10 +13,16 @@ from ...runs.shared_options import RunOptions
 class LensOptions(RunOptions):
     """What each layer would predict, and which parts write the prediction."""
 
-    text: tuple[str, ...] = option("a text to read at every layer and position (repeatable)", (), metavar="TEXT")
-    prompts: Path | None = option("texts to read, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE")
+    text: tuple[str, ...] = option(
+        "a text to read at every layer and position (repeatable)", (), metavar="TEXT"
+    )
+    prompts: Path | None = option(
+        "texts to read, JSONL with prompt and perhaps answer, wrong", None, metavar="FILE"
+    )
     corpus: Path | None = option(
-        "texts to fit and test the lenses on: one text a line, or CoNLL-U (.conllu)", None, metavar="FILE"
+        "texts to fit and test the lenses on: one text a line, or CoNLL-U (.conllu)",
+        None,
+        metavar="FILE",
     )
     limit: int | None = option(
         "use only the first N texts of the corpus and of the prompts", None, metavar="N", least=1
@@ -26,18 +32,30 @@ class LensOptions(RunOptions):
         (),
         choices=("logit", "least-squares", "tuned", "jacobian"),
     )
-    lens: tuple[Path, ...] = option("a lens that another run saved (repeatable)", (), metavar="FILE")
-    target: str | None = option("continuation whose rank and logit are followed, with its leading space", None)
+    lens: tuple[Path, ...] = option(
+        "a lens that another run saved (repeatable)", (), metavar="FILE"
+    )
+    target: str | None = option(
+        "continuation whose rank and logit are followed, with its leading space", None
+    )
     wrong: str | None = option("another continuation that the target is compared with", None)
     by: str | None = option(
         "also direct logit attribution of the target to these parts (default: head, where there is a target)",
         None,
         choices=("head", "layer", "mlp", "neuron", "position"),
     )
-    exact: int = option("ablate the N parts with the largest contributions exactly", 10, metavar="N")
+    exact: int = option(
+        "ablate the N parts with the largest contributions exactly", 10, metavar="N"
+    )
     held_out: float = option("share of the corpus that the lenses are tested on", 0.3)
     steps: int = option("steps of gradient descent of the tuned lens", 60, least=1)
     jacobian_texts: int = option("most texts of the Jacobian lens", 24, metavar="N", least=2)
-    first_position: int = option("positions that the Jacobian lens leaves out at the beginning of each text", 16)
-    reliability: float = option("stop fitting the Jacobian lens at this reliability of its worst layer; 1 never", 0.95)
-    random_models: int = option("random-weight models whose logit lens is compared; 0 skips them", 1)
+    first_position: int = option(
+        "positions that the Jacobian lens leaves out at the beginning of each text", 16
+    )
+    reliability: float = option(
+        "stop fitting the Jacobian lens at this reliability of its worst layer; 1 never", 0.95
+    )
+    random_models: int = option(
+        "random-weight models whose logit lens is compared; 0 skips them", 1
+    )

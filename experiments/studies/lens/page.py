@@ -61,7 +61,9 @@ def page(results: Results) -> Page:
     sections = [_text_section(results, text, data) for text in range(len(results.texts))]
     if results.layers:
         sections.append(_layers_section(results, data))
-    kinds = list(dict.fromkeys(r.kind for r in (*results.records, *results.layers) if r.kind != "model"))
+    kinds = list(
+        dict.fromkeys(r.kind for r in (*results.records, *results.layers) if r.kind != "model")
+    )
     return Page(
         title=f"What each layer of {model_name(results.provenance)} would predict",
         kicker="layerscope lens",
@@ -79,14 +81,29 @@ def _text_section(results: Results, number_: int, data: dict[str, Any]) -> Secti
     parts: list[Any] = []
     if text.logit is not None:
         against = f" over {text.wrong!r}" if text.wrong else ""
-        parts.append(Stats([(f"logit of {text.target!r}{against}", signed(text.logit), "behind the last token")]))
+        parts.append(
+            Stats(
+                [
+                    (
+                        f"logit of {text.target!r}{against}",
+                        signed(text.logit),
+                        "behind the last token",
+                    )
+                ]
+            )
+        )
     for kind in dict.fromkeys(r.kind for r in records if r.kind != "model"):
         uid = f"grid-{number_}-{kind}"
         title = f"{kind} lens of text {number_ + 1}"
         rows = [r for r in records if r.kind in (kind, "model")]
-        drawing, tips, words = reading_grid(rows, text.tokens, uid, title, follows_target=text.target is not None)
+        drawing, tips, words = reading_grid(
+            rows, text.tokens, uid, title, follows_target=text.target is not None
+        )
         data["heats"][uid] = {"tips": tips, "metric": "next token"}
-        parts += [Heading(f"{kind.capitalize()} lens", ""), Heat(uid, Markup(drawing), words, label=title, key=False)]
+        parts += [
+            Heading(f"{kind.capitalize()} lens", ""),
+            Heat(uid, Markup(drawing), words, label=title, key=False),
+        ]
     if table := _contributions(results, number_):
         parts.append(table)
     return Section(f"text-{number_}", f"Text {number_ + 1}", parts, text.text, study=True)
@@ -102,7 +119,10 @@ def _contributions(results: Results, number_: int) -> Fold | None:
     columns = [
         Column("part", False),
         Column("direct", hint="what it adds to the logit through the frozen final norm"),
-        Column("whole", hint="the logit with it minus the logit with zero in its place (exact ablation)"),
+        Column(
+            "whole",
+            hint="the logit with it minus the logit with zero in its place (exact ablation)",
+        ),
     ]
     rows = [
         [
@@ -126,7 +146,8 @@ def _layers_section(results: Results, data: dict[str, Any]) -> Section:
     for i, kind in enumerate(kinds):
         rows = {r.layer: r for r in results.layers if r.kind == kind}
         values, low, high = (
-            [getattr(rows[n], name) if n in rows else None for n in layers] for name in ("kl", "kl_low", "kl_high")
+            [getattr(rows[n], name) if n in rows else None for n in layers]
+            for name in ("kl", "kl_low", "kl_high")
         )
         series.append(Series(kind, COLOURS[i % len(COLOURS)], values, low, high, points=True))
     labels = [layer_label(layer) for layer in layers]
@@ -164,7 +185,12 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
         for r in records
     ]  # fmt: skip
     return Table(
-        "layers-table", "Every lens at every layer, 95% intervals in small print", columns, rows, tall=True, copy=True
+        "layers-table",
+        "Every lens at every layer, 95% intervals in small print",
+        columns,
+        rows,
+        tall=True,
+        copy=True,
     )
 
 
@@ -180,7 +206,10 @@ def _comparisons(results: Results) -> Fold:
         ]
         for c in results.comparisons
     ]  # fmt: skip
-    return Fold("Lenses against each other", [Table("comparisons", "Paired over texts", columns, rows, copy=True)])
+    return Fold(
+        "Lenses against each other",
+        [Table("comparisons", "Paired over texts", columns, rows, copy=True)],
+    )
 
 
 def curves(results: Results) -> list[DepthCurve]:
@@ -188,5 +217,9 @@ def curves(results: Results) -> list[DepthCurve]:
     found = []
     for kind in dict.fromkeys(r.kind for r in results.layers):
         rows = [vars(r) for r in results.layers if r.kind == kind]
-        found.append(DepthCurve.of(f"{kind} lens", "bits a token from the model's prediction", rows, "kl", "kl_"))
+        found.append(
+            DepthCurve.of(
+                f"{kind} lens", "bits a token from the model's prediction", rows, "kl", "kl_"
+            )
+        )
     return found

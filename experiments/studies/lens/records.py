@@ -21,7 +21,9 @@ class ReadingRecord:
 
     text: int = entry("number of the text, from 0")
     kind: str = entry("the lens")
-    layer: int = entry("the block behind which is read, from 0; -1 is the embedding, the last the model itself")
+    layer: int = entry(
+        "the block behind which is read, from 0; -1 is the embedding, the last the model itself"
+    )
     position: int = entry("the token's position, from 0")
     token: str = entry("the token there, decoded")
     top: list[Candidate] = entry("the ten likeliest next tokens")
@@ -47,8 +49,12 @@ class LayerRecord:
     median_rank: float = entry("median rank of the true next token, 0 the likeliest")
     n_texts: int = entry("held-out texts", "texts")
     n_tokens: int = entry("held-out tokens", "tokens")
-    cosine: float | None = entry("Jacobian: similarity of the estimates from two halves of the texts", default=None)
-    texts_needed: int | None = entry("Jacobian: texts for a reliability of .95", "texts", default=None)
+    cosine: float | None = entry(
+        "Jacobian: similarity of the estimates from two halves of the texts", default=None
+    )
+    texts_needed: int | None = entry(
+        "Jacobian: texts for a reliability of .95", "texts", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,8 @@ class ComparisonRecord:
     b: str = entry("another")
     layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
     difference: float = entry(
-        "divergence under b less that under a, mean over texts: below 0, b is better", "bits a token"
+        "divergence under b less that under a, mean over texts: below 0, b is better",
+        "bits a token",
     )
     low: float | None = entry("95% interval over texts", "bits a token")
     high: float | None = entry("95% interval over texts", "bits a token")
@@ -91,7 +98,9 @@ class TextRecord:
     target: str | None = entry("the continuation that is followed")
     wrong: str | None = entry("the one that it is compared with")
     logit: float | None = entry("the target's logit, less the wrong one's", "logits", default=None)
-    bias: float | None = entry("the part of it from biases of the final norm and the head", "logits", default=None)
+    bias: float | None = entry(
+        "the part of it from biases of the final norm and the head", "logits", default=None
+    )
     sum_error: float | None = entry(
         "difference between the sum of the contributions and the logit", "logits", default=None
     )

@@ -75,7 +75,10 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     data = []
     if options.prompts is not None:
         read = read_prompts(options.prompts, options.limit, answers=False)
-        prompts += [replace(p, answer=options.target or p.answer, wrong=options.wrong or p.wrong) for p in read]
+        prompts += [
+            replace(p, answer=options.target or p.answer, wrong=options.wrong or p.wrong)
+            for p in read
+        ]
         data.append(DataFile.of("prompts", options.prompts, len(read)))
     texts = _corpus(options)
     if options.corpus is not None:
@@ -84,17 +87,32 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     subject = load()
     require_lens(subject)
     saved = [Lens.load(path, subject) for path in options.lens]
-    kinds = tuple(kind for kind in KINDS if kind in options.kind or kind in {lens.kind for lens in saved}) or ("logit",)
-    fitted = [kind for kind in kinds if kind != "logit" and kind not in {lens.kind for lens in saved}]
+    kinds = tuple(
+        kind for kind in KINDS if kind in options.kind or kind in {lens.kind for lens in saved}
+    ) or ("logit",)
+    fitted = [
+        kind for kind in kinds if kind != "logit" and kind not in {lens.kind for lens in saved}
+    ]
     if fitted and not texts:
-        raise LensError(f"--kind {fitted[0]}: expected --corpus to fit it on, or --lens FILE of another run")
+        raise LensError(
+            f"--kind {fitted[0]}: expected --corpus to fit it on, or --lens FILE of another run"
+        )
     for encoded in subject.encode([prompt.prompt for prompt in prompts]):
         if len(encoded) > MOST_TOKENS or encoded.cut is not None:
             most = min(MOST_TOKENS, subject.max_length)
-            raise LensError(f"{encoded.text[:40]!r}: expected a text of at most {most} tokens, got a longer one")
+            raise LensError(
+                f"{encoded.text[:40]!r}: expected a text of at most {most} tokens, got a longer one"
+            )
     train, test = _halves(subject, texts, options)
     return LensInputs(
-        options=options, subject=subject, data=data, kinds=kinds, prompts=prompts, train=train, test=test, saved=saved
+        options=options,
+        subject=subject,
+        data=data,
+        kinds=kinds,
+        prompts=prompts,
+        train=train,
+        test=test,
+        saved=saved,
     )
 
 
@@ -107,7 +125,9 @@ def _corpus(options: LensOptions) -> list[str]:
     return [line.strip() for _, line in islice(numbered_lines(options.corpus), options.limit)]
 
 
-def _halves(subject: Subject, texts: Sequence[str], options: LensOptions) -> tuple[list[Encoded], list[Encoded]]:
+def _halves(
+    subject: Subject, texts: Sequence[str], options: LensOptions
+) -> tuple[list[Encoded], list[Encoded]]:
     """The corpus divided at random, equal texts on one side only."""
     if not texts:
         return [], []
@@ -115,7 +135,9 @@ def _halves(subject: Subject, texts: Sequence[str], options: LensOptions) -> tup
     order = np.random.default_rng(options.seed).permutation(len(different))
     n_test = max(1, round(options.held_out * len(different)))
     encoded = subject.encode([different[i] for i in order])
-    train, test = ([text for text in half if len(text) > 1] for half in (encoded[n_test:], encoded[:n_test]))
+    train, test = (
+        [text for text in half if len(text) > 1] for half in (encoded[n_test:], encoded[:n_test])
+    )
     if not train or not test:
         raise LensError(
             f"{options.corpus}: expected texts of two tokens or more to fit and to test on, got {len(different)} texts"
@@ -148,25 +170,39 @@ def measure(inputs: LensInputs, run: Run) -> Results:
     if inputs.test:
         with run.timed("testing"):
             scores = _scores(subject, lenses, inputs.test, options.batch_tokens)
-            layers = [row for kind in scores for row in _layer_records(kind, scores[kind], options.seed)]
+            layers = [
+                row for kind in scores for row in _layer_records(kind, scores[kind], options.seed)
+            ]
             layers = [_with_reliability(row, reliabilities) for row in layers]
             comparisons = _compared(scores, [lens.kind for lens in lenses], options.seed)
             layers += _random_models(subject, inputs, options)
     texts, readings, parts = [], [], []
     for number, prompt in enumerate(inputs.prompts):
         (encoded,) = subject.encode([prompt.prompt])
-        target, wrong = (_first_token(subject, encoded, answer, notes) for answer in (prompt.answer, prompt.wrong))
+        target, wrong = (
+            _first_token(subject, encoded, answer, notes)
+            for answer in (prompt.answer, prompt.wrong)
+        )
         readings += _readings(subject, number, encoded, lenses, target)
         record = TextRecord(
-            text=prompt.prompt, tokens=spelled(subject, encoded), target=prompt.answer or None, wrong=prompt.wrong
+            text=prompt.prompt,
+            tokens=spelled(subject, encoded),
+            target=prompt.answer or None,
+            wrong=prompt.wrong,
         )
         if target is not None:
             direct = contributions(subject, encoded, target, wrong, options.by or "head")
-            parts += _contribution_records(subject, number, encoded, direct, target, wrong, options.exact)
+            parts += _contribution_records(
+                subject, number, encoded, direct, target, wrong, options.exact
+            )
             record = replace(record, logit=direct.logit, bias=direct.biases, sum_error=direct.error)
         texts.append(record)
     if len(inputs.prompts) and not inputs.test:
-        notes.append(Note(kind="info", text="single texts have no interval: --corpus tests the lenses on many"))
+        notes.append(
+            Note(
+                kind="info", text="single texts have no interval: --corpus tests the lenses on many"
+            )
+        )
     return Results(
         records=readings,
         texts=texts,
@@ -178,7 +214,9 @@ def measure(inputs: LensInputs, run: Run) -> Results:
     )
 
 
-def _fitted(inputs: LensInputs, run: Run, reliabilities: list[Reliability], notes: list[Note]) -> list[Lens]:
+def _fitted(
+    inputs: LensInputs, run: Run, reliabilities: list[Reliability], notes: list[Note]
+) -> list[Lens]:
     """Every lens that is asked for: read from a file, kept by an interrupted run, or fitted and kept."""
     subject, options = inputs.subject, inputs.options
     assert subject is not None
@@ -209,13 +247,17 @@ def _fitted(inputs: LensInputs, run: Run, reliabilities: list[Reliability], note
                          f"on validation texts than the least squares that they start from")
                 )  # fmt: skip
             else:
-                bar = bars.add_task("Jacobian lens", total=min(options.jacobian_texts, len(inputs.train)))
+                bar = bars.add_task(
+                    "Jacobian lens", total=min(options.jacobian_texts, len(inputs.train))
+                )
                 stop = options.reliability if options.reliability < 1 else None
                 lens, found = jacobian(
                     subject, inputs.train[: options.jacobian_texts], first=options.first_position, stop_at=stop,
                     advance=lambda n, bar=bar: bars.advance(bar, n),
                 )  # fmt: skip
-                lens = replace(lens, about={**lens.about, "reliability": [vars(one) for one in found]})
+                lens = replace(
+                    lens, about={**lens.about, "reliability": [vars(one) for one in found]}
+                )
                 if left := lens.about["left_out_texts"]:
                     text = f"jacobian: {left} texts are too short for it (under {options.first_position + 2} tokens)"
                     notes.append(Note(kind="dropped", text=text))
@@ -223,7 +265,9 @@ def _fitted(inputs: LensInputs, run: Run, reliabilities: list[Reliability], note
             lens.save(path)
             lenses[kind] = lens
     if "jacobian" in lenses:
-        reliabilities += [Reliability(**one) for one in lenses["jacobian"].about.get("reliability", ())]
+        reliabilities += [
+            Reliability(**one) for one in lenses["jacobian"].about.get("reliability", ())
+        ]
     return [lenses[kind] for kind in inputs.kinds]
 
 
@@ -231,7 +275,10 @@ def _least_squares(inputs: LensInputs, bars: Progress) -> Lens:
     """The lens that least squares fit, with a progress bar."""
     bar = bars.add_task("least squares", total=len(inputs.train))
     return least_squares(
-        inputs.subject, inputs.train, inputs.options.batch_tokens, lambda texts: bars.advance(bar, texts)
+        inputs.subject,
+        inputs.train,
+        inputs.options.batch_tokens,
+        lambda texts: bars.advance(bar, texts),
     )
 
 
@@ -239,13 +286,21 @@ def _least_squares(inputs: LensInputs, bars: Progress) -> Lens:
 
 
 def _scores(
-    subject: Subject, lenses: Sequence[Lens], texts: Sequence[Encoded], batch_tokens: int, control: bool = True
+    subject: Subject,
+    lenses: Sequence[Lens],
+    texts: Sequence[Encoded],
+    batch_tokens: int,
+    control: bool = True,
 ) -> dict[str, Float[np.ndarray, "layer measure token"]]:
     """For each lens (and each with its layers shuffled) KL, loss, agreement and rank of every token; the last row of
     measures is the token's text."""
     named = {lens.kind: lens for lens in lenses}
     if control:
-        named |= {f"{lens.kind}, layers shuffled": lens.shuffled() for lens in lenses if lens.weight is not None}
+        named |= {
+            f"{lens.kind}, layers shuffled": lens.shuffled()
+            for lens in lenses
+            if lens.weight is not None
+        }
     out: dict[str, list[Tensor]] = {name: [] for name in named}
     with torch.no_grad():
         for streams in all_streams(subject, texts, batch_tokens):
@@ -255,12 +310,16 @@ def _scores(
                 continue
             following = streams.ids[:, 1:][places]
             model = streams.clean.logits[:, :-1][places].float().log_softmax(-1)
-            owners = torch.tensor([streams.batch.rows[row] for row in places.nonzero()[:, 0].tolist()]).double()
+            owners = torch.tensor(
+                [streams.batch.rows[row] for row in places.nonzero()[:, 0].tolist()]
+            ).double()
             for name, lens in named.items():
                 rows = []
                 for layer in range(streams.n_layers):
                     logits = streams.logits(lens(layer, streams.stream(layer)))
-                    rows.append(_judged(logits[:, :-1][places].float().log_softmax(-1), model, following))
+                    rows.append(
+                        _judged(logits[:, :-1][places].float().log_softmax(-1), model, following)
+                    )
                 table = torch.stack(rows).cpu().double()
                 out[name].append(torch.cat([table, owners.expand(len(rows), 1, -1)], dim=1))
     return {name: torch.cat(parts, dim=2).numpy() for name, parts in out.items()}
@@ -275,7 +334,9 @@ def _judged(guess: Tensor, model: Tensor, following: Tensor) -> Float[Tensor, "4
     return torch.stack([kl, -of_next[:, 0] / bits, agree, (guess > of_next).sum(-1).float()])
 
 
-def _layer_records(kind: str, scores: Float[np.ndarray, "layer measure token"], seed: int) -> list[LayerRecord]:
+def _layer_records(
+    kind: str, scores: Float[np.ndarray, "layer measure token"], seed: int
+) -> list[LayerRecord]:
     """Means with intervals over texts."""
     texts = np.unique(scores[0, 4], return_inverse=True)[1]
     boot = ClusterBootstrap(texts, seed=seed)
@@ -283,7 +344,11 @@ def _layer_records(kind: str, scores: Float[np.ndarray, "layer measure token"], 
     records = []
     for layer, (kl, loss, agree, rank, _) in enumerate(scores):
         means = {"kl": boot.mean(kl), "loss": boot.mean(loss), "agreement": boot.mean(agree)}
-        fields = {name: value for key, found in means.items() for name, value in _spread(key, found, single).items()}
+        fields = {
+            name: value
+            for key, found in means.items()
+            for name, value in _spread(key, found, single).items()
+        }
         records.append(
             LayerRecord(
                 kind=kind, layer=layer - 1, median_rank=float(np.median(rank)), n_texts=boot.n_clusters,
@@ -319,7 +384,9 @@ def _random_models(subject: Subject, inputs: LensInputs, options: LensOptions) -
     return records
 
 
-def _compared(scores: dict[str, np.ndarray], kinds: Sequence[str], seed: int) -> list[ComparisonRecord]:
+def _compared(
+    scores: dict[str, np.ndarray], kinds: Sequence[str], seed: int
+) -> list[ComparisonRecord]:
     """Every two lenses, paired over texts, at every layer."""
     pairs = [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]]
     if not pairs:
@@ -331,7 +398,9 @@ def _compared(scores: dict[str, np.ndarray], kinds: Sequence[str], seed: int) ->
     rows, p = [], []
     for a, b in pairs:
         for layer in range(len(scores[a])):
-            columns = np.column_stack([scores[b][layer, 0] - scores[a][layer, 0], np.ones(len(texts))])
+            columns = np.column_stack(
+                [scores[b][layer, 0] - scores[a][layer, 0], np.ones(len(texts))]
+            )
             sums = boot.sums(columns)
             replicates = sums[:, 0] / sums[:, 1]
             found = interval(float(columns[:, 0].mean()), replicates)
@@ -339,7 +408,13 @@ def _compared(scores: dict[str, np.ndarray], kinds: Sequence[str], seed: int) ->
             rows.append((a, b, layer, found))
     return [
         ComparisonRecord(
-            a=a, b=b, layer=layer - 1, difference=found.value, low=found.low, high=found.high, p_holm=float(value)
+            a=a,
+            b=b,
+            layer=layer - 1,
+            difference=found.value,
+            low=found.low,
+            high=found.high,
+            p_holm=float(value),
         )
         for (a, b, layer, found), value in zip(rows, holm(p), strict=True)
     ]
@@ -360,7 +435,9 @@ def shown_token(subject: Subject, token: int) -> str:
     return plain.replace("\n", "⏎").replace("\t", "⇥")
 
 
-def _first_token(subject: Subject, text: Encoded, answer: str | None, notes: list[Note]) -> int | None:
+def _first_token(
+    subject: Subject, text: Encoded, answer: str | None, notes: list[Note]
+) -> int | None:
     """The first token of a continuation, as it stands behind the text."""
     if not answer:
         return None
@@ -395,7 +472,9 @@ def _readings(
                 for position in range(len(text)):
                     top = [
                         Candidate(token=shown_token(subject, int(token)), probability=float(p))
-                        for p, token in zip(best.values[position], best.indices[position], strict=True)
+                        for p, token in zip(
+                            best.values[position], best.indices[position], strict=True
+                        )
                     ]
                     p = None if target is None else probabilities[position, target]
                     records.append(
@@ -407,19 +486,29 @@ def _readings(
                             token=tokens[position],
                             top=top,
                             target_probability=None if p is None else float(p),
-                            target_rank=None if p is None else int((probabilities[position] > p).sum()),
+                            target_rank=None
+                            if p is None
+                            else int((probabilities[position] > p).sum()),
                         )
                     )
     return records
 
 
 def _contribution_records(
-    subject: Subject, number: int, text: Encoded, direct: Contributions, target: int, wrong: int | None, exact: int
+    subject: Subject,
+    number: int,
+    text: Encoded,
+    direct: Contributions,
+    target: int,
+    wrong: int | None,
+    exact: int,
 ) -> list[ContributionRecord]:
     """Every part, and the exact effect of the largest that can be edited."""
     editable = [part for part in direct.parts if part.site]
     largest = sorted(editable, key=lambda part: -abs(part.logit))[:exact]
-    effects = dict(zip(map(id, largest), exact_effects(subject, text, largest, target, wrong), strict=True))
+    effects = dict(
+        zip(map(id, largest), exact_effects(subject, text, largest, target, wrong), strict=True)
+    )
     return [
         ContributionRecord(
             text=number, component=part.component, layer=part.layer, index=part.index, logit=part.logit,
@@ -440,7 +529,9 @@ def findings(
     for kind in dict.fromkeys(row.kind for row in layers if row.kind in KINDS):
         rows = [row for row in layers if row.kind == kind]
         middle, last = rows[len(rows) // 2], rows[-1]
-        span = "" if middle.kl_low is None else f" (95% {middle.kl_low:.3g} to {middle.kl_high:.3g})"
+        span = (
+            "" if middle.kl_low is None else f" (95% {middle.kl_low:.3g} to {middle.kl_high:.3g})"
+        )
         out.append(
             Finding(
                 property=kind,
@@ -455,7 +546,10 @@ def findings(
 
 
 def _text_findings(
-    number: int, text: TextRecord, readings: Sequence[ReadingRecord], parts: Sequence[ContributionRecord]
+    number: int,
+    text: TextRecord,
+    readings: Sequence[ReadingRecord],
+    parts: Sequence[ContributionRecord],
 ) -> list[Finding]:
     """Where the prediction of one text appears, and what writes it."""
     last = [r for r in readings if r.text == number and r.position == len(text.tokens) - 1]
@@ -463,7 +557,9 @@ def _text_findings(
     out = []
     for kind in dict.fromkeys(r.kind for r in last if r.kind != "model"):
         steps = [r for r in last if r.kind in (kind, "model")]
-        first = next(i for i in range(len(steps)) if all(step.top[0].token == answer for step in steps[i:]))
+        first = next(
+            i for i in range(len(steps)) if all(step.top[0].token == answer for step in steps[i:])
+        )
         label = layer_label(steps[first].layer)
         out.append(
             Finding(
@@ -475,7 +571,9 @@ def _text_findings(
     rows = [part for part in parts if part.text == number]
     if rows and text.logit is not None:
         named = [
-            row for row in rows if row.component in ("head", "mlp", "attention", "neuron", "position", "embedding")
+            row
+            for row in rows
+            if row.component in ("head", "mlp", "attention", "neuron", "position", "embedding")
         ]
         largest = sorted(named, key=lambda row: -abs(row.logit))[:5]
         words = ", ".join(f"{part_name(row)} ({row.logit:+.2f})" for row in largest)
@@ -494,6 +592,10 @@ def part_name(record: ContributionRecord) -> str:
     """How people call it: L3H5, L3 MLP, L3N17."""
     if record.layer is None:
         return record.component
-    after = {"head": f"H{record.index}", "neuron": f"N{record.index}", "position": f" position {record.index}"}
+    after = {
+        "head": f"H{record.index}",
+        "neuron": f"N{record.index}",
+        "position": f" position {record.index}",
+    }
     words = {"mlp": " MLP", "attention": " attention"}
     return f"L{record.layer}{after.get(record.component) or words.get(record.component) or f' {record.component}'}"

@@ -24,5 +24,9 @@ def tables(records: Sequence[ReadingRecord]) -> list[Table]:
             p = "" if r.target_probability is None else f"{r.target_probability:.4f}"
             rows.append((r.kind, layer_label(r.layer), shown, p, rank))
         title = f"text {number + 1}: the next token, layer by layer"
-        out.append(titled(title, "lens|layer|likeliest|p(target)|rank", rows, ("lens", "layer", "likeliest")))
+        out.append(
+            titled(
+                title, "lens|layer|likeliest|p(target)|rank", rows, ("lens", "layer", "likeliest")
+            )
+        )
     return out

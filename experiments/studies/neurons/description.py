@@ -21,7 +21,9 @@ SAME = 2
 
 def named(orders: Mapping[str, Sequence[int]], count: int) -> list[int]:
     """The first ``count`` neurons of every ranking, each once: the firsts of all, then the seconds."""
-    return list(dict.fromkeys(order[i] for i in range(count) for order in orders.values() if i < len(order)))
+    return list(
+        dict.fromkeys(order[i] for i in range(count) for order in orders.values() if i < len(order))
+    )
 
 
 def described(
@@ -43,12 +45,21 @@ def described(
     places = [
         (split, sentence, at)
         for split in SPLITS
-        for sentence, line in zip(view.splits[split].sentences, view.layouts[split].rows, strict=True)
+        for sentence, line in zip(
+            view.splits[split].sentences, view.layouts[split].rows, strict=True
+        )
         for at, row in enumerate(line)
         if row is not None
     ]
-    labels = {rows[0]: str(label) for p in task.parts.values() for rows, label in zip(p.rows, p.labels, strict=True)}
-    ranks = {ranking: {neuron: i + 1 for i, neuron in enumerate(order)} for ranking, order in orders.items()}
+    labels = {
+        rows[0]: str(label)
+        for p in task.parts.values()
+        for rows, label in zip(p.rows, p.labels, strict=True)
+    }
+    ranks = {
+        ranking: {neuron: i + 1 for i, neuron in enumerate(order)}
+        for ranking, order in orders.items()
+    }
     out = []
     for neuron in neurons:
         values = features[:, neuron].astype(np.float64)
@@ -61,7 +72,9 @@ def described(
             {
                 "index": int(neuron),
                 "ranks": {ranking: found[neuron] for ranking, found in ranks.items()},
-                "classes": {c: float(m[neuron] - values.mean()) / scale for c, m in means.of.items()},
+                "classes": {
+                    c: float(m[neuron] - values.mean()) / scale for c, m in means.of.items()
+                },
                 "top_form": form,
                 "top_share": count / len(forms),
                 "words": [

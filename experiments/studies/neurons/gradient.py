@@ -67,7 +67,9 @@ def by_gradient(
     change = {name: edit_of(name) for name in widths}
     total = np.zeros(len(parts))
     for chunk in chunks(subject, metric.reads(subject, items), tokens):
-        total += estimates(subject, metric, chunk, parts, lambda part: change[part.site.name]).effects.sum(1)
+        total += estimates(
+            subject, metric, chunk, parts, lambda part: change[part.site.name]
+        ).effects.sum(1)
     ends = np.cumsum(list(widths.values()))[:-1]
     return {
         name: np.argsort(-np.abs(effects), kind="stable")

@@ -15,7 +15,9 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
     """Neurons ranked by a property, read by probes, and changed in the running model."""
 
     property: str = option("property of words: upos, feats:Number, misc:NER, ...", metavar="P")
-    dev: Path | None = option("sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE")
+    dev: Path | None = option(
+        "sentences kept out of training (default: a tenth of the corpus)", None, metavar="FILE"
+    )
     test: Path | None = option(
         "sentences used for scoring, and as texts if no prompts or pairs are given (default: a tenth of the corpus)",
         None,
@@ -23,17 +25,28 @@ class NeuronsOptions(WordsOptions, StoreOptions, TextsOptions):
     )
     site: str = option("site whose neurons are ranked: a name or a glob", "mlp.hook_post")
     layer: tuple[int, ...] = option("a layer (repeatable; default: all)", ())
-    ranking: tuple[str, ...] = option("how neurons are ranked (repeatable; default: all rankings)", ())
+    ranking: tuple[str, ...] = option(
+        "how neurons are ranked (repeatable; default: all rankings)", ()
+    )
     gradient: bool = option(
-        "also rank by the gradient of the metric, on half of the texts; effects are then measured on the others", False
+        "also rank by the gradient of the metric, on half of the texts; effects are then measured on the others",
+        False,
     )
     k: tuple[int, ...] = option(
-        "how many of the first neurons to use (repeatable; 1 is always included)", (1, 4, 16, 64), least=1
+        "how many of the first neurons to use (repeatable; 1 is always included)",
+        (1, 4, 16, 64),
+        least=1,
     )
     value: str = option("what replaces the neurons' values", "mean", choices=("mean", "zero"))
     translate: float = option(
-        "also move the neurons towards each class, scaled by this factor; 0 skips it", 0.0, least=-inf
+        "also move the neurons towards each class, scaled by this factor; 0 skips it",
+        0.0,
+        least=-inf,
     )
-    null_draws: int = option("random sets of the same size to compare with", 20, aliases=("random",))
-    rotations: int = option("random rotations to compare with; 0 skips them, and the report says so", 3)
+    null_draws: int = option(
+        "random sets of the same size to compare with", 20, aliases=("random",)
+    )
+    rotations: int = option(
+        "random rotations to compare with; 0 skips them, and the report says so", 3
+    )
     show: int = option("how many neurons of each ranking the page describes", 3)

@@ -31,7 +31,12 @@ from .records import NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord, W
 
 CONTROLS = (
     Control("as many neurons at random", "any neurons of that number would do", field("null_p")),
-    Control("random rotations", "any basis would do, not the neurons' own", told("rotations"), "--rotations 3"),
+    Control(
+        "random rotations",
+        "any basis would do, not the neurons' own",
+        told("rotations"),
+        "--rotations 3",
+    ),
     GRID,
 )
 """What each control rules out."""
@@ -84,7 +89,11 @@ def _site_section(place: int, site: SiteRecord, results: Results, data: dict[str
     most = max(ablated, key=lambda record: abs(record.beyond))
     metric = f"{most.metric}, {most.unit}"
     items = [
-        (f"one neuron, {_words(best.ranking)}", number(best.accuracy), interval(best.low, best.high)),
+        (
+            f"one neuron, {_words(best.ranking)}",
+            number(best.accuracy),
+            interval(best.low, best.high),
+        ),
         (f"all {site.width}", number(site.whole[probe]), f"{_words(probe)} probe"),
         (
             f"missed most: {most.k}, {_words(most.ranking)}",
@@ -95,9 +104,24 @@ def _site_section(place: int, site: SiteRecord, results: Results, data: dict[str
     ]
     parts: list[Any] = [
         Stats(items),
-        Picture([_read_chart(place, site, [row for row in first_probe if row.ranking == best.ranking], data)]),
-        Picture([_used_chart(place, [row for row in ablated if row.ranking == most.ranking], metric, data)]),
-        Heading("Rankings and probes", "Each ranking read by each probe, with 95% intervals in small print."),
+        Picture(
+            [
+                _read_chart(
+                    place, site, [row for row in first_probe if row.ranking == best.ranking], data
+                )
+            ]
+        ),
+        Picture(
+            [
+                _used_chart(
+                    place, [row for row in ablated if row.ranking == most.ranking], metric, data
+                )
+            ]
+        ),
+        Heading(
+            "Rankings and probes",
+            "Each ranking read by each probe, with 95% intervals in small print.",
+        ),
         _cross(place, table),
     ]
     for number_of, value in enumerate(values):
@@ -114,10 +138,18 @@ def _column(rows: Sequence[SetRecord] | Sequence[ReadRecord], name: str) -> list
     return [finite(getattr(row, name)) for row in rows]
 
 
-def _read_chart(place: int, site: SiteRecord, rows: Sequence[ReadRecord], data: dict[str, Any]) -> Any:
+def _read_chart(
+    place: int, site: SiteRecord, rows: Sequence[ReadRecord], data: dict[str, Any]
+) -> Any:
     ranking = _words(rows[0].ranking)
     bands = [
-        Series(name, kind, _column(rows, key), _column(rows, f"{key}_low"), _column(rows, f"{key}_high"))
+        Series(
+            name,
+            kind,
+            _column(rows, key),
+            _column(rows, f"{key}_low"),
+            _column(rows, f"{key}_high"),
+        )
         for name, kind, key in (("random", "random", "random"), ("rotated", "control", "rotated"))
     ]
     return lines(
@@ -125,7 +157,12 @@ def _read_chart(place: int, site: SiteRecord, rows: Sequence[ReadRecord], data: 
         [
             *bands,
             Series(
-                ranking, "score", _column(rows, "accuracy"), _column(rows, "low"), _column(rows, "high"), points=True
+                ranking,
+                "score",
+                _column(rows, "accuracy"),
+                _column(rows, "low"),
+                _column(rows, "high"),
+                points=True,
             ),
         ],
         data,
@@ -142,7 +179,13 @@ def _used_chart(place: int, rows: Sequence[SetRecord], metric: str, data: dict[s
     return lines(
         f"used-{place}",
         [
-            Series("random", "random", _column(rows, "null"), _column(rows, "null_low"), _column(rows, "null_high")),
+            Series(
+                "random",
+                "random",
+                _column(rows, "null"),
+                _column(rows, "null_low"),
+                _column(rows, "null_high"),
+            ),
             Series(
                 _words(rows[0].ranking),
                 "score",
@@ -163,7 +206,11 @@ def _used_chart(place: int, rows: Sequence[SetRecord], metric: str, data: dict[s
 
 def _axis(rows: Sequence[SetRecord] | Sequence[ReadRecord]) -> dict[str, Any]:
     labels = [str(r.k) for r in rows]
-    return {"labels": labels, "names": [plural(int(k), "neuron") for k in labels], "x_title": "neurons"}
+    return {
+        "labels": labels,
+        "names": [plural(int(k), "neuron") for k in labels],
+        "x_title": "neurons",
+    }
 
 
 def _cross(place: int, table: Sequence[ReadRecord]) -> Table:
@@ -176,8 +223,14 @@ def _cross(place: int, table: Sequence[ReadRecord]) -> Table:
         Column("ranking", False),
         Column("k"),
         *(Column(_words(probe)) for probe in probes),
-        Column("random", hint=f"as many neurons in random order, {_words(probes[0])} probe, 95% of the draws"),
-        Column("rotated", hint=f"as many directions of a random rotation, {_words(probes[0])} probe, same ranking"),
+        Column(
+            "random",
+            hint=f"as many neurons in random order, {_words(probes[0])} probe, 95% of the draws",
+        ),
+        Column(
+            "rotated",
+            hint=f"as many directions of a random rotation, {_words(probes[0])} probe, same ranking",
+        ),
     ]
     rows = []
     for (ranking, k), by_probe in cells.items():
@@ -186,12 +239,21 @@ def _cross(place: int, table: Sequence[ReadRecord]) -> Table:
             [
                 Cell(_words(ranking), head=True),
                 Cell(str(k), float(k)),
-                *(score_cell(by_probe[p].accuracy, by_probe[p].low, by_probe[p].high) for p in probes),
+                *(
+                    score_cell(by_probe[p].accuracy, by_probe[p].low, by_probe[p].high)
+                    for p in probes
+                ),
                 score_cell(first.random, first.random_low, first.random_high),
                 score_cell(first.rotated, first.rotated_low, first.rotated_high),
             ]
         )
-    return Table(f"cross-{place}", "Accuracy of each probe on each ranking's first neurons", columns, rows, copy=True)
+    return Table(
+        f"cross-{place}",
+        "Accuracy of each probe on each ranking's first neurons",
+        columns,
+        rows,
+        copy=True,
+    )
 
 
 def _effects(uid: str, caption: str, sets: Sequence[SetRecord], value: str) -> Table:
@@ -225,12 +287,20 @@ def _effects(uid: str, caption: str, sets: Sequence[SetRecord], value: str) -> T
 def _names_section(place: int, site: SiteRecord, results: Results) -> Section:
     """The neurons that the rankings put first, each with its words."""
     neurons = _here(results.neurons, site)
-    alone = {record.index: record for record in _here(results.records, site) if record.component == "neurons"}
+    alone = {
+        record.index: record
+        for record in _here(results.records, site)
+        if record.component == "neurons"
+    }
     rankings = list(neurons[0].ranks) if neurons else []
     columns = [
         Column("neuron", False),
         *(Column(_words(ranking), hint="its place in this ranking") for ranking in rankings),
-        Column("highest for", False, "the class with the highest mean, in standard deviations from all words"),
+        Column(
+            "highest for",
+            False,
+            "the class with the highest mean, in standard deviations from all words",
+        ),
         Column("lowest for", False, "the class with the lowest mean"),
         Column("effect alone", hint="metric with this neuron alone changed minus metric without"),
         Column("q", hint="false-discovery rate over the named neurons of this run"),
@@ -249,7 +319,9 @@ def _name(neuron: NeuronRecord) -> str:
     return f"L{neuron.layer}N{neuron.index}"
 
 
-def _neuron_row(neuron: NeuronRecord, rankings: Sequence[str], alone: SetRecord | None) -> list[Cell]:
+def _neuron_row(
+    neuron: NeuronRecord, rankings: Sequence[str], alone: SetRecord | None
+) -> list[Cell]:
     classes = sorted(neuron.classes.items(), key=lambda item: -item[1])
     ends = [f"{label} {signed(value, 2)}" for label, value in (classes[:1] + classes[-1:])]
     effect = (None, None, None) if alone is None else (alone.effect, alone.low, alone.high)
@@ -268,7 +340,11 @@ def _words_of(neuron: NeuronRecord, is_open: bool) -> Fold:
     words = [_context(word) for word in neuron.words]
     forms = ", ".join(dict.fromkeys(word.word for word in words[:8]))
     share = f"{100 * neuron.top_share:.0f}% of its farthest 100 words"
-    return Fold(f"{_name(neuron)}: {forms} (“{neuron.top_form}” is {share})", [Contexts(words)], open=is_open)
+    return Fold(
+        f"{_name(neuron)}: {forms} (“{neuron.top_form}” is {share})",
+        [Contexts(words)],
+        open=is_open,
+    )
 
 
 @dataclass(frozen=True)

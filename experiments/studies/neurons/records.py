@@ -21,21 +21,31 @@ class SetRecord:
     metric: str = entry("what is measured")
     unit: str = entry("the metric's unit")
     exact: bool = entry("whether the effect was measured; always here")
-    effect: float = entry("mean over texts of the metric with the change minus without", "the metric's unit")
+    effect: float = entry(
+        "mean over texts of the metric with the change minus without", "the metric's unit"
+    )
     low: float | None = entry("lower end of its 95% interval over texts", "the metric's unit")
     high: float | None = entry("its upper end", "the metric's unit")
-    normalised: float | None = entry("effect divided by the baseline; null where the baseline's interval holds 0")
+    normalised: float | None = entry(
+        "effect divided by the baseline; null where the baseline's interval holds 0"
+    )
     normalised_low: float | None = entry("lower end of its 95% interval over texts")
     normalised_high: float | None = entry("its upper end")
     p: float | None = entry("sign-flip test over texts")
-    q: float | None = entry("false-discovery rate over all sets, or all single neurons, with this change")
+    q: float | None = entry(
+        "false-discovery rate over all sets, or all single neurons, with this change"
+    )
     n: int = entry("texts or pairs")
     n_clusters: int = entry("groups of them, which are resampled")
     ranking: str = entry("whose first neurons they are; alone for a single neuron")
     k: int = entry("how many neurons")
     neurons: list[int] = entry("which")
-    null: float = entry("mean effect of as many neurons drawn at random at the site", "the metric's unit")
-    null_low: float = entry("lower end of the middle 95% of the draws' effects", "the metric's unit")
+    null: float = entry(
+        "mean effect of as many neurons drawn at random at the site", "the metric's unit"
+    )
+    null_low: float = entry(
+        "lower end of the middle 95% of the draws' effects", "the metric's unit"
+    )
     null_high: float = entry("its upper end", "the metric's unit")
     null_p: float = entry("share of the random draws with at least this effect")
     beyond: float = entry("effect minus the mean effect of the random draws", "the metric's unit")
@@ -43,7 +53,9 @@ class SetRecord:
         "lower end of its 95% interval over texts; null for one group", "the metric's unit"
     )
     beyond_high: float | None = entry("its upper end", "the metric's unit")
-    accuracy: float | None = entry("of the first kind of probe on this set; none for a single neuron", default=None)
+    accuracy: float | None = entry(
+        "of the first kind of probe on this set; none for a single neuron", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +73,9 @@ class ReadRecord:
     random: float | None = entry("mean accuracy from as many neurons in random order")
     random_low: float | None = entry("lower end of the middle 95% of the draws")
     random_high: float | None = entry("its upper end")
-    rotated: float | None = entry("mean accuracy from as many directions of random rotations, ranked alike")
+    rotated: float | None = entry(
+        "mean accuracy from as many directions of random rotations, ranked alike"
+    )
     rotated_low: float | None = entry("lower end of the middle 95% of the rotations")
     rotated_high: float | None = entry("its upper end")
 
@@ -104,7 +118,9 @@ class NeuronRecord:
     classes: dict[str, float] = entry(
         "each class's mean minus the mean of all words, over training words", "standard deviations"
     )
-    top_form: str = entry("the most frequent word form among the hundred words farthest from the mean")
+    top_form: str = entry(
+        "the most frequent word form among the hundred words farthest from the mean"
+    )
     top_share: float = entry("its share of them")
     words: list[WordRecord] = entry("the words farthest from the mean, at most two of a form")
 

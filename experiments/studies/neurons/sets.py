@@ -44,7 +44,12 @@ class NeuronSet:
 
 
 def neuron_sets(
-    site: str, orders: Mapping[str, Sequence[int]], ks: Sequence[int], named: Sequence[int], draws: int, seed: int
+    site: str,
+    orders: Mapping[str, Sequence[int]],
+    ks: Sequence[int],
+    named: Sequence[int],
+    draws: int,
+    seed: int,
 ) -> list[NeuronSet]:
     """The first k of every ranking, as many in random orders, and the neurons that are named, each alone."""
     width = len(next(iter(orders.values())))

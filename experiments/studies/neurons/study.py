@@ -107,7 +107,9 @@ class NeuronsInputs(Inputs):
 def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     """The sentences, the texts, the model and its sites."""
     _check(options)
-    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    splits, notes = read_splits(
+        options.corpus, options.dev, options.test, options.sample, options.seed
+    )
     prop = _property(options, splits["train"])
     metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
     given = [
@@ -142,7 +144,9 @@ def _check(options: NeuronsOptions) -> None:
     if small := [k for k in options.k if k < 1]:
         raise RunError(f"--k {small[0]}: expected at least 1")
     if options.null_draws < 1:
-        raise RunError(f"--null-draws {options.null_draws}: expected at least 1 (20 or more for a band)")
+        raise RunError(
+            f"--null-draws {options.null_draws}: expected at least 1 (20 or more for a band)"
+        )
 
 
 def _property(options: NeuronsOptions, train: Corpus) -> Property:
@@ -152,13 +156,17 @@ def _property(options: NeuronsOptions, train: Corpus) -> Property:
     return prop
 
 
-def _metric_and_texts(options: NeuronsOptions, tested: Sequence[str]) -> tuple[Metric, Sequence[Item]]:
+def _metric_and_texts(
+    options: NeuronsOptions, tested: Sequence[str]
+) -> tuple[Metric, Sequence[Item]]:
     """The metric and its prompts or pairs; without either the texts of the test sentences."""
     if options.prompts is not None or options.pairs is not None:
         return metric_and_texts(options, "loss")
     metric = get_metric(options.metric or "loss")
     if metric.of_pairs or metric.of_answers:
-        raise MetricError(f"metric {metric.name} needs {'--pairs' if metric.of_pairs else '--prompts with answers'}")
+        raise MetricError(
+            f"metric {metric.name} needs {'--pairs' if metric.of_pairs else '--prompts with answers'}"
+        )
     return metric, [Prompt(text, "") for text in tested[: options.limit]]
 
 
@@ -199,7 +207,11 @@ def measure(inputs: NeuronsInputs, run: Run) -> Results:
         records, baseline = _changed(inputs, run, means, by_site)
     table = [_at(ReadRecord, name, row) for name in inputs.places for row in by_site[name]["table"]]
     sites = [_at(SiteRecord, name, by_site[name]["about"]) for name in inputs.places]
-    neurons = [_at(NeuronRecord, name, neuron) for name in inputs.places for neuron in by_site[name]["neurons"]]
+    neurons = [
+        _at(NeuronRecord, name, neuron)
+        for name in inputs.places
+        for neuron in by_site[name]["neurons"]
+    ]
     records = with_accuracy(records, table)
     name = task.property.name
     text = finding(options, name, inputs.metric, len(inputs.items), table, sites, records)
@@ -222,7 +234,9 @@ def measure(inputs: NeuronsInputs, run: Run) -> Results:
 
 def _at(kind: type[T], site: str, fields: Mapping[str, Any]) -> T:
     """A record of a site, from the fields that were kept of it."""
-    return from_json(kind, {"site": site, "layer": Site(site).layer, **fields}, f"cells/read-{site}.json")
+    return from_json(
+        kind, {"site": site, "layer": Site(site).layer, **fields}, f"cells/read-{site}.json"
+    )
 
 
 # -- read
@@ -260,7 +274,9 @@ def _read_all(
             orders = {"gradient": given[name]} if name in given else {}
             by_site[name] = run.folder.kept(
                 f"read-{name}",
-                lambda name=name, orders=orders: _read(inputs, features.read(name), means[name], orders),
+                lambda name=name, orders=orders: _read(
+                    inputs, features.read(name), means[name], orders
+                ),
             )
             bars.advance(bar)
     return by_site
@@ -282,7 +298,9 @@ def _by_gradient(
         whole = NeuronSet(name, "gradient", tuple(range(widths[name])))
         return change(whole, means[name]).at(inputs.skip)
 
-    orders = by_gradient(inputs.model, inputs.metric, inputs.ranked_on, widths, edit_of, inputs.options.batch_tokens)
+    orders = by_gradient(
+        inputs.model, inputs.metric, inputs.ranked_on, widths, edit_of, inputs.options.batch_tokens
+    )
     saved = {name: order.tolist() for name, order in orders.items()}
     run.folder.save_cell("gradient", saved)
     return saved
@@ -321,7 +339,9 @@ def _read(
         "table": crossed.records,
         "orders": orders,
         "ks": ks,
-        "neurons": described(inputs.view, task, features.numpy(), named(orders, options.show), orders, means),
+        "neurons": described(
+            inputs.view, task, features.numpy(), named(orders, options.show), orders, means
+        ),
         "about": {
             "width": width,
             "whole": crossed.whole,
@@ -337,11 +357,17 @@ def _read(
 
 
 def _changed(
-    inputs: NeuronsInputs, run: Run, means: Mapping[str, Means], by_site: Mapping[str, Mapping[str, Any]]
+    inputs: NeuronsInputs,
+    run: Run,
+    means: Mapping[str, Means],
+    by_site: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[SetRecord], Baseline]:
     """The effect of every change on every set, and the metric without a change."""
     options, sets = inputs.options, _sets(inputs, by_site)
-    parts = [Component("sets", Site(one.site).layer or 0, i, Site(one.site)) for i, one in enumerate(sets)]
+    parts = [
+        Component("sets", Site(one.site).layer or 0, i, Site(one.site))
+        for i, one in enumerate(sets)
+    ]
     records, baseline = [], None
     for value, change in _changes(options, inputs.task).items():
         # A neuron alone is taken out, not moved towards each class.
@@ -382,7 +408,9 @@ def _sets(inputs: NeuronsInputs, by_site: Mapping[str, Mapping[str, Any]]) -> li
     for name in inputs.places:
         read = by_site[name]
         alone = [neuron["index"] for neuron in read["neurons"]]
-        sets += neuron_sets(name, read["orders"], read["ks"], alone, inputs.options.null_draws, inputs.options.seed)
+        sets += neuron_sets(
+            name, read["orders"], read["ks"], alone, inputs.options.null_draws, inputs.options.seed
+        )
     return sets
 
 

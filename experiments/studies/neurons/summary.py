@@ -46,11 +46,22 @@ def set_records(
             continue
         measured = Measured(effects[here], clean, np.ones(len(here), dtype=bool), {})
         at = [parts[i] for i in here]
-        made = effect_records(at, measured, clean, clusters, metric, options.seed, value=value, baseline=baseline.value)
+        made = effect_records(
+            at,
+            measured,
+            clean,
+            clusters,
+            metric,
+            options.seed,
+            value=value,
+            baseline=baseline.value,
+        )
         for i, record in zip(here, made, strict=True):
             one = sets[i]
             drawn = [
-                j for j, other in enumerate(sets) if (other.site, other.source, other.k) == (one.site, RANDOM, one.k)
+                j
+                for j, other in enumerate(sets)
+                if (other.site, other.source, other.k) == (one.site, RANDOM, one.k)
             ]
             fields = {
                 **as_json(record),
@@ -66,7 +77,9 @@ def set_records(
 
 
 def _against_random(
-    effect: Float[np.ndarray, " prompts"], drawn: Float[np.ndarray, "draws prompts"], boot: ClusterBootstrap
+    effect: Float[np.ndarray, " prompts"],
+    drawn: Float[np.ndarray, "draws prompts"],
+    boot: ClusterBootstrap,
 ) -> dict[str, float | None]:
     """How a set's effect lies to those of as many neurons drawn at random.
 
@@ -92,7 +105,9 @@ def _against_random(
 def with_accuracy(records: Sequence[SetRecord], table: Sequence[ReadRecord]) -> list[SetRecord]:
     """The records with what the first kind of probe reads from each set."""
     first = table[0].probe
-    accuracies = {(row.site, row.ranking, row.k): row.accuracy for row in table if row.probe == first}
+    accuracies = {
+        (row.site, row.ranking, row.k): row.accuracy for row in table if row.probe == first
+    }
     return [
         replace(record, accuracy=accuracies[record.site, record.ranking, record.k])
         if record.component == "sets"
@@ -114,7 +129,9 @@ def finding(
     first_probe = [row for row in table if row.probe == table[0].probe]
     one = max((row for row in first_probe if row.k == 1), key=lambda row: row.accuracy)
     site = next(site for site in sites if site.site == one.site)
-    sets = [record for record in records if record.value == options.value and record.component == "sets"]
+    sets = [
+        record for record in records if record.value == options.value and record.component == "sets"
+    ]
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
     neuron = next(r.neurons[0] for r in sets if (r.site, r.ranking) == (one.site, one.ranking))
@@ -145,7 +162,12 @@ def study_notes(options: NeuronsOptions, sites: Sequence[SiteRecord], ranked_on:
         text = f"the gradient ranks neurons on {ranked_on} texts or pairs; effects are measured on the others"
         notes.append(("info", text))
     if not options.rotations:
-        notes.append(("skipped", "no random rotations: whether the neurons' own basis is special is not supported"))
+        notes.append(
+            (
+                "skipped",
+                "no random rotations: whether the neurons' own basis is special is not supported",
+            )
+        )
     if 1 / (1 + options.null_draws) > LEVEL:
         least = round(1 / LEVEL) - 1
         text = f"{options.null_draws} random sets: fewer than {least} cannot show that an effect is beyond them"

@@ -22,7 +22,9 @@ def tables(records: Sequence[SetRecord]) -> list[Table]:
 def _effects(site: str, value: str, records: Sequence[SetRecord]) -> Table:
     first = records[0]
     title = f"{site}: neurons read, and changed ({value}) for {first.metric} ({first.unit}; n = {first.n})"
-    return titled(title, "ranking|k|accuracy|effect|95%|random|null p|q", map(_row, records), ("ranking",))
+    return titled(
+        title, "ranking|k|accuracy|effect|95%|random|null p|q", map(_row, records), ("ranking",)
+    )
 
 
 def _row(record: SetRecord) -> list[str]:
@@ -31,7 +33,9 @@ def _row(record: SetRecord) -> list[str]:
         str(record.k),
         number_cell(record.accuracy),
         f"{record.effect:+.3f}",
-        "" if record.low is None or record.high is None else f"{record.low:.3f} to {record.high:.3f}",
+        ""
+        if record.low is None or record.high is None
+        else f"{record.low:.3f} to {record.high:.3f}",
         f"{record.null_low:+.3f} to {record.null_high:+.3f}",
         number_cell(record.null_p),
         "" if record.q is None else f"{record.q:.4f}",

@@ -14,16 +14,22 @@ from ...sweep.positions import ALL, positions_option
 class PatchOptions(EffectsOptions):
     """Values of one run put into another, one head, position or layer at a time."""
 
-    clean: Path = option("prompts, JSONL with prompt, answer, wrong and perhaps corrupted", metavar="FILE")
+    clean: Path = option(
+        "prompts, JSONL with prompt, answer, wrong and perhaps corrupted", metavar="FILE"
+    )
     corrupted: Path | None = option(
-        "the corrupted prompts, a line for each of --clean (default: their 'corrupted')", None, metavar="FILE"
+        "the corrupted prompts, a line for each of --clean (default: their 'corrupted')",
+        None,
+        metavar="FILE",
     )
     by: str = option("what is patched", "head", choices=("head", "position", "layer"))
     site: str | None = option(
         "another site of a block (default: by head attn.hook_z, by position hook_resid_pre)", None
     )
     direction: str = option(
-        "clean into corrupted, corrupted into clean", "both", choices=("both", "denoising", "noising")
+        "clean into corrupted, corrupted into clean",
+        "both",
+        choices=("both", "denoising", "noising"),
     )
     positions: str = positions_option(ALL)
     metric: str = option("what is measured", "logit_difference")

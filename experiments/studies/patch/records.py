@@ -23,4 +23,6 @@ class Results(EffectResults):
     records: list[EffectRecord] = entry("one for each patch and direction")
     baseline: Baselines = entry("the metric of both runs")
     gap: Mean = entry("metric of the clean prompts minus metric of the corrupted ones")
-    tokens: list[str] = entry("tokens of the first clean prompt, where positions are patched", default=[])
+    tokens: list[str] = entry(
+        "tokens of the first clean prompt, where positions are patched", default=[]
+    )

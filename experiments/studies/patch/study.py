@@ -85,11 +85,15 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
     """
     metric = get_metric(options.metric)
     if metric.of_pairs or metric.baseline_is_zero:
-        raise MetricError(f"metric {metric.name} has no value of a clean and a corrupted prompt to move between")
+        raise MetricError(
+            f"metric {metric.name} has no value of a clean and a corrupted prompt to move between"
+        )
     unusable: list[Unusable] = []
     items = _items(options, unusable)
     subject = load()
-    items, (clean, corrupted) = usable(items, lambda some: aligned_reads(subject, metric, some), unusable, options.skip)
+    items, (clean, corrupted) = usable(
+        items, lambda some: aligned_reads(subject, metric, some), unusable, options.skip
+    )
     sides = {
         "clean": list(chunks(subject, clean, options.batch_tokens)),
         "corrupted": list(chunks(subject, corrupted, options.batch_tokens)),
@@ -120,7 +124,9 @@ def _items(options: PatchOptions, unusable: list[Unusable]) -> list[Prompt]:
         raise RunError(
             f"--corrupted {options.corrupted}: expected {len(items)} prompts, one a line of --clean, got {len(others)}"
         )
-    return [replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)]
+    return [
+        replace(item, corrupted=other.prompt) for item, other in zip(items, others, strict=True)
+    ]
 
 
 def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> tuple[Reads, Reads]:
@@ -132,12 +138,16 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
     """
     for number, item in enumerate(items):
         if item.corrupted is None:
-            raise MetricError(f"prompt {number + 1} ({item.prompt[:40]!r}): expected 'corrupted', or --corrupted FILE")
+            raise MetricError(
+                f"prompt {number + 1} ({item.prompt[:40]!r}): expected 'corrupted', or --corrupted FILE"
+            )
         with naming(item, number, "prompt"):
             if item.corrupted == item.prompt:
                 raise ItemError("expected a corrupted prompt that differs from the clean one")
     clean = metric.reads(subject, items)
-    corrupted = metric.reads(subject, [replace(item, prompt=item.corrupted or "") for item in items])
+    corrupted = metric.reads(
+        subject, [replace(item, prompt=item.corrupted or "") for item in items]
+    )
     owner = dict(clean.places[:, [0, 3]].tolist())
     for text, (a, b) in enumerate(zip(clean.texts, corrupted.texts, strict=True)):
         with naming(items[owner[text]], owner[text], "prompt"):
@@ -146,7 +156,9 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
                     f"expected a corrupted text of {len(a)} tokens, as the clean one has, got {len(b)} ({b.text[:60]!r})"
                 )
     if not torch.equal(clean.places, corrupted.places):
-        raise ItemError("expected the answers to be the same tokens after the clean and the corrupted prompts")
+        raise ItemError(
+            "expected the answers to be the same tokens after the clean and the corrupted prompts"
+        )
     return clean, corrupted
 
 
@@ -200,7 +212,11 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
         text = _finding(direction, options.by, of_direction)
         findings.append(Finding(property=direction, text=text))
         notes += unchanged_notes(
-            measured, f"{direction} patches", metric.name, "both runs hold the same value there", "info"
+            measured,
+            f"{direction} patches",
+            metric.name,
+            "both runs hold the same value there",
+            "info",
         )
         if measured.certificate is not None:
             certificates[direction] = measured.certificate
@@ -232,7 +248,9 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     )
 
 
-def _patches(subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk], first: int) -> EditsFor:
+def _patches(
+    subject: Subject, parts: Sequence[Component], sources: Sequence[Chunk], first: int
+) -> EditsFor:
     """From a chunk's number to the edit that puts the other run's values in."""
     names = list(dict.fromkeys(part.site.name for part in parts))
 
@@ -258,7 +276,9 @@ def _records(
         chosen = [i for i, part in enumerate(inputs.parts) if part.kind == kind]
         of_kind = [inputs.parts[i] for i in chosen]
         effects = measured.of(chosen)
-        records += effect_records(of_kind, effects, gap, clusters, inputs.metric, seed, value=direction)
+        records += effect_records(
+            of_kind, effects, gap, clusters, inputs.metric, seed, value=direction
+        )
     return records
 
 

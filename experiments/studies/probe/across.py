@@ -79,19 +79,29 @@ def _add_mixes(
     folder: RunFolder,
     cells: Sequence[Cell],
 ) -> None:
-    saved = folder.kept(f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores, cells)))
+    saved = folder.kept(
+        f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores, cells))
+    )
     records = [MixRecord(**record) for record in saved]
     out.mixes += records
-    out.findings += [Finding(property=record.property, text=mix_finding(record)) for record in records]
+    out.findings += [
+        Finding(property=record.property, text=mix_finding(record)) for record in records
+    ]
     late = [record.property for record in records if not record.converged]
     if late:
-        out.notes.append(Note(kind="warning", text=f"scalar mixes not converged: {', '.join(late)}"))
+        out.notes.append(
+            Note(kind="warning", text=f"scalar mixes not converged: {', '.join(late)}")
+        )
 
 
 def _mix(
     options: ProbeOptions, view: View, places: Sequence[str], stores: Stores, cells: Sequence[Cell]
 ) -> list[MixRecord]:
-    single = {task.property.name: right for task in view.tasks if (right := _best_single(task, cells)) is not None}
+    single = {
+        task.property.name: right
+        for task in view.tasks
+        if (right := _best_single(task, cells)) is not None
+    }
     features = [stores[0, view.name].read(site) for site in places]
     with console.progress() as bars:
         bar = bars.add_task("scalar mixes")
@@ -116,14 +126,21 @@ def _best_single(task: Task, cells: Sequence[Cell]) -> np.ndarray | None:
 
 
 def _add_trees(
-    out: Across, options: ProbeOptions, views: Sequence[View], places: Sequence[str], stores: Stores, folder: RunFolder
+    out: Across,
+    options: ProbeOptions,
+    views: Sequence[View],
+    places: Sequence[str],
+    stores: Stores,
+    folder: RunFolder,
 ) -> None:
     view = next((view for view in views if view.name == PLAIN), None)
     if view is None:
         text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
         out.notes.append(Note(kind="skipped", text=text))
         return
-    splits: dict[Split, Trees] = {s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS}
+    splits: dict[Split, Trees] = {
+        s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS
+    }
     if empty := [split for split, trees in splits.items() if not trees.rows]:
         text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
         out.notes.append(Note(kind="skipped", text=text))
@@ -159,7 +176,9 @@ def _trees(
         for model in models:
             for sites in runs(places, TOGETHER):
                 read = stores[model, view.name].read
-                make = partial(tree_scores_of, splits, read, sites, options.structural, options.seed)
+                make = partial(
+                    tree_scores_of, splits, read, sites, options.structural, options.seed
+                )
                 scores[model] += folder.kept(f"trees-{model}-{sites[0]}", make)
                 bars.advance(bar, len(sites))
     chain = chain_scores(splits["test"], options.seed)

@@ -23,7 +23,18 @@ from ...runs.folder import file_name
 from ...tasks.task import Part, Vectors
 from .records import CalibrationRecord, Results
 
-FIELDS = ("ece", "ece_low", "ece_high", "ece_chance", "ece_p", "ece_mass", "classwise", "brier", "nll", "auroc")
+FIELDS = (
+    "ece",
+    "ece_low",
+    "ece_high",
+    "ece_chance",
+    "ece_p",
+    "ece_mass",
+    "classwise",
+    "brier",
+    "nll",
+    "auroc",
+)
 """Measures that a probe's record gets."""
 
 
@@ -56,7 +67,9 @@ def _predictions(fit: Fit, part: Part, vectors: Vectors) -> Predictions:
     labels = encode_with([str(v) for v in part.labels], np.array(classes, dtype=object))
     known = labels >= 0
     P = fit.predict_proba(vectors).cpu().numpy()
-    return Predictions(P[known], labels[known], classes, part.clusters[known], np.zeros(known.sum(), bool))
+    return Predictions(
+        P[known], labels[known], classes, part.clusters[known], np.zeros(known.sum(), bool)
+    )
 
 
 def with_calibration(results: Results, folder: Path, seed: int) -> Results:
@@ -68,7 +81,9 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
             records.append(record)
             continue
         predictions = read_predictions(path)
-        test, validation = (predictions.rows(rows) for rows in (~predictions.validation, predictions.validation))
+        test, validation = (
+            predictions.rows(rows) for rows in (~predictions.validation, predictions.validation)
+        )
         if len(test) < BINS:
             text = f"{record.property}: {len(test)} test items are too few for calibration"
             notes.append(Note(kind="skipped", text=text))
@@ -85,7 +100,9 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
             "rows that also chose the penalty"
         )
         notes.append(Note(kind="info", text=text))
-    return replace(results, records=records, calibration=calibration, notes=[*results.notes, *notes])
+    return replace(
+        results, records=records, calibration=calibration, notes=[*results.notes, *notes]
+    )
 
 
 def _scaled(test: Predictions, validation: Predictions) -> dict[str, float]:
@@ -94,4 +111,7 @@ def _scaled(test: Predictions, validation: Predictions) -> dict[str, float]:
         return {}
     scaling = TemperatureScaling().fit(as_logits(validation.probabilities), validation.labels)
     P = scaling.predict_proba(as_logits(test.probabilities))
-    return {"temperature": float(scaling.temperature_[0]), "ece_scaled": ece(*top_label(P, test.labels))}
+    return {
+        "temperature": float(scaling.temperature_[0]),
+        "ece_scaled": ece(*top_label(P, test.labels)),
+    }

@@ -50,7 +50,9 @@ def _of_group(
     single: Mapping[str, Right],
 ) -> list[MixRecord]:
     """The mixes of tasks that read the same vectors, trained together."""
-    train, dev, test = ([group[0].vectors(site, split) for site in features] for split in ("train", "dev", "test"))
+    train, dev, test = (
+        [group[0].vectors(site, split) for site in features] for split in ("train", "dev", "test")
+    )
     train_labels = {task.property.name: task.parts["train"].labels for task in group}
     dev_labels = {task.property.name: task.parts["dev"].labels for task in group}
     fits = mix_many(train, train_labels, (dev, dev_labels), seed=seed, progress=progress)
@@ -58,9 +60,15 @@ def _of_group(
     for task in group:
         cumulative = [fits[task.property.name, top] for top in range(len(sites))]
         gold = np.array([str(label) for label in task.parts["test"].labels])
-        right = np.column_stack([fit.predict(test).astype(str) == gold for fit in cumulative]).astype(float)
+        right = np.column_stack(
+            [fit.predict(test).astype(str) == gold for fit in cumulative]
+        ).astype(float)
         boot = ClusterBootstrap(task.parts["test"].clusters, seed=seed)
-        records.append(_record(task.property.name, sites, cumulative, right, boot, single.get(task.property.name)))
+        records.append(
+            _record(
+                task.property.name, sites, cumulative, right, boot, single.get(task.property.name)
+            )
+        )
     return records
 
 
@@ -90,13 +98,17 @@ def _record(
     resolved = None
     if room.low > 0 and not (margin and margin.high < 0):
         # The probes' own function counts the embedding layer as 0.
-        resolved = interval(float(expected_layer(right.mean(0))) - 1, expected_layer(boot.means(right)) - 1)
+        resolved = interval(
+            float(expected_layer(right.mean(0))) - 1, expected_layer(boot.means(right)) - 1
+        )
     return MixRecord(
         property=name,
         sites=list(sites),
         mix=[round(float(weight), 6) for weight in whole.mix],
         centre_of_gravity=float(layers @ weights),
-        centre_above=float(layers[1:] @ weights[1:] / weights[1:].sum()) if len(sites) > 1 else None,
+        centre_above=float(layers[1:] @ weights[1:] / weights[1:].sum())
+        if len(sites) > 1
+        else None,
         peakedness=whole.peakedness,
         cumulative=[float(share) for share in right.mean(0)],
         headroom=room.value,

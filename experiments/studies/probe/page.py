@@ -27,7 +27,18 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.records_table import records_section
-from ...report.words import ABSENT, count, finite, interval, layer_label, listed, number, plural, signed, unnamed
+from ...report.words import (
+    ABSENT,
+    count,
+    finite,
+    interval,
+    layer_label,
+    listed,
+    number,
+    plural,
+    signed,
+    unnamed,
+)
 from .curves import Profile, gather
 from .curves import cautions as cautions
 from .page_across import mixes_section, seeds_section, trees_section
@@ -37,12 +48,25 @@ from .pictures import all_series, close_pictures, main_picture, readout
 from .records import Results
 
 CONTROLS = (
-    Control("control task", "the probe's own memory for words", field("control"), "--control-seeds 5"),
-    Control("type majority", "the word alone tells it, the layer adds nothing", field("type_majority")),
+    Control(
+        "control task", "the probe's own memory for words", field("control"), "--control-seeds 5"
+    ),
+    Control(
+        "type majority", "the word alone tells it, the layer adds nothing", field("type_majority")
+    ),
     Control("embedding layer", "it was there before the first block", field("embedding")),
-    Control("random weights", "the architecture gives it, no training", field("random_model"), "--random-models 1"),
-    Control("unseen word types", "words of the training sentences are remembered", field("score_unseen")),
-    Control("interval over sentences", "a difference within the test sentences' chance", field("low")),
+    Control(
+        "random weights",
+        "the architecture gives it, no training",
+        field("random_model"),
+        "--random-models 1",
+    ),
+    Control(
+        "unseen word types", "words of the training sentences are remembered", field("score_unseen")
+    ),
+    Control(
+        "interval over sentences", "a difference within the test sentences' chance", field("low")
+    ),
 )
 """What each control rules out."""
 
@@ -165,9 +189,17 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
     parts: list[Any] = [Stats(stats(profile)), Picture([main])]
     if small:
         parts.append(Picture(small, small=True))
-    parts.append(Fold("The numbers behind the picture", [layer_table(profile)], open=len(profile.records) <= 9))
+    parts.append(
+        Fold(
+            "The numbers behind the picture", [layer_table(profile)], open=len(profile.records) <= 9
+        )
+    )
     compared = [vars(row) for row in profile.here(results.comparisons)]
-    if (matrix := layer_matrix(compared, uid=f"{uid}-matrix", name=profile.title, metric=profile.metric)) is not None:
+    if (
+        matrix := layer_matrix(
+            compared, uid=f"{uid}-matrix", name=profile.title, metric=profile.metric
+        )
+    ) is not None:
         drawing, pairs, words = matrix
         data["matrices"][uid] = pairs
         parts += [
@@ -183,7 +215,8 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
     if top.n_classes is not None:
         about.append(plural(top.n_classes, "class", "classes"))
     about += [
-        f"{count(n)} {split} items" for split, n in (("train", top.n_train), ("dev", top.n_dev), ("test", top.n_test))
+        f"{count(n)} {split} items"
+        for split, n in (("train", top.n_train), ("dev", top.n_dev), ("test", top.n_test))
     ]
     badges = [(f"no {words}: not supported", "warn") for words in profile.missing()]
     if late := profile.unconverged():

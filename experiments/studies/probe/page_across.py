@@ -24,27 +24,49 @@ TREE = (
 
 def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section:
     """Weights and cumulative scores of every property, and the numbers that sum them up."""
-    labels = [layer_label(layer_of(site, place), site) for place, site in enumerate(records[0].sites)]
+    labels = [
+        layer_label(layer_of(site, place), site) for place, site in enumerate(records[0].sites)
+    ]
     kinds = ("score", "control", "f1", "random", "plain")
     pictures = []
     for uid, field, y_title, caption in (
-        ("mix-weights", "mix", "weight", "What the probe of all layers reads of each; the weights sum to 1."),
-        ("mix-cumulative", "cumulative", "accuracy", "Probes of the layers up to each: what further layers add."),
+        (
+            "mix-weights",
+            "mix",
+            "weight",
+            "What the probe of all layers reads of each; the weights sum to 1.",
+        ),
+        (
+            "mix-cumulative",
+            "cumulative",
+            "accuracy",
+            "Probes of the layers up to each: what further layers add.",
+        ),
     ):
         series = [
             Series(r.property, kinds[i % len(kinds)], list(getattr(r, field)), points=True)
             for i, r in enumerate(records)
         ]
-        words = "; ".join(f"{r.property}: " + ", ".join(number(v) for v in getattr(r, field)) for r in records)
+        words = "; ".join(
+            f"{r.property}: " + ", ".join(number(v) for v in getattr(r, field)) for r in records
+        )
         pictures.append(_drawing(uid, series, data, labels, caption, y_title, caption, words))
     columns = [
         Column("property", False),
         Column("centre of gravity", hint="sum of layer times weight; the embedding layer is -1"),
-        Column("above the embeddings", hint="the same of the blocks alone, weights scaled to sum to 1"),
+        Column(
+            "above the embeddings", hint="the same of the blocks alone, weights scaled to sum to 1"
+        ),
         Column("peakedness", hint="KL from equal weights, in bits"),
         Column("headroom", hint="accuracy of all layers less that of the embedding layer"),
-        Column("expected layer", hint="where the headroom is gained; not supported where its interval holds 0"),
-        Column("above one layer", hint="accuracy of all layers less that of the best single layer's probe"),
+        Column(
+            "expected layer",
+            hint="where the headroom is gained; not supported where its interval holds 0",
+        ),
+        Column(
+            "above one layer",
+            hint="accuracy of all layers less that of the best single layer's probe",
+        ),
         Column("converged", False),
     ]
     rows = [
@@ -62,7 +84,12 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
         ]
         for r in records
     ]
-    table = Table("mixes-table", "Scalar mixes, with 95% intervals over sentences in small print", columns, rows)
+    table = Table(
+        "mixes-table",
+        "Scalar mixes, with 95% intervals over sentences in small print",
+        columns,
+        rows,
+    )
     return Section("mixes", "All layers at once", [*pictures, table], MIX, study=True)
 
 
@@ -77,12 +104,22 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
         low, high = ([getattr(r, f"{bounds}_{end}") for r in records] for end in ("low", "high"))
         series = [
             Series("random weights", "random", [getattr(r, f"random_{bounds}") for r in records]),
-            Series("structural probe", "score", [getattr(r, field) for r in records], low, high, True),
+            Series(
+                "structural probe", "score", [getattr(r, field) for r in records], low, high, True
+            ),
         ]
-        words = "; ".join(f"layer {x} {number(getattr(r, field))}" for x, r in zip(labels, records, strict=True))
-        chain = Rule("chain" if field == "uuas" else "first word", "type", float(getattr(records[0], rule) or 0.0))
+        words = "; ".join(
+            f"layer {x} {number(getattr(r, field))}" for x, r in zip(labels, records, strict=True)
+        )
+        chain = Rule(
+            "chain" if field == "uuas" else "first word",
+            "type",
+            float(getattr(records[0], rule) or 0.0),
+        )
         caption = "Band: 95% interval over sentences."
-        pictures.append(_drawing(uid, series, data, labels, title, title.lower(), caption, words, [chain]))
+        pictures.append(
+            _drawing(uid, series, data, labels, title, title.lower(), caption, words, [chain])
+        )
     columns = [
         Column("layer", False, "emb = embedding, k = after block k"),
         Column("UUAS", hint="share of gold edges recovered, punctuation left out"),
@@ -99,7 +136,9 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
             score_cell(r.distance_spearman),
             score_cell(r.root_accuracy, r.root_low, r.root_high),
             score_cell(r.depth_spearman),
-            Cell("not supported", tone="badge") if r.random_uuas is None else score_cell(r.random_uuas),
+            Cell("not supported", tone="badge")
+            if r.random_uuas is None
+            else score_cell(r.random_uuas),
             Cell(str(r.epochs), float(r.epochs)),
         ]
         for i, (label, r) in enumerate(zip(labels, records, strict=True))
@@ -109,7 +148,13 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
         f"Structural probes of rank {first.rank} on {first.n} test sentences; words chained in a row have UUAS "
         f"{number(first.chain_uuas)} and distance ρ {number(first.chain_spearman)}"
     )
-    return Section("trees", "Syntax trees", [*pictures, Table("trees-table", caption, columns, rows)], TREE, study=True)
+    return Section(
+        "trees",
+        "Syntax trees",
+        [*pictures, Table("trees-table", caption, columns, rows)],
+        TREE,
+        study=True,
+    )
 
 
 def _drawing(
@@ -173,4 +218,6 @@ def seeds_section(records: Sequence[SeedsRecord], layers: Mapping[str, str]) -> 
         for r in records
     ]
     caption = "Other draws of sentences and splits, other control tasks and random models"
-    return Section("seeds", "Other seeds", [Table("seeds-table", caption, columns, rows)], "", study=True)
+    return Section(
+        "seeds", "Other seeds", [Table("seeds-table", caption, columns, rows)], "", study=True
+    )

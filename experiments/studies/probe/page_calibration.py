@@ -21,7 +21,10 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
     columns = [
         Column("layer", False),
         Column("ECE", hint="expected calibration error, 15 bins of equal width"),
-        Column("by chance", hint="of a perfectly calibrated probe with these confidences; p in small print"),
+        Column(
+            "by chance",
+            hint="of a perfectly calibrated probe with these confidences; p in small print",
+        ),
         Column("classwise", hint="mean over classes of the ECE of each class's own probability"),
         Column("Brier"),
         Column("NLL, nats"),
@@ -52,10 +55,22 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
     ]
     best = by_site.get(profile.highest.site)
     if best is not None:
-        data.setdefault("heats", {})[uid] = {"tips": tips(best), "metric": "accuracy", "patterns": None}
+        data.setdefault("heats", {})[uid] = {
+            "tips": tips(best),
+            "metric": "accuracy",
+            "patterns": None,
+        }
         parts.append(
-            Heat(uid, Markup(diagram(best, uid)), CAPTION, label=f"Reliability of probes of {profile.title}", key=False)
+            Heat(
+                uid,
+                Markup(diagram(best, uid)),
+                CAPTION,
+                label=f"Reliability of probes of {profile.title}",
+                key=False,
+            )
         )
         if classes := best.classes:
-            parts.append(Fold(f"Calibration of each class ({len(classes)})", [class_table(classes, uid)]))
+            parts.append(
+                Fold(f"Calibration of each class ({len(classes)})", [class_table(classes, uid)])
+            )
     return parts

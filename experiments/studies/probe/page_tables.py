@@ -37,17 +37,28 @@ def layer_table(profile: Profile) -> Table:
         Column("unseen", hint="word types that do not"),
         *(
             [
-                Column("code", hint="online code length of the training labels, in thousands of bits"),
-                Column("compression", hint="uniform code / online code; of the control tasks in small print"),
+                Column(
+                    "code", hint="online code length of the training labels, in thousands of bits"
+                ),
+                Column(
+                    "compression",
+                    hint="uniform code / online code; of the control tasks in small print",
+                ),
             ]
             if profile.has("code_bits")
             else []
         ),
         *(
             [
-                Column("bits", hint="what a linear probe of the layer tells of a label, in bits (V-information)"),
+                Column(
+                    "bits",
+                    hint="what a linear probe of the layer tells of a label, in bits (V-information)",
+                ),
                 Column("gain", hint="bits over a probe of the embedding layer"),
-                Column("beside", hint="bits that the layer adds to the embedding layer when a probe sees both"),
+                Column(
+                    "beside",
+                    hint="bits that the layer adds to the embedding layer when a probe sees both",
+                ),
             ]
             if profile.has("conditional")
             else []
@@ -58,7 +69,9 @@ def layer_table(profile: Profile) -> Table:
     low, high = profile.seeds()
     rows = []
     for i, r in enumerate(profile.records):
-        notes = [w for w, on in (("best", i in profile.best), ("unconverged", not r.converged)) if on]
+        notes = [
+            w for w, on in (("best", i in profile.best), ("unconverged", not r.converged)) if on
+        ]
         cells = [
             Cell(profile.labels[i], float(i), ", ".join(notes), head=True),
             score_cell(
@@ -110,7 +123,11 @@ def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Ch
     by_site: dict[str, dict[str, ClassScores]] = {}
     for row in profile.here(results.classes):
         by_site.setdefault(row.site, {})[row.label] = row
-    layers = [(i, by_site[record.site]) for i, record in enumerate(profile.records) if record.site in by_site]
+    layers = [
+        (i, by_site[record.site])
+        for i, record in enumerate(profile.records)
+        if record.site in by_site
+    ]
     if not layers:
         return None
     names = list(dict.fromkeys(label for _, rows in layers for label in rows))
@@ -118,7 +135,9 @@ def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Ch
     at_chosen = layers[chosen][1]
     names.sort(key=lambda label: -at_chosen[label].support if label in at_chosen else 0)
     values = [[_class_scores(rows.get(name)) for name in names] for _, rows in layers]
-    data["classes"][profile.uid] = [[[v and round(v, 4) for v in row] for row in layer] for layer in values]
+    data["classes"][profile.uid] = [
+        [[v and round(v, 4) for v in row] for row in layer] for layer in values
+    ]
     columns = [
         Column("class", False),
         Column("support"),
@@ -171,7 +190,13 @@ def wrong_words(profile: Profile, results: Results) -> list[Any]:
         rows = []
         for row in confused:
             share = row.count / largest
-            rows.append([Cell(row.gold), Cell(row.predicted), Cell(count(row.count), float(row.count), bar=share)])
+            rows.append(
+                [
+                    Cell(row.gold),
+                    Cell(row.predicted),
+                    Cell(count(row.count), float(row.count), bar=share),
+                ]
+            )
         columns = [Column("gold", False), Column("predicted", False), Column("count")]
         table = Table(
             f"{profile.uid}-confused",
@@ -187,5 +212,7 @@ def wrong_words(profile: Profile, results: Results) -> list[Any]:
         pairs: dict[str, int] = {}
         for row in rows:
             pairs[row.pair] = pairs.get(row.pair, 0) + 1
-        parts.append(Mistakes(f"{profile.uid}-wrong", rows, sorted(pairs.items(), key=lambda p: -p[1])))
+        parts.append(
+            Mistakes(f"{profile.uid}-wrong", rows, sorted(pairs.items(), key=lambda p: -p[1]))
+        )
     return parts

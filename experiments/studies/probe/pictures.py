@@ -45,7 +45,9 @@ def all_series(profile: Profile) -> list[Series]:
     return [s for s in out if any(v is not None for v in s.values)]
 
 
-def interval_series(profile: Profile, field: str, name: str, kind: str, *, points: bool = False) -> Series:
+def interval_series(
+    profile: Profile, field: str, name: str, kind: str, *, points: bool = False
+) -> Series:
     """One field with its 95% interval (the score's own bounds have no prefix)."""
     prefix = "" if field == "score" else f"{field}_"
     low, high = profile.column(f"{prefix}low"), profile.column(f"{prefix}high")
@@ -166,16 +168,36 @@ def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
             [replace(selectivity, kind="control")],
             True,
         ),
-        ("seen", f"{profile.metric} by word type", "Seen or not in training", [seen, unseen], False),
-        ("code", "compression", "Uniform code / online code of the labels", [control_code, code], True),
-        ("bits", "bits an item", "What a layer tells over the embedding layer", [gain, beside], True),
+        (
+            "seen",
+            f"{profile.metric} by word type",
+            "Seen or not in training",
+            [seen, unseen],
+            False,
+        ),
+        (
+            "code",
+            "compression",
+            "Uniform code / online code of the labels",
+            [control_code, code],
+            True,
+        ),
+        (
+            "bits",
+            "bits an item",
+            "What a layer tells over the embedding layer",
+            [gain, beside],
+            True,
+        ),
     ]
     out: list[tuple[str, str, list[Series]]] = []
     for key, y_title, caption, curves, zero in looks:
         kept = [s for s in curves if any(v is not None for v in s.values)]
         if not kept:
             continue
-        box = Box(290.0, 210.0, left=42.0, right=64.0 if len(kept) > 1 else 8.0, top=26.0, bottom=40.0)
+        box = Box(
+            290.0, 210.0, left=42.0, right=64.0 if len(kept) > 1 else 8.0, top=26.0, bottom=40.0
+        )
         picture = compose(
             profile,
             box,
@@ -195,7 +217,9 @@ def readout(profile: Profile, series: Sequence[Series]) -> dict[str, Any]:
     rows = []
     for s in reversed(series):
         lows, highs = s.low or [None] * len(s.values), s.high or [None] * len(s.values)
-        values = [[number(v), interval(a, b)] for v, a, b in zip(s.values, lows, highs, strict=True)]
+        values = [
+            [number(v), interval(a, b)] for v, a, b in zip(s.values, lows, highs, strict=True)
+        ]
         rows.append({"name": s.name, "kind": s.kind, "values": values})
     return {"labels": profile.labels, "best": profile.best, "series": rows}
 

@@ -25,7 +25,9 @@ class ProbeRecord:
     kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
     metric: Score = entry("what the score is")
     score: float = entry("of the probe on the test items")
-    low: float | None = entry("lower end of the score's 95% interval over sentences; null for one sentence")
+    low: float | None = entry(
+        "lower end of the score's 95% interval over sentences; null for one sentence"
+    )
     high: float | None = entry("its upper end")
     control: float | None = entry("mean score over the control tasks")
     control_scores: list[float] = entry("score of each control task")
@@ -52,8 +54,12 @@ class ProbeRecord:
     l2: float = entry("the penalty, chosen on dev where there are several")
     converged: bool = entry("whether the probe reached its optimum")
     gradient_norm: float = entry("norm of the objective's gradient at the end")
-    information: float | None = entry("what the probe's distribution tells of a label (V-information)", "bits per item")
-    information_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
+    information: float | None = entry(
+        "what the probe's distribution tells of a label (V-information)", "bits per item"
+    )
+    information_low: float | None = entry(
+        "lower end of its 95% interval over sentences", "bits per item"
+    )
     information_high: float | None = entry("its upper end", "bits per item")
     gain: float | None = entry("information minus that of the embedding layer", "bits per item")
     gain_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
@@ -61,7 +67,9 @@ class ProbeRecord:
     conditional: float | None = entry(
         "what the site adds when a probe sees it and the embedding layer", "bits per item"
     )
-    conditional_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
+    conditional_low: float | None = entry(
+        "lower end of its 95% interval over sentences", "bits per item"
+    )
     conditional_high: float | None = entry("its upper end", "bits per item")
     code_bits: float | None = entry("online code length of the training labels", "bits")
     compression: float | None = entry("uniform code length divided by the online code length")
@@ -74,17 +82,29 @@ class ProbeRecord:
     ece: float | None = entry("expected calibration error in bins of equal width", default=None)
     ece_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
     ece_high: float | None = entry("its upper end", default=None)
-    ece_chance: float | None = entry("mean ECE of a calibrated probe with these confidences", default=None)
+    ece_chance: float | None = entry(
+        "mean ECE of a calibrated probe with these confidences", default=None
+    )
     ece_p: float | None = entry("p of an ECE this large from a calibrated probe", default=None)
     ece_mass: float | None = entry("ECE in bins of equal numbers of items", default=None)
-    classwise: float | None = entry("mean over classes of the ECE of each class's own probability", default=None)
+    classwise: float | None = entry(
+        "mean over classes of the ECE of each class's own probability", default=None
+    )
     brier: float | None = entry("Brier score of the whole distributions", default=None)
     nll: float | None = entry("mean negative log-likelihood", "nats", default=None)
-    auroc: float | None = entry("how often a right item is more confident than a wrong one", default=None)
-    temperature: float | None = entry("fitted on dev; above 1 the probe was overconfident", default=None)
+    auroc: float | None = entry(
+        "how often a right item is more confident than a wrong one", default=None
+    )
+    temperature: float | None = entry(
+        "fitted on dev; above 1 the probe was overconfident", default=None
+    )
     ece_scaled: float | None = entry("ECE with that temperature", default=None)
-    score_seeds: list[float | None] | None = entry("the score with each seed, this run's first", default=None)
-    selectivity_seeds: list[float | None] | None = entry("the selectivity with each seed", default=None)
+    score_seeds: list[float | None] | None = entry(
+        "the score with each seed, this run's first", default=None
+    )
+    selectivity_seeds: list[float | None] | None = entry(
+        "the selectivity with each seed", default=None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +167,9 @@ class MixRecord:
     sites: list[str] = entry("the sites that are mixed, the embedding layer first")
     mix: list[float] = entry("weight of each site in the mix; they sum to 1")
     centre_of_gravity: float = entry("sum of layer times weight; the embedding layer is -1")
-    centre_above: float | None = entry("the same without the embedding layer, weights scaled to sum to 1")
+    centre_above: float | None = entry(
+        "the same without the embedding layer, weights scaled to sum to 1"
+    )
     peakedness: float = entry("Kullback-Leibler divergence of the weights from equal ones", "bits")
     cumulative: list[float] = entry("accuracy of the probe of the first k sites, for each k")
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
@@ -159,9 +181,13 @@ class MixRecord:
     low: float | None = entry("lower end of its 95% interval over sentences")
     high: float | None = entry("its upper end")
     converged: bool = entry("whether every mix reached its optimum")
-    margin: float | None = entry("accuracy of all sites minus that of the best single site's probe", default=None)
+    margin: float | None = entry(
+        "accuracy of all sites minus that of the best single site's probe", default=None
+    )
     margin_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
-    margin_high: float | None = entry("its upper end; below 0 the mix is the weaker probe, and refused", default=None)
+    margin_high: float | None = entry(
+        "its upper end; below 0 the mix is the weaker probe, and refused", default=None
+    )
 
     def is_weaker(self) -> bool:
         """Whether the mix is significantly worse than a probe of one site, which it can imitate."""
@@ -175,14 +201,20 @@ class TreeRecord:
     site: str = entry("the site whose vectors the probes read")
     layer: int = entry("k for a site in block k, -1 for the embedding layer")
     rank: int = entry("rows of the probes' matrices")
-    uuas: float = entry("share of the gold edges in the minimum spanning tree, punctuation left out")
+    uuas: float = entry(
+        "share of the gold edges in the minimum spanning tree, punctuation left out"
+    )
     uuas_low: float | None = entry("lower end of its 95% interval over sentences")
     uuas_high: float | None = entry("its upper end")
-    distance_spearman: float | None = entry("Spearman's correlation of distances, by word and then by length")
+    distance_spearman: float | None = entry(
+        "Spearman's correlation of distances, by word and then by length"
+    )
     root_accuracy: float | None = entry("share of the sentences whose root has the least depth")
     root_low: float | None = entry("lower end of its 95% interval over sentences")
     root_high: float | None = entry("its upper end")
-    depth_spearman: float | None = entry("Spearman's correlation of depths, by sentence and then by length")
+    depth_spearman: float | None = entry(
+        "Spearman's correlation of depths, by sentence and then by length"
+    )
     n: int = entry("test sentences")
     epochs: int = entry("epochs of the longer training of the two")
     converged: bool = entry("whether both trainings ended by themselves")
@@ -222,9 +254,13 @@ class Results(StudyResults):
     records: list[ProbeRecord] = entry("one for each property and site")
     classes: list[ClassScores] = entry("one for each class, property and site")
     errors: list[ErrorRecord] = entry("the most confident mistakes at each property's best layer")
-    confused: list[ConfusionRecord] = entry("the most frequent confusions at each property's best layer")
+    confused: list[ConfusionRecord] = entry(
+        "the most frequent confusions at each property's best layer"
+    )
     comparisons: list[ComparisonRecord] = entry("every pair of layers, for each property")
     mixes: list[MixRecord] = entry("one for each property of classes, with --scalar-mix")
     trees: list[TreeRecord] = entry("one for each site, with --structural")
-    calibration: list[CalibrationRecord] = entry("one for each calibrated probe, with its bins and classes", default=[])
+    calibration: list[CalibrationRecord] = entry(
+        "one for each calibrated probe, with its bins and classes", default=[]
+    )
     seeds: list[SeedsRecord] = entry("one for each property, with --seeds", default=[])

@@ -89,7 +89,10 @@ class _Kind:
 
 KINDS = {
     "class": _Kind(
-        lambda options: partial(fit_many, tol=options.tol), DEFAULT_L2, controls.control_labels, evaluation.accuracy
+        lambda options: partial(fit_many, tol=options.tol),
+        DEFAULT_L2,
+        controls.control_labels,
+        evaluation.accuracy,
     ),
     "number": _Kind(lambda options: ridge_many, RIDGE_L2, controls.control_numbers, evaluation.r2),
 }
@@ -119,11 +122,15 @@ def score_cell(
     the same probe.
     """
     cells: dict[str, Cell] = {}
-    with warnings.catch_warnings():  # what did not converge is recorded in the cells and reported in the notes
+    with (
+        warnings.catch_warnings()
+    ):  # what did not converge is recorded in the cells and reported in the notes
         warnings.simplefilter("ignore", ConvergenceWarning)
         for tasks_of_group in solved_together(tasks):
             group = _Group(tasks_of_group, options)
-            cells |= {cell.property: cell for cell in _group_cells(site, group, features, keep, embedding)}
+            cells |= {
+                cell.property: cell for cell in _group_cells(site, group, features, keep, embedding)
+            }
     return [cells[task.property.name] for task in tasks]
 
 
@@ -197,7 +204,9 @@ class _Group:
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
-        fits = self.fit(design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits")
+        fits = self.fit(
+            design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits"
+        )
         return _Solved(design, test, fits)
 
     def solve(self, values: Vectors, extra: Mapping[str, np.ndarray] | None = None) -> _Solved:
@@ -223,7 +232,9 @@ class _Group:
         train, test = self.parts[name]["train"], self.parts[name]["test"]
         tasks = []
         for seed in range(self.options.control_seeds):
-            drawn = self.kind.control([*train.types, *test.types], train.labels, self.options.seed + seed)
+            drawn = self.kind.control(
+                [*train.types, *test.types], train.labels, self.options.seed + seed
+            )
             labels, gold = drawn[: len(train)], drawn[len(train) :]
             if len(set(labels)) > 1 and (self.of_classes or len(set(gold)) > 1):
                 tasks.append(_Control(f"{name}, control {seed}", labels, gold))
@@ -263,7 +274,9 @@ def _group_cells(
                 bits_beyond=beyond.get(name, []),
                 code_bits=codes[name].bits if codes else None,
                 compression=codes[name].compression if codes else None,
-                control_compression=[codes[task.key].compression for task in control_tasks[name]] if codes else [],
+                control_compression=[codes[task.key].compression for task in control_tasks[name]]
+                if codes
+                else [],
             )
         )
     return cells
@@ -280,14 +293,18 @@ def _random_scores(group: _Group, random_features: Sequence[Vectors]) -> dict[st
     return scores
 
 
-def _with_controls(group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]) -> _Solved:
+def _with_controls(
+    group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]
+) -> _Solved:
     """Probes of the model's features, for the properties and for their control tasks, each at its property's penalty."""
     labels = {task.key: task.train for tasks in control_tasks.values() for task in tasks}
     solved = group.solve(values, labels)
     fits = dict(solved.fits)
     for l2 in sorted({fits[name].l2 for name in group.parts}):
         at_this = [name for name in group.parts if fits[name].l2 == l2]
-        waiting = [task.key for name in at_this for task in control_tasks[name] if task.key not in fits]
+        waiting = [
+            task.key for name in at_this for task in control_tasks[name] if task.key not in fits
+        ]
         if waiting:
             fits |= group.fit(solved.design, {key: labels[key] for key in waiting}, l2)
     return _Solved(solved.design, solved.test, fits)
@@ -308,7 +325,9 @@ def _judged_controls(
     return scores, shares, all(_converged(fit) for fit in fits)
 
 
-def _bits_beyond(group: _Group, values: Vectors, embedding: Vectors | None) -> dict[str, list[float | None]]:
+def _bits_beyond(
+    group: _Group, values: Vectors, embedding: Vectors | None
+) -> dict[str, list[float | None]]:
     """Surprisals of a probe that sees the embedding layer and this one side by side, by property."""
     if not (isinstance(embedding, Tensor) and isinstance(values, Tensor) and group.of_classes):
         return {}
@@ -325,16 +344,21 @@ def _bits(group: _Group, values: Vectors) -> dict[str, list[float | None]]:
 def _surprisals_of_all(group: _Group, values: Vectors) -> dict[str, list[float | None]]:
     solved = group.solve_for_bits(values)
     return {
-        name: _surprisals(solved.fits[name], solved.test, parts["test"].labels) for name, parts in group.parts.items()
+        name: _surprisals(solved.fits[name], solved.test, parts["test"].labels)
+        for name, parts in group.parts.items()
     }
 
 
-def _codes(group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]) -> dict[str, CodeLength]:
+def _codes(
+    group: _Group, values: Vectors, control_tasks: Mapping[str, Sequence[_Control]]
+) -> dict[str, CodeLength]:
     """Code lengths of properties and control tasks, which share their vectors."""
     options = group.options
     if not options.code_length or not group.of_classes:
         return {}
-    labels = group.labels("train") | {task.key: task.train for tasks in control_tasks.values() for task in tasks}
+    labels = group.labels("train") | {
+        task.key: task.train for tasks in control_tasks.values() for task in tasks
+    }
     train, path = group.vectors(values, "train"), options.l2 or CODE_L2
     assert isinstance(train, Tensor)  # the plan has refused it otherwise
     sentences = group.tasks[0].parts["train"].clusters
@@ -346,7 +370,9 @@ def _predictions(fit: Fit | RidgeFit, X: Vectors) -> tuple[list[Any], list[float
     if isinstance(fit, RidgeFit):
         return [float(v) for v in fit.predict(X)], []
     best = fit.predict_proba(X).max(dim=1)
-    return [str(c) for c in fit.classes[best.indices.cpu().numpy()]], [round(float(p), 4) for p in best.values]
+    return [str(c) for c in fit.classes[best.indices.cpu().numpy()]], [
+        round(float(p), 4) for p in best.values
+    ]
 
 
 def _surprisals(fit: Fit | RidgeFit, X: Vectors, gold: np.ndarray) -> list[float | None]:

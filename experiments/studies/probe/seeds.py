@@ -16,7 +16,9 @@ Cells = dict[tuple[str, str], ProbeRecord]
 """Property and site -> its record, of one seed."""
 
 
-def over_seeds(options: ProbeOptions, results: Results, study: Callable[[ProbeOptions], Results]) -> Results:
+def over_seeds(
+    options: ProbeOptions, results: Results, study: Callable[[ProbeOptions], Results]
+) -> Results:
     """Repeat a study and add the spread to its results.
 
     Each repetition is a run of its own in ``seeds/SEED``; a finished one is not run again. Records get ``score_seeds``
@@ -35,7 +37,9 @@ def over_seeds(options: ProbeOptions, results: Results, study: Callable[[ProbeOp
     records = [_with_seeds(record, by_seed) for record in results.records]
     properties = dict.fromkeys(record.property for record in records)
     spreads = [_of_property(name, by_seed, options) for name in properties]
-    findings = [Finding(property=spread.property, text=_finding(spread, records)) for spread in spreads]
+    findings = [
+        Finding(property=spread.property, text=_finding(spread, records)) for spread in spreads
+    ]
     notes = []
     if options.dev and options.test and not options.sample:
         text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"

@@ -113,7 +113,9 @@ class ProbeInputs(Inputs):
 
 def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     """The sentences, the properties' tasks, and the body of the model."""
-    splits, notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    splits, notes = read_splits(
+        options.corpus, options.dev, options.test, options.sample, options.seed
+    )
     properties = [get_property(name, splits["train"]) for name in dict.fromkeys(options.property)]
     subject = load(body_only=True)
     places = study_sites(subject, options.site)
@@ -167,7 +169,9 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
     results = across.added_to(results)
     results = dataclasses.replace(results, notes=[*results.notes, *inputs.notes])
     if options.seeds > 1:
-        results = over_seeds(options, results, lambda other: run.study.read(execute(run.study, other)))
+        results = over_seeds(
+            options, results, lambda other: run.study.read(execute(run.study, other))
+        )
     if not options.keep_features:
         shutil.rmtree(options.out / "features", ignore_errors=True)
     return results
@@ -176,7 +180,9 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
 # -- memory and disk
 
 
-def plan_of(views: Sequence[View], models: Sequence[Subject], places: Sequence[str], options: ProbeOptions) -> Plan:
+def plan_of(
+    views: Sequence[View], models: Sequence[Subject], places: Sequence[str], options: ProbeOptions
+) -> Plan:
     """What is held and what is stored.
 
     On disk rows x width x 4 bytes a site, for each model. In memory a batch of the model's, then one site at a time of
@@ -189,17 +195,28 @@ def plan_of(views: Sequence[View], models: Sequence[Subject], places: Sequence[s
     widths = site_widths(models[0], places)
     width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
     need = Need.of(models[0], widths, torch.float32)
-    made = [view for view in views for number in range(len(models)) if not is_stored(view, number, options)]
+    made = [
+        view
+        for view in views
+        for number in range(len(models))
+        if not is_stored(view, number, options)
+    ]
     batch_tokens = need.batch_tokens(options.batch_tokens, ram if made else None, 0.0)
     for view in made:
         need.check(view.layout, ram)
     disk = sum(view.layout.n_rows for view in made) * need.row
 
     one_site = max(view.layout.n_rows for view in views) * width * 4
-    optional = {name: size for name, size in _of_options(options, one_site, len(places)).items() if size}
-    solves = [solve for view in views for solve in Solve.of(view.tasks, width, options.control_seeds)]
+    optional = {
+        name: size for name, size in _of_options(options, one_site, len(places)).items() if size
+    }
+    solves = [
+        solve for view in views for solve in Solve.of(view.tasks, width, options.control_seeds)
+    ]
     indexed = rows if options.store is None else rows + open_store(options.store).n_rows
-    fits = Fits.plan(need.held + INDEX_BYTES * indexed, one_site, len(models), solves, optional, ram)
+    fits = Fits.plan(
+        need.held + INDEX_BYTES * indexed, one_site, len(models), solves, optional, ram
+    )
     held = max(fits.memory, need.memory(batch_tokens) if made else 0)
 
     _check_disk(options, disk + fits.disk)
@@ -221,7 +238,9 @@ def _of_options(options: ProbeOptions, one_site: int, places: int) -> dict[str, 
         one_site: bytes of a site's vectors.
     """
     return {
-        "--information": 5 * one_site * options.information,  # both layers and their standardised copy
+        "--information": 5
+        * one_site
+        * options.information,  # both layers and their standardised copy
         "--code-length": 2 * one_site * options.code_length,
         "--structural": 2 * one_site * min(TOGETHER, places) * bool(options.structural),
         "--scalar-mix": 3 * one_site * places * options.scalar_mix,
@@ -271,9 +290,13 @@ def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Featur
     name = "model" if number == 0 else f"random-{number - 1}"
     label = file_name(view.name)
     about = {"run": run.key, "model": name, "text": label}
-    store = ActivationStore(run.folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32)
+    store = ActivationStore(
+        run.folder.path / "features" / f"{name}-{label}", about, dtype=torch.float32
+    )
     with console.progress() as bars:
-        bar = bars.add_task(f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded))
+        bar = bars.add_task(
+            f"features of the {name.replace('-', ' ')}", total=len(view.layout.encoded)
+        )
         try:
             extract(
                 inputs.models[number],
@@ -296,7 +319,11 @@ def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
     """All properties at all sites; sites that are done are not probed again."""
     assert inputs.subject is not None
     subject, views = inputs.subject.without_model(), inputs.views
-    names = {(number, site): f"{views[number].name}-{site}" for number in range(len(views)) for site in inputs.places}
+    names = {
+        (number, site): f"{views[number].name}-{site}"
+        for number in range(len(views))
+        for site in inputs.places
+    }
     saved = {place: run.folder.cell(name) for place, name in names.items()}
     missing = [place for place, cells in saved.items() if cells is None]
     with console.progress() as bars:
@@ -320,11 +347,15 @@ def _probe(
     """All properties of one view at one site."""
     number, site = place
     view = views[number]
-    features = [stores[i, view.name].load(site, hold, options.out) for i in range(1 + options.random_models)]
+    features = [
+        stores[i, view.name].load(site, hold, options.out) for i in range(1 + options.random_models)
+    ]
     embedding = None
     if options.information and site != EMBEDDING:
         embedding = stores[0, view.name].read(EMBEDDING)
-    cells = score_cell(site, view.tasks, features, options, partial(_keep, options, subject, site), embedding)
+    cells = score_cell(
+        site, view.tasks, features, options, partial(_keep, options, subject, site), embedding
+    )
     advance(1)
     return [cell.to_json() for cell in cells]
 

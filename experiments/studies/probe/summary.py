@@ -18,7 +18,14 @@ from ...report.schema import Finding, Note
 from ...report.words import finite, layer_label, runs
 from ...tasks.task import Part, Task
 from .options import ProbeOptions
-from .records import ClassScores, ComparisonRecord, ConfusionRecord, ErrorRecord, ProbeRecord, Results
+from .records import (
+    ClassScores,
+    ComparisonRecord,
+    ConfusionRecord,
+    ErrorRecord,
+    ProbeRecord,
+    Results,
+)
 from .scoring import Cell
 
 N_ERRORS = 50
@@ -28,7 +35,10 @@ N_CONFUSIONS = 30
 
 
 def summarise(
-    cells: Sequence[Cell], tasks: Sequence[Task], splits: dict[str, dict[Split, Corpus]], options: ProbeOptions
+    cells: Sequence[Cell],
+    tasks: Sequence[Task],
+    splits: dict[str, dict[Split, Corpus]],
+    options: ProbeOptions,
 ) -> Results:
     """What ``results.json`` holds of the probes of single sites."""
     whole = _Summary()
@@ -36,7 +46,9 @@ def summarise(
         of_task = [cell for cell in cells if cell.property == task.property.name]
         whole.add(_of_property(of_task, task, splits[task.property.name]["test"], options))
     if options.control_seeds == 0:
-        whole.notes.append(Note(kind="skipped", text="control tasks skipped: selectivity is not supported"))
+        whole.notes.append(
+            Note(kind="skipped", text="control tasks skipped: selectivity is not supported")
+        )
     if options.random_models == 0:
         text = "random-weight model skipped: the comparison with it is not supported"
         whole.notes.append(Note(kind="skipped", text=text))
@@ -95,7 +107,9 @@ class _Scored:
         return self.boot.mean(self.columns[cell][:, 0], kind="share")
 
 
-def _of_property(cells: Sequence[Cell], task: Task, corpus: Corpus, options: ProbeOptions) -> _Summary:
+def _of_property(
+    cells: Sequence[Cell], task: Task, corpus: Corpus, options: ProbeOptions
+) -> _Summary:
     """Everything about one property but what is asked of all layers together."""
     numbers, test = task.property.kind == "number", task.parts["test"]
     scored = _Scored.of(cells, test, numbers, options.seed)
@@ -164,7 +178,9 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 **_information(cell, cells[0], prior, scored.boot),
                 code_bits=cell.code_bits,
                 compression=cell.compression,
-                control_compression=float(np.mean(cell.control_compression)) if cell.control_compression else None,
+                control_compression=float(np.mean(cell.control_compression))
+                if cell.control_compression
+                else None,
                 best=bool(is_best[i]),
                 p_worse=p_worse[i],
             )
@@ -204,7 +220,9 @@ def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[Compar
     ]
 
 
-def _information(cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap) -> dict[str, Any]:
+def _information(
+    cell: Cell, embedding: Cell, prior: Sequence[float | None], boot: ClusterBootstrap
+) -> dict[str, Any]:
     """Bits an item that a linear probe of the layer tells of the labels (V-information), and beyond the embedding layer.
 
         information   H(Y) - H(Y | R)                with H(Y) of the training frequencies (Xu et al. 2020)
@@ -224,7 +242,11 @@ def _information(cell: Cell, embedding: Cell, prior: Sequence[float | None], boo
 
 
 def _saved(
-    name: str, before: Sequence[float | None], after: Sequence[float | None], boot: ClusterBootstrap, n_items: int
+    name: str,
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    boot: ClusterBootstrap,
+    n_items: int,
 ) -> dict[str, float | None]:
     """Mean difference of two series of bits with its interval, over the items that both have."""
     bits, known = np.zeros(n_items), np.zeros(n_items)
@@ -257,12 +279,16 @@ def _mean_of_sums(sums: np.ndarray) -> Any:
 def _columns(cell: Cell, test: Part, numbers: bool) -> Float[np.ndarray, "n k"]:
     if numbers:
         return evaluation.r2_columns(test.labels, np.array(cell.predicted))
-    right = np.array([str(g) for g in test.labels], dtype=object) == np.array(cell.predicted, dtype=object)
+    right = np.array([str(g) for g in test.labels], dtype=object) == np.array(
+        cell.predicted, dtype=object
+    )
     return np.column_stack([right.astype(float), np.ones(len(test))])
 
 
 def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
-    gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
+    gold, predicted = (
+        np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted)
+    )
     return evaluation.macro_f1_interval(gold, predicted, boot)
 
 
@@ -280,7 +306,10 @@ def _baselines(task: Task) -> dict[str, float]:
     if task.property.kind == "number":
         flat = np.full(len(test), float(np.mean(train.labels)))
         by_type = controls.type_mean(train.types, train.labels, test.types)
-        return {"majority": evaluation.r2(test.labels, flat), "type_majority": evaluation.r2(test.labels, by_type)}
+        return {
+            "majority": evaluation.r2(test.labels, flat),
+            "type_majority": evaluation.r2(test.labels, by_type),
+        }
     by_type = controls.type_majority(train.types, train.labels, test.types)
     return {
         "majority": float(np.mean(test.labels == controls.majority(train.labels))),
@@ -290,9 +319,14 @@ def _baselines(task: Task) -> dict[str, float]:
 
 
 def _classes(cell: Cell, record: ProbeRecord, test: Part) -> list[ClassScores]:
-    gold, predicted = (np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted))
+    gold, predicted = (
+        np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted)
+    )
     rows = evaluation.per_class(gold, predicted)
-    return [ClassScores(property=cell.property, site=cell.site, layer=record.layer, **row) for row in rows]
+    return [
+        ClassScores(property=cell.property, site=cell.site, layer=record.layer, **row)
+        for row in rows
+    ]
 
 
 def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list[ErrorRecord]:
@@ -324,17 +358,23 @@ def _confused(cell: Cell, test: Part) -> list[ConfusionRecord]:
         if str(gold) != predicted:
             counts[str(gold), predicted] = counts.get((str(gold), predicted), 0) + 1
     top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:N_CONFUSIONS]
-    return [ConfusionRecord(property=cell.property, gold=g, predicted=p, count=n) for (g, p), n in top]
+    return [
+        ConfusionRecord(property=cell.property, gold=g, predicted=p, count=n) for (g, p), n in top
+    ]
 
 
 def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Note]:
     name, level, notes = task.property.name, task.property.level, []
     late = [cell.site for cell in cells if not cell.converged]
     if late:
-        notes.append(Note(kind="warning", text=f"{name}: probes not converged at {', '.join(late)}"))
+        notes.append(
+            Note(kind="warning", text=f"{name}: probes not converged at {', '.join(late)}")
+        )
     late = [cell.site for cell in cells if not cell.control_converged]
     if late:
-        notes.append(Note(kind="warning", text=f"{name}: control probes not converged at {', '.join(late)}"))
+        notes.append(
+            Note(kind="warning", text=f"{name}: control probes not converged at {', '.join(late)}")
+        )
     if options.control_seeds and any(len(cell.control) < options.control_seeds for cell in cells):
         text = f"{name}: some control tasks drew one class or number only and were left out"
         notes.append(Note(kind="skipped", text=text))
@@ -346,7 +386,9 @@ def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Not
     if few := evaluation.few_clusters(len(set(task.parts["test"].clusters.tolist()))):
         notes.append(Note(kind="warning", text=f"{name}: {few}"))
     if level == "sentence":
-        notes.append(Note(kind="info", text=f"{name}: the control task keys on the sentence's first word"))
+        notes.append(
+            Note(kind="info", text=f"{name}: the control task keys on the sentence's first word")
+        )
     return notes
 
 

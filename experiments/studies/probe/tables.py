@@ -33,7 +33,9 @@ def _scores(name: str, records: Sequence[ProbeRecord]) -> Table:
 
 
 def _score_row(record: ProbeRecord) -> list[str]:
-    marks = [mark for mark, on in (("best", record.best), ("UNCONVERGED", not record.converged)) if on]
+    marks = [
+        mark for mark, on in (("best", record.best), ("UNCONVERGED", not record.converged)) if on
+    ]
     return [
         layer_label(record.layer, record.site),
         number_cell(record.score),

@@ -11,7 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap
-from ....probes.structural import depth_spearman, distance_spearman, structural_many, tree_edges, tree_roots
+from ....probes.structural import (
+    depth_spearman,
+    distance_spearman,
+    structural_many,
+    tree_edges,
+    tree_roots,
+)
 from ...corpus import Corpus, Split
 from ...features.layout import Layout
 from ...report.words import finite, layer_label
@@ -73,7 +79,13 @@ def tree_scores_of(
     width = features["train"][sites[0]][0].shape[1]
     fits = {
         kind: structural_many(
-            features["train"], train.heads, features["dev"], dev.heads, kind, (min(rank, width),), seed=seed
+            features["train"],
+            train.heads,
+            features["dev"],
+            dev.heads,
+            kind,
+            (min(rank, width),),
+            seed=seed,
         )
         for kind in ("distance", "depth")
     }
@@ -87,7 +99,10 @@ def tree_scores_of(
             test,
             seed,
         )
-        ends = {"epochs": max(distance.epochs, depth.epochs), "converged": distance.converged and depth.converged}
+        ends = {
+            "epochs": max(distance.epochs, depth.epochs),
+            "converged": distance.converged and depth.converged,
+        }
         out.append({"site": site, "rank": len(distance.projection), **scores, **ends})
     return out
 
@@ -105,11 +120,16 @@ def tree_scores(
     """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
     edges = boot.statistic(
-        tree_edges(distances, test.heads, test.counted), lambda s: s[..., 0] / np.maximum(s[..., 1], 1)
+        tree_edges(distances, test.heads, test.counted),
+        lambda s: s[..., 0] / np.maximum(s[..., 1], 1),
     )
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
-    root = ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known], kind="share") if known.any() else None
+    root = (
+        ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known], kind="share")
+        if known.any()
+        else None
+    )
     return {
         "uuas": edges.value,
         "uuas_low": finite(edges.low),

@@ -55,7 +55,10 @@ class Heads:
     def all(self) -> list[list[list[int]]]:
         """Every head of every layer."""
         group = self.n_heads // self.n_kv_heads
-        return [[list(range(g * group, (g + 1) * group)) for g in range(self.n_kv_heads)] for _ in self.paths]
+        return [
+            [list(range(g * group, (g + 1) * group)) for g in range(self.n_kv_heads)]
+            for _ in self.paths
+        ]
 
 
 def heads_of(model: nn.Module) -> Heads:
@@ -66,14 +69,23 @@ def heads_of(model: nn.Module) -> Heads:
     """
     config: Any = model.config
     known = anatomy(model)
-    paths = [known.places[f"blocks.{layer}.attn.hook_z"].path.rpartition(".")[0] for layer in range(known.n_layers)]
+    paths = [
+        known.places[f"blocks.{layer}.attn.hook_z"].path.rpartition(".")[0]
+        for layer in range(known.n_layers)
+    ]
     what = f"{type(model).__name__}: heads are cut out of attention with"
     for path in paths:
         there = dict(model.get_submodule(path).named_children())
         linear = [name for name in PROJECTIONS if isinstance(there.get(name), nn.Linear)]
         if len(linear) < len(PROJECTIONS):
-            got = ", ".join(name for name, module in there.items() if next(module.parameters(), None) is not None)
-            raise HeadError(f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}")
+            got = ", ".join(
+                name
+                for name, module in there.items()
+                if next(module.parameters(), None) is not None
+            )
+            raise HeadError(
+                f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}"
+            )
     n_heads = getattr(config, "num_attention_heads", None)
     n_kv = getattr(config, "num_key_value_heads", None)
     if not isinstance(n_heads, int) or not isinstance(n_kv, int) or n_kv < 1:
@@ -82,8 +94,14 @@ def heads_of(model: nn.Module) -> Heads:
         )
     sizes = {name: _out(model.get_submodule(f"{paths[0]}.{name}"), name) for name in PROJECTIONS}
     width = sizes["k_proj"] // n_kv
-    if sizes["q_proj"] != n_heads * width or sizes["o_proj"] != n_heads * width or sizes["v_proj"] != n_kv * width:
-        raise HeadError(f"{what} {n_heads} queries and {n_kv} keys and values of one width, got sizes {sizes}")
+    if (
+        sizes["q_proj"] != n_heads * width
+        or sizes["o_proj"] != n_heads * width
+        or sizes["v_proj"] != n_kv * width
+    ):
+        raise HeadError(
+            f"{what} {n_heads} queries and {n_kv} keys and values of one width, got sizes {sizes}"
+        )
     return Heads(paths, n_heads, n_kv, width)
 
 
@@ -105,19 +123,27 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
     heads = heads_of(model)
     n_kv, group = _numbers(heads, kept)
     config: Any = copy.deepcopy(model.config)
-    config.num_attention_heads, config.num_key_value_heads, config.head_dim = n_kv * group, n_kv, heads.width
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = (
+        n_kv * group,
+        n_kv,
+        heads.width,
+    )
     smaller = random_twin(model, 0, config)
     state = dict(model.state_dict())
     for path, groups in zip(heads.paths, kept, strict=True):
         queries = _rows(flat(groups), heads.width)
-        keys = _rows([members[0] // (heads.n_heads // heads.n_kv_heads) for members in groups], heads.width)
+        keys = _rows(
+            [members[0] // (heads.n_heads // heads.n_kv_heads) for members in groups], heads.width
+        )
         for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
             for part in ("weight", "bias"):
                 if f"{path}.{name}.{part}" in state:
                     state[f"{path}.{name}.{part}"] = state[f"{path}.{name}.{part}"][rows]
         state[f"{path}.o_proj.weight"] = state[f"{path}.o_proj.weight"][:, queries]
     wanted = smaller.state_dict()
-    other = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    other = [
+        name for name in wanted if name not in state or state[name].shape != wanted[name].shape
+    ]
     if other or set(state) - set(wanted):
         name = [*other, *sorted(set(state) - set(wanted))][0]
         raise HeadError(
@@ -136,14 +162,20 @@ def _numbers(heads: Heads, kept: Kept) -> tuple[int, int]:
         raise HeadError(f"expected the heads of {len(heads.paths)} layers, got {len(kept)}")
     shapes = {(len(groups), *sorted({len(members) for members in groups})) for groups in kept}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
-        raise HeadError(f"expected as many heads in every layer and group, at least one, got {sorted(shapes)}")
+        raise HeadError(
+            f"expected as many heads in every layer and group, at least one, got {sorted(shapes)}"
+        )
     size = heads.n_heads // heads.n_kv_heads
     for layer, groups in enumerate(kept):
         numbers = flat(groups)
         if len(set(numbers)) < len(numbers) or not all(0 <= h < heads.n_heads for h in numbers):
-            raise HeadError(f"layer {layer}: expected different heads below {heads.n_heads}, got {numbers}")
+            raise HeadError(
+                f"layer {layer}: expected different heads below {heads.n_heads}, got {numbers}"
+            )
         if any(len({h // size for h in members}) > 1 for members in groups):
-            raise HeadError(f"layer {layer}: expected groups of heads that read one key-value head, got {list(groups)}")
+            raise HeadError(
+                f"layer {layer}: expected groups of heads that read one key-value head, got {list(groups)}"
+            )
     n_kv, group = next(iter(shapes))
     return n_kv, group
 

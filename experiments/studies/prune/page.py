@@ -14,7 +14,9 @@ from ...report.words import count, interval, number, plural
 from .records import Results, StepRecord
 
 CONTROLS = (
-    Control("as many heads at random", "any heads could have left", field("random"), "--null-draws 2"),
+    Control(
+        "as many heads at random", "any heads could have left", field("random"), "--null-draws 2"
+    ),
     Control("interval over texts", "a loss within the texts' chance", field("low")),
 )
 """What each control rules out."""
@@ -116,7 +118,12 @@ def _table(records: Sequence[StepRecord]) -> Table:
         difference = "" if record.difference is None else f"{record.difference:.0e}"
         rows.append(
             [
-                Cell(str(record.heads), float(record.heads), f"{record.kv_heads} key-value", head=True),
+                Cell(
+                    str(record.heads),
+                    float(record.heads),
+                    f"{record.kv_heads} key-value",
+                    head=True,
+                ),
                 Cell(count(record.parameters), float(record.parameters), share),
                 score_cell(record.value, record.low, record.high),
                 score_cell(record.change, record.change_low, record.change_high),

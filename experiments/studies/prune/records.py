@@ -26,7 +26,9 @@ class StepRecord:
     change: float = entry("from the given model, paired over texts", "the metric's")
     change_low: float | None = entry("lower end of its 95% interval", "the metric's")
     change_high: float | None = entry("upper end of its 95% interval", "the metric's")
-    random: float | None = entry("mean of models with as many heads drawn at random", "the metric's")
+    random: float | None = entry(
+        "mean of models with as many heads drawn at random", "the metric's"
+    )
     speed: float = entry("time of the given model's forward / this model's")
     seconds: float | None = entry("median time of a forward", "s")
     original_seconds: float | None = entry("that of the given model, in turns with it", "s")

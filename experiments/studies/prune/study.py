@@ -44,7 +44,11 @@ from .cut_heads import Heads, Kept, flat, heads_of, with_heads
 from .options import PruneOptions
 from .records import Results, StepRecord
 
-GRADED = {"pair_accuracy": "pair_difference", "answer_accuracy": "answer_difference", "rank": "log_probability"}
+GRADED = {
+    "pair_accuracy": "pair_difference",
+    "answer_accuracy": "answer_difference",
+    "rank": "log_probability",
+}
 """Metrics without a gradient, and the one whose gates stand for them."""
 REPEATS = 7
 """Forwards that are timed for each model; the medians are compared."""
@@ -87,7 +91,9 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
     unusable: list[Unusable] = []
     metric, items = metric_and_texts(options, "loss", unusable)
     if metric.baseline_is_zero:
-        raise MetricError(f"metric {metric.name} is a distance from the same model: expected one of its quality")
+        raise MetricError(
+            f"metric {metric.name} is a distance from the same model: expected one of its quality"
+        )
     subject = load()
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
@@ -177,11 +183,15 @@ def head_gates(
     parts = components(subject.model, "heads", groups[0].batch)
     total = np.zeros(len(parts))
     for chunk in groups:
-        total += np.abs(estimates(subject, metric, chunk, parts, lambda part: edits.zero()).effects).sum(1)
+        total += np.abs(
+            estimates(subject, metric, chunk, parts, lambda part: edits.zero()).effects
+        ).sum(1)
     return total.reshape(1 + max(part.layer for part in parts), -1) / len(items)
 
 
-def without_least(kept: Kept, importance: Float[np.ndarray, "layers heads"]) -> list[list[list[int]]]:
+def without_least(
+    kept: Kept, importance: Float[np.ndarray, "layers heads"]
+) -> list[list[list[int]]]:
     """One query head less in every group; with one left in each, one group less in every layer.
 
     Args:
@@ -193,7 +203,12 @@ def without_least(kept: Kept, importance: Float[np.ndarray, "layers heads"]) -> 
         table = np.asarray(values).reshape(len(groups), each)
         if each > 1:
             drop = table.argmin(1)
-            out.append([[h for i, h in enumerate(members) if i != drop[g]] for g, members in enumerate(groups)])
+            out.append(
+                [
+                    [h for i, h in enumerate(members) if i != drop[g]]
+                    for g, members in enumerate(groups)
+                ]
+            )
         else:
             least = int(table[:, 0].argmin())
             out.append([list(members) for g, members in enumerate(groups) if g != least])
@@ -206,7 +221,9 @@ def random_heads(heads: Heads, like: Kept, seed: int) -> list[list[list[int]]]:
     out = []
     for groups, whole in zip(like, heads.all, strict=True):
         chosen = sorted(draw.choice(len(whole), len(groups), replace=False).tolist())
-        out.append([sorted(draw.choice(whole[g], len(groups[0]), replace=False).tolist()) for g in chosen])
+        out.append(
+            [sorted(draw.choice(whole[g], len(groups[0]), replace=False).tolist()) for g in chosen]
+        )
     return out
 
 
@@ -223,15 +240,25 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
     gone: dict[SiteLike, edits.Edit] = {}
     for layer in layers:
         missing = torch.tensor([h not in flat(kept[layer]) for h in every], device=there.device)
-        gone[f"blocks.{layer}.attn.hook_z"] = edits.function(lambda z, m=missing: z.masked_fill(m[:, None], 0), "zero")
+        gone[f"blocks.{layer}.attn.hook_z"] = edits.function(
+            lambda z, m=missing: z.masked_fill(m[:, None], 0), "zero"
+        )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)  # the first layer has this input anyway
-        with intervene(model, gone), capture(model, "blocks.*.hook_resid_pre", *ends, clone=True) as whole:
+        with (
+            intervene(model, gone),
+            capture(model, "blocks.*.hook_resid_pre", *ends, clone=True) as whole,
+        ):
             model(**inputs)
-        starts: dict[SiteLike, edits.Edit] = {f"blocks.{layer}.hook_resid_pre": edits.patch(whole) for layer in layers}
+        starts: dict[SiteLike, edits.Edit] = {
+            f"blocks.{layer}.hook_resid_pre": edits.patch(whole) for layer in layers
+        }
         with intervene(smaller, starts), capture(smaller, *ends) as cut:
             smaller(**inputs)
-    return max(float((cut[end] - whole[end])[there].abs().max() / whole[end][there].abs().max()) for end in ends)
+    return max(
+        float((cut[end] - whole[end])[there].abs().max() / whole[end][there].abs().max())
+        for end in ends
+    )
 
 
 def _seconds(models: Sequence[nn.Module], inputs: Mapping[str, torch.Tensor]) -> list[float]:
@@ -256,7 +283,9 @@ def _save(subject: Subject, folder: Path) -> None:
         model: Any = subject.model
         try:
             model.save_pretrained(unfinished, safe_serialization=True)
-        except StrictDataclassError as error:  # Llama's, where the width is no multiple of the heads
+        except (
+            StrictDataclassError
+        ) as error:  # Llama's, where the width is no multiple of the heads
             why = " ".join(str(error.__cause__ or error).split())
             raise RunError(
                 f"{folder.name}: transformers saves no {type(model).__name__} of this shape: {why.rstrip('.')}; --steps "
@@ -282,9 +311,13 @@ def _results(
     for step, saved in enumerate(steps, 1):
         values = np.array(saved["values"])
         change = mean_of(values - clean, clusters, seed)
-        records.append(_record(inputs, step, saved, mean_of(values, clusters, seed), change, before))
+        records.append(
+            _record(inputs, step, saved, mean_of(values, clusters, seed), change, before)
+        )
         before = saved["kept"]
-    text = "importance and quality are measured on the same texts: quality on other texts can be worse"
+    text = (
+        "importance and quality are measured on the same texts: quality on other texts can be worse"
+    )
     notes = [*inputs.notes, *group_notes(clusters), Note(kind="info", text=text)]
     if not inputs.options.null_draws:
         text = "no model with random heads removed to compare with (--null-draws 0)"

@@ -7,7 +7,13 @@ from math import inf
 from pathlib import Path
 
 from ...runs.options import option
-from ...runs.shared_options import EffectsOptions, EngineOptions, ProbesOptions, TextsOptions, WordsOptions
+from ...runs.shared_options import (
+    EffectsOptions,
+    EngineOptions,
+    ProbesOptions,
+    TextsOptions,
+    WordsOptions,
+)
 from ...sweep.positions import NOT_FIRST, positions_option
 
 
@@ -23,7 +29,11 @@ class UsageOptions(WordsOptions, ProbesOptions, TextsOptions, EffectsOptions, En
     )
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
     positions: str = positions_option(NOT_FIRST)
-    push: float = option("also put the property where each class has its mean, times this; 0 does not", 0.0, least=-inf)
+    push: float = option(
+        "also put the property where each class has its mean, times this; 0 does not",
+        0.0,
+        least=-inf,
+    )
     null_draws: int = option(
         "random changes as large as the erasure to compare with", 5, metavar="N", aliases=("null",)
     )

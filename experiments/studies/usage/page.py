@@ -9,7 +9,19 @@ from ...report.charts import Rule, Series
 from ...report.controls import GRID, Control, field
 from ...report.depths import DepthCurve
 from ...report.lines import lines
-from ...report.parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, Text, score_cell, signed_cell
+from ...report.parts import (
+    Cell,
+    Column,
+    Drawing,
+    Page,
+    Picture,
+    Section,
+    Stats,
+    Table,
+    Text,
+    score_cell,
+    signed_cell,
+)
 from ...report.provenance import model_name
 from ...report.records_table import records_section
 from ...report.words import interval, number, p_value, plural, signed, unnamed
@@ -19,9 +31,18 @@ from ...sweep.reading import families, power_note, strongest
 from .records import Results, UsageRecord
 
 CONTROLS = (
-    Control("equally large random changes", "any change of that size would do it", field("null"), "--null-draws 5"),
-    Control("a probe after the erasure", "what was to be erased is still there", field("erased_linear")),
-    Control("a network after the erasure", "it is still there, but not linearly", field("erased_mlp")),
+    Control(
+        "equally large random changes",
+        "any change of that size would do it",
+        field("null"),
+        "--null-draws 5",
+    ),
+    Control(
+        "a probe after the erasure", "what was to be erased is still there", field("erased_linear")
+    ),
+    Control(
+        "a network after the erasure", "it is still there, but not linearly", field("erased_mlp")
+    ),
     GRID,
 )
 """What each control rules out."""
@@ -51,7 +72,10 @@ def page(results: Results) -> Page:
     if results.certificates:
         sections.append(certificate_section(results.certificates, records, data))
     sections.append(records_section(records))
-    findings = [("layers", finding.property, unnamed(finding.text, finding.property)) for finding in results.findings]
+    findings = [
+        ("layers", finding.property, unnamed(finding.text, finding.property))
+        for finding in results.findings
+    ]
     return Page(
         title=f"Does {model_name(results.provenance)} use {first.property}?",
         kicker="layerscope usage",
@@ -185,9 +209,7 @@ def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
         words="; ".join(words),
         **_axis(pushes[0][1]),
     )
-    about = (
-        "The property erased and then put where each class has its mean: where the model uses it, the curves separate."
-    )
+    about = "The property erased and then put where each class has its mean: where the model uses it, the curves separate."
     return Section("pushes", "Counterfactuals", [Picture([drawing])], about, study=True)
 
 
@@ -198,7 +220,9 @@ def _table(records: Sequence[UsageRecord]) -> Table:
         Column("after", hint="of a linear probe after the erasure"),
         Column("by a network", hint="of a small network after the erasure"),
         Column("effect", hint="metric with the property erased at this layer minus metric without"),
-        Column("random", hint="mean size of the effect of equally large changes in random directions"),
+        Column(
+            "random", hint="mean size of the effect of equally large changes in random directions"
+        ),
         Column("null p", hint="share of the random changes with at least this effect"),
         Column("p", hint="sign-flip test over prompts"),
         Column("q", hint="false-discovery rate over the layers (Benjamini & Hochberg 1995)"),
@@ -226,7 +250,9 @@ def curves(results: Results) -> list[DepthCurve]:
     out = []
     for (value, _), family in families(results.records).items():
         name, metric = family[0].property, f"change of {family[0].metric}, {family[0].unit}"
-        effect = DepthCurve.of(f"{name}, {value}", metric, family, "effect", first=1, is_change=True)
+        effect = DepthCurve.of(
+            f"{name}, {value}", metric, family, "effect", first=1, is_change=True
+        )
         out.append(effect)
         if value == "erase":
             out.append(DepthCurve.of(name, "accuracy", family, "decodable", "decodable_", first=1))

@@ -143,7 +143,9 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     Raises:
         LayerscopeError: files that cannot be read, a property without a class for each word, texts that cannot be measured.
     """
-    splits, read_notes = read_splits(options.corpus, options.dev, options.test, options.sample, options.seed)
+    splits, read_notes = read_splits(
+        options.corpus, options.dev, options.test, options.sample, options.seed
+    )
     unusable: list[Unusable] = []
     metric, items, notes = _measured(options, splits["test"], unusable)
     prop = get_property(options.property, splits["train"])
@@ -154,7 +156,9 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
-    if metric.readout is not None:  # what comes after the probed layer changes nothing that the probe reads
+    if (
+        metric.readout is not None
+    ):  # what comes after the probed layer changes nothing that the probe reads
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     (view,) = build_views(subject, splits, [prop], options.seed)
     (kind,) = [name for name in ("prompts", "pairs", "probe") if getattr(options, name)]
@@ -215,12 +219,18 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
     base: Mean | None = None
     for value, change in _changes(options, erasers, task):
         edit_of = partial(_edit, change, first_position(options))
-        grid = Grid(value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e)
+        grid = Grid(
+            value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e
+        )
         measured = measure_grid(run, grid)
         base = mean_of(measured.clean, clusters, options.seed)
         common = {"value": value, "baseline": base.value}
-        effects = effect_records(inputs.parts, measured, measured.clean, clusters, metric, options.seed, **common)
-        records += [UsageRecord(**vars(effect), **vars(decodings[effect.site])) for effect in effects]
+        effects = effect_records(
+            inputs.parts, measured, measured.clean, clusters, metric, options.seed, **common
+        )
+        records += [
+            UsageRecord(**vars(effect), **vars(decodings[effect.site])) for effect in effects
+        ]
         notes += unchanged_notes(measured, f"layers ({value})", metric.name)
         if measured.certificate is not None:
             certificates[value] = measured.certificate
@@ -288,7 +298,9 @@ def _probe_and_erase(
     return decodings, erasers
 
 
-def _layer(inputs: UsageInputs, run: Run, features: Features, name: str, hold: int | None) -> tuple[Decoding, Eraser]:
+def _layer(
+    inputs: UsageInputs, run: Run, features: Features, name: str, hold: int | None
+) -> tuple[Decoding, Eraser]:
     """One layer's probe, eraser, and the proof of the erasure."""
     options, task = inputs.options, inputs.task
     vectors = features.load(name, hold, options.out)
@@ -335,7 +347,9 @@ def _layer(inputs: UsageInputs, run: Run, features: Features, name: str, hold: i
     return decoding, eraser
 
 
-def _changes(options: UsageOptions, erasers: Mapping[str, Eraser], task: Task) -> list[tuple[str, Change]]:
+def _changes(
+    options: UsageOptions, erasers: Mapping[str, Eraser], task: Task
+) -> list[tuple[str, Change]]:
     """What is done to a layer, by name: the erasure, and a push to each class where that is asked for."""
     changes: list[tuple[str, Change]] = [("erase", lambda name: erasers[name].erase)]
     if options.push:
@@ -344,7 +358,9 @@ def _changes(options: UsageOptions, erasers: Mapping[str, Eraser], task: Task) -
     return changes
 
 
-def _pushed(erasers: Mapping[str, Eraser], label: str, strength: float, name: str) -> Callable[[Tensor], Tensor]:
+def _pushed(
+    erasers: Mapping[str, Eraser], label: str, strength: float, name: str
+) -> Callable[[Tensor], Tensor]:
     return partial(erasers[name].push, label=label, strength=strength)
 
 
@@ -381,7 +397,11 @@ def _notes(task: Task, records: Sequence[UsageRecord]) -> list[Note]:
         text = f"{task.n_dropped} words without tokens (truncated) left out"
         notes.append(Note(kind="dropped", text=text))
     erased_records = [record for record in records if record.value == "erase"]
-    left = [record.erased_mlp for record in erased_records if record.erased_mlp > record.majority + STILL_READ]
+    left = [
+        record.erased_mlp
+        for record in erased_records
+        if record.erased_mlp > record.majority + STILL_READ
+    ]
     if left:
         text = (
             f"at {len(left)} of {len(erased_records)} layers a small network still reads the property after the erasure (up "

@@ -29,5 +29,7 @@ def tables(records: Sequence[UsageRecord]) -> list[Table]:
         )
         for record in erased
     )
-    title = f"{first.property}: decodable, and used for {first.metric} ({first.unit}; n = {first.n})"
+    title = (
+        f"{first.property}: decodable, and used for {first.metric} ({first.unit}; n = {first.n})"
+    )
     return [titled(title, "layer|decodable|after|by a network|effect|95%|random|p|q", rows)]
