@@ -34,9 +34,8 @@ def selectivity(
         covered = np.zeros(2)
         for _ in range(runs):
             right = rng.random(n) < 0.9
-            scores = np.clip(
-                rng.normal(0.6, 0.02, 5), 0, 1
-            )  # a control task is easier or harder as it is drawn
+            # a control task is easier or harder as it is drawn
+            scores = np.clip(rng.normal(0.6, 0.02, 5), 0, 1)
             control = rng.random((n, 5)) < scores
             boot = ClusterBootstrap(np.arange(n) // 10, BOOT, int(rng.integers(2**31)))
             columns = np.column_stack([right - control.mean(1), np.ones(n)])

@@ -144,9 +144,8 @@ def code(given):
         return bits
 
     taken, apart = {"ours": [], "peer": []}, 0.0
-    for number, X in enumerate(
-        features
-    ):  # the layers are the paired runs, each side first in every other one
+    # the layers are the paired runs, each side first in every other one
+    for number, X in enumerate(features):
         sides = {"ours": lambda X=X: ours(X), "peer": lambda X=X: theirs(X)}
         order = dict(sorted(sides.items(), reverse=bool(number % 2)))
         seconds, found = once(lambda: None, **order)

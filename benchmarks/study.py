@@ -138,9 +138,8 @@ def main():
         Z = ((X - mean) / scale).astype(np.float32)
         theirs, fits, own, other = {}, {}, [], 0.0
         for i, (name, y) in enumerate(made.items()):
-            if (
-                i % 4 == 0
-            ):  # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
+            # in turns, so that both sides meet the machine's good and bad minutes; the mean counts
+            if i % 4 == 0:
                 start = time.perf_counter()
                 fits = fit_many(Design(X, device=given.device), made, given.l2, tol=given.tol)
                 own.append(time.perf_counter() - start)

@@ -168,9 +168,8 @@ class Activations(Mapping[str, Tensor]):
         ]
         if parts:
             return _summed(site, parts, "give the loss of one forward")
-        raw, view = forwards[
-            min(latest, len(forwards) - 1)
-        ]  # a site that this loss does not depend on
+        # a site that this loss does not depend on
+        raw, view = forwards[min(latest, len(forwards) - 1)]
         return view(torch.zeros_like(raw))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -161,9 +161,8 @@ def _place(parts: dict[str, Any], alias: str) -> str | None:
         if component.name:
             path.append(component.name)
         parts = dict(component.submodules or {})
-    if (
-        component is not None and not component.name
-    ):  # a container without a module: its first or last linear layer
+    # a container without a module: its first or last linear layer
+    if component is not None and not component.name:
         child = parts.get("in" if end == "hook_in" else "out")
         if child is None or not child.name:
             return None

@@ -100,9 +100,8 @@ class AttentionWatch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if (
-            depth() != self._depth
-        ):  # a forward that a function runs which was shown a value of this one
+        # a forward that a function runs which was shown a value of this one
+        if depth() != self._depth:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._sdpa(func, args, kwargs)
@@ -127,9 +126,8 @@ class AttentionWatch(TorchFunctionMode):
         """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
         assert isinstance(self._sinks, Tensor)
         sinks = self._sinks.view(1, -1, 1, 1).to(given)
-        scores = given[..., :-1] + (
-            sinks - given[..., -1:]
-        )  # the model subtracts each row's maximum before
+        # the model subtracts each row's maximum before
+        scores = given[..., :-1] + (sinks - given[..., -1:])
         whole = softmax(given)
 
         def beside(scores: Tensor) -> Tensor:
@@ -152,9 +150,8 @@ class AttentionWatch(TorchFunctionMode):
         packed = self._size == 1 and 1 < query.shape[2] == self._groups
         heads = None if packed else self._heads(query.shape[1])
         scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
-        if (
-            packed
-        ):  # one new token: transformers lays the query heads of a key head along the query axis
+        # one new token: transformers lays the query heads of a key head along the query axis
+        if packed:
             scores = scores.flatten(1, 2)[:, :, None]
         pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
@@ -206,9 +203,8 @@ class AttentionWatch(TorchFunctionMode):
         """The pattern that goes on, and whether the fused kernel can no longer give the output."""
         in_graph = any(touch.in_graph for touch in self.touches)
         if in_graph and torch.is_grad_enabled() and not scores.requires_grad:
-            scores = (
-                scores.detach().requires_grad_()
-            )  # the parameters are frozen: the graph starts here
+            # the parameters are frozen: the graph starts here
+            scores = scores.detach().requires_grad_()
         given = scores
         for touch in self.touches:
             edited = touch.scores(scores)
@@ -277,9 +273,8 @@ def watch_attention(
             leave()
             after()
 
-    stack.callback(
-        leave
-    )  # a Ctrl-C ends the forward without calling even the hooks that are always called
+    # a Ctrl-C ends the forward without calling even the hooks that are always called
+    stack.callback(leave)
     stack.callback(module.register_forward_pre_hook(BlockHook(before), with_kwargs=True).remove)
     stack.callback(module.register_forward_hook(BlockHook(finish), always_call=True).remove)
 
@@ -301,12 +296,10 @@ def sdpa_scores(
     Forbidden positions (a False in a boolean mask, above the diagonal when causal) hold -inf.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(
-        -2, -1
-    )  # float16 would overflow before
-    owned = not (
-        scores.requires_grad or is_wrapped(scores)
-    )  # then a mask needs no copy of all scores
+    # float16 would overflow before
+    scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)
+    # then a mask needs no copy of all scores
+    owned = not (scores.requires_grad or is_wrapped(scores))
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
         scores = (

@@ -86,9 +86,8 @@ class Edit:
             new = self.unrounded(value, replace(where, chosen=chosen))
             return torch.where(chosen.view(shape).to(value.device), new, value)
 
-        given = (
-            "value" if self.given == "copy" else self.given
-        )  # this edit changes nothing in place itself
+        # this edit changes nothing in place itself
+        given = "value" if self.given == "copy" else self.given
         return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
 
 
@@ -177,9 +176,8 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
         where.seen.wait(width - 1, message)
     fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
     if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
-        at, used = where.used(
-            value
-        )  # a narrower run had no padding on the left, if these texts have none
+        # a narrower run had no padding on the left, if these texts have none
+        at, used = where.used(value)
         columns = torch.arange(where.start, end) - where.virtual
         fits = bool((~used | (at == columns)).all())
     if fits:

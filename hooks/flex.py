@@ -84,20 +84,15 @@ def flex_scores(
 
     with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
     """
-    from torch.nn.attention.flex_attention import (
-        create_mask,
-    )  # costs a second that only its users pay
+    # costs a second that only its users pay
+    from torch.nn.attention.flex_attention import create_mask
 
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)  # scaled first: float16 would overflow before
     places = [torch.arange(n, device=scores.device) for n in scores.shape]
     if score_mod is not None:
-        for dim in (
-            4,
-            3,
-            2,
-            1,
-        ):  # a function of one score becomes one of a row, of a head's, of a text's, of all
+        # a function of one score becomes one of a row, of a head's, of a text's, of all
+        for dim in (4, 3, 2, 1):
             score_mod = torch.vmap(
                 score_mod, in_dims=(0, *(0 if dim == i else None for i in (1, 2, 3, 4)))
             )

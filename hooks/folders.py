@@ -74,9 +74,8 @@ class LocalFolder:
         if stop == start:
             return bytearray()
         first = start - start % mmap.ALLOCATIONGRANULARITY
-        with (self.path / name).open(
-            "rb"
-        ) as file:  # a private mapping: what is written to it stays here
+        # a private mapping: what is written to it stays here
+        with (self.path / name).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), stop - first, access=mmap.ACCESS_COPY, offset=first)
         return memoryview(mapped)[start - first :]
 

@@ -175,9 +175,8 @@ class _Live(Tap):
             stack.enter_context(taps.attach(self))
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
-        value = read(
-            site, place, raw, shape
-        ).clone()  # the model may go on to change its own in place
+        # the model may go on to change its own in place
+        value = read(site, place, raw, shape).clone()
         named = {name: value for name, sites in self._names.items() if site in sites}
         self._edited.live = {**self._edited.live, **named}
         return raw
@@ -213,9 +212,8 @@ def _through_attn_out(
 def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: Tensor) -> Tensor:
     """``raw`` with a site's tensor exchanged for ``new``; both stay as they are."""
     if site.select is None and shape is None and place.view is views.identity:
-        return (
-            new.clone()
-        )  # what an edit gave may be held elsewhere, and the model may change its own in place
+        # what an edit gave may be held elsewhere, and the model may change its own in place
+        return new.clone()
     fresh = copy_for(raw, new)
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new

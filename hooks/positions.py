@@ -127,9 +127,8 @@ class Where:
     @classmethod
     def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
         """A site in a forward."""
-        where = object.__new__(
-            cls
-        )  # made at every site of every forward: a frozen dataclass sets its fields slowly
+        # made at every site of every forward: a frozen dataclass sets its fields slowly
+        where = object.__new__(cls)
         where.__dict__.update(
             site=site,
             start=forward.start,
@@ -168,9 +167,8 @@ class Where:
         """Where positions are in a value: on its position (or query) axis, or on its keys."""
         axis = value.ndim - 1 if keys else self.query_axis(value)
         size, end = value.shape[axis], self.start + value.shape[self.query_axis(value)]
-        first = (
-            max(0, end - size) if keys else self.start
-        )  # a window's cache has dropped the earliest keys
+        # a window's cache has dropped the earliest keys
+        first = max(0, end - size) if keys else self.start
         if isinstance(positions, slice) and positions == slice(None):
             return torch.ones(1, size, dtype=torch.bool)
         at, lengths = self._along(value, first, size)

@@ -410,9 +410,8 @@ class Resume:
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
         first = self.residual(0)
-        by_text = (
-            first.ndim == 3 and len(first) == self.batch
-        )  # not several streams, nor a stream with positions first
+        # not several streams, nor a stream with positions first
+        by_text = first.ndim == 3 and len(first) == self.batch
         return (
             by_text
             and self._chained
@@ -458,9 +457,8 @@ class Resume:
             warnings.catch_warnings(),
             intervene(self.model, {f"blocks.{layer}.hook_resid_pre": patch(residual)}),
         ):
-            warnings.simplefilter(
-                "ignore", NothingChanged
-            )  # the recorded input itself may be given
+            # the recorded input itself may be given
+            warnings.simplefilter("ignore", NothingChanged)
             out = self.model(**{k: self._repeat(v, copies) for k, v in self.inputs.items()})
         return self._read(out.logits, copies)
 

@@ -105,9 +105,8 @@ class Image:
                     f"{site}: expected a vector for each of {len(index)} rows, got {len(value)}"
                 )
             tensors[site] = value, kind
-        tensors = dict(
-            sorted(tensors.items(), key=lambda item: -item[1][1].itemsize)
-        )  # each at a multiple of its size
+        # each at a multiple of its size
+        tensors = dict(sorted(tensors.items(), key=lambda item: -item[1][1].itemsize))
         self.slots, at = {}, 0
         for name, (value, kind) in tensors.items():
             end = at + value.numel() * kind.itemsize
@@ -280,9 +279,8 @@ def read_rows(
                 rows = held[: stop - first]
             _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
             total += _words(rows.reshape(-1))
-            if not isinstance(
-                where, slice
-            ):  # as memory moves it, which torch's own copy by index does not
+            # as memory moves it, which torch's own copy by index does not
+            if not isinstance(where, slice):
                 table[where[first:stop]] = rows
     if _hexadecimal(total) != header.sums[tensor]:
         raise StoreError(

@@ -317,9 +317,8 @@ class ActivationStore:
         n_rows, parts = self.n_rows, list(self._all().items())
         slots, seen = self._slots(site, parts), np.zeros(n_rows, dtype=bool)
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
-        space = np.empty(
-            n_rows * width * kind.itemsize, dtype=np.uint8
-        )  # numpy asks for large pages, torch does not
+        # numpy asks for large pages, torch does not
+        space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)
         table = space.reshape(n_rows, width * kind.itemsize)
 
         ahead = max(1, _AHEAD * len(slots) // max(1, sum(slot.stop - slot.start for slot in slots)))
@@ -339,9 +338,8 @@ class ActivationStore:
             read_rows(self.folder, part[0], self._header(*part), site, table, where)
             return where
 
-        with ThreadPoolExecutor(
-            _READERS
-        ) as readers:  # some shards are read while others are summed and put
+        # some shards are read while others are summed and put
+        with ThreadPoolExecutor(_READERS) as readers:
             for where in readers.map(place, range(len(parts))):
                 seen[where] = True
         if not seen.all():

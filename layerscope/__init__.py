@@ -31,9 +31,8 @@ def __getattr__(name: str) -> Any:
     if not name.startswith("_"):
         if name in ROOMS:
             return importlib.import_module(f"layerscope.{name}")
-        if (
-            name == "capture_to_store"
-        ):  # the command capture as a function; ls.capture is the context manager
+        # the command capture as a function; ls.capture is the context manager
+        if name == "capture_to_store":
             return importlib.import_module("layerscope.experiments").capture
         for room in ROOMS:
             module = importlib.import_module(f"layerscope.{room}")

@@ -383,9 +383,8 @@ def correlation(
     first = np.cumsum(sizes) - sizes
     later = np.cumsum(1 - c)
     end = np.repeat(later[first + sizes - 1], sizes)
-    below = 2 * float(
-        (c * (end - later)).sum()
-    )  # of sorted rows the earlier is the smaller of each pair
+    # of sorted rows the earlier is the smaller of each pair
+    below = 2 * float((c * (end - later)).sum())
     return min(1.0, max(0.0, above / below)) if below > 0 else 0.0
 
 

@@ -199,9 +199,8 @@ def _fit(
     before."""
     path = penalties(l2, choose=True)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a block's probe is a code, however good
+        # a block's probe is a code, however good
+        warnings.simplefilter("ignore", ConvergenceWarning)
         if len(path) == 1:
             return fit_many(X, targets, path[0], tol=tol, start=before)
         if dev is not None:

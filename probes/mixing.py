@@ -193,9 +193,8 @@ class _Search:
         mix = starts[int(np.argmin(objectives))]
         l2 = self.penalty(mix)
         mix = self.descend(mix, l2)
-        if (
-            len(mix) > 1 and (again := self.penalty(mix)) != l2
-        ):  # what was best for the start need not be for the end
+        # what was best for the start need not be for the end
+        if len(mix) > 1 and (again := self.penalty(mix)) != l2:
             l2, mix = again, self.descend(mix, again)
         fit = self.regression(mix, l2)
         return mix, fit, self.gap(mix, fit)

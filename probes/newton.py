@@ -25,7 +25,8 @@ MEMORY = 6
 NOISE = 1e-7  # relative rounding of a float32 objective
 FAR = 0.05  # relative decrement above which the curvature is blended with the labels
 SMALL_SAMPLE = 8192  # with fewer rows than this the curvature uses all of them
-ROUGH = 1e-5  # relative decrement to which gradients from rough products lead; they are wrong by about 5e-7
+# relative decrement to which gradients from rough products lead; they are wrong by about 5e-7
+ROUGH = 1e-5
 MARGIN = 20  # the sampled curvature may err by this factor where it says that a target is done
 STUCK = 3  # iterations without a step after which a target is left where it is
 BLEND = 0.5  # share of the labels' curvature far from the optimum
@@ -142,9 +143,8 @@ def _line_search(
     index = torch.arange(len(slope), device=slope.device)
     for _ in range(TRIALS):
         loss, old = point.loss[index], before[index]
-        bend = (
-            dot(point.gradient[:, index], step[:, index]) / slope[index]
-        )  # 1 at the start, 0 at the line's end
+        # 1 at the start, 0 at the line's end
+        bend = dot(point.gradient[:, index], step[:, index]) / slope[index]
         enough = loss <= old + DECREASE * length[index] * slope[index]
         level = loss <= old + NOISE * old.abs()
         bad = ~(torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1))))

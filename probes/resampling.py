@@ -164,9 +164,8 @@ class ClusterBootstrap:
         variance = (squares - 2 * means * cross + means**2 * size2) * n / (n - 1)
         errors = np.sqrt(np.maximum(variance, 0.0)) / size
         value, error = values.mean(0), self.standard_errors(values)
-        usable = (
-            errors > ALIKE * error
-        )  # a resample of one value, up to rounding, says nothing of the spread
+        # a resample of one value, up to rounding, says nothing of the spread
+        usable = errors > ALIKE * error
         t = np.divide(means - value, errors, out=np.full_like(means, np.nan), where=usable)
         return Studentised(value, error, t, n)
 

@@ -121,9 +121,8 @@ class OnDisk:
             self._write(start, held)
             return
         ends = (torch.diff(rows.cpu()) != 1).nonzero().squeeze(1) + 1
-        for start, stop in zip(
-            [0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True
-        ):  # runs of neighbours
+        # runs of neighbours
+        for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):
             if stop > start:
                 self._write(int(rows[start]), held[start:stop])
 

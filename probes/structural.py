@@ -147,9 +147,8 @@ def structural_many(
     start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
     rows = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
     B = start.expand(len(rows), high, width).clone()
-    own = (torch.arange(high)[None] < rows[:, None]).float()[
-        :, :, None
-    ]  # a probe of lower rank has fewer rows
+    # a probe of lower rank has fewer rows
+    own = (torch.arange(high)[None] < rows[:, None]).float()[:, :, None]
 
     def grid(B: Float[Tensor, "m r d"]) -> Float[Tensor, "l p r d"]:
         return B.unflatten(0, (len(names), len(ranks)))

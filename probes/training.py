@@ -161,9 +161,8 @@ def train(
         cut = (waited >= schedule.patience) & ~done
         stalled += cut
         cuts = cuts + cut
-        around = (
-            cuts % schedule.stalls if schedule.returns else cuts
-        )  # all rates in turn, then the first again
+        # all rates in turn, then the first again
+        around = cuts % schedule.stalls if schedule.returns else cuts
         adam.rates = schedule.rate * schedule.cut**around
         waited[cut] = 0
         over = (stalled >= schedule.stalls) & ~done

@@ -32,9 +32,8 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
         )
         mlp.c_fc.weight[:, NEURON] = 0
         mlp.c_fc.weight[TOKEN][SEEN - FIRST, NEURON] = 1.0
-        mlp.c_fc.bias[
-            NEURON
-        ] = -3.0  # silent for every other token: the normalised embedding is 5.6 at its token
+        # silent for every other token: the normalised embedding is 5.6 at its token
+        mlp.c_fc.bias[NEURON] = -3.0
         mlp.c_proj.weight[NEURON, OUT] = 2 * eye[SAID - FIRST]
     return made
 

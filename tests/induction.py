@@ -43,9 +43,8 @@ def model(vocabulary: int = 100) -> hf.GPT2LMHeadModel:
                         at = slice(part * WIDTH + head * D, part * WIDTH + (head + 1) * D)
                         block.attn.c_attn.weight[:, at] = torch.randn(WIDTH, D, generator=generator)
         q, k, v, o = _parts(body.h[PREVIOUS[0]].attn, PREVIOUS[1])
-        q[PLACE][1:, : D - 1] = SHARP * torch.eye(
-            POSITIONS - 1
-        )  # the query at place i is the key of place i - 1
+        # the query at place i is the key of place i - 1
+        q[PLACE][1:, : D - 1] = SHARP * torch.eye(POSITIONS - 1)
         k[PLACE] = torch.eye(POSITIONS)
         v[TOKEN, :TOKENS], o[:TOKENS, NOTE] = eye, eye
         q, k, v, o = _parts(body.h[INDUCTION[0]].attn, INDUCTION[1])

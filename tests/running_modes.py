@@ -487,9 +487,8 @@ def is_refused(case: Case, way: str) -> bool:
     if case.place == "last" and way in IN_PIECES:
         return True
     if way in IN_ONE_FORWARD:
-        return case.place == "to come" or (
-            case.edit == "patch" and case.place == "all"
-        )  # of a longer text
+        # of a longer text
+        return case.place == "to come" or (case.edit == "patch" and case.place == "all")
     return False
 
 

@@ -50,9 +50,8 @@ def test_layerwise_study(tmp_path):
 
 def test_ablation(tmp_path):
     results = example("ablation").main(out=tmp_path, limit=12)
-    assert (
-        results.frame.effect.min() < -1
-    )  # some head carries the agreement that the model was trained for
+    # some head carries the agreement that the model was trained for
+    assert results.frame.effect.min() < -1
 
 
 def test_usage_loop(tmp_path):
@@ -65,9 +64,8 @@ def test_usage_loop(tmp_path):
 def test_attribution(tmp_path):
     results = example("attribution").main(out=tmp_path)
     first = results.frame.set_index("method").loc["leave-one-out"]
-    assert dict(zip(first.units, first.scores, strict=True))["teachers"] == max(
-        first.scores
-    )  # the plural subject
+    # the plural subject
+    assert dict(zip(first.units, first.scores, strict=True))["teachers"] == max(first.scores)
 
 
 def test_your_own_property(tmp_path, monkeypatch):

@@ -111,9 +111,8 @@ class WordTotals:
             arcs, n_shared = _arcs(sentence, line, subject.causal)
             named.append(arcs)
             self._n_shared += n_shared
-        self._first = (
-            1 if subject.causal else 0
-        )  # the first word of a causal model has no other to look at
+        # the first word of a causal model has no other to look at
+        self._first = 1 if subject.causal else 0
         self.kinds = self._frequent(named, least)
         place = {kind: i for i, kind in enumerate(self.kinds)}
         self._arcs = [[(place[k], q, key) for k, q, key in line if k in place] for line in named]
@@ -145,9 +144,8 @@ class WordTotals:
         spans = [[s for s in line if s is not None] for line in batch.spans(self._layout.spans)]
         length, most = batch.input_ids.shape[1], max(map(len, spans))
         self._member = torch.zeros(len(spans), length, most)
-        self._same = torch.zeros(
-            len(spans), most, most, dtype=torch.bool
-        )  # words that are the same tokens
+        # words that are the same tokens
+        self._same = torch.zeros(len(spans), most, most, dtype=torch.bool)
         for row, line in enumerate(spans):
             for word, span in enumerate(line):
                 self._member[row, span, word] = 1
@@ -170,9 +168,8 @@ class WordTotals:
             member, visible = self._member.to(value.device), value.isfinite().float()
             self._hidden = (member.transpose(1, 2) @ visible @ member) == 0
             self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
-            self._hidden |= self._same.to(
-                value.device
-            )  # as a word does not count as what it attends to itself
+            # as a word does not count as what it attends to itself
+            self._hidden |= self._same.to(value.device)
             return
         best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
         if self._hits is None:
@@ -194,9 +191,8 @@ class WordTotals:
         if self._hits is None:
             raise InputError("expected sentences with words, got none")
         shape = (len(self.layers), len(self.kinds), self._n_groups, self._hits.shape[-1])
-        hits = (
-            self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()
-        )  # kind group layer head
+        # kind group layer head
+        hits = self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()
         chooses = np.arange(self._n_groups) % 2 == 1
         boot = (
             ClusterBootstrap(np.arange((~chooses).sum()), seed=seed) if (~chooses).any() else None

@@ -140,9 +140,8 @@ class HeadTotals:
         """Find the runs of the batch, and forget the last one's."""
         self._batch = batch
         self._visible: Tensor | None = None
-        self._alike: tuple[Tensor, Tensor] | None = (
-            None  # what the last layer's queries saw, and its uniform sums
-        )
+        # what the last layer's queries saw, and its uniform sums
+        self._alike: tuple[Tensor, Tensor] | None = None
 
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Add one layer's batch."""

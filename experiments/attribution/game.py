@@ -224,9 +224,8 @@ def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_
     layer = _embedding_layer(subject)
     ids = torch.arange(len(layer.weight)) if ids is None else ids
     with torch.no_grad():
-        return layer.forward(
-            ids.to(layer.weight.device)
-        )  # past its hooks: nothing that is put there for a while
+        # past its hooks: nothing that is put there for a while
+        return layer.forward(ids.to(layer.weight.device))
 
 
 def _embedding_layer(subject: Any) -> Any:

@@ -359,9 +359,8 @@ def _at_site(path: Slope, along: Tensor, site: Site) -> tuple[Tensor, Tensor]:
             path.put(leaf),
             capture(path.question.subject.model, site, grad=True) as acts,
         ):
-            torch.autograd.grad(
-                path.value(len(leaf)).sum(), leaf
-            )  # unlike backward, leaves the weights' .grad alone
+            # unlike backward, leaves the weights' .grad alone
+            torch.autograd.grad(path.value(len(leaf)).sum(), leaf)
         values.append(acts[site])
         slopes.append(acts.grad[site])
     path.scorer.cost += Cost(len(along), len(along), len(along), len(along) * len(path.part.ids))

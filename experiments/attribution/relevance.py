@@ -338,9 +338,8 @@ def chefer(scorer: Scorer, options: Options) -> Found:
             capture(model, *patterns, grad=True) as acts,
             propagating(model, options.rule, end=end),
         ):
-            slope.at(
-                x[None]
-            )  # seen before the rule of products: the pattern has its half of what comes through it
+            # seen before the rule of products: the pattern has its half of what comes through it
+            slope.at(x[None])
         rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
         for name in patterns:
             relevance = (acts[name] * acts.grad[name])[0]

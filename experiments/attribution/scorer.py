@@ -183,9 +183,8 @@ class Scorer:
             warnings.catch_warnings(),
             intervene(self.subject.model, {EMBED: edits.function(put, "absent")}),
         ):
-            warnings.simplefilter(
-                "ignore", NothingChanged
-            )  # a pad's embedding is often zero already
+            # a pad's embedding is often zero already
+            warnings.simplefilter("ignore", NothingChanged)
             yield ids.masked_fill(
                 own, int(self.subject.pad_id == 0)
             )  # a token: a pad would move what a classifier reads

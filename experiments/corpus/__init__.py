@@ -80,19 +80,16 @@ class Sentence:
     def depths(self) -> list[int]:
         """Arcs between each word and the root, which has 0."""
         heads = [0, *(word.head for word in self.words)]
-        depths: list[int | None] = [
-            -1,
-            *(None for _ in self.words),
-        ]  # of place 0, which governs the root
+        # of place 0, which governs the root
+        depths: list[int | None] = [-1, *(None for _ in self.words)]
         for word in self.words:
             above, at = [], word.id
             while depths[at] is None:
                 above.append(at)
                 at = heads[at]
             depth = depths[at] or 0
-            for at in reversed(
-                above
-            ):  # each word is walked over once: a chain of n words takes n steps
+            # each word is walked over once: a chain of n words takes n steps
+            for at in reversed(above):
                 depth = (depths[heads[at]] or 0) + 1
                 depths[at] = depth
         return [depth or 0 for depth in depths[1:]]

@@ -50,9 +50,8 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     start = 0
     # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
     for number, raw in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
-        line = raw.rstrip("\r").lstrip(
-            "\ufeff"
-        )  # a byte order mark, where a file begins that was joined to another
+        # a byte order mark, where a file begins that was joined to another
+        line = raw.rstrip("\r").lstrip("\ufeff")
         if line.strip():
             if not block:
                 start = number
@@ -72,9 +71,8 @@ def _feats(column: str) -> dict[str, str]:
     for part in column.split("|"):
         name, _, value = part.partition("=")
         values.setdefault(name.strip(), []).append(value.strip())
-    return {
-        name: ",".join(found) for name, found in values.items()
-    }  # as the format writes several values
+    # as the format writes several values
+    return {name: ",".join(found) for name, found in values.items()}
 
 
 def _raw(columns: list[str], i: int) -> str:

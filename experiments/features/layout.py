@@ -74,9 +74,8 @@ class Layout:
         for e, s in zip(encoded, texts, strict=True):
             of = [-1] * len(e)
             spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
-            for number, span in reversed(
-                list(enumerate(spans))
-            ):  # a token that two words share is of the first
+            # a token that two words share is of the first
+            for number, span in reversed(list(enumerate(spans))):
                 if span is not None:
                     of[span] = [number] * (span.stop - span.start)
             words.append(of)

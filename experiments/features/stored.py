@@ -77,9 +77,8 @@ class Features:
         here = index[:, 0].contiguous()
         first = torch.searchsorted(keys, here)
         count = torch.searchsorted(keys, here, right=True) - first
-        source = torch.repeat_interleave(
-            torch.arange(len(here)), count
-        )  # a row may be wanted more than once
+        # a row may be wanted more than once
+        source = torch.repeat_interleave(torch.arange(len(here)), count)
         nth = torch.arange(len(source)) - torch.repeat_interleave(count.cumsum(0) - count, count)
         return order[first[source] + nth], values[source].float().flatten(1)
 

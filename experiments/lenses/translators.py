@@ -160,9 +160,8 @@ def least_squares(
         rows = [streams.stream(layer)[used].float() for layer in range(streams.n_layers + 1)]
         if not sums:
             sums = [_Sums() for _ in rows[:-1]]
-            shift = [
-                row.mean(0) for row in rows
-            ]  # subtracted from every row: sums of squares stay small
+            # subtracted from every row: sums of squares stay small
+            shift = [row.mean(0) for row in rows]
         centred = [row - mean for row, mean in zip(rows, shift, strict=True)]
         for total, row in zip(sums, centred[:-1], strict=True):
             total.add(row, centred[-1])

@@ -205,9 +205,8 @@ class OnRay:
         take them."""
         ray = self.ray
         data: Any = importlib.import_module("ray.data")
-        logging.getLogger("ray.data").setLevel(
-            logging.CRITICAL
-        )  # errors come back, and are said once
+        # errors come back, and are said once
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         before, context.target_max_block_size = (

@@ -252,9 +252,8 @@ def machine(device: torch.device) -> dict[str, Any]:
 def peak_memory() -> int:
     """The most memory this process has held so far, in bytes."""
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # Linux, where getrusage also counts what the parent held when it started this process
+    # Linux, where getrusage also counts what the parent held when it started this process
+    if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource

@@ -61,9 +61,8 @@ def _in_child(tokenizer: Any, message: str) -> str | Exception:
     """The same in a child of this process, with bounds."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # the child runs no thread and takes no lock of ours
+        # the child runs no thread and takes no lock of ours
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         _render_and_exit(tokenizer, message, reader, writer)

@@ -241,9 +241,8 @@ class Sweep:
             self.resume.share(layer, site.part)
         together = Edit(f"{len(some)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
-            warnings.simplefilter(
-                "ignore", NothingChanged
-            )  # `changed` tells which component did nothing
+            # `changed` tells which component did nothing
+            warnings.simplefilter("ignore", NothingChanged)
             copies = self.resume.residual(layer)[:, start:].repeat(len(some), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 

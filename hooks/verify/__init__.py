@@ -116,9 +116,8 @@ def verify(
     if unknown := [name for name in only or () if name not in names]:
         raise InputError(f"no check {unknown[0]!r}: expected one of {', '.join(names)}")
     chosen = [c for c in CHECKS if (only is None or c.name in only) and (c.quick or not quick)]
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # reading an architecture's description may draw random numbers
+    # reading an architecture's description may draw random numbers
+    with torch.random.fork_rng(devices=[]):
         exam = Exam(model, inputs, sites, padding)
         findings = [found for check in chosen for found in _run(check, exam)]
     return Verdict(tuple(findings), time.perf_counter() - start)

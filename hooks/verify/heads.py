@@ -116,9 +116,8 @@ def products(exam: Exam) -> Iterator[Finding]:
 def _weighted(weights: Tensor, values: Tensor, heads: int) -> Tensor:
     group = heads // values.shape[2]
     values = values.repeat_interleave(group, dim=2) if group > 1 else values
-    return torch.einsum(
-        "bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values
-    )  # a sink's column has no value
+    # a sink's column has no value
+    return torch.einsum("bhqk,bkhd->bqhd", weights[..., : values.shape[1]], values)
 
 
 def _values(exam: Exam, block: str, value: Tensor) -> list[Tensor]:

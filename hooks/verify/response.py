@@ -45,9 +45,8 @@ class Response:
     """The one forward: which row is changed how, and what every block made of it."""
 
     directions: dict[str, Tensor] = field(default_factory=dict)  # of each site, one text
-    rows: dict[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # (part, "big" | "+" | "-" | "alone") -> row
+    # (part, "big" | "+" | "-" | "alone") -> row
+    rows: dict[tuple[str, str], int] = field(default_factory=dict)
     acts: dict[str, Tensor] = field(default_factory=dict)
     unchanged: dict[str, str] = field(default_factory=dict)  # site -> why it could not be changed
 
@@ -126,9 +125,8 @@ def _direction(exam: Exam, site: str) -> Tensor:
     value = exam.acts[site][0]
     seed = sum(map(ord, site))
     if Site(site).part == "attn.hook_attn_scores":
-        seen = (
-            value.double().softmax(-1) > 0
-        )  # masked entries may be -inf, or any large negative number
+        # masked entries may be -inf, or any large negative number
+        seen = value.double().softmax(-1) > 0
         return torch.where(seen, noise(torch.where(seen, value, 0.0), seed, 1.0), 0.0)
     return (
         noise(value, seed, 1.0) * (value > 0)
@@ -242,9 +240,8 @@ def own_heads(exam: Exam) -> Iterator[Finding]:
             inside = torch.zeros_like(moved, dtype=torch.bool)
             for head in heads:
                 clean = found.acts[read][0]
-                from_top = bool(
-                    (clean.amax(-1) == 0).all()
-                )  # the model takes its row's largest score away
+                # the model takes its row's largest score away
+                from_top = bool((clean.amax(-1) == 0).all())
                 sink = moved.shape[-1] != len(exam.acts[site][0])
                 column = slice(None) if sink or from_top else at
                 where = {

@@ -22,9 +22,8 @@ def sums(exam: Exam) -> Iterator[Finding]:
 def _sums_of(exam: Exam, block: str) -> Iterator[Finding]:
     acts, pre, post = exam.acts, f"{block}.hook_resid_pre", f"{block}.hook_resid_post"
     mixed = f"{block}.mixer.hook_out"
-    bases = (
-        _with_normed(exam, block, acts[pre]) if exam.has(pre) else []
-    )  # RWKV's first block norms what it is given
+    # RWKV's first block norms what it is given
+    bases = _with_normed(exam, block, acts[pre]) if exam.has(pre) else []
     added = False
     for part, sum_ in (
         ("hook_attn_out", "hook_resid_mid"),

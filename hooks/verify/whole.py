@@ -194,9 +194,8 @@ def _in_steps(
             return None
         for step in steps:
             late = {**rest, "input_ids": ids[:, at : at + step], "past_key_values": held}
-            if (
-                step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters
-            ):  # as `generate` does
+            # as `generate` does
+            if step == 1 and "position_ids" in inspect.signature(exam.model.forward).parameters:
                 late["position_ids"] = torch.full((len(ids), 1), at)
             if not sites:
                 outs.append(exam.run(late, use_cache=True))

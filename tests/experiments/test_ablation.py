@@ -250,9 +250,8 @@ def test_values_of_reference_texts_are_those_of_single_forwards(
         layer, head = record["layer"], record["index"]
         own = [text[layer, :, head] for text in texts]
         if value == "mean":
-            new = (
-                torch.cat([text[1:] for text in own]).mean(0).expand(induction.POSITIONS, -1)
-            )  # not the BOS
+            # not the BOS
+            new = torch.cat([text[1:] for text in own]).mean(0).expand(induction.POSITIONS, -1)
         elif value == "resample":
             new = own[0]
         else:

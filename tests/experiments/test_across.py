@@ -106,9 +106,8 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
     (late,) = mix_records([task], [blind[0], blind[1], told, blind[2]], list("abcd"), seed=0)
     assert np.argmax(late.mix) == 2
     assert late.low <= late.expected_layer <= late.high
-    assert late.expected_layer == pytest.approx(
-        1, abs=0.1
-    )  # the third of four: -1 is the embedding layer
+    # the third of four: -1 is the embedding layer
+    assert late.expected_layer == pytest.approx(1, abs=0.1)
     (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
     assert early.expected_layer is None
     assert early.headroom_low <= 0

@@ -92,10 +92,8 @@ def test_a_relation_of_few_texts_is_left_out_however_many_arcs_they_have(tmp_pat
     (tmp_path / "s.conllu").write_text((SENTENCES + "\n") * 4, encoding="utf-8")
     sentences = list(read_conllu(tmp_path / "s.conllu"))
     one = subject("bert")
-    layout, groups = (
-        Layout.of(one, sentences),
-        np.arange(8) // 2 * 2 + np.arange(8) // 4,
-    )  # 4 texts in each half
+    # 4 texts in each half
+    layout, groups = Layout.of(one, sentences), np.arange(8) // 2 * 2 + np.arange(8) // 4
     for least, kinds in ((4, {"det", "obj"}), (5, set())):  # 10 arcs of det in each half
         totals = WordTotals(one, sentences, layout, groups, least=least)
         assert {relation for relation, _ in totals.kinds} == kinds

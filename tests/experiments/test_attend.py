@@ -144,9 +144,8 @@ def test_heads_where_attention_and_effect_part_ways_are_named() -> None:
         "output": None,
     }
     assert (apart.sharp_unneeded, apart.diffuse_needed) == (["head 8"], ["head 1"])
-    estimated = [
-        head(i, 9 - i, None, exact=False) for i in range(3, 9)
-    ]  # an estimate says nothing of chance
+    # an estimate says nothing of chance
+    estimated = [head(i, 9 - i, None, exact=False) for i in range(3, 9)]
     apart = apart_of([head(1, 8, 0.2), head(2, 7, 0.01), *estimated, head(0, None, None)])
     assert apart.n == 8
     assert apart.spearman["confidence"] == pytest.approx(-1)

@@ -289,9 +289,8 @@ def test_heads_that_look_alike_have_similarity_1_and_heads_that_never_do_0() -> 
     texts = one.encode(TEXTS[:3])
 
     def shifted(pattern: Tensor) -> Tensor:
-        return (
-            torch.eye(pattern.shape[-1]).roll(-1, 1).expand_as(pattern)
-        )  # each looks at the one before
+        # each looks at the one before
+        return torch.eye(pattern.shape[-1]).roll(-1, 1).expand_as(pattern)
 
     same = lambda p: torch.eye(p.shape[-1]).expand_as(p)  # noqa: E731
     totals = SimilarityTotals(one, texts)

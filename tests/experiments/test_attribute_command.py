@@ -179,9 +179,8 @@ def test_a_text_cut_between_its_methods_gets_the_same_bits(
 
     monkeypatch.setattr(RunFolder, "save_cell", stop_after)
     assert [cli.main(command(tmp_path / "cut", *given)) for _ in range(2)] == [130, 130]
-    (
-        tmp_path / "cut" / "cells" / "00000-lime.json"
-    ).unlink()  # as the message about a damaged cell says
+    # as the message about a damaged cell says
+    (tmp_path / "cut" / "cells" / "00000-lime.json").unlink()
     assert cli.main(command(tmp_path / "cut", *given)) == 0
     whole, cut = (
         json.loads((tmp_path / n / "results.json").read_text())["records"] for n in ("whole", "cut")

@@ -63,9 +63,8 @@ def test_chinese_words_are_characters_and_clauses_are_spans() -> None:
         "今天天气很好，",
         "我们走。",
     )
-    joined = find_units(
-        subject, subject.encode([text])[0]
-    )  # the tokenizer has one token for a run of letters
+    # the tokenizer has one token for a run of letters
+    joined = find_units(subject, subject.encode([text])[0])
     assert joined.texts == ("今天天气很好", "，", "我们走", "。")
     assert "share a token" in joined.notes[0].text
 
@@ -119,9 +118,10 @@ def test_a_model_whose_cache_does_not_keep_is_run_whole() -> None:
     subject = make("gpt2")
     scorer = Scorer(ask(subject, TEXT, " w20"))
     broken = subject.body.forward
+    # forgets
     subject.body.forward = lambda *a, past_key_values=None, **k: broken(
         *a, past_key_values=None, **k
-    )  # forgets
+    )
     try:
         masks = np.random.default_rng(0).random((40, 6)) < 0.5
         game = Game(scorer, "pad")
@@ -286,9 +286,8 @@ def test_the_two_words_that_matter_are_found(method: str) -> None:
     if method in ("leave-one-out", "shapley", "kernel-shap", "permutation-shap"):
         np.testing.assert_allclose(found.scores[rest], 0, atol=1e-4)  # dummies
         assert found.scores[1] == pytest.approx(found.scores[4], abs=1e-4)  # and the two are alike
-    if (
-        method == "leave-one-out"
-    ):  # each word alone takes the interaction with it: the two are counted together twice
+    # each word alone takes the interaction with it: the two are counted together twice
+    if method == "leave-one-out":
         one, both = (planted_value(words) for words in (1, 2))
         assert found.scores[1] == pytest.approx(both - one, abs=1e-3)
     if method in ("shapley", "kernel-shap", "permutation-shap"):
@@ -341,9 +340,8 @@ def test_removals_that_are_drawn_are_those_of_rows_made_by_hand(removal: str) ->
     for draw in range(3):
         for unit, token in enumerate(range(5, 11)):
             if removal == "resample":
-                new = table[
-                    3 + int(torch.randint(97, (1,), generator=generator))
-                ]  # all but <pad>, <s> and </s>
+                # all but <pad>, <s> and </s>
+                new = table[3 + int(torch.randint(97, (1,), generator=generator))]
             else:
                 noise = torch.randn(1, 32, generator=generator)[0]
                 near = table[token] + 3 * table.std() * noise
@@ -401,8 +399,7 @@ def test_deleting_everything_needs_something_that_stays() -> None:
     subject = Subject(tiny.model("gpt2"), tiny.tokenizer(), bos="never")
     with pytest.raises(AttributionError, match="leaves nothing that can be read"):
         attribute(subject, TEXT, method="shapley", removal="delete")
-    with pytest.raises(
-        AttributionError, match="leaves nothing that can be read"
-    ):  # before the answer's first token
+    # before the answer's first token
+    with pytest.raises(AttributionError, match="leaves nothing that can be read"):
         attribute(subject, TEXT, target=" w20 w21", method="shapley", removal="delete")
     assert attribute(subject, TEXT, method="shapley").more["removal"] == "mean"

@@ -226,9 +226,8 @@ def test_smoothgrad_is_the_mean_of_plain_gradients_around_the_text(subject: Subj
     still = attribute(subject, text, method="smoothgrad", noise=0.0, **more)
     plain = attribute(subject, text, target=TARGET, method="grad-input", level="token").scores
     np.testing.assert_allclose(still.scores, plain, rtol=1e-3, atol=1e-7)
-    assert (
-        np.abs(found.scores - plain).max() > 0.1 * np.abs(plain).max()
-    )  # and the noise does something
+    # and the noise does something
+    assert np.abs(found.scores - plain).max() > 0.1 * np.abs(plain).max()
 
 
 def test_integrated_gradients_are_captums(captum: Any, subject: Subject) -> None:

@@ -36,9 +36,8 @@ def test_relevance_is_conserved_at_every_block(name: str) -> None:
         subject, text, target=TARGET, method="grad-input", site="blocks.0.hook_resid_pre"
     )
     kept = plain.scores.sum() + plain.more["outside"]
-    assert abs(kept - found.value) > 0.05 * abs(
-        found.value
-    )  # which the plain gradient does not keep
+    # which the plain gradient does not keep
+    assert abs(kept - found.value) > 0.05 * abs(found.value)
 
 
 def test_what_is_lost_without_a_bias_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,14 +163,12 @@ def test_deep_taylor_is_its_closed_form_on_a_network_of_relus(first: str | None)
         value = value.detach()
         torch.testing.assert_close(value, model(x).detach())
         found, expected = (x * slope).numpy(), taylor(first, x.numpy(), weights, bounds)
-        np.testing.assert_allclose(
-            found, expected, rtol=1e-3, atol=1e-9
-        )  # epsilon in the denominators
+        # epsilon in the denominators
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
         assert found.sum() == pytest.approx(float(value), rel=1e-3)  # nothing is lost
         if float(value) > 0:
-            assert (
-                found.min() >= -1e-12
-            )  # deep Taylor is consistent: no negative relevance of a positive value
+            # deep Taylor is consistent: no negative relevance of a positive value
+            assert found.min() >= -1e-12
 
 
 def test_deep_taylor_loses_nothing_to_biases() -> None:
@@ -247,9 +244,8 @@ def attending(model: Any, ids: torch.Tensor, relevance: bool) -> list[torch.Tens
     x = body.wte(ids) + body.wpe.weight[: len(ids)]
     for block in body.h:
         linear = norm(x, block.ln_1) @ block.attn.c_attn.weight + block.attn.c_attn.bias
-        q, k, v = (
-            part.unflatten(-1, (4, -1)).transpose(0, 1) for part in linear.chunk(3, -1)
-        )  # head pos d
+        # head pos d
+        q, k, v = (part.unflatten(-1, (4, -1)).transpose(0, 1) for part in linear.chunk(3, -1))
         scores = factor(q @ k.mT) / q.shape[-1] ** 0.5
         later = torch.ones_like(scores, dtype=torch.bool).triu(1)
         patterns.append(scores.masked_fill(later, -torch.inf).softmax(-1))

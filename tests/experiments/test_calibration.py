@@ -828,9 +828,8 @@ def test_a_probing_study_measures_its_probes(
         if (rows := (confidence > low / 15) & (confidence <= (low + 1) / 15)).any()
     ]
     assert record["ece"] == pytest.approx(sum(gaps) / len(y), abs=1e-4)
-    assert right.mean() == pytest.approx(
-        record["score"], abs=0.02
-    )  # but for words of classes that training lacks
+    # but for words of classes that training lacks
+    assert right.mean() == pytest.approx(record["score"], abs=0.02)
     classes = results["calibration"][-1]["classes"]
     assert sum(c["support"] for c in classes) == len(y)
     assert "Calibration of each class" in (tmp_path / "run" / "report.html").read_text(

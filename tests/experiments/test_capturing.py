@@ -60,9 +60,8 @@ def test_words_of_two_corpora(tmp_path):
     assert [r["site"] for r in results["records"]] == SITES
     assert results["records"][1]["largest"] == float(store.read(SITES[1]).abs().max())
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!doctype html>")
-    assert (
-        cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0
-    )  # nothing to do
+    # nothing to do
+    assert cli.main(command(tmp_path / "run", *corpora, "--limit", 30, "--batch-tokens", 128)) == 0
 
 
 def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
@@ -157,10 +156,8 @@ def test_two_processes_at_once_leave_one_whole_store(tmp_path):
     for process in both:
         process.join()
     codes = sorted(process.exitcode for process in both)
-    assert codes in (
-        [0, 0],
-        [0, 2],
-    )  # the later one waited for nothing: it was refused, or found all done
+    # the later one waited for nothing: it was refused, or found all done
+    assert codes in ([0, 0], [0, 2])
     assert contents(tmp_path / "both" / "store") == contents(tmp_path / "whole" / "store")
     assert start(tmp_path / "both") == 0
 

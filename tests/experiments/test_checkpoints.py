@@ -75,9 +75,8 @@ def test_a_head_that_asks_nothing_is_uniform_and_moves_when_it_does(
     assert of[1, 1, 2]["entropy"] == pytest.approx(1, abs=1e-6)
     assert of[2, 1, 2]["entropy"] < 0.9
     assert of[1, 1, 2]["change"] is None
-    assert of[2, 0, 0]["change"] == pytest.approx(
-        0, abs=1e-6
-    )  # a layer before the one that differs
+    # a layer before the one that differs
+    assert of[2, 0, 0]["change"] == pytest.approx(0, abs=1e-6)
     assert all(
         of[3, layer, head]["change"] == pytest.approx(0, abs=1e-6)
         for layer in range(5)
@@ -129,13 +128,8 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.setattr(checkpoints, "load", third_stops)
     assert cli.main(command(tmp_path / "cut", steps)) == 130
     assert cli.main(command(tmp_path / "cut", steps)) == 0
-    assert calls == [
-        "step-1",
-        "step-2",
-        "step-3",
-        "step-2",
-        "step-3",
-    ]  # step 2 again, for step 3 to be compared with
+    # step 2 again, for step 3 to be compared with
+    assert calls == ["step-1", "step-2", "step-3", "step-2", "step-3"]
     assert cli.main(command(tmp_path / "whole", steps)) == 0
     cut, whole = (
         json.loads((tmp_path / n / "results.json").read_text())["checkpoints"]

@@ -73,10 +73,8 @@ def test_every_oddity_of_the_format_at_once(tmp_path: Path) -> None:
     assert [w.head for w in sentence.words] == [2, 0, 2, 2, 7, 7, 2, 2]
     assert sentence.words[0].feats == {"Case": "Nom", "Number": "Plur"}
     assert sentence.words[1].feats == {}
-    assert (corpus.n_words, len(corpus)) == (
-        8,
-        1,
-    )  # the words of two multiword tokens, without an empty node
+    # the words of two multiword tokens, without an empty node
+    assert (corpus.n_words, len(corpus)) == (8, 1)
 
 
 def test_digest_is_of_the_bytes_on_disk_whatever_the_limit(tmp_path: Path) -> None:
@@ -111,9 +109,8 @@ def test_a_form_with_a_blank_matches_another_blank(tmp_path: Path) -> None:
 
 def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "dos.conllu"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + "\r\n".join(ODD).encode()
-    )  # nor does a missing last blank line
+    # nor does a missing last blank line
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(ODD).encode())
     assert len(read_conllu(path).sentences[0].words) == 8
 
 

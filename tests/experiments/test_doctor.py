@@ -83,9 +83,8 @@ def test_a_folder_for_each_model_unless_one_is_named():
         "runs/doctor-b-",
     ]
     assert len(set(outs)) == 3
-    assert (
-        DoctorOptions(model="/a/b", force=True).out == outs[1]
-    )  # what changes no number is the same run
+    # what changes no number is the same run
+    assert DoctorOptions(model="/a/b", force=True).out == outs[1]
 
 
 @pytest.fixture

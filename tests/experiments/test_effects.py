@@ -234,9 +234,8 @@ def test_positions_of_a_patch_begin_where_they_are_asked_to(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("n", [2, 5, 6, 9, 13])
 def test_the_smallest_p_is_that_of_equal_signs(n: int) -> None:
-    values = np.random.default_rng(0).uniform(
-        1, 2, size=(n, 1)
-    )  # all of one sign: the most extreme assignment
+    # all of one sign: the most extreme assignment
+    values = np.random.default_rng(0).uniform(1, 2, size=(n, 1))
     assert smallest_p(n, 270) == pytest.approx(sign_flip_p(values)[0])
     assert smallest_p(60, 270) == pytest.approx(1 / 10_001)
 

@@ -48,10 +48,8 @@ def test_every_error_of_ours_is_a_layerscope_error():
                 for c in own
                 if issubclass(c, Exception) and not issubclass(c, (ls.LayerscopeError, Warning))
             ]
-    assert {c.__name__ for c in strange} <= {
-        "_Stop",
-        "_Read",
-    }  # raised and caught inside one function
+    # raised and caught inside one function
+    assert {c.__name__ for c in strange} <= {"_Stop", "_Read"}
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,8 @@ def test_estimates_are_the_derivative(name: str, kind: str) -> None:
         if kind == "positions"
         else components(one.model, kind, chunk.batch)[:: 7 if kind == "neurons" else 1]
     )
-    step = (
-        1e-2  # norms compute in float32, whatever the model's type: shorter steps drown in rounding
-    )
+    # norms compute in float32, whatever the model's type: shorter steps drown in rounding
+    step = 1e-2
     got = estimates(one, metric, chunk, parts, lambda part: edits.scale(1 + step)).effects
     reads, model = chunk.reads, one.model
     assert np.abs(got).max() > 1e-5
@@ -101,9 +100,8 @@ def test_queries_and_keys_go_through_the_softmax_exactly(name: str, part: str) -
     blocks = body.h if name == "gpt2" else body.layers
     for block in blocks[:1]:
         (block.mlp.c_proj if name == "gpt2" else block.mlp.down_proj).weight.data.zero_()
-    with (
-        torch.no_grad()
-    ):  # make the second block nothing, and the final norm too; the first attends sharply
+    # make the second block nothing, and the final norm too; the first attends sharply
+    with torch.no_grad():
         for weight in blocks[1].parameters():
             weight.zero_()
         for module in (blocks[0].attn if name == "gpt2" else blocks[0].self_attn).parameters():
@@ -167,9 +165,8 @@ def test_grad_drop_passes_by_one_layer_at_a_time() -> None:
     plain = estimates(one, metric, chunk, parts, zero).effects
     own = [estimates(one, metric, chunk, parts, zero, dropped=layer).effects for layer in range(2)]
     for part, *rows in zip(parts, plain, *own, strict=True):
-        assert (
-            np.abs(rows[1 + part.layer]).max() == 0
-        )  # its own layer is passed by: no path is left
+        # its own layer is passed by: no path is left
+        assert np.abs(rows[1 + part.layer]).max() == 0
         if part.layer == 1:  # nothing follows it but the residual stream
             np.testing.assert_allclose(rows[1], rows[0], atol=1e-7)
         else:

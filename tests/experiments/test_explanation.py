@@ -40,9 +40,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         good, bad = pair.good.split(), pair.bad.split()
         place = next(i for i, (a, b) in enumerate(zip(good, bad, strict=True)) if a != b)
         text = " ".join(good[:place])
-        if (
-            len(set(text.lower().split())) == place >= 3
-        ):  # each word once, so that a name is a place
+        # each word once, so that a name is a place
+        if len(set(text.lower().split())) == place >= 3:
             lines.append(
                 json.dumps({"prompt": text, "answer": f" {good[place]}", "wrong": f" {bad[place]}"})
             )

@@ -314,9 +314,8 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     written = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
     assert plan["disk_bytes"] <= written < 1.2 * plan["disk_bytes"]
     assert found.provenance["memory"]["disk_bytes"] == plan["disk_bytes"]
-    assert (
-        probe.plan(**study, out=out).records == found.records
-    )  # it is finished: these are its results
+    # it is finished: these are its results
+    assert probe.plan(**study, out=out).records == found.records
 
 
 def test_a_shape_that_transformers_refuses_is_one_line(tmp_path, capsys):

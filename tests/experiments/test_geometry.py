@@ -77,9 +77,8 @@ def test_cka_of_a_rotated_copy_is_1_and_of_an_unrelated_cloud_0() -> None:
     found = measures.cka(grams, grams)
     assert found[0, 1] == pytest.approx(1)
     np.testing.assert_allclose(np.diag(found), 1)
-    assert (
-        abs(found[0, 2]) < 0.05
-    )  # a biased estimate would say 0.13 here: 30 directions of 200 words
+    # a biased estimate would say 0.13 here: 30 directions of 200 words
+    assert abs(found[0, 2]) < 0.05
     half = np.concatenate([vectors[:, :15], cloud(200, 15, 7)], axis=1)
     assert 0.3 < measures.cka(grams[:1], measures.centred_gram(half)[None])[0, 0] < 0.7
 
@@ -100,9 +99,8 @@ def test_separability_finds_planted_classes_and_none_where_there_are_none() -> N
 
 def test_a_word_and_its_sentence_do_not_vote_where_others_are_few() -> None:
     sentences = np.array([0] * 12 + [1] * 2)
-    labels = np.where(
-        sentences == 0, "a", "b"
-    )  # so that every word of another sentence is of the other class
+    # so that every word of another sentence is of the other class
+    labels = np.where(sentences == 0, "a", "b")
     assert measures.separability(cloud(14, 3), labels, sentences).value == 0
 
 
@@ -245,9 +243,8 @@ def test_the_run_tells_every_layer(found: tuple[dict[str, Any], Path]) -> None:
         assert sum(record["explained"]) <= 1 + 1e-9
         assert "depth:space" not in record  # a number has no classes
     between = np.array(results["cka_between"]["values"])
-    np.testing.assert_allclose(
-        between, results["cka"]["values"], atol=1e-4
-    )  # the same model beside itself
+    # the same model beside itself
+    np.testing.assert_allclose(between, results["cka"]["values"], atol=1e-4)
     np.testing.assert_allclose(np.diag(between), 1, atol=1e-3)
     lens = results["lens"]["records"]
     assert len(lens) == 6

@@ -142,9 +142,8 @@ def run(command: list[str], limit: int | None = None) -> tuple[int, int, int]:
 
 
 def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
-    warm = partial(
-        run, capture(base, tmp_path / "warm", "--limit", 20)
-    )  # what loading and the libraries take once
+    # what loading and the libraries take once
+    warm = partial(run, capture(base, tmp_path / "warm", "--limit", 20))
     _, (code, peak, allowed) = apart(
         partial(run, capture(base, tmp_path / "kept"), 150_000_000), warm
     )
@@ -198,9 +197,8 @@ def test_a_batch_without_memory_is_halved(
     stores = [ActivationStore(tmp_path / name, {}) for name in ("whole", "halves")]
     assert extract(subject, layout, places, stores[0], batch_tokens=320).halved == 0
     monkeypatch.setattr(Subject, "forward", short)
-    assert (
-        extract(subject, layout, places, stores[1], batch_tokens=320).halved == 6
-    )  # 29 + 29 + 2 texts: 3 cuts each
+    # 29 + 29 + 2 texts: 3 cuts each
+    assert extract(subject, layout, places, stores[1], batch_tokens=320).halved == 6
     for place in places:
         torch.testing.assert_close(
             stores[0].read(place), stores[1].read(place), rtol=1e-4, atol=1e-5
@@ -306,9 +304,8 @@ def test_usage_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) 
         for name in ("kept", "free", "live")
     )
     assert kept["provenance"]["memory"]["hold"] > 0
-    for (
-        other
-    ) in others:  # vectors on disk, in memory, and of the running model: one code, one answer
+    # vectors on disk, in memory, and of the running model: one code, one answer
+    for other in others:
         for one, two in zip(kept["records"], other["records"], strict=True):
             assert one["site"] == two["site"]
             for key in ("decodable", "effect", "erased_linear", "erased_change", "null"):

@@ -212,9 +212,8 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     made = set_records(options, sets, parts, effects, clean, np.arange(3), metric, "mean", baseline)
     one, two, alone = made
     assert [r.component for r in made] == ["sets", "sets", "neurons"]
-    assert (one.null, one.null_p, one.beyond) == pytest.approx(
-        (-0.125, 2 / 5, 3.125)
-    )  # -3.5 is as large
+    # -3.5 is as large
+    assert (one.null, one.null_p, one.beyond) == pytest.approx((-0.125, 2 / 5, 3.125))
     assert (one.null_low, one.null_high) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
     assert one.beyond_low is not None
     assert one.beyond_high is not None
@@ -252,9 +251,8 @@ def test_it_resumes_and_says_what_is_wrong(
 ) -> None:
     before = (folder / "run" / "report.html").stat().st_mtime_ns
     assert cli.main([*command(folder, "run", translate=2), "--gradient"]) == 0
-    assert (
-        folder / "run" / "report.html"
-    ).stat().st_mtime_ns == before  # finished: nothing is computed again
+    # finished: nothing is computed again
+    assert (folder / "run" / "report.html").stat().st_mtime_ns == before
     for more, message in (
         ({"property": "depth"}, "--property depth: expected one with a class for each word"),
         ({"ranking": "best"}, "--ranking best: expected mean_difference, "),

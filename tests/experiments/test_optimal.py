@@ -76,9 +76,8 @@ def test_a_turned_edit_goes_as_far_in_another_direction() -> None:
     value = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     moved = edits.turned(edits.zero(), 1)(value) - value
     torch.testing.assert_close(moved.norm(dim=-1), value.norm(dim=-1))
-    torch.testing.assert_close(
-        moved[0] @ moved[1].T, value[0] @ value[1].T
-    )  # one rotation for all tokens
+    # one rotation for all tokens
+    torch.testing.assert_close(moved[0] @ moved[1].T, value[0] @ value[1].T)
     assert float(torch.cosine_similarity(moved, -value, dim=-1).abs().mean()) < 0.6
     assert not torch.equal(moved, edits.turned(edits.zero(), 2)(value) - value)
     model = tiny.model("gpt2")

@@ -171,9 +171,8 @@ def test_a_head_is_chosen_and_its_words_look_somewhere(browser, tmp_path):
         "tokens": ["<s>", " a", " b"],
         "weights": patterns([[255, 0, 0], [100, 155, 0], [5, 50, 200]]),
     }
-    opened(
-        browser, tmp_path, render_report(results)
-    )  # the strongest head's pattern stands there before any click
+    # the strongest head's pattern stands there before any click
+    opened(browser, tmp_path, render_report(results))
     assert "Where blocks.1.attn.hook_z[3] looks in one text" in browser.evaluate(
         "document.body.textContent"
     )

@@ -49,9 +49,8 @@ def test_every_patch_equals_the_naive_loop(name: str, monkeypatch: pytest.Monkey
     patch = edits.patch(acts)
     parts = [(p, patch) for p in heads] + [(p, patch.at(p.index or 0)) for p in at]
     got = sweep.effects(parts)
-    monkeypatch.setattr(
-        "experiments.sweep.sweep.SMALL_PACK", 1
-    )  # every position starts where it is
+    # every position starts where it is
+    monkeypatch.setattr("experiments.sweep.sweep.SMALL_PACK", 1)
     assert np.abs(sweep.effects(parts) - got).max() < 5e-5
     assert np.abs(got).max() > 1e-3
     for part, effects in zip([*heads, *at], got, strict=True):

@@ -89,10 +89,8 @@ def test_word_properties_of_a_sentence_read_by_hand(
     [
         ("sentence_length", [12.0, 7.0]),
         ("tree_depth", [2.0, 3.0]),
-        (
-            "main_tense",
-            ["Pres", None],
-        ),  # the auxiliary is the finite verb; an imperative has no tense
+        # the auxiliary is the finite verb; an imperative has no tense
+        ("main_tense", ["Pres", None]),
         ("subject_number", ["Plur", None]),
         ("bigram_shift", [None, None]),  # nothing was rewritten
     ],

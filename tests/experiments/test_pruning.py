@@ -130,9 +130,8 @@ def test_gates_are_0_for_heads_that_write_nothing() -> None:
     one = subject("llama")
     heads = heads_of(one.model)
     for layer, path in enumerate(heads.paths):
-        at = slice(
-            layer * heads.width, (layer + 1) * heads.width
-        )  # head 0 of layer 0, head 1 of layer 1
+        # head 0 of layer 0, head 1 of layer 1
+        at = slice(layer * heads.width, (layer + 1) * heads.width)
         one.model.get_submodule(f"{path}.o_proj").weight.data[:, at] = 0
     found = pruning.head_gates(one, get_metric("loss"), [Prompt(text, "") for text in TEXTS], 100)
     assert found.shape == (2, heads.n_heads)
@@ -144,9 +143,8 @@ def test_gates_are_0_for_heads_that_write_nothing() -> None:
 def prepared(folder: Path) -> list[str]:
     """A model folder, its texts, and the beginning of a command."""
     model = wide()
-    for layer, path in enumerate(
-        heads_of(model).paths
-    ):  # two heads a layer, one of each group, write nothing
+    # two heads a layer, one of each group, write nothing
+    for layer, path in enumerate(heads_of(model).paths):
         for h in (layer, 4):
             model.get_submodule(f"{path}.o_proj").weight.data[:, 8 * h : 8 * h + 8] = 0
     tiny.save(model, folder / "model")

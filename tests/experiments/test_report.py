@@ -457,11 +457,8 @@ def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
     cells = [a for a in page.all("rect") if a.get("data-k") is not None]
     kinds = {(a["class"] or "") for a in cells}
     assert len(cells) == 5 * 4
-    assert kinds == {
-        "m-even",
-        "m-down4 m-clear",
-        "m-up2 m-clear",
-    }  # 0.6 is in the second quarter of 1.4
+    # 0.6 is in the second quarter of 1.4
+    assert kinds == {"m-even", "m-down4 m-clear", "m-up2 m-clear"}
     tips = json.loads(next(s for s in page.scripts if s.startswith("{")))["heats"]["effects-0"][
         "tips"
     ]

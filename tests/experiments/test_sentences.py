@@ -153,9 +153,8 @@ def test_a_senteval_file_brings_its_splits_and_reads_as_people_write(tmp_path):
     assert all(consistent(s) for part in splits.values() for s in part)
     assert [PROPERTIES["label"].read(s, splits["train"]) for s in splits["test"]] == ["PRES"]
     assert notes == []
-    lines[0] = (
-        "tr\tPAST\tOne\u0085two three ."  # U+0085 ends no line, and a byte order mark is no text
-    )
+    # U+0085 ends no line, and a byte order mark is no text
+    lines[0] = "tr\tPAST\tOne\u0085two three ."
     path.write_text("\ufeff" + "\r\n".join([*lines, "te\tPRES\tIt stays ."]), encoding="utf-8")
     assert {s: len(part) for s, part in read_senteval(path).items()} == {
         "train": 2,

@@ -92,9 +92,8 @@ def test_a_study_reads_what_was_captured(
     for one, other in zip(live["records"], read["records"], strict=True):
         for key in ("property", "site", "n_test", "majority"):
             assert one[key] == other[key]
-        assert (
-            abs(one["score"] - other["score"]) < 0.02
-        )  # batches differ, and with them the rounding
+        # batches differ, and with them the rounding
+        assert abs(one["score"] - other["score"]) < 0.02
     assert any("read from" in note["text"] for note in read["notes"])
     folders = [p.name for p in (tmp_path / "stored" / "features").iterdir()]
     assert folders == ["model-bigram_shift"]  # the model ran on the rewritten text alone
@@ -111,9 +110,8 @@ def test_stored_rows_are_the_rows_of_the_layout(
     extract(subject, layout, [place], live)
     found = stored(str(store), subject, corpora, layout, [place], "mean").read(place)
     torch.testing.assert_close(found, live.read(place), rtol=1e-4, atol=1e-4)
-    few = Layout.of(
-        subject, corpora[1].sentences[5:9]
-    )  # some of the sentences, as a draw leaves them
+    # some of the sentences, as a draw leaves them
+    few = Layout.of(subject, corpora[1].sentences[5:9])
     some = replace(corpora[1], sentences=corpora[1].sentences[5:9])
     first = sum(len(s.words) for c in (corpora[0], corpora[1].sentences[:5]) for s in c)
     found = stored(str(store / "store"), subject, [some], few, [place], "mean").read(place)

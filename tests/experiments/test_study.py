@@ -128,9 +128,8 @@ def test_a_property_of_the_word_is_known_in_the_embeddings_and_is_not_memory(res
     assert upos["score"] > 0.95
     assert upos["type_majority"] > 0.95
     assert abs(upos["majority"] - 0.55) < 0.08  # 11 of 20 types
-    direction = by[
-        "head_direction", -1
-    ]  # root at the first place, else left: the position embedding tells
+    # root at the first place, else left: the position embedding tells
+    direction = by["head_direction", -1]
     assert direction["score"] > 0.99
 
 
@@ -152,12 +151,8 @@ def test_the_same_seed_gives_the_same_numbers_and_an_interrupted_run_continues(
         run(config(folder, tmp_path / "b"))
     assert (tmp_path / "b" / "cells").exists()
     again = run(config(folder, tmp_path / "b"))
-    assert calls == [
-        calls[0],
-        calls[1],
-        *calls[1:2],
-        calls[3],
-    ]  # the first layer is not probed twice
+    # the first layer is not probed twice
+    assert calls == [calls[0], calls[1], *calls[1:2], calls[3]]
     assert again["records"] == whole["records"]
     assert again["comparisons"] == whole["comparisons"]
 

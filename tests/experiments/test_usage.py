@@ -172,9 +172,8 @@ def test_what_is_left_is_what_fresh_probes_read_of_vectors_captured_one_by_one(
     ):
         assert record[name] == pytest.approx(left[part], abs=0.01), name
     assert record["erased_change"] == pytest.approx(left["change"], rel=1e-3)
-    assert (
-        left["mlp"] > left["linear"] + 0.02
-    )  # what the network reads is told apart from what the probe does
+    # what the network reads is told apart from what the probe does
+    assert left["mlp"] > left["linear"] + 0.02
 
 
 def test_inlp_erases_what_a_linear_probe_reads_and_is_what_the_run_puts_in(tmp_path: Path) -> None:

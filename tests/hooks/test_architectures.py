@@ -224,9 +224,8 @@ def test_gradients_reach_an_experts_neurons():
 
         with torch.no_grad(), intervene(model, {site: moved}):
             ends.append(float(model(**inputs).logits.sum()))
-    assert float(gradient[0, where, 3]) == pytest.approx(
-        (ends[0] - ends[1]) / 2e-2, rel=1e-2
-    )  # norms run in float32
+    # norms run in float32
+    assert float(gradient[0, where, 3]) == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=1e-2)
 
 
 def test_a_capture_inside_sees_an_experts_edited_neurons():

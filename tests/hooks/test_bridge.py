@@ -56,9 +56,8 @@ def test_shared_sites_are_equal(both):
         if site == "hook_pos_embed":
             ours = ours.expand_as(theirs)
         assert ours.shape == theirs.shape, site
-        if site.endswith(
-            "hook_attn_scores"
-        ):  # masked entries: -inf here, the mask's own value there
+        # masked entries: -inf here, the mask's own value there
+        if site.endswith("hook_attn_scores"):
             seen = ours.isfinite()
             ours, theirs = ours[seen], theirs[seen]
         torch.testing.assert_close(

@@ -60,9 +60,8 @@ def test_what_is_added_adds_up(every):
         ]
         known = [f"blocks.{layer}.hook_{part}" for part, _ in names]
         if not all(name in acts for name in known):
-            assert (
-                every.config.model_type == "granite"
-            )  # scales inside its forward: not listed rather than wrong
+            # scales inside its forward: not listed rather than wrong
+            assert every.config.model_type == "granite"
             continue
         pre, attn, mlp, post = (acts[name] for name in known)
         if f"blocks.{layer}.hook_resid_mid" in acts:
@@ -151,9 +150,8 @@ def test_gradients_equal_autograd_and_finite_differences(fast):
     double, place = fast.double(), anatomy(fast).places[site]
     direction = torch.randn(acts[site].shape, generator=torch.Generator().manual_seed(1)).double()
     values = []
-    step = (
-        1e-7 if fast.config.model_type == "opt" else 1e-4
-    )  # a ReLU has kinks; rotary angles are float32
+    # a ReLU has kinks; rotary angles are float32
+    step = 1e-7 if fast.config.model_type == "opt" else 1e-4
     for sign in (1, -1):
         calls = iter(range(place.calls))
 

@@ -312,9 +312,8 @@ def test_erase_removes_the_subspace_and_nothing_else():
     site = "blocks.0.hook_resid_post"
     generator = torch.Generator().manual_seed(3)
     directions = torch.randn(3, 32, generator=generator)
-    directions = torch.cat(
-        [directions, directions[:1] * 2]
-    )  # dependent: the span has three dimensions
+    # dependent: the span has three dimensions
+    directions = torch.cat([directions, directions[:1] * 2])
     with capture(model, site) as plain:
         output(model)
     with intervene(model, {site: edits.erase(directions)}), capture(model, site) as acts:
@@ -567,9 +566,8 @@ def test_interventions_nest_in_order_and_leave_nothing_on_an_exception():
     def stopped(x):
         raise KeyboardInterrupt
 
-    with pytest.raises(
-        KeyboardInterrupt
-    ):  # PyTorch calls no hook, not even those that are always called, on a Ctrl-C
+    # PyTorch calls no hook, not even those that are always called, on a Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
         edited(model, {"blocks.0.attn.hook_pattern": stopped})
     assert torch.overrides._get_current_function_mode_stack() == []
     assert torch.equal(output(model), before)

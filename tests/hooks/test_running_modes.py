@@ -16,9 +16,8 @@ from hooks import EditError, WrappedModel, edits, intervene
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::layerscope.hooks.intervene.NothingChanged"),
-    pytest.mark.filterwarnings(
-        "ignore:Position ids are not supported:UserWarning"
-    ),  # peft's generate
+    # peft's generate
+    pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning"),
 ]
 
 

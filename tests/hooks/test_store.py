@@ -118,9 +118,8 @@ def test_what_is_wrong_with_a_shard_is_named(tmp_path):
     with pytest.raises(StoreError, match=r"1 shards are missing, the first is shard-000000"):
         ActivationStore(tmp_path / "s").read("a")
     path.write_bytes(whole)
-    (
-        tmp_path / "s" / "shard-000001.safetensors"
-    ).unlink()  # the last one: only the seal knows of it
+    # the last one: only the seal knows of it
+    (tmp_path / "s" / "shard-000001.safetensors").unlink()
     with pytest.raises(StoreError, match=r"1 shards are missing, the first is shard-000001"):
         ActivationStore(tmp_path / "s").read("a")
     filled(tmp_path / "t")
@@ -194,10 +193,8 @@ def test_what_a_store_says_of_itself_counts_what_is_still_being_written(
 
 def test_a_shard_that_is_written_again_is_read_as_it_is_now(tmp_path):
     store = ActivationStore(tmp_path / "s")
-    for rows, values in (
-        ([0, 1], [[1.0], [2.0]]),
-        ([1, 0], [[2.0], [3.0]]),
-    ):  # as many bytes, in another order
+    # as many bytes, in another order
+    for rows, values in (([0, 1], [[1.0], [2.0]]), ([1, 0], [[2.0], [3.0]])):
         store.write(0, index(rows), {"a": torch.tensor(values)})
         assert store.read("a")[rows].tolist() == values
     store.close()
@@ -315,9 +312,8 @@ def test_threads_write_into_one_store(tmp_path):
 def test_a_killed_writer_goes_on_to_the_same_bytes(tmp_path):
     write_forty(tmp_path / "whole")
     whole = contents(tmp_path / "whole")
-    folder = killed(
-        write_forty, tmp_path, goals=[1, 3, 8, 17, 31], whole=40
-    )  # in the middle of whatever it does
+    # in the middle of whatever it does
+    folder = killed(write_forty, tmp_path, goals=[1, 3, 8, 17, 31], whole=40)
     assert 31 <= len(contents(folder)) < 41
     write_forty(folder)
     assert contents(folder) == whole

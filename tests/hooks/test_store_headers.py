@@ -93,9 +93,8 @@ def judge_shard(data: bytes) -> None:
         (Path(folder) / "shard-000000.safetensors").write_bytes(data)
         for look in LOOKS:
             judge(look, folder)
-        assert isinstance(
-            ActivationStore(folder).problems(), list
-        )  # which names what is wrong, and raises nothing
+        # which names what is wrong, and raises nothing
+        assert isinstance(ActivationStore(folder).problems(), list)
 
 
 @QUICK

@@ -257,9 +257,8 @@ def test_hooks_that_stay():
 @finds("padding")
 def test_a_left_pad_bug():
     model = tiny.model("gpt2")
-    careless = Padding(
-        Policy(True), Policy(True), causal=True
-    )  # on the left GPT-2 needs position ids
+    # on the left GPT-2 needs position ids
+    careless = Padding(Policy(True), Policy(True), causal=True)
     found = wrong(model, "padding", padding=careless)
     assert "" in found
     assert "blocks.0.hook_resid_pre" in found

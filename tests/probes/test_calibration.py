@@ -87,9 +87,8 @@ def test_scores_equal_scikit_learns_and_the_parts_of_brier_add_up(
     )
     first, is_first = P[:, 0], y == 0
     two = np.column_stack([first, 1 - first])
-    halved = brier_score_loss(
-        is_first, first
-    )  # scikit-learn's score of two classes is that of one of them
+    # scikit-learn's score of two classes is that of one of them
+    halved = brier_score_loss(is_first, first)
     outcomes = np.column_stack([is_first, ~is_first]).astype(float)
     assert cal.brier_parts(two, outcomes).brier == pytest.approx(2 * halved, abs=1e-12)
     assert cal.brier(two, (~is_first).astype(int)).mean() == pytest.approx(2 * halved)

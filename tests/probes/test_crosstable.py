@@ -29,9 +29,8 @@ def test_every_ranking_puts_the_planted_neuron_first_and_bands_stand_apart() -> 
             assert r["random"] < 0.75  # most neurons say nothing
             assert r["rotated"] < r["accuracy"]
         else:
-            assert r["random"] == pytest.approx(
-                r["accuracy"], abs=0.01
-            )  # all neurons, in another order
+            # all neurons, in another order
+            assert r["random"] == pytest.approx(r["accuracy"], abs=0.01)
             assert found.whole[r["probe"]] == pytest.approx(r["accuracy"], abs=0.01)
     Z = (X[:, [4]] - X[:400, 4].mean()) / X[:400, 4].std()
     best = LogisticRegression(C=2.0, tol=1e-8).fit(Z[:400], Y[:400]).score(Z[400:], Y[400:])

@@ -28,9 +28,8 @@ def test_nothing_linear_is_left(classes: int) -> None:
     assert np.abs(covariance).max() < 1e-12
     centred = after - after.mean(0)
     assert np.abs(LogisticRegression(C=1e4).fit(centred, y).coef_).max() < 1e-4
-    assert (
-        np.abs(LogisticRegression(C=1e4).fit(X - X.mean(0), y).coef_).max() > 0.1
-    )  # the same fit finds what is there
+    # the same fit finds what is there
+    assert np.abs(LogisticRegression(C=1e4).fit(X - X.mean(0), y).coef_).max() > 0.1
     np.testing.assert_allclose(eraser.transform(after), after, atol=1e-10)
     np.testing.assert_allclose(after.mean(0), X.mean(0), atol=1e-10)
 
@@ -139,9 +138,8 @@ def test_labels_of_any_kind_keep_it() -> None:
         eraser = Leace().fit_moments(Moments().update(X, labels * 20))
         assert eraser.classes_.tolist() == labels
         own = torch.from_numpy(np.stack([X[i::2].mean(0) for i in (0, 1)]))
-        for label, mean in zip(
-            labels, own, strict=True
-        ):  # a class's mean is pushed to where it was
+        # a class's mean is pushed to where it was
+        for label, mean in zip(labels, own, strict=True):
             torch.testing.assert_close(eraser.push(mean, label), mean)
 
 

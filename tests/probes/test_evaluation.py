@@ -57,9 +57,8 @@ def test_sums_are_multinomial_resamples_of_whole_clusters():
     clusters = np.array([7, 7, 3, 9, 9, 9])
     boot = ClusterBootstrap(clusters, replicates=500, seed=1)
     counts = boot.sums(np.column_stack([clusters == c for c in (3, 7, 9)]).astype(float))
-    assert np.array_equal(
-        (counts / [1, 2, 3]).sum(1), np.full(500, 3)
-    )  # 3 clusters drawn each time
+    # 3 clusters drawn each time
+    assert np.array_equal((counts / [1, 2, 3]).sum(1), np.full(500, 3))
     assert np.array_equal(counts % [1, 2, 3], np.zeros((500, 3)))  # always whole
     assert np.allclose(counts.mean(0), [1, 2, 3], atol=0.2)
 
@@ -79,9 +78,10 @@ def test_correlated_items_need_a_wider_interval_and_get_it():
     runs, n_clusters, size = 200, 60, 10
     clusters = np.repeat(np.arange(n_clusters), size)
     for run in range(runs):
+        # true mean 0
         values = np.repeat(rng.normal(size=n_clusters), size) + 0.5 * rng.normal(
             size=n_clusters * size
-        )  # true mean 0
+        )
         for name, groups in (("clusters", clusters), ("items", np.arange(len(clusters)))):
             found = ClusterBootstrap(groups, replicates=400, seed=run).mean(values)
             covered[name] += found.low <= 0 <= found.high
@@ -116,9 +116,8 @@ def test_a_correction_over_many_pairs_is_passed_by_what_is_plain():
     assert len(pairs) == 435  # more than 1 / (b + 1) passes
     assert {(c.a, c.b) for c in pairs if c.p < 0.05} == {(0, i) for i in range(1, 30)}
     drawn = rng.normal(5.0, 1.0, 4000)
-    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(
-        5.7e-7, rel=0.5
-    )  # 2 (1 - Phi(5))
+    # 2 (1 - Phi(5))
+    assert evaluation.bootstrap_p(drawn[drawn > 0]) == pytest.approx(5.7e-7, rel=0.5)
 
 
 def test_a_null_difference_is_rarely_called():
@@ -194,9 +193,8 @@ def test_resamples_without_an_r2_are_left_out_of_its_interval():
     found = ClusterBootstrap(clusters).statistic(
         evaluation.r2_columns(gold, gold + 0.1), evaluation.r2_of_sums
     )
-    worst = np.array(
-        [2.0, 3, 2, 3, 2, 3]
-    )  # of 27 equally likely draws the lowest that has an R^2 at all
+    # of 27 equally likely draws the lowest that has an R^2 at all
+    worst = np.array([2.0, 3, 2, 3, 2, 3])
     assert found.low == pytest.approx(metrics.r2_score(worst, worst + 0.1))
     assert found.value == pytest.approx(metrics.r2_score(gold, gold + 0.1))
     flat = np.full(3, 0.1)

@@ -76,9 +76,8 @@ def test_logistic_probe_comes_back_from_disk(tmp_path, labels):
         assert json.loads(file.metadata()["layerscope"])["kind"] == "LogisticProbe"
     assert [p.name for p in tmp_path.iterdir()] == ["probe.safetensors"]
     (tmp_path / "other").touch()
-    assert (
-        path.stat().st_mode == (tmp_path / "other").stat().st_mode
-    )  # read by whom the user's other files are
+    # read by whom the user's other files are
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 @pytest.mark.parametrize("outputs", [1, 3])

@@ -76,9 +76,8 @@ def test_the_sweep_stands_beside_its_bands() -> None:
     assert one["f1"] < 0.8
     assert two["f1"] > two["random_f1_high"]
     assert two["f1"] > two["rotated_f1_high"] + 0.1  # the neurons' own basis is special here
-    assert every["rotated_f1"] == pytest.approx(
-        every["f1"], abs=0.03
-    )  # all directions of any basis are the same
+    # all directions of any basis are the same
+    assert every["rotated_f1"] == pytest.approx(every["f1"], abs=0.03)
     noise = np.random.default_rng(5).permutation(Y)
     (null,) = sparse_sweep(X[:2000], noise[:2000], X[2000:], noise[2000:], ks=(2,), n_rotations=2)
     assert abs(null["mcc"]) < 0.1

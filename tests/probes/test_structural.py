@@ -82,9 +82,8 @@ def test_probes_of_all_layers_and_ranks_are_learned_at_once() -> None:
     assert uuas["tree", 16] > 0.97
     assert fits["tree", 16].converged
     assert fits["tree", 16].dev_loss < 5e-3  # the code's optimum has loss 0
-    assert (
-        distance_spearman(said["tree", 16], dev) > 0.94
-    )  # gold distances tie, learned ones never do
+    # gold distances tie, learned ones never do
+    assert distance_spearman(said["tree", 16], dev) > 0.94
     assert uuas["tree", 2] < uuas["tree", 16] - 0.1
     chance = np.mean([2 / len(h) for h in dev])
     assert uuas["noise", 16] == pytest.approx(chance, abs=0.12)
@@ -115,9 +114,8 @@ def test_scores_by_hand() -> None:
     heads = [2, 0, 2, 3, 4]  # 1-2-3-4-5, a chain
     chain = np.abs(np.arange(5)[:, None] - np.arange(5)[None]).astype(float)
     assert tree_edges([chain], [heads]).tolist() == [[4, 4]]
-    star = (
-        np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]
-    )  # all hang on the first word
+    # all hang on the first word
+    star = np.ones((5, 5)) + (np.arange(5) > 0)[None] * (np.arange(5) > 0)[:, None]
     np.fill_diagonal(star, 0)
     assert tree_edges([star], [heads]).tolist() == [[1, 4]]
     # Without the last word the chain has three edges, of which the star has one.

@@ -202,9 +202,8 @@ def write_inputs() -> None:
         "predictions.jsonl",
         ({"logits": z, "label": y, "group": f"g{i // 2}"} for i, (z, y) in rows),
     )
-    Path(
-        "wording"
-    ).mkdir()  # the demo's model continues sentences, and names no words when it is asked
+    # the demo's model continues sentences, and names no words when it is asked
+    Path("wording").mkdir()
     for name in ("answer", "choose", "continuation", "p_true", "pair", "verbalised"):
         Path(f"wording/{name}.txt").write_text("{text}", encoding="utf-8")
     Path("wording/why.txt").write_text("{text} {answer} that", encoding="utf-8")

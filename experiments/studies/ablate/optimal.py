@@ -77,9 +77,8 @@ def _descend(
     """All components of one site at once, a copy of the texts for each: their losses do not meet."""
     site = Site(parts[0].site.name)
     mean, scale = (value.to(subject.device, torch.float32) for value in reference.moments(site))
-    whole = torch.stack(
-        [mean] * len(parts)
-    )  # component *width; each component's own part of it is what counts
+    # component *width; each component's own part of it is what counts
+    whole = torch.stack([mean] * len(parts))
     zero = torch.zeros_like(whole)
     best, least = whole.clone(), _loss(subject, clean, groups, parts, whole, first)[0]
     at_zero = _loss(subject, clean, groups, parts, zero, first)[0]
@@ -126,9 +125,8 @@ def _loss(
             torch.set_grad_enabled(backward),
             intervene(subject.model, edit),
         ):
-            warnings.simplefilter(
-                "ignore", NothingChanged
-            )  # the mean of a part that is the same everywhere
+            # the mean of a part that is the same everywhere
+            warnings.simplefilter("ignore", NothingChanged)
             logits = resume.run(layer, resume.residual(layer).repeat(len(parts), 1, 1))
             after = torch.log_softmax(logits.view(len(parts), *resume.logits.shape).float(), dim=-1)
             before = torch.log_softmax(resume.logits.float(), dim=-1)

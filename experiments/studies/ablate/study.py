@@ -109,9 +109,8 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         notes += left_out
     groups = list(chunks(subject, reads, options.batch_tokens))
     parts = components(subject.model, options.component, groups[0].batch)
-    if (
-        metric.readout is not None
-    ):  # what comes after the probed layer changes nothing that the probe reads
+    # what comes after the probed layer changes nothing that the probe reads
+    if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     return AblateInputs(
         options=options,

@@ -128,9 +128,8 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     """Write the shards, or those that are missing."""
     options, subject = inputs.options, inputs.subject
     assert subject is not None
-    batch_tokens = run.folder.kept(
-        "batch_tokens", lambda: inputs.batch_tokens
-    )  # the same until the store is whole
+    # the same until the store is whole
+    batch_tokens = run.folder.kept("batch_tokens", lambda: inputs.batch_tokens)
     run.memory |= {
         "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
     }  # fmt: skip

@@ -122,9 +122,8 @@ def score_cell(
     the same probe.
     """
     cells: dict[str, Cell] = {}
-    with (
-        warnings.catch_warnings()
-    ):  # what did not converge is recorded in the cells and reported in the notes
+    # what did not converge is recorded in the cells and reported in the notes
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for tasks_of_group in solved_together(tasks):
             group = _Group(tasks_of_group, options)

@@ -238,9 +238,8 @@ def _of_options(options: ProbeOptions, one_site: int, places: int) -> dict[str, 
         one_site: bytes of a site's vectors.
     """
     return {
-        "--information": 5
-        * one_site
-        * options.information,  # both layers and their standardised copy
+        # both layers and their standardised copy
+        "--information": 5 * one_site * options.information,
         "--code-length": 2 * one_site * options.code_length,
         "--structural": 2 * one_site * min(TOGETHER, places) * bool(options.structural),
         "--scalar-mix": 3 * one_site * places * options.scalar_mix,

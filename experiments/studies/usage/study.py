@@ -156,9 +156,8 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
-    if (
-        metric.readout is not None
-    ):  # what comes after the probed layer changes nothing that the probe reads
+    # what comes after the probed layer changes nothing that the probe reads
+    if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     (view,) = build_views(subject, splits, [prop], options.seed)
     (kind,) = [name for name in ("prompts", "pairs", "probe") if getattr(options, name)]
