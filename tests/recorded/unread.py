@@ -86,7 +86,7 @@ UNREAD = {
         CalibrationRecord.squared_error_all CalibrationRecord.squared_error_all_high
         CalibrationRecord.squared_error_all_low CalibrationRecord.squared_error_high
         CalibrationRecord.squared_error_low CalibrationRecord.uncertainty CalibrationRecord.within
-        ClassRecord.layer CoverageRecord.best CoverageRecord.risk CoverageRecord.share
+        ClassScores.layer CoverageRecord.best CoverageRecord.risk CoverageRecord.share
         ErrorRecord.layer ErrorRecord.site Results.kind Results.schema
     """,
     "prune": """
