@@ -48,7 +48,6 @@ class DepthCurve:
         value: str,
         bounds: str = "",
         *,
-        first: int = 0,
         is_change: bool = False,
     ) -> DepthCurve:
         """From the typed records of a study, by layer.
@@ -56,13 +55,13 @@ class DepthCurve:
         Args:
             value: the field.
             bounds: what comes before ``low`` and ``high`` in the names of its interval's fields.
-            first: blocks in front of a record's layer 0: 0 where that is the embedding, 1 where it is the first block.
         """
         fields = (value, f"{bounds}low", f"{bounds}high")
         values, low, high = (
             [finite(getattr(record, name, None)) for record in records] for name in fields
         )
-        layers = [float(record.layer) + first for record in records]
+        # a record's layer is its block, -1 the embedding
+        layers = [float(record.layer + 1) for record in records]
         sites = [record.site for record in records]
         return cls(title, metric, layers, sites, values, low, high, is_change)
 

@@ -285,6 +285,6 @@ def effect_curves(records: Sequence[EffectRecord]) -> list[DepthCurve]:
         if component in ("layers", "mlps", "attentions"):
             metric = f"change of {family[0].metric}, {family[0].unit}"
             title = f"{component}, {value}"
-            curve = DepthCurve.of(title, metric, family, "effect", first=1, is_change=True)
+            curve = DepthCurve.of(title, metric, family, "effect", is_change=True)
             curves.append(curve)
     return curves

@@ -21,7 +21,9 @@ from recorded.altered import with_relation
 from recorded.unread import UNREAD
 
 from experiments import terminal
+from experiments.compare import compared_page
 from experiments.pages import page_of, render_report
+from experiments.report.render import rendered
 from experiments.studies import STUDIES
 
 Results = dict[str, Any]
@@ -186,3 +188,15 @@ def test_provenance_is_shown_whole_but_for_the_list() -> None:
         if page_of(other) == page:
             silent.add(".".join(path))
     assert sorted(silent) == sorted(UNREAD["provenance"].split())
+
+
+@pytest.mark.parametrize("kind", sorted(STUDIES))
+def test_two_runs_of_every_kind_are_compared_by_depth(kind: str) -> None:
+    run = of_kind(kind)[0]
+    rendered(compared_page([run, copy.deepcopy(run)]))
+    for curve in STUDIES[kind].curves(run):
+        depth = [
+            0.0 if "resid_pre" in site else int(site.split(".")[1]) + 1.0 for site in curve.sites
+        ]
+        assert list(curve.layers) == depth, "blocks in front of the site"
+        assert len(curve.values) == len(depth)

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ...features.sites import EMBEDDING
 from ...report.charts import Series
 from ...report.controls import Control
 from ...report.depths import KINDS as COLOURS
@@ -216,10 +217,21 @@ def curves(results: Results) -> list[DepthCurve]:
     """The divergence under each lens over depth."""
     found = []
     for kind in dict.fromkeys(r.kind for r in results.layers):
-        rows = [vars(r) for r in results.layers if r.kind == kind]
+        rows = [r for r in results.layers if r.kind == kind]
         found.append(
-            DepthCurve.of(
-                f"{kind} lens", "bits a token from the model's prediction", rows, "kl", "kl_"
+            DepthCurve(
+                f"{kind} lens",
+                "bits a token from the model's prediction",
+                layers=[row.layer + 1.0 for row in rows],  # blocks in front of each site
+                sites=[_stream_behind(row.layer) for row in rows],
+                values=[row.kl for row in rows],
+                low=[row.kl_low for row in rows],
+                high=[row.kl_high for row in rows],
             )
         )
     return found
+
+
+def _stream_behind(layer: int) -> str:
+    """The site that a lens reads behind a block, -1 the embedding."""
+    return EMBEDDING if layer < 0 else f"blocks.{layer}.hook_resid_post"

@@ -250,10 +250,8 @@ def curves(results: Results) -> list[DepthCurve]:
     out = []
     for (value, _), family in families(results.records).items():
         name, metric = family[0].property, f"change of {family[0].metric}, {family[0].unit}"
-        effect = DepthCurve.of(
-            f"{name}, {value}", metric, family, "effect", first=1, is_change=True
-        )
+        effect = DepthCurve.of(f"{name}, {value}", metric, family, "effect", is_change=True)
         out.append(effect)
         if value == "erase":
-            out.append(DepthCurve.of(name, "accuracy", family, "decodable", "decodable_", first=1))
+            out.append(DepthCurve.of(name, "accuracy", family, "decodable", "decodable_"))
     return out
