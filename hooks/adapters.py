@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from . import views
-from .families import FOLDED, RESIDUAL, Family, PlaceSpec
+from .families import Family, PlaceSpec
+from .families.row import FOLDED, RESIDUAL
 from .rows import ATTENTION_SITES
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")

@@ -1,0 +1,110 @@
+"""Mixtures of experts, and attention whose keys and values come from latents (MLA)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .decoders import OLMO2
+from .llama import LLAMA, MOE, PARALLEL, SCALED
+from .row import NO_EXPERT_NEURONS, RESIDUAL, Family, same
+
+LLAMA4 = LLAMA.without(
+    NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights"
+).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
+
+# Queries, keys and values from latents: keys are put together of a part of each head's own and
+# one that all heads share.
+_LATENT = "attn.hook_k", "attn.hook_v"
+
+MLA = LLAMA.without(
+    "a step makes the keys and values of all earlier tokens anew from latents: no module "
+    "returns the new token's alone",
+    *_LATENT,
+).but({"attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads"})
+
+MLA_SCALED = MLA.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out")
+
+# Two attentions and two MLPs in one block, and experts beside them.
+LONGCAT = replace(
+    LLAMA,
+    inside={
+        **RESIDUAL,
+        **{k: v for k, v in MOE.items() if "shared" not in k and "logits" not in k},
+    },
+    attention=None,
+    missing=dict.fromkeys(
+        (
+            "attn.hook_q",
+            "attn.hook_k",
+            "attn.hook_v",
+            "attn.hook_attn_scores",
+            "attn.hook_pattern",
+            "attn.hook_z",
+            "hook_attn_out",
+            "hook_resid_mid",
+            "mlp.hook_pre",
+            "mlp.hook_post",
+            "hook_mlp_out",
+        ),
+        "a block has two attentions and two MLPs, which these names do not tell apart",
+    ),
+)
+
+# The output of attention is multiplied by a gate before its projection.
+AFMOE = LLAMA.but(
+    {
+        "hook_attn_out": "post_attention_layernorm:output",
+        "hook_mlp_out": "post_mlp_layernorm:output",
+        "attn.hook_gate": "self_attn.gate_proj:output|heads",
+    }
+)
+
+LAGUNA = LLAMA.but({"attn.hook_gate": "self_attn.g_proj:output"})
+
+# Four streams that each sublayer mixes.
+DEEPSEEK_V4 = Family(
+    "layers",
+    {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"},
+    {
+        "attn.hook_q": "self_attn.q_b_proj:output|heads",
+        **MOE,
+        "mlp.hook_expert_indices": "mlp.experts:input[1]|rows",
+    },
+    "self_attn",
+    missing={
+        **dict.fromkeys(
+            ("hook_resid_pre", "hook_resid_mid", "hook_resid_post"),
+            "four streams go through a block together, and each sublayer mixes them",
+        ),
+        **dict.fromkeys(
+            ("hook_attn_out", "hook_mlp_out"),
+            "it is spread over four streams with weights of its own",
+        ),
+        **dict.fromkeys(
+            ("attn.hook_k", "attn.hook_v"),
+            "keys and values are one compressed tensor that all heads share",
+        ),
+        "attn.hook_z": "the output projection is turned and grouped: what it reads is not a "
+        "head's weighted values",
+    },
+)
+
+
+#: ``model_type`` -> its rows.
+ROWS: dict[str, tuple[Family, ...]] = {
+    **same(
+        "mixtral qwen2_moe qwen3_moe phimoe dots1 ernie4_5_moe exaone_moe glm4_moe "
+        "gpt_oss hunyuan_v1_moe olmoe solar_open mellum minimax_m2 mimo_v2_flash",
+        LLAMA,
+    ),
+    **same("granitemoe granitemoeshared", SCALED),
+    "flex_olmo": (OLMO2,),
+    "cohere2_moe": (PARALLEL,),
+    "llama4_text": (LLAMA4,),
+    **same("deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa mistral4 youtu", MLA),
+    "minicpm3": (MLA_SCALED,),
+    "deepseek_v4": (DEEPSEEK_V4,),
+    "longcat_flash": (LONGCAT,),
+    "afmoe": (AFMOE,),
+    "laguna": (LAGUNA,),
+}

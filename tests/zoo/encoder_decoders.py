@@ -1,0 +1,38 @@
+"""Encoder-decoders, and their halves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "T5ForConditionalGeneration": {"feed_forward_proj": "relu"},
+    "MT5ForConditionalGeneration": {},
+    "UMT5ForConditionalGeneration": {},
+    "LongT5ForConditionalGeneration": {"decoder_start_token_id": 0},
+    "SwitchTransformersForConditionalGeneration": {
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "num_sparse_encoder_layers": 1,
+        "num_sparse_decoder_layers": 1,
+    },
+    "T5GemmaForConditionalGeneration": {},
+    "BartForConditionalGeneration": {"decoder_start_token_id": 2},
+    "MBartForConditionalGeneration": {},
+    "PegasusForConditionalGeneration": {},
+    "MarianMTModel": {},
+    "BlenderbotForConditionalGeneration": {},
+    "BlenderbotSmallForConditionalGeneration": {},
+    "M2M100ForConditionalGeneration": {},
+    "LEDForConditionalGeneration": {
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+        "attention_window": 4,
+    },
+    "PLBartForConditionalGeneration": {},
+    "FSMTForConditionalGeneration": {"src_vocab_size": 100, "tgt_vocab_size": 100},
+    "T5EncoderModel gated": {"feed_forward_proj": "gated-gelu"},
+    "T5EncoderModel": {},
+    "BartForCausalLM": {},
+    "TrOCRForCausalLM": {},
+    "MarianForCausalLM": {},
+}

@@ -1,0 +1,60 @@
+"""Encoders of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "AlbertForMaskedLM": {},
+    "BertForMaskedLM": {},
+    "BigBirdForMaskedLM": {},
+    "CamembertForMaskedLM": {},
+    "ConvBertForMaskedLM": {},
+    "Data2VecTextForMaskedLM": {},
+    "DebertaForMaskedLM": {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "DebertaV2ForMaskedLM": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "DistilBertForMaskedLM": {},
+    "ElectraForMaskedLM": {},
+    "ErnieForMaskedLM": {},
+    "EsmForMaskedLM": {
+        "position_embedding_type": "rotary",
+        "token_dropout": True,
+        "mask_token_id": 4,
+        "vocab_size": 33,
+    },
+    "EuroBertForMaskedLM": {},
+    "FlaubertWithLMHeadModel": {},
+    "FNetForMaskedLM": {},
+    "JinaEmbeddingsV3ForMaskedLM": {},
+    "LayoutLMForMaskedLM": {},
+    "MegatronBertForMaskedLM": {},
+    "MobileBertForMaskedLM": {},
+    "ModernBertForMaskedLM": {"num_hidden_layers": 4, "local_attention": 4},
+    "MPNetForMaskedLM": {},
+    "NomicBertForMaskedLM": {},
+    "RemBertForMaskedLM": {},
+    "RobertaForMaskedLM": {},
+    "RobertaPreLayerNormForMaskedLM": {},
+    "RoFormerForMaskedLM": {},
+    "SqueezeBertForMaskedLM": {},
+    "XLMRobertaForMaskedLM": {},
+    "XLMRobertaXLForMaskedLM": {},
+    "XLNetLMHeadModel": {},
+    "XmodForMaskedLM": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "GteForMaskedLM": {},
+}

@@ -1,0 +1,57 @@
+"""Mixtures of experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "AfmoeForCausalLM": {},
+    "Cohere2MoeForCausalLM": {},
+    "DeepseekV2ForCausalLM": {"first_k_dense_replace": 1},
+    "DeepseekV3ForCausalLM": {"first_k_dense_replace": 1, "n_group": 2},
+    "DeepseekV32ForCausalLM": {"first_k_dense_replace": 1},
+    "DeepseekV4ForCausalLM": {},
+    "Dots1ForCausalLM": {"n_shared_experts": 1, "first_k_dense_replace": 1},
+    "Ernie4_5_MoeForCausalLM": {},
+    "ExaoneMoeForCausalLM": {},
+    "FlexOlmoForCausalLM": {},
+    "Glm4MoeForCausalLM": {"first_k_dense_replace": 1},
+    "Glm4MoeLiteForCausalLM": {"first_k_dense_replace": 1},
+    "GlmMoeDsaForCausalLM": {},
+    "GptOssForCausalLM": {},
+    "GraniteMoeForCausalLM": {},
+    "GraniteMoeSharedForCausalLM": {},
+    "HunYuanMoEV1ForCausalLM": {"head_dim": 8},
+    "JetMoeForCausalLM": {},
+    "LagunaForCausalLM": {},
+    "Llama4ForCausalLM": {"num_hidden_layers": 4, "interleave_moe_layer_step": 2},
+    "LongcatFlashForCausalLM": {},
+    "MellumForCausalLM": {},
+    "MiMoV2FlashForCausalLM": {},
+    "MiniMaxM2ForCausalLM": {},
+    "Mistral4ForCausalLM": {
+        "num_key_value_heads": 4,
+        "rope_parameters": {
+            "type": "yarn",
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 2.0,
+            "original_max_position_embeddings": 32,
+            "max_position_embeddings": 64,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale_all_dim": 1.0,
+            "mscale": 1.0,
+            "llama_4_scaling_beta": 0.1,
+            "partial_rotary_factor": 0.5,
+        },
+        "head_dim": 16,
+    },
+    "MixtralForCausalLM": {},
+    "OlmoeForCausalLM": {},
+    "PhimoeForCausalLM": {},
+    "Qwen2MoeForCausalLM": {},
+    "Qwen3MoeForCausalLM mixed": {"mlp_only_layers": [0]},
+    "Qwen3MoeForCausalLM": {},
+    "SolarOpenForCausalLM": {},
+}
