@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .llama import LLAMA_INSIDE
 from .row import (
+    FOLDED,
     NO_EXPERT_NEURONS,
     RESIDUAL,
     Family,
