@@ -4,8 +4,8 @@
     header    JSON: where each tensor is; in ``__metadata__`` what the rows were made from, checksums, largest values
     data      ``__index__`` [n 5], then one tensor [n ...] for each site
 
-A header carries a hash of itself. A checksum is the sum of a tensor's bytes as 64-bit words: as fast as memory, and changed
-by any word that is. The same rows give the same bytes.
+A header carries a hash of itself. A checksum is the XXH3 hash of a tensor's bytes: as fast as memory, and changed by other
+bytes and by the same bytes in another order. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from jaxtyping import Int
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from layerscope.errors import LayerscopeError
 
 from .folders import Folder
 
-FORMAT = "layerscope-activations-3"
+FORMAT = "layerscope-activations-4"
 INDEX = "__index__"
 COLUMNS = ("row", "sentence", "word", "token", "stop")
 """Of a row: its number, its sentence, the word in it (-1: of no word), its tokens from ``token`` up to ``stop``."""
@@ -171,19 +172,8 @@ def digest(value: Any) -> str:
 
 
 def checksum(data: np.ndarray) -> str:
-    """Sum of the bytes as little-endian 64-bit words, and of those left over; 16 hexadecimal digits."""
-    return _hexadecimal(_words(data))
-
-
-def _words(data: np.ndarray) -> int:
-    whole = len(data) // 8 * 8
-    return int(data[:whole].view("<u8").sum(dtype=np.uint64)) + int(
-        data[whole:].sum(dtype=np.uint64)
-    )
-
-
-def _hexadecimal(total: int) -> str:
-    return f"{total % 2**64:016x}"
+    """XXH3 of the bytes, 64 bits as 16 hexadecimal digits."""
+    return xxhash.xxh3_64_hexdigest(data)
 
 
 def read_header(folder: Folder, name: str, size: int) -> Header:
@@ -204,21 +194,20 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
         words = meta.get("layerscope", "{}")
         said = json.loads(words)
         if said.get("format") != FORMAT:
-            found = str(said.get("format"))[:40]
+            other = str(said.get("format"))[:40]
             raise StoreError(
-                f"{path} is foreign (expected {FORMAT}, got {found!r}): use another folder"
+                f"{path} is foreign (expected {FORMAT}, got {other!r}): use another folder"
             )
         if meta.get("sha256") != digest([words, header]):
             raise StoreError(f"{path} is damaged (hash of its header): delete it and run again")
-        slots = {}
-        for tensor, place in header.items():
-            start, stop = place["data_offsets"]
-            slots[tensor] = Slot(
-                _TYPES[place["dtype"]],
-                tuple(place["shape"]),
-                8 + length + int(start),
-                8 + length + int(stop),
-            )
+        slots = {tensor: _slot(place, 8 + length) for tensor, place in header.items()}
+        found = Header(
+            about=dict(said["about"]),
+            slots=slots,
+            sums={tensor: str(said["sums"][tensor]) for tensor in slots},
+            largest={site: float(said["largest"][site]) for site in slots if site != INDEX},
+        )
+        _require_rows(found)
     except StoreError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -229,7 +218,27 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
     if end != size:
         kind = "half written" if size < end else "damaged"
         raise StoreError(f"{path} is {kind} ({size} of {end} bytes): delete it and run again")
-    return Header(said["about"], slots, said["sums"], said["largest"])
+    return found
+
+
+def _slot(place: Mapping[str, Any], base: int) -> Slot:
+    """One tensor's entry in a header; a shape that is not that of its bytes is a ValueError."""
+    start, stop = (int(offset) for offset in place["data_offsets"])
+    shape = tuple(int(size) for size in place["shape"])
+    kind = _TYPES[place["dtype"]]
+    if min(start, *shape) < 0 or math.prod(shape) * kind.itemsize != stop - start:
+        raise ValueError(f"{list(shape)} of {kind} are not {stop - start} bytes")
+    return Slot(kind, shape, base + start, base + stop)
+
+
+def _require_rows(header: Header) -> None:
+    """Every site has a row for each row of the index; else a ValueError."""
+    index = header.slots[INDEX]
+    if index.dtype != torch.int64 or index.shape[1:] != (len(COLUMNS),):
+        raise ValueError(f"an index of {list(index.shape)}")
+    for site in header.sites:
+        if header.slots[site].shape[:1] != index.shape[:1]:
+            raise ValueError(f"{site} has other rows than the index")
 
 
 def read_tensor(folder: Folder, name: str, header: Header, tensor: str) -> Tensor:
@@ -267,8 +276,8 @@ def read_rows(
         StoreError: the bytes are not those that were written.
     """
     slot, width = header.slots[tensor], table.shape[1]
-    step = max(1, _BLOCK // max(1, 8 * width)) * 8  # rows whose bytes are whole words
-    n_rows, total = slot.shape[0], 0
+    step = max(1, _BLOCK // max(1, width))
+    n_rows, total = slot.shape[0], xxhash.xxh3_64()
     held = np.empty((min(step, n_rows), width), dtype=np.uint8)
     with folder.part(name, slot.start, slot.stop) as file:
         for first in range(0, n_rows, step):
@@ -278,11 +287,11 @@ def read_rows(
             else:
                 rows = held[: stop - first]
             _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
-            total += _words(rows.reshape(-1))
+            total.update(rows.reshape(-1))
             # as memory moves it, which torch's own copy by index does not
             if not isinstance(where, slice):
                 table[where[first:stop]] = rows
-    if _hexadecimal(total) != header.sums[tensor]:
+    if total.hexdigest() != header.sums[tensor]:
         raise StoreError(
             f"{folder}/{name} is damaged (checksum of {tensor}): delete it and run again"
         )

@@ -14,9 +14,11 @@ written by a thread of the store's own while the model goes on.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -48,6 +50,7 @@ from .spool import Spool
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 
 _PLAN = "store.json"
+_SHARD = re.compile(r"shard-([0-9]{6,12})\.safetensors")
 _READERS = 4
 """Threads that read a site."""
 _AHEAD = 256 << 20
@@ -314,7 +317,7 @@ class ActivationStore:
         """
         if rows is not None:
             return self._some(site, rows)
-        n_rows, parts = self.n_rows, list(self._all().items())
+        n_rows, parts = self._require_rows(), list(self._all().items())
         slots, seen = self._slots(site, parts), np.zeros(n_rows, dtype=bool)
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
         # numpy asks for large pages, torch does not
@@ -330,10 +333,12 @@ class ActivationStore:
                     self.folder.announce(parts[soon][0], slots[soon].start, slots[soon].stop)
             part = parts[number]
             where = self._where(*part)
-            last = where.stop - 1 if isinstance(where, slice) else int(where.max())
-            if last >= n_rows:
+            in_order = isinstance(where, slice)
+            first = where.start if in_order else int(where.min())
+            last = where.stop - 1 if in_order else int(where.max())
+            if first < 0 or last >= n_rows:
                 raise StoreError(
-                    f"{self.folder}/{part[0]}: expected rows below {n_rows}, got row {last}"
+                    f"{self.folder}/{part[0]}: expected rows below {n_rows}, got {first} to {last}"
                 )
             read_rows(self.folder, part[0], self._header(*part), site, table, where)
             return where
@@ -394,14 +399,23 @@ class ActivationStore:
                     read_tensor(self.folder, name, header, tensor)
             except StoreError as error:
                 found.append(str(error))
-        return found + [f"{self.folder}/{name} is missing" for name in self._missing()]
+        missing, first = self._missing()
+        if missing:
+            more = f" and {missing - 1} others are" if missing > 1 else " is"
+            return [*found, f"{self.folder}/{first}{more} missing"]
+        if not found:
+            try:
+                self._table()
+            except StoreError as error:
+                found.append(str(error))
+        return found
 
     # -- inside
 
     def _names(self) -> dict[str, int]:
         """The bytes of the shards that are there, by name, once what was given is written."""
         self.flush()
-        return {n: size for n, size in self.folder.sizes().items() if n.startswith("shard-")}
+        return {n: size for n, size in self.folder.sizes().items() if _SHARD.fullmatch(n)}
 
     def _plan(self) -> dict[str, Any] | None:
         found = self.folder.size(_PLAN)
@@ -420,6 +434,11 @@ class ActivationStore:
             raise StoreError(
                 f"{self.folder}/{_PLAN} is foreign (expected {FORMAT}, got {plan.get('format')})"
             )
+        for count in ("shards", "rows"):
+            if type(plan.get(count)) is not int or plan[count] < 0:
+                raise StoreError(
+                    f"{self.folder}/{_PLAN}: expected a number of {count}, got {plan.get(count)!r:.40}"
+                )
         plan["sha256"] = digest(plan)
         if self._about is not None:
             self._compare(_PLAN, plan.get("about"))
@@ -432,21 +451,21 @@ class ActivationStore:
         first = next(iter(self._names().items()), None)
         return None if first is None else self._header(*first).about
 
-    def _missing(self) -> list[str]:
-        names = self._names()
+    def _missing(self) -> tuple[int, str]:
+        """How many shards are missing, and the name of the first; however many the plan speaks of."""
+        there = {_number(name) for name in self._names()}
         plan = self._plan()
-        last = (
-            int(plan["shards"])
-            if plan is not None
-            else max((int(n[6:-12]) + 1 for n in names), default=0)
-        )
-        return [name for name in map(_name, range(last)) if name not in names]
+        wanted = plan["shards"] if plan is not None else max(there, default=-1) + 1
+        missing = wanted - sum(number < wanted for number in there)
+        first = next(number for number in itertools.count() if number not in there)
+        return missing, _name(first)
 
     def _all(self) -> dict[str, int]:
         """The bytes of all shards by name, none of which is missing."""
-        if missing := self._missing():
+        missing, first = self._missing()
+        if missing:
             raise StoreError(
-                f"{self.folder}: {len(missing)} shards are missing, the first is {missing[0]}: run it again"
+                f"{self.folder}: {missing} shards are missing, the first is {first}: run it again"
             )
         return self._names()
 
@@ -507,8 +526,18 @@ class ActivationStore:
                 )
                 parts.append(torch.cat([part, where], dim=1))
             whole = torch.cat(parts) if parts else torch.zeros(0, 7, dtype=torch.long)
-            self._index = whole[whole[:, 0].argsort()]
+            whole = whole[whole[:, 0].argsort()]
+            if not torch.equal(whole[:, 0], torch.arange(self._require_rows())):
+                raise StoreError(f"{self.folder}: its rows are not numbered from 0 to {len(whole)}")
+            self._index = whole
         return self._index
+
+    def _require_rows(self) -> int:
+        """How many rows the shards hold, which is what was sealed."""
+        held = sum(self._header(*part).n_rows for part in self._all().items())
+        if held != self.n_rows:
+            raise StoreError(f"{self.folder}: expected {self.n_rows} rows, its shards hold {held}")
+        return held
 
     def _some(self, site: str, rows: Int[Tensor, " n"]) -> Tensor:
         table, parts = self._table(), list(self._all().items())
@@ -565,6 +594,12 @@ class ActivationStore:
 
 def _name(shard: int) -> str:
     return f"shard-{shard:06d}.safetensors"
+
+
+def _number(name: str) -> int:
+    """The number in a shard's name."""
+    found = _SHARD.fullmatch(name)
+    return int(found[1]) if found is not None else -1
 
 
 def _kind(slot: Slot) -> str:
