@@ -427,6 +427,8 @@ class Resume:
             return values
         texts, positions = wanted.to(values.device).unbind(1)
         rows = (torch.arange(copies, device=values.device)[:, None] * self.batch + texts).flatten()
+        if values.ndim == 2:  # a classifier's logits are of whole texts
+            return values[rows]
         return values[rows, positions.repeat(copies)]
 
     def _tail(self, last: Tensor) -> Head | None:
@@ -435,19 +437,32 @@ class Resume:
             of = self._readout.of
             return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens]
         head = language_head(self.model)
-        if head is None:
-            return None
+        for candidate in [*([] if head is None else [head]), *class_heads(self.model)]:
+            tail = self._behind_norm(candidate)
+            error = self._error(tail, last)
+            if error is not None and (self.error is None or error < self.error):
+                self.error = error
+            if error is not None and error <= TOLERANCE:
+                return tail
+        return None
+
+    def _behind_norm(self, head: Head) -> Head:
+        """A head that is given the last block's output."""
 
         def tail(x: Tensor, tokens: Tensor | None = None) -> Tensor:
             return head(self._norm(x) if self._norm is not None else x, tokens)
 
+        return tail
+
+    def _error(self, tail: Head, last: Tensor) -> float | None:
+        """How far a tail is from the model's logits, relative to the largest; None where it does not run."""
         try:
-            self.error = float((tail(last) - self.logits).abs().max()) / float(
-                self.logits.abs().max()
-            )
-        except (RuntimeError, TypeError):
+            logits = tail(last)
+        except (RuntimeError, TypeError, IndexError):
             return None
-        return tail if self.error <= TOLERANCE else None
+        if logits.shape != self.logits.shape:
+            return None
+        return float((logits - self.logits).abs().max()) / float(self.logits.abs().max())
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
         from .edits import patch
@@ -506,6 +521,36 @@ def language_head(model: nn.Module) -> Head | None:
             logits = last(x)[..., tokens]
         logits = logits * up if up else logits / down if down else logits
         return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
+
+
+def class_heads(model: nn.Module) -> list[Head]:
+    """Ways from the state that a classifier of texts pools to its logits: its parts one after the other.
+
+    The parts are the body's pooler, where there is one, and the modules with weights beside the body. Each is given a text
+    of one position, since a pooler takes a text's first. Which way is the model's is for the caller to measure.
+    """
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return []
+    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    beside = [
+        m for m in model.children() if m is not body and next(m.parameters(), None) is not None
+    ]
+    pooler = getattr(body, "pooler", None)
+    ways = [beside] if pooler is None else [[pooler, *beside], beside]
+    return [_in_turn(parts) for parts in ways]
+
+
+def _in_turn(parts: Sequence[nn.Module]) -> Head:
+    """Modules one after the other, on states as texts of one position."""
+
+    def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        value = x[:, None]
+        for part in parts:
+            value = part(value)
+        logits = value[:, 0] if value.ndim == 3 else value
+        return logits if tokens is None else logits[..., tokens]
 
     return head
 

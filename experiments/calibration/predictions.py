@@ -22,7 +22,7 @@ from scipy.special import softmax
 from layerscope.errors import InputError, LayerscopeError
 
 from ...probes.calibration import CalibrationError, check
-from ..corpus.records import Numbered, group_of, read_lines_as, shown
+from ..corpus.records import Numbered, group_of, place_of, read_lines_as, shown
 from .archive import ArchiveError, read_arrays
 
 
@@ -290,19 +290,9 @@ def _predictions(
 
 def _label(label: Any, classes: Sequence[str]) -> int:
     """The place of a class that is given by its name, or by its place where no class is named by a number."""
-    names: tuple[Any, ...] = (label,)
-    if isinstance(label, bool):
-        names = (str(label), str(label).lower())
-    elif isinstance(label, float) and label.is_integer():
-        names = (str(label), str(int(label)))
-    elif isinstance(label, int):
-        names = (str(label),)
-    for name in names:
-        if isinstance(name, str) and name in classes:
-            return classes.index(name)
-    place = names[-1] if isinstance(names[-1], str) and names[-1].isdecimal() else ""
-    if place and int(place) < len(classes) and not any(name.isdecimal() for name in classes):
-        return int(place)
+    place = place_of(label, classes) if isinstance(label, str | int | float) else None
+    if place is not None:
+        return place
     named = ", ".join(classes[:6])[:200]
     raise InputError(
         f"expected a label from 0 to {len(classes) - 1} or one of {named}, got {shown(label)}"

@@ -41,6 +41,7 @@ __all__ = [
     "UnusableItem",
     "group_of",
     "numbered_lines",
+    "read_labelled",
     "read_pairs",
     "read_prompts",
 ]
@@ -113,6 +114,15 @@ def read_prompts(
     return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
 
 
+def read_labelled(path: Path | str, limit: int | None = None) -> list[Prompt]:
+    """Read a file of texts with their labels: ``text`` (or ``sentence``, or ``prompt``) and ``label``.
+
+    Raises:
+        PromptError: a field that is missing or no text, an empty file.
+    """
+    return read_lines_as(Path(path), limit, _labelled, headerless=(COLA,))
+
+
 def read_pairs(
     path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None
 ) -> list[Pair]:
@@ -156,6 +166,16 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         pair,
         None if label is None else str(label),
     )
+
+
+def _labelled(record: Mapping[str, Any]) -> Prompt:
+    """A text and its label; answers of a language model that stand beside them are not read."""
+    kept = {name: value for name, value in record.items() if name not in ("answer", "wrong")}
+    prompt = _prompt(kept, answers=False)
+    if prompt.label is None:
+        fields = ", ".join(sorted(record))[:200]
+        raise InputError(f"expected 'label', the text's class; the line has {fields}")
+    return prompt
 
 
 def _pair(record: Mapping[str, Any]) -> Pair:

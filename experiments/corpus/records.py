@@ -310,6 +310,25 @@ def first_of(record: Record, names: Iterable[str]) -> Any:
     return next((record[name] for name in names if record.get(name) is not None), None)
 
 
+def place_of(label: object, names: Sequence[str]) -> int | None:
+    """The place of a name that is given as a text or a number, or by its place where no name is a number.
+
+    >>> place_of("kind", ("rude", "kind")), place_of(1, ("rude", "kind")), place_of("1", ("2", "1")), place_of("x", ("y",))
+    (1, 1, 1, None)
+    """
+    spellings = [str(label)]
+    if isinstance(label, bool):
+        spellings.append(str(label).lower())
+    elif isinstance(label, float) and label.is_integer():
+        spellings.append(str(int(label)))
+    for spelling in spellings:
+        if spelling in names:
+            return names.index(spelling)
+    last = spellings[-1]
+    is_place = last.isdecimal() and int(last) < len(names)
+    return int(last) if is_place and not any(name.isdecimal() for name in names) else None
+
+
 def group_of(record: Record) -> str | None:
     """The group of a line, resampled together; None where the line has none, or null.
 

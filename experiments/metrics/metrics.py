@@ -10,13 +10,15 @@
     kl                 sum_v p_clean(v) (log2 p_clean(v) - log2 p(v)) where the answer stands, in bits
     rank               how many tokens are likelier than the answer's first
     confidence         probability of the most probable token where the answer stands
+    class_log_odds     log2 of the odds of a text's own label, in bits: classifiers, see `experiments.metrics.class_metrics`
+    class_logit        its logit, in nats
+    class_accuracy     1 where it is the most probable class, else 0
 
 Which positions are read, also in masked models, is in `experiments.metrics.reads`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +28,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...hooks import Readout
-from ..corpus.prompts import Pair, Prompt, Unusable, read_pairs, read_prompts
+from ..corpus.prompts import Pair, Prompt, Unusable, read_labelled, read_pairs, read_prompts
+from ..runs.execute import DataFile, Load
 from ..runs.shared_options import TextsOptions
 from ..subject import Subject
-from .reads import MetricError, Reads, answer_reads, loss_reads, pair_reads, prediction_reads
-
-BITS = 1 / math.log(2)
+from .class_metrics import class_reads, is_most_probable, log_odds
+from .reads import (
+    BITS,
+    MetricError,
+    Reads,
+    answer_reads,
+    loss_reads,
+    pair_reads,
+    prediction_reads,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Metric:
         value: from logits at the reads' positions ``copies slots vocab``, those of the clean run ``slots vocab`` and the
             reads to ``copies prompts``.
         of_answers: it needs the prompts' answers.
+        of_classes: it is of a classifier's labels.
         readout: what gives the logits in place of the model's own head.
         baseline_is_zero: an unedited model has the value 0 by definition.
         of_targets: its value needs no logits but those of the reads' targets.
@@ -57,6 +68,12 @@ class Metric:
     baseline_is_zero: bool = False
     readout: Readout | None = None
     of_targets: bool = False
+    of_classes: bool = False
+
+    @property
+    def texts(self) -> str:
+        """The option whose file it is measured on."""
+        return "labelled" if self.of_classes else "pairs" if self.of_pairs else "prompts"
 
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
@@ -109,6 +126,15 @@ def _of_answers(
     return Metric(name, unit, reads, value, of_targets=of_targets)
 
 
+def _of_classes(name: str, unit: str, value: Callable[[Tensor, Tensor, Reads], Tensor]) -> Metric:
+    """A metric of the labels of texts that a classifier is given."""
+
+    def reads(subject: Subject, texts: Any) -> Reads:
+        return class_reads(subject, texts, name)
+
+    return Metric(name, unit, reads, value, of_answers=False, of_classes=True)
+
+
 METRICS = {
     metric.name: metric
     for metric in (
@@ -122,6 +148,9 @@ METRICS = {
         Metric("pair_accuracy", "share", pair_reads, _accuracy, of_pairs=True),
         Metric("loss", "bits a token", loss_reads, _log2p, of_answers=False),
         Metric("kl", "bits", prediction_reads, _kl, of_answers=False, baseline_is_zero=True),
+        _of_classes("class_log_odds", "bits", log_odds),
+        _of_classes("class_logit", "nats", _logits),
+        _of_classes("class_accuracy", "share", is_most_probable),
     )
 }
 
@@ -133,31 +162,77 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
+DEFAULTS = {"pairs": "pair_difference", "labelled": "class_log_odds"}
+"""Metric of each kind of texts where none is named; that of prompts is the command's own."""
+
+
 def metric_and_texts(
     options: TextsOptions, of_prompts: str, unusable: list[Unusable] | None = None
 ) -> tuple[Metric, list[Prompt] | list[Pair]]:
-    """What a run measures, and the prompts or pairs that it is measured on.
+    """What a run measures, and the texts that it is measured on.
 
     Args:
-        of_prompts: the metric of prompts where none is named; that of pairs is ``pair_difference``.
+        of_prompts: the metric of prompts where none is named.
         unusable: is given the lines that are of no use, such as pairs of identical sentences.
 
     Raises:
-        MetricError: both or neither of prompts and pairs, or a metric of the other.
+        MetricError: none or several kinds of texts, or a metric of another kind.
         PromptError: a file that cannot be read.
     """
-    if (options.prompts is None) == (options.pairs is None):
-        raise MetricError("expected one of --prompts FILE and --pairs FILE")
-    default = of_prompts if options.pairs is None else "pair_difference"
-    metric = get_metric(options.metric or default)
-    if metric.of_pairs != (options.pairs is not None):
-        given = "--prompts" if metric.of_pairs else "--pairs"
-        fitting = [name for name, other in METRICS.items() if other.of_pairs is not metric.of_pairs]
-        kind = "pairs" if metric.of_pairs else "prompts"
+    given = options.given
+    if len(given) != 1:
+        expected = ", ".join(f"--{name}" for name in options.KINDS)
+        got = " and ".join(f"--{name}" for name in given) or "none"
+        raise MetricError(f"expected one of {expected}, got {got}")
+    (kind,) = given
+    metric = get_metric(options.metric or DEFAULTS.get(kind, of_prompts))
+    if metric.texts != ("prompts" if kind == "text" else kind):
+        fitting = [name for name, other in METRICS.items() if other.texts == kind]
         raise MetricError(
-            f"metric {metric.name} is of {kind}: expected --{kind} FILE, or for {given} one of {', '.join(fitting)}"
+            f"metric {metric.name} is of {metric.texts}: expected --{metric.texts} FILE, or for --{kind} one of "
+            f"{', '.join(fitting)}"
         )
-    if options.pairs is not None:
-        return metric, read_pairs(options.pairs, options.limit, unusable)
-    answers = metric.of_answers
-    return metric, read_prompts(options.source, options.limit, answers, unusable)
+    if kind == "text":
+        return metric, _prompts_of(options, metric)
+    if kind == "pairs":
+        return metric, read_pairs(options.source, options.limit, unusable)
+    if kind == "labelled":
+        return metric, read_labelled(options.source, options.limit)
+    return metric, read_prompts(options.source, options.limit, metric.of_answers, unusable)
+
+
+def _prompts_of(options: TextsOptions, metric: Metric) -> list[Prompt]:
+    """The texts of the command line, with the answers beside them."""
+    if options.target is None and metric.of_answers:
+        raise MetricError(
+            f"metric {metric.name} needs an answer: expected --target (with its space) beside --text"
+        )
+    return [Prompt(text, options.target or "", options.wrong) for text in options.text]
+
+
+def files_of(options: TextsOptions, count: int) -> list[DataFile]:
+    """The file that a run measures, with how many of its texts; none where the texts are on the command line."""
+    (kind,) = options.given
+    return [] if kind == "text" else [DataFile.of(kind, options.source, count)]
+
+
+def load_for(metric: Metric, load: Load) -> Subject:
+    """The model that a metric is measured on: with its head, unless something else reads it.
+
+    Raises:
+        MetricError: a model whose head is of another kind; the message says which option fits it.
+    """
+    subject = load(body_only=metric.readout is not None, classifier=metric.readout is None)
+    if metric.readout is not None or metric.of_classes:
+        return subject
+    kind = type(subject.model).__name__
+    if subject.classes:
+        raise MetricError(
+            f"{subject.name} classifies texts ({kind}): expected --labelled FILE, texts with their labels"
+        )
+    if not subject.gives_tokens:
+        raise MetricError(
+            f"{subject.name} has no language-model head ({kind}): metric {metric.name} needs a language model; expected "
+            "another --model, or --probe FILE to measure what a probe reads"
+        )
+    return subject

@@ -10,6 +10,7 @@ probability: the sum over them of log2 p(token | all the others) stands for it, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from layerscope.errors import LayerscopeError
 from ..corpus.prompts import Pair, Prompt
 from ..subject import Subject
 from ..subject.word_spans import Encoded
+
+BITS = 1 / math.log(2)
 
 
 class MetricError(LayerscopeError, ValueError):
@@ -85,6 +88,13 @@ class Reads:
         """Which of ``positions`` each read is at."""
         return torch.unique(self.places[:, :2], dim=0, return_inverse=True)[1]
 
+    def of_logits(
+        self, logits: Float[Tensor, "texts pos vocab"] | Float[Tensor, "texts classes"]
+    ) -> Float[Tensor, "slots vocab"]:
+        """A forward's logits at the positions that are read; a classifier's are of whole texts."""
+        texts, positions = self.positions.to(logits.device).unbind(1)
+        return logits[texts] if logits.ndim == 2 else logits[texts, positions]
+
     def of_targets(self) -> tuple[Reads, Int[Tensor, " tokens"]]:
         """The same reads in logits of their target tokens alone, and those tokens."""
         tokens, which = torch.unique(self.places[:, 2], return_inverse=True)
@@ -126,7 +136,7 @@ def answer_reads(
     weights: list[float] = []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
-            alone = _whole(subject, prompt.prompt)
+            alone = whole_text(subject, prompt.prompt)
             if not several:
                 texts.append(alone)
             for field, weight in what:
@@ -169,7 +179,7 @@ def _with_answer(
     return whole, start, stop
 
 
-def _whole(subject: Subject, text: str, answer: str = "") -> Encoded:
+def whole_text(subject: Subject, text: str, answer: str = "") -> Encoded:
     """The text's tokens, all of them: a metric of a text that was cut would be another text's.
 
     Args:
@@ -190,7 +200,7 @@ def _whole(subject: Subject, text: str, answer: str = "") -> Encoded:
 def _continued(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int, int]:
     """The prompt with its answer behind it, and where the answer's tokens begin and end."""
     stop = _end(alone)
-    whole = _whole(subject, alone.text + answer, answer)
+    whole = whole_text(subject, alone.text + answer, answer)
     if whole.ids[:stop] != alone.ids[:stop]:
         raise ItemError(
             f"the tokens of {alone.text[-20:]!r} change when {answer!r} follows: begin the answer where a token "
@@ -203,7 +213,7 @@ def _filled(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int
     """The prompt with its answer in the mask's place, and where the answer's tokens begin and end."""
     start = _mask_position(subject, alone)
     filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
-    whole = _whole(subject, filled, answer)
+    whole = whole_text(subject, filled, answer)
     stop = len(whole.ids) - (len(alone.ids) - start - 1)
     if whole.ids[:start] != alone.ids[:start] or whole.ids[stop:] != alone.ids[start + 1 :]:
         raise ItemError(f"the tokens around the mask change when {answer!r} takes its place")
@@ -260,7 +270,7 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     weights: list[float] = []
     for number, pair in enumerate(pairs):
         with naming(pair, number, "pair"):
-            both = [_whole(subject, text) for text in (pair.good, pair.bad)]
+            both = [whole_text(subject, text) for text in (pair.good, pair.bad)]
             start = _first_difference(both[0].ids, both[1].ids)
             if start is None:
                 raise ItemError(
@@ -304,7 +314,7 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     weights: list[float] = []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
-            encoded = _whole(subject, prompt.prompt)
+            encoded = whole_text(subject, prompt.prompt)
             versions, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
             if not read:
                 raise ItemError(
@@ -321,7 +331,7 @@ def prediction_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     texts, places = [], []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
-            encoded = _whole(subject, prompt.prompt)
+            encoded = whole_text(subject, prompt.prompt)
             position = _end(encoded) - 1 if subject.causal else _mask_position(subject, encoded)
         texts.append(encoded)
         places.append((number, position, 0, number))

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .options import as_values, command_of, option
 
@@ -104,6 +104,14 @@ SKIP = "largest share of the items that may be left out because they cannot be m
 class TextsOptions(RunOptions):
     """Texts and metric."""
 
+    KINDS: ClassVar[tuple[str, ...]] = ("prompts", "pairs", "labelled", "text")
+    """Options of which one says what is measured."""
+
+    text: tuple[str, ...] = option(
+        "a text to measure, in place of a file of prompts (repeatable)", (), metavar="TEXT"
+    )
+    target: str | None = option("with --text: its answer, with its leading space", None)
+    wrong: str | None = option("with --text: the answer that --target is compared with", None)
     prompts: Path | None = option(
         "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, answer and wrong",
         None,
@@ -114,10 +122,15 @@ class TextsOptions(RunOptions):
         None,
         metavar="FILE",
     )
-    limit: int | None = option("use only the first N prompts or pairs", None, metavar="N", least=1)
+    labelled: Path | None = option(
+        "texts with their label, for a model that classifies texts (JSONL, JSON, CSV or TSV with text and label)",
+        None,
+        metavar="FILE",
+    )
+    limit: int | None = option("use only the first N texts of the file", None, metavar="N", least=1)
     metric: str | None = option(
-        "metric (default: logit_difference; pair_difference for pairs; loss for neurons, prune and usage; "
-        "probe_log_probability with a probe)",
+        "metric (default: logit_difference; pair_difference for pairs; class_log_odds for labelled texts; loss for "
+        "neurons, prune and usage; probe_log_probability with a probe)",
         None,
     )
 
@@ -125,8 +138,13 @@ class TextsOptions(RunOptions):
 
     @property
     def source(self) -> Path:
-        """The file of prompts or pairs."""
-        return self.prompts or self.pairs or Path()
+        """The file of prompts, pairs or labelled texts."""
+        return self.prompts or self.pairs or self.labelled or Path()
+
+    @property
+    def given(self) -> list[str]:
+        """The kinds of texts that are given."""
+        return [name for name in self.KINDS if getattr(self, name)]
 
 
 @dataclass(frozen=True, kw_only=True)

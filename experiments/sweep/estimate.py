@@ -127,7 +127,7 @@ def _unedited(
             stack.enter_context(intervene(model, _detached(model, dropped)))
         values = stack.enter_context(capture(model, *names, *patterns, *needed, grad=True))
         logits = _logits(model, inputs, metric.readout)
-        at_reads = logits[tuple(chunk.reads.positions.T.to(logits.device))]
+        at_reads = chunk.reads.of_logits(logits)
         value = metric.value(at_reads[None], at_reads.detach(), chunk.reads)
         if not value.requires_grad:
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
@@ -177,7 +177,7 @@ def _pattern_of(name: str) -> str:
 
 def _logits(
     model: nn.Module, inputs: Mapping[str, Tensor], readout: Readout | None
-) -> Float[Tensor, "batch pos classes"]:
+) -> Float[Tensor, "batch pos classes"] | Float[Tensor, "batch classes"]:
     """The model's logits, or those of what reads it, in the graph."""
     if readout is None:
         return model(**inputs).logits

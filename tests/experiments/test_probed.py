@@ -176,7 +176,7 @@ def test_a_studys_probe_is_ablated_from_the_command_line(
 
     embedding = file.with_name("blocks.0.hook_resid_pre.safetensors")
     for more, message in (
-        ([], "expected one of --prompts FILE and --pairs FILE"),
+        ([], "expected one of --prompts, --pairs, --labelled, --text"),
         (
             ["--probe", str(embedding)],
             "expected a probe of a block's hook_resid_post, got blocks.0.hook_resid_pre",

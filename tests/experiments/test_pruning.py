@@ -228,5 +228,5 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_a_configuration_that_names_no_texts_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected one of --prompts FILE and --pairs FILE"):
+    with pytest.raises(ValueError, match="expected one of --prompts, --pairs, --labelled, --text"):
         execute(STUDIES["prune"], PruneOptions(model="x", out=tmp_path))

@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
             {"metric": "loss"},
             "metric loss is of prompts: expected --prompts FILE, or for --pairs one of pair_difference, pair_accuracy",
         ),
-        ({"probe": "x"}, "expected one of --prompts FILE, --pairs FILE and --probe FILE"),
+        ({"probe": "x"}, "expected --probe FILE alone, got --pairs beside it"),
     ):
         assert cli.main(command(tmp_path / "x", **more)) == 2
         assert message in capsys.readouterr().err

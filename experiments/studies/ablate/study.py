@@ -24,7 +24,7 @@ from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
 from ...corpus.prompts import Item, Unusable, read_prompts
-from ...metrics.metrics import Metric, metric_and_texts
+from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import probed_words
 from ...metrics.reads import Reads
 from ...metrics.usable import unusable_notes, usable
@@ -90,11 +90,11 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     notes: list[Note] = []
     unusable: list[Unusable] = []
     if options.probe is None:
-        metric, items = metric_and_texts(options, "logit_difference", unusable)
+        metric, items = metric_and_texts(options, _default_metric(options), unusable)
     else:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
-    subject = load(body_only=metric.readout is not None)
+    subject = load_for(metric, load)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes += unusable_notes(unusable, len(items))
     references = reads.texts
@@ -127,12 +127,27 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     )
 
 
+def _default_metric(options: AblateOptions) -> str:
+    """Of prompts: how far the answers are apart; of a text without an answer how far the prediction moves."""
+    if not options.text:
+        return "logit_difference"
+    return (
+        "kl"
+        if options.target is None
+        else "logit_difference"
+        if options.wrong
+        else "log_probability"
+    )
+
+
 def _refuse(options: AblateOptions) -> None:
     """Options that do not go together."""
     if (options.probe is None) != (options.corpus is None):
         raise RunError("expected --probe FILE and --corpus FILE together")
-    if options.probe is not None and (options.prompts or options.pairs):
-        raise RunError("expected --probe with --corpus alone, got --prompts or --pairs beside them")
+    if options.probe is not None and options.given:
+        raise RunError(
+            f"expected --probe with --corpus alone, got --{options.given[0]} beside them"
+        )
     if options.reference is not None and options.value == "zero":
         raise RunError("--reference: --value zero takes nothing from other prompts")
     if options.probe is not None and options.value == "optimal":
@@ -189,8 +204,9 @@ def _with_partners(
 
 def _data(options: AblateOptions, n_items: int, n_references: int) -> list[DataFile]:
     """Every file that was read."""
-    kind = "sentences" if options.corpus else "pairs" if options.pairs else "prompts"
-    files = [DataFile.of(kind, options.source, n_items)]
+    files = files_of(options, n_items) if options.given else []
+    if options.corpus is not None:
+        files = [DataFile.of("sentences", options.corpus, n_items)]
     if options.reference is not None:
         files.append(DataFile.of("reference", options.reference, n_references))
     if options.probe is not None:
@@ -201,7 +217,7 @@ def _data(options: AblateOptions, n_items: int, n_references: int) -> list[DataF
 def cost(inputs: AblateInputs) -> Cost:
     """Every part edited in every batch."""
     options, parts, groups = inputs.options, inputs.parts, inputs.groups
-    kind = inputs.data[0].split
+    kind = options.given[0] if options.given else "sentences"
     text = (
         f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
     )

@@ -29,7 +29,7 @@ from ...corpus.splits import read_splits
 from ...features.memory import site_widths
 from ...features.sites import vector_sites
 from ...features.stored import Features, read_or_run
-from ...metrics.metrics import Metric, get_metric, metric_and_texts
+from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError, Reads
 from ...report.schema import Finding, Note, as_json, from_json
 from ...runs import console
@@ -112,15 +112,11 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     )
     prop = _property(options, splits["train"])
     metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
-    given = [
-        DataFile.of("pairs" if options.pairs else "prompts", path, len(items))
-        for path in (options.prompts, options.pairs)
-        if path is not None
-    ]
+    given = files_of(options, len(items)) if options.given else []
     ranked_on: Sequence[Item] = []
     if options.gradient:
         ranked_on, items = halves(items)
-    subject = load()
+    subject = load_for(metric, load)
     places = _places(options, vector_sites(subject, [options.site]))
     (view,) = build_views(subject, splits, [prop], options.seed)
     return NeuronsInputs(
@@ -160,13 +156,12 @@ def _metric_and_texts(
     options: NeuronsOptions, tested: Sequence[str]
 ) -> tuple[Metric, Sequence[Item]]:
     """The metric and its prompts or pairs; without either the texts of the test sentences."""
-    if options.prompts is not None or options.pairs is not None:
+    if options.given:
         return metric_and_texts(options, "loss")
     metric = get_metric(options.metric or "loss")
-    if metric.of_pairs or metric.of_answers:
-        raise MetricError(
-            f"metric {metric.name} needs {'--pairs' if metric.of_pairs else '--prompts with answers'}"
-        )
+    if metric.texts != "prompts" or metric.of_answers:
+        wanted = f"--{metric.texts}{' with answers' if metric.of_answers else ''}"
+        raise MetricError(f"metric {metric.name} needs {wanted}")
     return metric, [Prompt(text, "") for text in tested[: options.limit]]
 
 
@@ -186,7 +181,7 @@ def cost(inputs: NeuronsInputs) -> Cost:
     options, rows = inputs.options, inputs.view.layout.n_rows
     widths = site_widths(inputs.model, inputs.places).values()
     text = (
-        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {'pairs' if options.pairs else 'texts'} "
+        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {options.given[0] if options.given else 'texts'} "
         f"through each with every set of neurons changed, {options.null_draws} random sets beside it"
     )
     return Cost(text, memory=HELD * rows * 4 * max(widths), disk=rows * 4 * sum(widths))

@@ -84,7 +84,8 @@ def heads_of(model: nn.Module) -> Heads:
                 if next(module.parameters(), None) is not None
             )
             raise HeadError(
-                f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}"
+                f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}. "
+                "'layerscope ablate --component heads' measures these heads and cuts none"
             )
     n_heads = getattr(config, "num_attention_heads", None)
     n_kv = getattr(config, "num_key_value_heads", None)

@@ -27,12 +27,12 @@ from torch import nn
 from ....hooks import NothingChanged, capture, edits, intervene
 from ....hooks.sites import SiteLike
 from ...corpus.prompts import Item, Unusable
-from ...metrics.metrics import Metric, get_metric, metric_and_texts
+from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import components
@@ -48,6 +48,7 @@ GRADED = {
     "pair_accuracy": "pair_difference",
     "answer_accuracy": "answer_difference",
     "rank": "log_probability",
+    "class_accuracy": "class_log_odds",
 }
 """Metrics without a gradient, and the one whose gates stand for them."""
 REPEATS = 7
@@ -94,7 +95,7 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
         raise MetricError(
             f"metric {metric.name} is a distance from the same model: expected one of its quality"
         )
-    subject = load()
+    subject = load_for(metric, load)
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
     steps = possible if options.steps is None else options.steps
@@ -106,7 +107,7 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
     return PruneInputs(
         options=options,
         subject=subject,
-        data=[DataFile.of("pairs" if options.pairs else "prompts", options.source, len(items))],
+        data=files_of(options, len(items)),
         metric=metric,
         items=items,
         heads=heads,

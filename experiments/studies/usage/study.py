@@ -33,7 +33,7 @@ from ...corpus.prompts import Item, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import Need, as_limit
 from ...features.stored import Features, open_store, read_or_run
-from ...metrics.metrics import Metric, metric_and_texts
+from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
@@ -151,7 +151,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     prop = get_property(options.property, splits["train"])
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
-    subject = load(body_only=metric.readout is not None)
+    subject = load_for(metric, load)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
     names = sites(subject.model, "blocks.*.hook_resid_post")
@@ -160,9 +160,12 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     (view,) = build_views(subject, splits, [prop], options.seed)
-    (kind,) = [name for name in ("prompts", "pairs", "probe") if getattr(options, name)]
+    if options.probe is not None:
+        kind, measured = "sentences", [DataFile.of("probe", options.probe, 1)]
+    else:
+        kind, measured = options.given[0], files_of(options, len(items))
     data = [
-        DataFile.of(kind, getattr(options, kind), 1 if kind == "probe" else len(items)),
+        *measured,
         *(DataFile(name, str(part.path), part.sha256, len(part)) for name, part in splits.items()),
     ]
     return UsageInputs(
@@ -171,7 +174,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
         data=data,
         metric=metric,
         items=items,
-        kind="sentences" if kind == "probe" else kind,
+        kind=kind,
         groups=list(chunks(subject, reads, options.batch_tokens)),
         view=view,
         parts=parts,
@@ -186,8 +189,8 @@ def _measured(
     if options.probe is None:
         metric, items = metric_and_texts(options, "loss", unusable)
         return metric, items, []
-    if options.prompts or options.pairs:
-        raise RunError("expected one of --prompts FILE, --pairs FILE and --probe FILE")
+    if options.given:
+        raise RunError(f"expected --probe FILE alone, got --{options.given[0]} beside it")
     some = replace(test, sentences=test.sentences[: options.limit])
     return probed_words(options.probe, some, options.metric)
 
