@@ -1,7 +1,8 @@
-"""Build the reference of the API, and check what the documentation says of the code.
+"""Build the reference of the API and the gallery, and check what the documentation says of the code.
 
-    python docs/build.py            # writes docs/reference/ and the generated parts of the pages
+    python docs/build.py            # writes docs/reference/, docs/gallery/ and the generated parts of the pages
     python docs/build.py --check    # writes nothing; exit status 1 and a line for each thing that is not true
+    python docs/build.py --site     # also builds site/ with Sphinx; a broken link is an error
 
 Between ``<!-- generated: NAME -->`` and ``<!-- end -->`` a page holds what the code says: the fields of a study's
 ``results.json`` (``results STUDY``), the properties, the attribution methods.
@@ -30,6 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
+GALLERY = ROOT / "docs" / "gallery"
 MODULES = (
     "layerscope.hooks",
     "layerscope.hooks.edits",
@@ -54,21 +56,27 @@ LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)|!\[[^\]]*\]\(
 
 def main(arguments: list[str]) -> int:
     """Build or check; returns the exit status."""
-    sys.path.insert(0, str(ROOT))
-    if arguments not in ([], ["--check"]):
+    sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+    from draw_gallery import write_gallery
+
+    if arguments not in ([], ["--check"], ["--site"]):
         print(__doc__, file=sys.stderr)
         return 2
     pages = dict(reference())
-    if arguments:
+    if arguments == ["--check"]:
         wrong = list(problems())
         print("\n".join([*wrong, f"docs: {len(wrong)} wrong"]))
         return 1 if wrong else 0
     for path, text in generated_pages():
         path.write_text(text, encoding="utf-8")
+    write_gallery(GALLERY)
     REFERENCE.mkdir(exist_ok=True)
     for name, text in pages.items():
         (REFERENCE / name).write_text(text, encoding="utf-8")
-    print(f"{len(pages)} pages in {REFERENCE}")
+    print(f"{len(pages)} pages in {REFERENCE}, and {GALLERY}")
+    if arguments == ["--site"]:
+        build = ["-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "docs", "site"]
+        return subprocess.run([sys.executable, *build], cwd=ROOT).returncode
     return 0
 
 
@@ -88,10 +96,13 @@ def reference() -> Iterator[tuple[str, str]]:
         yield f"{name}.md", page_of(module)
         index.append(f"- [{name}]({name}.md): {first_line(module)}")
     yield "commands.md", page_of_commands()
-    yield (
-        "README.md",
-        "\n".join([*index, "- [commands](commands.md): every option of every command", ""]),
-    )
+    index.append("- [commands](commands.md): every option of every command")
+    yield "README.md", "\n".join([*index, "", *contents(["commands", *MODULES])])
+
+
+def contents(pages: Sequence[str]) -> list[str]:
+    """The lines that tell the site which pages lie below this one."""
+    return ["```{toctree}", ":hidden:", *pages, "```", ""]
 
 
 def page_of(module: ModuleType) -> str:
@@ -340,7 +351,7 @@ def problems() -> Iterator[str]:
     for path in pages:
         if (
             path.parent == ROOT / "docs"
-            and path.name != "README.md"
+            and path.name not in ("README.md", "index.md")
             and f"({path.name}" not in index
         ):
             yield f"docs/README.md: {path.name} is not in the index"
@@ -370,7 +381,7 @@ def broken_links(path: Path, text: str) -> Iterator[str]:
             continue
         file, _, anchor = target.partition("#")
         goal = (path.parent / file).resolve() if file else path
-        if REFERENCE in goal.parents or goal == REFERENCE:
+        if {REFERENCE, GALLERY} & {goal, *goal.parents}:
             continue  # built on demand
         if not goal.exists():
             yield f"link to {target}: no such file"
