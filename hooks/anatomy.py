@@ -34,6 +34,7 @@ from .rows import (
     text_config,
 )
 from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
+from .torch_modules import torch_stacks
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
 
@@ -330,12 +331,9 @@ def _find(model: nn.Module) -> Anatomy:
         return _from_bridge(model)
     config = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
-    if kind is None:
-        raise UnknownArchitecture(
-            f"{type(model).__name__} has no Hugging Face config, so its sites are not known by name: "
-            "use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
-        )
     stacks = stacks_of(model)
+    if kind is None and not stacks:
+        return _of_torch(model)
     source = "layerscope's table"
     if not any(stack.name == "blocks" for stack in stacks):
         stacks, source = (
@@ -344,6 +342,30 @@ def _find(model: nn.Module) -> Anatomy:
         )
     return _from_stacks(
         model, stacks, source if stacks[0].name == "blocks" else "layerscope's table"
+    )
+
+
+def _of_torch(model: nn.Module) -> Anatomy:
+    """What PyTorch's own layers in a model of any other kind have."""
+    found = list(torch_stacks(model))
+    if not found:
+        raise UnknownArchitecture(
+            f"{type(model).__name__} has no Hugging Face config and none of PyTorch's transformer or recurrent layers, so its "
+            "sites are not known by name: use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
+        )
+    _, main, stack = found[0]
+    places = {site: place for _, reading, _ in found for site, place in reading.places.items()}
+    _SHAPES[model] = tuple(_shape(model, s.path, s.config) for _, _, s in found if s is not None)
+    n_heads = 0 if stack is None else head_counts(stack.config)[0]
+    return Anatomy(
+        _in_order(places),
+        main.n_layers,
+        n_heads,
+        n_heads,
+        "PyTorch's own modules",
+        {} if stack is None else _missing(model, stack.family, main, f"{stack.name}."),
+        main.heads,
+        {name: reading.n_layers for name, reading, _ in found},
     )
 
 

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from .block import BlockHook, depth
 from .flex import flex_calls, flex_scores, uses_flex, with_asked
+from .multihead import Multihead, arguments
 from .transforms import is_wrapped
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
@@ -42,6 +43,10 @@ class AttentionTouch(Protocol):
 
     def pattern(self, pattern: Float[Tensor, "batch head query key"]) -> Tensor:
         """Called with what the softmax gave."""
+        ...
+
+    def part(self, name: str, value: Float[Tensor, "batch pos head d_head"]) -> Tensor:
+        """Called with ``query``, ``key``, ``value`` and the ``mixed`` values where one function computes them all."""
         ...
 
 
@@ -105,6 +110,8 @@ class AttentionWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return self._sdpa(func, args, kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multihead(func, args, kwargs)
         if func in _SOFTMAX and _is_attention(args, kwargs):
             return self._softmax(func, args, kwargs)
         return func(*args, **kwargs)
@@ -163,6 +170,29 @@ class AttentionWatch(TorchFunctionMode):
             return dropped @ _repeat_heads(given["value"], dropped.shape[1])
         own = dropped @ _of_heads(given, heads)["value"]
         return func(*args, **kwargs).index_copy(1, torch.tensor(heads, device=own.device), own)
+
+    def _multihead(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        given = arguments(args, kwargs)
+        if given is None:
+            return func(*args, **kwargs)
+        call = Multihead(given)
+        parts = call.projections()
+        shown = {name: self._part(name, value) for name, value in parts.items()}
+        scores = call.scores(shown["query"], shown["key"])
+        pattern, changed = self._through(scores, _weights)
+        mixed = call.mixed(pattern, shown["value"])
+        seen = self._part("mixed", mixed)
+        edited = seen is not mixed or any(shown[name] is not parts[name] for name in parts)
+        if not changed and not edited:
+            return func(*args, **kwargs)
+        return call.returned(seen, pattern)
+
+    def _part(self, name: str, value: Tensor) -> Tensor:
+        for touch in self.touches:
+            value = touch.part(name, value)
+        return value
 
     def _heads(self, count: int) -> list[int] | None:
         """The heads that all who look ask for together; None for all."""

@@ -162,7 +162,8 @@ def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
 def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     """Another run's values at this forward's columns; where the edit is not used, whatever stands there."""
     axis = where.query_axis(value)
-    size, end = value.shape[axis], where.start + value.shape[axis]
+    start, size = where.first, value.shape[axis]
+    end = start + size
     if where.chosen is None:
         where.seen.note(where, len(value), end, end - where.virtual)
     other = where.by_row(other, len(value))
@@ -170,22 +171,20 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     lead = where.prefix
     last = end - 1
     if where.chosen is not None:
-        last = where.start + int(where.chosen.any(0).nonzero().max())
+        last = start + int(where.chosen.any(0).nonzero().max())
     elif width > end - lead:
         message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
         where.seen.wait(width - 1, message)
-    fits = other.ndim == value.ndim and lead <= where.start and last - lead < width
+    fits = other.ndim == value.ndim and lead <= start and last - lead < width
     if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
         # a narrower run had no padding on the left, if these texts have none
         at, used = where.used(value)
-        columns = torch.arange(where.start, end) - where.virtual
+        columns = torch.arange(start, end) - where.virtual
         fits = bool((~used | (at == columns)).all())
     if fits:
-        columns = (torch.arange(where.start, end) - lead).clamp(max=width - 1)
+        columns = (torch.arange(start, end) - lead).clamp(max=width - 1)
         other = (
-            other.index_select(axis, columns.to(other.device))
-            if width != size or where.start
-            else other
+            other.index_select(axis, columns.to(other.device)) if width != size or start else other
         )
     if not fits or other.shape != value.shape:
         raise EditError(

@@ -41,6 +41,7 @@ class Forward:
         prefix: how many of these only a cache holds, and no forward runs (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: ids or embeddings of this call, ``batch pos`` first.
+        step: which of so many steps a recurrence is at: a value is then one column of this call; None for all columns.
     """
 
     start: int = 0
@@ -49,6 +50,7 @@ class Forward:
     prefix: int = 0
     unknown: str = ""
     tokens: Tensor | None = None
+    step: tuple[int, int] | None = None
 
 
 class _Told(threading.local):
@@ -186,7 +188,7 @@ class Forwards:
             tokens = outer.tokens
         size = None if tokens is None else tokens.shape[1]
 
-        mask, unknown = given.get("attention_mask"), ""
+        mask, unknown = _mask_of(given), ""
         shape = None if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2) else mask
         if shape is not None:
             mask = None
@@ -334,6 +336,14 @@ def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
     stacks = tuple(".".join(names[:i]) for i in range(1, depth + 1))
     return stacks, (".".join(names[: depth + 1]),) if depth < len(names) else ()
+
+
+def _mask_of(given: Mapping[str, Any]) -> Any:
+    """The attention mask of a call; `nn.TransformerEncoder` is given the padding instead."""
+    padding = given.get("src_key_padding_mask")
+    if isinstance(padding, Tensor) and padding.ndim == 2:
+        return ~padding if padding.dtype == torch.bool else padding == 0
+    return given.get("attention_mask")
 
 
 def _is_within(path: str, above: str) -> bool:

@@ -63,6 +63,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         NothingChanged: on exit, naming the sites whose values all stayed as they were.
     """
 
+    by_step = True
+
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
             raise InputError("intervene needs at least one site and its edit")

@@ -109,6 +109,7 @@ class Where:
         prefix: how many of these only a cache holds (prefix tuning).
         unknown: why positions are not known; empty where they are.
         tokens: this forward's ids or embeddings, where they are known.
+        step: which of so many steps of this forward a value is of; None where it is of all of them.
         chosen: ``rows pos``, where the edit's value is used; None everywhere.
         seen: what the block's forwards have shown.
     """
@@ -121,6 +122,7 @@ class Where:
     prefix: int = 0
     unknown: str = ""
     tokens: Tensor | None = None
+    step: tuple[int, int] | None = None
     chosen: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
 
@@ -138,6 +140,7 @@ class Where:
             prefix=forward.prefix,
             unknown=forward.unknown,
             tokens=forward.tokens,
+            step=forward.step,
             chosen=None,
             seen=seen,
         )
@@ -153,8 +156,21 @@ class Where:
         Raises:
             PositionsUnknown: the forward does not tell.
         """
-        size = value.shape[self.query_axis(value)]
-        return self._along(value, self.start, size)[0]
+        size = self._columns(value)
+        return self._of_value(self._along(value, self.start, size)[0])
+
+    @property
+    def first(self) -> int:
+        """The column of a value's first position."""
+        return self.start if self.step is None else self.start + self.step[0]
+
+    def _columns(self, value: Tensor) -> int:
+        """Columns of this forward."""
+        return value.shape[self.query_axis(value)] if self.step is None else self.step[1]
+
+    def _of_value(self, columns: Tensor) -> Tensor:
+        """Of something that is known of each column, the value's own."""
+        return columns if self.step is None else columns[:, self.step[0] : self.step[0] + 1]
 
     def used(self, value: Tensor) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """`positions`, 0 where no token stands, and where the edit's value is used on a token."""
@@ -166,15 +182,16 @@ class Where:
     ) -> Bool[Tensor, "rows pos"]:
         """Where positions are in a value: on its position (or query) axis, or on its keys."""
         axis = value.ndim - 1 if keys else self.query_axis(value)
-        size, end = value.shape[axis], self.start + value.shape[self.query_axis(value)]
+        end = self.start + self._columns(value)
+        size = value.shape[axis] if keys else self._columns(value)
         # a window's cache has dropped the earliest keys
         first = max(0, end - size) if keys else self.start
         if isinstance(positions, slice) and positions == slice(None):
-            return torch.ones(1, size, dtype=torch.bool)
+            return torch.ones(1, value.shape[axis], dtype=torch.bool)
         at, lengths = self._along(value, first, size)
         if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-            return self._marked(positions, len(value), first, size, end)
-        return self._at(positions, at, lengths, end)
+            return self._of_value(self._marked(positions, len(value), first, size, end))
+        return self._of_value(self._at(positions, at, lengths, end))
 
     def _at(self, positions: Positions, at: Tensor, lengths: Tensor, end: int) -> Tensor:
         """Rows and columns whose text position is among these."""
@@ -246,7 +263,7 @@ class Where:
         """Text positions of some columns, and the length of each text as far as this forward goes."""
         if self.unknown:
             raise PositionsUnknown(f"{self.site}: positions are not known: {self.unknown}")
-        end = self.start + value.shape[self.query_axis(value)]
+        end = self.start + self._columns(value)
         columns = torch.arange(first, first + size)
         mask = self._covering(len(value), end)
         if mask is None:

@@ -22,8 +22,14 @@ from .views import View
 ATTENTION_SITES = ("attn.hook_attn_scores", "attn.hook_pattern")
 CROSS_SITES = ("cross_attn.hook_attn_scores", "cross_attn.hook_pattern")
 
-End: TypeAlias = Literal["input", "output", "scores", "pattern", "neurons"]
-_PLACE = re.compile(r"^(?P<path>.*):(?P<end>input|output|neurons)(?:\[(?P<item>\d+)\])?$")
+End: TypeAlias = Literal[
+    "input", "output", "neurons", "steps", "query", "key", "value", "scores", "pattern", "mixed"
+]
+#: What is seen while an attention module computes it.
+ATTENTION_ENDS = ("query", "key", "value", "scores", "pattern", "mixed")
+_PLACE = re.compile(
+    r"^(?P<path>.*):(?P<end>input|output|neurons|query|key|value|mixed)(?:\[(?P<item>\d+)\])?$"
+)
 _HEAD_SIZES = {
     "qk": ("qk_head_dim", "head_dim", "attention_head_size", "key_value_proj_dim", "head_size"),
     "vz": ("v_head_dim", "head_dim", "attention_head_size", "key_value_proj_dim", "head_size"),
@@ -37,7 +43,9 @@ class Place:
     Args:
         path: the module, as `nn.Module.get_submodule` takes it.
         end: its ``input``, its ``output``, the ``scores``/``pattern`` computed inside an attention module, or the
-            ``neurons`` of one of a module's experts (``item`` is then ``"3.pre"`` or ``"3.post"``).
+            ``neurons`` of one of a module's experts (``item`` is then ``"3.pre"`` or ``"3.post"``), the ``steps`` of a
+            recurrence (``item`` is ``"0.cell"``), or ``query``, ``key``, ``value`` and the ``mixed`` values of
+            attention that is one function of PyTorch.
         view: raw tensor -> site tensor.
         item: which element of a tuple, or which key of a mapping; None takes the first tensor.
         call: which of the module's calls within one forward, for a block that is shared by all layers.

@@ -28,11 +28,20 @@ from .attention import watch_attention
 from .block import BlockHook, ReadingHook, Repeat, Touching
 from .experts import given_to, touched
 from .forwards import Forward, Forwards
+from .recurrent import Recurrence, joined, mark, steps_of
+from .rows import ATTENTION_ENDS
 from .sites import Site
+from .torch_modules import keep_padded
 
 
 class Tap:
-    """What is done at a place."""
+    """What is done at a place.
+
+    Attributes:
+        by_step: whether a recurrence is shown step by step, for what is put in a step's place is read by the next one.
+    """
+
+    by_step = False
 
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Called with the raw tensor of every site that is reached; returns it, or what replaces it.
@@ -105,7 +114,7 @@ class Taps:
         hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
         likes = set[str]()
         for site, place in self.places.items():
-            end = "attention" if place.end in ("scores", "pattern") else place.end
+            end = "attention" if place.end in ATTENTION_ENDS else place.end
             hooked.setdefault((place.path, end), []).append((site, place))
             if place.like is not None:
                 likes.add(place.like)
@@ -122,6 +131,8 @@ class Taps:
                 handles.append(
                     modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True)
                 )
+            for path in self._nesting(modules):
+                keep_padded(stack, modules[path], self._mine)
             for path in likes:
                 before(modules[path], self._shape_noted(path))
             for (path, end), wanted in hooked.items():
@@ -130,6 +141,9 @@ class Taps:
                     before(module, self._reader(tap, path, wanted))
                 elif end == "neurons":
                     hook = BlockHook(self._experts(tap, path, wanted), values=4)
+                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                elif end == "steps":
+                    hook = BlockHook(self._recurrence(tap, path, wanted), values=4)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
                 elif end == "output":
                     handles.append(
@@ -142,6 +156,14 @@ class Taps:
                     modules[path].register_forward_hook(ReadingHook(hook), always_call=True)
                 )
             return stack.pop_all()
+
+    def _nesting(self, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+        """Modules that would give those that are hooked within them a nested tensor."""
+        for path, module in modules.items():
+            if isinstance(module, nn.TransformerEncoder):
+                inside = f"{path}.layers." if path else "layers."
+                if any(place.path.startswith(inside) for place in self.places.values()):
+                    yield path
 
     def _release(self, handles: list[RemovableHandle]) -> None:
         self._tap = None
@@ -276,6 +298,56 @@ class Taps:
 
         return hook
 
+    def _recurrence(
+        self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]
+    ) -> Callable[..., Any]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._mine():
+                return None
+            self._next_call(path + ":steps", wanted)
+            run, before = Recurrence(module, args, kwargs), steps_of(output)
+            if tap.by_step:
+                steps = [*before, functools.partial(self._step, tap, wanted, run.lengths)]
+                changed = mark(run.output(steps), steps)
+            else:
+                values, shown = run.values(before), {}
+                for site, place in wanted:
+                    part = str(place.item)
+                    with Touching(self.model):
+                        raw = shown.get(part, values[part])
+                        shown[part] = tap.touch(site, place, raw, None)
+                steps = [*before, joined(shown)]
+                changed = mark(run.output(steps), steps) if self.in_graph else output
+            tap.after()
+            return None if changed is output else changed
+
+        return hook
+
+    def _step(
+        self,
+        tap: Tap,
+        wanted: list[tuple[Site, Place]],
+        lengths: Tensor | None,
+        part: str,
+        at: int,
+        of: int,
+        value: Tensor,
+    ) -> Tensor:
+        """One step of a recurrence shown to a tap; what comes back goes on to the next step."""
+        sites = [(site, place) for site, place in wanted if place.item == part]
+        if not sites:
+            return value
+        forward = self.forwards.now
+        mask = forward.mask
+        if lengths is not None:
+            mask = torch.arange(of)[None] < lengths[:, None]
+        row = value[:, None]
+        with self.forwards.recalled(replace(forward, step=(at, of), mask=mask)):
+            for site, place in sites:
+                with Touching(self.model):
+                    row = tap.touch(site, place, row, None)
+        return row[:, 0]
+
     def _touch(self, tap: Tap, key: str, wanted: list[tuple[Site, Place]], container: Any) -> Any:
         call = self._next_call(key, wanted)
         for site, place in wanted:
@@ -354,6 +426,9 @@ class _Attention:
 
     def pattern(self, pattern: Tensor) -> Tensor:
         return self._touch("pattern", pattern)
+
+    def part(self, name: str, value: Tensor) -> Tensor:
+        return self._touch(name, value)
 
     def _touch(self, end: str, raw: Tensor) -> Tensor:
         for site, place in self.wanted:

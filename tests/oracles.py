@@ -108,6 +108,8 @@ def patterns(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
         theirs = [a for a in returned if isinstance(a, Tensor)]
         for name, weights in zip(ours, theirs, strict=False) if len(ours) == len(theirs) else ():
             value = acts[name]
+            if bool((weights == weights[:, :1]).all()):  # the mean of all heads, for each
+                value = value.mean(1, keepdim=True).expand_as(value)
             found[name] = far(value[..., : weights.shape[-1]], weights[..., : value.shape[-1]])
     crossed = [a for a in getattr(out, "cross_attentions", None) or () if isinstance(a, Tensor)]
     for name, weights in zip([n for n in wanted if ".cross_attn." in n], crossed, strict=False):
@@ -122,8 +124,11 @@ def heads(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     def cut(twin: nn.Module) -> None:
         for name in (n for n in _sites(model, inputs) if n.endswith("attn.hook_z")):
             place = anatomy(model).places[name]
-            assert OUTPUT.search(place.path), place.path
             module: Any = twin.get_submodule(place.path)
+            if place.end == "mixed":  # attention that is one function of PyTorch
+                module = module.out_proj
+            else:
+                assert OUTPUT.search(place.path), place.path
             count = getattr(place.view, "n_heads", 0)
             weight = module.weight.data
             wide = weight if type(module).__name__ == "Conv1D" else weight.transpose(0, 1)
@@ -149,6 +154,8 @@ def projections(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
         ):
             place = anatomy(model).places[name]
             module: Any = twin.get_submodule(place.path)
+            if place.end in ("query", "key", "value"):
+                module = getattr(module, f"{name[-1]}_proj")
             if (
                 type(place.view).__name__ != "heads"
                 or type(module) is not nn.Linear

@@ -62,6 +62,12 @@ def qkvo(q: str, k: str, v: str, o: str) -> dict[str, str]:
     }
 
 
+def multihead(name: str, path: str) -> dict[str, PlaceSpec]:
+    """The parts of an attention that PyTorch computes in one function."""
+    ends = {"q": "query", "k": "key", "v": "value", "z": "mixed"}
+    return {f"{name}.hook_{part}": f"{path}:{end}|heads" for part, end in ends.items()}
+
+
 def mlp(pre: str, out: str) -> dict[str, str]:
     return {"mlp.hook_pre": f"{pre}:output", "mlp.hook_post": f"{out}:input"}
 

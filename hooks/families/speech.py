@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .encoder_decoders import PEGASUS
 from .llama import LLAMA_INSIDE
-from .row import RESIDUAL, Family, mlp, qkvo, same, within
+from .row import RESIDUAL, Family, mlp, multihead, qkvo, same, within
 from .vision import VIT
 
 # Whisper's encoder alone, and its pair.
@@ -35,21 +35,9 @@ WAV2VEC2_PRE_NORM = replace(
     when=lambda config: config.do_stable_layer_norm,
 )
 
+# Its attention is one function of PyTorch on the projections' weights.
 WAVLM, WAVLM_PRE_NORM = (
-    replace(
-        row.without(
-            "its attention is one function of PyTorch on the projections' weights: no module "
-            "sees a head",
-            "attn.hook_q",
-            "attn.hook_k",
-            "attn.hook_v",
-            "attn.hook_z",
-            "attn.hook_attn_scores",
-            "attn.hook_pattern",
-        ),
-        attention=None,
-    )
-    for row in (WAV2VEC2, WAV2VEC2_PRE_NORM)
+    row.but(multihead("attn", "attention")) for row in (WAV2VEC2, WAV2VEC2_PRE_NORM)
 )
 
 # Convolution and two half MLPs in a block.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
@@ -169,11 +169,20 @@ def projections(exam: Exam) -> Iterator[Finding]:
             )
 
 
+def projection_of(exam: Exam, site: str) -> nn.Module:
+    """The module that a site is the input of."""
+    assert exam.anatomy is not None
+    place = exam.anatomy.places[site]
+    module: Any = exam.model.get_submodule(place.path)
+    # attention that is one function of PyTorch projects inside it
+    return module.out_proj if place.end == "mixed" else module
+
+
 def project(exam: Exam, site: str, value: Tensor) -> Any:
     """A site's tensor through the module that it is the input of."""
     assert exam.anatomy is not None
     place = exam.anatomy.places[site]
-    module = exam.model.get_submodule(place.path)
+    module = projection_of(exam, site)
     flat = value.flatten(2) if value.ndim == 4 else value
     if place.like is not None:
         return module(flat.flatten(0, 1)).unflatten(0, flat.shape[:2])

@@ -38,9 +38,14 @@ def evaluation_mode(exam: Exam) -> Iterator[Finding]:
 
 
 def same_outputs(exam: Exam) -> Iterator[Finding]:
-    """The answer with every site captured is the answer without, bit for bit."""
+    """The answer with every site captured is the answer without, bit for bit.
+
+    PyTorch's fused transformer layers run part by part where they are hooked: to rounding.
+    """
     why = "the model answers otherwise when it is watched"
-    yield exam.within("", _difference(exam.watched, exam.plain), 0.0, why)
+    fused = any(isinstance(module, nn.TransformerEncoderLayer) for module in exam.model.modules())
+    bound = exam.local if fused else 0.0
+    yield exam.within("", _difference(exam.watched, exam.plain), bound, why)
 
 
 def fires(exam: Exam) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
             if weight is None:
                 yield exam.cannot(
                     site,
-                    f"the weight of its projection, a {type(module).__name__}, is no plain matrix",
+                    f"the weight of its projection in a {type(module).__name__} is no plain matrix of its own",
                 )
             elif place.calls > 1:
                 yield exam.cannot(site, "its projection serves all layers")

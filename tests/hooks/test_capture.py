@@ -400,7 +400,7 @@ def test_any_module_by_path():
     with pytest.raises(UnknownSite, match="nearest: rnn"):
         capture(model, "module:rn:output")
     with pytest.raises(UnknownArchitecture, match="raw paths"):
-        sites(model)
+        sites(model.head)
 
 
 def test_headless_bodies_have_the_same_sites():
