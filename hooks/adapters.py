@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import views
+from .configuration import setting
 from .families import Family, PlaceSpec
 from .families.row import FOLDED, RESIDUAL
 from .rows import ATTENTION_SITES
@@ -214,8 +215,7 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
 
 
 def _d_head(model: nn.Module, found: list[torch.Tensor]) -> int:
-    config: Any = model.config
-    return len(found[0]) // int(config.num_attention_heads)
+    return len(found[0]) // int(setting(model.config, "num_attention_heads"))
 
 
 def _exists(model: nn.Module, body: str, blocks: str, path: str) -> bool:

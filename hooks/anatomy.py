@@ -21,17 +21,16 @@ from torch import nn
 from layerscope.errors import InputError, LayerscopeError
 
 from . import views
+from .configuration import head_counts, text_config
 from .families import Family
 from .rows import (
     ATTENTION_SITES,
     Place,
     Reading,
     Stack,
-    head_counts,
     read,
     stacks_of,
     submodule,
-    text_config,
 )
 from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
 from .torch_modules import torch_stacks

@@ -21,6 +21,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from .block import is_backward
+from .configuration import setting
 
 CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "state")
 """The names under which models take what they keep of earlier tokens."""
@@ -394,11 +395,7 @@ def shown_columns(
 
 def _has_window(module: nn.Module) -> bool:
     config: Any = getattr(module, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return any(
-        getattr(config, name, None) is not None
-        for name in ("sliding_window", "attention_chunk_size")
-    )
+    return setting(config, "sliding_window", "attention_chunk_size") is not None
 
 
 def _layer(block: nn.Module) -> int:

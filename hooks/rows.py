@@ -13,6 +13,7 @@ from torch import nn
 from layerscope.errors import InputError
 
 from . import views
+from .configuration import head_counts, text_config
 from .experts import expert_count
 from .families import FAMILIES, Family, PlaceSpec
 from .sites import Index, Site
@@ -174,32 +175,6 @@ def _sense(config: Any) -> str | None:
     if "audio" in kind or "speech" in kind or hasattr(config, "num_mel_bins"):
         return "audio_blocks"
     return None
-
-
-def text_config(config: Any) -> Any:
-    """The part of a configuration that describes the text model; itself where there are no parts."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def head_counts(config: Any) -> tuple[int, int]:
-    """Heads of queries, and of keys and values, as a configuration counts them."""
-    config = text_config(config)
-    n_heads = int(
-        _first(
-            config,
-            "num_attention_heads",
-            "n_head",
-            "num_heads",
-            "encoder_attention_heads",
-            default=1,
-        )
-    )
-    n_kv = int(_first(config, "num_key_value_heads", "num_kv_heads", default=n_heads))
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
-        n_kv = 1  # Falcon's and GPTBigCode's configurations count the heads otherwise
-    return n_heads, n_kv
 
 
 @dataclass
@@ -461,11 +436,3 @@ def submodule(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _first(config: Any, *names: str, default: int) -> int:
-    for name in names:
-        value = getattr(config, name, None)
-        if value is not None and not isinstance(value, list | tuple | dict):
-            return value
-    return default

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
+from ...hooks.configuration import head_counts
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
@@ -284,9 +285,7 @@ def grouped_keys(device: torch.device) -> Iterator[None]:
 
 def _cache_bytes(subject: Subject) -> int:
     """Bytes of one token's keys and values, where the configuration says less than that of heads that share nothing."""
-    config = subject.config.get_text_config()
-    heads = int(getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1))
-    shared = int(getattr(config, "num_key_value_heads", None) or heads)
+    heads, shared = head_counts(subject.config)
     size = next(subject.model.parameters()).element_size()
     return max(1, 2 * subject.n_layers * subject.d_model * size * shared // heads)
 

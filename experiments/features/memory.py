@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from ...hooks import capture
+from ...hooks.configuration import head_counts
 from ...hooks.shards import COLUMNS
 from ...hooks.spool import AHEAD
 from ..runs.folder import RunError
@@ -94,17 +95,10 @@ class Need:
     def of(cls, subject: Subject, widths: Mapping[str, int], store_as: torch.dtype) -> Need:
         """From the sites' widths and the model's shapes."""
         weights = next(subject.model.parameters()).element_size()
-        values, config = sum(widths.values()), subject.config
-        inner = max(
-            (getattr(config, n, 0) or 0 for n in ("intermediate_size", "n_inner", "d_ff")),
-            default=0,
-        )
-        heads = getattr(config, "num_attention_heads", 1)
-        block = (
-            8 * subject.d_model
-            + 3 * (inner or 4 * subject.d_model)
-            + heads * min(subject.max_length, 512)
-        )
+        values = sum(widths.values())
+        inner = subject.d_inner
+        heads, _ = head_counts(subject.config)
+        block = 8 * subject.d_model + 3 * inner + heads * min(subject.max_length, 512)
         images = (AHEAD + 1) * (values * store_as.itemsize + 8 * len(COLUMNS))
         each = 2 * values * weights + images + block * weights + 8 * max(widths.values(), default=0)
         held = psutil.Process().memory_info().rss + SLACK

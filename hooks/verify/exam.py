@@ -17,10 +17,10 @@ from layerscope.errors import InputError
 from ..activations import SiteNeverFired
 from ..anatomy import Anatomy, UnknownArchitecture, anatomy, copied
 from ..capture import capture
+from ..configuration import text_config
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
-from ..rows import text_config
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..views import turned
 from .findings import Finding
