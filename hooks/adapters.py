@@ -16,12 +16,17 @@ import torch
 from torch import nn
 
 from . import views
-from .configuration import setting
 from .families import Family, PlaceSpec
 from .families.row import FOLDED, RESIDUAL
 from .rows import ATTENTION_SITES
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
+_OUTSIDE = {
+    "hook_embed": "embed",
+    "hook_pos_embed": "pos_embed",
+    "ln_final.hook_normalized": "ln_final",
+}
+"""Sites outside the blocks -> the adapter's name of the component whose output they are."""
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
 _FOLDED = ("xglm",)
 """Model types whose softmax runs on ``(batch head) query key``, where attention is not seen."""
@@ -53,11 +58,9 @@ def family_from_transformer_lens(model: nn.Module) -> Family:
     tried: list[str] = []
     for name in _candidates(model):
         tried.append(name)
-        components = _components(model, name)
-        stack = (
-            next((components[s] for s in _STACKS if s in components), None) if components else None
-        )
-        if components and stack is not None:
+        components = _components(model, name) or {}
+        stack = next((components[s] for s in _STACKS if s in components), None)
+        if stack is not None:
             return _row(model, components, stack)
     raise UnknownArchitecture(
         f"{type(model).__name__}: neither layerscope's table nor TransformerLens's adapters describe it (tried "
@@ -100,53 +103,78 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
 def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
     from .anatomy import has_experts
 
+    # Adapters name paths from the whole model, rows of the table from its body.
     body = f"{getattr(model, 'base_model_prefix', '')}."
-
-    def from_body(path: str) -> str:
-        return path.removeprefix(body)
-
-    outside: dict[str, PlaceSpec] = {}
-    for name, component in (("hook_embed", "embed"), ("hook_pos_embed", "pos_embed")):
-        if component in components and components[component].name:
-            outside[name] = f"{from_body(components[component].name)}:output"
-    if "ln_final" in components and components["ln_final"].name:
-        outside["ln_final.hook_normalized"] = f"{from_body(components['ln_final'].name)}:output"
-
     parts = dict(stack.submodules)
+    attention, mlp = parts.get("attn"), parts.get("mlp")
+
     inside: dict[str, PlaceSpec] = dict(RESIDUAL)
+    inside |= _stream_places(stack, parts)
+    if attention is not None:
+        inside |= _attention_places(model, body, stack.name, attention)
+    if mlp is not None and not has_experts(model):  # experts have no hidden layer in common
+        inside |= _mlp_places(mlp)
+
+    is_folded = model.config.model_type in _FOLDED  # type: ignore[union-attr]
+    return Family(
+        stack.name.removeprefix(body),
+        _outside(components, body),
+        inside,
+        attention.name if attention is not None and not is_folded else None,
+        missing=dict.fromkeys(ATTENTION_SITES, FOLDED) if is_folded else {},
+    )
+
+
+def _outside(components: dict[str, Any], body: str) -> dict[str, PlaceSpec]:
+    """The sites before and behind the blocks."""
+    places: dict[str, PlaceSpec] = {}
+    for site, component in _OUTSIDE.items():
+        if component in components and components[component].name:
+            places[site] = f"{components[component].name.removeprefix(body)}:output"
+    return places
+
+
+def _stream_places(stack: Any, parts: dict[str, Any]) -> dict[str, PlaceSpec]:
+    """What the sublayers add to the residual stream, and the stream between them."""
     # Where a sublayer's output is scaled inside the block's forward, no module returns what is added: not listed.
-    scaled = "ScaledResidual" in type(stack).__name__
+    is_scaled = "ScaledResidual" in type(stack).__name__
+    places: dict[str, PlaceSpec] = {}
     for alias in _BLOCK_ALIASES:
         target = stack.hook_aliases.get(alias)
         spec = _place(parts, target) if target else None
-        if spec and not (scaled and alias != "hook_resid_mid"):
-            inside[alias] = spec
-    attention = parts.get("attn")
-    if attention is not None:
-        base = {"attn": attention}
-        for head in ("hook_q", "hook_k", "hook_v", "hook_z"):
-            target = attention.hook_aliases.get(head)
-            spec = _place(base, f"attn.{target}") if target else None
-            part = f"{spec}".partition(":")[0]
-            if spec and _exists(model, body, stack.name, part):
-                inside[f"attn.{head}"] = f"{spec}|heads"
-        if "attn.hook_q" not in inside and hasattr(attention, "split_qkv_matrix"):
-            inside |= _fused(model, body, stack.name, attention)
-    mlp = parts.get("mlp")
-    if mlp is not None and not has_experts(model):  # experts have no hidden layer in common
-        for end in ("hook_pre", "hook_post"):
-            target = mlp.hook_aliases.get(end)
-            spec = _place({"mlp": mlp}, f"mlp.{target}") if target else None
-            if spec:
-                inside[f"mlp.{end}"] = spec
-    folded = model.config.model_type in _FOLDED  # type: ignore[union-attr]
-    return Family(
-        from_body(stack.name),
-        outside,
-        inside,
-        attention.name if attention is not None and not folded else None,
-        missing=dict.fromkeys(ATTENTION_SITES, FOLDED) if folded else {},
-    )
+        is_addend = alias != "hook_resid_mid"
+        if spec and not (is_scaled and is_addend):
+            places[alias] = spec
+    return places
+
+
+def _attention_places(
+    model: nn.Module, body: str, blocks: str, attention: Any
+) -> dict[str, PlaceSpec]:
+    """Queries, keys, values and heads' outputs, at modules of their own or in the columns of one projection."""
+    places: dict[str, PlaceSpec] = {}
+    for head in ("hook_q", "hook_k", "hook_v", "hook_z"):
+        target = attention.hook_aliases.get(head)
+        spec = _place({"attn": attention}, f"attn.{target}") if target else None
+        if spec is None:
+            continue
+        path = spec.partition(":")[0]
+        if _module(model, body, f"{blocks}.0.{path}") is not None:
+            places[f"attn.{head}"] = f"{spec}|heads"
+    if "attn.hook_q" not in places and hasattr(attention, "split_qkv_matrix"):
+        places |= _fused(model, body, blocks, attention)
+    return places
+
+
+def _mlp_places(mlp: Any) -> dict[str, PlaceSpec]:
+    """The MLP's hidden layer, before and behind its activation."""
+    places: dict[str, PlaceSpec] = {}
+    for end in ("hook_pre", "hook_post"):
+        target = mlp.hook_aliases.get(end)
+        spec = _place({"mlp": mlp}, f"mlp.{target}") if target else None
+        if spec:
+            places[f"mlp.{end}"] = spec
+    return places
 
 
 def _place(parts: dict[str, Any], alias: str) -> str | None:
@@ -154,6 +182,7 @@ def _place(parts: dict[str, Any], alias: str) -> str | None:
     *names, end = alias.split(".")
     if end not in ("hook_in", "hook_out"):
         return None
+    is_input = end == "hook_in"
     path: list[str] = []
     component: Any = None
     for name in names:
@@ -165,61 +194,52 @@ def _place(parts: dict[str, Any], alias: str) -> str | None:
         parts = dict(component.submodules or {})
     # a container without a module: its first or last linear layer
     if component is not None and not component.name:
-        child = parts.get("in" if end == "hook_in" else "out")
+        child = parts.get("in" if is_input else "out")
         if child is None or not child.name:
             return None
         path.append(child.name)
-    return f"{'.'.join(path)}:{'input' if end == 'hook_in' else 'output'}"
+    return f"{'.'.join(path)}:{'input' if is_input else 'output'}"
 
 
 def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str, PlaceSpec]:
     """Which columns of a fused projection are queries, keys and values: the adapter's own split of a labelled weight."""
     qkv = (attention.submodules or {}).get("qkv")
     module = _module(model, body, f"{blocks}.0.{attention.name}")
-    if (
-        qkv is None
-        or module is None
-        or not isinstance(linear := getattr(module, qkv.name, None), nn.Module)
-    ):
+    linear = getattr(module, qkv.name, None) if qkv is not None and module is not None else None
+    if module is None or not isinstance(linear, nn.Module):
         return {}
+    # The adapter splits a copy whose weight holds the number of each output column: its parts then say whose they are.
+    columns_last = type(linear).__name__ == "Conv1D"
     weight, bias = linear.get_parameter("weight"), getattr(linear, "bias", None)
+    width = weight.shape[1] if columns_last else weight.shape[0]
+    numbers = torch.arange(width, dtype=torch.float32)
+    grid = (numbers if columns_last else numbers[:, None]).expand(weight.shape)
     labelled = copy.copy(linear)
-    width = weight.shape[1] if type(linear).__name__ == "Conv1D" else weight.shape[0]
-    rows = torch.arange(width, dtype=torch.float32)
-    grid = (
-        rows.expand(weight.shape)
-        if type(linear).__name__ == "Conv1D"
-        else rows[:, None].expand(weight.shape)
-    )
-    labelled._parameters = {"weight": nn.Parameter(grid.contiguous(), requires_grad=False)}
-    labelled._parameters["bias"] = (
-        nn.Parameter(rows.clone(), requires_grad=False) if bias is not None else None
-    )
+    labelled._parameters = {"weight": _frozen(grid.contiguous())}
+    labelled._parameters["bias"] = _frozen(numbers.clone()) if bias is not None else None
     double = copy.copy(module)
     double._modules = {**module._modules, qkv.name: labelled}
     try:
-        found = [part.weight[:, 0].round().long() for part in attention.split_qkv_matrix(double)]
+        split = attention.split_qkv_matrix(double)
+        columns = [part.weight[:, 0].round().long() for part in split]
     except (AttributeError, RuntimeError, ValueError, TypeError):
         return {}  # a layout that the adapter itself cannot split: not listed
-    if sorted(torch.cat(found).tolist()) != list(range(width)):
+    is_partition = sorted(torch.cat(columns).tolist()) == list(range(width))
+    if not is_partition:
         return {}
+
     path = f"{attention.name}.{qkv.name}"
-    return {
-        f"attn.hook_{name}": (
-            path,
-            "output",
-            views.columns(index, len(index) // _d_head(model, found)),
-        )
-        for name, index in zip("qkv", found, strict=True)
-    }
+    config: Any = model.config
+    d_head = len(columns[0]) // int(config.num_attention_heads)
+    places: dict[str, PlaceSpec] = {}
+    for name, index in zip("qkv", columns, strict=True):
+        view = views.columns(index, len(index) // d_head)
+        places[f"attn.hook_{name}"] = (path, "output", view)
+    return places
 
 
-def _d_head(model: nn.Module, found: list[torch.Tensor]) -> int:
-    return len(found[0]) // int(setting(model.config, "num_attention_heads"))
-
-
-def _exists(model: nn.Module, body: str, blocks: str, path: str) -> bool:
-    return _module(model, body, f"{blocks}.0.{path}") is not None
+def _frozen(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)
 
 
 def _module(model: nn.Module, body: str, path: str) -> nn.Module | None:

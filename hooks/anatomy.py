@@ -21,18 +21,10 @@ from torch import nn
 from layerscope.errors import InputError, LayerscopeError
 
 from . import views
-from .configuration import head_counts, text_config
 from .families import Family
-from .rows import (
-    ATTENTION_SITES,
-    Place,
-    Reading,
-    Stack,
-    read,
-    stacks_of,
-    submodule,
-)
+from .rows import ATTENTION_SITES, Place, Reading, read
 from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
+from .stacks import Stack, head_counts, stacks_of, submodule, text_config
 from .torch_modules import torch_stacks
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")

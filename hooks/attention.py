@@ -82,20 +82,18 @@ class AttentionWatch(TorchFunctionMode):
         self._depth = depth()
         self._size, self._groups = size, int(getattr(module, "num_key_value_groups", 1))
         self._sinks = getattr(module, "sinks", None)
-        self._flex_calls = (
-            flex_calls(self._flex) if module is not None and uses_flex(module) else None
-        )
+        self._flex_calls = None
+        if module is not None and uses_flex(module):
+            self._flex_calls = flex_calls(self._flex)
 
     def __enter__(self) -> Any:
         # The compiler traces a mode that it meets: beside flex attention there is none.
         return super().__enter__() if self._flex_calls is None else self._flex_calls.__enter__()
 
     def __exit__(self, *raised: Any) -> Any:
-        return (
-            super().__exit__(*raised)
-            if self._flex_calls is None
-            else self._flex_calls.__exit__(*raised)
-        )
+        if self._flex_calls is None:
+            return super().__exit__(*raised)
+        return self._flex_calls.__exit__(*raised)
 
     def __torch_function__(
         self,
@@ -119,15 +117,16 @@ class AttentionWatch(TorchFunctionMode):
     def _softmax(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        rest = {k: v for k, v in kwargs.items() if k != "input"}
+        options = {name: value for name, value in kwargs.items() if name != "input"}
         given = args[0] if args else kwargs["input"]
 
         def softmax(scores: Tensor) -> Tensor:
-            return func(scores, *args[1:], **rest)
+            return func(scores, *args[1:], **options)
 
-        if not isinstance(self._sinks, Tensor) or self._sinks.numel() != given.shape[1]:
-            return self._through(given, softmax)[0]
-        return self._beside_sinks(given, softmax)
+        has_sinks = isinstance(self._sinks, Tensor) and self._sinks.numel() == given.shape[1]
+        if has_sinks:
+            return self._beside_sinks(given, softmax)
+        return self._through(given, softmax)[0]
 
     def _beside_sinks(self, given: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
         """Scores whose last column is no key but a learned number of each head, which takes its share of the softmax."""
@@ -137,12 +136,11 @@ class AttentionWatch(TorchFunctionMode):
         scores = given[..., :-1] + (sinks - given[..., -1:])
         whole = softmax(given)
 
-        def beside(scores: Tensor) -> Tensor:
-            return softmax(torch.cat([scores, sinks.expand(*scores.shape[:-1], 1)], dim=-1))[
-                ..., :-1
-            ]
+        def without_sinks(scores: Tensor) -> Tensor:
+            column = sinks.expand(*scores.shape[:-1], 1)
+            return softmax(torch.cat([scores, column], dim=-1))[..., :-1]
 
-        pattern, changed = self._through(scores, beside)
+        pattern, changed = self._through(scores, without_sinks)
         if not changed:
             return whole
         rest = 1 - pattern.sum(-1, keepdim=True)
@@ -154,22 +152,24 @@ class AttentionWatch(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         query = given["query"]
-        packed = self._size == 1 and 1 < query.shape[2] == self._groups
-        heads = None if packed else self._heads(query.shape[1])
-        scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
         # one new token: transformers lays the query heads of a key head along the query axis
-        if packed:
+        is_packed = self._size == 1 and 1 < query.shape[2] == self._groups
+        heads = None if is_packed else self._heads(query.shape[1])
+        scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
+        if is_packed:
             scores = scores.flatten(1, 2)[:, :, None]
         pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
             return func(*args, **kwargs)
         dropped = F.dropout(pattern, given.get("dropout_p", 0.0))
-        if packed:
+        if is_packed:
             dropped = dropped.squeeze(2).unflatten(1, (-1, self._groups))
         if heads is None:
             return dropped @ _repeat_heads(given["value"], dropped.shape[1])
-        own = dropped @ _of_heads(given, heads)["value"]
-        return func(*args, **kwargs).index_copy(1, torch.tensor(heads, device=own.device), own)
+        # The other heads keep the kernel's output.
+        of_heads = dropped @ _of_heads(given, heads)["value"]
+        index = torch.tensor(heads, device=of_heads.device)
+        return func(*args, **kwargs).index_copy(1, index, of_heads)
 
     def _multihead(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -197,24 +197,27 @@ class AttentionWatch(TorchFunctionMode):
     def _heads(self, count: int) -> list[int] | None:
         """The heads that all who look ask for together; None for all."""
         touches = [cast(SomeHeads, touch) for touch in self.touches if hasattr(touch, "heads")]
-        asked = [touch.heads(count) for touch in touches]
-        if len(touches) < len(self.touches) or any(heads is None for heads in asked):
+        if len(touches) < len(self.touches):
             return None
-        together = sorted({head for heads in asked for head in heads or ()})
+        together: set[int] = set()
         for touch in touches:
-            touch.hold(together, count)
-        return together
+            heads = touch.heads(count)
+            if heads is None:
+                return None
+            together.update(heads)
+        in_order = sorted(together)
+        for touch in touches:
+            touch.hold(in_order, count)
+        return in_order
 
     def _weights_of(self, scores: Tensor) -> Callable[[Tensor], Tensor]:
         """The softmax; where nobody looks at the scores, in their memory."""
-        reads = any(
-            touch.in_graph or getattr(touch, "reads_scores", True) for touch in self.touches
-        )
-        fresh = (
-            not (reads or scores.requires_grad or is_wrapped(scores))
-            and scores.device.type == "cpu"
-        )
-        return _weights_in_place if fresh else _weights
+        for touch in self.touches:
+            if touch.in_graph or getattr(touch, "reads_scores", True):
+                return _weights
+        can_overwrite = not (scores.requires_grad or is_wrapped(scores))
+        is_cpu = scores.device.type == "cpu"
+        return _weights_in_place if can_overwrite and is_cpu else _weights
 
     def _flex(
         self, func: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **kwargs: Any
@@ -226,8 +229,8 @@ class AttentionWatch(TorchFunctionMode):
         pattern, changed = self._through(scores, _weights)
         if not changed:
             return func(query, key, value, **kwargs)
-        made = pattern @ _repeat_heads(value, pattern.shape[1])
-        return with_asked(made, scores, kwargs)
+        output = pattern @ _repeat_heads(value, pattern.shape[1])
+        return with_asked(output, scores, kwargs)
 
     def _through(self, scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
         """The pattern that goes on, and whether the fused kernel can no longer give the output."""
@@ -239,13 +242,14 @@ class AttentionWatch(TorchFunctionMode):
         for touch in self.touches:
             edited = touch.scores(scores)
             scores = scores if edited is scores else _as_masked(edited, given)
-        made = softmax(scores)
+        weights = softmax(scores)
         if scores is not given:  # an edit may leave a query nothing to see
-            made = _nowhere(made, scores)
-        pattern = made
+            weights = _nowhere(weights, scores)
+        pattern = weights
         for touch in self.touches:
             pattern = touch.pattern(pattern)
-        return pattern, in_graph or scores is not given or pattern is not made
+        is_edited = scores is not given or pattern is not weights
+        return pattern, in_graph or is_edited
 
 
 class _Watches(threading.local):
@@ -261,24 +265,24 @@ _watches = _Watches()
 def watch_attention(
     stack: ExitStack,
     module: nn.Module,
-    mine: Callable[[], bool],
-    here: Callable[[], AttentionTouch | None],
+    is_watched: Callable[[], bool],
+    at_call: Callable[[], AttentionTouch | None],
     after: Callable[[], None],
 ) -> None:
     """Watch one attention module: from its pre-hook to its post-hook, whatever happens between.
 
     Args:
         stack: closing it removes the hooks.
-        mine: whether a call is to be watched at all: not where another thread runs the module.
-        here: called at every call of the module; who is interested in this call, if anyone.
+        is_watched: whether a call is to be watched at all: not where another thread runs the module.
+        at_call: called at every call of the module; who is interested in this call, if anyone.
         after: called when the call is over.
     """
     active: list[tuple[AttentionTouch, tuple[int, int]]] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not mine():
+        if not is_watched():
             return
-        touch = here()
+        touch = at_call()
         if touch is None:
             return
         key = id(module), depth()
@@ -299,7 +303,7 @@ def watch_attention(
                 watch.__exit__(None, None, None)
 
     def finish(*_: Any) -> None:
-        if mine():
+        if is_watched():
             leave()
             after()
 
@@ -329,21 +333,17 @@ def sdpa_scores(
     # float16 would overflow before
     scores = (query * scale) @ _repeat_heads(key, query.shape[1]).transpose(-2, -1)
     # then a mask needs no copy of all scores
-    owned = not (scores.requires_grad or is_wrapped(scores))
+    can_overwrite = not (scores.requires_grad or is_wrapped(scores))
+    hide = scores.masked_fill_ if can_overwrite else scores.masked_fill
     if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
-        scores = (
-            scores.masked_fill_(later, -math.inf) if owned else scores.masked_fill(later, -math.inf)
-        )
-    if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            return (
-                scores.masked_fill_(~attn_mask, -math.inf)
-                if owned
-                else scores.masked_fill(~attn_mask, -math.inf)
-            )
-        scores = scores + attn_mask
-    return scores
+        is_later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores = hide(is_later, -math.inf)
+    if attn_mask is None:
+        return scores
+    if attn_mask.dtype != torch.bool:
+        return scores + attn_mask
+    hide = scores.masked_fill_ if can_overwrite else scores.masked_fill
+    return hide(~attn_mask, -math.inf)
 
 
 def _of_heads(given: dict[str, Any], heads: list[int]) -> dict[str, Any]:
@@ -394,16 +394,16 @@ def _as_masked(edited: Tensor, given: Tensor) -> Tensor:
 
 def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Positions of the residual stream that a module is called with."""
-    rows = kwargs.get("hidden_states", args[0] if args else None)
-    return rows.shape[1] if isinstance(rows, Tensor) and rows.ndim == 3 else None
+    stream = kwargs.get("hidden_states", args[0] if args else None)
+    is_stream = isinstance(stream, Tensor) and stream.ndim == 3
+    return stream.shape[1] if is_stream else None
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:
-    return (
-        states
-        if states.shape[1] == n_heads
-        else states.repeat_interleave(n_heads // states.shape[1], dim=1)
-    )
+    n_given = states.shape[1]
+    if n_given == n_heads:
+        return states
+    return states.repeat_interleave(n_heads // n_given, dim=1)
 
 
 def _is_attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -60,9 +60,9 @@ class Edit:
                 return _given_back(self.apply(_at_least_float32(value), where), self.name, where)
         if self.given == "value":
             return _given_back(self.apply(value, where), self.name, where)
-        own = value.clone()
-        new = self.apply(own, where)
-        return own if new is None else new
+        changed = value.clone()
+        new = self.apply(changed, where)
+        return changed if new is None else new
 
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
@@ -81,6 +81,7 @@ class Edit:
                 chosen = chosen & where.chosen
             if not bool(chosen.any()):
                 return value
+            # ``rows pos`` against the site's axes: heads and the like stand between or behind them.
             shape = [1] * value.ndim
             shape[0], shape[where.query_axis(value)] = chosen.shape
             new = self.unrounded(value, replace(where, chosen=chosen))
@@ -136,13 +137,13 @@ def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = N
     Args:
         rows: which reference text takes the place of each text; they are drawn if it is not given.
     """
-    if rows is not None:
-        return Edit(
-            "resample", lambda value, where: reference.rows_for(value, where, rows), given="value"
-        )
-    return Edit(
-        "resample", lambda value, where: reference.draw_for(value, where, seed), given="value"
-    )
+
+    def apply(value: Tensor, where: Where) -> Tensor:
+        if rows is not None:
+            return reference.rows_for(value, where, rows)
+        return reference.draw_for(value, where, seed)
+
+    return Edit("resample", apply, given="value")
 
 
 def patch(source: Mapping[str, Tensor] | Tensor) -> Edit:
@@ -167,7 +168,9 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     if where.chosen is None:
         where.seen.note(where, len(value), end, end - where.virtual)
     other = where.by_row(other, len(value))
-    width = other.shape[axis] if other.ndim == value.ndim else 0
+    has_same_axes = other.ndim == value.ndim
+    width = other.shape[axis] if has_same_axes else 0
+    # The other run has no columns for what only a cache holds.
     lead = where.prefix
     last = end - 1
     if where.chosen is not None:
@@ -175,17 +178,16 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     elif width > end - lead:
         message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
         where.seen.wait(width - 1, message)
-    fits = other.ndim == value.ndim and lead <= start and last - lead < width
+    covers = lead <= start and last - lead < width
+    fits = has_same_axes and covers
     if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
         # a narrower run had no padding on the left, if these texts have none
         at, used = where.used(value)
         columns = torch.arange(start, end) - where.virtual
         fits = bool((~used | (at == columns)).all())
-    if fits:
+    if fits and (width != size or start):
         columns = (torch.arange(start, end) - lead).clamp(max=width - 1)
-        other = (
-            other.index_select(axis, columns.to(other.device)) if width != size or start else other
-        )
+        other = other.index_select(axis, columns.to(other.device))
     if not fits or other.shape != value.shape:
         raise EditError(
             f"{where.site}: expected a patch of shape {list(value.shape)}, got {list(other.shape)}; "
@@ -228,7 +230,8 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
     def apply(value: Tensor, where: Where) -> Tensor:
         if value.ndim < 3:
             raise EditError(f"{where.site}: a single neuron has no direction to turn")
-        return value + (edit(value, where) - value) @ _rotation(value.shape[-1], seed).to(value)
+        displacement = edit(value, where) - value
+        return value + displacement @ _rotation(value.shape[-1], seed).to(value)
 
     return Edit(f"{edit.name}, turned", apply, edit.needs, given="float32")
 
@@ -236,10 +239,10 @@ def turned(edit: Edit, seed: int = 0) -> Edit:
 @functools.lru_cache(maxsize=32)
 def _rotation(width: int, seed: int) -> Float[Tensor, "d d"]:
     """A rotation drawn from the Haar measure (Mezzadri 2007)."""
-    normal = torch.randn(
-        width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(width, width, generator=generator, dtype=torch.float64)
     Q, R = torch.linalg.qr(normal)
+    # The QR factors are unique only up to signs; a positive diagonal of R makes Q uniform.
     return Q * R.diagonal().sign()
 
 
@@ -262,6 +265,11 @@ def scale(factor: float) -> Edit:
     return Edit(f"scale by {factor:g}", lambda value, where: value * factor, given="float32")
 
 
+_TINY = 1e-300
+_DEPENDENT = 1e-10
+"""A direction whose singular value is this share of the largest depends on the others."""
+
+
 def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None = None) -> Edit:
     """Project out a subspace: x - Q Q' (x - centre), with Q an orthonormal basis of the directions' span.
 
@@ -271,7 +279,8 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
     """
     rows = torch.atleast_2d(directions).double()
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
-    basis = basis[sizes > sizes.max().clamp(min=1e-300) * 1e-10]
+    largest = sizes.max().clamp(min=_TINY)  # so that directions of 0 span nothing
+    basis = basis[sizes > largest * _DEPENDENT]
 
     def apply(value: Tensor, where: Where) -> Tensor:
         if value.shape[-1] != basis.shape[1]:
@@ -279,8 +288,8 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
                 f"{where.site}: expected directions of width {value.shape[-1]}, got {basis.shape[1]}"
             )
         Q = basis.to(value)
-        moved = value if centre is None else value - centre.to(value)
-        return value - (moved @ Q.T) @ Q
+        centred = value if centre is None else value - centre.to(value)
+        return value - (centred @ Q.T) @ Q
 
     return Edit(f"erase {len(basis)} directions", apply, given="float32")
 
@@ -349,13 +358,13 @@ def _required(apply: Callable[..., Any]) -> list[str]:
         parameters = inspect.signature(apply).parameters.values()
     except (TypeError, ValueError):  # a function of C does not tell
         return []
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [
-        p
-        for p in parameters
-        if (p.kind not in several and p.default is p.empty) or p.name == "hook"
-    ]
-    return [p.name for p in needed]
+    collected = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = []
+    for parameter in parameters:
+        is_required = parameter.kind not in collected and parameter.default is parameter.empty
+        if is_required or parameter.name == "hook":
+            names.append(parameter.name)
+    return names
 
 
 def knockout(queries: Positions | None = None, keys: Positions | None = None) -> Edit:
@@ -398,14 +407,16 @@ def _cut(
     def apply(tensor: Tensor, where: Where) -> Tensor:
         if where.site.name and where.site.part != part:
             raise EditError(f"{where.site}: this edit is for {part}")
-        rows = where.choose(slice(None) if queries is None else queries, tensor)
-        columns = where.choose(slice(None) if keys is None else keys, tensor, keys=True)
-        cut = rows[..., :, None] & columns[..., None, :]
-        if not bool(cut.any()):
+        everywhere = slice(None)
+        rows = where.choose(everywhere if queries is None else queries, tensor)
+        columns = where.choose(everywhere if keys is None else keys, tensor, keys=True)
+        is_cut = rows[..., :, None] & columns[..., None, :]
+        if not bool(is_cut.any()):
             return tensor
         # A row for each text: heads stand between it and the edges.
-        cut = cut.view(cut.shape[0], *[1] * (tensor.ndim - 3), *cut.shape[1:])
-        return tensor.masked_fill(cut.to(tensor.device), value)
+        between = [1] * (tensor.ndim - 3)
+        is_cut = is_cut.view(is_cut.shape[0], *between, *is_cut.shape[1:])
+        return tensor.masked_fill(is_cut.to(tensor.device), value)
 
     return apply
 
@@ -414,11 +425,8 @@ def _shown(positions: Positions | None) -> str:
     if positions is None or (isinstance(positions, slice) and positions == slice(None)):
         return "all"
     if isinstance(positions, Tensor):
-        return (
-            f"{int(positions.sum())} tokens"
-            if positions.dtype == torch.bool
-            else str(positions.tolist())
-        )
+        is_mask = positions.dtype == torch.bool
+        return f"{int(positions.sum())} tokens" if is_mask else str(positions.tolist())
     if isinstance(positions, slice):
         return f"{positions.start or ''}:{positions.stop or ''}"
     return str(positions)

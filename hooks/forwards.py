@@ -10,21 +10,20 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 
+from . import masks
 from .block import is_backward
-from .configuration import setting
+from .caches import CACHES, cached_columns, is_empty, layer_of, reference
 
-CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params", "state")
-"""The names under which models take what they keep of earlier tokens."""
+_TOKENS = ("input_ids", "inputs_embeds", "hidden_states")
+"""The names under which modules take their rows, those of a whole model first."""
 MEDIA = ("pixel_values", "input_features", "input_values")
 """Inputs that are no text: a module that takes only these has rows of its own."""
 BEFORE = "the model was given a state that does not tell how many tokens it has read: enter the block before the first of them"
@@ -54,23 +53,23 @@ class Forward:
     step: tuple[int, int] | None = None
 
 
-class _Told(threading.local):
-    """What somebody who calls blocks by themselves says of the forward that they belong to."""
+class _Announced(threading.local):
+    """The forward that blocks belong to which somebody calls by themselves."""
 
     forward: Forward | None = None
 
 
-_told = _Told()
+_announced = _Announced()
 
 
 @contextmanager
 def belonging_to(forward: Forward) -> Iterator[None]:
     """Within it, blocks that are called by themselves belong to this forward."""
-    before, _told.forward = _told.forward, forward
+    before, _announced.forward = _announced.forward, forward
     try:
         yield
     finally:
-        _told.forward = before
+        _announced.forward = before
 
 
 @runtime_checkable
@@ -84,6 +83,10 @@ class Reader(Protocol):
     def begin(self, is_whole: bool) -> None:
         """Called when a forward begins, of more than one block or not."""
         ...
+
+
+_ONLY_CACHED = ("PREFIX_TUNING", "CARTRIDGE")
+"""Kinds of prompt learning whose columns are keys and values that no forward runs."""
 
 
 class Forwards:
@@ -130,13 +133,15 @@ class Forwards:
         is_block = path in self._blocks
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if (is_block and self._in_stack()) or not reader.is_shown() or is_backward():
+            belongs_to_stack = is_block and self._in_stack()
+            if belongs_to_stack or not reader.is_shown() or is_backward():
                 return
+            # A module that runs now ends those before it that do not contain it.
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
             if not self._running:
                 reader.begin(is_whole=not is_block)
-            if is_block and _told.forward is not None:
-                forward = _told.forward
+            if is_block and _announced.forward is not None:
+                forward = _announced.forward
             else:
                 forward = self._read(path, module, args, kwargs)
             self._running.append((path, forward))
@@ -150,11 +155,8 @@ class Forwards:
 
     def _closer(self, path: str, reader: Reader) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if (
-                not any(at == path for at, _ in self._running)
-                or not reader.is_shown()
-                or is_backward()
-            ):
+            is_running = any(at == path for at, _ in self._running)
+            if not is_running or not reader.is_shown() or is_backward():
                 return
             while self._running:
                 at, forward = self._running.pop()
@@ -167,61 +169,58 @@ class Forwards:
     def _read(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Forward:
+        """What one call says; what it leaves open is taken from the call around it."""
         given = bound(module, args, kwargs)
         outer = self._running[-1][1] if self._running else None
-        is_pair = "decoder_input_ids" in given
-        virtual, prefix = (
-            (outer.virtual, outer.prefix)
-            if outer is not None and outer.virtual
-            else self._virtual(path)
-        )
-        tokens = next(
-            (
-                given[k]
-                for k in ("input_ids", "inputs_embeds", "hidden_states")
-                if _is_rows(given.get(k))
-            ),
-            None,
-        )
+        if outer is not None and outer.virtual:
+            virtual, prefix = outer.virtual, outer.prefix
+        else:
+            virtual, prefix = self._virtual(path)
+
+        tokens = _tokens(given)
         if tokens is None and any(given.get(name) is not None for name in MEDIA):
-            outer = None
+            outer = None  # pictures and sound have rows of their own
         elif tokens is None and outer is not None:
             tokens = outer.tokens
         size = None if tokens is None else tokens.shape[1]
 
-        mask, unknown = _mask_of(given), ""
-        shape = None if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2) else mask
-        if shape is not None:
-            mask = None
-        if outer is not None and (
-            shape is not None or (mask is None and given.get("encoder_hidden_states") is None)
-        ):
-            mask, unknown, shape = outer.mask, outer.unknown, None  # the inner one's is made of it
-
-        named = [name for name in CACHES if name in given]
-        has_cache = bool(named) and not is_pair
-        past = next((given[name] for name in named if has_cache and given[name] is not None), None)
-        if not has_cache:
-            start = outer.start if outer is not None and not is_pair else 0
-        else:
-            start = 0 if past is None else held(past, _layer(module) if path in self._blocks else 0)
-        if shape is not None and start is not None:
-            before = next(
-                (mask for known, end, mask in self._counted if known() is past and end == start),
-                None,
-            )
-            mask = shown_columns(shape, start, size, before, _has_window(module))
+        mask, square_mask, unknown = _masks(given, outer)
+        past, start = self._cache(path, module, given, outer)
+        if square_mask is not None and start is not None:
+            before = self._counted_mask(past, start)
+            has_window = masks.has_window(module)
+            mask = masks.shown_columns(square_mask, start, size, before, has_window)
             unknown = ODD_MASK if mask is None else ""
         if start is None:
             start, mask, unknown = self._continued(past, mask, size, unknown)
-        if (
-            past is not None
-            and mask is not None
-            and size is not None
-            and mask.shape[1] > start + size
-        ):
-            mask = mask[:, : start + size]  # one for all that a static cache has room for
+        if past is not None and mask is not None and size is not None:
+            end = start + size
+            # A static cache's mask covers all columns that it has room for.
+            mask = mask[:, :end] if mask.shape[1] > end else mask
         return Forward(start, mask, virtual, prefix, unknown, tokens)
+
+    def _cache(
+        self, path: str, module: nn.Module, given: Mapping[str, Any], outer: Forward | None
+    ) -> tuple[Any, int | None]:
+        """The cache that a call is given, and how many columns it holds: None where it does not tell."""
+        # The cache that an encoder-decoder is given is its decoder's: the wrapper has none of its own.
+        is_pair = "decoder_input_ids" in given
+        names = [name for name in CACHES if name in given]
+        if is_pair:
+            return None, 0
+        if not names:
+            return None, 0 if outer is None else outer.start
+        past = next((given[name] for name in names if given[name] is not None), None)
+        if past is None:
+            return None, 0
+        return past, cached_columns(past, layer_of(module) if path in self._blocks else 0)
+
+    def _counted_mask(self, past: Any, start: int) -> Tensor | None:
+        """The mask of the columns that a cache holds, where an earlier call was seen to fill it."""
+        for cache, end, mask in self._counted:
+            if cache() is past and end == start:
+                return mask
+        return None
 
     def _continued(
         self, past: Any, mask: Tensor | None, size: int | None, unknown: str
@@ -229,46 +228,50 @@ class Forwards:
         """Start and mask of a call behind a state that does not tell its length: by the mask, or by what was seen of it."""
         if mask is not None and size is not None and mask.shape[1] > size:
             return mask.shape[1] - size, mask, unknown
-        for known, end, before in self._counted:
-            if known() is past:
-                return end, _joined(before, mask, end, size), unknown
-        return 0, mask, unknown if _is_empty(past) else BEFORE
+        for cache, end, before in self._counted:
+            if cache() is past:
+                return end, masks.joined(before, mask, end, size), unknown
+        return 0, mask, unknown if is_empty(past) else BEFORE
 
     def _count(self, forward: Forward, output: Any) -> None:
         """Remember what a cache does not tell: how many tokens a state has read, and which columns are padding."""
         if forward.tokens is None or not isinstance(output, Mapping):
             return
+        end = forward.start + forward.tokens.shape[1]
         for name in CACHES:
             past = output.get(name)
-            if past is not None and (forward.mask is not None or held(past) is None):
-                self._counted = [
-                    e for e in self._counted if e[0]() is not None and e[0]() is not past
-                ]
-                self._counted.append(
-                    (_reference(past), forward.start + forward.tokens.shape[1], forward.mask)
-                )
+            if past is None:
+                continue
+            if forward.mask is None and cached_columns(past) is not None:
+                continue  # the cache tells its length, and nothing is padding
+            others = [
+                entry
+                for entry in self._counted
+                if entry[0]() is not None and entry[0]() is not past
+            ]
+            self._counted = [*others, (reference(past), end, forward.mask)]
 
     def _virtual(self, path: str) -> tuple[int, int]:
         """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
-        for above in (p for p in self._stacks if p == path or _is_within(path, p)):
+        for above in self._stacks:
+            if above != path and not _is_within(path, above):
+                continue
             module: Any = self._model.get_submodule(above)
-            prepares = getattr(
-                vars(module).get("prepare_inputs_for_generation"), "__self__", module
-            )
-            tuned = prepares if prepares is not module else module if above == path else None
-            config = (
-                getattr(tuned, "active_peft_config", None)
-                if hasattr(tuned, "peft_config")
-                else None
-            )
-            if getattr(config, "is_prompt_learning", False) and not getattr(
-                tuned, "_adapters_disabled", False
-            ):
-                count = int(getattr(config, "num_virtual_tokens", 0))
-                return count, count if getattr(config, "peft_type", "") in (
-                    "PREFIX_TUNING",
-                    "CARTRIDGE",
-                ) else 0
+            # While PEFT's `generate` runs, the base model's method is the tuned model's.
+            method = vars(module).get("prepare_inputs_for_generation")
+            owner = getattr(method, "__self__", module)
+            if owner is not module:
+                tuned = owner
+            else:
+                tuned = module if above == path else None
+            if not hasattr(tuned, "peft_config") or getattr(tuned, "_adapters_disabled", False):
+                continue
+            config = getattr(tuned, "active_peft_config", None)
+            if not getattr(config, "is_prompt_learning", False):
+                continue
+            count = int(getattr(config, "num_virtual_tokens", 0))
+            only_cached = getattr(config, "peft_type", "") in _ONLY_CACHED
+            return count, count if only_cached else 0
         return 0, 0
 
 
@@ -283,8 +286,8 @@ def working_hooks(module: nn.Module) -> tuple[set[int], set[int]]:
 
 def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call by name, those left out as None."""
-    own = "forward" in vars(module)
-    names = _signature(module.forward) if own else _names(type(module))
+    is_patched = "forward" in vars(module)  # an instance's own forward has its own signature
+    names = _signature(module.forward) if is_patched else _names(type(module))
     return {**dict.fromkeys(names), **dict(zip(names, args, strict=False)), **kwargs}
 
 
@@ -298,23 +301,8 @@ def _signature(forward: Callable[..., Any]) -> tuple[str, ...]:
         parameters = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):
         return ()
-    return tuple(
-        p.name
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    )
-
-
-def held(past: Any, layer: int = 0) -> int | None:
-    """Columns that a cache holds; None where it does not tell."""
-    length = getattr(past, "get_seq_length", None)
-    try:
-        if length is not None:
-            return int(length(layer) if layer else length())
-        first = past[0][0] if isinstance(past, tuple) else None
-        return int(first.shape[-2]) if isinstance(first, Tensor) and first.ndim == 4 else None
-    except (ValueError, IndexError, TypeError):
-        return None
+    collected = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind not in collected)
 
 
 def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -324,9 +312,9 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
         above, block = _above(path)
         stacks.update(above)
         blocks.update(block)
-    called = [
-        p for p in stacks if not isinstance(model.get_submodule(p), nn.ModuleList | nn.ModuleDict)
-    ]
+    # Lists and dicts of modules are never called.
+    containers = (nn.ModuleList, nn.ModuleDict)
+    called = [p for p in stacks if not isinstance(model.get_submodule(p), containers)]
     return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
 
 
@@ -339,6 +327,19 @@ def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return stacks, (".".join(names[: depth + 1]),) if depth < len(names) else ()
 
 
+def _is_within(path: str, above: str) -> bool:
+    return path != above and (not above or path.startswith(above + "."))
+
+
+def _tokens(given: Mapping[str, Any]) -> Tensor | None:
+    """The rows of a call: ids, embeddings or hidden states, ``batch pos`` first."""
+    for name in _TOKENS:
+        value = given.get(name)
+        if isinstance(value, Tensor) and value.ndim in (2, 3):
+            return value
+    return None
+
+
 def _mask_of(given: Mapping[str, Any]) -> Any:
     """The attention mask of a call; `nn.TransformerEncoder` is given the padding instead."""
     padding = given.get("src_key_padding_mask")
@@ -347,92 +348,15 @@ def _mask_of(given: Mapping[str, Any]) -> Any:
     return given.get("attention_mask")
 
 
-def _is_within(path: str, above: str) -> bool:
-    return path != above and (not above or path.startswith(above + "."))
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim in (2, 3)
-
-
-def shown_columns(
-    mask: Any, start: int, size: int | None, before: Tensor | None, has_window: bool
-) -> Bool[Tensor, "batch column"] | None:
-    """The tokens' columns, from a mask ``batch 1 query key`` (or several, by kind of layer); None where it does not tell.
-
-    A token sees itself. What its row shows beyond itself is no causal mask, or stands for "nothing to see".
-
-    Args:
-        start, size: columns that a cache holds, and those of this forward.
-        before: the tokens' columns that the cache holds, where they are known.
-        has_window: whether a token may not see all earlier ones.
-    """
-    if isinstance(mask, Mapping):
-        has_window = has_window and "full_attention" not in mask
-        if size is not None and any(
-            one is None for one in mask.values()
-        ):  # left out: there is no padding
-            return torch.ones(1, start + size, dtype=torch.bool)
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    if not isinstance(mask, Tensor) or mask.ndim != 4 or size is None or mask.shape[-2] != size:
-        return None
-    shown = (mask if mask.dtype == torch.bool else mask > -1)[:, 0].cpu()
-    end = start + size
-    dropped = max(0, end - shown.shape[-1])
-    if start == 0 and shown.shape[-1] == size and bool((shown == shown[:, :1]).all()):
-        return shown[:, 0]  # every token sees all tokens
-    own = torch.arange(start - dropped, end - dropped)
-    ahead = torch.arange(shown.shape[-1])[None] > own[:, None]
-    now = shown[:, torch.arange(size), own] & ~(shown & ahead).any(-1)
-    if not start:
-        return now
-    if before is None:
-        before = shown[:, -1, :start]
-        if before.shape[1] != start or (has_window and not bool(before.all())):
-            return None
-    return torch.cat([before.bool().cpu().expand(len(now), -1), now.expand(len(before), -1)], dim=1)
-
-
-def _has_window(module: nn.Module) -> bool:
-    config: Any = getattr(module, "config", None)
-    return setting(config, "sliding_window", "attention_chunk_size") is not None
-
-
-def _layer(block: nn.Module) -> int:
-    """The layer that a part of a block says it belongs to; 0 where none does."""
-    for module in block.modules():
-        layer: Any = getattr(module, "layer_idx", None)
-        if isinstance(layer, int):
-            return int(layer)
-    return 0
-
-
-def _is_empty(past: Any) -> bool:
-    """Whether a state has read nothing yet."""
-    has = getattr(past, "has_previous_state", None)
-    try:
-        return not (has() if callable(has) else has) if has is not None else False
-    except (ValueError, IndexError):
-        return True  # no layer has been made yet
-
-
-def _joined(
-    before: Tensor | None, mask: Tensor | None, end: int, size: int | None
-) -> Tensor | None:
-    """The mask of all columns, from that of the earlier ones and that of this call."""
-    if (before is None and mask is None) or size is None:
-        return None
-    like = mask if mask is not None else before
-    assert like is not None
-    rows = len(like)
-    parts = (before, end), (mask, size)
-    return torch.cat(
-        [like.new_ones(rows, n) if part is None else part.to(like) for part, n in parts], dim=1
-    )
-
-
-def _reference(past: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(past)
-    except TypeError:  # a list
-        return lambda: past
+def _masks(given: Mapping[str, Any], outer: Forward | None) -> tuple[Tensor | None, Any, str]:
+    """The mask of a call if it is ``batch pos``, or else the mask of queries and keys that it has; and why it is unknown."""
+    mask = _mask_of(given)
+    is_of_columns = isinstance(mask, Tensor) and mask.ndim == 2
+    if is_of_columns:
+        return mask, None, ""
+    # A model makes its parts' masks from its own, which says more. A decoder that is given no mask does not get the
+    # outer one: that is the encoder's.
+    attends_to_encoder = given.get("encoder_hidden_states") is not None
+    if outer is not None and (mask is not None or not attends_to_encoder):
+        return outer.mask, None, outer.unknown
+    return None, mask, ""

@@ -48,15 +48,17 @@ class Seen:
 
     def note(self, forward: Where, batch: int, end: int, longest: int) -> None:
         """One more forward, before its edits."""
+        # A forward behind a cache sees a part of its rows only.
         is_whole = forward.start <= forward.virtual
-        tokens = (
-            forward.tokens
-            if is_whole and forward.tokens is not None and len(forward.tokens) == batch
-            else None
-        )
-        self.grown |= not is_whole or any(self._goes_on(e, tokens) for e in self.ends if e < end)
+        tokens = forward.tokens
+        if not is_whole or tokens is None or len(tokens) != batch:
+            tokens = None
+        earlier = (e for e in self.ends if e < end)
+        self.grown |= not is_whole or any(self._goes_on(e, tokens) for e in earlier)
         if tokens is not None:
-            first = min((e for e in self.ends if e <= tokens.shape[1]), default=tokens.shape[1])
+            # Beams part when they have grown: what repeats is the text as the first forward had it.
+            width = tokens.shape[1]
+            first = min((e for e in self.ends if e <= width), default=width)
             self._copies[batch] = _copies(tokens[:, :first])
         self.ends.setdefault(end, tokens)
         self.longest = max(self.longest, longest)
@@ -65,9 +67,10 @@ class Seen:
         before = self.ends[end]
         if before is None or tokens is None or before.ndim != tokens.ndim:
             return before is None and tokens is None
-        return len(before) == len(tokens) and torch.equal(
-            before, tokens[:, : before.shape[1]].to(before.device)
-        )
+        if len(before) != len(tokens):
+            return False
+        start = tokens[:, : before.shape[1]].to(before.device)
+        return torch.equal(before, start)
 
     def has_grown_from(self, end: int, tokens: Tensor | None) -> bool:
         """Whether this forward's rows began as those of an earlier forward that ended at that column."""
@@ -91,7 +94,9 @@ class Seen:
 def _copies(tokens: Tensor) -> int:
     rows = len(tokens)
     for each in range(rows, 1, -1):
-        if rows % each == 0 and torch.equal(tokens, tokens[::each].repeat_interleave(each, 0)):
+        if rows % each:
+            continue
+        if torch.equal(tokens, tokens[::each].repeat_interleave(each, 0)):
             return each
     return 1
 
@@ -170,12 +175,18 @@ class Where:
 
     def _of_value(self, columns: Tensor) -> Tensor:
         """Of something that is known of each column, the value's own."""
-        return columns if self.step is None else columns[:, self.step[0] : self.step[0] + 1]
+        if self.step is None:
+            return columns
+        at, _ = self.step
+        return columns[:, at : at + 1]
 
     def used(self, value: Tensor) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """`positions`, 0 where no token stands, and where the edit's value is used on a token."""
         at = self.positions(value).expand(len(value), -1)
-        return at.clamp(min=0), (at >= 0) if self.chosen is None else (at >= 0) & self.chosen
+        is_used = at >= 0
+        if self.chosen is not None:
+            is_used = is_used & self.chosen
+        return at.clamp(min=0), is_used
 
     def choose(
         self, positions: Positions, value: Tensor, keys: bool = False
@@ -191,37 +202,43 @@ class Where:
         at, lengths = self._along(value, first, size)
         if isinstance(positions, Tensor) and positions.dtype == torch.bool:
             return self._of_value(self._marked(positions, len(value), first, size, end))
+        if isinstance(positions, slice):
+            return self._of_value(self._in_slice(positions, at, lengths, end))
         return self._of_value(self._at(positions, at, lengths, end))
+
+    def _in_slice(self, positions: slice, at: Tensor, lengths: Tensor, end: int) -> Tensor:
+        """Rows and columns whose text position is in a slice, which counts from each text's own end."""
+        bounds = [p for p in (positions.start, positions.stop) if p is not None]
+        self._refuse_pieces(bounds, end)
+        chosen = torch.zeros_like(at, dtype=torch.bool)
+        for length in lengths.unique().tolist():
+            inside = torch.arange(length)[positions.start : positions.stop : positions.step or 1]
+            chosen |= torch.isin(at, inside) & (lengths == length)
+        return chosen
 
     def _at(self, positions: Positions, at: Tensor, lengths: Tensor, end: int) -> Tensor:
         """Rows and columns whose text position is among these."""
-        found = torch.zeros_like(at, dtype=torch.bool)
-        if isinstance(positions, slice):
-            self._refuse_pieces(
-                [p for p in (positions.start, positions.stop) if p is not None], end
-            )
-            for length in lengths.unique().tolist():
-                inside = torch.arange(length)[
-                    positions.start : positions.stop : positions.step or 1
-                ]
-                found |= torch.isin(at, inside) & (lengths == length)
-            return found
         wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
         self._refuse_pieces(wanted, end)
+        # A row without tokens has length 0, and no position is asked of it.
+        has_tokens = lengths > 0
+        shortest = int(lengths[has_tokens].min()) if bool(has_tokens.any()) else 0
+        longest = int(lengths.max())
+        chosen = torch.zeros_like(at, dtype=torch.bool)
         for p in wanted:
             message = f"{self.site}: expected positions below {{longest}}, got {p}"
-            shortest = int(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 0
             if p < 0 and -p > shortest:
                 raise EditError(message.format(longest=shortest))
-            if p >= int(lengths.max()):
+            if p >= longest:
                 self.seen.wait(p, message)
-            found |= at == (p if p >= 0 else lengths + p)
-        return found & (at >= 0)
+            chosen |= at == (p if p >= 0 else lengths + p)
+        return chosen & (at >= 0)
 
     def _refuse_pieces(self, positions: Sequence[int], end: int) -> None:
         """Positions from the end mean the last token of the text, not of each of its pieces."""
-        later = end - self.start > 1 and any(self.start <= e < end for e in self.seen.ends)
-        if self.start > self.virtual and later and any(p < 0 for p in positions):
+        in_cache = self.start > self.virtual
+        goes_on = end - self.start > 1 and any(self.start <= e < end for e in self.seen.ends)
+        if in_cache and goes_on and any(p < 0 for p in positions):
             raise EditError(
                 f"{self.site}: expected positions from the start of the text, got {min(positions)}: the text came in pieces, and "
                 "the end of a piece is not its end"
@@ -231,31 +248,24 @@ class Where:
         """A token mask's part in these columns; tokens that `generate` has added are not marked."""
         length = mask.shape[-1]
         text = torch.arange(first, first + size) - self.virtual
-        stop = end - self.virtual
-        begun = max(0, self.start - self.virtual)
-        if begun < length < stop and not self.seen.has_grown_from(
-            length + self.virtual, self.tokens
-        ):
-            raise EditError(f"{self.site}: expected a mask over {stop} positions, got {length}")
+        begin, stop = max(0, self.start - self.virtual), end - self.virtual
+        message = f"{self.site}: expected a mask over {stop} positions, got {length}"
+        ends_within = begin < length < stop
+        if ends_within and not self.seen.has_grown_from(length + self.virtual, self.tokens):
+            raise EditError(message)
         if length > stop:
-            self.seen.wait(
-                length - 1, f"{self.site}: expected a mask over {stop} positions, got {length}"
-            )
-        inside = (text >= 0) & (text < min(length, stop))
-        rows = torch.atleast_2d(mask).cpu()
-        rows = self.by_row(rows, batch)
+            self.seen.wait(length - 1, message)
+        is_covered = (text >= 0) & (text < min(length, stop))
+        rows = self.by_row(torch.atleast_2d(mask).cpu(), batch)
         if len(rows) not in (1, batch):
             raise EditError(f"{self.site}: expected a mask of {batch} texts, got {len(rows)}")
-        return rows[:, text.clamp(0, length - 1)] & inside
+        return rows[:, text.clamp(0, length - 1)] & is_covered
 
     def by_row(self, texts: Tensor, batch: int) -> Tensor:
         """What is given for each text, for each of the rows that repeat it (beams)."""
         copies = self.seen.copies(batch)
-        return (
-            texts.repeat_interleave(copies, 0)
-            if copies > 1 and len(texts) * copies == batch
-            else texts
-        )
+        is_repeated = copies > 1 and len(texts) * copies == batch
+        return texts.repeat_interleave(copies, 0) if is_repeated else texts
 
     def _along(
         self, value: Tensor, first: int, size: int
@@ -267,13 +277,16 @@ class Where:
         columns = torch.arange(first, first + size)
         mask = self._covering(len(value), end)
         if mask is None:
-            at, lengths = (columns - self.virtual)[None], torch.tensor([[end - self.virtual]])
+            at = (columns - self.virtual)[None]
+            lengths = torch.tensor([[end - self.virtual]])
         else:
+            # A token's position is the number of tokens before it.
             counts = mask.long().cumsum(1) - self.virtual
             at = torch.where(mask, counts - 1, -1)[:, columns.clamp(max=end - 1)]
             lengths = counts[:, -1:]
         self.seen.note(self, len(value), end, int(lengths.max()))
-        return at.masked_fill((columns >= end) | (at < 0), -1), lengths
+        is_outside = (columns >= end) | (at < 0)
+        return at.masked_fill(is_outside, -1), lengths
 
     def _covering(self, batch: int, end: int) -> Bool[Tensor, "batch column"] | None:
         """The mask, of every row and column up to this forward's end; None where it hides nothing."""

@@ -82,14 +82,14 @@ class Reference:
         if not parts:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
         length = max(mask.shape[1] for _, mask in parts)
-        values = {
-            name: torch.cat([_grow(part[name], length) for part, _ in parts])
-            for name in parts[0][0]
-        }
+        values = {}
+        for name in parts[0][0]:
+            values[name] = torch.cat([_grow(part[name], length) for part, _ in parts])
         mask = torch.cat([_grow(mask, length) for _, mask in parts])
         if order is not None:
             texts = torch.tensor(order).argsort()
-            values = {name: whole[texts.to(whole.device)] for name, whole in values.items()}
+            for name, of_site in values.items():
+                values[name] = of_site[texts.to(of_site.device)]
             mask = mask[texts]
         return cls(values, mask, templates, skip)
 
@@ -98,14 +98,15 @@ class Reference:
         """Values with every text starting at column 0."""
         names = list(acts)
         for name in names:
-            if Site.parse(name).part in HEAD_AXIS and HEAD_AXIS[Site.parse(name).part] == 1:
+            if HEAD_AXIS.get(Site.parse(name).part) == 1:
                 raise ReferenceMismatch(
                     f"{name}: a reference holds one value a token, attention has one a pair; use patch"
                 )
-        there = captured.positions(acts[names[0]]) >= 0
-        order = torch.argsort(~there, dim=1, stable=True)
-        rows = torch.arange(len(there))[:, None]
-        return {name: acts[name][rows, order] for name in names}, there[rows, order]
+        is_token = captured.positions(acts[names[0]]) >= 0
+        # Sorted stably, tokens come first in their own order, and padding is behind them.
+        order = torch.argsort(~is_token, dim=1, stable=True)
+        rows = torch.arange(len(is_token))[:, None]
+        return {name: acts[name][rows, order] for name in names}, is_token[rows, order]
 
     def mean_for(self, value: Tensor, where: Where, per: str) -> Tensor:
         """The mean that `edits.mean` puts in; the shape of ``value``."""
@@ -126,20 +127,15 @@ class Reference:
     def moments(self, site: Site) -> tuple[Float[Tensor, "*width"], Float[Tensor, "*width"]]:
         """Mean and standard deviation over all tokens of a whole site."""
         mean, whole = self._mean(site, "all"), self._whole(site)
-        there = (self._mask & (torch.arange(self._mask.shape[1]) >= self._skip)).to(whole.device)
-        return mean, (whole[there].double() - mean).square().mean(0).sqrt()
+        is_counted = self._mask & (torch.arange(self._mask.shape[1]) >= self._skip)
+        tokens = whole[is_counted.to(whole.device)].double()
+        return mean, (tokens - mean).square().mean(0).sqrt()
 
     def _mean(self, site: Site, per: str) -> Tensor:
         """The mean over all tokens, or per position (as far as some text reaches)."""
         whole, mask = self._whole(site), self._mask
         if per.startswith("template:"):
-            name = per.partition(":")[2]
-            if self._templates is None or name not in self._templates:
-                known = sorted(set(self._templates or []))
-                raise ReferenceMismatch(
-                    f"no reference text has the template {name!r}; templates: {known}"
-                )
-            rows = torch.tensor([t == name for t in self._templates])
+            rows = self._with_template(per.partition(":")[2])
             whole, mask = whole[rows], mask[rows]
         elif per not in ("all", "position"):
             raise ReferenceMismatch(
@@ -152,15 +148,24 @@ class Reference:
                     f"{site}: expected reference texts of more than {self._skip} tokens, which are skipped, got "
                     f"{self.n_texts} texts of {self.n_tokens} tokens in all"
                 )
-        there = mask.to(whole.device).view(*mask.shape, *[1] * (whole.ndim - 2))
-        total = torch.where(there, whole, 0.0).double()
+        width = [1] * (whole.ndim - 2)
+        is_token = mask.to(whole.device).view(*mask.shape, *width)
+        # Padding may hold NaN, which 0 times it would keep.
+        tokens = torch.where(is_token, whole, 0.0).double()
         if per == "all":
-            return total.sum((0, 1)) / int(mask.sum())
+            return tokens.sum((0, 1)) / int(mask.sum())
         count = mask.sum(0)
         reach = int((count > 0).sum())
-        return total[:, :reach].sum(0) / count[:reach].to(whole.device).view(
-            -1, *[1] * (whole.ndim - 2)
-        )
+        return tokens[:, :reach].sum(0) / count[:reach].to(whole.device).view(-1, *width)
+
+    def _with_template(self, name: str) -> Bool[Tensor, " texts"]:
+        """The texts with a label."""
+        if self._templates is None or name not in self._templates:
+            known = sorted(set(self._templates or []))
+            raise ReferenceMismatch(
+                f"no reference text has the template {name!r}; templates: {known}"
+            )
+        return torch.tensor([template == name for template in self._templates])
 
     def rows_for(self, value: Tensor, where: Where, rows: Sequence[int]) -> Tensor:
         """What `edits.resample` puts in: for each text the values of the reference text that was chosen for it."""
@@ -187,17 +192,17 @@ class Reference:
         copies = where.seen.copies(len(value))
         generator = torch.Generator().manual_seed(seed)
         rows = []
-        for most in (
-            needed.view(-1, copies).amax(1).tolist()
-        ):  # one that is long enough, by the same numbers at every site
-            able = (lengths > most).nonzero().squeeze(1)
-            if not len(able):
+        for longest in needed.view(-1, copies).amax(1).tolist():
+            long_enough = (lengths > longest).nonzero().squeeze(1)
+            if not len(long_enough):
                 raise ReferenceMismatch(
-                    f"{where.site}: expected reference texts of {most + 1} tokens, the longest has {int(lengths.max())}"
+                    f"{where.site}: expected reference texts of {longest + 1} tokens, the longest has {int(lengths.max())}"
                 )
-            rows.append(int(able[int(torch.rand((), generator=generator) * len(able))]))
-        at = at.clamp(max=whole.shape[1] - 1)
-        return whole[torch.tensor(rows).repeat_interleave(copies)[:, None], at].to(value)
+            # The same numbers at every site, so that two sites of one forward draw the same texts.
+            place = int(torch.rand((), generator=generator) * len(long_enough))
+            rows.append(int(long_enough[place]))
+        row_of = torch.tensor(rows).repeat_interleave(copies)[:, None]
+        return whole[row_of, at.clamp(max=whole.shape[1] - 1)].to(value)
 
     def _whole(self, site: Site) -> Tensor:
         if site.name not in self._values:
@@ -209,11 +214,10 @@ class Reference:
 
 def _grow(tensor: Tensor, length: int) -> Tensor:
     missing = length - tensor.shape[1]
-    return (
-        torch.cat([tensor, tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])], dim=1)
-        if missing
-        else tensor
-    )
+    if not missing:
+        return tensor
+    padding = tensor.new_zeros(len(tensor), missing, *tensor.shape[2:])
+    return torch.cat([tensor, padding], dim=1)
 
 
 def select_part(value: Tensor, site: Site, lead: int = 0) -> Tensor:

@@ -24,7 +24,6 @@ from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
-from .configuration import setting
 from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
@@ -404,7 +403,9 @@ class Resume:
         return logits, ends[-1]
 
     def _caches(self) -> bool:
-        return setting(self.model.config, "use_cache") is not None
+        config: Any = self.model.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return any(getattr(part, "use_cache", None) is not None for part in (config, text))
 
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
@@ -503,9 +504,10 @@ def language_head(model: nn.Module) -> Head | None:
     if body is None or len(heads) != 1:
         return None
     last: Any = heads[0]
+    config: Any = model.config
     cap, up, down = (
-        setting(model.config, name)
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        getattr(config, k, None)
+        for k in ("final_logit_softcapping", "logit_scale", "logits_scaling")
     )
 
     def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:

@@ -13,10 +13,10 @@ from torch import nn
 from layerscope.errors import InputError
 
 from . import views
-from .configuration import head_counts, text_config
 from .experts import expert_count
-from .families import FAMILIES, Family, PlaceSpec
+from .families import PlaceSpec
 from .sites import Index, Site
+from .stacks import Stack, head_counts, submodule, text_config
 from .views import View
 
 #: Sites that only exist while attention is being computed; see `hooks.attention`.
@@ -71,112 +71,6 @@ class Place:
         return site if self.own is None else Site(site.name, self.own)
 
 
-@dataclass(frozen=True)
-class Stack:
-    """One list of blocks in a model: its name in sites, its row, and where the row's paths start.
-
-    Args:
-        name: ``blocks``, ``decoder_blocks``, ``vision_blocks``, ``audio_blocks``.
-        prefix: path of the body, with its dot; empty for the model itself.
-        config: the body's own configuration.
-    """
-
-    name: str
-    prefix: str
-    family: Family
-    config: Any
-
-    @property
-    def path(self) -> str:
-        """Where its blocks are."""
-        return self.prefix + self.family.blocks
-
-
-def stacks_of(model: nn.Module) -> list[Stack]:
-    """The stacks that the table knows in a model, the text's (or the only one) first, as ``blocks``."""
-    matches = list(_matches(model))
-    if not matches:
-        return []
-    config: Any = getattr(model, "config", None)
-    text = text_config(config)
-    main = next(
-        (
-            m
-            for m in matches
-            if getattr(m.config, "model_type", None) == getattr(text, "model_type", "")
-        ),
-        None,
-    )
-    if main is None and len(matches) == 1 and matches[0].prefix.count(".") <= 1:
-        main = matches[0]
-    found: dict[str, Stack] = {}
-    if main is not None:
-        found["blocks"] = main
-        decoder = main.family.decoder
-        if decoder is not None and submodule(model, main.prefix + decoder.blocks) is not None:
-            found["decoder_blocks"] = replace(main, name="decoder_blocks", family=decoder)
-    for match in matches:
-        name = _sense(match.config)
-        if match is not main and name is not None:
-            found.setdefault(name, replace(match, name=name))
-    return list(found.values())
-
-
-def _matches(model: nn.Module) -> Iterator[Stack]:
-    inside: list[str] = []
-    for path, module in model.named_modules():
-        if any(path.startswith(prefix) for prefix in inside):
-            continue
-        config = getattr(module, "config", None)
-        prefix = f"{path}." if path else ""
-        for family in FAMILIES.get(getattr(config, "model_type", None) or "", ()):
-            if not family.when(config):
-                continue
-            chosen = _resolved(module, family)
-            if chosen is not None:
-                inside.append(prefix)
-                yield Stack("blocks", prefix, chosen, config)
-                if not prefix:
-                    return
-                break
-
-
-def _resolved(module: nn.Module, family: Family) -> Family | None:
-    """The row as this module has it: whole, its encoder alone, or its decoder alone."""
-    if submodule(module, family.blocks) is not None:
-        return family
-    decoder = family.decoder
-    if decoder is not None and submodule(module, decoder.blocks) is not None:
-        inside = {part: place for part, place in decoder.inside.items() if "cross" not in part}
-        return replace(decoder, inside=inside, cross=None)
-    for part, row in (("encoder.", family), ("decoder.", decoder)):
-        if (
-            row is None
-            or not row.blocks.startswith(part)
-            or type(module).__name__.lower().find(part[:-1]) < 0
-        ):
-            continue
-        if submodule(module, row.blocks.removeprefix(part)) is not None:
-            outside = {
-                k: v.removeprefix(part) if isinstance(v, str) else v for k, v in row.outside.items()
-            }
-            inside = {name: place for name, place in row.inside.items() if "cross" not in name}
-            blocks = row.blocks.removeprefix(part)
-            return replace(
-                row, blocks=blocks, outside=outside, inside=inside, cross=None, decoder=None
-            )
-    return None
-
-
-def _sense(config: Any) -> str | None:
-    kind = str(getattr(config, "model_type", ""))
-    if "vision" in kind or hasattr(config, "image_size") or hasattr(config, "patch_size"):
-        return "vision_blocks"
-    if "audio" in kind or "speech" in kind or hasattr(config, "num_mel_bins"):
-        return "audio_blocks"
-    return None
-
-
 @dataclass
 class Reading:
     """The places of one stack, and the heads of its layers.
@@ -192,90 +86,114 @@ class Reading:
 
 def read(model: nn.Module, stack: Stack) -> Reading | None:
     """The sites of one stack, each at the first place that its block has; None where there is no such stack."""
-    family, prefix = stack.family, stack.prefix
+    family = stack.family
     blocks = submodule(model, stack.path)
     if blocks is None:
         return None
-    layers = (
-        {str(i): "" for i in range(_layer_count(stack.config))}
-        if family.shared
-        else _paths_of(blocks)
-    )
-    counts = head_counts(stack.config)
-    made = Reading({}, len(layers), {})
-    calls = family.calls(stack.config)
+    if family.shared:
+        keys = [""] * int(text_config(stack.config).num_hidden_layers)
+    else:
+        keys = _keys_of(blocks)
+    reader = _StackReader(model, stack, len(keys))
+    reader.add_outside()
+    for layer, key in enumerate(keys):
+        reader.add_layer(layer, key)
+    _count_shared(model, reader.reading.places)
+    return reader.reading
 
-    def add(
-        name: str, spec: PlaceSpec, base: str, attention: nn.Module | None, call: int
-    ) -> Place | None:
-        part = Site(name).part
-        place = resolve(model, spec, base, attention, stack.config, counts, part)
-        if place is not None:
-            first, each = calls.get(part, (0, 1))
-            many = (len(layers) if family.shared else 1) * each
-            made.places[name] = replace(place, call=call * each + first, calls=many)
-        return place
 
-    for name, spec in family.outside.items():
-        if stack.name == "blocks":
-            add(name, spec, prefix, None, 0)
-        elif stack.name == "decoder_blocks":
-            add(f"decoder_{name}", spec, prefix, None, 0)
-    for layer, key in enumerate(layers):
-        base = stack.path + ("." if family.shared else f".{key}.")
+class _StackReader:
+    """Collects the places of one stack, layer by layer."""
+
+    def __init__(self, model: nn.Module, stack: Stack, n_layers: int) -> None:
+        self.model, self.stack = model, stack
+        self.counts = head_counts(stack.config)
+        self.calls = stack.family.calls(stack.config)
+        # A block that all layers share is called once a layer.
+        self.calls_of_block = n_layers if stack.family.shared else 1
+        self.reading = Reading({}, n_layers, {})
+
+    def add_outside(self) -> None:
+        """The sites before and behind the blocks; a decoder's get its name in front."""
+        start = {"blocks": "", "decoder_blocks": "decoder_"}.get(self.stack.name)
+        if start is None:
+            return
+        for name, spec in self.stack.family.outside.items():
+            self._add(start + name, spec, self.stack.prefix, None, 0)
+
+    def add_layer(self, layer: int, key: str) -> None:
+        """The sites of one block."""
+        model, family = self.model, self.stack.family
+        block = f"{self.stack.name}.{layer}"
+        base = self.stack.path + ("." if family.shared else f".{key}.")
         call = layer if family.shared else 0
-        seen: list[tuple[str | None, tuple[str, ...]]] = [
-            (family.attention, ATTENTION_SITES),
-            (family.cross, CROSS_SITES),
-        ]
         attention = _module_of(model, base, family.attention)
+        cross = _module_of(model, base, family.cross)
         for part, spec in family.inside.items():
             if part.endswith(".experts"):
-                _add_experts(model, made, f"{stack.name}.{layer}.{part}", spec, base)
+                _add_experts(model, self.reading, f"{block}.{part}", spec, base)
                 continue
-            other = (
-                _module_of(model, base, family.cross)
-                if part.startswith("cross_attn")
-                else attention
-            )
-            add(f"{stack.name}.{layer}.{part}", spec, base, other[1] if other else None, call)
-        for where, names in seen:
-            module = _module_of(model, base, where)
-            for name, end in zip(names, ("scores", "pattern"), strict=True):
-                if module is not None and name not in family.missing:
-                    many = len(layers) if family.shared else 1
-                    made.places[f"{stack.name}.{layer}.{name}"] = Place(
-                        module[0], end, call=call, calls=many
-                    )  # type: ignore[arg-type]
+            owner = cross if part.startswith("cross_attn") else attention
+            self._add(f"{block}.{part}", spec, base, owner[1] if owner else None, call)
+        self._add_attention(block, attention, ATTENTION_SITES, call)
+        self._add_attention(block, cross, CROSS_SITES, call)
         if attention is not None:
-            made.heads[layer] = _layer_heads(model, made.places, f"{stack.name}.{layer}", counts)
-    _count_shared(model, made.places)
-    return made
+            heads = _layer_heads(self.reading.places, block, self.counts)
+            self.reading.heads[layer] = heads
+
+    def _add(
+        self, name: str, spec: PlaceSpec, base: str, attention: nn.Module | None, call: int
+    ) -> None:
+        part = Site(name).part
+        config = self.stack.config
+        place = resolve(self.model, spec, base, attention, config, self.counts, part)
+        if place is None:
+            return
+        first, each = self.calls.get(part, (0, 1))
+        self.reading.places[name] = replace(
+            place, call=call * each + first, calls=self.calls_of_block * each
+        )
+
+    def _add_attention(
+        self,
+        block: str,
+        attention: tuple[str, nn.Module] | None,
+        names: tuple[str, str],
+        call: int,
+    ) -> None:
+        """Scores and pattern, which exist only inside an attention module."""
+        if attention is None:
+            return
+        ends: tuple[End, End] = ("scores", "pattern")
+        for name, end in zip(names, ends, strict=True):
+            if name not in self.stack.family.missing:
+                self.reading.places[f"{block}.{name}"] = Place(
+                    attention[0], end, call=call, calls=self.calls_of_block
+                )
 
 
-def _add_experts(model: nn.Module, made: Reading, name: str, spec: PlaceSpec, base: str) -> None:
-    for path, _, _, _ in _alternatives(model, str(spec), base):
-        for expert in range(expert_count(model.get_submodule(path))):
-            for end in ("pre", "post"):
-                place = Place(path, "neurons", item=f"{expert}.{end}", like=base.removesuffix("."))
-                made.places[f"{name}.{expert}.hook_{end}"] = place
+def _add_experts(model: nn.Module, reading: Reading, name: str, spec: PlaceSpec, base: str) -> None:
+    """The hidden layer of each expert, at the first place that the block has."""
+    path = next((path for path, _, _, _ in _alternatives(model, str(spec), base)), None)
+    if path is None:
         return
+    block = base.removesuffix(".")
+    for expert in range(expert_count(model.get_submodule(path))):
+        for end in ("pre", "post"):
+            place = Place(path, "neurons", item=f"{expert}.{end}", like=block)
+            reading.places[f"{name}.{expert}.hook_{end}"] = place
 
 
-def _layer_count(config: Any) -> int:
-    return int(text_config(config).num_hidden_layers)
-
-
-def _paths_of(blocks: nn.Module) -> dict[str, str]:
+def _keys_of(blocks: nn.Module) -> list[str]:
     """The blocks' keys; a list of lists (the stages of a hierarchical encoder) is one list."""
-    found = {}
+    keys: list[str] = []
     for name, child in blocks.named_children():
         inner = getattr(child, "blocks", None)
         if isinstance(inner, nn.ModuleList):
-            found |= {f"{name}.blocks.{i}": "" for i in range(len(inner))}
+            keys += [f"{name}.blocks.{i}" for i in range(len(inner))]
         else:
-            found[name] = ""
-    return found
+            keys.append(name)
+    return keys
 
 
 def _module_of(model: nn.Module, base: str, paths: str | None) -> tuple[str, nn.Module] | None:
@@ -283,9 +201,14 @@ def _module_of(model: nn.Module, base: str, paths: str | None) -> tuple[str, nn.
     for text in paths.split(" or ") if paths else ():
         path, _, condition = text.partition(" if ")
         module = submodule(model, base + path)
-        if module is not None and (not condition or submodule(model, base + condition) is not None):
+        if module is not None and _holds(model, base, condition):
             return base + path, module
     return None
+
+
+def _holds(model: nn.Module, base: str, condition: str) -> bool:
+    """Whether a block has the module that an alternative asks for; none asked for holds."""
+    return not condition or submodule(model, base + condition) is not None
 
 
 def _alternatives(
@@ -293,17 +216,17 @@ def _alternatives(
 ) -> Iterator[tuple[str, End, int | None, str]]:
     """Path, end, item and view of each alternative whose modules the block has."""
     for text in spec.split(" or "):
-        where, _, condition = text.partition(" if ")
-        where, _, how = where.partition("|")
+        alternative, _, condition = text.partition(" if ")
+        where, _, how = alternative.partition("|")
         match = _PLACE.match(where.strip())
         if match is None:
             raise InputError(
                 f"place {spec!r}: expected 'path:input' or 'path:output', got {where!r}"
             )
         path = base + match["path"] if match["path"] else base.removesuffix(".")
-        known = submodule(model, path) is not None
-        if known and (not condition or submodule(model, base + condition.strip()) is not None):
-            yield path, match["end"], int(match["item"]) if match["item"] else None, how.strip()  # type: ignore[misc]
+        item = int(match["item"]) if match["item"] else None
+        if submodule(model, path) is not None and _holds(model, base, condition.strip()):
+            yield path, match["end"], item, how.strip()  # type: ignore[misc]
 
 
 def resolve(
@@ -320,14 +243,15 @@ def resolve(
         path, end, view = spec
         full = base + path if path else base.removesuffix(".")
         return Place(full, end, view) if submodule(model, full) is not None else None
+    block = base.removesuffix(".")
     for path, end, item, how in _alternatives(model, spec, base):
         module = model.get_submodule(path)
         kind, _, argument = how.partition(":")
-        like = base.removesuffix(".") if kind in ("rows", "unflatten") else None
+        like = block if kind in ("rows", "unflatten") else None
         view = _view(kind, argument, part, module, end, attention, config, counts)
-        if view is None:
-            continue
-        return Place(path, end, view, item=item, like=like, read_only=_read_only(part, module))
+        if view is not None:
+            read_only = _read_only(part, module)
+            return Place(path, end, view, item=item, like=like, read_only=read_only)
     return None
 
 
@@ -352,14 +276,16 @@ def _view(
     counts: tuple[int, int],
 ) -> View | None:
     n_heads, n_kv = counts
-    own = n_kv if part.endswith(("hook_k", "hook_v")) else n_heads
-    size = _head_size(attention, "vz" if part.endswith(("hook_v", "hook_z")) else "qk")
+    configured = n_kv if part.endswith(("hook_k", "hook_v")) else n_heads
+    # Queries and keys may have another size of head than values.
+    d_head = _head_size(attention, "vz" if part.endswith(("hook_v", "hook_z")) else "qk")
     width = _width(module, end)
 
     def count(parts: int = 1) -> int:
-        if size is None or width is None or width % (size * parts):
-            return own
-        return width // (size * parts)
+        """Heads by the width of the projection, which holds where layers differ from the configuration."""
+        if d_head is None or width is None or width % (d_head * parts):
+            return configured
+        return width // (d_head * parts)
 
     match kind:
         case "" | "unflatten" | "rows":
@@ -377,8 +303,8 @@ def _view(
         case "halves":
             return views.halves(int(argument))
         case "first":
-            owner = getattr(attention, argument, None) or getattr(config, argument, None)
-            return None if owner is None else views.first(int(owner))
+            first = getattr(attention, argument, None) or getattr(config, argument, None)
+            return None if first is None else views.first(int(first))
         case "stream":
             return views.stream(int(getattr(config, argument)))
         case "turned":
@@ -396,17 +322,20 @@ def _head_size(attention: nn.Module | None, which: str) -> int | None:
 
 def _width(module: nn.Module, end: str) -> int | None:
     """Columns of what a projection takes or gives."""
+    is_output = end == "output"
     if hasattr(module, "nf"):  # transformers' Conv1D
         weight = module.weight
-        return int(module.nf if end == "output" else weight.shape[0])  # type: ignore[arg-type,union-attr,index]
-    found = getattr(module, "out_features" if end == "output" else "in_features", None)
-    return found if isinstance(found, int) else None
+        return int(module.nf if is_output else weight.shape[0])  # type: ignore[arg-type,union-attr,index]
+    width = getattr(module, "out_features" if is_output else "in_features", None)
+    return width if isinstance(width, int) else None
 
 
 def _layer_heads(
-    model: nn.Module, places: Mapping[str, Place], block: str, counts: tuple[int, int]
+    places: Mapping[str, Place], block: str, counts: tuple[int, int]
 ) -> tuple[int, int]:
-    def of(*parts: str) -> int | None:
+    """Heads of queries, and of keys and values, by the views of a block's places."""
+
+    def first_count(*parts: str) -> int | None:
         for part in parts:
             place = places.get(f"{block}.attn.{part}")
             heads = getattr(place.view, "n_heads", None) if place is not None else None
@@ -414,13 +343,16 @@ def _layer_heads(
                 return int(heads)
         return None
 
-    n_heads = of("hook_z", "hook_q") or counts[0]
-    return n_heads, of("hook_v", "hook_k") or (counts[1] if n_heads % counts[1] == 0 else n_heads)
+    configured, configured_kv = counts
+    n_heads = first_count("hook_z", "hook_q") or configured
+    # A layer whose heads cannot share the configured keys has a key for each head.
+    n_kv = configured_kv if n_heads % configured_kv == 0 else n_heads
+    return n_heads, first_count("hook_v", "hook_k") or n_kv
 
 
 def _count_shared(model: nn.Module, places: dict[str, Place]) -> None:
     """One module under several layers (Zamba's transformer): each of its calls belongs to one of them."""
-    paths: dict[int, dict[str, None]] = defaultdict(dict)
+    paths: dict[int, dict[str, None]] = defaultdict(dict)  # module -> its paths, in order
     for place in places.values():
         if place.calls == 1:
             paths[id(model.get_submodule(place.path))][place.path] = None
@@ -428,11 +360,3 @@ def _count_shared(model: nn.Module, places: dict[str, Place]) -> None:
         known = list(paths.get(id(model.get_submodule(place.path)), ()))
         if place.calls == 1 and len(known) > 1:
             places[name] = replace(place, call=known.index(place.path), calls=len(known))
-
-
-def submodule(model: nn.Module, path: str) -> nn.Module | None:
-    """A module by its path, None where there is none."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None

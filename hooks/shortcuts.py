@@ -49,9 +49,12 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
     block = places[f"blocks.{layer}.hook_resid_pre"].path
 
     def path(part: str, end: str) -> str:
+        """The module at whose end a site's tensor stands as it is; empty where it stands in no such way."""
         place = places.get(f"blocks.{layer}.{part}")
-        alone = place is not None and place.end == end and place.like is None and place.calls == 1
-        return place.path if place is not None and alone else ""
+        if place is None or place.end != end:
+            return ""
+        is_plain = place.like is None and place.calls == 1
+        return place.path if is_plain else ""
 
     def parent(of: str) -> str:
         above = of.rpartition(".")[0]
@@ -60,18 +63,19 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
     def module(at: str) -> nn.Module | None:
         return model.get_submodule(at) if at else None
 
-    value, out, up, down = (path(*p) for p in (("attn.hook_v", "output"), ("attn.hook_z", "input"),
-                                               ("mlp.hook_pre", "output"), ("mlp.hook_post", "input")))  # fmt: skip
+    value = path("attn.hook_v", "output")
+    out = path("attn.hook_z", "input")
+    up = path("mlp.hook_pre", "output")
+    down = path("mlp.hook_post", "input")
     mlp = parent(up)
-    whole = bool(mlp) and down.startswith(mlp + ".")
-    parallel = f"blocks.{layer}.hook_resid_mid" not in places
+    is_whole = bool(mlp) and down.startswith(mlp + ".")
     return Parts(
-        module(parent(value)),
-        module(out),
-        module(mlp if whole else up),
-        module(down),
-        whole,
-        parallel,
+        attention=module(parent(value)),
+        out=module(out),
+        up=module(mlp if is_whole else up),
+        down=module(down),
+        whole=is_whole,
+        parallel=f"blocks.{layer}.hook_resid_mid" not in places,
     )
 
 
@@ -105,38 +109,42 @@ def run_once(
     """
     handles: list[Any] = []
 
-    def fewer(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim == 3 and len(value) == batch * copies:
+    def first_copy(value: Any) -> Any:
+        is_of_all_copies = isinstance(value, Tensor) and value.ndim == 3
+        if is_of_all_copies and len(value) == batch * copies:
             return value[:batch]
         return originals.get(id(value), value)
 
-    def more(value: Any) -> Any:
+    def repeated(value: Any) -> Any:
         if isinstance(value, tuple | list):
-            return type(value)(more(v) for v in value)
-        own = isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch
-        return value.repeat(copies, *[1] * (value.ndim - 1)) if own else value
+            return type(value)(repeated(item) for item in value)
+        is_of_rows = isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch
+        return value.repeat(copies, *[1] * (value.ndim - 1)) if is_of_rows else value
+
+    def narrow_call(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        narrow_kwargs = {name: first_copy(value) for name, value in kwargs.items()}
+        return tuple(map(first_copy, args)), narrow_kwargs
+
+    def widen_output(_: nn.Module, args: Any, output: Any) -> Any:
+        return repeated(output)
+
+    def widen_input(_: nn.Module, args: Any) -> Any:
+        return repeated(args)
 
     def narrow(module: nn.Module | None, until: nn.Module | None = None) -> None:
         """Run a module on one copy; repeat its output, or the input of the module ``until`` within or behind it."""
-        if module is None or (until is None and at is not module and at in module.modules()):
-            return  # the site is within what would be repeated at its end
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda _, args, kwargs: (
-                    tuple(map(fewer, args)),
-                    {k: fewer(v) for k, v in kwargs.items()},
-                ),
-                with_kwargs=True,
-            )
-        )
+        if module is None:
+            return
+        # A site that stands within the module would be edited on one copy, and the edit repeated.
+        is_edited_within = at is not module and at in module.modules()
+        if until is None and is_edited_within:
+            return
+        handles.append(module.register_forward_pre_hook(narrow_call, with_kwargs=True))
+        # Prepended: the other hooks on this place, the edits among them, must see all copies.
         if until is None:
-            handles.append(
-                module.register_forward_hook(lambda _, args, output: more(output), prepend=True)
-            )
+            handles.append(module.register_forward_hook(widen_output, prepend=True))
         else:
-            handles.append(
-                until.register_forward_pre_hook(lambda _, args: more(args), prepend=True)
-            )
+            handles.append(until.register_forward_pre_hook(widen_input, prepend=True))
 
     try:
         for module, until in _before(parts, edited):
@@ -164,15 +172,16 @@ def only_positions(parts: Parts, positions: Int[Tensor, "rows p"]) -> Iterator[N
     def limit(module: nn.Module | None) -> None:
         if module is None:
             return
-        length: list[int] = []
+        length: list[int] = []  # from the input of a call to its output
 
         def before(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            length.append(args[0].shape[1])
-            return args[0].gather(1, _wide(positions, args[0])), *args[1:]
+            stream = args[0]
+            length.append(stream.shape[1])
+            return stream.gather(1, _wide(positions, stream)), *args[1:]
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            out = output.new_zeros(len(output), length.pop(), output.shape[2])
-            return out.scatter(1, _wide(positions, output), output)
+            whole = output.new_zeros(len(output), length.pop(), output.shape[2])
+            return whole.scatter(1, _wide(positions, output), output)
 
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after, prepend=True))
@@ -189,8 +198,14 @@ def only_positions(parts: Parts, positions: Int[Tensor, "rows p"]) -> Iterator[N
 def padded(positions: Sequence[Sequence[int]]) -> Int[Tensor, "rows p"]:
     """Positions of each row as one table; a row with fewer repeats its last, one with none has the first position."""
     most = max(map(len, positions))
-    return torch.tensor([[*row, *[row[-1] if row else 0] * (most - len(row))] for row in positions])
+    table = []
+    for row in positions:
+        filler = row[-1] if row else 0
+        table.append([*row, *[filler] * (most - len(row))])
+    return torch.tensor(table)
 
 
 def _wide(positions: Tensor, like: Tensor) -> Tensor:
-    return positions[: len(like), :, None].to(like.device).expand(-1, -1, like.shape[2])
+    """Positions as an index of every column of ``like``, ``rows p d``."""
+    index = positions[: len(like), :, None].to(like.device)
+    return index.expand(-1, -1, like.shape[2])

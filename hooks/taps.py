@@ -6,16 +6,14 @@ on one place see it in the order in which they were attached, each what the one 
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
 import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +24,7 @@ from .activations import SiteNeverFired, select
 from .anatomy import Place, heads_of, modules_at
 from .attention import watch_attention
 from .block import BlockHook, ReadingHook, Repeat, Touching
+from .containers import CallArguments, pick
 from .experts import given_to, touched
 from .forwards import Forward, Forwards
 from .recurrent import Recurrence, joined, mark, steps_of
@@ -111,34 +110,27 @@ class Taps:
         return self._hook(tap)
 
     def _hook(self, tap: Tap) -> ExitStack:
-        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
-        likes = set[str]()
-        for site, place in self.places.items():
-            end = "attention" if place.end in ATTENTION_ENDS else place.end
-            hooked.setdefault((place.path, end), []).append((site, place))
-            if place.like is not None:
-                likes.add(place.like)
+        hooked, likes = self._hooked()
         modules = modules_at(self.model, (*(path for path, _ in hooked), *likes))
         handles: list[RemovableHandle] = []
 
         def before(module: nn.Module, hook: Callable[..., Any]) -> None:
-            handles.append(module.register_forward_pre_hook(BlockHook(hook), with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
         with ExitStack() as stack:  # a failure half-way removes what is already attached
             stack.callback(self._release, handles)
             self._tap = tap
+            # The order is part of the contract: a call is read before its sites are touched, and ends behind them.
             for path, hook in self.forwards.openers(self):
-                handles.append(
-                    modules[path].register_forward_pre_hook(ReadingHook(hook), with_kwargs=True)
-                )
+                before(modules[path], ReadingHook(hook))
             for path in self._nesting(modules):
-                keep_padded(stack, modules[path], self._mine)
+                keep_padded(stack, modules[path], self._takes_call)
             for path in likes:
-                before(modules[path], self._shape_noted(path))
+                before(modules[path], BlockHook(self._shape_noted(path)))
             for (path, end), wanted in hooked.items():
                 module = modules[path]
                 if end == "input":
-                    before(module, self._reader(tap, path, wanted))
+                    before(module, BlockHook(self._reader(tap, path, wanted)))
                 elif end == "neurons":
                     hook = BlockHook(self._experts(tap, path, wanted), values=4)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
@@ -146,24 +138,34 @@ class Taps:
                     hook = BlockHook(self._recurrence(tap, path, wanted), values=4)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
                 elif end == "output":
-                    handles.append(
-                        module.register_forward_hook(BlockHook(self._writer(tap, path, wanted)))
-                    )
+                    hook = BlockHook(self._writer(tap, path, wanted))
+                    handles.append(module.register_forward_hook(hook))
                 else:
                     self._watch(tap, stack, module, path, wanted)
             for path, hook in self.forwards.closers(self):
-                handles.append(
-                    modules[path].register_forward_hook(ReadingHook(hook), always_call=True)
-                )
+                closer = ReadingHook(hook)
+                handles.append(modules[path].register_forward_hook(closer, always_call=True))
             return stack.pop_all()
+
+    def _hooked(self) -> tuple[dict[tuple[str, str], list[tuple[Site, Place]]], set[str]]:
+        """The sites of each module's end, and the modules whose input tells batch and pos."""
+        hooked: dict[tuple[str, str], list[tuple[Site, Place]]] = {}
+        likes = set[str]()
+        for site, place in self.places.items():
+            end = "attention" if place.end in ATTENTION_ENDS else place.end
+            hooked.setdefault((place.path, end), []).append((site, place))
+            if place.like is not None:
+                likes.add(place.like)
+        return hooked, likes
 
     def _nesting(self, modules: Mapping[str, nn.Module]) -> Iterator[str]:
         """Modules that would give those that are hooked within them a nested tensor."""
         for path, module in modules.items():
-            if isinstance(module, nn.TransformerEncoder):
-                inside = f"{path}.layers." if path else "layers."
-                if any(place.path.startswith(inside) for place in self.places.values()):
-                    yield path
+            if not isinstance(module, nn.TransformerEncoder):
+                continue
+            inside = f"{path}.layers." if path else "layers."
+            if any(place.path.startswith(inside) for place in self.places.values()):
+                yield path
 
     def _release(self, handles: list[RemovableHandle]) -> None:
         self._tap = None
@@ -173,9 +175,8 @@ class Taps:
     def facts(self) -> _Facts:
         """What is to be known of this forward when a part of it runs again."""
         assert self._tap is not None
-        return _Facts(
-            self._tap, self.forwards.now, self.live, dict(self._counts), dict(self._shapes)
-        )
+        counts, shapes = dict(self._counts), dict(self._shapes)
+        return _Facts(self._tap, self.forwards.now, self.live, counts, shapes)
 
     def _recall(self, facts: _Facts) -> None:
         self.live = facts.live
@@ -211,7 +212,7 @@ class Taps:
                 "the modules did not run, or the layer's attention is neither sdpa nor a softmax"
             )
 
-    def _mine(self) -> bool:
+    def _takes_call(self) -> bool:
         """Whether this call of a module is shown to the tap; a checkpointed part is told to show its repeats too."""
         if not self.is_shown():
             return False
@@ -246,7 +247,7 @@ class Taps:
 
     def _shape_noted(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if not self._mine():
+            if not self._takes_call():
                 return
             given = args[0] if args else kwargs["hidden_states"]
             self._shapes[path] = given.shape[:2]
@@ -255,9 +256,9 @@ class Taps:
 
     def _reader(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not self._mine():
+            if not self._takes_call():
                 return None
-            given = _Given(module, args, kwargs)
+            given = CallArguments(module, args, kwargs)
             changed = self._touch(tap, path + ":input", wanted, given)
             return None if changed is given else (changed.args, changed.kwargs)
 
@@ -265,7 +266,7 @@ class Taps:
 
     def _writer(self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if not self._mine():
+            if not self._takes_call():
                 return None
             changed = self._touch(tap, path + ":output", wanted, output)
             return None if changed is output else changed
@@ -276,23 +277,19 @@ class Taps:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
-            if not self._mine():
+            if not self._takes_call():
                 return None
             call = self._next_call(path + ":neurons", wanted)
+            stream = given_to(args, kwargs)
             changed = output
             for site, place in wanted:
-                if place.call == call:
-                    shape = self._shapes.get(place.like) if place.like else None
-                    touch = functools.partial(tap.touch, site, place, shape=shape)
-                    with Touching(self.model):
-                        changed = touched(
-                            module,
-                            given_to(args, kwargs),
-                            str(place.item),
-                            changed,
-                            touch,
-                            self.in_graph,
-                        )
+                if place.call != call:
+                    continue
+                touch = functools.partial(tap.touch, site, place, shape=self._shape_of(place))
+                with Touching(self.model):
+                    changed = touched(
+                        module, stream, str(place.item), changed, touch, self.in_graph
+                    )
             tap.after()
             return None if changed is output else changed
 
@@ -302,7 +299,7 @@ class Taps:
         self, tap: Tap, path: str, wanted: list[tuple[Site, Place]]
     ) -> Callable[..., Any]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if not self._mine():
+            if not self._takes_call():
                 return None
             self._next_call(path + ":steps", wanted)
             run, before = Recurrence(module, args, kwargs), steps_of(output)
@@ -310,13 +307,13 @@ class Taps:
                 steps = [*before, functools.partial(self._step, tap, wanted, run.lengths)]
                 changed = mark(run.output(steps), steps)
             else:
-                values, shown = run.values(before), {}
+                values, touched_values = run.values(before), {}
                 for site, place in wanted:
                     part = str(place.item)
                     with Touching(self.model):
-                        raw = shown.get(part, values[part])
-                        shown[part] = tap.touch(site, place, raw, None)
-                steps = [*before, joined(shown)]
+                        raw = touched_values.get(part, values[part])
+                        touched_values[part] = tap.touch(site, place, raw, None)
+                steps = [*before, joined(touched_values)]
                 changed = mark(run.output(steps), steps) if self.in_graph else output
             tap.after()
             return None if changed is output else changed
@@ -348,17 +345,20 @@ class Taps:
                     row = tap.touch(site, place, row, None)
         return row[:, 0]
 
+    def _shape_of(self, place: Place) -> torch.Size | None:
+        """``(batch, pos)`` of a module that runs on ``(batch pos)`` rows."""
+        return self._shapes.get(place.like) if place.like else None
+
     def _touch(self, tap: Tap, key: str, wanted: list[tuple[Site, Place]], container: Any) -> Any:
         call = self._next_call(key, wanted)
         for site, place in wanted:
-            if place.call == call:
-                raw, put = pick(container, place, site)
-                with Touching(self.model):
-                    new = tap.touch(
-                        site, place, raw, self._shapes.get(place.like) if place.like else None
-                    )
-                if new is not raw:
-                    container = put(new)
+            if place.call != call:
+                continue
+            raw, put = pick(container, place, site)
+            with Touching(self.model):
+                new = tap.touch(site, place, raw, self._shape_of(place))
+            if new is not raw:
+                container = put(new)
         tap.after()
         return container
 
@@ -370,12 +370,12 @@ class Taps:
         path: str,
         wanted: list[tuple[Site, Place]],
     ) -> None:
-        def here() -> _Attention | None:
+        def at_this_call() -> _Attention | None:
             call = self._next_call(path + ":attention", wanted)
             chosen = [(site, place) for site, place in wanted if place.call == call]
             return _Attention(tap, chosen, self.in_graph, self.model) if chosen else None
 
-        watch_attention(stack, module, self._mine, here, tap.after)
+        watch_attention(stack, module, self._takes_call, at_this_call, tap.after)
 
     def _next_call(self, key: str, wanted: list[tuple[Site, Place]]) -> int:
         self.ran = True
@@ -413,13 +413,12 @@ class _Attention:
 
     def hold(self, heads: list[int], count: int) -> None:
         """Scores and pattern will be of these heads."""
-        own = [
-            (site, [heads.index(head) for head in heads_of(site, count)]) for site, _ in self.wanted
-        ]
-        self.wanted = [
-            (site, replace(place, own=at[0] if isinstance(site.select, int) else tuple(at)))
-            for (site, place), (_, at) in zip(self.wanted, own, strict=True)
-        ]
+        local: list[tuple[Site, Place]] = []
+        for site, place in self.wanted:
+            indices = [heads.index(head) for head in heads_of(site, count)]
+            selection = indices[0] if isinstance(site.select, int) else tuple(indices)
+            local.append((site, replace(place, own=selection)))
+        self.wanted = local
 
     def scores(self, scores: Tensor) -> Tensor:
         return self._touch("scores", scores)
@@ -432,9 +431,10 @@ class _Attention:
 
     def _touch(self, end: str, raw: Tensor) -> Tensor:
         for site, place in self.wanted:
-            if place.end == end:
-                with Touching(self.model):
-                    raw = self.tap.touch(site, place, raw, None)
+            if place.end != end:
+                continue
+            with Touching(self.model):
+                raw = self.tap.touch(site, place, raw, None)
         return raw
 
 
@@ -445,145 +445,6 @@ def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Ten
 
 def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
     """A site's tensor, read off the raw one."""
-    return place.view(raw if shape is None or raw.ndim > 2 else raw.unflatten(0, shape))
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What a module is called with."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def names(self) -> list[str]:
-        """The names of the positional arguments, as far as the module's forward tells them."""
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return [
-            p.name
-            for p in inspect.signature(self.module.forward).parameters.values()
-            if p.kind in kinds
-        ]
-
-    def where(self, item: int | str | None) -> int | str | None:
-        """An argument as it was given, by position or by name; None if it was not."""
-        if item is None:
-            if self.args:
-                return 0
-            tensors = [name for name, value in self.kwargs.items() if isinstance(value, Tensor)]
-            return min(tensors, key=lambda name: name != "hidden_states", default=None)
-        if isinstance(item, int):
-            names = self.names() if item >= len(self.args) else []
-            return (
-                item
-                if item < len(self.args)
-                else self.where(names[item])
-                if item < len(names)
-                else None
-            )
-        if item in self.kwargs:
-            return item
-        names = self.names()
-        return names.index(item) if item in names[: len(self.args)] else None
-
-    def shown(self) -> str:
-        """What a message says was given."""
-        return ", ".join([f"{len(self.args)} by position", *self.kwargs])
-
-
-def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The tensor a place means in a module's input or output, and how to put another in its place.
-
-    Raises:
-        SiteNeverFired: there is no tensor where the place says.
-    """
-    item = place.item
-    if isinstance(container, Tensor):
-        if item not in (None, 0):
-            raise SiteNeverFired(
-                f"{site}: expected several values, got one tensor: leave out [{item}]"
-            )
-        return container, lambda new: new
-    if isinstance(container, _Given):
-        return _pick_given(container, place, site)
-    if is_dataclass(container) and not isinstance(container, Mapping):
-        names = [field.name for field in fields(container)]
-        values = {name: getattr(container, name) for name in names}
-        return _pick_key(values, place, site, lambda key, new: _with_field(container, key, new))
-    if isinstance(container, Mapping):
-        kind = cast(Any, type(container))
-        return _pick_key(container, place, site, lambda key, new: kind({**container, key: new}))
-    if isinstance(container, tuple | list):
-        at = _number(item, site, len(container)) if item is not None else 0
-        if at >= len(container):
-            raise SiteNeverFired(f"{site}: expected an element {at}, got {len(container)} of them")
-        if item is None and not isinstance(container[0], Tensor):
-            raise SiteNeverFired(
-                f"{site}: expected a tensor first, got {type(container[0]).__name__}; add [index]"
-            )
-        if not isinstance(container[at], Tensor):
-            inner, put_inner = pick(container[at], Place(place.path, place.end), site)
-            return inner, lambda new: _swap(container, at, put_inner(new))
-        return container[at], lambda new: _swap(container, at, new)
-    raise SiteNeverFired(
-        f"{site}: expected a tensor, a tuple or a mapping, got {type(container).__name__}"
-    )
-
-
-def _pick_key(
-    values: Mapping[str, Any], place: Place, site: Site, put: Callable[[str, Tensor], Any]
-) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """By name, by number among the values, or the first tensor."""
-    tensors = [name for name, value in values.items() if isinstance(value, Tensor)]
-    if isinstance(place.item, int):
-        names = list(values)
-        key = names[place.item] if place.item < len(names) else None
-    elif place.item is not None:
-        key = place.item
-    else:
-        key = min(tensors, key=lambda name: name != "hidden_states", default=None)
-    if key not in tensors:
-        raise SiteNeverFired(
-            f"{site}: expected a tensor at {place.item!r}, got tensors at {sorted(map(str, tensors))}"
-        )
-    return values[key], lambda new: put(key, new)
-
-
-def _pick_given(given: _Given, place: Place, site: Site) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    at = given.where(place.item)
-    if at is None:
-        raise SiteNeverFired(f"{site}: expected an argument {place.item!r}, got {given.shown()}")
-    value = given.args[at] if isinstance(at, int) else given.kwargs[at]
-
-    def put(new: Any) -> _Given:
-        if isinstance(at, int):
-            return replace(given, args=_swap(given.args, at, new))
-        return replace(given, kwargs={**given.kwargs, at: new})
-
-    if isinstance(value, Tensor):
-        return value, put
-    if place.item is None:
-        raise SiteNeverFired(
-            f"{site}: expected a tensor first, got {type(value).__name__}; add [name] or [index]"
-        )
-    inner, put_inner = pick(value, Place(place.path, place.end), site)
-    return inner, lambda new: put(put_inner(new))
-
-
-def _with_field(container: Any, name: str, new: Any) -> Any:
-    changed = copy.copy(container)
-    object.__setattr__(changed, name, new)  # the dataclass may be frozen
-    return changed
-
-
-def _number(item: int | str, site: Site, size: int) -> int:
-    if isinstance(item, str):
-        raise SiteNeverFired(
-            f"{site}: expected a number below {size} for one of {size} values, got {item!r}"
-        )
-    return item
-
-
-def _swap(container: Any, at: int, new: Any) -> Any:
-    items = [*container[:at], new, *container[at + 1 :]]
-    return type(container)(*items) if hasattr(container, "_fields") else type(container)(items)
+    if shape is not None and raw.ndim <= 2:
+        raw = raw.unflatten(0, shape)
+    return place.view(raw)

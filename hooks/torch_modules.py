@@ -21,7 +21,8 @@ from .block import BlockHook
 from .families.torch_layers import row_of
 from .forwards import bound
 from .recurrent import part_names
-from .rows import Place, Reading, Stack, read
+from .rows import Place, Reading, read
+from .stacks import Stack
 
 _LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 

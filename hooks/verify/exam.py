@@ -17,11 +17,11 @@ from layerscope.errors import InputError
 from ..activations import SiteNeverFired
 from ..anatomy import Anatomy, UnknownArchitecture, anatomy, copied
 from ..capture import capture
-from ..configuration import text_config
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
 from ..sites import HEAD_AXIS, Site, SiteLike
+from ..stacks import text_config
 from ..views import turned
 from .findings import Finding
 from .inputs import default_inputs, pad_id

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError
 
-from ..configuration import text_config
+from ..stacks import text_config
 
 TEXTS, LENGTH, SAMPLES = 3, 7, 1600
 READ_BOTH_WAYS = ("paligemma",)

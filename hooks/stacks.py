@@ -1,0 +1,163 @@
+"""Stacks: which lists of blocks a model has, and the row of `hooks.families` that describes each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from .families import FAMILIES, Family, PlaceSpec
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One list of blocks in a model: its name in sites, its row, and where the row's paths start.
+
+    Args:
+        name: ``blocks``, ``decoder_blocks``, ``vision_blocks``, ``audio_blocks``.
+        prefix: path of the body, with its dot; empty for the model itself.
+        config: the body's own configuration.
+    """
+
+    name: str
+    prefix: str
+    family: Family
+    config: Any
+
+    @property
+    def path(self) -> str:
+        """Where its blocks are."""
+        return self.prefix + self.family.blocks
+
+
+def stacks_of(model: nn.Module) -> list[Stack]:
+    """The stacks that the table knows in a model, the text's (or the only one) first, as ``blocks``."""
+    matches = list(_matches(model))
+    if not matches:
+        return []
+    main = _main(model, matches)
+    stacks: dict[str, Stack] = {}
+    if main is not None:
+        stacks["blocks"] = main
+        decoder = main.family.decoder
+        if decoder is not None and submodule(model, main.prefix + decoder.blocks) is not None:
+            stacks["decoder_blocks"] = replace(main, name="decoder_blocks", family=decoder)
+    for match in matches:
+        name = _sense(match.config)
+        if match is not main and name is not None:
+            stacks.setdefault(name, replace(match, name=name))
+    return list(stacks.values())
+
+
+def _main(model: nn.Module, matches: list[Stack]) -> Stack | None:
+    """The stack of the text; of a model without text the only one, if it is the body itself."""
+    text = text_config(getattr(model, "config", None))
+    text_type = getattr(text, "model_type", "")
+    for match in matches:
+        if getattr(match.config, "model_type", None) == text_type:
+            return match
+    only = matches[0]
+    is_body = len(matches) == 1 and only.prefix.count(".") <= 1
+    return only if is_body else None
+
+
+def _matches(model: nn.Module) -> Iterator[Stack]:
+    inside: list[str] = []
+    for path, module in model.named_modules():
+        # A part of a module that a row describes is described by it.
+        if any(path.startswith(prefix) for prefix in inside):
+            continue
+        config = getattr(module, "config", None)
+        prefix = f"{path}." if path else ""
+        for family in FAMILIES.get(getattr(config, "model_type", None) or "", ()):
+            resolved = _resolved(module, family) if family.when(config) else None
+            if resolved is None:
+                continue
+            inside.append(prefix)
+            yield Stack("blocks", prefix, resolved, config)
+            if not prefix:
+                return
+            break
+
+
+def _resolved(module: nn.Module, family: Family) -> Family | None:
+    """The row as this module has it: whole, its encoder alone, or its decoder alone."""
+    if submodule(module, family.blocks) is not None:
+        return family
+    decoder = family.decoder
+    if decoder is not None and submodule(module, decoder.blocks) is not None:
+        return replace(decoder, inside=_without_cross(decoder), cross=None)
+    class_name = type(module).__name__.lower()
+    for part, row in (("encoder", family), ("decoder", decoder)):
+        # An encoder alone is its own body: the row's paths lose their first name.
+        start = f"{part}."
+        if row is None or not row.blocks.startswith(start) or part not in class_name:
+            continue
+        blocks = row.blocks.removeprefix(start)
+        if submodule(module, blocks) is None:
+            continue
+        outside = {}
+        for site, place in row.outside.items():
+            outside[site] = place.removeprefix(start) if isinstance(place, str) else place
+        return replace(
+            row,
+            blocks=blocks,
+            outside=outside,
+            inside=_without_cross(row),
+            cross=None,
+            decoder=None,
+        )
+    return None
+
+
+def _without_cross(row: Family) -> dict[str, PlaceSpec]:
+    """The sites of a decoder that runs without an encoder."""
+    return {part: place for part, place in row.inside.items() if "cross" not in part}
+
+
+def _sense(config: Any) -> str | None:
+    kind = str(getattr(config, "model_type", ""))
+    if "vision" in kind or hasattr(config, "image_size") or hasattr(config, "patch_size"):
+        return "vision_blocks"
+    if "audio" in kind or "speech" in kind or hasattr(config, "num_mel_bins"):
+        return "audio_blocks"
+    return None
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that describes the text model; itself where there are no parts."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+
+
+def head_counts(config: Any) -> tuple[int, int]:
+    """Heads of queries, and of keys and values, as a configuration counts them."""
+    config = text_config(config)
+    n_heads = int(_first(config, *_HEADS, default=1))
+    n_kv = int(_first(config, *_KV_HEADS, default=n_heads))
+    # Falcon's and GPTBigCode's configurations count the heads otherwise
+    is_multi_query = getattr(config, "multi_query", False)
+    if is_multi_query and not getattr(config, "new_decoder_architecture", False):
+        n_kv = 1
+    return n_heads, n_kv
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """A module by its path, None where there is none."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _first(config: Any, *names: str, default: int) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None and not isinstance(value, list | tuple | dict):
+            return value
+    return default
