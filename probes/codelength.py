@@ -114,20 +114,36 @@ def online_code(
     if len(owners) != len(features):
         raise InputError(f"expected a sentence for each of {len(features)} rows, got {len(owners)}")
     order, ends = _blocks(owners, fractions, seed)
-    features, owners = features[torch.from_numpy(order).to(features.device)], owners[order]
+    features = features[torch.from_numpy(order).to(features.device)]
+    owners = owners[order]
     messages = [_Message.of(name, labels, order, ends[0]) for name, labels in targets.items()]
-    held = None
+    coded_dev = None
     if dev is not None:
-        held = dev[0], {m.name: encode_with(of_dev(m.name, dev[1]), m.classes) for m in messages}
+        dev_features, dev_labels = dev
+        dev_index = {m.name: encode_with(of_dev(m.name, dev_labels), m.classes) for m in messages}
+        coded_dev = dev_features, dev_index
 
     fits: dict[str, Fit] = {}
     for start, stop in itertools.pairwise(ends):
-        # A probe needs two classes; a message that has shown one only is coded by the escape alone.
-        seen = {m.name: m.index[:start] for m in messages if len(np.unique(m.index[:start])) > 1}
-        fits = _fit(features[:start], seen, owners[:start], l2, held, tol, fits) if seen else {}
+        sent = {}
+        for message in messages:
+            labels = message.index[:start]
+            # A probe needs two classes; a message that has shown one only is coded by the escape alone.
+            if len(np.unique(labels)) > 1:
+                sent[message.name] = labels
+        # Each block's probes begin where those of the block before ended.
+        if sent:
+            fits = _fit(features[:start], sent, owners[:start], l2, coded_dev, tol, fits)
+        else:
+            fits = {}
         for message in messages:
             message.send(features[start:stop], start, stop, fits.get(message.name))
-    return {m.name: m.length(ends, 0 if dev is None else len(dev[1][m.name])) for m in messages}
+
+    lengths = {}
+    for message in messages:
+        n_dev = 0 if dev is None else len(dev[1][message.name])
+        lengths[message.name] = message.length(ends, n_dev)
+    return lengths
 
 
 @dataclass
@@ -148,18 +164,28 @@ class _Message:
 
     def send(self, X: Float[Tensor, "m d"], start: int, stop: int, fit: Fit | None) -> None:
         """Code the labels from start to stop by the probe of those before."""
-        k, escape = len(self.classes), 1 / (start + 1)
+        n_classes = len(self.classes)
+        escape = 1 / (start + 1)
         wanted = torch.from_numpy(self.index[start:stop])
-        p = _probability(fit, self.index[:start], X, wanted, k)
-        self.blocks.append(float(-((1 - escape) * p + escape / k).log2().sum()))
+        p = _probability(fit, self.index[:start], X, wanted, n_classes)
+        # Mixed with the uniform code, so that a label that no block has shown yet costs a finite number of bits.
+        mixed = (1 - escape) * p + escape / n_classes
+        self.blocks.append(float(-mixed.log2().sum()))
         self.l2.append(float("nan") if fit is None else fit.l2)
 
     def length(self, ends: Sequence[int], n_dev: int) -> CodeLength:
         """What all of it cost."""
-        n, k = len(self.index), len(self.classes)
-        each = float(np.log2(k))
+        n, n_classes = len(self.index), len(self.classes)
+        bits_each = float(np.log2(n_classes))
         return CodeLength(
-            sum(self.blocks), n * each, self.blocks, list(ends), self.l2, n_dev * each, n, k
+            bits=sum(self.blocks),
+            uniform=n * bits_each,
+            blocks=self.blocks,
+            ends=list(ends),
+            l2=self.l2,
+            unpaid=n_dev * bits_each,
+            n=n,
+            n_classes=n_classes,
         )
 
 
@@ -167,23 +193,21 @@ def _blocks(
     owners: np.ndarray, fractions: Sequence[float], seed: int
 ) -> tuple[np.ndarray, list[int]]:
     """Rows in the order in which they are sent, and where the blocks end."""
-    if (
-        list(fractions) != sorted(set(fractions))
-        or not fractions
-        or fractions[0] <= 0
-        or fractions[-1] != 1
-    ):
+    rises = list(fractions) == sorted(set(fractions))
+    if not rises or not fractions or fractions[0] <= 0 or fractions[-1] != 1:
         raise InputError(f"fractions: expected shares that rise to 1, got {list(fractions)}")
-    names, place = np.unique(owners, return_inverse=True)
-    if len(names) < 2:
-        raise InputError(f"expected at least 2 sentences, got {len(names)}")
-    turn = np.random.default_rng(seed).permutation(len(names))
-    position = np.empty(len(names), dtype=int)
-    position[turn] = np.arange(len(names))
-    order = np.argsort(position[place], kind="stable")
-    rows = np.bincount(position[place], minlength=len(names)).cumsum()
-    counts = sorted({max(1, round(fraction * len(names))) for fraction in fractions})
-    return order, [int(rows[count - 1]) for count in counts]
+    names, sentence = np.unique(owners, return_inverse=True)
+    n_sentences = len(names)
+    if n_sentences < 2:
+        raise InputError(f"expected at least 2 sentences, got {n_sentences}")
+    shuffled = np.random.default_rng(seed).permutation(n_sentences)
+    position = np.empty(n_sentences, dtype=int)
+    position[shuffled] = np.arange(n_sentences)
+    place = position[sentence]
+    order = np.argsort(place, kind="stable")  # the words of a sentence stay in their order
+    rows_before = np.bincount(place, minlength=n_sentences).cumsum()
+    counts = sorted({max(1, round(fraction * n_sentences)) for fraction in fractions})
+    return order, [int(rows_before[count - 1]) for count in counts]
 
 
 def _fit(
@@ -204,36 +228,37 @@ def _fit(
         if len(path) == 1:
             return fit_many(X, targets, path[0], tol=tol, start=before)
         if dev is not None:
-            return fit_many(
-                X,
-                targets,
-                path,
-                dev=(dev[0], {name: dev[1][name] for name in targets}),
-                choose="bits",
-                tol=tol,
-            )
-        cut = int(len(X) * (1 - TAIL))
-        while cut and owners[cut] == owners[cut - 1]:
-            cut -= 1
-        can = {name: i for name, i in targets.items() if cut and len(np.unique(i[:cut])) > 1}
-        picked = dict.fromkeys(targets, path[0])
-        if can:
-            tail = (X[cut:], {name: i[cut:] for name, i in can.items()})
-            found = fit_many(
-                X[:cut],
-                {name: i[:cut] for name, i in can.items()},
-                path,
-                dev=tail,
-                choose="bits",
-                tol=CHOICE,
-            )
-            picked |= {name: fit.l2 for name, fit in found.items()}
-        out: dict[str, Fit] = {}
+            dev_X, dev_labels = dev
+            of_targets = {name: dev_labels[name] for name in targets}
+            return fit_many(X, targets, path, dev=(dev_X, of_targets), choose="bits", tol=tol)
+        chosen = dict.fromkeys(targets, path[0]) | _tail_penalties(X, targets, owners, path)
+        fits: dict[str, Fit] = {}
         design = Design(X)
-        for penalty in sorted(set(picked.values())):
-            mine = {name: targets[name] for name in targets if picked[name] == penalty}
-            out |= fit_many(design, mine, penalty, tol=tol, start=before)
-    return out
+        for penalty in sorted(set(chosen.values())):
+            group = {name: targets[name] for name in targets if chosen[name] == penalty}
+            fits |= fit_many(design, group, penalty, tol=tol, start=before)
+    return fits
+
+
+def _tail_penalties(
+    X: Float[Tensor, "n d"],
+    targets: Mapping[str, np.ndarray],
+    owners: np.ndarray,
+    path: Sequence[float],
+) -> dict[str, float]:
+    """The penalty under which each target's last labels take the fewest bits; of targets that can be judged so."""
+    cut = int(len(X) * (1 - TAIL))
+    while cut and owners[cut] == owners[cut - 1]:  # the tail begins with a sentence
+        cut -= 1
+    heads, tails = {}, {}
+    for name, index in targets.items():
+        # A probe of the rows before the tail needs two classes there.
+        if cut and len(np.unique(index[:cut])) > 1:
+            heads[name], tails[name] = index[:cut], index[cut:]
+    if not heads:
+        return {}
+    fits = fit_many(X[:cut], heads, path, dev=(X[cut:], tails), choose="bits", tol=CHOICE)
+    return {name: fit.l2 for name, fit in fits.items()}
 
 
 def _probability(
@@ -246,7 +271,9 @@ def _probability(
     """The probe's probability of each label; of the only class where there has been but one."""
     table = torch.zeros(len(X), k, dtype=torch.float64)
     if fit is None:
-        table[:, int(seen[0])] = 1.0
+        only_class = int(seen[0])
+        table[:, only_class] = 1.0
     else:
-        table[:, torch.from_numpy(fit.classes.astype(int))] = fit.predict_proba(X).cpu()
+        columns = torch.from_numpy(fit.classes.astype(int))
+        table[:, columns] = fit.predict_proba(X).cpu()
     return table.gather(1, wanted[:, None])[:, 0]

@@ -10,10 +10,11 @@ k neurons are many and whether the neurons' own basis is special.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -61,6 +62,10 @@ def probes_for(n_classes: int) -> tuple[str, ...]:
     return tuple(name for name in PROBES if name != "balanced" or n_classes == 2)
 
 
+_Answers: TypeAlias = "Mapping[tuple[str, int], np.ndarray]"
+"""Probe and number of neurons -> which test rows it gets right."""
+
+
 def cross_table(
     X: Float[np.ndarray, "n d"],
     y: Labels,
@@ -90,32 +95,32 @@ def cross_table(
     names = probes_for(len(np.unique(labels)))
     trial = _Trial(labels, gold, names)
     orders = {ranking: rank(X, labels, ranking) for ranking in rankings} | dict(given or {})
-    found = {ranking: trial.right(X, X_test, order, ks) for ranking, order in orders.items()}
-    drawn = [trial.right(X, X_test, rng.permutation(d), ks) for _ in range(n_random)]
-    turned: dict[str, list[Mapping[tuple[str, int], np.ndarray]]] = {
-        ranking: [] for ranking in orders
-    }
+    ranked = {ranking: trial.right(X, X_test, order, ks) for ranking, order in orders.items()}
+    random = [trial.right(X, X_test, rng.permutation(d), ks) for _ in range(n_random)]
+    rotated: dict[str, list[_Answers]] = {ranking: [] for ranking in orders}
     for _ in range(n_rotations):
-        turn = rotation(d, rng).astype(X.dtype)
-        train, test = X @ turn, X_test @ turn
+        Q = rotation(d, rng).astype(X.dtype)
+        train, test = X @ Q, X_test @ Q
         for ranking in rankings:
-            turned[ranking].append(trial.right(train, test, rank(train, labels, ranking), ks))
+            order = rank(train, labels, ranking)
+            rotated[ranking].append(trial.right(train, test, order, ks))
     whole = trial.right(X, X_test, np.arange(d), [d])
-    boot, records = ClusterBootstrap(clusters, seed=seed), []
-    for ranking in orders:
-        for probe in names:
-            for k in ks:
-                score = boot.mean(found[ranking][probe, k])
-                record = {"ranking": ranking, "probe": probe, "k": k, "accuracy": score.value}
-                record |= {"low": score.low, "high": score.high}
-                for name, others in (("random", drawn), ("rotated", turned[ranking])):
-                    record |= _band(name, [float(other[probe, k].mean()) for other in others])
-                records.append(record)
+
+    boot = ClusterBootstrap(clusters, seed=seed)
+    records = []
+    for ranking, probe, k in itertools.product(orders, names, ks):
+        score = boot.mean(ranked[ranking][probe, k])
+        record = {"ranking": ranking, "probe": probe, "k": k, "accuracy": score.value}
+        record |= {"low": score.low, "high": score.high}
+        for name, draws in (("random", random), ("rotated", rotated[ranking])):
+            record |= _band(name, [float(draw[probe, k].mean()) for draw in draws])
+        records.append(record)
+    always_majority = np.full(len(gold), majority(labels), dtype=object)
     return CrossTable(
         orders,
         records,
         {probe: float(whole[probe, d].mean()) for probe in names},
-        accuracy(gold, np.full(len(gold), majority(labels), dtype=object)),
+        accuracy(gold, always_majority),
         trial.unconverged,
     )
 

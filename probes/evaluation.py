@@ -83,20 +83,23 @@ def macro_f1_interval(
     """
     classes = sorted({*gold, *predicted}, key=str)
     columns = confusion_columns(gold, predicted, classes)
-    right, made, there = np.split(columns.sum(0), 3)
-    f1 = 2 * right / (made + there)
+    right, n_predicted, n_gold = np.split(columns.sum(0), 3)
+    f1 = 2 * right / (n_predicted + n_gold)
     value, n = float(f1.mean()), boot.n_clusters
     if n == 1:
         return Interval(value, float("nan"), float("nan"))
-    of_item = np.split(columns, 3, axis=1)
-    influence = boot.by_cluster((2 * of_item[0] - f1 * (of_item[1] + of_item[2])) / (made + there))
+    # u_i: what each item adds to each class's F1, to first order, summed over each cluster.
+    is_right, is_predicted, is_gold = np.split(columns, 3, axis=1)
+    of_item = (2 * is_right - f1 * (is_predicted + is_gold)) / (n_predicted + n_gold)
+    influence = boot.by_cluster(of_item)
     spread = n / (n - 1)
-    own = spread * (influence**2).sum(0)
-    size = (made + there) / 2 + 2
-    smoothed = (2 * right + 1) / (made + there + 2)
-    rare = np.maximum(smoothed * (1 - smoothed) / size - own, 0.0)
-    error = float(np.sqrt(spread * (influence.mean(1) ** 2).sum() + rare.sum() / len(classes) ** 2))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    of_class = spread * (influence**2).sum(0)
+    # v_c: the variance of a share with one right and one wrong item more.
+    size = (n_predicted + n_gold) / 2 + 2
+    smoothed = (2 * right + 1) / (n_predicted + n_gold + 2)
+    rare = np.maximum(smoothed * (1 - smoothed) / size - of_class, 0.0)
+    variance = spread * (influence.mean(1) ** 2).sum() + rare.sum() / len(classes) ** 2
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * float(np.sqrt(variance))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
@@ -120,20 +123,18 @@ def selectivity(
         control_right: the share of control seeds that get it right.
         control_scores: accuracy of each control seed.
     """
-    value, seeds, n = (
-        float(right.mean() - np.mean(control_scores)),
-        len(control_scores),
-        boot.n_clusters,
-    )
+    value = float(right.mean() - np.mean(control_scores))
+    seeds, n = len(control_scores), boot.n_clusters
     if seeds < 2 or n < 2:
         return Interval(value, float("nan"), float("nan"))
-    sentences = float(boot.standard_errors((right - control_right)[:, None])[0]) ** 2
-    items = float((control_right * (1 - control_right)).mean()) / ((seeds - 1) * len(right))
-    tasks = max(0.0, float(np.var(control_scores, ddof=1)) / seeds - items)
-    variance = sentences + tasks
+    of_sentences = float(boot.standard_errors((right - control_right)[:, None])[0]) ** 2
+    of_items = float((control_right * (1 - control_right)).mean()) / ((seeds - 1) * len(right))
+    of_tasks = max(0.0, float(np.var(control_scores, ddof=1)) / seeds - of_items)
+    variance = of_sentences + of_tasks
     if variance == 0:
         return Interval(value, value, value)
-    freedom = variance**2 / (sentences**2 / (n - 1) + tasks**2 / (seeds - 1))
+    # Satterthwaite (1946)
+    freedom = variance**2 / (of_sentences**2 / (n - 1) + of_tasks**2 / (seeds - 1))
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * variance**0.5
     return Interval(value, value - half, value + half)
 
@@ -141,17 +142,19 @@ def selectivity(
 def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
     """Support, precision, recall and F1 of each class, by falling support; precision is None where nothing was predicted."""
     classes = sorted({*gold, *predicted}, key=str)
-    right, made, there = np.split(confusion_columns(gold, predicted, classes).sum(0), 3)
-    rows = [
-        {
-            "label": label,
-            "support": int(g),
-            "precision": float(r / p) if p else None,
-            "recall": float(r / g) if g else None,
-            "f1": float(2 * r / (p + g)),
-        }
-        for label, r, p, g in zip(classes, right, made, there, strict=True)
-    ]
+    columns = confusion_columns(gold, predicted, classes)
+    counts = np.split(columns.sum(0), 3)
+    rows = []
+    for label, right, n_predicted, n_gold in zip(classes, *counts, strict=True):
+        rows.append(
+            {
+                "label": label,
+                "support": int(n_gold),
+                "precision": float(right / n_predicted) if n_predicted else None,
+                "recall": float(right / n_gold) if n_gold else None,
+                "f1": float(2 * right / (n_predicted + n_gold)),
+            }
+        )
     return sorted(rows, key=lambda row: (-row["support"], str(row["label"])))
 
 

@@ -79,9 +79,12 @@ class MixFit:
     def predict(self, layers: Sequence[Float[Tensor, "n d"]]) -> np.ndarray:
         """The most probable class of every row; layers above the k-th are not read."""
         hidden = torch.zeros_like(layers[0], dtype=torch.float32)
-        for a, values, mean, scale in zip(self.mix, layers, self.mean, self.scale, strict=False):
-            hidden += a * (values.float() - mean) / scale
-        return self.classes[(hidden @ self.weight.T + self.bias).argmax(1).numpy()]
+        for weight, values, mean, scale in zip(
+            self.mix, layers, self.mean, self.scale, strict=False
+        ):
+            hidden += weight * (values.float() - mean) / scale
+        logits = hidden @ self.weight.T + self.bias
+        return self.classes[logits.argmax(1).numpy()]
 
     @property
     def centre_of_gravity(self) -> float:
@@ -93,6 +96,10 @@ class MixFit:
         """KL(a || uniform) in bits: 0 where all layers count alike, log2 of their number where one does."""
         positive = self.mix[self.mix > 0].double()
         return float((positive * positive.log2()).sum() + np.log2(len(self.mix)))
+
+
+_LEAST_SCALE = 1e-6
+"""A column that does not vary is divided by this, not by 0."""
 
 
 def mix_many(
@@ -123,25 +130,26 @@ def mix_many(
     shapes = {tuple(values.shape) for values in layers}
     if len(shapes) != 1:
         raise InputError(f"expected layers of one shape, got {sorted(shapes)}")
-    for place, (own, other) in enumerate(zip(layers, dev[0], strict=True)):
-        check_finite(own, f"layer {place}")
-        check_finite(other, f"dev, layer {place},")
+    for place, (train_layer, dev_layer) in enumerate(zip(layers, dev[0], strict=True)):
+        check_finite(train_layer, f"layer {place}")
+        check_finite(dev_layer, f"dev, layer {place},")
     coded = {name: encode_classes(name, labels) for name, labels in targets.items()}
     mean = torch.stack([values.float().mean(0) for values in layers])
-    scale = torch.stack([values.float().std(0, correction=0) for values in layers]).clamp_min(1e-6)
-    Z, held = (
-        [(v.float() - m) / s for v, m, s in zip(given, mean, scale, strict=True)]
-        for given in (layers, dev[0])
-    )
+    scale = torch.stack([values.float().std(0, correction=0) for values in layers])
+    scale = scale.clamp_min(_LEAST_SCALE)
+    # Layers are mixed on one scale, that of the training rows, so that a weight says what a layer is worth.
+    train_Z = _standardised(layers, mean, scale)
+    dev_Z = _standardised(dev[0], mean, scale)
     tops = range(len(layers)) if cumulative else (len(layers) - 1,)
-    out: dict[tuple[str, int], MixFit] = {}
+    mixes: dict[tuple[str, int], MixFit] = {}
     for name, (classes, index) in coded.items():
-        search = _Search(Z, index, held, encode_with(of_dev(name, dev[1]), classes), tuple(l2))
-        before: np.ndarray | None = None
+        dev_index = encode_with(of_dev(name, dev[1]), classes)
+        search = _Search(train_Z, index, dev_Z, dev_index, tuple(l2))
+        mix_below: np.ndarray | None = None
         for top in tops:
-            mix, fit, gap = search.best(_starts(top, before))
-            before = mix
-            out[name, top] = MixFit(
+            mix, fit, gap = search.best(_starts(top, mix_below))
+            mix_below = mix
+            mixes[name, top] = MixFit(
                 classes,
                 torch.from_numpy(mix).float(),
                 fit.coef.float().cpu(),
@@ -154,8 +162,14 @@ def mix_many(
                 fit.converged and gap <= GAP,
             )
             if progress is not None:
-                progress(len(out), len(coded) * len(tops))
-    return out
+                progress(len(mixes), len(coded) * len(tops))
+    return mixes
+
+
+def _standardised(
+    layers: Sequence[Float[Tensor, "n d"]], mean: Tensor, scale: Tensor
+) -> list[Float[Tensor, "n d"]]:
+    return [(v.float() - m) / s for v, m, s in zip(layers, mean, scale, strict=True)]
 
 
 def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.ndarray, " layers"]]:
@@ -163,10 +177,14 @@ def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.n
     count = top + 1
     if count == 1:
         return [np.ones(1)]
-    peaks = [np.where(np.arange(count) == layer, PEAK, (1 - PEAK) / top) for layer in range(count)]
+    even = np.full(count, 1 / count)
     if before is not None:
-        peaks = [np.append(PEAK * before, 1 - PEAK)]
-    return [np.full(count, 1 / count), *peaks]
+        return [even, np.append(PEAK * before, 1 - PEAK)]
+    starts = [even]
+    for layer in range(count):
+        is_peak = np.arange(count) == layer
+        starts.append(np.where(is_peak, PEAK, (1 - PEAK) / top))
+    return starts
 
 
 @dataclass
@@ -185,17 +203,18 @@ class _Search:
     ) -> tuple[Float[np.ndarray, " k"], Fit, float]:
         """The weights from the best of some starts, their regression, and the gap that is left."""
         middle = float(np.median(self.penalties))
-        objectives = (
-            [self.regression(mix, middle, ROUGH).objective for mix in starts]
-            if len(starts) > 1
-            else [0.0]
-        )
+        objectives = [0.0]
+        if len(starts) > 1:
+            # Rough regressions are enough to tell which start is the best.
+            objectives = [self.regression(mix, middle, ROUGH).objective for mix in starts]
         mix = starts[int(np.argmin(objectives))]
         l2 = self.penalty(mix)
         mix = self.descend(mix, l2)
         # what was best for the start need not be for the end
-        if len(mix) > 1 and (again := self.penalty(mix)) != l2:
-            l2, mix = again, self.descend(mix, again)
+        if len(mix) > 1:
+            l2_of_end = self.penalty(mix)
+            if l2_of_end != l2:
+                l2, mix = l2_of_end, self.descend(mix, l2_of_end)
         fit = self.regression(mix, l2)
         return mix, fit, self.gap(mix, fit)
 

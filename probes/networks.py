@@ -67,6 +67,9 @@ class NetworkFit:
         return self.classes[self.log_proba(X).argmax(1).cpu().numpy()]
 
 
+_ROUNDING, _TINY = 1e-6, 1e-12
+
+
 def networks_many(
     X: Float[Tensor, "n d"] | np.ndarray,
     targets: Mapping[str, Labels],
@@ -105,89 +108,110 @@ def networks_many(
     goal = torch.stack([torch.from_numpy(index) for _, index in coded.values()])  # target row
     if dev is None:
         cut = max(1, round(len(order) * HELD_OUT))
-        held, order = order[:cut], order[cut:] if cut < len(order) else order
+        held = order[:cut]
+        order = order[cut:] if cut < len(order) else order  # one row is held out and trained on
         held_X, held_y = features[held], goal[:, held]
     else:
         held_X = as_features(dev[0], device).float()
         check_finite(held_X, "dev")
-        held_y = torch.stack(
-            [torch.from_numpy(encode_with(of_dev(n, dev[1]), c)) for n, (c, _) in coded.items()]
-        )
+        dev_rows = []
+        for name, (classes, _) in coded.items():
+            dev_rows.append(torch.from_numpy(encode_with(of_dev(name, dev[1]), classes)))
+        held_y = torch.stack(dev_rows)
     features, goal = features[order], goal[:, order]
-    mean, scale = features.mean(0), features.std(0, correction=0)
-    scale[scale <= 1e-6 * mean.abs()] = 1.0
-    Z, held_Z = (features - mean) / scale.clamp_min(1e-12), (held_X - mean) / scale.clamp_min(1e-12)
+    mean, scale = _moments(features)
+    Z, held_Z = (features - mean) / scale, (held_X - mean) / scale
 
-    names = [(place, name, seed) for place, name in enumerate(targets) for seed in seeds]
-    which = torch.tensor([place for place, _, _ in names])
-    sizes = torch.tensor([len(coded[name][0]) for _, name, _ in names])
-    wide = int(sizes.max())
-    absent = (torch.arange(wide)[None] >= sizes[:, None]).to(Z.device)
-    weights = _initial([seed for *_, seed in names], Z.shape[1], hidden, sizes.tolist(), Z.device)
-    if activation == "none":
-        weights[1].zero_()
+    # One model for each target and seed, all padded to the widest target's classes.
+    models = [(place, name, seed) for place, name in enumerate(targets) for seed in seeds]
+    which = torch.tensor([place for place, _, _ in models])
+    sizes = torch.tensor([len(coded[name][0]) for _, name, _ in models])
+    widest = int(sizes.max())
+    absent = (torch.arange(widest)[None] >= sizes[:, None]).to(Z.device)
+    weights = _initial([seed for *_, seed in models], Z.shape[1], hidden, sizes.tolist(), Z.device)
+    is_linear = activation == "none"
+    if is_linear:
+        weights[1].zero_()  # a bias between two linear maps adds nothing to the second's
 
     def logits(w: Sequence[Tensor], rows: Float[Tensor, "m d"]) -> Float[Tensor, "t m c"]:
         inner = torch.einsum("md,thd->tmh", rows, w[0]) + w[1][:, None]
         inner = inner.relu() if activation == "relu" else inner
-        out = inner @ w[2].transpose(1, 2) + w[3][:, None]
-        return out.masked_fill(absent[:, None], -torch.inf)
+        outer = inner @ w[2].transpose(1, 2) + w[3][:, None]
+        return outer.masked_fill(absent[:, None], -torch.inf)
 
     def losses(
         w: Sequence[Tensor], rows: Float[Tensor, "m d"], y: Int[Tensor, "t m"]
     ) -> Float[Tensor, " t"]:
-        logp = torch.log_softmax(logits(w, rows), 2)
-        known = y >= 0  # a dev label that training does not have says nothing of when to stop
-        picked = logp.gather(2, y.clamp_min(0)[..., None].to(logp.device))[..., 0]
-        return -(picked * known.to(picked)).sum(1) / known.sum(1).clamp_min(1).to(picked)
+        log_p = torch.log_softmax(logits(w, rows), 2)
+        is_known = y >= 0  # a dev label that training does not have says nothing of when to stop
+        index = y.clamp_min(0)[..., None].to(log_p.device)
+        of_label = log_p.gather(2, index)[..., 0]
+        known = is_known.to(of_label)
+        return -(of_label * known).sum(1) / is_known.sum(1).clamp_min(1).to(of_label)
 
-    found = train(
+    frozen_bias = torch.zeros(1, device=Z.device) if is_linear else None
+    trained = train(
         weights,
         lambda w, rows: losses(w, Z[rows], goal[which][:, rows]),
         lambda w: losses(w, held_Z, held_y[which]),
         len(Z),
         Schedule(rate, epochs, batch, weight_decay=weight_decay),
         generator,
-        free=[None, torch.zeros(1, device=Z.device) if activation == "none" else None, None, None],
+        free=[None, frozen_bias, None, None],
         progress=progress,
     )
-    out = {}
-    for i, (_, name, seed) in enumerate(names):
+    fits = {}
+    for i, (_, name, seed) in enumerate(models):
         classes = coded[name][0]
-        U, a, V, b = (w[i].detach() for w in found.weights)
-        mine = (U, a, V[: len(classes)], b[: len(classes)])
-        bits = float(found.lowest[i]) / float(np.log(2))
-        out[name, seed] = NetworkFit(
+        n_classes = len(classes)
+        U, a, V, b = (w[i].detach() for w in trained.weights)
+        fits[name, seed] = NetworkFit(
             classes,
-            mine,
+            (U, a, V[:n_classes], b[:n_classes]),
             mean,
-            scale.clamp_min(1e-12),
+            scale,
             activation,
-            bits,
-            int(found.epochs[i]),
-            bool(found.converged[i]),
+            float(trained.lowest[i]) / float(np.log(2)),
+            int(trained.epochs[i]),
+            bool(trained.converged[i]),
         )
-    return out
+    return fits
+
+
+def _moments(
+    features: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation of each column; 1 where a column varies by rounding alone."""
+    mean, scale = features.mean(0), features.std(0, correction=0)
+    scale[scale <= _ROUNDING * mean.abs()] = 1.0
+    return mean, scale.clamp_min(_TINY)
 
 
 def _initial(
     seeds: Sequence[int], d: int, hidden: int, classes: Sequence[int], device: torch.device
 ) -> list[Tensor]:
     """Uniform in +-1/sqrt(inputs), as torch's linear layers begin; the same for a seed whatever is trained beside it."""
-    out: list[list[Tensor]] = [[], [], [], []]
-    for seed, own in zip(seeds, classes, strict=True):
+    parts: list[list[Tensor]] = [[], [], [], []]
+    widest = max(classes)
+    for seed, n_classes in zip(seeds, classes, strict=True):
         generator = torch.Generator().manual_seed(seed)
-        shapes = (((hidden, d), d), ((hidden,), d), ((own, hidden), hidden), ((own,), hidden))
-        drawn = [
-            (torch.rand(shape, generator=generator) * 2 - 1) / fan**0.5 for shape, fan in shapes
-        ]
-        for part, weight in zip(out[:2], drawn[:2], strict=True):
+
+        def draw(*shape: int, inputs: int, source: torch.Generator = generator) -> Tensor:
+            return (torch.rand(shape, generator=source) * 2 - 1) / inputs**0.5
+
+        # The order of the draws is part of what a seed means.
+        U, a = draw(hidden, d, inputs=d), draw(hidden, inputs=d)
+        V, b = draw(n_classes, hidden, inputs=hidden), draw(n_classes, inputs=hidden)
+        absent = widest - n_classes
+        V = torch.cat([V, V.new_zeros(absent, hidden)])
+        b = torch.cat([b, b.new_zeros(absent)])
+        for part, weight in zip(parts, (U, a, V, b), strict=True):
             part.append(weight)
-        for part, weight in zip(out[2:], drawn[2:], strict=True):
-            part.append(
-                torch.cat([weight, weight.new_zeros(max(classes) - own, *weight.shape[1:])])
-            )
-    return [torch.stack(part).to(device) for part in out]
+    return [torch.stack(part).to(device) for part in parts]
+
+
+_BATCH, _LEAST_BATCH, _STEPS = 256, 16, 50
+"""Rows a step: so many that an epoch has about 50 steps, between 16 and 256."""
 
 
 class _NetworkProbe(ClassifierMixin, Saved):
@@ -210,23 +234,21 @@ class _NetworkProbe(ClassifierMixin, Saved):
 
     def _fit(self, X: Any, y: Any, hidden: int, activation: Activation) -> None:
         X, y = features_and_classes(self, X, y)
-        more: dict[str, Any] = {
-            "seeds": (self.seed,),
-            "epochs": self.max_iter,
-            "device": self.device,
-        }
-        found = networks_many(
-            X, {"y": y}, hidden, activation, batch=min(256, max(16, len(X) // 50)), **more
+        fits = networks_many(
+            X,
+            {"y": y},
+            hidden,
+            activation,
+            seeds=(self.seed,),
+            epochs=self.max_iter,
+            batch=min(_BATCH, max(_LEAST_BATCH, len(X) // _STEPS)),
+            device=self.device,
         )
-        self._take(found["y", self.seed])
+        self._take(fits["y", self.seed])
 
     def _take(self, fit: NetworkFit) -> None:
-        self.fit_, self.classes_, self.n_iter_, self.converged_ = (
-            fit,
-            fit.classes,
-            fit.epochs,
-            fit.converged,
-        )
+        self.fit_, self.classes_ = fit, fit.classes
+        self.n_iter_, self.converged_ = fit.epochs, fit.converged
 
     def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         fit = self.fit_

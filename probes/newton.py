@@ -22,29 +22,57 @@ from .objective import Curvature, Point, dot, fast_dtype, per_target
 from .rows import OnDisk
 
 MEMORY = 6
-NOISE = 1e-7  # relative rounding of a float32 objective
-FAR = 0.05  # relative decrement above which the curvature is blended with the labels
-SMALL_SAMPLE = 8192  # with fewer rows than this the curvature uses all of them
-# relative decrement to which gradients from rough products lead; they are wrong by about 5e-7
+"""Pairs of steps and gradient changes that the L-BFGS memory keeps."""
+NOISE = 1e-7
+"""Relative rounding of a float32 objective."""
+FAR = 0.05
+"""Relative decrement above which the curvature is blended with the labels."""
+BLEND = 0.5
+"""Share of the labels' curvature far from the optimum, where a sample of predictions says little."""
 ROUGH = 1e-5
-MARGIN = 20  # the sampled curvature may err by this factor where it says that a target is done
-STUCK = 3  # iterations without a step after which a target is left where it is
-BLEND = 0.5  # share of the labels' curvature far from the optimum
-SOLVE = (0.1, 0.25)  # least and largest relative residual of the inner solve
-SOLVE_EXACT = 1e-3  # the least one where the curvature is of all rows
-SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = (
-    60,
-    25,
-    250,
-)  # of conjugate gradients: all rows, a sample, few rows
-SLOWER, STALLED = 0.4, 1.0  # decrements that fall by less than these factors ask for more rows
-LARGE_SAMPLE, WHOLE = (
-    0.3,
-    0.7,
-)  # shares of the rows: where a sample grows only if stalled, and from where it is all of them
-DECREASE = 1e-4  # Armijo's share of the slope
-TRIALS = 29  # of the line search
-SHRINK = (0.05, 0.6)  # least and largest factor of a shorter trial
+"""Relative decrement to which gradients from rough products lead; they are wrong by about 5e-7."""
+MARGIN = 20
+"""The sampled curvature may err by this factor where it says that a target is done."""
+STUCK = 3
+"""Iterations without a step after which a target is left where it is."""
+
+# The curvature's sample of rows.
+SMALL_SAMPLE = 8192
+"""With fewer rows than this the curvature uses all of them."""
+FIRST_SHARE = 8
+"""The first sample is at least one in so many rows ..."""
+ROWS_A_FEATURE = 12
+"""... and so many rows for each feature."""
+SLOWER, STALLED = 0.4, 1.0
+"""Decrements that fall by less than these factors ask for more rows: while the sample is small, and later."""
+LARGE_SAMPLE, WHOLE = 0.3, 0.7
+"""Shares of the rows: where a sample grows only if stalled, and from where it is all of them."""
+NEARER = 10
+"""A sample that is not small grows only where decrements are below this part of ``FAR``."""
+CERTAIN_ROUNDS = 4
+"""How often what certain rows cannot use is given to the others."""
+
+# The inner solve by conjugate gradients.
+SOLVE = (0.1, 0.25)
+"""Least and largest relative residual."""
+SOLVE_EXACT = 1e-3
+"""The least one where the curvature is of all rows."""
+SOLVE_STEPS, SOLVE_STEPS_SAMPLED, SOLVE_STEPS_EXACT = 60, 25, 250
+"""Steps at most: curvature of all rows, of a sample, of few rows."""
+DECREMENT_RESIDUAL, DECREMENT_STEPS = 0.1, 100
+"""Residual and steps of the solve that gives the decrement."""
+
+# The line search.
+DECREASE = 1e-4
+"""Armijo's share of the slope."""
+TRIALS = 29
+"""Lengths tried."""
+SHRINK = (0.05, 0.6)
+"""Least and largest factor of a shorter trial."""
+FAR_TOO_LARGE = 10
+"""A trial whose objective is so many times the one before would leave its rounding in the logits."""
+PARALLEL = 1e-10
+"""A pair whose s'y is below this share of |s||y| holds rounding, and no curvature."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,8 @@ def gap_bound(
     at the tolerances used here.
     """
     coef = dot(gradient[:-1], gradient[:-1]) / (2 * l2)
-    bias = (gradient[-1].double() ** 2 / (2 * predicted.double().clamp(min=1))).sum(-1)
+    expected_count = predicted.double().clamp(min=1)
+    bias = (gradient[-1].double() ** 2 / (2 * expected_count)).sum(-1)
     return coef + bias
 
 
@@ -80,7 +109,7 @@ def _systematic_sample(
     Source: Madow 1949, systematic sampling with probability proportional to size.
     """
     chance = (q.double() * m / q.double().sum()).clamp(max=1.0)
-    for _ in range(4):  # what certain rows cannot use goes to the others
+    for _ in range(CERTAIN_ROUNDS):  # what certain rows cannot use goes to the others
         free = chance < 1
         scale = (m - int((~free).sum())) / chance[free].sum().clamp(min=1e-12)
         chance[free] = (chance[free] * scale).clamp(max=1.0)
@@ -98,8 +127,10 @@ class _Memory:
 
     def add(self, s: Float[Tensor, "r k c"], y: Float[Tensor, "r k c"]) -> None:
         sy = dot(s, y)
-        good = sy > 1e-10 * (dot(s, s) * dot(y, y)).sqrt()
-        rho = torch.where(good, 1 / torch.where(good, sy, torch.ones_like(sy)), 0.0)
+        is_curved = sy > PARALLEL * (dot(s, s) * dot(y, y)).sqrt()
+        # A pair without curvature gets weight 0, and changes nothing.
+        divisor = torch.where(is_curved, sy, torch.ones_like(sy))
+        rho = torch.where(is_curved, 1 / divisor, 0.0)
         self.pairs = [*self.pairs, (s, y, rho)][-MEMORY:]
 
     def select(self, keep: Tensor) -> None:
@@ -108,14 +139,15 @@ class _Memory:
     def direction(
         self, gradient: Float[Tensor, "r k c"], solve: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "r k c"]:
+        # The two-loop recursion (Nocedal & Wright 2006, algorithm 7.4), ``solve`` in the place of H_0.
         q, factors = gradient.clone(), []
         for s, y, rho in reversed(self.pairs):
-            a = rho * dot(s, q)
-            q -= per_target(a, q) * y
-            factors.append(a)
+            factor = rho * dot(s, q)
+            q -= per_target(factor, q) * y
+            factors.append(factor)
         x = solve(q)
-        for (s, y, rho), a in zip(self.pairs, reversed(factors), strict=True):
-            x += per_target(a - rho * dot(y, x), x) * s
+        for (s, y, rho), factor in zip(self.pairs, reversed(factors), strict=True):
+            x += per_target(factor - rho * dot(y, x), x) * s
         return -x
 
 
@@ -137,27 +169,31 @@ def _line_search(
     Returns:
         The lengths taken, 0 for a target that stays where it was. The point has moved.
     """
-    start, before = point.W.clone(), point.loss.clone()
+    start, loss_before = point.W.clone(), point.loss.clone()
     length = torch.ones_like(slope)
     point.move(rows, step, slice(None))
     index = torch.arange(len(slope), device=slope.device)
     for _ in range(TRIALS):
-        loss, old = point.loss[index], before[index]
-        # 1 at the start, 0 at the line's end
+        loss, before = point.loss[index], loss_before[index]
+        # The slope at the trial over that at the start: 1 there, 0 at the line's minimum.
         bend = dot(point.gradient[:, index], step[:, index]) / slope[index]
-        enough = loss <= old + DECREASE * length[index] * slope[index]
-        level = loss <= old + NOISE * old.abs()
-        bad = ~(torch.isfinite(loss) & (enough | (level & (bend >= 0) & (bend <= 1))))
-        index = index[bad]
+        is_enough = loss <= before + DECREASE * length[index] * slope[index]
+        is_level = loss <= before + NOISE * before.abs()
+        is_downhill = (bend >= 0) & (bend <= 1)
+        failed = ~(torch.isfinite(loss) & (is_enough | (is_level & is_downhill)))
+        index = index[failed]
         if not len(index):
             return length
-        shrink = torch.nan_to_num(1 / (1 - bend[bad]), nan=0.1).clamp(*SHRINK)
+        secant = 1 / (1 - bend[failed])  # where a line through both slopes crosses 0
+        shrink = torch.nan_to_num(secant, nan=0.1).clamp(*SHRINK)
         change = length[index] * (shrink - 1)
         length[index] += change
-        if bool((loss[bad] < 10 * old[bad]).all()):
+        is_near = loss[failed] < FAR_TOO_LARGE * before[failed]
+        if bool(is_near.all()):
             point.move(rows, per_target(change, step) * step[:, index], index)
         else:  # what was far too large, or not a number, would leave its rounding in the logits
-            point.W[:, index] = start[:, index] + per_target(length[index], step) * step[:, index]
+            taken = per_target(length[index], step) * step[:, index]
+            point.W[:, index] = start[:, index] + taken
             point.recompute(Z, index)
     length[index] = 0
     point.W[:, index] = start[:, index]
@@ -169,34 +205,34 @@ def _sample(
     rows: Float[Tensor, "n r"] | OnDisk, point: Point, size: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "m r"], Int[Tensor, "m k"], Float[Tensor, " m"], Float[Tensor, "m k c"]]:
     """Rows, their labels, weights and logits for the curvature; all of them with weight 1 if size = n."""
-    if size >= len(rows) and isinstance(rows, Tensor) and point.logits is not None:
-        return (
-            rows,
-            point.Y,
-            torch.ones(len(rows), dtype=point.W.dtype, device=rows.device),
-            point.logits,
-        )
-    if size >= len(rows):
-        chosen = torch.arange(len(rows), device=rows.device)
-        weight = torch.ones(len(rows), device=rows.device)
+    n = len(rows)
+    if size >= n and isinstance(rows, Tensor) and point.logits is not None:
+        weight = torch.ones(n, dtype=point.W.dtype, device=rows.device)
+        return rows, point.Y, weight, point.logits
+    if size >= n:
+        chosen = torch.arange(n, device=rows.device)
+        weight = torch.ones(n, device=rows.device)
     else:
         chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
-    here = rows[chosen]
-    return here, point.Y[chosen], weight.to(point.W.dtype), point.logits_of(chosen, here)
+    sampled = rows[chosen]
+    logits = point.logits_of(chosen, sampled)
+    return sampled, point.Y[chosen], weight.to(point.W.dtype), logits
 
 
 def sample_size(design: Design) -> int:
     """Rows of the first curvature sample: an eighth, but enough for the number of features."""
     n = design.n
-    return n if n <= SMALL_SAMPLE else min(n, max(n // 8, 12 * design.d, SMALL_SAMPLE // 2))
+    if n <= SMALL_SAMPLE:
+        return n
+    return min(n, max(n // FIRST_SHARE, ROWS_A_FEATURE * design.d, SMALL_SAMPLE // 2))
 
 
 def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
     """The rows in the type of the fastest products; as they are where they all fit in a sample, and on disk."""
     rows = design.rotated
-    return (
-        rows if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE else rows.to(fast_dtype(rows))
-    )
+    if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE:
+        return rows
+    return rows.to(fast_dtype(rows))
 
 
 def decrement(
@@ -219,7 +255,8 @@ def decrement(
     blend = torch.zeros_like(l2)
     curvature = Curvature(*sample, point.present, l2, design.eigenvalues, blend, design.block)
     g = gradient.to(W.dtype)
-    return dot(g, curvature.solve(g, torch.full_like(l2, 0.1), 100)) / 2
+    residual = torch.full_like(l2, DECREMENT_RESIDUAL)
+    return dot(g, curvature.solve(g, residual, DECREMENT_STEPS)) / 2
 
 
 def minimise(
@@ -241,94 +278,138 @@ def minimise(
     within ``ROUGH`` of its end; from there on from exact ones.
     """
     Z, block, n = design.rotated, design.block, design.n
-    k = Y.shape[1]
-    eigenvalues = design.eigenvalues
-    most = design.sample_limit(start[0].numel())
-    size = min(sample_size(design), most)
-    exact = size == n <= SMALL_SAMPLE
+    largest = design.sample_limit(start[0].numel())
+    size = min(sample_size(design), largest)
+    is_exact = size == n <= SMALL_SAMPLE
     generator = torch.Generator().manual_seed(seed)
     rows = quick = _quick(design)
     point = Point(rows, Y, start, l2, block)
-    final = start.clone()
-    n_iter = torch.zeros(k, dtype=torch.int64, device=Z.device)
-    converged = torch.zeros(k, dtype=torch.bool, device=Z.device)
-    index = torch.arange(k, device=Z.device)
+    state = _State(start, Y.shape[1])
     memory = _Memory()
-    relative = torch.full((k,), float("inf"), dtype=torch.float64, device=Z.device)
-    remaining = relative
-    stuck = torch.zeros(k, dtype=torch.int64, device=Z.device)
-    floor = torch.finfo(torch.float64).tiny
-
-    def proved() -> Tensor:
-        return gap_bound(point.gradient, point.predicted, point.l2) <= tol * point.loss + floor
 
     for iteration in range(max_iter + 1):
-        done = proved()
-        if rows is not Z and bool(
-            (done | (stuck > 0) | (remaining <= max(ROUGH, tol / MARGIN))).any()
-        ):
+        done = _is_proved(point, tol)
+        is_close = done | (state.stuck > 0) | (state.remaining <= max(ROUGH, tol / MARGIN))
+        if rows is not Z and bool(is_close.any()):
             rows = Z
             point.recompute(Z)
-            done = proved()
+            done = _is_proved(point, tol)
         else:
-            done |= remaining <= tol / MARGIN
-        gone = done | (stuck >= STUCK)
-        if bool(gone.any()):
-            final[:, index[gone]], converged[index[gone]] = point.W[:, gone], done[gone]
-            keep = ~gone
+            done |= state.remaining <= tol / MARGIN
+        keep = state.leave(point, done)
+        if keep is not None:
             if not bool(keep.any()):
                 break
             point.select(keep)
-            index, relative, remaining, stuck = (
-                index[keep],
-                relative[keep],
-                remaining[keep],
-                stuck[keep],
-            )
             memory.select(keep)
         if iteration == max_iter:
-            final[:, index] = point.W
+            state.final[:, state.index] = point.W
             break
-        blend = torch.where(relative > FAR, BLEND, 0.0)
+
+        # The direction: a sampled Newton step within the L-BFGS memory.
+        blend = torch.where(state.relative > FAR, BLEND, 0.0)
         sample = _sample(quick, point, size, generator)
-        curvature = Curvature(*sample, point.present, point.l2, eigenvalues, blend, block)
-        accuracy = (
-            relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if exact else SOLVE[0], SOLVE[1])
-        )
-        limit = SOLVE_STEPS_EXACT if exact else SOLVE_STEPS_SAMPLED if size < n else SOLVE_STEPS
-
-        def solve(
-            B: Tensor, H: Curvature = curvature, to: Tensor = accuracy, most: int = limit
-        ) -> Tensor:
-            return H.solve(B, to, most)
-
+        curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
+        solve = _inner_solve(curvature, state.relative, is_exact, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
         step = memory.direction(gradient, solve)
         slope = dot(gradient, step)
-        if bool((slope >= 0).any()):  # rounding: fall back on the preconditioned gradient
+        is_uphill = slope >= 0
+        if bool(is_uphill.any()):  # rounding: fall back on the preconditioned gradient
             plain = -curvature.precondition(gradient)
-            step = torch.where(per_target((slope >= 0).double(), step) > 0, plain, step)
+            step = torch.where(per_target(is_uphill.double(), step) > 0, plain, step)
             slope = dot(gradient, step)
-        before = relative
-        relative = -slope / (2 * loss.clamp(min=floor))
+
+        before = state.relative
+        relative = -slope / (2 * loss.clamp(min=_TINY))
         taken = _line_search(Z, rows, point, step, slope)
-        # What the step is expected to have left: its decrement, shrunk as the one before it was.
-        shrunk = torch.where(torch.isfinite(before), relative / before, 1.0).clamp(max=1.0)
-        remaining = torch.where(taken == 1, relative * shrunk, relative)
-        stuck = torch.where(taken > 0, 0, stuck + 1)
-        if bool((relative < FAR).all()) and not exact:
+        state.advance(relative, taken)
+        if bool((relative < FAR).all()) and not is_exact:
             memory.add(point.W - W, point.gradient - gradient)
         else:
             memory.pairs = []
-        n_iter[index] += 1
         if trace is not None:
             trace({"rows": size, "loss": point.loss, "relative": relative, "taken": taken})
-        # Sampling noise shows as slow decrease: see more rows. Beyond a quarter of them an iteration costs more
-        # than it saves, so there only if the decrease all but ends.
-        few = 2 * size <= LARGE_SAMPLE * n
-        slow = (relative > (SLOWER if few else STALLED) * before) & (
-            before < (FAR if few else FAR / 10)
-        )
-        if size < most and bool(slow.any()):
-            size = min(2 * size if 2 * size < WHOLE * n else n, most)
-    return Solution(final, n_iter, converged)
+        if size < largest and _asks_for_rows(before, relative, size, n):
+            doubled = 2 * size
+            size = min(doubled if doubled < WHOLE * n else n, largest)
+    return Solution(state.final, state.n_iter, state.converged)
+
+
+class _State:
+    """Where each target is on its way; those that are done have left ``index``, ``relative``, ``remaining`` and ``stuck``.
+
+    Attributes:
+        final, n_iter, converged: of all targets, what `Solution` gives.
+        index: the targets that are still on their way.
+        relative: decrement over objective at the last step.
+        remaining: what of it the last step is expected to have left.
+        stuck: iterations in a row without a step.
+    """
+
+    def __init__(self, start: Float[Tensor, "r k c"], k: int) -> None:
+        device = start.device
+        self.final = start.clone()
+        self.n_iter = torch.zeros(k, dtype=torch.int64, device=device)
+        self.converged = torch.zeros(k, dtype=torch.bool, device=device)
+        self.index = torch.arange(k, device=device)
+        self.relative = torch.full((k,), float("inf"), dtype=torch.float64, device=device)
+        self.remaining = self.relative
+        self.stuck = torch.zeros(k, dtype=torch.int64, device=device)
+
+    def leave(self, point: Point, done: Tensor) -> Tensor | None:
+        """Take the targets out that are done or stuck; returns which stay, None where all do."""
+        gone = done | (self.stuck >= STUCK)
+        if not bool(gone.any()):
+            return None
+        self.final[:, self.index[gone]] = point.W[:, gone]
+        self.converged[self.index[gone]] = done[gone]
+        keep = ~gone
+        self.index, self.relative = self.index[keep], self.relative[keep]
+        self.remaining, self.stuck = self.remaining[keep], self.stuck[keep]
+        return keep
+
+    def advance(self, relative: Float[Tensor, " k"], taken: Float[Tensor, " k"]) -> None:
+        """One iteration: its decrements, and the step lengths that the line search took."""
+        # What the step is expected to have left: its decrement, shrunk as the one before it was.
+        is_second = torch.isfinite(self.relative)
+        shrunk = torch.where(is_second, relative / self.relative, 1.0).clamp(max=1.0)
+        self.remaining = torch.where(taken == 1, relative * shrunk, relative)
+        self.stuck = torch.where(taken > 0, 0, self.stuck + 1)
+        self.relative = relative
+        self.n_iter[self.index] += 1
+
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def _is_proved(point: Point, tol: float) -> Tensor:
+    """Which targets' gradients prove that they are done; an objective of 0 is done at gradient 0."""
+    gap = gap_bound(point.gradient, point.predicted, point.l2)
+    return gap <= tol * point.loss + _TINY
+
+
+def _inner_solve(
+    curvature: Curvature, relative: Float[Tensor, " k"], is_exact: bool, is_sampled: bool
+) -> Callable[[Tensor], Tensor]:
+    """The inner solve, the more accurate the closer a target is to its end (which makes the iteration superlinear)."""
+    least, largest = SOLVE
+    accuracy = relative.clamp(max=1.0).sqrt().clamp(SOLVE_EXACT if is_exact else least, largest)
+    if is_exact:
+        steps = SOLVE_STEPS_EXACT
+    else:
+        steps = SOLVE_STEPS_SAMPLED if is_sampled else SOLVE_STEPS
+    return lambda B: curvature.solve(B, accuracy, steps)
+
+
+def _asks_for_rows(
+    before: Float[Tensor, " k"], relative: Float[Tensor, " k"], size: int, n: int
+) -> bool:
+    """Whether some target's decrement falls slowly, which is how the noise of the sample shows.
+
+    Beyond a quarter of the rows an iteration costs more than it saves, so there only if the decrease all but ends.
+    """
+    is_few = 2 * size <= LARGE_SAMPLE * n
+    is_slow = relative > (SLOWER if is_few else STALLED) * before
+    is_near = before < (FAR if is_few else FAR / NEARER)
+    return bool((is_slow & is_near).any())

@@ -87,18 +87,18 @@ class Point:
         self, Z: Float[Tensor, "n r"] | OnDisk, step: Float[Tensor, "r k c"], which: Tensor | slice
     ) -> None:
         """Take some of the targets to W + step, with step rounded to the type of Z."""
-        low, kept = step.to(Z.dtype), self.logits
+        low, logits_kept = step.to(Z.dtype), self.logits
         self.W[:, which] += low.to(self.W.dtype)
-        if kept is None:
+        if logits_kept is None:
             return self.recompute(Z, which)
         flat = low.view(len(low), -1)
 
         def logits(rows: slice, part: Tensor) -> Tensor:
-            here = kept[rows, which]
-            here += (part @ flat).view_as(here)
-            if not isinstance(which, slice):
-                kept[rows, which] = here
-            return here
+            chosen = logits_kept[rows, which]
+            chosen += (part @ flat).view_as(chosen)
+            if not isinstance(which, slice):  # then it is a copy, not a view
+                logits_kept[rows, which] = chosen
+            return chosen
 
         self._evaluate(Z, logits, which)
 
@@ -111,10 +111,10 @@ class Point:
         flat = low.reshape(len(low), -1)
 
         def logits(rows: slice, part: Tensor) -> Tensor:
-            here = (part @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
+            fresh = (part @ flat).to(self.W.dtype).view(-1, *low.shape[1:])
             if self.logits is not None:
-                self.logits[rows, which] = here
-            return here
+                self.logits[rows, which] = fresh
+            return fresh
 
         self._evaluate(Z, logits, which)
 
@@ -124,11 +124,9 @@ class Point:
         Y, W, l2, counts = self.Y[:, which], self.W[:, which], self.l2[which], self.counts[which]
         r, k, c = W.shape
         gradient, loss = W.new_zeros(r, k * c), torch.zeros_like(l2)
-        rarity = (
-            torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)])
-            .to(W.dtype)
-            .view(2, k * c)
-        )
+        # For `sampling_weights`: a class's part of the curvature over its count, and as it is.
+        shares = torch.stack([1 / counts.clamp(min=1), torch.ones_like(counts)])
+        shares = shares.to(W.dtype).view(2, k * c)
         for start in range(0, len(Z), self.block):
             rows = slice(start, start + self.block)
             part, y = Z[rows], Y[rows].unsqueeze(-1)
@@ -136,10 +134,12 @@ class Point:
             loss -= log_p.gather(2, y).squeeze(-1).sum(0, dtype=torch.float64)
             p = log_p.clamp_(min=LOWEST_LOG_PROBABILITY).exp_().view(-1, k * c)
             if k == self.W.shape[1]:
-                torch.mm(p - p * p, rarity.T, out=self.spread[rows])
+                torch.mm(p - p * p, shares.T, out=self.spread[rows])
+            # The residual p - [y = c], in the place of p.
             p.view(-1, k, c).scatter_add_(2, y, p.new_full((), -1.0).expand(y.shape))
             gradient += back(p, part)
         gradient = gradient.view(r, k, c)
+        # The bias's gradient is what is predicted of each class less what there is.
         self.predicted[which] = (gradient[-1].double() + counts).clamp_(min=0)
         gradient[:-1] += per_target(l2, W) * W[:-1]
         self.gradient[:, which] = gradient
@@ -158,11 +158,11 @@ class Point:
         counts it gives rare classes, whose few rows a uniform sample would miss, their share. Any positive
         weights make an unbiased sample: these may be those of targets that have left.
         """
-        share, total = self.spread.double().clamp(min=0).unbind(1)
-        rare = (1 / self.counts.double())[
-            torch.arange(len(self.counts), device=self.Y.device), self.Y
-        ].sum(1)
-        parts = torch.stack([part / part.sum() for part in (share, total, rare)])
+        by_class, total = self.spread.double().clamp(min=0).unbind(1)
+        targets = torch.arange(len(self.counts), device=self.Y.device)
+        rare = (1 / self.counts.double())[targets, self.Y].sum(1)
+        parts = torch.stack([part / part.sum() for part in (by_class, total, rare)])
+        # A quarter each, the last to all rows alike.
         return (0.25 * parts.sum(0) + 0.25 / len(self.Y)).float()
 
 
@@ -171,11 +171,15 @@ def fast_dtype(Z: Tensor) -> torch.dtype:
     if Z.dtype != torch.float32:
         return Z.dtype
     if Z.is_cuda:
-        return (
-            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else Z.dtype
-        )
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else Z.dtype
+        is_able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities()
+        is_able = able.get("avx512_bf16") or able.get("amx_bf16")
+    return torch.bfloat16 if is_able else Z.dtype
+
+
+LEAST_CURVATURE = 1e-7
+"""Of a bias, as a share of the largest, for the preconditioner."""
 
 
 class Curvature:
@@ -219,15 +223,20 @@ class Curvature:
             p.scatter_add_(2, Y[rows].unsqueeze(-1), mix.expand(len(p), k, 1))
             P[rows] = p
             weighted[rows] = p * weight[rows].view(-1, 1, 1) / (1 - mix**2)
+            # diag p - p p', of each target, summed over the rows with their weights
             left, right = p.transpose(0, 1), weighted[rows].transpose(0, 1)
             covariance -= torch.bmm(left.transpose(1, 2), right)
             covariance += torch.diag_embed(right.sum(1))
         self.P, self.weighted = P, weighted
+
+        # In the eigenvectors of A_t the preconditioner is diagonal, for G is already.
         n = float(eigenvalues[-1])
         values, vectors = torch.linalg.eigh((covariance + covariance.mT) / 2)
         scaled = eigenvalues.view(-1, 1, 1) * (values.clamp(min=0) / n)
         scaled[:-1] += l2.view(1, -1, 1)
-        scaled[-1].clamp_(min=1e-7 * float(scaled[-1].max()) + torch.finfo(P.dtype).tiny)
+        # No penalty keeps the bias's curvature from 0.
+        least = LEAST_CURVATURE * float(scaled[-1].max()) + torch.finfo(P.dtype).tiny
+        scaled[-1].clamp_(min=least)
         self.present = present.to(P.dtype) / present.sum(-1, keepdim=True)
         self.inverse, self.vectors = (1 / scaled).to(P.dtype), vectors.to(P.dtype)
 
@@ -252,9 +261,10 @@ class Curvature:
 
     def precondition(self, R: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
         """Solve with the Kronecker-factored curvature."""
-        turned = torch.einsum("rkc,kca->rka", self._without_gauge(R.clone()), self.vectors)
-        turned *= self.inverse
-        return self._without_gauge(torch.einsum("rka,kca->rkc", turned, self.vectors))
+        in_eigenvectors = torch.einsum("rkc,kca->rka", self._without_gauge(R.clone()), self.vectors)
+        in_eigenvectors *= self.inverse
+        solved = torch.einsum("rka,kca->rkc", in_eigenvectors, self.vectors)
+        return self._without_gauge(solved)
 
     def times(self, V: Float[Tensor, "r k c"]) -> Float[Tensor, "r k c"]:
         r, k, c = V.shape
@@ -279,7 +289,7 @@ class Curvature:
         A target leaves the products once its residual, in the preconditioner's norm, has shrunk by
         ``accuracy``. Source: Nocedal & Wright 2006, Numerical Optimization, algorithm 5.3.
         """
-        H, out = self, torch.zeros_like(B)
+        H, solution = self, torch.zeros_like(B)
         index = torch.arange(B.shape[1], device=B.device)
         x, r = torch.zeros_like(B), B.clone()
         z = H.precondition(r)
@@ -288,20 +298,21 @@ class Curvature:
         live = rz > 0
         for _ in range(max_iter):
             if not bool(live.all()):
-                out[:, index[~live]] = x[:, ~live]
+                solution[:, index[~live]] = x[:, ~live]
                 if not bool(live.any()):
-                    return out
+                    return solution
                 H, index, goal, rz = H.select(live), index[live], goal[live], rz[live]
                 x, r, p = x[:, live], r[:, live], p[:, live]
             Hp = H.times(p)
             bend = dot(p, Hp)
+            # Rounding can make the curvature along p negative: such a target stops where it is.
             step = torch.where(bend > 0, rz / bend, torch.zeros_like(rz))
             x += per_target(step, x) * p
             r -= per_target(step, r) * Hp
             z = H.precondition(r)
-            new = dot(r, z)
-            live = (new > goal) & (step > 0)
-            p = z + per_target(new / rz, z) * p
-            rz = new
-        out[:, index] = x
-        return out
+            rz_after = dot(r, z)
+            live = (rz_after > goal) & (step > 0)
+            p = z + per_target(rz_after / rz, z) * p
+            rz = rz_after
+        solution[:, index] = x
+        return solution

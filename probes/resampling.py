@@ -102,6 +102,7 @@ class ClusterBootstrap:
             return interval(value, replicates, level)
         if self.n_clusters == 1:
             return Interval(value, math.nan, math.nan)
+        # The jackknife: the statistic without each cluster in turn.
         by_cluster = self.by_cluster(columns)
         without = function(by_cluster.sum(0) - by_cluster)
         return _accelerated(value, replicates, np.asarray(without), level)
@@ -126,17 +127,22 @@ class ClusterBootstrap:
         if self.n_clusters == 1:
             return np.full(k, np.nan), np.full(k, np.nan)
         if self.n_clusters >= FEW:
-            low, high = np.quantile(self.means(values), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            tails = [(1 - level) / 2, (1 + level) / 2]
+            low, high = np.quantile(self.means(values), tails, axis=0)
         else:
             low, high = self.studentised(values).ends(level)
         errors = self.standard_errors(values)
         quantile = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
         for j, column in enumerate(values.T):
-            answers = np.isin(column, (-1.0, 0.0, 1.0)).all() and (kind is not None or column.any())
-            if answers and (self.n_clusters < FEW or errors[j] == 0):
-                both = kind == "difference" or bool((column == -1).any())
+            are_answers = bool(np.isin(column, (-1.0, 0.0, 1.0)).all())
+            is_measured_zero = kind is None and not column.any()
+            if not are_answers or is_measured_zero:
+                continue
+            # Resamples of answers that all agree have no spread, and those of a few clusters too little.
+            if self.n_clusters < FEW or errors[j] == 0:
+                two_sided = kind == "difference" or bool((column == -1).any())
                 low[j], high[j] = _answers_ends(
-                    column, float(errors[j]), self.n_clusters, quantile, both
+                    column, float(errors[j]), self.n_clusters, quantile, two_sided
                 )
         return low, high
 
@@ -148,14 +154,17 @@ class ClusterBootstrap:
     def standard_errors(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
         r"""Of the means: :math:`s^2 = \frac{S}{S-1} \sum_c (y_c - \bar v\,m_c)^2 / n^2`, clusters of sums y and sizes m."""
         sums = self.by_cluster(_with_ones(values))
-        rest = sums[:, :-1] - values.mean(0) * sums[:, -1:]
-        rest[np.abs(rest) < 1e-12 * np.abs(sums[:, :-1]).max(0, initial=0.0)] = 0.0
+        y, m = sums[:, :-1], sums[:, -1:]
+        rest = y - values.mean(0) * m
+        # Clusters that are all alike have an error of 0, and not of rounding.
+        rest[np.abs(rest) < 1e-12 * np.abs(y).max(0, initial=0.0)] = 0.0
         return np.sqrt((rest**2).sum(0) * self.n_clusters / (self.n_clusters - 1)) / len(values)
 
     def studentised(self, values: Float[np.ndarray, "n k"]) -> Studentised:
         """Resampled means of columns, each divided by its own standard error."""
         sums = self.by_cluster(_with_ones(values))
         y, m, n = sums[:, :-1], sums[:, -1:], self.n_clusters
+        # A resample's own error needs sum_c (y_c - v m_c)^2 at its mean v, which is made of these five sums.
         drawn = self._weights @ np.concatenate([y, y**2, y * m, m, m**2], axis=1)
         k = y.shape[1]
         total, squares, cross = drawn[:, :k], drawn[:, k : 2 * k], drawn[:, 2 * k : 3 * k]
@@ -184,8 +193,10 @@ class ClusterBootstrap:
         self, group: Int[np.ndarray, " n"], size: int, values: Float[np.ndarray, " n"]
     ) -> Float[np.ndarray, "b size"]:
         """The resampled sums of one column in each group of items, 0 to ``size`` - 1."""
-        flat = np.bincount(self._index * size + group, values, minlength=self.n_clusters * size)
-        return self._weights @ flat.reshape(self.n_clusters, size)
+        # One bin for each cluster and group, so that one product resamples them all.
+        bins = self._index * size + group
+        sums = np.bincount(bins, values, minlength=self.n_clusters * size)
+        return self._weights @ sums.reshape(self.n_clusters, size)
 
 
 @dataclass(frozen=True)
@@ -212,11 +223,13 @@ class Studentised:
         """Low and high ends: value - t error, at the upper and the lower quantile of t."""
         student = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
         lower, upper = np.full_like(self.value, -student), np.full_like(self.value, student)
+        # Of very few clusters the resamples are too few for quantiles: Student's t stays.
         if self.n_clusters >= STUDENT:
             known = np.flatnonzero(self._has_spread)
             if len(known):
-                drawn = np.nanquantile(self.t[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
-                lower[known], upper[known] = drawn
+                tails = [(1 - level) / 2, (1 + level) / 2]
+                lower[known], upper[known] = np.nanquantile(self.t[:, known], tails, axis=0)
+        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive t.
         return self.value - upper * self.error, self.value - lower * self.error
 
     def p(self) -> Float[np.ndarray, " k"]:
@@ -231,12 +244,12 @@ class Studentised:
         if self.n_clusters < STUDENT:
             return 2 * tail
         count = np.isfinite(self.t).sum(0)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # NaN is on neither side
             above, below = (self.t >= student).sum(0), (self.t <= student).sum(0)
-        side = np.where(student > 0, above, below)
-        beyond = (side + 1) / (count + 1)
-        beyond = np.where(side == 0, np.minimum(beyond, tail), beyond)
-        return np.minimum(1.0, 2 * np.where(self._has_spread, beyond, tail))
+        n_beyond = np.where(student > 0, above, below)
+        p = (n_beyond + 1) / (count + 1)
+        p = np.where(n_beyond == 0, np.minimum(p, tail), p)
+        return np.minimum(1.0, 2 * np.where(self._has_spread, p, tail))
 
 
 def _with_ones(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k1"]:
@@ -247,6 +260,7 @@ def _with_ones(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k1"]:
 def _weights(n_clusters: int, replicates: int, seed: int) -> Float[np.ndarray, "b s"]:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, n_clusters, size=(replicates, n_clusters))
+    # How often each cluster is drawn in each resample, counted in one pass.
     offset = drawn + np.arange(replicates)[:, None] * n_clusters
     counts = np.bincount(offset.ravel(), minlength=replicates * n_clusters)
     return counts.reshape(replicates, n_clusters).astype(np.float64)
@@ -275,16 +289,13 @@ def _answers_ends(
     up, down = float((column == 1).mean()), float((column == -1).mean())
     if not difference:
         return wilson(up, effective, quantile)
-    (up_low, up_high), (down_low, down_high) = (wilson(p, effective, quantile) for p in (up, down))
-    apart = (
-        math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
-    )  # less the correlation of the two
-    low_up, high_up, low_down, high_down = (
-        up - up_low,
-        up_high - up,
-        down - down_low,
-        down_high - down,
-    )
+    # Newcombe's method: the ends of both shares, put together as squares.
+    up_low, up_high = wilson(up, effective, quantile)
+    down_low, down_high = wilson(down, effective, quantile)
+    # An item is not up and down: the shares are correlated by -apart, which widens their difference.
+    apart = math.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
+    low_up, high_up = up - up_low, up_high - up
+    low_down, high_down = down - down_low, down_high - down
     below = low_up**2 + high_down**2 + 2 * apart * low_up * high_down
     above = high_up**2 + low_down**2 + 2 * apart * high_up * low_down
     return max(-1.0, mean - math.sqrt(below)), min(1.0, mean + math.sqrt(above))
@@ -318,20 +329,20 @@ def _accelerated(
     known, left = replicates[~np.isnan(replicates)], without[~np.isnan(without)]
     if np.isnan(value) or not len(known) or len(left) < 2:
         return Interval(value, math.nan, math.nan)
-    n = len(without)
+    n, b = len(without), len(known)
     away = left.mean() - left
     size = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * size**1.5) if size > 0 else 0.0
-    below = (np.sum(known < value) + np.sum(known == value) / 2) / len(known)
-    bias = float(
-        stats.norm.ppf(np.clip(below, 1 / (len(known) + 1), len(known) / (len(known) + 1)))
-    )
+    below = (np.sum(known < value) + np.sum(known == value) / 2) / b
+    # Where all resamples are on one side, the bias would be infinite.
+    bias = float(stats.norm.ppf(np.clip(below, 1 / (b + 1), b / (b + 1))))
+    # Of few clusters a percentile interval is too narrow by sqrt((n - 1) / n), and t is wider than z.
     widened = math.sqrt(n / (n - 1)) * float(stats.t.ppf((1 + level) / 2, n - 1))
     places = []
     for z in (-widened, widened):
-        places.append(
-            float(stats.norm.cdf(bias + (bias + z) / max(1e-3, 1 - acceleration * (bias + z))))
-        )
+        shifted = bias + z
+        corrected = bias + shifted / max(1e-3, 1 - acceleration * shifted)
+        places.append(float(stats.norm.cdf(corrected)))
     low, high = np.quantile(known, places)
     return Interval(value, float(low), float(high))
 

@@ -115,38 +115,30 @@ def ridge_many(
     design = X if isinstance(X, Design) else Design(X, standardize, device)
     names = list(targets)
     Y = np.stack([_values(name, targets[name], design.n) for name in names], axis=1)
+    scores: dict[str, dict[float, float]] = {name: {} for name in names}
     with torch.no_grad():
         numbers = torch.from_numpy(Y).to(design.device)
         mean, cross = _mean_and_cross(design, numbers)
-        values = design.eigenvalues[:-1, None]
+        # In the eigenbasis of X'X the solution of every penalty is a division.
+        eigenvalues = design.eigenvalues[:-1, None]
         choice = dict.fromkeys(names, path[0])
-        scores: dict[str, dict[float, float]] = {name: {} for name in names}
         if dev is not None:
-            held = design.held(dev[0])
-            gold = {name: _values(name, of_dev(name, dev[1]), len(held)) for name in names}
+            dev_rows = design.held(dev[0])
+            gold = {name: _values(name, of_dev(name, dev[1]), len(dev_rows)) for name in names}
             for penalty in path:
-                W = cross / (values + penalty)
-                parts = [
-                    held[rows][:, :-1].double() @ W + mean
-                    for rows in blocks_of(len(held), design.block)
-                ]
-                said = torch.cat(parts).cpu().numpy()
+                predicted = _predicted(design, dev_rows, cross / (eigenvalues + penalty), mean)
                 for j, name in enumerate(names):
-                    scores[name][penalty] = r2(gold[name], said[:, j])
-            choice = {name: max(path, key=lambda v, s=scores[name]: s[v]) for name in names}
-        chosen = values.new_tensor([choice[name] for name in names])
-        W = cross / (values + chosen)
+                    scores[name][penalty] = r2(gold[name], predicted[:, j])
+            choice = {name: max(path, key=scores[name].__getitem__) for name in names}
+        chosen = eigenvalues.new_tensor([choice[name] for name in names])
+        W = cross / (eigenvalues + chosen)
         V = design.basis @ W
-        residual_norm, gradient = torch.zeros_like(mean), torch.zeros_like(V)
-        for block, part in design.blocks(torch.float64):
-            residual = numbers[block] - mean - part @ V
-            residual_norm += residual.square().sum(0)
-            gradient -= 2 * part.T @ residual
-        gradient += 2 * chosen * V
+        squared_error, gradient = _certificate(design, numbers, mean, V, chosen)
         coef, intercept = design.unrotate(torch.cat([W, mean[None]]))
-        objective = residual_norm + chosen * V.square().sum(0)
-    return {
-        name: RidgeFit(
+        objective = squared_error + chosen * V.square().sum(0)
+    fits = {}
+    for j, name in enumerate(names):
+        fits[name] = RidgeFit(
             l2=choice[name],
             coef=coef[j],
             intercept=float(intercept[j]),
@@ -154,5 +146,28 @@ def ridge_many(
             gradient_norm=float(gradient[:, j].norm()),
             dev_scores=scores[name],
         )
-        for j, name in enumerate(names)
-    }
+    return fits
+
+
+def _predicted(
+    design: Design, rows: Float[Tensor, "m r"] | OnDisk, W: Tensor, mean: Tensor
+) -> Float[np.ndarray, "m t"]:
+    """What the coefficients in the eigenbasis say of some rows, read in blocks."""
+    parts = []
+    for block in blocks_of(len(rows), design.block):
+        features = rows[block][:, :-1].double()  # the last column is the constant
+        parts.append(features @ W + mean)
+    return torch.cat(parts).cpu().numpy()
+
+
+def _certificate(
+    design: Design, numbers: Tensor, mean: Tensor, V: Tensor, l2: Tensor
+) -> tuple[Float[Tensor, " t"], Float[Tensor, "d t"]]:
+    """Squared error and gradient at the solution, from the rows themselves and not from the factorisation."""
+    squared_error, gradient = torch.zeros_like(mean), torch.zeros_like(V)
+    for block, features in design.blocks(torch.float64):
+        residual = numbers[block] - mean - features @ V
+        squared_error += residual.square().sum(0)
+        gradient -= 2 * features.T @ residual
+    gradient += 2 * l2 * V
+    return squared_error, gradient

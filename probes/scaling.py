@@ -89,11 +89,11 @@ class Scaler(BaseEstimator):
             FileNotFoundError, ValueError: if there is none, or the file is something else.
         """
         tensors, header = storage.read(path, cls.__name__)
-        made = cls(**header["params"])
-        made.converged_, made.n_rows_ = header["converged"], header["n_rows"]
+        scaling = cls(**header["params"])
+        scaling.converged_, scaling.n_rows_ = header["converged"], header["n_rows"]
         for name in cls._tensors:
-            setattr(made, name, tensors[name])
-        return made
+            setattr(scaling, name, tensors[name])
+        return scaling
 
 
 class TemperatureScaling(Scaler):
@@ -123,26 +123,32 @@ class TemperatureScaling(Scaler):
         """
         z, y = self._checked(logits, labels)
         z = z - z.max(1, keepdims=True)
-        own = z[np.arange(len(y)), y].mean()
+        mean_logit = z[np.arange(len(y)), y].mean()
 
         def slope(log_temperature: float) -> float:
+            """Of the mean loss in 1/T: the logit that the model expects less the one of the label."""
             beta = np.exp(-log_temperature)
-            return float((np.exp(log_softmax(beta * z, axis=1)) * z).sum(1).mean() - own)
+            p = np.exp(log_softmax(beta * z, axis=1))
+            return float((p * z).sum(1).mean() - mean_logit)
 
         low, high = np.log(COLDEST), np.log(HOTTEST)
         at_low, at_high = slope(low), slope(high)
         self.converged_ = bool(at_low > 0 > at_high)
         if self.converged_:
-            found = float(brentq(slope, low, high, xtol=1e-12))  # type: ignore[arg-type]
+            log_temperature = float(brentq(slope, low, high, xtol=1e-12))  # type: ignore[arg-type]
         else:  # the slope in 1/T is negative up to the coldest, or positive down to the hottest
-            found = low if at_low <= 0 else high
-        self.temperature_ = np.array([np.exp(found)])
+            log_temperature = low if at_low <= 0 else high
+        self.temperature_ = np.array([np.exp(log_temperature)])
         return self
 
     def predict_proba(self, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """softmax(z / T)."""
         check_is_fitted(self)
         return np.exp(log_softmax(logits / self.temperature_[0], axis=1))
+
+
+MAX_ITER = 1000
+"""Iterations of vector scaling at most."""
 
 
 class VectorScaling(Scaler):
@@ -171,26 +177,25 @@ class VectorScaling(Scaler):
         """
         z, y = self._checked(logits, labels)
         z = z - z.mean(1, keepdims=True)
-        truth, c = one_hot(y, z.shape[1]), z.shape[1]
+        c = z.shape[1]
+        truth = one_hot(y, c)
 
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             w, b = parameters[:c], parameters[c:]
             log_p = log_softmax(w * z + b, axis=1)
             rest = np.exp(log_p) - truth
-            value = -(log_p * truth).sum() + self.l2 / 2 * (((w - 1) ** 2).sum() + (b**2).sum())
-            return value, np.concatenate(
-                [(rest * z).sum(0) + self.l2 * (w - 1), rest.sum(0) + self.l2 * b]
-            )
+            penalty = self.l2 / 2 * (((w - 1) ** 2).sum() + (b**2).sum())
+            value = -(log_p * truth).sum() + penalty
+            slope_w = (rest * z).sum(0) + self.l2 * (w - 1)
+            slope_b = rest.sum(0) + self.l2 * b
+            return value, np.concatenate([slope_w, slope_b])
 
-        found = minimize(
-            loss,
-            np.r_[np.ones(c), np.zeros(c)],
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 1000},
+        unchanged = np.r_[np.ones(c), np.zeros(c)]
+        optimum = minimize(
+            loss, unchanged, jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITER}
         )
-        self.weight_, self.bias_ = found.x[:c], found.x[c:]
-        self.converged_ = bool(found.success)
+        self.weight_, self.bias_ = optimum.x[:c], optimum.x[c:]
+        self.converged_ = bool(optimum.success)
         return self
 
     def predict_proba(self, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
@@ -224,13 +229,14 @@ class IsotonicScaling(Scaler):
         """
         z, y = self._checked(logits, labels)
         P = np.exp(log_softmax(z, axis=1))
-        made = [
-            IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, (y == k).astype(float))
-            for k, p in enumerate(P.T)
-        ]
-        self.knots_ = np.concatenate([np.atleast_1d(m.X_thresholds_) for m in made])
-        self.values_ = np.concatenate([np.atleast_1d(m.y_thresholds_) for m in made])
-        self.sizes_ = np.array([float(len(np.atleast_1d(m.X_thresholds_))) for m in made])
+        knots, values = [], []
+        for k, p in enumerate(P.T):
+            regression = IsotonicRegression(y_min=0.0, y_max=1.0).fit(p, (y == k).astype(float))
+            # A function of one step has numbers here, not arrays.
+            knots.append(np.atleast_1d(regression.X_thresholds_))
+            values.append(np.atleast_1d(regression.y_thresholds_))
+        self.knots_, self.values_ = np.concatenate(knots), np.concatenate(values)
+        self.sizes_ = np.array([float(len(of_class)) for of_class in knots])
         self.converged_ = True
         return self
 

@@ -11,6 +11,7 @@ many tests             `holm`, `benjamini_hochberg`; `Floor` says what p and q c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,11 +72,16 @@ def bootstrap_p(replicates: Float[np.ndarray, " b"], *, two_sided: bool = True) 
     """
     _check_finite("replicates", replicates)
     b = len(replicates)
+    smallest = 1 / (b + 1)
     below = (np.sum(replicates <= 0) + 1) / (b + 1)
     above = (np.sum(replicates >= 0) + 1) / (b + 1)
-    if min(below, above) == 1 / (b + 1) and (spread := np.std(replicates)) > 0:
-        tail = math.erfc(abs(float(np.mean(replicates))) / float(spread) / math.sqrt(2)) / 2
-        below, above = (min(side, tail) if side == 1 / (b + 1) else side for side in (below, above))
+    spread = float(np.std(replicates))
+    if min(below, above) == smallest and spread > 0:
+        # No replicate is on that side: the counts cannot say how far out 0 is, the normal tail can.
+        z = abs(float(np.mean(replicates))) / spread
+        tail = math.erfc(z / math.sqrt(2)) / 2
+        below = min(below, tail) if below == smallest else below
+        above = min(above, tail) if above == smallest else above
     return float(min(1.0, 2 * min(below, above)) if two_sided else below)
 
 
@@ -99,22 +105,23 @@ def sign_flip_p(
     [0.25]
     """
     _check_finite("values", values)
-    _, index = np.unique(
-        np.arange(len(values)) if clusters is None else clusters, return_inverse=True
-    )
+    groups = np.arange(len(values)) if clusters is None else clusters
+    _, index = np.unique(groups, return_inverse=True)
     sums = np.zeros((int(index.max()) + 1, values.shape[1]))
     np.add.at(sums, index, values)
     n = len(sums)
-    every = _all_signs(n, replicates)
+    # Sums that are equal but for rounding count as equal.
     limit = np.abs(sums.sum(0)) - EXACT * np.abs(sums).sum(0)
-    if every:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        return [float(v) for v in (np.abs(signs @ sums) >= limit).mean(0)]
+    if _all_signs(n, replicates):
+        # Row i has the signs that the bits of i say.
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        signs = 1.0 - 2.0 * bits
+        return [float(share) for share in (np.abs(signs @ sums) >= limit).mean(0)]
     rng, as_large = np.random.default_rng(seed), np.ones(values.shape[1])
     for start in range(0, replicates, REPLICATES):
         signs = rng.choice([-1.0, 1.0], size=(min(REPLICATES, replicates - start), n))
         as_large += (np.abs(signs @ sums) >= limit).sum(0)
-    return [float(v) for v in as_large / (replicates + 1)]
+    return [float(p) for p in as_large / (replicates + 1)]
 
 
 def _all_signs(n_clusters: int, replicates: int) -> bool:
@@ -148,19 +155,24 @@ def mean_p(
     groups = np.arange(len(values)) if clusters is None else clusters
     if len(np.unique(groups)) == 1:
         return [math.nan] * values.shape[1]
-    flipped = np.array(sign_flip_p(values, groups, replicates, seed))
+    p = np.array(sign_flip_p(values, groups, replicates, seed))
     boot = ClusterBootstrap(groups, min(replicates, REPLICATES), seed)
     for start in range(0, values.shape[1], BLOCK):
         block = values[:, start : start + BLOCK]
-        skewed = ~np.isin(block, (-1.0, 0.0, 1.0)).all(0)
-        if skewed.any():
-            columns = start + np.flatnonzero(skewed)
-            flipped[columns] = np.maximum(flipped[columns], boot.studentised(block[:, skewed]).p())
-    return [float(p) for p in flipped]
+        # Of answers (-1, 0 and 1) symmetry is the null hypothesis itself.
+        is_skewed = ~np.isin(block, (-1.0, 0.0, 1.0)).all(0)
+        if is_skewed.any():
+            columns = start + np.flatnonzero(is_skewed)
+            p[columns] = np.maximum(p[columns], boot.studentised(block[:, is_skewed]).p())
+    return [float(value) for value in p]
 
 
 BLOCK = 256
 """Columns whose resamples are held at a time."""
+
+
+LEVEL = 0.05
+"""False-discovery rate below which a part is significant."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,7 @@ class Floor:
     @property
     def silent(self) -> bool:
         """Whether no single part can reach q < 0.05: that none does is then no finding."""
-        return self.q >= 0.05
+        return self.q >= LEVEL
 
 
 def floor_of(n_clusters: int, tests: int, replicates: int = REPLICATES) -> Floor:
@@ -191,7 +203,9 @@ def floor_of(n_clusters: int, tests: int, replicates: int = REPLICATES) -> Floor
     """
     p = 2.0 / 2**n_clusters if _all_signs(n_clusters, replicates) else 1 / (replicates + 1)
     p = min(1.0, p)
-    return Floor(p, min(1.0, p * tests), min(tests + 1, math.floor(p * tests / 0.05) + 1))
+    # Benjamini and Hochberg: the i smallest have q = p tests / i.
+    together = math.floor(p * tests / LEVEL) + 1
+    return Floor(p, min(1.0, p * tests), min(tests + 1, together))
 
 
 @dataclass(frozen=True)
@@ -219,13 +233,14 @@ def compare_pairs(
     Raises:
         ValueError: replicates that are not finite.
     """
-    pairs = [(a, b) for a in range(len(estimates)) for b in range(a + 1, len(estimates))]
+    pairs = list(itertools.combinations(range(len(estimates)), 2))
     differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
-    corrected = holm([bootstrap_p(d) for d in differences])
-    return [
-        Comparison(a, b, interval(estimates[b] - estimates[a], d), p)
-        for (a, b), d, p in zip(pairs, differences, corrected, strict=True)
-    ]
+    corrected = holm([bootstrap_p(difference) for difference in differences])
+    comparisons = []
+    for (a, b), difference, p in zip(pairs, differences, corrected, strict=True):
+        ends = interval(estimates[b] - estimates[a], difference)
+        comparisons.append(Comparison(a, b, ends, p))
+    return comparisons
 
 
 def best_set(
@@ -260,12 +275,16 @@ def best_set(
         drawn = centred[:, left].mean(1, keepdims=True) - centred[:, left]
         spread = drawn.std(0)
         varies = spread > EXACT
+        # A condition that is always as far behind is worse for certain, or equal.
         t = np.where(behind > EXACT, np.inf, 0.0)
         t[varies] = behind[varies] / spread[varies]
-        most = (drawn[:, varies] / spread[varies]).max(1, initial=0.0)
-        largest = max(largest, float((1 + np.sum(most >= t.max() - EXACT)) / (1 + len(most))))
-        p[left.pop(int(np.argmax(t)))] = largest
-    return p > alpha, [float(v) for v in p]
+        drawn_t = (drawn[:, varies] / spread[varies]).max(1, initial=0.0)
+        as_large = 1 + np.sum(drawn_t >= t.max() - EXACT)
+        # The p of leaving cannot fall: a condition that stayed longer was not easier to reject.
+        largest = max(largest, float(as_large / (1 + len(drawn_t))))
+        worst = left.pop(int(np.argmax(t)))
+        p[worst] = largest
+    return p > alpha, [float(value) for value in p]
 
 
 def weighted_spearman(
@@ -277,9 +296,10 @@ def weighted_spearman(
     drawn of m. Ranks are the mid-ranks of a grid that holds every item as often as its weight says; with weights that are whole
     numbers it is Spearman's correlation of that grid. NaN where one side does not vary.
     """
-    x, y = (_weighted_ranks(values, weights) for values in (a, b))
+    x, y = _weighted_ranks(a, weights), _weighted_ranks(b, weights)
     total = weights.sum()
-    x, y = x - (weights * x).sum() / total, y - (weights * y).sum() / total
+    x = x - (weights * x).sum() / total
+    y = y - (weights * y).sum() / total
     size = math.sqrt(float((weights * x**2).sum() * (weights * y**2).sum()))
     return float((weights * x * y).sum() / size) if size else math.nan
 
@@ -298,8 +318,8 @@ def _weighted_ranks(
 ) -> Float[np.ndarray, " n"]:
     """Weight below, and half of the weight of ties."""
     _, place = np.unique(values, return_inverse=True)
-    held = np.bincount(place, weights)
-    return (np.cumsum(held) - held / 2)[place]
+    at_value = np.bincount(place, weights)
+    return (np.cumsum(at_value) - at_value / 2)[place]
 
 
 def _check_finite(name: str, values: np.ndarray) -> None:

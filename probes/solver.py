@@ -35,6 +35,9 @@ tens of thousands of words and around 1e1 for thousands; half a decade apart whe
 CHOICE_TOL = 1e-4
 """Relative error of the objective to which a penalty is solved to be judged on dev; the chosen one is solved to ``tol``."""
 
+MOSTLY_FULL = 0.85
+"""Least number of classes, as a share of the group's widest target, with which a target joins the group."""
+
 MAX_COLUMNS = 1024  # columns solved together; more bring no speed and cost memory
 
 Features = Float[Tensor, "n d"] | np.ndarray | OnDisk
@@ -56,6 +59,7 @@ class _Target:
     falls: int = 0
 
     def consider(self, l2: float, W: Tensor, score: float) -> None:
+        # Penalties come strong to weak, so the weakest that was judged is the last one.
         last = self.scores[min(self.scores)] if self.scores else -np.inf
         self.falls = self.falls + 1 if score < last else 0
         if self.best is None or score > max(self.scores.values()):
@@ -66,14 +70,14 @@ class _Target:
 def _targets(
     n: int, targets: Mapping[str, Labels], dev: tuple[object, Mapping[str, Labels]] | None
 ) -> list[_Target]:
-    out = []
+    coded = []
     for name, labels in targets.items():
         classes, index = encode_classes(name, labels)
         if len(index) != n:
             raise InputError(f"target {name!r} has {len(index)} labels, but X has {n} rows")
-        held = None if dev is None else encode_with(of_dev(name, dev[1]), classes)
-        out.append(_Target(name, classes, index, held))
-    return out
+        dev_index = None if dev is None else encode_with(of_dev(name, dev[1]), classes)
+        coded.append(_Target(name, classes, index, dev_index))
+    return coded
 
 
 def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
@@ -81,8 +85,9 @@ def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
     group: list[_Target] = []
     for target in sorted(targets, key=lambda t: -len(t.classes)):
         width = len(group[0].classes) if group else 0
-        narrow = group and len(target.classes) < 0.85 * width
-        if narrow or (group and (len(group) + 1) * width > MAX_COLUMNS):
+        is_narrow = len(target.classes) < MOSTLY_FULL * width
+        is_full = (len(group) + 1) * width > MAX_COLUMNS
+        if group and (is_narrow or is_full):
             yield group
             group = []
         group.append(target)
@@ -99,11 +104,14 @@ def _start(
     for j, target in enumerate(group):
         counts = np.bincount(target.index, minlength=len(target.classes))
         W[-1, j, : len(counts)] = torch.from_numpy(np.log(counts / counts.sum()))
-        if fits and (fit := fits.get(target.name)) is not None:
-            at = torch.from_numpy(encode_with(fit.classes, target.classes))
-            coef, bias = design.turned(fit.coef.to(design.device), fit.intercept.to(design.device))
-            W[:-1, j, at[at >= 0]] = coef.cpu()[:, at >= 0]
-            W[-1, j, at[at >= 0]] = bias.cpu()[at >= 0]
+        fit = fits.get(target.name) if fits else None
+        if fit is None:
+            continue
+        at = torch.from_numpy(encode_with(fit.classes, target.classes))
+        is_known = at >= 0
+        coef, bias = design.turned(fit.coef.to(design.device), fit.intercept.to(design.device))
+        W[:-1, j, at[is_known]] = coef.cpu()[:, is_known]
+        W[-1, j, at[is_known]] = bias.cpu()[is_known]
     return W.to(design.device, design.dtype)
 
 
@@ -162,41 +170,47 @@ def fit_many(
         raise InputError(f"tol must be > 0 and max_iter >= 1, got {tol} and {max_iter}")
     design = X if isinstance(X, Design) else Design(X, standardize, device)
     todo = _targets(design.n, targets, dev)
-    held = None
+    # Every penalty of a path is a solve, and the chosen one is solved again, to ``tol``.
+    n_solves = len(todo) * (len(path) + 1 if len(path) > 1 else 1)
+    n_done = 0
+
+    def advance(by: int) -> None:
+        nonlocal n_done
+        n_done += by
+        if progress is not None:
+            progress(n_done, n_solves)
+
+    fits: dict[str, Fit] = {}
     with torch.no_grad():
-        if dev is not None:
-            held = _dev_rows(design, dev[0], todo)
-        fits: dict[str, Fit] = {}
-        done, whole = 0, len(todo) * (len(path) if len(path) > 1 else 0) + len(todo)
-
-        def advance(by: int) -> None:
-            nonlocal done
-            done += by
-            if progress is not None:
-                progress(done, whole)
-
+        held = None if dev is None else _dev_rows(design, dev[0], todo)
         for group in _groups(todo):
-            at = _start(group, design, len(group[0].classes), start)
+            begin = _start(group, design, len(group[0].classes), start)
+            strengths = path * len(group)
             if held is not None and len(path) > 1:
-                at, strengths = _choose(
-                    design, group, at, path, held, choose, tol, max_iter, advance
+                begin, strengths = _choose(
+                    design, group, begin, path, held, choose, tol, max_iter, advance
                 )
-            else:
-                strengths = path * len(group)
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
-            found = minimise(design, _labels(group, design), at, l2s, tol=tol, max_iter=max_iter)
-            fits |= _certify(design, group, found, l2s, tol, held, choose)
+            labels = _labels(group, design)
+            solution = minimise(design, labels, begin, l2s, tol=tol, max_iter=max_iter)
+            fits |= _certify(design, group, solution, l2s, tol, held, choose)
             advance(len(group))
-    bad = [name for name in targets if not fits[name].converged]
-    if bad:
-        worst = max(fits[name].gap / fits[name].objective for name in bad)
-        warnings.warn(
-            f"{len(bad)} of {len(fits)} probes did not converge to a relative error of {tol:g} in "
-            f"{max_iter} iterations (bound {worst:.1e}): {', '.join(bad[:5])}",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+    _warn_unconverged([(name, fits[name]) for name in targets], tol, max_iter)
     return {name: fits[name] for name in targets}
+
+
+def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int) -> None:
+    failed = [(name, fit) for name, fit in fits if not fit.converged]
+    if not failed:
+        return
+    names = ", ".join(name for name, _ in failed[:5])
+    worst = max(fit.gap / fit.objective for _, fit in failed)
+    warnings.warn(
+        f"{len(failed)} of {len(fits)} probes did not converge to a relative error of {tol:g} in "
+        f"{max_iter} iterations (bound {worst:.1e}): {names}",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
 
 
 def _dev_rows(
@@ -214,6 +228,10 @@ def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:
     return torch.from_numpy(np.stack([t.index for t in group], axis=1)).to(design.device)
 
 
+FALLS = 2
+"""Penalties in a row whose dev score falls, after which a target goes no weaker."""
+
+
 def _choose(
     design: Design,
     group: Sequence[_Target],
@@ -227,22 +245,23 @@ def _choose(
 ) -> tuple[Float[Tensor, "r k c"], list[float]]:
     """The penalty of every target that is best on dev, and its coefficients to about ``CHOICE_TOL``."""
     W = start.clone()
+    loose = max(tol, CHOICE_TOL)
     active = list(range(len(group)))
     for step, penalty in enumerate(path):
         members = [group[j] for j in active]
         l2 = torch.full((len(members),), penalty, dtype=torch.float64, device=design.device)
         labels = _labels(members, design)
-        found = minimise(
-            design, labels, W[:, active], l2, tol=max(tol, CHOICE_TOL), max_iter=max_iter
-        )
-        W[:, active] = found.W
+        # Each penalty begins where the stronger one before it ended.
+        solution = minimise(design, labels, W[:, active], l2, tol=loose, max_iter=max_iter)
+        W[:, active] = solution.W
         for j, target in enumerate(members):
-            target.consider(
-                penalty, found.W[:, j].clone(), _dev_score(target, found.W[:, j], held, choose)
-            )
-        active = [j for j in active if group[j].falls < 2]
-        left = len(path) - step - 1
-        advance(len(members) + (len(members) - len(active)) * left)
+            coefficients = solution.W[:, j]
+            score = _dev_score(target, coefficients, held, choose)
+            target.consider(penalty, coefficients.clone(), score)
+        active = [j for j in active if group[j].falls < FALLS]
+        # A target that goes no weaker leaves out the solves of all penalties to come.
+        left_out = (len(members) - len(active)) * (len(path) - step - 1)
+        advance(len(members) + left_out)
         if not active:
             break
     best = [target.best for target in group if target.best is not None]
@@ -254,15 +273,17 @@ def _dev_score(
 ) -> float:
     """Accuracy, or minus the mean bits of the labels that training has (0 where it has none of them)."""
     assert target.dev is not None
-    own = W[:, : len(target.classes)]
-    gold = torch.from_numpy(target.dev).to(own.device)
+    coefficients = W[:, : len(target.classes)]
+    gold = torch.from_numpy(target.dev).to(coefficients.device)
     right, bits = 0, 0.0
     for rows in blocks_of(len(held), CPU_BLOCK):
-        logits, labels = held[rows] @ own, gold[rows]
+        logits, labels = held[rows] @ coefficients, gold[rows]
         right += int((logits.argmax(1) == labels).sum())
         if choose == "bits":
-            log_p = torch.log_softmax(logits[labels >= 0].double(), 1)
-            bits -= float(log_p.gather(1, labels[labels >= 0, None]).sum()) / float(np.log(2))
+            is_known = labels >= 0
+            log_p = torch.log_softmax(logits[is_known].double(), 1)
+            nats = float(log_p.gather(1, labels[is_known, None]).sum())
+            bits -= nats / float(np.log(2))
     if choose == "bits":
         return -bits / max(1, int((gold >= 0).sum()))
     return right / len(gold)
@@ -271,7 +292,7 @@ def _dev_score(
 def _certify(
     design: Design,
     group: Sequence[_Target],
-    found: Solution,
+    solution: Solution,
     l2: Float[Tensor, " k"],
     tol: float,
     held: Float[Tensor, "m r"] | OnDisk | None,
@@ -282,41 +303,42 @@ def _certify(
     A fit counts as converged only by what is computed here, whatever ended the iteration: by the
     bound that follows from the gradient, or else by the Newton decrement of that gradient.
     """
-    W = found.W.double()
+    W = solution.W.double()
     r, k, c = W.shape
+    # Out of the eigenbasis, so that rounding in the rotated rows cannot hide an error.
     coef = (design.basis @ W[:-1].reshape(r - 1, k * c)).view(design.d, k, c)
     V = torch.cat([coef, W[-1:]])
     Y = _labels(group, design)
     gradient, loss = torch.zeros_like(V), torch.zeros_like(l2)
     predicted = torch.zeros_like(V[-1])
     for rows, part in design.blocks(torch.float64):
-        ones = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
-        log_p = torch.log_softmax((ones @ V.view(-1, k * c)).view(-1, k, c), dim=-1)
+        with_constant = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
+        logits = (with_constant @ V.view(-1, k * c)).view(-1, k, c)
+        log_p = torch.log_softmax(logits, dim=-1)
         y = Y[rows].unsqueeze(-1)
         loss -= log_p.gather(2, y).squeeze(-1).sum(0)
         residual = log_p.exp()
         predicted += residual.sum(0)
         residual.scatter_add_(2, y, residual.new_full((), -1.0).expand(y.shape))
-        gradient += (ones.T @ residual.view(-1, k * c)).view_as(gradient)
+        gradient += (with_constant.T @ residual.view(-1, k * c)).view_as(gradient)
     gradient[:-1] += l2.view(1, -1, 1) * coef
     loss += l2 / 2 * dot(coef, coef)
     norm, gap = dot(gradient, gradient).sqrt(), gap_bound(gradient, predicted, l2)
     proved = gap <= tol * loss
     if not bool(proved.all()):  # the bound is loose where the penalty is weak: ask the curvature
         rest = ~proved
-        turned = torch.cat(
-            [torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1]), gradient[-1:]]
-        )
+        rotated = torch.einsum("dr,dkc->rkc", design.basis, gradient[:-1])
+        in_basis = torch.cat([rotated, gradient[-1:]])
         at = W[:, rest].to(design.dtype)
-        error = decrement(design, Y[:, rest], at, l2[rest], turned[:, rest])
+        error = decrement(design, Y[:, rest], at, l2[rest], in_basis[:, rest])
         proved[rest] = (error <= tol * loss[rest]) & (gap[rest] < torch.inf)
-    out = {}
+    fits = {}
     for j, target in enumerate(group):
-        width = len(target.classes)
-        weights, intercept = design.unrotate(W[:, j, :width])
+        weights, intercept = design.unrotate(W[:, j, : len(target.classes)])
         if held is not None and not target.scores:
-            target.scores[float(l2[j])] = _dev_score(target, found.W[:, j], held, choose)
-        out[target.name] = Fit(
+            score = _dev_score(target, solution.W[:, j], held, choose)
+            target.scores[float(l2[j])] = score
+        fits[target.name] = Fit(
             l2=float(l2[j]),
             coef=weights,
             intercept=intercept,
@@ -324,8 +346,8 @@ def _certify(
             objective=float(loss[j]),
             gradient_norm=float(norm[j]),
             gap=float(gap[j]),
-            n_iter=int(found.n_iter[j]),
+            n_iter=int(solution.n_iter[j]),
             converged=bool(proved[j]),
             dev_scores=target.scores,
         )
-    return out
+    return fits

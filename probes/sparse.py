@@ -111,40 +111,51 @@ def sparse_sweep(
             f"Only binary classification is supported: expected 2 classes, got {len(classes)}"
         )
     positive, gold = y == classes[1], y_test == classes[1]
+    d = X.shape[1]
     rng = np.random.default_rng(seed)
 
-    def scores(
-        train: np.ndarray, test: np.ndarray, order: np.ndarray, ks: Sequence[int]
-    ) -> list[tuple[float, float]]:
+    def scores(train: np.ndarray, test: np.ndarray, order: np.ndarray) -> list[tuple[float, float]]:
+        """F1 and Matthews' correlation of the probe on the first k neurons, for each k."""
         order = order[: max(ks)]
-        there, found = test[:, order], _weigh(train[:, order], positive, l2, ks)
-        said = [there[:, : len(coef)] @ coef + bias > 0 for coef, bias in (found[k] for k in ks)]
-        return [(_f1(gold, yes), _mcc(gold, yes)) for yes in said]
+        test = test[:, order]
+        probes = _weigh(train[:, order], positive, l2, ks)
+        pairs = []
+        for k in ks:
+            coef, bias = probes[k]
+            predicted = test[:, : len(coef)] @ coef + bias > 0
+            pairs.append((_f1(gold, predicted), _mcc(gold, predicted)))
+        return pairs
 
     order = rank(X, y, ranking)
-    own, rotated = scores(X, X_test, order, ks), []
-    drawn = [scores(X, X_test, rng.permutation(X.shape[1]), ks) for _ in range(n_random)]
+    ranked = scores(X, X_test, order)
+    random = [scores(X, X_test, rng.permutation(d)) for _ in range(n_random)]
+    rotated = []
     for _ in range(n_rotations):
-        turn = rotation(X.shape[1], rng).astype(X.dtype)
-        train, test = X @ turn, X_test @ turn
-        rotated.append(scores(train, test, rank(train, y, ranking), ks))
-    out = []
+        Q = rotation(d, rng).astype(X.dtype)
+        train, test = X @ Q, X_test @ Q
+        rotated.append(scores(train, test, rank(train, y, ranking)))
+    records = []
     for place, k in enumerate(ks):
-        f1, mcc = own[place]
+        f1, mcc = ranked[place]
         record = {"k": k, "neurons": order[:k].tolist(), "f1": f1, "mcc": mcc}
-        for name, draws in (("random", drawn), ("rotated", rotated)):
-            pairs = [draw[place] for draw in draws]
-            if pairs:
-                values = np.array(pairs)
-                low, high = np.quantile(values[:, 0], BAND)
-                record |= {
-                    f"{name}_f1": float(values[:, 0].mean()),
-                    f"{name}_f1_low": float(low),
-                    f"{name}_f1_high": float(high),
-                    f"{name}_mcc": float(values[:, 1].mean()),
-                }
-        out.append(record)
-    return out
+        record |= _draws_summary("random", [draw[place] for draw in random])
+        record |= _draws_summary("rotated", [draw[place] for draw in rotated])
+        records.append(record)
+    return records
+
+
+def _draws_summary(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Means of F1 and of Matthews' correlation over draws, and 95% of the F1s."""
+    if not pairs:
+        return {}
+    f1, mcc = np.array(pairs).T
+    low, high = np.quantile(f1, BAND)
+    return {
+        f"{name}_f1": float(f1.mean()),
+        f"{name}_f1_low": float(low),
+        f"{name}_f1_high": float(high),
+        f"{name}_mcc": float(mcc.mean()),
+    }
 
 
 def rotation(width: int, rng: np.random.Generator) -> Float[np.ndarray, "d d"]:

@@ -11,6 +11,7 @@ left out), Spearman's correlation by sentence length from 5 to 50, and the root'
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,10 +74,11 @@ class StructuralFit:
 
     def predict(self, words: Float[Tensor, "n d"] | Float[np.ndarray, "n d"]) -> np.ndarray:
         """Squared distances [n n], or squared depths [n]."""
-        there = torch.as_tensor(words).to(self.projection) @ self.projection.T
+        projected = torch.as_tensor(words).to(self.projection) @ self.projection.T
         if self.kind == "depth":
-            return (there**2).sum(1).numpy()
-        return ((there[:, None] - there[None]) ** 2).sum(2).numpy()
+            return (projected**2).sum(1).numpy()
+        differences = projected[:, None] - projected[None]
+        return (differences**2).sum(2).numpy()
 
 
 def tree_distances(heads: Sequence[int]) -> Float[np.ndarray, "n n"]:
@@ -94,8 +96,9 @@ def tree_distances(heads: Sequence[int]) -> Float[np.ndarray, "n n"]:
     for word, head in enumerate(heads):
         if head:
             distance[word, head - 1] = distance[head - 1, word] = 1
-    for middle in range(n):
-        distance = np.minimum(distance, distance[:, middle, None] + distance[None, middle])
+    for middle in range(n):  # Floyd-Warshall: shortest ways over the words up to this one
+        through = distance[:, middle, None] + distance[None, middle]
+        distance = np.minimum(distance, through)
     if not np.isfinite(distance).all():
         raise InputError(f"expected heads that form a tree, got {list(heads)}")
     return distance
@@ -138,48 +141,63 @@ def structural_many(
     """
     names = list(features)
     scales = {name: _scale(layer) for name, layer in features.items()}
-    sentences, dev = (
-        _Trees(features, heads, kind, scales),
-        _Trees(dev_features, dev_heads, kind, scales),
-    )
-    width, high = sentences.width, max(ranks)
+    sentences = _Trees(features, heads, kind, scales)
+    dev = _Trees(dev_features, dev_heads, kind, scales)
+    width, highest = sentences.width, max(ranks)
     generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(high, width, generator=generator) * 0.1 - 0.05
-    rows = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
-    B = start.expand(len(rows), high, width).clone()
+    # The published start, uniform in +-0.05; all probes have the same, so that layers differ by their vectors alone.
+    start = torch.rand(highest, width, generator=generator) * 0.1 - 0.05
+    rank_of_model = torch.tensor(list(ranks)).repeat(len(names))  # layer by layer
+    B = start.expand(len(rank_of_model), highest, width).clone()
     # a probe of lower rank has fewer rows
-    own = (torch.arange(high)[None] < rows[:, None]).float()[:, :, None]
+    has_row = torch.arange(highest)[None] < rank_of_model[:, None]
+    free = has_row.float()[:, :, None]
 
     def grid(B: Float[Tensor, "m r d"]) -> Float[Tensor, "l p r d"]:
         return B.unflatten(0, (len(names), len(ranks)))
 
-    found = train(
-        [B * own],
+    trained = train(
+        [B * free],
         lambda w, chosen: sentences.loss(grid(w[0]), chosen.tolist()).flatten(),
         lambda w: dev.mean_loss(grid(w[0])).flatten(),
         len(sentences),
         schedule,
         generator,
-        free=[own],
+        free=[free],
         progress=progress,
     )
-    keys = [(name, rank) for name in names for rank in ranks]
-    return {
-        (name, rank): StructuralFit(
+    fits = {}
+    for i, (name, rank) in enumerate(itertools.product(names, ranks)):
+        fits[name, rank] = StructuralFit(
             kind,
-            found.weights[0][i, :rank] / scales[name],
-            float(found.lowest[i]),
-            int(found.epochs[i]),
-            bool(found.converged[i]),
+            # Trained on vectors that were divided by the scale: B takes the vectors as they are.
+            trained.weights[0][i, :rank] / scales[name],
+            float(trained.lowest[i]),
+            int(trained.epochs[i]),
+            bool(trained.converged[i]),
         )
-        for i, (name, rank) in enumerate(keys)
-    }
+    return fits
 
 
 def _scale(layer: Sequence[Float[Tensor, "_ _"]]) -> float:
     """Root mean square about the mean: divided by it, the published start and steps mean the same at every layer and model."""
     words = torch.cat(list(layer)).double()
     return max(float((words - words.mean(0)).square().mean().sqrt()), 1e-12)
+
+
+def _check_sizes(
+    features: Mapping[str, Sequence[Float[Tensor, "_ _"]]], heads: Sequence[Sequence[int]]
+) -> None:
+    """Raise unless all layers have one width, and a finite vector for each word."""
+    layers = list(features.values())
+    widths = {int(words.shape[1]) for layer in layers for words in layer}
+    if len(widths) != 1:
+        raise InputError(f"expected layers of one width, got {sorted(widths)}")
+    for number, tree in enumerate(heads):
+        if any(len(layer[number]) != len(tree) for layer in layers):
+            raise InputError(f"sentence {number}: expected a vector for each of {len(tree)} words")
+        for name, layer in features.items():
+            check_finite(layer[number], f"layer {name!r}, sentence {number},")
 
 
 class _Trees:
@@ -192,22 +210,13 @@ class _Trees:
         kind: Kind,
         scales: Mapping[str, float],
     ) -> None:
-        layers = list(features.values())
-        widths = {int(words.shape[1]) for layer in layers for words in layer}
-        if len(widths) != 1:
-            raise InputError(f"expected layers of one width, got {sorted(widths)}")
-        for number, tree in enumerate(heads):
-            if any(len(layer[number]) != len(tree) for layer in layers):
-                raise InputError(
-                    f"sentence {number}: expected a vector for each of {len(tree)} words"
-                )
-            for name, layer in features.items():
-                check_finite(layer[number], f"layer {name!r}, sentence {number},")
-        self.width, self.kind = widths.pop(), kind
-        self.words = [
-            torch.stack([layer[i].float() / scales[name] for name, layer in features.items()])
-            for i in range(len(heads))
-        ]
+        _check_sizes(features, heads)
+        self.width = next(iter(features.values()))[0].shape[1]
+        self.kind = kind
+        self.words = []
+        for i in range(len(heads)):
+            of_layers = [layer[i].float() / scales[name] for name, layer in features.items()]
+            self.words.append(torch.stack(of_layers))
         goal = tree_distances if kind == "distance" else tree_depths
         self.goals = [torch.from_numpy(goal(tree)).float() for tree in heads]
 
@@ -218,32 +227,37 @@ class _Trees:
         """Words [s l n d], goals and weights [s n (n)], padded with weight 0."""
         longest = max(self.words[i].shape[1] for i in rows)
         layers = self.words[0].shape[0]
+        axes = 2 if self.kind == "distance" else 1  # of words in a goal
         words = torch.zeros(len(rows), layers, longest, self.width)
-        shape = (len(rows), longest, longest) if self.kind == "distance" else (len(rows), longest)
+        shape = (len(rows), *[longest] * axes)
         goals, weights = torch.zeros(shape), torch.zeros(shape)
         for place, i in enumerate(rows):
             n = self.words[i].shape[1]
             words[place, :, :n] = self.words[i]
-            at = (place, slice(n), slice(n)) if self.kind == "distance" else (place, slice(n))
-            goals[at], weights[at] = self.goals[i], 1 / n ** (2 if self.kind == "distance" else 1)
+            at = (place, *[slice(n)] * axes)
+            goals[at] = self.goals[i]
+            weights[at] = 1 / n**axes  # a sentence counts as one, however long it is
         return words, goals, weights / len(rows)
 
     def loss(self, B: Float[Tensor, "l p r d"], rows: Sequence[int]) -> Float[Tensor, "l p"]:
         """Every probe's loss on a batch of sentences."""
         words, goals, weights = self._batch(rows)
-        there = torch.einsum("slnd,lprd->slpnr", words, B)
-        size = (there**2).sum(-1)
+        projected = torch.einsum("slnd,lprd->slpnr", words, B)
+        norms = (projected**2).sum(-1)
+        # Goals and weights are the same for every layer and rank.
+        goals, weights = goals[:, None, None], weights[:, None, None]
         if self.kind == "depth":
-            return ((size - goals[:, None, None]).abs() * weights[:, None, None]).sum((0, 3))
-        found = size[..., :, None] + size[..., None, :] - 2 * there @ there.transpose(-1, -2)
-        return ((found - goals[:, None, None]).abs() * weights[:, None, None]).sum((0, 3, 4))
+            return ((norms - goals).abs() * weights).sum((0, 3))
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a'b, without a tensor of all differences
+        products = 2 * projected @ projected.transpose(-1, -2)
+        distances = norms[..., :, None] + norms[..., None, :] - products
+        return ((distances - goals).abs() * weights).sum((0, 3, 4))
 
     def mean_loss(self, B: Float[Tensor, "l p r d"], batch: int = 20) -> Float[Tensor, "l p"]:
         """Mean over sentences."""
-        parts = [
-            torch.arange(len(self))[i : i + batch].tolist() for i in range(0, len(self), batch)
-        ]
-        return torch.stack([self.loss(B, rows) * len(rows) for rows in parts]).sum(0) / len(self)
+        batches = torch.arange(len(self)).split(batch)
+        sums = [self.loss(B, rows.tolist()) * len(rows) for rows in batches]
+        return torch.stack(sums).sum(0) / len(self)
 
 
 def distance_spearman(
@@ -254,13 +268,12 @@ def distance_spearman(
     The average of a length is over the words of all its sentences.
     """
     by_length: dict[int, list[float]] = {}
-    for found, tree in zip(predicted, heads, strict=True):
-        if len(tree) in LENGTHS:
-            rows = [
-                _spearman(a, b)
-                for a, b in zip(np.asarray(found), tree_distances(tree), strict=True)
-            ]
-            by_length.setdefault(len(tree), []).extend(rows)
+    for distances, tree in zip(predicted, heads, strict=True):
+        if len(tree) not in LENGTHS:
+            continue
+        of_words = by_length.setdefault(len(tree), [])
+        for row, gold in zip(np.asarray(distances), tree_distances(tree), strict=True):
+            of_words.append(_spearman(row, gold))
     return _by_length(by_length)
 
 
@@ -277,11 +290,14 @@ def tree_edges(
         counted: words that take part; the published code leaves punctuation out.
     """
     out = np.zeros((len(heads), 2))
-    for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
+    for number, (distances, tree) in enumerate(zip(predicted, heads, strict=True)):
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
-        if len(keep) > 1:
-            true = _edges(tree_distances(tree)[np.ix_(keep, keep)])
-            out[number] = len(true & _edges(np.asarray(found)[np.ix_(keep, keep)])), len(true)
+        if len(keep) < 2:
+            continue
+        square = np.ix_(keep, keep)
+        gold = _edges(tree_distances(tree)[square])
+        spanning = _edges(np.asarray(distances)[square])
+        out[number] = len(gold & spanning), len(gold)
     return out
 
 
@@ -290,11 +306,11 @@ def depth_spearman(
 ) -> float:
     """Between predicted and gold depths of a sentence, averaged by length, then over lengths 5 to 50."""
     by_length: dict[int, list[float]] = {}
-    for found, tree in zip(predicted, heads, strict=True):
-        if len(tree) in LENGTHS:
-            by_length.setdefault(len(tree), []).append(
-                _spearman(np.asarray(found), tree_depths(tree))
-            )
+    for depths, tree in zip(predicted, heads, strict=True):
+        if len(tree) not in LENGTHS:
+            continue
+        correlation = _spearman(np.asarray(depths), tree_depths(tree))
+        by_length.setdefault(len(tree), []).append(correlation)
     return _by_length(by_length)
 
 
@@ -305,10 +321,12 @@ def tree_roots(
 ) -> Float[np.ndarray, " n"]:
     """For each sentence 1 where the counted word of least predicted depth is the root, else 0; NaN if none is counted."""
     out = np.full(len(heads), np.nan)
-    for number, (found, tree) in enumerate(zip(predicted, heads, strict=True)):
+    for number, (depths, tree) in enumerate(zip(predicted, heads, strict=True)):
         keep = np.arange(len(tree)) if counted is None else np.flatnonzero(counted[number])
-        if len(keep):
-            out[number] = int(keep[np.asarray(found)[keep].argmin()]) == list(tree).index(0)
+        if not len(keep):
+            continue
+        shallowest = keep[np.asarray(depths)[keep].argmin()]
+        out[number] = int(shallowest) == list(tree).index(0)
     return out
 
 
@@ -316,9 +334,8 @@ def _edges(distances: Float[np.ndarray, "n n"]) -> set[tuple[int, int]]:
     """Edges of the minimum spanning tree."""
     shifted = np.triu(distances - distances.min() + 1.0, 1)  # scipy reads 0 as no edge
     tree = minimum_spanning_tree(shifted).tocoo()
-    return {
-        (min(a, b), max(a, b)) for a, b in zip(tree.row.tolist(), tree.col.tolist(), strict=True)
-    }
+    pairs = zip(tree.row.tolist(), tree.col.tolist(), strict=True)
+    return {(min(a, b), max(a, b)) for a, b in pairs}
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
@@ -331,5 +348,8 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def _by_length(values: Mapping[int, Sequence[float]]) -> float:
     """Mean over lengths of the mean over items; NaN without any."""
-    means = [float(np.nanmean(found)) for found in values.values() if np.isfinite(found).any()]
+    means = []
+    for of_items in values.values():
+        if np.isfinite(of_items).any():
+            means.append(float(np.nanmean(of_items)))
     return float(np.mean(means)) if means else float("nan")

@@ -137,45 +137,81 @@ def train(
     """
     now = [w.detach().clone() for w in weights]
     count = len(now[0])
-    best, lowest = [w.clone() for w in now], torch.full((count,), torch.inf)
+    ends = torch.full((count,), schedule.epochs)
+    best = [w.clone() for w in now]
     adam = _Adam(now, schedule, free)
-    reference = lowest.clone()  # the loss that the next one must undercut by the gain
-    waited, stalled, cuts = torch.zeros(count), torch.zeros(count), torch.zeros(count)
-    done, ends = torch.zeros(count, dtype=torch.bool), torch.full((count,), schedule.epochs)
+    watch = _Watch(count, schedule)
     for epoch in range(schedule.epochs):
         for rows in torch.randperm(n, generator=generator).split(schedule.batch):
-            at = [w.requires_grad_() for w in now]
-            slopes = torch.autograd.grad(loss(at, rows).sum(), at)
+            # Models do not share weights, so the gradient of the summed losses is each model's own.
+            leaves = [w.requires_grad_() for w in now]
+            slopes = torch.autograd.grad(loss(leaves, rows).sum(), leaves)
             with torch.no_grad():
-                now = adam.step([w.detach() for w in at], slopes, done)
+                now = adam.step([w.detach() for w in leaves], slopes, watch.done)
         with torch.no_grad():
             held_loss = held(now).cpu()
-        better = held_loss < lowest
-        for kept, w in zip(best, now, strict=True):
-            kept[better] = w[better]
-        lowest = torch.where(better, held_loss, lowest)
-        fell = held_loss < reference - schedule.gain
-        reference = torch.where(fell, held_loss, reference)
-        waited = torch.where(fell, 0, waited + 1)
-        stalled = torch.where(fell, 0, stalled)
-        cut = (waited >= schedule.patience) & ~done
-        stalled += cut
-        cuts = cuts + cut
-        # all rates in turn, then the first again
-        around = cuts % schedule.stalls if schedule.returns else cuts
-        adam.rates = schedule.rate * schedule.cut**around
-        waited[cut] = 0
-        over = (stalled >= schedule.stalls) & ~done
-        ends[over] = epoch + 1
-        done |= over
+        is_lowest, is_cut, is_over = watch.see(held_loss)
+        ends[is_over] = epoch + 1
+        adam.rates = watch.rates()
+        for lowest_w, w in zip(best, now, strict=True):
+            lowest_w[is_lowest] = w[is_lowest]
         if schedule.returns:
-            for kept, w in zip(best, now, strict=True):
-                w[cut] = kept[cut]
-            adam.forget(cut)
-            reference = torch.where(cut, lowest, reference)
+            for lowest_w, w in zip(best, now, strict=True):
+                w[is_cut] = lowest_w[is_cut]
+            adam.forget(is_cut)
         if progress is not None:
             progress(epoch + 1, schedule.epochs)
-        if bool(done.all()):
+        if bool(watch.done.all()):
             break
-    converged = done & lowest.isfinite() if schedule.returns else torch.zeros_like(done)
-    return Trained(best, lowest, ends, converged)
+    # Vanishing steps prove nothing: only a schedule that returns can have converged.
+    converged = torch.zeros_like(watch.done)
+    if schedule.returns:
+        converged = watch.done & watch.lowest.isfinite()
+    return Trained(best, watch.lowest, ends, converged)
+
+
+class _Watch:
+    """When each model's rate is cut and when it is done, by its held-out losses.
+
+    Attributes:
+        lowest: held-out loss so far.
+        reference: the loss that the next one must undercut by the schedule's gain.
+        waited: epochs without a fall since the last cut.
+        stalled: cuts without a fall between them.
+    """
+
+    def __init__(self, count: int, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.lowest = torch.full((count,), torch.inf)
+        self.reference = self.lowest.clone()
+        self.waited, self.stalled, self.cuts = (torch.zeros(count) for _ in range(3))
+        self.done = torch.zeros(count, dtype=torch.bool)
+
+    def see(
+        self, loss: Float[Tensor, " m"]
+    ) -> tuple[Bool[Tensor, " m"], Bool[Tensor, " m"], Bool[Tensor, " m"]]:
+        """An epoch's losses: which models are at their lowest, which have their rate cut, and which are done now."""
+        schedule = self.schedule
+        is_lowest = loss < self.lowest
+        self.lowest = torch.where(is_lowest, loss, self.lowest)
+
+        fell = loss < self.reference - schedule.gain
+        self.reference = torch.where(fell, loss, self.reference)
+        self.waited = torch.where(fell, 0, self.waited + 1)
+        self.stalled = torch.where(fell, 0, self.stalled)
+
+        is_cut = (self.waited >= schedule.patience) & ~self.done
+        self.stalled += is_cut
+        self.cuts = self.cuts + is_cut
+        self.waited[is_cut] = 0
+        is_over = (self.stalled >= schedule.stalls) & ~self.done
+        self.done |= is_over
+        if schedule.returns:
+            # Training goes on from the lowest loss, so the next fall is counted from there.
+            self.reference = torch.where(is_cut, self.lowest, self.reference)
+        return is_lowest, is_cut, is_over
+
+    def rates(self) -> Float[Tensor, " m"]:
+        """Each model's rate; a schedule that returns goes through all rates in turn, then takes the first again."""
+        cuts = self.cuts % self.schedule.stalls if self.schedule.returns else self.cuts
+        return self.schedule.rate * self.schedule.cut**cuts

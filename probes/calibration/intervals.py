@@ -1,0 +1,203 @@
+"""What calibration looks like by chance, and intervals of its measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..resampling import LEVEL, ClusterBootstrap, Interval, interval, wilson
+from .measures import Bins, auroc, ece_in, risk_coverage
+
+BLOCK = 1 << 22
+"""Random numbers that are held at a time."""
+RANKS = 128
+"""Groups of confidences in resamples of rankings."""
+TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What a perfectly calibrated model of the same confidences would show.
+
+    Attributes:
+        ece: its ECE in each draw.
+        low, high: its accuracy in each bin, 2.5th and 97.5th percentile; NaN where the bin is empty.
+        gaps: accuracy less confidence of each bin in each draw, times the bin's share of the rows.
+    """
+
+    ece: Float[np.ndarray, " r"]
+    low: Float[np.ndarray, " b"]
+    high: Float[np.ndarray, " b"]
+    gaps: Float[np.ndarray, "r b"]
+
+    @property
+    def mean(self) -> float:
+        """The ECE to expect."""
+        return float(self.ece.mean())
+
+    def p(self, value: float) -> float:
+        """How often chance gives an ECE as large, with 1 added in both counts."""
+        return float((1 + np.sum(self.ece >= value - 1e-12)) / (1 + len(self.ece)))
+
+
+def chance(
+    confidence: Float[np.ndarray, " n"],
+    bins: Bins,
+    replicates: int = 1000,
+    seed: int = 0,
+    *,
+    correct: Bool[np.ndarray, " n"] | None = None,
+    clusters: Int[np.ndarray, " n"] | None = None,
+) -> Chance:
+    r"""Labels drawn from the confidences themselves: correct with the probability that each row claims.
+
+    Rows of one group (questions on one text) tend to be right together, which makes a larger ECE by chance. With ``clusters``
+    each row takes, with probability :math:`\sqrt\rho`, the number that its group has drawn in place of one of its own, so that
+    each row keeps its probability and rows of a group have the correlation :math:`\rho` that `correlation` finds in
+    ``correct``. Source: Bröcker & Smith 2007; Vaicenavicius et al. 2019, section 5; Lunn & Davies 1998 (groups).
+    """
+    rng, n, width = np.random.default_rng(seed), len(confidence), len(bins.high)
+    # Rows sorted by bin, so that the sums of all bins are one `reduceat`.
+    order = np.argsort(bins.index, kind="stable")
+    sorted_by_bin, count = confidence[order], bins.sums()
+    filled = np.flatnonzero(count)
+    starts = np.searchsorted(bins.index[order], filled)
+    together, group = 0.0, np.zeros(0, dtype=np.int64)
+    if clusters is not None and correct is not None:
+        together = correlation(confidence, correct, clusters) ** 0.5
+        group = np.unique(clusters, return_inverse=True)[1][order]
+    n_right = np.zeros((replicates, width))
+    step = max(1, BLOCK // n)
+    for at in range(0, replicates, step):
+        numbers = rng.random((min(step, replicates - at), n))
+        if together:
+            shared = rng.random((len(numbers), int(group.max()) + 1))[:, group]
+            takes_shared = rng.random(numbers.shape) < together
+            numbers = np.where(takes_shared, shared, numbers)
+        is_right = numbers < sorted_by_bin
+        sums = np.add.reduceat(is_right, starts, axis=1, dtype=np.float64)
+        n_right[at : at + len(is_right), filled] = sums
+    gaps = (n_right - bins.sums(confidence)) / n
+    empty = np.full_like(n_right, np.nan)
+    accuracy = np.divide(n_right, count, out=empty, where=count > 0)
+    low, high = np.full(width, np.nan), np.full(width, np.nan)
+    low[filled], high[filled] = np.quantile(accuracy[:, filled], TAILS, axis=0)
+    return Chance(np.abs(gaps).sum(1), low, high, gaps)
+
+
+def correlation(
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    clusters: Int[np.ndarray, " n"],
+) -> float:
+    r"""How far rows of a group are right together beyond what their confidences say, from 0 to 1.
+
+    .. math:: \hat\rho = \sum_{i \ne j} r_i r_j \Big/ \sum_{i \ne j} \min(c_i, c_j)\,(1 - \max(c_i, c_j))
+
+    over pairs of rows of one group, with r = correct - confidence less its mean; below the quotient is the largest covariance
+    that two such outcomes can have.
+    """
+    rest = correct - confidence
+    rest = rest - rest.mean()
+    _, index = np.unique(clusters, return_inverse=True)
+    # Over pairs of a group: the squared sum has each pair twice, and each row with itself, which is taken off.
+    group_sums = np.bincount(index, rest)
+    above = float((group_sums**2).sum() - (rest**2).sum())
+
+    order = np.lexsort((confidence, index))
+    c, sizes = confidence[order], np.bincount(index)
+    first = np.cumsum(sizes) - sizes
+    later = np.cumsum(1 - c)
+    end = np.repeat(later[first + sizes - 1], sizes)
+    # of sorted rows the earlier is the smaller of each pair
+    below = 2 * float((c * (end - later)).sum())
+    return min(1.0, max(0.0, above / below)) if below > 0 else 0.0
+
+
+def ece_interval(
+    confidence: Float[np.ndarray, " n"],
+    correct: Bool[np.ndarray, " n"],
+    bins: Bins,
+    boot: ClusterBootstrap,
+    by_chance: Chance | None = None,
+) -> Interval:
+    r"""The ECE with an interval that holds at 0 and away from it, for 100 rows as for 1,000; the bins stay those of the sample.
+
+    With the bins' signed gaps :math:`\delta` and their error :math:`e = \hat\delta - \delta` the triangle inequality gives
+    :math:`\lVert\hat\delta\rVert_1 - \lVert e\rVert_1` as lower end; and :math:`\lVert\delta\rVert_1 = \sigma\delta \le
+    \lVert\hat\delta\rVert_1 - \sigma e` for the signs :math:`\sigma` of :math:`\delta` as upper end. Of both the 97.5th
+    percentile counts, over resamples and over draws of ``by_chance``, whichever is wider: resamples of a bin whose rows are all
+    right have no spread. The ends hold for any gaps, and are wider than needed for most: they cover in 96 to 100%.
+
+    Args:
+        by_chance: of these confidences, bins and groups; None draws it without groups.
+    """
+    n, n_bins = len(confidence), len(bins.high)
+    value = ece_in(bins, confidence, correct)
+    if boot.n_clusters == 1:
+        return Interval(value, float("nan"), float("nan"))
+    gaps = correct - confidence
+    signed = bins.sums(gaps) / n
+    count = boot.grouped(bins.index, n_bins, np.ones(n)).sum(1, keepdims=True)
+    resampled = boot.grouped(bins.index, n_bins, gaps) / count - signed
+    # Resamples of m clusters vary by (m - 1) / m too little.
+    resampled *= (boot.n_clusters / (boot.n_clusters - 1)) ** 0.5
+    by_draws = (by_chance or chance(confidence, bins)).gaps
+    errors = (resampled, by_draws)
+    above = max(float(np.quantile(np.abs(error).sum(1), TAILS[1])) for error in errors)
+    spread = max(float((error @ np.sign(signed)).std()) for error in errors)
+    low = max(0.0, value - above)
+    high = min(1.0, value + NormalDist().inv_cdf(TAILS[1]) * spread)
+    return Interval(value, low, high)
+
+
+def ranking_intervals(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], boot: ClusterBootstrap
+) -> tuple[Interval, Interval]:
+    """AUROC of confidence and the area under the risk-coverage curve, with percentile intervals.
+
+    The values are exact; their resamples take the confidences in at most ``RANKS`` groups of equal mass, of which each is
+    one tie.
+    """
+    groups = Bins.of(confidence, min(RANKS, len(confidence)), "mass")
+    size = len(groups.high)
+    right = boot.grouped(groups.index, size, correct.astype(float))
+    wrong = boot.grouped(groups.index, size, (~correct).astype(float))
+    # AUROC of each resample: pairs in which the right row is in a higher group, ties half.
+    pairs = right.sum(1) * wrong.sum(1)
+    won = (right * (np.cumsum(wrong, 1) - wrong / 2)).sum(1)
+    aurocs = won[pairs > 0] / pairs[pairs > 0]
+    # Area of each resample: from the most confident group down, each row at the middle of its group.
+    rows, errors = (right + wrong)[:, ::-1], wrong[:, ::-1]
+    errors_before = np.cumsum(errors, 1) - errors / 2
+    rows_before = np.cumsum(rows, 1) - rows / 2
+    nothing = np.zeros_like(errors_before)
+    risks = np.divide(errors_before, rows_before, out=nothing, where=rows_before > 0)
+    areas = (risks * rows).sum(1) / rows.sum(1)
+
+    value, area = auroc(confidence, correct), float(risk_coverage(confidence, correct).mean())
+    is_known = np.isfinite(value) and len(aurocs)
+    ranking = interval(value, aurocs) if is_known else Interval(value, value, value)
+    return ranking, interval(area, areas)
+
+
+def bin_intervals(
+    correct: Bool[np.ndarray, " n"], bins: Bins, boot: ClusterBootstrap
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
+    """95% interval of each bin's accuracy: the wider of the cluster bootstrap's and Wilson's, which has a width even
+    where all rows of a bin are right. Source: Wilson 1927."""
+    right = boot.grouped(bins.index, len(bins.high), correct.astype(float))
+    count = boot.grouped(bins.index, len(bins.high), np.ones(len(correct)))
+    empty = np.full_like(right, np.nan)
+    shares = np.divide(right, count, out=empty, where=count > 0)
+    n, p = bins.sums(), bins.means(correct.astype(float))
+    z = NormalDist().inv_cdf(TAILS[1])
+    low, high = np.full(len(n), np.nan), np.full(len(n), np.nan)
+    for b in np.flatnonzero(n):
+        drawn = np.nanquantile(shares[:, b], TAILS)
+        least, most = wilson(float(p[b]), float(n[b]), z)
+        low[b], high[b] = min(drawn[0], least), max(drawn[1], most)
+    return low, high
