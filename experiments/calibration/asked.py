@@ -88,17 +88,20 @@ def parse_probability(text: str) -> Answer:
     >>> parse_probability("120%").reason, parse_probability("0,8").reason, parse_probability("1e-3").confidence
     ('unparsable', 'unparsable', 0.001)
     """
-    every = list(NUMBER.finditer(text))
-    number = next((m for m in every if m[2] or not m[1].isdigit()), every[0] if every else None)
+    numbers = list(NUMBER.finditer(text))
+    # A number with a unit or a point says more than a whole one, which may count something else.
+    telling = (m for m in numbers if m[2] or not m[1].isdigit())
+    number = next(telling, numbers[0] if numbers else None)
     if number is None:
         return Answer(None, "refused" if REFUSAL.search(text) else "unparsable", text)
     value, unit = float(number[1]), (number[2] or "").lower()
     if unit in ("%", "percent"):
         value /= 100
-    elif unit:
+    elif unit:  # "/10", "out of 10"
         whole = float(re.sub(r"\D", "", unit))
         value = value / whole if whole else -1.0
-    return Answer(value, text=text) if 0 <= value <= 1 else Answer(None, "unparsable", text)
+    is_probability = 0 <= value <= 1
+    return Answer(value, text=text) if is_probability else Answer(None, "unparsable", text)
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> int | str:
@@ -113,10 +116,11 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | str:
     if letter := re.match(rf"\W*([{letters}])(?:[.):,]|\W*$|\s+is\b)", text):
         return letters.index(letter[1])
     present = [k for k, choice in enumerate(choices) if _holds(text, choice)]
-    # A choice may be part of another one: the longest that is there counts.
-    longest = [
-        k for k in present if not any(k != j and _holds(choices[j], choices[k]) for j in present)
-    ]
+    # A choice may be part of another one: the longest that is present counts.
+    longest = []
+    for k in present:
+        if not any(k != j and _holds(choices[j], choices[k]) for j in present):
+            longest.append(k)
     if len(longest) == 1:
         return longest[0]
     return "refused" if REFUSAL.search(text) else "unparsable"
@@ -124,11 +128,10 @@ def parse_choice(text: str, choices: Sequence[str]) -> int | str:
 
 def _holds(text: str, part: str) -> bool:
     words, wanted = _words(text), _words(part)
-    return (
-        any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
-        if wanted
-        else False
-    )
+    if not wanted:
+        return False
+    starts = range(len(words) - len(wanted) + 1)
+    return any(words[i : i + len(wanted)] == wanted for i in starts)
 
 
 def _words(text: str) -> list[str]:
@@ -141,9 +144,10 @@ def p_true(asking: Asking, *_: object) -> list[Answer]:
     for i in range(len(asking.questions)):
         text = asking.templates.ask("p_true", **asking.shown(i))
         prompts += [Prompt(text, " A"), Prompt(text, " B")]
-    made = get_metric("log_probability")
-    groups = list(chunks(asking.subject, made.reads(asking.subject, prompts), asking.batch_tokens))
-    p = np.exp(clean_values(asking.subject, made, groups) / BITS).reshape(-1, 2)
+    metric = get_metric("log_probability")
+    reads = metric.reads(asking.subject, prompts)
+    groups = list(chunks(asking.subject, reads, asking.batch_tokens))
+    p = np.exp(clean_values(asking.subject, metric, groups) / BITS).reshape(-1, 2)
     return [Answer(float(a / (a + b)), text=f"{a + b:.3f}") for a, b in p]
 
 

@@ -105,11 +105,13 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         PredictionError, PromptError: a file that cannot be read.
     """
     source = _checked(options)
-    paths = [options.source, *([options.validation] if options.validation else [])]
-    of_file = source == "predictions"
-    predictions = [read_predictions(path, options.limit) for path in paths] if of_file else []
-    questions = [] if of_file else [_read(options, source, path) for path in paths]
-    subject = None if of_file else load()
+    paths = [options.source]
+    if options.validation:
+        paths.append(options.validation)
+    is_of_file = source == "predictions"
+    predictions = [read_predictions(path, options.limit) for path in paths] if is_of_file else []
+    questions = [] if is_of_file else [_read(options, source, path) for path in paths]
+    subject = None if is_of_file else load()
     inputs = ConfidenceInputs(
         options=options,
         subject=subject,
@@ -118,19 +120,18 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         questions=questions,
         templates=Templates(subject, options.templates, options.chat),
     )
-    sizes = [len(rows) for rows in (predictions or questions)]
-    inputs.data = [
-        DataFile.of(name, path, size)
-        for name, path, size in zip((source, "validation"), paths, sizes, strict=False)
-    ] + [DataFile.of(f"template {path.stem}", path, 1) for path in inputs.templates.replaced]
-    measured = int((~inputs.validation).sum())
-    if not measured:
+    files = zip((source, "validation"), paths, predictions or questions, strict=False)
+    inputs.data = [DataFile.of(name, path, len(rows)) for name, path, rows in files]
+    for path in inputs.templates.replaced:
+        inputs.data.append(DataFile.of(f"template {path.stem}", path, 1))
+    n_measured = int((~inputs.validation).sum())
+    if not n_measured:
         raise PredictionError(
             f"{options.source}: expected rows to measure, all are validation rows"
         )
-    if measured < options.bins:
+    if n_measured < options.bins:
         raise QuestionError(
-            f"expected at least as many rows as bins, got {measured} and {options.bins}: give --bins"
+            f"expected at least as many rows as bins, got {n_measured} and {options.bins}: give --bins"
         )
     return inputs
 
@@ -213,9 +214,11 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError(
             f"expected one of --{', --'.join(sources)}, got {', '.join(given) or 'none'}"
         )
-    if options.confidence and given[0] == "predictions":
+    source = given[0]
+    is_of_file = source == "predictions"
+    if options.confidence and is_of_file:
         raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
-    if (given[0] == "predictions") != (options.model is None):
+    if is_of_file != (options.model is None):
         raise QuestionError(
             "expected --model for questions, prompts and pairs, and none for --predictions"
         )
@@ -224,7 +227,7 @@ def _checked(options: ConfidenceOptions) -> str:
     for path in (options.source, options.validation):
         if path is not None and not path.is_file():
             raise QuestionError(f"{path}: expected a file, there is none")
-    return given[0]
+    return source
 
 
 def _read(options: ConfidenceOptions, source: str, path: Path) -> list[Question]:
@@ -247,12 +250,16 @@ def _read(options: ConfidenceOptions, source: str, path: Path) -> list[Question]
 def _names(test: Predictions, questions: Sequence[Question]) -> Names:
     """Each row as a reader knows it: what it is, what was answered, what is right."""
     best = test.probabilities.argmax(1)
-    if questions:
-        answers = [q.choices[k].strip() for q, k in zip(questions, best, strict=True)]
-        shown = [f"pair {i + 1}" if q.whole else q.question for i, q in enumerate(questions)]
-        return shown, answers, [q.choices[q.answer].strip() for q in questions]
-    texts = test.texts or [f"row {i + 1}" for i in range(len(test))]
-    return texts, [test.classes[k] for k in best], [test.classes[k] for k in test.labels]
+    if not questions:
+        texts = test.texts or [f"row {i + 1}" for i in range(len(test))]
+        answered = [test.classes[k] for k in best]
+        return texts, answered, [test.classes[k] for k in test.labels]
+    texts, answered, right = [], [], []
+    for i, (question, k) in enumerate(zip(questions, best, strict=True)):
+        texts.append(f"pair {i + 1}" if question.whole else question.question)
+        answered.append(question.choices[k].strip())
+        right.append(question.choices[question.answer].strip())
+    return texts, answered, right
 
 
 def _token_predictions(
@@ -287,22 +294,24 @@ def _next_token(inputs: ConfidenceInputs) -> Measurement:
     """The most probable of all tokens after each prompt: its probability, and whether it is the answer's."""
     subject, questions = inputs.subject, inputs.questions[0]
     assert subject is not None
+    texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
     prompts = [Prompt(q.prompt or q.question, q.choices[0]) for q in questions]
     confidence = _of_prompts(subject, "confidence", prompts, inputs.options.batch_tokens)
     rank = _of_prompts(subject, "rank", prompts, inputs.options.batch_tokens)
-    judged = Judged("next token", np.minimum(confidence, 1.0), rank == 0, clusters_of(questions))
-    texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
+    is_right = rank == 0
+    confidence = np.minimum(confidence, 1.0)  # rounding may leave it a little above
+    judged = Judged("next token", confidence, is_right, clusters_of(questions))
     note = Note(kind="info", text="the answer is the most probable of all tokens after the prompt")
-    return Measurement([judged], (texts, ["another token"] * len(questions), answers), [note])
+    others = ["another token"] * len(questions)
+    return Measurement([judged], (texts, others, answers), [note])
 
 
 def _of_prompts(
     subject: Subject, metric: str, prompts: Sequence[Prompt], batch_tokens: int
 ) -> np.ndarray:
-    made = get_metric(metric)
-    return clean_values(
-        subject, made, list(chunks(subject, made.reads(subject, prompts), batch_tokens))
-    )
+    of_metric = get_metric(metric)
+    groups = chunks(subject, of_metric.reads(subject, prompts), batch_tokens)
+    return clean_values(subject, of_metric, list(groups))
 
 
 def _ask(
@@ -326,27 +335,38 @@ def _ask(
         options.batch_tokens,
         options.seed,
     )
-    out = []
+    judged = []
     for name in dict.fromkeys(options.confidence):
         answers = ASKED[name](asking, name, run.folder)
-        out.append(_judged(name, answers, tokens))
-        if name == "p_true" and (few := sum(float(one.text) < FEW_MASS for one in answers)):
-            text = f"p_true: A and B together have less than half of the probability in {few} of {len(answers)} questions"
+        judged.append(_judged(name, answers, tokens))
+        notes += _answer_notes(name, answers)
+    return judged
+
+
+def _answer_notes(name: str, answers: Sequence[Answer]) -> list[Note]:
+    """Answers that are none, and probabilities that went elsewhere than to the two letters."""
+    notes = []
+    if name == "p_true":
+        n_few = sum(float(answer.text) < FEW_MASS for answer in answers)
+        if n_few:
+            text = f"p_true: A and B together have less than half of the probability in {n_few} of {len(answers)} questions"
             notes.append(Note(kind="warning", text=text))
-        for reason in ("refused", "unparsable"):
-            texts = [one.text for one in answers if one.reason == reason]
-            if texts:
-                text = f"{name}: {len(texts)} of {len(answers)} answers {reason}, such as {texts[0][:60]!r}"
-                notes.append(Note(kind="dropped", text=text))
-    return out
+    for reason in ("refused", "unparsable"):
+        texts = [answer.text for answer in answers if answer.reason == reason]
+        if texts:
+            text = f"{name}: {len(texts)} of {len(answers)} answers {reason}, such as {texts[0][:60]!r}"
+            notes.append(Note(kind="dropped", text=text))
+    return notes
 
 
 def _judged(name: str, answers: Sequence[Answer], tokens: Judged) -> Judged:
-    confidence = np.array([np.nan if one.confidence is None else one.confidence for one in answers])
-    counts = {
-        reason: sum(one.reason == reason for one in answers) for reason in ("refused", "unparsable")
-    }
-    return Judged(name, confidence, tokens.correct, tokens.clusters, counts=counts)
+    confidence = []
+    counts = dict.fromkeys(("refused", "unparsable"), 0)
+    for answer in answers:
+        confidence.append(np.nan if answer.confidence is None else answer.confidence)
+        if answer.reason in counts:
+            counts[answer.reason] += 1
+    return Judged(name, np.array(confidence), tokens.correct, tokens.clusters, counts=counts)
 
 
 def _notes(records: Sequence[JudgedRecord]) -> list[Note]:

@@ -50,18 +50,26 @@ def generate(
     live = [True] * copies
     for step in range(length):
         chosen = _choose(logits, temperature, generator)
-        for k in range(copies):
-            token = int(chosen[k])
-            if live[k] and token not in ends:
-                rows[k].append(token)
-            live[k] &= token not in ends and "\n" not in _text_of(subject, rows[k]).lstrip()
+        for k, token in enumerate(chosen.tolist()):
+            if not live[k]:
+                continue
+            if token in ends:
+                live[k] = False
+                continue
+            rows[k].append(token)
+            # A line break before the first word is no end.
+            live[k] = "\n" not in _text_of(subject, rows[k]).lstrip()
         if not any(live) or step == length - 1:
             break
-        out = subject.model(
-            input_ids=chosen[:, None].to(subject.device), past_key_values=cache, use_cache=True
-        )
+        column = chosen[:, None].to(subject.device)
+        out = subject.model(input_ids=column, past_key_values=cache, use_cache=True)
         cache, logits = out.past_key_values, out.logits[:, -1]
-    return [(_text_of(subject, row).strip().splitlines() or [""])[0].strip() for row in rows]
+    return [_first_line(_text_of(subject, row)) for row in rows]
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0].strip() if lines else ""
 
 
 def _choose(

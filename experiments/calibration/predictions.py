@@ -10,6 +10,7 @@ or false.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,15 +57,16 @@ class Predictions:
 
     def rows(self, chosen: Bool[np.ndarray, " n"]) -> Predictions:
         """Some of the rows."""
+        texts = ()
+        if self.texts:
+            texts = tuple(itertools.compress(self.texts, chosen))
         return replace(
             self,
             probabilities=self.probabilities[chosen],
             labels=self.labels[chosen],
             clusters=self.clusters[chosen],
             validation=self.validation[chosen],
-            texts=tuple(t for t, on in zip(self.texts, chosen, strict=True) if on)
-            if self.texts
-            else (),
+            texts=texts,
         )
 
     def with_validation(self, other: Predictions) -> Predictions:
@@ -137,16 +139,16 @@ def read_predictions(path: Path, limit: int | None = None) -> Predictions:
     Raises:
         PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range.
     """
-    made = _read_npz(path) if path.suffix == ".npz" else _read_records(path)
+    predictions = _read_npz(path) if path.suffix == ".npz" else _read_records(path)
     if limit is not None:
-        made = made.rows(np.arange(len(made)) < limit)
+        predictions = predictions.rows(np.arange(len(predictions)) < limit)
+    P = predictions.probabilities
     try:
-        check(made.probabilities, made.labels)
+        check(P, predictions.labels)
     except CalibrationError as error:
         raise PredictionError(f"{path}: {error}") from None
-    return replace(
-        made, probabilities=made.probabilities / made.probabilities.sum(1, keepdims=True)
-    )
+    # Printed digits sum to 1 only about.
+    return replace(predictions, probabilities=P / P.sum(1, keepdims=True))
 
 
 FIELDS = ("probabilities", "logits")
@@ -165,91 +167,110 @@ def _read_npz(path: Path) -> Predictions:
         raise PredictionError(
             f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}"
         )
-    values, labels = arrays[names[0]], arrays["labels"]
+    field = names[0]
+    values, labels = arrays[field], arrays["labels"]
     if values.dtype.kind not in "fiu":
-        raise PredictionError(f"{path}: expected numbers as {names[0]}, got {values.dtype}")
+        raise PredictionError(f"{path}: expected numbers as {field}, got {values.dtype}")
     values = values.astype(np.float64)
     if values.ndim != 2 or labels.shape != (len(values),):
         raise PredictionError(
-            f"{path}: expected {names[0]} [n c] and labels [n], got {values.shape} and {labels.shape}"
+            f"{path}: expected {field} [n c] and labels [n], got {values.shape} and {labels.shape}"
         )
-    classes = (
-        [str(v) for v in arrays["classes"].ravel()]
-        if "classes" in arrays
-        else _places(values.shape[1])
-    )
-    if len(classes) != values.shape[1]:
+    n, n_classes = values.shape
+    classes = _places(n_classes)
+    if "classes" in arrays:
+        classes = [str(name) for name in arrays["classes"].ravel()]
+    if len(classes) != n_classes:
         raise PredictionError(
-            f"{path}: expected {values.shape[1]} classes, a name each, got {len(classes)}"
+            f"{path}: expected {n_classes} classes, a name each, got {len(classes)}"
         )
-    groups = arrays.get("groups", np.arange(len(values)))
-    validation = arrays.get("validation", np.zeros(len(values), bool))
+    groups = arrays.get("groups", np.arange(n))
+    validation = arrays.get("validation", np.zeros(n, bool))
     if validation.dtype.kind not in "biu":
         raise PredictionError(
             f"{path}: expected true or false as validation, got {validation.dtype}"
         )
     for name, column in (("groups", groups), ("validation", validation)):
         if column.shape != labels.shape:
-            raise PredictionError(
-                f"{path}: expected {name} [n] of {len(values)} rows, got {column.shape}"
-            )
+            raise PredictionError(f"{path}: expected {name} [n] of {n} rows, got {column.shape}")
     return _predictions(
-        path, names[0], values, labels.tolist(), classes, groups.tolist(), validation.astype(bool)
+        path, field, values, labels.tolist(), classes, groups.tolist(), validation.astype(bool)
     )
 
 
 def _read_records(path: Path) -> Predictions:
-    field, classes = "", []
+    reader = _RecordReader()
+    rows = read_lines_as(path, None, reader.row, prepare=_joined)
+    values = np.array([row for row, _, _ in rows])
+    labels, groups, validation, texts = [], [], [], []
+    for i, (_, group, record) in enumerate(rows):
+        text = record.get("text")
+        labels.append(record["label"])
+        groups.append(group or f"row {i}")
+        validation.append(record.get("split") == "validation")
+        texts.append(text if isinstance(text, str) else "")
+    return _predictions(
+        path,
+        reader.field,
+        values,
+        labels,
+        reader.classes,
+        groups,
+        np.array(validation),
+        tuple(texts) if any(texts) else (),
+    )
 
-    def make(record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
-        nonlocal field, classes
+
+class _RecordReader:
+    """Reads records one by one; the first says which field they have, and which classes."""
+
+    def __init__(self) -> None:
+        self.field = ""
+        self.classes: list[str] = []
+
+    def row(self, record: Mapping[str, Any]) -> tuple[list[float], str | None, Mapping[str, Any]]:
+        """A record's numbers in the order of the classes, its group, and the record.
+
+        Raises:
+            InputError: a record that is none, or is not like the first.
+        """
         names = [name for name in FIELDS if name in record]
         if len(names) != 1 or "label" not in record:
             fields = ", ".join(sorted(record))[:200]
             raise InputError(
                 f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
             )
-        row = record[names[0]]
+        field = names[0]
+        row = record[field]
         if not isinstance(row, list | dict):
-            raise InputError(f"expected a list or an object as {names[0]}, got {shown(row)}")
-        here = list(row) if isinstance(row, dict) else _places(len(row))
-        field, classes = field or names[0], classes or here
-        if names[0] != field or sorted(here) != sorted(classes):
+            raise InputError(f"expected a list or an object as {field}, got {shown(row)}")
+        classes = list(row) if isinstance(row, dict) else _places(len(row))
+        self.field, self.classes = self.field or field, self.classes or classes
+        if field != self.field or sorted(classes) != sorted(self.classes):
             raise InputError(
-                f"expected {field} of {len(classes)} classes as in the first line, got {shown(row)}"
+                f"expected {self.field} of {len(self.classes)} classes as in the first line, got {shown(row)}"
             )
-        ordered = [row[name] for name in classes] if isinstance(row, dict) else row
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ordered):
-            raise InputError(f"expected numbers as {field}, got {shown(row)}")
-        _label(record["label"], classes)
-        return [float(v) for v in ordered], group_of(record), record
-
-    rows = read_lines_as(path, None, make, prepare=_joined)
-    records = [record for _, _, record in rows]
-    groups = [group or f"row {i}" for i, (_, group, _) in enumerate(rows)]
-    validation = np.array([record.get("split") == "validation" for record in records])
-    texts = tuple(text if isinstance(text := record.get("text"), str) else "" for record in records)
-    values, labels = np.array([row for row, _, _ in rows]), [record["label"] for record in records]
-    return _predictions(
-        path, field, values, labels, classes, groups, validation, texts if any(texts) else ()
-    )
+        values = [row[name] for name in self.classes] if isinstance(row, dict) else row
+        # To Python true and false are numbers.
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            raise InputError(f"expected numbers as {self.field}, got {shown(row)}")
+        _label(record["label"], self.classes)
+        return [float(v) for v in values], group_of(record), record
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
     """Records whose classes are columns of a table (``p_NAME``, ``logit_NAME``), with one field for all of them."""
     for number, record in records:
-        joined, rest = dict[str, dict[str, float]](), dict[str, Any]()
+        joined: dict[str, dict[str, float]] = {}
+        rest: dict[str, Any] = {}
         for name, value in record.items():
-            start = next(
-                (start for start in COLUMNS if name.startswith(start) and isinstance(value, str)),
-                None,
-            )
-            if start is None:
+            start = next((start for start in COLUMNS if name.startswith(start)), None)
+            is_column = start is not None and isinstance(value, str)  # a cell of a table is text
+            if start is None or not is_column:
                 rest[name] = value
-            else:
-                joined.setdefault(COLUMNS[start], {})[name.removeprefix(start)] = _number(
-                    value, name
-                )
+                continue
+            of_classes = joined.setdefault(COLUMNS[start], {})
+            of_classes[name.removeprefix(start)] = _number(value, name)
         yield number, {**rest, **joined}
 
 

@@ -91,15 +91,14 @@ class Templates:
     ) -> None:
         self._tokenizer = subject.tokenizer if subject is not None and chat else None
         names = [path.stem for path in sorted(TEMPLATES.glob("*.txt"))]
-        self.texts = {
-            name: (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
-            for name in names
-        }
+        self.texts: dict[str, str] = {}
+        for name in names:
+            text = (TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
+            self.texts[name] = text.rstrip("\n")
         self.replaced: list[Path] = []
         if folder is not None:
-            self.replaced = [
-                folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()
-            ]
+            candidates = [folder / f"{name}.txt" for name in names]
+            self.replaced = [path for path in candidates if path.is_file()]
             if not self.replaced:
                 raise QuestionError(
                     f"--templates {folder}: expected a file named {'.txt, '.join(names)}.txt, found none"
@@ -113,7 +112,8 @@ class Templates:
         text = self.texts[name]
         expected = f"template {name}.txt: expected fields {', '.join(sorted(fields))}"
         try:
-            for field in {f for _, f, _, _ in string.Formatter().parse(text) if f} - set(fields):
+            used = {field for _, field, _, _ in string.Formatter().parse(text) if field}
+            for field in used - set(fields):
                 raise QuestionError(f"{expected}, got {{{field[:80]}}}")
             return text.format(**fields)
         except (ValueError, LookupError) as error:
@@ -222,51 +222,53 @@ class _Draft:
 
 def _draft(record: Mapping[str, Any]) -> _Draft:
     """A record by our names, MMLU's (letters as columns) or ARC's (texts and labels of choices, ``answerKey``)."""
-    text, choices, answer = (
-        record.get("question"),
-        record.get("choices"),
-        first_of(record, ("answer", "answerKey")),
-    )
+    text, choices = record.get("question"), record.get("choices")
+    answer = first_of(record, ("answer", "answerKey"))
     if isinstance(text, dict):  # ARC as it is published
         text, choices = text.get("stem"), text.get("choices")
     if not isinstance(text, str) or not text:
         raise InputError(f"expected 'question' to be a text, got {shown(text)}")
-    if choices is None:
+    if choices is None:  # columns A, B, C, ...
         choices = [record[letter] for letter in itertools.takewhile(record.__contains__, LETTERS)]
     texts, labels = _choices(choices)
-    if len(texts) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in texts):
+    are_texts = all(isinstance(choice, str) and choice.strip() for choice in texts)
+    if len(texts) < 2 or not are_texts:
         raise InputError(f"expected 'choices' to be two or more texts, got {shown(choices)}")
     if len(texts) > len(LETTERS):
         raise InputError(f"expected at most {len(LETTERS)} choices, got {len(texts)}")
     if len({choice.strip() for choice in texts}) < len(texts):
         raise InputError(f"expected choices that differ, got {shown(choices)}")
     labels = labels or list(LETTERS[: len(texts)])
-    if isinstance(answer, str) and answer not in (*texts, *labels) and answer.strip().isdecimal():
-        answer = int(answer)  # a cell of a table is text
-    if not isinstance(answer, str | int) or isinstance(answer, bool):
-        raise InputError(
-            f"expected 'answer' to be a choice, its letter or its place, got {shown(answer)}"
-        )
+    answer = _answer(answer, [*texts, *labels])
     return _Draft(text, tuple(texts), tuple(labels), answer, group_of(record))
+
+
+def _answer(value: Any, names: Sequence[str]) -> str | int:
+    """The answer of a record: a choice, its letter or its place; a place in a cell of a table is text."""
+    if isinstance(value, str) and value not in names and value.strip().isdecimal():
+        return int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(
+            f"expected 'answer' to be a choice, its letter or its place, got {shown(value)}"
+        )
+    return value
 
 
 def _choices(value: Any) -> tuple[list[Any], list[str]]:
     """Texts and labels of choices, in the forms in which they are published."""
     if isinstance(value, dict):
         texts, labels = value.get("text"), value.get("label")
-    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        texts, labels = ([one.get(name) for one in value] for name in ("text", "label"))
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        texts = [item.get("text") for item in value]
+        labels = [item.get("label") for item in value]
     else:
         texts, labels = value, []
     if not isinstance(texts, list):
         return [], []
-    if (
-        not isinstance(labels, list)
-        or len(labels) != len(texts)
-        or not all(isinstance(one, str | int) for one in labels)
-    ):
+    if not isinstance(labels, list) or len(labels) != len(texts):
         return texts, []
-    return texts, [str(label) for label in labels]
+    are_names = all(isinstance(label, str | int) for label in labels)
+    return texts, [str(label) for label in labels] if are_names else []
 
 
 def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:
@@ -322,20 +324,17 @@ def token_probabilities(
         elif q.prompt is not None:
             text, answers = q.prompt, list(q.choices)
         else:
-            text, answers = (
-                templates.ask("answer", question=q.question),
-                [f" {c.strip()}" for c in q.choices],
-            )
+            text = templates.ask("answer", question=q.question)
+            answers = [f" {choice.strip()}" for choice in q.choices]
         prompts += [Prompt(text, answer) for answer in answers]
     bits = _values(subject, "log_probability", prompts, batch_tokens)
     ends = np.cumsum([len(q.choices) for q in questions])[:-1]
-    return [softmax(part / BITS) for part in np.split(bits, ends)]
+    return [softmax(of_question / BITS) for of_question in np.split(bits, ends)]
 
 
 def _values(
     subject: Subject, metric: str, items: Sequence[Any], batch_tokens: int
 ) -> Float[np.ndarray, " items"]:
-    made = get_metric(metric)
-    return clean_values(
-        subject, made, list(chunks(subject, made.reads(subject, items), batch_tokens))
-    )
+    of_metric = get_metric(metric)
+    groups = chunks(subject, of_metric.reads(subject, items), batch_tokens)
+    return clean_values(subject, of_metric, list(groups))

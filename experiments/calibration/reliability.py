@@ -263,22 +263,26 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
     first, rows, p = all_judged[0], [], []
     for other in all_judged[1:]:
         both = first.answered & other.answered
-        if both.sum() < 2:
+        n = int(both.sum())
+        if n < 2:
             continue
         boot = bootstrap(np.unique(first.clusters[both], return_inverse=True)[1], seed)
-        errors = [((one.confidence - one.correct) ** 2)[both] for one in (first, other)]
-        columns = np.column_stack([errors[1] - errors[0], np.ones(int(both.sum()))])
+        of_first = cal.squared_error(first.confidence, first.correct)[both]
+        of_other = cal.squared_error(other.confidence, other.correct)[both]
+        # A mean over resampled clusters, whose sizes differ: a sum over a count.
+        columns = np.column_stack([of_other - of_first, np.ones(n)])
         sums = boot.sums(columns)
         replicates = sums[:, 0] / sums[:, 1]
         difference = interval(float(columns[:, 0].mean()), replicates)
         p.append(bootstrap_p(replicates) if boot.n_clusters > 1 else math.nan)
-        fields = {"a": first.method, "b": other.method, "n": int(both.sum())}
+        fields = {"a": first.method, "b": other.method, "n": n}
         rows.append({**fields, **spread("difference", difference, boot)})
     corrected = iter(holm([value for value in p if math.isfinite(value)]))
-    return [
-        ComparisonRecord(**row, p_holm=next(corrected) if math.isfinite(value) else None)
-        for row, value in zip(rows, p, strict=True)
-    ]
+    records = []
+    for row, value in zip(rows, p, strict=True):
+        p_holm = next(corrected) if math.isfinite(value) else None
+        records.append(ComparisonRecord(**row, p_holm=p_holm))
+    return records
 
 
 def errors_of(

@@ -145,45 +145,68 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     if limit is not None and limit < 1:
         raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
     text, digest = read_text(path)
-    sentences: list[Sentence] = []
-    ids: dict[str, int] = {}
-    document: str | None = None
-    documents = 0
-    columns, file_has_heads = COLUMNS, True
-    for first_line, given_lines in blocks(text):
-        fail = Failure(path, first_line)
-        columns = global_columns(given_lines, columns, fail)
-        lines = in_order(given_lines, columns, fail)
+    reader = _SentenceReader(path)
+    for first_line, lines in blocks(text):
+        reader.read(first_line, lines)
+        if len(reader.sentences) == limit:
+            break
+    if not reader.sentences:
+        raise CorpusError(f"{path}:1: expected at least one sentence, got none")
+    return Corpus(tuple(reader.sentences), path, digest)
+
+
+class _SentenceReader:
+    """Reads the sentences of a file one by one, with what holds from one to the next.
+
+    Attributes:
+        columns: of the lines, as CoNLL-U Plus names them.
+        document: the one that is open, and how many there were.
+        has_heads: whether the file's first sentence has heads, and all others with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sentences: list[Sentence] = []
+        self.columns = COLUMNS
+        self.document: str | None = None
+        self.n_documents = 0
+        self.has_heads = True
+        self._ids: dict[str, int] = {}
+
+    def read(self, first_line: int, given_lines: list[str]) -> None:
+        """The lines of one sentence; comments alone, such as a licence at the end of the file, are none."""
+        fail = Failure(self.path, first_line)
+        self.columns = global_columns(given_lines, self.columns, fail)
+        lines = in_order(given_lines, self.columns, fail)
         tokens = parse(lines, fail)
-        if "newdoc id" in tokens.metadata or "newdoc" in tokens.metadata:
-            documents += 1
-            document = tokens.metadata.get("newdoc id") or f"document-{documents}"
-        if not tokens:  # comments alone, such as a licence at the end of the file
-            continue
+        metadata = tokens.metadata
+        if "newdoc id" in metadata or "newdoc" in metadata:
+            self.n_documents += 1
+            self.document = metadata.get("newdoc id") or f"document-{self.n_documents}"
+        if not tokens:
+            return
         token_lines = [i for i, line in enumerate(lines) if not line.startswith("#")]
-        text_line = next((i for i, x in enumerate(lines) if re.match(r"#\s*text\s*=", x)), None)
-        given = tokens.metadata.get("text") if text_line is not None else None
-        sentence_text, spans = align(tokens, token_lines, given, text_line or 0, fail)
+        text_line = next((i for i, line in enumerate(lines) if _TEXT_LINE.match(line)), None)
+        given_text = metadata.get("text") if text_line is not None else None
+        text, spans = align(tokens, token_lines, given_text, text_line or 0, fail)
         words = _words(tokens, token_lines, spans, fail)
         if not words:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
-        name = _unique(tokens.metadata.get("sent_id") or f"sentence-{len(sentences) + 1}", ids)
-        sentences.append(Sentence(name, sentence_text, words, document))
+        name = metadata.get("sent_id") or f"sentence-{len(self.sentences) + 1}"
+        self.sentences.append(Sentence(_unique(name, self._ids), text, words, self.document))
+        self._check_heads(tokens, token_lines[0], fail)
+
+    def _check_heads(self, tokens: Sequence[Mapping[str, Any]], line: int, fail: Failure) -> None:
         has_heads = any(token["head"] != "_" for token in tokens if isinstance(token["id"], int))
-        if len(sentences) == 1:
-            file_has_heads = has_heads
-        elif has_heads != file_has_heads:
-            which = "have heads" if file_has_heads else "have none"
-            fail(
-                token_lines[0],
-                f"heads in all sentences or in none (those before {which})",
-                "the opposite",
-            )
-        if len(sentences) == limit:
-            break
-    if not sentences:
-        raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    return Corpus(tuple(sentences), path, digest)
+        if len(self.sentences) == 1:
+            self.has_heads = has_heads
+        elif has_heads != self.has_heads:
+            which = "have heads" if self.has_heads else "have none"
+            expected = f"heads in all sentences or in none (those before {which})"
+            fail(line, expected, "the opposite")
+
+
+_TEXT_LINE = re.compile(r"#\s*text\s*=")
 
 
 def read_text(path: Path) -> tuple[str, str]:
@@ -230,42 +253,55 @@ def _words(
         if last > first:
             parts = [token["form"] for _, token in rows[first - 1 : last]]
             spans.update(deal(tokens[index]["form"], first, parts, spans[first]))
+    heads = _heads(rows, lines, fail)
+    words = []
+    for _, token in rows:
+        number = token["id"]
+        start, end = spans[number]
+        words.append(
+            Word(
+                id=number,
+                form=token["form"],
+                lemma=token["lemma"],
+                upos=token["upos"],
+                xpos=token["xpos"],
+                feats=token["feats"],
+                head=heads[number],
+                deprel=token["deprel"],
+                start=start,
+                end=end,
+                deps=token["deps"],
+                misc=token["misc"],
+            )
+        )
+    return tuple(words)
+
+
+def _heads(
+    rows: Sequence[tuple[int, Mapping[str, Any]]], lines: list[int], fail: Failure
+) -> list[int]:
+    """The head of each word by its id (place 0 is the root's own); every chain of heads must end at 0."""
     heads = [0]
-    without = all(token["head"] == "_" for _, token in rows)
+    is_without = all(token["head"] == "_" for _, token in rows)
     for index, token in rows:
-        head = "0" if without else token["head"]
-        if not head.isascii() or not head.isdigit() or len(head) > 9:
+        head = "0" if is_without else token["head"]
+        is_number = head.isascii() and head.isdigit() and len(head) <= 9
+        if not is_number:
             fail(lines[index], "a head that is a word id or 0", repr(head))
         heads.append(int(head))
         if heads[-1] > len(rows):
             fail(lines[index], f"a head from 0 to {len(rows)}", head)
-    rooted = {0}
+    rooted = {0}  # words whose chain is known to end
     for index, token in rows:
-        at, path = token["id"], []
-        while at not in rooted:
-            path.append(at)
-            if len(path) > len(rows):
+        word, chain = token["id"], []
+        while word not in rooted:
+            chain.append(word)
+            if len(chain) > len(rows):
                 got = f"a cycle from word {token['id']}"
                 fail(lines[index], "a chain of heads that ends at 0", got)
-            at = heads[at]
-        rooted.update(path)
-    return tuple(
-        Word(
-            id=token["id"],
-            form=token["form"],
-            lemma=token["lemma"],
-            upos=token["upos"],
-            xpos=token["xpos"],
-            feats=token["feats"],
-            head=heads[token["id"]],
-            deprel=token["deprel"],
-            start=spans[token["id"]][0],
-            end=spans[token["id"]][1],
-            deps=token["deps"],
-            misc=token["misc"],
-        )
-        for _, token in rows
-    )
+            word = heads[word]
+        rooted.update(chain)
+    return heads
 
 
 def _unique(name: str, seen: dict[str, int]) -> str:

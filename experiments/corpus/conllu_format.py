@@ -49,7 +49,8 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     block: list[str] = []
     start = 0
     # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
-    for number, raw in enumerate(text.split("\n" if "\n" in text else "\r"), start=1):
+    line_end = "\n" if "\n" in text else "\r"
+    for number, raw in enumerate(text.split(line_end), start=1):
         # a byte order mark, where a file begins that was joined to another
         line = raw.rstrip("\r").lstrip("\ufeff")
         if line.strip():
@@ -72,7 +73,7 @@ def _feats(column: str) -> dict[str, str]:
         name, _, value = part.partition("=")
         values.setdefault(name.strip(), []).append(value.strip())
     # as the format writes several values
-    return {name: ",".join(found) for name, found in values.items()}
+    return {name: ",".join(several) for name, several in values.items()}
 
 
 def _raw(columns: list[str], i: int) -> str:
@@ -92,14 +93,14 @@ _FIELD_PARSERS: dict[str, Callable[[list[str], int], Any]] = {
 def global_columns(lines: list[str], columns: tuple[str, ...], fail: Failure) -> tuple[str, ...]:
     """The columns that hold from these lines on, in small letters: those that a line names, or those from before."""
     for offset, line in enumerate(lines):
-        if match := _GLOBAL_COLUMNS.match(line):
-            columns = tuple(match[1].lower().split())
-            if len(set(columns)) < len(columns) or not {"id", "form"} <= set(columns):
-                fail(
-                    offset,
-                    "global.columns that differ, ID and FORM among them",
-                    repr(match[1].strip()[:60]),
-                )
+        match = _GLOBAL_COLUMNS.match(line)
+        if match is None:
+            continue
+        columns = tuple(match[1].lower().split())
+        are_unique = len(set(columns)) == len(columns)
+        if not are_unique or not {"id", "form"} <= set(columns):
+            expected = "global.columns that differ, ID and FORM among them"
+            fail(offset, expected, repr(match[1].strip()[:60]))
     return columns
 
 
@@ -107,58 +108,47 @@ def in_order(lines: list[str], columns: tuple[str, ...], fail: Failure) -> list[
     """Lines of CoNLL-U Plus as lines of CoNLL-U."""
     if columns == COLUMNS and not any("global.columns" in line for line in lines):
         return lines
-    out = []
+    ordered = []
     for offset, line in enumerate(lines):
         if line.startswith("#"):
-            out.append("#" if _GLOBAL_COLUMNS.match(line) else line)
+            # The line that names the columns would make the parser expect them.
+            ordered.append("#" if _GLOBAL_COLUMNS.match(line) else line)
             continue
         values = line.split("\t")
         if len(values) != len(columns):
             expected = f"{len(columns)} tab-separated columns ({' '.join(columns).upper()[:80]})"
             fail(offset, expected, str(len(values)))
         given = dict(zip(columns, values, strict=True))
-        more = [f"{name.upper()}={given[name]}" for name in columns if name not in COLUMNS]
-        more = [part for part in more if part.partition("=")[2] not in _NOTHING]
-        misc = [given["misc"]] if given.get("misc", "_") != "_" else []
-        given["misc"] = "|".join([*misc, *more]) or "_"
-        out.append("\t".join(given.get(name, "_") for name in COLUMNS))
-    return out
+        given["misc"] = _with_further(given)
+        ordered.append("\t".join(given.get(name, "_") for name in COLUMNS))
+    return ordered
+
+
+def _with_further(given: Mapping[str, str]) -> str:
+    """The last column, with ``NAME=value`` for each column that CoNLL-U does not have."""
+    misc = given.get("misc", "_")
+    parts = [misc] if misc != "_" else []
+    for name, value in given.items():
+        if name not in COLUMNS and value not in _NOTHING:
+            parts.append(f"{name.upper()}={value}")
+    return "|".join(parts) or "_"
 
 
 def parse(lines: list[str], fail: Failure) -> conllu.TokenList:
     """Check the lines, then let ``conllu`` parse them."""
-    expected_id = 1
-    range_end = 0
+    ids = _Ids(fail)
     for offset, line in enumerate(lines):
         if line.startswith("#"):
             continue
         columns = line.split("\t")
-        if len(columns) != 10:
-            fail(offset, "10 tab-separated columns", str(len(columns)))
+        if len(columns) != len(COLUMNS):
+            fail(offset, f"{len(COLUMNS)} tab-separated columns", str(len(columns)))
         if "" in columns or "  " in line:
-            wrong = next(i for i, value in enumerate(columns) if not value or "  " in value)
-            what = "two spaces in a row" if columns[wrong] else "nothing"
-            fail(offset, f"column {COLUMNS[wrong]} to hold text or _", what)
-        number = columns[0]
-        if number == str(expected_id):
-            expected_id += 1
-        elif _WORD_ID.fullmatch(number):
-            fail(offset, f"the word id {expected_id}", number)
-        elif match := _RANGE_ID.fullmatch(number):
-            first, last = int(match[1]), int(match[2])
-            if first != expected_id or last < first or first <= range_end:
-                want = f"a multiword token that begins at word {expected_id}, outside any other"
-                fail(offset, want, number)
-            range_end = last
-        elif match := _EMPTY_ID.fullmatch(number):
-            if int(match[1]) != expected_id - 1:
-                fail(offset, f"an empty node {expected_id - 1}.n", number)
-        else:
-            fail(offset, "an id such as 3, 3-4 or 3.1", repr(number))
+            _fail_blank(columns, offset, fail)
+        ids.check(offset, columns[0])
         if not _well_formed(columns[5]):
             fail(offset, "features as Name=Value|Name=Value or _", repr(columns[5]))
-    if range_end >= expected_id:
-        fail(len(lines) - 1, f"words up to {range_end} in a multiword token", str(expected_id - 1))
+    ids.end(len(lines) - 1)
     try:
         parsed = conllu.parse("\n".join(lines), field_parsers=_FIELD_PARSERS)
     except Exception as error:  # the parser's own refusal, whatever its class
@@ -166,10 +156,58 @@ def parse(lines: list[str], fail: Failure) -> conllu.TokenList:
     return parsed[0] if parsed else conllu.TokenList()
 
 
+def _fail_blank(columns: list[str], offset: int, fail: Failure) -> NoReturn:
+    """Name the first column that holds nothing, or two spaces for a tab."""
+    wrong = next(i for i, value in enumerate(columns) if not value or "  " in value)
+    what = "two spaces in a row" if columns[wrong] else "nothing"
+    fail(offset, f"column {COLUMNS[wrong]} to hold text or _", what)
+
+
+class _Ids:
+    """The ids of a sentence's lines, checked one by one: words count from 1, multiword tokens stand before their words."""
+
+    def __init__(self, fail: Failure) -> None:
+        self.fail = fail
+        self.next_word = 1
+        self.range_end = 0
+
+    def check(self, offset: int, number: str) -> None:
+        """The id of one line."""
+        if number == str(self.next_word):
+            self.next_word += 1
+        elif _WORD_ID.fullmatch(number):
+            self.fail(offset, f"the word id {self.next_word}", number)
+        elif match := _RANGE_ID.fullmatch(number):
+            first, last = int(match[1]), int(match[2])
+            if first != self.next_word or last < first or first <= self.range_end:
+                expected = (
+                    f"a multiword token that begins at word {self.next_word}, outside any other"
+                )
+                self.fail(offset, expected, number)
+            self.range_end = last
+        elif match := _EMPTY_ID.fullmatch(number):
+            last_word = self.next_word - 1
+            if int(match[1]) != last_word:
+                self.fail(offset, f"an empty node {last_word}.n", number)
+        else:
+            self.fail(offset, "an id such as 3, 3-4 or 3.1", repr(number))
+
+    def end(self, offset: int) -> None:
+        """The sentence is over."""
+        if self.range_end >= self.next_word:
+            expected = f"words up to {self.range_end} in a multiword token"
+            self.fail(offset, expected, str(self.next_word - 1))
+
+
 @lru_cache(maxsize=100_000)
 def _well_formed(feats: str) -> bool:
-    parts = [part.partition("=") for part in feats.split("|")]
-    return feats == "_" or all(name.strip() and value.strip() for name, _, value in parts)
+    if feats == "_":
+        return True
+    for feature in feats.split("|"):
+        name, _, value = feature.partition("=")
+        if not name.strip() or not value.strip():
+            return False
+    return True
 
 
 def is_kind(token: Mapping[str, Any], mark: str) -> bool:
@@ -198,28 +236,20 @@ def align(
     fail: Failure,
 ) -> tuple[str, dict[int, tuple[int, int]]]:
     """The text, and the character span of every surface token by its first word's id."""
-    spans: dict[int, tuple[int, int]] = {}
     if text is None:
-        built = ""
-        for index, first, _ in surface_tokens(tokens):
-            form = tokens[index]["form"]
-            spans[first] = (len(built), len(built) + len(form))
-            no_space = "SpaceAfter=No" in tokens[index]["misc"].split("|")
-            built += form if no_space else form + " "
-        return built.rstrip(" "), spans
+        return _built(tokens)
+    spans: dict[int, tuple[int, int]] = {}
     cursor = 0
     for index, first, _ in surface_tokens(tokens):
         form = tokens[index]["form"]
         start = _skip_blank(text, cursor, form)
         end = _match(text, start, form)
         if end is None:
-            expected = f"{form!r} in the text at character {start}"
-            got = repr(text[start : start + len(form) + 10])
-            if unicodedata.normalize("NFC", text[start:]).startswith(
-                unicodedata.normalize("NFC", form)
-            ):
-                got = f"it in another Unicode form ({_unicode_form(text[start:])}, and {_unicode_form(form)} in column form)"
-            fail(lines[index], expected, got)
+            fail(
+                lines[index],
+                f"{form!r} in the text at character {start}",
+                _instead(text, start, form),
+            )
         spans[first] = (start, end)
         cursor = end
     rest = text[_skip_blank(text, cursor, "") :]
@@ -228,20 +258,46 @@ def align(
     return text, spans
 
 
+def _built(tokens: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, tuple[int, int]]]:
+    """A text made of the forms, and the spans of the surface tokens."""
+    built = ""
+    spans: dict[int, tuple[int, int]] = {}
+    for index, first, _ in surface_tokens(tokens):
+        form = tokens[index]["form"]
+        spans[first] = (len(built), len(built) + len(form))
+        has_no_space = "SpaceAfter=No" in tokens[index]["misc"].split("|")
+        built += form if has_no_space else form + " "
+    return built.rstrip(" "), spans
+
+
+def _instead(text: str, start: int, form: str) -> str:
+    """What a text has in the place of a form."""
+    rest = text[start:]
+    normal = unicodedata.normalize("NFC", form)
+    if unicodedata.normalize("NFC", rest).startswith(normal):
+        return f"it in another Unicode form ({_unicode_form(rest)}, and {_unicode_form(form)} in column form)"
+    return repr(text[start : start + len(form) + 10])
+
+
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\xad"
+"""Zero width, and the soft hyphen."""
+
+
 def _skip_blank(text: str, cursor: int, form: str) -> int:
     """The next character that is neither white space nor invisible (zero width, soft hyphen)."""
     while cursor < len(text) and not text.startswith(form or "\0", cursor):
-        if not (text[cursor].isspace() or text[cursor] in "\u200b\u200c\u200d\u2060\ufeff\xad"):
+        is_blank = text[cursor].isspace() or text[cursor] in _INVISIBLE
+        if not is_blank:
             break
         cursor += 1
     return cursor
 
 
 def _unicode_form(text: str) -> str:
-    return next(
-        (form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)),
-        "neither NFC nor NFD",
-    )
+    for form in ("NFC", "NFD"):
+        if unicodedata.is_normalized(form, text):
+            return form
+    return "neither NFC nor NFD"
 
 
 def _match(text: str, start: int, form: str) -> int | None:
@@ -251,15 +307,17 @@ def _match(text: str, start: int, form: str) -> int | None:
     pieces = form.split()
     if len(pieces) < 2:
         return None
-    found = re.compile(r"\s+".join(map(re.escape, pieces))).match(text, start)
-    return found.end() if found else None
+    spaced = re.compile(r"\s+".join(map(re.escape, pieces)))
+    match = spaced.match(text, start)
+    return match.end() if match else None
 
 
 def deal(
     surface: str, first: int, parts: list[str], span: tuple[int, int]
 ) -> dict[int, tuple[int, int]]:
     """Each word its own part of a multiword token if the parts make up the surface, else all."""
-    if "".join(parts) != surface or span[1] - span[0] != len(surface):
+    is_made_of_parts = "".join(parts) == surface and span[1] - span[0] == len(surface)
+    if not is_made_of_parts:
         return {first + i: span for i in range(len(parts))}
     edges = [span[0]]
     for part in parts:

@@ -137,23 +137,24 @@ def read_records(path: Path, headerless: Sequence[Headerless] = ()) -> Iterator[
         PromptError: a file that cannot be read, is no UTF-8, or is of another format.
     """
     lines = numbered_lines(path, blank=True)
-    skipped = list[tuple[int, str]]()
+    begun: list[tuple[int, str]] = []  # blank lines, and the first that is not
     for number, line in lines:
-        skipped.append((number, line))
+        begun.append((number, line))
         if line.strip():
             break
     else:
         return
-    begun, first = chain(skipped, lines), skipped[-1][1].lstrip()
+    all_lines = chain(begun, lines)
+    first = begun[-1][1].lstrip()
     is_table = path.suffix in (".csv", ".tsv", ".tab") or (path.suffix == ".txt" and "\t" in first)
     if is_table and first[0] not in "{[":
-        yield from _table(path, begun, path.suffix == ".csv", headerless)
+        yield from _table(path, all_lines, path.suffix == ".csv", headerless)
     elif first[0] == "[":
-        yield from _array(path, "".join(line for _, line in begun))
-    elif first[0] == "{" and first.strip() == "{" and path.suffix == ".json":
+        yield from _array(path, "".join(line for _, line in all_lines))
+    elif first.strip() == "{" and path.suffix == ".json":
         raise PromptError(f"{path}: expected {FORMATS}, got a JSON object over several lines")
     else:
-        yield from _objects(path, begun)
+        yield from _objects(path, all_lines)
 
 
 def numbered_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]:
@@ -261,26 +262,24 @@ def _table(
     """The rows of a table. TSV has no quotes: a quotation mark there is part of the text."""
     csv.field_size_limit(MOST_CELL)
     texts = (line for _, line in lines)
-    style: dict[str, Any] = (
-        {"strict": True} if commas else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    )
-    rows = csv.reader(texts, **style)
+    if commas:
+        rows = csv.reader(texts, strict=True)
+    else:
+        rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE)
     names: Sequence[str] = ()
     try:
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             if not names:
-                names = next((one.names for one in headerless if one.fits(row)), row)
-                if names == row:
+                names = next((form.names for form in headerless if form.fits(row)), row)
+                if names == row:  # the first row names the columns
                     continue
             if len(row) != len(names):
                 expected = f"{len(names)} columns ({', '.join(names)[:_SHOWN]})"
                 raise PromptError(f"{path}:{rows.line_num}: expected {expected}, got {len(row)}")
-            yield (
-                rows.line_num,
-                {name: _cell(cell) for name, cell in zip(names, row, strict=True) if cell != ""},
-            )
+            cells = zip(names, row, strict=True)
+            yield rows.line_num, {name: _cell(cell) for name, cell in cells if cell != ""}
     except (csv.Error, InputError) as error:
         raise PromptError(
             f"{path}:{rows.line_num}: expected {'CSV' if commas else 'TSV'}: {error}"

@@ -41,44 +41,45 @@ def read_senteval(path: str | Path) -> dict[Split, Corpus]:
     """
     path = Path(path)
     text, digest = read_text(path)
-    found: dict[Split, list[Sentence]] = {split: [] for split in SPLITS}
+    sentences: dict[Split, list[Sentence]] = {split: [] for split in SPLITS}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):  # as U+0085 ends no line
         fields = line.removesuffix("\r").split("\t")
         if fields == [""]:
             continue
-        if (
-            len(fields) != 3
-            or fields[0] not in PARTS
-            or not fields[1].strip()
-            or not fields[2].split()
-        ):
+        if not _is_labelled(fields):
             raise CorpusError(
                 f"{path}:{number}: expected tr, va or te, a label and a sentence, with tabs between, got {line[:60]!r}"
             )
         part, label, tokens = fields
-        found[PARTS[part]].append(_sentence(f"{path.stem}-{number}", label, tokens.split()))
-    for split, sentences in found.items():
-        if not sentences:
+        sentence = _sentence(f"{path.stem}-{number}", label, tokens.split())
+        sentences[PARTS[part]].append(sentence)
+    for split, of_split in sentences.items():
+        if not of_split:
             raise CorpusError(f"{path}: expected sentences of the {split} split, got none")
-    return {split: Corpus(tuple(sentences), path, digest) for split, sentences in found.items()}
+    return {split: Corpus(tuple(rows), path, digest) for split, rows in sentences.items()}
+
+
+def _is_labelled(fields: list[str]) -> bool:
+    """Whether a line has a part, a label and a sentence."""
+    if len(fields) != 3:
+        return False
+    part, label, tokens = fields
+    return part in PARTS and bool(label.strip()) and bool(tokens.split())
 
 
 def _sentence(name: str, label: str, tokens: list[str]) -> Sentence:
-    text, words, before, quoted = "", [], "", False
+    text, words = "", []
+    opened, is_quoted = False, False
     for place, token in enumerate(tokens, 1):
         written = _WRITTEN.get(token, token)
-        closes = (
-            token in _NO_SPACE_BEFORE
-            or token.startswith("'")
-            or token.lower() in ("-rrb-",)
-            or written == ")"
-        )
+        is_bracket = written == ")" or token.lower() == "-rrb-"
+        closes = token in _NO_SPACE_BEFORE or token.startswith("'") or is_bracket
         opens = token in _NO_SPACE_AFTER or written == "("
-        if token == '"':
-            closes, opens, quoted = quoted, not quoted, not quoted
-        gap = "" if not text or closes or before == "opens" else " "
+        if token == '"':  # one sign for both: it closes where one is open
+            closes, opens, is_quoted = is_quoted, not is_quoted, not is_quoted
+        gap = "" if not text or closes or opened else " "
         start = len(text) + len(gap)
         text += gap + written
         words.append(Word(place, written, "_", "_", "_", {}, 0, "_", start, len(text)))
-        before = "opens" if opens else ""
+        opened = opens
     return Sentence(name, text, tuple(words), label=label)

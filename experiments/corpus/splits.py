@@ -11,6 +11,9 @@ from . import SPLITS, Corpus, CorpusError, Split, read_conllu
 from .characters import bare
 from .senteval import read_senteval
 
+CUT = 10
+"""A split without a file is one in so many sentences of the training file."""
+
 
 def read_splits(
     corpus: Path, dev: Path | None, test: Path | None, limit: int | None, seed: int
@@ -28,70 +31,88 @@ def read_splits(
     Raises:
         CorpusError: a file that cannot be read, or a split with no sentence left.
     """
-    notes: list[dict[str, str]] = []
-
-    def note(kind: str, text: str) -> None:
-        notes.append({"kind": kind, "text": text})
-
-    parts: dict[Split, Corpus] = {}
-    if corpus.suffix in (".txt", ".tsv"):  # SentEval's format holds all three
-        parts = read_senteval(corpus)
-        train = parts["train"]
-    else:
-        train = read_conllu(corpus)
-    given: dict[Split, Path | None] = {"dev": dev, "test": test}
-    order = list(train.sentences)
-    random.Random(seed).shuffle(order)
-    found: dict[Split, Corpus] = {}
-    for split, path in given.items():
-        if path is not None:
-            found[split] = read_conllu(path)
-        elif parts:
-            found[split] = parts[split]
-        else:
-            size = max(1, len(train) // 10)
-            found[split], order = replace(train, sentences=tuple(order[:size])), order[size:]
-            note(
-                "info",
-                f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given",
-            )
-    tested = {s.text for s in found["test"].sentences}
-    kept = tuple(s for s in found["dev"].sentences if s.text not in tested)
-    if len(kept) < len(found["dev"]):
-        note(
-            "dropped",
-            f"{len(found['dev']) - len(kept)} dev sentences left out because their text is also in test",
-        )
-    found["dev"] = replace(found["dev"], sentences=kept)
-    held_out = tested | {s.text for s in kept}
-    clean = [s for s in order if s.text not in held_out]
-    if len(clean) < len(order):
-        note(
-            "dropped",
-            f"{len(order) - len(clean)} training sentences left out because their text is also in dev or test",
-        )
-    if limit is not None and limit < len(clean):
-        note("info", f"{limit} of {len(clean)} training sentences drawn at random (seed {seed})")
-        clean = clean[:limit]
-    elif limit is not None and limit > len(clean):
-        note(
-            "info",
-            f"--sample {limit}, but only {len(clean)} training sentences are there: all were used",
-        )
+    train, parts, notes = _read_parts(corpus, {"dev": dev, "test": test}, seed)
+    parts["dev"], dropped = _without(parts["dev"], {s.text for s in parts["test"].sentences})
+    if dropped:
+        text = f"{dropped} dev sentences left out because their text is also in test"
+        notes.append({"kind": "dropped", "text": text})
+    held_out = {s.text for split in ("dev", "test") for s in parts[split].sentences}
+    parts["train"], dropped = _without(parts["train"], held_out)
+    if dropped:
+        text = f"{dropped} training sentences left out because their text is also in dev or test"
+        notes.append({"kind": "dropped", "text": text})
+    parts["train"] = _drawn(parts["train"], limit, seed, notes)
     place = {s.id: i for i, s in enumerate(train.sentences)}
-    clean.sort(key=lambda s: place[s.id])  # a fixed order, whatever was drawn
-    found["train"] = replace(train, sentences=tuple(clean))
-    found = {split: found[split] for split in SPLITS}
-    for split, part in found.items():
+    # A fixed order, whatever was drawn.
+    in_order = sorted(parts["train"].sentences, key=lambda s: place[s.id])
+    parts["train"] = replace(parts["train"], sentences=tuple(in_order))
+
+    splits = {split: parts[split] for split in SPLITS}
+    for split, part in splits.items():
         if not part.sentences:
             raise CorpusError(
                 f"{part.path}: expected sentences for the {split} split, none is left"
             )
+    notes += _near_copies(splits)
+    check_disjoint({split: [s.text for s in part.sentences] for split, part in splits.items()})
+    return splits, notes
+
+
+def _read_parts(
+    corpus: Path, files: dict[Split, Path | None], seed: int
+) -> tuple[Corpus, dict[Split, Corpus], list[dict[str, str]]]:
+    """The training file as it is, and the splits: training shuffled, the others read or cut from it."""
+    published: dict[Split, Corpus] = {}
+    if corpus.suffix in (".txt", ".tsv"):  # SentEval's format holds all three
+        published = read_senteval(corpus)
+        train = published["train"]
+    else:
+        train = read_conllu(corpus)
+    shuffled = list(train.sentences)
+    random.Random(seed).shuffle(shuffled)
+    parts: dict[Split, Corpus] = {}
+    notes: list[dict[str, str]] = []
+    for split, path in files.items():
+        if path is not None:
+            parts[split] = read_conllu(path)
+        elif published:
+            parts[split] = published[split]
+        else:
+            size = max(1, len(train) // CUT)
+            parts[split] = replace(train, sentences=tuple(shuffled[:size]))
+            shuffled = shuffled[size:]
+            text = f"{split}: {size} sentences cut at random from {train.path.name}, since no file was given"
+            notes.append({"kind": "info", "text": text})
+    parts["train"] = replace(train, sentences=tuple(shuffled))
+    return train, parts, notes
+
+
+def _without(corpus: Corpus, texts: set[str]) -> tuple[Corpus, int]:
+    """The sentences that have none of these texts, and how many were left out."""
+    left = tuple(s for s in corpus.sentences if s.text not in texts)
+    return replace(corpus, sentences=left), len(corpus) - len(left)
+
+
+def _drawn(corpus: Corpus, limit: int | None, seed: int, notes: list[dict[str, str]]) -> Corpus:
+    """The first sentences of a shuffled corpus."""
+    size = len(corpus)
+    if limit is None or limit == size:
+        return corpus
+    if limit < size:
+        text = f"{limit} of {size} training sentences drawn at random (seed {seed})"
+    else:
+        text = f"--sample {limit}, but only {size} training sentences are there: all were used"
+    notes.append({"kind": "info", "text": text})
+    return replace(corpus, sentences=corpus.sentences[:limit])
+
+
+def _near_copies(splits: dict[Split, Corpus]) -> list[dict[str, str]]:
+    """Sentences that training has too, but for case and punctuation."""
+    notes = []
+    trained = {bare(sentence.text) for sentence in splits["train"].sentences} - {""}
     for split in ("dev", "test"):
-        trained = {bare(sentence.text) for sentence in found["train"].sentences} - {""}
-        alike = sum(bare(sentence.text) in trained for sentence in found[split].sentences)
+        alike = sum(bare(sentence.text) in trained for sentence in splits[split].sentences)
         if alike:
-            text = f"{alike} of {len(found[split])} {split} sentences equal a training one up to case and punctuation"
-            note("warning", text)
-    check_disjoint({split: [s.text for s in part.sentences] for split, part in found.items()})
-    return found, notes
+            text = f"{alike} of {len(splits[split])} {split} sentences equal a training one up to case and punctuation"
+            notes.append({"kind": "warning", "text": text})
+    return notes

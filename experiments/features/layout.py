@@ -45,11 +45,14 @@ class Layout:
     @classmethod
     def of(cls, subject: Subject, sentences: Sequence[Sentence]) -> Layout:
         """Tokenize the sentences and find every word's tokens."""
-        encoded = subject.encode([s.text for s in sentences])
+        encoded = subject.encode([sentence.text for sentence in sentences])
         spans, n_unknown = [], 0
-        for e, sentence in zip(encoded, sentences, strict=True):
-            of_words = word_spans(e, [(w.start, w.end) for w in sentence.words])
-            known = [None if span is None or is_unknown(e, span) else span for span in of_words]
+        for text, sentence in zip(encoded, sentences, strict=True):
+            of_words = word_spans(text, [(word.start, word.end) for word in sentence.words])
+            known: list[slice | None] = []
+            for span in of_words:
+                is_lost = span is None or is_unknown(text, span)
+                known.append(None if is_lost else span)
             n_unknown += known.count(None) - of_words.count(None)
             spans.append(known)
         return cls(encoded, spans, n_unknown=n_unknown)
@@ -61,32 +64,36 @@ class Layout:
         spans: list[list[slice | None]] = []
         for line in words.spans:
             ends = [span.stop for span in line if span is not None]
-            spans.append(
-                [None if not ends else slice(max(ends) - 1, max(ends)) if last else slice(0, 1)]
-            )
+            if not ends:
+                spans.append([None])
+                continue
+            end = max(ends) if last else 1
+            spans.append([slice(end - 1, end)])
         return cls(words.encoded, spans, n_unknown=words.n_unknown)
 
     @classmethod
     def of_tokens(cls, subject: Subject, texts: Sequence[str | Sentence]) -> Layout:
         """Tokenize texts; each token is a row."""
         encoded = subject.encode([s if isinstance(s, str) else s.text for s in texts])
+        spans: list[list[slice | None]] = []
         words = []
-        for e, s in zip(encoded, texts, strict=True):
-            of = [-1] * len(e)
-            spans = [] if isinstance(s, str) else word_spans(e, [(w.start, w.end) for w in s.words])
-            # a token that two words share is of the first
-            for number, span in reversed(list(enumerate(spans))):
-                if span is not None:
-                    of[span] = [number] * (span.stop - span.start)
-            words.append(of)
-        return cls(encoded, [[slice(i, i + 1) for i in range(len(e))] for e in encoded], words)
+        for tokens, text in zip(encoded, texts, strict=True):
+            word_of = [-1] * len(tokens)
+            if isinstance(text, Sentence):
+                of_words = word_spans(tokens, [(word.start, word.end) for word in text.words])
+                # a token that two words share is of the first
+                for number, span in reversed(list(enumerate(of_words))):
+                    if span is not None:
+                        word_of[span] = [number] * (span.stop - span.start)
+            spans.append([slice(i, i + 1) for i in range(len(tokens))])
+            words.append(word_of)
+        return cls(encoded, spans, words)
 
     @cached_property
     def starts(self) -> list[int]:
         """The first row of each text."""
-        return list(
-            accumulate((sum(span is not None for span in line) for line in self.spans), initial=0)
-        )
+        sizes = (sum(span is not None for span in line) for line in self.spans)
+        return list(accumulate(sizes, initial=0))
 
     @cached_property
     def rows(self) -> list[list[int | None]]:

@@ -18,7 +18,6 @@ import psutil
 import torch
 
 from ...hooks import capture
-from ...hooks.configuration import head_counts
 from ...hooks.shards import COLUMNS
 from ...hooks.spool import AHEAD
 from ..runs.folder import RunError
@@ -53,12 +52,12 @@ def as_bytes(text: str, option: str) -> int:
     >>> as_bytes("1.5GB", "--max-ram"), as_bytes("2 MiB", "--max-ram")
     (1500000000, 2097152)
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?)\s*([KMGT]?I?)B?\s*", text, re.IGNORECASE
     )
-    if found is None or found[2].upper() not in _UNITS:
+    if match is None or match[2].upper() not in _UNITS:
         raise RunError(f"{option} {text!r:.60}: expected a size such as 2GB or 512MB")
-    size = float(found[1]) * _UNITS[found[2].upper()]
+    size = float(match[1]) * _UNITS[match[2].upper()]
     if not 0 < size < 2**63:
         raise RunError(f"{option} {text}: expected a size of at least one byte and below 8 EiB")
     return round(size)
@@ -75,6 +74,10 @@ def site_widths(subject: Subject, places: Sequence[str]) -> dict[str, int]:
     with capture(subject.model, *places, stop=True) as acts:
         subject.forward(batch)
     return {place: acts[place][0, 0].numel() for place in places}
+
+
+_INNER_WIDTHS = ("intermediate_size", "n_inner", "d_ff")
+"""How configurations call the MLP's width."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,18 @@ class Need:
     def of(cls, subject: Subject, widths: Mapping[str, int], store_as: torch.dtype) -> Need:
         """From the sites' widths and the model's shapes."""
         weights = next(subject.model.parameters()).element_size()
-        values = sum(widths.values())
-        inner = subject.d_inner
-        heads, _ = head_counts(subject.config)
-        block = 8 * subject.d_model + 3 * inner + heads * min(subject.max_length, 512)
-        images = (AHEAD + 1) * (values * store_as.itemsize + 8 * len(COLUMNS))
-        each = 2 * values * weights + images + block * weights + 8 * max(widths.values(), default=0)
+        values, config = sum(widths.values()), subject.config
+        # What a block holds for a token while it runs: the stream and its copies, the MLP, a row of each head's scores.
+        inner = max(getattr(config, name, 0) or 0 for name in _INNER_WIDTHS)
+        inner = inner or 4 * subject.d_model
+        scores = getattr(config, "num_attention_heads", 1) * min(subject.max_length, 512)
+        block = 8 * subject.d_model + 3 * inner + scores
+        # What is kept of it: the values as they are stored, in as many images as are written ahead, and its index.
+        stored = values * store_as.itemsize + 8 * len(COLUMNS)
+        pooled = 8 * max(widths.values(), default=0)
+        each = 2 * values * weights + (AHEAD + 1) * stored + block * weights + pooled
         held = psutil.Process().memory_info().rss + SLACK
-        return cls(held, round(MARGIN * each), values * store_as.itemsize + 8 * len(COLUMNS))
+        return cls(held, round(MARGIN * each), stored)
 
     def memory(self, tokens: int, window_tokens: int = 0) -> int:
         """Peak of the process with batches of so many tokens."""

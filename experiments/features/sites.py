@@ -12,27 +12,34 @@ EMBEDDING = "blocks.0.hook_resid_pre"
 """The embedding layer: what goes into the first block."""
 
 
+_OUTSIDE_BLOCKS = ("blocks.", "module:", "ln_final", "hook_embed")
+"""How names begin that are not a block's own."""
+
+
 def vector_sites(subject: Subject, patterns: Sequence[str]) -> list[str]:
     """The sites that names, globs and a block's own names (``hook_resid_post``) mean, in the model's order.
 
     Raises:
         FeatureError: a site that has one value a pair of positions.
     """
-    beyond = ("blocks.", "module:", "ln_final", "hook_embed")
-    wanted = [p if p.startswith(beyond) else f"blocks.*.{p}" for p in patterns]
+    wanted = [p if p.startswith(_OUTSIDE_BLOCKS) else f"blocks.*.{p}" for p in patterns]
+    paths, named = [], []
     for pattern in wanted:
-        if pattern.endswith("]") and not pattern.startswith("module:"):
-            name = pattern.partition("[")[0].removeprefix("blocks.*.")
+        if pattern.startswith("module:"):
+            paths.append(pattern)
+            continue
+        if pattern.endswith("]"):
+            part = pattern.removeprefix("blocks.*.")
             raise FeatureError(
-                f"--site {pattern.removeprefix('blocks.*.')}: expected a whole site, without an index: {name}"
+                f"--site {part}: expected a whole site, without an index: {part.partition('[')[0]}"
             )
-    paths = [p for p in wanted if p.startswith("module:")]
-    named = [p for p in wanted if p not in paths]
+        named.append(pattern)
     names = [*(sites(subject.model, *named) if named else ()), *paths]
-    if pairs := [s for s in names if ".hook_pattern" in s or ".hook_attn_scores" in s]:
-        raise FeatureError(
-            f"--site {pairs[0]}: expected a site with one vector a token, attention has one value a pair"
-        )
+    for name in names:
+        if ".hook_pattern" in name or ".hook_attn_scores" in name:
+            raise FeatureError(
+                f"--site {name}: expected a site with one vector a token, attention has one value a pair"
+            )
     return names
 
 

@@ -168,20 +168,21 @@ def stored(
             raise FeatureError(
                 f"--store {where}: expected {name} {value}, it was made with {about.get(name)}"
             )
-    if absent := [place for place in places if place not in store.sites]:
-        raise FeatureError(
-            f"--store {where}: expected site {absent[0]}, it holds {', '.join(store.sites[:3])}, ..."
-        )
+    for place in places:
+        if place not in store.sites:
+            first = ", ".join(store.sites[:3])
+            raise FeatureError(f"--store {where}: expected site {place}, it holds {first}, ...")
+    # Sentence and word make one sorted key, so that all rows are found in one search.
     numbers = _numbers(where, about["data"], list(corpora))
-    of = [
-        number * _WORDS + word
-        for number, spans in zip(numbers, layout.spans, strict=True)
-        for word, span in enumerate(spans)
-        if span is not None
-    ]
-    keys, asked = store.index[:, 1] * _WORDS + store.index[:, 2], torch.tensor(of)
+    wanted_keys = []
+    for number, spans in zip(numbers, layout.spans, strict=True):
+        for word, span in enumerate(spans):
+            if span is not None:
+                wanted_keys.append(number * _WORDS + word)
+    keys, asked = store.index[:, 1] * _WORDS + store.index[:, 2], torch.tensor(wanted_keys)
     rows = torch.searchsorted(keys, asked).clamp(max=len(keys) - 1)
-    if missing := int((keys[rows] != asked).sum()):
+    missing = int((keys[rows] != asked).sum())
+    if missing:
         raise FeatureError(
             f"--store {where}: {missing} of {len(asked)} words are not in it: capture with a larger --limit"
         )

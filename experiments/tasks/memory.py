@@ -125,7 +125,8 @@ class Fits:
         if max_ram is None or whole <= max_ram:
             return cls(whole, 0, None)
         fixed = max(s.least for s in solves)
-        least = held + round(MARGIN * max(fixed + max(s.sample for s in solves), other))
+        sampled = fixed + max(s.sample for s in solves)
+        least = held + round(MARGIN * max(sampled, other))
         name = f"--max-ram {max_ram / 1e9:.2f} GB"
         if beside:
             raise RunError(
@@ -138,7 +139,9 @@ class Fits:
                 f"({whole / 1e9:.2f} GB with them in memory), of which {held / 1e9:.2f} GB are held already"
             )
         disk = copies * one_site + max(s.disk for s in solves)
-        return cls(max_ram, disk, int((max_ram - held - MARGIN * fixed) / (2 * MARGIN)))
+        # Half of what is left goes to the sample; the other half is for what is made of it.
+        sample_limit = (max_ram - held - MARGIN * fixed) / (2 * MARGIN)
+        return cls(max_ram, disk, int(sample_limit))
 
     def line(self) -> str:
         """How, in words."""

@@ -31,7 +31,7 @@ import numpy as np
 
 from layerscope.errors import LayerscopeError
 
-from ..corpus import Corpus, Sentence, Word, sentences
+from ..corpus import Corpus, Sentence, Word, rewriting, sentences
 from ..corpus.characters import is_letter
 
 Value = str | float | None
@@ -84,14 +84,14 @@ def get_property(name: str, corpus: Corpus) -> Property:
     """
     if name in PROPERTIES:
         return PROPERTIES[name]
-    made = {
+    annotated = {
         **{f"feats:{feature}": partial(_feature, feature) for feature in _features(corpus)},
         **{f"misc:{key}": partial(_misc, key) for key in _misc_keys(corpus)},
         **{f"column:{column}": partial(_whole_column, column) for column in COLUMNS},
     }
-    if name in made:
-        return made[name]()
-    known = [*PROPERTIES, *made]
+    if name in annotated:
+        return annotated[name]()
+    known = [*PROPERTIES, *annotated]
     tails = {known_name.rpartition(":")[2]: known_name for known_name in known}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     near = near or [tails[t] for t in difflib.get_close_matches(name, tails, n=1, cutoff=0.4)]
@@ -221,7 +221,10 @@ def arc_exists(sentence: Sentence, train: Corpus) -> list[Pair]:
     heads = [word.head - 1 for word in sentence.words]
     pairs: list[Pair] = []
     for i, head in enumerate(heads):
-        free = [j for j in range(len(heads)) if j not in (i, head) and heads[j] != i]
+        free = []  # words that have no arc with this one
+        for j, other_head in enumerate(heads):
+            if j not in (i, head) and other_head != i:
+                free.append(j)
         if head < 0 or not free:
             continue
         mirrored = 2 * i - head
@@ -238,12 +241,18 @@ def _look_alikes() -> list[Property]:
         ("word", at.word_content, "", "which word of middling frequency it holds", None),
         ("depth", at.depth_class, "length", "depth of the tree, 2 to 7", None),
         ("top", at.top_shape, "class", "the root's dependents in order", None),
-        ("shift", at.label, "length", "two words swapped or not", at.swap_words),
+        ("shift", at.label, "length", "two words swapped or not", rewriting.swap_words),
         ("tense", at.main_tense, "length", "tense of the main clause", None),
         ("subject", at.subject_number, "length", "number of the main subject", None),
         ("object", at.object_number, "length", "number of the main object", None),
-        ("odd", at.label, "length", "a noun or verb replaced or not", at.replace_word),
-        ("coordination", at.label, "length", "two clauses exchanged or not", at.swap_clauses),
+        ("odd", at.label, "length", "a noun or verb replaced or not", rewriting.replace_word),
+        (
+            "coordination",
+            at.label,
+            "length",
+            "two clauses exchanged or not",
+            rewriting.swap_clauses,
+        ),
     ]
     return [
         Property(f"senteval:{name}", "sentence", "class", read, doc, rewrite, balance)
@@ -314,7 +323,7 @@ PROPERTIES: dict[str, Property] = _table(
             "class",
             sentences.label,
             "two words swapped or not",
-            sentences.swap_words,
+            rewriting.swap_words,
         ),
         Property(
             "label",

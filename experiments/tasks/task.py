@@ -216,9 +216,9 @@ def _limited(task: Task) -> Task:
     rare = set(ordered[MAX_CLASSES:])
     parts, n_rare = {}, {}
     for split, part in task.parts.items():
-        kept = [i for i, label in enumerate(part.labels) if label not in rare]
-        parts[split], n_rare[split] = part.of(kept), len(part) - len(kept)
-        if not kept:
+        common = [i for i, label in enumerate(part.labels) if label not in rare]
+        parts[split], n_rare[split] = part.of(common), len(part) - len(common)
+        if not common:
             raise TaskError(
                 f"property {task.property.name!r}: expected items of the {MAX_CLASSES} most frequent classes in {split}, "
                 "got none"
@@ -234,56 +234,71 @@ def _part(
     offset: int,
     form: Callable[[str], str],
 ) -> tuple[Part, int]:
-    rows: list[tuple[int, ...]] = []
-    labels: list[Any] = []
-    types: list[str] = []
-    clusters: list[int] = []
-    words: list[int] = []
-    dropped = 0
-
-    def add(item: Sequence[int | None], label: Any, kind: str, cluster: int, word: int) -> None:
-        nonlocal dropped
-        if any(row is None for row in item) or not item:
-            dropped += 1
-            return
-        rows.append(tuple(row + offset for row in item if row is not None))
-        labels.append(label)
-        types.append(kind)
-        clusters.append(cluster)
-        words.append(word)
-
+    items = _Items(offset)
     for cluster, (sentence, at) in enumerate(zip(corpus.sentences, layout.rows, strict=True)):
         values = prop.read(sentence, train)
+        forms = [form(word.form) for word in sentence.words]
         if prop.level == "sentence":
             if values is not None:
-                kept = [row for row in at if row is not None]
-                add(kept, values, form(sentence.words[0].form).lower(), cluster, -1)
-            continue
-        if prop.level == "pair":
-            forms = [form(word.form) for word in sentence.words]
+                present = [row for row in at if row is not None]
+                items.add(present, values, forms[0].lower(), cluster, -1)
+        elif prop.level == "pair":
             for i, j, label in cast(list[Pair], values):
-                add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
-            continue
-        for index, (word, value) in enumerate(
-            zip(sentence.words, cast(list[Any], values), strict=True)
-        ):
-            if value is None:
-                continue
-            if prop.level == "arc":
-                head = sentence.words[word.head - 1]
-                add(
-                    (at[index], at[word.head - 1]),
-                    value,
-                    f"{form(word.form)}\t{form(head.form)}",
-                    cluster,
-                    index,
-                )
-            else:
-                add((at[index],), value, form(word.form), cluster, index)
-    dtype = object if prop.kind == "class" else np.float64
-    return Part(
-        rows, np.array(labels, dtype=dtype), types, np.array(clusters), np.array(words)
-    ), dropped
+                items.add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
+        else:
+            of_words = zip(sentence.words, cast(list[Any], values), strict=True)
+            for i, (word, value) in enumerate(of_words):
+                if value is None:
+                    continue
+                if prop.level == "arc":
+                    head = word.head - 1
+                    kind = f"{forms[i]}\t{forms[head]}"
+                    items.add((at[i], at[head]), value, kind, cluster, i)
+                else:
+                    items.add((at[i],), value, forms[i], cluster, i)
+    return items.part(object if prop.kind == "class" else np.float64), items.dropped
+
+
+class _Items:
+    """The items of a part, as they come.
+
+    Attributes:
+        dropped: how many have a word without a vector.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.dropped = 0
+        self._rows: list[tuple[int, ...]] = []
+        self._labels: list[Any] = []
+        self._types: list[str] = []
+        self._clusters: list[int] = []
+        self._words: list[int] = []
+
+    def add(
+        self, rows: Sequence[int | None], label: Any, kind: str, cluster: int, word: int
+    ) -> None:
+        """One item: rows of its features, its label and type, its sentence and its (first) word."""
+        present = [row + self.offset for row in rows if row is not None]
+        if not rows or len(present) < len(rows):
+            self.dropped += 1
+            return
+        self._rows.append(tuple(present))
+        self._labels.append(label)
+        self._types.append(kind)
+        self._clusters.append(cluster)
+        self._words.append(word)
+
+    def part(self, dtype: type) -> Part:
+        """All of them."""
+        labels = np.array(self._labels, dtype=dtype)
+        return Part(
+            self._rows, labels, self._types, np.array(self._clusters), np.array(self._words)
+        )
+
+
+STRAY = 10
+"""A class with less than one in so many of the mean class's items is left out of a balanced part."""
 
 
 def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
@@ -292,18 +307,20 @@ def balanced(part: Part, lengths: Sequence[int] | None) -> Part:
     A class with less than a tenth of the mean class's items is left out, so that one stray label does not empty a band.
     """
     groups: dict[Any, dict[Any, list[int]]] = {}
-    for i, kind in enumerate(part.labels):
-        groups.setdefault("" if lengths is None else band(lengths[i]), {}).setdefault(
-            kind, []
-        ).append(i)
-    kept: list[int] = []
+    for i, label in enumerate(part.labels):
+        of_band = groups.setdefault("" if lengths is None else band(lengths[i]), {})
+        of_band.setdefault(label, []).append(i)
+    chosen: list[int] = []
     for length, classes in groups.items():
         mean = sum(map(len, classes.values())) / len(classes)
-        common = [items for items in classes.values() if len(items) >= mean / 10]
-        if length is not None and len(common) > 1:
-            fewest = min(map(len, common))
-            kept += [i for items in common for i in items[:fewest]]
-    return part.of(sorted(kept))
+        common = [items for items in classes.values() if len(items) >= mean / STRAY]
+        # Items that are in no band, and bands of one class, would tell the length.
+        if length is None or len(common) < 2:
+            continue
+        fewest = min(map(len, common))
+        for items in common:
+            chosen += items[:fewest]
+    return part.of(sorted(chosen))
 
 
 def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
@@ -313,9 +330,10 @@ def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
     """
     if prop.rewrite is None:
         return corpus
-    kept: list[Sentence] = []
+    sentences: list[Sentence] = []
     for sentence in corpus.sentences:
         rng = np.random.default_rng([seed, zlib.crc32(sentence.id.encode())])
-        if (new := prop.rewrite(sentence, rng, corpus)) is not None:
-            kept.append(new)
-    return Corpus(tuple(kept), corpus.path, corpus.sha256)
+        new = prop.rewrite(sentence, rng, corpus)
+        if new is not None:
+            sentences.append(new)
+    return Corpus(tuple(sentences), corpus.path, corpus.sha256)

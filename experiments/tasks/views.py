@@ -84,40 +84,47 @@ def build_views(
     Args:
         sentence_pooling: a sentence's vector: the mean over its words', or that of its ``first`` or ``last`` token.
     """
+
+    def is_single(prop: Property) -> bool:
+        """Whether the property's vector is that of one token of the sentence."""
+        return prop.level == "sentence" and sentence_pooling != "mean"
+
     groups: dict[str, list[Property]] = {}
     for prop in properties:
-        single = prop.level == "sentence" and sentence_pooling != "mean"
-        groups.setdefault(prop.name if prop.rewrite else SENTENCES if single else "", []).append(
-            prop
-        )
+        name = SENTENCES if is_single(prop) else ""
+        if prop.rewrite:  # another text, that no other property sees
+            name = prop.name
+        groups.setdefault(name, []).append(prop)
     views = []
     for name, group in groups.items():
-        seen: dict[Split, Corpus] = {
-            split: rewritten(corpus, group[0], seed + i)
-            for i, (split, corpus) in enumerate(splits.items())
-        }
-        single = group[0].level == "sentence" and sentence_pooling != "mean"
-        layouts: dict[Split, Layout] = {
-            split: Layout.of_sentences(subject, corpus.sentences, sentence_pooling == "last")
-            if single
-            else Layout.of(subject, corpus.sentences)
-            for split, corpus in seen.items()
-        }
-        whole = Layout(
-            [e for s in SPLITS for e in layouts[s].encoded],
-            [p for s in SPLITS for p in layouts[s].spans],
-            n_unknown=sum(layouts[s].n_unknown for s in SPLITS),
-        )
-        tasks = tuple(
-            build_task(prop, seen, layouts, _offsets(layouts), subject.form) for prop in group
-        )
-        left_out: dict[Split, int] = (
-            {split: len(splits[split]) - len(seen[split]) for split in SPLITS}
-            if group[0].rewrite
-            else {}
-        )
-        views.append(View(name or PLAIN, seen, layouts, whole, tasks, left_out))
+        first = group[0]
+        seen: dict[Split, Corpus] = {}
+        for i, (split, corpus) in enumerate(splits.items()):
+            seen[split] = rewritten(corpus, first, seed + i)
+        layouts: dict[Split, Layout] = {}
+        for split, corpus in seen.items():
+            if is_single(first):
+                is_last = sentence_pooling == "last"
+                layouts[split] = Layout.of_sentences(subject, corpus.sentences, is_last)
+            else:
+                layouts[split] = Layout.of(subject, corpus.sentences)
+        offsets = _offsets(layouts)
+        tasks = tuple(build_task(prop, seen, layouts, offsets, subject.form) for prop in group)
+        left_out: dict[Split, int] = {}
+        if first.rewrite:
+            left_out = {split: len(splits[split]) - len(seen[split]) for split in SPLITS}
+        views.append(View(name or PLAIN, seen, layouts, _whole(layouts), tasks, left_out))
     return views
+
+
+def _whole(layouts: dict[Split, Layout]) -> Layout:
+    """The three splits behind each other, as their features are read."""
+    encoded, spans, n_unknown = [], [], 0
+    for split in SPLITS:
+        encoded += layouts[split].encoded
+        spans += layouts[split].spans
+        n_unknown += layouts[split].n_unknown
+    return Layout(encoded, spans, n_unknown=n_unknown)
 
 
 def _offsets(layouts: dict[Split, Layout]) -> dict[Split, int]:
