@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from .methods import METHODS, Method, method_named
 
 if TYPE_CHECKING:
+    from .asking import ask as ask
     from .game import REMOVALS as REMOVALS
     from .game import Game as Game
     from .options import Options as Options
     from .question import Question as Question
     from .question import Target as Target
-    from .question import ask as ask
     from .result import Attribution as Attribution
     from .result import Found as Found
     from .scorer import Cost as Cost
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from .units import find_units as find_units
 
 _MODULES = {
+    "asking": ("ask",),
     "game": ("REMOVALS", "Game"),
     "options": ("Options",),
-    "question": ("Question", "Target", "ask"),
+    "question": ("Question", "Target"),
     "result": ("Attribution", "Found"),
     "scorer": ("Cost", "Scorer"),
     "single_text": ("attribute", "explain"),

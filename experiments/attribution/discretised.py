@@ -33,14 +33,15 @@ def word_path(
 
     An anchor word's coordinates that lie between here and the end are taken; the others move one step of what is left.
     """
-    points, here = [start], start
+    points, point = [start], start
     for left in range(steps - 1, 0, -1):
-        near = (table - here).norm(dim=1).topk(min(NEIGHBOURS, len(table)), largest=False).indices
+        distances = (table - point).norm(dim=1)
+        near = distances.topk(min(NEIGHBOURS, len(table)), largest=False).indices
         anchors = table[near]
-        between = (anchors - here) * (anchors - end) <= 0
-        moved = torch.where(between, anchors, here + (end - here) / (left + 1))
-        here = moved[(moved - anchors).norm(dim=1).argmin()]
-        points.append(here)
+        is_between = (anchors - point) * (anchors - end) <= 0
+        moved = torch.where(is_between, anchors, point + (end - point) / (left + 1))
+        point = moved[(moved - anchors).norm(dim=1).argmin()]
+        points.append(point)
     return torch.stack([*points, end])
 
 
@@ -55,23 +56,18 @@ def discretised(scorer: Scorer, options: Options) -> Found:
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         (start,) = baselines(slope, x, options)
         path = x.repeat(options.steps + 1, 1, 1)
-        for at in (at for own in slope.part.tokens for at in own):
-            path[:, at] = word_path(x[at].float(), start[at].float(), table, options.steps).to(x)
+        for places in slope.part.tokens:
+            for at in places:
+                points = word_path(x[at].float(), start[at].float(), table, options.steps)
+                path[:, at] = points.to(x)
         values, slopes = slope.at(path)
-        shares = -((slopes[1:] + slopes[:-1]) / 2 * path.diff(dim=0)).sum(0)
+        mean_slopes = (slopes[1:] + slopes[:-1]) / 2
+        shares = -(mean_slopes * path.diff(dim=0)).sum(0)  # the path goes away from the text
         change = float(values[0].double() - values[-1].double())
-        return shares, {
-            "gap": float(shares.double().sum()) - change,
-            "change": change,
-            "baseline": float(values[-1]),
-        }
+        gap = float(shares.double().sum()) - change
+        return shares, {"gap": gap, "change": change, "baseline": float(values[-1])}
 
-    found, figures = each_part(scorer, options, method)
+    scored, figures = each_part(scorer, options, method)
     way = f"{options.steps} steps between words to {options.start}"
-    return complete(
-        found,
-        {**figures, "steps": options.steps},
-        options,
-        way,
-        "more steps (--steps) make it smaller",
-    )
+    figures = {**figures, "steps": options.steps}
+    return complete(scored, figures, options, way, "more steps (--steps) make it smaller")

@@ -101,17 +101,18 @@ class LastBlock:
 def last_block(subject: Subject) -> LastBlock | None:
     """The last block of a model, where leaving out all but one position is measured to keep that one's state."""
     try:
-        found = anatomy(subject.model)
+        places_of_model = anatomy(subject.model)
     except UnknownArchitecture:
         return None
-    places, at = found.places, found.n_layers - 1
-    if f"blocks.{at}.hook_resid_pre" not in places:
+    places, layer = places_of_model.places, places_of_model.n_layers - 1
+    begin = places.get(f"blocks.{layer}.hook_resid_pre")
+    if begin is None:
         return None
     norm = places.get("ln_final.hook_normalized")
     last = LastBlock(
-        subject.model.get_submodule(places[f"blocks.{at}.hook_resid_pre"].path),
+        subject.model.get_submodule(begin.path),
         None if norm is None else subject.model.get_submodule(norm.path),
-        parts_of(subject.model, places, at),
+        parts_of(subject.model, places, layer),
     )
     ids = torch.arange(1, 5, device=subject.device)[None]
     with torch.inference_mode():
@@ -121,8 +122,8 @@ def last_block(subject: Subject) -> LastBlock | None:
                 few = subject.body(input_ids=ids).last_hidden_state[:, 2]
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             return None
-    close = max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
-    return last if float((few - whole).abs().max()) <= close else None
+    tolerance = max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
+    return last if float((few - whole).abs().max()) <= tolerance else None
 
 
 def language_end(subject: Subject) -> Endpoint:

@@ -54,42 +54,61 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
     question = scorer.question
     part = flippable(question)
     if len(part.classes) == 1:
-        logits = clean_logits(question, part)[part.slots[0]].clone()
-        logits[part.classes[0]] = -torch.inf
-        rival = int(logits.argmax())
-        part = replace(
-            part, slots=part.slots * 2, classes=(*part.classes, rival), weights=(1.0, -1.0)
-        )
+        part = _against_runner_up(question, part)
         question = replace(question, parts=(part,), measure="logit")
         scorer = Scorer(question, scorer.batch_tokens)
-    known = ordinary_tokens(question.subject)
-    table = embedding(question.subject)[known].float()
-    free = {own[0]: unit for unit, own in enumerate(part.tokens) if len(own) == 1}
+    ordinary = ordinary_tokens(question.subject)
+    table = embedding(question.subject)[ordinary].float()
+    free = {places[0]: unit for unit, places in enumerate(part.tokens) if len(places) == 1}
     values = [float(scorer([Row(part.ids, part.reads)], part)[0])]
     changes: list[tuple[int, str, str]] = []
     while values[-1] >= 0 and len(changes) < most and free:
-        slope = Slope(scorer, part, Site(EMBED))
-        x = slope.clean()
-        gradient = slope.at(x[None])[1][0].float()
-        rows = []
-        for at in free:
-            gain = (table - x[at].float()) @ gradient[at]
-            for best in gain.topk(min(CANDIDATES, len(known)), largest=False).indices.tolist():
-                rows.append((at, known[best]))
-        tried = [
-            Row((*part.ids[:at], token, *part.ids[at + 1 :]), part.reads) for at, token in rows
-        ]
-        found = scorer(tried, part)
-        best = int(found.argmin())
-        if found[best] >= values[-1]:
+        candidates = _candidates(scorer, part, list(free), table, ordinary)
+        rows = [Row(_with_token(part.ids, at, token), part.reads) for at, token in candidates]
+        measured = scorer(rows, part)
+        best = int(measured.argmin())
+        if measured[best] >= values[-1]:  # no replacement costs the answer anything
             break
-        at, token = rows[best]
+        at, token = candidates[best]
         unit = free.pop(at)
         word = question.subject.tokenizer.decode([token]).strip()
         changes.append((unit, question.units.texts[unit], word or question.subject.token(token)))
-        values.append(float(found[best]))
-        part = replace(part, ids=tried[best].ids)
+        values.append(float(measured[best]))
+        part = replace(part, ids=rows[best].ids)
     return Flip(tuple(changes), tuple(values), values[-1] < 0, part.classes[1])
+
+
+def _against_runner_up(question: Question, part: Part) -> Part:
+    """The lead of the part's answer over the most probable other one."""
+    answer = part.classes[0]
+    logits = clean_logits(question, part)[part.slots[0]].clone()
+    logits[answer] = -torch.inf
+    rival = int(logits.argmax())
+    return replace(part, slots=part.slots * 2, classes=(answer, rival), weights=(1.0, -1.0))
+
+
+def _candidates(
+    scorer: Scorer,
+    part: Part,
+    positions: Sequence[int],
+    table: Float[Tensor, "tokens d"],
+    tokens: Sequence[int],
+) -> list[tuple[int, int]]:
+    """At each position the tokens whose embedding promises to lower the value most, to first order."""
+    slope = Slope(scorer, part, Site(EMBED))
+    x = slope.clean()
+    gradient = slope.at(x[None])[1][0].float()
+    n_best = min(CANDIDATES, len(tokens))
+    candidates = []
+    for at in positions:
+        change = (table - x[at].float()) @ gradient[at]
+        for best in change.topk(n_best, largest=False).indices.tolist():
+            candidates.append((at, tokens[best]))
+    return candidates
+
+
+def _with_token(ids: tuple[int, ...], at: int, token: int) -> tuple[int, ...]:
+    return (*ids[:at], token, *ids[at + 1 :])
 
 
 def flippable(question: Question) -> Part:
@@ -140,10 +159,10 @@ def _means(subject: Subject, texts: Sequence[str], site: str) -> Float[Tensor, "
     encoded = subject.encode(texts)
     spans: list[list[slice | None]] = []
     for text in encoded:
-        own = [i for i, special in enumerate(text.special) if not special]
-        if not own:
+        words = [i for i, special in enumerate(text.special) if not special]
+        if not words:
             raise AttributionError(f"expected a text with words, got {text.text[:40]!r}")
-        spans.append([slice(own[0], own[-1] + 1)])
+        spans.append([slice(words[0], words[-1] + 1)])
     rows: dict[int, Tensor] = {}
     for batch in subject.batches(encoded):
         with capture(subject.model, site, stop=True) as acts:

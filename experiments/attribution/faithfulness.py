@@ -137,8 +137,12 @@ def rank_agreement(first: Scores, second: Scores) -> float | None:
 
 def mean_agreement(scores: Sequence[Scores]) -> float | None:
     """The mean over all pairs, of seeds or of methods."""
-    found = [rank_agreement(a, b) for i, a in enumerate(scores) for b in scores[:i]]
-    known = [value for value in found if value is not None]
+    known = []
+    for i, first in enumerate(scores):
+        for second in scores[:i]:
+            agreement = rank_agreement(first, second)
+            if agreement is not None:
+                known.append(agreement)
     return float(np.mean(known)) if known else None
 
 

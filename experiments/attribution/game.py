@@ -78,8 +78,12 @@ class Game:
         self.removal = removal or ("propose" if proposals is not None else default_removal(scorer))
         self._proposer = None
         if self.removal == "propose" and proposals is not None:
-            asked = proposals, scorer.subject, self.question.text, self.question.units
-            self._proposer = scorer.once(("words of", proposals), lambda: Proposer(*asked))
+            text, units = self.question.text, self.question.units
+
+            def new() -> Proposer:
+                return Proposer(proposals, scorer.subject, text, units)
+
+            self._proposer = scorer.once(("words of", proposals), new)
         self.draws = draws if self.removal in DRAWN else 1
         generator = torch.Generator().manual_seed(seed)
         self._plans = [self._plan(part, generator) for part in self.question.parts]
@@ -110,19 +114,20 @@ class Game:
         self, part: Part, runs: Sequence[_Run], fill: dict[int, tuple[int, ...]], keep: Any
     ) -> Row:
         ids: list[int] = []
-        moved: dict[int, int] = {}
+        moved: dict[int, int] = {}  # where each position is now; -1 where nothing has its place
         for run in runs:
-            there = run.unit is None or keep[run.unit]
-            new = run.ids if there else fill[run.start]
+            is_kept = run.unit is None or keep[run.unit]
+            new = run.ids if is_kept else fill[run.start]
+            has_places = is_kept or len(new) == len(run.ids)
             for offset in range(len(run.ids)):
-                moved[run.start + offset] = (
-                    len(ids) + offset if there or len(new) == len(run.ids) else -1
-                )
+                moved[run.start + offset] = len(ids) + offset if has_places else -1
             ids += new
         moved[len(part.ids)] = len(ids)
         # With back, what stands before the anchor now, whatever that is.
         reads = tuple(moved[anchor] - part.back for anchor in part.anchors)
-        if not ids or (reads and (min if part.back else max)(reads) < 0):
+        # In a causal model every read must stand on a token; else one is enough.
+        telling = (min if part.back else max)(reads, default=0)
+        if not ids or telling < 0:
             raise AttributionError(
                 f"removal {self.removal!r} leaves nothing that can be read: choose mask, pad or mean, or a BOS (--bos)"
             )
@@ -132,60 +137,91 @@ class Game:
         self, part: Part, generator: torch.Generator
     ) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
         """The row cut into runs, and for each draw what takes each run's place."""
-        owner = {at: unit for unit, own in enumerate(part.tokens) for at in own}
+        unit_at = {at: unit for unit, places in enumerate(part.tokens) for at in places}
         runs: list[_Run] = []
         for at, token in enumerate(part.ids):
-            unit = owner.get(at)
+            unit = unit_at.get(at)
             if runs and unit is not None and runs[-1].unit == unit:
                 runs[-1] = _Run(unit, runs[-1].start, (*runs[-1].ids, token))
             else:
                 runs.append(_Run(unit, at, (token,)))
-        own = [run for run in runs if run.unit is not None]
+        of_units = [run for run in runs if run.unit is not None]
         filler = self._filler(part, generator)
-        return runs, [{run.start: filler(run) for run in own} for _ in range(self.draws)]
+        fills = [{run.start: filler(run) for run in of_units} for _ in range(self.draws)]
+        return runs, fills
 
     def _filler(self, part: Part, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
         """What takes a run's place; called once for each draw."""
-        subject, kind = self.question.subject, self.removal
+        kind = self.removal
         if kind == "delete":
             return lambda run: ()
-        if kind == "pad" and subject.causal and subject.classes:
-            raise AttributionError(
-                f"removal 'pad': {type(subject.model).__name__} reads the last token that is no pad: choose delete, zero or mean"
-            )
         if kind in ("mask", "pad"):
-            token = (
-                subject.pad_id
-                if kind == "pad"
-                else getattr(subject.tokenizer, "mask_token_id", None)
-            )
-            if token is None:
-                raise AttributionError(
-                    f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean"
-                )
-            return lambda run: (int(token),) * len(run.ids)
+            token = self._filling_token()
+            return lambda run: (token,) * len(run.ids)
         if kind.startswith("word:"):
-            word = spelled(subject, kind.removeprefix("word:"))
+            word = spelled(self.question.subject, kind.removeprefix("word:"))
             if not word:
                 raise AttributionError(f"removal {kind!r}: expected a word with tokens")
             return lambda run: word
         if kind == "resample":
-            known = torch.tensor(ordinary_tokens(subject))
-            return lambda run: tuple(
-                known[torch.randint(len(known), (len(run.ids),), generator=generator)].tolist()
-            )
-        if kind == "propose" and (other := self._proposer) is not None:
-            first = {own[0]: unit for unit, own in enumerate(part.tokens)}
-            return lambda run: other.draw(first[run.start], generator) if run.start in first else ()
+            return self._resampled(generator)
         if kind == "propose":
-            likely = self.scorer.once(("tokens for", part), lambda: own_tokens(self.scorer, part))
-            return lambda run: tuple(
-                int(likely[run.start + i][torch.randint(PROPOSALS, (1,), generator=generator)])
-                for i in range(len(run.ids))
-            )
+            return self._proposed(part, generator)
         if kind in ("zero", "mean", "random", "noise"):
             return self._vectors(kind, generator)
         raise AttributionError(f"removal {kind!r}: expected {', '.join(REMOVALS)}")
+
+    def _filling_token(self) -> int:
+        """The mask or the padding."""
+        subject = self.question.subject
+        if self.removal == "mask":
+            token = getattr(subject.tokenizer, "mask_token_id", None)
+        elif subject.causal and subject.classes:
+            raise AttributionError(
+                f"removal 'pad': {type(subject.model).__name__} reads the last token that is no pad: choose delete, zero or mean"
+            )
+        else:
+            token = subject.pad_id
+        if token is None:
+            raise AttributionError(
+                f"removal 'mask': {subject.name} has no mask token: choose delete, pad or mean"
+            )
+        return int(token)
+
+    def _resampled(self, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
+        """Tokens drawn from the vocabulary."""
+        ordinary = torch.tensor(ordinary_tokens(self.question.subject))
+
+        def drawn(run: _Run) -> tuple[int, ...]:
+            places = torch.randint(len(ordinary), (len(run.ids),), generator=generator)
+            return tuple(ordinary[places].tolist())
+
+        return drawn
+
+    def _proposed(
+        self, part: Part, generator: torch.Generator
+    ) -> Callable[[_Run], tuple[int, ...]]:
+        """Words that the other masked model proposes, or tokens that the model itself does."""
+        proposer = self._proposer
+        if proposer is not None:
+            unit_of_start = {places[0]: unit for unit, places in enumerate(part.tokens)}
+
+            def word(run: _Run) -> tuple[int, ...]:
+                # A unit of several runs has its word at the first one.
+                unit = unit_of_start.get(run.start)
+                return () if unit is None else proposer.draw(unit, generator)
+
+            return word
+        likely = self.scorer.once(("tokens for", part), lambda: own_tokens(self.scorer, part))
+
+        def tokens(run: _Run) -> tuple[int, ...]:
+            drawn = []
+            for at in range(run.start, run.start + len(run.ids)):
+                rank = torch.randint(PROPOSALS, (1,), generator=generator)
+                drawn.append(int(likely[at][rank]))
+            return tuple(drawn)
+
+        return tokens
 
     def _vectors(self, kind: str, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
         table = embedding(self.question.subject).float()
@@ -210,11 +246,12 @@ def default_removal(scorer: Scorer) -> str:
     if not subject.causal and getattr(subject.tokenizer, "mask_token_id", None) is not None:
         return "mask"
     for part in question.parts:
-        owned = {at for own in part.tokens for at in own}
-        first = min(set(range(len(part.ids))) - owned, default=len(part.ids))
-        if first > min(owned) or (
-            not part.back and any(anchor in owned for anchor in part.anchors)
-        ):
+        of_units = {at for places in part.tokens for at in places}
+        others = set(range(len(part.ids))) - of_units
+        first_other = min(others, default=len(part.ids))
+        # Deleted units leave nothing in front to read from, or take away what is read.
+        reads_units = not part.back and any(anchor in of_units for anchor in part.anchors)
+        if first_other > min(of_units) or reads_units:
             return "mean"
     return "delete"
 
@@ -230,10 +267,8 @@ def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_
 
 def _embedding_layer(subject: Any) -> Any:
     layer = subject.model.get_input_embeddings()
-    if (
-        not isinstance(getattr(layer, "weight", None), Tensor)
-        or not layer.weight.is_floating_point()
-    ):
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise AttributionError(
             f"{subject.name} has no embedding whose vectors can be changed (is it quantised?)"
         )
@@ -243,8 +278,5 @@ def _embedding_layer(subject: Any) -> Any:
 def ordinary_tokens(subject: Any) -> list[int]:
     """The ids of tokens that are not special."""
     special = set(subject.tokenizer.all_special_ids)
-    return [
-        i
-        for i in range(min(len(subject.tokenizer), len(_embedding_layer(subject).weight)))
-        if i not in special
-    ]
+    size = min(len(subject.tokenizer), len(_embedding_layer(subject).weight))
+    return [token for token in range(size) if token not in special]

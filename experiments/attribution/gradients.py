@@ -67,9 +67,8 @@ class Slope:
     ) -> tuple[Float[Tensor, " points"], Tensor]:
         """Values and gradients where the site has these values."""
         values, slopes = [], []
-        size = max(1, self.scorer.batch_tokens // len(self.part.ids))
-        for some in points.split(size):
-            leaf = some.detach().clone().requires_grad_()
+        for batch in points.split(self.batch_size):
+            leaf = batch.detach().clone().requires_grad_()
             with torch.enable_grad(), self.put(leaf):
                 value = self.value(len(leaf), few=self.site.name == EMBED)
                 try:
@@ -81,35 +80,37 @@ class Slope:
                     ) from None
             values.append(value.detach())
             slopes.append(slope)
-        self.scorer.cost += Cost(
-            len(points), len(points), len(points), len(points) * len(self.part.ids)
-        )
+        n = len(points)
+        self.scorer.cost += Cost(n, n, n, n * len(self.part.ids))
         return torch.cat(values), torch.cat(slopes)
+
+    @property
+    def batch_size(self) -> int:
+        """Copies of the row in one forward."""
+        return max(1, self.scorer.batch_tokens // len(self.part.ids))
 
     def values(self, points: Float[Tensor, "points pos *site"]) -> Float[Tensor, " points"]:
         """Values alone where the site has these values."""
-        found = []
-        for some in points.split(max(1, self.scorer.batch_tokens // len(self.part.ids))):
-            with self.put(some):
-                batch = row_batch(self.question, self.part, len(some))
-                found.append(
-                    part_values(self.question, self.part, batch, few=self.site.name == EMBED)
-                )
-        self.scorer.cost += Cost(len(points), len(points), 0, len(points) * len(self.part.ids))
-        return torch.cat(found)
+        values = []
+        for some_points in points.split(self.batch_size):
+            with self.put(some_points):
+                batch = row_batch(self.question, self.part, len(some_points))
+                few = self.site.name == EMBED
+                values.append(part_values(self.question, self.part, batch, few=few))
+        n = len(points)
+        self.scorer.cost += Cost(n, n, 0, n * len(self.part.ids))
+        return torch.cat(values)
 
     def value(self, rows: int, few: bool = False) -> Float[Tensor, " rows"]:
         """The part's value on copies of its row, in their graph."""
-        return part_values(
-            self.question, self.part, row_batch(self.question, self.part, rows), grad=True, few=few
-        )
+        batch = row_batch(self.question, self.part, rows)
+        return part_values(self.question, self.part, batch, grad=True, few=few)
 
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:
         """The site has these values inside the block."""
-        with warnings.catch_warnings(), intervene(
-            self.question.subject.model, {self.site: edits.function(lambda old: points, "path")}
-        ):  # fmt: skip
+        edit = {self.site: edits.function(lambda old: points, "path")}
+        with warnings.catch_warnings(), intervene(self.question.subject.model, edit):
             warnings.simplefilter("ignore", NothingChanged)  # the end of a path is what was there
             yield
 
@@ -129,16 +130,20 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
     for part in question.parts:
         slope = Slope(scorer, part, site)
         value += float(scorer([Row(part.ids, part.reads)], part)[0])
-        shares, more = method(slope, slope.clean())
-        wide = shares.double().cpu()
-        wide = wide.sum(-1) if wide.ndim == 3 else wide  # one number for each head
-        for at, own in enumerate(part.tokens):
-            scores[at] += float(wide[list(own)].sum())
-        outside += float(wide.sum() - sum(wide[list(own)].sum() for own in part.tokens))
-        if options.site is not None and wide.ndim == 2:
-            by_unit = np.stack([wide[list(own)].sum(0).numpy() for own in part.tokens])
+        shares, of_part = method(slope, slope.clean())
+        shares = shares.double().cpu()
+        if shares.ndim == 3:  # one number for each head
+            shares = shares.sum(-1)
+        in_units = 0.0
+        for unit, places in enumerate(part.tokens):
+            of_unit = shares[list(places)].sum()
+            scores[unit] += float(of_unit)
+            in_units = in_units + of_unit
+        outside += float(shares.sum() - in_units)
+        if options.site is not None and shares.ndim == 2:
+            by_unit = np.stack([shares[list(places)].sum(0).numpy() for places in part.tokens])
             inner = by_unit if inner is None else inner + by_unit
-        figures = {k: figures.get(k, 0.0) + v for k, v in more.items()}
+        figures = {name: figures.get(name, 0.0) + number for name, number in of_part.items()}
     if options.site is not None:
         figures["outside"] = outside
     return Found(scores, value, inner=inner), figures
@@ -161,40 +166,56 @@ def sites_of(question: Question, site: SiteLike) -> list[Site]:
     Raises:
         AttributionError: one that has a value of each pair of positions, not of each position.
     """
-    found = list(locate(question.subject.model, site))
-    if pairs := [s for s in found if s.part.endswith(("hook_attn_scores", "hook_pattern"))]:
-        raise AttributionError(
-            f"site {pairs[0]}: expected a value of each position, it has one of each pair of them"
-        )
-    return found
+    places = list(locate(question.subject.model, site))
+    for place in places:
+        if place.part.endswith(("hook_attn_scores", "hook_pattern")):
+            raise AttributionError(
+                f"site {place}: expected a value of each position, it has one of each pair of them"
+            )
+    return places
 
 
 def with_figures(
-    found: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()
+    scored: Found, figures: Mapping[str, Any], options: Options, notes: tuple[Note, ...] = ()
 ) -> Found:
     """What a gradient method gives, with its figures and what must be known of them."""
-    more: dict[str, Any] = {**figures}
+    all_figures: dict[str, Any] = {**figures}
     if options.site is not None:
-        more["site"] = str(options.site)
+        all_figures["site"] = str(options.site)
         text = (
             f"{figures['outside']:+.3g} of the value goes to positions of no unit (specials, BOS)"
         )
         notes = (*notes, Note(kind="info", text=text))
-    return Found(found.scores, found.value, found.errors, found.baseline, found.inner, notes, more)
+    return Found(
+        scored.scores,
+        scored.value,
+        scored.errors,
+        scored.baseline,
+        scored.inner,
+        notes,
+        all_figures,
+    )
 
 
 def saliency(scorer: Scorer, options: Options) -> Found:
     """How much the value moves when a unit's vectors do, whichever way."""
-    found, figures = each_part(
-        scorer, options, lambda slope, x: (slope.at(x[None])[1][0].abs(), {})
-    )
-    return with_figures(found, figures, options, (Note(kind="info", text="saliency has no sign"),))
+
+    def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        return slope.at(x[None])[1][0].abs(), {}
+
+    scored, figures = each_part(scorer, options, method)
+    note = Note(kind="info", text="saliency has no sign")
+    return with_figures(scored, figures, options, (note,))
 
 
 def grad_input(scorer: Scorer, options: Options) -> Found:
     """The value's first-order change when a unit's vectors go to zero."""
-    found, figures = each_part(scorer, options, lambda slope, x: (slope.at(x[None])[1][0] * x, {}))
-    return with_figures(found, figures, options)
+
+    def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
+        return slope.at(x[None])[1][0] * x, {}
+
+    scored, figures = each_part(scorer, options, method)
+    return with_figures(scored, figures, options)
 
 
 def smoothgrad(scorer: Scorer, options: Options) -> Found:
@@ -202,7 +223,7 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
     samples = options.samples or SAMPLES
     if samples < 2:
         raise AttributionError(f"smoothgrad: expected at least 2 samples, got {samples}")
-    spread: list[np.ndarray] = []
+    by_sample: list[np.ndarray] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(options.seed)
@@ -210,14 +231,15 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
         noise = torch.randn(samples, *x.shape, generator=generator).to(x)
         moves = _own_positions(slope, x)
         shares = slope.at(x + scale * noise * moves)[1] * x
-        own = shares.double().flatten(2).sum(2).cpu()
-        spread.append(np.stack([own[:, list(t)].sum(1).numpy() for t in slope.part.tokens], 1))
+        at_position = shares.double().flatten(2).sum(2).cpu()
+        of_units = [at_position[:, list(places)].sum(1).numpy() for places in slope.part.tokens]
+        by_sample.append(np.stack(of_units, 1))
         return shares.mean(0), {}
 
-    found, figures = each_part(scorer, options, method)
-    errors = np.sum(spread, axis=0).std(0, ddof=1) / np.sqrt(samples)
-    found = Found(found.scores, found.value, errors, inner=found.inner)
-    return with_figures(found, {**figures, "samples": samples}, options)
+    scored, figures = each_part(scorer, options, method)
+    errors = np.sum(by_sample, axis=0).std(0, ddof=1) / np.sqrt(samples)
+    scored = Found(scored.scores, scored.value, errors, inner=scored.inner)
+    return with_figures(scored, {**figures, "samples": samples}, options)
 
 
 def _own_positions(slope: Slope, x: Tensor) -> Tensor:
@@ -225,7 +247,8 @@ def _own_positions(slope: Slope, x: Tensor) -> Tensor:
     moves = torch.zeros(len(x), *[1] * (x.ndim - 1)).to(x)
     if slope.site.name != EMBED:
         return moves + 1
-    moves[[at for own in slope.part.tokens for at in own]] = 1
+    for places in slope.part.tokens:
+        moves[list(places)] = 1
     return moves
 
 
@@ -237,28 +260,27 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
             f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero"
         )
     if kind == "zero":
-        other = torch.zeros_like(x)[None]
+        start = torch.zeros_like(x)[None]
     elif kind == "mean":
-        other = embedding(subject).float().mean(0).to(x).expand_as(x)[None]
+        start = embedding(subject).float().mean(0).to(x).expand_as(x)[None]
     elif kind in ("pad", "mask"):
-        token = (
-            subject.pad_id if kind == "pad" else getattr(subject.tokenizer, "mask_token_id", None)
-        )
+        token = subject.pad_id
+        if kind == "mask":
+            token = getattr(subject.tokenizer, "mask_token_id", None)
         if token is None:
             raise AttributionError(
                 f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean"
             )
-        other = embedding(subject, torch.tensor([int(token)])).to(x).expand_as(x)[None]
+        start = embedding(subject, torch.tensor([int(token)])).to(x).expand_as(x)[None]
     elif kind == "sampled":
-        known = torch.tensor(ordinary_tokens(subject))
+        ordinary = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
-        ids = known[
-            torch.randint(len(known), (options.samples or SAMPLES, len(x)), generator=generator)
-        ]
-        other = embedding(subject, ids).to(x)
+        shape = (options.samples or SAMPLES, len(x))
+        ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
+        start = embedding(subject, ids).to(x)
     else:
         raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
-    return torch.where(_own_positions(slope, x).bool(), other, x)
+    return torch.where(_own_positions(slope, x).bool(), start, x)
 
 
 def _nodes(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -284,26 +306,27 @@ def integrated(scorer: Scorer, options: Options) -> Found:
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         starts = baselines(slope, x, options)
         ends = slope.values(torch.cat([starts, x[None]])).double()
-        wanted = float(ends[-1] - ends[:-1].mean())
+        baseline = ends[:-1].mean()
+        change = float(ends[-1] - baseline)
         steps = options.steps if len(starts) == 1 else max(1, options.steps // len(starts))
         while True:
             shares = torch.stack([integrate(slope, x, start, steps) for start in starts]).mean(0)
-            gap = float(shares.double().sum()) - wanted
-            if abs(gap) <= GAP * abs(wanted) or 2 * steps > MOST_STEPS:
+            gap = float(shares.double().sum()) - change
+            if abs(gap) <= GAP * abs(change) or 2 * steps > MOST_STEPS:
                 break
             steps *= 2
         used.append(steps)
-        return shares, {"gap": gap, "change": wanted, "baseline": float(ends[:-1].mean())}
+        return shares, {"gap": gap, "change": change, "baseline": float(baseline)}
 
-    found, figures = each_part(scorer, options, method)
+    scored, figures = each_part(scorer, options, method)
     way = f"integrated from {options.start} in {max(used)} steps"
     return complete(
-        found, {**figures, "steps": max(used)}, options, way, "the scores are unreliable"
+        scored, {**figures, "steps": max(used)}, options, way, "the scores are unreliable"
     )
 
 
 def complete(
-    found: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str
+    scored: Found, figures: Mapping[str, Any], options: Options, way: str, advice: str
 ) -> Found:
     """What a path's scores miss of the change from its baseline: a note, and a warning where it is much.
 
@@ -318,9 +341,10 @@ def complete(
         notes.append(
             Note(kind="warning", text=f"NOT COMPLETE: the gap is above {GAP:.0%}: {advice}")
         )
-    more = {**figures, "gap_share": share, "start": options.start}
-    found = Found(found.scores, found.value, baseline=more.pop("baseline"), inner=found.inner)
-    return with_figures(found, more, options, tuple(notes))
+    all_figures = {**figures, "gap_share": share, "start": options.start}
+    baseline = all_figures.pop("baseline")
+    scored = Found(scored.scores, scored.value, baseline=baseline, inner=scored.inner)
+    return with_figures(scored, all_figures, options, tuple(notes))
 
 
 def conductance(scorer: Scorer, options: Options) -> Found:
@@ -333,27 +357,27 @@ def conductance(scorer: Scorer, options: Options) -> Found:
         raise AttributionError(
             "conductance goes along one path: choose the baseline zero, pad, mask or mean"
         )
-    used = options.steps
+    steps = options.steps
 
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
         path = Slope(scorer, slope.part, Site(EMBED))
         x = path.clean()
         (start,) = baselines(path, x, Options(baseline=options.baseline))
-        along = start + torch.linspace(0, 1, used + 1).to(x).view(-1, *[1] * x.ndim) * (x - start)
+        fractions = torch.linspace(0, 1, steps + 1).to(x).view(-1, *[1] * x.ndim)
+        along = start + fractions * (x - start)
         values, slopes = _at_site(path, along, slope.site)
-        shares = ((slopes[1:] + slopes[:-1]) / 2 * values.diff(dim=0)).sum(0)
-        return shares, {}
+        mean_slopes = (slopes[1:] + slopes[:-1]) / 2  # the trapezoidal rule
+        return (mean_slopes * values.diff(dim=0)).sum(0), {}
 
-    found, figures = each_part(scorer, options, method)
-    return with_figures(found, {**figures, "steps": used}, options)
+    scored, figures = each_part(scorer, options, method)
+    return with_figures(scored, {**figures, "steps": steps}, options)
 
 
 def _at_site(path: Slope, along: Tensor, site: Site) -> tuple[Tensor, Tensor]:
     """A site's values and the gradients at it while the embedding has these values."""
     values, slopes = [], []
-    size = max(1, path.scorer.batch_tokens // len(path.part.ids))
-    for some in along.split(size):
-        leaf = some.detach().clone().requires_grad_()
+    for batch in along.split(path.batch_size):
+        leaf = batch.detach().clone().requires_grad_()
         with (
             torch.enable_grad(),
             path.put(leaf),
@@ -363,5 +387,6 @@ def _at_site(path: Slope, along: Tensor, site: Site) -> tuple[Tensor, Tensor]:
             torch.autograd.grad(path.value(len(leaf)).sum(), leaf)
         values.append(acts[site])
         slopes.append(acts.grad[site])
-    path.scorer.cost += Cost(len(along), len(along), len(along), len(along) * len(path.part.ids))
+    n = len(along)
+    path.scorer.cost += Cost(n, n, n, n * len(path.part.ids))
     return torch.cat(values), torch.cat(slopes)

@@ -13,6 +13,7 @@ Replaced by, as ``hidden`` says:
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -48,7 +49,7 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
     sites = sites_of(question, options.site)
     draws = options.draws if options.hidden == "shuffle" else 1
     others = _others(model, sites, options.hidden)
-    units, labels = len(question.units), []
+    n_units, labels = len(question.units), []
     lost: Any = None  # (draws, units and the whole, all parts and each)
     value = 0.0
     for part in question.parts:
@@ -56,26 +57,36 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         value += whole_value
         clean = _clean(scorer, part, [*sites, *others])
         labels = _labels(sites, clean)
-        rows = np.array([(unit, k) for unit in range(units + 1) for k in range(-1, len(labels))])
+        # Unit n_units is all units at once, column -1 all parts at once.
+        columns = range(-1, len(labels))
+        rows = np.array(list(itertools.product(range(n_units + 1), columns)))
         generator = torch.Generator().manual_seed(options.seed)
-        found = []
+        by_draw = []
         for _ in range(draws):
             new = _replacements(part, sites, others, clean, options.hidden, generator)
-            found.append(whole_value - _values(scorer, part, sites, new, rows, len(labels)))
-        each = np.stack(found).reshape(draws, units + 1, 1 + len(labels))
-        lost = each if lost is None else lost + each
-    errors = lost[:, :units, 0].std(0, ddof=1) / np.sqrt(draws) if draws > 1 else None
+            left = _values(scorer, part, sites, new, rows, len(labels))
+            by_draw.append(whole_value - left)
+        of_part = np.stack(by_draw).reshape(draws, n_units + 1, len(columns))
+        lost = of_part if lost is None else lost + of_part
+    errors = None
+    if draws > 1:
+        errors = lost[:, :n_units, 0].std(0, ddof=1) / np.sqrt(draws)
     mean = lost.mean(0)
-    whole = dict(zip(["all", *labels], mean[units].tolist(), strict=True))
-    more = {"hidden": options.hidden, "site": str(options.site), "columns": labels, "whole": whole}
+    whole = dict(zip(["all", *labels], mean[n_units].tolist(), strict=True))
+    figures = {
+        "hidden": options.hidden,
+        "site": str(options.site),
+        "columns": labels,
+        "whole": whole,
+    }
     note = f"put out ({options.hidden}) at every unit at once, {options.site} takes {whole['all']:+.4g} of the value with it"
     return Found(
-        mean[:units, 0],
+        mean[:n_units, 0],
         value,
         errors,
-        inner=mean[:units, 1:] if labels else None,
+        inner=mean[:n_units, 1:] if labels else None,
         notes=(Note(kind="info", text=note),),
-        more=more,
+        more=figures,
     )
 
 
@@ -86,15 +97,15 @@ def _others(model: Any, sites: Sequence[Site], kind: str) -> list[Site]:
     name, _, layer = kind.partition(":")
     if name != "layer" or not layer.removeprefix("-").isdigit():
         raise AttributionError(f"hidden {kind!r}: expected {', '.join(HIDDEN)}")
-    if outside := [s for s in sites if s.layer is None]:
-        raise AttributionError(
-            f"hidden {kind!r}: {outside[0]} is in no block, and no other layer has it"
-        )
-    found = []
+    others = []
     for site in sites:
+        if site.layer is None:
+            raise AttributionError(
+                f"hidden {kind!r}: {site} is in no block, and no other layer has it"
+            )
         (other,) = locate(model, f"blocks.{layer}.{site.part}")
-        found.append(Site(other.name, site.select))
-    return found
+        others.append(Site(other.name, site.select))
+    return others
 
 
 def _clean(scorer: Scorer, part: Part, sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -117,10 +128,10 @@ def _labels(sites: Sequence[Site], clean: dict[Site, Tensor]) -> list[str]:
         return []
     if type(site.select) is tuple:
         return [f"{site.name}[{i}]" for i in site.select]
-    return [
-        f"{site.name}[{i}]" if site.select is None else f"{site}, {i}"
-        for i in range(value.shape[1])
-    ]
+    numbers = range(value.shape[1])
+    if site.select is None:
+        return [f"{site.name}[{i}]" for i in numbers]
+    return [f"{site}, {i}" for i in numbers]
 
 
 def _replacements(
@@ -141,16 +152,17 @@ def _replacements(
                     f"{other} has another shape than {site}: it cannot take its place"
                 )
         return [clean[other] for other in others]
-    own = torch.tensor([at for tokens in part.tokens for at in tokens])
-    if len(own) < 2:
+    positions = torch.tensor([at for places in part.tokens for at in places])
+    if len(positions) < 2:
         raise AttributionError("hidden 'shuffle': expected at least 2 tokens to exchange, got 1")
-    cycle = own[torch.randperm(len(own), generator=generator)]
-    found = []
+    # One cycle through all positions: none keeps its own value, at any site.
+    cycle = positions[torch.randperm(len(positions), generator=generator)]
+    shuffled = []
     for site in sites:
         new = clean[site].clone()
         new[cycle] = clean[site][cycle.roll(1)]
-        found.append(new)
-    return found
+        shuffled.append(new)
+    return shuffled
 
 
 def _values(
@@ -162,32 +174,33 @@ def _values(
     parts: int,
 ) -> np.ndarray:
     """The part's value for each (unit, column): where that column of that unit's tokens is replaced; -1 is all columns."""
-    units = len(part.tokens)
-    tokens = torch.zeros(units + 1, len(part.ids), dtype=torch.bool)
-    for unit, own in enumerate(part.tokens):
-        tokens[[unit, units], :] |= torch.isin(torch.arange(len(part.ids)), torch.tensor(own))
-    out = []
-    size = max(1, scorer.batch_tokens // len(part.ids))
-    for at in range(0, len(rows), size):
-        unit, column = torch.from_numpy(rows[at : at + size]).T
-        which = (column[:, None] == -1) | (column[:, None] == torch.arange(max(parts, 1)))
+    n_units, length = len(part.tokens), len(part.ids)
+    tokens = torch.zeros(n_units + 1, length, dtype=torch.bool)
+    for unit, places in enumerate(part.tokens):
+        tokens[unit, list(places)] = True
+        tokens[n_units, list(places)] = True
+    values = []
+    size = max(1, scorer.batch_tokens // length)
+    for start in range(0, len(rows), size):
+        unit, column = torch.from_numpy(rows[start : start + size]).T
+        is_all, numbers = column[:, None] == -1, torch.arange(max(parts, 1))
+        which = is_all | (column[:, None] == numbers)  # row part
         put = {}
         for number, (site, value) in enumerate(zip(sites, new, strict=True)):
             of_site = which[:, number : number + 1] if len(sites) > 1 else which
             where = tokens[unit][:, :, None] & of_site[:, None, :]
             put[site] = edits.function(partial(_put, where=where, new=value), "put out")
+        batch = row_batch(scorer.question, part, len(unit))
         with warnings.catch_warnings(), intervene(scorer.subject.model, put):
             warnings.simplefilter("ignore", NothingChanged)
-            values = part_values(scorer.question, part, row_batch(scorer.question, part, len(unit)))
-        out.append(values.double().cpu().numpy())
-    scorer.cost += Cost(len(rows), len(rows), 0, len(rows) * len(part.ids))
-    return np.concatenate(out)
+            of_batch = part_values(scorer.question, part, batch)
+        values.append(of_batch.double().cpu().numpy())
+    scorer.cost += Cost(len(rows), len(rows), 0, len(rows) * length)
+    return np.concatenate(values)
 
 
 def _put(value: Tensor, where: Bool[Tensor, "rows pos parts"], new: Tensor) -> Tensor:
-    there = where[..., 0] if value.ndim == 2 else where
-    return torch.where(
-        there.view(*there.shape, *[1] * (value.ndim - there.ndim)).to(value.device),
-        new.to(value),
-        value,
-    )
+    of_value = where[..., 0] if value.ndim == 2 else where
+    behind = [1] * (value.ndim - of_value.ndim)
+    of_value = of_value.view(*of_value.shape, *behind).to(value.device)
+    return torch.where(of_value, new.to(value), value)

@@ -97,24 +97,25 @@ def _chunk(
     start = 0
     for stop in cuts(rows)[0]:
         level = _Level.between(rows, reads, start, stop)
-        pieces, hidden = [], []
+        caches, hidden = [], []
         for nodes in level.batches(batch_tokens):
             owners = [level.owners[node] for node in nodes]
-            piece = (
-                new_cache() if cache is None else _selected(cache, [parents[row] for row in owners])
-            )
-            ids = [rows[row][start:stop] for row in owners]
-            hidden.append(forward(ids, start, piece, [level.reads[node] for node in nodes]))
-            pieces.append(piece)
+            ids = [rows[owner][start:stop] for owner in owners]
+            wanted = [level.reads[node] for node in nodes]
+            of_batch = new_cache()
+            if cache is not None:
+                of_batch = _selected(cache, [parents[owner] for owner in owners])
+            hidden.append(forward(ids, start, of_batch, wanted))
+            caches.append(of_batch)
         level.keep(torch.cat(hidden), reads, states)
         if any(len(row) > stop for row in rows):  # something continues from here
-            cache = pieces[0] if len(pieces) == 1 else _joined(pieces)
+            cache = caches[0] if len(caches) == 1 else _joined(caches)
         parents = [level.nodes.get(row, 0) for row in range(len(rows))]
         start = stop
-    return [
-        torch.stack([own[read] for read in wanted])
-        for own, wanted in zip(states, reads, strict=True)
-    ]
+    stacked = []
+    for of_row, wanted in zip(states, reads, strict=True):
+        stacked.append(torch.stack([of_row[read] for read in wanted]))
+    return stacked
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ class _Level:
         wanted: list[set[int]] = [set() for _ in numbers]
         for row, node in nodes.items():
             owners[node] = row
-            wanted[node].update(read - start for read in reads[row] if start <= read < stop)
+            for read in reads[row]:
+                if start <= read < stop:
+                    wanted[node].add(read - start)
         return cls(start, stop, nodes, owners, [sorted(places) for places in wanted])
 
     def batches(self, tokens: int) -> Iterator[range]:
@@ -176,11 +179,9 @@ def _selected(cache: Any, parents: Sequence[int]) -> Any:
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers:
         if layer.get_seq_length():
-            wanted = torch.tensor(parents, device=layer.keys.device)
-            layer.keys, layer.values = (
-                layer.keys.index_select(0, wanted),
-                layer.values.index_select(0, wanted),
-            )
+            index = torch.tensor(parents, device=layer.keys.device)
+            layer.keys = layer.keys.index_select(0, index)
+            layer.values = layer.values.index_select(0, index)
     return new
 
 

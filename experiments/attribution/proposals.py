@@ -36,36 +36,41 @@ def own_tokens(scorer: Scorer, part: Part) -> dict[int, Tensor]:
         raise AttributionError(
             f"removal 'propose' needs a masked language model, got {type(subject.model).__name__}: name one (--proposals MODEL)"
         )
-    places = [at for own in part.tokens for at in own]
+    positions = [at for places in part.tokens for at in places]
     mask, end = int(subject.tokenizer.mask_token_id), language_end(subject)
-    rows = [as_encoded((*part.ids[:at], mask, *part.ids[at + 1 :])) for at in places]
-    found: dict[int, Tensor] = {}
+    rows = [as_encoded((*part.ids[:at], mask, *part.ids[at + 1 :])) for at in positions]
+    proposals: dict[int, Tensor] = {}
     for batch in subject.batches(rows, tokens=scorer.batch_tokens):
-        masked = [places[row] for row in batch.rows]
+        masked = [positions[row] for row in batch.rows]
         with torch.inference_mode():
             states = end.states(lambda whole, batch=batch: subject.forward(batch, logits=whole))
             hidden = states[range(len(batch)), masked][:, None]
-            logits = end.of(
-                hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-            )[:, 0].float()
-            own = torch.tensor([part.ids[at] for at in masked], device=logits.device)
-            likeliest = logits.scatter(1, own[:, None], -torch.inf).topk(PROPOSALS).indices.cpu()
-        found |= dict(zip(masked, likeliest, strict=True))
+            is_token = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+            logits = end.of(hidden, is_token)[:, 0].float()
+            # The text's own token is no proposal.
+            present = torch.tensor([part.ids[at] for at in masked], device=logits.device)
+            others = logits.scatter(1, present[:, None], -torch.inf)
+            likeliest = others.topk(PROPOSALS).indices.cpu()
+        proposals |= dict(zip(masked, likeliest, strict=True))
     scorer.cost += Cost(forwards=len(rows), tokens=len(rows) * len(part.ids))
-    return found
+    return proposals
 
 
 def spelled(subject: Subject, text: str, before: str = "a ") -> tuple[int, ...]:
     """A text's tokens as they stand behind another one; where they join with it, as they are by themselves."""
     (encoded,) = subject.encode([before + text])
-    rows = [
-        (t, a) for t, (a, b), s in zip(encoded.ids, encoded.offsets, encoded.special, strict=True)
-        if not s and b > len(before)
-    ]  # fmt: skip
-    if not rows or rows[0][1] < len(before.rstrip()):
-        (encoded,) = subject.encode([text])
-        rows = [(t, 0) for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
-    return tuple(t for t, _ in rows)
+    tokens, starts = [], []
+    for token, (start, end), special in zip(
+        encoded.ids, encoded.offsets, encoded.special, strict=True
+    ):
+        if not special and end > len(before):
+            tokens.append(token)
+            starts.append(start)
+    joins = bool(starts) and starts[0] < len(before.rstrip())
+    if tokens and not joins:
+        return tuple(tokens)
+    (alone,) = subject.encode([text])
+    return tuple(t for t, special in zip(alone.ids, alone.special, strict=True) if not special)
 
 
 class Proposer:
@@ -95,62 +100,61 @@ class Proposer:
         """Other words for a unit, in the subject's tokens as they stand in its place."""
         start, end = self._units.spans[unit]
         text, at = "", start
-        for (a, b), words in self._choices[unit]:
-            text += (
-                self._text[at:a] + words[int(torch.randint(len(words), (1,), generator=generator))]
-            )
-            at = b
-        before = self._text[:start]  # a space, another sign, or nothing
-        return spelled(
-            self._subject, text + self._text[at:end], "a " if before[-1:].isspace() else before[-1:]
-        )
+        for (word_start, word_end), words in self._choices[unit]:
+            drawn = int(torch.randint(len(words), (1,), generator=generator))
+            text += self._text[at:word_start] + words[drawn]
+            at = word_end
+        text += self._text[at:end]
+        before = self._text[:start][-1:]  # a space, another sign, or nothing
+        return spelled(self._subject, text, "a " if before.isspace() else before)
 
     def _of_unit(self, start: int, end: int) -> list[tuple[tuple[int, int], list[str]]]:
         """The unit's words and what may stand for each, the others of the unit masked too."""
+        tokenizer = self._masked.tokenizer
         places = [(start + a, start + b) for a, b in split_words(self._text[start:end])]
-        mask, masked, at = str(self._masked.tokenizer.mask_token), self._text[:start], start
+        text, at = self._text[:start], start
         for a, b in places:
-            masked += self._text[at:a] + mask
+            text += self._text[at:a] + str(tokenizer.mask_token)
             at = b
-        (encoded,) = self._masked.encode([masked + self._text[at:]])
-        token = int(self._masked.tokenizer.mask_token_id)
+        (encoded,) = self._masked.encode([text + self._text[at:]])
         # A masked model's text may have a mask of its own before or behind.
-        masks = [
-            i for i, t in enumerate(encoded.ids) if t == token and encoded.offsets[i][1] > start
-        ]
-        found = masks[: len(places)]
-        if len(found) < len(places):
+        masks = []
+        for i, token in enumerate(encoded.ids):
+            if token == int(tokenizer.mask_token_id) and encoded.offsets[i][1] > start:
+                masks.append(i)
+        masks = masks[: len(places)]
+        if len(masks) < len(places):
             raise AttributionError(
                 f"{self._text[start:end]!r} lies beyond what {self._masked.name} reads"
             )
         (batch,) = self._masked.batches([encoded])
-        logits = self._masked.forward(batch, logits=True).logits[0, found].float().cpu()
-        return [
-            ((a, b), self._words(row, self._text[a:b]))
-            for (a, b), row in zip(places, logits, strict=True)
-        ]
+        logits = self._masked.forward(batch, logits=True).logits[0, masks].float().cpu()
+        choices = []
+        for (a, b), row in zip(places, logits, strict=True):
+            choices.append(((a, b), self._words(row, self._text[a:b])))
+        return choices
 
     def _words(self, logits: Float[Tensor, " vocab"], own: str) -> list[str]:
         """The likeliest whole words other than the text's own, capital where it has one."""
-        found: list[str] = []
+        words: list[str] = []
         tokenizer = self._masked.tokenizer
         for token in logits.topk(min(LOOKED_AT, len(logits))).indices.tolist():
             word = tokenizer.decode([token]).strip()
-            shown = word[:1].upper() + word[1:] if own[:1].isupper() else word
-            if shown.casefold() != own.casefold() and self._is_word(word, token):
-                found.append(shown)
-            if len(found) == PROPOSALS:
+            written = word[:1].upper() + word[1:] if own[:1].isupper() else word
+            if written.casefold() != own.casefold() and self._is_word(word, token):
+                words.append(written)
+            if len(words) == PROPOSALS:
                 break
-        if not found:
+        if not words:
             raise AttributionError(
                 f"{self._masked.name} proposes no whole word in the place of {own!r}"
             )
-        return found
+        return words
 
     def _is_word(self, word: str, token: int) -> bool:
         """Whether a token by itself is a word: encoded behind a space it is that token, and no special one."""
         if token in self._masked.tokenizer.all_special_ids or split_words(word) != [(0, len(word))]:
             return False
         (encoded,) = self._masked.encode([f"a {word}"])
-        own = [t for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
-        return own[-1:] == [token]
+        tokens = [t for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
+        return tokens[-1:] == [token]

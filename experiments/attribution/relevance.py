@@ -77,11 +77,12 @@ def propagating(
         raise AttributionError(f"first {first!r}: expected {', '.join(INPUTS)}")
     if first == "box" and not bounds[0] < bounds[1]:
         raise AttributionError(f"bounds {bounds}: expected the lower one first")
-    reading = None if first is None else _squares if first == "w2" else partial(_box, bounds)
+    at_input = {None: None, "w2": _squares, "box": partial(_box, bounds)}[first]
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", NothingChanged)  # values stay as they are, gradients do not
         for name, module in model.named_modules():
-            if (hook := _rule_of(model, name, module, rule, reading)) is not None:
+            hook = _rule_of(model, name, module, rule, at_input)
+            if hook is not None:
                 stack.callback(module.register_forward_hook(hook).remove)
         if attention != "none":
             stack.enter_context(intervene(model, _attention_edits(model, attention, end)))
@@ -95,21 +96,25 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
         raise AttributionError(
             f"relevance needs a model whose attention is known: {error}"
         ) from None
-    halves = edits.function(half, "half")
     if attention == "cp-lrp":
         wanted = {"attn.hook_pattern": edits.function(Tensor.detach, "constant")}
     else:
-        wanted = dict.fromkeys(_ATTENTION, halves)
-    found = {name: edit for name in known for part, edit in wanted.items() if name.endswith(part)}
-    if not found:
+        wanted = dict.fromkeys(_ATTENTION, edits.function(half, "half"))
+    of_sites = {}
+    for name in known:
+        for part, edit in wanted.items():
+            if name.endswith(part):
+                of_sites[name] = edit
+    if not of_sites:
         raise AttributionError(
             f"relevance needs a model whose attention is known, {type(model).__name__} has no pattern"
         )
-    if not (before := {name: edit for name, edit in found.items() if _runs(name, end)}):
+    before_end = {name: edit for name, edit in of_sites.items() if _runs(name, end)}
+    if not before_end:
         raise AttributionError(
             f"relevance is handed back through attention, and {end} stands before any"
         )
-    return before
+    return before_end
 
 
 def _runs(name: str, end: Site | None) -> bool:
@@ -128,7 +133,7 @@ Hook = Callable[..., Any]
 
 
 def _rule_of(
-    model: nn.Module, name: str, module: nn.Module, rule: str, reading: Hook | None
+    model: nn.Module, name: str, module: nn.Module, rule: str, at_input: Hook | None
 ) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
@@ -137,28 +142,28 @@ def _rule_of(
     if isinstance(module, nn.LayerNorm) or kind.endswith("LayerNorm"):
         return _layer_norm
     if _is_activation(module):
-        gated = _beside(model, name, "up_proj")
-        return partial(_gated, _proportional) if gated else _proportional
-    if isinstance(module, nn.Linear) or kind == "Conv1D":
-        own: Hook = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zplus}[rule]
-        if name.endswith(FUSED) or (name.endswith("up_proj") and _beside(model, name, "gate_proj")):
-            return partial(_gated, own)
-        if reading is not None:
-            return partial(_at_input, reading, own)
-        return None if rule == "0" else own
-    return None
+        is_gate = _beside(model, name, "up_proj")
+        return partial(_gated, _proportional) if is_gate else _proportional
+    if not isinstance(module, nn.Linear) and kind != "Conv1D":
+        return None
+    of_layer: Hook = _LINEAR_RULES[rule]
+    is_gated = name.endswith("up_proj") and _beside(model, name, "gate_proj")
+    if is_gated or name.endswith(FUSED):
+        return partial(_gated, of_layer)
+    if at_input is not None:
+        return partial(_at_input, at_input, of_layer)
+    return None if rule == "0" else of_layer
 
 
 def _is_activation(module: nn.Module) -> bool:
     from transformers.activations import ACT2CLS
 
-    known = {c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()} | {
-        nn.ReLU,
-        nn.GELU,
-        nn.SiLU,
-        nn.Tanh,
-    }
-    return type(module) in {k for k in known if isinstance(k, type)}
+    known = {nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh}
+    for entry in ACT2CLS.values():
+        kind = entry[0] if isinstance(entry, tuple) else entry  # with its arguments
+        if isinstance(kind, type):
+            known.add(kind)
+    return type(module) in known
 
 
 def _beside(model: nn.Module, name: str, sibling: str) -> bool:
@@ -169,9 +174,9 @@ def _plain(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     return out
 
 
-def _gated(own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+def _gated(of_layer: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     """One factor of a gate, or where one layer makes both, both: each hands all of the product's relevance to it."""
-    return half(own(module, args, out))
+    return half(of_layer(module, args, out))
 
 
 def _proportional(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -184,11 +189,9 @@ def _layer_norm(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor
     """y - b = (x - mean) w / s, the quotient w / s a constant."""
     centred = args[0] - args[0].mean(-1, keepdim=True)
     bias: Any = getattr(module, "bias", None)
-    return (
-        _proportional(module, (centred,), out)
-        if bias is None
-        else _proportional(module, (centred,), out - bias) + bias
-    )
+    if bias is None:
+        return _proportional(module, (centred,), out)
+    return _proportional(module, (centred,), out - bias) + bias
 
 
 def _epsilon(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -204,18 +207,17 @@ def _gamma(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
 
 def _zplus(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
     (x,), weight = args, _weight(module)
-    return _through(
-        F.linear(x.clamp(min=0), weight.clamp(min=0))
-        + F.linear(x.clamp(max=0), weight.clamp(max=0)),
-        out,
-    )
+    both_positive = F.linear(x.clamp(min=0), weight.clamp(min=0))
+    both_negative = F.linear(x.clamp(max=0), weight.clamp(max=0))
+    return _through(both_positive + both_negative, out)
 
 
 def _at_input(
-    reading: Hook, own: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor
+    at_input: Hook, of_layer: Hook, module: nn.Module, args: tuple[Any, ...], out: Tensor
 ) -> Tensor:
     """The input's own rule where a layer reads it, else the layers' rule."""
-    return (reading if args[0].is_leaf and args[0].requires_grad else own)(module, args, out)
+    is_input = args[0].is_leaf and args[0].requires_grad
+    return (at_input if is_input else of_layer)(module, args, out)
 
 
 def _squares(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
@@ -227,10 +229,9 @@ def _box(
     bounds: tuple[float, float], module: nn.Module, args: tuple[Any, ...], out: Tensor
 ) -> Tensor:
     (x,), weight, (low, high) = args, _weight(module), bounds
-    ends = F.linear(low * _ones(x), weight.clamp(min=0)) + F.linear(
-        high * _ones(x), weight.clamp(max=0)
-    )
-    return _through(F.linear(x, weight) - ends, out)
+    from_low = F.linear(low * _ones(x), weight.clamp(min=0))
+    from_high = F.linear(high * _ones(x), weight.clamp(max=0))
+    return _through(F.linear(x, weight) - (from_low + from_high), out)
 
 
 def _ones(x: Tensor) -> Tensor:
@@ -240,8 +241,8 @@ def _ones(x: Tensor) -> Tensor:
 
 def _through(terms: Tensor, out: Tensor) -> Tensor:
     """The value ``out``, whose relevance is handed on in the proportions of the terms that ``terms`` sums."""
-    made = terms * (out / _away_from_0(terms)).detach()
-    return made + (out - made).detach()
+    shared = terms * (out / _away_from_0(terms)).detach()
+    return shared + (out - shared).detach()
 
 
 def _away_from_0(x: Tensor) -> Tensor:
@@ -254,6 +255,9 @@ def _weight(module: nn.Module) -> Tensor:
     return weight if isinstance(module, nn.Linear) else weight.T
 
 
+_LINEAR_RULES = {"0": _plain, "epsilon": _epsilon, "gamma": _gamma, "zplus": _zplus}
+
+
 def lrp(
     scorer: Scorer, options: Options, attention: str = "attnlrp", rule: str | None = None
 ) -> Found:
@@ -263,58 +267,65 @@ def lrp(
         raise AttributionError(
             "relevance is of logits: choose --measure logit, or give a wrong answer to compare with"
         )
-    model = question.subject.model
-    end = question.endpoint.site
-    inside = [
-        name
-        for name in sites(model)
-        if name.endswith("hook_resid_pre") and name != START and _runs(name, end)
-    ]
+    model, end = question.subject.model, question.endpoint.site
+    start = replace(options, site=options.site or START)
+    inputs_of_blocks = []
+    for name in sites(model):
+        if name.endswith("hook_resid_pre") and name != START and _runs(name, end):
+            inputs_of_blocks.append(name)
     sums: dict[str, float] = {}
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        later = [
-            name for name in inside if slope.site.layer is None or _layer(name) > slope.site.layer
-        ]
-        shares: Any = None
+        later = inputs_of_blocks
+        if slope.site.layer is not None:
+            later = [name for name in later if _layer(name) > slope.site.layer]
         with propagating(model, rule, attention, end=end):
             if not later:
                 return slope.at(x[None])[1][0] * x, {}
             with capture(model, *later, grad=True) as acts:
                 shares = slope.at(x[None])[1][0] * x
-            for name in later:
-                sums[name] = sums.get(name, 0.0) + float(
-                    (acts[name] * acts.grad[name]).double().sum()
-                )
+        for name in later:
+            relevance = float((acts[name] * acts.grad[name]).double().sum())
+            sums[name] = sums.get(name, 0.0) + relevance
         return shares, {}
 
-    found, figures = each_part(scorer, replace(options, site=options.site or START), method)
-    total = float(found.scores.sum()) + figures["outside"]
-    sums = {str(options.site or START): total, **sums}
-    share = abs(found.value - total) / max(abs(found.value), 1e-12)
-    takers = (
-        ["biases"]
-        if any(name.endswith("bias") and bool(p.any()) for name, p in model.named_parameters())
-        else []
+    scored, figures = each_part(scorer, start, method)
+    total = float(scored.scores.sum()) + figures["outside"]
+    sums = {str(start.site): total, **sums}
+    inner = scored.inner if options.site is not None else None
+    note = _conservation_note(scored.value, sums, _takers(model, attention))
+    return with_figures(
+        Found(scored.scores, scored.value, inner=inner),
+        {**figures, "conservation": sums, "rule": rule},
+        start,
+        (note,),
     )
-    takers += ["the softmax's constant terms"] if attention == "attnlrp" else []
-    text = f"relevance sums to {total:+.4g} of {found.value:+.4g} at the input: {share:.1%} "
+
+
+def _takers(model: nn.Module, attention: str) -> list[str]:
+    """What relevance may go to that no unit has."""
+    takers = []
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") and bool(parameter.any()):
+            takers.append("biases")
+            break
+    if attention == "attnlrp":
+        takers.append("the softmax's constant terms")
+    return takers
+
+
+def _conservation_note(value: float, sums: dict[str, float], takers: list[str]) -> Note:
+    """How much of the value arrives at the input, and at each block's."""
+    total, *of_blocks = sums.values()
+    share = abs(value - total) / max(abs(value), 1e-12)
+    text = f"relevance sums to {total:+.4g} of {value:+.4g} at the input: {share:.1%} "
     is_lost = share > LOST and not takers
     if is_lost:
         text = f"NOT CONSERVED: {text}is lost and there are no biases to take it: the model has a layer without a rule here"
     else:
         text += f"went to {' and '.join(takers) or 'rounding and soft caps'}"
-    by_block = ", ".join(f"{value:+.4g}" for value in list(sums.values())[1:])
-    notes = (Note(kind="warning" if is_lost else "info", text=f"{text}; by block {by_block}"),)
-    found = Found(
-        found.scores, found.value, inner=found.inner if options.site is not None else None
-    )
-    return with_figures(
-        found,
-        {**figures, "conservation": sums, "rule": rule},
-        replace(options, site=options.site or START),
-        notes,
-    )
+    by_block = ", ".join(f"{block:+.4g}" for block in of_blocks)
+    return Note(kind="warning" if is_lost else "info", text=f"{text}; by block {by_block}")
 
 
 def _layer(name: str) -> int:
@@ -326,9 +337,8 @@ def chefer(scorer: Scorer, options: Options) -> Found:
     question = scorer.question
     model, scores, value = question.subject.model, np.zeros(len(question.units)), 0.0
     end = question.endpoint.site
-    patterns = [
-        name for name in sites(model) if name.endswith("attn.hook_pattern") and _runs(name, end)
-    ]
+    all_patterns = [name for name in sites(model) if name.endswith("attn.hook_pattern")]
+    patterns = [name for name in all_patterns if _runs(name, end)]
     for part in question.parts:
         slope = Slope(scorer, part, Site(START))
         x = slope.clean()
@@ -345,9 +355,9 @@ def chefer(scorer: Scorer, options: Options) -> Found:
             relevance = (acts[name] * acts.grad[name])[0]
             weights = (plain.grad[name][0] * relevance).clamp(min=0).mean(0).double()
             rollout = rollout + weights @ rollout
-        row = rollout[
-            list(part.reads) or [len(part.ids) - 1 if question.subject.causal else 0]
-        ].sum(0)
-        scores += [float(row[list(own)].sum()) for own in part.tokens]
+        # Without reads the model answers at its last token, or at its first.
+        answer_at = len(part.ids) - 1 if question.subject.causal else 0
+        row = rollout[list(part.reads) or [answer_at]].sum(0)
+        scores += [float(row[list(places)].sum()) for places in part.tokens]
     text = "chefer has no sign: how much is read from each unit, not for or against"
     return Found(scores, value, notes=(Note(kind="info", text=text),))

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
-from ...hooks.configuration import head_counts
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
@@ -58,6 +57,12 @@ class Cost:
         return Cost(
             *(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__)
         )
+
+
+PIECE = 256
+"""Rows whose states are projected at a time."""
+ROUNDING, HALF_ROUNDING = 1e-3, 5e-2
+"""By how much of the value a cache may change it, in single and in half precision."""
 
 
 @dataclass(frozen=True)
@@ -110,85 +115,83 @@ class Scorer:
     def __call__(self, rows: Sequence[Row], part: Part) -> Float[np.ndarray, " rows"]:
         """The part's share of the value of each row."""
         self.cost += Cost(asked=len(rows))
-        missing = sorted(
-            {row for row in rows if (part, row) not in self._known}, key=lambda row: row.ids
-        )
+        unknown = {row for row in rows if (part, row) not in self._known}
+        missing = sorted(unknown, key=lambda row: row.ids)
         if missing:
             with torch.inference_mode():
-                found = self._shared(missing, part) if self._worth_sharing(missing) else None
-                found = self._plain(missing, part) if found is None else found
-            if not np.isfinite(found).all():
+                values = self._shared(missing, part) if self._worth_sharing(missing) else None
+                if values is None:
+                    values = self._plain(missing, part)
+            if not np.isfinite(values).all():
                 raise AttributionError(no_number(self.question))
-            self._known |= {(part, row): value for row, value in zip(missing, found, strict=True)}
+            for row, value in zip(missing, values, strict=True):
+                self._known[part, row] = value
             self.cost += Cost(forwards=len(missing))
         return np.array([self._known[part, row] for row in rows])
 
     def _worth_sharing(self, rows: Sequence[Row]) -> bool:
-        if (
-            not self._share
-            or len(rows) < 2 * CHECKED
-            or any(read < 0 for row in rows for read in row.reads)
-        ):
+        if not self._share or len(rows) < 2 * CHECKED:
+            return False
+        if any(read < 0 for row in rows for read in row.reads):
             return False
         ids = [row.ids for row in rows]
-        return cuts(ids)[1] < SHARE_BELOW * sum(map(len, ids))
+        _, n_computed = cuts(ids)
+        return n_computed < SHARE_BELOW * sum(map(len, ids))
 
     # -- rows in batches
 
     def _plain(self, rows: Sequence[Row], part: Part) -> list[float]:
-        out = [0.0] * len(rows)
-        for batch in self.subject.batches(
-            [as_encoded(row.ids) for row in rows], tokens=self.batch_tokens
-        ):
+        values = [0.0] * len(rows)
+        encoded = [as_encoded(row.ids) for row in rows]
+        for batch in self.subject.batches(encoded, tokens=self.batch_tokens):
             with self._embedded(batch.input_ids) as ids:
                 forward = partial(self.question.forward, replace(batch, input_ids=ids))
                 states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
-            values = self._values(states, [rows[i].reads for i in batch.rows], part)
-            for i, value in zip(batch.rows, values, strict=True):
-                out[i] = value
+            of_batch = self._values(states, [rows[i].reads for i in batch.rows], part)
+            for i, value in zip(batch.rows, of_batch, strict=True):
+                values[i] = value
             self.cost += Cost(tokens=int(batch.attention_mask.sum()))
-        return out
+        return values
 
     def _values(
         self, states: Float[Tensor, "rows pos d"], reads: Sequence[Sequence[int]], part: Part
     ) -> list[float]:
         wanted = torch.tensor([list(r) or [0] for r in reads], device=states.device)
-        hidden = states[
-            torch.arange(len(wanted), device=states.device)[:, None], wanted.clamp(min=0)
-        ]
+        row = torch.arange(len(wanted), device=states.device)[:, None]
+        hidden = states[row, wanted.clamp(min=0)]
         return self._of(hidden, wanted >= 0, part)
 
     def _of(self, hidden: Tensor, present: Bool[Tensor, "rows reads"], part: Part) -> list[float]:
         """Values from the states at the reads, projected a piece at a time."""
         values: list[float] = []
-        for h, p in zip(hidden.split(256), present.split(256), strict=True):
-            values += self.question.value(self.question.endpoint.of(h, p), part).double().tolist()
+        pieces = zip(hidden.split(PIECE), present.split(PIECE), strict=True)
+        for of_rows, is_present in pieces:
+            logits = self.question.endpoint.of(of_rows, is_present)
+            values += self.question.value(logits, part).double().tolist()
         return values
 
     @contextlib.contextmanager
     def _embedded(self, ids: Tensor) -> Iterator[Tensor]:
         """The ids that the model can be given, the scorer's own vectors taking their places in the embedding."""
-        own = ids < 0
-        if not bool(own.any()):
+        is_vector = ids < 0
+        if not bool(is_vector.any()):
             yield ids
             return
         table = torch.stack(self._vectors)
-        where = (-1 - ids[own]).to(table.device)
+        which = (-1 - ids[is_vector]).to(table.device)
 
         def put(value: Tensor) -> Tensor:
             new = value.clone()
-            new[own.to(value.device)] = table[where].to(value)
+            new[is_vector.to(value.device)] = table[which].to(value)
             return new
 
-        with (
-            warnings.catch_warnings(),
-            intervene(self.subject.model, {EMBED: edits.function(put, "absent")}),
-        ):
+        edit = {EMBED: edits.function(put, "absent")}
+        with warnings.catch_warnings(), intervene(self.subject.model, edit):
             # a pad's embedding is often zero already
             warnings.simplefilter("ignore", NothingChanged)
-            yield ids.masked_fill(
-                own, int(self.subject.pad_id == 0)
-            )  # a token: a pad would move what a classifier reads
+            # a token: a pad would move what a classifier reads
+            stand_in = int(self.subject.pad_id == 0)
+            yield ids.masked_fill(is_vector, stand_in)
 
     # -- shared beginnings
 
@@ -211,25 +214,26 @@ class Scorer:
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             self._share, self.cost = False, before
             return None
-        values = self._of(
-            torch.stack(states), torch.ones(len(rows), len(reads[0]), dtype=torch.bool), part
-        )
-        if not self._checked:
-            some = [0, len(rows) - 1]
-            alone = self._plain([rows[i] for i in some], part)
-            self.cost += Cost(forwards=len(some))
-            scale = max(1.0, *(abs(v) for v in alone))
-            half = next(self.subject.model.parameters()).dtype in (torch.float16, torch.bfloat16)
-            if any(
-                abs(values[i] - v) > (5e-2 if half else 1e-3) * scale
-                for i, v in zip(some, alone, strict=True)
-            ):
-                self._share = False
-                text = "with its cache this model gives other numbers: no beginnings are shared"
-                self.notes.append(Note(kind="info", text=text))
-                return None
-            self._checked = True
+        present = torch.ones(len(rows), len(reads[0]), dtype=torch.bool)
+        values = self._of(torch.stack(states), present, part)
+        if not self._checked and not self._agrees(rows, values, part):
+            self._share = False
+            text = "with its cache this model gives other numbers: no beginnings are shared"
+            self.notes.append(Note(kind="info", text=text))
+            return None
+        self._checked = True
         return values
+
+    def _agrees(self, rows: Sequence[Row], values: Sequence[float], part: Part) -> bool:
+        """Whether the first and the last row have the same value by themselves."""
+        ends = [0, len(rows) - 1]
+        alone = self._plain([rows[i] for i in ends], part)
+        self.cost += Cost(forwards=len(ends))
+        dtype = next(self.subject.model.parameters()).dtype
+        rounding = HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else ROUNDING
+        scale = max(1.0, *(abs(value) for value in alone))
+        errors = [abs(values[i] - value) for i, value in zip(ends, alone, strict=True)]
+        return not any(error > rounding * scale for error in errors)
 
     def _continued(
         self,
@@ -242,13 +246,12 @@ class Scorer:
         length = max(map(len, rows))
         ids = torch.tensor([[*row, *[self.subject.pad_id] * (length - len(row))] for row in rows])
         body, device = self.subject.body, self.subject.device
-        more: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if "position_ids" in inspect.signature(body.forward).parameters:
-            more["position_ids"] = torch.arange(start, start + length, device=device).expand(
-                len(rows), -1
-            )
+            positions = torch.arange(start, start + length, device=device)
+            arguments["position_ids"] = positions.expand(len(rows), -1)
         self.cost += Cost(tokens=sum(map(len, rows)))
-        few = 2 * max(map(len, reads)) <= length
+        reads_few = 2 * max(map(len, reads)) <= length
         with self._embedded(ids) as known, grouped_keys(device):
 
             def run(whole: bool) -> Any:
@@ -257,12 +260,11 @@ class Scorer:
                     past_key_values=cache,
                     use_cache=True,
                     return_dict=True,
-                    **more,
+                    **arguments,
                 )
 
-            return self.question.endpoint.states(
-                run, [read or [0] for read in reads] if few else None
-            )
+            only = [read or [0] for read in reads] if reads_few else None
+            return self.question.endpoint.states(run, only)
 
 
 @contextlib.contextmanager
@@ -285,7 +287,9 @@ def grouped_keys(device: torch.device) -> Iterator[None]:
 
 def _cache_bytes(subject: Subject) -> int:
     """Bytes of one token's keys and values, where the configuration says less than that of heads that share nothing."""
-    heads, shared = head_counts(subject.config)
+    config = subject.config.get_text_config()
+    heads = int(getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1))
+    shared = int(getattr(config, "num_key_value_heads", None) or heads)
     size = next(subject.model.parameters()).element_size()
     return max(1, 2 * subject.n_layers * subject.d_model * size * shared // heads)
 

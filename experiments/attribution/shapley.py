@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -91,6 +91,9 @@ def kernel(game: Game, options: Options) -> Found:
     return Found(scores, value, errors, empty, more=more)
 
 
+_ROUNDING = 1e-8
+
+
 def kernel_sample(
     units: int, budget: int, rng: np.random.Generator
 ) -> tuple[Masks, Float[np.ndarray, " rows"], np.ndarray]:
@@ -99,34 +102,40 @@ def kernel_sample(
     weights: list[float] = []
     left = {size: kernel_weight(units, size) * math.comb(units, size) for size in range(1, units)}
     room = budget
+    # Whole sizes first, the heaviest (smallest and largest) in front, while they deserve all of their sets.
     for size in range(1, units // 2 + 1):
         both = sorted({size, units - size})
-        number = sum(math.comb(units, s) for s in both)
+        n_sets = sum(math.comb(units, s) for s in both)
         share = sum(left[s] for s in both) / sum(left.values())
-        if room * share < number * (1 - 1e-8):
+        if room * share < n_sets * (1 - _ROUNDING):
             break
         for s in both:
-            for chosen in itertools.combinations(range(units), s):
-                mask = np.zeros(units, dtype=bool)
-                mask[list(chosen)] = True
-                masks.append(mask)
+            for members in itertools.combinations(range(units), s):
+                masks.append(_mask(units, list(members)))
                 weights.append(left[s] / math.comb(units, s))
             del left[s]
-        room -= number
+        room -= n_sets
         if not left:
             break
     pairs = [-1] * len(masks)
-    drawn = room // 2 if left else 0
-    if drawn:
+    n_drawn = room // 2 if left else 0
+    if n_drawn:
+        # Of the other sizes sets are drawn, each with its complement, which lowers the variance.
         sizes = np.array(list(left))
         chances = np.array(list(left.values()))
-        for pair, size in enumerate(rng.choice(sizes, size=drawn, p=chances / chances.sum())):
-            mask = np.zeros(units, dtype=bool)
-            mask[rng.permutation(units)[:size]] = True
+        weight = sum(left.values()) / (2 * n_drawn)
+        for pair, size in enumerate(rng.choice(sizes, size=n_drawn, p=chances / chances.sum())):
+            mask = _mask(units, rng.permutation(units)[:size])
             masks += [mask, ~mask]
-            weights += [sum(left.values()) / (2 * drawn)] * 2
+            weights += [weight] * 2
             pairs += [pair] * 2
     return np.array(masks), np.array(weights), np.array(pairs)
+
+
+def _mask(units: int, members: Sequence[int] | np.ndarray) -> np.ndarray:
+    mask = np.zeros(units, dtype=bool)
+    mask[members] = True
+    return mask
 
 
 def kernel_solve(

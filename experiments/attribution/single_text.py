@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..subject import Subject
+from .asking import ask
 from .methods import method_named
 from .options import Options
-from .question import Target, ask
+from .question import Target
 from .result import Attribution, joined
 from .scorer import Scorer
 from .units import AttributionError

@@ -103,51 +103,37 @@ def tree(game: Game, options: Options) -> Found:
     weights = lime_weights(masks)
 
     def fitted(rows: np.ndarray) -> DecisionTreeRegressor:
-        made = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
-        return made.fit(masks[rows], values[rows], sample_weight=weights[rows])
+        regressor = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
+        return regressor.fit(masks[rows], values[rows], sample_weight=weights[rows])
 
+    n = len(masks)
     rng = np.random.default_rng(options.seed)
-    found = fitted(np.arange(len(masks)))
-    again = [
-        _shares(fitted(rng.integers(len(masks), size=len(masks))).tree_, game.n)
-        for _ in range(REFITS)
-    ]
+    of_all = fitted(np.arange(n))
+    refits = [_shares(fitted(rng.integers(n, size=n)).tree_, game.n) for _ in range(REFITS)]
     names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
-    rules = export_text(found, feature_names=names, decimals=3).replace("<= 0.500", "absent").replace(
-        "> 0.500", "there"
-    )  # fmt: skip
-    r2 = float(found.score(masks, values, sample_weight=weights))
+    rules = export_text(of_all, feature_names=names, decimals=3)
+    rules = rules.replace("<= 0.500", "absent").replace("> 0.500", "there")
+    r2 = float(of_all.score(masks, values, sample_weight=weights))
     texts = (
         "the tree's scores are signed shares of its gain, not of the value",
         f"the tree explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
     )
     notes = tuple(Note(kind="info", text=text) for text in texts)
-    more = {"removal": game.removal, "samples": len(masks), "r2": r2, "rules": rules}
-    return Found(
-        _shares(found.tree_, game.n),
-        game.value,
-        np.std(again, axis=0, ddof=1),
-        notes=notes,
-        more=more,
-    )
+    figures = {"removal": game.removal, "samples": n, "r2": r2, "rules": rules}
+    scores, errors = _shares(of_all.tree_, game.n), np.std(refits, axis=0, ddof=1)
+    return Found(scores, game.value, errors, notes=notes, more=figures)
 
 
 def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
     """Each unit's signed share of a tree's gain."""
     scores = np.zeros(units)
+    rows, impurity, value = nodes.weighted_n_node_samples, nodes.impurity, nodes.value[:, 0, 0]
     for at in range(nodes.node_count):
         left, right = nodes.children_left[at], nodes.children_right[at]
-        if left < 0:
+        if left < 0:  # a leaf
             continue
-        w = nodes.weighted_n_node_samples
-        gain = (
-            w[at] * nodes.impurity[at]
-            - w[left] * nodes.impurity[left]
-            - w[right] * nodes.impurity[right]
-        )
-        scores[nodes.feature[at]] += (
-            np.sign(nodes.value[right, 0, 0] - nodes.value[left, 0, 0]) * gain
-        )
+        gain = rows[at] * impurity[at] - rows[left] * impurity[left] - rows[right] * impurity[right]
+        scores[nodes.feature[at]] += np.sign(value[right] - value[left]) * gain
     total = np.abs(scores).sum()
     return scores / total if total else scores
 

@@ -69,8 +69,12 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 def split_clauses(text: str) -> list[tuple[int, int]]:
     """(start, end) of each stretch up to its punctuation."""
-    found = (trimmed(text, *match.span()) for match in _CLAUSE.finditer(text))
-    return [(start, end) for start, end in found if end > start]
+    clauses = []
+    for match in _CLAUSE.finditer(text):
+        start, end = trimmed(text, *match.span())
+        if end > start:
+            clauses.append((start, end))
+    return clauses
 
 
 def find_units(
@@ -98,25 +102,27 @@ def find_units(
             f"the text is longer than the model's {subject.max_length} tokens (it ends at character {encoded.cut})"
         )
     text = encoded.text
-    excluded = set(fixed) | {i for i, special in enumerate(encoded.special) if special}
+    excluded = set(fixed)
+    excluded.update(i for i, special in enumerate(encoded.special) if special)
     free = [i for i in range(len(encoded)) if i not in excluded]
     if not free:
         raise AttributionError(f"expected a text with words, got {text[:40]!r}")
     if level == "token":
-        places = [trimmed(text, *encoded.offsets[i]) for i in free]
-        names = [
-            text[a:b] or subject.token(encoded.ids[i])
-            for i, (a, b) in zip(free, places, strict=True)
-        ]
-        return Units(level, tuple(names), tuple(places), tuple((i,) for i in free))
-    wanted = (
-        split_words(text)
-        if level == "word"
-        else list(spans)
-        if spans is not None
-        else split_clauses(text)
-    )
+        return _tokens(subject, encoded, free)
+    if level == "word":
+        wanted = split_words(text)
+    else:
+        wanted = split_clauses(text) if spans is None else list(spans)
     return _joined(level, encoded, sorted(wanted), excluded, free)
+
+
+def _tokens(subject: Subject, encoded: Encoded, free: Sequence[int]) -> Units:
+    """Each token as a unit; one without characters of its own has the tokenizer's name."""
+    places = [trimmed(encoded.text, *encoded.offsets[i]) for i in free]
+    names = []
+    for i, (start, end) in zip(free, places, strict=True):
+        names.append(encoded.text[start:end] or subject.token(encoded.ids[i]))
+    return Units("token", tuple(names), tuple(places), tuple((i,) for i in free))
 
 
 def _joined(
@@ -126,38 +132,32 @@ def _joined(
     text = encoded.text
     places: list[tuple[int, int]] = []
     tokens: list[list[int]] = []
-    joined = lost = 0
+    n_joined = n_lost = 0
     for (start, end), span in zip(wanted, word_spans(encoded, wanted), strict=True):
-        own = [] if span is None else [i for i in range(span.start, span.stop) if i not in excluded]
-        if not own:
-            lost += span is None
-        elif tokens and own[0] <= tokens[-1][-1]:
-            tokens[-1] = sorted({*tokens[-1], *own})
+        positions = range(0) if span is None else range(span.start, span.stop)
+        of_unit = [i for i in positions if i not in excluded]
+        if not of_unit:
+            n_lost += span is None
+        elif tokens and of_unit[0] <= tokens[-1][-1]:
+            tokens[-1] = sorted({*tokens[-1], *of_unit})
             places[-1] = (places[-1][0], max(end, places[-1][1]))
-            joined += 1
+            n_joined += 1
         else:
-            tokens.append(own)
+            tokens.append(of_unit)
             places.append((start, end))
     if not tokens:
         raise AttributionError(f"expected a text with a {level}, got {text[:40]!r}")
-    outside = len(free) - sum(map(len, tokens))
-    notes = [
-        (
-            joined,
-            "info",
-            f"{joined} {level}s share a token with the one before and are one unit with it",
-        ),
-        (lost, "dropped", f"{lost} {level}s have no token and no score"),
-        (
-            outside,
-            "info",
-            f"{outside} tokens belong to no {level} (white space) and stay as they are",
-        ),
+    n_outside = len(free) - sum(map(len, tokens))
+    sentences = [
+        (n_joined, "info", f"{level}s share a token with the one before and are one unit with it"),
+        (n_lost, "dropped", f"{level}s have no token and no score"),
+        (n_outside, "info", f"tokens belong to no {level} (white space) and stay as they are"),
     ]
+    notes = [Note(kind=kind, text=f"{n} {sentence}") for n, kind, sentence in sentences if n]
     return Units(
         level,
-        tuple(text[a:b] for a, b in places),
+        tuple(text[start:end] for start, end in places),
         tuple(places),
         tuple(map(tuple, tokens)),
-        tuple(Note(kind=kind, text=text) for count, kind, text in notes if count),
+        tuple(notes),
     )

@@ -1,0 +1,314 @@
+"""From a target to its question: of a language model, a classifier, or a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...hooks import Site
+from ...probes import LogisticProbe
+from ..corpus.prompts import Prompt
+from ..metrics.reads import answer_reads, prediction_reads
+from ..report.schema import Note
+from ..subject import Subject
+from ..subject.word_spans import Encoded, word_spans
+from .endpoint import Endpoint, class_end, language_end, probe_end
+from .question import MEASURES, Part, Question, Target, clean_logits, spelled_token, token_types
+from .units import AttributionError, find_units, split_words
+
+
+def ask(
+    subject: Subject,
+    text: str,
+    target: Target | str | None = None,
+    level: str = "word",
+    spans: Sequence[tuple[int, int]] | None = None,
+    pair: str | None = None,
+) -> Question:
+    """The question that a target puts to a subject about a text.
+
+    Args:
+        pair: the second text of a classifier of pairs; its words are units too.
+
+    Raises:
+        AttributionError: an empty text, one too long, a target that this model cannot be asked for.
+        MetricError: an answer whose tokens join the text's, or are not one where one is needed.
+    """
+    target = target if isinstance(target, Target) else Target(answer=target)
+    _check(subject, text, target, pair)
+    if target.probe is not None:
+        return _of_probe(subject, text, target, level, spans)
+    if target.word is not None:
+        raise AttributionError("a word is read by a probe: give one")
+    if subject.classes:
+        return _of_classes(subject, text, target, level, spans, pair)
+    return _of_tokens(subject, text, target, level, spans)
+
+
+def _check(subject: Subject, text: str, target: Target, pair: str | None) -> None:
+    """Raise `AttributionError` for what cannot be asked of any model, or not of this one."""
+    if target.measure not in (None, *MEASURES):
+        raise AttributionError(f"measure {target.measure!r}: expected {' or '.join(MEASURES)}")
+    if not text.strip():
+        raise AttributionError(f"expected a text with words, got {text!r}")
+    if target.wrong is not None and target.answer is None:
+        raise AttributionError(
+            f"a wrong answer ({target.wrong!r}) needs the answer that it is compared with"
+        )
+    if pair is not None and (target.probe is not None or not subject.classes):
+        raise AttributionError("a second text is for classifiers of pairs (--text-pair)")
+    if pair is not None and not pair.strip():
+        raise AttributionError(f"expected a second text with words, got {pair!r}")
+
+
+def _of_tokens(
+    subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
+) -> Question:
+    """The question of a language model: how probable it finds an answer, or else the token that it says itself."""
+    endpoint = language_end(subject)
+    encoded = subject.encode([text])[0]
+    mask = None if subject.causal else getattr(subject.tokenizer, "mask_token_id", None)
+    fixed = [i for i, token in enumerate(encoded.ids) if token == mask]
+    units = find_units(subject, encoded, level, spans, fixed)
+    question = Question(subject, text, units, (), endpoint, "", "", units.notes)
+    if target.answer is None:
+        return _of_own_token(question, encoded, target.measure or "log-probability")
+
+    has_wrong = target.wrong is not None
+    sides = (("answer", 1.0), ("wrong", -1.0)) if has_wrong else (("answer", 1.0),)
+    prompt = Prompt(text, target.answer, target.wrong)
+    reads = answer_reads(
+        subject, [prompt], sides, target.measure or "log-probability", target.measure != "logit"
+    )
+    is_single = len(reads.places) == len(sides)  # each answer is one token
+    measure = target.measure
+    if measure is None:
+        measure = "logit" if has_wrong and is_single else "log-probability"
+
+    back = int(subject.causal)
+    # Reads of the same row make one part.
+    terms: dict[tuple[int, ...], list[tuple[int, int, float]]] = {}
+    for (row, position, token, _), weight in zip(
+        reads.places.tolist(), reads.weights.tolist(), strict=True
+    ):
+        ids = reads.texts[row].ids
+        if is_single and back:  # the answer itself is read by nobody
+            ids = ids[: position + 1]
+        terms.setdefault(ids, []).append((position, token, weight))
+    parts = []
+    for ids, of_row in terms.items():
+        longer = len(ids) - len(encoded)
+        tokens = _moved(units.tokens, fixed, longer)
+        parts.append(_trimmed(_part(ids, tokens, back, of_row)))
+
+    notes = units.notes
+    if mask is not None and len(parts) > 1:
+        sentence = "an answer of several tokens is a pseudo-log-likelihood: each token read with the others there"
+        notes = (*notes, Note(kind="info", text=sentence))
+    answers = f"{target.answer!r} against {target.wrong!r}" if has_wrong else repr(target.answer)
+    name = f"{_spaced(measure)} of {answers}"
+    return replace(question, parts=tuple(parts), name=name, measure=measure, notes=notes)
+
+
+def _of_own_token(question: Question, encoded: Encoded, measure: str) -> Question:
+    """The question of the token that a language model finds most probable."""
+    subject = question.subject
+    back = int(subject.causal)
+    places = prediction_reads(subject, [Prompt(question.text, "")]).places
+    anchor = int(places[0, 1]) + back
+    part = Part(encoded.ids, question.units.tokens, (anchor,), back, (0,), (0,), (1.0,))
+    part = _trimmed(part)
+    question = replace(question, parts=(part,), measure=measure)
+    token = int(clean_logits(question, part).argmax())
+    which = "next" if back else "masked"
+    name = f"{_spaced(measure)} of {spelled_token(subject, token)!r}, the model's own {which} token"
+    return replace(question, parts=(replace(part, classes=(token,)),), name=name)
+
+
+def _part(
+    ids: tuple[int, ...],
+    tokens: tuple[tuple[int, ...], ...],
+    back: int,
+    terms: Sequence[tuple[int, int, float]],
+) -> Part:
+    places = sorted({position for position, _, _ in terms})
+    return Part(
+        ids,
+        tokens,
+        anchors=tuple(position + back for position in places),
+        back=back,
+        slots=tuple(places.index(position) for position, _, _ in terms),
+        classes=tuple(token for _, token, _ in terms),
+        weights=tuple(weight for _, _, weight in terms),
+    )
+
+
+def _trimmed(part: Part) -> Part:
+    """Without what stands behind the last read of a causal row: it changes nothing."""
+    return replace(part, ids=part.ids[: part.anchors[-1]]) if part.back else part
+
+
+def _moved(
+    tokens: tuple[tuple[int, ...], ...], fixed: Sequence[int], by: int
+) -> tuple[tuple[int, ...], ...]:
+    """The units' positions where an answer of several tokens has taken a mask's place."""
+    if not by or not fixed:
+        return tokens
+    moved = []
+    for of_unit in tokens:
+        moved.append(tuple(at + by if at > fixed[0] else at for at in of_unit))
+    return tuple(moved)
+
+
+def _of_classes(
+    subject: Subject,
+    text: str,
+    target: Target,
+    level: str,
+    spans: Sequence[tuple[int, int]] | None,
+    pair: str | None,
+) -> Question:
+    labels = list(subject.classes)
+    if len(labels) == 1 and target.measure == "log-probability":
+        raise AttributionError(
+            f"{subject.name} gives one number and no probabilities: choose --measure logit"
+        )
+    if pair is None:
+        (encoded,) = subject.encode([text])
+        return _of_labels(subject, encoded, target, level, spans, class_end(subject), labels, ())
+    encoded, types = subject.encode_pair(text, pair)
+    separator = _separator(subject, encoded, types)
+    return _of_labels(
+        subject, encoded, target, level, spans, class_end(subject), labels, (), separator
+    )
+
+
+def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int | None:
+    """The token behind the first text of a pair, where the model reads token types; None where it reads none.
+
+    Raises:
+        AttributionError: types that do not change behind the first separator: they would not be known for a changed row.
+    """
+    if 1 not in types or (getattr(subject.config, "type_vocab_size", None) or 1) < 2:
+        return None
+    separator = encoded.ids[types.index(1) - 1]
+    if token_types(torch.tensor([encoded.ids]), separator)[0].tolist() != list(types):
+        raise AttributionError(
+            f"{subject.name} marks the two texts of a pair in a way that is not known here"
+        )
+    return separator
+
+
+def _of_probe(
+    subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
+) -> Question:
+    probe = target.probe
+    if not isinstance(probe, LogisticProbe):
+        probe = LogisticProbe.load(probe or Path())
+    about = _about(subject, probe)
+    encoded = subject.encode([text])[0]
+    name = f"by the probe of {about.get('property', 'a property')}"
+    if target.word is None:
+        reads = [i for i, special in enumerate(encoded.special) if not special]
+    else:
+        reads = _word(encoded, target.word, str(about.get("pooling", "mean")))
+        name += f" for word {target.word}, {_name_of(encoded, target.word)!r}"
+    end = probe_end(subject, probe, Site(about["site"]))
+    labels = [str(c) for c in probe.classes_.tolist()]
+    question = _of_labels(subject, encoded, target, level, spans, end, labels, tuple(reads))
+    return replace(question, name=f"{question.name} {name}")
+
+
+def _about(subject: Subject, probe: LogisticProbe) -> dict[str, Any]:
+    """What a saved probe says of itself; it must be one of this model.
+
+    Raises:
+        AttributionError: it says too little, or was trained on another model or with another BOS.
+    """
+    about: dict[str, Any] = getattr(probe, "about_", None) or {}
+    if not about.get("site"):
+        raise AttributionError(
+            "the probe does not say which site it reads: expected one that a probing run saved"
+        )
+    if about.get("model_sha256") not in (None, subject.sha256):
+        raise AttributionError(
+            f"the probe was trained on another model than {subject.name}: expected its run's model"
+        )
+    if about.get("bos", subject.bos) != subject.bos:
+        raise AttributionError(
+            f"the probe was trained with BOS {about['bos']}, here it is {subject.bos}: give --bos"
+        )
+    return about
+
+
+def _of_labels(
+    subject: Subject,
+    encoded: Encoded,
+    target: Target,
+    level: str,
+    spans: Sequence[tuple[int, int]] | None,
+    endpoint: Endpoint,
+    labels: list[str],
+    anchors: tuple[int, ...],
+    separator: int | None = None,
+) -> Question:
+    """The question of one of several labels."""
+    units = find_units(subject, encoded, level, spans)
+    part = Part(encoded.ids, units.tokens, anchors, 0, (0,), (0,), (1.0,))
+    measure = target.measure or "logit"
+    question = Question(
+        subject,
+        encoded.text,
+        units,
+        (part,),
+        endpoint,
+        "",
+        measure,
+        units.notes,
+        tuple(labels),
+        separator,
+    )
+    if target.answer is None:
+        predicted = int(clean_logits(question, part).argmax())
+        chosen = [predicted]
+        name = f"{_spaced(measure)} of {labels[predicted]!r}, the predicted class"
+    else:
+        answers = (target.answer, target.wrong)
+        chosen = [_label(answer, labels) for answer in answers if answer is not None]
+        name = f"{_spaced(measure)} of " + " against ".join(repr(labels[i]) for i in chosen)
+    slots, weights = (0,) * len(chosen), (1.0, -1.0)[: len(chosen)]
+    part = replace(part, slots=slots, classes=tuple(chosen), weights=weights)
+    return replace(question, parts=(part,), name=name)
+
+
+def _label(answer: str, labels: list[str]) -> int:
+    if answer in labels:
+        return labels.index(answer)
+    raise AttributionError(f"class {answer!r}: expected one of {', '.join(labels[:20])}")
+
+
+def _name_of(encoded: Encoded, word: int) -> str:
+    start, end = split_words(encoded.text)[word]
+    return encoded.text[start:end]
+
+
+def _word(encoded: Encoded, word: int, pooling: str) -> list[int]:
+    """The positions that a probe reads for a word."""
+    words = split_words(encoded.text)
+    if not 0 <= word < len(words):
+        raise AttributionError(f"word {word}: the text has words 0 to {len(words) - 1}")
+    (span,) = word_spans(encoded, [words[word]])
+    if span is None:
+        raise AttributionError(
+            f"word {word} ({_name_of(encoded, word)!r}) has no token to be read at"
+        )
+    positions = list(range(span.start, span.stop))
+    return {"first": positions[:1], "last": positions[-1:]}.get(pooling, positions)
+
+
+def _spaced(measure: str) -> str:
+    return measure.replace("-", " ")
