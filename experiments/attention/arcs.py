@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -123,8 +124,10 @@ class WordTotals:
     def _frequent(self, named: Sequence[Sequence[Arc]], least: int) -> list[tuple[str, str]]:
         halves: list[Counter[tuple[str, str]]] = [Counter(), Counter()]
         for line, group in zip(named, self._groups, strict=True):
+            # Once a text: twenty arcs of one list are one observation.
             halves[group % 2].update({kind for kind, _, _ in line})
-        return sorted(kind for kind in halves[0] if min(halves[0][kind], halves[1][kind]) >= least)
+        first, second = halves
+        return sorted(kind for kind in first if min(first[kind], second[kind]) >= least)
 
     def _count(
         self,
@@ -141,7 +144,9 @@ class WordTotals:
 
     def begin(self, batch: Batch) -> None:
         """Lay out the batch's words and arcs."""
-        spans = [[s for s in line if s is not None] for line in batch.spans(self._layout.spans)]
+        spans = []
+        for line in batch.spans(self._layout.spans):
+            spans.append([span for span in line if span is not None])
         length, most = batch.input_ids.shape[1], max(map(len, spans))
         self._member = torch.zeros(len(spans), length, most)
         # words that are the same tokens
@@ -149,38 +154,41 @@ class WordTotals:
         for row, line in enumerate(spans):
             for word, span in enumerate(line):
                 self._member[row, span, word] = 1
-                self._same[row, word, [other for other, its in enumerate(line) if its == span]] = (
-                    True
-                )
+                alike = [other for other, other_span in enumerate(line) if other_span == span]
+                self._same[row, word, alike] = True
         arcs = [(row, *arc) for row, text in enumerate(batch.rows) for arc in self._arcs[text]]
         table = torch.tensor(arcs, dtype=torch.long).reshape(-1, 4)
         self._rows, self._kind, self._query, self._key = table.unbind(1)
         groups = torch.from_numpy(self._groups)[torch.tensor(batch.rows)]
+        # A bin for each kind and group, so that hits are counted by one `index_add_`.
         self._bin = self._kind * self._n_groups + groups[self._rows]
-        counts = torch.tensor([len(line) for line in spans])
+        counts = torch.tensor([len(line) for line in spans])[:, None]
         places = torch.arange(most)
-        self._there = (places < counts[:, None]) & (places >= self._first) & (counts[:, None] > 1)
-        self._seen += int(self._there.sum())
+        has_choice = (places >= self._first) & (counts > 1)
+        self._looks = (places < counts) & has_choice
+        self._seen += int(self._looks.sum())
 
     def see(self, layer: int, part: str, value: Tensor) -> None:
         """Where each word looks most, in one layer."""
         if part == VISIBLE:
             member, visible = self._member.to(value.device), value.isfinite().float()
-            self._hidden = (member.transpose(1, 2) @ visible @ member) == 0
-            self._hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
+            is_hidden = (member.transpose(1, 2) @ visible @ member) == 0
+            is_hidden |= torch.eye(member.shape[-1], dtype=torch.bool, device=value.device)
             # as a word does not count as what it attends to itself
-            self._hidden |= self._same.to(value.device)
+            self._hidden = is_hidden | self._same.to(value.device)
             return
         best = most_attended(value.float(), self._member.to(value.device), self._hidden).cpu()
+        n_heads = value.shape[1]
         if self._hits is None:
-            shape = (len(self.layers), len(self.kinds) * self._n_groups, value.shape[1])
-            self._hits = torch.zeros(shape)
-            self._places = torch.zeros(len(self.layers), len(OFFSETS), value.shape[1])
-        hit = (best[self._rows, :, self._query] == self._key[:, None]).float()
-        self._hits[layer].index_add_(0, self._bin, hit)
+            n_bins = len(self.kinds) * self._n_groups
+            self._hits = torch.zeros(len(self.layers), n_bins, n_heads)
+            self._places = torch.zeros(len(self.layers), len(OFFSETS), n_heads)
+        is_hit = best[self._rows, :, self._query] == self._key[:, None]
+        self._hits[layer].index_add_(0, self._bin, is_hit.float())
         relative = best - torch.arange(best.shape[-1])
         for at, offset in enumerate(OFFSETS):
-            self._places[layer, at] += ((relative == offset) & self._there[:, None]).sum((0, 2))
+            is_there = (relative == offset) & self._looks[:, None]
+            self._places[layer, at] += is_there.sum((0, 2))
 
     def end(self) -> None:
         """Nothing is left of the batch."""
@@ -190,12 +198,15 @@ class WordTotals:
         """Scores with their intervals."""
         if self._hits is None:
             raise InputError("expected sentences with words, got none")
-        shape = (len(self.layers), len(self.kinds), self._n_groups, self._hits.shape[-1])
-        # kind group layer head
-        hits = self._hits.reshape(shape).permute(1, 2, 0, 3).double().numpy()
+        # Odd groups choose the heads, even ones score them.
         chooses = np.arange(self._n_groups) % 2 == 1
-        boot = (
-            ClusterBootstrap(np.arange((~chooses).sum()), seed=seed) if (~chooses).any() else None
+        n_scored = int((~chooses).sum())
+        boot = ClusterBootstrap(np.arange(n_scored), seed=seed) if n_scored else None
+        hits = rearrange(
+            self._hits.double().numpy(),
+            "layer (kind group) head -> kind group layer head",
+            kind=len(self.kinds),
+            group=self._n_groups,
         )
         scores = _Scores(self.layers, self.kinds, hits, self._n, self._by_offset, chooses, boot)
         places = self._places.permute(1, 0, 2).numpy()
@@ -217,22 +228,22 @@ Arc = tuple[tuple[str, str], int, int]
 
 def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> tuple[list[Arc], int]:
     """Each dependency that can be seen, in both directions, and how many are between words that are the same tokens."""
-    have = [i for i, span in enumerate(spans) if span is not None]
-    where = {sentence.words[i].id: place for place, i in enumerate(have)}
+    with_tokens = [i for i, span in enumerate(spans) if span is not None]
+    place_of = {sentence.words[i].id: place for place, i in enumerate(with_tokens)}
     arcs: list[Arc] = []
     n_shared = 0
-    for i in have:
+    for i in with_tokens:
         word = sentence.words[i]
-        if word.head not in where:
+        if word.head not in place_of:
             continue
-        dependent, governor = where[word.id], where[word.head]
-        if spans[have[dependent]] == spans[have[governor]]:
+        dependent, governor = place_of[word.id], place_of[word.head]
+        if spans[with_tokens[dependent]] == spans[with_tokens[governor]]:
             n_shared += 1
             continue
-        for direction, (query, key) in zip(
-            DIRECTIONS, ((dependent, governor), (governor, dependent)), strict=True
-        ):
-            if not (causal and key > query):
+        pairs = ((dependent, governor), (governor, dependent))
+        for direction, (query, key) in zip(DIRECTIONS, pairs, strict=True):
+            is_ahead = key > query
+            if not (causal and is_ahead):
                 arcs.append(((word.deprel, direction), query, key))
     return arcs, n_shared
 
@@ -267,44 +278,46 @@ class _Scores:
 
     def best_heads(self) -> list[RelationScore]:
         """For each kind the head with most hits on the half that chooses, scored on the other."""
-        chosen = self.hits[:, self.chooses].sum(1)
-        out = []
-        for kind in range(len(self.kinds)):
-            layer, head = (
-                int(i) for i in np.unravel_index(int(chosen[kind].argmax()), chosen.shape[1:])
-            )
-            out.append(self._score(kind, layer, head))
-        return out
+        hits = self.hits[:, self.chooses].sum(1)
+        scores = []
+        for kind, of_kind in enumerate(hits):
+            layer, head = np.unravel_index(int(of_kind.argmax()), of_kind.shape)
+            scores.append(self._score(kind, int(layer), int(head)))
+        return scores
 
     def syntactic_heads(self) -> list[RelationScore]:
         """For each head the kind in which it gains most on the half that chooses, if it is syntactic on the other."""
         if not self.kinds:
             return []
-        n, fixed = self.n[:, self.chooses].sum(1), self.by_offset[:, self.chooses].sum(1).max(1)
-        gains = self.hits[:, self.chooses].sum(1) / n[:, None, None] - (fixed / n)[:, None, None]
-        out = []
+        n = self.n[:, self.chooses].sum(1)
+        fixed = self.by_offset[:, self.chooses].sum(1).max(1)  # of the best fixed offset
+        hits = self.hits[:, self.chooses].sum(1)
+        gains = hits / n[:, None, None] - (fixed / n)[:, None, None]
+        scores = []
         for layer, head in np.argwhere(gains.max(0) >= SYNTACTIC):
-            score = self._score(int(gains[:, layer, head].argmax()), int(layer), int(head))
+            kind = int(gains[:, layer, head].argmax())
+            score = self._score(kind, int(layer), int(head))
             if score.syntactic:
-                out.append(score)
-        return out
+                scores.append(score)
+        return scores
 
     def _score(self, kind: int, layer: int, head: int) -> RelationScore:
         scored = ~self.chooses
         hits, n = self.hits[kind, scored, layer, head], self.n[kind, scored]
         fixed = self.by_offset[kind, scored]
         offset = int(fixed.sum(0).argmax())
-        score, baseline = hits.sum() / n.sum(), fixed[:, offset].sum() / n.sum()
+        at_offset = fixed[:, offset]
         assert self.boot is not None
-        columns = np.column_stack([hits - fixed[:, offset], n])
+        columns = np.column_stack([hits - at_offset, n])
         gain = self.boot.statistic(columns, lambda s: s[..., 0] / np.maximum(s[..., 1], 1))
+        relation, direction = self.kinds[kind]
         return RelationScore(
             layer=self.layers[layer],
             head=head,
-            relation=self.kinds[kind][0],
-            direction=self.kinds[kind][1],
-            score=float(score),
-            baseline=float(baseline),
+            relation=relation,
+            direction=direction,
+            score=float(hits.sum() / n.sum()),
+            baseline=float(at_offset.sum() / n.sum()),
             offset=OFFSETS[offset],
             gain=gain.value,
             low=gain.low,

@@ -166,14 +166,16 @@ class HeadTotals:
 
     def _add_pattern(self, layer: int, pattern: Float[Tensor, "batch head query key"]) -> None:
         assert self._visible is not None
-        table, most = self._table(pattern.shape[1]), max(1, BLOCK // max(pattern[0].numel(), 1))
-        known = self._alike is not None and torch.equal(self._alike[0], self._visible)
-        made = (
-            self._alike[1]
-            if known and self._alike is not None
-            else torch.zeros(len(COLUMNS), dtype=torch.float64)
-        )
+        table = self._table(pattern.shape[1])
+        most = max(1, BLOCK // max(pattern[0].numel(), 1))
         sinks = sink_of(pattern) if self._has_sink else None
+        # Layers that see the same keys have the same uniform attention.
+        uniform = None
+        if self._alike is not None and torch.equal(self._alike[0], self._visible):
+            uniform = self._alike[1]
+        is_known = uniform is not None
+        if uniform is None:
+            uniform = torch.zeros(len(COLUMNS), dtype=torch.float64)
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]
             visible = self._visible[run.rows, run.queries, run.keys]
@@ -182,20 +184,10 @@ class HeadTotals:
             sink = None if sinks is None else sinks[run.rows, :, run.queries].float()
             sums = pattern_sums(part, visible, run.words, marks, weights, sink)
             table[layer].index_add_(0, self._groups[run.texts], sums.double().cpu())
-            if not known:
-                places = (visible.sum(-1, keepdim=True).clamp(min=1) + (sink is not None))[
-                    :, None
-                ].float()
-                alike = visible[:, None].float() / places
-                none = None if sink is None else 1 / places[..., 0]
-                made += (
-                    pattern_sums(alike, visible, run.words, marks, None, none)
-                    .double()
-                    .sum((0, 2))
-                    .cpu()
-                )
-        self._uniform[layer] += made
-        self._alike = (self._visible, made)
+            if not is_known:
+                uniform += _uniform_sums(visible, run.words, marks, sink is not None)
+        self._uniform[layer] += uniform
+        self._alike = (self._visible, uniform)
 
     def _add_output(self, layer: int, sizes: Float[Tensor, "batch head pos"]) -> None:
         assert self._visible is not None
@@ -217,6 +209,21 @@ class HeadTotals:
             self.grams is not None,
             self._has_sink,
         )
+
+
+def _uniform_sums(
+    visible: Bool[Tensor, "batch query key"],
+    words: slice,
+    marks: Float[Tensor, "batch key"],
+    has_sink: bool,
+) -> Float[Tensor, " column"]:
+    """The sums of a head that looks alike at all that its queries see, and at the sink where there is one."""
+    n_seen = visible.sum(-1, keepdim=True).clamp(min=1) + has_sink
+    places = n_seen[:, None].float()
+    pattern = visible[:, None].float() / places
+    sink = 1 / places[..., 0] if has_sink else None
+    sums = pattern_sums(pattern, visible, words, marks, None, sink)
+    return sums.double().sum((0, 2)).cpu()
 
 
 def pattern_sums(

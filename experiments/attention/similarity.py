@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class SimilarityTotals:
             rows = value[run.rows, :, picked, run.keys].float()
             rows = with_sink(rows, self._sinks[layer])
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()
-            pieces.append(rows.transpose(0, 1).flatten(1))
+            pieces.append(rearrange(rows, "text head query key -> head (text query key)"))
             if layer == 0:
                 self._rows += rows.shape[0] * len(picked)
         if pieces:

@@ -77,19 +77,18 @@ def shown_texts(
         count: texts at most.
         with_flow: also the flow through all layers, which takes its time.
     """
-    pleasant = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]] or [
-        min(texts, key=len)
-    ]
+    texts_of_length = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]]
+    pleasant = texts_of_length or [min(texts, key=len)]
     room, heads = MOST, 0
-    shown: list[ShownText] = []
+    pages: list[ShownText] = []
     for text in pleasant[:count]:
         patterns, sizes = _run(subject, text)
         room -= patterns.numel()
         heads = patterns.shape[1]
-        if room < 0 and shown:
+        if room < 0 and pages:
             break
-        shown.append(_shown(subject, text, patterns, sizes, with_flow))
-    return ShownTexts(layers=layers_with_patterns(subject.model), heads=heads, texts=shown)
+        pages.append(_shown(subject, text, patterns, sizes, with_flow))
+    return ShownTexts(layers=layers_with_patterns(subject.model), heads=heads, texts=pages)
 
 
 def _shown(
@@ -112,19 +111,21 @@ def _shown(
 
 def spelled(subject: Subject, text: Encoded) -> list[str]:
     """The tokens as the text has them, white space in front of a word with its first token; special ones by name."""
-    out = []
+    pieces = []
     for token, (start, end), special in zip(text.ids, text.offsets, text.special, strict=True):
         piece = text.text[start:end]
         if special or not piece.strip():
-            out.append(subject.token(token))
-        else:
-            out.append((" " if start and text.text[start - 1].isspace() else "") + piece)
-    return out
+            pieces.append(subject.token(token))
+            continue
+        follows_space = start > 0 and text.text[start - 1].isspace()
+        pieces.append(" " + piece if follows_space else piece)
+    return pieces
 
 
 def as_bytes(values: Tensor) -> str:
     """Numbers from 0 to 1, round(255 x), as base64."""
-    return base64.b64encode((255 * values).round().to(torch.uint8).numpy().tobytes()).decode()
+    as_integers = (255 * values).round().to(torch.uint8)
+    return base64.b64encode(as_integers.numpy().tobytes()).decode()
 
 
 def _run(
@@ -133,13 +134,14 @@ def _run(
     """One text's patterns, and the sizes of its values' contributions where they are known."""
     layers = layers_with_patterns(subject.model)
     (batch,) = subject.batches([text])
-    looks, values = ([f"blocks.{n}.{part}" for n in layers] for part in (PATTERN, VALUE))
+    patterns_at = [f"blocks.{layer}.{PATTERN}" for layer in layers]
+    values_at = [f"blocks.{layer}.{VALUE}" for layer in layers]
     grams = grams_of(subject.model, layers)
-    with torch.inference_mode(), capture(subject.model, *looks, *(values if grams else ())) as acts:
+    names = [*patterns_at, *values_at] if grams else patterns_at
+    with torch.inference_mode(), capture(subject.model, *names) as acts:
         subject.forward(batch)
-    patterns = torch.stack([acts[name][0].float().cpu() for name in looks])
+    patterns = torch.stack([acts[name][0].float().cpu() for name in patterns_at])
     if not grams:
         return patterns, None
-    return patterns, torch.stack(
-        [norms(acts[name], g)[0] for name, g in zip(values, grams, strict=True)]
-    ).cpu()
+    sizes = [norms(acts[name], gram)[0] for name, gram in zip(values_at, grams, strict=True)]
+    return patterns, torch.stack(sizes).cpu()

@@ -9,7 +9,7 @@ linear, so the mean of its logits at the tokens is its logit of the mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -72,41 +72,46 @@ def probed_words(
         raise MetricError(
             f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}"
         )
-    values = {"probe_log_probability": (_log2p, "bits"), "probe_accuracy": (_accuracy, "share")}
     name = metric or "probe_log_probability"
-    if name not in values:
-        raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(values)}")
+    if name not in _VALUES:
+        raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(_VALUES)}")
     prop = get_property(about["property"], corpus)
     if prop.level != "word" or prop.name == "frequency":
         raise MetricError(
             f"--probe {path}: expected a property that words have by themselves, got {prop.name}"
         )
     known = set(probe.classes_.tolist())
-    every = [LabelledSentence(s, cast("Sequence[Value]", prop.read(s, corpus))) for s in corpus]
-    items = [item for item in every if known & set(item.labels)]
+    items = []
+    for sentence in corpus:
+        item = LabelledSentence(sentence, cast("Sequence[Value]", prop.read(sentence, corpus)))
+        if known & set(item.labels):
+            items.append(item)
     if not items:
         raise MetricError(
             f"{corpus.path}: expected words with a {prop.name} that the probe knows, got none"
         )
     notes = []
-    if len(items) < len(every):
-        text = f"{len(every) - len(items)} sentences left out: no word has a {prop.name} that the probe knows"
+    n_dropped = len(corpus) - len(items)
+    if n_dropped:
+        text = f"{n_dropped} sentences left out: no word has a {prop.name} that the probe knows"
         notes.append(Note(kind="dropped", text=text))
 
     def reads(subject: Subject, items: Sequence[LabelledSentence]) -> Reads:
         return word_reads(subject, items, probe)
 
+    value, unit = _VALUES[name]
+    readout = Readout(site.layer, _logits_of(probe))
+    return Metric(name, unit, reads, value, of_answers=False, readout=readout), items, notes
+
+
+def _logits_of(probe: LogisticProbe) -> Callable[[Tensor], Tensor]:
+    """The probe as a function of the residual stream."""
     coef, bias = torch.from_numpy(probe.coef_).float(), torch.from_numpy(probe.intercept_).float()
 
     def logits(residual: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places classes"]:
         return residual.float() @ coef.T.to(residual.device) + bias.to(residual.device)
 
-    value, unit = values[name]
-    return (
-        Metric(name, unit, reads, value, of_answers=False, readout=Readout(site.layer, logits)),
-        items,
-        notes,
-    )
+    return logits
 
 
 def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: LogisticProbe) -> Reads:
@@ -129,22 +134,21 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
     places, weights, words = [], [], []
     n_words = 0
     for text, (item, spans) in enumerate(zip(items, layout.spans, strict=True)):
-        read = [
-            (s, label_of[v])
-            for s, v in zip(spans, item.labels, strict=True)
-            if s is not None and v in label_of
-        ]
-        if not read:
-            raise ItemError(
-                f"{item.sentence.text[:40]!r} is cut before its first word that can be read"
-            )
-        for span, label in read:
-            every = range(span.start, span.stop)
-            tokens = {"first": every[:1], "last": every[-1:]}.get(about["pooling"], every)
-            places += [(text, token, label, text) for token in tokens]
+        n_before = n_words
+        for span, value in zip(spans, item.labels, strict=True):
+            if span is None or value not in label_of:
+                continue
+            positions = range(span.start, span.stop)
+            ends = {"first": positions[:1], "last": positions[-1:]}
+            tokens = ends.get(about["pooling"], positions)
+            places += [(text, token, label_of[value], text) for token in tokens]
             weights += [1 / len(tokens)] * len(tokens)
             words += [n_words] * len(tokens)
             n_words += 1
+        if n_words == n_before:
+            raise ItemError(
+                f"{item.sentence.text[:40]!r} is cut before its first word that can be read"
+            )
     return Reads(layout.encoded, torch.tensor(places), torch.tensor(weights), torch.tensor(words))
 
 
@@ -155,13 +159,13 @@ def _by_word(
     assert reads.words is not None
     _, words = torch.unique(reads.words, return_inverse=True)
     words, places = words.to(logits.device), reads.places.to(logits.device)
-    tokens = logits[:, reads.slots.to(logits.device)] * reads.weights.to(logits)[:, None]
-    count = int(words.max()) + 1
-    out = tokens.new_zeros(len(tokens), count, tokens.shape[2]).index_add_(1, words, tokens)
-    label, prompt = (
-        words.new_zeros(count).scatter_(0, words, places[:, column]) for column in (2, 3)
-    )
-    return out, label, prompt
+    of_tokens = logits[:, reads.slots.to(logits.device)] * reads.weights.to(logits)[:, None]
+    copies, _, n_classes = of_tokens.shape
+    n_words = int(words.max()) + 1
+    of_words = of_tokens.new_zeros(copies, n_words, n_classes).index_add_(1, words, of_tokens)
+    label = words.new_zeros(n_words).scatter_(0, words, places[:, 2])
+    prompt = words.new_zeros(n_words).scatter_(0, words, places[:, 3])
+    return of_words, label, prompt
 
 
 def _mean(values: Float[Tensor, "copies words"], prompt: Tensor) -> Float[Tensor, "copies prompts"]:
@@ -172,14 +176,15 @@ def _mean(values: Float[Tensor, "copies words"], prompt: Tensor) -> Float[Tensor
 
 def _log2p(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     words, label, prompt = _by_word(logits.float(), reads)
-    logp = (
-        torch.log_softmax(words, dim=-1)
-        .gather(2, label.expand(len(words), -1)[:, :, None])
-        .squeeze(2)
-    )
-    return _mean(BITS * logp, prompt)
+    index = label.expand(len(words), -1)[:, :, None]
+    log_p = torch.log_softmax(words, dim=-1).gather(2, index).squeeze(2)
+    return _mean(BITS * log_p, prompt)
 
 
 def _accuracy(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
     words, label, prompt = _by_word(logits.float(), reads)
     return _mean((words.argmax(-1) == label).float(), prompt)
+
+
+_VALUES = {"probe_log_probability": (_log2p, "bits"), "probe_accuracy": (_accuracy, "share")}
+"""The metrics of a probe, and their units."""

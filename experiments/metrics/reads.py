@@ -109,10 +109,9 @@ class Reads:
 
     def sums(self, values: Float[Tensor, "copies reads"]) -> Float[Tensor, "copies prompts"]:
         """Weighted sums of values at the reads, by prompt."""
-        out = values.new_zeros(len(values), self.n_prompts)
-        return out.index_add_(
-            1, self.places[:, 3].to(values.device), values * self.weights.to(values)
-        )
+        of_prompts = values.new_zeros(len(values), self.n_prompts)
+        prompts = self.places[:, 3].to(values.device)
+        return of_prompts.index_add_(1, prompts, values * self.weights.to(values))
 
 
 def answer_reads(
@@ -148,11 +147,11 @@ def answer_reads(
                 whole, start, stop = _with_answer(subject, alone, answer, field, several)
                 if several and subject.causal:
                     texts.append(whole)
-                for at, token in enumerate(whole.ids[start:stop], start):
-                    if several and not subject.causal:
+                for at in range(start, stop):
+                    if several and not subject.causal:  # a text for each masked token
                         texts.append(_hidden(subject, whole, at))
                     position = at - 1 if subject.causal else at
-                    places.append((len(texts) - 1, position, token, number))
+                    places.append((len(texts) - 1, position, whole.ids[at], number))
                     weights.append(weight)
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
@@ -270,8 +269,8 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     weights: list[float] = []
     for number, pair in enumerate(pairs):
         with naming(pair, number, "pair"):
-            both = [whole_text(subject, text) for text in (pair.good, pair.bad)]
-            start = _first_difference(both[0].ids, both[1].ids)
+            good, bad = whole_text(subject, pair.good), whole_text(subject, pair.bad)
+            start = _first_difference(good.ids, bad.ids)
             if start is None:
                 raise ItemError(
                     f"expected sentences of other tokens, got the same ({pair.good[:40]!r})"
@@ -280,8 +279,9 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
                 raise ItemError(
                     f"{pair.good[:40]!r} differs in its first token and nothing comes before it: choose a BOS (--bos)"
                 )
-            for encoded, weight in zip(both, (1.0, -1.0), strict=True):
-                versions, read = _in_turn(subject, encoded, start if subject.causal else 0)
+            first = start if subject.causal else 0
+            for encoded, weight in ((good, 1.0), (bad, -1.0)):
+                versions, read = _in_turn(subject, encoded, first)
                 places += [(len(texts) + text, at, token, number) for text, at, token in read]
                 weights += [weight] * len(read)
                 texts += versions
@@ -300,9 +300,10 @@ def _in_turn(
     subject: Subject, encoded: Encoded, start: int
 ) -> tuple[list[Encoded], list[tuple[int, int, int]]]:
     """Texts, and text, position and token of reads, that give the log-probability of a text's tokens from ``start`` on."""
+    positions = range(start, len(encoded.ids))
     if subject.causal:
-        return [encoded], [(0, i - 1, encoded.ids[i]) for i in range(start, len(encoded.ids))]
-    words = [i for i in range(start, len(encoded.ids)) if not encoded.special[i]]
+        return [encoded], [(0, i - 1, encoded.ids[i]) for i in positions]
+    words = [i for i in positions if not encoded.special[i]]
     texts = [_hidden(subject, encoded, i) for i in words]
     return texts, [(text, i, encoded.ids[i]) for text, i in enumerate(words)]
 

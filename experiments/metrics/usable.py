@@ -33,21 +33,21 @@ def usable(
     Raises:
         MetricError: more are left out than that, or all.
     """
-    kept, total = list(items), len(items) + len(unusable)
+    measurable, total = list(items), len(items) + len(unusable)
     try:
-        reads = read(kept)
+        reads = read(measurable)
     except ItemError:
-        kept = []
+        measurable = []
         for item in items:
             try:
                 read([item])
             except ItemError as error:
                 unusable.append(Unusable(getattr(item, "line", None), error.why))
             else:
-                kept.append(item)
+                measurable.append(item)
         reads = None
     check_share(unusable, total, allowed)
-    return kept, read(kept) if reads is None else reads
+    return measurable, read(measurable) if reads is None else reads
 
 
 def check_share(unusable: Sequence[Unusable], total: int, allowed: float) -> None:

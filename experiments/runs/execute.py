@@ -177,22 +177,22 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
         "out": str(options.out),
         "memory_bytes": memory,
         "disk_bytes": cost.disk,
+        "kept_cells": folder.kept_cells,
     }
-    plan["kept_cells"] = folder.kept_cells
+    disk = f"about {size(cost.disk)}" if cost.disk else "little"
     lines = [
         cost.text,
         f"memory: about {size(memory)} of this process at its peak",
-        f"disk: {f'about {size(cost.disk)}' if cost.disk else 'little'} in {options.out}",
+        f"disk: {disk} in {options.out}",
     ]
     if folder.kept_cells:
         lines.append(f"{folder.kept_cells} parts of it are done already")
-    findings = [{"property": "plan", "text": line} for line in lines]
     return {
         "schema": SCHEMA,
         "kind": study.name,
         "plan": plan,
         "records": [],
-        "findings": findings,
+        "findings": [{"property": "plan", "text": line} for line in lines],
         "notes": [],
     }
 
@@ -200,14 +200,17 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
 def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     started, clock = now(), time.perf_counter()
     inputs = study.work.prepare(options, partial(load_subject, options))
-    if (subject := inputs.subject) is not None:
+    subject = inputs.subject
+    if subject is not None:
         size_of = f"{subject.n_layers} layers, width {subject.d_model}, on {subject.device}"
         console.detail(
             f"model: {subject.name}: {type(subject.model).__name__}, {size_of}; {subject.bos_reason}"
         )
+    # The identity is known only when the data and the model are read: a folder is refused or continued by it.
     identity = identity_of(inputs)
     folder = RunFolder(options.out, identity)
-    if (finished := folder.results) is not None:
+    finished = folder.results
+    if finished is not None:
         console.say(f"{options.out} holds this run already, finished: nothing is computed again")
         return finished
     with folder.locked():
@@ -224,22 +227,21 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     console.say(f"plan: {study.work.cost(inputs).text}")
     measured = {"findings": [], "notes": [], **as_json(study.work.measure(inputs, run))}
     seconds = round(time.perf_counter() - clock, 1)
-    about = _provenance(run, inputs, started, seconds)
-    forced = [
-        {"kind": "wrong", "text": f"forced past the doctor: {text}"}
-        for text in run.doctor.get("wrong", ())
-    ]
-    of_subject = [
-        {"kind": "info", "text": note} for note in (inputs.subject.notes if inputs.subject else ())
-    ]
-    notes = [*forced, *measured["notes"], *of_subject]
+    # What a reader must not miss stands first, what is known of the model last.
+    notes = []
+    for text in run.doctor.get("wrong", ()):
+        notes.append({"kind": "wrong", "text": f"forced past the doctor: {text}"})
+    notes += measured["notes"]
+    if inputs.subject:
+        notes += [{"kind": "info", "text": note} for note in inputs.subject.notes]
     results = {
         "schema": SCHEMA,
         "kind": study.name,
-        "provenance": about,
+        "provenance": _provenance(run, inputs, started, seconds),
         **measured,
         "notes": notes,
     }
+    # Saved before any page is made: a page that fails loses nothing.
     folder.finish(results)
     parts = "; ".join(f"{name} {value} s" for name, value in run.seconds.items())
     console.detail(f"{seconds} s in all{': ' if parts else ''}{parts}")
@@ -263,15 +265,15 @@ def load_subject(options: Any, body_only: bool = False, classifier: bool = False
 
 def identity_of(inputs: Inputs) -> dict[str, Any]:
     """Everything that decides a number: a folder whose run differs in it is another run's."""
-    return {
-        **as_values(inputs.options, deciding=True),
-        **{
-            f"model: {name}": value
-            for name, value in (inputs.subject.identity if inputs.subject else {}).items()
-        },
-        **{f"data: {data.split}": data.sha256 for data in inputs.data},
-        "layerscope": versions()["layerscope"],
-    }
+    identity = as_values(inputs.options, deciding=True)
+    if inputs.subject:
+        for name, value in inputs.subject.identity.items():
+            identity[f"model: {name}"] = value
+    for data in inputs.data:
+        identity[f"data: {data.split}"] = data.sha256
+    # Another version may compute another number.
+    identity["layerscope"] = versions()["layerscope"]
+    return identity
 
 
 def _examined(subject: Subject, force: bool) -> dict[str, Any]:
@@ -298,11 +300,11 @@ def _examined(subject: Subject, force: bool) -> dict[str, Any]:
 def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[str, Any]:
     """Where the numbers come from."""
     options, subject = run.options, inputs.subject
-    command = (as_call if isinstance(options.model, Subject) else as_command)(
-        run.study.name, options
-    )
-    return {
-        "command": command,
+    # A model in memory cannot be named on a command line.
+    is_in_memory = isinstance(options.model, Subject)
+    as_text = as_call if is_in_memory else as_command
+    about = {
+        "command": as_text(run.study.name, options),
         "config": plain(as_values(options)),
         "model": subject.describe() if subject else None,
         "data": [data.record for data in inputs.data],
@@ -312,8 +314,9 @@ def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[
         "started": started,
         "finished": now(),
         "seconds": seconds,
-        **({"doctor": run.doctor} if run.doctor else {}),
-        **({"timings": run.seconds} if run.seconds else {}),
-        **({"speed": run.speed} if run.speed else {}),
-        "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
     }
+    for name, facts in (("doctor", run.doctor), ("timings", run.seconds), ("speed", run.speed)):
+        if facts:
+            about[name] = facts
+    about["memory"] = {**run.memory, "peak_rss_bytes": peak_memory()}
+    return about

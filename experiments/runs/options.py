@@ -16,7 +16,7 @@ import shlex
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,11 +69,9 @@ def add_options(parser: argparse._ActionsContainer, config: type) -> None:
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}
     for owner in config.__mro__[:-1]:
-        group = (
-            parser
-            if owner is config
-            else parser.add_argument_group((owner.__doc__ or "").rstrip("."))
-        )
+        group = parser
+        if owner is not config:
+            group = parser.add_argument_group((owner.__doc__ or "").rstrip("."))
         for name in inspect.get_annotations(owner):
             if name in items:  # not yet given by a class that overrides it
                 _add_option(group, items.pop(name), *_kind(hints[name]))
@@ -93,14 +91,17 @@ def _add_option(
     if kind is bool:
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
         return
-    more: dict[str, Any] = {k: v for k, v in item.metadata.items() if k in ("choices", "metavar")}
+    extra: dict[str, Any] = {}
+    for name in ("choices", "metavar"):
+        if name in item.metadata:
+            extra[name] = item.metadata[name]
     if item.default is MISSING:
         text += " (required)"
     elif item.default not in (None, ()) and "(default: " not in text:
-        text += f" (default: {shlex.join(map(str, item.default)) if several else item.default})"
-    group.add_argument(
-        flag(item.name), type=kind, action="append" if several else "store", help=text, **more
-    )
+        default = shlex.join(map(str, item.default)) if several else item.default
+        text += f" (default: {default})"
+    action = "append" if several else "store"
+    group.add_argument(flag(item.name), type=kind, action=action, help=text, **extra)
 
 
 def required_of(config: type) -> list[str]:
@@ -124,9 +125,12 @@ def from_arguments(
     Raises:
         OptionError: see `from_values`.
     """
-    names = [item.name for item in dataclasses.fields(config)]  # pyright: ignore[reportArgumentType]
-    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    return from_values(config, {**(file or {}), **given}, spelled=flag)
+    given = dict(file or {})
+    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value = getattr(arguments, item.name, None)
+        if value is not None:
+            given[item.name] = value
+    return from_values(config, given, spelled=flag)
 
 
 def as_command(name: str, config: Any) -> str:
@@ -146,9 +150,13 @@ def as_call(name: str, config: Any) -> str:
     words = []
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if value != item.default:
+        if value == item.default:
+            continue
+        if _in_memory(value):
+            words.append(f"{item.name}=<{value.name}>")
+        else:
             plain = str(value) if isinstance(value, Path) else value
-            words.append(f"{item.name}={f'<{value.name}>' if _held(value) else repr(plain)}")
+            words.append(f"{item.name}={plain!r}")
     return f"layerscope.{name}({', '.join(words)})"
 
 
@@ -161,14 +169,13 @@ def as_values(config: Any, deciding: bool = False) -> dict[str, Any]:
     Args:
         deciding: only those that can change a number.
     """
-    fields = [
-        item for item in dataclasses.fields(config) if item.metadata["decides"] or not deciding
-    ]
-    values = {item.name: getattr(config, item.name) for item in fields}
-    return {
-        name: getattr(value, "name", value) if _held(value) else value
-        for name, value in values.items()
-    }
+    values = {}
+    for item in dataclasses.fields(config):
+        if deciding and not item.metadata["decides"]:
+            continue
+        value = getattr(config, item.name)
+        values[item.name] = getattr(value, "name", value) if _in_memory(value) else value
+    return values
 
 
 def from_values(
@@ -184,27 +191,21 @@ def from_values(
     """
     hints = typing.get_type_hints(config)
     items = {item.name: item for item in dataclasses.fields(config)}  # pyright: ignore[reportArgumentType]
-    renamed = {
-        alias: item.name for item in items.values() for alias in item.metadata.get("aliases", ())
-    }
-    given = {renamed.get(name, name): value for name, value in given.items()}
-    if unknown := [name for name in given if name not in items]:
-        near = difflib.get_close_matches(unknown[0], items, 1)
-        hint = (
-            f": the nearest is {spelled(near[0])}"
-            if near
-            else f": expected {', '.join(map(spelled, items))}"
-        )
-        raise OptionError(f"no option {spelled(unknown[0])}{hint}")
-    values = {
-        name: _value(items[name], hints[name], value, spelled(name))
-        for name, value in given.items()
-    }
-    missing = [
-        spelled(name)
-        for name, item in items.items()
-        if item.default is MISSING and values.get(name) in (None, ())
-    ]
+    name_of = {name: name for name in items}
+    for item in items.values():
+        for alias in item.metadata.get("aliases", ()):
+            name_of[alias] = item.name
+    for name in given:
+        if name not in name_of:
+            raise OptionError(f"no option {spelled(name)}: {_expected(name, items, spelled)}")
+    values = {}
+    for given_name, value in given.items():
+        name = name_of[given_name]
+        values[name] = _value(items[name], hints[name], value, spelled(name))
+    missing = []
+    for name, item in items.items():
+        if item.default is MISSING and values.get(name) in (None, ()):
+            missing.append(spelled(name))
     if missing:
         raise OptionError(
             f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
@@ -212,40 +213,58 @@ def from_values(
     return config(**values)
 
 
+def _expected(name: str, items: Iterable[str], spelled: Callable[[str], str]) -> str:
+    near = difflib.get_close_matches(name, list(items), 1)
+    if near:
+        return f"the nearest is {spelled(near[0])}"
+    return f"expected {', '.join(map(spelled, items))}"
+
+
 def _value(item: dataclasses.Field[Any], hint: Any, value: Any, name: str) -> Any:
     kind, several = _kind(hint)
-    if value is None and (item.default is None or type(None) in typing.get_args(hint)):
+    is_optional = item.default is None or type(None) in typing.get_args(hint)
+    if value is None and is_optional:
         return None
     if several:
         many = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_one(item, kind, one, name) for one in many)
-    return _one(item, kind, value, name)
+        return tuple(_single(item, kind, part, name) for part in many)
+    return _single(item, kind, value, name)
 
 
-def _one(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
-    if item.metadata["in_memory"] and _held(value):
+def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> Any:
+    """One value of an option, as its type takes it."""
+    if item.metadata["in_memory"] and _in_memory(value):
         return value
     if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
         value = kind(value)
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+    # To Python a truth value is a number.
+    is_truth = isinstance(value, bool)
+    if kind is float and isinstance(value, int) and not is_truth:
         value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if not isinstance(value, kind) or (is_truth and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
-    least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
-    if kind in (int, float) and not (value >= least and (kind is int or math.isfinite(value))):
-        bound = "" if least == -math.inf else f" of at least {least}"
-        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
-    if kind in (int, float) and value > most:
-        raise OptionError(
-            f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}"
-        )
+    if kind in (int, float):
+        _check_bounds(item, kind, value, name)
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
     return value
 
 
-def _held(value: Any) -> bool:
+def _check_bounds(item: dataclasses.Field[Any], kind: type, value: float, name: str) -> None:
+    """Raise `OptionError` for a number that is none, too small or too large; 0 is the least where nothing is said."""
+    least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
+    is_finite = kind is int or math.isfinite(value)
+    if not is_finite or value < least:
+        bound = "" if least == -math.inf else f" of at least {least}"
+        raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
+    if value > most:
+        raise OptionError(
+            f"{name}: expected {_words(kind)} of at most {most}, got {str(value)[:80]}"
+        )
+
+
+def _in_memory(value: Any) -> bool:
     """Whether it is an object in memory and not a value that a file could hold."""
     return value is not None and not isinstance(value, (str, os.PathLike, int, float, tuple, list))
 
@@ -279,11 +298,12 @@ def as_toml(command: str, config: Any) -> str:
     Every option stands there, those that have their default too: the run is the same under another version's defaults.
     """
     lines = [f"# layerscope {command} --config THIS_FILE", f"{COMMAND} = {_toml(command)}"]
-    held = [item.name for item in dataclasses.fields(config) if _held(getattr(config, item.name))]
-    lines += [f"# {name} was given in memory: this is what it is called" for name in held]
-    lines += [
-        f"{name} = {_toml(value)}" for name, value in as_values(config).items() if value is not None
-    ]
+    for item in dataclasses.fields(config):
+        if _in_memory(getattr(config, item.name)):
+            lines.append(f"# {item.name} was given in memory: this is what it is called")
+    for name, value in as_values(config).items():
+        if value is not None:
+            lines.append(f"{name} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -294,9 +314,8 @@ def _toml(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(str(value), ensure_ascii=False).replace(
-        "\x7f", "\\u007f"
-    )  # JSON's escapes are TOML's, but for one
+    # JSON's escapes are TOML's, but for one
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: Path, command: str) -> dict[str, Any]:
@@ -306,13 +325,14 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
         OptionError: a file that is not there, is no TOML, or is of another command.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--config {path}: expected TOML: {error}") from error
-    if (named := found.pop(COMMAND, command)) != command:
+    of_command = options.pop(COMMAND, command)
+    if of_command != command:
         raise OptionError(
-            f"--config {path}: expected options of layerscope {command}, it holds those of {named}"
+            f"--config {path}: expected options of layerscope {command}, it holds those of {of_command}"
         )
-    return {name.replace("-", "_"): value for name, value in found.items()}
+    return {name.replace("-", "_"): value for name, value in options.items()}

@@ -52,17 +52,16 @@ def components(
     whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
-    one = {
-        name: value[:1, :2] for name, value in batch.inputs(next(model.parameters()).device).items()
-    }
+    # Two tokens of one text tell how many heads or neurons each layer has.
+    inputs = batch.inputs(next(model.parameters()).device)
+    start = {name: value[:1, :2] for name, value in inputs.items()}
     with torch.no_grad(), capture(model, *whole_sites) as acts:
-        model(**one)
-    sizes = [acts[site].shape[site.axis] for site in whole_sites]
-    return [
-        Component(kind, site.layer or 0, index, Site(site.name, index))
-        for site, size in zip(whole_sites, sizes, strict=True)
-        for index in range(size)
-    ]
+        model(**start)
+    parts = []
+    for site in whole_sites:
+        for index in range(acts[site].shape[site.axis]):
+            parts.append(Component(kind, site.layer or 0, index, Site(site.name, index)))
+    return parts
 
 
 def places(model: nn.Module, part: str, length: int) -> list[Component]:

@@ -121,7 +121,6 @@ def effect_records(
     """
     boot = ClusterBootstrap(clusters, seed=seed)
     base = _mean(boot, whole)
-    comparable = is_comparable(base)
     effects, tested = measured.effects, measured.tested & (boot.n_clusters > 1)
     p = np.ones(len(parts))
     if tested.any():
@@ -136,17 +135,9 @@ def effect_records(
             part, number = parts[start + i], start + i
             effect = float(values.mean())
             low, high = bounds(boot, float(lows[i]), float(highs[i]))
-            share: dict[str, float | None] = dict.fromkeys(
-                ("normalised", "normalised_low", "normalised_high")
-            )
-            if comparable:
-                share["normalised"] = effect / base.value
-            if comparable and boot.n_clusters > 1 and (replicates[:, 0] != 0).all():
-                ratio = interval(0.0, replicates[:, i + 1] / replicates[:, 0])
-                share |= {"normalised_low": ratio.low, "normalised_high": ratio.high}
-            columns = {
-                name: finite(float(column[number])) for name, column in measured.columns.items()
-            }
+            columns = {}
+            for name, column in measured.columns.items():
+                columns[name] = finite(float(column[number]))
             records.append(
                 kind(
                     site=str(part.site),
@@ -163,8 +154,24 @@ def effect_records(
                     q=q[number] if tested[number] else None,
                     n=len(values),
                     n_clusters=boot.n_clusters,
-                    **share,
+                    **_share(effect, base, replicates[:, i + 1], replicates[:, 0]),
                     **{**common, **columns},
                 )
             )
     return records
+
+
+def _share(
+    effect: float,
+    base: Mean,
+    effects: Float[np.ndarray, " replicates"],
+    bases: Float[np.ndarray, " replicates"],
+) -> dict[str, float | None]:
+    """An effect as a share of the base, with the interval of the ratio: both are resampled together."""
+    if not is_comparable(base):
+        return {"normalised": None, "normalised_low": None, "normalised_high": None}
+    value, low, high = effect / base.value, None, None
+    if base.n_clusters > 1 and (bases != 0).all():
+        ratio = interval(0.0, effects / bases)
+        low, high = ratio.low, ratio.high
+    return {"normalised": value, "normalised_low": low, "normalised_high": high}

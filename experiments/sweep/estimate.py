@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
@@ -76,12 +76,11 @@ def estimates(
         MetricError: a metric without a gradient; keys by position.
     """
     parts_of = {part.site.name: Site.parse(part.site.name).part for part in parts}
-    if any(
-        part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k" for part in parts
-    ):
-        raise MetricError(
-            "keys by position have no estimate: a key's effect shows at the queries that read it"
-        )
+    for part in parts:
+        if part.kind == "positions" and parts_of[part.site.name] == "attn.hook_k":
+            raise MetricError(
+                "keys by position have no estimate: a key's effect shows at the queries that read it"
+            )
     edit = {part.site.name: edit_of(part) for part in parts}
     run = _unedited(subject, metric, chunk, edit, dropped)
     changes: dict[str, Tensor] = {}
@@ -131,6 +130,7 @@ def _unedited(
         value = metric.value(at_reads[None], at_reads.detach(), chunk.reads)
         if not value.requires_grad:
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
+        # Prompts do not meet, so the gradient of the sum is each prompt's own.
         gradients = values.gradients(value.sum(), retain_graph=False)
     return _Unedited(inputs, chunk.batch.attention_mask, values, gradients)
 
@@ -161,13 +161,15 @@ def _through_softmax(
     pattern = _pattern_of(name)
     with torch.no_grad(), intervene(model, {name: edit}), warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingChanged)
-        with capture(model, pattern, stop=True) as after:
+        with capture(model, pattern, stop=True) as edited:
             model(**run.inputs)
-    change = (after[pattern] - run.values[pattern]) * run.gradients[pattern]
+    change = (edited[pattern] - run.values[pattern]) * run.gradients[pattern]
     by_query = change.sum(-1)  # batch head query
-    heads = run.values[name].shape[2]
-    grouped = by_query.view(len(by_query), heads, -1, by_query.shape[2]).sum(2)
-    return grouped.transpose(1, 2).unsqueeze(-1)  # the queries of one key head are one group
+    n_groups = run.values[name].shape[2]
+    batch, _, queries = by_query.shape
+    # The queries of one key head are one group.
+    grouped = by_query.view(batch, n_groups, -1, queries).sum(2)
+    return grouped.transpose(1, 2).unsqueeze(-1)
 
 
 def _pattern_of(name: str) -> str:
@@ -218,7 +220,8 @@ def _by_text(
     per_position: bool,
 ) -> Float[Tensor, "batch components"]:
     """What each component of one site adds in each text; padding adds nothing."""
-    real = change * mask.to(change).view(*mask.shape, *[1] * (change.ndim - 2))
+    padding_as_0 = mask.to(change).view(*mask.shape, *[1] * (change.ndim - 2))
+    real = change * padding_as_0
     indices = [part.index or 0 for part in parts]
     if parts[0].kind == "positions":
         return real.flatten(2).sum(2)[:, indices]
@@ -239,10 +242,10 @@ def grad_drop(
     n_layers: int,
 ) -> Float[np.ndarray, "components prompts"]:
     """c = 1/(L - 1) sum_l |estimate with layer l passed by|: sizes, without a sign."""
-    sizes = [
-        np.abs(estimates(subject, metric, chunk, parts, edit_of, dropped=layer).effects)
-        for layer in range(n_layers)
-    ]
+    sizes = []
+    for layer in range(n_layers):
+        of_pass = estimates(subject, metric, chunk, parts, edit_of, dropped=layer)
+        sizes.append(np.abs(of_pass.effects))
     return np.sum(sizes, axis=0) / max(1, n_layers - 1)
 
 
@@ -270,32 +273,47 @@ def certificate(
     """
     top_parts, sampled = np.array(top, dtype=int), np.array(sample, dtype=int)
     verified = np.concatenate([top_parts, sampled])
-    n_others = len(estimate) - len(top_parts)
-    half = max(1, len(top_parts) // 2)
     top_exact, top_estimate = exact[top_parts], estimate[top_parts]
+    # Which half of the largest is the larger one, by the exact effects and by the estimates.
+    half = max(1, len(top_parts) // 2)
     larger_by_exact = set(np.argsort(-np.abs(top_exact), kind="stable")[:half].tolist())
     larger_by_estimate = set(np.argsort(-np.abs(top_estimate), kind="stable")[:half].tolist())
-    real = np.abs(top_exact) > NOISE * np.abs(top_exact).max(initial=0.0)
-    signs_agree = np.sign(top_estimate[real]) == np.sign(top_exact[real])
+    # The sign of an effect that is rounding says nothing.
+    is_real = np.abs(top_exact) > NOISE * np.abs(top_exact).max(initial=0.0)
+    signs_agree = np.sign(top_estimate[is_real]) == np.sign(top_exact[is_real])
+    # The slope of a line through 0: exact = slope x estimate.
     square = float((estimate[verified] ** 2).sum())
-    spearman = None
-    if n_others == 0 or len(sampled):
-        weights = np.ones(len(verified))
-        weights[len(top_parts) :] = n_others / max(1, len(sampled))
-        spearman = weighted_spearman(estimate[verified], exact[verified], weights)
+    product = float((estimate[verified] * exact[verified]).sum())
+    is_missed = np.abs(exact[sampled]) > np.median(np.abs(top_exact))
     agreement = Certificate(
         method=method,
         n_top=len(top_parts),
         n_sample=len(sampled),
-        spearman=spearman,
+        spearman=_spearman_of_grid(estimate, exact, top_parts, sampled),
         spearman_sample=weighted_spearman(estimate[sampled], exact[sampled], np.ones(len(sampled))),
         overlap=len(larger_by_exact & larger_by_estimate) / half,
-        same_sign=float(signs_agree.mean()) if real.any() else None,
-        slope=float((estimate[verified] * exact[verified]).sum() / square) if square else None,
-        missed=int((np.abs(exact[sampled]) > np.median(np.abs(top_exact))).sum()),
+        same_sign=float(signs_agree.mean()) if is_real.any() else None,
+        slope=product / square if square else None,
+        missed=int(is_missed.sum()),
         misleads=[],
     )
     return replace(agreement, misleads=_reasons(agreement))
+
+
+def _spearman_of_grid(
+    estimate: Float[np.ndarray, " components"],
+    exact: Float[np.ndarray, " components"],
+    top: Int[np.ndarray, " t"],
+    sampled: Int[np.ndarray, " s"],
+) -> float | None:
+    """Of the whole grid, each sampled part standing for its share of the others; None without a sample of them."""
+    n_others = len(estimate) - len(top)
+    if n_others and not len(sampled):
+        return None
+    verified = np.concatenate([top, sampled])
+    weights = np.ones(len(verified))
+    weights[len(top) :] = n_others / max(1, len(sampled))
+    return weighted_spearman(estimate[verified], exact[verified], weights)
 
 
 def _reasons(agreement: Certificate) -> list[str]:
@@ -321,10 +339,12 @@ def weighted_spearman(
     """
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    x, y = (_weighted_ranks(values, weights) for values in (a, b))
-    x, y = (ranks - np.average(ranks, weights=weights) for ranks in (x, y))
+    x, y = _weighted_ranks(a, weights), _weighted_ranks(b, weights)
+    x = x - np.average(x, weights=weights)
+    y = y - np.average(y, weights=weights)
     covariance = (weights * x * y).sum()
-    return float(covariance / np.sqrt((weights * x**2).sum() * (weights * y**2).sum()))
+    variances = (weights * x**2).sum() * (weights * y**2).sum()
+    return float(covariance / np.sqrt(variances))
 
 
 def _weighted_ranks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from ..report.charts import Box, label_step, px, svg
@@ -19,6 +20,11 @@ SIGN_SIDE = 13.0
 """Pixels of a cell's side from which it holds a sign."""
 TOKEN_SIDE = 26.0
 """Pixels of a cell's side where columns are tokens."""
+LEAST_SIDE, LARGEST_SIDE = 7.0, 30.0
+SPAN = 620.0
+"""Pixels that the cells may take, across and down."""
+LEFT, TOP = 34.0, 6.0
+"""Where the cells begin."""
 TOKEN_LETTERS = 12
 """Letters of a token that are shown."""
 
@@ -45,47 +51,90 @@ def effect_grid(
         return None
     sizes = [float(record.normalised or 0.0) if shares else record.effect for record in records]
     end = 1.0 if shares else max(abs(size) for size in sizes)
-    layers = sorted({record.layer for record in records})
-    columns = sorted({record.index or 0 for record in records})
-    side = max(7.0, min(30.0, 620.0 / max(len(columns), 1), 620.0 / len(layers)))
-    if tokens:
-        side = max(side, TOKEN_SIDE)
-    left, top = 34.0, 6.0
-    under = (90 if tokens else 34) if len(columns) > 1 else 8
-    box = Box(left + side * len(columns) + (40 if tokens else 6), top + side * len(layers) + under)
-    gap = 1.0 if side < 16 else 2.0
+    grid = _Layout.of(records, with_tokens=bool(tokens))
     body, tips = [], []
     for record, name, size in zip(records, names, sizes, strict=True):
-        x = left + side * columns.index(record.index or 0)
-        y = top + side * layers.index(record.layer)
-        body += _cell(size, end, bool(significant([record])), len(tips), x, y, side, gap)
+        x, y = grid.corner(record)
+        is_significant = bool(significant([record]))
+        body += _cell(size, end, is_significant, len(tips), x, y, grid.side, grid.gap)
         tips.append([name, _effect_text(record, shares), _tests_text(record)])
-    body += _ticks(
-        [str(layer) for layer in layers],
-        side,
-        lambda at: (left - 6, top + at + side / 2 + 3),
-        anchor="end",
-        each=14.0,
-    )
-    if len(columns) > 1:
-        bottom = top + side * len(layers) + 13
-        if tokens:
-            body += _token_ticks([tokens[at] for at in columns], left, bottom, side)
-        else:
-            body += _ticks(
-                [str(column) for column in columns],
-                side,
-                lambda at: (left + at + side / 2 - 1, bottom),
-                anchor="middle",
-                each=20.0,
-            )
-            middle, axis = left + side * len(columns) / 2, records[0].component.removesuffix("s")
-            body.append(
-                f'<text class="tick" x="{px(middle)}" y="{px(bottom + 15)}" text-anchor="middle">{escape(axis)}</text>'
-            )
-    words = _caption(records, shares, end)
-    size_of = f' width="{px(box.width)}"'
-    return svg(box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=size_of), tips, words
+    body += _layer_ticks(grid)
+    if len(grid.columns) > 1 and tokens:
+        of_columns = [tokens[at] for at in grid.columns]
+        body += _token_ticks(of_columns, LEFT, grid.bottom, grid.side)
+    elif len(grid.columns) > 1:
+        body += _index_ticks(grid, axis=records[0].component.removesuffix("s"))
+    caption = _caption(records, shares, end)
+    width = f' width="{px(grid.box.width)}"'
+    picture = svg(grid.box, body, title=title, desc=caption, uid=f"{uid}-svg", attrs=width)
+    return picture, tips, caption
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the cells of a grid are, in pixels.
+
+    Attributes:
+        layers, columns: what the rows and columns are, in order.
+        side: of a cell, its gap to the next included.
+        bottom: the line under the cells on which their names stand.
+    """
+
+    layers: list[int]
+    columns: list[int]
+    side: float
+    gap: float
+    bottom: float
+    box: Box
+
+    @classmethod
+    def of(cls, records: Sequence[EffectRecord], with_tokens: bool) -> _Layout:
+        """Cells as large as the page allows; larger ones where tokens name the columns."""
+        layers = sorted({record.layer for record in records})
+        columns = sorted({record.index or 0 for record in records})
+        side = max(LEAST_SIDE, min(LARGEST_SIDE, SPAN / max(len(columns), 1), SPAN / len(layers)))
+        if with_tokens:
+            side = max(side, TOKEN_SIDE)
+        width, height = side * len(columns), side * len(layers)
+        under = (90 if with_tokens else 34) if len(columns) > 1 else 8
+        beside = 40 if with_tokens else 6  # the last token is written aslant
+        return cls(
+            layers,
+            columns,
+            side,
+            gap=1.0 if side < 16 else 2.0,
+            bottom=TOP + height + 13,
+            box=Box(LEFT + width + beside, TOP + height + under),
+        )
+
+    def corner(self, record: EffectRecord) -> tuple[float, float]:
+        """The upper left corner of a record's cell."""
+        x = LEFT + self.side * self.columns.index(record.index or 0)
+        y = TOP + self.side * self.layers.index(record.layer)
+        return x, y
+
+
+def _layer_ticks(grid: _Layout) -> list[str]:
+    """Numbers of layers, left of the rows."""
+    labels = [str(layer) for layer in grid.layers]
+
+    def place(at: float) -> tuple[float, float]:
+        return LEFT - 6, TOP + at + grid.side / 2 + 3
+
+    return _ticks(labels, grid.side, place, anchor="end", each=14.0)
+
+
+def _index_ticks(grid: _Layout, axis: str) -> list[str]:
+    """Numbers under the columns, and what they count."""
+    labels = [str(column) for column in grid.columns]
+
+    def place(at: float) -> tuple[float, float]:
+        return LEFT + at + grid.side / 2 - 1, grid.bottom
+
+    ticks = _ticks(labels, grid.side, place, anchor="middle", each=20.0)
+    x, y = px(LEFT + grid.side * len(labels) / 2), px(grid.bottom + 15)
+    name = f'<text class="tick" x="{x}" y="{y}" text-anchor="middle">{escape(axis)}</text>'
+    return [*ticks, name]
 
 
 def _cell(

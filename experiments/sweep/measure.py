@@ -105,14 +105,14 @@ def _screened(run: Run, grid: Grid) -> Measured:
     with console.progress() as bars:
         bar = bars.add_task(f"{grid.name}: gradients", total=len(grid.groups))
         for number, chunk in enumerate(grid.groups):
-            here = run.folder.kept(
+            of_group = run.folder.kept(
                 f"{grid.name} estimate-{number}",
                 partial(_estimated, grid, number, options.estimate),
             )
-            estimated[:, chunk.prompts] = here["effects"]
-            gate += np.abs(here["effects"]).sum(1)
-            gate_per_position += here["per_position"]
-            drop += here["graddrop"]
+            estimated[:, chunk.prompts] = of_group["effects"]
+            gate += np.abs(of_group["effects"]).sum(1)
+            gate_per_position += of_group["per_position"]
+            drop += of_group["graddrop"]
             bars.advance(bar)
     sizes = drop if options.estimate == "graddrop" else np.abs(estimated.sum(1))
     top, sample = to_verify(sizes, options.verify, options.verify_drawn, options.seed)
@@ -136,16 +136,16 @@ def _screened(run: Run, grid: Grid) -> Measured:
 def _estimated(grid: Grid, number: int, method: str) -> dict[str, Any]:
     """What the gradients give for every component on one group of prompts; sums over prompts where no effect is kept."""
     about = grid.subject, grid.metric, grid.groups[number], grid.parts, grid.edits_for(number)
-    here, drop = estimates(*about), np.zeros(len(grid.parts))
-    if not np.isfinite(here.effects).all():
+    of_group, drop = estimates(*about), np.zeros(len(grid.parts))
+    if not np.isfinite(of_group.effects).all():
         raise MetricError(
             f"metric {grid.metric.name}: expected gradients that are numbers, got NaN or infinity"
         )
     if method == "graddrop":
         drop = grad_drop(*about, 1 + max(part.layer for part in grid.parts)).sum(1)
     return {
-        "effects": here.effects.tolist(),
-        "per_position": here.per_position.sum(1).tolist(),
+        "effects": of_group.effects.tolist(),
+        "per_position": of_group.per_position.sum(1).tolist(),
         "graddrop": drop.tolist(),
     }
 

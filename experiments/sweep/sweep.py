@@ -62,41 +62,50 @@ def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
     Raises:
         MetricError: texts of one prompt differ in length and this architecture cannot be padded.
     """
-    owner: dict[int, set[int]] = {}
+    texts_of: dict[int, set[int]] = {}
     for text, _, _, prompt in reads.places.tolist():
-        owner.setdefault(prompt, set()).add(text)
-    length = {prompt: max(len(reads.texts[t]) for t in texts) for prompt, texts in owner.items()}
-    order = sorted(owner, key=lambda prompt: (-length[prompt], prompt))
+        texts_of.setdefault(prompt, set()).add(text)
+    length = {}
+    for prompt, texts in texts_of.items():
+        length[prompt] = max(len(reads.texts[text]) for text in texts)
+    order = sorted(texts_of, key=lambda prompt: (-length[prompt], prompt))
     while order:
         together, n_texts = [], 0
         longest = length[order[0]]
         for prompt in order:
-            fits = (n_texts + len(owner[prompt])) * longest <= tokens
+            fits = (n_texts + len(texts_of[prompt])) * longest <= tokens
             can_pad = subject.padding.right.possible or length[prompt] == longest
             if together and not (fits and can_pad):
                 break
             together.append(prompt)
-            n_texts += len(owner[prompt])
+            n_texts += len(texts_of[prompt])
         order = order[len(together) :]
-        yield _chunk(subject, reads, together, sorted(t for p in together for t in owner[p]))
+        # A text of two prompts is read for each of them.
+        texts = sorted(text for prompt in together for text in texts_of[prompt])
+        yield _chunk(subject, reads, together, texts)
+
+
+ONE_BATCH = 1 << 40
+"""Tokens of a batch that is never full."""
 
 
 def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[int]) -> Chunk:
     """Some prompts and their texts as a batch; reads are numbered by its rows and by the prompts' places in it."""
-    batches = list(subject.batches([reads.texts[text] for text in texts], tokens=1 << 40))
+    batches = list(subject.batches([reads.texts[text] for text in texts], tokens=ONE_BATCH))
     if len(batches) > 1:
         why = subject.padding.right.why
         raise MetricError(f"{subject.name}: {why}; these texts differ in length")
-    row_of = {texts[place]: row for row, place in enumerate(batches[0].rows)}
+    batch = batches[0]
+    row_of = {texts[place]: row for row, place in enumerate(batch.rows)}
     number_of = {prompt: number for number, prompt in enumerate(prompts)}
-    here = torch.isin(reads.places[:, 3], torch.tensor(prompts))
+    is_chosen = torch.isin(reads.places[:, 3], torch.tensor(prompts))
     places = []
-    for text, position, target, prompt in reads.places[here].tolist():
+    for text, position, target, prompt in reads.places[is_chosen].tolist():
         places.append((row_of[text], position, target, number_of[prompt]))
-    ordered = [reads.texts[texts[place]] for place in batches[0].rows]
-    words = reads.words[here] if reads.words is not None else None
-    of_batch = Reads(ordered, torch.tensor(places), reads.weights[here], words)
-    return Chunk(prompts, batches[0], of_batch)
+    ordered = [reads.texts[texts[place]] for place in batch.rows]
+    words = reads.words[is_chosen] if reads.words is not None else None
+    of_batch = Reads(ordered, torch.tensor(places), reads.weights[is_chosen], words)
+    return Chunk(prompts, batch, of_batch)
 
 
 class Sweep:
@@ -135,15 +144,19 @@ class Sweep:
         """
         values = np.empty((len(parts), len(self.clean)))
         self.changed = np.zeros(len(parts), dtype=bool)
-        for some, read in self._ends(parts):
+        for numbers, read in self._ends(parts):
             with torch.no_grad():
                 logits = self.resume.finish(read, self._targets) if self.resume.exact else read
-                values[some] = self._value(logits, [parts[i][0] for i in some])
-            advance(len(some))
+                values[numbers] = self._value(logits, [parts[i][0] for i in numbers])
+            advance(len(numbers))
         values -= self.clean
-        if not np.isfinite(values).all():
-            at = parts[int(np.argwhere(~np.isfinite(values))[0, 0])][0]
-            raise MetricError(f"metric {self.metric.name} is not finite with {at.site} edited")
+        is_sound = np.isfinite(values)
+        if not is_sound.all():
+            first = int(np.argwhere(~is_sound)[0, 0])
+            component, _ = parts[first]
+            raise MetricError(
+                f"metric {self.metric.name} is not finite with {component.site} edited"
+            )
         return values
 
     @torch.no_grad()
@@ -151,17 +164,20 @@ class Sweep:
         """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
         most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
         if not self.resume.exact:
-            for layer, name, numbers in _by_site(range(len(parts)), parts):
-                for some in runs(numbers, min(most, self._copies(0))):
-                    yield some, self._edited(layer, name, parts, some, 0, None)
+            at_once = min(most, self._copies(0))
+            for layer, name, of_site in _by_site(range(len(parts)), parts):
+                for numbers in runs(of_site, at_once):
+                    yield numbers, self._edited(layer, name, parts, numbers, 0, None)
             return
         waiting: list[tuple[list[int], Tensor]] = []
-        for start, numbers in self._starts(parts).items():
-            for some, read in self._joined(numbers, parts, start, min(most, self._copies(start))):
-                if waiting and sum(len(pack) for pack, _ in waiting) + len(some) > most:
+        for start, from_start in self._starts(parts).items():
+            at_once = min(most, self._copies(start))
+            for numbers, read in self._joined(from_start, parts, start, at_once):
+                n_waiting = sum(len(others) for others, _ in waiting)
+                if waiting and n_waiting + len(numbers) > most:
                     yield _together(waiting)
                     waiting = []
-                waiting.append((some, read))
+                waiting.append((numbers, read))
         if waiting:
             yield _together(waiting)
 
@@ -170,34 +186,38 @@ class Sweep:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
         running: list[int] = []
-        residual, at = self.resume.residual(0), 0
-        for layer, name, here in _by_site(numbers, parts):
-            for some in runs(here, most):
-                if len(running) + len(some) > most:
-                    yield running, self.resume.run(at, residual, start=start, finish=False)
+        residual, layer_at = self.resume.residual(0), 0
+        for layer, name, of_site in _by_site(numbers, parts):
+            for joining in runs(of_site, most):
+                if len(running) + len(joining) > most:
+                    # Full: those that run go on to the end without the new ones.
+                    yield running, self.resume.run(layer_at, residual, start=start, finish=False)
                     running = []
-                edited = self._edited(layer, name, parts, some, start, layer + 1)
+                edited = self._edited(layer, name, parts, joining, start, layer + 1)
                 if running:
-                    before = self.resume.run(at, residual, start=start, until=layer + 1)
-                    edited = torch.cat([before, edited])
-                running, residual, at = running + some, edited, layer + 1
+                    behind = self.resume.run(layer_at, residual, start=start, until=layer + 1)
+                    edited = torch.cat([behind, edited])
+                running, residual, layer_at = running + joining, edited, layer + 1
         if running:
-            yield running, self.resume.run(at, residual, start=start, finish=False)
+            yield running, self.resume.run(layer_at, residual, start=start, finish=False)
 
     def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
         """Where components start -> those components: a position that they change, or one a little before it."""
-        changed: dict[int, list[int]] = {}
+        changed_at: dict[int, list[int]] = {}
         for i, (component, _) in enumerate(parts):
-            late = component.kind == "positions" and self.resume.causal
-            changed.setdefault(component.index or 0 if late else 0, []).append(i)
+            # In a causal model nothing before an edited position can change.
+            is_late = component.kind == "positions" and self.resume.causal
+            position = (component.index or 0) if is_late else 0
+            changed_at.setdefault(position, []).append(i)
         rows, length = self.chunk.batch.input_ids.shape
         starts: dict[int, list[int]] = {}
-        start, beside = 0, 0
-        for at in sorted(changed):
-            if not starts or beside * rows * (length - start) >= SMALL_PACK:
-                start, beside, starts[at] = at, 0, []
-            starts[start] += changed[at]
-            beside += 1
+        start, n_positions = 0, 0
+        for position in sorted(changed_at):
+            n_computed = n_positions * rows * (length - start)
+            if not starts or n_computed >= SMALL_PACK:
+                start, n_positions, starts[position] = position, 0, []
+            starts[start] += changed_at[position]
+            n_positions += 1
         return starts
 
     def _copies(self, start: int) -> int:
@@ -210,40 +230,41 @@ class Sweep:
         layer: int,
         name: str,
         parts: Sequence[tuple[Component, Edit]],
-        some: Sequence[int],
+        numbers: Sequence[int],
         start: int,
         until: int | None,
     ) -> Tensor:
         """Copies that each edit the site ``name`` in a way of their own, as `Resume.run` gives them.
 
         Args:
-            some: which of ``parts``, a copy for each.
+            numbers: which of ``parts``, a copy for each.
         """
         size, mask = self.resume.batch, self.chunk.batch.attention_mask
-        needs = tuple(dict.fromkeys(need for i in some for need in parts[i][1].needs))
+        needs = tuple(dict.fromkeys(need for i in numbers for need in parts[i][1].needs))
 
         def apply(value: Tensor, where: Where) -> Tensor:
-            out = value.clone()
-            for copy, i in enumerate(some):
+            edited = value.clone()
+            for copy, i in enumerate(numbers):
                 component, edit = parts[i]
                 rows = slice(copy * size, (copy + 1) * size)
-                here, live = out[rows], {need: whole[rows] for need, whole in where.live.items()}
-                at = selected(here, component.site)
-                before = here[at]
-                there = replace(where, site=component.site, start=start, mask=mask, live=live)
-                after = edit(before, there)
+                of_copy = edited[rows]
+                live = {need: whole[rows] for need, whole in where.live.items()}
+                selection = selected(of_copy, component.site)
+                before = of_copy[selection]
+                place = replace(where, site=component.site, start=start, mask=mask, live=live)
+                after = edit(before, place)
                 self.changed[i] |= _differs(before, after, mask[:, start:])
-                here[at] = after
-            return out
+                of_copy[selection] = after
+            return edited
 
         site = Site(name)
         if not needs:
             self.resume.share(layer, site.part)
-        together = Edit(f"{len(some)} edits, one a copy", apply, needs, given="value")
+        together = Edit(f"{len(numbers)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             # `changed` tells which component did nothing
             warnings.simplefilter("ignore", NothingChanged)
-            copies = self.resume.residual(layer)[:, start:].repeat(len(some), 1, 1)
+            copies = self.resume.residual(layer)[:, start:].repeat(len(numbers), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
     def _value(
@@ -251,13 +272,12 @@ class Sweep:
     ) -> Float[np.ndarray, "copies prompts"]:
         """The metric of each copy; a rank or a share of right answers would hide a logit that is NaN, so they are looked at."""
         copies = logits.view(-1, *self._baseline.shape)
-        sound = copies.amax((1, 2)) < torch.inf
-        if not sound.all():
-            where = (
-                f"with {edited[int(sound.int().argmin())].site} edited"
-                if edited
-                else "without edits"
-            )
+        is_sound = copies.amax((1, 2)) < torch.inf  # of NaN the comparison is false too
+        if not is_sound.all():
+            where = "without edits"
+            if edited:
+                first = int(is_sound.int().argmin())
+                where = f"with {edited[first].site} edited"
             raise MetricError(f"expected logits that are numbers, got NaN or infinity {where}")
         return self.metric.value(copies, self._baseline, self._reads).double().cpu().numpy()
 
@@ -266,8 +286,10 @@ def _differs(before: Tensor, after: Tensor, mask: Tensor) -> bool:
     """Whether any token's values differ; padding does not count."""
     if before.shape[:2] != mask.shape:  # inside attention, with a pair of tokens a value
         return not torch.equal(before, after)
-    differing = (before != after).flatten(2).any(2) if before.ndim > 2 else before != after
-    return bool((differing & mask.bool().to(differing.device)).any())
+    is_other = before != after
+    if before.ndim > 2:
+        is_other = is_other.flatten(2).any(2)
+    return bool((is_other & mask.bool().to(is_other.device)).any())
 
 
 def _together(packs: Sequence[tuple[list[int], Tensor]]) -> tuple[list[int], Tensor]:
@@ -284,8 +306,8 @@ def _by_site(
     for i in numbers:
         component, _ = parts[i]
         by_site.setdefault((component.layer, component.site.name), []).append(i)
-    for (layer, name), some in sorted(by_site.items()):
-        yield layer, name, some
+    for (layer, name), of_site in sorted(by_site.items()):
+        yield layer, name, of_site
 
 
 def runs(items: Sequence[T], most: int) -> Iterator[list[T]]:
@@ -368,11 +390,10 @@ def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
             folder.save_cell(_cell(grid, number), saved)
             cells[number] = saved
     for number, chunk in enumerate(grid.groups):
-        clean[chunk.prompts], effects[:, chunk.prompts] = (
-            cells[number]["clean"],
-            cells[number]["effects"],
-        )
-        changed |= cells[number]["changed"]
+        cell = cells[number]
+        clean[chunk.prompts] = cell["clean"]
+        effects[:, chunk.prompts] = cell["effects"]
+        changed |= cell["changed"]
     return Swept(effects, clean, changed)
 
 
@@ -382,9 +403,10 @@ def _cell(grid: Grid, number: int) -> str:
 
 def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[str, Any]:
     """Every component edited in turn on one group of prompts."""
-    parts = grid.parts
-    sweep, edit_of = Sweep(grid.subject, grid.metric, grid.groups[number]), grid.edits_for(number)
-    effects = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
+    sweep = Sweep(grid.subject, grid.metric, grid.groups[number])
+    edit_of = grid.edits_for(number)
+    edits = [(part, edit_at(part, edit_of(part))) for part in grid.parts]
+    effects = sweep.effects(edits, advance)
     return {
         "clean": sweep.clean.tolist(),
         "effects": effects.tolist(),
