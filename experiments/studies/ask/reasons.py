@@ -100,20 +100,26 @@ def parse_words(said: str, words: Sequence[str]) -> Named:
     'refused'
     """
     in_text = [word.lower() for word in words]
-    named = [said[a:b].lower() for a, b in split_words(said) if is_word(said[a:b])]
+    named = []
+    for start, end in split_words(said):
+        word = said[start:end]
+        if is_word(word):
+            named.append(word.lower())
     lead = len(list(takewhile(FRAME.__contains__, named)))
     if {"word", "words"} & set(named[:lead]):  # "The most important words are", and then they come
         named = named[lead:] or named
     places = tuple(i for i, word in enumerate(in_text) if word in named)
-    absent = tuple(
-        dict.fromkeys(word for word in named if word not in in_text and word not in FRAME)
-    )
-    refused = REFUSAL.search(said)
-    if refused and refused[0].lower() not in " ".join(in_text):  # which a text may hold
+    absent: dict[str, None] = {}
+    for word in named:
+        if word not in in_text and word not in FRAME:
+            absent[word] = None
+    refusal = REFUSAL.search(said)
+    if refusal and refusal[0].lower() not in " ".join(in_text):  # which a text may hold
         return Named((), (), "refused", said)
     if not places:
-        return Named((), absent, "unparsable", said)
-    return Named(places, absent, "everything" if len(places) == len(in_text) else "", said)
+        return Named((), tuple(absent), "unparsable", said)
+    names_all = len(places) == len(in_text)
+    return Named(places, tuple(absent), "everything" if names_all else "", said)
 
 
 def is_word(unit: str) -> bool:

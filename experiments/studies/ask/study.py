@@ -95,29 +95,20 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     subject, options = inputs.subject, inputs.options
     assert subject is not None
     prompts = [explained(subject, prompt, options) for prompt in inputs.prompts]
-    answers = _kept(
-        run,
-        "asking",
-        "why",
-        [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts],
-    )
-    named = [
-        parse_words(answer, prompt.texts) for answer, prompt in zip(answers, prompts, strict=True)
-    ]
-    tested = [i for i, one in enumerate(named) if not one.reason]
+    questions = [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts]
+    answers = _kept(run, "asking", "why", questions)
+    named = []
+    for answer, prompt in zip(answers, prompts, strict=True):
+        named.append(parse_words(answer, prompt.texts))
+    tested = [i for i, words in enumerate(named) if not words.reason]
     if not tested:
-        counts = ", ".join(
-            f"{sum(n.reason == r for n in named)} {r}"
-            for r in ("refused", "unparsable", "everything")
-        )
         raise QuestionError(
-            f"none of {len(named)} answers names words that can be taken out ({counts}): see --templates, --chat"
+            f"none of {len(named)} answers names words that can be taken out ({_reasons(named)}): see --templates, --chat"
         )
-    jobs = [
-        partial(_effects, number, prompts[i], named[i].places, options)
-        for number, i in enumerate(tested)
-    ]
-    effects = np.array(_kept(run, "removing words", "effect", jobs))
+    removals = []
+    for number, i in enumerate(tested):
+        removals.append(partial(_effects, number, prompts[i], named[i].places, options))
+    effects = np.array(_kept(run, "removing words", "effect", removals))
     clusters = clusters_of([inputs.prompts[i] for i in tested])
     records = _records(effects, clusters, prompts[0].game.question.unit, options.seed)
     return Results(
@@ -126,6 +117,14 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
         findings=[Finding(property="named", text=finding(records, len(prompts)))],
         notes=[*_notes(named), *group_notes(clusters)],
     )
+
+
+def _reasons(named: Sequence[Named]) -> str:
+    """Why answers name no words, counted."""
+    counts = []
+    for reason in ("refused", "unparsable", "everything"):
+        counts.append(f"{sum(words.reason == reason for words in named)} {reason}")
+    return ", ".join(counts)
 
 
 def _kept(run: Run, title: str, name: str, jobs: Sequence[Callable[[], T]]) -> list[T]:
@@ -259,7 +258,9 @@ def _direction(record: WordsRecord) -> int:
     low, high, p = record.over_random_low, record.over_random_high, record.p
     if low is None or high is None or p is None or p >= SIGNIFICANT:
         return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
+    if low > 0:
+        return 1
+    return -1 if high < 0 else 0
 
 
 REASONS = {

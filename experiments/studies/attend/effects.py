@@ -84,18 +84,19 @@ def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreem
     low, high = np.quantile(confidence, [QUARTER, 1 - QUARTER])
     sharp, diffuse = [], []
     for record, effect in measured:
-        significant = effect.effect_q is not None and effect.effect_q < LEVEL
+        is_significant = effect.effect_q is not None and effect.effect_q < LEVEL
         # An estimate has no q: it shows neither that a head is needed nor that it is not.
-        if record.confidence >= high and not significant and effect.effect_exact:
+        if record.confidence >= high and not is_significant and effect.effect_exact:
             sharp.append(record.site)
-        if record.confidence <= low and significant:
+        if record.confidence <= low and is_significant:
             diffuse.append(record.site)
+    correlations = {}
+    for name in AGAINST:
+        values = [getattr(record, name) for record, _ in measured]
+        correlations[name] = _spearman(values, sizes)
     return Disagreement(
         n=len(measured),
-        spearman={
-            name: _spearman([getattr(record, name) for record, _ in measured], sizes)
-            for name in AGAINST
-        },
+        spearman=correlations,
         sharp_unneeded=sharp,
         diffuse_needed=diffuse,
         **ablation.about,

@@ -100,12 +100,11 @@ def checkpoint_finding(records: Sequence[CheckpointRecord]) -> Finding:
     steps = sorted({record.step for record in records})
     entropy = {(record.step, record.layer, record.index): record.entropy for record in records}
     heads = sorted({(record.layer, record.index) for record in records})
-    some_steps = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
-    counts = ", ".join(
-        f"{sum(entropy[step, *head] >= BROAD for head in heads)} at step {step}"
-        for step in some_steps
-    )
-    text = f"Of {len(heads)} heads these attend uniformly (entropy {BROAD} or more): {counts}."
+    counts = []
+    for step in dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])):
+        n_broad = sum(entropy[step, *head] >= BROAD for head in heads)
+        counts.append(f"{n_broad} at step {step}")
+    text = f"Of {len(heads)} heads these attend uniformly (entropy {BROAD} or more): {', '.join(counts)}."
     # The step at which each head is first sharper than that; heads that never are have none.
     sharpened: dict[tuple[int, int], int] = {}
     for head in heads:

@@ -426,8 +426,11 @@ def _agreement(
     for first in methods:
         row: dict[str, float | None] = {}
         for second in methods:
-            each = [rank_agreement(scores[item, first], scores[item, second]) for item in items]
-            known = [value for value in each if value is not None]
+            known = []
+            for item in items:
+                of_item = rank_agreement(scores[item, first], scores[item, second])
+                if of_item is not None:
+                    known.append(of_item)
             row[second] = float(np.mean(known)) if known else None
         agreement[first] = row
     return agreement

@@ -100,14 +100,14 @@ def prepare(options: CaptureOptions, load: Load) -> CaptureInputs:
         rows=rows,
         mean_length=mean_length,
     )
-    there = ActivationStore(inputs.folder)
+    store = ActivationStore(inputs.folder)
     if (options.out / "results.json").exists():
-        if not there.sealed:
+        if not store.sealed:
             raise RunError(
                 f"{options.out}: this capture is finished, but not at --to {inputs.folder}: use another --out"
             )
     else:
-        _check_room(options, there, inputs.disk)
+        _check_room(options, store, inputs.disk)
     return inputs
 
 
@@ -133,15 +133,14 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     run.memory |= {
         "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
     }  # fmt: skip
-    kind = getattr(torch, options.store_as)
     about = made_from(subject, inputs.source.unit, options.pooling)
     about |= {
         "data": [{"sha256": data.sha256, "texts": data.size} for data in inputs.data],
         "sites": inputs.sites,
         "batch_tokens": batch_tokens,
     }
-    store = ActivationStore(inputs.folder, about, dtype=kind)
-    begun = store.n_shards
+    store = ActivationStore(inputs.folder, about, dtype=getattr(torch, options.store_as))
+    is_resumed = store.n_shards > 0
     reader = Reader(
         subject.without_model(), inputs.source, inputs.need, inputs.max_ram, batch_tokens
     )
@@ -149,34 +148,44 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
         bar = bars.add_task("texts", total=inputs.source.size)
         written = _written(options, run.engine, subject, reader, inputs.sites, store)
         end = sealed(store, written, lambda n: bars.advance(bar, n))
-    records = [
-        SiteRecord(
-            site=site,
-            layer=Site(site).layer,
-            unit=inputs.source.unit,
-            rows=end.rows,
-            width=inputs.widths[site],
-            dtype=options.store_as,
-            bytes=end.rows * inputs.widths[site] * kind.itemsize,
-            largest=store.largest(site),
-        )
-        for site in inputs.sites
-    ]
-    run.speed["tokens_per_second"] = (
-        None if begun else round(end.tokens / max(run.seconds["capture"], 0.1))
-    )
-    held = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
+    # Of a run that was resumed the shards of before took no time.
+    speed = round(end.tokens / max(run.seconds["capture"], 0.1))
+    run.speed["tokens_per_second"] = None if is_resumed else speed
+    records = _records(inputs, store, end)
+    whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top = max(records, key=lambda record: record.largest)
     text = (
-        f"{end.rows:,} {inputs.source.unit}s of {end.texts:,} texts at {len(records)} sites: {held.bytes / 1e9:.2f} GB in "
+        f"{end.rows:,} {inputs.source.unit}s of {end.texts:,} texts at {len(records)} sites: {whole.bytes / 1e9:.2f} GB in "
         f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
     )
     return Results(
         records=records,
-        store=held,
+        store=whole,
         findings=[Finding(property="store", text=text)],
         notes=_notes(end),
     )
+
+
+def _records(inputs: CaptureInputs, store: ActivationStore, end: End) -> list[SiteRecord]:
+    """One record a site."""
+    dtype = inputs.options.store_as
+    value_bytes = getattr(torch, dtype).itemsize
+    records = []
+    for site in inputs.sites:
+        width = inputs.widths[site]
+        records.append(
+            SiteRecord(
+                site=site,
+                layer=Site(site).layer,
+                unit=inputs.source.unit,
+                rows=end.rows,
+                width=width,
+                dtype=dtype,
+                bytes=end.rows * width * value_bytes,
+                largest=store.largest(site),
+            )
+        )
+    return records
 
 
 def _written(
@@ -222,12 +231,9 @@ class Reader:
         return pieces(self.subject, self._layouts(), self.batch_tokens)
 
     def _layouts(self) -> Iterator[Layout]:
+        of_window = Layout.of if self.source.unit == "word" else Layout.of_tokens
         for window in windows(self.source.texts(), WINDOW):
-            layout = (
-                Layout.of(self.subject, window)
-                if self.source.unit == "word"
-                else Layout.of_tokens(self.subject, window)
-            )
+            layout = of_window(self.subject, window)
             self.need.check(layout, self.ram)
             yield layout
 
@@ -249,7 +255,7 @@ class Source:
 
     @classmethod
     def of(cls, options: CaptureOptions) -> Source:
-        """What the optionsuration names.
+        """What the options name.
 
         Raises:
             RunError: both or neither of corpus and text, words of plain text, no text at all.
@@ -263,16 +269,16 @@ class Source:
                 "--unit word needs annotated sentences (--corpus): plain text has tokens only"
             )
         corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
-        found = [(c.path, c.sha256, len(c)) for c in corpora]
+        files = [(corpus.path, corpus.sha256, len(corpus)) for corpus in corpora]
         if options.text is not None:
             size = sum(1 for _ in islice(numbered_lines(options.text), options.limit))
             if not size:
                 raise RunError(f"{options.text}: expected at least one text, got none")
-            found = [(options.text, file_sha256(options.text), size)]
-        data = [
-            DataFile("text" if len(found) == 1 else f"text {number}", str(path), sha256, size)
-            for number, (path, sha256, size) in enumerate(found, 1)
-        ]
+            files = [(options.text, file_sha256(options.text), size)]
+        data = []
+        for number, (path, sha256, size) in enumerate(files, 1):
+            name = "text" if len(files) == 1 else f"text {number}"
+            data.append(DataFile(name, str(path), sha256, size))
         return cls(corpora, options.text, options.limit, unit, data)
 
     def texts(self) -> Iterator[Sentence | str]:
@@ -284,31 +290,33 @@ class Source:
 
     def expected(self, subject: Subject) -> tuple[int, float]:
         """Rows in all and tokens a text: words are counted, tokens taken to be as many as in the first texts."""
-        some = self._first()
-        tokens = sum(map(len, subject.encode(some))) / len(some)
+        first = self._first()
+        tokens = sum(map(len, subject.encode(first))) / len(first)
         if self.unit == "word":
-            return sum(c.n_words for c in self.corpora), tokens
+            return sum(corpus.n_words for corpus in self.corpora), tokens
         return round(self.size * tokens), tokens
 
     def _first(self) -> list[str]:
         return [t if isinstance(t, str) else t.text for t in islice(self.texts(), 256)]
 
 
-def _check_room(options: CaptureOptions, there: ActivationStore, need: int) -> None:
+def _check_room(options: CaptureOptions, store: ActivationStore, need: int) -> None:
     """Refuse a disk that does not suffice.
 
     Raises:
         RunError: more than is allowed, or than is free.
     """
-    free, done = there.folder.free(), there.size()
-    if options.max_disk is not None and need > (most := as_bytes(options.max_disk, "--max-disk")):
-        raise RunError(
-            f"--max-disk {size(most)}: the rows need about {size(need)}: take fewer sites, a smaller type "
-            f"(--store-as) or fewer texts (--limit)"
-        )
+    free, done = store.folder.free(), store.size()
+    if options.max_disk is not None:
+        allowed = as_bytes(options.max_disk, "--max-disk")
+        if need > allowed:
+            raise RunError(
+                f"--max-disk {size(allowed)}: the rows need about {size(need)}: take fewer sites, a smaller type "
+                f"(--store-as) or fewer texts (--limit)"
+            )
     if free is not None and need - done > free:
         raise RunError(
-            f"{there.folder}: the rows need {size(need - done)}, {size(free)} are free there"
+            f"{store.folder}: the rows need {size(need - done)}, {size(free)} are free there"
         )
 
 

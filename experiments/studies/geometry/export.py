@@ -44,12 +44,13 @@ def write(
     """
     if "npz" in formats:
         arrays = {f"vectors/{site}": value for site, value in vectors.items()}
-        arrays |= {f"{m}/{site}": xy for site, made in maps.items() for m, xy in made.items()}
-        # Text only, so that the file opens without pickle.
-        columns = {
-            f"words/{name}": np.array([str(v) for v in column]) for name, column in words.items()
-        }
-        _whole(folder / "words.npz", lambda path: _npz(path, {**arrays, **columns}))
+        for site, of_site in maps.items():
+            for method, coordinates in of_site.items():
+                arrays[f"{method}/{site}"] = coordinates
+        for name, column in words.items():
+            # Text only, so that the file opens without pickle.
+            arrays[f"words/{name}"] = np.array([str(value) for value in column])
+        _whole(folder / "words.npz", lambda path: _npz(path, arrays))
     if "parquet" in formats:
         _whole(folder / "words.parquet", lambda path: _parquet(path, words, vectors, maps))
     if "projector" in formats:

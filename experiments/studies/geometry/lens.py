@@ -82,7 +82,8 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
     Raises:
         LensError: the final norm and the head are not the model's end.
     """
-    if (reason := why_not(subject)) is not None:
+    reason = why_not(subject)
+    if reason is not None:
         raise LensError(f"no logit lens: {reason}")
     of_batches: list[Tensor] = []
     texts: list[int] = []
@@ -90,8 +91,8 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
     for batch in subject.batches(usable, batch_tokens):
         inputs = batch.inputs(subject.device)
         mask = inputs["attention_mask"].bool()
-        here = mask[:, :-1] & mask[:, 1:]
-        targets = inputs["input_ids"][:, 1:][here]
+        is_read = mask[:, :-1] & mask[:, 1:]  # tokens that another one follows
+        targets = inputs["input_ids"][:, 1:][is_read]
         with torch.no_grad():
             clean = Resume(subject.model, inputs)
             if not clean.exact:
@@ -99,15 +100,14 @@ def logit_lens(subject: Subject, encoded: Sequence[Encoded], batch_tokens: int =
                     f"no logit lens: final norm and head do not give the logits of {type(subject.model).__name__}"
                 )
             layers = []
-            for n in range(clean.n_layers + 1):
-                logits = (
-                    clean.logits
-                    if n == clean.n_layers
-                    else clean.run(0, clean.residual(n), order=[])
-                )
-                layers.append(torch.stack(_read(logits[:, :-1][here].float(), targets)))
+            for layer in range(clean.n_layers + 1):
+                is_end = layer == clean.n_layers
+                # No block runs: the residual stream goes to the final norm as it is.
+                logits = clean.logits if is_end else clean.run(0, clean.residual(layer), order=[])
+                read = _read(logits[:, :-1][is_read].float(), targets)
+                layers.append(torch.stack(read))
         of_batches.append(torch.stack(layers).cpu().double())
-        texts += [batch.rows[row] for row in here.nonzero()[:, 0].tolist()]
+        texts += [batch.rows[row] for row in is_read.nonzero()[:, 0].tolist()]
     whole = torch.cat(of_batches, dim=2).numpy()
     log2p, rank, top, top_p = whole.transpose(1, 0, 2)
     return Lens(log2p, rank.astype(int), top.astype(int), top_p, np.array(texts))

@@ -35,12 +35,7 @@ class DrawnWords:
         self.other_layout = Layout.of(other, corpus.sentences) if other else self.layout
         # Without a BOS the first word is where attention sinks: its vector is like no other word's.
         self._first = 0 if subject.bos is not None or not subject.causal else 1
-        usable = [
-            (s, i)
-            for s, line in enumerate(self.layout.rows)
-            for i, row in enumerate(line)
-            if row is not None and self.other_layout.rows[s][i] is not None and i >= self._first
-        ]
+        usable = self._usable()
         rng = np.random.default_rng(options.seed)
         picked = sorted(rng.permutation(len(usable))[: options.words].tolist())
         self.chosen = [usable[p] for p in picked]
@@ -49,6 +44,16 @@ class DrawnWords:
             raise RunError(
                 f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --words"
             )
+
+    def _usable(self) -> list[tuple[int, int]]:
+        """Sentence and place of every word that has a vector in both models."""
+        usable = []
+        lines = zip(self.layout.rows, self.other_layout.rows, strict=True)
+        for sentence, (line, other_line) in enumerate(lines):
+            for i, (row, other_row) in enumerate(zip(line, other_line, strict=True)):
+                if row is not None and other_row is not None and i >= self._first:
+                    usable.append((sentence, i))
+        return usable
 
     @property
     def rows(self) -> list[int]:

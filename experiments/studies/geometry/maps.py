@@ -48,25 +48,23 @@ def draw(
         start = np.column_stack([start, np.zeros((len(start), 2 - start.shape[1]))])
     if method == "pca":
         return start
-    kept = components.coordinates[:, :KEPT]
+    first = components.coordinates[:, :KEPT]
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         begin: Any = start / max(float(start[:, 0].std()), 1e-12) * 1e-4
-        size = min(perplexity, (len(kept) - 1) / 3)
-        return np.asarray(
-            TSNE(
-                2, perplexity=size, init=begin.astype(np.float32), random_state=seed
-            ).fit_transform(kept)
-        )
+        size = min(perplexity, (len(first) - 1) / 3)
+        tsne = TSNE(2, perplexity=size, init=begin.astype(np.float32), random_state=seed)
+        return np.asarray(tsne.fit_transform(first))
     import importlib
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed costs it its threads
         umap: Any = importlib.import_module("umap")
-        made: Any = umap.UMAP(n_components=2, random_state=seed, n_neighbors=min(15, len(kept) - 1))
-        return np.asarray(made.fit_transform(kept))
+        n_neighbors = min(15, len(first) - 1)
+        reducer: Any = umap.UMAP(n_components=2, random_state=seed, n_neighbors=n_neighbors)
+        return np.asarray(reducer.fit_transform(first))
 
 
 def aligned(

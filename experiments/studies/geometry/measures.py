@@ -68,9 +68,10 @@ def intrinsic_dimension(vectors: Float[np.ndarray, "n d"], discard: float = 0.1)
     near = np.sort(_squared(distinct), axis=1)[:, 1:3]
     ratio = np.sort(0.5 * np.log(near[:, 1] / np.maximum(near[:, 0], 1e-300)))
     n = len(ratio)
-    kept = ratio[: int(n * (1 - discard))]
-    share = -np.log1p(-np.arange(1, len(kept) + 1) / n)
-    return float((kept @ share) / (kept @ kept))
+    small = ratio[: int(n * (1 - discard))]
+    # -log(1 - F) at each ratio, F its place among all.
+    heights = -np.log1p(-np.arange(1, len(small) + 1) / n)
+    return float((small @ heights) / (small @ small))
 
 
 def _squared(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:

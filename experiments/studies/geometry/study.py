@@ -272,14 +272,16 @@ def _similar(vectors: Vectors, others: Vectors | None = None, model: str = "") -
 def _lens_texts(subject: Subject, lens: Lens, texts: Sequence[Encoded]) -> list[LensText]:
     """The first texts of a length that is pleasant to look at, place by place."""
     usable = [text for text in texts if len(text) > 1]
+    shortest, longest = PLEASANT
 
-    def is_long_or_short(number: int) -> tuple[bool, int]:
-        return not PLEASANT[0] <= len(usable[number]) <= PLEASANT[1], number
+    def preference(number: int) -> tuple[bool, int]:
+        is_pleasant = shortest <= len(usable[number]) <= longest
+        return not is_pleasant, number
 
-    shown = []
-    for number in sorted(range(len(usable)), key=is_long_or_short)[:SHOWN_TEXTS]:
+    lens_texts = []
+    for number in sorted(range(len(usable)), key=preference)[:SHOWN_TEXTS]:
         places = np.flatnonzero(lens.texts == number)
-        shown.append(
+        lens_texts.append(
             LensText(
                 tokens=[subject.token(token) for token in usable[number].ids],
                 top=[[subject.token(int(token)) for token in row[places]] for row in lens.top],
@@ -288,7 +290,7 @@ def _lens_texts(subject: Subject, lens: Lens, texts: Sequence[Encoded]) -> list[
                 log2p=[[round(float(p), 3) for p in row[places]] for row in lens.log2p],
             )
         )
-    return shown
+    return lens_texts
 
 
 # -- what is written

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ...corpus import SPLITS
+from ...corpus import SPLITS, Sentence
 from ...tasks.task import Task
 from ...tasks.views import View
 from .sets import Means
 
 WORDS = 12
+FORMS = 100
+"""The farthest words among which the most frequent form is looked for."""
 SAME = 2
 """At most so many of a word form: else the most frequent words would be all that one sees."""
 
 
 def named(orders: Mapping[str, Sequence[int]], count: int) -> list[int]:
     """The first ``count`` neurons of every ranking, each once: the firsts of all, then the seconds."""
-    return list(
-        dict.fromkeys(order[i] for i in range(count) for order in orders.values() if i < len(order))
-    )
+    neurons: dict[int, None] = {}
+    for i in range(count):
+        for order in orders.values():
+            if i < len(order):
+                neurons[order[i]] = None
+    return list(neurons)
 
 
 def described(
@@ -42,68 +47,86 @@ def described(
         words: ``words, index, sentence_id, split, value, deviations, label``, at most two of a form; ``top_form, top_share``:
         the most frequent form among the farthest hundred, and its share.
     """
-    places = [
-        (split, sentence, at)
-        for split in SPLITS
-        for sentence, line in zip(
-            view.splits[split].sentences, view.layouts[split].rows, strict=True
-        )
-        for at, row in enumerate(line)
-        if row is not None
-    ]
-    labels = {
-        rows[0]: str(label)
-        for p in task.parts.values()
-        for rows, label in zip(p.rows, p.labels, strict=True)
-    }
-    ranks = {
-        ranking: {neuron: i + 1 for i, neuron in enumerate(order)}
-        for ranking, order in orders.items()
-    }
-    out = []
+    places = _word_places(view)
+    labels: dict[int, str] = {}  # of rows that are items of the task
+    for part in task.parts.values():
+        for rows, label in zip(part.rows, part.labels, strict=True):
+            labels[rows[0]] = str(label)
+    ranks = {}
+    for ranking, order in orders.items():
+        ranks[ranking] = {neuron: place for place, neuron in enumerate(order, 1)}
+    descriptions = []
     for neuron in neurons:
         values = features[:, neuron].astype(np.float64)
         scale = max(float(values.std()), 1e-12)
         away = (values - values.mean()) / scale
         order = np.argsort(-np.abs(away), kind="stable")
-        forms = [places[i][1].words[places[i][2]].form.lower() for i in order[:100]]
-        form, count = Counter(forms).most_common(1)[0]
-        out.append(
+        forms = [places[row].form for row in order[:FORMS]]
+        top_form, count = Counter(forms).most_common(1)[0]
+        words = []
+        for row in _farthest(order, places):
+            place = places[row]
+            words.append(
+                {
+                    "words": [word.form for word in place.sentence.words],
+                    "index": place.index,
+                    "sentence_id": place.sentence.id,
+                    "split": place.split,
+                    "value": float(values[row]),
+                    "deviations": float(away[row]),
+                    "label": labels.get(row),
+                }
+            )
+        classes = {}
+        for label, mean in means.of.items():
+            classes[label] = float(mean[neuron] - values.mean()) / scale
+        descriptions.append(
             {
                 "index": int(neuron),
-                "ranks": {ranking: found[neuron] for ranking, found in ranks.items()},
-                "classes": {
-                    c: float(m[neuron] - values.mean()) / scale for c, m in means.of.items()
-                },
-                "top_form": form,
+                "ranks": {ranking: of_ranking[neuron] for ranking, of_ranking in ranks.items()},
+                "classes": classes,
+                "top_form": top_form,
                 "top_share": count / len(forms),
-                "words": [
-                    {
-                        "words": [word.form for word in places[i][1].words],
-                        "index": places[i][2],
-                        "sentence_id": places[i][1].id,
-                        "split": places[i][0],
-                        "value": float(values[i]),
-                        "deviations": float(away[i]),
-                        "label": labels.get(i),
-                    }
-                    for i in _farthest(order, places)
-                ],
+                "words": words,
             }
         )
-    return out
+    return descriptions
 
 
-def _farthest(order: np.ndarray, places: Sequence[tuple[str, Any, int]]) -> list[int]:
+class _Place(NamedTuple):
+    """The word of one row of the features."""
+
+    split: str
+    sentence: Sentence
+    index: int
+
+    @property
+    def form(self) -> str:
+        """The word in small letters."""
+        return self.sentence.words[self.index].form.lower()
+
+
+def _word_places(view: View) -> list[_Place]:
+    """The words in the order of the rows."""
+    places = []
+    for split in SPLITS:
+        lines = zip(view.splits[split].sentences, view.layouts[split].rows, strict=True)
+        for sentence, line in lines:
+            for index, row in enumerate(line):
+                if row is not None:
+                    places.append(_Place(split, sentence, index))
+    return places
+
+
+def _farthest(order: np.ndarray, places: Sequence[_Place]) -> list[int]:
     """The first rows of the order, at most ``SAME`` of a form."""
-    kept: list[int] = []
+    rows: list[int] = []
     seen: Counter[str] = Counter()
     for row in order.tolist():
-        _, sentence, at = places[row]
-        form = sentence.words[at].form.lower()
+        form = places[row].form
         if seen[form] < SAME:
             seen[form] += 1
-            kept.append(row)
-        if len(kept) == WORDS:
+            rows.append(row)
+        if len(rows) == WORDS:
             break
-    return kept
+    return rows

@@ -51,6 +51,8 @@ from .summary import finding, set_records, study_notes, with_accuracy
 
 T = TypeVar("T")
 
+BYTES = 4
+"""Of a value as it is stored."""
 HELD = 3
 """Copies of a site's vectors that ranking and probing it hold."""
 
@@ -112,9 +114,12 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     )
     prop = _property(options, splits["train"])
     metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
-    given = files_of(options, len(items)) if options.given else []
+    data = files_of(options, len(items)) if options.given else []
+    for split, corpus in splits.items():
+        data.append(DataFile(split, str(corpus.path), corpus.sha256, len(corpus)))
     ranked_on: Sequence[Item] = []
     if options.gradient:
+        # Neurons that are ranked and measured on the same texts would look better than they are.
         ranked_on, items = halves(items)
     subject = load_for(metric, load)
     places = _places(options, vector_sites(subject, [options.site]))
@@ -122,7 +127,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     return NeuronsInputs(
         options=options,
         subject=subject,
-        data=[*given, *(DataFile(s, str(c.path), c.sha256, len(c)) for s, c in splits.items())],
+        data=data,
         splits=splits,
         view=view,
         places=places,
@@ -135,10 +140,12 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
 
 
 def _check(options: NeuronsOptions) -> None:
-    if unknown := [name for name in options.ranking if name not in RANKINGS]:
-        raise RunError(f"--ranking {unknown[0]}: expected {', '.join(RANKINGS)}")
-    if small := [k for k in options.k if k < 1]:
-        raise RunError(f"--k {small[0]}: expected at least 1")
+    for name in options.ranking:
+        if name not in RANKINGS:
+            raise RunError(f"--ranking {name}: expected {', '.join(RANKINGS)}")
+    for k in options.k:
+        if k < 1:
+            raise RunError(f"--k {k}: expected at least 1")
     if options.null_draws < 1:
         raise RunError(
             f"--null-draws {options.null_draws}: expected at least 1 (20 or more for a band)"
@@ -167,24 +174,31 @@ def _metric_and_texts(
 
 def _places(options: NeuronsOptions, names: Sequence[str]) -> list[str]:
     """The sites of the layers that are asked for."""
-    layers = {name: Site(name).layer for name in names}
-    if outside := [name for name, layer in layers.items() if layer is None]:
-        raise RunError(f"--site {options.site}: expected a site of the blocks, got {outside[0]}")
-    there = dict.fromkeys(layers.values())
-    if missing := [layer for layer in options.layer if layer not in there]:
-        raise RunError(f"--layer {missing[0]}: expected {', '.join(str(layer) for layer in there)}")
-    return [name for name, layer in layers.items() if not options.layer or layer in options.layer]
+    layers: dict[str, int] = {}
+    for name in names:
+        layer = Site(name).layer
+        if layer is None:
+            raise RunError(f"--site {options.site}: expected a site of the blocks, got {name}")
+        layers[name] = layer
+    known = dict.fromkeys(layers.values())
+    for layer in options.layer:
+        if layer not in known:
+            raise RunError(f"--layer {layer}: expected {', '.join(map(str, known))}")
+    wanted = options.layer or tuple(known)
+    return [name for name, layer in layers.items() if layer in wanted]
 
 
 def cost(inputs: NeuronsInputs) -> Cost:
     """The vectors of all sites on disk, those of one at a time in memory."""
     options, rows = inputs.options, inputs.view.layout.n_rows
     widths = site_widths(inputs.model, inputs.places).values()
+    what = options.given[0] if options.given else "texts"
     text = (
-        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {options.given[0] if options.given else 'texts'} "
+        f"{rows:,} words at {len(inputs.places)} sites; {len(inputs.items)} {what} "
         f"through each with every set of neurons changed, {options.null_draws} random sets beside it"
     )
-    return Cost(text, memory=HELD * rows * 4 * max(widths), disk=rows * 4 * sum(widths))
+    vector_bytes = rows * BYTES
+    return Cost(text, memory=HELD * vector_bytes * max(widths), disk=vector_bytes * sum(widths))
 
 
 def measure(inputs: NeuronsInputs, run: Run) -> Results:
@@ -200,13 +214,12 @@ def measure(inputs: NeuronsInputs, run: Run) -> Results:
         by_site = _read_all(inputs, run, features, means)
     with run.timed("effects"):
         records, baseline = _changed(inputs, run, means, by_site)
-    table = [_at(ReadRecord, name, row) for name in inputs.places for row in by_site[name]["table"]]
-    sites = [_at(SiteRecord, name, by_site[name]["about"]) for name in inputs.places]
-    neurons = [
-        _at(NeuronRecord, name, neuron)
-        for name in inputs.places
-        for neuron in by_site[name]["neurons"]
-    ]
+    table, sites, neurons = [], [], []
+    for name in inputs.places:
+        read = by_site[name]
+        table += [_at(ReadRecord, name, row) for row in read["table"]]
+        sites.append(_at(SiteRecord, name, read["about"]))
+        neurons += [_at(NeuronRecord, name, neuron) for neuron in read["neurons"]]
     records = with_accuracy(records, table)
     name = task.property.name
     text = finding(options, name, inputs.metric, len(inputs.items), table, sites, records)
@@ -261,18 +274,17 @@ def _read_all(
     inputs: NeuronsInputs, run: Run, features: Features, means: Mapping[str, Means]
 ) -> dict[str, dict[str, Any]]:
     """What `_read` gives of each site; sites that are done are not read again."""
-    given = _by_gradient(inputs, run, features, means) if inputs.options.gradient else {}
+    gradient_orders = _by_gradient(inputs, run, features, means) if inputs.options.gradient else {}
     by_site = {}
     with console.progress() as bars:
         bar = bars.add_task("rankings and probes", total=len(inputs.places))
         for name in inputs.places:
-            orders = {"gradient": given[name]} if name in given else {}
-            by_site[name] = run.folder.kept(
-                f"read-{name}",
-                lambda name=name, orders=orders: _read(
-                    inputs, features.read(name), means[name], orders
-                ),
-            )
+            orders = {"gradient": gradient_orders[name]} if name in gradient_orders else {}
+
+            def read(name: str = name, orders: dict[str, list[int]] = orders) -> dict[str, Any]:
+                return _read(inputs, features.read(name), means[name], orders)
+
+            by_site[name] = run.folder.kept(f"read-{name}", read)
             bars.advance(bar)
     return by_site
 
@@ -284,8 +296,9 @@ def _by_gradient(
     saved = run.folder.cell("gradient")
     if saved is not None:
         return saved
-    if heads := [name for name in means if features.store.read(name, torch.tensor([0])).ndim > 2]:
-        raise RunError(f"--gradient: expected a site without heads, got {heads[0]}")
+    for name in means:
+        if features.store.read(name, torch.tensor([0])).ndim > 2:
+            raise RunError(f"--gradient: expected a site without heads, got {name}")
     widths = {name: len(of_site.every) for name, of_site in means.items()}
     change = ablated(inputs.options.value)
 
@@ -359,32 +372,35 @@ def _changed(
 ) -> tuple[list[SetRecord], Baseline]:
     """The effect of every change on every set, and the metric without a change."""
     options, sets = inputs.options, _sets(inputs, by_site)
-    parts = [
-        Component("sets", Site(one.site).layer or 0, i, Site(one.site))
-        for i, one in enumerate(sets)
-    ]
+    parts = []
+    for i, of_set in enumerate(sets):
+        site = Site(of_set.site)
+        parts.append(Component("sets", site.layer or 0, i, site))
     records, baseline = [], None
     for value, change in _changes(options, inputs.task).items():
         # A neuron alone is taken out, not moved towards each class.
-        here = [i for i, one in enumerate(sets) if value == options.value or one.source != ALONE]
+        numbers = []
+        for i, of_set in enumerate(sets):
+            if value == options.value or of_set.source != ALONE:
+                numbers.append(i)
 
         def edit_of(part: Component, change: Change = change) -> Edit:
-            one = sets[part.index or 0]
-            return change(one, means[one.site]).at(inputs.skip)
+            neurons = sets[part.index or 0]
+            return change(neurons, means[neurons.site]).at(inputs.skip)
 
         grid = Grid(
             value,
             inputs.model,
             inputs.metric,
             inputs.groups,
-            [parts[i] for i in here],
+            [parts[i] for i in numbers],
             lambda number, edit=edit_of: edit,
         )
         effects, clean = sweep_all(run.folder, grid, run.engine)
         baseline = Baseline(**as_json(mean_of(clean, inputs.clusters, options.seed)))
         records += set_records(
             options,
-            [sets[i] for i in here],
+            [sets[i] for i in numbers],
             grid.parts,
             effects,
             clean,

@@ -38,16 +38,20 @@ def set_records(
     The false-discovery rate is that over all sets, and that over all neurons alone.
     """
     boot = ClusterBootstrap(clusters, seed=options.seed)
-    ranked = [i for i, one in enumerate(sets) if one.source not in (RANDOM, ALONE)]
-    alone = [i for i, one in enumerate(sets) if one.source == ALONE]
+    ranked = [i for i, of_set in enumerate(sets) if of_set.source not in (RANDOM, ALONE)]
+    alone = [i for i, of_set in enumerate(sets) if of_set.source == ALONE]
+    # Random sets of the same size at the same site are what a set is compared with.
+    random_at: dict[tuple[str, int], list[int]] = {}
+    for i, of_set in enumerate(sets):
+        if of_set.source == RANDOM:
+            random_at.setdefault((of_set.site, of_set.k), []).append(i)
     records = []
-    for component, here in (("sets", ranked), ("neurons", alone)):
-        if not here:
+    for component, numbers in (("sets", ranked), ("neurons", alone)):
+        if not numbers:
             continue
-        measured = Measured(effects[here], clean, np.ones(len(here), dtype=bool), {})
-        at = [parts[i] for i in here]
-        made = effect_records(
-            at,
+        measured = Measured(effects[numbers], clean, np.ones(len(numbers), dtype=bool), {})
+        of_effects = effect_records(
+            [parts[i] for i in numbers],
             measured,
             clean,
             clusters,
@@ -56,20 +60,16 @@ def set_records(
             value=value,
             baseline=baseline.value,
         )
-        for i, record in zip(here, made, strict=True):
-            one = sets[i]
-            drawn = [
-                j
-                for j, other in enumerate(sets)
-                if (other.site, other.source, other.k) == (one.site, RANDOM, one.k)
-            ]
+        for i, record in zip(numbers, of_effects, strict=True):
+            neurons = sets[i]
+            drawn = random_at.get((neurons.site, neurons.k), [])
             fields = {
                 **as_json(record),
                 "component": component,
-                "index": one.neurons[0] if component == "neurons" else None,
-                "ranking": one.source,
-                "k": one.k,
-                "neurons": list(one.neurons),
+                "index": neurons.neurons[0] if component == "neurons" else None,
+                "ranking": neurons.source,
+                "k": neurons.k,
+                "neurons": list(neurons.neurons),
                 **_against_random(effects[i], effects[drawn], boot),
             }
             records.append(SetRecord(**fields))
@@ -105,15 +105,17 @@ def _against_random(
 def with_accuracy(records: Sequence[SetRecord], table: Sequence[ReadRecord]) -> list[SetRecord]:
     """The records with what the first kind of probe reads from each set."""
     first = table[0].probe
-    accuracies = {
-        (row.site, row.ranking, row.k): row.accuracy for row in table if row.probe == first
-    }
-    return [
-        replace(record, accuracy=accuracies[record.site, record.ranking, record.k])
-        if record.component == "sets"
-        else record
-        for record in records
-    ]
+    accuracies = {}
+    for row in table:
+        if row.probe == first:
+            accuracies[row.site, row.ranking, row.k] = row.accuracy
+    completed = []
+    for record in records:
+        if record.component == "sets":
+            accuracy = accuracies[record.site, record.ranking, record.k]
+            record = replace(record, accuracy=accuracy)
+        completed.append(record)
+    return completed
 
 
 def finding(
@@ -126,19 +128,39 @@ def finding(
     records: Sequence[SetRecord],
 ) -> str:
     """What the fewest neurons tell, and whether the model misses them."""
-    first_probe = [row for row in table if row.probe == table[0].probe]
-    one = max((row for row in first_probe if row.k == 1), key=lambda row: row.accuracy)
-    site = next(site for site in sites if site.site == one.site)
-    sets = [
-        record for record in records if record.value == options.value and record.component == "sets"
-    ]
+    sets = []
+    for record in records:
+        if record.value == options.value and record.component == "sets":
+            sets.append(record)
+    return f"{_read_best(name, table, sites, sets)} {_used_most(options, metric, n_items, sets)}"
+
+
+def _read_best(
+    name: str,
+    table: Sequence[ReadRecord],
+    sites: Sequence[SiteRecord],
+    sets: Sequence[SetRecord],
+) -> str:
+    """The neuron from which the first probe reads best, beside what it is compared with."""
+    of_one = [row for row in table if row.probe == table[0].probe and row.k == 1]
+    best = max(of_one, key=lambda row: row.accuracy)
+    site = next(site for site in sites if site.site == best.site)
+    neuron = next(r.neurons[0] for r in sets if (r.site, r.ranking) == (best.site, best.ranking))
+    return (
+        f"{name} is read best from one neuron at {best.site}[{neuron}] ({best.ranking}): accuracy {best.accuracy:.3f} "
+        f"(95% {best.low:.3f}-{best.high:.3f}; one at random {best.random:.3f}, all {site.width} "
+        f"{site.whole[best.probe]:.3f}, most frequent class {site.majority:.3f})."
+    )
+
+
+def _used_most(
+    options: NeuronsOptions, metric: Metric, n_items: int, sets: Sequence[SetRecord]
+) -> str:
+    """How many sets the model misses, and the one that it misses most beyond random sets."""
     passing = [r for r in sets if r.q is not None and r.q < LEVEL and r.null_p <= LEVEL]
     most = max(sets, key=lambda record: abs(record.beyond))
-    neuron = next(r.neurons[0] for r in sets if (r.site, r.ranking) == (one.site, one.ranking))
     return (
-        f"{name} is read best from one neuron at {one.site}[{neuron}] ({one.ranking}): accuracy {one.accuracy:.3f} "
-        f"(95% {one.low:.3f}-{one.high:.3f}; one at random {one.random:.3f}, all {site.width} "
-        f"{site.whole[one.probe]:.3f}, most frequent class {site.majority:.3f}). Taken out ({options.value}), "
+        f"Taken out ({options.value}), "
         f"{len(passing)} of {len(sets)} sets change the {metric.name} at a false-discovery rate of {LEVEL:.0%} and more "
         f"than random sets do (n = {n_items}); most beyond random: the first {most.k} by {most.ranking} at "
         f"{most.site}, {most.effect:+.3g} {metric.unit} (random {most.null_low:+.3g} to {most.null_high:+.3g})."

@@ -175,8 +175,9 @@ def _parts(options: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> 
             f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
             f"{max(lengths)} tokens"
         )
-    every = places(model, options.site or "hook_resid_pre", lengths.pop())
-    return [part for part in every if (part.index or 0) >= first_position(options)]
+    first = first_position(options)
+    parts = places(model, options.site or "hook_resid_pre", lengths.pop())
+    return [part for part in parts if (part.index or 0) >= first]
 
 
 def cost(inputs: PatchInputs) -> Cost:

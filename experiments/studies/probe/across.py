@@ -138,10 +138,11 @@ def _add_trees(
         text = "structural probes skipped: they need a property of the text as it stands beside a rewritten one"
         out.notes.append(Note(kind="skipped", text=text))
         return
-    splits: dict[Split, Trees] = {
-        s: Trees.of(view.splits[s], view.layouts[s], view.offsets[s]) for s in SPLITS
-    }
-    if empty := [split for split, trees in splits.items() if not trees.rows]:
+    splits: dict[Split, Trees] = {}
+    for split in SPLITS:
+        splits[split] = Trees.of(view.splits[split], view.layouts[split], view.offsets[split])
+    empty = [split for split, trees in splits.items() if not trees.rows]
+    if empty:
         text = f"structural probes skipped: no sentence of {', '.join(empty)} has two words with vectors and one root"
         out.notes.append(Note(kind="skipped", text=text))
         return
@@ -150,9 +151,9 @@ def _add_trees(
             what = "sentences of one word, without one root, or with words without tokens"
             out.notes.append(Note(kind="dropped", text=f"tree: {trees.dropped} {split} {what}"))
     out.trees = _trees(options, view, splits, places, stores, folder)
-    late = [record.site for record in out.trees if not record.converged]
-    if late:
-        text = f"tree: structural probes not converged at {', '.join(late)}"
+    unconverged = [record.site for record in out.trees if not record.converged]
+    if unconverged:
+        text = f"tree: structural probes not converged at {', '.join(unconverged)}"
         out.notes.append(Note(kind="warning", text=text))
     if not options.random_models:
         text = "tree: the random-weight model is not supported (none was asked for)"

@@ -142,19 +142,21 @@ def gather(results: Results) -> list[Profile]:
     by_property: dict[str, list[ProbeRecord]] = {}
     for record in results.records:
         by_property.setdefault(record.property, []).append(record)
-    out: list[Profile] = []
+    profiles: list[Profile] = []
     for name, records in by_property.items():
-        groups: dict[str, list[ProbeRecord]] = {}
+        families: dict[str, list[ProbeRecord]] = {}
         embedding = [record for record in records if record.layer < 0]
         for record in records:
             if record.layer >= 0:
-                groups.setdefault(family(record.site), []).append(record)
-        if not groups:
-            groups = {embedding[0].site: []}
-        for kind, rows in groups.items():
-            ordered = sorted([*embedding, *rows], key=lambda record: record.layer)
-            out.append(Profile(f"p{len(out)}", name, kind, len(groups) == 1, tuple(ordered)))
-    return out
+                families.setdefault(family(record.site), []).append(record)
+        if not families:
+            families = {embedding[0].site: []}
+        is_only = len(families) == 1
+        for kind, of_family in families.items():
+            # The embedding layer is where every family's curve begins.
+            ordered = sorted([*embedding, *of_family], key=lambda record: record.layer)
+            profiles.append(Profile(f"p{len(profiles)}", name, kind, is_only, tuple(ordered)))
+    return profiles
 
 
 def cautions(results: Results) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap, interval
 from ....probes.mixing import MixFit, expected_layer, mix_many
+from ...corpus import Split
 from ...features.sites import layer_of
 from ...report.words import finite
 from ...tasks.task import Task, solved_together
@@ -50,25 +51,23 @@ def _of_group(
     single: Mapping[str, Right],
 ) -> list[MixRecord]:
     """The mixes of tasks that read the same vectors, trained together."""
-    train, dev, test = (
-        [group[0].vectors(site, split) for site in features] for split in ("train", "dev", "test")
-    )
+
+    def vectors(split: Split) -> list[Float[Tensor, "n width"]]:
+        return [group[0].vectors(site, split) for site in features]
+
+    train, dev, test = vectors("train"), vectors("dev"), vectors("test")
     train_labels = {task.property.name: task.parts["train"].labels for task in group}
     dev_labels = {task.property.name: task.parts["dev"].labels for task in group}
     fits = mix_many(train, train_labels, (dev, dev_labels), seed=seed, progress=progress)
     records = []
     for task in group:
-        cumulative = [fits[task.property.name, top] for top in range(len(sites))]
-        gold = np.array([str(label) for label in task.parts["test"].labels])
-        right = np.column_stack(
-            [fit.predict(test).astype(str) == gold for fit in cumulative]
-        ).astype(float)
-        boot = ClusterBootstrap(task.parts["test"].clusters, seed=seed)
-        records.append(
-            _record(
-                task.property.name, sites, cumulative, right, boot, single.get(task.property.name)
-            )
-        )
+        name, test_part = task.property.name, task.parts["test"]
+        cumulative = [fits[name, top] for top in range(len(sites))]
+        gold = np.array([str(label) for label in test_part.labels])
+        columns = [fit.predict(test).astype(str) == gold for fit in cumulative]
+        right = np.column_stack(columns).astype(float)
+        boot = ClusterBootstrap(test_part.clusters, seed=seed)
+        records.append(_record(name, sites, cumulative, right, boot, single.get(name)))
     return records
 
 
@@ -92,31 +91,32 @@ def _record(
     whole = cumulative[-1]
     weights = whole.mix.double().numpy()
     layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
+    centre_above = None
+    if len(sites) > 1:
+        centre_above = float(layers[1:] @ weights[1:] / weights[1:].sum())
     room = boot.mean(right[:, -1] - right[:, 0], kind="difference")
     margin = None if single is None else boot.mean(right[:, -1] - single, kind="difference")
     # Where no layer adds anything, where it is added on average is a ratio of noise.
-    resolved = None
-    if room.low > 0 and not (margin and margin.high < 0):
+    is_trained = margin is None or not margin.high < 0
+    expected = None
+    if room.low > 0 and is_trained:
         # The probes' own function counts the embedding layer as 0.
-        resolved = interval(
-            float(expected_layer(right.mean(0))) - 1, expected_layer(boot.means(right)) - 1
-        )
+        value = float(expected_layer(right.mean(0))) - 1
+        expected = interval(value, expected_layer(boot.means(right)) - 1)
     return MixRecord(
         property=name,
         sites=list(sites),
         mix=[round(float(weight), 6) for weight in whole.mix],
         centre_of_gravity=float(layers @ weights),
-        centre_above=float(layers[1:] @ weights[1:] / weights[1:].sum())
-        if len(sites) > 1
-        else None,
+        centre_above=centre_above,
         peakedness=whole.peakedness,
         cumulative=[float(share) for share in right.mean(0)],
         headroom=room.value,
         headroom_low=finite(room.low),
         headroom_high=finite(room.high),
-        expected_layer=resolved.value if resolved else None,
-        low=resolved.low if resolved else None,
-        high=resolved.high if resolved else None,
+        expected_layer=expected.value if expected else None,
+        low=expected.low if expected else None,
+        high=expected.high if expected else None,
         converged=all(fit.converged for fit in cumulative),
         margin=margin.value if margin else None,
         margin_low=finite(margin.low) if margin else None,

@@ -69,15 +69,15 @@ def all_rules(profile: Profile) -> list[Rule]:
 def describe(profile: Profile, series: Sequence[Series], rules: Sequence[Rule]) -> str:
     """The picture in words: where each curve starts, peaks and ends, and every baseline."""
     parts: list[str] = []
-    for s in reversed(series):
-        known = [(i, v) for i, v in enumerate(s.values) if v is not None]
-        (first, a), (last, z) = known[0], known[-1]
-        peak, m = max(known, key=lambda pair: pair[1])
-        text = f"{s.name}: {number(a)} at {profile.labels[first]}"
+    for curve in reversed(series):
+        known = [(i, value) for i, value in enumerate(curve.values) if value is not None]
+        (first, at_first), (last, at_last) = known[0], known[-1]
+        peak, highest = max(known, key=lambda pair: pair[1])
+        text = f"{curve.name}: {number(at_first)} at {profile.labels[first]}"
         if len(known) > 1:
-            text += f", highest {number(m)} at {profile.labels[peak]}, {number(z)} at {profile.labels[last]}"
+            text += f", highest {number(highest)} at {profile.labels[peak]}, {number(at_last)} at {profile.labels[last]}"
         parts.append(text)
-    parts += [f"{r.name}: {number(r.value)}" for r in rules]
+    parts += [f"{rule.name}: {number(rule.value)}" for rule in rules]
     if profile.best:
         parts.append(f"set of best layers: {profile.best_text}")
     return "; ".join(parts) + ". The same numbers stand in the table below."
@@ -101,31 +101,45 @@ def compose(
 
     `ends` is `names` (at the lines' right ends), `legend` (below) or `inside` (small pictures).
     """
-    main = [v for s in series if s.kind in MAIN_KINDS for v in s.present()]
-    rest = [v for s in series if s.kind not in MAIN_KINDS for v in s.present()]
-    rest += [r.value for r in rules] + ([0.0] if zero else [])
-    low, high = value_range(main, rest, 1.0)
+    is_small = ends == "inside"
+    low, high = _range(series, rules, zero)
     plot = Plot(box, len(profile.records), low, high)
     body = list(extra)
-    body += draw_best(plot, profile.best, f"best: {profile.best_text}" if ends != "inside" else "")
-    body += draw_axes(plot, profile.labels, y_title, X_TITLE if ends != "inside" else "layer")
+    body += draw_best(plot, profile.best, "" if is_small else f"best: {profile.best_text}")
+    body += draw_axes(plot, profile.labels, y_title, "layer" if is_small else X_TITLE)
     if zero and low <= 0 <= high:
-        body.append(f'<path class="axis" d="M{px(box.left)} {px(plot.y(0.0))}H{px(box.x_end)}"/>')
-    for r in rules:
-        line = f"M{px(box.left)} {px(plot.y(r.value))}H{px(box.x_end)}"
-        body.append(f'<g class="s-{r.kind}"><path class="line" d="{line}"/></g>')
-    for s in series:
-        body += draw_series(plot, s, profile.best)
+        body.append(f'<path class="axis" d="{_across(plot, 0.0)}"/>')
+    for rule in rules:
+        line = f'<path class="line" d="{_across(plot, rule.value)}"/>'
+        body.append(f'<g class="s-{rule.kind}">{line}</g>')
+    for curve in series:
+        body += draw_series(plot, curve, profile.best)
     if ends == "names":
         body += draw_end_labels(plot, list(reversed(series)), rules, 17.0)
     elif ends == "legend":
         body += draw_legend(box, list(reversed(series)), rules, box.y_end + 56)
     elif len(series) > 1:
         body += draw_end_labels(plot, series, (), 14.0)
-    cursor = f'<path class="cursor" d="M0 {px(box.top)}V{px(box.y_end)}"/>'
+    body.append(f'<path class="cursor" d="M0 {px(box.top)}V{px(box.y_end)}"/>')
     scale = f' data-x0="{px(plot.x0)}" data-dx="{plot.dx:.3f}"'
     words = describe(profile, series, rules)
-    return svg(box, [*body, cursor], title=title, desc=words, uid=uid, attrs=scale + attrs)
+    return svg(box, body, title=title, desc=words, uid=uid, attrs=scale + attrs)
+
+
+def _range(series: Sequence[Series], rules: Sequence[Rule], zero: bool) -> tuple[float, float]:
+    """The values that the picture has room for: the main curves whole, the others as far as they are near."""
+    main, others = [], []
+    for curve in series:
+        (main if curve.kind in MAIN_KINDS else others).extend(curve.present())
+    others += [rule.value for rule in rules]
+    if zero:
+        others.append(0.0)
+    return value_range(main, others, 1.0)
+
+
+def _across(plot: Plot, value: float) -> str:
+    """A level line at a value."""
+    return f"M{px(plot.box.left)} {px(plot.y(value))}H{px(plot.box.x_end)}"
 
 
 MAIN_KINDS = {"score", "f1", "seen", "unseen", "selectivity"}

@@ -300,12 +300,16 @@ def _with_controls(
     solved = group.solve(values, labels)
     fits = dict(solved.fits)
     for l2 in sorted({fits[name].l2 for name in group.parts}):
-        at_this = [name for name in group.parts if fits[name].l2 == l2]
-        waiting = [
-            task.key for name in at_this for task in control_tasks[name] if task.key not in fits
-        ]
+        # Control tasks whose penalty the solve did not reach.
+        waiting = {}
+        for name in group.parts:
+            if fits[name].l2 != l2:
+                continue
+            for task in control_tasks[name]:
+                if task.key not in fits:
+                    waiting[task.key] = labels[task.key]
         if waiting:
-            fits |= group.fit(solved.design, {key: labels[key] for key in waiting}, l2)
+            fits |= group.fit(solved.design, waiting, l2)
     return _Solved(solved.design, solved.test, fits)
 
 
@@ -313,15 +317,16 @@ def _judged_controls(
     group: _Group, control_tasks: Sequence[_Control], solved: _Solved
 ) -> tuple[list[float], list[float], bool]:
     """Each control task's score; of classes, how many of them are right on each item, as a share; whether all converged."""
-    fits = [solved.fits[task.key] for task in control_tasks]
-    predictions = [fit.predict(solved.test) for fit in fits]
-    pairs = list(zip(control_tasks, predictions, strict=True))
-    scores = [group.kind.score(task.test, predicted) for task, predicted in pairs]
-    shares: list[float] = []
-    if group.of_classes and pairs:
-        right = [task.test == predicted for task, predicted in pairs]
-        shares = [float(share) for share in np.mean(right, axis=0)]
-    return scores, shares, all(_converged(fit) for fit in fits)
+    scores, right, converged = [], [], True
+    for task in control_tasks:
+        fit = solved.fits[task.key]
+        predicted = fit.predict(solved.test)
+        scores.append(group.kind.score(task.test, predicted))
+        if group.of_classes:
+            right.append(task.test == predicted)
+        converged = converged and _converged(fit)
+    shares = [float(share) for share in np.mean(right, axis=0)] if right else []
+    return scores, shares, converged
 
 
 def _bits_beyond(

@@ -28,18 +28,20 @@ def over_seeds(
         results: of this run's seed.
         study: runs the study for other options.
     """
-    every = [results]
+    all_results = [results]
     for seed in range(options.seed + 1, options.seed + options.seeds):
-        console.say(f"seed {seed}, {len(every) + 1} of {options.seeds}")
-        other = replace(options, seed=seed, seeds=1, out=options.out / "seeds" / str(seed))
-        every.append(study(other))
-    by_seed: list[Cells] = [{(r.property, r.site): r for r in one.records} for one in every]
+        console.say(f"seed {seed}, {len(all_results) + 1} of {options.seeds}")
+        folder = options.out / "seeds" / str(seed)
+        all_results.append(study(replace(options, seed=seed, seeds=1, out=folder)))
+    by_seed: list[Cells] = []
+    for of_seed in all_results:
+        by_seed.append({(record.property, record.site): record for record in of_seed.records})
     records = [_with_seeds(record, by_seed) for record in results.records]
     properties = dict.fromkeys(record.property for record in records)
     spreads = [_of_property(name, by_seed, options) for name in properties]
-    findings = [
-        Finding(property=spread.property, text=_finding(spread, records)) for spread in spreads
-    ]
+    findings = []
+    for spread in spreads:
+        findings.append(Finding(property=spread.property, text=_finding(spread, records)))
     notes = []
     if options.dev and options.test and not options.sample:
         text = "the files are the same for every seed: control tasks, random models and intervals differ, not sentences"
@@ -63,19 +65,20 @@ def _with_seeds(record: ProbeRecord, by_seed: Sequence[Cells]) -> ProbeRecord:
 
 
 def _of_property(name: str, by_seed: Sequence[Cells], options: ProbeOptions) -> SeedsRecord:
-    tops = [
-        max((record for record in cells.values() if record.property == name), key=lambda r: r.score)
-        for cells in by_seed
-    ]
-    site = tops[0].site
-    here = [cells[name, site] for cells in by_seed if (name, site) in cells]
-    scores = [record.score for record in here]
-    selectivity = [record.selectivity for record in here if record.selectivity is not None]
+    best = []
+    for cells in by_seed:
+        of_property = [record for record in cells.values() if record.property == name]
+        best.append(max(of_property, key=lambda record: record.score))
+    # Spread is that of one site, the best of the first seed: the best of each seed would hide it.
+    site = best[0].site
+    at_site = [cells[name, site] for cells in by_seed if (name, site) in cells]
+    scores = [record.score for record in at_site]
+    selectivity = [record.selectivity for record in at_site if record.selectivity is not None]
     return SeedsRecord(
         property=name,
         seeds=[options.seed + k for k in range(len(by_seed))],
-        best=[record.site for record in tops],
-        scores=[record.score for record in tops],
+        best=[record.site for record in best],
+        scores=[record.score for record in best],
         mean=fmean(scores),
         sd=stdev(scores),
         sd_selectivity=stdev(selectivity) if len(selectivity) > 1 else None,

@@ -195,40 +195,37 @@ def plan_of(
     widths = site_widths(models[0], places)
     width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
     need = Need.of(models[0], widths, torch.float32)
-    made = [
-        view
-        for view in views
-        for number in range(len(models))
-        if not is_stored(view, number, options)
-    ]
-    batch_tokens = need.batch_tokens(options.batch_tokens, ram if made else None, 0.0)
-    for view in made:
+    to_compute = []  # a view for each model that must run on it
+    for view in views:
+        for number in range(len(models)):
+            if not is_stored(view, number, options):
+                to_compute.append(view)
+    batch_tokens = need.batch_tokens(options.batch_tokens, ram if to_compute else None, 0.0)
+    for view in to_compute:
         need.check(view.layout, ram)
-    disk = sum(view.layout.n_rows for view in made) * need.row
+    disk = sum(view.layout.n_rows for view in to_compute) * need.row
 
     one_site = max(view.layout.n_rows for view in views) * width * 4
-    optional = {
-        name: size for name, size in _of_options(options, one_site, len(places)).items() if size
-    }
-    solves = [
-        solve for view in views for solve in Solve.of(view.tasks, width, options.control_seeds)
-    ]
+    of_options = _of_options(options, one_site, len(places))
+    optional = {name: size for name, size in of_options.items() if size}
+    solves: list[Solve] = []
+    for view in views:
+        solves += Solve.of(view.tasks, width, options.control_seeds)
     indexed = rows if options.store is None else rows + open_store(options.store).n_rows
-    fits = Fits.plan(
-        need.held + INDEX_BYTES * indexed, one_site, len(models), solves, optional, ram
-    )
-    held = max(fits.memory, need.memory(batch_tokens) if made else 0)
+    before = need.held + INDEX_BYTES * indexed
+    fits = Fits.plan(before, one_site, len(models), solves, optional, ram)
+    memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
 
     _check_disk(options, disk + fits.disk)
-    text = (
-        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
-        + (f", batches of {batch_tokens:,} tokens" if made else "")
-        + f"; {fits.line()}; {held / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
-    )
+    text = f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
+    if to_compute:
+        text += f", batches of {batch_tokens:,} tokens"
+    text += f"; {fits.line()}; {memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
     for view in views:
         for task in view.tasks:
-            text += f"; {limits}" if (limits := task.limits()) else ""
-    return Plan(text, held, disk + fits.disk, batch_tokens, fits.hold, held - need.held)
+            limits = task.limits()
+            text += f"; {limits}" if limits else ""
+    return Plan(text, memory, disk + fits.disk, batch_tokens, fits.hold, memory - need.held)
 
 
 def _of_options(options: ProbeOptions, one_site: int, places: int) -> dict[str, int]:
@@ -318,20 +315,19 @@ def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
     """All properties at all sites; sites that are done are not probed again."""
     assert inputs.subject is not None
     subject, views = inputs.subject.without_model(), inputs.views
-    names = {
-        (number, site): f"{views[number].name}-{site}"
-        for number in range(len(views))
-        for site in inputs.places
-    }
-    saved = {place: run.folder.cell(name) for place, name in names.items()}
-    missing = [place for place, cells in saved.items() if cells is None]
+    names = {}
+    for number, view in enumerate(views):
+        for site in inputs.places:
+            names[number, site] = f"{view.name}-{site}"
+    cells_of = {place: run.folder.cell(name) for place, name in names.items()}
+    missing = [place for place, cells in cells_of.items() if cells is None]
     with console.progress() as bars:
         bar = bars.add_task("probes", total=len(names), completed=len(names) - len(missing))
         work = partial(_probe, inputs.options, subject, views, stores, run.memory["hold"])
         for place, cells in run.engine.map(work, missing, lambda n: bars.advance(bar, n)):
             run.folder.save_cell(names[place], cells)
-            saved[place] = cells
-    return [Cell.from_json(record) for cells in saved.values() for record in cells or ()]
+            cells_of[place] = cells
+    return [Cell.from_json(record) for cells in cells_of.values() for record in cells or ()]
 
 
 def _probe(

@@ -364,31 +364,29 @@ def _confused(cell: Cell, test: Part) -> list[ConfusionRecord]:
 
 
 def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Note]:
-    name, level, notes = task.property.name, task.property.level, []
-    late = [cell.site for cell in cells if not cell.converged]
-    if late:
-        notes.append(
-            Note(kind="warning", text=f"{name}: probes not converged at {', '.join(late)}")
-        )
-    late = [cell.site for cell in cells if not cell.control_converged]
-    if late:
-        notes.append(
-            Note(kind="warning", text=f"{name}: control probes not converged at {', '.join(late)}")
-        )
+    name, notes = task.property.name, []
+
+    def add(kind: str, text: str) -> None:
+        notes.append(Note(kind=kind, text=f"{name}: {text}"))
+
+    unconverged = [cell.site for cell in cells if not cell.converged]
+    if unconverged:
+        add("warning", f"probes not converged at {', '.join(unconverged)}")
+    unconverged = [cell.site for cell in cells if not cell.control_converged]
+    if unconverged:
+        add("warning", f"control probes not converged at {', '.join(unconverged)}")
     if options.control_seeds and any(len(cell.control) < options.control_seeds for cell in cells):
-        text = f"{name}: some control tasks drew one class or number only and were left out"
-        notes.append(Note(kind="skipped", text=text))
+        add("skipped", "some control tasks drew one class or number only and were left out")
     if task.property.kind == "class":
         notes += _absent_classes(task)
     elif options.control_seeds:
-        text = f"{name}: selectivity of a number has no interval (R2 less the control's R2)"
-        notes.append(Note(kind="info", text=text))
-    if few := evaluation.few_clusters(len(set(task.parts["test"].clusters.tolist()))):
-        notes.append(Note(kind="warning", text=f"{name}: {few}"))
-    if level == "sentence":
-        notes.append(
-            Note(kind="info", text=f"{name}: the control task keys on the sentence's first word")
-        )
+        add("info", "selectivity of a number has no interval (R2 less the control's R2)")
+    n_clusters = len(set(task.parts["test"].clusters.tolist()))
+    few = evaluation.few_clusters(n_clusters)
+    if few:
+        add("warning", few)
+    if task.property.level == "sentence":
+        add("info", "the control task keys on the sentence's first word")
     return notes
 
 
@@ -420,14 +418,12 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     """One paragraph in words, from the records of one property."""
     top = max(records, key=lambda record: record.score)
     first, last = records[0], records[-1]
-    best = [i for i, record in enumerate(records) if record.best]
-    names = runs(best, [layer_label(record.layer, record.site) for record in records])
-    where = "the embeddings" if names == "emb" else f"layer{'s' if len(best) > 1 else ''} {names}"
-    metric = "R2" if top.metric == "r2" else "accuracy"
+    is_number = top.metric == "r2"
+    metric = "R2" if is_number else "accuracy"
     text = (
-        f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {where} "
+        f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {_best_layers(records)} "
         f"({top.score:.3f}{_span(top.low, top.high)}); layer {layer_label(last.layer, last.site)}, the last that "
-        f"was read, has {last.score:.3f}. The most frequent {'label' if metric == 'accuracy' else 'value'} of each word "
+        f"was read, has {last.score:.3f}. The most frequent {'value' if is_number else 'label'} of each word "
         f"type gives {top.type_majority:.3f}."
     )
     if top.distance_majority is not None:
@@ -438,3 +434,12 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     if top.random_model is not None:
         text += f" The same layer of a random-weight model gives {top.random_model:.3f}."
     return text
+
+
+def _best_layers(records: Sequence[ProbeRecord]) -> str:
+    """The set of best layers in words."""
+    best = [i for i, record in enumerate(records) if record.best]
+    names = runs(best, [layer_label(record.layer, record.site) for record in records])
+    if names == "emb":
+        return "the embeddings"
+    return f"layer{'s' if len(best) > 1 else ''} {names}"

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap
 from ....probes.structural import (
+    Kind,
+    StructuralFit,
     depth_spearman,
     distance_spearman,
     structural_many,
@@ -41,10 +43,12 @@ class Trees:
         """Read them off; punctuation does not count in UUAS and root accuracy."""
         rows, heads, counted = [], [], []
         for sentence, at in zip(corpus.sentences, layout.rows, strict=True):
-            whole = [row + offset for row in at if row is not None]
+            present = [row + offset for row in at if row is not None]
             governors = [word.head for word in sentence.words]
-            if len(whole) == len(governors) > 1 == governors.count(0):
-                rows.append(whole)
+            is_complete = len(present) == len(governors)
+            has_one_root = governors.count(0) == 1
+            if is_complete and has_one_root and len(present) > 1:
+                rows.append(present)
                 heads.append(governors)
                 counted.append([word.upos != "PUNCT" for word in sentence.words])
         return cls(rows, heads, counted, len(corpus) - len(rows))
@@ -77,34 +81,40 @@ def tree_scores_of(
         for split, trees in splits.items():
             features[split][site] = trees.vectors(whole)
     width = features["train"][sites[0]][0].shape[1]
-    fits = {
-        kind: structural_many(
+    rank = min(rank, width)
+
+    def fit(kind: Kind) -> dict[tuple[str, int], StructuralFit]:
+        return structural_many(
             features["train"],
             train.heads,
             features["dev"],
             dev.heads,
             kind,
-            (min(rank, width),),
+            (rank,),
             seed=seed,
         )
-        for kind in ("distance", "depth")
-    }
-    out = []
+
+    distances, depths = fit("distance"), fit("depth")
+    records = []
     for site in sites:
-        (distance,) = [fit for (name, _), fit in fits["distance"].items() if name == site]
-        (depth,) = [fit for (name, _), fit in fits["depth"].items() if name == site]
+        distance, depth = distances[site, rank], depths[site, rank]
+        words = features["test"][site]
         scores = tree_scores(
-            [distance.predict(words) for words in features["test"][site]],
-            [depth.predict(words) for words in features["test"][site]],
+            [distance.predict(of_sentence) for of_sentence in words],
+            [depth.predict(of_sentence) for of_sentence in words],
             test,
             seed,
         )
-        ends = {
-            "epochs": max(distance.epochs, depth.epochs),
-            "converged": distance.converged and depth.converged,
-        }
-        out.append({"site": site, "rank": len(distance.projection), **scores, **ends})
-    return out
+        records.append(
+            {
+                "site": site,
+                "rank": len(distance.projection),
+                **scores,
+                "epochs": max(distance.epochs, depth.epochs),
+                "converged": distance.converged and depth.converged,
+            }
+        )
+    return records
 
 
 def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
