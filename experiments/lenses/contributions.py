@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks import anatomy, capture, edits, intervene, sites
-from ...hooks.configuration import setting
 from ..attention.norms import output_weights
 from ..subject import Subject
 from ..subject.word_spans import Encoded
@@ -237,7 +236,7 @@ def frozen_end(
     matrix, beta = _linear_norm(norm, stream, normed, subject.name)
     weight = head.weight.detach().float()
     read = weight[target] - (weight[wrong] if wrong is not None else 0)
-    scale, cap = _scale_of(model.config), setting(model.config, "final_logit_softcapping")
+    scale, cap = _scale_of(model.config), getattr(model.config, "final_logit_softcapping", None)
     bias = float(read @ beta) * scale
     if getattr(head, "bias", None) is not None:
         bias += float(head.bias[target] - (head.bias[wrong] if wrong is not None else 0)) * scale
@@ -248,9 +247,9 @@ def frozen_end(
 
 def _scale_of(config: Any) -> float:
     """What the configuration multiplies or divides logits by."""
-    if up := setting(config, "logit_scale"):
+    if up := getattr(config, "logit_scale", None):
         return float(up)
-    down = setting(config, "logits_scaling")
+    down = getattr(config, "logits_scaling", None)
     return 1 / float(down) if down else 1.0
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ...hooks.anatomy import body_of
-from ...hooks.configuration import setting
 from ...hooks.padding import Padding, Side, probe_padding
 from .batches import Batch, make_batches
 from .bos import decide_bos
@@ -85,21 +84,8 @@ class Subject:
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
         self.pad_id = self._pad_id()
-        takes = inspect.signature(self.body.forward).parameters
-        if "input_ids" not in takes:
-            raise SubjectError(
-                f"{type(model).__name__} reads {next(iter(takes), 'nothing')} and not the tokens of a text: expected "
-                "a text model (layerscope.capture and layerscope.verify take any model)"
-            )
-        told = "position_ids" in takes
-        try:
-            self.padding: Padding = probe_padding(self._run, self.pad_id, self.vocabulary, told)
-        except (TypeError, AttributeError, ValueError) as error:
-            # CLIP's kind wants pictures beside the text, and fails somewhere inside without them.
-            raise SubjectError(
-                f"{type(model).__name__} cannot be run on a text alone ({type(error).__name__}: {error}): load the "
-                "part of it that reads texts"
-            ) from error
+        told = "position_ids" in inspect.signature(self.body.forward).parameters
+        self.padding: Padding = probe_padding(self._run, self.pad_id, self._vocabulary(), told)
         self.causal = self.padding.causal
         choice = decide_bos(self, bos)
         self.bos, self.bos_reason, self._prefix = choice.token, choice.reason, choice.prefix
@@ -142,29 +128,11 @@ class Subject:
 
     @property
     def n_layers(self) -> int:
-        return int(self._setting("num_hidden_layers", "num_layers", "n_layer", default=0))
+        return int(_of(self.config, "num_hidden_layers", "num_layers", "n_layer") or 0)
 
     @property
     def d_model(self) -> int:
-        return int(self._setting("hidden_size", "d_model", "n_embd", default=0))
-
-    @property
-    def d_inner(self) -> int:
-        """Width of the feed-forward layers: as the configuration says it, or four times the stream's."""
-        names = ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "ffn_dim")
-        width = self._setting(*names, default=0)
-        widths = width if isinstance(width, (list, tuple)) else [width]
-        return int(max(widths)) or 4 * self.d_model
-
-    @functools.cached_property
-    def vocabulary(self) -> int:
-        """How many token ids the model reads."""
-        return int(self._setting("vocab_size", default=0) or len(self._tokenizer))
-
-    def _setting(self, *names: str, default: Any = None) -> Any:
-        """A setting of the part that reads texts: of an encoder and a decoder it is the encoder."""
-        config = getattr(self.body, "config", self.config)
-        return setting(config, *names, default=setting(self.config, *names, default=default))
+        return int(_of(self.config, "hidden_size", "d_model", "n_embd") or 0)
 
     def token(self, token_id: int) -> str:
         """The token of an id, as the tokenizer spells it."""
@@ -422,15 +390,18 @@ class Subject:
 
     def _pad_id(self) -> int:
         # Any id does where the mask hides it; RoBERTa's kind also counts positions by this one.
-        for found in (self._setting("pad_token_id"), self._tokenizer.pad_token_id):
-            if isinstance(found, int) and 0 <= found < self.vocabulary:
+        for found in (getattr(self.config, "pad_token_id", None), self._tokenizer.pad_token_id):
+            if isinstance(found, int) and 0 <= found < self._vocabulary():
                 return found
         return 0
 
+    def _vocabulary(self) -> int:
+        return int(_of(self.config, "vocab_size") or len(self._tokenizer))
+
     def _max_length(self) -> int:
         limits = [10**6]
-        relative = self._setting("relative_attention_num_buckets") is not None
-        places = self._setting("max_position_embeddings", "n_positions", "max_seq_len")
+        relative = _of(self.config, "relative_attention_num_buckets") is not None
+        places = _of(self.config, "max_position_embeddings", "n_positions", "max_seq_len")
         if places and int(places) > 0 and not relative:  # XLNet writes -1 for no limit
             limits.append(int(places) - self.padding.right.start)
         declared = self.tokenizer.model_max_length
@@ -511,6 +482,16 @@ def _require_characters(texts: Sequence[str]) -> None:
             raise SubjectError(
                 f"text {number} ({text[:40]!a}): expected characters, got half of one ({half}, a lone surrogate)"
             ) from None
+
+
+def _of(config: Any, *names: str) -> Any:
+    """The first of these settings that the configuration, or its text part, has."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    for part in (config, text):
+        for name in names:
+            if (found := getattr(part, name, None)) is not None:
+                return found
+    return None
 
 
 def _method(model: nn.Module, name: str) -> Callable[[], Any]:

@@ -154,9 +154,6 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
         return t.AutoModelForSequenceClassification
     if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) or (nameless and kind not in masked):
         return t.AutoModelForCausalLM
-    # Models of pictures or sounds and text: with text alone they are causal language models.
-    if offers(names.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
-        return t.AutoModelForMultimodalLM
     if body_only:
         return (
             t.AutoModelForTextEncoding
