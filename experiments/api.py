@@ -2,21 +2,27 @@
 
     results = ablate(model="openai-community/gpt2", prompts="ioi.jsonl", component="heads", out="runs/ioi")
 
-A path may be text, and one value stands for a list of one. ``model`` may also be in memory, as a pair of model and
+A path may be text, and one value stands for a list of one. A data file may also be a list of dicts, one a line, or a
+`pandas.DataFrame`: ``prompts=[{"prompt": ..., "answer": ...}]``. ``model`` may also be in memory, as a pair of model and
 tokenizer or as an `experiments.subject.Subject`; it then stays as it is: ``dtype`` and ``device`` are its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
+import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 from .pages import complete
 from .results import Results
 from .runs.execute import execute, planned
+from .runs.folder import write_text
 from .runs.options import from_values
+from .runs.shared_options import RUNS
 from .runs.study import Study
 from .studies import STUDIES
 
@@ -57,7 +63,7 @@ class StudyFunction:
             raise TypeError(
                 f"{self.__name__}: expected options by name, such as model=..., got {args[0]!r:.80}"
             )
-        given = dict(options)
+        given = {name: _in_a_file(value) for name, value in options.items()}
         if isinstance(given.get("model"), tuple):
             from .subject import Subject
 
@@ -67,6 +73,24 @@ class StudyFunction:
 
     def __repr__(self) -> str:
         return f"<layerscope {self.__name__}{self.__signature__}>"
+
+
+def _in_a_file(value: Any) -> Any:
+    """The path of a JSONL file for a list of dicts or a frame, which a run folder can name; any other value as it is.
+
+    The file's name is the hash of its text, so that the same records are the same data of the same run.
+    """
+    if hasattr(value, "columns") and hasattr(value, "to_dict"):
+        value = value.to_dict("records")
+    if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
+        return value
+    text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in value)
+    folder = Path.cwd() / RUNS / "inputs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
+    if not path.exists():
+        write_text(path, text)
+    return path
 
 
 FUNCTIONS = {name: StudyFunction(study) for name, study in STUDIES.items()}

@@ -425,3 +425,19 @@ def test_options_without_their_names_are_refused():
         TypeError, match=r"^doctor: expected options by name, such as model=\.\.\., got 'gpt2'$"
     ):
         experiments.doctor("gpt2")
+
+
+def test_records_in_memory_are_the_same_data_as_their_file(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    prompts = [
+        {"prompt": f"The {noun} near the garden", "answer": " answers", "wrong": " answer"}
+        for noun in ("guard", "teacher", "student")
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    given = {"model": PATHS.model, "component": "layers", "null_draws": 0}
+    from_file = experiments.ablate(prompts="prompts.jsonl", out="a", **given)
+    from_list = experiments.ablate(prompts=prompts, out="b", **given)
+    again = experiments.ablate(prompts=pandas.DataFrame(prompts), out="b", **given)
+    assert from_file.records == from_list.records == again.records
+    assert len(list(Path("runs/inputs").iterdir())) == 1
