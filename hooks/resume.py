@@ -230,8 +230,8 @@ class Resume:
         return read
 
     def finish(
-        self, residual: Float[Tensor, "read d_model"], tokens: Int[Tensor, " tokens"] | None = None
-    ) -> Float[Tensor, "read tokens"]:
+        self, residual: Float[Tensor, "*read d_model"], tokens: Int[Tensor, " tokens"] | None = None
+    ) -> Float[Tensor, "*read tokens"]:
         """Logits of what `run` gave with ``finish=False``: of all tokens, or only of these."""
         if self._finish is None:
             raise InputError(

@@ -114,6 +114,25 @@ class ClusterBootstrap:
         low, high = self.mean_ends(values[:, None].astype(float), level, kind)
         return Interval(float(values.mean()), float(low[0]), float(high[0]))
 
+    def median(self, values: Float[np.ndarray, " n"], level: float = LEVEL) -> Interval:
+        r"""The interval of a median: the quantiles at the ends of the interval of the share that lies below it.
+
+        .. math:: [Q(1/2 - (u - p)),\ Q(1/2 + (p - l))], \qquad p = \hat F(\tilde m) \in [l, u]
+
+        Source: Woodruff 1952.
+
+        >>> ClusterBootstrap(np.arange(101)).median(np.arange(101.0))
+        Interval(value=50.0, low=40.0, high=60.0)
+        """
+        value = float(np.median(values))
+        share = self.mean((values <= value).astype(float), level, "share")
+        if math.isnan(share.low):
+            return Interval(value, math.nan, math.nan)
+        below, above = share.high - share.value, share.value - share.low
+        levels = np.clip([0.5 - below, 0.5 + above], 0.0, 1.0)
+        low, high = np.quantile(values, levels, method="inverted_cdf")
+        return Interval(value, float(low), float(high))
+
     def mean_ends(
         self, values: Float[np.ndarray, "n k"], level: float = LEVEL, kind: Kind | None = None
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:

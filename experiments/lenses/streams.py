@@ -85,11 +85,9 @@ class Streams:
         with torch.no_grad():
             return self.clean.run(last, self.clean.residual(last), until=self.n_layers)
 
-    def logits(
-        self, stream: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos vocab"]:
+    def logits(self, stream: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places vocab"]:
         """The model's own final norm, head, scale and soft cap."""
-        return self.clean.run(0, stream, order=[])
+        return self.clean.finish(stream)
 
 
 def all_streams(subject: Subject, texts: Sequence[Encoded], batch_tokens: int) -> Iterator[Streams]:

@@ -122,13 +122,21 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Heat:
-    """Marks that the pointer reads: a grid of effects with its key, or a scatter; with patterns, a click shows a head's."""
+    """Marks that the pointer reads: a grid of effects with its key, or a scatter.
+
+    Args:
+        patterns: a click shows a head's pattern; the patterns are in the page's data.
+        lists: a click lists what the cell holds, from the page's data.
+        paints: what the cells can be shaded by; the shades are in the page's data, the first is drawn.
+    """
 
     kind: ClassVar[str] = "heat"
     uid: str
     drawing: Markup
     caption: str
     patterns: bool = False
+    lists: bool = False
+    paints: Sequence[str] = ()
     label: str = "Grid of effects"
     key: bool = True
     up: str = "metric higher with the edit"

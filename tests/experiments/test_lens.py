@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
+from sklearn.pipeline import make_pipeline
 
 from experiments.cli import main
 from experiments.corpus import read_conllu
 from experiments.demo import demo_paths
 from experiments.lenses.contributions import contributions, exact_effects
+from experiments.lenses.files import export_jacobian, export_tuned, load_lens, save_lens
+from experiments.lenses.jacobian import jacobian, reliabilities_of, text_jacobian
+from experiments.lenses.least_squares import least_squares
+from experiments.lenses.lens import Lens
 from experiments.lenses.streams import LensError, Streams, require_lens
-from experiments.lenses.translators import Lens, _text_jacobian, jacobian, least_squares, tuned
+from experiments.lenses.tuned import tuned
 from experiments.subject import Subject, load
 from hooks import Resume, edits, intervene
+from probes import LogisticProbe
 
 PATHS = demo_paths()
 
@@ -52,8 +61,6 @@ def test_the_logit_lens_is_hidden_states_through_the_head(subject, texts):
 
 
 def test_least_squares_is_numpys(subject, texts):
-    import numpy as np
-
     lens = least_squares(subject, texts[:20], 512)
     rows, goals = [], []
     for text in texts[:20]:
@@ -70,7 +77,7 @@ def test_least_squares_is_numpys(subject, texts):
 
 def test_a_texts_jacobian_is_autograds(subject, texts):
     text, first, layer = texts[0], 2, subject.n_layers - 2
-    found = _text_jacobian(subject, text, first)
+    found = text_jacobian(subject, text, first)
     _, inputs = streams_of(subject, text)
     clean = Resume(subject.model, inputs)
     state = clean.residual(layer).detach()
@@ -90,38 +97,38 @@ def test_the_jacobian_of_a_linear_network_is_its_product(subject, texts):
         for s in ("hook_attn_out", "hook_mlp_out")
     }
     with intervene(subject.model, silent):
-        found = _text_jacobian(subject, texts[0], 2)
+        found = text_jacobian(subject, texts[0], 2)
     torch.testing.assert_close(
         found, torch.eye(subject.d_model).expand_as(found), atol=1e-5, rtol=0
     )
 
 
-def test_the_jacobian_lens_is_transformerlenss(texts):
+@pytest.fixture(scope="module")
+def theirs(subject, texts):
+    """TransformerLens's lens of the same model on two texts."""
     pytest.importorskip("transformer_lens.tools.analysis")
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools.analysis import JacobianLens
 
-    torch.manual_seed(0)
-    subject = load(PATHS.model)
-    try:
-        bridge = TransformerBridge.boot_transformers(
-            str(PATHS.model), device="cpu", hf_model=subject.model, tokenizer=subject.tokenizer
-        )
-    except Exception as error:
-        pytest.skip(f"TransformerLens cannot wrap the demo model: {error}")
+    model = copy.deepcopy(subject.model)
+    bridge = TransformerBridge.boot_transformers(
+        str(PATHS.model), device="cpu", hf_model=model, tokenizer=subject.tokenizer
+    )
     lines = [text.text for text in texts[:2]]
-    theirs = JacobianLens.fit(
+    return JacobianLens.fit(
         bridge, lines, corpus="demo", skip_first_positions=2, show_progress=False
     )
-    mine, _ = jacobian(subject, texts[:2], first=2)
-    for layer, matrix in (
-        theirs.transport_matrices.items() if hasattr(theirs, "transport_matrices") else ()
-    ):
-        torch.testing.assert_close(mine.weight[layer + 1], matrix.float(), atol=1e-4, rtol=1e-3)
+
+
+def test_the_jacobian_lens_is_transformerlenss(subject, texts, theirs):
+    found = jacobian(subject, texts[:2], first=2)
+    assert set(theirs.jacobians) == set(range(subject.n_layers - 1))
+    for block, matrix in theirs.jacobians.items():
+        torch.testing.assert_close(found.weight[block + 1], matrix, atol=1e-5, rtol=1e-4)
 
 
 def test_the_tuned_lens_is_nowhere_worse_than_its_start(subject, texts):
-    from experiments.lenses.translators import _divergences
+    from experiments.lenses.tuned import _divergences
 
     start = least_squares(subject, texts[:20], 512)
     found = tuned(subject, start, texts[:20], texts[20:26], 512, steps=4)
@@ -135,12 +142,135 @@ def test_a_saved_lens_comes_back_and_is_refused_for_another_model(subject, texts
     lens = Lens(
         lens.kind, lens.weight, lens.bias, {"model": subject.name, "model_sha256": subject.sha256}
     )
-    lens.save(tmp_path / "x.safetensors")
-    again = Lens.load(tmp_path / "x.safetensors", subject)
+    save_lens(lens, tmp_path / "x.safetensors")
+    again = load_lens(tmp_path / "x.safetensors", subject)
     assert torch.equal(again.weight, lens.weight)
     assert torch.equal(again.bias, lens.bias)
     with pytest.raises(LensError, match="expected a lens of"):
-        Lens.load(tmp_path / "x.safetensors", subject.random_twin(1))
+        load_lens(tmp_path / "x.safetensors", subject.random_twin(1))
+
+
+def test_a_published_jacobian_lens_reads_as_transformerlens_reads_it(
+    subject, texts, theirs, tmp_path
+):
+    """Their matrices by their names, in safetensors: the same transport, and nothing for the embedding."""
+    path = tmp_path / "lens.safetensors"
+    tensors = {f"J.{block}": matrix for block, matrix in theirs.jacobians.items()}
+    header = {"n_prompts": "2", "d_model": str(theirs.d_model)}
+    save_file(tensors, path, header)
+    lens = load_lens(path, subject)
+    streams, _ = streams_of(subject, texts[3])
+    for block in theirs.source_layers:
+        want = theirs.transport(streams.stream(block + 1), block)
+        torch.testing.assert_close(lens(block + 1, streams.stream(block + 1)), want)
+    assert lens.missing == {0}
+    with pytest.raises(LensError, match="no matrix for layer 0"):
+        lens(0, streams.stream(0))
+    found = jacobian(subject, texts[:2], first=2)
+    export_jacobian(found, tmp_path / "ours.safetensors")
+    again = load_lens(tmp_path / "ours.safetensors", subject)
+    assert torch.equal(again.weight[1:], found.weight[1:])
+
+
+def test_a_published_tuned_lens_adds_its_translator(subject, texts, tmp_path):
+    """tuned-lens computes h + Linear_n(h): its state dict in safetensors gives the same, and ours is written so."""
+    torch.manual_seed(0)
+    width, n_layers = subject.d_model, subject.n_layers
+    translators = torch.nn.ModuleList([torch.nn.Linear(width, width) for _ in range(n_layers)])
+    config = {"base_model_name_or_path": "x", "d_model": width, "num_hidden_layers": n_layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(translators.state_dict(), tmp_path / "params.safetensors")
+    lens = load_lens(tmp_path, subject)
+    streams, _ = streams_of(subject, texts[0])
+    with torch.no_grad():
+        for layer, translator in enumerate(translators):
+            stream = streams.stream(layer)
+            want = stream + translator(stream)
+            torch.testing.assert_close(lens(layer, stream), want, atol=1e-4, rtol=1e-4)
+    export_tuned(lens, tmp_path / "ours", subject)
+    state = load_file(tmp_path / "ours" / "params.safetensors")
+    for name, value in translators.state_dict().items():
+        torch.testing.assert_close(state[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"d_model": 77}, "width 128; it is of other, width 77"),
+        ({"num_hidden_layers": 99}, "it is of other, 99 layers"),
+        ({"unembed_hash": "0" * 64}, "it is of other: the hash of its head differs"),
+    ],
+)
+def test_a_published_lens_of_another_model_is_refused(change, message, subject, tmp_path):
+    config = {
+        "base_model_name_or_path": "other",
+        "d_model": subject.d_model,
+        "num_hidden_layers": subject.n_layers,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    save_file({"0.weight": torch.zeros(2, 2)}, tmp_path / "params.safetensors")
+    with pytest.raises(LensError, match=message):
+        load_lens(tmp_path, subject)
+
+
+def test_a_pickle_is_refused_in_one_line(subject, tmp_path, capsys):
+    torch.save({"J": {0: torch.eye(2)}, "n_prompts": 1, "d_model": 2}, tmp_path / "lens.pt")
+    words = [
+        "lens",
+        "--model",
+        str(PATHS.model),
+        "--text",
+        "x",
+        "--lens",
+        str(tmp_path / "lens.pt"),
+    ]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert "expected safetensors, got a pickle" in message
+    assert len(message.strip().splitlines()) == 1
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "lens.pt").rename(tmp_path / "params.pt")
+    with pytest.raises(LensError, match="got a pickle"):
+        load_lens(tmp_path, subject)
+
+
+def test_a_lens_is_a_transform_in_front_of_a_probe(subject, texts):
+    """What the transformer gives is what the lens gives, inside a scikit-learn pipeline."""
+    lens = least_squares(subject, texts[:10], 512)
+    streams, _ = streams_of(subject, texts[0])
+    X = streams.stream(2)[0].numpy()
+    y = np.arange(len(X)) % 2
+    pipeline = make_pipeline(lens.transformer(2), LogisticProbe(l2=1.0)).fit(X, y)
+    direct = LogisticProbe(l2=1.0).fit(lens(2, streams.stream(2))[0].numpy(), y)
+    np.testing.assert_allclose(
+        pipeline.decision_function(X),
+        direct.decision_function(lens(2, streams.stream(2))[0].numpy()),
+        atol=1e-5,
+    )
+
+
+def test_reliability_is_that_of_known_noise(subject, texts, monkeypatch):
+    """Matrices of signal s and noise n: halves of k texts have cosine s / (s + n / k), and .95 takes 19 n / s texts."""
+    torch.manual_seed(0)
+    signal = torch.randn(1, subject.d_model, subject.d_model)
+    noisy = lambda *_: signal + 2 * torch.randn_like(signal)  # noqa: E731
+    monkeypatch.setattr("layerscope.experiments.lenses.jacobian.text_jacobian", noisy)
+    lens = jacobian(subject, list(texts[:24]), first=1)
+    (found,) = reliabilities_of(lens)
+    assert found.cosine == pytest.approx(1 / (1 + 4 / 12), abs=0.02)
+    assert found.texts_needed == pytest.approx(76, rel=0.1)
+    assert found.curve[-1][0] == 24
+    assert found.curve[-1][1] == pytest.approx(1 / (1 + 4 / 24), abs=0.02)
+    stopped = jacobian(subject, list(texts[:24]), first=1, stop_at=0.7)
+    assert stopped.about["texts"] == 10  # 1 / (1 + 4 / n) passes .7 between 9 and 10
+
+
+def test_halves_of_equal_texts_read_alike(subject, texts):
+    """The same text in both halves: the readings have all ten tokens in common, and one half's are not another text's."""
+    lens = jacobian(subject, [texts[0], texts[0]], first=2, others=texts[4:5])
+    assert all(row.overlap == pytest.approx(1.0) for row in reliabilities_of(lens))
+    lens = jacobian(subject, [texts[0], texts[1]], first=2, others=texts[4:5])
+    assert min(row.overlap for row in reliabilities_of(lens)) < 1
 
 
 FAMILIES = ("gpt2", "llama", "gemma2", "neox")

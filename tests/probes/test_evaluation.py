@@ -362,3 +362,17 @@ def test_effects_of_which_all_but_one_are_alike_have_students_interval(noise):
     assert found.low == pytest.approx(values.mean() - half, rel=0.02)
     assert found.high == pytest.approx(values.mean() + half, rel=0.02)
     assert mean_p(values[:, None])[0] < 0.001
+
+
+def test_a_medians_interval_is_scipys_exact_one_for_independent_items():
+    """Each item its own cluster: Woodruff's ends are order statistics near those of the exact binomial interval."""
+    values = np.random.default_rng(0).lognormal(size=400)
+    found = ClusterBootstrap(np.arange(400)).median(values)
+    exact = stats.quantile_test(values, q=1.0, p=0.5).confidence_interval()
+    ends = np.searchsorted(np.sort(values), [found.low, found.high, exact.low, exact.high])
+    assert found.value == np.median(values)
+    assert abs(ends[0] - ends[2]) <= 3
+    assert abs(ends[1] - ends[3]) <= 3
+    # the same items four times each, in clusters of equal items: four times the data say no more
+    again = ClusterBootstrap(np.repeat(np.arange(400), 4)).median(np.repeat(values, 4))
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), rel=0.05)

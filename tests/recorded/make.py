@@ -146,7 +146,8 @@ COMMANDS: dict[str, list[str]] = {
         ("prune", f"prune --model small {PROMPTS} --steps 2 --random 1"),
         (
             "lens",
-            "lens --model small --corpus test.conllu --kind logit --kind least-squares --exact 2",
+            "lens --model small --corpus test.conllu --kind logit --kind least-squares --kind jacobian "
+            "--jacobian-texts 6 --first-position 4 --exact 2",
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
     )

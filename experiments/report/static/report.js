@@ -222,14 +222,34 @@ function pattern(box, { tokens, weights, places }) {
     box.replaceChildren(make("p", `Where ${name} looks in one text (rows look at columns; another head: click its cell, or the arrow keys in the grid)`), svg);
   };
 }
+// A click on a cell lists what it holds: (name, number) pairs.
+function ranking(box, lists) {
+  return (k, name) => {
+    const table = make("table");
+    for (const [token, value] of lists[k]) {
+      const row = table.insertRow();
+      row.append(make("td", token), make("td", value, "n"));
+    }
+    box.replaceChildren(make("p", `${name} (another cell: click it, or the arrow keys in the grid)`), table);
+  };
+}
+// The same cells shaded by another measure: 0 to 4 for each cell.
+function paint(figure, shades) {
+  all("rect[data-k]", figure).forEach((cell) => {
+    const shade = shades[Number(cell.dataset.k)];
+    cell.setAttribute("class", shade ? `m-up${shade}` : "m-even");
+    cell.nextElementSibling?.setAttribute("class", shade ? `m-text m-on${shade}` : "m-text");
+  });
+}
 function heat(figure) {
-  const { tips, metric, patterns } = data.heats[figure.dataset.heat];
+  const { tips, metric, patterns, lists, shades } = data.heats[figure.dataset.heat];
   const box = document.querySelector(`[data-pattern="${figure.dataset.heat}"]`);
   const grid = figure.querySelector(".heat");
   const cells = all("[data-k]", grid);
   const place = (cell) => [Number(cell.getAttribute("x")), Number(cell.getAttribute("y"))];
   let chosen = null;
-  const choose = patterns && box ? pattern(box, patterns) : () => {};
+  const shows = box && (patterns ? pattern(box, patterns) : lists ? ranking(box, lists) : null);
+  const choose = shows || (() => {});
   const tell = (cell, x, y) => {
     const [name, effect, rest] = tips[Number(cell.dataset.k)];
     showTip(x, y, [make("b", name), make("span", `${metric} ${effect}`, "t"), make("small", rest)]);
@@ -238,13 +258,15 @@ function heat(figure) {
     chosen?.classList.remove("at");
     hideTip();
   };
-  if (patterns && box) {
+  const choice = document.querySelector(`[data-paint="${figure.dataset.heat}"]`);
+  choice?.addEventListener("change", () => paint(figure, shades[Number(choice.value)]));
+  if (shows) {
     figure.classList.add("clicks");
     figure.addEventListener("click", (event) => {
       const k = event.target.dataset?.k;
       if (k !== undefined) choose(Number(k), tips[Number(k)][0]);
     });
-    choose(patterns.first, tips[patterns.first][0]);
+    if (patterns) choose(patterns.first, tips[patterns.first][0]);
   }
   // The arrow keys go to the nearest cell in that direction.
   grid.addEventListener("keydown", (event) => {

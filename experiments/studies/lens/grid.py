@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from html import escape
+from typing import Any
+
+from markupsafe import Markup
 
 from ...report.charts import Box, px, svg
+from ...report.parts import Heat
 from ...report.words import layer_label, number
 from .records import ReadingRecord
 
-STEPS = ((0.05, 0), (0.2, 1), (0.4, 2), (0.7, 3))
-"""Probabilities below which a cell has a shade."""
-RANKS = ((0, 4), (4, 3), (19, 2), (99, 1))
-"""Ranks of the target up to which a cell has a shade."""
+PROBABILITIES = (0.05, 0.2, 0.4, 0.7)
+"""From which on a cell is a shade deeper."""
+RANKS = (1, 5, 20, 100)
+"""Ranks from which on a cell is a shade lighter; 0 is the likeliest token."""
 WIDTH, HEIGHT = 62.0, 19.0
 LETTERS = 8
 """Of a token in its cell."""
 
 
-def _shade(record: ReadingRecord, follows_target: bool) -> int:
-    """0 to 4."""
-    if follows_target:
-        rank = record.target_rank
-        return 0 if rank is None else next((shade for most, shade in RANKS if rank <= most), 0)
-    return next((shade for least, shade in STEPS if record.top[0].probability < least), 4)
+def _by_probability(record: ReadingRecord) -> int:
+    """0 to 4, by the likeliest token."""
+    return bisect_right(PROBABILITIES, record.top[0].probability)
+
+
+def _by_target(record: ReadingRecord) -> int:
+    """0 to 4, by the target's probability."""
+    return bisect_right(PROBABILITIES, record.target_probability or 0.0)
+
+
+def _by_rank(record: ReadingRecord) -> int:
+    """0 to 4, deepest where the target is the likeliest."""
+    rank = record.target_rank
+    return 0 if rank is None else len(RANKS) - bisect_right(RANKS, rank)
+
+
+SHADES = {
+    "rank of the target": _by_rank,
+    "probability of the target": _by_target,
+    "probability of the likeliest token": _by_probability,
+}
 
 
 def reading_grid(
@@ -31,60 +51,80 @@ def reading_grid(
     tokens: Sequence[str],
     uid: str,
     title: str,
+    data: dict[str, Any],
     *,
     follows_target: bool,
-) -> tuple[str, list[list[str]], str]:
-    """The drawing, what the pointer reads (place, token, the ten likeliest), and a caption.
+) -> Heat:
+    """The grid of one text under one lens; a click on a cell lists the ten likeliest tokens.
 
     Args:
-        follows_target: whether the shade is the target's rank and not the likeliest token's probability.
+        data: the page's data; ``heats`` gets what the pointer reads, the lists and the shades.
+        follows_target: whether the cells can be shaded by the target.
     """
-    layers = sorted({r.layer for r in records}, reverse=True)
+    paints = [name for name in SHADES if follows_target or "target" not in name]
+    shades = [[SHADES[name](record) for record in records] for name in paints]
+    data["heats"][uid] = {
+        "tips": [_tip(record) for record in records],
+        "metric": "next token",
+        "lists": [_list(record) for record in records],
+        "shades": shades,
+    }
+    layers = sorted({record.layer for record in records}, reverse=True)
     left, top = 40.0, 8.0
     box = Box(left + WIDTH * len(tokens) + 6, top + HEIGHT * len(layers) + 26)
-    body, tips = [], []
-    for r in records:
-        x, y = left + WIDTH * r.position, top + HEIGHT * layers.index(r.layer)
-        shade = _shade(r, follows_target)
-        kind = f"up{shade}" if shade else "even"
-        body.append(f'<rect class="m-{kind}" data-k="{len(tips)}" x="{px(x)}" y="{px(y)}" ')
-        body.append(f'width="{px(WIDTH - 1)}" height="{px(HEIGHT - 1)}"/>')
-        word = r.top[0].token
-        short = word if len(word) <= LETTERS else f"{word[: LETTERS - 1]}…"
-        on = f" m-on{shade}" if shade else ""
-        body.append(
-            f'<text class="m-text{on}" x="{px(x + WIDTH / 2)}" y="{px(y + HEIGHT / 2 + 3)}" '
-        )
-        body.append(f'text-anchor="middle">{escape(short)}</text>')
-        ten = ", ".join(f"{c.token!r} {number(c.probability)}" for c in r.top)
-        target = (
-            ""
-            if r.target_rank is None
-            else f"; target: p = {number(r.target_probability, 4)}, rank {r.target_rank:,}"
-        )
-        tips.append([f"layer {layer_label(r.layer)}, behind {r.token!r}", f"{word!r}{target}", ten])
+    body: list[str] = []
+    for k, (record, shade) in enumerate(zip(records, shades[0], strict=True)):
+        x, y = left + WIDTH * record.position, top + HEIGHT * layers.index(record.layer)
+        body += _cell(k, record.top[0].token, x, y, shade)
     for row, layer in enumerate(layers):
         y = top + HEIGHT * row + HEIGHT / 2 + 3
-        body.append(
-            f'<text class="tick" x="{px(left - 6)}" y="{px(y)}" text-anchor="end">{layer_label(layer)}</text>'
-        )
+        body.append(_tick(left - 6, y, "end", layer_label(layer)))
     under = top + HEIGHT * len(layers) + 14
     for position, token in enumerate(tokens):
-        short = token if len(token) <= LETTERS + 1 else f"{token[:LETTERS]}…"
         x = left + WIDTH * position + WIDTH / 2
-        body.append(
-            f'<text class="tick" x="{px(x)}" y="{px(under)}" text-anchor="middle">{escape(short)}</text>'
-        )
-    shown = (
-        "rank of the target (deepest: it is the likeliest; grey: not among 100)"
-        if follows_target
-        else "probability"
+        body.append(_tick(x, under, "middle", _short(token)))
+    words = (
+        "The likeliest next token behind each token, at each layer. Deeper shades: more probable; for the rank of the target, "
+        "deepest is the likeliest and grey is not among 100. Click a cell for the ten likeliest."
     )
-    words = f"The likeliest next token behind each token, at each layer. Shade: {shown}. Point at a cell for the ten likeliest."
-    return (
-        svg(
-            box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'
-        ),
-        tips,
-        words,
+    drawing = svg(
+        box, body, title=title, desc=words, uid=f"{uid}-svg", attrs=f' width="{px(box.width)}"'
     )
+    return Heat(uid, Markup(drawing), words, lists=True, paints=paints, label=title, key=False)
+
+
+def _short(token: str) -> str:
+    """A token, cut to its cell."""
+    return token if len(token) <= LETTERS else f"{token[: LETTERS - 1]}…"
+
+
+def _cell(k: int, token: str, x: float, y: float, shade: int) -> list[str]:
+    """One cell and its token."""
+    kind, on = (f"up{shade}", f" m-on{shade}") if shade else ("even", "")
+    middle = f'x="{px(x + WIDTH / 2)}" y="{px(y + HEIGHT / 2 + 3)}"'
+    return [
+        f'<rect class="m-{kind}" data-k="{k}" x="{px(x)}" y="{px(y)}" ',
+        f'width="{px(WIDTH - 1)}" height="{px(HEIGHT - 1)}"/>',
+        f'<text class="m-text{on}" {middle} text-anchor="middle">{escape(_short(token))}</text>',
+    ]
+
+
+def _tick(x: float, y: float, anchor: str, text: str) -> str:
+    """A label of a row or a column."""
+    place = f'x="{px(x)}" y="{px(y)}" text-anchor="{anchor}"'
+    return f'<text class="tick" {place}>{escape(text)}</text>'
+
+
+def _tip(record: ReadingRecord) -> list[str]:
+    """Place, likeliest token, and the target."""
+    likeliest = record.top[0]
+    place = f"layer {layer_label(record.layer)}, behind {record.token!r}"
+    target = ""
+    if record.target_rank is not None:
+        target = f"target: p = {number(record.target_probability, 4)}, rank {record.target_rank:,}"
+    return [place, f"{likeliest.token!r}, p = {number(likeliest.probability, 4)}", target]
+
+
+def _list(record: ReadingRecord) -> list[list[str]]:
+    """The likeliest tokens with their probabilities."""
+    return [[repr(one.token), number(one.probability, 4)] for one in record.top]

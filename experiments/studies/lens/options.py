@@ -33,7 +33,13 @@ class LensOptions(RunOptions):
         choices=("logit", "least-squares", "tuned", "jacobian"),
     )
     lens: tuple[Path, ...] = option(
-        "a lens that another run saved (repeatable)", (), metavar="FILE"
+        "a lens that another run saved, or one in a published layout (repeatable)",
+        (),
+        metavar="FILE",
+    )
+    export: bool = option(
+        "also write tuned and Jacobian lenses in the layouts of tuned-lens and of the Jacobian lens",
+        False,
     )
     target: str | None = option(
         "continuation whose rank and logit are followed, with its leading space", None

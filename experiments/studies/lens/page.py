@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from ...features.sites import EMBEDDING
-from ...report.charts import Series
+from ...report.charts import Rule, Series
 from ...report.controls import Control
 from ...report.depths import KINDS as COLOURS
 from ...report.depths import DepthCurve
@@ -16,9 +14,9 @@ from ...report.lines import lines
 from ...report.parts import (
     Cell,
     Column,
+    Drawing,
     Fold,
     Heading,
-    Heat,
     Page,
     Picture,
     Section,
@@ -29,9 +27,9 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
+from .findings import part_name
 from .grid import reading_grid
 from .records import LayerRecord, Results
-from .study import part_name
 
 CONTROLS = (
     Control(
@@ -97,14 +95,9 @@ def _text_section(results: Results, number_: int, data: dict[str, Any]) -> Secti
         uid = f"grid-{number_}-{kind}"
         title = f"{kind} lens of text {number_ + 1}"
         rows = [r for r in records if r.kind in (kind, "model")]
-        drawing, tips, words = reading_grid(
-            rows, text.tokens, uid, title, follows_target=text.target is not None
-        )
-        data["heats"][uid] = {"tips": tips, "metric": "next token"}
-        parts += [
-            Heading(f"{kind.capitalize()} lens", ""),
-            Heat(uid, Markup(drawing), words, label=title, key=False),
-        ]
+        follows = text.target is not None
+        grid = reading_grid(rows, text.tokens, uid, title, data, follows_target=follows)
+        parts += [Heading(f"{kind.capitalize()} lens", ""), grid]
     if table := _contributions(results, number_):
         parts.append(table)
     return Section(f"text-{number_}", f"Text {number_ + 1}", parts, text.text, study=True)
@@ -160,10 +153,41 @@ def _layers_section(results: Results, data: dict[str, Any]) -> Section:
     )  # fmt: skip
     first = results.layers[0]
     about = f"{plural(first.n_texts, 'held-out text')}, {count(first.n_tokens)} tokens."
-    parts: list[Any] = [Picture([drawing]), _layers_table(results.layers)]
+    drawings = [drawing]
+    if results.reliability:
+        drawings.append(_reliability(results, data))
+    parts: list[Any] = [Picture([one]) for one in drawings]
+    parts.append(_layers_table(results.layers))
     if results.comparisons:
         parts.append(_comparisons(results))
     return Section("layers", "How far each layer can be believed", parts, about, study=True)
+
+
+def _reliability(results: Results, data: dict[str, Any]) -> Drawing:
+    """The reliability of some layers' Jacobians over the number of texts."""
+    known = sorted({row.layer for row in results.reliability})
+    # the first, the last, and two between: more curves cannot be told apart
+    layers = sorted({known[round(share * (len(known) - 1))] for share in (0, 1 / 3, 2 / 3, 1)})
+    steps = sorted({row.texts for row in results.reliability})
+    values = {(row.layer, row.texts): row.reliability for row in results.reliability}
+    series = []
+    for i, layer in enumerate(layers):
+        curve = [values[layer, texts] for texts in steps]
+        series.append(Series(f"layer {layer_label(layer)}", COLOURS[i], curve, points=True))
+    words = "; ".join(f"{s.name}: {number(s.values[-1])} at {steps[-1]} texts" for s in series)
+    return lines(
+        "reliability",
+        series[::-1],
+        data,
+        labels=[str(texts) for texts in steps],
+        names=[plural(texts, "text") for texts in steps],
+        title="Reliability of the Jacobian lens",
+        y_title="reliability",
+        x_title="texts",
+        caption="Agreement of the matrices from two halves of the texts, for all of them (Spearman-Brown). 1: known exactly.",
+        words=words,
+        rules=[Rule("0.95", "major", 0.95)],
+    )
 
 
 def _layers_table(records: Sequence[LayerRecord]) -> Table:
@@ -172,6 +196,7 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
         Column("loss", hint="cross-entropy of the next token, bits"), Column("agreement", hint="same likeliest token as the model"),
         Column("median rank", hint="of the true next token"),
         Column("reliability", hint="Jacobian: cosine of two halves of the texts; texts needed for .95 in small print"),
+        Column("overlap", hint="Jacobian: the ten likeliest tokens that the readings of two halves have in common"),
     ]  # fmt: skip
     rows = [
         [
@@ -180,8 +205,9 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
             score_cell(r.kl, r.kl_low, r.kl_high),
             score_cell(r.loss, r.loss_low, r.loss_high),
             score_cell(r.agreement, r.agreement_low, r.agreement_high),
-            Cell(f"{r.median_rank:,.0f}", r.median_rank),
+            Cell(f"{r.median_rank:,.0f}", r.median_rank, _span(r.median_rank_low, r.median_rank_high)),
             Cell("" if r.cosine is None else number(r.cosine), r.cosine, "" if r.texts_needed is None else f"{r.texts_needed:,} texts"),
+            Cell("" if r.overlap is None else f"{r.overlap:.0%}", r.overlap),
         ]
         for r in records
     ]  # fmt: skip
@@ -193,6 +219,11 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
         tall=True,
         copy=True,
     )
+
+
+def _span(low: float | None, high: float | None) -> str:
+    """The interval of a rank."""
+    return "" if low is None or high is None else f"{low:,.0f} to {high:,.0f}"
 
 
 def _comparisons(results: Results) -> Fold:

@@ -47,14 +47,29 @@ class LayerRecord:
     agreement_low: float | None = entry("95% interval over texts")
     agreement_high: float | None = entry("95% interval over texts")
     median_rank: float = entry("median rank of the true next token, 0 the likeliest")
+    median_rank_low: float | None = entry("95% interval over texts")
+    median_rank_high: float | None = entry("95% interval over texts")
     n_texts: int = entry("held-out texts", "texts")
     n_tokens: int = entry("held-out tokens", "tokens")
     cosine: float | None = entry(
         "Jacobian: similarity of the estimates from two halves of the texts", default=None
     )
+    overlap: float | None = entry(
+        "Jacobian: share of the ten likeliest tokens that the readings of two halves have in common",
+        default=None,
+    )
     texts_needed: int | None = entry(
         "Jacobian: texts for a reliability of .95", "texts", default=None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityRecord:
+    """How well so many texts determine the Jacobian of a layer."""
+
+    layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
+    texts: int = entry("texts so far", "texts")
+    reliability: float = entry("of their mean, from the cosine of two halves (Spearman-Brown)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,5 +128,6 @@ class Results(StudyResults):
     records: list[ReadingRecord] = entry("one for each text, lens, layer and position")
     texts: list[TextRecord] = entry("the texts that were read")
     layers: list[LayerRecord] = entry("one for each lens and layer, on the corpus")
+    reliability: list[ReliabilityRecord] = entry("the Jacobian lens as texts were added")
     comparisons: list[ComparisonRecord] = entry("lenses against each other, on the corpus")
     contributions: list[ContributionRecord] = entry("direct logit attribution")

@@ -1,0 +1,93 @@
+"""The sentences that stand first on the page of ``layerscope lens``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...lenses.lens import KINDS
+from ...report.schema import Finding
+from ...report.words import layer_label
+from .records import ContributionRecord, LayerRecord, ReadingRecord, TextRecord
+
+
+def findings(
+    layers: Sequence[LayerRecord],
+    readings: Sequence[ReadingRecord],
+    texts: Sequence[TextRecord],
+    parts: Sequence[ContributionRecord],
+) -> list[Finding]:
+    """What is read first."""
+    out = []
+    for kind in dict.fromkeys(row.kind for row in layers if row.kind in KINDS):
+        rows = [row for row in layers if row.kind == kind]
+        middle, last = rows[len(rows) // 2], rows[-1]
+        span = (
+            "" if middle.kl_low is None else f" (95% {middle.kl_low:.3g} to {middle.kl_high:.3g})"
+        )
+        out.append(
+            Finding(
+                property=kind,
+                text=f"{kind}: half-way, at layer {layer_label(middle.layer)}, the reading is {middle.kl:.3g} bits a token{span} "
+                f"from the model's own prediction and its likeliest token agrees for {middle.agreement:.0%} of tokens; at "
+                f"layer {layer_label(last.layer)} {last.kl:.3g} bits and {last.agreement:.0%}.",
+            )
+        )
+    for number, text in enumerate(texts):
+        out += _text_findings(number, text, readings, parts)
+    return out
+
+
+def _text_findings(
+    number: int,
+    text: TextRecord,
+    readings: Sequence[ReadingRecord],
+    parts: Sequence[ContributionRecord],
+) -> list[Finding]:
+    """Where the prediction of one text appears, and what writes it."""
+    last = [r for r in readings if r.text == number and r.position == len(text.tokens) - 1]
+    answer = next(r for r in last if r.kind == "model").top[0].token
+    out = []
+    for kind in dict.fromkeys(r.kind for r in last if r.kind != "model"):
+        steps = [r for r in last if r.kind in (kind, "model")]
+        first = next(
+            i for i in range(len(steps)) if all(step.top[0].token == answer for step in steps[i:])
+        )
+        label = layer_label(steps[first].layer)
+        out.append(
+            Finding(
+                property=kind,
+                text=f"text {number + 1}: the model predicts {answer!r}; under the {kind} lens that is the likeliest "
+                f"token from layer {label} on.",
+            )
+        )
+    rows = [part for part in parts if part.text == number]
+    if rows and text.logit is not None:
+        named = [
+            row
+            for row in rows
+            if row.component in ("head", "mlp", "attention", "neuron", "position", "embedding")
+        ]
+        largest = sorted(named, key=lambda row: -abs(row.logit))[:5]
+        words = ", ".join(f"{part_name(row)} ({row.logit:+.2f})" for row in largest)
+        against = f" over {text.wrong!r}" if text.wrong else ""
+        out.append(
+            Finding(
+                property="contributions",
+                text=f"text {number + 1}: the logit of {text.target!r}{against} is {text.logit:.2f}; the largest direct "
+                f"contributions are {words}.",
+            )
+        )
+    return out
+
+
+def part_name(record: ContributionRecord) -> str:
+    """How people call it: L3H5, L3 MLP, L3N17."""
+    if record.layer is None:
+        return record.component
+    after = {
+        "head": f"H{record.index}",
+        "neuron": f"N{record.index}",
+        "position": f" position {record.index}",
+    }
+    words = {"mlp": " MLP", "attention": " attention"}
+    return f"L{record.layer}{after.get(record.component) or words.get(record.component) or f' {record.component}'}"
