@@ -1,7 +1,7 @@
 """One oracle for every edit under every way of running: the same edit on the text alone, in one forward without a cache.
 
-An edit at a place is a `Case`; a way of running takes what `Case.edits` makes of its rows and yields, for each text, its
-tokens, how many of them were the prompt, and the logits of its last tokens.
+An edit at a place is a `Case`; a way of running (`hooks.verify.ways`, and those here that only tests need) takes what
+`Case.edits` makes of its rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,19 @@ import transformers as hf
 from torch import Tensor
 
 from hooks import Edit, Reference, capture, edits, intervene, sites
+from hooks.verify import ways
+from hooks.verify.ways import (
+    Answer,
+    Make,
+    Texts,
+    Way,
+    beams,
+    by_position,
+    generated,
+    padded,
+    rows_of,
+    steps,
+)
 
 VOCAB, WIDTH, LAYERS, NEW = 40, 32, 2, 2
 SIZES: dict[str, Any] = {
@@ -201,118 +214,15 @@ KEY_EDITS = ("knockout", "zero weights")
 
 # ---------------------------------------------------------------- ways of running
 
-Make = Callable[..., dict[Any, Any]]
-Answer = Iterator[tuple[Tensor, int, Tensor]]
+TEXTS = Texts((LONG, SHORT), MORE)
 
 
-def _batch(side: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Both texts in one batch: ids, mask, position ids."""
-    missing = len(LONG) - len(SHORT)
-    pad = torch.zeros(missing, dtype=torch.long)
-    ids = torch.stack([LONG, torch.cat([pad, SHORT] if side == "left" else [SHORT, pad])])
-    mask = (ids > 0).long()
-    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+def keywords(whole: Any, make: Make, texts: Texts) -> Answer:
+    with intervene(whole, make(LONG[None])):
+        yield LONG, len(LONG), whole(input_ids=LONG[None]).logits[0]
 
 
-def _rows(ids: Tensor, mask: Tensor, logits: Tensor) -> Answer:
-    for row, real, found in zip(ids, mask.bool(), logits, strict=True):
-        yield row[real], int(real.sum()), found[real]
-
-
-def keywords(on: str, make: Make) -> Answer:
-    with intervene(model(on), make(LONG[None])):
-        yield LONG, len(LONG), model(on)(input_ids=LONG[None]).logits[0]
-
-
-def padded(side: str) -> Callable[[str, Make], Answer]:
-    def run(on: str, make: Make) -> Answer:
-        ids, mask, at = _batch(side)
-        with intervene(model(on), make(ids)):
-            yield from _rows(
-                ids, mask, model(on)(input_ids=ids, attention_mask=mask, position_ids=at).logits
-            )
-
-    return run
-
-
-def steps(
-    call: Callable[[Any], Callable[..., Any]], cache: str = "dynamic", size: int = 1
-) -> Callable[[str, Make], Answer]:
-    """The left-padded batch, then the same new tokens for both rows, ``size`` at a time."""
-
-    def run(on: str, make: Make) -> Answer:
-        whole, (ids, mask, _) = model(on), _batch("left")
-        kept: Any = hf.DynamicCache(config=whole.config)
-        if cache == "static":
-            kept = hf.StaticCache(config=whole.config, max_cache_len=16)
-        found = []
-        with intervene(whole, make(ids)):
-            text, seen = ids, mask
-            for new in (ids, *MORE.expand(2, -1).split(size, dim=1)):
-                if new is not ids:
-                    text = torch.cat([text, new], dim=1)
-                    seen = torch.cat([seen, torch.ones_like(new)], dim=1)
-                at = (seen.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :]
-                out = call(whole)(new, seen, at, kept)
-                hidden = (
-                    out.logits if hasattr(out, "logits") else whole.lm_head(out.last_hidden_state)
-                )
-                found.append(hidden)
-        logits = torch.cat(found, dim=1)
-        for row, real, own, prompt in zip(text, seen.bool(), logits, (LONG, SHORT), strict=True):
-            yield row[real], len(prompt), own[real]
-
-    return run
-
-
-def generated(padding: bool = True, **options: Any) -> Callable[[str, Make], Answer]:
-    """`generate`, with the logits that it gave at each step."""
-
-    def run(on: str, make: Make) -> Answer:
-        ids, mask, _ = (
-            _batch("left") if padding else (LONG[None], torch.ones(1, len(LONG)).long(), None)
-        )
-        common: dict[str, Any] = {
-            "max_new_tokens": NEW,
-            "do_sample": False,
-            "eos_token_id": None,
-            "pad_token_id": 0,
-        }
-        with intervene(model(on), make(ids)):
-            out = model(on).generate(
-                input_ids=ids,
-                attention_mask=mask,
-                **common,
-                **options,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        logits = torch.stack(out.logits, dim=1)
-        for row, real, found in zip(out.sequences, mask.bool(), logits, strict=True):
-            yield torch.cat([row[: len(real)][real], row[len(real) : -1]]), int(real.sum()), found
-
-    return run
-
-
-def beams(on: str, make: Make) -> Answer:
-    """Beam search: the likelihood of each beam, which its own logits must give."""
-    rows, width = LONG[None], 3
-    common: dict[str, Any] = {
-        "max_new_tokens": NEW,
-        "do_sample": False,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-    }
-    with intervene(model(on), make(rows)):
-        out = model(on).generate(
-            input_ids=rows, attention_mask=torch.ones_like(rows), num_beams=width, num_return_sequences=width, **common,
-            length_penalty=0.0, return_dict_in_generate=True, output_scores=True,
-        )  # fmt: skip
-    for text, likelihood in zip(out.sequences, out.sequences_scores, strict=True):
-        yield text, len(LONG), likelihood
-
-
-def threads(on: str, make: Make) -> Answer:
+def threads(whole: Any, make: Make, texts: Texts) -> Answer:
     """Each text in a thread of its own, in which another edit is at work on another text at the same time."""
     found: dict[str, Tensor] = {}
     failed: list[Exception] = []
@@ -320,9 +230,9 @@ def threads(on: str, make: Make) -> Answer:
 
     def run(name: str, text: Tensor, what: dict[Any, Any]) -> None:
         try:
-            with torch.no_grad(), intervene(model(on), what):
+            with torch.no_grad(), intervene(whole, what):
                 barrier.wait(10)
-                found[name] = model(on)(input_ids=text[None]).logits[0]
+                found[name] = whole(input_ids=text[None]).logits[0]
         except Exception as error:
             failed.append(error)
 
@@ -340,88 +250,84 @@ def threads(on: str, make: Make) -> Answer:
     yield LONG, len(LONG), found["own"]
 
 
-def raised(on: str, make: Make) -> Answer:
+def raised(whole: Any, make: Make, texts: Texts) -> Answer:
     """A forward that fails half-way, behind the block that is edited, and a good one in the same block."""
 
     def fail(*_: Any) -> None:
         raise ValueError("half-way")
 
-    whole, (ids, mask, at) = model(on), _batch("left")
+    ids, mask, at = texts.batch("left")
     with intervene(whole, make(ids)):
         handle = whole.model.norm.register_forward_hook(fail)
         try:
             whole(input_ids=ids, attention_mask=mask, position_ids=at)
         except ValueError:
             handle.remove()
-        yield from _rows(
+        yield from rows_of(
             ids, mask, whole(input_ids=ids, attention_mask=mask, position_ids=at).logits
         )
 
 
-def copied(on: str, make: Make) -> Answer:
+def copied(whole: Any, make: Make, texts: Texts) -> Answer:
     """A copy that was made before the block is edited as the model is."""
-    twin = copy.deepcopy(model(on))
+    twin = copy.deepcopy(whole)
     with intervene(twin, make(LONG[None])):
         yield LONG, len(LONG), twin(input_ids=LONG[None]).logits[0]
 
 
-def checkpointed(on: str, make: Make) -> Answer:
-    whole = copy.deepcopy(model(on)).train()
-    whole.gradient_checkpointing_enable({"use_reentrant": False})
-    ids, mask, at = _batch("left")
-    with torch.enable_grad(), intervene(whole, make(ids)):
-        logits = whole(input_ids=ids, attention_mask=mask, position_ids=at).logits
+def checkpointed(whole: Any, make: Make, texts: Texts) -> Answer:
+    twin = copy.deepcopy(whole).train()
+    twin.gradient_checkpointing_enable({"use_reentrant": False})
+    ids, mask, at = texts.batch("left")
+    with torch.enable_grad(), intervene(twin, make(ids)):
+        logits = twin(input_ids=ids, attention_mask=mask, position_ids=at).logits
         logits.sum().backward()
-    yield from _rows(ids, mask, logits.detach())
+    yield from rows_of(ids, mask, logits.detach())
 
 
-def _stepwise(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole(
-        input_ids=new, attention_mask=seen, position_ids=at, past_key_values=kept
-    )
+def _forward(whole: Any) -> Any:
+    return whole.forward
 
 
-def _by_position(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole(new, seen, at, kept)
+def _body(whole: Any) -> Any:
+    return whole.model
 
 
-def _by_forward(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole.forward(new, seen, at, kept)
+def _body_forward(whole: Any) -> Any:
+    return whole.model.forward
 
 
-def _body(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole.model(new, seen, at, kept)
-
-
-def _body_forward(whole: Any) -> Callable[..., Any]:
-    return lambda new, seen, at, kept: whole.model.forward(new, seen, at, kept)
+def one_text(way: Way) -> Way:
+    """A way with the first prompt alone."""
+    return lambda whole, make, texts: way(whole, make, texts.alone())
 
 
 #: way -> (model, how it runs)
-WAYS: dict[str, tuple[str, Callable[[str, Make], Answer]]] = {
+WAYS: dict[str, tuple[str, Way]] = {
     "plain": ("llama", keywords),
     "left": ("llama", padded("left")),
     "right": ("llama", padded("right")),
     "left eager": ("eager", padded("left")),
     "right sinks": ("sinks", padded("right")),
-    "cached steps": ("llama", steps(_stepwise)),
-    "cached steps, positional": ("llama", steps(_by_position)),
-    "cached steps, forward": ("llama", steps(_by_forward)),
-    "cached steps of the body": ("llama", steps(_body)),
-    "cached steps of the body's forward": ("llama", steps(_body_forward)),
-    "cached steps, sinks": ("sinks", steps(_stepwise)),
-    "cached steps, window": ("window", steps(_stepwise)),
-    "cached pairs": ("llama", steps(_stepwise, size=2)),
-    "static cache": ("llama", steps(_stepwise, "static")),
-    "static cache, window": ("window", steps(_stepwise, "static")),
+    "cached steps": ("llama", steps(cache="dynamic")),
+    "cached steps, the model's own": ("llama", steps()),
+    "cached steps, positional": ("llama", steps(by_position, cache="dynamic")),
+    "cached steps, forward": ("llama", steps(by_position, _forward, "dynamic")),
+    "cached steps of the body": ("llama", steps(by_position, _body, "dynamic")),
+    "cached steps of the body's forward": ("llama", steps(by_position, _body_forward, "dynamic")),
+    "cached steps, sinks": ("sinks", steps(cache="dynamic")),
+    "cached steps, window": ("window", steps(cache="dynamic")),
+    "cached pairs": ("llama", steps(cache="dynamic", size=2)),
+    "static cache": ("llama", steps(cache="static")),
+    "static cache, window": ("window", steps(cache="static")),
     "generate": ("llama", generated()),
-    "generate, one text": ("llama", generated(padding=False)),
+    "generate, one text": ("llama", one_text(generated())),
     "generate, no cache": ("llama", generated(use_cache=False)),
     "generate, static cache": ("llama", generated(cache_implementation="static")),
     "generate, chunked prefill": ("llama", generated(prefill_chunk_size=3)),
-    "beams": ("llama", beams),
+    "beams": ("llama", beams()),
     "lora": ("lora", generated()),
-    "prompt tuning": ("prompt", generated(padding=False)),
+    "prompt tuning": ("prompt", one_text(generated())),
     "prefix tuning": ("prefix", generated()),
     "threads": ("llama", threads),
     "raised half-way": ("llama", raised),
@@ -444,19 +350,12 @@ def _alone(case: Case, on: str, text: tuple[int, ...], prompt: int) -> Tensor:
     rows = torch.tensor([text])
     if case.place == "to come" and len(text) <= TO_COME:
         return unedited(on, text)
-    with torch.no_grad(), intervene(model(on), case.edits(on, rows, prompt)):
-        return model(on)(
-            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False
-        ).logits[0]
+    return ways.alone(model(on), case.edits(on, rows, prompt), rows[0])
 
 
 @functools.cache
 def unedited(on: str, text: tuple[int, ...]) -> Tensor:
-    rows = torch.tensor([text])
-    with torch.no_grad():
-        return model(on)(
-            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False
-        ).logits[0]
+    return ways.alone(model(on), {}, torch.tensor(text))
 
 
 def difference(case: Case, way: str) -> tuple[float, float]:
@@ -464,17 +363,13 @@ def difference(case: Case, way: str) -> tuple[float, float]:
     on, run = WAYS[way]
     wrong, effect = 0.0, 0.0
     with torch.no_grad():
-        answers = list(run(on, functools.partial(case.edits, on)))
+        answers = list(run(model(on), functools.partial(case.edits, on), TEXTS))
     if "resample" in case.edit:
         answers = answers[:1]  # each row draws its own
-    for text, prompt, found in answers:
-        if found.ndim == 0:  # a beam's likelihood
-            kept = alone(case, on, text[:-1], prompt).log_softmax(-1)[prompt - 1 :]
-            expected = kept.gather(1, text[prompt:, None]).sum()
-            wrong = max(wrong, float((found - expected).abs()))
-        else:
-            expected = alone(case, on, text, prompt)[-len(found) :]
-            wrong = max(wrong, float((found - expected).abs().max()))
+    for answer in answers:
+        text, prompt, found = answer
+        expected = ways.wanted(answer, functools.partial(alone, case, on))
+        wrong = max(wrong, float((found - expected).abs().max()))
         whole = alone(case, on, text, prompt)
         effect = max(effect, float((whole - unedited(on, tuple(text.tolist()))).abs().max()))
     return wrong, effect

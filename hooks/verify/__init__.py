@@ -22,7 +22,7 @@ from torch import nn
 from layerscope.errors import InputError
 
 from ..padding import Padding
-from . import experts, heads, response, stream, values, weights, whole
+from . import experts, heads, response, running, stream, values, weights, whole
 from .exam import Exam
 from .findings import Finding, Status, UnsoundModel, Verdict, kind_of, worst
 
@@ -67,6 +67,13 @@ CHECKS: tuple[Check, ...] = (
     Check("experts", experts.sums, quick=True),
     Check("norm and head", stream.end, quick=True),
     Check("batched", values.batched, quick=True),
+    Check("score masks", running.score_masks, quick=True),
+    Check("cached steps", running.cached_steps, quick=True),
+    Check("static cache", running.static_cache, quick=True),
+    Check("positional", running.positional, quick=True),
+    Check("PEFT", running.wrapped, quick=True),
+    Check("autocast", running.autocast, quick=True),
+    Check("resumed", whole.resumed, quick=True),
     Check("hooks gone", values.hooks_gone, quick=True),
     Check("padding", values.padding),
     Check("edits", response.edits_reach),
@@ -75,8 +82,8 @@ CHECKS: tuple[Check, ...] = (
     Check("gradients", response.gradients),
     Check("head = columns", whole.cut_heads),
     Check("eager attention", whole.eager),
-    Check("resumed", whole.resumed),
     Check("KV cache", whole.cached),
+    Check("generate", running.generated),
     Check("bfloat16", functools.partial(whole.drift, dtype=torch.bfloat16)),
     Check("float16", functools.partial(whole.drift, dtype=torch.float16)),
     Check("weights", weights.noticed, quick=True),

@@ -68,7 +68,9 @@ class Exam:
         listed = [s for s in places if self._reached(s) and ".mlp.experts." not in s]
         self.sites = list(sites) if sites is not None else listed
         self.padding = padding
-        self.response: Any = None  # of `hooks.verify.response`, made when it is first asked for
+        # of `hooks.verify.response` and `hooks.verify.running`, made when they are first asked for
+        self.response: Any = None
+        self.running: Any = None
         self.pad_id = pad_id(self.config)
         first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
         self.dtype, self.device = first.dtype, first.device

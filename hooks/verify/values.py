@@ -14,7 +14,7 @@ from ..anatomy import body_of
 from ..capture import capture
 from ..edits import function
 from ..intervene import intervene
-from ..padding import Policy, probe_padding
+from ..padding import Padding, Policy, probe_padding
 from ..sites import Site
 from .exam import Exam, attached, quiet, relative, token_rows
 from .findings import Finding
@@ -93,7 +93,7 @@ def padding(exam: Exam) -> Iterator[Finding]:
     if ids is None:
         yield exam.cannot("", "the input is not token ids")
         return
-    known = exam.padding or _probe(exam)
+    known = exam.padding or position_policy(exam)
     if known is None:
         yield exam.cannot("", "its body gives no last_hidden_state to find its position ids by")
         return
@@ -138,7 +138,7 @@ def padding(exam: Exam) -> Iterator[Finding]:
         yield exam.within("", max(answers), exam.far, why)
 
 
-def _probe(exam: Exam) -> Any:
+def position_policy(exam: Exam) -> Padding | None:
     """The padding policies of the model's body, by trying."""
     body = body_of(exam.model)
     caches = "use_cache" in inspect.signature(body.forward).parameters

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import capture
-from ..edits import patch, zero
+from ..edits import patch, scale, zero
 from ..intervene import intervene
 from ..resume import Resume
 from ..sites import HEAD_AXIS, Site
@@ -110,7 +110,7 @@ def eager(exam: Exam) -> Iterator[Finding]:
 
 
 def resumed(exam: Exam) -> Iterator[Finding]:
-    """Continued from any block with a changed input, the answer is that of the whole model with that input patched."""
+    """Continued from any block, with a changed input or under an edit, the answer is that of the whole model patched so."""
     if exam.last_stream is None or getattr(exam.config, "is_encoder_decoder", False):
         yield exam.cannot("", "the blocks are not known, or their end is not the model's")
         return
@@ -129,6 +129,7 @@ def resumed(exam: Exam) -> Iterator[Finding]:
             "whole, which is slower",
         )
         return
+    why = "resumed from here, the answer is not the whole model's"
     for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
         site = f"blocks.{layer}.hook_resid_pre"
         clean = resume.residual(layer)
@@ -137,12 +138,12 @@ def resumed(exam: Exam) -> Iterator[Finding]:
             again = resume.run(layer, moved)
             with intervene(exam.model, {site: patch(moved)}):
                 whole = exam.run()
-        yield exam.within(
-            site,
-            relative(again, whole),
-            exam.far,
-            "resumed from here, the answer is not the whole model's",
-        )
+        yield exam.within(site, relative(again, whole), exam.far, why)
+    site = f"blocks.{exam.n_layers // 2}.hook_resid_post"
+    with torch.no_grad(), quiet(), intervene(exam.model, {site: scale(-2.0).at([0, 1])}):
+        again = resume.run(0, resume.residual(0))
+        whole = exam.run()
+    yield exam.within(site, relative(again, whole), exam.far, why)
 
 
 def cached(exam: Exam) -> Iterator[Finding]:

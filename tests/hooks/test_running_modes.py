@@ -93,7 +93,7 @@ def test_compiled_models_are_refused():
 def test_under_autocast_padding_shifts_nothing(edit):
     """In bfloat16 a forward of two texts differs from that of one by rounding, which is small beside what the edit does."""
     case = Case(edit, "several")
-    ids, mask, at = modes._batch("left")
+    ids, mask, at = modes.TEXTS.batch("left")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         with intervene(modes.model("llama"), case.edits("llama", ids)):
             found = (

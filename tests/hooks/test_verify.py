@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hooks import UnsoundModel, anatomy
+from hooks import UnsoundModel, anatomy, attention, edits, forwards, positions, resume
 from hooks import anatomy as anatomy_of
 from hooks import verify as examine
 from hooks.padding import Padding, Policy
@@ -325,6 +326,108 @@ def test_eager_attention_that_differs(monkeypatch):
         lambda m, q, k, v, mask, **more: whole(m, q * 1.5, k, v, mask, **more),
     )
     assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
+
+
+# -- broken instruments: the model is right, and what reads or edits it is not
+
+
+@finds("cached steps", "generate")
+def test_edits_that_do_not_know_what_a_cache_holds(monkeypatch):
+    monkeypatch.setattr(forwards, "held", lambda past, layer=0: 0)
+    model = tiny.model("llama")
+    assert "blocks.0.hook_resid_post" in wrong(model, "cached steps")
+    assert "blocks.0.hook_resid_post" in wrong(model, "generate")
+    assert wrong(model, "resumed") == []
+
+
+@finds("cached steps")
+def test_positions_and_keys_that_count_padding(monkeypatch):
+    monkeypatch.setattr(positions.Where, "_covering", lambda self, batch, end: None)
+    found = wrong(tiny.model("llama"), "cached steps")
+    assert found == ["blocks.0.hook_resid_post", "blocks.1.attn.hook_attn_scores"]
+
+
+@finds("cached steps")
+def test_a_knockout_that_ignores_padding(monkeypatch):
+    """It hides columns, wherever the text begins."""
+
+    def cut(queries, keys):
+        def apply(scores, where):
+            out = scores.clone()
+            out[..., keys] = -torch.inf
+            return torch.where(out.isneginf().all(-1, keepdim=True), scores, out)
+
+        return apply
+
+    real = edits.knockout
+
+    def knockout(queries=None, keys=None):
+        return replace(real(queries, keys), apply=cut(queries, keys))
+
+    monkeypatch.setattr(edits, "knockout", knockout)
+    assert wrong(tiny.model("llama"), "cached steps") == ["blocks.1.attn.hook_attn_scores"]
+
+
+@finds("static cache")
+def test_a_static_cache_that_is_taken_for_full(monkeypatch):
+    real = forwards.held
+    monkeypatch.setattr(
+        forwards,
+        "held",
+        lambda past, layer=0: (
+            past.get_max_cache_shape() - 1
+            if type(past).__name__ == "StaticCache" and real(past, layer)
+            else real(past, layer)
+        ),
+    )
+    model = tiny.model("llama")
+    assert wrong(model, "cached steps") == []
+    assert "blocks.0.hook_resid_post" in wrong(model, "static cache")
+
+
+@finds("positional", "PEFT")
+def test_calls_that_are_read_off_the_keywords_of_the_outermost_module(monkeypatch):
+    pytest.importorskip("peft")
+    real = forwards.bound
+    monkeypatch.setattr(forwards, "bound", lambda module, args, kwargs: real(module, (), kwargs))
+    monkeypatch.setattr(forwards, "_owners", lambda model, paths: ([""], []))
+    model = tiny.model("llama")
+    assert wrong(model, "cached steps") == []
+    assert "blocks.0.hook_resid_post" in wrong(model, "positional")
+    assert "blocks.0.hook_resid_post" in wrong(model, "PEFT")
+
+
+@finds("autocast")
+def test_an_erasure_that_autocast_rounds(monkeypatch):
+    monkeypatch.setattr(edits, "_without_autocast", lambda device: contextlib.nullcontext())
+    assert wrong(tiny.model("llama"), "autocast") == ["blocks.1.hook_resid_post"]
+
+
+@finds("score masks")
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_edited_scores_that_lose_their_mask(monkeypatch, kernel):
+    monkeypatch.setattr(attention, "_as_masked", lambda edited, given: edited)
+    model = tiny.model("llama")
+    model.set_attn_implementation(kernel)
+    assert len(wrong(model, "score masks")) == 2
+
+
+@finds("resumed")
+def test_a_resumed_block_that_no_edit_reaches(monkeypatch):
+    real = resume.Resume.run
+
+    def unedited(self, layer, residual, *args, **more):
+        handles = [(m, m._forward_hooks.copy()) for m in self.model.modules()]
+        for module, _ in handles:
+            module._forward_hooks.clear()
+        try:
+            return real(self, layer, residual, *args, **more)
+        finally:
+            for module, hooks in handles:
+                module._forward_hooks.update(hooks)
+
+    monkeypatch.setattr(resume.Resume, "run", unedited)
+    assert wrong(tiny.model("llama"), "resumed") == ["blocks.1.hook_resid_post"]
 
 
 @finds("resumed")

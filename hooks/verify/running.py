@@ -1,0 +1,431 @@
+"""Checks of models as people run them: token by token behind a cache, by position, in adapters, under autocast, in `generate`.
+
+One oracle for all: an edit gives what it gives on each text alone, in one forward without a cache. What the model itself
+answers otherwise (left padding that it cannot be given, a state that reads many tokens only at once) is not the hooks' fault
+and is reported as not supported; the hooks are WRONG where the model agrees with itself and the edited model does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from .. import edits
+from ..anatomy import copied
+from ..capture import capture
+from ..edits import Edit
+from ..intervene import intervene
+from ..positions import PositionsUnknown
+from ..sites import SiteLike
+from . import ways
+from .exam import Exam, noise, quiet, relative
+from .findings import Finding
+from .values import position_policy
+from .ways import Texts, Way
+
+Trials: TypeAlias = "dict[str, Callable[[Tensor], Edit]]"
+"""Site -> from rows of ids (those columns that a prompt has) to the edit that is tried there."""
+NEW = 2
+"""Tokens that are read behind the prompts."""
+TELLING = 0.1
+"""A run is right when it is this much nearer to the oracle than an edit moves it."""
+COPIED = 50_000_000
+"""Parameters of a model that is copied to wrap the copy."""
+OUTSIDE = "the model itself answers otherwise"
+
+
+@dataclass
+class Trial:
+    """One edit, and what it does to a text alone."""
+
+    site: str
+    edit: Callable[[Tensor], Edit]
+    effect: float
+
+
+class Running:
+    """What the ways of running are compared with.
+
+    Args:
+        exam: the model and its texts.
+        cannot: why there is nothing to compare; empty where there is.
+    """
+
+    def __init__(self, exam: Exam) -> None:
+        self.exam = exam
+        self.cannot = _cannot(exam)
+        if self.cannot:
+            return
+        self.texts = _texts(exam)
+        self._plain: dict[tuple[int, ...], Tensor] = {}
+        self._edited: dict[tuple[Any, ...], Tensor] = {}
+        self.trials = self._tried()
+
+    def _tried(self) -> list[Trial]:
+        found = []
+        for site, edit in _trials(self.exam).items():
+            text = self.text(0)
+            trial = Trial(site, edit, 0.0)
+            changed = self.oracle([trial], text, len(self.texts.prompts[0]))
+            trial.effect = relative(changed, self.plain(text))
+            found.append(trial)
+        return found
+
+    def text(self, number: int) -> Tensor:
+        """A prompt and the tokens behind it."""
+        return torch.cat([self.texts.prompts[number], self.texts.more])
+
+    @property
+    def telling(self) -> list[Trial]:
+        """The edits that move the answer well beyond rounding."""
+        return [t for t in self.trials if t.effect > 2 * self.exam.local / TELLING]
+
+    def plain(self, text: Tensor) -> Tensor:
+        """The logits of a text alone."""
+        key = tuple(text.tolist())
+        if key not in self._plain:
+            self._plain[key] = ways.alone(self.exam.model, {}, text)
+        return self._plain[key]
+
+    def oracle(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
+        """The logits of a text alone under these edits."""
+        key = (*(t.site for t in trials), prompt, *text.tolist())
+        if key not in self._edited:
+            edits = self.make(trials, text[None], prompt)
+            self._edited[key] = ways.alone(self.exam.model, edits, text)
+        return self._edited[key]
+
+    def make(self, trials: list[Trial], rows: Tensor, columns: int | None = None) -> ways.Edits:
+        """What `intervene` takes for these rows, of which so many columns are the prompt."""
+        marked = rows.clone()
+        if columns is not None:
+            marked[:, columns:] = -1
+        return {t.site: t.edit(marked) for t in trials}
+
+    def error(self, way: Way, trials: list[Trial], model: nn.Module) -> float:
+        """How far a way is from the oracle, over all texts."""
+        make = functools.partial(self.make, trials)
+        worst = 0.0
+        for answer in way(model, make, self.texts):
+            expected = ways.wanted(answer, functools.partial(self._expected, trials))
+            found = answer[2]
+            # a beam's likelihood is one number
+            far = relative(found, expected) if found.ndim else float((found - expected).abs())
+            worst = max(worst, far)
+        return worst
+
+    def _expected(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
+        return self.oracle(trials, text, prompt) if trials else self.plain(text)
+
+    def compared(self, name: str, way: Way, model: nn.Module | None = None) -> Iterator[Finding]:
+        """The findings of one way: the whole model's, and those of each edit."""
+        exam = self.exam
+        model = exam.model if model is None else model
+        with torch.no_grad(), quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield from self._compared(name, way, model)
+
+    def _compared(self, name: str, way: Way, model: nn.Module) -> Iterator[Finding]:
+        exam = self.exam
+        try:
+            itself = self.error(way, [], model)
+        except Exception as error:  # whatever a model may raise
+            line = next(iter(str(error).splitlines()), "")
+            yield exam.cannot("", f"{name}: the model raised {type(error).__name__}: {line[:120]}")
+            return
+        if not itself <= exam.far:
+            yield exam.cannot("", f"{name}: {OUTSIDE} than in one forward (off by {itself:.1g})")
+            return
+        for trial in self.trials:
+            if trial not in self.telling:
+                yield exam.cannot(trial.site, "the edit moves the answer too little to be told")
+        if not self.telling:
+            return
+        bound = TELLING * min(t.effect for t in self.telling)
+        bound = min(exam.far, max(exam.local, bound))
+        # All edits at once; one by one only where they are not right together.
+        together, _ = self._measured(way, self.telling, model)
+        if together is not None and together <= bound:
+            yield from (exam.within(t.site, together, bound) for t in self.telling)
+            return
+        right = True
+        for trial in self.telling:
+            error, why = self._measured(way, [trial], model)
+            if error is None:
+                yield exam.cannot(trial.site, f"{name}: refused: {why}")
+            else:
+                why = why or "the edit is not what it is on the text alone"
+                yield exam.within(trial.site, error, bound, f"{name}: {why}")
+                right &= error <= bound
+        if right and together is not None and together < math.inf:
+            yield exam.within("", together, bound, f"{name}: edits are right only one by one")
+
+    def _measured(
+        self, way: Way, trials: list[Trial], model: nn.Module
+    ) -> tuple[float | None, str]:
+        """`error`, infinite where it raises, and why; None where positions cannot be known there, which is refused."""
+        try:
+            return self.error(way, trials, model), ""
+        except PositionsUnknown as error:
+            return None, str(error)
+        except Exception as error:  # an instrument that breaks
+            line = next(iter(str(error).splitlines()), "")
+            return math.inf, f"{type(error).__name__}: {line[:120]}"
+
+
+def _cannot(exam: Exam) -> str:
+    if exam.anatomy is None or exam.last_stream is None:
+        return "the blocks are not known by name"
+    if not isinstance(exam.inputs.get("input_ids"), Tensor):
+        return "the input is not token ids"
+    if getattr(exam.config, "is_encoder_decoder", False):
+        return "it has an encoder and a decoder, and sites of both"
+    if not exam.caches or exam.causal is False:
+        return "it reads all tokens at once: there is nothing to cache"
+    if exam.plain.ndim != 3 or exam.plain.shape[1] != exam.inputs["input_ids"].shape[1]:
+        return "it does not give logits of every token"
+    if exam.inputs["input_ids"].shape[1] < NEW + 3:
+        return "the texts are too short to be read in steps"
+    return ""
+
+
+def _texts(exam: Exam) -> Texts:
+    """Two prompts out of the inputs; one where the model cannot be padded on the left."""
+    ids = exam.inputs["input_ids"].to(exam.device)
+    known = exam.padding or position_policy(exam)
+    end = ids.shape[1] - NEW
+    prompts, more = (ids[0, :end], ids[-1, : end - 2]), ids[0, end:]
+    if exam.learned_prompt or known is None or not known.left.possible:
+        return Texts(prompts[:1], more, exam.pad_id, None)
+    first = known.left.start if known.left.explicit else None
+    return Texts(prompts, more, exam.pad_id, first)
+
+
+def _trials(exam: Exam) -> Trials:
+    """An edit at positions of a prompt and behind it, one under a mask of tokens, and a key that is hidden."""
+    streams = [f"blocks.{layer}.hook_resid_post" for layer in range(exam.n_layers)]
+    made: Trials = {}
+    middle = streams[(exam.n_layers - 1) // 2]
+    if _editable(exam, middle):
+        by = noise(exam.acts[middle][0, 0], 11, 1.0)
+        made[middle] = lambda rows: edits.add(by).at([1, 3])
+    if (masked := _last(exam, ("attn.hook_z", "hook_attn_out", "hook_mlp_out"))) is not None:
+        made[masked] = lambda rows: edits.scale(-2.0).at((rows > 0) & (rows % 2 == 1))
+    if (scores := _last(exam, ("attn.hook_attn_scores",))) is not None:
+        made[scores] = lambda rows: edits.knockout(keys=[1])
+    return made
+
+
+def _editable(exam: Exam, site: str) -> bool:
+    assert exam.anatomy is not None
+    return exam.has(site) and not exam.anatomy.places[site].read_only
+
+
+def _last(exam: Exam, parts: tuple[str, ...]) -> str | None:
+    """The last site of the first of these parts that can be edited."""
+    for part in parts:
+        for layer in reversed(range(exam.n_layers)):
+            if _editable(exam, site := f"blocks.{layer}.{part}"):
+                return site
+    return None
+
+
+def running(exam: Exam) -> Running:
+    """What ways are compared with, made once."""
+    if exam.running is None:
+        with torch.no_grad(), quiet():
+            exam.running = Running(exam)
+    return exam.running
+
+
+# ---------------------------------------------------------------- the checks
+
+
+def cached_steps(exam: Exam) -> Iterator[Finding]:
+    """Read in steps behind a left-padded prompt, edits at positions, token masks, knockouts and patterns are each text's own."""
+    yield from _in_steps(exam, "token by token", ways.steps())
+
+
+def static_cache(exam: Exam) -> Iterator[Finding]:
+    """The same with a static cache, which has empty columns at its end."""
+    yield from _in_steps(exam, "with a static cache", ways.steps(cache="static"))
+
+
+def positional(exam: Exam) -> Iterator[Finding]:
+    """The same of a model whose texts are given by position, by keywords or to its `forward`."""
+    yield from _in_steps(exam, "called by position", ways.steps(ways.by_position))
+    yield from _in_steps(
+        exam, "called as model.forward", ways.steps(ways.by_position, lambda model: model.forward)
+    )
+
+
+def _in_steps(exam: Exam, name: str, way: Way) -> Iterator[Finding]:
+    compared = running(exam)
+    if compared.cannot:
+        yield exam.cannot("", compared.cannot)
+        return
+    if exam.learned_prompt:
+        yield exam.cannot(
+            "", "its adapter puts a learned prompt in front: only `generate` continues a cache"
+        )
+        return
+    findings = list(compared.compared(name, way))
+    yield from findings
+    if not any(OUTSIDE in f.reason or "raised" in f.reason for f in findings if not f.site):
+        yield from _patterns(compared, name, way)
+
+
+def _patterns(compared: Running, name: str, way: Way) -> Iterator[Finding]:
+    """What the newest token looks at, under a way and alone."""
+    exam = compared.exam
+    site = _last(exam, ("attn.hook_pattern",))
+    if site is None:
+        return
+    with torch.no_grad(), quiet():
+        with capture(exam.model, site, clone=True) as acts:
+            answers = list(way(exam.model, lambda rows: {}, compared.texts))
+        late = acts.all(site)[-1]
+        error = 0.0
+        columns = compared.texts.batch("left")[1]
+        for row, (text, prompt, _) in enumerate(answers):
+            real = torch.cat([columns[row].bool(), columns.new_ones(len(text) - prompt).bool()])
+            with capture(exam.model, site, clone=True) as acts:
+                ways.alone(exam.model, {}, text)
+            found, expected = _newest(late[row], real), acts[site][0, :, -1]
+            error = max(error, relative(found, expected[:, -found.shape[1] :]))
+    why = f"{name}: the newest token's weights are not those of the text alone"
+    yield exam.within(site, error, exam.far, why)
+
+
+def _newest(pattern: Tensor, real: Tensor) -> Tensor:
+    """The last query's weights on the tokens that a cache holds; a static one has room behind them, a window dropped some."""
+    keys = pattern.shape[-1]
+    real = real.to(pattern.device)
+    last = pattern[:, -1]
+    return last[:, : len(real)][:, real] if keys >= len(real) else last[:, real[-keys:]]
+
+
+def wrapped(exam: Exam) -> Iterator[Finding]:
+    """A PEFT adapter that changes nothing, around a copy of the model: edits are what they are on the model itself."""
+    compared = running(exam)
+    if compared.cannot or hasattr(exam.model, "peft_config"):
+        yield exam.cannot("", compared.cannot or "it has an adapter already, and is examined in it")
+        return
+    if importlib.util.find_spec("peft") is None:
+        yield exam.cannot("", "peft is not installed")
+        return
+    if sum(p.numel() for p in exam.model.parameters()) > COPIED:
+        yield exam.cannot("", f"more than {COPIED / 1e6:.0f}e6 parameters: no copy is made to wrap")
+        return
+    try:
+        model = _adapted(exam.model)
+    except Exception as error:  # whatever peft says of a layer that it does not know
+        line = next(iter(str(error).splitlines()), "")
+        yield exam.cannot("", f"peft does not wrap it: {line[:120]}")
+        return
+    # its `generate` calls the model inside, past the wrapper
+    able = getattr(exam.model, "can_generate", lambda: False)()
+    yield from compared.compared("in an adapter", ways.steps(ways.by_position), model)
+    if able:
+        yield from compared.compared("generate of an adapter", ways.generated(), model)
+
+
+def _adapted(model: nn.Module) -> nn.Module:
+    import peft  # only where it is installed
+
+    able = getattr(model, "can_generate", lambda: False)()
+    config = peft.LoraConfig(
+        r=1, target_modules="all-linear", task_type="CAUSAL_LM" if able else None
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.get_peft_model(copied(model), config).eval()  # type: ignore[arg-type]
+
+
+def autocast(exam: Exam) -> Iterator[Finding]:
+    """Under autocast looking changes nothing, and a direction that is erased from the stream is gone to rounding of its type."""
+    site, kind = exam.last_stream, exam.device.type
+    if site is None or exam.dtype != torch.float32:
+        yield exam.cannot("", "the blocks are not known, or the weights are no float32")
+        return
+    direction = noise(exam.acts[site][0, 0], 3, 1.0)
+    erased = {site: edits.erase((direction / direction.norm())[None])}
+    changes: dict[SiteLike, Any] = {**erased}
+    with torch.no_grad(), quiet(), torch.autocast(kind, torch.bfloat16):
+        try:
+            plain = exam.run()
+        except Exception as error:  # a model that autocast does not fit
+            line = next(iter(str(error).splitlines()), "")
+            yield exam.cannot(
+                "", f"under autocast the model raised {type(error).__name__}: {line[:120]}"
+            )
+            return
+        watched, _ = exam.watch()
+        with intervene(exam.model, changes), capture(exam.model, site, clone=True) as acts:
+            exam.run()
+    value = acts[site].double()
+    along = (value @ (direction / direction.norm()).double()).abs()
+    left = float((along / value.norm(dim=-1).clamp(min=1e-12)).max())
+    off = 0.0 if torch.equal(watched, plain) else max(relative(watched, plain), 1e-300)
+    yield exam.within("", off, 0.0, "under autocast the model answers otherwise when it is watched")
+    eps = 4 * torch.finfo(acts[site].dtype).eps
+    yield exam.within(site, left, eps, "under autocast a direction that is erased is still there")
+
+
+def score_masks(exam: Exam) -> Iterator[Finding]:
+    """Scores that are set to 0 leave hidden what the mask hides, and give every other key the same weight."""
+    pairs = {
+        site: site.replace("attn_scores", "pattern")
+        for layer in range(exam.n_layers)
+        if _listed(exam, site := f"blocks.{layer}.attn.hook_attn_scores")
+    }
+    if not pairs:
+        yield exam.cannot("", "no scores are listed")
+        return
+    changes: dict[SiteLike, Any] = dict.fromkeys(pairs, edits.zero())
+    with torch.no_grad(), quiet(), intervene(exam.model, changes):
+        _, acts = exam.watch(sites=list(pairs.values()))
+    for site, pattern in pairs.items():
+        if pattern not in acts:
+            continue
+        hidden = exam.acts[pattern] == 0
+        weights = acts[pattern].double()
+        seen = float(weights.masked_fill(~hidden, 0.0).abs().max())
+        most = weights.masked_fill(hidden, 0.0).amax(-1)
+        least = weights.masked_fill(hidden, 1.0).amin(-1)
+        spread = float((most - least).clamp(min=0).max())
+        why = "scores of 0 show what the mask hides" if seen else "equal scores have other weights"
+        yield exam.within(site, max(seen, spread), exam.local, why)
+
+
+def _listed(exam: Exam, site: str) -> bool:
+    return _editable(exam, site) and exam.has(site.replace("attn_scores", "pattern"))
+
+
+MODES: dict[str, Way] = {
+    "generate": ways.generated(),
+    "generate without a cache": ways.generated(use_cache=False),
+    "generate with a static cache": ways.generated(cache_implementation="static"),
+    "generate with its prompt in pieces": ways.generated(prefill_chunk_size=3),
+    "generate of several samples": ways.generated(do_sample=True, num_return_sequences=2),
+    "generate with beams": ways.beams(),
+}
+
+
+def generated(exam: Exam) -> Iterator[Finding]:
+    """In every mode of `generate` each step's logits under edits are those of the text so far in one forward."""
+    compared = running(exam)
+    able = getattr(exam.model, "can_generate", lambda: False)()
+    if compared.cannot or not able:
+        yield exam.cannot("", compared.cannot or "it does not generate")
+        return
+    for name, way in MODES.items():
+        yield from compared.compared(name, way)
