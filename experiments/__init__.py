@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from .studies import STUDIES
 
 if TYPE_CHECKING:
+    from .explorer.command import explore as explore
     from .results import Picture as Picture
     from .results import Results as Results
     from .results import compare as compare
 
 _RESULTS = ("Picture", "Results", "compare")
-__all__ = [*_RESULTS, *STUDIES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_RESULTS, "explore", *STUDIES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from . import results
 
         return getattr(results, name)
+    if name == "explore":
+        from .explorer.command import explore
+
+        return explore
     if name in STUDIES:
         from .api import FUNCTIONS
 

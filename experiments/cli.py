@@ -16,11 +16,16 @@ from typing import Any, NoReturn
 from layerscope.errors import LayerscopeError
 
 from .demo import demo_paths
+from .explorer.options import ExploreOptions
 from .runs.options import add_options, as_command, from_arguments, read_toml, required_of
 from .runs.shared_options import CallOptions
 from .runs.study import Study
 from .studies import STUDIES
 
+EXPLORED = (
+    "explore --model openai-community/gpt2 --text 'The keys to the cabinet'",
+    "explore --model HuggingFaceTB/SmolLM2-135M --edit 'blocks.3.attn.hook_z[5]=zero' --print",
+)
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
 """Of example command lines."""
@@ -114,7 +119,18 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="run folder (default: %(default)s)",
     )
+    demo.add_argument(
+        "--explore", action="store_true", help="open the embedded model in the browser instead"
+    )
     add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
+    explore = _add(
+        commands,
+        "explore",
+        "try edits on a text live, in the browser: heads, lens, attribution, generation",
+        EXPLORED,
+        required_of(ExploreOptions),
+    )
+    add_options(explore, ExploreOptions)
     report = _add(
         commands,
         "report",
@@ -195,6 +211,8 @@ def _guarded(given: argparse.Namespace) -> int:
     try:
         if given.command == "report":
             return _report(given.folder, given.out)
+        if given.command == "explore" or getattr(given, "explore", False):
+            return _explore(given)
         call = from_arguments(CallOptions, given)
         if given.command == "demo":
             study, options, again = (
@@ -244,6 +262,17 @@ def _demo(out: Path) -> Any:
         control_seeds=3,
         out=out,
     )
+
+
+def _explore(given: argparse.Namespace) -> int:
+    """Serve the bench until Ctrl-C."""
+    from .explorer.command import run_command, run_demo
+
+    if given.command == "demo":
+        run_demo()
+    else:
+        run_command(from_arguments(ExploreOptions, given))
+    return 0
 
 
 def _report(folders: Sequence[Path], out: Path | None) -> int:

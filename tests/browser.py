@@ -32,6 +32,7 @@ class Browser:
 
     Attributes:
         errors: console errors, exceptions and blocked requests of the page that was opened last.
+        requests: the addresses that it asked for.
     """
 
     def __init__(self) -> None:
@@ -54,18 +55,18 @@ class Browser:
         )
         os.close(to_read)
         os.close(to_write)
-        self._number, self._rest, self.errors = 0, b"", []
+        self._number, self._rest, self.errors, self.requests = 0, b"", [], []
         self._loaded = False
         page = next(t for t in self._ask("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self._session = self._ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)[
             "sessionId"
         ]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.do(f"{domain}.enable")
 
-    def open(self, path: Path, width: int = 1200, height: int = 900) -> None:
-        """Load a file at a width, and wait until it has loaded."""
-        self.errors, self._loaded = [], False
+    def open(self, page: Path | str, width: int = 1200, height: int = 900) -> None:
+        """Load a file or an address at a width, and wait until it has loaded."""
+        self.errors, self.requests, self._loaded = [], [], False
         self.do(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -73,7 +74,8 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        self.do("Page.navigate", url=path.as_uri())
+        address = page if isinstance(page, str) else page.as_uri()
+        self.do("Page.navigate", url=address)
         while not self._loaded:
             self._hear(self._message())
 
@@ -140,6 +142,10 @@ class Browser:
         method, params = event.get("method"), event.get("params", {})
         if method == "Page.loadEventFired":
             self._loaded = True
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(params["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.requests.append(params["url"])
         elif method == "Runtime.exceptionThrown":
             self.errors.append(params["exceptionDetails"]["text"])
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
