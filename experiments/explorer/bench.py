@@ -16,7 +16,7 @@ from layerscope.errors import InputError
 from ...hooks import UnknownArchitecture, UnknownSite, sites
 from ...hooks.edits import Edit
 from ...probes import LogisticProbe
-from ..lenses.translators import Lens
+from ..lenses.lens import Lens
 from ..metrics.metrics import METRICS, Metric
 from ..metrics.reads import Reads
 from ..subject import Subject

@@ -14,7 +14,7 @@ from layerscope.errors import InputError
 
 from ...probes import LogisticProbe
 from ..demo import demo_paths
-from ..lenses.translators import Lens
+from ..lenses.files import load_lens
 from ..runs import console
 from ..runs.options import from_values
 from ..subject import Subject, load
@@ -76,7 +76,7 @@ def bench_of(options: ExploreOptions) -> Bench:
             trust_remote_code=options.trust_remote_code,
             classifier=True,
         )
-    lenses = [Lens.load(path, subject) for path in options.lens]
+    lenses = [load_lens(path, subject) for path in options.lens]
     return Bench(subject, lenses, list(_probes(options.probe, subject)))
 
 

@@ -15,10 +15,11 @@ from layerscope.errors import InputError
 from ...hooks import Site, edits
 from ..attention.norms import OUTPUT, grams_of, norms
 from ..attention.passes import PATTERN, layers_with_patterns
+from ..attribution.asking import ask
 from ..attribution.game import Game
 from ..attribution.methods import method_named
 from ..attribution.options import Options
-from ..attribution.question import Question, Target, ask
+from ..attribution.question import Question, Target
 from ..attribution.result import joined
 from ..attribution.scorer import Scorer
 from ..sweep.components import Component
