@@ -25,6 +25,15 @@ from ..subject import Subject
 from ..sweep.effects import clusters_of, group_notes
 from ..sweep.sweep import chunks, clean_values
 from .asked import ASKED, Answer, Asking
+from .groups import compare_groups, group_findings
+from .labelled import (
+    LabelledTexts,
+    check_labels,
+    class_probabilities,
+    n_cut,
+    predicted,
+    read_labelled_texts,
+)
 from .options import SOURCES, ConfidenceOptions
 from .predictions import (
     PredictionError,
@@ -62,6 +71,7 @@ class ConfidenceInputs(Inputs):
     Args:
         source: the option that names the file.
         predictions: of the file and of the validation file, where they are predictions.
+        labelled: texts of both files, where a classifier is asked.
         questions: of both files, where a model is asked.
         templates: the wording of what it is asked.
     """
@@ -69,6 +79,7 @@ class ConfidenceInputs(Inputs):
     options: ConfidenceOptions
     source: str
     predictions: list[Predictions]
+    labelled: list[LabelledTexts]
     questions: list[list[Question]]
     templates: Templates
 
@@ -82,6 +93,9 @@ class ConfidenceInputs(Inputs):
         """The rows of the first file that scalings are fitted on."""
         if self.predictions:
             clusters, marked = self.predictions[0].clusters, self.predictions[0].validation
+        elif self.labelled:
+            clusters = clusters_of(self.labelled[0].texts)
+            marked = np.array(self.labelled[0].validation)
         else:
             clusters = clusters_of(self.questions[0])
             marked = np.zeros(len(clusters), bool)
@@ -108,19 +122,30 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     paths = [options.source]
     if options.validation:
         paths.append(options.validation)
-    is_of_file = source == "predictions"
-    predictions = [read_predictions(path, options.limit) for path in paths] if is_of_file else []
-    questions = [] if is_of_file else [_read(options, source, path) for path in paths]
-    subject = None if is_of_file else load()
+    predictions: list[Predictions] = []
+    labelled: list[LabelledTexts] = []
+    questions: list[list[Question]] = []
+    by: tuple[str, ...] = getattr(options, "by", ())
+    if source == "predictions":
+        predictions = [read_predictions(path, options.limit, by) for path in paths]
+    elif source == "labelled":
+        labelled = [read_labelled_texts(path, options.limit, by) for path in paths]
+    else:
+        questions = [_read(options, source, path) for path in paths]
+    subject = None
+    if source != "predictions":
+        subject = load(classifier=True)
+        _check_model(subject, source, labelled, paths)
     inputs = ConfidenceInputs(
         options=options,
         subject=subject,
         source=source,
         predictions=predictions,
+        labelled=labelled,
         questions=questions,
         templates=Templates(subject, options.templates, options.chat),
     )
-    files = zip((source, "validation"), paths, predictions or questions, strict=False)
+    files = zip((source, "validation"), paths, predictions or labelled or questions, strict=False)
     inputs.data = [DataFile.of(name, path, len(rows)) for name, path, rows in files]
     for path in inputs.templates.replaced:
         inputs.data.append(DataFile.of(f"template {path.stem}", path, 1))
@@ -136,22 +161,41 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     return inputs
 
 
+def _check_model(
+    subject: Subject, source: str, labelled: Sequence[LabelledTexts], paths: Sequence[Path]
+) -> None:
+    """Refuse a classifier that is asked questions, and a language model that is given labelled texts."""
+    if source != "labelled" and subject.classes:
+        raise QuestionError(
+            f"--{source}: expected a language model, {subject.name} classifies texts: give --labelled FILE"
+        )
+    for texts, path in zip(labelled, paths, strict=False):
+        check_labels(subject, texts, path)
+
+
 def cost(inputs: ConfidenceInputs) -> Cost:
     """Forwards over the rows, and answers written by the model."""
-    n = sum(len(rows) for rows in (inputs.predictions or inputs.questions))
+    n = sum(len(rows) for rows in (inputs.predictions or inputs.labelled or inputs.questions))
     if inputs.subject is None:
         return Cost(f"{n:,} rows; confidences: the probabilities of the file")
+    if inputs.labelled:
+        return Cost(f"{n:,} texts; confidences: the classifier's probabilities")
     ways = ", ".join(("token probabilities", *inputs.options.confidence))
     return Cost(f"{n:,} rows; confidences: {ways}")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a run gives: every confidence, the first one's wrong answers, and what was skipped or dropped."""
+    """What a run gives: every confidence, the first one's wrong answers, and what was skipped or dropped.
+
+    Args:
+        test: the rows that are measured, where they have whole distributions.
+    """
 
     methods: list[Judged]
     names: Names
     notes: list[Note]
+    test: Predictions | None = None
 
     def fields(self, source: str, bins: int, seed: int) -> dict[str, Any]:
         """The fields of the results."""
@@ -175,20 +219,41 @@ def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     """
     options = inputs.options
     measurement = _next_token(inputs) if inputs.is_open else _of_distributions(inputs, run)
-    return measurement.fields(inputs.source, options.bins, options.seed)
+    fields = measurement.fields(inputs.source, options.bins, options.seed)
+    if not getattr(options, "by", ()) or measurement.test is None:
+        return fields
+    groups, differences, notes = compare_groups(
+        measurement.test, options.positive, options.bins, options.seed
+    )
+    sentences = [Finding(property=name, text=text) for name, text in group_findings(differences)]
+    return {
+        **fields,
+        "groups": groups,
+        "group_differences": differences,
+        "findings": [*fields["findings"], *sentences],
+        "notes": [*fields["notes"], *notes],
+    }
 
 
 def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
     """Confidences in answers that were chosen from several."""
     options, notes = inputs.options, list[Note]()
-    predictions = inputs.predictions or [
-        _token_predictions(inputs, run, questions, cell)
-        for questions, cell in zip(inputs.questions, ("tokens", "tokens-validation"), strict=False)
-    ]
+    cells = ("tokens", "tokens-validation")
+    predictions = inputs.predictions
+    if inputs.labelled:
+        predictions = [
+            _class_predictions(inputs, run, texts, cell, notes)
+            for texts, cell in zip(inputs.labelled, cells, strict=False)
+        ]
+    elif inputs.questions:
+        predictions = [
+            _token_predictions(inputs, run, questions, cell)
+            for questions, cell in zip(inputs.questions, cells, strict=False)
+        ]
     whole = inputs.with_validation(predictions)
     save_predictions(options.out / "predictions.npz", whole)
     test = whole.rows(~whole.validation)
-    name = "probabilities" if inputs.subject is None else TOKENS
+    name = TOKENS if inputs.questions else "probabilities"
     methods = [Judged.of(name, test), *recalibrated(whole, test, notes, options.out)]
     measured: list[Question] = []
     if inputs.questions:
@@ -199,7 +264,7 @@ def _of_distributions(inputs: ConfidenceInputs, run: Run) -> Measurement:
         methods += _ask(inputs, run, measured, methods[0], notes)
     groups = np.unique(test.clusters, return_inverse=True)[1]
     notes += group_notes(groups)
-    return Measurement(methods, _names(test, measured), notes)
+    return Measurement(methods, _names(test, measured), notes, test)
 
 
 def _checked(options: ConfidenceOptions) -> str:
@@ -220,8 +285,14 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError("--confidence: expected a model to ask, not predictions from a file")
     if is_of_file != (options.model is None):
         raise QuestionError(
-            "expected --model for questions, prompts and pairs, and none for --predictions"
+            "expected --model for labelled texts, questions, prompts and pairs, and none for --predictions"
         )
+    if options.confidence and given[0] == "labelled":
+        raise QuestionError("--confidence: expected a language model to ask, not a classifier")
+    if getattr(options, "by", ()) and given[0] not in ("predictions", "labelled"):
+        raise QuestionError("--by: expected --predictions or --labelled, whose rows have columns")
+    if getattr(options, "positive", None) and not getattr(options, "by", ()):
+        raise QuestionError("--positive: expected --by COLUMN, whose groups' errors it is about")
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
     for path in (options.source, options.validation):
@@ -260,6 +331,22 @@ def _names(test: Predictions, questions: Sequence[Question]) -> Names:
         answered.append(question.choices[k].strip())
         right.append(question.choices[question.answer].strip())
     return texts, answered, right
+
+
+def _class_predictions(
+    inputs: ConfidenceInputs, run: Run, labelled: LabelledTexts, cell: str, notes: list[Note]
+) -> Predictions:
+    """A classifier's own probabilities of labelled texts."""
+    subject, options = inputs.subject, inputs.options
+    assert subject is not None
+
+    def computed() -> list[list[float]]:
+        return class_probabilities(subject, labelled.texts, options.batch_tokens).tolist()
+
+    if count := n_cut(subject, labelled.texts):
+        text = f"{count} texts are longer than the model's {subject.max_length} tokens: their ends are cut off"
+        notes.append(Note(kind="warning", text=text))
+    return predicted(subject, labelled, np.array(run.folder.kept(cell, computed)))
 
 
 def _token_predictions(

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..runs.options import option
 from ..runs.shared_options import RunOptions
 
-SOURCES = ("predictions", "questions", "prompts", "pairs")
-"""Options of which one names the file that is measured; ``ask`` has no predictions."""
+SOURCES = ("predictions", "labelled", "questions", "prompts", "pairs")
+"""Options of which one names the file that is measured; ``ask`` has the last three."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Predictions:
         texts: what each row is, for a reader; empty where that is not known.
         by_class: whether a class means the same in every row; the choices of questions do not.
         same_width: whether all rows have as many choices; else the last columns of some are 0 for what they lack.
+        by: columns that rows are compared by, with each row's value.
     """
 
     probabilities: Float[np.ndarray, "n c"]
@@ -51,6 +52,7 @@ class Predictions:
     texts: tuple[str, ...] = ()
     by_class: bool = True
     same_width: bool = True
+    by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +62,7 @@ class Predictions:
         texts = ()
         if self.texts:
             texts = tuple(itertools.compress(self.texts, chosen))
+        by = {name: tuple(itertools.compress(values, chosen)) for name, values in self.by.items()}
         return replace(
             self,
             probabilities=self.probabilities[chosen],
@@ -67,6 +70,7 @@ class Predictions:
             clusters=self.clusters[chosen],
             validation=self.validation[chosen],
             texts=texts,
+            by=by,
         )
 
     def with_validation(self, other: Predictions) -> Predictions:
@@ -88,6 +92,7 @@ class Predictions:
             (*self.texts, *other.texts) if self.texts and other.texts else (),
             self.by_class,
             self.same_width and other.same_width,
+            {name: (*values, *other.by[name]) for name, values in self.by.items()},
         )
 
     def marked(self, validation: Bool[np.ndarray, " n"]) -> Predictions:
@@ -133,13 +138,18 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     partial.replace(path)
 
 
-def read_predictions(path: Path, limit: int | None = None) -> Predictions:
+def read_predictions(path: Path, limit: int | None = None, by: Sequence[str] = ()) -> Predictions:
     """Read a file of predictions.
 
+    Args:
+        by: columns that rows are compared by; of these ``group`` is then not resampled as one.
+
     Raises:
-        PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range.
+        PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range, a column
+            that is not there.
     """
-    predictions = _read_npz(path) if path.suffix == ".npz" else _read_records(path)
+    read = _read_npz if path.suffix == ".npz" else _read_records
+    predictions = read(path, by)
     if limit is not None:
         predictions = predictions.rows(np.arange(len(predictions)) < limit)
     P = predictions.probabilities
@@ -156,7 +166,7 @@ COLUMNS = {"probability_": "probabilities", "p_": "probabilities", "logit_": "lo
 """How the columns of a table begin that hold a class each, and what they are."""
 
 
-def _read_npz(path: Path) -> Predictions:
+def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
     try:
         arrays = read_arrays(path)
     except ArchiveError as error:
@@ -193,23 +203,56 @@ def _read_npz(path: Path) -> Predictions:
     for name, column in (("groups", groups), ("validation", validation)):
         if column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {n} rows, got {column.shape}")
-    return _predictions(
+    columns = {name: _array_of(path, arrays, name, n) for name in by}
+    if "groups" in by:  # groups that are compared are not resampled as one
+        groups = np.arange(n)
+    predictions = _predictions(
         path, field, values, labels.tolist(), classes, groups.tolist(), validation.astype(bool)
     )
+    return replace(predictions, by=columns)
 
 
-def _read_records(path: Path) -> Predictions:
-    reader = _RecordReader()
+def _array_of(
+    path: Path, arrays: Mapping[str, np.ndarray], name: str, count: int
+) -> tuple[str, ...]:
+    """An array that rows are compared by, as texts."""
+    if name not in arrays or arrays[name].shape != (count,):
+        got = ", ".join(sorted(arrays))[:200]
+        raise PredictionError(f"{path}: --by {name}: expected an array of {count} rows, got {got}")
+    return tuple(map(str, arrays[name].tolist()))
+
+
+def column_of(record: Mapping[str, Any], name: str) -> str:
+    """What a record has in a column that rows are compared by.
+
+    Raises:
+        InputError: no such column, or neither a text nor a number in it.
+    """
+    value = record.get(name)
+    if not isinstance(value, str | int | float) or value == "":
+        fields = ", ".join(sorted(record))[:200]
+        raise InputError(
+            f"--by {name}: expected a text or a number in this column, got {shown(value)}; the line has {fields}"
+        )
+    return str(value)
+
+
+def _read_records(path: Path, by: Sequence[str]) -> Predictions:
+    reader = _RecordReader(by)
     rows = read_lines_as(path, None, reader.row, prepare=_joined)
     values = np.array([row for row, _, _ in rows])
     labels, groups, validation, texts = [], [], [], []
+    columns: dict[str, list[str]] = {name: [] for name in by}
     for i, (_, group, record) in enumerate(rows):
         text = record.get("text")
         labels.append(record["label"])
-        groups.append(group or f"row {i}")
+        # Groups that are compared are not resampled as one.
+        groups.append(f"row {i}" if group is None or "group" in by else group)
         validation.append(record.get("split") == "validation")
         texts.append(text if isinstance(text, str) else "")
-    return _predictions(
+        for name, values_of_rows in columns.items():
+            values_of_rows.append(column_of(record, name))
+    predictions = _predictions(
         path,
         reader.field,
         values,
@@ -219,12 +262,18 @@ def _read_records(path: Path) -> Predictions:
         np.array(validation),
         tuple(texts) if any(texts) else (),
     )
+    return replace(predictions, by={name: tuple(column) for name, column in columns.items()})
 
 
 class _RecordReader:
-    """Reads records one by one; the first says which field they have, and which classes."""
+    """Reads records one by one; the first says which field they have, and which classes.
 
-    def __init__(self) -> None:
+    Args:
+        by: columns that every record must have.
+    """
+
+    def __init__(self, by: Sequence[str]) -> None:
+        self.by = by
         self.field = ""
         self.classes: list[str] = []
 
@@ -255,6 +304,8 @@ class _RecordReader:
         if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
             raise InputError(f"expected numbers as {self.field}, got {shown(row)}")
         _label(record["label"], self.classes)
+        for name in self.by:
+            column_of(record, name)
         return [float(v) for v in values], group_of(record), record
 
 

@@ -163,6 +163,38 @@ class ComparisonRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupRecord:
+    """One measure of one group of rows."""
+
+    by: str = entry("the column that rows are compared by")
+    group: str = entry("its value in these rows")
+    measure: str = entry(
+        "accuracy, overconfidence, predicted, false_positives, false_negatives, ece or ece_chance"
+    )
+    label: str | None = entry("the class that it is of; null for all")
+    value: float = entry("the group's value")
+    low: float | None = entry("lower end of its 95% interval; null for one group of rows")
+    high: float | None = entry("upper end of its 95% interval")
+    n: int = entry("rows that it is a mean of", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDifferenceRecord:
+    """One measure compared between two groups of rows."""
+
+    by: str = entry("the column that rows are compared by")
+    measure: str = entry("the measure")
+    label: str | None = entry("the class that it is of; null for all")
+    a: str = entry("the first group")
+    b: str = entry("the second group, or all others")
+    difference: float = entry("value of b less that of a")
+    low: float | None = entry("lower end of its 95% interval")
+    high: float | None = entry("upper end of its 95% interval")
+    p: float | None = entry("permutation test of no difference")
+    p_holm: float | None = entry("Holm-corrected over all comparisons of the column")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ErrorRecord:
     """A wrong answer."""
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ..report.terminal_tables import number_cell, titled
-from .records import JudgedRecord
+from .groups import measure_name
+from .records import GroupDifferenceRecord, GroupRecord, JudgedRecord
 
 HEADINGS = "confidence|answered|mean|ECE|95%|by chance|p|equal mass|squared error|Brier|NLL|AUROC"
 
@@ -19,6 +20,42 @@ def confidence_tables(records: Sequence[JudgedRecord]) -> list[Table]:
         f"confidence against correctness (n = {first.n}, accuracy {number_cell(first.accuracy)})"
     )
     return [titled(title, HEADINGS, [_row(record) for record in records], ("confidence",))]
+
+
+def group_tables(
+    groups: Sequence[GroupRecord], differences: Sequence[GroupDifferenceRecord]
+) -> list[Table]:
+    """Each measure of each group, and what differs between them."""
+    if not groups:
+        return []
+    shown = [record for record in groups if record.measure != "ece_chance"]
+    rows = [
+        [r.by, measure_name(r.measure, r.label), r.group, number_cell(r.value), _ends(r), str(r.n)]
+        for r in shown
+    ]
+    left = ("by", "measure", "group", "b", "a")
+    compared = [
+        [
+            r.by,
+            measure_name(r.measure, r.label),
+            r.b,
+            r.a,
+            f"{r.difference:+.3f}",
+            _ends(r),
+            "n/a" if r.p_holm is None else f"{r.p_holm:.4f}",
+        ]
+        for r in differences
+    ]
+    return [
+        titled("groups of rows", "by|measure|group|value|95%|rows", rows, left),
+        titled("differences, b less a", "by|measure|b|a|difference|95%|p (Holm)", compared, left),
+    ]
+
+
+def _ends(record: GroupRecord | GroupDifferenceRecord) -> str:
+    if record.low is None or record.high is None:
+        return "n/a"
+    return f"{record.low:.3f} to {record.high:.3f}"
 
 
 def _row(r: JudgedRecord) -> list[str]:

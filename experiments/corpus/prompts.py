@@ -40,6 +40,7 @@ __all__ = [
     "Unusable",
     "UnusableItem",
     "group_of",
+    "labelled_text",
     "numbered_lines",
     "read_labelled",
     "read_pairs",
@@ -120,7 +121,7 @@ def read_labelled(path: Path | str, limit: int | None = None) -> list[Prompt]:
     Raises:
         PromptError: a field that is missing or no text, an empty file.
     """
-    return read_lines_as(Path(path), limit, _labelled, headerless=(COLA,))
+    return read_lines_as(Path(path), limit, labelled_text, headerless=(COLA,))
 
 
 def read_pairs(
@@ -168,8 +169,12 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     )
 
 
-def _labelled(record: Mapping[str, Any]) -> Prompt:
-    """A text and its label; answers of a language model that stand beside them are not read."""
+def labelled_text(record: Mapping[str, Any]) -> Prompt:
+    """A record's text and label; answers of a language model that stand beside them are not read.
+
+    Raises:
+        InputError: a field that is missing or of another kind.
+    """
     kept = {name: value for name, value in record.items() if name not in ("answer", "wrong")}
     prompt = _prompt(kept, answers=False)
     if prompt.label is None:

@@ -24,7 +24,7 @@ class Study:
     ``study``    prepare(options, load) -> inputs; cost(inputs) -> `Cost`; measure(inputs, run) -> results
     ``records``  ``Results``, a frozen dataclass: the fields of ``results.json`` with their units
     ``page``     page(results) -> `Page`; ``CONTROLS``; perhaps cautions(results) and curves(results)
-    ``tables``   tables(records) -> tables for the terminal
+    ``tables``   tables(records) -> tables for the terminal; perhaps further_tables(results)
 
     A module is imported when it is first asked for.
 
@@ -80,7 +80,9 @@ class Study:
 
     def tables(self, raw: Mapping[str, Any]) -> list[Table]:
         """The terminal's tables of a run."""
-        return self.part("tables").tables(self.read(raw).records)
+        results, view = self.read(raw), self.part("tables")
+        further = view.further_tables(results) if hasattr(view, "further_tables") else []
+        return [*view.tables(results.records), *further]
 
     def curves(self, raw: Mapping[str, Any]) -> list[DepthCurve]:
         """What can be drawn over the depth of the model, beside other runs; none for many studies."""

@@ -109,6 +109,7 @@ _ROWS: tuple[Study, ...] = (
         "calibration of classifiers and of language models' token probabilities",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
+            "calibrate --model ./my-classifier --labelled test.jsonl --by group --out runs/by-group",
             f"calibrate {SMOL} --questions facts.jsonl --out runs/facts",
         ),
     ),

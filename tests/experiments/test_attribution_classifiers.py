@@ -17,6 +17,8 @@ import experiments
 from experiments import cli
 from experiments.attribution import METHODS, AttributionError, Target, ask, attribute
 from experiments.attribution.predictions import predictions
+from experiments.calibration.labelled import class_probabilities
+from experiments.corpus.prompts import Prompt
 from experiments.demo import demo_paths
 from experiments.subject import Subject
 
@@ -205,3 +207,11 @@ def test_the_table_of_methods_is_the_help_and_says_what_is_drawn() -> None:
         ]
         differs = any(np.abs(scores[0] - other).max() > 1e-9 for other in scores[1:])
         assert differs == method.draws, name
+
+
+def test_probabilities_of_pairs_are_those_of_their_token_types() -> None:
+    one = classifier()
+    both = tokenizer()(TEXT, PAIR)
+    expected = logits(one, both["input_ids"], both["token_type_ids"]).softmax(0)
+    (found,) = class_probabilities(one, [Prompt(TEXT, "", pair=PAIR)], 100)
+    np.testing.assert_allclose(found, expected, atol=1e-6)

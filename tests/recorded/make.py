@@ -78,6 +78,7 @@ COMMANDS: dict[str, list[str]] = {
             "ablate-optimal",
             f"ablate --model small {PROMPTS} --component mlps --value optimal --steps 3",
         ),
+        ("ablate-labelled", "ablate --model classifier --labelled labelled.jsonl --value mean"),
         ("ablate-probe", f"ablate --model small --probe {PROBE} --corpus test.conllu --limit 6"),
         ("patch-heads", f"patch {MODEL} --clean prompts.jsonl --limit 4 --null 2"),
         (
@@ -133,6 +134,10 @@ COMMANDS: dict[str, list[str]] = {
             "--split 0.5 --bins 4",
         ),
         ("calibrate-predictions", "calibrate --predictions predictions.jsonl --split 0.5 --bins 5"),
+        (
+            "calibrate-labelled",
+            "calibrate --model classifier --labelled labelled.jsonl --by who --bins 4",
+        ),
         ("calibrate-prompts", f"calibrate {MODEL} {PROMPTS} --bins 4"),
         ("calibrate-pairs", f"calibrate {MODEL} {PAIRS} --limit 12 --bins 4"),
         ("ask", f"ask {MODEL} {PROMPTS} --null-draws 3 --templates wording"),
@@ -187,6 +192,11 @@ def write_inputs() -> None:
         prompts.append({**prompt, "corrupted": f"The {noun} near the garden"})
     write_lines("prompts.jsonl", prompts)
     write_lines("texts.jsonl", ({"prompt": prompt["prompt"]} for prompt in prompts[:3]))
+    labelled = []
+    for place, prompt in enumerate(prompts + prompts):
+        who = ("women", "men")[place % 2]
+        labelled.append({"text": prompt["prompt"], "label": place // 2 % 2, "who": who})
+    write_lines("labelled.jsonl", labelled)
     choices = [[prompt["answer"].strip(), prompt["wrong"].strip()] for prompt in prompts]
     questions = (
         {"question": p["prompt"], "choices": c} for p, c in zip(prompts, choices, strict=True)

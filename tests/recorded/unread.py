@@ -39,7 +39,8 @@ UNREAD = {
         RandomRecord.text RandomRecord.unit Results.kind Results.schema
     """,
     "calibrate": """
-        ErrorRecord.method JudgedRecord.aurc_high JudgedRecord.aurc_low JudgedRecord.commonest
+        ErrorRecord.method GroupDifferenceRecord.p JudgedRecord.aurc_high JudgedRecord.aurc_low
+        JudgedRecord.commonest
         JudgedRecord.commonest_share JudgedRecord.ece_mass_high JudgedRecord.ece_mass_low
         JudgedRecord.n_clusters JudgedRecord.n_values JudgedRecord.squared_error_all_high
         JudgedRecord.squared_error_all_low JudgedRecord.squared_error_high

@@ -25,3 +25,19 @@ class CalibrateOptions(ConfidenceOptions):
         None,
         metavar="FILE",
     )
+    labelled: Path | None = option(
+        "texts with their label, for a --model that classifies texts: JSONL, JSON, CSV or TSV with text and label",
+        None,
+        metavar="FILE",
+    )
+    by: tuple[str, ...] = option(
+        "compare accuracy, calibration and errors between the values of this column of --predictions or --labelled "
+        "(repeatable)",
+        (),
+        metavar="COLUMN",
+    )
+    positive: str | None = option(
+        "with --by and two classes: the class whose false positives and negatives are counted (default: the second)",
+        None,
+        metavar="CLASS",
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...calibration.page import CONTROLS, confidence_page
+from ...calibration.page_groups import group_sections
 from ...report.parts import Page
 from ...report.provenance import model_name
 from .records import Results
@@ -16,7 +18,7 @@ __all__ = ["CONTROLS", "page"]
 
 def page(results: Results) -> Page:
     """All parts of the page, top to bottom, and the data that its script reads."""
-    return confidence_page(
+    made = confidence_page(
         results.records,
         results.comparisons,
         results.errors,
@@ -25,6 +27,9 @@ def page(results: Results) -> Page:
         command="calibrate",
         source=results.source,
     )
+    compared = group_sections(results.groups, results.group_differences)
+    # behind the first table: what is asked of a classifier in use comes before its diagrams
+    return replace(made, sections=[*made.sections[:1], *compared, *made.sections[1:]])
 
 
 def _name(provenance: Mapping[str, Any]) -> str:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...calibration.records import ComparisonRecord, ErrorRecord, JudgedRecord
+from ...calibration.records import (
+    ComparisonRecord,
+    ErrorRecord,
+    GroupDifferenceRecord,
+    GroupRecord,
+    JudgedRecord,
+)
 from ...report.schema import StudyResults, entry
 
 
@@ -15,4 +21,8 @@ class Results(StudyResults):
     records: list[JudgedRecord] = entry("one for each confidence")
     comparisons: list[ComparisonRecord] = entry("the first confidence against each other one")
     errors: list[ErrorRecord] = entry("the wrong answers that the first confidence was surest of")
-    source: str = entry("what was measured: predictions, questions, prompts or pairs")
+    source: str = entry("what was measured: predictions, labelled, questions, prompts or pairs")
+    groups: list[GroupRecord] = entry("with --by: each measure of each group of rows", default=[])
+    group_differences: list[GroupDifferenceRecord] = entry(
+        "with --by: each measure compared between groups", default=[]
+    )

@@ -1,0 +1,125 @@
+"""Labelled texts that a classifier is asked about: its probabilities, as `predictions` of any classifier.
+
+A record has ``text`` (or ``sentence``) and ``label``; perhaps ``text_pair``, ``group`` (rows that are resampled together), ``split``
+(``validation`` for rows that scalings are fitted on), and any column that rows are compared by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from ..corpus.prompts import Prompt, labelled_text
+from ..corpus.records import read_lines_as
+from ..metrics.class_metrics import check_classifier, label_place
+from ..metrics.reads import ItemError
+from ..subject import Subject
+from ..sweep.effects import clusters_of
+from .predictions import PredictionError, Predictions, column_of
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """The texts of a file, which of them are validation rows, and the columns that they are compared by."""
+
+    texts: list[Prompt]
+    validation: list[bool]
+    by: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_labelled_texts(path: Path, limit: int | None, by: Sequence[str]) -> LabelledTexts:
+    """Read a file of labelled texts.
+
+    Raises:
+        PromptError: a file that cannot be read, a line without text, label or one of the columns.
+    """
+
+    def make(record: Mapping[str, Any]) -> tuple[Prompt, bool, dict[str, str]]:
+        columns = {name: column_of(record, name) for name in by}
+        text = labelled_text(record)
+        if "group" in by:  # compared, and so not resampled together
+            text = replace(text, group=None)
+        return text, record.get("split") == "validation", columns
+
+    rows = read_lines_as(path, limit, make)
+    columns = {name: tuple(row[2][name] for row in rows) for name in by}
+    return LabelledTexts([row[0] for row in rows], [row[1] for row in rows], columns)
+
+
+def check_labels(subject: Subject, labelled: LabelledTexts, path: Path) -> None:
+    """Refuse a model or a label that nothing can be measured with.
+
+    Raises:
+        MetricError, PredictionError: see `class_metrics.check_classifier`; a label that is no class, with its row.
+    """
+    check_classifier(subject, "class_accuracy")
+    for number, text in enumerate(labelled.texts, 1):
+        try:
+            label_place(subject, text.label)
+        except ItemError as error:
+            raise PredictionError(f"{path}: row {number}: {error.why}") from None
+
+
+def predicted(
+    subject: Subject, labelled: LabelledTexts, probabilities: Float[np.ndarray, "n c"]
+) -> Predictions:
+    """A classifier's probabilities beside the texts' labels."""
+    return Predictions(
+        probabilities,
+        np.array([label_place(subject, text.label) for text in labelled.texts]),
+        subject.classes,
+        clusters_of(labelled.texts),
+        np.array(labelled.validation),
+        tuple(text.prompt for text in labelled.texts),
+        by=labelled.by,
+    )
+
+
+def class_probabilities(
+    subject: Subject, texts: Sequence[Prompt], batch_tokens: int
+) -> Float[np.ndarray, "n c"]:
+    """p(class | text) of every text, which is cut where it is longer than the model takes."""
+    out = np.empty((len(texts), len(subject.classes)))
+    single = [number for number, text in enumerate(texts) if text.pair is None]
+    encoded = subject.encode([texts[number].prompt for number in single])
+    for batch in subject.batches(encoded, tokens=batch_tokens):
+        out[[single[row] for row in batch.rows]] = _softmax(
+            subject.forward(batch, logits=True).logits
+        )
+    for number, text in enumerate(texts):
+        if text.pair is not None:
+            out[number] = _of_pair(subject, text)
+    return out
+
+
+def _of_pair(subject: Subject, text: Prompt) -> Float[np.ndarray, " c"]:
+    """A pair of texts by itself, with its token types where the model reads any."""
+    encoded, types = subject.encode_pair(text.prompt, text.pair or "")
+    if encoded.cut is not None:
+        raise PredictionError(
+            f"a pair of texts is longer than the model's {subject.max_length} tokens: {text.prompt[:40]!r}"
+        )
+    (batch,) = subject.batches([encoded])
+    more: dict[str, Any] = {}
+    if (getattr(subject.config, "type_vocab_size", None) or 1) > 1:
+        more["token_type_ids"] = torch.tensor([types], device=subject.device)
+    return _softmax(subject.forward(batch, logits=True, **more).logits)[0]
+
+
+def _softmax(logits: torch.Tensor) -> Float[np.ndarray, "n c"]:
+    return torch.softmax(logits.double(), dim=-1).cpu().numpy()
+
+
+def n_cut(subject: Subject, texts: Sequence[Prompt]) -> int:
+    """How many texts are longer than the model takes."""
+    single = [text.prompt for text in texts if text.pair is None]
+    return sum(encoded.cut is not None for encoded in subject.encode(single))
