@@ -13,6 +13,10 @@ _HIDDEN_FROM = -1.0
 """An additive mask adds 0 where a key is seen, and a very negative number where it is hidden."""
 
 
+_OF_STATES = ("linear_attention", "conv")
+"""Kinds of layers without keys: their mask is left out behind the first tokens, padding or none."""
+
+
 def shown_columns(
     mask: Any, start: int, size: int | None, before: Tensor | None, has_window: bool
 ) -> Bool[Tensor, "batch column"] | None:
@@ -26,6 +30,7 @@ def shown_columns(
         has_window: whether a token may not see all earlier ones.
     """
     if isinstance(mask, Mapping):
+        mask = {kind: one for kind, one in mask.items() if kind not in _OF_STATES}
         has_window = has_window and "full_attention" not in mask
         # A mask that was left out means that there is no padding.
         is_left_out = any(one is None for one in mask.values())

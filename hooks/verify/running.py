@@ -11,7 +11,8 @@ import functools
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -65,7 +66,9 @@ class Running:
         if self.cannot:
             return
         self.texts = _texts(exam)
-        self._plain: dict[tuple[int, ...], Tensor] = {}
+        # the last layer whose pattern is known: what the newest token looks at
+        self.pattern = _last(exam, ("attn.hook_pattern",))
+        self._plain: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
         self._edited: dict[tuple[Any, ...], Tensor] = {}
         self.trials = self._tried()
 
@@ -90,10 +93,22 @@ class Running:
 
     def plain(self, text: Tensor) -> Tensor:
         """The logits of a text alone."""
+        return self._alone(text)[0]
+
+    def _alone(self, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits of a text alone, and its pattern ``head query key``."""
         key = tuple(text.tolist())
         if key not in self._plain:
-            self._plain[key] = ways.alone(self.exam.model, {}, text)
+            with self.watched(self.exam.model) as acts:
+                logits = ways.alone(self.exam.model, {}, text)
+            self._plain[key] = logits, acts[self.pattern][0] if self.pattern else None
         return self._plain[key]
+
+    def watched(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """The pattern of what runs inside."""
+        if self.pattern is None:
+            return nullcontext()
+        return capture(model, self.pattern, clone=True)
 
     def oracle(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
         """The logits of a text alone under these edits."""
@@ -113,8 +128,11 @@ class Running:
     def error(self, way: Way, trials: list[Trial], model: nn.Module) -> float:
         """How far a way is from the oracle, over all texts."""
         make = functools.partial(self.make, trials)
+        return self._error(trials, way(model, make, self.texts))
+
+    def _error(self, trials: list[Trial], answers: Iterable[tuple[Tensor, int, Tensor]]) -> float:
         worst = 0.0
-        for answer in way(model, make, self.texts):
+        for answer in answers:
             expected = ways.wanted(answer, functools.partial(self._expected, trials))
             found = answer[2]
             # a beam's likelihood is one number
@@ -125,18 +143,21 @@ class Running:
     def _expected(self, trials: list[Trial], text: Tensor, prompt: int) -> Tensor:
         return self.oracle(trials, text, prompt) if trials else self.plain(text)
 
-    def compared(self, name: str, way: Way, model: nn.Module | None = None) -> Iterator[Finding]:
-        """The findings of one way: the whole model's, and those of each edit."""
-        exam = self.exam
-        model = exam.model if model is None else model
+    def compared(
+        self, name: str, way: Way, model: nn.Module | None = None, patterns: bool = False
+    ) -> Iterator[Finding]:
+        """The findings of one way: the whole model's, those of each edit, and the newest token's weights."""
+        model = self.exam.model if model is None else model
         with torch.no_grad(), quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield from self._compared(name, way, model)
+            yield from self._compared(name, way, model, patterns and self.pattern is not None)
 
-    def _compared(self, name: str, way: Way, model: nn.Module) -> Iterator[Finding]:
-        exam = self.exam
+    def _compared(self, name: str, way: Way, model: nn.Module, patterns: bool) -> Iterator[Finding]:
+        exam, acts = self.exam, None
         try:
-            itself = self.error(way, [], model)
+            with self.watched(model) if patterns else nullcontext() as acts:
+                answers = list(way(model, lambda rows: {}, self.texts))
+            itself = self._error([], answers)
         except Exception as error:  # whatever a model may raise
             line = next(iter(str(error).splitlines()), "")
             yield exam.cannot("", f"{name}: the model raised {type(error).__name__}: {line[:120]}")
@@ -144,6 +165,10 @@ class Running:
         if not itself <= exam.far:
             yield exam.cannot("", f"{name}: {OUTSIDE} than in one forward (off by {itself:.1g})")
             return
+        if acts is not None and self.pattern is not None:
+            error = self._pattern_error(answers, acts.all(self.pattern)[-1])
+            why = f"{name}: the newest token's weights are not those of the text alone"
+            yield exam.within(self.pattern, error, exam.far, why)
         for trial in self.trials:
             if trial not in self.telling:
                 yield exam.cannot(trial.site, "the edit moves the answer too little to be told")
@@ -167,6 +192,18 @@ class Running:
                 right &= error <= bound
         if right and together is not None and together < math.inf:
             yield exam.within("", together, bound, f"{name}: edits are right only one by one")
+
+    def _pattern_error(self, answers: list[tuple[Tensor, int, Tensor]], newest: Tensor) -> float:
+        """How far the last call's weights of each text's newest token are from those of the text alone."""
+        prompts = self.texts.batch("left")[1].bool()
+        error = 0.0
+        for row, (text, prompt, _) in enumerate(answers):
+            real = torch.cat([prompts[row], prompts.new_ones(len(text) - prompt)])
+            found = _newest(newest[row], real)
+            _, alone = self._alone(text)
+            assert alone is not None
+            error = max(error, relative(found, alone[:, -1, -found.shape[1] :]))
+        return error
 
     def _measured(
         self, way: Way, trials: list[Trial], model: nn.Module
@@ -260,11 +297,8 @@ def static_cache(exam: Exam) -> Iterator[Finding]:
 
 
 def positional(exam: Exam) -> Iterator[Finding]:
-    """The same of a model whose texts are given by position, by keywords or to its `forward`."""
+    """The same of a model whose texts are given by position, not by keywords."""
     yield from _in_steps(exam, "called by position", ways.steps(ways.by_position))
-    yield from _in_steps(
-        exam, "called as model.forward", ways.steps(ways.by_position, lambda model: model.forward)
-    )
 
 
 def _in_steps(exam: Exam, name: str, way: Way) -> Iterator[Finding]:
@@ -277,32 +311,7 @@ def _in_steps(exam: Exam, name: str, way: Way) -> Iterator[Finding]:
             "", "its adapter puts a learned prompt in front: only `generate` continues a cache"
         )
         return
-    findings = list(compared.compared(name, way))
-    yield from findings
-    if not any(OUTSIDE in f.reason or "raised" in f.reason for f in findings if not f.site):
-        yield from _patterns(compared, name, way)
-
-
-def _patterns(compared: Running, name: str, way: Way) -> Iterator[Finding]:
-    """What the newest token looks at, under a way and alone."""
-    exam = compared.exam
-    site = _last(exam, ("attn.hook_pattern",))
-    if site is None:
-        return
-    with torch.no_grad(), quiet():
-        with capture(exam.model, site, clone=True) as acts:
-            answers = list(way(exam.model, lambda rows: {}, compared.texts))
-        late = acts.all(site)[-1]
-        error = 0.0
-        columns = compared.texts.batch("left")[1]
-        for row, (text, prompt, _) in enumerate(answers):
-            real = torch.cat([columns[row].bool(), columns.new_ones(len(text) - prompt).bool()])
-            with capture(exam.model, site, clone=True) as acts:
-                ways.alone(exam.model, {}, text)
-            found, expected = _newest(late[row], real), acts[site][0, :, -1]
-            error = max(error, relative(found, expected[:, -found.shape[1] :]))
-    why = f"{name}: the newest token's weights are not those of the text alone"
-    yield exam.within(site, error, exam.far, why)
+    yield from compared.compared(name, way, patterns=True)
 
 
 def _newest(pattern: Tensor, real: Tensor) -> Tensor:
@@ -316,14 +325,9 @@ def _newest(pattern: Tensor, real: Tensor) -> Tensor:
 def wrapped(exam: Exam) -> Iterator[Finding]:
     """A PEFT adapter that changes nothing, around a copy of the model: edits are what they are on the model itself."""
     compared = running(exam)
-    if compared.cannot or hasattr(exam.model, "peft_config"):
-        yield exam.cannot("", compared.cannot or "it has an adapter already, and is examined in it")
-        return
-    if importlib.util.find_spec("peft") is None:
-        yield exam.cannot("", "peft is not installed")
-        return
-    if sum(p.numel() for p in exam.model.parameters()) > COPIED:
-        yield exam.cannot("", f"more than {COPIED / 1e6:.0f}e6 parameters: no copy is made to wrap")
+    why = compared.cannot or _unwrappable(exam)
+    if why:
+        yield exam.cannot("", why)
         return
     try:
         model = _adapted(exam.model)
@@ -331,11 +335,18 @@ def wrapped(exam: Exam) -> Iterator[Finding]:
         line = next(iter(str(error).splitlines()), "")
         yield exam.cannot("", f"peft does not wrap it: {line[:120]}")
         return
-    # its `generate` calls the model inside, past the wrapper
-    able = getattr(exam.model, "can_generate", lambda: False)()
     yield from compared.compared("in an adapter", ways.steps(ways.by_position), model)
-    if able:
-        yield from compared.compared("generate of an adapter", ways.generated(), model)
+
+
+def _unwrappable(exam: Exam) -> str:
+    """Why no adapter is put around a copy; empty where one is."""
+    if hasattr(exam.model, "peft_config"):
+        return "it has an adapter already, and is examined in it"
+    if importlib.util.find_spec("peft") is None:
+        return "peft is not installed"
+    if sum(p.numel() for p in exam.model.parameters()) > COPIED:
+        return f"more than {COPIED / 1e6:.0f}e6 parameters: no copy is made to wrap"
+    return ""
 
 
 def _adapted(model: nn.Module) -> nn.Module:
@@ -411,6 +422,7 @@ def _listed(exam: Exam, site: str) -> bool:
 
 
 MODES: dict[str, Way] = {
+    "model.forward": ways.steps(ways.by_position, lambda model: model.forward),
     "generate": ways.generated(),
     "generate without a cache": ways.generated(use_cache=False),
     "generate with a static cache": ways.generated(cache_implementation="static"),
@@ -421,11 +433,17 @@ MODES: dict[str, Way] = {
 
 
 def generated(exam: Exam) -> Iterator[Finding]:
-    """In every mode of `generate` each step's logits under edits are those of the text so far in one forward."""
+    """In every mode of `generate`, an adapter's too, each step's logits under edits are those of the text so far in one forward."""
     compared = running(exam)
     able = getattr(exam.model, "can_generate", lambda: False)()
     if compared.cannot or not able:
         yield exam.cannot("", compared.cannot or "it does not generate")
         return
     for name, way in MODES.items():
-        yield from compared.compared(name, way)
+        if not (exam.learned_prompt and name == "model.forward"):
+            yield from compared.compared(name, way)
+    # An adapter's `generate` calls the model inside it, past the wrapper.
+    if not _unwrappable(exam):
+        yield from compared.compared(
+            "generate of an adapter", ways.generated(), _adapted(exam.model)
+        )

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+import zoo
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -328,12 +329,18 @@ def test_eager_attention_that_differs(monkeypatch):
     assert "blocks.0.attn.hook_attn_scores" in wrong(tiny.model("llama"), "eager attention")
 
 
+def test_a_state_beside_a_static_cache_hides_no_padding():
+    """The mask of a layer without keys is left out behind the first tokens: that says nothing of padding."""
+    model = zoo.build("JambaForCausalLM")
+    assert wrong(model, "generate") == []
+
+
 # -- broken instruments: the model is right, and what reads or edits it is not
 
 
 @finds("cached steps", "generate")
 def test_edits_that_do_not_know_what_a_cache_holds(monkeypatch):
-    monkeypatch.setattr(forwards, "held", lambda past, layer=0: 0)
+    monkeypatch.setattr(forwards, "cached_columns", lambda past, layer=0: 0)
     model = tiny.model("llama")
     assert "blocks.0.hook_resid_post" in wrong(model, "cached steps")
     assert "blocks.0.hook_resid_post" in wrong(model, "generate")
@@ -369,17 +376,13 @@ def test_a_knockout_that_ignores_padding(monkeypatch):
 
 
 @finds("static cache")
-def test_a_static_cache_that_is_taken_for_full(monkeypatch):
-    real = forwards.held
-    monkeypatch.setattr(
-        forwards,
-        "held",
-        lambda past, layer=0: (
-            past.get_max_cache_shape() - 1
-            if type(past).__name__ == "StaticCache" and real(past, layer)
-            else real(past, layer)
-        ),
-    )
+def test_a_static_cache_that_is_taken_for_an_empty_one(monkeypatch):
+    real = forwards.cached_columns
+
+    def columns(past, layer=0):
+        return 0 if type(past).__name__ == "StaticCache" else real(past, layer)
+
+    monkeypatch.setattr(forwards, "cached_columns", columns)
     model = tiny.model("llama")
     assert wrong(model, "cached steps") == []
     assert "blocks.0.hook_resid_post" in wrong(model, "static cache")
