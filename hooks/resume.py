@@ -85,8 +85,7 @@ class Resume:
         self.positions = positions
         places = anatomy(model).places
         self.n_layers = anatomy(model).n_layers
-        paths = [places[f"blocks.{layer}.hook_resid_pre"].path for layer in range(self.n_layers)]
-        self._blocks = [model.get_submodule(path) for path in paths]
+        self._blocks = _blocks_of(model)
         self._is_shared = len(set(self._blocks)) < self.n_layers
         self._parts = [parts_of(model, places, layer) for layer in range(self.n_layers)]
         self._stop = self.n_layers if readout is None else readout.layer + 1
@@ -436,8 +435,7 @@ class Resume:
         if self._readout is not None:
             of = self._readout.of
             return lambda x, tokens=None: of(x) if tokens is None else of(x)[..., tokens]
-        head = language_head(self.model)
-        for candidate in [*([] if head is None else [head]), *class_heads(self.model)]:
+        for candidate in (*language_heads(self.model), *class_heads(self.model)):
             tail = self._behind_norm(candidate)
             error = self._error(tail, last)
             if error is not None and (self.error is None or error < self.error):
@@ -491,38 +489,66 @@ class Resume:
         return value
 
 
+def _blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks, each a module that is given the stream; `InputError` says why there are none."""
+    known = anatomy(model)
+    places = [known.places.get(f"blocks.{n}.hook_resid_pre") for n in range(known.n_layers)]
+    blocks = [
+        model.get_submodule(place.path)
+        for place in places
+        if place is not None and place.end == "input"
+    ]
+    if len(blocks) < len(places) or not blocks:
+        why = known.missing.get(
+            "hook_resid_pre", "its blocks are no modules that are given the stream"
+        )
+        raise InputError(f"{type(model).__name__} cannot be continued from a block: {why}")
+    return blocks
+
+
 def language_head(model: nn.Module) -> Head | None:
+    """The first of `language_heads`; None where there are several heads or none."""
+    return next(iter(language_heads(model)), None)
+
+
+def language_heads(model: nn.Module) -> list[Head]:
     """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
 
-    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. None where there are several
-    heads or none. That this is what the model does is for the caller to measure.
+    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. A model of pictures and text
+    may name scale and cap in the text's configuration, and use them or not: each way is given. Which is what the model does
+    is for the caller to measure.
     """
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
     heads = [
         m for m in model.children() if m is not body and next(m.parameters(), None) is not None
     ]
     if body is None or len(heads) != 1:
-        return None
-    last: Any = heads[0]
+        return []
     config: Any = model.config
-    cap, up, down = (
-        getattr(config, k, None)
-        for k in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    )
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    ways = (tuple(getattr(part, name, None) for name in names) for part in (config, text))
+    return [functools.partial(_logits, heads[0], *way) for way in dict.fromkeys(ways)]
 
-    def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        if tokens is None:
-            logits = last(x)
-        elif _is_plain(last):
-            logits = nn.functional.linear(
-                x, last.weight[tokens], None if last.bias is None else last.bias[tokens]
-            )
-        else:
-            logits = last(x)[..., tokens]
-        logits = logits * up if up else logits / down if down else logits
-        return cap * torch.tanh(logits / cap) if cap else logits
 
-    return head
+def _logits(
+    head: Any,
+    cap: float | None,
+    up: float | None,
+    down: float | None,
+    x: Tensor,
+    tokens: Tensor | None = None,
+) -> Tensor:
+    """A head's logits of all tokens or of these, scaled and capped."""
+    if tokens is None:
+        logits = head(x)
+    elif _is_plain(head):
+        bias = None if head.bias is None else head.bias[tokens]
+        logits = nn.functional.linear(x, head.weight[tokens], bias)
+    else:
+        logits = head(x)[..., tokens]
+    logits = logits * up if up else logits / down if down else logits
+    return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def class_heads(model: nn.Module) -> list[Head]:

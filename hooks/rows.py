@@ -188,21 +188,26 @@ def _keys_of(blocks: nn.Module) -> list[str]:
     """The blocks' keys; a list of lists (the stages of a hierarchical encoder) is one list."""
     keys: list[str] = []
     for name, child in blocks.named_children():
-        inner = getattr(child, "blocks", None)
-        if isinstance(inner, nn.ModuleList):
-            keys += [f"{name}.blocks.{i}" for i in range(len(inner))]
+        stage = next((part for part in ("blocks", "layers") if _is_list(child, part)), None)
+        if stage is not None:
+            keys += [f"{name}.{stage}.{i}" for i in range(len(child.get_submodule(stage)))]
         else:
             keys.append(name)
     return keys
+
+
+def _is_list(module: nn.Module, name: str) -> bool:
+    return isinstance(getattr(module, name, None), nn.ModuleList | nn.Sequential)
 
 
 def _module_of(model: nn.Module, base: str, paths: str | None) -> tuple[str, nn.Module] | None:
     """The first of several modules that a block has, and its path."""
     for text in paths.split(" or ") if paths else ():
         path, _, condition = text.partition(" if ")
-        module = submodule(model, base + path)
+        full = _path("" if path == "." else path, base)
+        module = submodule(model, full)
         if module is not None and _holds(model, base, condition):
-            return base + path, module
+            return full, module
     return None
 
 
@@ -223,10 +228,27 @@ def _alternatives(
             raise InputError(
                 f"place {spec!r}: expected 'path:input' or 'path:output', got {where!r}"
             )
-        path = base + match["path"] if match["path"] else base.removesuffix(".")
+        path = _path(match["path"], base)
         item = int(match["item"]) if match["item"] else None
         if submodule(model, path) is not None and _holds(model, base, condition.strip()):
             yield path, match["end"], item, how.strip()  # type: ignore[misc]
+
+
+def _path(path: str, base: str) -> str:
+    """A place's path in the model: from the block, or behind ``^`` from what holds the list of blocks.
+
+    A second ``^`` goes one module further up. There ``{i}`` is the block's number and ``{before}`` that of the block before
+    it.
+    """
+    block = base.removesuffix(".")
+    if not path.startswith("^"):
+        return base + path if path else block
+    above, _, number = block.rpartition(".")
+    own = path.lstrip("^")
+    for _ in range(len(path) - len(own)):
+        above = above.rpartition(".")[0]
+    own = own.format(i=number, before=int(number) - 1)
+    return f"{above}.{own}" if above else own
 
 
 def resolve(
@@ -307,8 +329,16 @@ def _view(
             return None if first is None else views.first(int(first))
         case "stream":
             return views.stream(int(getattr(config, argument)))
-        case "turned":
-            return views.turned
+        case "latent":
+            own = getattr(attention, "qk_nope_head_dim", None)
+            size = None if own is None else own + getattr(attention, "v_head_dim", 0)
+            if size is None or width is None or width % size:
+                return None
+            return views.latent(int(argument), width // size, own)
+        case "channel_heads":
+            return views.channel_heads(n_heads)
+        case "turned" | "channels" | "pixels" | "grid" | "copied":
+            return getattr(views, kind)
     raise InputError(f"place of {part!r}: no view {kind!r}")
 
 

@@ -111,6 +111,54 @@ def turned(raw: Float[Tensor, "pos batch width"]) -> Float[Tensor, "batch pos wi
     return raw.transpose(0, 1)
 
 
+class latent:  # noqa: N801
+    """Keys (part 0: what each head has of its own) or values (1) of a projection from latents (DeepSeek's MLA)."""
+
+    def __init__(self, part: int, n_heads: int, own: int) -> None:
+        self.n_heads = n_heads
+        self.columns = slice(own, None) if part else slice(own)
+
+    def __call__(
+        self, raw: Float[Tensor, "batch *one pos width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        rows = raw[:, 0] if raw.ndim == 4 else raw
+        return rows.unflatten(-1, (self.n_heads, -1))[..., self.columns]
+
+
+def pixels(raw: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch pos channel"]:
+    """A picture's channels at each of its places, row by row (ConvNeXt)."""
+    return raw.flatten(2).transpose(1, 2)
+
+
+def grid(raw: Float[Tensor, "batch height width channel"]) -> Float[Tensor, "batch pos channel"]:
+    """The same of a picture whose channels come last."""
+    return raw.flatten(1, 2)
+
+
+def channels(raw: Float[Tensor, "batch width pos"]) -> Float[Tensor, "batch pos width"]:
+    """A stream kept channel by channel (SqueezeBERT)."""
+    return raw.transpose(1, 2)
+
+
+class channel_heads:  # noqa: N801
+    """`channels`, split into heads."""
+
+    def __init__(self, n_heads: int) -> None:
+        self.n_heads = n_heads
+
+    def __call__(
+        self, raw: Float[Tensor, "batch width pos"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw.transpose(1, 2).unflatten(-1, (self.n_heads, -1))
+
+
+def copied(raw: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
+    """A tensor that the model goes on to change in place (Flaubert masks padding so)."""
+    return raw.clone()
+
+
 def halves(part: int) -> View:
     """First or second half of the last axis: the input or the gate of a fused gated MLP (ModernBERT, Phi-3)."""
 

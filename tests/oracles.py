@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 #: Names of output projections of attention, and of down projections.
 OUTPUT = re.compile(
-    r"(o_proj|out_proj|dense|c_proj|Wo|out_lin|projection|projection_layer|linear_out|output|o|W[qkv])$"
+    r"(o_proj|out_proj|dense|c_proj|Wo|out_lin|projection|projection_layer|linear_out|output|o|W[qkv]"
+    r"|conv1d)$"
 )
 DOWN = re.compile(
     r"(down_proj|fc2|w2|c_proj|fc_out|dense_4h_to_h|dense|wo|Wo|lin2|ffn_output|output_dense|value|2|layer_2|proj_down"
-    r"|linear_fc2|output_linear|weights_out)$"
+    r"|linear_fc2|output_linear|weights_out|conv1d)$"
 )
 
 
@@ -59,7 +60,10 @@ def streams(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     seen: dict[str, Tensor] = {}
     handles = []
     for name in names:
-        block = model.get_submodule(anatomy(model).places[name].path)
+        place = anatomy(model).places[name]
+        if place.end != "input":
+            continue
+        block = model.get_submodule(place.path)
 
         def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
             seen.setdefault(name, args[0] if args else kwargs["hidden_states"])
@@ -74,10 +78,12 @@ def streams(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
     shared = anatomy(model).places[names[0]].calls > 1
     found = {}
     for name in names:
-        given = [*states, *([] if shared else [seen[name].detach()])]
+        given = [*states, *([seen[name].detach()] if name in seen and not shared else [])]
         given += [s[0] for s in given if s.ndim == 4] + [
             s.transpose(0, 1) for s in given if s.ndim == 3
         ]
+        # pictures: the channels of each place
+        given += [s.flatten(2).transpose(1, 2) for s in given if s.ndim == 4]
         found[name] = min(far(acts[name], s) for s in given)
     return found
 
@@ -108,6 +114,8 @@ def patterns(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
         theirs = [a for a in returned if isinstance(a, Tensor)]
         for name, weights in zip(ours, theirs, strict=False) if len(ours) == len(theirs) else ():
             value = acts[name]
+            if bool((weights < 0).any()):  # SqueezeBERT returns what its softmax reads
+                weights = weights.softmax(-1)
             if bool((weights == weights[:, :1]).all()):  # the mean of all heads, for each
                 value = value.mean(1, keepdim=True).expand_as(value)
             found[name] = far(value[..., : weights.shape[-1]], weights[..., : value.shape[-1]])
@@ -189,7 +197,10 @@ def neurons(model: Any, inputs: dict[str, Any]) -> dict[str, float]:
             assert DOWN.search(place.path), place.path
             module: Any = twin.get_submodule(place.path)
             weight = module.weight.data
-            (weight if type(module).__name__ == "Conv1D" else weight.transpose(0, 1))[3] = 0
+            if type(module) is nn.Conv1d:  # the channel is read by the first group's outputs
+                weight[: len(weight) // module.groups, 3] = 0
+            else:
+                (weight if type(module).__name__ == "Conv1D" else weight.transpose(0, 1))[3] = 0
             chosen.append(name)
 
     return _same(model, inputs, cut, lambda: {f"{name}[3]": edits.zero() for name in chosen})

@@ -5,6 +5,7 @@ A row maps a site to a place in the grammar of raw modules, ``path:end|view if o
 - ``end`` is ``input`` or ``output``, with ``[i]`` for one element of a tuple
 - the view after ``|`` reads the site off the raw tensor (see `hooks.rows`)
 - ``if other`` holds only where the block has the module ``other``
+- a path behind ``^`` begins at what holds the list of blocks; ``{i}`` is the block's number, ``{before}`` the last one's
 - ``one or another``: the first whose modules the block has, so that one row serves the layers of a hybrid
 
 Paths of the sites inside a block are relative to the block; the others to the body (the model without its head). An empty

@@ -223,6 +223,42 @@ MODERNBERT = Family(
 XMOD = BERT.without("adapters of the language follow it", "hook_mlp_out")
 
 
+# Its body keeps the parts of all blocks in four lists, and masks padding in place behind each block.
+XLM = Family(
+    "attentions",
+    {"hook_embed": "embeddings:output", "hook_pos_embed": "position_embeddings:output"},
+    {
+        "hook_attn_out": ":output",
+        "hook_mlp_out": "^ffns.{i}:output",
+        **qkvo("q_lin", "k_lin", "v_lin", "out_lin"),
+        **mlp("^ffns.{i}.lin1", "^ffns.{i}.lin2"),
+        "hook_resid_pre": "^layer_norm2.{before}:output|copied or ^layer_norm_emb:output|copied",
+        "hook_resid_mid": "^layer_norm1.{i}:input",
+        "hook_resid_post": "^layer_norm2.{i}:output|copied",
+    },
+    ".",
+    when=lambda config: not getattr(config, "pre_norm", False),
+)
+# Its stream is kept channel by channel, and its blocks are not called as modules.
+SQUEEZEBERT = Family(
+    "encoder.layers",
+    _BERT_OUTSIDE,
+    {
+        "hook_resid_pre": "^layers.{before}.output:output|channels or ^^embeddings:output",
+        "attn.hook_q": "attention.query:output|channel_heads",
+        "attn.hook_k": "attention.key:output|channel_heads",
+        "attn.hook_v": "attention.value:output|channel_heads",
+        "attn.hook_z": "post_attention.conv1d:input|channel_heads",
+        "hook_attn_out": "post_attention.dropout:output|channels",
+        "hook_resid_mid": "post_attention.layernorm:input|channels",
+        "mlp.hook_pre": "intermediate.conv1d:output|channels",
+        "mlp.hook_post": "output.conv1d:input|channels",
+        "hook_mlp_out": "output.dropout:output|channels",
+        "hook_resid_post": "output:output|channels",
+    },
+    "attention",
+)
+
 #: ``model_type`` -> its rows.
 ROWS: dict[str, tuple[Family, ...]] = {
     **same(
@@ -232,6 +268,8 @@ ROWS: dict[str, tuple[Family, ...]] = {
     ),
     **same("esm megatron-bert roberta-prelayernorm xlm-roberta-xl", BERT_PRE_NORM),
     "mpnet": (MPNET,),
+    **same("flaubert xlm", XLM),
+    "squeezebert": (SQUEEZEBERT,),
     "convbert": (CONVBERT,),
     "fnet": (FNET,),
     "mobilebert": (MOBILEBERT,),

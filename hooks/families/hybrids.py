@@ -167,6 +167,7 @@ KIMI = replace(
                 )
             ),
             "attn.hook_z": "self_attn.o_proj:input|heads if self_attn.kv_b_proj",
+            "attn.hook_gate": "self_attn.g_proj:output if self_attn.kv_b_proj",
             "hook_attn_out": "self_attn:output if self_attn.kv_b_proj",
             "mixer.hook_in": "self_attn:input if self_attn.conv1d",
             "mixer.hook_gate": "self_attn.g_b_proj:output or self_attn.g_proj:output if "

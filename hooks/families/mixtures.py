@@ -12,15 +12,15 @@ LLAMA4 = LLAMA.without(
     NO_EXPERT_NEURONS, "mlp.experts", "mlp.hook_expert_indices", "mlp.hook_expert_weights"
 ).but({"mlp.hook_router_logits": "feed_forward.router:output[1]|rows"})
 
-# Queries, keys and values from latents: keys are put together of a part of each head's own and
-# one that all heads share.
-_LATENT = "attn.hook_k", "attn.hook_v"
-
-MLA = LLAMA.without(
-    "a step makes the keys and values of all earlier tokens anew from latents: no module "
-    "returns the new token's alone",
-    *_LATENT,
-).but({"attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads"})
+# Queries, keys and values from latents: a key has a part of each head's own, which is the site, and
+# one that all heads share. The cache holds the latents, so a step gives keys and values of the whole text.
+MLA = LLAMA.but(
+    {
+        "attn.hook_q": "self_attn.q_b_proj:output|heads or self_attn.q_proj:output|heads",
+        "attn.hook_k": "self_attn.kv_b_proj:output|latent:0",
+        "attn.hook_v": "self_attn.kv_b_proj:output|latent:1",
+    }
+)
 
 MLA_SCALED = MLA.without(SCALED.missing["hook_attn_out"], "hook_attn_out", "hook_mlp_out")
 

@@ -66,6 +66,55 @@ PIXTRAL = replace(
 )
 
 
+# Some layers read a picture in the place of the text, through gates of their own.
+_GATED = "self_attn.q_proj"
+MLLAMA_TEXT = replace(
+    LLAMA.but(
+        {
+            "hook_mlp_out": f"mlp:output if {_GATED}",
+            "cross_attn.hook_q": "cross_attn.q_proj:output|heads",
+            "cross_attn.hook_z": "cross_attn.o_proj:input|heads",
+        }
+    ),
+    cross="cross_attn",
+    missing={
+        "hook_cross_attn_out": "a learned gate stands between it and the stream",
+        **dict.fromkeys(
+            ("cross_attn.hook_k", "cross_attn.hook_v"),
+            "they stand tile by tile of the pictures, not text by text",
+        ),
+    },
+)
+MLLAMA_VISION = replace(
+    CLIP_VISION.but(
+        {
+            "hook_resid_mid": "post_attention_layernorm:input",
+            "attn.hook_z": "self_attn.o_proj:input|heads",
+        }
+    ),
+    blocks="transformer.layers",
+    outside={"ln_final.hook_normalized": "layernorm_post:output"},
+)
+# One stream of words and patches.
+VILT = Family(
+    "encoder.layer",
+    {"ln_final.hook_normalized": "layernorm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "layernorm_after:input",
+        "hook_attn_out": "attention.output:output",
+        "hook_mlp_out": "output.dropout:output",
+        **qkvo(
+            "attention.attention.query",
+            "attention.attention.key",
+            "attention.attention.value",
+            "attention.output.dense",
+        ),
+        **mlp("intermediate.dense", "output.dense"),
+    },
+    "attention.attention",
+)
+
 #: ``model_type`` -> its rows.
 ROWS: dict[str, tuple[Family, ...]] = {
     **same("qwen2_vl_text qwen2_5_vl_text qwen3_vl_text qwen3_vl_moe_text", LLAMA),
@@ -78,4 +127,7 @@ ROWS: dict[str, tuple[Family, ...]] = {
     **same("blip_vision_model blip_2_vision_model", BLIP_VISION),
     "blip_text_model": (BERT,),
     "pixtral": (PIXTRAL,),
+    "mllama_text_model": (MLLAMA_TEXT,),
+    "mllama_vision_model": (MLLAMA_VISION,),
+    "vilt": (VILT,),
 }

@@ -20,7 +20,8 @@ class Family:
         blocks: path of the list of blocks (or of the one shared block, see `shared`).
         outside: site -> place, paths from the body.
         inside: site without its ``blocks.{i}.`` -> place, paths from the block.
-        attention: path of the attention module inside the block, where patterns are seen; None when there is none.
+        attention: path of the attention module inside the block, where patterns are seen (``.`` is the block itself); None when
+            there is none.
         shared: True where one block is called again for every layer (ALBERT); the n-th call is layer n.
         when: tells from the configuration whether this row is the right one of its model type.
         missing: site -> why this family has none, in one line.

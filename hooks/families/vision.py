@@ -69,8 +69,9 @@ SWIN = Family(
     {
         **RESIDUAL,
         "hook_resid_mid": "layernorm_after:input",
-        "hook_mlp_out": "output:output",
-        **mlp("intermediate.dense", "output.dense"),
+        "hook_mlp_out": "mlp:output or output:output",
+        "mlp.hook_pre": "mlp.fc1:output or intermediate.dense:output",
+        "mlp.hook_post": "mlp.fc2:input or output.dense:input",
     },
     None,
     missing={
@@ -87,6 +88,37 @@ SWINV2 = SWIN.but(
 )
 
 
+# Convolutions in stages: a place in the picture is a position, and later stages have fewer.
+CONVNEXT = Family(
+    "encoder.stages",
+    {"hook_embed": "embeddings:output|pixels"},
+    {
+        "hook_resid_pre": ":input|pixels",
+        "hook_resid_post": ":output|pixels",
+        "mlp.hook_pre": "pwconv1:output|grid",
+        "mlp.hook_post": "pwconv2:input|grid",
+    },
+    None,
+    missing={
+        **dict.fromkeys(NO_ATTENTION, "a convolution stands in the place of attention"),
+        "hook_resid_mid": "the MLP reads what the convolution gives, which is not added to the stream",
+        "hook_mlp_out": "the block scales it before adding it: no module returns what is added",
+    },
+)
+RESNET = Family(
+    "encoder.stages",
+    {"hook_embed": "embedder:output|pixels"},
+    {"hook_resid_pre": ":input|pixels", "hook_resid_post": ":output|pixels"},
+    None,
+    missing={
+        **dict.fromkeys(NO_ATTENTION, "a block is convolutions alone"),
+        **dict.fromkeys(
+            ("hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out"),
+            "a block is convolutions alone, and their sum is put in the last one's memory",
+        ),
+    },
+)
+
 #: ``model_type`` -> its rows.
 ROWS: dict[str, tuple[Family, ...]] = {
     **same("vit deit vit_mae vit_msn ijepa", VIT),
@@ -94,6 +126,8 @@ ROWS: dict[str, tuple[Family, ...]] = {
     "data2vec-vision": (DATA2VEC_VISION,),
     **same("dinov2 dinov2_with_registers", DINOV2),
     "dinov3_vit": (DINOV3,),
+    **same("convnext convnextv2", CONVNEXT),
+    "resnet": (RESNET,),
     "swin": (SWIN,),
     "swinv2": (SWINV2,),
 }

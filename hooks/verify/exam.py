@@ -22,7 +22,7 @@ from ..intervene import NothingChanged, intervene
 from ..padding import Padding
 from ..sites import HEAD_AXIS, Site, SiteLike
 from ..stacks import text_config
-from ..views import turned
+from ..views import channels, turned
 from .findings import Finding
 from .inputs import default_inputs, pad_id
 
@@ -253,28 +253,39 @@ class Exam:
             block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks
         }
         with ExitStack() as stack, torch.no_grad():
-            for place in places.values():
-                for module in (
-                    self.model.get_submodule(place.path).modules() if place is not None else ()
-                ):
+            for block in places:
+                for module in self._modules_of(block):
                     if "norm" in type(module).__name__.lower() and module not in made:
                         made[module] = []
                         stack.callback(module.register_forward_hook(_keeper(made[module])).remove)
             self.run()
             for block, place in places.items():
-                modules = (
-                    self.model.get_submodule(place.path).modules() if place is not None else ()
-                )
-                calls = [made[m] for m in modules if m in made]
+                calls = [made[m] for m in self._modules_of(block) if m in made]
                 # A block that all layers share has made as many calls as there are layers.
                 found[block] = [
                     c[place.call] if place is not None and place.calls > 1 else c[0]
                     for c in calls
                     if c
                 ]
-                if place is not None and place.view is turned:
-                    found[block] = [(turned(given), turned(out)) for given, out in found[block]]
+                post = self.anatomy.places.get(f"{block}.hook_resid_post")
+                if post is not None and post.view in (turned, channels):
+                    found[block] = [
+                        (post.view(given), post.view(out)) for given, out in found[block]
+                    ]
         return found
+
+    def _modules_of(self, block: str) -> list[nn.Module]:
+        """The modules of a block, which some models keep in several lists."""
+        assert self.anatomy is not None
+        sums = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+        places = [self.anatomy.places.get(f"{block}.{part}") for part in sums]
+        modules = [
+            module
+            for place in places
+            if place is not None
+            for module in self.model.get_submodule(place.path).modules()
+        ]
+        return list(dict.fromkeys(modules))
 
     @property
     def last_stream(self) -> str | None:

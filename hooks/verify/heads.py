@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..views import channel_heads, channels
 from .exam import Exam, main_tensor, relative
 from .findings import Finding
 from .inputs import READ_BOTH_WAYS
@@ -80,7 +81,9 @@ def _must_be_causal(exam: Exam) -> bool:
     """Whether the model writes text token by token with the blocks that are listed."""
     able = getattr(exam.model, "can_generate", lambda: False)()
     kind = getattr(exam.config, "model_type", "")
-    both_ways = getattr(exam.config, "attn_type", "") == "bi" or kind in READ_BOTH_WAYS
+    config: Any = exam.config
+    is_causal = getattr(config, "causal", True) is not False  # as XLM's and Flaubert's tell
+    both_ways = getattr(config, "attn_type", "") == "bi" or kind in READ_BOTH_WAYS or not is_causal
     return bool(able) and not both_ways and not getattr(exam.config, "is_encoder_decoder", False)
 
 
@@ -184,6 +187,8 @@ def project(exam: Exam, site: str, value: Tensor) -> Any:
     place = exam.anatomy.places[site]
     module = projection_of(exam, site)
     flat = value.flatten(2) if value.ndim == 4 else value
+    if place.view is channels or isinstance(place.view, channel_heads):
+        return channels(module(channels(flat)))
     if place.like is not None:
         return module(flat.flatten(0, 1)).unflatten(0, flat.shape[:2])
     return module(flat)

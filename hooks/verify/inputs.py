@@ -31,6 +31,7 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         )
     generator = torch.Generator().manual_seed(seed)
     text = text_config(config)
+    takes = inspect.signature(model.forward).parameters
     if main == "input_ids":
         vocabulary = int(text.vocab_size)
         ids = torch.randint(
@@ -41,12 +42,20 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
             inputs["decoder_input_ids"] = ids[:, : LENGTH - 2].flip(1)
         if config.model_type in READ_BOTH_WAYS:
             inputs["token_type_ids"] = torch.zeros_like(ids)
-        if _compares(model) and "spatial_shapes" in inspect.signature(model.forward).parameters:
+        if "aspect_ratio_ids" in takes:
+            inputs |= _tiles(model, config.vision_config, generator)
+        elif _compares(model) and "spatial_shapes" in takes:
             inputs |= _patches(model, config.vision_config, generator)
+        elif "image_embeds" in takes and "pixel_mask" in takes:
+            # of patches that are given as pictures the model draws the order (ViLT)
+            shape = (TEXTS, 4, int(config.hidden_size))
+            kind = next(model.parameters()).dtype
+            inputs["image_embeds"] = torch.randn(shape, generator=generator).to(kind)
+            inputs["pixel_mask"] = torch.ones(TEXTS, 2, 2, dtype=torch.long)
         elif _compares(model):
             inputs["pixel_values"] = _random(model, config.vision_config, "pixel_values", generator)
         return inputs
-    if "spatial_shapes" in inspect.signature(model.forward).parameters:
+    if "spatial_shapes" in takes:
         return _patches(model, config, generator)
     made = {main: _random(model, config, main, generator)}
     if getattr(config, "is_encoder_decoder", False) and getattr(text, "vocab_size", None):
@@ -62,6 +71,19 @@ def _compares(model: nn.Module) -> bool:
     takes = inspect.signature(model.forward).parameters
     able = getattr(model, "can_generate", lambda: False)()
     return "pixel_values" in takes and hasattr(config, "vision_config") and not able
+
+
+def _tiles(model: nn.Module, config: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    """One picture a text, cut into tiles that every token may read (Llama 3.2)."""
+    tiles = int(config.max_num_tiles)
+    shape = (TEXTS, 1, tiles, int(config.num_channels), config.image_size, config.image_size)
+    kind = next(model.parameters()).dtype
+    return {
+        "pixel_values": torch.randn(shape, generator=generator).to(kind),
+        "aspect_ratio_ids": torch.ones(TEXTS, 1, dtype=torch.long),
+        "aspect_ratio_mask": torch.ones(TEXTS, 1, tiles, dtype=torch.long),
+        "cross_attention_mask": torch.ones(TEXTS, LENGTH, 1, tiles, dtype=torch.long),
+    }
 
 
 def _patches(model: nn.Module, config: Any, generator: torch.Generator) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def _respond(exam: Exam) -> Response:
             made.unchanged[site] = f"read only: {place.read_only}"
             continue
         if _of_many_streams(exam, site):
-            made.unchanged[site] = "a block is entered by several streams, of which one is edited"
+            made.unchanged[site] = "a block is no module that is given one stream of positions"
             continue
         if part == "hook_resid_mid" and not exam.has(site.replace("resid_mid", "attn_out")):
             made.unchanged[site] = "read only: it is edited by hook_attn_out, which is not listed"
@@ -117,7 +117,7 @@ def _of_many_streams(exam: Exam, site: str) -> bool:
         if exam.anatomy is not None
         else None
     )
-    return place is None or place.view not in (identity, turned)
+    return place is None or place.end != "input" or place.view not in (identity, turned)
 
 
 def _direction(exam: Exam, site: str) -> Tensor:

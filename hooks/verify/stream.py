@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from layerscope.errors import InputError
+
 from ..resume import Resume
 from .exam import Exam, relative
 from .findings import Finding
@@ -113,7 +115,11 @@ def end(exam: Exam) -> Iterator[Finding]:
     if getattr(exam.config, "is_encoder_decoder", False):
         yield exam.cannot("", "its head reads the decoder, its sites are the encoder's")
         return
-    resume = Resume(exam.model, exam.inputs)
+    try:
+        resume = Resume(exam.model, exam.inputs)
+    except InputError as error:
+        yield exam.cannot("", str(error))
+        return
     if resume.error is None or resume.error > exam.local:
         gap = "" if resume.error is None else f" (they are off by {resume.error:.1g})"
         yield exam.cannot(

@@ -39,6 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "EuroBertForMaskedLM": {},
     "FlaubertWithLMHeadModel": {},
+    "XLMWithLMHeadModel": {},
     "FNetForMaskedLM": {},
     "JinaEmbeddingsV3ForMaskedLM": {},
     "LayoutLMForMaskedLM": {},

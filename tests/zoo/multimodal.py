@@ -38,7 +38,17 @@ FLAGS: dict[str, dict[str, Any]] = {
     "Glm4vForConditionalGeneration": {
         "text_config": {"rope_parameters": {**MROPE, "partial_rotary_factor": 1.0}}
     },
-    "MllamaForConditionalGeneration": {},
+    "MllamaForConditionalGeneration": {
+        "text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]},
+        "vision_config": {
+            "attention_heads": 4,
+            "num_global_layers": 1,
+            "image_size": 16,
+            "patch_size": 8,
+            "intermediate_layers_indices": [0],
+            "vision_output_dim": 64,
+        },
+    },
     "VoxtralForConditionalGeneration": {},
     "ViltModel": {},
 }
