@@ -27,6 +27,7 @@ from .block import as_layer
 from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
+from .stacks import text_config
 
 Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
 """From the residual stream to logits: of all tokens, or of those given second."""
@@ -403,7 +404,7 @@ class Resume:
 
     def _caches(self) -> bool:
         config: Any = self.model.config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = text_config(config)
         return any(getattr(part, "use_cache", None) is not None for part in (config, text))
 
     def _repeats(self) -> bool:
@@ -525,7 +526,7 @@ def language_heads(model: nn.Module) -> list[Head]:
     if body is None or len(heads) != 1:
         return []
     config: Any = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     ways = (tuple(getattr(part, name, None) for name in names) for part in (config, text))
     return [functools.partial(_logits, heads[0], *way) for way in dict.fromkeys(ways)]
