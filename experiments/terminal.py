@@ -19,9 +19,8 @@ SHOWN = ("schema", "kind", "status", "plan", "records", "baseline", "findings", 
 def show(results: dict[str, Any], out: Path) -> None:
     """The table of a run on standard output, then its findings and where the report is."""
     printer = Console(width=None if console.is_terminal else 140)
-    if results["records"]:
-        for table in STUDIES[results["kind"]].tables(results):
-            printer.print(table)
+    for table in STUDIES[results["kind"]].tables(results):
+        printer.print(table)
     for finding in results["findings"]:
         printer.print(finding["text"], highlight=False, markup=False)
     for note in results["notes"]:

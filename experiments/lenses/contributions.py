@@ -23,6 +23,7 @@ from ...hooks import anatomy, capture, edits, intervene, sites
 from ..attention.norms import output_weights
 from ..subject import Subject
 from ..subject.word_spans import Encoded
+from .frozen_norm import linear_norm
 from .streams import LensError
 
 TOLERANCE = 1e-4
@@ -233,16 +234,16 @@ def frozen_end(
     norm = model.get_submodule(place.path)
     with torch.no_grad():
         normed = norm(stream.to(next(model.parameters()).dtype)[None, None])[0, 0].float()
-    matrix, beta = _linear_norm(norm, stream, normed, subject.name)
+    linear = linear_norm(norm, stream, normed, f"{subject.name}: its final norm")
     weight = head.weight.detach().float()
     read = weight[target] - (weight[wrong] if wrong is not None else 0)
     scale, cap = _scale_of(model.config), getattr(model.config, "final_logit_softcapping", None)
-    bias = float(read @ beta) * scale
+    bias = float(read @ linear.beta) * scale
     if getattr(head, "bias", None) is not None:
         bias += float(head.bias[target] - (head.bias[wrong] if wrong is not None else 0)) * scale
     values = logits if not cap else cap * torch.atanh((logits / cap).clamp(-0.9999999, 0.9999999))
     logit = float(values[target] - (values[wrong] if wrong is not None else 0))
-    return FrozenEnd(matrix(read) * scale, bias, logit)
+    return FrozenEnd(linear.through(read) * scale, bias, logit)
 
 
 def _scale_of(config: Any) -> float:
@@ -251,33 +252,6 @@ def _scale_of(config: Any) -> float:
         return float(up)
     down = getattr(config, "logits_scaling", None)
     return 1 / float(down) if down else 1.0
-
-
-def _linear_norm(norm: nn.Module, stream: Tensor, normed: Tensor, name: str) -> tuple[Any, Tensor]:
-    """(M' applied to a direction, beta) of a norm with its scale frozen; found by trying the two kinds of norm."""
-    weight = getattr(norm, "weight", None)
-    gain = torch.ones_like(stream) if weight is None else weight.detach().float()
-    offset = getattr(norm, "bias", None)
-    beta = torch.zeros_like(stream) if offset is None else offset.detach().float()
-    centred = stream - stream.mean()
-    for values, centres in ((stream, False), (centred, True)):
-        for g in (gain, 1 + gain):  # Gemma's norms multiply by 1 + weight
-            shape = g * values
-            scale = float(((normed - beta) @ shape) / (shape @ shape).clamp(min=1e-30))
-            if float((scale * shape + beta - normed).abs().max()) < 1e-3 * float(
-                normed.abs().max()
-            ):
-
-                def through(
-                    read: Tensor, g: Tensor = g, scale: float = scale, centres: bool = centres
-                ) -> Tensor:
-                    back = scale * g * read
-                    return back - back.mean() if centres else back
-
-                return through, beta
-    raise LensError(
-        f"{name}: its final norm {type(norm).__name__} is neither a layer norm nor an RMS norm"
-    )
 
 
 def exact_effects(

@@ -81,8 +81,9 @@ class Study:
     def tables(self, raw: Mapping[str, Any]) -> list[Table]:
         """The terminal's tables of a run."""
         results, view = self.read(raw), self.part("tables")
+        own = view.tables(results.records) if results.records else []
         further = view.further_tables(results) if hasattr(view, "further_tables") else []
-        return [*view.tables(results.records), *further]
+        return [*own, *further]
 
     def curves(self, raw: Mapping[str, Any]) -> list[DepthCurve]:
         """What can be drawn over the depth of the model, beside other runs; none for many studies."""

@@ -152,7 +152,7 @@ COMMANDS: dict[str, list[str]] = {
         (
             "lens",
             "lens --model small --corpus test.conllu --kind logit --kind least-squares --kind jacobian "
-            "--jacobian-texts 6 --first-position 4 --exact 2",
+            "--jacobian-texts 6 --first-position 4 --exact 2 --head 1.2",
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
     )

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from ...lenses.lens import KINDS
 from ...report.schema import Finding
 from ...report.words import layer_label
-from .records import ContributionRecord, LayerRecord, ReadingRecord, TextRecord
+from .records import (
+    CircuitRecord,
+    CompositionRecord,
+    ContributionRecord,
+    LayerRecord,
+    ReadingRecord,
+    TextRecord,
+)
 
 
 def findings(
@@ -78,6 +85,33 @@ def _text_findings(
             )
         )
     return out
+
+
+def circuit_findings(
+    circuits: Sequence[CircuitRecord], compositions: Sequence[CompositionRecord]
+) -> list[Finding]:
+    """The heads that copy most, and the strongest composition of each kind."""
+    out = []
+    if circuits:
+        ranked = sorted(circuits, key=lambda record: -record.ov_share)
+        names = ", ".join(f"L{r.layer}H{r.head} ({r.ov_share:.2f})" for r in ranked[:5])
+        text = f"by their weights the heads that copy tokens most are {names} (eigenvalue share of OV; 1: only copies)."
+        out.append(Finding(property="circuits", text=text))
+    best: dict[str, CompositionRecord] = {}
+    for record in compositions:
+        best.setdefault(record.mode, record)
+    if best:
+        words = ", ".join(f"{composition_name(r)} ({r.score:.3f})" for r in best.values())
+        baseline = next(iter(best.values())).baseline
+        text = f"strongest composition: {words}; unrelated matrices give about {baseline:.3f}."
+        out.append(Finding(property="circuits", text=text))
+    return out
+
+
+def composition_name(record: CompositionRecord) -> str:
+    """Who writes, who reads, and as what."""
+    writer = f"L{record.writer_layer}H{record.writer_head}"
+    return f"{writer} to {record.mode} of L{record.reader_layer}H{record.reader_head}"
 
 
 def part_name(record: ContributionRecord) -> str:

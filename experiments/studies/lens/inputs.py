@@ -17,6 +17,7 @@ from ...report.schema import Note
 from ...runs.execute import DataFile, Inputs, Load
 from ...subject import Subject
 from ...subject.word_spans import Encoded
+from .head_circuits import parsed_heads
 from .options import LensOptions
 
 MOST_TOKENS = 512
@@ -32,6 +33,7 @@ class LensInputs(Inputs):
         prompts: texts to read, with what is followed.
         train, test: texts of the corpus to fit and to test on.
         saved: lenses from files.
+        heads: (block, head) whose token pairs are asked for.
         notes: texts of the corpus that are left out or cut.
     """
 
@@ -40,6 +42,7 @@ class LensInputs(Inputs):
     train: list[Encoded]
     test: list[Encoded]
     saved: list[Lens]
+    heads: set[tuple[int, int]]
     notes: list[Note]
 
 
@@ -49,8 +52,9 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     Raises:
         LensError: nothing to read, a lens that has no corpus to be fitted on, a text that is too long or too short.
     """
-    if not (options.text or options.prompts or options.corpus):
-        raise LensError("expected --text, --prompts or --corpus")
+    from_weights = options.circuits or options.head
+    if not (options.text or options.prompts or options.corpus or from_weights):
+        raise LensError("expected --text, --prompts or --corpus, or --circuits")
     if options.wrong is not None and options.target is None:
         raise LensError("--wrong needs --target")
     if options.corpus is not None and not 0 < options.held_out < 1:
@@ -70,6 +74,7 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     data += [DataFile.of(f"lens {number}", path, 1) for number, path in enumerate(options.lens, 1)]
     subject = load()
     require_lens(subject)
+    heads = parsed_heads(options.head, subject)
     saved = [load_lens(path, subject) for path in options.lens]
     kinds = tuple(
         kind for kind in KINDS if kind in options.kind or kind in {lens.kind for lens in saved}
@@ -97,6 +102,7 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
         train=train,
         test=test,
         saved=saved,
+        heads=heads,
         notes=notes,
     )
 

@@ -53,6 +53,15 @@ class LensOptions(RunOptions):
     exact: int = option(
         "ablate the N parts with the largest contributions exactly", 10, metavar="N"
     )
+    circuits: bool = option(
+        "also OV and QK circuits of every head and composition between heads, from the weights",
+        False,
+    )
+    head: tuple[str, ...] = option(
+        "circuits as well, with the largest token pairs of this head (repeatable)",
+        (),
+        metavar="LAYER.HEAD",
+    )
     held_out: float = option("share of the corpus that the lenses are tested on", 0.3)
     steps: int = option("steps of gradient descent of the tuned lens", 60, least=1)
     jacobian_texts: int = option("most texts of the Jacobian lens", 24, metavar="N", least=2)

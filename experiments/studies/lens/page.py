@@ -27,6 +27,7 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
+from .circuits_page import circuits_section
 from .findings import part_name
 from .grid import reading_grid
 from .records import LayerRecord, Results
@@ -60,6 +61,8 @@ def page(results: Results) -> Page:
     sections = [_text_section(results, text, data) for text in range(len(results.texts))]
     if results.layers:
         sections.append(_layers_section(results, data))
+    if results.circuits:
+        sections.append(circuits_section(results))
     kinds = list(
         dict.fromkeys(r.kind for r in (*results.records, *results.layers) if r.kind != "model")
     )

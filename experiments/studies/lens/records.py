@@ -105,6 +105,44 @@ class ContributionRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairRecord:
+    """Two tokens and what a circuit gives from one to the other."""
+
+    source: str = entry("the token that is read (OV) or that looks (QK)")
+    target: str = entry("the token that is raised (OV) or looked at (QK)")
+    value: float = entry("entry of the circuit of tokens: logits up to the final scale, or scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitRecord:
+    """A head's circuits of tokens, from the weights."""
+
+    layer: int = entry("the block, from 0")
+    head: int = entry("the head, from 0")
+    ov_share: float = entry(
+        "eigenvalue share of OV: 1 where tokens raise themselves (copying), -1 where they lower themselves"
+    )
+    qk_share: float | None = entry(
+        "eigenvalue share of QK: 1 where tokens look for their like; null where there is no QK circuit"
+    )
+    ov_pairs: list[PairRecord] = entry("largest entries of OV, for the heads asked for")
+    qk_pairs: list[PairRecord] = entry("largest entries of QK, for the heads asked for")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositionRecord:
+    """How much of what one head writes a later one reads."""
+
+    mode: str = entry("what it is read as: Q, K or V")
+    writer_layer: int = entry("the block of the head that writes")
+    writer_head: int = entry("that head")
+    reader_layer: int = entry("the block of the head that reads")
+    reader_head: int = entry("that head")
+    score: float = entry("norm of the product of their circuits, over the product of their norms")
+    baseline: float = entry("about what unrelated matrices give, 1 / sqrt(width)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextRecord:
     """One text that was read."""
 
@@ -131,3 +169,5 @@ class Results(StudyResults):
     reliability: list[ReliabilityRecord] = entry("the Jacobian lens as texts were added")
     comparisons: list[ComparisonRecord] = entry("lenses against each other, on the corpus")
     contributions: list[ContributionRecord] = entry("direct logit attribution")
+    circuits: list[CircuitRecord] = entry("OV and QK circuits of every head, where asked for")
+    compositions: list[CompositionRecord] = entry("the strongest compositions of each kind")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...lenses.jacobian import reliabilities_of
 from ...report.schema import Note
 from ...runs.execute import Cost, Run
-from .findings import findings
+from .findings import circuit_findings, findings
 from .fitting import fitted_lenses
+from .head_circuits import circuits_of
 from .held_out import (
     compared,
     layer_records,
@@ -60,6 +61,10 @@ def measure(inputs: LensInputs, run: Run) -> Results:
             read_text(subject, number, prompt, lenses, options, notes)
             for number, prompt in enumerate(inputs.prompts)
         ]
+    circuits, compositions = [], []
+    if options.circuits or options.head:
+        with run.timed("circuits"):
+            circuits, compositions = circuits_of(subject, inputs.heads, notes)
     readings = [record for text in read for record in text.readings]
     parts = [record for text in read for record in text.parts]
     texts = [text.record for text in read]
@@ -70,6 +75,9 @@ def measure(inputs: LensInputs, run: Run) -> Results:
         reliability=reliability_records(reliabilities),
         comparisons=comparisons,
         contributions=parts,
-        findings=findings(layers, readings, texts, parts),
+        circuits=circuits,
+        compositions=compositions,
+        findings=findings(layers, readings, texts, parts)
+        + circuit_findings(circuits, compositions),
         notes=notes,
     )
