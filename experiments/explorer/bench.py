@@ -65,6 +65,16 @@ class Bench:
             return "encoder"
         return "causal" if self.subject.causal else "masked"
 
+    def lens(self, kind: str) -> Lens:
+        """A lens by its kind.
+
+        Raises:
+            InputError: there is none of that kind.
+        """
+        if kind not in self.lenses:
+            raise InputError(f"lens {kind!r}: expected {', '.join(self.lenses)}")
+        return self.lenses[kind]
+
     @cached_property
     def site_names(self) -> list[str]:
         """Every site that edits can name; none where the architecture has no map."""

@@ -26,6 +26,8 @@ TOP = 10
 """Tokens of a list of predictions."""
 COLUMNS = 16
 """Positions of the lens at first: those that end at the answer."""
+ROWS = 128
+"""Streams that go through the head at a time."""
 BITS = 1 / math.log(2)
 
 
@@ -171,11 +173,11 @@ def lens(
     length = len(streams[0])
     end = length if first is None else min(length, first + COLUMNS)
     start = max(0, end - COLUMNS)
-    for columns in ([end - 1], list(range(start, end - 1))):
-        if columns:
-            cells = [_column(bench, view, streams, at, kind) for at in columns]
-            yield {"part": "lens", "kind": kind, "positions": columns, "start": start, "end": end,
-                   "columns": cells}  # fmt: skip
+    for positions in ([end - 1], list(range(start, end - 1))):
+        if positions:
+            columns = _columns(bench, view, streams, positions, kind)
+            yield {"part": "lens", "kind": kind, "positions": positions, "start": start,
+                   "length": length, "columns": columns}  # fmt: skip
 
 
 def cell(
@@ -188,9 +190,8 @@ def cell(
             f"expected a layer from -1 to {len(streams) - 2} and a position below {len(streams[0])}, "
             f"got {layer} and {position}"
         )
-    logits = read_streams(
-        bench, view, kind, layer + 1, streams[layer + 1][position : position + 1]
-    )[0]
+    moved = bench.lens(kind)(layer + 1, streams[layer + 1][position : position + 1])
+    logits = _ended(bench, view, moved)[0]
     best = logits.double().softmax(-1).topk(TOP)
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return {
@@ -199,18 +200,6 @@ def cell(
         "position": position,
         "rows": [{"id": i, "text": name_of(bench, i), "p": p} for i, p in rows],
     }
-
-
-def read_streams(
-    bench: Bench, view: View, kind: str, layer: int, stream: Float[Tensor, "pos d_model"]
-) -> Float[Tensor, "pos vocab"]:
-    """Logits of a stream in front of block ``layer`` (``n_layers``: behind the last), through a lens."""
-    if kind not in bench.lenses:
-        raise InputError(f"lens {kind!r}: expected {', '.join(bench.lenses)}")
-    resume = bench.read(view.text).resume
-    assert resume is not None
-    with torch.no_grad():
-        return resume.run(0, bench.lenses[kind](layer, stream)[None], order=[])[0].float()
 
 
 def _streams(bench: Bench, view: View) -> list[Float[Tensor, "pos d_model"]]:
@@ -228,24 +217,57 @@ def _streams(bench: Bench, view: View) -> list[Float[Tensor, "pos d_model"]]:
     return [streams[layer] for layer in sorted(streams)]
 
 
-def _column(
-    bench: Bench, view: View, streams: Sequence[Tensor], at: int, kind: str
-) -> list[dict[str, Any]]:
-    """Every layer at one position: the likeliest token, its probability, and that of the followed answer."""
+def _columns(
+    bench: Bench, view: View, streams: Sequence[Tensor], positions: Sequence[int], kind: str
+) -> list[list[dict[str, Any] | None]]:
+    """At each position every layer: the likeliest token, its probability, and that of the followed answer.
+
+    A stream in front of the first edit is the unedited one: it is read once for all edits. None where the lens has no matrix.
+    """
+    lens = bench.lens(kind)
     followed = bench.contrast(view)[0]
-    column = []
-    for layer, stream in enumerate(streams):
-        logits = read_streams(bench, view, kind, layer, stream[at : at + 1])[0]
-        probabilities = logits.double().softmax(-1)
-        best = int(probabilities.argmax())
-        column.append(
-            {
-                "text": name_of(bench, best),
-                "p": float(probabilities[best]),
-                "answer": float(probabilities[followed]),
-            }
-        )
-    return column
+    changed = set(bench.run(view).streams) if view.changes else set()
+    known = bench.once(("lens", view.text, kind, followed), dict)
+    cells: dict[tuple[int, int], dict[str, Any]] = {}
+    wanted = []
+    for layer in range(len(streams)):
+        for at in positions:
+            if layer in lens.missing:
+                continue
+            if layer not in changed and (layer, at) in known:
+                cells[layer, at] = known[layer, at]
+            else:
+                wanted.append((layer, at))
+    for start in range(0, len(wanted), ROWS):
+        some = wanted[start : start + ROWS]
+        moved = torch.stack([lens(layer, streams[layer][at]) for layer, at in some])
+        for place, found in zip(some, _likeliest(bench, view, moved, followed), strict=True):
+            cells[place] = found
+            if place[0] not in changed:
+                known[place] = found
+    return [[cells.get((layer, at)) for layer in range(len(streams))] for at in positions]
+
+
+def _likeliest(
+    bench: Bench, view: View, rows: Float[Tensor, "rows d_model"], followed: int
+) -> list[dict[str, Any]]:
+    """Through the final norm and the head: the likeliest token of each row, and the followed one's probability."""
+    logits = _ended(bench, view, rows)
+    total = logits.logsumexp(-1)
+    best, tokens = logits.max(-1)
+    p, answers = (best - total).exp(), (logits[:, followed] - total).exp()
+    columns = zip(tokens.tolist(), p.tolist(), answers.tolist(), strict=True)
+    return [{"text": name_of(bench, token), "p": p, "answer": a} for token, p, a in columns]
+
+
+def _ended(
+    bench: Bench, view: View, rows: Float[Tensor, "rows d_model"]
+) -> Float[Tensor, "rows vocab"]:
+    """The model's own final norm and head."""
+    resume = bench.read(view.text).resume
+    assert resume is not None
+    with torch.no_grad():
+        return resume.run(0, rows[None], order=[])[0].float()
 
 
 # -- saved probes

@@ -69,6 +69,8 @@ const answerPanel = (app) => {
       seen = new Map();
       seen.key = `${message.id}`;
     }
+    app.lens = message;
+    earlier.hidden = later.hidden = message.length <= 16;
     message.columns.forEach((column, i) => seen.set(message.positions[i], column));
     const places = [...seen.keys()].filter((key) => key !== "key").sort((a, b) => a - b);
     const layers = seen.get(places.at(-1)).length;
@@ -77,6 +79,7 @@ const answerPanel = (app) => {
     for (let layer = layers - 1; layer >= 0; layer -= 1) {
       const cells = places.map((at) => {
         const one = seen.get(at)[layer];
+        if (!one) return h("td", {}, "–"); // a lens without a matrix for this layer
         const inside = button(shownToken(one.text).slice(0, 9), () => app.ask("cell", { layer: layer - 1, position: at, kind: lensKind.value || "logit" }), {
           "data-value": String(one.p), "data-name": `lens-${layer - 1}-${at}`, "data-answer": String(one.answer),
           title: `p = ${shownNumber(one.p)}; followed answer ${shownNumber(one.answer)}`,
@@ -91,6 +94,10 @@ const answerPanel = (app) => {
     lens.parentElement.scrollLeft = lens.parentElement.scrollWidth;
   };
   lensKind.addEventListener("change", () => app.askLens(lensKind.value));
+  // a long text in steps of the columns that are shown at a time
+  const step = (by) => () => app.askLens(lensKind.value, Math.max(0, Math.min(app.lens.length - 16, app.lens.start + by)));
+  const earlier = button("◂ earlier tokens", step(-16), { hidden: true });
+  const later = button("later tokens ▸", step(16), { hidden: true });
 
   // -- continuations
 
@@ -115,7 +122,7 @@ const answerPanel = (app) => {
       sum,
       h("p", { class: "tools" }, button("undo", () => app.undo()), button("redo", () => app.redo()), button("remove all", () => app.show({ ...app.view, edits: [] }))),
       h("h3", {}, "Lens: what each layer would predict"),
-      h("p", { class: "tools" }, lensKind),
+      h("p", { class: "tools" }, lensKind, earlier, later),
       h("div", { class: "scroll" }, lens),
       lensNote,
       h("h3", { class: "probes", hidden: true }, "Probes"),

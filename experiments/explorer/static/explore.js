@@ -25,7 +25,10 @@ const mount = (root, channelOf) => {
     app.by = by;
     app.ask("heads", by === "attention" ? { by, token: app.token } : { by });
   };
-  app.askLens = (kind) => app.about.lenses.length && app.ask("lens", { kind: kind || app.about.lenses[0] });
+  app.askLens = (kind, first) => {
+    const where = first === undefined ? {} : { first };
+    if (app.about.lenses.length) app.ask("lens", { kind: kind || app.about.lenses[0], ...where });
+  };
   app.askPattern = () => {
     const { part } = app;
     if (part && part.head !== null) app.ask("pattern", { layer: part.layer, head: part.head });

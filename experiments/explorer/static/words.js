@@ -26,7 +26,7 @@ const wordsPanel = (app) => {
   let timer;
   const typed = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => app.show({ ...app.view, text: text.value, other: other.value, edits: kept() }), 150);
+    timer = setTimeout(() => app.show({ ...app.view, text: text.value, other: other.value, edits: kept() }), 60);
   };
   // edits of single tokens belong to the text that they were made for
   const kept = () => (text.value === app.view.text ? app.view.edits : app.view.edits.filter((edit) => !/@|knockout/.test(edit)));
