@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ...probes.evaluation import check_disjoint
 from . import SPLITS, Corpus, CorpusError, Split, read_conllu
 from .characters import bare
+from .items import Items
 from .senteval import read_senteval
 
 CUT = 10
 """A split without a file is one in so many sentences of the training file."""
 
 
+Reader = Callable[[Path], Corpus | dict[Split, Corpus]]
+"""What reads a file: its corpus, or the three of a file that holds all splits."""
+
+
+def read_sentences(path: Path) -> Corpus | dict[Split, Corpus]:
+    """A treebank, or the three splits of a file in SentEval's format (.txt or .tsv)."""
+    return read_senteval(path) if path.suffix in (".txt", ".tsv") else read_conllu(path)
+
+
 def read_splits(
-    corpus: Path, dev: Path | None, test: Path | None, limit: int | None, seed: int
+    corpus: Path,
+    dev: Path | None,
+    test: Path | None,
+    limit: int | None,
+    seed: int,
+    read: Reader = read_sentences,
 ) -> tuple[dict[Split, Corpus], list[dict[str, str]]]:
     """Read or cut the three splits.
 
-    A file of SentEval's (.txt or .tsv) brings all three. Files that are not given are otherwise cut from the training
+    A file may bring all three. Files that are not given are otherwise cut from the training
     file, a tenth of its sentences each. A training sentence whose text is also in dev or test is left out of training (and
     a dev sentence whose text is in test, of dev), so that nothing is tested on what was learned. `limit` then draws that
     many training sentences with the seed; dev and test stay whole.
@@ -31,7 +47,7 @@ def read_splits(
     Raises:
         CorpusError: a file that cannot be read, or a split with no sentence left.
     """
-    train, parts, notes = _read_parts(corpus, {"dev": dev, "test": test}, seed)
+    train, parts, notes = _read_parts(corpus, {"dev": dev, "test": test}, seed, read)
     parts["dev"], dropped = _without(parts["dev"], {s.text for s in parts["test"].sentences})
     if dropped:
         text = f"{dropped} dev sentences left out because their text is also in test"
@@ -53,28 +69,31 @@ def read_splits(
             raise CorpusError(
                 f"{part.path}: expected sentences for the {split} split, none is left"
             )
-    notes += _near_copies(splits)
+    if not isinstance(splits["train"], Items):  # of items the text is the name of a file
+        notes += _near_copies(splits)
     check_disjoint({split: [s.text for s in part.sentences] for split, part in splits.items()})
     return splits, notes
 
 
 def _read_parts(
-    corpus: Path, files: dict[Split, Path | None], seed: int
+    corpus: Path, files: dict[Split, Path | None], seed: int, read: Reader
 ) -> tuple[Corpus, dict[Split, Corpus], list[dict[str, str]]]:
     """The training file as it is, and the splits: training shuffled, the others read or cut from it."""
-    published: dict[Split, Corpus] = {}
-    if corpus.suffix in (".txt", ".tsv"):  # SentEval's format holds all three
-        published = read_senteval(corpus)
-        train = published["train"]
-    else:
-        train = read_conllu(corpus)
+    whole = read(corpus)
+    published = whole if isinstance(whole, dict) else {}
+    train = whole["train"] if isinstance(whole, dict) else whole
     shuffled = list(train.sentences)
     random.Random(seed).shuffle(shuffled)
     parts: dict[Split, Corpus] = {}
     notes: list[dict[str, str]] = []
     for split, path in files.items():
         if path is not None:
-            parts[split] = read_conllu(path)
+            part = read(path)
+            if isinstance(part, dict):
+                raise CorpusError(
+                    f"{path}: expected the {split} split alone, got a file with three"
+                )
+            parts[split] = part
         elif published:
             parts[split] = published[split]
         else:

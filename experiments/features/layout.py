@@ -17,8 +17,8 @@ from layerscope.errors import LayerscopeError
 from ...hooks import ActivationStore, capture
 from ..corpus import Sentence
 from ..subject import Subject
-from ..subject.batches import Batch
-from ..subject.word_spans import Encoded, Pooling, is_unknown, pool_words, word_spans
+from ..subject.batches import AnyBatch
+from ..subject.word_spans import Encoded, Pooling, is_unknown, word_spans
 
 WINDOW = 4096
 """Texts that are tokenized and sorted by length together: enough for batches without padding, few enough to hold."""
@@ -48,7 +48,7 @@ class Layout:
         encoded = subject.encode([sentence.text for sentence in sentences])
         spans, n_unknown = [], 0
         for text, sentence in zip(encoded, sentences, strict=True):
-            of_words = word_spans(text, [(word.start, word.end) for word in sentence.words])
+            of_words = subject.spans_of(text, [(word.start, word.end) for word in sentence.words])
             known: list[slice | None] = []
             for span in of_words:
                 is_lost = span is None or is_unknown(text, span)
@@ -149,7 +149,7 @@ class Piece:
 
     shard: int
     index: Int[Tensor, "n 5"]
-    batch: Batch
+    batch: AnyBatch
     layout: Layout
 
 
@@ -271,7 +271,7 @@ def windows(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def in_memory(
-    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
+    subject: Subject, layout: Layout, batch: AnyBatch, places: Sequence[str], pooling: Pooling
 ) -> tuple[dict[str, Float[Tensor, "n ..."]], int]:
     """`vectors` of a batch, or of its halves where memory does not suffice for the whole; and in how many parts.
 
@@ -304,7 +304,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def vectors(
-    subject: Subject, layout: Layout, batch: Batch, places: Sequence[str], pooling: Pooling
+    subject: Subject, layout: Layout, batch: AnyBatch, places: Sequence[str], pooling: Pooling
 ) -> dict[str, Float[Tensor, "n d"]]:
     """The vectors of a batch's words at each site.
 
@@ -317,8 +317,8 @@ def vectors(
     values = {}
     for site in places:
         value = acts[site]
-        values[site] = pooled = pool_words(
-            value.flatten(2) if value.ndim == 4 else value, spans, pooling
+        values[site] = pooled = subject.pool(
+            value.flatten(2) if value.ndim == 4 else value, spans, pooling, batch
         )
         if not pooled.sum(dtype=torch.float64).isfinite():  # finite only if every entry is
             bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])

@@ -70,7 +70,7 @@ def as_limit(max_ram: str | None) -> int | None:
 
 def site_widths(subject: Subject, places: Sequence[str]) -> dict[str, int]:
     """Values a row at each site, from a forward of one word."""
-    (batch,) = subject.batches(subject.encode(["a"]))
+    batch = subject.example()
     with capture(subject.model, *places, stop=True) as acts:
         subject.forward(batch)
     return {place: acts[place][0, 0].numel() for place in places}
@@ -102,7 +102,9 @@ class Need:
         # What a block holds for a token while it runs: the stream and its copies, the MLP, a row of each head's scores.
         inner = max(getattr(config, name, 0) or 0 for name in _INNER_WIDTHS)
         inner = inner or 4 * subject.d_model
-        scores = getattr(config, "num_attention_heads", 1) * min(subject.max_length, 512)
+        heads = getattr(config, "num_attention_heads", 1)
+        heads = max(heads) if isinstance(heads, (list, tuple)) else heads  # Swin: by stage
+        scores = heads * min(subject.max_length, 512)
         block = 8 * subject.d_model + 3 * inner + scores
         # What is kept of it: the values as they are stored, in as many images as are written ahead, and its index.
         stored = values * store_as.itemsize + 8 * len(COLUMNS)

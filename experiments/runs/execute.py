@@ -28,6 +28,7 @@ from ..report.schema import as_json
 from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
+from ..subject.media import Kind, load_media
 from . import console
 from .engine import Engine, Local, engine_of
 from .folder import (
@@ -248,10 +249,27 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     return results
 
 
-def load_subject(options: Any, body_only: bool = False, classifier: bool = False) -> Subject:
-    """The model that the options name, or hold."""
+def load_subject(
+    options: Any,
+    body_only: bool = False,
+    classifier: bool = False,
+    media: Kind | None = None,
+) -> Subject:
+    """The model that the options name, or hold.
+
+    Args:
+        media: what it reads, where that is not text.
+    """
     if isinstance(options.model, Subject):
         return options.model
+    if media is not None:
+        return load_media(
+            options.model,
+            media,
+            dtype=options.dtype,
+            device=options.device,
+            trust_remote_code=options.trust_remote_code,
+        )
     return load(
         options.model,
         dtype=options.dtype,

@@ -43,7 +43,8 @@ def option(
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
         more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``, ``aliases`` (names that it had in
-            an earlier version: they are taken, and shown nowhere).
+            an earlier version: they are taken, and shown nowhere), ``unless`` (names of options: it must be given where none
+            of them is).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return (
@@ -106,7 +107,10 @@ def _add_option(
 
 def required_of(config: type) -> list[str]:
     """The options that must be given, as a usage line shows them."""
-    needed = [item for item in dataclasses.fields(config) if item.default is MISSING]
+    needed = []
+    for item in dataclasses.fields(config):
+        if item.default is MISSING or "unless" in item.metadata:
+            needed.append(item)
     return [
         f"{flag(item.name)} {item.metadata.get('metavar', item.name.upper())}" for item in needed
     ]
@@ -204,7 +208,9 @@ def from_values(
         values[name] = _value(items[name], hints[name], value, spelled(name))
     missing = []
     for name, item in items.items():
-        if item.default is MISSING and values.get(name) in (None, ()):
+        instead = item.metadata.get("unless", ())
+        is_needed = item.default is MISSING or (instead and not any(map(values.get, instead)))
+        if is_needed and values.get(name) in (None, ()):
             missing.append(spelled(name))
     if missing:
         raise OptionError(

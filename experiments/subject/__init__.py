@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks.anatomy import body_of
 from ...hooks.padding import Padding, Side, probe_padding
-from .batches import Batch, make_batches
+from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
 from .identity import adapters_of, hash_files, hash_tensors, settings_sha256
 from .loading import SubjectError, random_twin, read_model
-from .word_spans import Encoded, trimmed
+from .word_spans import Encoded, Pooling, pool_words, trimmed, word_spans
 
 __all__ = ["Subject", "SubjectError", "load"]
 
@@ -221,6 +222,24 @@ class Subject:
         )
 
     # -- text in
+
+    def spans_of(self, encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice | None]:
+        """The tokens of each word; see `experiments.subject.word_spans`."""
+        return word_spans(encoded, words)
+
+    def pool(
+        self,
+        value: Float[Tensor, "batch pos d"],
+        spans: Sequence[Sequence[slice | None]],
+        pooling: Pooling,
+        batch: AnyBatch,
+    ) -> Float[Tensor, "n d"]:
+        """A vector for each word of a batch; see `experiments.subject.word_spans.pool_words`."""
+        return pool_words(value, spans, pooling)
+
+    def example(self) -> Batch:
+        """A batch of one short text."""
+        return next(self.batches(self.encode(["a"])))
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize, with the recorded BOS in front, cut to `max_length` at the end of the text."""

@@ -1,4 +1,4 @@
-"""Batches of texts, padded the way that `hooks.padding` found for the model."""
+"""Batches: of texts, padded the way that `hooks.padding` found for the model, and of files."""
 
 from __future__ import annotations
 
@@ -65,6 +65,37 @@ class Batch:
             [None if s is None else slice(s.start + shift, s.stop + shift) for s in spans[row]]
             for row, shift in zip(self.rows, self.shifts, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class FileBatch:
+    """Pictures, or sounds of one length, that a model reads without padding.
+
+    Attributes:
+        paths: of the files.
+        rows: which of the encoded files each is.
+    """
+
+    paths: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def halves(self) -> tuple[FileBatch, FileBatch]:
+        """The same files in two batches."""
+        middle = len(self) // 2
+        return (
+            FileBatch(self.paths[:middle], self.rows[:middle]),
+            FileBatch(self.paths[middle:], self.rows[middle:]),
+        )
+
+    def spans(self, spans: Sequence[Sequence[slice | None]]) -> list[list[slice | None]]:
+        """The spans of this batch's files, as they are: nothing is padded."""
+        return [list(spans[row]) for row in self.rows]
+
+
+AnyBatch = Batch | FileBatch
 
 
 def make_batches(

@@ -130,6 +130,42 @@ def _read(
     return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
 
 
+def read_media_model(
+    name_or_path: str | os.PathLike[str],
+    kind: str,
+    *,
+    dtype: torch.dtype | str | None,
+    device: torch.device | str | None,
+    trust_remote_code: bool,
+) -> Loaded:
+    """Read a model of images or audio and its processor, which stands in the tokenizer's place.
+
+    Of a model of pictures and texts (CLIP) the tower of pictures is read.
+
+    Raises:
+        SubjectError: one line that says what was tried and what to do.
+    """
+    import transformers as t
+
+    source = os.fspath(name_or_path)
+    if Path(source).is_dir():
+        _require_safetensors(Path(source), False)
+    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if not Path(source).is_dir():
+        where["local_files_only"] = _offline()
+    processors = {"images": t.AutoImageProcessor, "audio": t.AutoFeatureExtractor}
+    with _quiet(), _one_line(source):
+        processor = processors[kind].from_pretrained(source, **where)
+        config = t.AutoConfig.from_pretrained(source, **where)
+        build = t.AutoModel
+        if kind == "images" and hasattr(config, "vision_config"):
+            prefix = str((config.architectures or [""])[0]).removesuffix("Model")
+            build = getattr(t, f"{prefix}VisionModel", t.AutoModel)
+        model = build.from_pretrained(source, dtype=_as_dtype(dtype), use_safetensors=True, **where)
+    model = model.to(_as_device(device)).eval()
+    return Loaded(model, processor, source, _weight_files(source), ())
+
+
 def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False) -> Any:
     """The transformers Auto class that builds what `config.architectures` names.
 

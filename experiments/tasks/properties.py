@@ -21,6 +21,7 @@ arc): the study leaves such items out.
 from __future__ import annotations
 
 import difflib
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from layerscope.errors import LayerscopeError
 
 from ..corpus import Corpus, Sentence, Word, rewriting, sentences
 from ..corpus.characters import is_letter
+from ..corpus.items import item_properties
 
 Value = str | float | None
 Pair = tuple[int, int, str]
@@ -82,21 +84,43 @@ def get_property(name: str, corpus: Corpus) -> Property:
     Raises:
         UnknownProperty: no such property in this corpus.
     """
-    if name in PROPERTIES:
+    of_items = {column: partial(_of_items, column, corpus) for column in item_properties(corpus)}
+    if name in PROPERTIES and not of_items:
         return PROPERTIES[name]
-    annotated = {
+    annotated = of_items or {
         **{f"feats:{feature}": partial(_feature, feature) for feature in _features(corpus)},
         **{f"misc:{key}": partial(_misc, key) for key in _misc_keys(corpus)},
         **{f"column:{column}": partial(_whole_column, column) for column in COLUMNS},
     }
     if name in annotated:
         return annotated[name]()
-    known = [*PROPERTIES, *annotated]
+    known = [*annotated] if of_items else [*PROPERTIES, *annotated]
     tails = {known_name.rpartition(":")[2]: known_name for known_name in known}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     near = near or [tails[t] for t in difflib.get_close_matches(name, tails, n=1, cutoff=0.4)]
     hint = f"; the nearest is {near[0]!r}" if near else ""
     raise UnknownProperty(f"expected a property, got {name!r}{hint}; there are: {', '.join(known)}")
+
+
+MOST_CLASSES = 20
+"""Different numbers up to which a column of numbers is one of classes."""
+
+
+def _of_items(column: str, corpus: Corpus) -> Property:
+    """A column of a table of pictures or sounds: classes, or numbers where it holds many different ones."""
+    values = {word.feats[column] for s in corpus for word in s.words if column in word.feats}
+    if len(values) > MOST_CLASSES and all(map(_is_number, values)):
+        read = _each(lambda word: float(word.feats[column]) if column in word.feats else None)
+        return Property(column, "word", "number", read, f"{column}, a number of each item")
+    read = _each(lambda word: word.feats.get(column))
+    return Property(column, "word", "class", read, f"{column} of each item")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _features(corpus: Corpus) -> list[str]:

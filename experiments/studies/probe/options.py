@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from ...runs.options import option
+from ...runs.options import OptionError, option
 from ...runs.shared_options import EngineOptions, ProbesOptions, RunOptions, WordsOptions
+
+MEDIA = ("images", "audio")
+"""Options that name other data than sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +18,22 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
     """A layer-wise probing study."""
 
     property: tuple[str, ...] = option(
-        "what to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ... (repeatable)"
+        "what to read: upos, deprel, feats:Number, misc:NER, depth, arc:deprel, ...; of pictures and sounds a column of the "
+        "table (repeatable; default there: every column)",
+        (),
+        unless=MEDIA,
+    )
+    corpus: Path | None = option("training sentences, CoNLL-U", None, metavar="FILE", unless=MEDIA)
+    images: Path | None = option(
+        "labelled pictures instead of sentences: a table with the columns file and label, or others",
+        None,
+        metavar="FILE",
+    )
+    audio: Path | None = option(
+        "labelled sounds instead of sentences: a table with the columns file and label; start and end in seconds label "
+        "stretches",
+        None,
+        metavar="FILE",
     )
     site: str = option("site to read at every layer: a name or a glob", "hook_resid_post")
     sentence_pooling: str = option(
@@ -55,3 +75,29 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
     keep_features: bool = option(
         "keep the features on disk when the run is done", False, decides=False
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sources = [name for name in ("corpus", *MEDIA) if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise OptionError(
+                f"expected one of corpus, images and audio, got {' and '.join(sources)}"
+            )
+        media = media_of(self)
+        for name in ("structural", "store"):
+            if media is not None and getattr(self, name):
+                raise OptionError(f"{name} needs sentences: it cannot be given with {media}")
+
+
+def media_of(options: ProbeOptions) -> Literal["images", "audio"] | None:
+    """What the model reads, where that is not text."""
+    if options.images is not None:
+        return "images"
+    return "audio" if options.audio is not None else None
+
+
+def table_of(options: ProbeOptions) -> Path:
+    """The file with the training data."""
+    table = options.images or options.audio or options.corpus
+    assert table is not None, "from_values asks for one of the three"
+    return table

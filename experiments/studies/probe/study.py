@@ -19,7 +19,8 @@ import torch
 from ....hooks import ActivationStore
 from ....probes.fit import Fit
 from ...corpus import Corpus, Split
-from ...corpus.splits import read_splits
+from ...corpus.items import item_properties, read_items
+from ...corpus.splits import read_sentences, read_splits
 from ...features.layout import FeatureError, extract
 from ...features.memory import Need, as_limit, site_widths
 from ...features.sites import EMBEDDING, study_sites
@@ -36,7 +37,7 @@ from ...tasks.task import Part, Task, Vectors
 from ...tasks.views import PLAIN, SentencePooling, View, build_views
 from .across import Stores, across_layers
 from .calibration import keep_predictions, with_calibration
-from .options import ProbeOptions
+from .options import ProbeOptions, media_of, table_of
 from .records import Results
 from .scoring import Cell, score_cell
 from .seeds import over_seeds
@@ -113,13 +114,19 @@ class ProbeInputs(Inputs):
 
 def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     """The sentences, the properties' tasks, and the body of the model."""
+    media = media_of(options)
+    read = read_sentences if media is None else read_items
     splits, notes = read_splits(
-        options.corpus, options.dev, options.test, options.sample, options.seed
+        table_of(options), options.dev, options.test, options.sample, options.seed, read
     )
-    properties = [get_property(name, splits["train"]) for name in dict.fromkeys(options.property)]
-    subject = load(body_only=True)
+    names = options.property or item_properties(splits["train"])
+    properties = [get_property(name, splits["train"]) for name in dict.fromkeys(names)]
+    subject = load(body_only=True, media=media)
     places = study_sites(subject, options.site)
     pooling = cast(SentencePooling, options.sentence_pooling)
+    if media is not None:
+        text = "an item, a line of the table, stands where the report says word; a file stands where it says sentence"
+        notes.append({"kind": "info", "text": text})
     views = build_views(subject, splits, properties, options.seed, pooling)
     if options.store is not None:
         text = f"features of {subject.name} read from {options.store}, where no text is rewritten"

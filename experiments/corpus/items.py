@@ -1,0 +1,115 @@
+"""Labelled pictures and sounds: a table that names files and says what is in them.
+
+    file,colour,shape,split            file,start,end,phone
+    img/001.png,red,circle,train       clips/a.wav,0.00,0.35,aa
+    img/002.png,blue,square,test       clips/a.wav,0.35,0.90,sh
+
+``file`` is read from the table's folder. ``split`` (train, dev, test) is optional. ``start`` and ``end``, in seconds, make
+each line a stretch of a sound; without them a line is the whole file. ``item`` is optional and names what a line shows, where
+several lines show the same thing (a speaker, an object): control tasks give all of them one label. Every other column is a
+property that probes can read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from layerscope.errors import InputError
+
+from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word
+from .records import Record, read_lines_as
+
+COLUMNS = ("file", "split", "start", "end", "item")
+"""Columns with a meaning of their own; the others are properties."""
+MILLISECONDS = 1000
+WHOLE = (0, 1)
+"""The span of a whole file, in the place of milliseconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Items(Corpus):
+    """The items of a table: a sentence is a file, a word a line, a feature of the word a column.
+
+    Args:
+        properties: the columns that are properties.
+    """
+
+    properties: tuple[str, ...] = ()
+
+
+def item_properties(corpus: Corpus) -> tuple[str, ...]:
+    """The properties of a table of items; none of any other corpus."""
+    return corpus.properties if isinstance(corpus, Items) else ()
+
+
+def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
+    """The items of a table, by split where it has that column.
+
+    The hash is of the table and of every file that it names.
+
+    Raises:
+        CorpusError: a table without properties, a split without items.
+        PromptError: a line without a file, a file that is not there, a time that is no time.
+    """
+    lines = read_lines_as(path, None, partial(_line, path.parent))
+    properties = tuple(name for name in lines[0] if name not in COLUMNS)
+    if not properties:
+        raise CorpusError(
+            f"{path}: expected a column to read from the items, such as label, got only {', '.join(lines[0])}"
+        )
+    by_file: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for line in lines:
+        by_file.setdefault((line.get("split", ""), line["file"]), []).append(line)
+    digest = hashlib.sha256(path.read_bytes())
+    sentences: dict[str, list[Sentence]] = {}
+    for (split, file), of_file in by_file.items():
+        digest.update(Path(file).read_bytes())
+        sentences.setdefault(split, []).append(_sentence(file, of_file, properties))
+    whole = Items((), path, digest.hexdigest(), properties)
+    if set(sentences) == {""}:
+        return replace(whole, sentences=tuple(sentences[""]))
+    if set(sentences) != set(SPLITS):
+        names = ", ".join(repr(name) for name in sentences)
+        raise CorpusError(f"{path}: split: expected items of train, dev and test, got {names}")
+    return {split: replace(whole, sentences=tuple(sentences[split])) for split in SPLITS}
+
+
+def _line(folder: Path, record: Record) -> dict[str, str]:
+    """A line of the table as text, with the path of its file."""
+    line = {name: str(value) for name, value in record.items() if value is not None}
+    if not line.get("file"):
+        raise InputError("expected a column 'file' with the path of a file, got none")
+    file = folder / line["file"]
+    if not file.is_file():
+        raise InputError(f"no such file: {file}")
+    _span(line)
+    return {**line, "file": str(file)}
+
+
+def _sentence(file: str, lines: Sequence[Mapping[str, str]], properties: Sequence[str]) -> Sentence:
+    """One file with its items."""
+    words = []
+    for number, line in enumerate(lines, 1):
+        start, end = _span(line)
+        labels = {name: line[name] for name in properties if line.get(name)}
+        name = line.get("item") or f"{file}#{number}"
+        words.append(Word(number, name, "_", "_", "_", labels, 0, "_", start, end))
+    return Sentence(file, file, tuple(words))
+
+
+def _span(line: Mapping[str, str]) -> tuple[int, int]:
+    """Start and end in milliseconds, or the whole."""
+    if "start" not in line and "end" not in line:
+        return WHOLE
+    try:
+        start, end = (round(float(line[name]) * MILLISECONDS) for name in ("start", "end"))
+    except (KeyError, ValueError, OverflowError):
+        start = end = 0
+    if not 0 <= start < end:
+        got = f"{line.get('start')!r} and {line.get('end')!r}"
+        raise InputError(f"expected start and end in seconds, start before end, got {got}")
+    return start, end
