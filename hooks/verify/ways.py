@@ -78,7 +78,7 @@ def alone(
     rows = text[None]
     with torch.no_grad(), edited(model, edits):
         out: Any = model(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
-    return out.logits[0]
+    return _logits(model, out)[0]
 
 
 # ---------------------------------------------------------------- how a module is called
@@ -118,7 +118,7 @@ def padded(side: Literal["left", "right"]) -> Way:
         if texts.first is None:
             del given["position_ids"]
         with edited(model, make(ids)):
-            yield from rows_of(ids, mask, model(**given).logits)
+            yield from rows_of(ids, mask, _logits(model, model(**given)))
 
     return run
 
@@ -175,8 +175,11 @@ def _cache(model: Any, kind: str) -> Any:
 
 
 def _logits(model: Any, out: Any) -> Tensor:
-    """The logits of a call of the model or of its body."""
-    return out.logits if hasattr(out, "logits") else model.lm_head(out.last_hidden_state)
+    """The logits of a call of the model or of its body; a body by itself answers with its last hidden states."""
+    if hasattr(out, "logits"):
+        return out.logits
+    head = getattr(model, "lm_head", None)
+    return out.last_hidden_state if head is None else head(out.last_hidden_state)
 
 
 def _generate(model: Any, make: Make, texts: Texts, options: Mapping[str, Any]) -> Any:
