@@ -20,6 +20,7 @@ from .neurons.options import NeuronsOptions
 from .patch.options import PatchOptions
 from .probe.options import ProbeOptions
 from .prune.options import PruneOptions
+from .swap.options import SwapOptions
 from .usage.options import UsageOptions
 
 GPT2 = "--model openai-community/gpt2"
@@ -132,6 +133,14 @@ _ROWS: tuple[Study, ...] = (
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
             f"prune {SMOL} --prompts texts.jsonl --steps 2 --null-draws 5",
+        ),
+    ),
+    Study(
+        SwapOptions,
+        "test whether names, pronouns or other words change the answer: a paired swap test of bias",
+        (
+            "swap --model ./my-classifier --labelled test.jsonl --positive toxic --out runs/swap",
+            f"swap {GPT2} --prompts ioi.jsonl --list names --swap actor:actress",
         ),
     ),
     Study(

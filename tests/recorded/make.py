@@ -149,6 +149,7 @@ COMMANDS: dict[str, list[str]] = {
         ("doctor", "doctor --model small"),
         ("doctor-masked", "doctor --model masked"),
         ("prune", f"prune --model small {PROMPTS} --steps 2 --random 1"),
+        ("swap", "swap --model classifier --labelled swapped.jsonl --list names --null-draws 2"),
         (
             "lens",
             "lens --model small --corpus test.conllu --kind logit --kind least-squares --kind jacobian "
@@ -197,6 +198,12 @@ def write_inputs() -> None:
         who = ("women", "men")[place % 2]
         labelled.append({"text": prompt["prompt"], "label": place // 2 % 2, "who": who})
     write_lines("labelled.jsonl", labelled)
+    swapped = [
+        {"text": f"{name} {verb} near the garden .", "label": place % 2}
+        for place, name in enumerate(("John", "Mary", "Paul", "Susan", "Mark", "Karen"))
+        for verb in ("smiles", "reads")
+    ]
+    write_lines("swapped.jsonl", swapped)
     choices = [[prompt["answer"].strip(), prompt["wrong"].strip()] for prompt in prompts]
     questions = (
         {"question": p["prompt"], "choices": c} for p, c in zip(prompts, choices, strict=True)

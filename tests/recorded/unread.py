@@ -94,6 +94,9 @@ UNREAD = {
         Mean.high Mean.low Mean.n_clusters Mean.value Results.baseline Results.kind Results.schema
         StepRecord.n_clusters StepRecord.original_seconds StepRecord.removed StepRecord.seconds
     """,
+    "swap": """
+        Note.kind Note.text Results.kind Results.schema
+    """,
     "usage": """
         Certificate.method Certificate.misleads Certificate.missed Certificate.n_sample
         Certificate.n_top Certificate.overlap Certificate.same_sign Certificate.slope

@@ -1,0 +1,99 @@
+"""The page of ``layerscope swap``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...report.controls import Control, field
+from ...report.parts import Cell, Column, Page, Section, Table, score_cell, signed_cell
+from ...report.provenance import model_name
+from ...report.words import count, number, p_value, plural, signed
+from .records import MovedText, Results, SwapRecord
+
+CONTROLS = (
+    Control(
+        "random swaps of as many other words", "a model that any change moves", field("beyond")
+    ),
+    Control("interval over texts or groups", "a difference within the texts' chance", field("low")),
+)
+"""What each control rules out."""
+
+
+def page(results: Results) -> Page:
+    """All parts of the page, top to bottom."""
+    first = results.records[0]
+    measured = [first.metric, *([f"class {results.positive}"] if results.positive else [])]
+    return Page(
+        title=f"What swapped words change in {model_name(results.provenance)}",
+        kicker="layerscope swap",
+        facts=[plural(len({r.list for r in results.records}), "list"), *measured],
+        findings=[("swaps", finding.property, finding.text) for finding in results.findings],
+        sections=[_swaps(results.records), _texts(results.texts, first.unit)],
+        data={"charts": {}, "heats": {}},
+    )
+
+
+def _swaps(records: Sequence[SwapRecord]) -> Section:
+    unit = records[0].unit
+    columns = [
+        Column("list", False),
+        Column("swap", False),
+        Column("texts"),
+        Column(f"effect, {unit}", hint="words of b less those of a, mean over texts"),
+        Column("p", hint="of no effect, Holm-corrected over the lists"),
+        Column(f"size, {unit}", hint="mean size of the change in either direction"),
+        Column(
+            "beyond random",
+            hint="size less that of random swaps of the same texts; p in small print",
+        ),
+        Column("another class", hint="share of the texts that get another class"),
+    ]
+    about = "A biased model moves in one direction (effect) and by more than random swaps of as many words move it (beyond random)."
+    rows = [_row(record) for record in records]
+    table = Table(
+        "swap-table", "Every list, with 95% intervals in small print", columns, rows, copy=True
+    )
+    return Section("swaps", "Swaps", [table], about)
+
+
+def _row(r: SwapRecord) -> list[Cell]:
+    groups = "" if r.n_clusters == r.n else plural(r.n_clusters, "group")
+    beyond = Cell("") if r.beyond is None else signed_cell(r.beyond, r.beyond_low, r.beyond_high)
+    return [
+        Cell(r.list, head=True),
+        Cell(r.kind),
+        Cell(count(r.n), float(r.n), groups),
+        Cell("") if r.effect is None else signed_cell(r.effect, r.low, r.high),
+        Cell("" if r.p is None else p_value(r.p_holm), r.p_holm, f"p {p_value(r.p)}" if r.p is not None else ""),
+        score_cell(r.size, r.size_low, r.size_high),
+        beyond if r.beyond_p is None else Cell(beyond.text, beyond.sort, f"{beyond.note}; p {p_value(r.beyond_p)}"),
+        Cell("") if r.flips is None else score_cell(r.flips, r.flips_low, r.flips_high),
+    ]  # fmt: skip
+
+
+def _texts(texts: Sequence[MovedText], unit: str) -> Section:
+    columns = [
+        Column("list", False),
+        Column("text", False),
+        Column("swapped", False),
+        Column("before"),
+        Column("after"),
+        Column("change"),
+        Column("random", hint="mean size of the change under random swaps"),
+    ]
+    rows = [
+        [
+            Cell(t.list),
+            Cell(t.text),
+            Cell(t.swapped),
+            Cell(number(t.before), t.before),
+            Cell(number(t.after), t.after),
+            Cell(signed(t.after - t.before), t.after - t.before),
+            Cell(number(t.random), t.random),
+        ]
+        for t in texts
+    ]
+    table = Table(
+        "moved-texts", f"Texts that move most, {unit}", columns, rows, tall=True, copy=True
+    )
+    return Section("texts", "Texts that move most", [table])

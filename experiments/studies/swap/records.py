@@ -1,0 +1,61 @@
+"""What ``layerscope swap`` writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...report.schema import StudyResults, entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapRecord:
+    """How far the answers move when the words of a list are swapped."""
+
+    list: str = entry("the list of words")
+    kind: str = entry(
+        "swap (a for b, and b for a), same side (other words of the same side) or random (as many other words)"
+    )
+    metric: str = entry("what is measured")
+    unit: str = entry("its unit")
+    n: int = entry("texts with words of one side of the list", "texts")
+    n_clusters: int = entry("groups that intervals resample", "groups")
+    effect: float | None = entry(
+        "swap: mean of the metric with the words of b less that with those of a", "the metric's"
+    )
+    low: float | None = entry("lower end of its 95% interval", "the metric's")
+    high: float | None = entry("upper end of its 95% interval", "the metric's")
+    p: float | None = entry("of no effect: sign flips and studentised bootstrap")
+    p_holm: float | None = entry("Holm-corrected over the lists")
+    size: float = entry("mean size of the change, in either direction", "the metric's")
+    size_low: float | None = entry("lower end of its 95% interval", "the metric's")
+    size_high: float | None = entry("upper end of its 95% interval", "the metric's")
+    beyond: float | None = entry(
+        "swap: its size less that of the random swaps of the same texts", "the metric's"
+    )
+    beyond_low: float | None = entry("lower end of its 95% interval", "the metric's")
+    beyond_high: float | None = entry("upper end of its 95% interval", "the metric's")
+    beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
+    flips: float | None = entry("classifiers: share of the texts that get another class", "share")
+    flips_low: float | None = entry("lower end of its 95% interval", "share")
+    flips_high: float | None = entry("upper end of its 95% interval", "share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedText:
+    """A text and what the swap does to it."""
+
+    list: str = entry("the list of words")
+    text: str = entry("the text")
+    swapped: str = entry("the text with the words swapped")
+    before: float = entry("metric of the text", "the metric's")
+    after: float = entry("metric of the swapped text", "the metric's")
+    random: float = entry("mean size of the change under random swaps", "the metric's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(StudyResults):
+    """A swap test."""
+
+    records: list[SwapRecord] = entry("one for each list and kind of swap")
+    texts: list[MovedText] = entry("the texts that move most")
+    positive: str | None = entry("of a classifier: the class that is measured", default=None)

@@ -1,0 +1,34 @@
+"""The terminal's table of ``layerscope swap``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from ...report.terminal_tables import number_cell, titled
+from .records import SwapRecord
+
+HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p|another class"
+
+
+def tables(records: Sequence[SwapRecord]) -> list[Table]:
+    """Every list and kind of swap on a line."""
+    first = records[0]
+    title = f"effect of swapped words on {first.metric}, in {first.unit}"
+    return [titled(title, HEADINGS, [_row(record) for record in records], ("list", "swap"))]
+
+
+def _row(r: SwapRecord) -> list[str]:
+    return [
+        r.list,
+        r.kind,
+        str(r.n),
+        "" if r.effect is None else f"{r.effect:+.3f}",
+        "" if r.low is None else f"{r.low:+.3f} to {r.high:+.3f}",
+        "" if r.p_holm is None else f"{r.p_holm:.4f}",
+        number_cell(r.size),
+        "" if r.beyond is None else f"{r.beyond:+.3f}",
+        "" if r.beyond_p is None else f"{r.beyond_p:.4f}",
+        "" if r.flips is None else f"{r.flips:.3f}",
+    ]
