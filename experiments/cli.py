@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose every error is one line: argparse repeats what was given whole, however long, and adds the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {shorten(message)}\n")
+        self.exit(BAD_INPUT, f"{shorten(f'{self.prog}: {message}')}\n")
 
 
 def make_parser() -> argparse.ArgumentParser:

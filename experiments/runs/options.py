@@ -6,6 +6,7 @@ A field's type, default and metadata (`option`) say what it takes; nothing is wr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -243,11 +244,15 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
         return value
     if kind in (Path, str) and isinstance(value, (str, os.PathLike)):
         value = kind(value)
+    if kind is Path and isinstance(value, Path) and not _can_be_a_file(value):
+        raise OptionError(f"{name}: expected a path, got {str(value)!r:.80}")
     # To Python a truth value is a number.
     is_truth = isinstance(value, bool)
     if kind is float and isinstance(value, int) and not is_truth:
-        value = float(value)
-    if not isinstance(value, kind) or (is_truth and kind is not bool):
+        with contextlib.suppress(OverflowError):  # then it is too large, which is said below
+            value = float(value)
+    is_large = kind is float and isinstance(value, int)
+    if not (isinstance(value, kind) or is_large) or (is_truth and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
     if kind in (int, float):
         _check_bounds(item, kind, value, name)
@@ -257,10 +262,18 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
     return value
 
 
+def _can_be_a_file(path: Path) -> bool:
+    """Whether a file may have this name: no NUL, no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def _check_bounds(item: dataclasses.Field[Any], kind: type, value: float, name: str) -> None:
     """Raise `OptionError` for a number that is none, too small or too large; 0 is the least where nothing is said."""
     least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
-    is_finite = kind is int or math.isfinite(value)
+    is_finite = isinstance(value, int) or math.isfinite(value)
     if not is_finite or value < least:
         bound = "" if least == -math.inf else f" of at least {least}"
         raise OptionError(f"{name}: expected {_words(kind)}{bound}, got {value!r:.80}")
@@ -336,6 +349,10 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
         raise OptionError(f"--config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"--config {path}: expected TOML: {error}") from error
+    except RecursionError:
+        raise OptionError(
+            f"--config {path}: expected TOML, got brackets too deep to read"
+        ) from None
     of_command = options.pop(COMMAND, command)
     if of_command != command:
         raise OptionError(

@@ -1,8 +1,8 @@
 """A tokenizer's chat template around a message, rendered where it can do no harm.
 
 A template is a program that comes with a model. It is rendered in a child process with bounds on processor time, output and (on
-Linux) memory, so that one that loops or blows up is an error and not a full machine. Without ``fork`` (Windows) it is rendered
-here, without bounds.
+Linux) memory, so that one that loops or blows up is an error and not a full machine. Without ``fork`` (Windows) the child is
+a program of its own, which is watched from here (`chat_spawn`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from . import chat_spawn
+from .chat_child import outcome
 from .loading import SubjectError
 
 CPU_SECONDS, WALL_SECONDS = 5, 60
 """Time that a template may take for one message."""
 MEMORY = 1 << 29
 """Bytes that it may take beside what the process holds."""
-MOST_TEXT = 1_000_000
-"""Characters that it may write."""
 
 
 def render_chat(tokenizer: Any, message: str) -> str:
@@ -36,29 +36,28 @@ def render_chat(tokenizer: Any, message: str) -> str:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise SubjectError("--chat: this tokenizer has no chat template")
-    rendered = (
-        _in_child(tokenizer, message) if hasattr(os, "fork") else _outcome(tokenizer, message)
-    )
-    if isinstance(rendered, Exception):
-        reason = " ".join(str(rendered).split())[:200]
-        raise SubjectError(f"--chat: the chat template fails: {type(rendered).__name__}: {reason}")
-    return rendered
+    render = _forked if hasattr(os, "fork") else _spawned
+    answer = render(tokenizer, message)
+    if "text" not in answer:
+        reason = " ".join(answer["error"].split())[:200]
+        raise SubjectError(f"--chat: the chat template fails: {reason}")
+    return answer["text"]
 
 
-def _outcome(tokenizer: Any, message: str) -> str | Exception:
-    """The text, or what went wrong."""
+def _out_of_bounds() -> dict[str, str]:
+    return {"error": f"expected a text within {CPU_SECONDS} s and {MEMORY >> 20} MB"}
+
+
+def _spawned(tokenizer: Any, message: str) -> dict[str, str]:
+    """The answer of a child that was started anew."""
     try:
-        turn = [{"role": "user", "content": message}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except Exception as error:
-        return RuntimeError(f"{type(error).__name__}: {str(error)[:300]}")
-    if not isinstance(text, str) or len(text) > MOST_TEXT:
-        return RuntimeError(f"expected a text of at most {MOST_TEXT:,} characters")
-    return text
+        return chat_spawn.rendered(tokenizer, message, CPU_SECONDS, WALL_SECONDS, MEMORY)
+    except chat_spawn.OutOfBoundsError:
+        return _out_of_bounds()
 
 
-def _in_child(tokenizer: Any, message: str) -> str | Exception:
-    """The same in a child of this process, with bounds."""
+def _forked(tokenizer: Any, message: str) -> dict[str, str]:
+    """The answer of a child that is a copy of this process, with bounds."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         # the child runs no thread and takes no lock of ours
@@ -75,10 +74,9 @@ def _in_child(tokenizer: Any, message: str) -> str | Exception:
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     try:
-        answer = json.loads(data)
+        return json.loads(data)
     except ValueError:  # the bounds ended the child while it wrote, or before
-        return TimeoutError(f"expected a text within {CPU_SECONDS} s and {MEMORY >> 20} MB")
-    return answer["text"] if "text" in answer else RuntimeError(answer["error"])
+        return _out_of_bounds()
 
 
 def _read_until(reader: int, deadline: float) -> bytes:
@@ -102,9 +100,7 @@ def _render_and_exit(tokenizer: Any, message: str, reader: int, writer: int) -> 
     try:
         os.close(reader)
         _bound()
-        outcome = _outcome(tokenizer, message)
-        answer = {"text": outcome} if isinstance(outcome, str) else {"error": str(outcome)}
-        data = json.dumps(answer).encode()
+        data = json.dumps(outcome(tokenizer, message)).encode()
         while data:
             data = data[os.write(writer, data) :]
     finally:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from experiments.calibration.questions import Question, Templates, token_probabilities
-from experiments.subject import Subject, SubjectError, chat
+from experiments.subject import Subject, SubjectError, chat, chat_spawn
 from experiments.subject.chat import render_chat
 
 WORDS = [
@@ -106,6 +106,29 @@ def test_a_bad_template_is_one_line(
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # kilobytes
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ 'a' * 10 ** 10 }}", "expected a text within 1 s and 512 MB"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "1 s"),
+    ],
+)
+def test_without_fork_a_program_of_its_own_renders_within_the_same_bounds(
+    template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "CPU_SECONDS", 1)
+    ours, bad = tokenizer(True), tokenizer(True, template)
+    expected = [render_chat(ours, "Who wins?"), render_chat(ours, "we \u00e9\n")]
+    monkeypatch.delattr("os.fork")
+    assert [render_chat(ours, "Who wins?"), render_chat(ours, "we \u00e9\n")] == expected
+    with pytest.raises(SubjectError) as error:
+        render_chat(bad, "Who wins?")
+    assert message in str(error.value)
+    assert render_chat(ours, "Who wins?") == expected[0]
+    chat_spawn._CHILDREN.clear()
 
 
 def test_half_a_character_is_one_line() -> None:
