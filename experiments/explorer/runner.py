@@ -93,11 +93,11 @@ class Runner:
     ) -> None:
         last = ""
         assert process.stderr is not None
-        for line in process.stderr:
-            text = _COLOURS.sub("", line).strip()
-            if text:
-                last = text
-                send({"part": "run", "number": number, "state": "running", "text": text[:400]})
+        with process.stderr as told:
+            for line in told:
+                if text := _COLOURS.sub("", line).strip():
+                    last = text
+                    send({"part": "run", "number": number, "state": "running", "text": text[:400]})
         code = process.wait()
         state = "finished" if code == 0 and self.page(number) is not None else "failed"
         text = str(self.folders[number]) if state == "finished" else last[:400]

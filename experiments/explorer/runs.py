@@ -211,7 +211,7 @@ def in_force(model: nn.Module, groups: Sequence[Mapping[str, Edit]]) -> Iterator
         warnings.simplefilter("always", NothingChanged)
         with contextlib.ExitStack() as stack:
             for group in groups:
-                stack.enter_context(intervene(model, dict(group)))
+                stack.enter_context(intervene(model, {**group}))
             yield unchanged
     for warning in caught:
         if issubclass(warning.category, NothingChanged):
@@ -237,6 +237,7 @@ def edited(
     end = resume.n_layers
     names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in range(end)}
     names[end] = f"blocks.{end - 1}.hook_resid_post"
+    logits = None
     with torch.no_grad(), in_force(model, groups) as unchanged:
         with capture(model, *names.values()) as acts:
             logits = _logits(model, clean.inputs)

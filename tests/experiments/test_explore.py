@@ -456,3 +456,118 @@ def test_a_port_in_use_and_a_missing_model_end_with_one_line(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+# -- lenses, probes, raw modules, memory, studies
+
+
+def test_a_fitted_lens_and_saved_probes_are_read_as_they_were_fitted(llama):
+    from experiments.lenses.lens import Lens
+    from layerscope import LogisticProbe
+
+    draw = torch.Generator().manual_seed(0)
+    lens = Lens(
+        "tuned", torch.randn(2, 32, 32, generator=draw) / 6, torch.randn(2, 32, generator=draw)
+    )
+    site = "blocks.0.hook_resid_post"
+    rng = np.random.default_rng(0)
+    labels = np.array(["a", "b", "c"])[np.arange(60) % 3]
+    probe = LogisticProbe(l2=1.0).fit(rng.normal(size=(60, 32)), labels)
+    probe.about_ = {"site": site, "property": "letter", "pooling": "mean"}
+    bench = Bench(llama.subject, [lens], [probe])
+    view = Session(TEXT).edit("blocks.0.hook_mlp_out=scale:2")
+    with torch.no_grad(), intervene(llama.model, {"blocks.0.hook_mlp_out": edits.scale(2.0)}):
+        with capture(llama.model, site) as acts:
+            llama.model(**inputs_of(llama.subject, TEXT))
+    stream = acts[site][0]
+    (first, _) = views.lens(bench, view, "tuned")
+    with torch.no_grad():
+        moved = stream[-1] @ lens.weight[1].T + lens.bias[1]
+        p = llama.model.lm_head(llama.model.model.norm(moved)).double().softmax(-1)
+    assert first["columns"][0][1]["p"] == pytest.approx(float(p.max()), abs=1e-6)
+    found = views.probes(bench, view)
+    expected = probe.predict_proba(stream[1:].numpy())
+    assert found["words"] == TEXT.split()
+    for cell, row in zip(found["rows"][0]["cells"], expected, strict=True):
+        assert cell["p"] == pytest.approx(row.max(), abs=1e-6)
+        assert cell["label"] == probe.classes_[row.argmax()]
+
+
+def test_a_model_without_a_map_is_edited_by_its_modules(monkeypatch):
+    import experiments.explorer.bench as module
+    from layerscope import UnknownArchitecture
+
+    def none(model):
+        raise UnknownArchitecture("no map")
+
+    subject = subject_of("llama")
+    monkeypatch.setattr(module, "sites", none)
+    monkeypatch.setattr(module, "components", lambda *_: none(None))
+    monkeypatch.setattr("experiments.explorer.runs.Resume", lambda *_: none(None))
+    bench = Bench(subject)
+    assert not views.about(bench)["has_map"]
+    name = "module:model.layers.0.mlp:output"
+    first, alone = views.look(bench, Session(TEXT).edit(f"{name}=zero"))
+    with torch.no_grad(), intervene(subject.model, {name: edits.zero()}):
+        logits = subject.model(**inputs_of(subject, TEXT)).logits[0, -1].double()
+    for row in first["answer"]["rows"]:
+        assert row["edited"] == pytest.approx(float(logits.softmax(-1)[row["id"]]), abs=1e-7)
+    assert alone["together"] != 0
+    for make in (lambda: grids.heads(bench, View(TEXT)), lambda: grids.heads(bench, View(TEXT), "sink"),
+                 lambda: list(views.lens(bench, View(TEXT)))):  # fmt: skip
+        with pytest.raises(InputError):
+            make()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: you tried"),
+                                   torch.OutOfMemoryError("CUDA out of memory")])  # fmt: skip
+def test_no_memory_is_a_message_and_the_worker_lives(llama, monkeypatch, error):
+    worker, heard = Worker(llama), []
+
+    def fails(*_):
+        raise error
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(llama, "run", fails)
+            worker.ask("s", {"do": "look", "id": 1, "view": {"text": TEXT}}, heard.append)
+            assert worker.idle()
+        worker.ask("s", {"do": "look", "id": 2, "view": {"text": TEXT}}, heard.append)
+        assert worker.idle()
+    finally:
+        worker.close()
+    assert [m["part"] for m in heard] == ["problem", "done", "look", "done"]
+    assert "not enough memory" in heard[0]["text"]
+
+
+def test_a_question_goes_to_a_study_over_many_prompts(saved, tmp_path, monkeypatch):
+    from experiments.explorer.runner import Runner
+
+    monkeypatch.chdir(tmp_path)
+    lines = "\n".join(
+        json.dumps({"prompt": f"w5 w{n} w7", "answer": " w9", "wrong": " w8"})
+        for n in range(10, 24)
+    )
+    told, ended = [], threading.Event()
+
+    def send(message):
+        told.append(message)
+        if message["state"] in ("finished", "failed"):
+            ended.set()
+
+    runner = Runner(str(saved))
+    with pytest.raises(InputError, match="expected ablate"):
+        runner.start("../x", lines, send)
+    with pytest.raises(InputError, match="enter prompts"):
+        runner.start("ablate", "", send)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    runner.start("ablate", lines, send)
+    assert ended.wait(120)
+    assert told[-1]["state"] == "finished", told
+    assert len(told) > 2
+    results = json.loads((runner.folders[0] / "results.json").read_text())
+    assert results["records"][0]["n"] == 14
+    assert "<html" in runner.page(0).read_text()
+    assert runner.page(1) is None
+    with pytest.raises(InputError, match="in memory"):
+        Runner(None).start("ablate", lines, send)
