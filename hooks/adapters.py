@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import views
+from .configuration import setting
 from .families import Family, PlaceSpec
 from .families.row import FOLDED, RESIDUAL
 from .rows import ATTENTION_SITES
@@ -229,8 +230,7 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
         return {}
 
     path = f"{attention.name}.{qkv.name}"
-    config: Any = model.config
-    d_head = len(columns[0]) // int(config.num_attention_heads)
+    d_head = len(columns[0]) // int(setting(model.config, "num_attention_heads"))
     places: dict[str, PlaceSpec] = {}
     for name, index in zip("qkv", columns, strict=True):
         view = views.columns(index, len(index) // d_head)

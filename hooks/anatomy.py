@@ -21,10 +21,12 @@ from torch import nn
 from layerscope.errors import InputError, LayerscopeError
 
 from . import views
+from .configuration import head_counts, text_config
 from .families import Family
+from .placement import adapted
 from .rows import ATTENTION_SITES, Place, Reading, read
 from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
-from .stacks import Stack, head_counts, stacks_of, submodule, text_config
+from .stacks import Stack, stacks_of, submodule
 from .torch_modules import torch_stacks
 
 _MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
@@ -128,7 +130,7 @@ class _Shape(NamedTuple):
 def anatomy(model: nn.Module) -> Anatomy:
     """The anatomy of a model; raises `UnknownArchitecture` or `WrappedModel` with what can be done instead."""
     _refuse_wrapper(model)
-    known, inner = _CACHE.get(model), _adapted(model)
+    known, inner = _CACHE.get(model), adapted(model)
     if known is None or any(
         shape != _shape(inner, shape.path, shape.config) for shape in _SHAPES.get(inner, ())
     ):
@@ -154,15 +156,9 @@ def has_experts(model: nn.Module, path: str = "") -> bool:
     )
 
 
-def _adapted(model: nn.Module) -> nn.Module:
-    """The model that PEFT put its adapters into; any other is itself."""
-    has = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-    return model.get_base_model() if has else model  # type: ignore[operator]
-
-
 def body_of(model: nn.Module) -> nn.Module:
     """What makes a transformers model's hidden states: without its head, the encoder alone of a pair, inside adapters."""
-    inner: Any = _adapted(model)
+    inner: Any = adapted(model)
     if getattr(getattr(inner, "config", None), "is_encoder_decoder", False) and hasattr(
         inner, "get_encoder"
     ):
@@ -234,7 +230,7 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
                 nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
             )
     made = copy.deepcopy(model, memo)
-    for known, new in {model: made, _adapted(model): _adapted(made)}.items():
+    for known, new in {model: made, adapted(model): adapted(made)}.items():
         if known in _CACHE:
             _CACHE[new] = anatomy(known)
         if known in _SHAPES:
@@ -275,7 +271,7 @@ def locate_each(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, 
     except AttributeError:  # modules have gone since the anatomy was made
         for known in (_CACHE, _SHAPES):
             known.pop(model, None)
-            known.pop(_adapted(model), None)
+            known.pop(adapted(model), None)
         return _located(model, specs)
 
 
@@ -308,7 +304,7 @@ def _expanded(model: nn.Module, site: Site, places: Mapping[str, Place]) -> list
 
 
 def _find(model: nn.Module) -> Anatomy:
-    if (inner := _adapted(model)) is not model:
+    if (inner := adapted(model)) is not model:
         path = next(name for name, module in model.named_modules() if module is inner)
         found = anatomy(inner)
         places = {

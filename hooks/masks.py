@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from .configuration import setting
+
 _HIDDEN_FROM = -1.0
 """An additive mask adds 0 where a key is seen, and a very negative number where it is hidden."""
 
@@ -69,9 +71,7 @@ def shown_columns(
 def has_window(module: nn.Module) -> bool:
     """Whether a model's configuration says that a token may not see all earlier ones."""
     config: Any = getattr(module, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    windows = ("sliding_window", "attention_chunk_size")
-    return any(getattr(config, name, None) is not None for name in windows)
+    return setting(config, "sliding_window", "attention_chunk_size") is not None
 
 
 def joined(before: Tensor | None, mask: Tensor | None, end: int, size: int | None) -> Tensor | None:

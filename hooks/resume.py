@@ -24,10 +24,11 @@ from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
+from .configuration import setting, text_config
 from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
+from .placement import adapted
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
-from .stacks import text_config
 
 Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
 """From the residual stream to logits: of all tokens, or of those given second."""
@@ -403,9 +404,7 @@ class Resume:
         return logits, ends[-1]
 
     def _caches(self) -> bool:
-        config: Any = self.model.config
-        text = text_config(config)
-        return any(getattr(part, "use_cache", None) is not None for part in (config, text))
+        return setting(self.model.config, "use_cache") is not None
 
     def _repeats(self) -> bool:
         """Whether a block that is run again gives what it gave, and what the next one was given: the first and the last do."""
@@ -519,6 +518,7 @@ def language_heads(model: nn.Module) -> list[Head]:
     may name scale and cap in the text's configuration, and use them or not: each way is given. Which is what the model does
     is for the caller to measure.
     """
+    model = adapted(model)
     body = getattr(model, getattr(model, "base_model_prefix", ""), None)
     heads = [
         m for m in model.children() if m is not body and next(m.parameters(), None) is not None

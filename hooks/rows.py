@@ -13,10 +13,11 @@ from torch import nn
 from layerscope.errors import InputError
 
 from . import views
+from .configuration import head_counts, text_config
 from .experts import expert_count
 from .families import PlaceSpec
 from .sites import Index, Site
-from .stacks import Stack, head_counts, submodule, text_config
+from .stacks import Stack, submodule
 from .views import View
 
 #: Sites that only exist while attention is being computed; see `hooks.attention`.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .configuration import text_config
 from .families import FAMILIES, Family, PlaceSpec
 
 
@@ -126,38 +127,9 @@ def _sense(config: Any) -> str | None:
     return None
 
 
-def text_config(config: Any) -> Any:
-    """The part of a configuration that describes the text model; itself where there are no parts."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-_HEADS = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads")
-
-
-def head_counts(config: Any) -> tuple[int, int]:
-    """Heads of queries, and of keys and values, as a configuration counts them."""
-    config = text_config(config)
-    n_heads = int(_first(config, *_HEADS, default=1))
-    n_kv = int(_first(config, *_KV_HEADS, default=n_heads))
-    # Falcon's and GPTBigCode's configurations count the heads otherwise
-    is_multi_query = getattr(config, "multi_query", False)
-    if is_multi_query and not getattr(config, "new_decoder_architecture", False):
-        n_kv = 1
-    return n_heads, n_kv
-
-
 def submodule(model: nn.Module, path: str) -> nn.Module | None:
     """A module by its path, None where there is none."""
     try:
         return model.get_submodule(path)
     except AttributeError:
         return None
-
-
-def _first(config: Any, *names: str, default: int) -> int:
-    for name in names:
-        value = getattr(config, name, None)
-        if value is not None and not isinstance(value, list | tuple | dict):
-            return value
-    return default

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ...hooks import anatomy, sites
+from ...hooks.placement import weight_of
 
 VALUE, OUTPUT = "attn.hook_v", "attn.hook_z"
 
@@ -21,21 +21,14 @@ VALUE, OUTPUT = "attn.hook_v", "attn.hook_z"
 def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d_model"] | None:
     r"""Each head's rows of the output projection, so that ``attn_out`` is :math:`\sum_h z_h W_O^h` (+ bias).
 
-    None where the projection is no plain matrix (quantised weights, an architecture without ``attn.hook_z``).
+    None where there is no linear projection, or no ``attn.hook_z``.
     """
     known = anatomy(model)
     place = known.places.get(f"blocks.{layer}.{OUTPUT}")
     if place is None or place.end != "input":
         return None
-    module = model.get_submodule(place.path)
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
-        return None
-    if isinstance(module, nn.Linear):
-        weight = weight.T
-    elif not isinstance(module, Conv1D):
-        return None
-    return weight.detach().unflatten(0, (known.n_heads, -1))
+    weight = weight_of(model.get_submodule(place.path))
+    return None if weight is None else weight.unflatten(0, (known.n_heads, -1))
 
 
 def gram(weights: Float[Tensor, "head d_head d_model"]) -> Float[Tensor, "head d_head d_head"]:

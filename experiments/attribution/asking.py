@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...hooks import Site
+from ...hooks.configuration import setting
 from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
 from ..metrics.reads import answer_reads, prediction_reads
@@ -193,7 +194,7 @@ def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int 
     Raises:
         AttributionError: types that do not change behind the first separator: they would not be known for a changed row.
     """
-    if 1 not in types or (getattr(subject.config, "type_vocab_size", None) or 1) < 2:
+    if 1 not in types or setting(subject.config, "type_vocab_size", default=1) < 2:
         return None
     separator = encoded.ids[types.index(1) - 1]
     if token_types(torch.tensor([encoded.ids]), separator)[0].tolist() != list(types):

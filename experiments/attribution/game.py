@@ -262,7 +262,7 @@ def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_
     ids = torch.arange(len(layer.weight)) if ids is None else ids
     with torch.no_grad():
         # past its hooks: nothing that is put there for a while
-        return layer.forward(ids.to(layer.weight.device))
+        return layer.forward(ids.to(subject.device))
 
 
 def _embedding_layer(subject: Any) -> Any:

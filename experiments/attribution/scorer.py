@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
+from ...hooks.configuration import head_counts
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
@@ -229,7 +230,7 @@ class Scorer:
         ends = [0, len(rows) - 1]
         alone = self._plain([rows[i] for i in ends], part)
         self.cost += Cost(forwards=len(ends))
-        dtype = next(self.subject.model.parameters()).dtype
+        dtype = self.subject.dtype
         rounding = HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else ROUNDING
         scale = max(1.0, *(abs(value) for value in alone))
         errors = [abs(values[i] - value) for i, value in zip(ends, alone, strict=True)]
@@ -287,10 +288,8 @@ def grouped_keys(device: torch.device) -> Iterator[None]:
 
 def _cache_bytes(subject: Subject) -> int:
     """Bytes of one token's keys and values, where the configuration says less than that of heads that share nothing."""
-    config = subject.config.get_text_config()
-    heads = int(getattr(config, "num_attention_heads", None) or getattr(config, "n_head", 1))
-    shared = int(getattr(config, "num_key_value_heads", None) or heads)
-    size = next(subject.model.parameters()).element_size()
+    heads, shared = head_counts(subject.config)
+    size = subject.dtype.itemsize
     return max(1, 2 * subject.n_layers * subject.d_model * size * shared // heads)
 
 

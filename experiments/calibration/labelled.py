@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from ...hooks.configuration import setting
 from ..corpus.prompts import Prompt, labelled_text
 from ..corpus.records import read_lines_as
 from ..metrics.class_metrics import check_classifier, label_place
@@ -110,7 +111,7 @@ def _of_pair(subject: Subject, text: Prompt) -> Float[np.ndarray, " c"]:
         )
     (batch,) = subject.batches([encoded])
     more: dict[str, Any] = {}
-    if (getattr(subject.config, "type_vocab_size", None) or 1) > 1:
+    if setting(subject.config, "type_vocab_size", default=1) > 1:
         more["token_type_ids"] = torch.tensor([types], device=subject.device)
     return _softmax(subject.forward(batch, logits=True, **more).logits)[0]
 

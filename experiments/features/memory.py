@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from ...hooks import capture
+from ...hooks.configuration import head_counts
 from ...hooks.shards import COLUMNS
 from ...hooks.spool import AHEAD
 from ..runs.folder import RunError
@@ -76,10 +77,6 @@ def site_widths(subject: Subject, places: Sequence[str]) -> dict[str, int]:
     return {place: acts[place][0, 0].numel() for place in places}
 
 
-_INNER_WIDTHS = ("intermediate_size", "n_inner", "d_ff")
-"""How configurations call the MLP's width."""
-
-
 @dataclass(frozen=True)
 class Need:
     """What a capture needs, in bytes.
@@ -97,15 +94,12 @@ class Need:
     @classmethod
     def of(cls, subject: Subject, widths: Mapping[str, int], store_as: torch.dtype) -> Need:
         """From the sites' widths and the model's shapes."""
-        weights = next(subject.model.parameters()).element_size()
-        values, config = sum(widths.values()), subject.config
+        weights = subject.dtype.itemsize
+        values = sum(widths.values())
         # What a block holds for a token while it runs: the stream and its copies, the MLP, a row of each head's scores.
-        inner = max(getattr(config, name, 0) or 0 for name in _INNER_WIDTHS)
-        inner = inner or 4 * subject.d_model
-        heads = getattr(config, "num_attention_heads", 1)
-        heads = max(heads) if isinstance(heads, (list, tuple)) else heads  # Swin: by stage
+        heads, _ = head_counts(subject.config)
         scores = heads * min(subject.max_length, 512)
-        block = 8 * subject.d_model + 3 * inner + scores
+        block = 8 * subject.d_model + 3 * subject.d_inner + scores
         # What is kept of it: the values as they are stored, in as many images as are written ahead, and its index.
         stored = values * store_as.itemsize + 8 * len(COLUMNS)
         pooled = 8 * max(widths.values(), default=0)

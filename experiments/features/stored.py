@@ -108,7 +108,7 @@ def made_from(subject: Subject, unit: str, pooling: str) -> dict[str, Any]:
     """What decides the vectors of a text, in the order in which a study compares it with a store."""
     return {
         "model": subject.name,
-        "weights": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
+        "weights": str(subject.dtype).removeprefix("torch."),
         "model_sha256": subject.sha256,
         "tokenizer_sha256": subject.tokenizer_sha256,
         "bos": subject.bos,

@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks import anatomy, capture, edits, intervene, sites
+from ...hooks.configuration import setting
+from ...hooks.placement import dtype_of, weight_of
 from ..attention.norms import output_weights
 from ..subject import Subject
 from ..subject.word_spans import Encoded
@@ -227,17 +229,20 @@ def frozen_end(
     model: Any = subject.model
     place = anatomy(model).places.get("ln_final.hook_normalized")
     head = model.get_output_embeddings()
-    if place is None or not isinstance(getattr(head, "weight", None), Tensor):
+    if place is None or head is None:
         raise LensError(
             f"{subject.name}: expected a final norm and a linear head, one of them is not known"
         )
     norm = model.get_submodule(place.path)
     with torch.no_grad():
-        normed = norm(stream.to(next(model.parameters()).dtype)[None, None])[0, 0].float()
+        normed = norm(stream.to(dtype_of(model))[None, None])[0, 0].float()
     linear = linear_norm(norm, stream, normed, f"{subject.name}: its final norm")
-    weight = head.weight.detach().float()
+    weight = weight_of(head)
+    if weight is None:
+        raise LensError(f"{subject.name}: expected a linear head, got {type(head).__name__}")
+    weight = weight.T
     read = weight[target] - (weight[wrong] if wrong is not None else 0)
-    scale, cap = _scale_of(model.config), getattr(model.config, "final_logit_softcapping", None)
+    scale, cap = _scale_of(model.config), setting(model.config, "final_logit_softcapping")
     bias = float(read @ linear.beta) * scale
     if getattr(head, "bias", None) is not None:
         bias += float(head.bias[target] - (head.bias[wrong] if wrong is not None else 0)) * scale
@@ -248,9 +253,9 @@ def frozen_end(
 
 def _scale_of(config: Any) -> float:
     """What the configuration multiplies or divides logits by."""
-    if up := getattr(config, "logit_scale", None):
+    if up := setting(config, "logit_scale"):
         return float(up)
-    down = getattr(config, "logits_scaling", None)
+    down = setting(config, "logits_scaling")
     return 1 / float(down) if down else 1.0
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...hooks.placement import present
 from .streams import LensError
 
 TOLERANCE = 1e-3
@@ -66,9 +67,9 @@ def linear_norm(
     Raises:
         LensError: neither a layer norm nor an RMS norm; the message begins with ``name``.
     """
-    weight = getattr(norm, "weight", None)
+    with present(norm):
+        weight, offset = getattr(norm, "weight", None), getattr(norm, "bias", None)
     gain = torch.ones_like(stream) if weight is None else weight.detach().float()
-    offset = getattr(norm, "bias", None)
     beta = torch.zeros_like(stream) if offset is None else offset.detach().float()
     largest = float(normed.abs().max())
     eps = float(getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", None) or 0.0)

@@ -43,7 +43,7 @@ from .folder import (
     write_text,
 )
 from .options import as_call, as_command, as_toml, as_values
-from .shared_options import EngineOptions
+from .shared_options import EngineOptions, RunOptions
 from .study import Study
 
 Load = Callable[..., Subject]
@@ -266,19 +266,31 @@ def load_subject(
         return load_media(
             options.model,
             media,
-            dtype=options.dtype,
-            device=options.device,
-            trust_remote_code=options.trust_remote_code,
+            adapter=options.adapter,
+            revision=options.revision,
+            **modes_of(options),
         )
     return load(
         options.model,
-        dtype=options.dtype,
-        device=options.device,
         bos=options.bos,
         body_only=body_only,
-        trust_remote_code=options.trust_remote_code,
         classifier=classifier,
+        adapter=options.adapter,
+        revision=options.revision,
+        **modes_of(options),
     )
+
+
+def modes_of(options: RunOptions) -> dict[str, Any]:
+    """How every model of a run is held in memory; the adapter and the revision are those of ``--model`` alone."""
+    return {
+        "dtype": options.dtype,
+        "device": options.device,
+        "device_map": options.device_map,
+        "load_in": options.load_in,
+        "attention": options.attn,
+        "trust_remote_code": options.trust_remote_code,
+    }
 
 
 def identity_of(inputs: Inputs) -> dict[str, Any]:

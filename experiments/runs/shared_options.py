@@ -29,8 +29,28 @@ class RunOptions:
     bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
     batch_tokens: int = option("tokens per batch", 512, least=1)
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
-    dtype: str = option(
-        "precision of the weights in memory", "float32", choices=("float32", "float16", "bfloat16")
+    device_map: str | None = option(
+        "spread the model: auto, balanced, sequential, a JSON file (module: device, cpu or disk), or tensor-parallel "
+        "under torchrun",
+        None,
+        metavar="MAP",
+    )
+    dtype: str | None = option(
+        "precision of the weights in memory (default: the checkpoint's own)",
+        None,
+        choices=("float32", "float16", "bfloat16"),
+    )
+    load_in: str | None = option(
+        "quantise linear layers while loading (bitsandbytes or torchao)",
+        None,
+        choices=("8bit", "4bit"),
+    )
+    adapter: Path | None = option("a folder with a PEFT adapter for the model", None, metavar="DIR")
+    revision: str | None = option("branch, tag or commit of a hub id", None)
+    attn: str | None = option(
+        "attention kernel (default: the model's)",
+        None,
+        choices=("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"),
     )
     seed: int = option("seed of every random draw", 0, most=2**32 - 1)
     trust_remote_code: bool = option(

@@ -15,12 +15,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks.anatomy import body_of
+from ...hooks.configuration import setting
 from ...hooks.padding import Padding, Side, probe_padding
+from ...hooks.placement import device_of, dtype_of
 from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
-from .identity import adapters_of, hash_files, hash_tensors, settings_sha256
-from .loading import SubjectError, random_twin, read_model
-from .word_spans import Encoded, Pooling, pool_words, trimmed, word_spans
+from .errors import SubjectError
+from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, settings_sha256
+from .loading import Parts, read_model
+from .modes import Modes
+from .twin import random_twin
+from .word_spans import Encoded, Pooling, pool_words, trimmed
+from .word_spans import word_spans as tokens_of_words
 
 __all__ = ["Subject", "SubjectError", "load"]
 
@@ -85,8 +91,21 @@ class Subject:
         self._tokenizer.backend_tokenizer.no_truncation()
         self._tokenizer.backend_tokenizer.no_padding()
         self.pad_id = self._pad_id()
-        told = "position_ids" in inspect.signature(self.body.forward).parameters
-        self.padding: Padding = probe_padding(self._run, self.pad_id, self._vocabulary(), told)
+        takes = inspect.signature(self.body.forward).parameters
+        if "input_ids" not in takes:
+            raise SubjectError(
+                f"{type(model).__name__} reads {next(iter(takes), 'nothing')} and not the tokens of a text: expected "
+                "a text model (layerscope.capture and layerscope.verify take any model)"
+            )
+        told = "position_ids" in takes
+        try:
+            self.padding: Padding = probe_padding(self._run, self.pad_id, self.vocabulary, told)
+        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            # CLIP's kind wants pictures beside the text, and fails somewhere inside without them.
+            raise SubjectError(
+                f"{type(model).__name__} cannot be run on a short text alone ({type(error).__name__}: {error}); of a model "
+                "that reads more than text load the part that reads texts"
+            ) from error
         self.causal = self.padding.causal
         choice = decide_bos(self, bos)
         self.bos, self.bos_reason, self._prefix = choice.token, choice.reason, choice.prefix
@@ -120,7 +139,13 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where its inputs belong."""
+        return device_of(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights that are not quantised, and of its activations."""
+        return dtype_of(self.model)
 
     @property
     def has_sink_position(self) -> bool:
@@ -129,11 +154,29 @@ class Subject:
 
     @property
     def n_layers(self) -> int:
-        return int(_of(self.config, "num_hidden_layers", "num_layers", "n_layer") or 0)
+        return int(self._setting("num_hidden_layers", "num_layers", "n_layer", default=0))
 
     @property
     def d_model(self) -> int:
-        return int(_of(self.config, "hidden_size", "d_model", "n_embd") or 0)
+        return int(self._setting("hidden_size", "d_model", "n_embd", default=0))
+
+    @property
+    def d_inner(self) -> int:
+        """Width of the feed-forward layers: as the configuration says it, or four times the stream's."""
+        names = ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "ffn_dim")
+        width = self._setting(*names, default=0)
+        widths = width if isinstance(width, (list, tuple)) else [width]
+        return int(max(widths)) or 4 * self.d_model
+
+    @functools.cached_property
+    def vocabulary(self) -> int:
+        """How many token ids the model reads."""
+        return int(self._setting("vocab_size", default=0) or len(self._tokenizer))
+
+    def _setting(self, *names: str, default: Any = None) -> Any:
+        """A setting of the part that reads texts: of an encoder and a decoder it is the encoder."""
+        config = getattr(self.body, "config", self.config)
+        return setting(config, *names, default=setting(self.config, *names, default=default))
 
     def token(self, token_id: int) -> str:
         """The token of an id, as the tokenizer spells it."""
@@ -159,8 +202,9 @@ class Subject:
                 generation.to_dict() if generation is not None else None
             ),
             "adapter": settings_sha256(adapters_of(self.model)),
+            "quantisation": settings_sha256(quantisation_of(self.config)),
             "revision": str(getattr(self.config, "_commit_hash", None)),
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "attention": str(getattr(self.config, "_attn_implementation", None)),
             "bos": str(self.bos),
         }
@@ -181,7 +225,7 @@ class Subject:
             "d_model": self.d_model,
             "n_parameters": sum(p.numel() for p in self.model.parameters()),
             "sha256": self.sha256,
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "bos": None if self.bos is None else self.token(self.bos),
             "bos_id": self.bos,
             "bos_reason": self.bos_reason,
@@ -225,7 +269,7 @@ class Subject:
 
     def spans_of(self, encoded: Encoded, words: Sequence[tuple[int, int]]) -> list[slice | None]:
         """The tokens of each word; see `experiments.subject.word_spans`."""
-        return word_spans(encoded, words)
+        return tokens_of_words(encoded, words)
 
     def pool(
         self,
@@ -409,18 +453,15 @@ class Subject:
 
     def _pad_id(self) -> int:
         # Any id does where the mask hides it; RoBERTa's kind also counts positions by this one.
-        for found in (getattr(self.config, "pad_token_id", None), self._tokenizer.pad_token_id):
-            if isinstance(found, int) and 0 <= found < self._vocabulary():
+        for found in (self._setting("pad_token_id"), self._tokenizer.pad_token_id):
+            if isinstance(found, int) and 0 <= found < self.vocabulary:
                 return found
         return 0
 
-    def _vocabulary(self) -> int:
-        return int(_of(self.config, "vocab_size") or len(self._tokenizer))
-
     def _max_length(self) -> int:
         limits = [10**6]
-        relative = _of(self.config, "relative_attention_num_buckets") is not None
-        places = _of(self.config, "max_position_embeddings", "n_positions", "max_seq_len")
+        relative = self._setting("relative_attention_num_buckets") is not None
+        places = self._setting("max_position_embeddings", "n_positions", "max_seq_len")
         if places and int(places) > 0 and not relative:  # XLNet writes -1 for no limit
             limits.append(int(places) - self.padding.right.start)
         declared = self.tokenizer.model_max_length
@@ -440,12 +481,17 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     classifier: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    load_in: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    attention: str | None = None,
 ) -> Subject:
     """A subject from a hub id, a local folder or a GGUF file.
 
     Args:
         name_or_path: hub id, folder with config.json and .safetensors, .gguf file or its folder.
-        dtype: of the weights in memory; float32 by default, whatever the file holds.
+        dtype: of the weights in memory; by default the checkpoint's own.
         device: the GPU by default where there is one.
         tokenizer: another tokenizer, or where to read it.
         bos: see `Subject`.
@@ -453,6 +499,7 @@ def load(
         allow_pickle: also read .bin weights, which can run code of their author's.
         trust_remote_code: run model code that comes with the weights.
         classifier: keep the head of a model that classifies texts.
+        device_map, load_in, adapter, revision, attention: see `experiments.subject.modes.Modes`.
 
     Raises:
         SubjectError: one line with what was tried and what to do.
@@ -460,16 +507,22 @@ def load(
     Example:
         >>> subject = load("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
     """
-    loaded = read_model(
-        name_or_path,
+    modes = Modes(
         dtype=dtype,
         device=device,
-        tokenizer=tokenizer,
+        device_map=device_map,
+        load_in=load_in,
+        adapter=adapter,
+        revision=revision,
+        attention=attention,
+    )
+    parts = Parts(
         body_only=body_only,
+        classifier=classifier,
         allow_pickle=allow_pickle,
         trust_remote_code=trust_remote_code,
-        classifier=classifier,
     )
+    loaded = read_model(name_or_path, tokenizer, modes, parts)
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
     subject = Subject(
         loaded.model,
@@ -501,16 +554,6 @@ def _require_characters(texts: Sequence[str]) -> None:
             raise SubjectError(
                 f"text {number} ({text[:40]!a}): expected characters, got half of one ({half}, a lone surrogate)"
             ) from None
-
-
-def _of(config: Any, *names: str) -> Any:
-    """The first of these settings that the configuration, or its text part, has."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    for part in (config, text):
-        for name in names:
-            if (found := getattr(part, name, None)) is not None:
-                return found
-    return None
 
 
 def _method(model: nn.Module, name: str) -> Callable[[], Any]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .loading import SubjectError
+from ...hooks.configuration import setting
+from .errors import SubjectError
 
 if TYPE_CHECKING:
     from . import Subject
@@ -92,7 +93,7 @@ def _measured(subject: Subject, declared: int | None) -> Choice:
         f"{_spell(subject, token)} {loss:.2f}"
         for token, loss in sorted(losses.items(), key=lambda item: item[1])
     )
-    if len(losses) < 2 or losses[best] > math.log(subject.config.vocab_size) - 1:
+    if len(losses) < 2 or losses[best] > math.log(subject.vocabulary) - 1:
         return default  # a model that does not predict English has no say
     if losses[best] < losses[declared] - MARGIN:
         reason = (
@@ -106,12 +107,12 @@ def _measured(subject: Subject, declared: int | None) -> Choice:
 def _candidates(subject: Subject, declared: int | None) -> list[int | None]:
     tokenizer, config = subject.tokenizer, subject.config
     openers = [t for t in map(tokenizer.get_vocab().get, OPENERS) if t is not None]
-    ends = [tokenizer.eos_token_id, _first(getattr(config, "eos_token_id", None))]
-    found: list[int | None] = [declared, None, _first(getattr(config, "bos_token_id", None))]
+    ends = [tokenizer.eos_token_id, _first(setting(config, "eos_token_id"))]
+    found: list[int | None] = [declared, None, _first(setting(config, "bos_token_id"))]
     for token in (*openers, *ends):
-        if token is not None and token < config.vocab_size:
+        if token is not None and token < subject.vocabulary:
             found.append(int(token))
-    return [t for t in dict.fromkeys(found) if t is None or 0 <= t < config.vocab_size]
+    return [t for t in dict.fromkeys(found) if t is None or 0 <= t < subject.vocabulary]
 
 
 def _loss(subject: Subject, token: int | None) -> float:
@@ -141,9 +142,9 @@ def _own_prefix(subject: Subject) -> tuple[int, ...]:
 
 
 def _declared(subject: Subject) -> int | None:
-    for found in (subject.tokenizer.bos_token_id, getattr(subject.config, "bos_token_id", None)):
+    for found in (subject.tokenizer.bos_token_id, setting(subject.config, "bos_token_id")):
         token = _first(found)
-        if token is not None and 0 <= token < subject.config.vocab_size:
+        if token is not None and 0 <= token < subject.vocabulary:
             return token
     return None
 
@@ -151,10 +152,10 @@ def _declared(subject: Subject) -> int | None:
 def _lookup(subject: Subject, asked: str | int) -> int:
     vocabulary = subject.tokenizer.get_vocab()
     token = asked if isinstance(asked, int) else vocabulary.get(asked, -1)
-    if not 0 <= token < subject.config.vocab_size:
+    if not 0 <= token < subject.vocabulary:
         special = ", ".join(map(str, subject.tokenizer.all_special_tokens)) or "none"
         raise SubjectError(
-            f"bos={asked!r} is no token of this vocabulary of {subject.config.vocab_size} "
+            f"bos={asked!r} is no token of this vocabulary of {subject.vocabulary} "
             f"(its special tokens: {special}; or 'auto', 'always', 'never', 'tokenizer')"
         )
     return token

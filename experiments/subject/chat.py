@@ -20,7 +20,7 @@ from typing import Any
 
 from . import chat_spawn
 from .chat_child import outcome
-from .loading import SubjectError
+from .errors import SubjectError
 
 CPU_SECONDS, WALL_SECONDS = 5, 60
 """Time that a template may take for one message."""

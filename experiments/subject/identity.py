@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...hooks.placement import accelerate_hooks
+
 _WHERE_FROM = ("_name_or_path", "transformers_version", "_commit_hash")
 """Settings that say where a configuration is from, and change no number."""
 
@@ -29,13 +31,26 @@ def hash_files(files: Sequence[Path]) -> str:
 def hash_tensors(model: nn.Module) -> str:
     """SHA-256 over every entry of the state dict: name, dtype, shape and bytes, by name."""
     digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in sorted(_with_offloaded(model).items()):
         if not isinstance(value, torch.Tensor):
             continue
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        flat = whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.numpy().data)
     return digest.hexdigest()
+
+
+def _with_offloaded(model: nn.Module) -> dict[str, Any]:
+    """The state dict, with what accelerate keeps elsewhere in the place of its empty tensors."""
+    state = model.state_dict()
+    for path, hook in accelerate_hooks(model):
+        kept = getattr(hook, "weights_map", None)
+        if kept is None:
+            continue
+        for name, _ in model.get_submodule(path).named_parameters(recurse=False):
+            state[f"{path}.{name}" if path else name] = kept[name]
+    return state
 
 
 def settings_sha256(settings: Any) -> str:
@@ -50,6 +65,12 @@ def settings_sha256(settings: Any) -> str:
 
     text = json.dumps(plain(settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def quantisation_of(config: Any) -> Any:
+    """How a model's weights are quantised; None for plain ones."""
+    settings = getattr(config, "quantization_config", None)
+    return settings.to_dict() if hasattr(settings, "to_dict") else settings
 
 
 def adapters_of(model: nn.Module) -> dict[str, Any] | None:

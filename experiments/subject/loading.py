@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import os
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from layerscope.errors import LayerscopeError
-
-
-class SubjectError(LayerscopeError, ValueError):
-    """A model, tokenizer or text that cannot be used as asked; the message is one line."""
+from ...hooks.placement import dtype_of
+from .checkpoint_files import find_gguf, is_offline, quick_gguf, require_safetensors, weight_files
+from .errors import SubjectError, one_line, quiet
+from .modes import Modes, base_of_adapter, with_adapter
 
 
 @dataclass(frozen=True)
@@ -33,16 +28,25 @@ class Loaded:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Which part of a checkpoint is read, and what its author is trusted with.
+
+    Args:
+        body_only: leave out a language-model head.
+        classifier: keep the head of a model that classifies texts.
+        allow_pickle: also read .bin weights.
+        trust_remote_code: run model code that comes with the weights.
+    """
+
+    body_only: bool = False
+    classifier: bool = False
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
 def read_model(
-    name_or_path: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype | str | None,
-    device: torch.device | str | None,
-    tokenizer: Any,
-    body_only: bool,
-    allow_pickle: bool,
-    trust_remote_code: bool,
-    classifier: bool = False,
+    name_or_path: str | os.PathLike[str], tokenizer: Any, modes: Modes, parts: Parts
 ) -> Loaded:
     """Read a model and its tokenizer; see `experiments.subject.load` for the arguments.
 
@@ -51,35 +55,43 @@ def read_model(
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
-    gguf = _find_gguf(path)
-    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if path.is_dir() and (base := base_of_adapter(path)) is not None:
+        if modes.adapter is not None:
+            raise SubjectError(
+                f"{name} holds an adapter itself: leave out --adapter {modes.adapter}"
+            )
+        has_tokenizer = (path / "tokenizer_config.json").exists()
+        loaded = read_model(
+            base,
+            str(path) if tokenizer is None and has_tokenizer else tokenizer,
+            replace(modes, adapter=path),
+            parts,
+        )
+        return replace(loaded, name=name)
+    gguf = find_gguf(path)
+    where: dict[str, Any] = {"trust_remote_code": parts.trust_remote_code}
     if gguf is not None:
         source, where = str(gguf.parent), {"gguf_file": gguf.name}
     elif path.is_dir():
         source = str(path)
-        _require_safetensors(path, allow_pickle)
+        require_safetensors(path, parts.allow_pickle)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SubjectError(
             f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id"
         )
     else:
         source = name
-        where["local_files_only"] = _offline()
-    device = _as_device(device)
-    silence = _quick_gguf() if gguf is not None else contextlib.nullcontext()
-    with silence, _quiet(), _one_line(name):
-        return _read(
-            name,
-            source,
-            where,
-            gguf,
-            _as_dtype(dtype),
-            device,
-            tokenizer,
-            body_only,
-            allow_pickle,
-            classifier,
+        where["local_files_only"] = is_offline()
+        if modes.revision is not None:
+            where["revision"] = modes.revision
+    if modes.revision is not None and "revision" not in where:
+        raise SubjectError(
+            f"--revision {modes.revision}: expected with a hub id, {name!r} is on this machine"
         )
+    modes.to_read()  # what is wrong with the modes is said before anything is read
+    silence = quick_gguf() if gguf is not None else contextlib.nullcontext()
+    with silence, quiet(), one_line(name):
+        return _read(name, source, where, gguf, tokenizer, modes, parts)
 
 
 def _read(
@@ -87,12 +99,9 @@ def _read(
     source: str,
     where: dict[str, Any],
     gguf: Path | None,
-    dtype: torch.dtype,
-    device: torch.device | str | None,
     tokenizer: Any,
-    body_only: bool,
-    allow_pickle: bool,
-    classifier: bool,
+    modes: Modes,
+    parts: Parts,
 ) -> Loaded:
     from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -111,32 +120,74 @@ def _read(
         tokenizer = reader.from_pretrained(source, **where)
     elif isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
-    auto = auto_class(config, body_only=body_only, classifier=classifier)
-    notes: list[str] = []
-    extra = {} if gguf is not None else {"use_safetensors": None if allow_pickle else True}
+    auto = auto_class(config, body_only=parts.body_only, classifier=parts.classifier)
+    told = modes.to_read()
+    if gguf is None:
+        told["use_safetensors"] = None if parts.allow_pickle else True
+    elif told["dtype"] == "auto":
+        told["dtype"] = torch.float32  # a GGUF file holds quantised blocks, which are unpacked
     model, info = auto.from_pretrained(
-        source, config=config, dtype=dtype, output_loading_info=True, **where, **extra
+        source, config=config, output_loading_info=True, **where, **told
     )
-    missing = sorted(info["missing_keys"])
+    notes = [*_missing(name, model, info["missing_keys"]), *_about_modes(model, modes)]
+    files = (gguf,) if gguf is not None else weight_files(source, modes.revision)
+    if modes.adapter is not None:
+        model, files = _with_adapter(model, modes.adapter, files)
+    return Loaded(model.eval(), tokenizer, name, files, tuple(notes))
+
+
+def _with_adapter(
+    model: nn.Module, adapter: str | os.PathLike[str], files: tuple[Path, ...]
+) -> tuple[nn.Module, tuple[Path, ...]]:
+    """The model with its adapter, and the files of both."""
+    folder = Path(adapter).expanduser()
+    weights = sorted(folder.glob("adapter_*.safetensors"))
+    return with_adapter(model, folder), (*files, *weights)
+
+
+def _missing(name: str, model: nn.Module, keys: Any) -> list[str]:
+    """A note on weights that a checkpoint may lack.
+
+    Raises:
+        SubjectError: it lacks others.
+    """
+    missing = sorted(keys)
     needed = [key for key in missing if "pooler" not in key]
     if needed:
         raise SubjectError(
             f"{name} lacks {len(needed)} of the weights that {type(model).__name__} needs "
             f"(first: {needed[0]}): the checkpoint does not fit its config.json"
         )
-    if missing:
-        notes.append(f"{len(missing)} pooler weights are absent and unused")
-    files = (gguf,) if gguf is not None else _weight_files(source)
-    return Loaded(model.to(device).eval(), tokenizer, name, files, tuple(notes))
+    return [f"{len(missing)} pooler weights are absent and unused"] if missing else []
+
+
+def _about_modes(model: nn.Module, modes: Modes) -> list[str]:
+    """What a reader of the numbers should know of how the weights are held."""
+    notes = []
+    dtype = dtype_of(model)
+    if modes.dtype is None and dtype.itemsize < 4:
+        kind = str(dtype).removeprefix("torch.")
+        notes.append(
+            f"weights and activations in {kind}, as the checkpoint holds them (--dtype float32 rounds less); means, norms "
+            "and probes are computed in float32"
+        )
+    if modes.load_in is not None:
+        notes.append(
+            f"linear layers quantised to {modes.load_in}: the numbers are the quantised model's"
+        )
+    if modes.adapter is not None:
+        notes.append(f"with the adapter in {modes.adapter}")
+    if modes.device_map is not None:
+        devices = sorted({str(device) for device in getattr(model, "hf_device_map", {}).values()})
+        notes.append(f"spread over {', '.join(devices) or modes.device_map}")
+    return notes
 
 
 def read_media_model(
     name_or_path: str | os.PathLike[str],
     kind: str,
-    *,
-    dtype: torch.dtype | str | None,
-    device: torch.device | str | None,
-    trust_remote_code: bool,
+    modes: Modes,
+    parts: Parts,
 ) -> Loaded:
     """Read a model of images or audio and its processor, which stands in the tokenizer's place.
 
@@ -149,21 +200,25 @@ def read_media_model(
 
     source = os.fspath(name_or_path)
     if Path(source).is_dir():
-        _require_safetensors(Path(source), False)
-    where: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        require_safetensors(Path(source), parts.allow_pickle)
+    where: dict[str, Any] = {"trust_remote_code": parts.trust_remote_code}
     if not Path(source).is_dir():
-        where["local_files_only"] = _offline()
+        where |= {"local_files_only": is_offline(), "revision": modes.revision}
     processors = {"images": t.AutoImageProcessor, "audio": t.AutoFeatureExtractor}
-    with _quiet(), _one_line(source):
+    with quiet(), one_line(source):
         processor = processors[kind].from_pretrained(source, **where)
         config = t.AutoConfig.from_pretrained(source, **where)
         build = t.AutoModel
         if kind == "images" and hasattr(config, "vision_config"):
             prefix = str((config.architectures or [""])[0]).removesuffix("Model")
             build = getattr(t, f"{prefix}VisionModel", t.AutoModel)
-        model = build.from_pretrained(source, dtype=_as_dtype(dtype), use_safetensors=True, **where)
-    model = model.to(_as_device(device)).eval()
-    return Loaded(model, processor, source, _weight_files(source), ())
+        told = {**modes.to_read(), "use_safetensors": True}
+        model = build.from_pretrained(source, **where, **told)
+    files = weight_files(source, modes.revision)
+    notes = _about_modes(model, modes)
+    if modes.adapter is not None:
+        model, files = _with_adapter(model, modes.adapter, files)
+    return Loaded(model.eval(), processor, source, files, tuple(notes))
 
 
 def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False) -> Any:
@@ -190,6 +245,9 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
         return t.AutoModelForSequenceClassification
     if offers(names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) or (nameless and kind not in masked):
         return t.AutoModelForCausalLM
+    # Models of pictures or sounds and text: with text alone they are causal language models.
+    if offers(names.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+        return t.AutoModelForMultimodalLM
     if body_only:
         return (
             t.AutoModelForTextEncoding
@@ -207,186 +265,3 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
     if encoder and str(architecture).endswith("EncoderModel"):
         return t.AutoModelForTextEncoding
     return t.AutoModel
-
-
-def build_seeded(build: Any, seed: int, dtype: torch.dtype) -> Any:
-    """`build()` on the CPU under its own random stream: the global one is left where it was.
-
-    What a checkpoint would hold gets the type; rotary tables and the like keep theirs, as in a model that is loaded.
-    """
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build()
-    held = model.state_dict().keys()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in held and tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
-    return model.eval()
-
-
-def random_twin(model: Any, seed: int, config: Any = None) -> Any:
-    """The same class and configuration (or another) with fresh weights, by the model's own init."""
-    if not hasattr(type(model), "_from_config"):
-        raise SubjectError(
-            f"{type(model).__name__} cannot be built from a configuration: expected a "
-            "transformers model; build the random one yourself and pass it to Subject"
-        )
-    config = copy.deepcopy(model.config if config is None else config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the twin holds plain tensors
-    attention = getattr(model.config, "_attn_implementation", None)
-    first = next(model.parameters())
-    build = functools.partial(type(model)._from_config, config, attn_implementation=attention)
-    return build_seeded(build, seed, first.dtype).to(first.device)
-
-
-def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    if dtype is None:
-        return torch.float32
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise SubjectError(f"dtype {dtype!r} is not one of float32, bfloat16, float16, float64")
-    return found
-
-
-def _as_device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise SubjectError(
-            f"device {device!r}: expected cpu, cuda, cuda:1, mps or another of torch's devices"
-        ) from None
-    if found.type == "meta":
-        raise SubjectError("device 'meta' holds no values: expected cpu, cuda, ...")
-    return found
-
-
-def _find_gguf(path: Path) -> Path | None:
-    if path.is_file() and path.suffix == ".gguf":
-        return path
-    if path.is_dir() and not (path / "config.json").exists():
-        found = sorted(path.glob("*.gguf"))
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise SubjectError(
-                f"{path} holds {len(found)} GGUF files: name one, such as {found[0].name}"
-            )
-        raise SubjectError(f"no model in the folder {path}: expected config.json or a .gguf file")
-    return None
-
-
-def _require_safetensors(folder: Path, allow_pickle: bool) -> None:
-    if allow_pickle or any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")):
-        raise SubjectError(
-            f"{folder} holds pickled weights (.bin) and no .safetensors: convert them, or pass "
-            "allow_pickle=True to experiments.subject.load if you trust where they come from"
-        )
-    raise SubjectError(
-        f"no weights in the folder {folder}: expected .safetensors beside config.json"
-    )
-
-
-def _weight_files(source: str) -> tuple[Path, ...]:
-    folder = Path(source)
-    if not folder.is_dir():
-        from transformers.utils.hub import cached_file
-
-        config = cached_file(source, "config.json", local_files_only=True)
-        if config is None:
-            return ()
-        folder = Path(config).parent
-    for pattern in ("model*.safetensors", "*.safetensors", "*.bin"):
-        if found := sorted(folder.glob(pattern)):
-            return tuple(found)
-    return ()
-
-
-def _offline() -> bool:
-    """Whether the hub is out of reach, found at once rather than after a minute of retries."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return True
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return False
-    host = constants.ENDPOINT.split("//")[-1].split("/")[0]
-    try:
-        socket.getaddrinfo(host.split(":")[0], 443)
-    except OSError:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Give what transformers raises over many lines as one that says what to do."""
-    try:
-        yield
-    except SubjectError:
-        raise
-    except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        hint = (
-            "; pass trust_remote_code=True (--trust-remote-code) if you trust its code"
-            if "remote" in first
-            else ""
-        )
-        raise SubjectError(
-            f"model {name!r} could not be loaded ({type(error).__name__}: {first[:300]}){hint}"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back transformers' own bars and reports while loading; problems are raised instead."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _quick_gguf() -> Iterator[None]:
-    """Let one GGUF load parse the header once and build its name table once.
-
-    transformers parses the whole header for the config and again for the weights, and builds the
-    same table of tensor names for each of several hundred modules: minutes for a small model.
-    The same functions are memoised here for the length of the load; nothing they return changes.
-    """
-    try:
-        import gguf
-        import numpy as np
-    except ImportError as error:
-        raise SubjectError(
-            "reading a GGUF file needs the package gguf: pip install gguf"
-        ) from error
-
-    class Reader(gguf.GGUFReader):
-        # Slices of a plain array cost a tenth of slices of a memmap, and there are millions.
-        @property
-        def data(self) -> Any:
-            return self._array
-
-        @data.setter
-        def data(self, value: Any) -> None:
-            self._array = np.asarray(value)
-
-    found = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader = functools.cache(Reader)
-    gguf.get_tensor_name_map = functools.cache(found[1])
-    try:
-        yield
-    finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = found

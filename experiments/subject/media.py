@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from ...hooks import capture
 from . import Subject, _require_eval
 from .batches import AnyBatch, FileBatch
+from .errors import SubjectError
 from .identity import hash_files, settings_sha256
-from .loading import SubjectError, read_media_model
+from .loading import Parts, read_media_model
+from .modes import Modes
 from .word_spans import Encoded, Pooling, pool_words
 
 Kind = Literal["images", "audio"]
@@ -204,11 +206,10 @@ class MediaSubject(Subject):
         else:
             rate = self.tokenizer.sampling_rate
             made = self.tokenizer(list(items), sampling_rate=rate, return_tensors="pt")
-        parameter = next(self.model.parameters())
         wanted = {self.model.main_input_name}
         inputs = {}
         for name in wanted & set(made):
-            inputs[name] = made[name].to(device=self.device, dtype=parameter.dtype)
+            inputs[name] = made[name].to(device=self.device, dtype=self.dtype)
         if not inputs:
             raise SubjectError(
                 f"{type(self.model).__name__} takes {', '.join(wanted)}, its processor gives {', '.join(made)}: "
@@ -244,20 +245,23 @@ def load_media(
     name_or_path: str | os.PathLike[str],
     kind: Kind,
     *,
-    dtype: torch.dtype | str | None = None,
-    device: torch.device | str | None = None,
     trust_remote_code: bool = False,
+    **modes: Any,
 ) -> MediaSubject:
     """A model of pictures or sounds from a hub id or a local folder, with its processor.
+
+    Args:
+        modes: see `experiments.subject.modes.Modes`.
 
     Raises:
         SubjectError: one line with what was tried and what to do.
     """
-    loaded = read_media_model(
-        name_or_path, kind, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-    )
+    parts = Parts(trust_remote_code=trust_remote_code)
+    loaded = read_media_model(name_or_path, kind, Modes(**modes), parts)
     hasher = functools.partial(hash_files, loaded.weight_files) if loaded.weight_files else None
-    return MediaSubject(loaded.model, loaded.tokenizer, kind, name=loaded.name, hasher=hasher)
+    return MediaSubject(
+        loaded.model, loaded.tokenizer, kind, name=loaded.name, notes=loaded.notes, hasher=hasher
+    )
 
 
 # -- files

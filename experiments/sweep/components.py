@@ -11,6 +11,7 @@ from layerscope.errors import InputError
 
 from ...hooks import Site, capture, sites
 from ...hooks.edits import Edit
+from ...hooks.placement import device_of
 from ..subject.batches import Batch
 
 KINDS = {
@@ -53,7 +54,7 @@ def components(
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
     # Two tokens of one text tell how many heads or neurons each layer has.
-    inputs = batch.inputs(next(model.parameters()).device)
+    inputs = batch.inputs(device_of(model))
     start = {name: value[:1, :2] for name, value in inputs.items()}
     with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**start)

@@ -17,7 +17,7 @@ def sweep_bytes(subject: Subject, groups: Sequence[Chunk], parts: int) -> int:
     Args:
         parts: how many are edited.
     """
-    vocab = getattr(subject.config, "vocab_size", 0)
+    vocab = subject.vocabulary
     need = Need.of(subject, {}, torch.float32).token
     most = 0
     for chunk in groups:

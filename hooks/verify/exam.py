@@ -17,11 +17,12 @@ from layerscope.errors import InputError
 from ..activations import SiteNeverFired
 from ..anatomy import Anatomy, UnknownArchitecture, anatomy, copied
 from ..capture import capture
+from ..configuration import text_config
 from ..edits import function
 from ..intervene import NothingChanged, intervene
 from ..padding import Padding
+from ..placement import device_of, dtype_of, is_offloaded
 from ..sites import HEAD_AXIS, Site, SiteLike
-from ..stacks import text_config
 from ..views import channels, turned
 from .findings import Finding
 from .inputs import default_inputs, pad_id
@@ -50,10 +51,9 @@ class Exam:
         padding: Padding | None = None,
     ) -> None:
         away = sum(p.is_meta for p in model.parameters())
-        if away:
+        if away and not is_offloaded(model):
             raise InputError(
-                f"{away} weights of {type(model).__name__} are offloaded (on the meta device): load it whole, or over several "
-                "devices, to examine it"
+                f"{away} weights of {type(model).__name__} are on the meta device, which holds no values: load it"
             )
         self.model = model
         self.attached = attached(model)
@@ -72,8 +72,7 @@ class Exam:
         self.response: Any = None
         self.running: Any = None
         self.pad_id = pad_id(self.config)
-        first = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-        self.dtype, self.device = first.dtype, first.device
+        self.dtype, self.device = dtype_of(model), device_of(model)
 
     # -- what is known
 

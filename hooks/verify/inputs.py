@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from layerscope.errors import InputError
 
-from ..stacks import text_config
+from ..configuration import text_config
+from ..placement import dtype_of
 
 TEXTS, LENGTH, SAMPLES = 3, 7, 1600
 READ_BOTH_WAYS = ("paligemma",)
@@ -49,7 +50,7 @@ def default_inputs(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
         elif "image_embeds" in takes and "pixel_mask" in takes:
             # of patches that are given as pictures the model draws the order (ViLT)
             shape = (TEXTS, 4, int(config.hidden_size))
-            kind = next(model.parameters()).dtype
+            kind = dtype_of(model)
             inputs["image_embeds"] = torch.randn(shape, generator=generator).to(kind)
             inputs["pixel_mask"] = torch.ones(TEXTS, 2, 2, dtype=torch.long)
         elif _compares(model):
@@ -77,7 +78,7 @@ def _tiles(model: nn.Module, config: Any, generator: torch.Generator) -> dict[st
     """One picture a text, cut into tiles that every token may read (Llama 3.2)."""
     tiles = int(config.max_num_tiles)
     shape = (TEXTS, 1, tiles, int(config.num_channels), config.image_size, config.image_size)
-    kind = next(model.parameters()).dtype
+    kind = dtype_of(model)
     return {
         "pixel_values": torch.randn(shape, generator=generator).to(kind),
         "aspect_ratio_ids": torch.ones(TEXTS, 1, dtype=torch.long),
@@ -90,9 +91,7 @@ def _patches(model: nn.Module, config: Any, generator: torch.Generator) -> dict[
     """Pictures as a row of patches with the shape that they had (SigLIP 2)."""
     width = int(config.num_channels) * int(config.patch_size) ** 2
     return {
-        "pixel_values": torch.randn(TEXTS, 4, width, generator=generator).to(
-            next(model.parameters()).dtype
-        ),
+        "pixel_values": torch.randn(TEXTS, 4, width, generator=generator).to(dtype_of(model)),
         "pixel_attention_mask": torch.ones(TEXTS, 4, dtype=torch.long),
         "spatial_shapes": torch.full((TEXTS, 2), 2),
     }

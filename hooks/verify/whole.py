@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..capture import capture
 from ..edits import patch, scale, zero
 from ..intervene import intervene
+from ..placement import present
 from ..resume import Resume
 from ..sites import HEAD_AXIS, Site
 from .exam import Exam, noise, quiet, relative
@@ -66,8 +67,12 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
 
 def _matrix(module: nn.Module, width: int) -> Tensor | None:
     """A projection's weight as (out, in)."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+    with present(module):
+        weight = getattr(module, "weight", None)
+    # A quantised weight is a tensor of a class of its own.
+    if type(weight) not in (nn.Parameter, Tensor) or weight.ndim != 2:
+        return None
+    if not weight.is_floating_point():
         return None
     if any(True for _ in module.children()):  # an adapter keeps the layer that it changes inside
         return None

@@ -163,7 +163,7 @@ def _checkpoint(subject: Subject, path: Path) -> Subject:
     """
     checkpoint = load(
         path,
-        dtype=next(subject.model.parameters()).dtype,
+        dtype=subject.dtype,
         device=subject.device,
         tokenizer=subject.tokenizer,
         bos="never" if subject.bos is None else subject.bos,

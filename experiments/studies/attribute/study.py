@@ -27,7 +27,7 @@ from ...corpus.prompts import Prompt, read_prompts
 from ...metrics.reads import prediction_reads
 from ...report.schema import Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
 from ...subject import Subject, load
 from .findings import findings
 from .options import AttributeOptions
@@ -159,12 +159,7 @@ def _prompts(options: AttributeOptions) -> list[Prompt]:
 def _proposer(options: AttributeOptions) -> Subject | None:
     if options.proposals is None:
         return None
-    return load(
-        options.proposals,
-        dtype=options.dtype,
-        device=options.device,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return load(options.proposals, **modes_of(options))
 
 
 def _data(

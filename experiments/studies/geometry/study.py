@@ -20,7 +20,7 @@ from ...features.sites import study_sites
 from ...features.stored import read_or_run
 from ...report.schema import Finding, Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
 from ...runs.folder import RunError, digest
 from ...subject import Subject, load
 from ...subject.word_spans import Encoded
@@ -152,14 +152,7 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
 
 
 def _other(options: GeometryOptions) -> Subject:
-    return load(
-        str(options.compare),
-        dtype=options.dtype,
-        device=options.device,
-        bos=options.bos,
-        body_only=True,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return load(str(options.compare), bos=options.bos, body_only=True, **modes_of(options))
 
 
 def _column(name: str, corpus: Corpus) -> list[list[Any]]:

@@ -25,7 +25,10 @@ from torch import Tensor, nn
 from layerscope.errors import LayerscopeError
 
 from ....hooks.anatomy import anatomy
-from ...subject.loading import random_twin
+from ....hooks.configuration import setting, text_config
+from ....hooks.placement import is_offloaded
+from ...subject.identity import quantisation_of
+from ...subject.twin import random_twin
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -67,8 +70,18 @@ def heads_of(model: nn.Module) -> Heads:
     Raises:
         HeadError: projections that are not one linear map each, or a configuration that cannot say fewer heads.
     """
-    config: Any = model.config
+    if is_offloaded(model) or quantisation_of(model.config):
+        raise HeadError(
+            f"{type(model).__name__}: heads are cut out of plain weights in memory, and these are offloaded or quantised"
+        )
     known = anatomy(model)
+    if missing := [
+        n for n in range(known.n_layers) if f"blocks.{n}.attn.hook_z" not in known.places
+    ]:
+        raise HeadError(
+            f"{type(model).__name__}: heads are cut in every layer, and {len(missing)} of its {known.n_layers} layers "
+            f"have none that are known (first: block {missing[0]})"
+        )
     paths = [
         known.places[f"blocks.{layer}.attn.hook_z"].path.rpartition(".")[0]
         for layer in range(known.n_layers)
@@ -87,8 +100,8 @@ def heads_of(model: nn.Module) -> Heads:
                 f"{what} a linear {', '.join(PROJECTIONS)} each, as in Llama, Mistral or Qwen; got {got}. "
                 "'layerscope ablate --component heads' measures these heads and cuts none"
             )
-    n_heads = getattr(config, "num_attention_heads", None)
-    n_kv = getattr(config, "num_key_value_heads", None)
+    n_heads = setting(model.config, "num_attention_heads")
+    n_kv = setting(model.config, "num_key_value_heads")
     if not isinstance(n_heads, int) or not isinstance(n_kv, int) or n_kv < 1:
         raise HeadError(
             f"{what} num_attention_heads and num_key_value_heads in the configuration, got {n_heads}, {n_kv}"
@@ -124,11 +137,9 @@ def with_heads(model: nn.Module, kept: Kept) -> nn.Module:
     heads = heads_of(model)
     n_kv, group = _numbers(heads, kept)
     config: Any = copy.deepcopy(model.config)
-    config.num_attention_heads, config.num_key_value_heads, config.head_dim = (
-        n_kv * group,
-        n_kv,
-        heads.width,
-    )
+    of_text = text_config(config)
+    of_text.num_attention_heads, of_text.num_key_value_heads = n_kv * group, n_kv
+    of_text.head_dim = heads.width
     smaller = random_twin(model, 0, config)
     state = dict(model.state_dict())
     for path, groups in zip(heads.paths, kept, strict=True):

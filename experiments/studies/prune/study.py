@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import nn
 
 from ....hooks import NothingChanged, capture, edits, intervene
+from ....hooks.placement import device_of
 from ....hooks.sites import SiteLike
 from ...corpus.prompts import Item, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
@@ -152,7 +153,7 @@ def _step(inputs: PruneInputs, kept: Kept, step: int) -> dict[str, Any]:
     fewer = without_least(kept, importance)
     smaller = subject.of_model(with_heads(subject.model, fewer))
     difference = zeroed_difference(subject.model, smaller.model, fewer, groups[0])
-    is_half = next(smaller.model.parameters()).dtype.itemsize < 4
+    is_half = smaller.dtype.itemsize < 4
     if not difference <= (ROUNDING_OF_HALF if is_half else ROUNDING):
         raise RunError(
             f"{subject.name}: attention without these heads differs from attention with them at zero by {difference:.1e} of "
@@ -235,8 +236,8 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
     does not add up; the result is the largest difference of an attention output, relative to the layer's largest.
     """
     every, layers = range(heads_of(model).n_heads), range(len(kept))
-    inputs = chunk.batch.inputs(next(model.parameters()).device)
-    there = chunk.batch.attention_mask.bool().to(next(model.parameters()).device)
+    inputs = chunk.batch.inputs(device_of(model))
+    there = chunk.batch.attention_mask.bool().to(device_of(model))
     ends = [f"blocks.{layer}.hook_attn_out" for layer in layers]
     gone: dict[SiteLike, edits.Edit] = {}
     for layer in layers:

@@ -1,0 +1,47 @@
+"""What goes wrong with a model, its tokenizer or a text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from layerscope.errors import LayerscopeError
+
+
+class SubjectError(LayerscopeError, ValueError):
+    """A model, tokenizer or text that cannot be used as asked; the message is one line."""
+
+
+@contextlib.contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """Give what transformers raises over many lines as one that says what to do."""
+    try:
+        yield
+    except SubjectError:
+        raise
+    except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        hint = (
+            "; pass trust_remote_code=True (--trust-remote-code) if you trust its code"
+            if "remote" in first
+            else ""
+        )
+        raise SubjectError(
+            f"model {name!r} could not be loaded ({type(error).__name__}: {first[:300]}){hint}"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back transformers' own bars and reports while loading; problems are raised instead."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,83 @@
+"""Where a model's weights are, whatever holds them: one device, several, a disk, an adapter around it, shards of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def adapted(model: Any) -> Any:
+    """The model that PEFT put its adapters into; any other is itself."""
+    has = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    return model.get_base_model() if has else model
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's inputs belong: its first weights' device, or where accelerate runs weights that are kept elsewhere."""
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            return parameter.device
+    for _, hook in accelerate_hooks(model):
+        if hook.execution_device is not None:
+            return torch.device(hook.execution_device)
+    return torch.device("cpu")
+
+
+def accelerate_hooks(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Paths of modules whose weights accelerate brings from elsewhere before they run, and what brings them."""
+    for path, module in model.named_modules():
+        hook: Any = getattr(module, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            if hasattr(one, "execution_device") and hasattr(one, "offload"):
+                yield path, one
+
+
+@contextmanager
+def present(module: nn.Module) -> Iterator[None]:
+    """While this lasts the weights of a module itself are where it runs, though accelerate keeps them elsewhere."""
+    own = [hook for path, hook in accelerate_hooks(module) if not path and hook.offload]
+    if not own:
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module, own[0].execution_device):
+        yield
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some weights are kept elsewhere and brought when their module runs."""
+    return any(hook.offload for _, hook in accelerate_hooks(model))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's weights where they are not quantised, which is that of its activations."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+@torch.no_grad()
+def weight_of(module: nn.Module) -> Float[Tensor, "in out"] | None:
+    r"""The matrix :math:`W` of a linear layer, :math:`x \mapsto x W + b`, float32; None for any other layer.
+
+    Where the layer's forward is more than its weight (an adapter beside it, a quantised weight, one that is offloaded or
+    split), the matrix is read off it: :math:`W = f(I) - f(0)`.
+    """
+    weight: Any = getattr(module, "weight", None)
+    if type(module) is nn.Linear and type(weight) in (nn.Parameter, Tensor) and not weight.is_meta:
+        return weight.detach().float().T
+    if type(module).__name__ == "Conv1D":
+        return weight.detach().float()
+    size = getattr(module, "in_features", None)
+    if size is None or not hasattr(module, "out_features"):
+        return None
+    device, dtype = device_of(module), dtype_of(module)
+    eye = torch.eye(int(size), device=device, dtype=dtype)
+    return (module(eye) - module(torch.zeros_like(eye[:1]))).float()
