@@ -19,8 +19,9 @@ SHOWN = ("schema", "kind", "status", "plan", "records", "baseline", "findings", 
 def show(results: dict[str, Any], out: Path) -> None:
     """The table of a run on standard output, then its findings and where the report is."""
     printer = Console(width=None if console.is_terminal else 140)
-    for table in STUDIES[results["kind"]].tables(results):
-        printer.print(table)
+    if "plan" not in results:  # a plan measured nothing
+        for table in STUDIES[results["kind"]].tables(results):
+            printer.print(table)
     for finding in results["findings"]:
         printer.print(finding["text"], highlight=False, markup=False)
     for note in results["notes"]:
