@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layerscope.errors import LayerscopeError, UnknownName, UseError
 
-from .sites import Site, SiteLike, Span, UnknownSite, expand
+from .sites import Index, Site, SiteLike, Span, UnknownSite, expand
 
 
 class SiteNeverFired(LayerscopeError, RuntimeError):
@@ -239,20 +239,28 @@ def selected(value: Tensor, site: Site) -> tuple[Any, ...]:
     """The index of a site's selection in the site's whole tensor; raises `UnknownSite` if it is out of range."""
     if site.select is None:
         return (...,)
+    axis, index, lowest, highest = _index(site.select, site.axis, value.ndim)
+    size = value.shape[axis]
+    if lowest < -size or highest >= size:
+        wrong = lowest if lowest < -size else highest
+        raise UnknownSite(f"{site}: expected an index below {size}, got {wrong}")
+    return index
+
+
+@functools.lru_cache(maxsize=10_000)
+def _index(chosen: Index, axis: int, ndim: int) -> tuple[int, tuple[Any, ...], int, int]:
+    """Axis and index of a selection in a tensor of so many axes, and its lowest and highest number.
+
+    It is asked for at each edited site of each forward.
+    """
     # Sites with heads have four axes; one that torch.vmap maps over stands before them.
-    axis = (site.axis if site.axis < 0 else site.axis - 4) % value.ndim
-    chosen, size = site.select, value.shape[axis]
-    for i in chosen if isinstance(chosen, tuple) and not isinstance(chosen, Span) else [chosen]:
-        if isinstance(i, int) and not -size <= i < size:
-            raise UnknownSite(f"{site}: expected an index below {size}, got {i}")
-    index = (
-        slice(*chosen)
-        if isinstance(chosen, Span)
-        else list(chosen)
-        if isinstance(chosen, tuple)
-        else chosen
-    )
-    return (slice(None),) * axis + (index,)
+    axis = (axis if axis < 0 else axis - 4) % ndim
+    whole = (slice(None),) * axis
+    if isinstance(chosen, Span):
+        return axis, (*whole, slice(*chosen)), -1, -1
+    if isinstance(chosen, tuple):
+        return axis, (*whole, list(chosen)), min(chosen), max(chosen)
+    return axis, (*whole, chosen), chosen, chosen
 
 
 def select(value: Tensor, site: Site) -> Tensor:

@@ -19,7 +19,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -56,8 +55,11 @@ class Edit:
         """The edited value; in float32, where ``given`` says so, of a value in half precision."""
         where = where or Where()
         if self.given == "float32":
-            with _without_autocast(value.device.type):
-                return _given_back(self.apply(_at_least_float32(value), where), self.name, where)
+            wide = value.float() if value.dtype in _HALF else value
+            if not _has_autocast(value.device.type):
+                return _given_back(self.apply(wide, where), self.name, where)
+            with torch.autocast(value.device.type, enabled=False):
+                return _given_back(self.apply(wide, where), self.name, where)
         if self.given == "value":
             return _given_back(self.apply(value, where), self.name, where)
         changed = value.clone()
@@ -93,16 +95,13 @@ class Edit:
 
 
 _HALF = (torch.float16, torch.bfloat16)
-_AS_IT_IS = nullcontext()
 
 
-def _at_least_float32(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in _HALF else value
+def _has_autocast(device: str) -> bool:
+    return _may_autocast(device) and torch.is_autocast_enabled(device)
 
 
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else _AS_IT_IS
+_may_autocast = functools.cache(torch.amp.is_autocast_available)
 
 
 def _given_back(new: Tensor | None, name: str, where: Where) -> Tensor:

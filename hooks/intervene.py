@@ -140,17 +140,18 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
                 shapes = f"expected a value of shape {list(old.shape)}, got {list(new.shape)}"
                 raise EditError(f"{site}: {shapes} from {edit.name}")
         # A resid_mid is exact in the stream's own type, which under autocast is wider than what attention gives.
-        kind = self._taps.live[self._summed[site]].dtype if site in self._summed else old.dtype
+        kind = old.dtype
+        if self._summed and site in self._summed:
+            kind = self._taps.live[self._summed[site]].dtype
         if new.dtype != kind or new.device != old.device:
             new = new.to(old.device, kind)
-        self._compare(site, old, new)
+        if self._changed.get(site) is not True:
+            self._compare(site, old, new)
         return raw if new is old else _put(place, raw, shape, site, new)
 
     def _compare(self, site: Site, old: Tensor, new: Tensor) -> None:
-        """Note whether an edit changed anything; where that is known already, nothing is read."""
+        """Note whether an edit changed anything; called until that is known."""
         known = self._changed.get(site, False)
-        if known is True:
-            return
         if is_wrapped(old) or is_wrapped(new):  # within torch.func no value may be asked for
             self._changed[site] = True
         elif old.device.type == "cpu":
@@ -217,6 +218,9 @@ def _put(place: Place, raw: Tensor, shape: torch.Size | None, site: Site, new: T
         # what an edit gave may be held elsewhere, and the model may change its own in place
         return new.clone()
     fresh = copy_for(raw, new)
+    if shape is None and place.view is views.identity and place.own is None:
+        fresh[selected(fresh, site)] = new
+        return fresh
     whole = as_site(place, fresh, shape)
     whole[selected(whole, place.within(site))] = new
     if whole is fresh or share_memory(whole, fresh):

@@ -118,7 +118,7 @@ class Site:
     @property
     def axis(self) -> int:
         """The axis that a selection applies to."""
-        return HEAD_AXIS.get(self.part, -1)
+        return _axis_of(self.name)
 
     def __hash__(self) -> int:
         return hash(self.name)  # which a string computes once; sites are looked up in every forward
@@ -142,6 +142,11 @@ def _block_of(name: str) -> tuple[int | None, str]:
     """A site's block, and its name without it."""
     match = _LAYER.match(name)
     return (int(match["layer"]), match["part"]) if match else (None, name)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _axis_of(name: str) -> int:
+    return HEAD_AXIS.get(_block_of(name)[1], -1)
 
 
 @functools.lru_cache(maxsize=10_000)

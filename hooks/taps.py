@@ -440,7 +440,8 @@ class _Attention:
 
 def read(site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
     """A site's tensor, its selection taken, read off the raw one."""
-    return select(as_site(place, raw, shape), place.within(site))
+    whole = as_site(place, raw, shape)
+    return whole if site.select is None else select(whole, place.within(site))
 
 
 def as_site(place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
