@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .block import BlockHook, depth
-from .flex import flex_calls, flex_scores, uses_flex, with_asked
+from .flex import flex_calls, flex_scores, uses_flex, with_asked, with_heads
 from .multihead import Multihead, arguments
 from .transforms import is_wrapped
 
@@ -225,12 +225,17 @@ class AttentionWatch(TorchFunctionMode):
         if depth() != self._depth:
             return func(query, key, value, **kwargs)
         given = {name: kwargs.get(name) for name in ("score_mod", "block_mask", "scale")}
-        scores = flex_scores(query, _repeat_heads(key, query.shape[1]), **given)
+        parts = {"query": query, "key": key, "value": value}
+        heads = self._heads(query.shape[1])
+        own = _of_heads(parts, list(range(query.shape[1])) if heads is None else heads)
+        scores = flex_scores(own["query"], own["key"], **given, heads=heads)
         pattern, changed = self._through(scores, _weights)
         if not changed:
             return func(query, key, value, **kwargs)
-        output = pattern @ _repeat_heads(value, pattern.shape[1])
-        return with_asked(output, scores, kwargs)
+        output = with_asked(pattern @ own["value"], scores, kwargs)
+        if heads is None:
+            return output
+        return with_heads(func(query, key, value, **kwargs), output, heads)
 
     def _through(self, scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
         """The pattern that goes on, and whether the fused kernel can no longer give the output."""

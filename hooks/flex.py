@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,12 +77,16 @@ def flex_scores(
     score_mod: Callable[..., Tensor] | None = None,
     block_mask: Any = None,
     scale: float | None = None,
+    heads: Sequence[int] | None = None,
 ) -> Float[Tensor, "batch head query key"]:
     r"""The scores that `torch.nn.attention.flex_attention.flex_attention` puts through its softmax.
 
     .. math:: S_{bhqk} = f(s \, Q_{bhq} \cdot K_{bhk}, b, h, q, k), \qquad s = 1/\sqrt{d_{head}} \text{ by default}
 
     with :math:`f` the ``score_mod``; what the mask forbids holds -inf.
+
+    Args:
+        heads: the numbers of the heads that are given; None where all are.
     """
     # costs a second that only its users pay
     from torch.nn.attention.flex_attention import create_mask
@@ -90,6 +94,8 @@ def flex_scores(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)  # scaled first: float16 would overflow before
     places = [torch.arange(n, device=scores.device) for n in scores.shape]
+    if heads is not None:
+        places[1] = torch.tensor(heads, device=scores.device)
     if score_mod is not None:
         # a function of one score becomes one of a row, of a head's, of a text's, of all
         for dim in (4, 3, 2, 1):
@@ -98,12 +104,27 @@ def flex_scores(
             )
         scores = score_mod(scores, *places)
     if block_mask is not None:
-        batch, heads = block_mask.shape[:2]
-        allowed = create_mask(
-            block_mask.mask_mod, batch, heads, *scores.shape[2:], device=scores.device
-        )
+        batch, masks = block_mask.shape[:2]
+        mask_mod, numbers = block_mask.mask_mod, places[1]
+        if heads is not None and masks > 1:  # a mask of each head's own
+            masks, mask_mod = (
+                len(heads),
+                lambda b, h, q, k: block_mask.mask_mod(b, numbers[h], q, k),
+            )
+        allowed = create_mask(mask_mod, batch, masks, *scores.shape[2:], device=scores.device)
         scores = scores.masked_fill(~allowed, -math.inf)
     return scores
+
+
+def with_heads(whole: Any, own: Any, heads: Sequence[int]) -> Any:
+    """What a call gives, with some heads' part of it exchanged."""
+    if isinstance(whole, Tensor):
+        at = torch.tensor(heads, device=whole.device)
+        return whole.index_copy(1, at, own.to(whole.dtype))
+    if isinstance(whole, tuple):
+        parts = [with_heads(w, o, heads) for w, o in zip(whole, own, strict=True)]
+        return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
+    return whole
 
 
 def with_asked(

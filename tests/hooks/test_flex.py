@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaModel
 from transformers.integrations import flex_attention as theirs
 
 from hooks import capture, edits, intervene
@@ -51,6 +55,55 @@ def test_scores_patterns_and_edits_are_those_of_eager_attention(name: str) -> No
         torch.testing.assert_close(ours[MASK.bool()], expected[MASK.bool()], atol=1e-6, rtol=1e-5)
     clean = flex(IDS, attention_mask=MASK)[0]
     assert (found[1][2] - clean)[MASK.bool()].abs().max() > 1e-4
+
+
+class Allocated(TorchDispatchMode):
+    """Bytes of new tensors that are ``query key``."""
+
+    supports_higher_order_operators = True  # flex attention is one
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length, self.bytes = length, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {
+            v.untyped_storage().data_ptr() for v in tree_leaves(args) if isinstance(v, torch.Tensor)
+        }
+        for value in tree_leaves(out):
+            is_square = isinstance(value, torch.Tensor) and value.shape[-2:] == (self.length,) * 2
+            if is_square and value.untyped_storage().data_ptr() not in given:
+                self.bytes += value.untyped_storage().nbytes()
+        return out
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("edit", [False, True])
+def test_one_head_of_many_costs_one_heads_memory(implementation: str, edit: bool) -> None:
+    length, heads = 48, 32
+    config = LlamaConfig(
+        hidden_size=128, num_attention_heads=heads, num_key_value_heads=8, num_hidden_layers=1,
+        intermediate_size=32, vocab_size=50, attn_implementation=implementation,
+    )  # fmt: skip
+    made = LlamaModel(config).eval()
+    ids = torch.arange(length)[None]
+
+    def bytes_of(block: Any) -> int:
+        with block, Allocated(length) as seen:
+            made(ids)
+        return seen.bytes
+
+    bare = bytes_of(contextlib.nullcontext())
+    site = "blocks.0.attn.hook_pattern[3]"
+    watched = intervene(made, {site: edits.scale(0.5)}) if edit else capture(made, site)
+    one, all_heads = 4 * length**2, 4 * heads * length**2
+    found = bytes_of(watched) - bare
+    # scores, their mask, the pattern and what is made of it; eager attention has all heads in one
+    # tensor, and an edit of one copies it
+    bound = 10 * one + (all_heads if edit and implementation == "eager" else 0)
+    assert found <= bound, found / one
+    assert 10 * one < all_heads
 
 
 def test_the_kernels_output_goes_on_and_its_caller_is_put_back() -> None:
