@@ -56,12 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     if given.command == "completion":
-        print(_completion(parser, given.shell))
-        return 0
+        return _printed(_completion(parser, given.shell))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     return _guarded(given)
+
+
+def _printed(text: str) -> int:
+    """Print a long text; a reader that stops early, such as ``head``, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # else Python would report the closed pipe once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> str:
@@ -75,6 +84,8 @@ def _unknown(parser: argparse.ArgumentParser, command: str | None, unknown: Sequ
     first = unknown[0].partition("=")[0]
     near = difflib.get_close_matches(first, [name for name in known if name.startswith("--")], 1)
     where = f"layerscope {command}" if command else "layerscope"
+    if not near and command is None and not first.startswith("-"):
+        near = difflib.get_close_matches(first, list(commands.choices), 1)
     hint = f": did you mean {near[0]}?" if near else f"; '{where} --help' lists all"
     return (
         f"{where} has no option {first}{hint}"
@@ -87,6 +98,11 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose every error is one line: argparse repeats what was given whole, however long, and adds the usage."""
 
     def error(self, message: str) -> NoReturn:
+        match = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if match is not None:
+            choices = re.findall(r"[\w-]+", match[2])
+            near = difflib.get_close_matches(match[1], choices, 1)
+            message += f": did you mean {near[0]}?" if near else ""
         self.exit(BAD_INPUT, f"{shorten(f'{self.prog}: {message}')}\n")
 
 
@@ -207,7 +223,7 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _guarded(given: argparse.Namespace) -> int:
     """Run the command; what the user can mend is one line, a bug is a traceback, and a Ctrl-C says how to go on."""
-    again = "the same command"
+    again, folder = "the same command", None
     try:
         if given.command == "report":
             return _report(given.folder, given.out)
@@ -225,6 +241,7 @@ def _guarded(given: argparse.Namespace) -> int:
             file = read_toml(call.config, given.command) if call.config is not None else {}
             options = from_arguments(study.options, given, file)
             again = as_command(given.command, options)
+        folder = options.out
         return _study(study, options, call)
     except (LayerscopeError, OSError) as error:
         if getattr(given, "verbose", False):
@@ -232,7 +249,7 @@ def _guarded(given: argparse.Namespace) -> int:
         print(f"layerscope: {shorten(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(f"layerscope: interrupted; what is done is kept. To go on: {again}", file=sys.stderr)
+        print(f"layerscope: interrupted; {_left(folder)}. To go on: {again}", file=sys.stderr)
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -240,6 +257,16 @@ def _guarded(given: argparse.Namespace) -> int:
             f"layerscope: this is a bug in layerscope, please report it: {ISSUES}", file=sys.stderr
         )
         return BUG
+
+
+def _left(folder: Path | None) -> str:
+    """What an interrupted run leaves to go on from."""
+    cells = list((folder / "cells").glob("*.json")) if folder is not None else []
+    others = ("features", "erasers", "models", "activations")
+    has_more = folder is not None and any((folder / name).exists() for name in others)
+    if cells or has_more:
+        return f"{len(cells)} parts are done and kept in {folder}"
+    return "nothing was done yet"
 
 
 def shorten(text: str) -> str:

@@ -10,7 +10,9 @@ from layerscope.errors import InputError
 
 from .report.parts import Page
 from .report.render import forced_past, rendered, write_page
+from .runs.folder import write_text
 from .studies import STUDIES
+from .tidy import as_csv, tidy_rows
 
 
 def page_of(results: Mapping[str, Any]) -> Page:
@@ -36,11 +38,13 @@ def write_report(results: Mapping[str, Any], path: Path) -> None:
 
 
 def complete(results: Mapping[str, Any], folder: Path) -> Exception | None:
-    """Make the page of a run whose results are saved, unless it is there; returns what went wrong, if anything did."""
-    path = folder / "report.html"
-    if path.exists():
+    """Make the page and ``records.csv`` of a run whose results are saved, unless they are there; returns what went wrong, if
+    anything did."""
+    path, table = folder / "report.html", folder / "records.csv"
+    if path.exists() and table.exists():
         return None
     try:
+        write_text(table, as_csv(tidy_rows(results)))
         write_report(results, path)
     except Exception as error:
         return error

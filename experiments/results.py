@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 from collections.abc import Sequence
 from html import escape
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .runs.folder import RunError, read_json, write_json, write_text
 from .studies import STUDIES
+from .tidy import tidy_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -51,12 +53,7 @@ class Results:
         path = Path(folder)
         path = path / "results.json" if path.is_dir() else path
         if not path.is_file():
-            held = (
-                " (the run there is not finished)" if (path.parent / "config.json").exists() else ""
-            )
-            raise RunError(
-                f"{folder}: expected a finished run's folder, found no {path.name}{held}"
-            )
+            raise RunError(f"{folder}: {_why_none(path)}")
         raw = read_json(path)
         kind = raw.get("kind")
         if not isinstance(kind, str) or kind not in STUDIES:
@@ -95,10 +92,10 @@ class Results:
 
     @property
     def frame(self) -> pandas.DataFrame:
-        """The records as a `pandas.DataFrame`, a row a record."""
+        """The records as a tidy `pandas.DataFrame`: one row a value, no lists in cells (`records` holds all)."""
         import pandas
 
-        return pandas.DataFrame(self.records)
+        return pandas.DataFrame(tidy_rows(self.raw))
 
     # -- what it shows
 
@@ -166,6 +163,23 @@ class Results:
             shown += [picture._repr_html_() for picture in self.pictures[:1]]
             shown += [first_table(page_of(self.raw))]
         return "\n".join(shown)
+
+
+def _why_none(path: Path) -> str:
+    """Why there are no results to read."""
+    folder = path.parent if path.suffix == ".json" else path
+    if not folder.exists():
+        near = difflib.get_close_matches(folder.name, _run_folders(folder.parent), 1)
+        hint = f": did you mean {folder.parent / near[0]}?" if near else ""
+        return f"no such run folder{hint}"
+    if (folder / "config.json").exists():
+        return "the run there is not finished: call its command again to go on"
+    return "expected a run's folder, with a results.json"
+
+
+def _run_folders(parent: Path) -> list[str]:
+    """The folders of finished runs in a folder."""
+    return [path.parent.name for path in parent.glob("*/results.json")]
 
 
 def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:

@@ -98,6 +98,37 @@ class Activations(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __repr__(self) -> str:
+        """A table of names, shapes and types; for a notebook and a terminal."""
+        rows = [
+            (str(site), *_shape_of(self._values[site]))
+            for site in self._sites
+            if site in self._values
+        ]
+        if not rows:
+            return f"<Activations of {len(self._sites)} sites: no forward has run yet>"
+        widths = [max(len(row[place]) for row in rows) for place in range(3)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([f"<Activations of {len(rows)} sites>", *lines])
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook's cell."""
+        rows = [
+            f"<tr><td><code>{site}</code></td>{''.join(f'<td>{cell}</td>' for cell in _shape_of(self._values[site]))}</tr>"
+            for site in self._sites
+            if site in self._values
+        ]
+        head = "<thead><tr><th>site</th><th>shape</th><th>dtype</th></tr></thead>"
+        caption = f"<caption>Activations of {len(rows)} sites</caption>"
+        return f"<table>{caption}{head}<tbody>{''.join(rows)}</tbody></table>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """The sites that tab completes in ``acts["``."""
+        return list(self)
+
     def __contains__(self, spec: object) -> bool:
         try:
             return _one(spec, self._sites) in self._values  # type: ignore[arg-type]
@@ -185,6 +216,14 @@ class Activations(Mapping[str, Tensor]):
             self._marks[site] = [
                 None if m is None else _mark(v) for m, v in zip(marks, values, strict=True)
             ]
+
+
+def _shape_of(values: list[Tensor]) -> tuple[str, str]:
+    """Shape and type of a site's values, and how many forwards where there are several."""
+    first = values[0]
+    shape = f"[{', '.join(map(str, first.shape))}]"
+    several = f" x {len(values)} forwards" if len(values) > 1 else ""
+    return shape + several, str(first.dtype).removeprefix("torch.")
 
 
 def _part(value: Tensor, site: Site, spec: SiteLike) -> Tensor:

@@ -130,8 +130,8 @@ def language_end(subject: Subject) -> Endpoint:
     """The end of a language model; where its head is not known, all its logits."""
     if not subject.gives_tokens:
         raise AttributionError(
-            f"{type(subject.model).__name__} says nothing of tokens: expected a language model with its head, a classifier, "
-            "or a probe (--probe)"
+            f"{subject.name} ({type(subject.model).__name__}) has no head that predicts tokens or classes: expected a language "
+            "model, a classifier (...ForSequenceClassification), or --probe FILE, a probe of this model"
         )
     model = subject.model
     if model not in _ENDS:

@@ -18,6 +18,9 @@ from .style import standalone_style
 
 MARGIN = 12
 """Pixels of paper around a picture."""
+ENDINGS = (".svg", ".pdf", ".png")
+PNG_SCALE = 3
+"""Pixels of a PNG for each of the picture's: about 300 to the inch where it fills a page."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,21 @@ class Picture:
     svg: str
 
     def save(self, path: Path | str) -> Path:
-        """Write it as an SVG file; returns where."""
+        """Write it as SVG, PDF or PNG, as the file's name ends; returns where.
+
+        Raises:
+            InputError: another ending, or PDF or PNG without the package that makes them.
+        """
         path = Path(path)
-        path.write_text(self.svg, encoding="utf-8")
+        ending = path.suffix.lower()
+        if ending not in ENDINGS:
+            raise InputError(
+                f"{path.name}: expected a name that ends in {', '.join(ENDINGS)}, got {ending or 'no ending'}"
+            )
+        if ending == ".svg":
+            path.write_text(self.svg, encoding="utf-8")
+        else:
+            path.write_bytes(_converted(self.svg, ending))
         return path
 
     def _repr_html_(self) -> str:
@@ -45,6 +60,20 @@ class Picture:
 
     def __repr__(self) -> str:
         return f"<Picture: {self.title}>"
+
+
+def _converted(svg: str, ending: str) -> bytes:
+    """A picture as PDF or PNG."""
+    try:
+        import cairosvg
+    except (ImportError, OSError) as error:  # OSError: the package without the cairo library
+        raise InputError(
+            f"{ending} needs the package cairosvg and the cairo library ({error}): pip install 'layerscope[figures]', or "
+            "save as .svg"
+        ) from None
+    if ending == ".pdf":
+        return cairosvg.svg2pdf(bytestring=svg.encode())
+    return cairosvg.svg2png(bytestring=svg.encode(), scale=PNG_SCALE)
 
 
 def pictures(page: Page) -> list[Picture]:

@@ -375,38 +375,80 @@ def sweep_all(
 
 
 def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
-    """Every component edited in turn on every prompt; groups whose effects are saved are not run."""
+    """Every component edited in turn on every prompt; blocks of components whose effects are saved are not run."""
     parts = grid.parts
     effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
     changed = np.zeros(len(parts), dtype=bool)
-    cells: dict[int, Any] = {n: folder.cell(_cell(grid, n)) for n in range(len(grid.groups))}
-    missing = [number for number, saved in cells.items() if saved is None]
+    blocks = [
+        Block(number, some) for number in range(len(grid.groups)) for some in _cuts(grid, number)
+    ]
+    cells: dict[str, Any] = {block.cell(grid): folder.cell(block.cell(grid)) for block in blocks}
+    missing = [block for block in blocks if cells[block.cell(grid)] is None]
     with console.progress() as bars:
-        total = len(grid.groups) * len(parts)
-        done = total - len(missing) * len(parts)
-        bar = bars.add_task(grid.name, total=total, completed=done)
-        work = partial(_group, grid)
-        for number, saved in engine.map(work, missing, lambda steps: bars.advance(bar, steps)):
-            folder.save_cell(_cell(grid, number), saved)
-            cells[number] = saved
-    for number, chunk in enumerate(grid.groups):
-        cell = cells[number]
-        clean[chunk.prompts] = cell["clean"]
-        effects[:, chunk.prompts] = cell["effects"]
-        changed |= cell["changed"]
+        done = sum(len(block.parts) for block in blocks if block not in missing)
+        bar = bars.add_task(grid.name, total=len(grid.groups) * len(parts), completed=done)
+        work = partial(_of_block, grid)
+        for block, saved in engine.map(work, missing, lambda steps: bars.advance(bar, steps)):
+            folder.save_cell(block.cell(grid), saved)
+            cells[block.cell(grid)] = saved
+    _LAST.clear()
+    for block in blocks:
+        saved, prompts = cells[block.cell(grid)], grid.groups[block.group].prompts
+        clean[prompts] = saved["clean"]
+        effects[np.ix_(block.parts, prompts)] = saved["effects"]
+        changed[list(block.parts)] |= np.array(saved["changed"])
     return Swept(effects, clean, changed)
 
 
-def _cell(grid: Grid, number: int) -> str:
-    return f"{grid.name}-{number}"
+@dataclass(frozen=True)
+class Block:
+    """Components of neighbouring layers on one group of prompts: what an interrupted sweep loses at most."""
+
+    group: int
+    parts: tuple[int, ...]
+
+    def cell(self, grid: Grid) -> str:
+        """Its name in the run's folder."""
+        return f"{grid.name}-{self.group}-{self.parts[0]}"
 
 
-def _group(grid: Grid, number: int, advance: Callable[[int], object]) -> dict[str, Any]:
-    """Every component edited in turn on one group of prompts."""
-    sweep = Sweep(grid.subject, grid.metric, grid.groups[number])
-    edit_of = grid.edits_for(number)
-    edits = [(part, edit_at(part, edit_of(part))) for part in grid.parts]
-    effects = sweep.effects(edits, advance)
+BLOCK_PACKS = 4
+"""Packed batches that make a block worth being saved by itself; fewer would not be joined by those of later layers."""
+
+
+def _cuts(grid: Grid, number: int) -> Iterator[tuple[int, ...]]:
+    """The components of a group in blocks of whole layers, each with some packed batches of work."""
+    rows, length = grid.groups[number].batch.input_ids.shape
+    enough = BLOCK_PACKS * pack(grid.subject.device) // (rows * length)
+    by_layer: dict[int, list[int]] = {}
+    for i, part in enumerate(grid.parts):
+        by_layer.setdefault(part.layer, []).append(i)
+    block: list[int] = []
+    for layer in sorted(by_layer):
+        block += by_layer[layer]
+        if len(block) >= enough:
+            yield tuple(block)
+            block = []
+    if block:
+        yield tuple(block)
+
+
+_LAST: dict[str, Any] = {}
+"""The clean forward of the group whose blocks are run one after the other."""
+
+
+def _clean_forward(grid: Grid, number: int) -> Sweep:
+    chunk = grid.groups[number]
+    if _LAST.get("chunk") is not chunk or _LAST.get("metric") is not grid.metric:
+        _LAST.update(chunk=chunk, metric=grid.metric, sweep=Sweep(grid.subject, grid.metric, chunk))
+    return _LAST["sweep"]
+
+
+def _of_block(grid: Grid, block: Block, advance: Callable[[int], object]) -> dict[str, Any]:
+    """The components of a block edited in turn on its group of prompts."""
+    sweep, edit_of = _clean_forward(grid, block.group), grid.edits_for(block.group)
+    parts = [grid.parts[i] for i in block.parts]
+    effects = sweep.effects([(part, edit_at(part, edit_of(part))) for part in parts], advance)
     return {
         "clean": sweep.clean.tolist(),
         "effects": effects.tolist(),

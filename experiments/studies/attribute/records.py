@@ -144,3 +144,23 @@ class Results(StudyResults):
     )
     examples: list[Example] = entry("explanations by example, where asked for")
     predictions: list[Prediction] = entry("what the model answers for each text", default=[])
+
+
+def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each unit that has a score: text, unit, place, method, score; for random scores a row with the measures."""
+    kept = {name: value for name, value in record.items() if not isinstance(value, list | dict)}
+    kept["measured_in"] = kept.pop("unit", None)
+    if "scores" not in record:
+        return [kept]
+    named = zip(record["units"], record["scores"], strict=True)
+    return [
+        {
+            "text": record["text"],
+            "unit": unit,
+            "place": place,
+            "method": record["method"],
+            "score": score,
+            **kept,
+        }
+        for place, (unit, score) in enumerate(named)
+    ]

@@ -330,7 +330,10 @@ def _flip_fields(
     if share is None:
         return dict.fromkeys(("flips", "flips_low", "flips_high"))
     if not is_one:
-        return _mean_fields("flips", share, clusters, seed)
+        fields = _mean_fields("flips", share, clusters, seed)
+        ends = (fields["flips_low"], fields["flips_high"])
+        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in ends)
+        return {**fields, "flips_low": low, "flips_high": high}
     mean = group_mean(share, clusters, share=True, seed=seed)
     low, high = bounds(ClusterBootstrap(clusters, 1, seed), mean.low, mean.high)
     return {"flips": mean.value, "flips_low": low, "flips_high": high}
