@@ -9,11 +9,13 @@ the same run, because a shared machine makes seconds alone say little.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import torch
@@ -163,6 +165,66 @@ def generation(served, repeats):
     )
 
 
+def peer(served, repeats):
+    """interpkit's GUI over its HTTP API: the same module zeroed, the same lens, in turns."""
+    try:
+        import interpkit
+        import uvicorn
+        from interpkit.gui.server import create_app
+        from interpkit.gui.sessions import ModelRegistry
+    except ImportError as error:
+        print(f"no peer: {error.name} is not installed")
+        return
+    subject = served.bench.subject
+    registry = ModelRegistry()
+    session = registry.add_preloaded(
+        interpkit.load(copy.deepcopy(subject.model), tokenizer=subject.tokenizer)
+    )
+    listener = bound("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(create_app(registry), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    root = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+
+    def asked(path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(root + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())
+
+    def theirs(operation, **body):
+        begun = time.perf_counter()
+        job = asked(f"/sessions/{session.id}/ops/{operation}", body)["job_id"]
+        while (found := asked(f"/jobs/{job}"))["status"] not in ("done", "error"):
+            time.sleep(0.002)
+        if found["status"] == "error":
+            raise SystemExit(f"interpkit {operation}: {found}")
+        return time.perf_counter() - begun
+
+    ablations, lenses = [], []
+    for number in range(repeats):
+        layer = (7 * number) % subject.n_layers
+        text = f"{TEXT} {number}"
+        served.until("look", do="look", view={"text": text})
+        served.settle()
+        view = {"text": text, "edits": [f"blocks.{layer}.hook_mlp_out=zero"]}
+        own = served.until("look", do="look", view=view)[0]
+        served.settle()
+        ablations.append(theirs("ablate", text=text, at=f"model.layers.{layer}.mlp") / own)
+        begun = time.perf_counter()
+        served.until("done", do="lens", view={"text": text})
+        own = time.perf_counter() - begun
+        lenses.append(theirs("lens", text=text) / own)
+    for name, ratios in (("a module zeroed", ablations), ("the lens at all positions", lenses)):
+        shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"interpkit {interpkit.__version__} over its HTTP API, {name}: takes "
+              f"{statistics.median(ratios):.2f}x our time ({shown})", flush=True)  # fmt: skip
+    server.should_exit = True
+    thread.join()
+
+
 def painted(served, repeats, forwards):
     """In Chromium, from the click to the frame that shows the answer."""
     from browser import CHROMIUM, Browser
@@ -205,6 +267,9 @@ def main():
     )
     parser.add_argument("--smollm", required=True)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument(
+        "--peer", action="store_true", help="also interpkit's GUI, where it is installed"
+    )
     given = parser.parse_args()
     start()
     bench = Bench(load(given.smollm))
@@ -218,6 +283,8 @@ def main():
         estimated(served, max(3, given.repeats // 3), forwards[: max(3, given.repeats // 3)])
         generation(served, given.repeats)
         painted(served, given.repeats, forwards)
+        if given.peer:
+            peer(served, given.repeats)
     finally:
         served.close()
 
