@@ -119,7 +119,7 @@ def contributions(
         )
     (batch,) = subject.batches([text])
     output: Any = None
-    with torch.no_grad(), capture(model, *names, *extra) as acts:
+    with torch.no_grad(), capture(model, *names, *extra, clone=True) as acts:
         output = model(**batch.inputs(subject.device))
     here = {name: acts[name][0] for name in (*names, *extra)}
     end = frozen_end(

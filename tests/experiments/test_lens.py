@@ -273,7 +273,7 @@ def test_halves_of_equal_texts_read_alike(subject, texts):
     assert min(row.overlap for row in reliabilities_of(lens)) < 1
 
 
-FAMILIES = ("gpt2", "llama", "gemma2", "neox")
+FAMILIES = ("gpt2", "llama", "gemma2", "neox", "falcon")
 
 
 def tiny_subject(family):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from ...report.parts import Cell, Column, Fold, Section, Table
+from ...report.parts import Cell, Column, Fold, Heading, Section, Table
 from ...report.words import finite, number, plural, signed
 from .records import CircuitRecord, PairRecord, Results
 
@@ -27,11 +28,17 @@ def circuits_section(results: Results) -> Section:
 
 def _head(record: CircuitRecord) -> Fold:
     """The token pairs of one head."""
-    uid = f"pairs-{record.layer}-{record.head}"
-    tables = [_pairs(f"{uid}-ov", "OV: what is read and what it raises", record.ov_pairs)]
+    uid, name = f"pairs-{record.layer}-{record.head}", f"L{record.layer}H{record.head}"
+    parts: list[Any] = [
+        Heading(f"OV of {name}", "What a token that is looked at (from) raises (to)."),
+        _pairs(f"{uid}-ov", f"OV of {name}", record.ov_pairs),
+    ]
     if record.qk_pairs:
-        tables.append(_pairs(f"{uid}-qk", "QK: what looks and what it looks at", record.qk_pairs))
-    return Fold(f"Token pairs of L{record.layer}H{record.head}", tables, open=True)
+        parts += [
+            Heading(f"QK of {name}", "Which token looks (from) at which (to)."),
+            _pairs(f"{uid}-qk", f"QK of {name}", record.qk_pairs),
+        ]
+    return Fold(f"Token pairs of {name}", parts, open=True)
 
 
 def _pairs(uid: str, caption: str, pairs: Sequence[PairRecord]) -> Table:

@@ -66,8 +66,12 @@ def page(results: Results) -> Page:
     kinds = list(
         dict.fromkeys(r.kind for r in (*results.records, *results.layers) if r.kind != "model")
     )
+    name = model_name(results.provenance)
+    title = f"What each layer of {name} would predict"
+    if not (results.texts or results.layers):
+        title = f"What the heads of {name} are, by their weights"
     return Page(
-        title=f"What each layer of {model_name(results.provenance)} would predict",
+        title=title,
         kicker="layerscope lens",
         facts=[plural(len(results.texts), "text"), ", ".join(kinds[:4])],
         findings=[("", f.property, unnamed(f.text, f.property)) for f in results.findings],
