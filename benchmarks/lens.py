@@ -1,6 +1,6 @@
 """Lenses: the Jacobian's fit against TransformerLens's, least squares against capturing alone, and the page of a prompt.
 
-    python benchmarks/lens.py --model SMOLLM2.gguf [--only jacobian] [--layers 2] [--texts 2] [--length 64] [--repeats 3]
+    python benchmarks/lens.py --model SMOLLM2.gguf [--only jacobian] [--layers 6] [--texts 1] [--length 64] [--repeats 3]
 
 Both fits of the Jacobian take the same texts and the same random Llama of the model's shape with --layers blocks (all of
 SmolLM2's take minutes a text), and must agree to 1e-4. TransformerLens's runs at its own 8 output dimensions a pass and
@@ -91,7 +91,7 @@ def fits(given: argparse.Namespace, subject: Subject) -> None:
 
 def squares(given: argparse.Namespace, subject: Subject) -> None:
     """Least squares, and the forwards that it needs alone."""
-    encoded = subject.encode(texts_of(8, 48))
+    encoded = subject.encode(texts_of(24, 48))
 
     def captured() -> None:
         for streams in all_streams(subject, encoded, given.tokens):
@@ -125,8 +125,8 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--only", choices=PARTS)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--texts", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--texts", type=int, default=1)
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)

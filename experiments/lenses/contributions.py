@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...hooks import anatomy, capture, edits, intervene, sites
+from ...hooks import Resume, anatomy, capture, edits, intervene, sites
 from ...hooks.configuration import setting
 from ...hooks.placement import dtype_of, weight_of
 from ..attention.norms import output_weights
@@ -262,21 +262,28 @@ def _scale_of(config: Any) -> float:
 def exact_effects(
     subject: Subject, text: Encoded, parts: Sequence[Part], target: int, wrong: int | None = None
 ) -> list[float | None]:
-    """The whole effect of each part: the logit with it minus the logit with zero in its place, at every position."""
+    """The whole effect of each part: the logit with it minus the logit with zero in its place, at every position.
+
+    A forward is continued from the block of the part, and only the last position is projected to the vocabulary.
+    """
     (batch,) = subject.batches([text])
     inputs = batch.inputs(subject.device)
-
-    def logit() -> float:
-        values = subject.model(**inputs).logits[0, -1].float()
-        return float(values[target] - (values[wrong] if wrong is not None else 0))
-
+    effects: list[float | None] = []
     with torch.no_grad():
-        clean = logit()
-        effects: list[float | None] = []
+        clean = Resume(subject.model, inputs, positions=torch.tensor([len(text) - 1]))
+
+        def logit(layer: int) -> float:
+            if clean.exact:
+                values = clean.run(layer, clean.residual(layer))[0].float()
+            else:
+                values = subject.model(**inputs).logits[0, -1].float()
+            return float(values[target] - (values[wrong] if wrong is not None else 0))
+
+        whole = logit(subject.n_layers - 1)
         for part in parts:
             if not part.site:
                 effects.append(None)
                 continue
             with intervene(subject.model, {part.site: edits.zero()}):
-                effects.append(clean - logit())
+                effects.append(whole - logit(part.layer or 0))
     return effects

@@ -27,7 +27,7 @@ from .streams import LensError, all_streams
 
 FIRST_POSITION = 16
 """Positions of each text that are left out, as published."""
-ROWS = 512
+ROWS = 256
 """Positions, over all copies of a text, of one backward pass."""
 FEWEST_COPIES = 8
 """Output dimensions of one backward pass at least."""

@@ -124,15 +124,16 @@ def _layer_readings(
     target: int | None,
 ) -> list[ReadingRecord]:
     """One layer: at each position the likeliest tokens, and the target's probability and rank."""
-    probabilities = logits.float().softmax(-1)
-    best = probabilities.topk(min(TOP, probabilities.shape[-1]), -1)
+    logits = logits.float()
+    largest = logits.topk(min(TOP, logits.shape[-1]), -1)
+    total = logits.logsumexp(-1, keepdim=True)
     followed: list[float | None] = [None] * len(tokens)
     ranks: list[int | None] = [None] * len(tokens)
     if target is not None:
-        column = probabilities[:, target]
-        followed = column.tolist()
-        ranks = (probabilities > column[:, None]).sum(-1).tolist()
-    values, ids = best.values.tolist(), best.indices.tolist()
+        column = logits[:, target, None]
+        followed = (column - total).exp()[:, 0].tolist()
+        ranks = (logits > column).sum(-1).tolist()
+    values, ids = (largest.values - total).exp().tolist(), largest.indices.tolist()
     records = []
     for position, token in enumerate(tokens):
         top = []
