@@ -199,15 +199,15 @@ def _add(
 
 def _examples(lines: Sequence[str]) -> str:
     """Example command lines, those that are long over several lines."""
-    shown = []
+    examples = []
     for line in lines:
         rows = [""]
         for part in re.split(r" (?=--)", f"layerscope {line}"):
             if len(rows[-1]) + len(part) > WIDTH:
                 rows.append("")
             rows[-1] += f" {part}" if rows[-1] else part
-        shown.append(" \\\n      ".join(rows))
-    return "\n  ".join(["examples:", *shown]) + f"\n\n{STATUS}"
+        examples.append(" \\\n      ".join(rows))
+    return "\n  ".join(["examples:", *examples]) + f"\n\n{STATUS}"
 
 
 def _completion(parser: argparse.ArgumentParser, shell: str) -> str:

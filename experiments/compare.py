@@ -68,12 +68,12 @@ class Named:
     @property
     def blocks(self) -> int:
         """How many blocks its model has."""
-        layers = [
-            int(r["layer"])
-            for r in self.results.get("records") or ()
-            if finite(r.get("layer")) is not None
-        ]
-        return int((self.about.get("model") or {}).get("n_layers") or max(layers, default=1) or 1)
+        layers = []
+        for record in self.results.get("records") or ():
+            if finite(record.get("layer")) is not None:
+                layers.append(int(record["layer"]))
+        model = self.about.get("model") or {}
+        return int(model.get("n_layers") or max(layers, default=1) or 1)
 
 
 def compared_page(runs: Sequence[Results]) -> Page:
@@ -118,15 +118,15 @@ def findings(
     runs: Sequence[Named], quantities: Mapping[Quantity, Sequence[Curve]]
 ) -> list[tuple[str, str, str]]:
     """A sentence for each quantity; a run without one says its own."""
-    found = [
-        (f"q{i}", quantity.title, _finding(quantity, curves))
-        for i, (quantity, curves) in enumerate(quantities.items(), 1)
-    ]
+    sentences = []
+    for i, (quantity, curves) in enumerate(quantities.items(), 1):
+        sentences.append((f"q{i}", quantity.title, _finding(quantity, curves)))
     drawn = {curve.name for curves in quantities.values() for curve in curves}
-    silent = [one for one in runs if one.name not in drawn]
-    return found + [
-        ("", one.name, str(f["text"])) for one in silent for f in one.results.get("findings") or ()
-    ]
+    for run in runs:
+        if run.name not in drawn:
+            for finding in run.results.get("findings") or ():
+                sentences.append(("", run.name, str(finding["text"])))
+    return sentences
 
 
 def names(runs: Sequence[Results]) -> list[str]:
@@ -136,19 +136,20 @@ def names(runs: Sequence[Results]) -> list[str]:
     labels = []
     for about, command in zip(abouts, commands, strict=True):
         labels.append(model_name(about) if about.get("model") else command)
+    # Each step adds what tells the runs apart, and only while it is needed.
     if _is_ambiguous(labels) and len(set(commands)) > 1:
         for i, command in enumerate(commands):
             if labels[i] != command:
                 labels[i] = f"{command} {labels[i]}"
     if _is_ambiguous(labels):
-        options = _differing_options([about.get("config") or {} for about in abouts])
-        labels = [
-            f"{label} ({told})" if told else label
-            for label, told in zip(labels, options, strict=True)
-        ]
-    return [
-        label if labels.count(label) == 1 else f"{label} #{i}" for i, label in enumerate(labels, 1)
-    ]
+        for i, options in enumerate(_differing_options([a.get("config") or {} for a in abouts])):
+            if options:
+                labels[i] = f"{labels[i]} ({options})"
+    numbered = []
+    for i, label in enumerate(labels, 1):
+        is_unique = labels.count(label) == 1
+        numbered.append(label if is_unique else f"{label} #{i}")
+    return numbered
 
 
 def _is_ambiguous(labels: Sequence[str]) -> bool:
@@ -157,17 +158,23 @@ def _is_ambiguous(labels: Sequence[str]) -> bool:
 
 def _differing_options(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each run, in words, its values of the options that are not the same in all runs."""
-    every_key = dict.fromkeys(key for config in configs for key in config)
-    differing = []
-    for key in every_key:
-        values = {str(config.get(key)) for config in configs}
-        if key not in ASIDE and len(values) > 1:
-            differing.append(key)
+    differing = _differing_keys(configs)
     texts = []
     for config in configs:
         given = [key for key in differing if config.get(key) not in (None, [], False)]
         texts.append(", ".join(_option_in_words(key, config[key]) for key in given))
     return texts
+
+
+def _differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The options that are not the same in all runs, without those that change no number."""
+    all_keys = dict.fromkeys(key for config in configs for key in config)
+    differing = []
+    for key in all_keys:
+        values = {str(config.get(key)) for config in configs}
+        if key not in ASIDE and len(values) > 1:
+            differing.append(key)
+    return differing
 
 
 def _option_in_words(key: str, value: Any) -> str:
@@ -180,20 +187,20 @@ def _option_in_words(key: str, value: Any) -> str:
 
 def _quantities(runs: Sequence[Named]) -> dict[Quantity, list[Curve]]:
     """What can be drawn over depth -> a curve of each run that has it."""
-    out: dict[Quantity, list[Curve]] = {}
+    quantities: dict[Quantity, list[Curve]] = {}
     for run in runs:
         for curve in run.study.curves(run.results):
             if all(value is None for value in curve.values):
                 continue
+            # Models of other depths are compared at the same share of their blocks.
             depths = [min(layer / run.blocks, 1.0) for layer in curve.layers]
-            places = [
-                _place(run, layer, site)
-                for layer, site in zip(curve.layers, curve.sites, strict=True)
-            ]
+            places = []
+            for layer, site in zip(curve.layers, curve.sites, strict=True):
+                places.append(_place(run, layer, site))
             quantity = Quantity(curve.title, curve.metric, curve.is_change)
             points = Curve(run.name, places, depths, curve.values, curve.low, curve.high)
-            out.setdefault(quantity, []).append(points)
-    return out
+            quantities.setdefault(quantity, []).append(points)
+    return quantities
 
 
 def _place(run: Named, layer: float, site: str) -> str:
@@ -206,10 +213,9 @@ def _finding(quantity: Quantity, curves: Sequence[Curve]) -> str:
     parts = []
     for curve in curves:
         i = quantity.top(curve)
+        text = f"{curve.name} {number(curve.values[i])} at {curve.places[i]}"
         span = interval(curve.low[i], curve.high[i])
-        parts.append(
-            f"{curve.name} {number(curve.values[i])} at {curve.places[i]}{f' ({span})' if span else ''}"
-        )
+        parts.append(f"{text} ({span})" if span else text)
     return f"by {quantity.extreme} {quantity.metric}: " + "; ".join(parts) + "."
 
 
@@ -251,42 +257,36 @@ def _bests(uid: str, quantity: Quantity, curves: Sequence[Curve]) -> Table:
 # -- what the runs are
 
 
+MOST_OPTIONS = 8
+"""Columns of options that differ."""
+
+
 def _runs(runs: Sequence[Named]) -> Section:
-    told = [one.about.get("config") or {} for one in runs]
-    keys = [k for k in dict.fromkeys(k for one in told for k in one) if k not in ASIDE]
-    differing = [k for k in keys if len({str(one.get(k)) for one in told}) > 1][:8]
+    configs = [run.about.get("config") or {} for run in runs]
+    differing = _differing_keys(configs)[:MOST_OPTIONS]
     columns = [
         Column("run", False),
         Column("command", False),
         Column("model", False),
         Column("blocks"),
         Column("width"),
-    ]
-    columns += [
         Column("parameters"),
-        *(Column(k.replace("_", " "), False) for k in differing),
+        *(Column(key.replace("_", " "), False) for key in differing),
         Column("finished", False),
     ]
     rows = []
-    for one, config in zip(runs, told, strict=True):
-        model = one.about.get("model") or {}
-        sizes = [
-            Cell(count(model.get(k)), finite(model.get(k)))
-            for k in ("n_layers", "d_model", "n_parameters")
+    for run, config in zip(runs, configs, strict=True):
+        model = run.about.get("model") or {}
+        cells = [
+            Cell(run.name, head=True),
+            Cell(str(run.results.get("kind"))),
+            Cell(model_name(run.about)),
         ]
-        options = [plain_cell(config.get(k)) for k in differing]
-        when = Cell(str(one.about.get("finished") or ABSENT)[:10])
-        command = Cell(str(one.results.get("kind")))
-        rows.append(
-            [
-                Cell(one.name, head=True),
-                command,
-                Cell(model_name(one.about)),
-                *sizes,
-                *options,
-                when,
-            ]
-        )
+        for size in ("n_layers", "d_model", "n_parameters"):
+            cells.append(Cell(count(model.get(size)), finite(model.get(size))))
+        cells += [plain_cell(config.get(key)) for key in differing]
+        cells.append(Cell(str(run.about.get("finished") or ABSENT)[:10]))
+        rows.append(cells)
     table = Table("runs-table", "The runs, with the options in which they differ", columns, rows)
     return Section("runs", "Runs", [table])
 
@@ -319,24 +319,17 @@ def _parts(run: Named, number_: int) -> Section | None:
 def _caveats(runs: Sequence[Named]) -> Section:
     """The caveats of every run, and whether they read the same data."""
     rows: list[tuple[str, str, str]] = []
-    for one in runs:
-        (notes,) = caveats(one.typed.notes, one.study.cautions(one.results)).parts
-        rows += [
-            (badge, tone, f"{one.name}: {text}")
-            for badge, tone, text in notes.rows
-            if tone == "warn"
-        ]
-    data = {
-        tuple(sorted(str(d.get("sha256")) for d in one.about.get("data") or ())) for one in runs
-    }
+    data = set()
+    for run in runs:
+        (notes,) = caveats(run.typed.notes, run.study.cautions(run.results)).parts
+        for badge, tone, text in notes.rows:
+            if tone == "warn":
+                rows.append((badge, tone, f"{run.name}: {text}"))
+        hashes = [str(file.get("sha256")) for file in run.about.get("data") or ()]
+        data.add(tuple(sorted(hashes)))
     if len(data) > 1:
-        rows.append(
-            (
-                "note",
-                "warn",
-                "The runs read different data: a difference between them may be the data's.",
-            )
-        )
+        text = "The runs read different data: a difference between them may be the data's."
+        rows.append(("note", "warn", text))
     if not rows:
         rows.append(("none", "good", "No run has a warning, and all read the same data."))
     return Section("caveats", "Caveats", [Notes(rows)])

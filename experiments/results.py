@@ -113,13 +113,15 @@ class Results:
         Raises:
             RunError: this kind of run has no such picture.
         """
-        found = self.pictures
-        if not 0 <= number < len(found):
-            known = "; ".join(f"{i} {picture.title}" for i, picture in enumerate(found)) or "none"
+        pictures = self.pictures
+        if not 0 <= number < len(pictures):
+            known = (
+                "; ".join(f"{i} {picture.title}" for i, picture in enumerate(pictures)) or "none"
+            )
             raise RunError(
                 f"no picture {number} in these results of {self.kind}: expected one of: {known}"
             )
-        return found[number]
+        return pictures[number]
 
     def report(self, path: Path | str) -> Path:
         """Write the report, one page that works offline; returns where."""
@@ -158,11 +160,11 @@ class Results:
         from .pages import page_of
         from .report.pictures import first_table
 
-        shown = [f"<p>{escape(text)}</p>" for text in self.findings]
+        parts = [f"<p>{escape(text)}</p>" for text in self.findings]
         if self.records:
-            shown += [picture._repr_html_() for picture in self.pictures[:1]]
-            shown += [first_table(page_of(self.raw))]
-        return "\n".join(shown)
+            parts += [picture._repr_html_() for picture in self.pictures[:1]]
+            parts += [first_table(page_of(self.raw))]
+        return "\n".join(parts)
 
 
 def _why_none(path: Path) -> str:
@@ -191,8 +193,8 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     from .compare import compared_page
     from .report.render import rendered
 
-    found = [run if isinstance(run, Results) else Results.load(run) for run in runs]
+    loaded = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, rendered(compared_page([one.raw for one in found])))
+    write_text(path, rendered(compared_page([one.raw for one in loaded])))
     return path

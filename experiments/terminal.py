@@ -33,5 +33,5 @@ def show(results: dict[str, Any], out: Path) -> None:
 
 def show_json(results: dict[str, Any], out: Path) -> None:
     """The results on standard output, for a script."""
-    shown = {"out": str(out), **{name: results[name] for name in SHOWN if name in results}}
-    sys.stdout.write(json.dumps(shown, ensure_ascii=False, indent=1) + "\n")
+    printed = {"out": str(out), **{name: results[name] for name in SHOWN if name in results}}
+    sys.stdout.write(json.dumps(printed, ensure_ascii=False, indent=1) + "\n")

@@ -181,11 +181,15 @@ class Activations(Mapping[str, Tensor]):
         raws = [self._raw[site][i][0] for site, i in asked]
         self.grad._paused = True  # autograd.grad runs the tensors' hooks too
         try:
-            found = torch.autograd.grad(loss, raws, retain_graph=retain_graph, allow_unused=True)
+            gradients = torch.autograd.grad(
+                loss, raws, retain_graph=retain_graph, allow_unused=True
+            )
         finally:
             self.grad._paused = False
         reached = {
-            at: gradient for at, gradient in zip(asked, found, strict=True) if gradient is not None
+            at: gradient
+            for at, gradient in zip(asked, gradients, strict=True)
+            if gradient is not None
         }
         latest = max((i for _, i in reached), default=-1)
         return {str(site): self._gradient(site, reached, latest) for site in self._raw}

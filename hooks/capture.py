@@ -217,15 +217,16 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         stored = value
         if self._dtype is not None and self._dtype != value.dtype:
             stored = stored.to(self._dtype)
-            if torch.finfo(self._dtype).max < torch.finfo(value.dtype).max:
-                self._overflowed[site] = (
-                    stored.isinf() & value.isfinite()
-                ).any() | self._overflowed.get(site, False)
+            is_narrower = torch.finfo(self._dtype).max < torch.finfo(value.dtype).max
+            if is_narrower:
+                overflows = (stored.isinf() & value.isfinite()).any()
+                self._overflowed[site] = overflows | self._overflowed.get(site, False)
         if self._device is not None:
             stored = stored.to(self._device)
         # A slice would keep its whole tensor alive, so selections are always copied.
-        owned = self._clone or (site.select is not None and not _fills_memory(value))
-        return stored.clone() if owned and stored is value else stored
+        is_part = site.select is not None and not _fills_memory(value)
+        must_copy = self._clone or is_part
+        return stored.clone() if must_copy and stored is value else stored
 
 
 def _fills_memory(value: Tensor) -> bool:

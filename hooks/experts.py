@@ -45,11 +45,11 @@ class Expert:
     def __init__(self, module: Any, inputs: tuple[Tensor, Tensor, Tensor], number: int) -> None:
         self.module, self.expert = module, number
         rows, chosen, weights = inputs
-        here = chosen == self.expert
-        self.rows = here.any(-1).nonzero()[:, 0]
+        is_chosen = chosen == self.expert
+        self.rows = is_chosen.any(-1).nonzero()[:, 0]
         self.given = rows[self.rows]
         self.n_rows = len(rows)
-        self.weight = (weights * here).sum(-1)[self.rows]
+        self.weight = (weights * is_chosen).sum(-1)[self.rows]
 
     def pre(self) -> Float[Tensor, "rows d_expert"]:
         """Before the activation (the gate's side): one row a token, zeros where other experts were chosen."""
@@ -94,8 +94,8 @@ class Expert:
             if self.module.is_transposed
             else weights[self.expert].transpose(0, 1)
         )
-        made = rows.to(weight.dtype) @ weight
-        return made if biases is None else made + biases[self.expert]
+        product = rows.to(weight.dtype) @ weight
+        return product if biases is None else product + biases[self.expert]
 
     def _gate_side(self, wide: Tensor) -> Tensor:
         return wide[..., self._columns(wide)] if self.module.has_gate else wide

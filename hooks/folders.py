@@ -155,11 +155,13 @@ class RemoteFolder:
         """Bytes of each whole file, by name, in order; empty if the folder is not there."""
         self.files.invalidate_cache()
         try:
-            found = self.files.ls(self.root, detail=True)
+            entries = self.files.ls(self.root, detail=True)
         except FileNotFoundError:
             return {}
         files = {
-            str(f["name"]).rsplit("/", 1)[-1]: int(f["size"]) for f in found if f["type"] == "file"
+            str(f["name"]).rsplit("/", 1)[-1]: int(f["size"])
+            for f in entries
+            if f["type"] == "file"
         }
         return dict(sorted(files.items()))
 

@@ -74,19 +74,22 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         places: dict[Site, Place] = {}
         for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
             given = edits[spec]
-            edit = given if isinstance(given, Edit) else function(given)
+            edit_of_spec = given if isinstance(given, Edit) else function(given)
             for site, place in located.items():
                 if place.read_only:
                     raise EditError(f"{site} can only be read: {place.read_only}")
-                own = edit
+                edit = edit_of_spec
                 if site.part == "hook_resid_mid":
+                    # The block reads the sum twice: what can be edited is what attention adds to it.
                     block = site.name.removesuffix(".hook_resid_mid")
                     pre = f"{block}.hook_resid_pre"
-                    site, place, own = _through_attn_out(model, site, edit, block)
+                    site, place, edit = _through_attn_out(model, site, edit_of_spec, block)
                     self._summed[site] = pre
                 places[site] = place
-                self._edits.setdefault(site, []).append(own)
-                needed |= {name: locate(model, name) for name in own.needs if name not in needed}
+                self._edits.setdefault(site, []).append(edit)
+                for name in edit.needs:
+                    if name not in needed:
+                        needed[name] = locate(model, name)
         self._taps = Taps(model, places)
         self._live = _Live(model, needed, self._taps)
         self._changed: dict[Site, Tensor | bool] = {}
@@ -124,6 +127,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     def touch(self, site: Site, place: Place, raw: Tensor, shape: torch.Size | None) -> Tensor:
         """Put the edited value in a site's place."""
         old = read(site, place, raw, shape)
+        # Edits see -inf where the model's mask hides, however the model writes it.
         old = forbid(old) if place.end == "scores" else old
         where = Where.of(self._taps.forwards.now, site, self._taps.live, self._seen)
         new = old
@@ -133,6 +137,7 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
                     f"{site}: {edit.name} reads another site, and reentrant checkpointing loses the gradient between the "
                     "two: checkpoint with use_reentrant=False"
                 )
+            # Several edits in float32 are rounded once, behind the last of them.
             if edit.given != "float32" and new.dtype != old.dtype:
                 new = new.to(old.dtype)
             new = edit.unrounded(new, where)

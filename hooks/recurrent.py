@@ -99,19 +99,19 @@ class Recurrence:
 
     def values(self, steps: Sequence[Step]) -> dict[str, Float[Tensor, "batch pos width"]]:
         """Each part at all steps, after what earlier taps do at each of them; zeros beyond a text's end."""
-        kept: dict[str, dict[int, Tensor]] = {}
+        rows_of: dict[str, dict[int, Tensor]] = {}
 
         def keep(part: str, at: int, of: int, value: Tensor) -> Tensor:
             ended = None if self.lengths is None else (at >= self.lengths).to(value.device)
             row = value if ended is None else value.masked_fill(ended[:, None], 0)
-            kept.setdefault(part, {})[at] = row
+            rows_of.setdefault(part, {})[at] = row
             return value
 
         with torch.no_grad():
             self.output([*steps, keep])
         return {
             part: torch.stack([rows[at] for at in sorted(rows)], dim=1)
-            for part, rows in kept.items()
+            for part, rows in rows_of.items()
         }
 
     def output(self, steps: Sequence[Step]) -> Any:
@@ -125,13 +125,13 @@ class Recurrence:
         x = self._x
         last: list[tuple[Tensor, ...]] = []
         for layer in range(self.module.num_layers):
-            made = []
+            directions = []
             for reverse in range(1 + self.module.bidirectional):
                 states = tuple(s[len(last)] for s in self._initial)
                 out, end = self._direction(layer, bool(reverse), x, states, show)
-                made.append(out)
+                directions.append(out)
                 last.append(end)
-            x = torch.cat(made, dim=-1)
+            x = torch.cat(directions, dim=-1)
         return self._returned(x, [torch.stack(states) for states in zip(*last, strict=True)])
 
     def _direction(
@@ -163,20 +163,24 @@ class Recurrence:
 
     def _returned(self, out: Tensor, last: list[Tensor]) -> Any:
         """Output and last states as the module returns them."""
-        made: Any = out
+        returned: Any = out
         if self.lengths is not None:
             order = self._input.sorted_indices
             rows = out if order is None else out[order]
             counts = self.lengths if order is None else self.lengths[order.cpu()]
             data = pack_padded_sequence(rows, counts, batch_first=True).data
-            made = PackedSequence(
+            returned = PackedSequence(
                 data, self._input.batch_sizes, order, self._input.unsorted_indices
             )
         else:
-            made = out if self.module.batch_first else out.transpose(0, 1)
-            made = made.squeeze(0 if self.module.batch_first else 1) if self._is_single else made
+            returned = out if self.module.batch_first else out.transpose(0, 1)
+            returned = (
+                returned.squeeze(0 if self.module.batch_first else 1)
+                if self._is_single
+                else returned
+            )
         states = [s.squeeze(1) for s in last] if self._is_single else last
-        return made, (tuple(states) if isinstance(self.module, nn.LSTM) else states[0])
+        return returned, (tuple(states) if isinstance(self.module, nn.LSTM) else states[0])
 
 
 def _step(
@@ -222,8 +226,8 @@ def mark(output: Any, steps: Sequence[Step]) -> Any:
 
 
 def _tensor(output: Any) -> Tensor:
-    made = output[0]
-    return made.data if isinstance(made, PackedSequence) else made
+    first = output[0]
+    return first.data if isinstance(first, PackedSequence) else first
 
 
 def joined(shown: Mapping[str, Float[Tensor, "batch pos width"]]) -> Step:

@@ -154,8 +154,8 @@ def _largest(site: str, value: Tensor) -> float:
     if not value.numel():
         return 0.0
     low, high = value.aminmax()
-    found = max(-float(low), float(high))
-    if not math.isfinite(found):
+    largest = max(-float(low), float(high))
+    if not math.isfinite(largest):
         kind = str(value.dtype).removeprefix("torch.")
         hint = (
             ""
@@ -163,7 +163,7 @@ def _largest(site: str, value: Tensor) -> float:
             else ": perhaps too large for the type, store bfloat16 or float32"
         )
         raise StoreError(f"{site}: expected finite values, got NaN or infinity in {kind}{hint}")
-    return found
+    return largest
 
 
 def digest(value: Any) -> str:
@@ -192,22 +192,22 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
         header = json.loads(folder.read(name, 8, 8 + length))
         meta = header.pop("__metadata__", {})
         words = meta.get("layerscope", "{}")
-        said = json.loads(words)
-        if said.get("format") != FORMAT:
-            other = str(said.get("format"))[:40]
+        facts = json.loads(words)
+        if facts.get("format") != FORMAT:
+            other = str(facts.get("format"))[:40]
             raise StoreError(
                 f"{path} is foreign (expected {FORMAT}, got {other!r}): use another folder"
             )
         if meta.get("sha256") != digest([words, header]):
             raise StoreError(f"{path} is damaged (hash of its header): delete it and run again")
         slots = {tensor: _slot(place, 8 + length) for tensor, place in header.items()}
-        found = Header(
-            about=dict(said["about"]),
+        parsed = Header(
+            about=dict(facts["about"]),
             slots=slots,
-            sums={tensor: str(said["sums"][tensor]) for tensor in slots},
-            largest={site: float(said["largest"][site]) for site in slots if site != INDEX},
+            sums={tensor: str(facts["sums"][tensor]) for tensor in slots},
+            largest={site: float(facts["largest"][site]) for site in slots if site != INDEX},
         )
-        _require_rows(found)
+        _require_rows(parsed)
     except StoreError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -218,7 +218,7 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
     if end != size:
         kind = "half written" if size < end else "damaged"
         raise StoreError(f"{path} is {kind} ({size} of {end} bytes): delete it and run again")
-    return found
+    return parsed
 
 
 def _slot(place: Mapping[str, Any], base: int) -> Slot:
@@ -248,16 +248,16 @@ def read_tensor(folder: Folder, name: str, header: Header, tensor: str) -> Tenso
         StoreError: the bytes are not those that were written.
     """
     slot = header.slots[tensor]
-    held = np.empty(slot.stop - slot.start, dtype=np.uint8)
+    data = np.empty(slot.stop - slot.start, dtype=np.uint8)
     read_rows(
         folder,
         name,
         header,
         tensor,
-        held.reshape(max(1, slot.shape[0]), -1),
+        data.reshape(max(1, slot.shape[0]), -1),
         slice(0, slot.shape[0]),
     )
-    return as_tensor(held.data, slot)
+    return as_tensor(data.data, slot)
 
 
 def read_rows(
@@ -278,14 +278,14 @@ def read_rows(
     slot, width = header.slots[tensor], table.shape[1]
     step = max(1, _BLOCK // max(1, width))
     n_rows, total = slot.shape[0], xxhash.xxh3_64()
-    held = np.empty((min(step, n_rows), width), dtype=np.uint8)
+    buffer = np.empty((min(step, n_rows), width), dtype=np.uint8)
     with folder.part(name, slot.start, slot.stop) as file:
         for first in range(0, n_rows, step):
             stop = min(first + step, n_rows)
             if isinstance(where, slice):
                 rows = table[where.start + first : where.start + stop]
             else:
-                rows = held[: stop - first]
+                rows = buffer[: stop - first]
             _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
             total.update(rows.reshape(-1))
             # as memory moves it, which torch's own copy by index does not

@@ -186,14 +186,14 @@ def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
     ['blocks.0.hook_mlp_out', 'blocks.1.hook_mlp_out']
     """
     names_known = known if isinstance(known, Mapping) else dict.fromkeys(known)
-    found: dict[Site, None] = {}
+    chosen: dict[Site, None] = {}
     for spec in specs:
         site = Site.parse(spec)
         if site.name.startswith("module:"):
-            found[site] = None
+            chosen[site] = None
             continue
         if site.name in names_known:
-            found[site] = None
+            chosen[site] = None
             continue
         names: set[str] = set()
         for alternative in braces(site.name):
@@ -201,9 +201,11 @@ def expand(specs: Iterable[SiteLike], known: Collection[str]) -> list[Site]:
             if not matched:
                 raise UnknownSite(_no_such_site(alternative, known))
             names.update(matched)
-        for name in names if len(names) == 1 else [name for name in known if name in names]:
-            found[Site(name, site.select)] = None
-    return list(found)
+        # In the model's order, whatever the order of the alternatives.
+        in_order = names if len(names) == 1 else [name for name in known if name in names]
+        for name in in_order:
+            chosen[Site(name, site.select)] = None
+    return list(chosen)
 
 
 def _match(pattern: str, known: Collection[str]) -> list[str]:
@@ -236,16 +238,20 @@ def _count_from_end(pattern: str, known: Collection[str]) -> str:
 
 def _no_such_site(pattern: str, known: Collection[str]) -> str:
     wanted = _LAYER.match(pattern)
-    layers = sorted({s for n in known if (s := Site(n).layer) is not None})
+    layers = set()
+    for name in known:
+        layer = Site(name).layer
+        if layer is not None:
+            layers.add(layer)
     if wanted and layers and int(wanted["layer"]) not in layers:
-        return f"no site {pattern!r}: the model has blocks 0 to {layers[-1]}"
+        return f"no site {pattern!r}: the model has blocks 0 to {max(layers)}"
     # Compare without layer numbers first, so that a typo in the part is not drowned by the layer.
-    folded = {re.sub(r"\.\d+\.", ".*.", n): n for n in reversed(list(known))}
+    folded = dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in reversed(list(known)))
     query = re.sub(r"\.-?\d+\.", ".*.", pattern)
     near = difflib.get_close_matches(query, list(folded), n=3, cutoff=0.4)
     if wanted:
-        near = [n.replace(".*.", f".{wanted['layer']}.") for n in near]
-        near = [n for n in near if n in known]
+        at_layer = [name.replace(".*.", f".{wanted['layer']}.") for name in near]
+        near = [name for name in at_layer if name in known]
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return f"no site {pattern!r} in this model{hint} (hooks.sites(model) lists all {len(known)})"
 
@@ -260,24 +266,29 @@ def _from_pair(pair: tuple[str, int | str | Sequence[int]]) -> str:
 
 
 def _parse_index(text: str, spec: str) -> Index:
+    index: Index = ()
     try:
         if ":" in text:
-            found: Index = Span(*(int(p) if p.strip() else None for p in text.split(":")))
+            bounds = [int(part) if part.strip() else None for part in text.split(":")]
+            index = Span(*bounds)
         elif "," in text:
-            found = tuple(int(p) for p in text.split(",") if p.strip())
+            index = tuple(int(part) for part in text.split(",") if part.strip())
         else:
-            found = int(text)
+            index = int(text)
     except (ValueError, TypeError):
-        found = ()
-    if found == () or (isinstance(found, Span) and found.step == 0):
+        index = ()
+    is_endless = isinstance(index, Span) and index.step == 0
+    if index == () or is_endless:
         raise InputError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]")
-    return found
+    return index
 
 
 def _show_index(index: Index) -> str:
     if isinstance(index, Span):
-        parts = [index.start, index.stop] + ([index.step] if index.step is not None else [])
-        return ":".join("" if p is None else str(p) for p in parts)
+        bounds = [index.start, index.stop]
+        if index.step is not None:
+            bounds.append(index.step)
+        return ":".join("" if bound is None else str(bound) for bound in bounds)
     if isinstance(index, tuple):  # one index of a list keeps its axis: [5,] is not [5]
         return ",".join(map(str, index)) + ("," if len(index) == 1 else "")
     return str(index)

@@ -54,8 +54,8 @@ def _is_stack(module: nn.ModuleList | nn.Sequential) -> bool:
 def _free_name(path: str, is_decoder: bool, taken: set[str]) -> str | None:
     """The stack's name; None where all its names are another's: it has raw paths."""
     parts = [re.sub(r"[^a-z]", "", part) for part in path.lower().split(".")]
-    own = [f"{part}_blocks" for part in reversed(parts) if part and part != "layers"]
-    wanted = ["blocks", *(["decoder_blocks"] if is_decoder else []), *own]
+    named = [f"{part}_blocks" for part in reversed(parts) if part and part != "layers"]
+    wanted = ["blocks", *(["decoder_blocks"] if is_decoder else []), *named]
     name = next((name for name in wanted if name not in taken), None)
     if name is not None:
         taken.add(name)
@@ -64,12 +64,12 @@ def _free_name(path: str, is_decoder: bool, taken: set[str]) -> str | None:
 
 def _stack(name: str, path: str, layers: nn.ModuleList | nn.Sequential) -> Stack:
     layer: Any = layers[0]
-    above, _, own = path.rpartition(".")
+    above, _, list_name = path.rpartition(".")
     config = SimpleNamespace(
         num_hidden_layers=len(layers), num_attention_heads=layer.self_attn.num_heads
     )
     row = row_of(layer)
-    family = row if own == "layers" else _renamed(row, own)
+    family = row if list_name == "layers" else _renamed(row, list_name)
     return Stack(name, f"{above}." if above else "", family, config)
 
 
@@ -81,8 +81,8 @@ def _renamed(row: Any, blocks: str) -> Any:
 def _steps(name: str, path: str, module: nn.RNNBase) -> Reading:
     places = {}
     for layer, direction, part in part_names(module):
-        own = "rnn_reverse" if direction else "rnn"
-        site = f"{name}.{layer}.{own}.hook_{part}"
+        direction_name = "rnn_reverse" if direction else "rnn"
+        site = f"{name}.{layer}.{direction_name}.hook_{part}"
         places[site] = Place(path, "steps", item=f"{layer}.{direction}{part}")
     return Reading(places, module.num_layers, {})
 
@@ -139,9 +139,9 @@ def _nested_padding(module: Any, given: dict[str, Any]) -> Tensor | None:
     if not (fast and nests) or needs_graph:
         return None
     padding = padding if padding.dtype == torch.bool else padding != 0
-    shown = ~padding
+    is_token = ~padding
     if getattr(module, "mask_check", True) and not torch._nested_tensor_from_mask_left_aligned(
-        src, shown
+        src, is_token
     ):
         return None
     return padding

@@ -166,10 +166,13 @@ class Design:
             part = X[rows]
             if not bool(torch.isfinite(part.sum())):
                 check_finite(X)  # says where
-            here, before, m = part.mean(0, dtype=torch.float64), rows.start, len(part)
-            centre = here.to(self.dtype)
+            block_mean, before, m = part.mean(0, dtype=torch.float64), rows.start, len(part)
+            centre = block_mean.to(self.dtype)
             part -= centre
-            off, apart = here - centre.double(), here - mean  # the rounding of the centre
+            off, apart = (
+                block_mean - centre.double(),
+                block_mean - mean,
+            )  # the rounding of the centre
             scatter += (part.T @ part).double() - m * torch.outer(off, off)
             scatter += before * m / (before + m) * torch.outer(apart, apart)
             mean += m / (before + m) * apart

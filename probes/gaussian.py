@@ -156,8 +156,8 @@ class LDAProbe(LinearClassifier):
         )
 
     def _take(self, moments: Moments) -> LDAProbe:
-        found = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)
-        self.classes_, self.coef_, self.intercept_ = found.classes_, found.coef_, found.intercept_
+        probe = MeanDifferenceProbe(covariance=True)._take(moments, self.shrinkage_)
+        self.classes_, self.coef_, self.intercept_ = probe.classes_, probe.coef_, probe.intercept_
         return self
 
 
@@ -173,5 +173,5 @@ def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor
     shrunk.diagonal().add_(shrinkage * (~constant))
     values, vectors = torch.linalg.eigh(shrunk)
     keep = values > RANK * values[-1].clamp_min(0)
-    kept = vectors[:, keep]
-    return ((kept / values[keep]) @ kept.T) / scale / scale[:, None]
+    spanning = vectors[:, keep]
+    return ((spanning / values[keep]) @ spanning.T) / scale / scale[:, None]

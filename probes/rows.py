@@ -116,15 +116,15 @@ class OnDisk:
             raise InputError(
                 f"expected {stop - start} rows of {self.shape[1]}, got {list(values.shape)}"
             )
-        held = values.detach().to("cpu", self.dtype).contiguous()
+        stored = values.detach().to("cpu", self.dtype).contiguous()
         if isinstance(rows, slice):
-            self._write(start, held)
+            self._write(start, stored)
             return
         ends = (torch.diff(rows.cpu()) != 1).nonzero().squeeze(1) + 1
         # runs of neighbours
         for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):
             if stop > start:
-                self._write(int(rows[start]), held[start:stop])
+                self._write(int(rows[start]), stored[start:stop])
 
     def _span(self, rows: slice) -> tuple[int, int]:
         start, stop, step = rows.indices(len(self))

@@ -182,18 +182,18 @@ def fit_many(
 
     fits: dict[str, Fit] = {}
     with torch.no_grad():
-        held = None if dev is None else _dev_rows(design, dev[0], todo)
+        dev_rows = None if dev is None else _dev_rows(design, dev[0], todo)
         for group in _groups(todo):
             begin = _start(group, design, len(group[0].classes), start)
             strengths = path * len(group)
-            if held is not None and len(path) > 1:
+            if dev_rows is not None and len(path) > 1:
                 begin, strengths = _choose(
-                    design, group, begin, path, held, choose, tol, max_iter, advance
+                    design, group, begin, path, dev_rows, choose, tol, max_iter, advance
                 )
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
             labels = _labels(group, design)
             solution = minimise(design, labels, begin, l2s, tol=tol, max_iter=max_iter)
-            fits |= _certify(design, group, solution, l2s, tol, held, choose)
+            fits |= _certify(design, group, solution, l2s, tol, dev_rows, choose)
             advance(len(group))
     _warn_unconverged([(name, fits[name]) for name in targets], tol, max_iter)
     return {name: fits[name] for name in targets}
@@ -216,12 +216,12 @@ def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int
 def _dev_rows(
     design: Design, X: Features, targets: Sequence[_Target]
 ) -> Float[Tensor, "m r"] | OnDisk:
-    held = design.held(X)
+    rows = design.held(X)
     for target in targets:
-        if target.dev is None or len(target.dev) != len(held):
+        if target.dev is None or len(target.dev) != len(rows):
             got = 0 if target.dev is None else len(target.dev)
-            raise InputError(f"target {target.name!r} has {got} dev labels for {len(held)} rows")
-    return held
+            raise InputError(f"target {target.name!r} has {got} dev labels for {len(rows)} rows")
+    return rows
 
 
 def _labels(group: Sequence[_Target], design: Design) -> Int[Tensor, "n k"]:

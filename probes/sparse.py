@@ -194,13 +194,15 @@ def _weigh(
     ridge = np.full(Z.shape[1], l2)
     ridge[0] = 0.0
     bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
-    found, w = {}, np.zeros(Z.shape[1])
+    probes, w = {}, np.zeros(Z.shape[1])
     for k in sorted({min(k, X.shape[1]) for k in ks}):
-        here = slice(0, k + 1)
-        w[here] = _solve(Z[:, here], share, ridge[here], np.linalg.inv(bound[here, here]), w[here])
+        first_k = slice(0, k + 1)
+        w[first_k] = _solve(
+            Z[:, first_k], share, ridge[first_k], np.linalg.inv(bound[first_k, first_k]), w[first_k]
+        )
         coef = w[1 : k + 1] / scale[:k]
-        found[k] = coef, float(w[0] - coef @ mean[:k])
-    return {k: found[min(k, X.shape[1])] for k in ks}
+        probes[k] = coef, float(w[0] - coef @ mean[:k])
+    return {k: probes[min(k, X.shape[1])] for k in ks}
 
 
 def _solve(
@@ -221,17 +223,17 @@ def _solve(
         w = w - step
         if slope @ step < 1e-10 * len(Z):
             break
-    here = loss(w)
+    loss_now = loss(w)
     for _ in range(100):
         p = expit(-(Z @ w))
         slope = ridge * w - Z.T @ (share * p)
         curvature = (Z * (share * p * (1 - p))[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
         step = np.linalg.solve(curvature, slope)
         decrement, length = float(slope @ step), 1.0
-        if decrement < 1e-9 * max(here, 1e-3):
+        if decrement < 1e-9 * max(loss_now, 1e-3):
             return w - step
-        while loss(w - length * step) > here - 0.1 * length * decrement and length > 1e-8:
+        while loss(w - length * step) > loss_now - 0.1 * length * decrement and length > 1e-8:
             length /= 2
         w = w - length * step
-        here = loss(w)
+        loss_now = loss(w)
     return w

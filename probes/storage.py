@@ -49,10 +49,10 @@ class Saved(BaseEstimator):
 
     def _restore(self, tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
         """The fit again; a file of a version that did not keep an attribute leaves it out."""
-        found = {**header, **tensors}
+        attributes = {**header, **tensors}
         for name in (*self._arrays, *self._recorded):
-            if name.rstrip("_") in found:
-                setattr(self, name, found[name.rstrip("_")])
+            if name.rstrip("_") in attributes:
+                setattr(self, name, attributes[name.rstrip("_")])
         self.n_features_in_ = getattr(self, self._arrays[0]).shape[-1]
 
     def save(self, path: str | Path, about: Mapping[str, Any] | None = None) -> Path:

@@ -87,8 +87,8 @@ def kernel(game: Game, options: Options) -> Found:
         ends = zip(each, empties.tolist(), strict=True)
         of_draw = [kernel_solve(masks, own, weights, value, none)[0] for own, none in ends]
         errors = np.hypot(errors, over_draws(np.stack(of_draw))[1])
-    more = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
-    return Found(scores, value, errors, empty, more=more)
+    figures = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
+    return Found(scores, value, errors, empty, more=figures)
 
 
 _ROUNDING = 1e-8
@@ -187,8 +187,8 @@ def permutations(game: Game, options: Options) -> Found:
     ) / 2
     scores, drawn = over_draws(each.mean(1))
     errors = np.hypot(each.mean(0).std(0, ddof=1) / math.sqrt(pairs), drawn)
-    more = {"removal": game.removal, "permutations": 2 * pairs}
-    return Found(scores, game.value, errors, game.empty, more=more)
+    figures = {"removal": game.removal, "permutations": 2 * pairs}
+    return Found(scores, game.value, errors, game.empty, more=figures)
 
 
 def marginals(

@@ -87,8 +87,8 @@ def lime(game: Game, options: Options) -> Found:
             f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)"
         )
     notes = tuple(Note(kind="info", text=text) for text in texts)
-    more = {"removal": game.removal, "samples": len(masks), "r2": r2}
-    return Found(scores, game.value, spread, notes=notes, more=more)
+    figures = {"removal": game.removal, "samples": len(masks), "r2": r2}
+    return Found(scores, game.value, spread, notes=notes, more=figures)
 
 
 def tree(game: Game, options: Options) -> Found:

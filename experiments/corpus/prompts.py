@@ -175,8 +175,8 @@ def labelled_text(record: Mapping[str, Any]) -> Prompt:
     Raises:
         InputError: a field that is missing or of another kind.
     """
-    kept = {name: value for name, value in record.items() if name not in ("answer", "wrong")}
-    prompt = _prompt(kept, answers=False)
+    unanswered = {name: value for name, value in record.items() if name not in ("answer", "wrong")}
+    prompt = _prompt(unanswered, answers=False)
     if prompt.label is None:
         fields = ", ".join(sorted(record))[:200]
         raise InputError(f"expected 'label', the text's class; the line has {fields}")

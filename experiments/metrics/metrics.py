@@ -97,8 +97,8 @@ def _kl(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies pr
 
 
 def _rank(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:
-    there = logits[:, reads.slots.to(logits.device)]
-    return reads.sums((there > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
+    at_reads = logits[:, reads.slots.to(logits.device)]
+    return reads.sums((at_reads > reads.at_targets(logits).unsqueeze(2)).sum(-1).float())
 
 
 def _confidence(logits: Tensor, clean: Tensor, reads: Reads) -> Float[Tensor, "copies prompts"]:

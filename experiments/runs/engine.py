@@ -140,17 +140,17 @@ class OnRay:
     @functools.cached_property
     def workers(self) -> int:
         """How many work at a time."""
-        there = self.ray.cluster_resources()
-        most = int(there.get("CPU", 1) // self.needs["num_cpus"])
+        resources = self.ray.cluster_resources()
+        most = int(resources.get("CPU", 1) // self.needs["num_cpus"])
         if self.needs["num_gpus"]:
-            most = min(most, int(there.get("GPU", 0) // self.needs["num_gpus"]))
+            most = min(most, int(resources.get("GPU", 0) // self.needs["num_gpus"]))
         if most < 1:
             wanted = ", ".join(
                 f"{value:g} {name[4:]}" for name, value in self.needs.items() if value
             )
             raise RunError(
-                f"--engine ray: a worker needs {wanted}, the cluster has {there.get('CPU', 0):g} cpus and "
-                f"{there.get('GPU', 0):g} gpus"
+                f"--engine ray: a worker needs {wanted}, the cluster has {resources.get('CPU', 0):g} cpus and "
+                f"{resources.get('GPU', 0):g} gpus"
             )
         return min(self.asked or most, most)
 
@@ -214,10 +214,10 @@ class OnRay:
             1,
         )  # an item goes on as soon as it is made
         try:
-            made = data.from_items([0]).map_batches(
+            source = data.from_items([0]).map_batches(
                 _made, fn_args=(self._place, items), batch_size=None, num_cpus=0
             )
-            done = made.map_batches(
+            done = source.map_batches(
                 _Actor,
                 fn_constructor_args=(self._place, make),
                 batch_size=1,

@@ -67,10 +67,10 @@ class Explained:
 
     def cost(self, removed: Sequence[Sequence[int]]) -> Float[np.ndarray, " sets"]:
         """What each set of words is worth: the value with them less the value without."""
-        kept = np.ones((len(removed), self.game.n), dtype=bool)
-        for row, places in zip(kept, removed, strict=True):
+        present = np.ones((len(removed), self.game.n), dtype=bool)
+        for row, places in zip(present, removed, strict=True):
             row[[self.words[k] for k in places]] = False
-        return self.clean - self.game(kept)
+        return self.clean - self.game(present)
 
 
 @dataclass(frozen=True)

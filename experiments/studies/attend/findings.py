@@ -72,13 +72,13 @@ def _dependencies_finding(words: WordRoles) -> Finding | None:
     )
     if not followed:
         return None
-    shown = [
+    heads = [
         f"{r.relation} {r.direction} {head_name(r.layer, r.head)} ({r.score:.2f}, offset {r.baseline:.2f})"
         for r in followed[:LISTED]
     ]
     text = (
         f"{len(followed)} of {len(words.relations)} dependencies and directions have a head that follows them clearly "
-        f"better than the best fixed offset: {', '.join(shown)}."
+        f"better than the best fixed offset: {', '.join(heads)}."
     )
     return Finding(property="dependencies", text=text)
 

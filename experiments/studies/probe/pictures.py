@@ -206,23 +206,23 @@ def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     ]
     out: list[tuple[str, str, list[Series]]] = []
     for key, y_title, caption, curves, zero in looks:
-        kept = [s for s in curves if any(v is not None for v in s.values)]
-        if not kept:
+        present = [s for s in curves if any(v is not None for v in s.values)]
+        if not present:
             continue
         box = Box(
-            290.0, 210.0, left=42.0, right=64.0 if len(kept) > 1 else 8.0, top=26.0, bottom=40.0
+            290.0, 210.0, left=42.0, right=64.0 if len(present) > 1 else 8.0, top=26.0, bottom=40.0
         )
         picture = compose(
             profile,
             box,
-            kept,
+            present,
             uid=f"{profile.uid}-{key}",
             title=f"{profile.title}: {y_title} by layer",
             y_title=y_title,
             ends="inside",
             zero=zero,
         )
-        out.append((caption, picture, kept))
+        out.append((caption, picture, present))
     return out
 
 
