@@ -96,6 +96,7 @@ def _components(model: nn.Module, architecture: str) -> dict[str, Any] | None:
                 model.config, architecture, architecture, torch.float32
             )
             adapter = ArchitectureAdapterFactory.select_architecture_adapter(config)
+        # No adapter for this class: another of the candidates may have one.
         except Exception:  # adapters raise of many kinds on what they do not describe, a missing package among them
             return None
     return dict(adapter.component_mapping or {})
@@ -215,6 +216,7 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
     width = weight.shape[1] if columns_last else weight.shape[0]
     numbers = torch.arange(width, dtype=torch.float32)
     grid = (numbers if columns_last else numbers[:, None]).expand(weight.shape)
+    # Shallow copies: the model keeps its own parameters.
     labelled = copy.copy(linear)
     labelled._parameters = {"weight": _frozen(grid.contiguous())}
     labelled._parameters["bias"] = _frozen(numbers.clone()) if bias is not None else None

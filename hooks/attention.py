@@ -150,6 +150,7 @@ class AttentionWatch(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        # The function is called by position and by name; both become names.
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         query = given["query"]
         # one new token: transformers lays the query heads of a key head along the query axis
@@ -157,10 +158,12 @@ class AttentionWatch(TorchFunctionMode):
         heads = None if is_packed else self._heads(query.shape[1])
         scores = sdpa_scores(**(given if heads is None else _of_heads(given, heads)))
         if is_packed:
+            # batch kv_head group key -> batch head 1 key
             scores = scores.flatten(1, 2)[:, :, None]
         pattern, changed = self._through(scores, self._weights_of(scores))
         if not changed:
             return func(*args, **kwargs)
+        # Dropout is the model's own, behind the pattern that is shown.
         dropped = F.dropout(pattern, given.get("dropout_p", 0.0))
         if is_packed:
             dropped = dropped.squeeze(2).unflatten(1, (-1, self._groups))
@@ -295,6 +298,7 @@ def watch_attention(
         if watch is None:
             watch = _watches.by_module[key] = AttentionWatch(module, _size(args, kwargs))
             watch.__enter__()
+        # Parties join one watch: each sees what the one before it left.
         watch.touches.append(touch)
         active.append((touch, key))
 

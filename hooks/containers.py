@@ -151,6 +151,7 @@ def _pick_given(
 
 def _with_field(container: Any, name: str, new: Any) -> Any:
     changed = copy.copy(container)
+    # A copy: the caller's own output stays as it was.
     object.__setattr__(changed, name, new)  # the dataclass may be frozen
     return changed
 

@@ -207,6 +207,7 @@ def constant(vector: Tensor) -> Edit:
 
     def apply(value: Tensor, where: Where) -> Tensor:
         part = select_part(vector, where.site)
+        # The first two axes are batch and pos: a constant is the same at all of them.
         if part.shape != value.shape[2:]:
             raise EditError(
                 f"{where.site}: expected a constant of shape {list(value.shape[2:])}, got {list(part.shape)}"
@@ -279,6 +280,7 @@ def erase(directions: Float[Tensor, "k d"], centre: Float[Tensor, " d"] | None =
     rows = torch.atleast_2d(directions).double()
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
     largest = sizes.max().clamp(min=_TINY)  # so that directions of 0 span nothing
+    # Directions that depend on others span nothing of their own.
     basis = basis[sizes > largest * _DEPENDENT]
 
     def apply(value: Tensor, where: Where) -> Tensor:

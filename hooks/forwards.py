@@ -99,6 +99,7 @@ class Forwards:
         self._running: list[tuple[str, Forward]] = []
         self._last = Forward()
         self._recalled: Forward | None = None
+        # A cache, the columns that were seen to fill it, and their mask.
         self._counted: list[tuple[Callable[[], Any], int, Tensor | None]] = []
 
     @property
@@ -108,6 +109,7 @@ class Forwards:
             return self._recalled
         if self._running:
             return self._running[-1][1]
+        # A part that autograd runs again belongs to the forward that ran last.
         return self._last if is_backward() else Forward()
 
     @contextmanager
@@ -139,6 +141,7 @@ class Forwards:
             # A module that runs now ends those before it that do not contain it.
             self._running = [(at, forward) for at, forward in self._running if _is_within(path, at)]
             if not self._running:
+                # The first module that runs begins a forward; those within it belong to it.
                 reader.begin(is_whole=not is_block)
             if is_block and _announced.forward is not None:
                 forward = _announced.forward
@@ -315,6 +318,7 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
     # Lists and dicts of modules are never called.
     containers = (nn.ModuleList, nn.ModuleDict)
     called = [p for p in stacks if not isinstance(model.get_submodule(p), containers)]
+    # From outside in, so that the outer call is read before the inner ones.
     return sorted(called, key=lambda p: (p.count("."), p != "", p)), sorted(blocks)
 
 
@@ -322,6 +326,7 @@ def _owners(model: nn.Module, paths: Iterable[str]) -> tuple[list[str], list[str
 def _above(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The paths above the list of blocks that a path is in, and its block's, if it is in one."""
     names = path.split(".")
+    # A block is the first part of a path that is a number in a list.
     depth = next((i for i, name in enumerate(names) if name.isdigit()), len(names))
     stacks = tuple(".".join(names[:i]) for i in range(1, depth + 1))
     return stacks, (".".join(names[: depth + 1]),) if depth < len(names) else ()

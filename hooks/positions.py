@@ -229,6 +229,7 @@ class Where:
             message = f"{self.site}: expected positions below {{longest}}, got {p}"
             if p < 0 and -p > shortest:
                 raise EditError(message.format(longest=shortest))
+            # A position that is still to come is not wrong yet: `require` decides when all forwards have run.
             if p >= longest:
                 self.seen.wait(p, message)
             chosen |= at == (p if p >= 0 else lengths + p)

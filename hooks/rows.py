@@ -346,6 +346,7 @@ def _view(
 def _head_size(attention: nn.Module | None, which: str) -> int | None:
     for name in _HEAD_SIZES[which]:
         value = getattr(attention, name, None)
+        # Configurations and modules call the size of a head by many names; the first that is a number counts.
         if isinstance(value, int) and value > 0:
             return value
     return None
@@ -387,6 +388,7 @@ def _count_shared(model: nn.Module, places: dict[str, Place]) -> None:
     for place in places.values():
         if place.calls == 1:
             paths[id(model.get_submodule(place.path))][place.path] = None
+    # Calls are counted in the order in which the layers' paths were met.
     for name, place in places.items():
         known = list(paths.get(id(model.get_submodule(place.path)), ()))
         if place.calls == 1 and len(known) > 1:

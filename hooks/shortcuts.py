@@ -75,6 +75,7 @@ def parts_of(model: nn.Module, places: Mapping[str, Place], layer: int) -> Parts
         up=module(mlp if is_whole else up),
         down=module(down),
         whole=is_whole,
+        # Attention and MLP that read the same stream have no stream between them.
         parallel=f"blocks.{layer}.hook_resid_mid" not in places,
     )
 
@@ -181,6 +182,7 @@ def only_positions(parts: Parts, positions: Int[Tensor, "rows p"]) -> Iterator[N
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             whole = output.new_zeros(len(output), length.pop(), output.shape[2])
+            # Elsewhere 0: what nobody reads must still have its place.
             return whole.scatter(1, _wide(positions, output), output)
 
         handles.append(module.register_forward_pre_hook(before))
@@ -200,6 +202,7 @@ def padded(positions: Sequence[Sequence[int]]) -> Int[Tensor, "rows p"]:
     most = max(map(len, positions))
     table = []
     for row in positions:
+        # A position that is run twice costs little, and gives the same.
         filler = row[-1] if row else 0
         table.append([*row, *[filler] * (most - len(row))])
     return torch.tensor(table)

@@ -48,6 +48,7 @@ def stacks_of(model: nn.Module) -> list[Stack]:
     for match in matches:
         name = _sense(match.config)
         if match is not main and name is not None:
+            # Of two vision towers the first has the name.
             stacks.setdefault(name, replace(match, name=name))
     return list(stacks.values())
 
@@ -70,6 +71,7 @@ def _matches(model: nn.Module) -> Iterator[Stack]:
         # A part of a module that a row describes is described by it.
         if any(path.startswith(prefix) for prefix in inside):
             continue
+        # Bodies within a model (a vision tower, a text model) have a configuration of their own.
         config = getattr(module, "config", None)
         prefix = f"{path}." if path else ""
         for family in FAMILIES.get(getattr(config, "model_type", None) or "", ()):

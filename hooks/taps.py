@@ -106,6 +106,7 @@ class Taps:
         repeats parts of its forward. It is shown forwards of the thread that attaches it: others may run the same model
         at the same time.
         """
+        # What a forward must match to be shown: the thread, and no function that waits for it.
         self._thread, self._depth, self.order = threading.get_ident(), block.depth(), next(_ORDER)
         return self._hook(tap)
 
@@ -240,6 +241,7 @@ class Taps:
         if not is_whole:
             return
         self.ran = True
+        # A new forward counts the calls of shared blocks from the first layer on.
         self._counts.clear()
         self.live = {}
         if self._tap is not None:
@@ -383,6 +385,7 @@ class Taps:
         if calls == 1:
             return 0
         layer = block.called_layer()
+        # A block that all layers share is called once a layer; a resumed forward says which.
         call = self._counts[key] % calls if layer is None else layer
         self._counts[key] += 1
         return call

@@ -236,6 +236,7 @@ def _fit(
         design = Design(X)
         for penalty in sorted(set(chosen.values())):
             group = {name: targets[name] for name in targets if chosen[name] == penalty}
+            # Targets with the same penalty are solved together.
             fits |= fit_many(design, group, penalty, tol=tol, start=before)
     return fits
 

@@ -90,6 +90,7 @@ def cross_table(
     Raises:
         ValueError: an unknown ranking, one class only, or features that are not finite.
     """
+    # As text, so that labels of two types compare.
     labels, gold = np.asarray(y).astype(str), np.asarray(y_test).astype(str)
     rng, d = np.random.default_rng(seed), X.shape[1]
     names = probes_for(len(np.unique(labels)))

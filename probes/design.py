@@ -166,6 +166,8 @@ class Design:
             part = X[rows]
             if not bool(torch.isfinite(part.sum())):
                 check_finite(X)  # says where
+            # Means and scatter of blocks are merged, each around its own centre (Chan, Golub & LeVeque 1983): large
+            # means lose no digits.
             block_mean, before, m = part.mean(0, dtype=torch.float64), rows.start, len(part)
             centre = block_mean.to(self.dtype)
             part -= centre

@@ -195,6 +195,7 @@ class Inlp(Eraser):
                 break
             read = fit.coef - fit.coef.mean(0)  # the softmax does not see what all classes share
             rows = torch.cat([rows, read / read.norm(dim=1, keepdim=True).clamp_min(1e-12)])
+            # An orthonormal basis of all directions so far; nearly dependent ones would add rounding.
             vectors, sizes, _ = torch.linalg.svd(rows.T, full_matrices=False)
             basis = vectors[:, sizes > 1e-6 * sizes[0]]
             if basis.shape[1] == features.shape[1]:

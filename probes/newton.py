@@ -113,8 +113,10 @@ def _systematic_sample(
         free = chance < 1
         scale = (m - int((~free).sum())) / chance[free].sum().clamp(min=1e-12)
         chance[free] = (chance[free] * scale).clamp(max=1.0)
+    # One number decides the whole sample: marks stand at equal distances along the summed chances.
     start = torch.rand((), generator=generator, dtype=torch.float64).to(q.device)
     marks = torch.floor(torch.cumsum(chance, 0) + start)
+    # A row is drawn where a mark falls into its share.
     index = (torch.diff(marks, prepend=torch.floor(start).view(1)) > 0).nonzero().squeeze(1)
     return index, (1 / chance[index]).to(q.dtype)
 
@@ -171,6 +173,7 @@ def _line_search(
     """
     start, loss_before = point.W.clone(), point.loss.clone()
     length = torch.ones_like(slope)
+    # The full step first: near the optimum it is the right one.
     point.move(rows, step, slice(None))
     index = torch.arange(len(slope), device=slope.device)
     for _ in range(TRIALS):
@@ -282,6 +285,7 @@ def minimise(
     size = min(sample_size(design), largest)
     is_exact = size == n <= SMALL_SAMPLE
     generator = torch.Generator().manual_seed(seed)
+    # Far from the end gradients may be rough; exact rows take over when the first target is close.
     rows = quick = _quick(design)
     point = Point(rows, Y, start, l2, block)
     state = _State(start, Y.shape[1])
@@ -308,6 +312,7 @@ def minimise(
 
         # The direction: a sampled Newton step within the L-BFGS memory.
         blend = torch.where(state.relative > FAR, BLEND, 0.0)
+        # A fresh sample each iteration, so that no error of one is repeated.
         sample = _sample(quick, point, size, generator)
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         solve = _inner_solve(curvature, state.relative, is_exact, size < n)

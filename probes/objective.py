@@ -66,6 +66,7 @@ class Point:
         self.Y, self.W, self.l2, self.block = Y, W.clone(), l2, block
         self.logits = None if isinstance(Z, OnDisk) else W.new_empty(len(Z), k, c)
         self.loss, self.gradient = torch.zeros_like(l2), torch.empty_like(W)
+        # How often each class occurs: its gradient of the bias is what is predicted less this.
         self.counts = torch.stack([torch.bincount(Y[:, j], minlength=c) for j in range(k)])
         self.predicted = torch.empty_like(self.counts, dtype=torch.float64)
         self.spread = W.new_zeros(len(Z), 2)
@@ -274,6 +275,7 @@ class Curvature:
         for start in range(0, len(self.Z), self.block):
             rows = slice(start, start + self.block)
             u = (self.Z[rows] @ flat).to(V.dtype).view(-1, k, c)
+            # (diag p - p p') u = p * (u - p'u), without the c x c matrix
             u -= (self.P[rows] * u).sum(-1, keepdim=True)
             u *= self.weighted[rows]
             out += back(u.view(-1, k * c), self.Z[rows])

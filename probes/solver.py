@@ -83,6 +83,7 @@ def _targets(
 def _groups(targets: Sequence[_Target]) -> Iterable[list[_Target]]:
     """Targets of about the same number of classes, so that little is wasted on padding."""
     group: list[_Target] = []
+    # By falling number of classes: the first of a group is its widest.
     for target in sorted(targets, key=lambda t: -len(t.classes)):
         width = len(group[0].classes) if group else 0
         is_narrow = len(target.classes) < MOSTLY_FULL * width
@@ -100,6 +101,7 @@ def _start(
 ) -> Float[Tensor, "r k c"]:
     """Coefficients 0 and the bias at the log class frequencies; of classes that a fit has, what it says."""
     W = torch.zeros(design.rotated.shape[1], len(group), width, dtype=torch.float64)
+    # Padding columns have probability 0; a target's own classes are set below.
     W[-1] = ABSENT
     for j, target in enumerate(group):
         counts = np.bincount(target.index, minlength=len(target.classes))

@@ -192,10 +192,13 @@ def _weigh(
     share = np.where(positive, len(Z) / (2 * positive.sum()), len(Z) / (2 * (~positive).sum()))
     Z *= np.where(positive, 1.0, -1.0)[:, None]
     ridge = np.full(Z.shape[1], l2)
+    # The bias is not penalised.
     ridge[0] = 0.0
+    # p (1 - p) is at most 1/4, which bounds the curvature everywhere (Boehning & Lindsay 1988).
     bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
     probes, w = {}, np.zeros(Z.shape[1])
     for k in sorted({min(k, X.shape[1]) for k in ks}):
+        # Warm: the probe of fewer neurons is where that of more begins.
         first_k = slice(0, k + 1)
         w[first_k] = _solve(
             Z[:, first_k], share, ridge[first_k], np.linalg.inv(bound[first_k, first_k]), w[first_k]
@@ -221,6 +224,7 @@ def _solve(
         slope = ridge * w - Z.T @ (share * expit(-(Z @ w)))
         step = bound @ slope
         w = w - step
+        # The decrement of the bound: what a step can still win.
         if slope @ step < 1e-10 * len(Z):
             break
     loss_now = loss(w)
@@ -232,6 +236,7 @@ def _solve(
         decrement, length = float(slope @ step), 1.0
         if decrement < 1e-9 * max(loss_now, 1e-3):
             return w - step
+        # Backtracking until the step wins a share of what its slope promises.
         while loss(w - length * step) > loss_now - 0.1 * length * decrement and length > 1e-8:
             length /= 2
         w = w - length * step

@@ -144,6 +144,7 @@ def train(
     for epoch in range(schedule.epochs):
         for rows in torch.randperm(n, generator=generator).split(schedule.batch):
             # Models do not share weights, so the gradient of the summed losses is each model's own.
+            # Fresh leaves each step, so that no graph of an earlier one is kept.
             leaves = [w.requires_grad_() for w in now]
             slopes = torch.autograd.grad(loss(leaves, rows).sum(), leaves)
             with torch.no_grad():
@@ -192,6 +193,7 @@ class _Watch:
     ) -> tuple[Bool[Tensor, " m"], Bool[Tensor, " m"], Bool[Tensor, " m"]]:
         """An epoch's losses: which models are at their lowest, which have their rate cut, and which are done now."""
         schedule = self.schedule
+        # NaN is below nothing: a model that diverged keeps its best weights.
         is_lowest = loss < self.lowest
         self.lowest = torch.where(is_lowest, loss, self.lowest)
 

@@ -138,6 +138,7 @@ class WordTotals:
         for line, group in zip(self._arcs, self._groups, strict=True):
             for kind, query, key in line:
                 n[kind, group] += 1
+                # A fixed offset is the baseline: much of what heads find is the word next to them.
                 if key - query in OFFSETS:
                     by_offset[kind, group, OFFSETS.index(key - query)] += 1
         return n, by_offset
@@ -258,6 +259,7 @@ def most_attended(
     Args:
         member: 1 where a token is part of a word.
     """
+    # What goes to a word is the sum over its tokens; what it gives is the mean over its own.
     to_words = pattern @ member[:, None]
     size = member.sum(1).clamp(min=1)
     words = (member / size[:, None]).transpose(1, 2)[:, None] @ to_words

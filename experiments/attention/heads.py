@@ -171,6 +171,7 @@ class HeadTotals:
         sinks = sink_of(pattern) if self._has_sink else None
         # Layers that see the same keys have the same uniform attention.
         uniform = None
+        # Sliding and full layers alternate in some models, so equality is looked at.
         if self._alike is not None and torch.equal(self._alike[0], self._visible):
             uniform = self._alike[1]
         is_known = uniform is not None

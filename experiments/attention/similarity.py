@@ -74,6 +74,7 @@ class SimilarityTotals:
             )
             rows = value[run.rows, :, picked, run.keys].float()
             rows = with_sink(rows, self._sinks[layer])
+            # Roots: the product of two of them is the Bhattacharyya coefficient of the two distributions.
             rows = torch.cat([rows, rows.mean(1, keepdim=True)], dim=1).sqrt()
             pieces.append(rearrange(rows, "text head query key -> head (text query key)"))
             if layer == 0:
@@ -95,5 +96,6 @@ class SimilarityTotals:
             raise InputError("expected texts with tokens of their own, got none")
         whole = self._gram.numpy() / self._rows
         n_heads = len(whole) // self._n_layers
+        # The last row of each layer is that of its mean pattern.
         means = np.arange(len(whole)) % n_heads == n_heads - 1
         return Similarity(whole[np.ix_(~means, ~means)], whole[np.ix_(means, means)])

@@ -99,6 +99,7 @@ def _shown(
     with_flow: bool,
 ) -> ShownText:
     weights = patterns.double().numpy()
+    # Each head's largest is 1: pages compare positions, not heads.
     shares = None if sizes is None else sizes / sizes.amax(-1, keepdim=True).clamp(min=1e-12)
     return ShownText(
         tokens=spelled(subject, text),

@@ -74,6 +74,7 @@ def _of_tokens(
     encoded = subject.encode([text])[0]
     mask = None if subject.causal else getattr(subject.tokenizer, "mask_token_id", None)
     fixed = [i for i, token in enumerate(encoded.ids) if token == mask]
+    # A mask that is to be filled is no unit: it stays where it is.
     units = find_units(subject, encoded, level, spans, fixed)
     question = Question(subject, text, units, (), endpoint, "", "", units.notes)
     if target.answer is None:
@@ -122,6 +123,7 @@ def _of_own_token(question: Question, encoded: Encoded, measure: str) -> Questio
     places = prediction_reads(subject, [Prompt(question.text, "")]).places
     anchor = int(places[0, 1]) + back
     part = Part(encoded.ids, question.units.tokens, (anchor,), back, (0,), (0,), (1.0,))
+    # What a causal model reads nothing of need not be run.
     part = _trimmed(part)
     question = replace(question, parts=(part,), measure=measure)
     token = int(clean_logits(question, part).argmax())
@@ -196,6 +198,7 @@ def _separator(subject: Subject, encoded: Encoded, types: Sequence[int]) -> int 
     """
     if 1 not in types or setting(subject.config, "type_vocab_size", default=1) < 2:
         return None
+    # The token in front of the second text closes the first.
     separator = encoded.ids[types.index(1) - 1]
     if token_types(torch.tensor([encoded.ids]), separator)[0].tolist() != list(types):
         raise AttributionError(

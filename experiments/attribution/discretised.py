@@ -40,6 +40,7 @@ def word_path(
         anchors = table[near]
         is_between = (anchors - point) * (anchors - end) <= 0
         moved = torch.where(is_between, anchors, point + (end - point) / (left + 1))
+        # Of all moves the one that ends nearest to a word.
         point = moved[(moved - anchors).norm(dim=1).argmin()]
         points.append(point)
     return torch.stack([*points, end])

@@ -148,6 +148,7 @@ def nearest(
             f"nearest examples: expected at least 2 known texts, got {len(known)}"
         )
     vectors = _means(subject, [text, *(t for t, _ in known)], site)
+    # Without the mean all texts would be alike: activations share a large common part.
     centred = torch.nn.functional.normalize(vectors - vectors[1:].mean(0), dim=1)
     cosines = centred[1:] @ centred[0]
     order = cosines.argsort(descending=True, stable=True)[:n].tolist()

@@ -132,6 +132,7 @@ def rank_agreement(first: Scores, second: Scores) -> float | None:
     a, b = rankdata(first), rankdata(second)
     if len(a) < 2 or a.std() == 0 or b.std() == 0:
         return None
+    # Spearman's correlation is Pearson's of the ranks.
     return float(np.corrcoef(a, b)[0, 1])
 
 

@@ -85,6 +85,7 @@ class Game:
 
             self._proposer = scorer.once(("words of", proposals), new)
         self.draws = draws if self.removal in DRAWN else 1
+        # One generator for all parts and draws: the same seed gives the same texts.
         generator = torch.Generator().manual_seed(seed)
         self._plans = [self._plan(part, generator) for part in self.question.parts]
 
@@ -137,6 +138,7 @@ class Game:
         self, part: Part, generator: torch.Generator
     ) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
         """The row cut into runs, and for each draw what takes each run's place."""
+        # Each position belongs to one unit at most.
         unit_at = {at: unit for unit, places in enumerate(part.tokens) for at in places}
         runs: list[_Run] = []
         for at, token in enumerate(part.ids):
@@ -227,6 +229,7 @@ class Game:
         table = embedding(self.question.subject).float()
         mean, spread = table.mean(0), table.std(0)
         if kind in ("zero", "mean"):
+            # A vector of the scorer's own: a row may hold it where a token's id stands.
             fixed = self.scorer.vector(torch.zeros_like(mean) if kind == "zero" else mean)
             return lambda run: (fixed,) * len(run.ids)
 

@@ -142,6 +142,7 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
         outside += float(shares.sum() - in_units)
         if options.site is not None and shares.ndim == 2:
             by_unit = np.stack([shares[list(places)].sum(0).numpy() for places in part.tokens])
+            # Parts are terms of one sum, and so are their shares.
             inner = by_unit if inner is None else inner + by_unit
         figures = {name: figures.get(name, 0.0) + number for name, number in of_part.items()}
     if options.site is not None:
@@ -228,6 +229,7 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         generator = torch.Generator().manual_seed(options.seed)
         scale = options.noise * float(x.max() - x.min())
+        # Drawn on the CPU, so that a seed means the same on every device.
         noise = torch.randn(samples, *x.shape, generator=generator).to(x)
         moves = _own_positions(slope, x)
         shares = slope.at(x + scale * noise * moves)[1] * x
@@ -285,6 +287,7 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
 
 def _nodes(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre points and weights on [0, 1]."""
+    # Of smooth integrands Gauss-Legendre needs far fewer points than equal steps.
     points, weights = np.polynomial.legendre.leggauss(steps)
     return torch.from_numpy((points + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
 
@@ -308,6 +311,7 @@ def integrated(scorer: Scorer, options: Options) -> Found:
         ends = slope.values(torch.cat([starts, x[None]])).double()
         baseline = ends[:-1].mean()
         change = float(ends[-1] - baseline)
+        # Several baselines share the steps that one would have.
         steps = options.steps if len(starts) == 1 else max(1, options.steps // len(starts))
         while True:
             shares = torch.stack([integrate(slope, x, start, steps) for start in starts]).mean(0)
@@ -335,6 +339,7 @@ def complete(
         way: how the path was walked.
         advice: what a gap that is too large means.
     """
+    # Relative to what is to be explained: a gap of nothing to explain is no error.
     share = abs(figures["gap"]) / max(abs(figures["change"]), 1e-12)
     notes = [Note(kind="info", text=f"{way}: completeness gap {share:.2%} of the change")]
     if share > GAP:

@@ -65,6 +65,7 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         for _ in range(draws):
             new = _replacements(part, sites, others, clean, options.hidden, generator)
             left = _values(scorer, part, sites, new, rows, len(labels))
+            # What is lost: the value less that of the text with the replacement.
             by_draw.append(whole_value - left)
         of_part = np.stack(by_draw).reshape(draws, n_units + 1, len(columns))
         lost = of_part if lost is None else lost + of_part

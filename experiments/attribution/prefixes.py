@@ -37,6 +37,7 @@ def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
     [4]
     """
     longest = max(map(len, rows))
+    # In sorted rows each shares most with its neighbour.
     shared = np.array([0] + [_shared(a, b) for a, b in pairwise(rows)])
     lengths = np.array([len(row) for row in rows])
     # The least cost of everything in front of each position, the tokens of that way, and its last cut: a shortest path.
@@ -52,6 +53,7 @@ def cuts(rows: Sequence[Ids]) -> tuple[list[int], int]:
                 cost[stop], tokens[stop], last_cut[stop] = total, tokens[start] + computed, start
     positions, position = [], longest
     while position:
+        # Back along the cheapest way, from its end.
         positions.append(position)
         position = last_cut[position]
     return positions[::-1], tokens[longest]
@@ -70,6 +72,7 @@ def run_shared(
     Args:
         token_bytes: of one token's keys and values in all layers.
     """
+    # As many rows as their keys and values fit in memory.
     size = max(1, HELD // token_bytes // max(map(len, rows)))
     out: list[Tensor] = []
     for first in range(0, len(rows), size):

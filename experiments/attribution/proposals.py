@@ -122,6 +122,7 @@ class Proposer:
         for i, token in enumerate(encoded.ids):
             if token == int(tokenizer.mask_token_id) and encoded.offsets[i][1] > start:
                 masks.append(i)
+        # The unit's own masks come first; one of the text's own may follow.
         masks = masks[: len(places)]
         if len(masks) < len(places):
             raise AttributionError(
@@ -155,6 +156,7 @@ class Proposer:
         """Whether a token by itself is a word: encoded behind a space it is that token, and no special one."""
         if token in self._masked.tokenizer.all_special_ids or split_words(word) != [(0, len(word))]:
             return False
+        # Behind another word, since tokenizers mark a word's beginning by the space before it.
         (encoded,) = self._masked.encode([f"a {word}"])
         tokens = [t for t, s in zip(encoded.ids, encoded.special, strict=True) if not s]
         return tokens[-1:] == [token]

@@ -134,6 +134,7 @@ class Question:
         self, logits: Float[Tensor, "rows slots classes"], part: Part
     ) -> Float[Tensor, " rows"]:
         """A part's share of the number, from the logits at its reads."""
+        # Half precision would lose small differences of log-probabilities.
         numbers = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.measure == "log-probability":
             if self.excludes:

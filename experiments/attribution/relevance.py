@@ -126,6 +126,7 @@ def _runs(name: str, end: Site | None) -> bool:
 
 def half(value: Tensor) -> Tensor:
     """The value, with half its gradient: the product rule."""
+    # The value is whole, its gradient is that of one half.
     return value / 2 + (value / 2).detach()
 
 
@@ -285,6 +286,7 @@ def lrp(
             with capture(model, *later, grad=True) as acts:
                 shares = slope.at(x[None])[1][0] * x
         for name in later:
+            # Value times gradient, summed over a block's input, is the relevance that passes it.
             relevance = float((acts[name] * acts.grad[name]).double().sum())
             sums[name] = sums.get(name, 0.0) + relevance
         return shares, {}
@@ -353,7 +355,9 @@ def chefer(scorer: Scorer, options: Options) -> Found:
         rollout = torch.eye(len(part.ids), dtype=torch.float64, device=x.device)
         for name in patterns:
             relevance = (acts[name] * acts.grad[name])[0]
+            # Heads whose gradient and relevance agree count; the others are cut at 0.
             weights = (plain.grad[name][0] * relevance).clamp(min=0).mean(0).double()
+            # The residual connection is the identity in I + A.
             rollout = rollout + weights @ rollout
         # Without reads the model answers at its last token, or at its first.
         answer_at = len(part.ids) - 1 if question.subject.causal else 0

@@ -117,6 +117,7 @@ class Scorer:
         """The part's share of the value of each row."""
         self.cost += Cost(asked=len(rows))
         unknown = {row for row in rows if (part, row) not in self._known}
+        # Sorted, so that rows that begin alike are neighbours.
         missing = sorted(unknown, key=lambda row: row.ids)
         if missing:
             with torch.inference_mode():
@@ -179,6 +180,7 @@ class Scorer:
             yield ids
             return
         table = torch.stack(self._vectors)
+        # Ids below 0 name the scorer's own vectors.
         which = (-1 - ids[is_vector]).to(table.device)
 
         def put(value: Tensor) -> Tensor:

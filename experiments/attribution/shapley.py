@@ -200,6 +200,7 @@ def marginals(
     for row, order in zip(masks, orders, strict=True):
         for step, unit in enumerate(order, 1):
             row[step:, unit] = True
+    # All orders in one call, so that equal sets are scored once.
     steps = np.diff(each(masks.reshape(-1, n)).reshape(-1, len(orders), n + 1))
     out = np.empty_like(steps)
     for at, order in enumerate(orders):

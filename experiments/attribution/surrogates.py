@@ -76,6 +76,7 @@ def lime(game: Game, options: Options) -> Found:
     else:
         first = ridge(X, values, weights, 0.01)[0]
         chosen = np.sort(np.argsort(-np.abs(first), kind="stable")[:wanted])
+    # The published penalties: 0.01 to choose features, 1 for the line that is shown.
     coef, errors, r2 = ridge(X[:, chosen], values, weights, 1.0)
     scores, spread = np.zeros(game.n), np.zeros(game.n)
     scores[chosen], spread[chosen] = coef, errors

@@ -139,6 +139,7 @@ def _joined(
         if not of_unit:
             n_lost += span is None
         elif tokens and of_unit[0] <= tokens[-1][-1]:
+            # A token cannot be half there: both are one unit.
             tokens[-1] = sorted({*tokens[-1], *of_unit})
             places[-1] = (places[-1][0], max(end, places[-1][1]))
             n_joined += 1

@@ -142,6 +142,7 @@ def word_reads(subject: Subject, items: Sequence[LabelledSentence], probe: Logis
             ends = {"first": positions[:1], "last": positions[-1:]}
             tokens = ends.get(about["pooling"], positions)
             places += [(text, token, label_of[value], text) for token in tokens]
+            # The probe is linear: the mean of its logits at a word's tokens is its logit of the word's mean.
             weights += [1 / len(tokens)] * len(tokens)
             words += [n_words] * len(tokens)
             n_words += 1
@@ -157,6 +158,7 @@ def _by_word(
 ) -> tuple[Float[Tensor, "copies words classes"], Tensor, Tensor]:
     """Each word's logits, its label and its prompt."""
     assert reads.words is not None
+    # Words of this batch, numbered from 0.
     _, words = torch.unique(reads.words, return_inverse=True)
     words, places = words.to(logits.device), reads.places.to(logits.device)
     of_tokens = logits[:, reads.slots.to(logits.device)] * reads.weights.to(logits)[:, None]
@@ -171,6 +173,7 @@ def _by_word(
 def _mean(values: Float[Tensor, "copies words"], prompt: Tensor) -> Float[Tensor, "copies prompts"]:
     """Mean over the words of each prompt."""
     total = values.new_zeros(len(values), int(prompt.max()) + 1).index_add_(1, prompt, values)
+    # A sentence counts once, however many words it has.
     return total / torch.bincount(prompt)
 
 

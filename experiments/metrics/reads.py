@@ -213,6 +213,7 @@ def _filled(subject: Subject, alone: Encoded, answer: str) -> tuple[Encoded, int
     start = _mask_position(subject, alone)
     filled = alone.text.replace(subject.tokenizer.mask_token, answer.strip())
     whole = whole_text(subject, filled, answer)
+    # What stands behind the mask stands behind the answer too.
     stop = len(whole.ids) - (len(alone.ids) - start - 1)
     if whole.ids[:start] != alone.ids[:start] or whole.ids[stop:] != alone.ids[start + 1 :]:
         raise ItemError(f"the tokens around the mask change when {answer!r} takes its place")
@@ -249,6 +250,7 @@ def _hidden(subject: Subject, encoded: Encoded, position: int) -> Encoded:
 def _end(encoded: Encoded) -> int:
     """The position after the last token of the text itself: a closing special token is not the text's."""
     stop = len(encoded.ids)
+    # A tokenizer may close a text with SEP or EOS.
     while stop and encoded.special[stop - 1]:
         stop -= 1
     if not stop:
@@ -322,6 +324,7 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
                     f"metric loss: expected at least 2 tokens, got {encoded.text[:40]!r}"
                 )
         places += [(len(texts) + text, at, token, number) for text, at, token in read]
+        # The loss is the mean of -log p over the tokens that are read.
         weights += [-1 / len(read)] * len(read)
         texts += versions
     return Reads(texts, torch.tensor(places), torch.tensor(weights))

@@ -122,13 +122,16 @@ def effect_records(
     boot = ClusterBootstrap(clusters, seed=seed)
     base = _mean(boot, whole)
     effects, tested = measured.effects, measured.tested & (boot.n_clusters > 1)
+    # What was not measured counts as p = 1 in the correction.
     p = np.ones(len(parts))
     if tested.any():
         p[tested] = mean_p(effects[tested].T, clusters, flips_of(len(parts)), seed)
+    # Over all parts of the grid, those without a test included.
     q = benjamini_hochberg(p.tolist())
     records = []
     for start in range(0, len(parts), BLOCK):
         block = effects[start : start + BLOCK]
+        # Effects and base in the same resamples, so that their ratio is resampled as one.
         replicates = boot.means(np.column_stack([whole, block.T]))
         lows, highs = boot.mean_ends(block.T)
         for i, values in enumerate(block):

@@ -199,6 +199,7 @@ def _by_prompt(
 ) -> Float[np.ndarray, "components prompts"]:
     """Sums over what belongs to each component, then over each prompt's texts."""
     prompt_of_text = torch.zeros(len(chunk.batch.attention_mask), dtype=torch.long)
+    # Which prompt each text is of; a pair has two texts.
     prompt_of_text[chunk.reads.places[:, 0]] = chunk.reads.places[:, 3]
     by_site: dict[str, list[int]] = {}
     for i, part in enumerate(parts):
@@ -253,6 +254,7 @@ def to_verify(
     sizes: Float[np.ndarray, " components"], top: int, sample: int, seed: int
 ) -> tuple[list[int], list[int]]:
     """The components that are measured exactly: the largest, and a random sample of all the others."""
+    # Stable: ties in the model's order, so that a run that is continued chooses the same.
     order = np.argsort(-sizes, kind="stable")
     rest = np.random.default_rng(seed).permutation(order[top:])[:sample]
     return sorted(order[:top].tolist()), sorted(rest.tolist())

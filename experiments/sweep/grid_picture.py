@@ -148,6 +148,7 @@ def _cell(
     gap: float,
 ) -> list[str]:
     """One cell, coloured by its size on a scale to ``end``."""
+    # A scale that ends at 0 has nothing to colour.
     faint = abs(size) < FAINT * end or end == 0
     step = step_of(size, end)
     kind = "even" if faint else f"{'up' if size > 0 else 'down'}{step}"

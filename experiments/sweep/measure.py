@@ -110,15 +110,18 @@ def _screened(run: Run, grid: Grid) -> Measured:
                 partial(_estimated, grid, number, options.estimate),
             )
             estimated[:, chunk.prompts] = of_group["effects"]
+            # Sums over prompts of sizes: opposite signs do not cancel.
             gate += np.abs(of_group["effects"]).sum(1)
             gate_per_position += of_group["per_position"]
             drop += of_group["graddrop"]
             bars.advance(bar)
     sizes = drop if options.estimate == "graddrop" else np.abs(estimated.sum(1))
     top, sample = to_verify(sizes, options.verify, options.verify_drawn, options.seed)
+    # The largest by the estimate, and a random sample to judge the estimate by.
     chosen = sorted([*top, *sample])
     swept = sweep_grid(run.folder, grid.of(chosen), run.engine)
     effects, tested = estimated.copy(), np.zeros(len(parts), dtype=bool)
+    # Exact effects take the estimates' places where they were measured.
     effects[chosen], tested[chosen] = swept.effects, True
     unchanged = np.zeros(len(parts), dtype=bool)
     unchanged[chosen] = ~swept.changed

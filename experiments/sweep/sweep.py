@@ -69,6 +69,7 @@ def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
     for prompt, texts in texts_of.items():
         length[prompt] = max(len(reads.texts[text]) for text in texts)
     order = sorted(texts_of, key=lambda prompt: (-length[prompt], prompt))
+    # The longest that is left opens a batch, which is then as wide as it.
     while order:
         together, n_texts = [], 0
         longest = length[order[0]]
@@ -124,6 +125,7 @@ class Sweep:
         )
         self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
         if metric.of_targets and self.resume.exact:
+            # Only the target tokens' logits are computed where the metric reads no others.
             self._reads, self._targets = chunk.reads.of_targets()
             self._baseline = self.resume.logits[:, self._targets]
         self.clean = self._value(self._baseline)[0]
@@ -149,6 +151,7 @@ class Sweep:
                 logits = self.resume.finish(read, self._targets) if self.resume.exact else read
                 values[numbers] = self._value(logits, [parts[i][0] for i in numbers])
             advance(len(numbers))
+        # Effects are differences to the run without edits.
         values -= self.clean
         is_sound = np.isfinite(values)
         if not is_sound.all():
@@ -259,11 +262,13 @@ class Sweep:
 
         site = Site(name)
         if not needs:
+            # What stands before the site is equal in all copies, and runs once.
             self.resume.share(layer, site.part)
         together = Edit(f"{len(numbers)} edits, one a copy", apply, needs, given="value")
         with warnings.catch_warnings(), intervene(self.model, {site: together}):
             # `changed` tells which component did nothing
             warnings.simplefilter("ignore", NothingChanged)
+            # Copy by copy: rows k * size to (k + 1) * size belong to the k-th edit.
             copies = self.resume.residual(layer)[:, start:].repeat(len(numbers), 1, 1)
             return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
 
