@@ -147,6 +147,7 @@ def p_true(asking: Asking, *_: object) -> list[Answer]:
     metric = get_metric("log_probability")
     reads = metric.reads(asking.subject, prompts)
     groups = list(chunks(asking.subject, reads, asking.batch_tokens))
+    # Two rows a question, for A and for B; the rest of the probability went elsewhere.
     p = np.exp(clean_values(asking.subject, metric, groups) / BITS).reshape(-1, 2)
     return [Answer(float(a / (a + b)), text=f"{a + b:.3f}") for a, b in p]
 

@@ -365,6 +365,7 @@ def _token_predictions(
 
     rows = run.folder.kept(cell, computed)
     width = max(len(row) for row in rows)
+    # With padding a class would mean another choice in each row.
     same_width = all(len(row) == width for row in rows)
     return Predictions(
         np.array([row + [0.0] * (width - len(row)) for row in rows]),

@@ -45,6 +45,7 @@ def generate(
     out = subject.model(input_ids=ids, use_cache=True)
     cache, logits = out.past_key_values, out.logits[:, -1].expand(copies, -1)
     if copies > 1:
+        # The prompt is read once, and its keys and values repeated.
         cache.batch_repeat_interleave(copies)
     rows: list[list[int]] = [[] for _ in range(copies)]
     live = [True] * copies

@@ -109,6 +109,7 @@ def drawn_groups(
         PredictionError: a share that leaves one side empty.
     """
     names = np.unique(clusters)
+    # Whole groups, so that no group is on both sides.
     drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
     if not 0 < len(drawn) < len(names):
         raise PredictionError(
@@ -135,6 +136,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         groups=predictions.clusters,
         validation=predictions.validation,
     )
+    # A name of its own until it is whole: an interrupted run leaves no half file.
     partial.replace(path)
 
 
@@ -351,11 +353,13 @@ def _predictions(
         bad = ~np.isfinite(values).all(1)
         if bad.any():
             raise PredictionError(f"{path}: row {int(np.argmax(bad)) + 1}: expected finite logits")
+        # Infinite logits would give NaN, so they are refused above.
         values = softmax(values, axis=1)
     try:
         index = np.array([_label(label, classes) for label in labels], dtype=np.int64)
     except ValueError as error:
         raise PredictionError(f"{path}: {error}") from None
+    # As text: 1 and "1" are one group.
     clusters = np.unique(np.array([str(g) for g in groups]), return_inverse=True)[1]
     return Predictions(values, index, tuple(classes), clusters, validation, texts)
 

@@ -314,6 +314,7 @@ def token_probabilities(
     """
     if questions[0].whole and not letters:
         pairs = [Pair(q.choices[0], q.choices[1]) for q in questions]
+        # Whole sentences have no common prompt: their log-probabilities are compared as they are.
         bits = _values(subject, "pair_difference", pairs, batch_tokens)
         return [softmax(np.array([d, 0.0]) / BITS) for d in bits]
     prompts = []

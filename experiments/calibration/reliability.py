@@ -81,8 +81,13 @@ class Judged:
 
 def bootstrap(clusters: Int[np.ndarray, " n"], seed: int) -> ClusterBootstrap:
     """Resamples of the clusters, as many as memory allows."""
+    # Weights are a table of resamples by clusters.
     most = WEIGHTS // (int(clusters.max()) + 1)
     return ClusterBootstrap(clusters, min(REPLICATES, max(200, most)), seed)
+
+
+SILENT = 0.5
+"""The confidence of a row without one."""
 
 
 def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
@@ -91,26 +96,26 @@ def judge(judged: Judged, bins: int, seed: int) -> JudgedRecord:
     Raises:
         CalibrationError: fewer rows than bins.
     """
-    rows, n = judged.answered, len(judged.confidence)
+    answered, n = judged.answered, len(judged.confidence)
+    n_answered = int(answered.sum())
     boot = bootstrap(judged.clusters, seed)
-    filled = np.where(rows, judged.confidence, 0.5)
-    score = np.where(rows, (filled - judged.correct) ** 2, 0.25)
+    # Silence counts as a confidence of 1/2, whose squared error is 1/4 whatever is right.
+    filled = np.where(answered, judged.confidence, SILENT)
+    score = np.where(answered, (filled - judged.correct) ** 2, SILENT**2)
     of_all: dict[str, Any] = {
         "method": judged.method,
         "n": n,
-        "n_answered": int(rows.sum()),
+        "n_answered": n_answered,
         "n_clusters": boot.n_clusters,
         **{f"n_{reason}": count for reason, count in judged.counts.items()},
         **spread("accuracy", boot.mean(judged.correct.astype(float)), boot),
         **spread("squared_error_all", boot.mean(score), boot, 0.0, 1.0),
     }
-    if rows.sum() >= max(bins, 2):
-        of_answered, of_rows = (
-            _confidences(judged, bins, seed),
-            _distributions(judged, bins, boot, seed),
-        )
+    if n_answered >= max(bins, 2):
+        of_answered = _confidences(judged, bins, seed)
+        of_rows = _distributions(judged, bins, boot, seed)
         return JudgedRecord(**of_all, measured=True, **of_answered, **of_rows)
-    if rows.all():
+    if answered.all():
         raise cal.CalibrationError(
             f"expected at least as many rows as bins, got {n} rows and {bins} bins: give --bins"
         )
@@ -124,12 +129,16 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     groups = np.unique(judged.clusters[rows], return_inverse=True)[1]
     boot = bootstrap(groups, seed)
     wide, equal = cal.Bins.of(confidence, bins), cal.Bins.of(confidence, bins, "mass")
-    by_chance, equal_chance = (
-        cal.chance(confidence, bins, seed=seed, correct=correct, clusters=groups)
-        for bins in (wide, equal)
-    )
-    error = cal.ece_interval(confidence, correct, wide, boot, by_chance)
+
+    def by_chance(of_bins: cal.Bins) -> cal.Chance:
+        return cal.chance(confidence, of_bins, seed=seed, correct=correct, clusters=groups)
+
+    wide_chance, equal_chance = by_chance(wide), by_chance(equal)
+    error = cal.ece_interval(confidence, correct, wide, boot, wide_chance)
+    error_mass = cal.ece_interval(confidence, correct, equal, boot, equal_chance)
+    squared = boot.mean(cal.squared_error(confidence, correct))
     auc, area = cal.ranking_intervals(confidence, correct, boot)
+    # The best ranking of the same answers: every right one before every wrong one.
     best = cal.risk_coverage(correct.astype(float), correct)
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
     values, counts = np.unique(np.round(confidence, 6), return_counts=True)
@@ -137,24 +146,20 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         **spread("confidence", boot.mean(confidence), boot, 0.0, 1.0),
         **spread("overconfidence", boot.mean(confidence - correct), boot, -1.0, 1.0),
         **spread("ece", error, boot),
-        "ece_chance": by_chance.mean,
+        "ece_chance": wide_chance.mean,
         # Rows of one group may all be right together: nothing says how often chance does that.
-        "ece_p": by_chance.p(error.value) if boot.n_clusters > 1 else None,
-        **spread(
-            "ece_mass", cal.ece_interval(confidence, correct, equal, boot, equal_chance), boot
-        ),
+        "ece_p": wide_chance.p(error.value) if boot.n_clusters > 1 else None,
+        **spread("ece_mass", error_mass, boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
-        **spread(
-            "squared_error", boot.mean(cal.squared_error(confidence, correct)), boot, 0.0, 1.0
-        ),
+        **spread("squared_error", squared, boot, 0.0, 1.0),
         **spread("auroc", auc, boot),
         **spread("aurc", area, boot),
         "aurc_best": float(best.mean()),
         "n_values": len(values),
         "commonest": float(values[np.argmax(counts)]),
         "commonest_share": float(counts.max() / len(confidence)),
-        "bins": _bins(confidence, correct, wide, by_chance, boot),
+        "bins": _bins(confidence, correct, wide, wide_chance, boot),
         "coverage": _coverage(cal.risk_coverage(confidence, correct), best),
     }
 
@@ -169,34 +174,40 @@ def _bins(
     """The bins that hold rows."""
     low, high = cal.bin_intervals(correct, bins, boot)
     means, shares = bins.means(confidence), bins.means(correct.astype(float))
-    return [
-        BinRecord(
-            low=float(bins.high[b] - 1 / len(bins.high)),
-            high=float(bins.high[b]),
-            n=int(count),
-            confidence=float(means[b]),
-            accuracy=float(shares[b]),
-            accuracy_low=float(low[b]),
-            accuracy_high=float(high[b]),
-            chance_low=float(by_chance.low[b]),
-            chance_high=float(by_chance.high[b]),
+    width = 1 / len(bins.high)
+    records = []
+    for b, count in enumerate(bins.sums()):
+        if not count:
+            continue
+        records.append(
+            BinRecord(
+                low=float(bins.high[b] - width),
+                high=float(bins.high[b]),
+                n=int(count),
+                confidence=float(means[b]),
+                accuracy=float(shares[b]),
+                accuracy_low=float(low[b]),
+                accuracy_high=float(high[b]),
+                chance_low=float(by_chance.low[b]),
+                chance_high=float(by_chance.high[b]),
+            )
         )
-        for b, count in enumerate(bins.sums())
-        if count
-    ]
+    return records
 
 
 def _coverage(risks: Float[np.ndarray, " n"], best: Float[np.ndarray, " n"]) -> CoverageRecord:
     """The error rate of the most confident shares of the rows."""
-    at = [max(1, round(share * len(risks))) - 1 for share in COVERAGES]
+    places = [max(1, round(share * len(risks))) - 1 for share in COVERAGES]
     return CoverageRecord(
-        share=list(COVERAGES), risk=[float(risks[i]) for i in at], best=[float(best[i]) for i in at]
+        share=list(COVERAGES),
+        risk=[float(risks[i]) for i in places],
+        best=[float(best[i]) for i in places],
     )
 
 
 def spread(
     name: str,
-    found: Interval,
+    estimate: Interval,
     boot: ClusterBootstrap,
     least: float = -math.inf,
     most: float = math.inf,
@@ -207,8 +218,8 @@ def spread(
         least: the smallest value that the quantity can have; an interval ends there, and covers as much.
         most: the largest.
     """
-    low, high = (found.low, found.high) if boot.n_clusters > 1 else (math.nan, math.nan)
-    fields = {name: found.value, f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
+    low, high = (estimate.low, estimate.high) if boot.n_clusters > 1 else (math.nan, math.nan)
+    fields = {name: estimate.value, f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
     return {key: value if math.isfinite(value) else None for key, value in fields.items()}
 
 
@@ -219,16 +230,24 @@ def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int)
         return {}
     losses = cal.nll(P, y)
     parts = cal.brier_parts(P, cal.one_hot(y, P.shape[1]), bins)
-    return {
+    fields = {
         **spread("brier", boot.mean(cal.brier(P, y)), boot, 0.0, 2.0),
         "reliability": parts.reliability,
         "resolution": parts.resolution,
         "uncertainty": parts.uncertainty,
         "within": parts.within,
         "n_impossible": int(np.isinf(losses).sum()),
-        **(spread("nll", boot.mean(losses), boot, 0.0) if np.isfinite(losses).all() else {}),
-        **(_by_class(P, y, judged.classes, bins, seed) if judged.classes else {}),
     }
+    # One row that gives its label no probability makes the mean infinite.
+    if np.isfinite(losses).all():
+        fields |= spread("nll", boot.mean(losses), boot, 0.0)
+    if judged.classes:
+        fields |= _by_class(P, y, judged.classes, bins, seed)
+    return fields
+
+
+CLASS_DRAWS = 100
+"""Draws by chance for each class."""
 
 
 def _by_class(
@@ -240,19 +259,21 @@ def _by_class(
 ) -> dict[str, Any]:
     """Each class's own probability against whether it is the label."""
     errors = cal.classwise(P, y, bins)
-    columns = [np.clip(column, 0, 1) for column in P.T]
-    expected = [cal.chance(column, cal.Bins.of(column, bins), 100, seed).mean for column in columns]
-    classes = [
-        ClassCalibrationRecord(
-            label=name,
-            support=int((y == k).sum()),
-            share=float((y == k).mean()),
-            probability=float(P[:, k].mean()),
-            ece=float(errors[k]),
-            ece_chance=float(expected[k]),
+    classes, expected = [], []
+    for k, name in enumerate(names):
+        is_class, probability = y == k, np.clip(P[:, k], 0, 1)
+        by_chance = cal.chance(probability, cal.Bins.of(probability, bins), CLASS_DRAWS, seed)
+        expected.append(by_chance.mean)
+        classes.append(
+            ClassCalibrationRecord(
+                label=name,
+                support=int(is_class.sum()),
+                share=float(is_class.mean()),
+                probability=float(P[:, k].mean()),
+                ece=float(errors[k]),
+                ece_chance=float(by_chance.mean),
+            )
         )
-        for k, name in enumerate(names)
-    ]
     means = {"classwise": float(errors.mean()), "classwise_chance": float(np.mean(expected))}
     return {**means, "classes": classes}
 

@@ -300,6 +300,7 @@ def _heads(
                 got = f"a cycle from word {token['id']}"
                 fail(lines[index], "a chain of heads that ends at 0", got)
             word = heads[word]
+        # Every word of the chain ends at 0 as well: none is walked twice.
         rooted.update(chain)
     return heads
 

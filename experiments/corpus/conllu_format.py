@@ -243,6 +243,7 @@ def align(
     for index, first, _ in surface_tokens(tokens):
         form = tokens[index]["form"]
         start = _skip_blank(text, cursor, form)
+        # The text decides where a word is, not the SpaceAfter of its column.
         end = _match(text, start, form)
         if end is None:
             fail(
@@ -321,5 +322,6 @@ def deal(
         return {first + i: span for i in range(len(parts))}
     edges = [span[0]]
     for part in parts:
+        # The parts of "im" are not "in" and "dem": only parts that spell the surface are dealt out.
         edges.append(edges[-1] + len(part))
     return {first + i: edge for i, edge in enumerate(pairwise(edges))}

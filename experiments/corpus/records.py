@@ -144,6 +144,7 @@ def read_records(path: Path, headerless: Sequence[Headerless] = ()) -> Iterator[
             break
     else:
         return
+    # The lines that were looked at come back in front.
     all_lines = chain(begun, lines)
     first = begun[-1][1].lstrip()
     is_table = path.suffix in (".csv", ".tsv", ".tab") or (path.suffix == ".txt" and "\t" in first)

@@ -89,6 +89,7 @@ def replace_word(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
     form = others[int(draw * len(others))]
     form = form.capitalize() if word.form[0].isupper() else form
     text = sentence.text[: word.start] + form + sentence.text[word.end :]
+    # All words behind the new one move by so many characters.
     longer = len(form) - len(word.form)
     words = []
     for other in sentence.words:
@@ -191,6 +192,7 @@ def _clauses_around(
     second = [i for i in under_verb if i > conjunction]
     if not second or comma == 0 or min(under_verb) < comma:
         return None
+    # The second clause must be one run of words up to the end, but for a closing mark.
     end = second[-1] + 1
     is_run = second == list(range(conjunction + 1, end))
     if not is_run:

@@ -77,6 +77,7 @@ def _sentence(name: str, label: str, tokens: list[str]) -> Sentence:
         opens = token in _NO_SPACE_AFTER or written == "("
         if token == '"':  # one sign for both: it closes where one is open
             closes, opens, is_quoted = is_quoted, not is_quoted, not is_quoted
+        # No space behind an opening sign, before a closing one, or at the start.
         gap = "" if not text or closes or opened else " "
         start = len(text) + len(gap)
         text += gap + written

@@ -83,6 +83,7 @@ def _read_parts(
     published = whole if isinstance(whole, dict) else {}
     train = whole["train"] if isinstance(whole, dict) else whole
     shuffled = list(train.sentences)
+    # Shuffled before it is cut: files are in the order of their documents.
     random.Random(seed).shuffle(shuffled)
     parts: dict[Split, Corpus] = {}
     notes: list[dict[str, str]] = []

@@ -53,6 +53,7 @@ class Layout:
             for span in of_words:
                 is_lost = span is None or is_unknown(text, span)
                 known.append(None if is_lost else span)
+            # Words that have tokens, but only the unknown one.
             n_unknown += known.count(None) - of_words.count(None)
             spans.append(known)
         return cls(encoded, spans, n_unknown=n_unknown)
@@ -98,6 +99,7 @@ class Layout:
     @cached_property
     def rows(self) -> list[list[int | None]]:
         """Row numbers in the shape of the sentences."""
+        # Rows are numbered in reading order; words without tokens have none.
         count = iter(range(self.n_rows))
         return [[None if span is None else next(count) for span in line] for line in self.spans]
 
@@ -129,6 +131,7 @@ class Layout:
         """
         places = []
         for text in texts:
+            # A store's rows go on from those of the texts before.
             at = row + self.starts[text]
             for number, span in enumerate(self.spans[text]):
                 if span is not None:

@@ -180,6 +180,7 @@ def stored(
             if span is not None:
                 wanted_keys.append(number * _WORDS + word)
     keys, asked = store.index[:, 1] * _WORDS + store.index[:, 2], torch.tensor(wanted_keys)
+    # A key beyond the last is missing too; clamped, it is seen to differ.
     rows = torch.searchsorted(keys, asked).clamp(max=len(keys) - 1)
     missing = int((keys[rows] != asked).sum())
     if missing:

@@ -120,6 +120,7 @@ class Fits:
         Raises:
             RunError: not even that fits, or an option does not.
         """
+        # One site is read while the one before it is solved.
         vectors = (copies + 1) * one_site + max(s.whole for s in solves) + sum(beside.values())
         whole = held + round(MARGIN * max(vectors, other))
         if max_ram is None or whole <= max_ram:

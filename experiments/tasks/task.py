@@ -212,6 +212,7 @@ def _limited(task: Task) -> Task:
     counts = Counter(task.parts["train"].labels) if task.property.kind == "class" else Counter()
     if len(counts) <= MAX_CLASSES:
         return task
+    # Ties by name, so that the classes do not depend on the order of the words.
     ordered = sorted(counts, key=lambda label: (-counts[label], label))
     rare = set(ordered[MAX_CLASSES:])
     parts, n_rare = {}, {}
@@ -332,6 +333,7 @@ def rewritten(corpus: Corpus, prop: Property, seed: int) -> Corpus:
         return corpus
     sentences: list[Sentence] = []
     for sentence in corpus.sentences:
+        # A checksum, since Python's own hash differs from run to run.
         rng = np.random.default_rng([seed, zlib.crc32(sentence.id.encode())])
         new = prop.rewrite(sentence, rng, corpus)
         if new is not None:

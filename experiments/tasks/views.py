@@ -99,6 +99,7 @@ def build_views(
     for name, group in groups.items():
         first = group[0]
         seen: dict[Split, Corpus] = {}
+        # Each split draws its rewritings with a seed of its own.
         for i, (split, corpus) in enumerate(splits.items()):
             seen[split] = rewritten(corpus, first, seed + i)
         layouts: dict[Split, Layout] = {}

@@ -140,6 +140,7 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
         "batch_tokens": batch_tokens,
     }
     store = ActivationStore(inputs.folder, about, dtype=getattr(torch, options.store_as))
+    # Read before anything is written.
     is_resumed = store.n_shards > 0
     reader = Reader(
         subject.without_model(), inputs.source, inputs.need, inputs.max_ram, batch_tokens

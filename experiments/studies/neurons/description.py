@@ -60,6 +60,7 @@ def described(
         values = features[:, neuron].astype(np.float64)
         scale = max(float(values.std()), 1e-12)
         away = (values - values.mean()) / scale
+        # Stable: rows of equal value stay in the order of the corpus.
         order = np.argsort(-np.abs(away), kind="stable")
         forms = [places[row].form for row in order[:FORMS]]
         top_form, count = Counter(forms).most_common(1)[0]

@@ -123,6 +123,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
         ranked_on, items = halves(items)
     subject = load_for(metric, load)
     places = _places(options, vector_sites(subject, [options.site]))
+    # One property, and no rewriting: one text.
     (view,) = build_views(subject, splits, [prop], options.seed)
     return NeuronsInputs(
         options=options,
@@ -223,6 +224,7 @@ def measure(inputs: NeuronsInputs, run: Run) -> Results:
     records = with_accuracy(records, table)
     name = task.property.name
     text = finding(options, name, inputs.metric, len(inputs.items), table, sites, records)
+    # Vectors are large and can be made again.
     shutil.rmtree(options.out / "features", ignore_errors=True)
     return Results(
         records=records,

@@ -89,6 +89,7 @@ def _against_random(
     means = drawn.mean(1)
     low, high = np.quantile(means, BAND)
     at_least = (np.abs(means) >= abs(effect.mean())).sum()
+    # Prompt by prompt, so that the interval is paired.
     beyond = effect - drawn.mean(0)
     gap = boot.mean(beyond)
     return {

@@ -41,7 +41,7 @@ from ...sweep.measure import Measured, certificate_notes, measure_grid, unchange
 from ...sweep.memory import sweep_bytes
 from ...sweep.positions import first_position
 from ...sweep.reading import ranking, significance_text
-from ...sweep.records import Certificate, EffectRecord
+from ...sweep.records import Certificate, EffectRecord, Mean
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks, clean_values
 from .options import PatchOptions
 from .records import Baselines, Results
@@ -84,6 +84,7 @@ def prepare(options: PatchOptions, load: Load) -> PatchInputs:
         LayerscopeError: prompts that do not align, a metric that has no clean and corrupted value, a model without such parts.
     """
     metric = get_metric(options.metric)
+    # A metric that compares with the clean run has no value of the clean run itself.
     if metric.of_pairs or metric.baseline_is_zero:
         raise MetricError(
             f"metric {metric.name} has no value of a clean and a corrupted prompt to move between"
@@ -145,12 +146,13 @@ def aligned_reads(subject: Subject, metric: Metric, items: Sequence[Prompt]) -> 
             if item.corrupted == item.prompt:
                 raise ItemError("expected a corrupted prompt that differs from the clean one")
     clean = metric.reads(subject, items)
-    corrupted = metric.reads(
-        subject, [replace(item, prompt=item.corrupted or "") for item in items]
-    )
-    owner = dict(clean.places[:, [0, 3]].tolist())
+    # The corrupted prompt with the same answers: the metric asks both runs the same.
+    swapped = [replace(item, prompt=item.corrupted or "") for item in items]
+    corrupted = metric.reads(subject, swapped)
+    item_of = dict(clean.places[:, [0, 3]].tolist())
     for text, (a, b) in enumerate(zip(clean.texts, corrupted.texts, strict=True)):
-        with naming(items[owner[text]], owner[text], "prompt"):
+        number = item_of[text]
+        with naming(items[number], number, "prompt"):
             if len(a) != len(b):
                 raise ItemError(
                     f"expected a corrupted text of {len(a)} tokens, as the clean one has, got {len(b)} ({b.text[:60]!r})"
@@ -194,6 +196,7 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     """The effect of every patch in each direction."""
     options, metric, items, sides = inputs.options, inputs.metric, inputs.items, inputs.sides
     clusters = clusters_of(items)
+    first = first_position(options)
     records: list[EffectRecord] = []
     values: dict[str, Float[np.ndarray, " prompts"]] = {}
     findings: list[Finding] = []
@@ -201,13 +204,13 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
     certificates: dict[str, Certificate] = {}
     for direction in inputs.directions:
         base, other = DIRECTIONS[direction]
-        first = first_position(options)
         edits_for = _patches(inputs.subject, inputs.parts, sides[other], first)
         grid = Grid(direction, inputs.subject, metric, sides[base], inputs.parts, edits_for)
         measured = measure_grid(run, grid)
         values[base] = measured.clean
         if other not in values:
             values[other] = clean_values(inputs.subject, metric, sides[other])
+        # Effects are shares of the whole way from this run to the other.
         of_direction = _records(inputs, measured, values[other] - measured.clean, direction)
         records += of_direction
         text = _finding(direction, options.by, of_direction)
@@ -228,25 +231,32 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
         corrupted=mean_of(values["corrupted"], clusters, options.seed),
     )
     gap = mean_of(values["clean"] - values["corrupted"], clusters, options.seed)
-    text = (
-        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts and "
-        f"{means.corrupted.value:.3g} on the corrupted ones; difference {gap.value:.3g} ({span(gap)}, "
-        f"n = {len(items)})."
-    )
     if not is_comparable(gap):
         why = f"effects are not normalised: clean and corrupted {metric.name} do not differ significantly ({span(gap)})"
         notes.append(Note(kind="skipped", text=why))
-    first_text = inputs.clean.texts[0]
+    tokens = []
+    if options.by == "position":
+        tokens = spelled(inputs.subject, inputs.clean.texts[0])
     return Results(
         positions=options.positions,
         records=records,
         baseline=means,
         gap=gap,
-        tokens=spelled(inputs.subject, first_text) if options.by == "position" else [],
-        findings=[Finding(property="runs", text=text), *findings],
+        tokens=tokens,
+        findings=[_runs_finding(metric, means, gap, len(items)), *findings],
         notes=notes,
         certificates=certificates,
     )
+
+
+def _runs_finding(metric: Metric, means: Baselines, gap: Mean, n: int) -> Finding:
+    """What the metric is in both runs, and whether they differ."""
+    text = (
+        f"The {metric.name} is {means.clean.value:.3g} {metric.unit} on the clean prompts and "
+        f"{means.corrupted.value:.3g} on the corrupted ones; difference {gap.value:.3g} ({span(gap)}, "
+        f"n = {n})."
+    )
+    return Finding(property="runs", text=text)
 
 
 def _patches(
@@ -258,6 +268,7 @@ def _patches(
     def edits_for(number: int) -> Callable[[Component], Edit]:
         with torch.no_grad(), capture(subject.model, *names, clone=True) as acts:
             subject.model(**sources[number].batch.inputs(subject.device))
+        # The other run's values are captured once for all parts of a batch.
         patch = at_positions(edits.patch(acts), first)
         return lambda part: patch
 
@@ -274,6 +285,7 @@ def _records(
     clusters, seed = clusters_of(inputs.items), inputs.options.seed
     records: list[EffectRecord] = []
     for kind in dict.fromkeys(part.kind for part in inputs.parts):
+        # Attention and MLPs are two families of tests.
         chosen = [i for i, part in enumerate(inputs.parts) if part.kind == kind]
         of_kind = [inputs.parts[i] for i in chosen]
         effects = measured.of(chosen)

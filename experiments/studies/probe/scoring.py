@@ -127,9 +127,8 @@ def score_cell(
         warnings.simplefilter("ignore", ConvergenceWarning)
         for tasks_of_group in solved_together(tasks):
             group = _Group(tasks_of_group, options)
-            cells |= {
-                cell.property: cell for cell in _group_cells(site, group, features, keep, embedding)
-            }
+            for cell in _group_cells(site, group, features, keep, embedding):
+                cells[cell.property] = cell
     return [cells[task.property.name] for task in tasks]
 
 
@@ -203,9 +202,8 @@ class _Group:
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
-        fits = self.fit(
-            design, self.labels("train"), self.path, dev=(dev, self.labels("dev")), choose="bits"
-        )
+        labels, dev_labels = self.labels("train"), self.labels("dev")
+        fits = self.fit(design, labels, self.path, dev=(dev, dev_labels), choose="bits")
         return _Solved(design, test, fits)
 
     def solve(self, values: Vectors, extra: Mapping[str, np.ndarray] | None = None) -> _Solved:
@@ -217,6 +215,7 @@ class _Group:
         """
         train, dev, test = (self.vectors(values, split) for split in ("train", "dev", "test"))
         design = Design(train, device=self.options.device)
+        # Nothing is chosen: tasks and controls have one penalty, and are one solve.
         if len(self.path) == 1:
             labels = {**self.labels("train"), **(extra or {})}
             return _Solved(design, test, self.fit(design, labels, self.path[0]))
@@ -229,13 +228,14 @@ class _Group:
         One is left out that drew a single class, or for the test items a single number, which no R^2 can judge.
         """
         train, test = self.parts[name]["train"], self.parts[name]["test"]
+        types = [*train.types, *test.types]
         tasks = []
         for seed in range(self.options.control_seeds):
-            drawn = self.kind.control(
-                [*train.types, *test.types], train.labels, self.options.seed + seed
-            )
+            # A word type has one label in training and in test: the control can be learned by heart alone.
+            drawn = self.kind.control(types, train.labels, self.options.seed + seed)
             labels, gold = drawn[: len(train)], drawn[len(train) :]
-            if len(set(labels)) > 1 and (self.of_classes or len(set(gold)) > 1):
+            can_be_judged = self.of_classes or len(set(gold)) > 1
+            if len(set(labels)) > 1 and can_be_judged:
                 tasks.append(_Control(f"{name}, control {seed}", labels, gold))
         return tasks
 
@@ -244,40 +244,44 @@ def _group_cells(
     site: str, group: _Group, features: Sequence[Vectors], keep: Keep, embedding: Vectors | None
 ) -> list[Cell]:
     """The cells of tasks that are solved together."""
-    random_scores = _random_scores(group, features[1:])
+    own_features, *random_features = features
+    random_scores = _random_scores(group, random_features)
     control_tasks = {name: group.control_tasks(name) for name in group.parts}
-    solved = _with_controls(group, features[0], control_tasks)
-    alone, beyond = _bits(group, features[0]), _bits_beyond(group, features[0], embedding)
-    codes = _codes(group, features[0], control_tasks)
+    solved = _with_controls(group, own_features, control_tasks)
+    bits = _bits(group, own_features)
+    bits_beyond = _bits_beyond(group, own_features, embedding)
+    codes = _codes(group, own_features, control_tasks)
     cells = []
     for name, parts in group.parts.items():
         fit = solved.fits[name]
         if isinstance(fit, Fit):
-            keep(name, fit, parts, group.vectors(features[0], "dev"), solved.test)
+            keep(name, fit, parts, group.vectors(own_features, "dev"), solved.test)
         predicted, confidence = _predictions(fit, solved.test)
-        scores, values, converged = _judged_controls(group, control_tasks[name], solved)
-        cells.append(
-            Cell(
-                property=name,
-                site=site,
-                predicted=predicted,
-                confidence=confidence,
-                l2=float(fit.l2),
-                converged=_converged(fit),
-                gradient_norm=float(fit.gradient_norm),
-                control=scores,
-                control_values=values,
-                control_converged=converged,
-                random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
-                bits=alone.get(name) or _surprisals(fit, solved.test, parts["test"].labels),
-                bits_beyond=beyond.get(name, []),
-                code_bits=codes[name].bits if codes else None,
-                compression=codes[name].compression if codes else None,
-                control_compression=[codes[task.key].compression for task in control_tasks[name]]
-                if codes
-                else [],
-            )
+        scores, shares, converged = _judged_controls(group, control_tasks[name], solved)
+        cell = Cell(
+            property=name,
+            site=site,
+            predicted=predicted,
+            confidence=confidence,
+            l2=float(fit.l2),
+            converged=_converged(fit),
+            gradient_norm=float(fit.gradient_norm),
+            control=scores,
+            control_values=shares,
+            control_converged=converged,
+            random_model=float(np.mean(random_scores[name])) if random_scores[name] else None,
+            bits=bits.get(name) or _surprisals(fit, solved.test, parts["test"].labels),
+            bits_beyond=bits_beyond.get(name, []),
         )
+        if codes:
+            of_controls = [codes[task.key].compression for task in control_tasks[name]]
+            cell = dataclasses.replace(
+                cell,
+                code_bits=codes[name].bits,
+                compression=codes[name].compression,
+                control_compression=of_controls,
+            )
+        cells.append(cell)
     return cells
 
 

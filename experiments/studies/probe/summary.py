@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,7 @@ class _Scored:
         boot = ClusterBootstrap(test.clusters, seed=seed)
         score_of = _score_of(numbers)
         columns = [_columns(cell, test, numbers) for cell in cells]
+        # All cells in the same resamples, so that layers are compared in pairs.
         replicates = np.column_stack([score_of(boot.sums(column)) for column in columns])
         usable = np.isfinite(replicates).all(1)  # a resample of one number only has no R^2
         scores = [float(score_of(column.sum(0))) for column in columns]
@@ -132,9 +133,11 @@ def _of_property(
 def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRecord]:
     train, test = task.parts["train"], task.parts["test"]
     numbers = task.property.kind == "number"
+    # Words that training has can be learned by heart; the others cannot.
     known = set(train.types)
     seen = np.array([kind in known for kind in test.types])
     base, prior = _baselines(task), _prior_bits(train, test)
+    # All layers at once: pairs alone would not say which layers may be the best.
     is_best, p_worse = evaluation.best_set(scored.scores, scored.replicates)
     records = []
     for i, cell in enumerate(cells):
@@ -201,23 +204,28 @@ def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBoo
 
 def _score_on(columns: Float[np.ndarray, "n k"], rows: np.ndarray, numbers: bool) -> float | None:
     """The score on some of the test items; of fewer than two there is none."""
-    return finite(_score_of(numbers)(columns[rows].sum(0))) if rows.sum() > 1 else None
+    if rows.sum() < 2:
+        return None
+    return finite(_score_of(numbers)(columns[rows].sum(0)))
 
 
 def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[ComparisonRecord]:
     """Every pair of layers on the same resamples."""
-    return [
-        ComparisonRecord(
-            property=records[pair.a].property,
-            layer_a=records[pair.a].layer,
-            layer_b=records[pair.b].layer,
-            difference=pair.difference.value,
-            low=pair.difference.low,
-            high=pair.difference.high,
-            p_holm=pair.p,
+    comparisons = []
+    for pair in evaluation.compare_pairs(scored.scores, scored.replicates):
+        first, second = records[pair.a], records[pair.b]
+        comparisons.append(
+            ComparisonRecord(
+                property=first.property,
+                layer_a=first.layer,
+                layer_b=second.layer,
+                difference=pair.difference.value,
+                low=pair.difference.low,
+                high=pair.difference.high,
+                p_holm=pair.p,
+            )
         )
-        for pair in evaluation.compare_pairs(scored.scores, scored.replicates)
-    ]
+    return comparisons
 
 
 def _information(
@@ -253,18 +261,26 @@ def _saved(
     for item, (first, second) in enumerate(zip(before, after, strict=False)):
         if first is not None and second is not None:
             bits[item], known[item] = first - second, 1.0
-    mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums) if known.any() else None
+    if not known.any():
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    # A mean over the known items of each resample: a sum of bits over a count.
+    mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums)
     return {
-        name: finite(mean.value) if mean else None,
-        f"{name}_low": finite(mean.low) if mean else None,
-        f"{name}_high": finite(mean.high) if mean else None,
+        name: finite(mean.value),
+        f"{name}_low": finite(mean.low),
+        f"{name}_high": finite(mean.high),
     }
 
 
 def _prior_bits(train: Part, test: Part) -> list[float | None]:
     """-log2 of each test item's class frequency in training."""
-    counts = Counter(str(v) for v in train.labels)
-    return [-float(np.log2(n / len(train))) if (n := counts[str(v)]) else None for v in test.labels]
+    counts = Counter(str(label) for label in train.labels)
+    bits: list[float | None] = []
+    for label in test.labels:
+        count = counts[str(label)]
+        # A class that training does not have has no bits.
+        bits.append(-float(np.log2(count / len(train))) if count else None)
+    return bits
 
 
 def _score_of(numbers: bool) -> Callable[[np.ndarray], Any]:
@@ -279,25 +295,26 @@ def _mean_of_sums(sums: np.ndarray) -> Any:
 def _columns(cell: Cell, test: Part, numbers: bool) -> Float[np.ndarray, "n k"]:
     if numbers:
         return evaluation.r2_columns(test.labels, np.array(cell.predicted))
-    right = np.array([str(g) for g in test.labels], dtype=object) == np.array(
-        cell.predicted, dtype=object
-    )
-    return np.column_stack([right.astype(float), np.ones(len(test))])
+    is_right = _as_text(test.labels) == _as_text(cell.predicted)
+    return np.column_stack([is_right.astype(float), np.ones(len(test))])
+
+
+def _as_text(labels: Iterable[Any]) -> np.ndarray:
+    """Labels as cells keep them: they are read back from JSON."""
+    return np.array([str(label) for label in labels], dtype=object)
 
 
 def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
-    gold, predicted = (
-        np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted)
-    )
-    return evaluation.macro_f1_interval(gold, predicted, boot)
+    return evaluation.macro_f1_interval(_as_text(test.labels), _as_text(cell.predicted), boot)
 
 
 def _distance_baseline(task: Task) -> dict[str, float]:
     """Of arcs and pairs: the most frequent label of each distance, left and right apart (the chain knows distance 1 only)."""
-    far, seen = task.distances("test"), task.distances("train")
-    if far is None or seen is None:
+    test_distances, train_distances = task.distances("test"), task.distances("train")
+    if test_distances is None or train_distances is None:
         return {}
-    guessed = controls.type_majority(seen, task.parts["train"].labels, far)
+    labels = task.parts["train"].labels
+    guessed = controls.type_majority(train_distances, labels, test_distances)
     return {"distance_majority": evaluation.accuracy(task.parts["test"].labels, guessed)}
 
 
@@ -319,14 +336,9 @@ def _baselines(task: Task) -> dict[str, float]:
 
 
 def _classes(cell: Cell, record: ProbeRecord, test: Part) -> list[ClassScores]:
-    gold, predicted = (
-        np.array([str(v) for v in values], dtype=object) for values in (test.labels, cell.predicted)
-    )
-    rows = evaluation.per_class(gold, predicted)
-    return [
-        ClassScores(property=cell.property, site=cell.site, layer=record.layer, **row)
-        for row in rows
-    ]
+    rows = evaluation.per_class(_as_text(test.labels), _as_text(cell.predicted))
+    about = {"property": cell.property, "site": cell.site, "layer": record.layer}
+    return [ClassScores(**about, **row) for row in rows]
 
 
 def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list[ErrorRecord]:
@@ -336,14 +348,15 @@ def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list
     rows = []
     for i in wrong[:N_ERRORS]:
         sentence = corpus.sentences[test.clusters[i]]
+        word = int(test.words[i])  # -1 of an item that is the whole sentence
         rows.append(
             ErrorRecord(
                 property=cell.property,
                 site=cell.site,
                 layer=record.layer,
                 sentence_id=sentence.id,
-                words=[word.form for word in sentence.words],
-                index=int(test.words[i]) if test.words[i] >= 0 else None,
+                words=[token.form for token in sentence.words],
+                index=word if word >= 0 else None,
                 gold=str(test.labels[i]),
                 predicted=cell.predicted[i],
                 confidence=cell.confidence[i],
@@ -353,14 +366,18 @@ def _errors(cell: Cell, record: ProbeRecord, task: Task, corpus: Corpus) -> list
 
 
 def _confused(cell: Cell, test: Part) -> list[ConfusionRecord]:
-    counts: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     for gold, predicted in zip(test.labels, cell.predicted, strict=True):
         if str(gold) != predicted:
-            counts[str(gold), predicted] = counts.get((str(gold), predicted), 0) + 1
+            counts[str(gold), predicted] += 1
+    # Ties by name, so that two runs list the same.
     top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:N_CONFUSIONS]
-    return [
-        ConfusionRecord(property=cell.property, gold=g, predicted=p, count=n) for (g, p), n in top
-    ]
+    records = []
+    for (gold, predicted), count in top:
+        records.append(
+            ConfusionRecord(property=cell.property, gold=gold, predicted=predicted, count=count)
+        )
+    return records
 
 
 def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Note]:
