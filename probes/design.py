@@ -90,7 +90,8 @@ def penalties(l2: float | Sequence[float], choose: bool = False) -> list[float]:
     Raises:
         ValueError: a penalty that is not positive and finite, or several and nothing to choose on.
     """
-    path = [float(l2)] if isinstance(l2, int | float) else sorted({float(v) for v in l2})[::-1]
+    is_single = isinstance(l2, int | float)
+    path = [float(l2)] if is_single else sorted({float(v) for v in l2}, reverse=True)
     if not path or not all(np.isfinite(path)) or min(path) <= 0:
         raise InputError(f"l2 must be positive and finite, got {l2}")
     if len(path) > 1 and not choose:
@@ -154,7 +155,9 @@ class Design:
         """How many rows a sample may have whose curvature is held for so many columns."""
         if not isinstance(self.rotated, OnDisk):
             return self.n
-        return max(1, min(self.n, self.rotated.hold // (4 * (self.rotated.shape[1] + 4 * columns))))
+        # A sampled row is held with its features, and with four numbers for each column of coefficients.
+        values_a_row = self.rotated.shape[1] + 4 * columns
+        return max(1, min(self.n, self.rotated.hold // (4 * values_a_row)))
 
     def _in_one_pass(
         self, X: OnDisk
@@ -166,16 +169,14 @@ class Design:
             part = X[rows]
             if not bool(torch.isfinite(part.sum())):
                 check_finite(X)  # says where
-            # Means and scatter of blocks are merged, each around its own centre (Chan, Golub & LeVeque 1983): large
-            # means lose no digits.
-            block_mean, before, m = part.mean(0, dtype=torch.float64), rows.start, len(part)
-            centre = block_mean.to(self.dtype)
+            before, m = rows.start, len(part)
+            part_mean = part.mean(0, dtype=torch.float64)
+            # Products are of the rows' own type, so the block is centred first; its centre is rounded to that type.
+            centre = part_mean.to(self.dtype)
             part -= centre
-            off, apart = (
-                block_mean - centre.double(),
-                block_mean - mean,
-            )  # the rounding of the centre
-            scatter += (part.T @ part).double() - m * torch.outer(off, off)
+            rounding = part_mean - centre.double()
+            scatter += (part.T @ part).double() - m * torch.outer(rounding, rounding)
+            apart = part_mean - mean
             scatter += before * m / (before + m) * torch.outer(apart, apart)
             mean += m / (before + m) * apart
         return mean, (scatter.diagonal() / self.n).clamp(min=0).sqrt(), scatter
@@ -220,8 +221,9 @@ class Design:
             yield rows, self.standardized(self.features[rows], dtype)
 
     def _rotate(self, gram: Float[Tensor, "d d"] | None) -> None:
-        wide = self.n < self.d
-        if wide:
+        is_wide = self.n < self.d
+        if is_wide:
+            # The small matrix of rows has the same eigenvalues as that of features.
             part = self.standardized(self.features[:], torch.float64)
             gram = part @ part.T
         elif gram is None:
@@ -229,14 +231,15 @@ class Design:
             for _, part in self.blocks():
                 gram += part.T @ part
         values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-        exact = self.dtype == torch.float64
-        floor = float(values[-1]) * (1e-15 * max(self.n, self.d) if exact else 1e-9)
+        # Directions whose variance is rounding carry nothing, and would be divided by it.
+        is_exact = self.dtype == torch.float64
+        relative = 1e-15 * max(self.n, self.d) if is_exact else 1e-9
+        floor = float(values[-1]) * relative
         keep = values > max(floor, 0.0)
         values, vectors = values[keep], vectors[:, keep]
-        if wide:
-            vectors = self.standardized(self.features[:], torch.float64).T @ (
-                vectors / values.sqrt()
-            )
+        if is_wide:
+            rows = self.standardized(self.features[:], torch.float64)
+            vectors = rows.T @ (vectors / values.sqrt())
         self.basis = vectors
         rank = len(values)
         if isinstance(self.features, OnDisk):
@@ -247,18 +250,19 @@ class Design:
             for rows, part in self.blocks():
                 torch.mm(part, turn, out=self.rotated[rows, :rank])
             self.rotated[:, rank] = 1
+        # The column of ones, whose squares sum to n, is one direction more.
         self.eigenvalues = torch.cat([values, values.new_tensor([float(self.n)])])
 
     rotated: Float[Tensor, "n r"] | OnDisk
 
     def rotate(self, X: Float[Tensor, "m d"] | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
         """Other rows (dev, test) in the same basis, with the column of ones; on disk where they are."""
-        if isinstance(X, OnDisk):
-            out = X.like(len(X), self.basis.shape[1] + 1)
-            for rows in X.blocks():
-                out[rows] = self._rotated(X[rows])
-            return out
-        return self._rotated(X)
+        if not isinstance(X, OnDisk):
+            return self._rotated(X)
+        rotated = X.like(len(X), self.basis.shape[1] + 1)
+        for rows in X.blocks():
+            rotated[rows] = self._rotated(X[rows])
+        return rotated
 
     def held(self, X: Float[Tensor, "m d"] | np.ndarray | OnDisk) -> Float[Tensor, "m r"] | OnDisk:
         """Dev rows, rotated.
@@ -281,7 +285,9 @@ class Design:
         self, coef: Float[Tensor, "c d"], intercept: Float[Tensor, " c"]
     ) -> tuple[Float[Tensor, "r c"], Float[Tensor, " c"]]:
         """Coefficients and intercept in original feature units as those of the rotated features, and the bias."""
-        return self.basis.T @ (coef.T * self.scale[:, None]), intercept + coef @ self.mean
+        in_standardised = coef.T * self.scale[:, None]
+        # The mean of the features goes into the bias.
+        return self.basis.T @ in_standardised, intercept + coef @ self.mean
 
     def unrotate(
         self, W: Float[Tensor, "r1 c"]

@@ -163,16 +163,17 @@ def rotation(width: int, rng: np.random.Generator) -> Float[np.ndarray, "d d"]:
     return np.linalg.qr(rng.normal(size=(width, width)))[0]
 
 
-def _f1(gold: np.ndarray, said: np.ndarray) -> float:
+def _f1(gold: np.ndarray, predicted: np.ndarray) -> float:
     """2 TP / (2 TP + FP + FN); 0 without any."""
-    return float(2 * (gold & said).sum() / max(gold.sum() + said.sum(), 1))
+    return float(2 * (gold & predicted).sum() / max(gold.sum() + predicted.sum(), 1))
 
 
-def _mcc(gold: np.ndarray, said: np.ndarray) -> float:
+def _mcc(gold: np.ndarray, predicted: np.ndarray) -> float:
     """Matthews' correlation; 0 where one side does not vary."""
-    n, both, a, b = len(gold), float((gold & said).sum()), float(gold.sum()), float(said.sum())
-    size = a * (n - a) * b * (n - b)
-    return (n * both - a * b) / size**0.5 if size else 0.0
+    n, both = len(gold), float((gold & predicted).sum())
+    n_gold, n_predicted = float(gold.sum()), float(predicted.sum())
+    size = n_gold * (n - n_gold) * n_predicted * (n - n_predicted)
+    return (n * both - n_gold * n_predicted) / size**0.5 if size else 0.0
 
 
 def _weigh(
@@ -183,29 +184,30 @@ def _weigh(
     First with the curvature's bound Z' diag(v) Z / 4, made once for all k, under which every step lowers the loss (Böhning &
     Lindsay 1988); where that is slow, since predictions are sure, by Newton's method with a line search.
     """
-    Z = np.empty((len(X), X.shape[1] + 1), order="F")
+    n, width = X.shape
+    Z = np.empty((n, width + 1), order="F")
     Z[:, 0], Z[:, 1:] = 1.0, X
-    mean = Z[:, 1:].mean(0)
-    Z[:, 1:] -= mean
-    scale = np.maximum(np.sqrt(np.einsum("nk,nk->k", Z[:, 1:], Z[:, 1:]) / len(Z)), 1e-12)
-    Z[:, 1:] /= scale
-    share = np.where(positive, len(Z) / (2 * positive.sum()), len(Z) / (2 * (~positive).sum()))
+    features = Z[:, 1:]
+    mean = features.mean(0)
+    features -= mean
+    scale = np.maximum(np.sqrt(np.einsum("nk,nk->k", features, features) / n), 1e-12)
+    features /= scale
+    # Both classes weigh the same, however many rows they have.
+    n_positive = positive.sum()
+    share = np.where(positive, n / (2 * n_positive), n / (2 * (~positive).sum()))
+    # Rows times their labels' signs: the loss is then a function of Z w alone.
     Z *= np.where(positive, 1.0, -1.0)[:, None]
-    ridge = np.full(Z.shape[1], l2)
-    # The bias is not penalised.
-    ridge[0] = 0.0
-    # p (1 - p) is at most 1/4, which bounds the curvature everywhere (Boehning & Lindsay 1988).
-    bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * len(Z))
-    probes, w = {}, np.zeros(Z.shape[1])
-    for k in sorted({min(k, X.shape[1]) for k in ks}):
-        # Warm: the probe of fewer neurons is where that of more begins.
+    ridge = np.full(width + 1, l2)
+    ridge[0] = 0.0  # the bias
+    bound = (Z * (share / 4)[:, None]).T @ Z + np.diag(ridge + 1e-10 * n)
+    probes, w = {}, np.zeros(width + 1)
+    for k in sorted({min(k, width) for k in ks}):
         first_k = slice(0, k + 1)
-        w[first_k] = _solve(
-            Z[:, first_k], share, ridge[first_k], np.linalg.inv(bound[first_k, first_k]), w[first_k]
-        )
+        inverse = np.linalg.inv(bound[first_k, first_k])
+        w[first_k] = _solve(Z[:, first_k], share, ridge[first_k], inverse, w[first_k])
         coef = w[1 : k + 1] / scale[:k]
         probes[k] = coef, float(w[0] - coef @ mean[:k])
-    return {k: probes[min(k, X.shape[1])] for k in ks}
+    return {k: probes[min(k, width)] for k in ks}
 
 
 def _solve(

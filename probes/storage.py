@@ -102,10 +102,10 @@ class Saved(BaseEstimator):
         for name, values in tensors.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise InputError(f"{path}: {name}: expected finite numbers")
-        if hasattr(self, "classes_") and (rows := self._class_rows(tensors)) not in (
-            None,
-            len(self.classes_),
-        ):
+        if not hasattr(self, "classes_"):
+            return
+        rows = self._class_rows(tensors)
+        if rows is not None and rows != len(self.classes_):
             raise InputError(f"{path}: classes: expected {rows} labels, got {len(self.classes_)}")
 
     def _class_rows(self, tensors: Mapping[str, np.ndarray]) -> int | None:
@@ -148,7 +148,7 @@ def classes_header(classes: np.ndarray) -> dict[str, Any]:
         ValueError: labels that JSON would bring back as something else, such as tuples.
     """
     labels = classes.tolist()
-    if not all(isinstance(label, str | int | float | None) for label in labels):
+    if not all(map(_is_label, labels)):
         raise InputError(f"cannot save labels {labels}: expected strings, numbers or booleans")
     return {"classes": labels, "classes_dtype": classes.dtype.str}
 
@@ -160,15 +160,18 @@ def classes_of(header: Mapping[str, Any]) -> np.ndarray:
         ValueError: classes that are no list of different labels, or another type than theirs.
     """
     labels, dtype = header["classes"], header.get("classes_dtype")
-    if not isinstance(labels, list) or not all(
-        isinstance(label, str | int | float | None) for label in labels
-    ):
+    if not isinstance(labels, list) or not all(map(_is_label, labels)):
         raise InputError(f"classes: expected a list of labels, got {_short(labels)}")
     if not isinstance(dtype, str) or not LABEL_DTYPE.fullmatch(dtype):
         raise InputError(f"classes_dtype: expected the type of labels, got {_short(dtype)}")
     if len(set(labels)) != len(labels):
         raise InputError(f"classes: expected different labels, got {_short(labels)}")
     return np.asarray(labels, dtype=object if dtype == "|O" else np.dtype(dtype))
+
+
+def _is_label(value: object) -> bool:
+    """Whether JSON brings it back as it is."""
+    return isinstance(value, str | int | float | None)
 
 
 def _short(value: object) -> str:

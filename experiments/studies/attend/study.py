@@ -218,13 +218,12 @@ def head_records(
             for name, value in values.items():
                 low, high = ends[name]
                 fields[name] = float(value[row, head])
-                fields[f"{name}_low"], fields[f"{name}_high"] = (
-                    float(low[row, head]),
-                    float(high[row, head]),
-                )
+                fields[f"{name}_low"] = float(low[row, head])
+                fields[f"{name}_high"] = float(high[row, head])
             fields |= {name: float(seen.repeats[name][row, head]) for name in ON_REPEATED}
             fields |= _word_roles(seen.words, row, layer, head)
             fields |= _nearest(seen.similarity, statistics.layers, n_heads, row * n_heads + head)
+            # A role is a name for what the statistics show, so it comes last.
             fields["role"] = ", ".join(roles(fields))
             effect = None if ablation is None else ablation.effects.get((layer, head))
             records.append(HeadRecord(**fields, measured=effect))

@@ -113,10 +113,9 @@ def cost(inputs: AttributeInputs) -> Cost:
 
 def measure(inputs: AttributeInputs, run: Run) -> Results:
     """Every method on every text; what an interrupted run has left is read."""
-    answers = [
-        _prediction(number, q, p)
-        for number, (q, p) in enumerate(zip(inputs.questions, inputs.prompts, strict=True))
-    ]
+    answers = []
+    for number, (question, prompt) in enumerate(zip(inputs.questions, inputs.prompts, strict=True)):
+        answers.append(_prediction(number, question, prompt))
     records: list[Record] = []
     with run.timed("attribution"), console.progress() as bars:
         bar = bars.add_task("attribution", total=len(inputs.questions) * len(inputs.methods))
@@ -247,28 +246,26 @@ class _TextRun:
 
     def records(self, advance: Callable[[], object]) -> list[Record]:
         """The record of every method, and that of random attributions."""
-        names = [*self.inputs.methods, *([RANDOM] if self.options.null_draws else [])]
+        names = list(self.inputs.methods)
+        if self.options.null_draws:
+            names.append(RANDOM)
         cells = {name: f"{self.number:05d}-{name}" for name in names}
         saved = {name: self.run.folder.cell(cell) for name, cell in cells.items()}
         scorer = Scorer(self.question, self.options.batch_tokens)
         records: list[Record] = []
         for place, name in enumerate(names):
-            is_followed = any(saved[later] is None for later in names[place + 1 :])
+            is_random = name == RANDOM
             if saved[name] is None:
-                record = (
-                    self._random_record(scorer) if name == RANDOM else self._record(scorer, name)
-                )
+                record = self._random_record(scorer) if is_random else self._record(scorer, name)
                 self.run.folder.save_cell(cells[name], as_json(record))
             else:
-                record = from_json(
-                    RandomRecord if name == RANDOM else MethodRecord,
-                    saved[name],
-                    f"cell {cells[name]}",
-                )
+                kind = RandomRecord if is_random else MethodRecord
+                record = from_json(kind, saved[name], f"cell {cells[name]}")
+                is_followed = any(saved[later] is None for later in names[place + 1 :])
                 if is_followed:
                     self._repeat(scorer, record)
             records.append(record)
-            if name != RANDOM:
+            if not is_random:
                 advance()
         return records
 
@@ -304,11 +301,10 @@ class _TextRun:
         measured = faithfulness(game, attribution.scores, options.seed)
         stability = None
         if options.seeds and is_drawn(method, attribution.more):
-            others = [
-                self._explained(fresh, method, options.seed + 1 + k).scores
-                for k in range(options.seeds)
-            ]
-            stability = mean_agreement([attribution.scores, *others])
+            scores = [attribution.scores]
+            for k in range(options.seeds):
+                scores.append(self._explained(fresh, method, options.seed + 1 + k).scores)
+            stability = mean_agreement(scores)
         shaken = None
         if options.sensitivity:
 
@@ -330,16 +326,18 @@ class _TextRun:
         """The measures of random attributions: the mean, and the extremes."""
         options, question, game = self.options, self.question, self._game(scorer)
         drawn = random_faithfulness(game, options.null_draws, options.seed + self.number)
-        values = {name: [getattr(one, name) for one in drawn] for name in MEASURED}
+        means: dict[str, float] = {}
+        ends: dict[str, Any] = {}
+        for name in MEASURED:
+            of_draws = [getattr(draw, name) for draw in drawn]
+            means[name] = float(np.mean(of_draws))
+            ends[f"{name}_low"] = float(min(of_draws))
+            ends[f"{name}_high"] = float(max(of_draws))
         mean = Faithfulness(
-            **{name: float(np.mean(of_draws)) for name, of_draws in values.items()},
-            deleted=tuple(np.mean([one.deleted for one in drawn], axis=0).tolist()),
-            inserted=tuple(np.mean([one.inserted for one in drawn], axis=0).tolist()),
+            **means,
+            deleted=tuple(np.mean([draw.deleted for draw in drawn], axis=0).tolist()),
+            inserted=tuple(np.mean([draw.inserted for draw in drawn], axis=0).tolist()),
         )
-        ends: dict[str, Any] = {
-            f"{name}_low": float(min(of_draws)) for name, of_draws in values.items()
-        }
-        ends |= {f"{name}_high": float(max(of_draws)) for name, of_draws in values.items()}
         return RandomRecord(
             item=self.number,
             method=RANDOM,
@@ -364,18 +362,17 @@ def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
 
 
 def _measures(measured: Faithfulness) -> dict[str, Any]:
-    fields = dataclasses.asdict(measured)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
+    fields = {}
+    for name, value in dataclasses.asdict(measured).items():
+        fields[name] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
 def _prediction(number: int, question: Question, prompt: Prompt) -> Prediction:
     """What the model answers for a text."""
-    answers = [
-        AnswerProbability(answer=one.answer, probability=one.probability)
-        for one in predictions(question)
-    ]
+    answers = []
+    for answer in predictions(question):
+        answers.append(AnswerProbability(answer=answer.answer, probability=answer.probability))
     return Prediction(item=number, answers=answers, labels=bool(question.labels), gold=prompt.label)
 
 
@@ -390,19 +387,12 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
         cell = f"{number:05d}-examples"
         raw = run.folder.cell(cell)
         if raw is None:
-            changed = (
-                flip(Scorer(question, options.batch_tokens), options.flips)
-                if options.flips
-                else None
-            )
-            near = (
-                nearest(question.subject, question.text, known, options.known_site) if known else []
-            )
-            raw = {
-                "item": number,
-                "flip": None if changed is None else as_json(changed),
-                "nearest": [as_json(one) for one in near],
-            }
+            changed, near = None, []
+            if options.flips:
+                changed = as_json(flip(Scorer(question, options.batch_tokens), options.flips))
+            if known:
+                near = nearest(question.subject, question.text, known, options.known_site)
+            raw = {"item": number, "flip": changed, "nearest": [as_json(text) for text in near]}
             run.folder.save_cell(cell, raw)
         examples.append(from_json(Example, raw, f"cell {cell}"))
     return examples
