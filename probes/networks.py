@@ -57,10 +57,10 @@ class NetworkFit:
     def log_proba(self, X: Float[Tensor, "n d"] | np.ndarray) -> Float[Tensor, "n c"]:
         """Log-probabilities (nats) of every class for every row."""
         U, a, V, b = (weight.double() for weight in self.weights)
-        hidden = ((as_features(X, U.device).double() - self.mean) / self.scale) @ U.T + a
-        return torch.log_softmax(
-            (hidden.relu() if self.activation == "relu" else hidden) @ V.T + b, 1
-        )
+        Z = (as_features(X, U.device).double() - self.mean) / self.scale
+        hidden = Z @ U.T + a
+        hidden = hidden.relu() if self.activation == "relu" else hidden
+        return torch.log_softmax(hidden @ V.T + b, 1)
 
     def predict(self, X: Float[Tensor, "n d"] | np.ndarray) -> np.ndarray:
         """The most probable class of every row."""
@@ -114,46 +114,26 @@ def networks_many(
     else:
         held_X = as_features(dev[0], device).float()
         check_finite(held_X, "dev")
-        dev_rows = []
-        for name, (classes, _) in coded.items():
-            dev_rows.append(torch.from_numpy(encode_with(of_dev(name, dev[1]), classes)))
-        held_y = torch.stack(dev_rows)
+        held_y = _dev_labels(coded, dev[1])
     features, goal = features[order], goal[:, order]
     mean, scale = _moments(features)
     Z, held_Z = (features - mean) / scale, (held_X - mean) / scale
 
-    # One model for each target and seed, all padded to the widest target's classes.
+    # One model for each target and seed.
     models = [(place, name, seed) for place, name in enumerate(targets) for seed in seeds]
     which = torch.tensor([place for place, _, _ in models])
-    sizes = torch.tensor([len(coded[name][0]) for _, name, _ in models])
-    widest = int(sizes.max())
-    absent = (torch.arange(widest)[None] >= sizes[:, None]).to(Z.device)
-    weights = _initial([seed for *_, seed in models], Z.shape[1], hidden, sizes.tolist(), Z.device)
-    is_linear = activation == "none"
-    if is_linear:
-        weights[1].zero_()  # a bias between two linear maps adds nothing to the second's
-
-    def logits(w: Sequence[Tensor], rows: Float[Tensor, "m d"]) -> Float[Tensor, "t m c"]:
-        inner = torch.einsum("md,thd->tmh", rows, w[0]) + w[1][:, None]
-        inner = inner.relu() if activation == "relu" else inner
-        outer = inner @ w[2].transpose(1, 2) + w[3][:, None]
-        return outer.masked_fill(absent[:, None], -torch.inf)
-
-    def losses(
-        w: Sequence[Tensor], rows: Float[Tensor, "m d"], y: Int[Tensor, "t m"]
-    ) -> Float[Tensor, " t"]:
-        log_p = torch.log_softmax(logits(w, rows), 2)
-        is_known = y >= 0  # a dev label that training does not have says nothing of when to stop
-        index = y.clamp_min(0)[..., None].to(log_p.device)
-        of_label = log_p.gather(2, index)[..., 0]
-        known = is_known.to(of_label)
-        return -(of_label * known).sum(1) / is_known.sum(1).clamp_min(1).to(of_label)
-
-    frozen_bias = torch.zeros(1, device=Z.device) if is_linear else None
+    sizes = [len(coded[name][0]) for _, name, _ in models]
+    weights = _initial([seed for *_, seed in models], Z.shape[1], hidden, sizes, Z.device)
+    networks = _Networks(sizes, activation, Z.device)
+    frozen_bias = None
+    if activation == "none":
+        # A bias between two linear maps adds nothing to the second's.
+        weights[1].zero_()
+        frozen_bias = torch.zeros(1, device=Z.device)
     trained = train(
         weights,
-        lambda w, rows: losses(w, Z[rows], goal[which][:, rows]),
-        lambda w: losses(w, held_Z, held_y[which]),
+        lambda w, rows: networks.losses(w, Z[rows], goal[which][:, rows]),
+        lambda w: networks.losses(w, held_Z, held_y[which]),
         len(Z),
         Schedule(rate, epochs, batch, weight_decay=weight_decay),
         generator,
@@ -162,8 +142,7 @@ def networks_many(
     )
     fits = {}
     for i, (_, name, seed) in enumerate(models):
-        classes = coded[name][0]
-        n_classes = len(classes)
+        classes, n_classes = coded[name][0], sizes[i]
         U, a, V, b = (w[i].detach() for w in trained.weights)
         fits[name, seed] = NetworkFit(
             classes,
@@ -176,6 +155,47 @@ def networks_many(
             bool(trained.converged[i]),
         )
     return fits
+
+
+class _Networks:
+    """Many networks side by side, all padded to the classes of the widest.
+
+    Args:
+        sizes: classes of each network.
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: Activation, device: torch.device) -> None:
+        self.activation = activation
+        columns = torch.arange(max(sizes))[None]
+        self.absent = (columns >= torch.tensor(sizes)[:, None]).to(device)
+
+    def logits(self, w: Sequence[Tensor], rows: Float[Tensor, "m d"]) -> Float[Tensor, "t m c"]:
+        """Of every network for every row."""
+        inner = torch.einsum("md,thd->tmh", rows, w[0]) + w[1][:, None]
+        inner = inner.relu() if self.activation == "relu" else inner
+        outer = inner @ w[2].transpose(1, 2) + w[3][:, None]
+        return outer.masked_fill(self.absent[:, None], -torch.inf)
+
+    def losses(
+        self, w: Sequence[Tensor], rows: Float[Tensor, "m d"], y: Int[Tensor, "t m"]
+    ) -> Float[Tensor, " t"]:
+        """Mean cross-entropy of each, in nats."""
+        log_p = torch.log_softmax(self.logits(w, rows), 2)
+        is_known = y >= 0  # a dev label that training does not have says nothing of when to stop
+        index = y.clamp_min(0)[..., None].to(log_p.device)
+        of_label = log_p.gather(2, index)[..., 0]
+        known = is_known.to(of_label)
+        return -(of_label * known).sum(1) / is_known.sum(1).clamp_min(1).to(of_label)
+
+
+def _dev_labels(
+    coded: Mapping[str, tuple[np.ndarray, np.ndarray]], labels: Mapping[str, Labels]
+) -> Int[Tensor, "t m"]:
+    """Each target's dev labels as places of its classes; -1 for a class that training does not have."""
+    rows = []
+    for name, (classes, _) in coded.items():
+        rows.append(torch.from_numpy(encode_with(of_dev(name, labels), classes)))
+    return torch.stack(rows)
 
 
 def _moments(

@@ -231,16 +231,21 @@ def _draft(record: Mapping[str, Any]) -> _Draft:
     if choices is None:  # columns A, B, C, ...
         choices = [record[letter] for letter in itertools.takewhile(record.__contains__, LETTERS)]
     texts, labels = _choices(choices)
-    are_texts = all(isinstance(choice, str) and choice.strip() for choice in texts)
-    if len(texts) < 2 or not are_texts:
-        raise InputError(f"expected 'choices' to be two or more texts, got {shown(choices)}")
-    if len(texts) > len(LETTERS):
-        raise InputError(f"expected at most {len(LETTERS)} choices, got {len(texts)}")
-    if len({choice.strip() for choice in texts}) < len(texts):
-        raise InputError(f"expected choices that differ, got {shown(choices)}")
+    _check_choices(texts, choices)
     labels = labels or list(LETTERS[: len(texts)])
     answer = _answer(answer, [*texts, *labels])
     return _Draft(text, tuple(texts), tuple(labels), answer, group_of(record))
+
+
+def _check_choices(texts: Sequence[Any], given: Any) -> None:
+    """Raise `InputError` unless these are two or more texts, as many as there are letters, and no two alike."""
+    are_texts = all(isinstance(choice, str) and choice.strip() for choice in texts)
+    if len(texts) < 2 or not are_texts:
+        raise InputError(f"expected 'choices' to be two or more texts, got {shown(given)}")
+    if len(texts) > len(LETTERS):
+        raise InputError(f"expected at most {len(LETTERS)} choices, got {len(texts)}")
+    if len({choice.strip() for choice in texts}) < len(texts):
+        raise InputError(f"expected choices that differ, got {shown(given)}")
 
 
 def _answer(value: Any, names: Sequence[str]) -> str | int:
@@ -256,19 +261,26 @@ def _answer(value: Any, names: Sequence[str]) -> str | int:
 
 def _choices(value: Any) -> tuple[list[Any], list[str]]:
     """Texts and labels of choices, in the forms in which they are published."""
+    labels: Any = []
     if isinstance(value, dict):
         texts, labels = value.get("text"), value.get("label")
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         texts = [item.get("text") for item in value]
         labels = [item.get("label") for item in value]
     else:
-        texts, labels = value, []
+        texts = value
     if not isinstance(texts, list):
         return [], []
-    if not isinstance(labels, list) or len(labels) != len(texts):
-        return texts, []
-    are_names = all(isinstance(label, str | int) for label in labels)
-    return texts, [str(label) for label in labels] if are_names else []
+    return texts, _labels_of(labels, len(texts))
+
+
+def _labels_of(labels: Any, count: int) -> list[str]:
+    """A label for each choice; none where there are not as many, or some are no names."""
+    if not isinstance(labels, list) or len(labels) != count:
+        return []
+    if not all(isinstance(label, str | int) for label in labels):
+        return []
+    return [str(label) for label in labels]
 
 
 def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:
@@ -314,23 +326,28 @@ def token_probabilities(
     """
     if questions[0].whole and not letters:
         pairs = [Pair(q.choices[0], q.choices[1]) for q in questions]
-        # Whole sentences have no common prompt: their log-probabilities are compared as they are.
         bits = _values(subject, "pair_difference", pairs, batch_tokens)
-        return [softmax(np.array([d, 0.0]) / BITS) for d in bits]
+        # Of two choices only the difference counts.
+        return [softmax(np.array([difference, 0.0]) / BITS) for difference in bits]
     prompts = []
-    for q in questions:
-        if letters:
-            text = templates.ask("choose", question=q.question, choices=templates.listed(q))
-            answers = [f" {letter}" for letter in LETTERS[: len(q.choices)]]
-        elif q.prompt is not None:
-            text, answers = q.prompt, list(q.choices)
-        else:
-            text = templates.ask("answer", question=q.question)
-            answers = [f" {choice.strip()}" for choice in q.choices]
+    for question in questions:
+        text, answers = _asked(question, templates, letters)
         prompts += [Prompt(text, answer) for answer in answers]
     bits = _values(subject, "log_probability", prompts, batch_tokens)
     ends = np.cumsum([len(q.choices) for q in questions])[:-1]
     return [softmax(of_question / BITS) for of_question in np.split(bits, ends)]
+
+
+def _asked(question: Question, templates: Templates, letters: bool) -> tuple[str, list[str]]:
+    """The text that is put to the model, and how each choice goes on from it."""
+    if letters:
+        listed = templates.listed(question)
+        text = templates.ask("choose", question=question.question, choices=listed)
+        return text, [f" {letter}" for letter in LETTERS[: len(question.choices)]]
+    if question.prompt is not None:
+        return question.prompt, list(question.choices)
+    text = templates.ask("answer", question=question.question)
+    return text, [f" {choice.strip()}" for choice in question.choices]
 
 
 def _values(

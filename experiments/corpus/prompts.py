@@ -139,18 +139,12 @@ def read_pairs(
 
 
 def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
-    if "one_prefix_prefix" in record:
+    if "one_prefix_prefix" in record:  # BLiMP's form for sentences that differ in one word
         good, bad = (_text(record, f"one_prefix_word_{kind}", True) for kind in ("good", "bad"))
-        record = {
-            **record,
-            "prompt": record["one_prefix_prefix"],
-            "answer": f" {good}",
-            "wrong": f" {bad}",
-        }
+        words = {"answer": f" {good}", "wrong": f" {bad}"}
+        record = {**record, "prompt": record["one_prefix_prefix"], **words}
     prompt, answer = _text(record, TEXT, True), _text(record, "answer", answers) or ""
-    wrong, corrupted, pair = (
-        _text(record, name, False) for name in ("wrong", "corrupted", "text_pair")
-    )
+    wrong, corrupted = _text(record, "wrong", False), _text(record, "corrupted", False)
     label = record.get("label")
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
@@ -164,7 +158,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         wrong,
         corrupted,
         group_of(record),
-        pair,
+        _text(record, "text_pair", False),
         None if label is None else str(label),
     )
 

@@ -59,19 +59,20 @@ def by_gradient(
     Raises:
         MetricError: a metric without a gradient.
     """
-    parts = [
-        Component("neurons", Site(name).layer or 0, j, Site(name))
-        for name, width in widths.items()
-        for j in range(width)
-    ]
+    parts = []
+    for name, width in widths.items():
+        site = Site(name)
+        parts += [Component("neurons", site.layer or 0, j, site) for j in range(width)]
     change = {name: edit_of(name) for name in widths}
+
+    def edit_of_part(part: Component) -> Edit:
+        return change[part.site.name]
+
     total = np.zeros(len(parts))
     for chunk in chunks(subject, metric.reads(subject, items), tokens):
-        total += estimates(
-            subject, metric, chunk, parts, lambda part: change[part.site.name]
-        ).effects.sum(1)
+        total += estimates(subject, metric, chunk, parts, edit_of_part).effects.sum(1)
     ends = np.cumsum(list(widths.values()))[:-1]
-    return {
-        name: np.argsort(-np.abs(effects), kind="stable")
-        for name, effects in zip(widths, np.split(total, ends), strict=True)
-    }
+    orders = {}
+    for name, effects in zip(widths, np.split(total, ends), strict=True):
+        orders[name] = np.argsort(-np.abs(effects), kind="stable")
+    return orders

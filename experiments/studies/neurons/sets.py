@@ -54,12 +54,15 @@ def neuron_sets(
     """The first k of every ranking, as many in random orders, and the neurons that are named, each alone."""
     width = len(next(iter(orders.values())))
     rng = np.random.default_rng(seed)
-    every = [(source, tuple(order)) for source, order in orders.items()]
-    every += [(RANDOM, tuple(rng.permutation(width).tolist())) for _ in range(draws)]
-    return [
-        *(NeuronSet(site, source, order[:k]) for source, order in every for k in ks),
-        *(NeuronSet(site, ALONE, (neuron,)) for neuron in named),
-    ]
+    all_orders = [(source, tuple(order)) for source, order in orders.items()]
+    for _ in range(draws):
+        all_orders.append((RANDOM, tuple(rng.permutation(width).tolist())))
+    sets = []
+    for source, order in all_orders:
+        # The first k of one random order for all k: sets grow, as those of a ranking do.
+        sets += [NeuronSet(site, source, order[:k]) for k in ks]
+    sets += [NeuronSet(site, ALONE, (neuron,)) for neuron in named]
+    return sets
 
 
 @dataclass(frozen=True)

@@ -202,11 +202,7 @@ def plan_of(
     widths = site_widths(models[0], places)
     width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
     need = Need.of(models[0], widths, torch.float32)
-    to_compute = []  # a view for each model that must run on it
-    for view in views:
-        for number in range(len(models)):
-            if not is_stored(view, number, options):
-                to_compute.append(view)
+    to_compute = _to_compute(views, len(models), options)
     batch_tokens = need.batch_tokens(options.batch_tokens, ram if to_compute else None, 0.0)
     for view in to_compute:
         need.check(view.layout, ram)
@@ -224,15 +220,26 @@ def plan_of(
     memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
 
     _check_disk(options, disk + fits.disk)
-    text = f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
+    lines = [
+        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
+    ]
     if to_compute:
-        text += f", batches of {batch_tokens:,} tokens"
-    text += f"; {fits.line()}; {memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
-    for view in views:
-        for task in view.tasks:
-            limits = task.limits()
-            text += f"; {limits}" if limits else ""
+        lines[0] += f", batches of {batch_tokens:,} tokens"
+    lines.append(fits.line())
+    lines.append(f"{memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already")
+    lines += [task.limits() for view in views for task in view.tasks]
+    text = "; ".join(line for line in lines if line)
     return Plan(text, memory, disk + fits.disk, batch_tokens, fits.hold, memory - need.held)
+
+
+def _to_compute(views: Sequence[View], n_models: int, options: ProbeOptions) -> list[View]:
+    """A view for each model that must run on it."""
+    to_compute = []
+    for view in views:
+        for number in range(n_models):
+            if not is_stored(view, number, options):
+                to_compute.append(view)
+    return to_compute
 
 
 def _of_options(options: ProbeOptions, one_site: int, places: int) -> dict[str, int]:
