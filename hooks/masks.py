@@ -32,31 +32,22 @@ def shown_columns(
         has_window: whether a token may not see all earlier ones.
     """
     if isinstance(mask, Mapping):
-        mask = {kind: one for kind, one in mask.items() if kind not in _OF_STATES}
-        has_window = has_window and "full_attention" not in mask
         # A mask that was left out means that there is no padding.
         is_left_out = any(one is None for one in mask.values())
         if size is not None and is_left_out:
             return torch.ones(1, start + size, dtype=torch.bool)
+        has_window = has_window and "full_attention" not in mask
         mask = mask.get("full_attention", next(iter(mask.values()), None))
     if not isinstance(mask, Tensor) or mask.ndim != 4 or size is None or mask.shape[-2] != size:
         return None
 
     is_visible = mask if mask.dtype == torch.bool else mask > _HIDDEN_FROM
     visible = is_visible[:, 0].cpu()
-    n_keys = visible.shape[-1]
-    rows_are_equal = start == 0 and n_keys == size and bool((visible == visible[:, :1]).all())
-    if rows_are_equal:
+    rows_are_equal = visible.shape[-1] == size and bool((visible == visible[:, :1]).all())
+    if start == 0 and rows_are_equal:
         return visible[:, 0]  # no causal mask: every token sees all tokens
 
-    # A sliding cache drops its oldest columns, so this forward's keys may stand further left than start.
-    end = start + size
-    n_dropped = max(0, end - n_keys)
-    own_key = torch.arange(start - n_dropped, end - n_dropped)
-    is_ahead = torch.arange(n_keys)[None] > own_key[:, None]
-    sees_itself = visible[:, torch.arange(size), own_key]
-    sees_ahead = (visible & is_ahead).any(-1)
-    now = sees_itself & ~sees_ahead
+    now = _own_columns(visible, start)
     if not start:
         return now
     if before is None:
@@ -66,6 +57,21 @@ def shown_columns(
             return None
     earlier = before.bool().cpu().expand(len(now), -1)
     return torch.cat([earlier, now.expand(len(before), -1)], dim=1)
+
+
+def _own_columns(
+    visible: Bool[Tensor, "batch query key"], start: int
+) -> Bool[Tensor, "batch query"]:
+    """Which queries are tokens: those that see themselves and nothing ahead."""
+    _, size, n_keys = visible.shape
+    end = start + size
+    # A sliding cache drops its oldest columns, so this forward's keys may stand further left than start.
+    n_dropped = max(0, end - n_keys)
+    own_key = torch.arange(start - n_dropped, end - n_dropped)
+    is_ahead = torch.arange(n_keys)[None] > own_key[:, None]
+    sees_itself = visible[:, torch.arange(size), own_key]
+    sees_ahead = (visible & is_ahead).any(-1)
+    return sees_itself & ~sees_ahead
 
 
 def has_window(module: nn.Module) -> bool:

@@ -53,8 +53,8 @@ class Seen:
         tokens = forward.tokens
         if not is_whole or tokens is None or len(tokens) != batch:
             tokens = None
-        earlier = (e for e in self.ends if e < end)
-        self.grown |= not is_whole or any(self._goes_on(e, tokens) for e in earlier)
+        if not is_whole or self._goes_on_from_any(end, tokens):
+            self.grown = True
         if tokens is not None:
             # Beams part when they have grown: what repeats is the text as the first forward had it.
             width = tokens.shape[1]
@@ -62,6 +62,11 @@ class Seen:
             self._copies[batch] = _copies(tokens[:, :first])
         self.ends.setdefault(end, tokens)
         self.longest = max(self.longest, longest)
+
+    def _goes_on_from_any(self, end: int, tokens: Tensor | None) -> bool:
+        """Whether rows begin as those of some earlier forward that ended before them."""
+        earlier = [e for e in self.ends if e < end]
+        return any(self._goes_on(e, tokens) for e in earlier)
 
     def _goes_on(self, end: int, tokens: Tensor | None) -> bool:
         before = self.ends[end]

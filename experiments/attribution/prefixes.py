@@ -103,11 +103,12 @@ def _chunk(
         caches, hidden = [], []
         for nodes in level.batches(batch_tokens):
             owners = [level.owners[node] for node in nodes]
+            if cache is None:
+                of_batch = new_cache()
+            else:
+                of_batch = _selected(cache, [parents[owner] for owner in owners])
             ids = [rows[owner][start:stop] for owner in owners]
             wanted = [level.reads[node] for node in nodes]
-            of_batch = new_cache()
-            if cache is not None:
-                of_batch = _selected(cache, [parents[owner] for owner in owners])
             hidden.append(forward(ids, start, of_batch, wanted))
             caches.append(of_batch)
         level.keep(torch.cat(hidden), reads, states)
@@ -115,10 +116,11 @@ def _chunk(
             cache = caches[0] if len(caches) == 1 else _joined(caches)
         parents = [level.nodes.get(row, 0) for row in range(len(rows))]
         start = stop
-    stacked = []
-    for of_row, wanted in zip(states, reads, strict=True):
-        stacked.append(torch.stack([of_row[read] for read in wanted]))
-    return stacked
+    return [_stacked(of_row, wanted) for of_row, wanted in zip(states, reads, strict=True)]
+
+
+def _stacked(states: dict[int, Tensor], reads: Sequence[int]) -> Tensor:
+    return torch.stack([states[read] for read in reads])
 
 
 @dataclass(frozen=True)

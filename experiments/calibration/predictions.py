@@ -267,6 +267,11 @@ def _read_records(path: Path, by: Sequence[str]) -> Predictions:
     return replace(predictions, by={name: tuple(column) for name, column in columns.items()})
 
 
+def _is_number(value: Any) -> bool:
+    """To Python true and false are numbers; here they are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class _RecordReader:
     """Reads records one by one; the first says which field they have, and which classes.
 
@@ -285,13 +290,7 @@ class _RecordReader:
         Raises:
             InputError: a record that is none, or is not like the first.
         """
-        names = [name for name in FIELDS if name in record]
-        if len(names) != 1 or "label" not in record:
-            fields = ", ".join(sorted(record))[:200]
-            raise InputError(
-                f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
-            )
-        field = names[0]
+        field = self._field(record)
         row = record[field]
         if not isinstance(row, list | dict):
             raise InputError(f"expected a list or an object as {field}, got {shown(row)}")
@@ -302,13 +301,23 @@ class _RecordReader:
                 f"expected {self.field} of {len(self.classes)} classes as in the first line, got {shown(row)}"
             )
         values = [row[name] for name in self.classes] if isinstance(row, dict) else row
-        # To Python true and false are numbers.
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        if not all(map(_is_number, values)):
             raise InputError(f"expected numbers as {self.field}, got {shown(row)}")
         _label(record["label"], self.classes)
         for name in self.by:
             column_of(record, name)
         return [float(v) for v in values], group_of(record), record
+
+    @staticmethod
+    def _field(record: Mapping[str, Any]) -> str:
+        """The one of the fields that a record has."""
+        names = [name for name in FIELDS if name in record]
+        if len(names) != 1 or "label" not in record:
+            fields = ", ".join(sorted(record))[:200]
+            raise InputError(
+                f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
+            )
+        return names[0]
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:
