@@ -35,6 +35,7 @@ def control_labels(types: Sequence[str], labels: Labels, seed: int) -> np.ndarra
     """
     counts = Counter(labels)
     classes = sorted(counts, key=str)
+    # The classes' shares laid end to end on [0, 1): each type's number falls into one.
     edges = np.cumsum([counts[c] for c in classes]) / len(labels)
     place = np.searchsorted(edges, _uniform(types, seed), side="right").clip(max=len(classes) - 1)
     return np.array(classes, dtype=object)[place]
@@ -75,17 +76,16 @@ def type_mean(
         sums[kind][0] += float(number)
         sums[kind][1] += 1
     overall = float(np.mean(train_numbers))
-    return np.array([sums[kind][0] / sums[kind][1] if kind in sums else overall for kind in types])
+    means = {kind: total / count for kind, (total, count) in sums.items()}
+    return np.array([means.get(kind, overall) for kind in types])
 
 
 def _uniform(types: Sequence[str], seed: int) -> Float[np.ndarray, " n"]:
     """A number in [0, 1) for each type, by a hash keyed with the seed."""
     key = seed.to_bytes(8, "little", signed=True)
-    value = {
-        kind: int.from_bytes(
-            hashlib.blake2b(kind.encode(), digest_size=8, key=key).digest(), "little"
-        )
-        / 2**64
-        for kind in set(types)
-    }
-    return np.minimum(np.array([value[kind] for kind in types]), np.nextafter(1, 0))
+    number_of = {}
+    for kind in set(types):
+        digest = hashlib.blake2b(kind.encode(), digest_size=8, key=key).digest()
+        number_of[kind] = int.from_bytes(digest, "little") / 2**64
+    # The largest hashes round to 1.
+    return np.minimum(np.array([number_of[kind] for kind in types]), np.nextafter(1, 0))

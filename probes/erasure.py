@@ -72,6 +72,7 @@ class Eraser(TransformerMixin, Saved):
         places = [i for i, known in enumerate(self.classes_.tolist()) if known == label]
         if not places:
             raise InputError(f"expected one of {self.classes_.tolist()}, got {label!r}")
+        # Only the part of the class mean that was erased is put back.
         toward = self.right_ @ (self.left_.T @ (self.class_means_[places[0]] - self.mean_))
         return self.erase(x) + strength * torch.from_numpy(toward).to(x)
 
@@ -138,6 +139,7 @@ class Leace(Eraser):
         values, vectors = torch.linalg.eigh(covariance)
         keep = values > self.rtol * values[-1]
         values, vectors = values[keep], vectors[:, keep]
+        # Into coordinates of unit variance, and back.
         whiten, colour = vectors / values.sqrt(), vectors * values.sqrt()
         # Columns sqrt(p_c) (m_c - m): their span is that of Sigma_xz, and of unit-variance z the sizes are correlations.
         apart = ((means - moments.mean) * (counts / moments.n).sqrt()[:, None]).T
@@ -187,6 +189,7 @@ class Inlp(Eraser):
         counts = np.unique(y, return_counts=True)[1]
         self.scores_ = []
         for _ in range(self.max_iter):
+            # What the probes so far read is projected out, and another probe is trained on the rest.
             left = centred - (centred @ basis.to(centred)) @ basis.T.to(centred)
             fit = fit_many(left, {"y": y}, l2=self.l2, tol=1e-5)["y"]
             self.classes_ = fit.classes

@@ -84,6 +84,7 @@ class MeanDifferenceProbe(LinearClassifier):
         coef = means if inverse is None else means @ inverse
         bias = -(coef * means).sum(1) / 2
         if inverse is not None:
+            # With the covariance it is Bayes' rule, priors included; the difference of means has none.
             bias = bias + (counts / counts.sum()).log()
         self.classes_, self.means_ = classes, means.cpu().numpy()
         self.coef_, self.intercept_ = coef.cpu().numpy(), bias.cpu().numpy()
@@ -126,6 +127,7 @@ class LDAProbe(LinearClassifier):
             classes, _, means = moments.sorted()
             centred = X - means.numpy()[np.searchsorted(classes, y)]
             deviation = np.sqrt((centred.astype(np.float64) ** 2).mean(0))
+            # Standardised, as the shrinkage target is the identity in these units.
             centred = centred / np.where(deviation > 0, deviation, 1.0)
             self.shrinkage_ = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
         else:
@@ -170,6 +172,7 @@ def _inverse(covariance: Float[Tensor, "d d"], shrinkage: float) -> Float[Tensor
     constant = deviation == 0
     scale = torch.where(constant, torch.ones_like(deviation), deviation)
     shrunk = (1 - shrinkage) * covariance / scale / scale[:, None]
+    # In units of the deviations diag(S) is 1; a constant feature keeps 0.
     shrunk.diagonal().add_(shrinkage * (~constant))
     values, vectors = torch.linalg.eigh(shrunk)
     keep = values > RANK * values[-1].clamp_min(0)

@@ -33,6 +33,7 @@ def as_label_array(labels: Labels) -> np.ndarray:
         (kind := kinds.pop()) in (str, int, bool, float) or issubclass(kind, np.generic)
     ):
         return np.asarray(labels)
+    # Filled entry by entry: NumPy would make columns of tuples.
     array = np.empty(len(labels), dtype=object)
     array[:] = list(labels)
     return array

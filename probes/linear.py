@@ -49,6 +49,7 @@ class LinearClassifier(ClassifierMixin, Saved):
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n c"]:
         """Log-probabilities in nats."""
         logits = self._logits(X)
+        # The largest is 0 then, and no exponential overflows.
         logits -= logits.max(1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
@@ -192,7 +193,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         ).values()
         coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
         intercept = np.array([fit.intercept for fit in fits])
-        self.coef_, self.intercept_ = (coef, intercept) if y.ndim == 2 else (coef[0], intercept[0])
+        is_single = y.ndim == 1
+        self.coef_ = coef[0] if is_single else coef
+        self.intercept_ = intercept[0] if is_single else intercept
         self.objective_ = float(sum(fit.objective for fit in fits))
         self.gradient_norm_ = float(np.sqrt(sum(fit.gradient_norm**2 for fit in fits)))
         return self

@@ -86,6 +86,7 @@ class Moments:
             raise InputError(
                 f"expected 1 to {self.means.shape[1]} components of at least 2 rows, got {k} of {self.n}"
             )
+        # Rising eigenvalues: the last ones are the largest.
         values, vectors = torch.linalg.eigh(self.total() / (self.n - 1))
         return values.flip(0)[:k], vectors.flip(1)[:, :k]
 
@@ -127,11 +128,13 @@ class Moments:
             return self
         for label in other.labels:
             self.labels.setdefault(label, len(self.labels))
+        # Classes that only the other has come behind, with a count of 0.
         new = len(self.labels) - len(self.counts)
         counts = torch.cat([self.counts, self.counts.new_zeros(new)])
         means = torch.cat([self.means, self.means.new_zeros(new, self.means.shape[1])])
         at = torch.tensor([self.labels[label] for label in other.labels], device=means.device)
         both = counts[at] + other.counts
+        # Two sets about their own means: the scatter grows by that of the two means (Chan et al. 1983).
         apart = other.means - means[at]
         weighted = apart * (counts[at] * other.counts / both).sqrt()[:, None]
         self.within = self.within + other.within + weighted.T @ weighted

@@ -42,10 +42,10 @@ def standard_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
 
 
 def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
-    return sum(
-        (np.abs(means[c + 1 :] - mean).sum(0) for c, mean in enumerate(means)),
-        np.zeros(means.shape[1]),
-    )
+    total = np.zeros(means.shape[1])
+    for c, mean in enumerate(means):
+        total = total + np.abs(means[c + 1 :] - mean).sum(0)
+    return total
 
 
 def _class_means(
@@ -55,24 +55,23 @@ def _class_means(
     features = as_features(X)
     check_finite(features)
     classes, index = encode(y)
-    of_class = (
-        torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).to(features.dtype).T
-    )
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes))
+    of_class = one_hot.to(features.dtype).T
+    # About a point amid the rows, squares lose no digits to a large mean.
     amid = features[:BLOCK].mean(0)
-    wide = features.shape[1]
-    sums, squares = (
-        torch.zeros(len(classes), wide, dtype=torch.float64),
-        torch.zeros(wide, dtype=torch.float64),
-    )
-    room, ones = features.new_empty(BLOCK, wide), features.new_ones(BLOCK)
-    for start in range(0, len(features), BLOCK):
+    n, width = features.shape
+    sums = torch.zeros(len(classes), width, dtype=torch.float64)
+    squares = torch.zeros(width, dtype=torch.float64)
+    room, ones = features.new_empty(BLOCK, width), features.new_ones(BLOCK)
+    for start in range(0, n, BLOCK):
         rows = features[start : start + BLOCK]
         part = torch.sub(rows, amid, out=room[: len(rows)])
         sums += of_class[:, start : start + BLOCK] @ part
         squares += ones[: len(rows)] @ part.square_()
-    n, mean = len(features), sums.sum(0) / len(features)
+    mean = sums.sum(0) / n
     deviation = (squares / n - mean**2).clamp_min(0).sqrt()
-    return (sums / of_class.sum(1, dtype=torch.float64)[:, None]).numpy(), deviation.numpy()
+    counts = of_class.sum(1, dtype=torch.float64)
+    return (sums / counts[:, None]).numpy(), deviation.numpy()
 
 
 def f(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
@@ -95,11 +94,13 @@ def elastic_net(
 ) -> Scores:
     """1 - p, p the smallest share of weight mass at which any class takes the neuron."""
     weights = elastic_net_weights(X, y, l1, l2).abs().numpy()
-    mass = np.sort(weights, axis=1)[:, ::-1].cumsum(1) / np.maximum(
-        weights.sum(1, keepdims=True), 1e-300
-    )
+    falling = np.sort(weights, axis=1)[:, ::-1]
+    total = np.maximum(weights.sum(1, keepdims=True), 1e-300)
+    mass = falling.cumsum(1) / total
+    # Each neuron's place in each class's order, and the mass that is reached there.
     place = (-weights).argsort(1, kind="stable").argsort(1, kind="stable")
-    return 1 - np.take_along_axis(mass, place, 1).min(0) + 1e-12 * weights.max(0)
+    reached = np.take_along_axis(mass, place, 1)
+    return 1 - reached.min(0) + 1e-12 * weights.max(0)  # ties by the weight itself
 
 
 RANKINGS: dict[str, Callable[..., Scores]] = {
@@ -126,6 +127,10 @@ def rank(X: Float[np.ndarray, "n d"], y: Labels, ranking: str) -> np.ndarray:
     return np.argsort(-RANKINGS[ranking](X, y), kind="stable")
 
 
+LOOK_EVERY = 20
+"""Iterations after which the loss is looked at."""
+
+
 def elastic_net_weights(
     X: Float[np.ndarray, "n d"],
     y: Labels,
@@ -146,26 +151,31 @@ def elastic_net_weights(
     Z = torch.cat([Z, Z.new_ones(len(Z), 1)], 1).float()
     target = torch.nn.functional.one_hot(torch.from_numpy(index), len(classes)).float()
     n = len(Z)
-    top = float(torch.linalg.eigvalsh((Z.T @ Z).double())[-1]) / n
-    step = 1 / (top / 2 + 2 * l2)  # the softmax's curvature is at most 1/2
+
+    def loss(W: Tensor) -> float:
+        log_p = torch.log_softmax(Z @ W, 1)
+        nats = -(log_p * target).sum() / n
+        return float(nats + l1 * W[:-1].abs().sum() + l2 * (W[:-1] ** 2).sum())
+
+    largest = float(torch.linalg.eigvalsh((Z.T @ Z).double())[-1]) / n
+    step = 1 / (largest / 2 + 2 * l2)  # the softmax's curvature is at most 1/2
     W = torch.zeros(Z.shape[1], len(classes))
-    ahead, momentum, before = W, 1.0, np.inf
+    ahead, momentum, loss_before = W, 1.0, np.inf
     for iteration in range(max_iter):
         slope = Z.T @ (torch.softmax(Z @ ahead, 1) - target) / n
         slope[:-1] += 2 * l2 * ahead[:-1]
         new = ahead - step * slope
+        # The proximal step of |W|_1: towards 0, and not beyond.
         new[:-1] = new[:-1].sign() * (new[:-1].abs() - step * l1).clamp_min(0)
+        # Nesterov's momentum, as in FISTA (Beck & Teboulle 2009).
         faster = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = new + (momentum - 1) / faster * (new - W)
         W, momentum = new, faster
-        if iteration % 20 == 19:
-            logp = torch.log_softmax(Z @ W, 1)
-            loss = float(
-                -(logp * target).sum() / n + l1 * W[:-1].abs().sum() + l2 * (W[:-1] ** 2).sum()
-            )
-            if loss > before:
+        if iteration % LOOK_EVERY == LOOK_EVERY - 1:
+            loss_now = loss(W)
+            if loss_now > loss_before:
                 ahead, momentum = W, 1.0  # restart: the momentum overshot
-            elif before - loss < tol * abs(loss):
+            elif loss_before - loss_now < tol * abs(loss_now):
                 break
-            before = min(loss, before)
+            loss_before = min(loss_now, loss_before)
     return W[:-1].T

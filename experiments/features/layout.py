@@ -161,10 +161,10 @@ def pieces(subject: Subject, layouts: Iterable[Layout], batch_tokens: int) -> It
     shard = row = text = 0
     for layout in layouts:
         for batch in subject.batches(layout.encoded, tokens=batch_tokens):
+            # A piece goes to a worker: its rows are numbered by its own layout.
             alone = replace(batch, rows=tuple(range(len(batch))))
-            yield Piece(
-                shard, layout.index(batch.rows, row, text), alone, layout.of_texts(batch.rows)
-            )
+            index = layout.index(batch.rows, row, text)
+            yield Piece(shard, index, alone, layout.of_texts(batch.rows))
             shard += 1
         row, text = row + layout.n_rows, text + len(layout.encoded)
 
@@ -219,9 +219,14 @@ class Writer:
             self.store.write(piece.shard, piece.index, values)
         if self.at_once:
             self.store.flush()
-        cut = sum(e.cut is not None for e in layout.encoded)
         return End(
-            1, len(layout.encoded), layout.n_rows, layout.n_tokens, layout.n_lost, cut, parts - 1
+            shards=1,
+            texts=len(layout.encoded),
+            rows=layout.n_rows,
+            tokens=layout.n_tokens,
+            lost=layout.n_lost,
+            cut=sum(text.cut is not None for text in layout.encoded),
+            halved=parts - 1,
         )
 
 
@@ -258,6 +263,7 @@ def sealed(
     """Let all shards be written, by whoever writes them, and then say in the store how many there are."""
     end = End()
     with store:
+        # One writer: another that began meanwhile is told so.
         store.claim()
         for one in written:
             advance(one.texts)
@@ -291,19 +297,21 @@ def in_memory(
             raise FeatureError(
                 f"memory does not suffice for the one text {text[:40]!r}: take fewer sites"
             ) from error
+    # Outside the except block, whose traceback keeps the failed forward's tensors alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    first, second = (in_memory(subject, layout, half, places, pooling) for half in batch.halves())
-    return {place: torch.cat([first[0][place], second[0][place]]) for place in places}, first[
-        1
-    ] + second[1]
+    halves = [in_memory(subject, layout, half, places, pooling) for half in batch.halves()]
+    values = {}
+    for place in places:
+        values[place] = torch.cat([of_half[place] for of_half, _ in halves])
+    return values, sum(n_parts for _, n_parts in halves)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
     known = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        k in str(error) for k in known
-    )
+    return any(words in str(error) for words in known)
 
 
 def vectors(
@@ -320,18 +328,25 @@ def vectors(
     values = {}
     for site in places:
         value = acts[site]
-        values[site] = pooled = subject.pool(
-            value.flatten(2) if value.ndim == 4 else value, spans, pooling, batch
-        )
-        if not pooled.sum(dtype=torch.float64).isfinite():  # finite only if every entry is
+        if value.ndim == 4:  # heads side by side
+            value = value.flatten(2)
+        pooled = pool_words(value, spans, pooling)
+        # The sum is finite only if every entry is.
+        if not pooled.sum(dtype=torch.float64).isfinite():
             bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
-            texts = [
-                layout.encoded[i].text
-                for i, line in zip(batch.rows, spans, strict=True)
-                for s in line
-                if s
-            ]
+            text = _text_of_row(layout, batch, spans, bad)
             raise FeatureError(
-                f"{site}: expected finite activations, got NaN or infinity in {texts[bad][:60]!r}"
+                f"{site}: expected finite activations, got NaN or infinity in {text[:60]!r}"
             )
+        values[site] = pooled
     return values
+
+
+def _text_of_row(
+    layout: Layout, batch: Batch, spans: Sequence[Sequence[slice | None]], row: int
+) -> str:
+    """The text that a row of pooled words is of."""
+    texts = []
+    for i, line in zip(batch.rows, spans, strict=True):
+        texts += [layout.encoded[i].text for span in line if span]
+    return texts[row]

@@ -44,17 +44,21 @@ def tree(parts: Iterable[Result], merge: Callable[[Result, Result], Result]) -> 
     >>> tree("abcdefg", lambda a, b: f"({a}{b})")
     '(((ab)(cd))((ef)g))'
     """
-    held: list[tuple[int, Result]] = []
+    waiting: list[
+        tuple[int, Result]
+    ] = []  # parts by falling size, as the digits of a binary number
     for part in parts:
         size = 1
-        while held and held[-1][0] == size:
-            part, size = merge(held.pop()[1], part), 2 * size
-        held.append((size, part))
-    if not held:
+        while waiting and waiting[-1][0] == size:
+            _, left = waiting.pop()
+            part, size = merge(left, part), 2 * size
+        waiting.append((size, part))
+    if not waiting:
         raise InputError("expected something to merge, got nothing")
-    _, whole = held.pop()
-    while held:
-        whole = merge(held.pop()[1], whole)
+    _, whole = waiting.pop()
+    while waiting:
+        _, left = waiting.pop()
+        whole = merge(left, whole)
     return whole
 
 
@@ -126,6 +130,7 @@ class OnRay:
                 "logging_level": "ERROR",
             }
             if self.address is None:
+                # Ray refuses tasks that ask for more cores than it was told of.
                 cores = max(os.cpu_count() or 1, self.threads * (self.asked or 1))
                 quiet |= {"num_cpus": cores, "include_dashboard": False}
             try:
@@ -145,11 +150,12 @@ class OnRay:
         if self.needs["num_gpus"]:
             most = min(most, int(resources.get("GPU", 0) // self.needs["num_gpus"]))
         if most < 1:
-            wanted = ", ".join(
-                f"{value:g} {name[4:]}" for name, value in self.needs.items() if value
-            )
+            wanted = []
+            for name, value in self.needs.items():
+                if value:
+                    wanted.append(f"{value:g} {name.removeprefix('num_')}")
             raise RunError(
-                f"--engine ray: a worker needs {wanted}, the cluster has {resources.get('CPU', 0):g} cpus and "
+                f"--engine ray: a worker needs {', '.join(wanted)}, the cluster has {resources.get('CPU', 0):g} cpus and "
                 f"{resources.get('GPU', 0):g} gpus"
             )
         return min(self.asked or most, most)
@@ -174,6 +180,7 @@ class OnRay:
                     advance(steps)
                     yield running.pop(done), result
             finally:
+                # Whoever stops reading stops the workers too.
                 for left in running:
                     ray.cancel(left, force=True)
 
@@ -191,6 +198,7 @@ class OnRay:
             running: list[Any] = []
             for cell in cells:
                 if len(running) == _TOGETHER * self.workers:
+                    # Parts in flight are bounded, or all of them would be in memory at once.
                     _, running = ray.wait(running, num_returns=1, fetch_local=False)
                 running.append(task.remote(self._place, shared, cell))
                 yield running[-1]
@@ -203,16 +211,13 @@ class OnRay:
     ) -> Iterator[Result]:
         """What becomes of each item, in the order in which they end: one task makes them, through Ray Data, as the actors
         take them."""
-        ray = self.ray
         data: Any = importlib.import_module("ray.data")
         # errors come back, and are said once
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        before, context.target_max_block_size = (
-            context.target_max_block_size,
-            1,
-        )  # an item goes on as soon as it is made
+        block_size = context.target_max_block_size
+        context.target_max_block_size = 1  # an item goes on as soon as it is made
         try:
             source = data.from_items([0]).map_batches(
                 _made, fn_args=(self._place, items), batch_size=None, num_cpus=0
@@ -224,13 +229,13 @@ class OnRay:
                 compute=data.ActorPoolStrategy(size=self.workers),
                 **self.needs,
             )
-            with _told(ray):
+            with _told(self.ray):
                 for row in done.iter_rows():
                     if isinstance(row["item"], Exception):
                         raise row["item"]
                     yield row["item"]
         finally:
-            context.target_max_block_size = before
+            context.target_max_block_size = block_size
 
     def close(self) -> None:
         """Stop the Ray that was started here, or leave the cluster."""
@@ -256,15 +261,13 @@ def engine_of(config: EngineOptions) -> Engine:
     Raises:
         RunError: Ray is not installed, or its options are given to the local engine.
     """
-    options = {
-        name: getattr(config, name) for name in ("address", "workers", "num_cpus", "num_gpus")
-    }
+    names = ("address", "workers", "num_cpus", "num_gpus")
+    options = {name: getattr(config, name) for name in names}
     if config.engine == "local":
-        given = [name for name, value in options.items() if value]
-        if given:
-            raise RunError(
-                f"--{given[0].replace('_', '-')} is for workers of Ray: expected --engine ray with it"
-            )
+        for name, value in options.items():
+            if value:
+                flag = name.replace("_", "-")
+                raise RunError(f"--{flag} is for workers of Ray: expected --engine ray with it")
         return Local()
     if importlib.util.find_spec("ray") is None:
         raise RunError('--engine ray: Ray is not installed: pip install "layerscope[ray]"')
