@@ -138,18 +138,31 @@ def names(runs: Sequence[Results]) -> list[str]:
         labels.append(model_name(about) if about.get("model") else command)
     # Each step adds what tells the runs apart, and only while it is needed.
     if _is_ambiguous(labels) and len(set(commands)) > 1:
-        for i, command in enumerate(commands):
-            if labels[i] != command:
-                labels[i] = f"{command} {labels[i]}"
+        labels = _with_commands(labels, commands)
     if _is_ambiguous(labels):
-        for i, options in enumerate(_differing_options([a.get("config") or {} for a in abouts])):
-            if options:
-                labels[i] = f"{labels[i]} ({options})"
+        configs = [about.get("config") or {} for about in abouts]
+        labels = _with_options(labels, _differing_options(configs))
     numbered = []
     for i, label in enumerate(labels, 1):
         is_unique = labels.count(label) == 1
         numbered.append(label if is_unique else f"{label} #{i}")
     return numbered
+
+
+def _with_commands(labels: Sequence[str], commands: Sequence[str]) -> list[str]:
+    """The commands in front of the labels; a run without a model is called by its command already."""
+    longer = []
+    for label, command in zip(labels, commands, strict=True):
+        longer.append(label if label == command else f"{command} {label}")
+    return longer
+
+
+def _with_options(labels: Sequence[str], options: Sequence[str]) -> list[str]:
+    """The labels with the options that are a run's own behind them."""
+    longer = []
+    for label, of_run in zip(labels, options, strict=True):
+        longer.append(f"{label} ({of_run})" if of_run else label)
+    return longer
 
 
 def _is_ambiguous(labels: Sequence[str]) -> bool:

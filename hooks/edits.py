@@ -175,12 +175,14 @@ def _aligned(other: Tensor, value: Tensor, where: Where) -> Tensor:
     if where.chosen is not None:
         last = start + int(where.chosen.any(0).nonzero().max())
     elif width > end - lead:
+        # In generation the rest may come with later tokens; it is an error only if it never does.
         message = f"{where.site}: expected a patch of {end - lead} positions, got {width}"
         where.seen.wait(width - 1, message)
     covers = lead <= start and last - lead < width
     fits = has_same_axes and covers
-    if fits and where.chosen is not None and width + lead not in (end, *where.seen.ends):
-        # a narrower run had no padding on the left, if these texts have none
+    is_other_width = width + lead not in (end, *where.seen.ends)
+    if fits and where.chosen is not None and is_other_width:
+        # A narrower run had no padding on the left, if these texts have none.
         at, used = where.used(value)
         columns = torch.arange(start, end) - where.virtual
         fits = bool((~used | (at == columns)).all())

@@ -181,13 +181,15 @@ class Forwards:
             virtual, prefix = self._virtual(path)
 
         tokens = _tokens(given)
-        if tokens is None and any(given.get(name) is not None for name in MEDIA):
+        has_media = any(given.get(name) is not None for name in MEDIA)
+        if tokens is None and has_media:
             outer = None  # pictures and sound have rows of their own
         elif tokens is None and outer is not None:
             tokens = outer.tokens
         size = None if tokens is None else tokens.shape[1]
 
         mask, square_mask, unknown = _masks(given, outer)
+        # The cache comes first: how a square mask is read depends on how many columns stand before this call's.
         past, start = self._cache(path, module, given, outer)
         if square_mask is not None and start is not None:
             before = self._counted_mask(past, start)
@@ -197,9 +199,8 @@ class Forwards:
         if start is None:
             start, mask, unknown = self._continued(past, mask, size, unknown)
         if past is not None and mask is not None and size is not None:
-            end = start + size
-            # A static cache's mask covers all columns that it has room for.
-            mask = mask[:, :end] if mask.shape[1] > end else mask
+            # A static cache's mask covers all columns that it has room for; a slice keeps a narrower one whole.
+            mask = mask[:, : start + size]
         return Forward(start, mask, virtual, prefix, unknown, tokens)
 
     def _cache(

@@ -33,30 +33,51 @@ def shown_columns(
     """
     if isinstance(mask, Mapping):
         # A mask that was left out means that there is no padding.
-        is_left_out = any(one is None for one in mask.values())
+        is_left_out = any(of_kind is None for of_kind in mask.values())
         if size is not None and is_left_out:
             return torch.ones(1, start + size, dtype=torch.bool)
+        # Of several kinds, the mask of full attention is the one that hides nothing but padding.
         has_window = has_window and "full_attention" not in mask
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
+        first_kind = next(iter(mask.values()), None)
+        mask = mask.get("full_attention", first_kind)
     if not isinstance(mask, Tensor) or mask.ndim != 4 or size is None or mask.shape[-2] != size:
         return None
 
     is_visible = mask if mask.dtype == torch.bool else mask > _HIDDEN_FROM
     visible = is_visible[:, 0].cpu()
-    rows_are_equal = visible.shape[-1] == size and bool((visible == visible[:, :1]).all())
-    if start == 0 and rows_are_equal:
-        return visible[:, 0]  # no causal mask: every token sees all tokens
+    if start == 0 and _sees_all_tokens(visible):
+        return visible[:, 0]
 
     now = _own_columns(visible, start)
-    if not start:
+    if start == 0:
         return now
     if before is None:
-        # The last query sees every earlier token, unless a window hides some: then only "all seen" is certain.
-        before = visible[:, -1, :start]
-        if before.shape[1] != start or (has_window and not bool(before.all())):
-            return None
+        before = _earlier_columns(visible, start, has_window)
+    if before is None:
+        return None
+    # Either side may be one row for the whole batch.
     earlier = before.bool().cpu().expand(len(now), -1)
     return torch.cat([earlier, now.expand(len(before), -1)], dim=1)
+
+
+def _sees_all_tokens(visible: Bool[Tensor, "batch query key"]) -> bool:
+    """Whether there is no causal mask: every query has the same row, which shows the tokens and hides padding."""
+    _, n_queries, n_keys = visible.shape
+    first_row = visible[:, :1]
+    return n_keys == n_queries and bool((visible == first_row).all())
+
+
+def _earlier_columns(
+    visible: Bool[Tensor, "batch query key"], start: int, has_window: bool
+) -> Bool[Tensor, "batch column"] | None:
+    """Which columns of a cache are tokens, by what the last query sees of them."""
+    before = visible[:, -1, :start]
+    if before.shape[1] != start:
+        return None
+    # The last query sees every earlier token, unless a window hides some: then only "all seen" is certain.
+    if has_window and not bool(before.all()):
+        return None
+    return before
 
 
 def _own_columns(

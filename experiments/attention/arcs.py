@@ -148,23 +148,20 @@ class WordTotals:
         spans = []
         for line in batch.spans(self._layout.spans):
             spans.append([span for span in line if span is not None])
-        length, most = batch.input_ids.shape[1], max(map(len, spans))
-        self._member = torch.zeros(len(spans), length, most)
-        # words that are the same tokens
-        self._same = torch.zeros(len(spans), most, most, dtype=torch.bool)
-        for row, line in enumerate(spans):
-            for word, span in enumerate(line):
-                self._member[row, span, word] = 1
-                alike = [other for other, other_span in enumerate(line) if other_span == span]
-                self._same[row, word, alike] = True
-        arcs = [(row, *arc) for row, text in enumerate(batch.rows) for arc in self._arcs[text]]
+        self._member, self._same = _word_tables(spans, length=batch.input_ids.shape[1])
+
+        arcs = []
+        for row, text in enumerate(batch.rows):
+            arcs += [(row, *arc) for arc in self._arcs[text]]
         table = torch.tensor(arcs, dtype=torch.long).reshape(-1, 4)
         self._rows, self._kind, self._query, self._key = table.unbind(1)
         groups = torch.from_numpy(self._groups)[torch.tensor(batch.rows)]
         # A bin for each kind and group, so that hits are counted by one `index_add_`.
         self._bin = self._kind * self._n_groups + groups[self._rows]
+
+        # A word that is alone, or the first where only earlier ones are seen, has nothing to choose from.
         counts = torch.tensor([len(line) for line in spans])[:, None]
-        places = torch.arange(most)
+        places = torch.arange(self._member.shape[-1])
         has_choice = (places >= self._first) & (counts > 1)
         self._looks = (places < counts) & has_choice
         self._seen += int(self._looks.sum())
@@ -221,6 +218,21 @@ class WordTotals:
             n_words - self._layout.n_rows,
             self._n_shared,
         )
+
+
+def _word_tables(
+    spans: Sequence[Sequence[slice]], length: int
+) -> tuple[Float[Tensor, "batch pos word"], Bool[Tensor, "batch word word2"]]:
+    """Which tokens each word has, and which words are the same tokens: no head can tell these apart."""
+    most = max(map(len, spans))
+    member = torch.zeros(len(spans), length, most)
+    is_same = torch.zeros(len(spans), most, most, dtype=torch.bool)
+    for row, line in enumerate(spans):
+        for word, span in enumerate(line):
+            member[row, span, word] = 1
+            alike = [other for other, other_span in enumerate(line) if other_span == span]
+            is_same[row, word, alike] = True
+    return member, is_same
 
 
 Arc = tuple[tuple[str, str], int, int]

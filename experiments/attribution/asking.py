@@ -13,7 +13,7 @@ from ...hooks import Site
 from ...hooks.configuration import setting
 from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
-from ..metrics.reads import answer_reads, prediction_reads
+from ..metrics.reads import Reads, answer_reads, prediction_reads
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.word_spans import Encoded, word_spans
@@ -91,21 +91,11 @@ def _of_tokens(
     if measure is None:
         measure = "logit" if has_wrong and is_single else "log-probability"
 
-    back = int(subject.causal)
-    # Reads of the same row make one part.
-    terms: dict[tuple[int, ...], list[tuple[int, int, float]]] = {}
-    for (row, position, token, _), weight in zip(
-        reads.places.tolist(), reads.weights.tolist(), strict=True
-    ):
-        ids = reads.texts[row].ids
-        if is_single and back:  # the answer itself is read by nobody
-            ids = ids[: position + 1]
-        terms.setdefault(ids, []).append((position, token, weight))
     parts = []
-    for ids, of_row in terms.items():
+    for ids, of_row in _terms(reads, subject.causal and is_single).items():
         longer = len(ids) - len(encoded)
         tokens = _moved(units.tokens, fixed, longer)
-        parts.append(_trimmed(_part(ids, tokens, back, of_row)))
+        parts.append(_trimmed(_part(ids, tokens, int(subject.causal), of_row)))
 
     notes = units.notes
     if mask is not None and len(parts) > 1:
@@ -114,6 +104,22 @@ def _of_tokens(
     answers = f"{target.answer!r} against {target.wrong!r}" if has_wrong else repr(target.answer)
     name = f"{_spaced(measure)} of {answers}"
     return replace(question, parts=tuple(parts), name=name, measure=measure, notes=notes)
+
+
+def _terms(reads: Reads, ends_at_read: bool) -> dict[tuple[int, ...], list[tuple[int, int, float]]]:
+    """Position, token and weight of the reads of each row: they make one part.
+
+    Args:
+        ends_at_read: a row ends where it is read; the answer behind it is read by nobody.
+    """
+    terms: dict[tuple[int, ...], list[tuple[int, int, float]]] = {}
+    for place, weight in zip(reads.places.tolist(), reads.weights.tolist(), strict=True):
+        row, position, token, _ = place
+        ids = reads.texts[row].ids
+        if ends_at_read:
+            ids = ids[: position + 1]
+        terms.setdefault(ids, []).append((position, token, weight))
+    return terms
 
 
 def _of_own_token(question: Question, encoded: Encoded, measure: str) -> Question:

@@ -102,6 +102,7 @@ def _chunk(
         level = _Level.between(rows, reads, start, stop)
         caches, hidden = [], []
         for nodes in level.batches(batch_tokens):
+            # A node stands for all rows that begin like this; one of them, its owner, is run.
             owners = [level.owners[node] for node in nodes]
             if cache is None:
                 of_batch = new_cache()
@@ -112,7 +113,8 @@ def _chunk(
             hidden.append(forward(ids, start, of_batch, wanted))
             caches.append(of_batch)
         level.keep(torch.cat(hidden), reads, states)
-        if any(len(row) > stop for row in rows):  # something continues from here
+        is_continued = any(len(row) > stop for row in rows)
+        if is_continued:  # joining copies every key and value: not for the last level
             cache = caches[0] if len(caches) == 1 else _joined(caches)
         parents = [level.nodes.get(row, 0) for row in range(len(rows))]
         start = stop

@@ -49,8 +49,12 @@ def effect_grid(
     """
     if not records or len(records) > CELLS:
         return None
-    sizes = [float(record.normalised or 0.0) if shares else record.effect for record in records]
-    end = 1.0 if shares else max(abs(size) for size in sizes)
+    if shares:
+        sizes = [float(record.normalised or 0.0) for record in records]
+        end = 1.0
+    else:
+        sizes = [record.effect for record in records]
+        end = max(map(abs, sizes))
     grid = _Layout.of(records, with_tokens=bool(tokens))
     body, tips = [], []
     for record, name, size in zip(records, names, sizes, strict=True):
@@ -59,15 +63,21 @@ def effect_grid(
         body += _cell(size, end, is_significant, len(tips), x, y, grid.side, grid.gap)
         tips.append([name, _effect_text(record, shares), _tests_text(record)])
     body += _layer_ticks(grid)
-    if len(grid.columns) > 1 and tokens:
-        of_columns = [tokens[at] for at in grid.columns]
-        body += _token_ticks(of_columns, LEFT, grid.bottom, grid.side)
-    elif len(grid.columns) > 1:
-        body += _index_ticks(grid, axis=records[0].component.removesuffix("s"))
+    body += _column_ticks(grid, tokens, axis=records[0].component.removesuffix("s"))
     caption = _caption(records, shares, end)
     width = f' width="{px(grid.box.width)}"'
     picture = svg(grid.box, body, title=title, desc=caption, uid=f"{uid}-svg", attrs=width)
     return picture, tips, caption
+
+
+def _column_ticks(grid: _Layout, tokens: Sequence[str], axis: str) -> list[str]:
+    """What stands under the columns: tokens or numbers; nothing where there is one column."""
+    if len(grid.columns) < 2:
+        return []
+    if tokens:
+        of_columns = [tokens[at] for at in grid.columns]
+        return _token_ticks(of_columns, LEFT, grid.bottom, grid.side)
+    return _index_ticks(grid, axis=axis)
 
 
 @dataclass(frozen=True)

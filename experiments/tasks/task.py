@@ -235,29 +235,41 @@ def _part(
     offset: int,
     form: Callable[[str], str],
 ) -> tuple[Part, int]:
+    """A split's items, and how many fell out because a word has no vector."""
     items = _Items(offset)
-    for cluster, (sentence, at) in enumerate(zip(corpus.sentences, layout.rows, strict=True)):
+    for cluster, (sentence, rows) in enumerate(zip(corpus.sentences, layout.rows, strict=True)):
         values = prop.read(sentence, train)
         forms = [form(word.form) for word in sentence.words]
         if prop.level == "sentence":
             if values is not None:
-                present = [row for row in at if row is not None]
+                present = [row for row in rows if row is not None]
                 items.add(present, values, forms[0].lower(), cluster, -1)
         elif prop.level == "pair":
             for i, j, label in cast(list[Pair], values):
-                items.add((at[i], at[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
+                items.add((rows[i], rows[j]), label, f"{forms[i]}\t{forms[j]}", cluster, i)
         else:
-            of_words = zip(sentence.words, cast(list[Any], values), strict=True)
-            for i, (word, value) in enumerate(of_words):
-                if value is None:
-                    continue
-                if prop.level == "arc":
-                    head = word.head - 1
-                    kind = f"{forms[i]}\t{forms[head]}"
-                    items.add((at[i], at[head]), value, kind, cluster, i)
-                else:
-                    items.add((at[i],), value, forms[i], cluster, i)
+            _add_words(items, prop.level, sentence, cast(list[Any], values), forms, rows, cluster)
     return items.part(object if prop.kind == "class" else np.float64), items.dropped
+
+
+def _add_words(
+    items: _Items,
+    level: str,
+    sentence: Sentence,
+    values: Sequence[Any],
+    forms: Sequence[str],
+    rows: Sequence[int | None],
+    cluster: int,
+) -> None:
+    """The words that have a value; an arc is its word together with the head."""
+    for i, (word, value) in enumerate(zip(sentence.words, values, strict=True)):
+        if value is None:
+            continue
+        if level == "arc":
+            head = word.head - 1
+            items.add((rows[i], rows[head]), value, f"{forms[i]}\t{forms[head]}", cluster, i)
+        else:
+            items.add((rows[i],), value, forms[i], cluster, i)
 
 
 class _Items:

@@ -44,6 +44,7 @@ from .seeds import over_seeds
 from .summary import summarise
 from .trees import TOGETHER
 
+FLOAT32_BYTES = 4
 INDEX_BYTES = 200
 """Of a row's places in the store and in the layout, as Python holds them."""
 
@@ -200,34 +201,42 @@ def plan_of(
     """
     ram = as_limit(options.max_ram)
     widths = site_widths(models[0], places)
-    width, rows = max(widths.values()), sum(view.layout.n_rows for view in views)
+    width = max(widths.values())
     need = Need.of(models[0], widths, torch.float32)
+
+    # The forwards of the texts that no store has.
     to_compute = _to_compute(views, len(models), options)
     batch_tokens = need.batch_tokens(options.batch_tokens, ram if to_compute else None, 0.0)
     for view in to_compute:
         need.check(view.layout, ram)
     disk = sum(view.layout.n_rows for view in to_compute) * need.row
 
-    one_site = max(view.layout.n_rows for view in views) * width * 4
+    # The solves, which are done when the forwards are.
+    n_rows = [view.layout.n_rows for view in views]
+    one_site = max(n_rows) * width * FLOAT32_BYTES
+    indexed = sum(n_rows)
+    if options.store is not None:
+        indexed += open_store(options.store).n_rows
+    before = need.held + INDEX_BYTES * indexed
     of_options = _of_options(options, one_site, len(places))
     optional = {name: size for name, size in of_options.items() if size}
     solves: list[Solve] = []
     for view in views:
         solves += Solve.of(view.tasks, width, options.control_seeds)
-    indexed = rows if options.store is None else rows + open_store(options.store).n_rows
-    before = need.held + INDEX_BYTES * indexed
     fits = Fits.plan(before, one_site, len(models), solves, optional, ram)
-    memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
 
+    # The two come one after the other: the larger one counts.
+    memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
     _check_disk(options, disk + fits.disk)
-    lines = [
-        f"{rows:,} words x {width} dimensions x {len(places)} sites x {len(models)} models: {disk / 1e9:.2f} GB on disk"
-    ]
+    counts = (
+        f"{sum(n_rows):,} words x {width} dimensions x {len(places)} sites x {len(models)} models"
+    )
+    stored = f"{counts}: {disk / 1e9:.2f} GB on disk"
     if to_compute:
-        lines[0] += f", batches of {batch_tokens:,} tokens"
-    lines.append(fits.line())
-    lines.append(f"{memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already")
-    lines += [task.limits() for view in views for task in view.tasks]
+        stored += f", batches of {batch_tokens:,} tokens"
+    in_all = f"{memory / 1e9:.2f} GB in all, {need.held / 1e9:.2f} GB of it held already"
+    limits = [task.limits() for view in views for task in view.tasks]
+    lines = [stored, fits.line(), in_all, *limits]
     text = "; ".join(line for line in lines if line)
     return Plan(text, memory, disk + fits.disk, batch_tokens, fits.hold, memory - need.held)
 
@@ -328,6 +337,7 @@ def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Featur
 def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
     """All properties at all sites; sites that are done are not probed again."""
     assert inputs.subject is not None
+    # A solve needs no weights; without them it can run in another process.
     subject, views = inputs.subject.without_model(), inputs.views
     names = {}
     for number, view in enumerate(views):
@@ -335,13 +345,17 @@ def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
             names[number, site] = f"{view.name}-{site}"
     cells_of = {place: run.folder.cell(name) for place, name in names.items()}
     missing = [place for place, cells in cells_of.items() if cells is None]
+    work = partial(_probe, inputs.options, subject, views, stores, run.memory["hold"])
     with console.progress() as bars:
         bar = bars.add_task("probes", total=len(names), completed=len(names) - len(missing))
-        work = partial(_probe, inputs.options, subject, views, stores, run.memory["hold"])
         for place, cells in run.engine.map(work, missing, lambda n: bars.advance(bar, n)):
             run.folder.save_cell(names[place], cells)
             cells_of[place] = cells
-    return [Cell.from_json(record) for cells in cells_of.values() for record in cells or ()]
+    # In the order of the views and sites, whichever was done first.
+    all_cells = []
+    for cells in cells_of.values():
+        all_cells += [Cell.from_json(record) for record in cells or ()]
+    return all_cells
 
 
 def _probe(
