@@ -30,8 +30,10 @@ class Prefix:
         if self._held is None:
             self._held = keys, values
             return keys, values
-        before = [held[:, :, : self._start].repeat(self._copies, 1, 1, 1) for held in self._held]
-        return torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2)
+        all_keys, all_values = self._held
+        earlier_keys = all_keys[:, :, : self._start].repeat(self._copies, 1, 1, 1)
+        earlier_values = all_values[:, :, : self._start].repeat(self._copies, 1, 1, 1)
+        return torch.cat([earlier_keys, keys], dim=2), torch.cat([earlier_values, values], dim=2)
 
     def get_seq_length(self, *_: Any) -> int:
         """Positions that are held."""
@@ -50,14 +52,18 @@ def is_rows(value: Any) -> bool:
 def late(value: Any, start: int, length: int) -> Any:
     """What is given by position, from ``start`` on: masks by query, rotary tables, position ids."""
     if isinstance(value, tuple | list):
-        return type(value)(late(v, start, length) for v in value)
+        return type(value)(late(part, start, length) for part in value)
     if not isinstance(value, Tensor):
         return value
-    if value.ndim == 4 and value.shape[-2:] == (length, length):
+    # Told apart by shape alone: what has no axis of this length is no matter of position.
+    is_mask = value.ndim == 4 and value.shape[-2:] == (length, length)
+    is_rotary = value.ndim == 3 and value.shape[1] == length
+    is_ids = value.ndim in (1, 2) and value.shape[-1] == length
+    if is_mask:
         return value[:, :, start:]
-    if value.ndim == 3 and value.shape[1] == length:
+    if is_rotary:
         return value[:, start:]
-    return value[..., start:] if value.ndim in (1, 2) and value.shape[-1] == length else value
+    return value[..., start:] if is_ids else value
 
 
 def causal_mask(residual: Tensor, start: int, length: int) -> Float[Tensor, "1 1 query key"]:

@@ -97,9 +97,11 @@ def cross_table(
     trial = _Trial(labels, gold, names)
     orders = {ranking: rank(X, labels, ranking) for ranking in rankings} | dict(given or {})
     ranked = {ranking: trial.right(X, X_test, order, ks) for ranking, order in orders.items()}
+    # The order of the draws is part of the numbers: first the random orders, then the rotations.
     random = [trial.right(X, X_test, rng.permutation(d), ks) for _ in range(n_random)]
     rotated: dict[str, list[_Answers]] = {ranking: [] for ranking in orders}
     for _ in range(n_rotations):
+        # A rotation keeps what a linear probe of the whole layer can tell; only single neurons lose their meaning.
         Q = rotation(d, rng).astype(X.dtype)
         train, test = X @ Q, X_test @ Q
         for ranking in rankings:

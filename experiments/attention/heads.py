@@ -169,13 +169,12 @@ class HeadTotals:
         table = self._table(pattern.shape[1])
         most = max(1, BLOCK // max(pattern[0].numel(), 1))
         sinks = sink_of(pattern) if self._has_sink else None
-        # Layers that see the same keys have the same uniform attention.
-        uniform = None
-        # Sliding and full layers alternate in some models, so equality is looked at.
-        if self._alike is not None and torch.equal(self._alike[0], self._visible):
+        # Layers that see the same keys have the same uniform attention. Sliding and full layers alternate in some
+        # models, so equality is looked at.
+        is_known = self._alike is not None and torch.equal(self._alike[0], self._visible)
+        if self._alike is not None and is_known:
             uniform = self._alike[1]
-        is_known = uniform is not None
-        if uniform is None:
+        else:
             uniform = torch.zeros(len(COLUMNS), dtype=torch.float64)
         for run in runs(self._batch, self._encoded, most):
             part = pattern[run.rows, :, run.queries, run.keys]

@@ -139,7 +139,10 @@ class Game:
     ) -> tuple[list[_Run], list[dict[int, tuple[int, ...]]]]:
         """The row cut into runs, and for each draw what takes each run's place."""
         # Each position belongs to one unit at most.
-        unit_at = {at: unit for unit, places in enumerate(part.tokens) for at in places}
+        unit_at = {}
+        for unit, places in enumerate(part.tokens):
+            unit_at.update(dict.fromkeys(places, unit))
+        # Neighbours of one unit are one run, so that a filling word stands once for a whole unit.
         runs: list[_Run] = []
         for at, token in enumerate(part.ids):
             unit = unit_at.get(at)

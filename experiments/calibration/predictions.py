@@ -295,8 +295,13 @@ class _RecordReader:
         if not isinstance(row, list | dict):
             raise InputError(f"expected a list or an object as {field}, got {shown(row)}")
         classes = list(row) if isinstance(row, dict) else _places(len(row))
-        self.field, self.classes = self.field or field, self.classes or classes
-        if field != self.field or sorted(classes) != sorted(self.classes):
+        if not self.field:
+            self.field = field
+        if not self.classes:
+            self.classes = classes
+        # Objects may name their classes in any order.
+        is_like_first = field == self.field and sorted(classes) == sorted(self.classes)
+        if not is_like_first:
             raise InputError(
                 f"expected {self.field} of {len(self.classes)} classes as in the first line, got {shown(row)}"
             )

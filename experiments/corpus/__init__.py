@@ -179,24 +179,29 @@ class _SentenceReader:
         self.columns = global_columns(given_lines, self.columns, fail)
         lines = in_order(given_lines, self.columns, fail)
         tokens = parse(lines, fail)
-        metadata = tokens.metadata
-        if "newdoc id" in metadata or "newdoc" in metadata:
-            self.n_documents += 1
-            self.document = metadata.get("newdoc id") or f"document-{self.n_documents}"
+        # Before anything else: a new document may be told by comments without a sentence.
+        self._see_document(tokens.metadata)
         if not tokens:
             return
         token_lines = [i for i, line in enumerate(lines) if not line.startswith("#")]
         text_line = next((i for i, line in enumerate(lines) if _TEXT_LINE.match(line)), None)
-        given_text = metadata.get("text") if text_line is not None else None
+        given_text = tokens.metadata.get("text") if text_line is not None else None
         text, spans = align(tokens, token_lines, given_text, text_line or 0, fail)
         words = _words(tokens, token_lines, spans, fail)
         if not words:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
-        name = metadata.get("sent_id") or f"sentence-{len(self.sentences) + 1}"
+        name = tokens.metadata.get("sent_id") or f"sentence-{len(self.sentences) + 1}"
         self.sentences.append(Sentence(_unique(name, self._ids), text, words, self.document))
         self._check_heads(tokens, token_lines[0], fail)
 
+    def _see_document(self, metadata: Mapping[str, str]) -> None:
+        if "newdoc id" in metadata or "newdoc" in metadata:
+            self.n_documents += 1
+            self.document = metadata.get("newdoc id") or f"document-{self.n_documents}"
+
     def _check_heads(self, tokens: Sequence[Mapping[str, Any]], line: int, fail: Failure) -> None:
+        """Sentences with and without trees in one file are a mistake of whoever joined them."""
+        # Ids of multiword tokens and empty nodes are tuples: these have no heads.
         has_heads = any(token["head"] != "_" for token in tokens if isinstance(token["id"], int))
         if len(self.sentences) == 1:
             self.has_heads = has_heads

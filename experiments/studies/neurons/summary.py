@@ -146,11 +146,13 @@ def _read_best(
     of_one = [row for row in table if row.probe == table[0].probe and row.k == 1]
     best = max(of_one, key=lambda row: row.accuracy)
     site = next(site for site in sites if site.site == best.site)
-    neuron = next(r.neurons[0] for r in sets if (r.site, r.ranking) == (best.site, best.ranking))
+    at_best = [r for r in sets if (r.site, r.ranking) == (best.site, best.ranking)]
+    neuron = at_best[0].neurons[0]
+    whole = site.whole[best.probe]
     return (
         f"{name} is read best from one neuron at {best.site}[{neuron}] ({best.ranking}): accuracy {best.accuracy:.3f} "
         f"(95% {best.low:.3f}-{best.high:.3f}; one at random {best.random:.3f}, all {site.width} "
-        f"{site.whole[best.probe]:.3f}, most frequent class {site.majority:.3f})."
+        f"{whole:.3f}, most frequent class {site.majority:.3f})."
     )
 
 
