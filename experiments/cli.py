@@ -307,8 +307,8 @@ def _report(folders: Sequence[Path], out: Path | None) -> int:
     from .results import Results, compare
 
     if len(folders) == 1:
-        found = Results.load(folders[0])
-        path = found.report(out or (found.folder or Path()) / "report.html")
+        results = Results.load(folders[0])
+        path = results.report(out or (results.folder or Path()) / "report.html")
     else:
         path = compare(folders, out or Path("compared.html"))
     print(f"report: {path}")

@@ -182,12 +182,12 @@ class AttentionWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         call = Multihead(given)
         parts = call.projections()
-        shown = {name: self._part(name, value) for name, value in parts.items()}
-        scores = call.scores(shown["query"], shown["key"])
+        after_edits = {name: self._part(name, value) for name, value in parts.items()}
+        scores = call.scores(after_edits["query"], after_edits["key"])
         pattern, changed = self._through(scores, _weights)
-        mixed = call.mixed(pattern, shown["value"])
+        mixed = call.mixed(pattern, after_edits["value"])
         seen = self._part("mixed", mixed)
-        edited = seen is not mixed or any(shown[name] is not parts[name] for name in parts)
+        edited = seen is not mixed or any(after_edits[name] is not parts[name] for name in parts)
         if not changed and not edited:
             return func(*args, **kwargs)
         return call.returned(seen, pattern)

@@ -68,6 +68,7 @@ def pick(container: Any, place: Place, site: Site) -> tuple[Tensor, Callable[[Te
         return container, lambda new: new
     if isinstance(container, CallArguments):
         return _pick_given(container, place, site)
+    # Outputs of transformers are both; as mappings they leave out what is None, as the model's own code expects.
     if is_dataclass(container) and not isinstance(container, Mapping):
         names = [field.name for field in fields(container)]
         values = {name: getattr(container, name) for name in names}

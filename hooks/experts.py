@@ -150,6 +150,6 @@ def touched(
     post = f"{number}.post"
     before = edited[post] if post in edited else expert.post()  # apart from `raw` in the graph
     after = new if end == "post" else expert.post_of(new)
-    made = output + expert.gain(after - before).to(output.dtype)
-    setattr(made, _EDITED, {**edited, which: new, post: after})
-    return made
+    with_edit = output + expert.gain(after - before).to(output.dtype)
+    setattr(with_edit, _EDITED, {**edited, which: new, post: after})
+    return with_edit

@@ -171,9 +171,9 @@ class _Live(Tap):
     def __init__(
         self, model: nn.Module, needed: Mapping[str, Mapping[Site, Place]], edited: Taps
     ) -> None:
-        places = {site: place for found in needed.values() for site, place in found.items()}
+        places = {site: place for of_name in needed.values() for site, place in of_name.items()}
         self._before, self._behind = Taps(model, places), Taps(model, places)
-        self._names = {name: set(found) for name, found in needed.items()}
+        self._names = {name: set(of_name) for name, of_name in needed.items()}
         self._edited = edited
 
     def attach(self, stack: ExitStack, behind: bool = False) -> None:
@@ -206,12 +206,12 @@ def _through_attn_out(
     def apply(value: Tensor, where: Where) -> Tensor:
         before = where.live[pre]
         middle = select(before + value, site)
-        own = middle if edit.given == "float32" else middle.to(before.dtype)
-        moved = edit.unrounded(own, replace(where, site=site))
+        as_edited = middle if edit.given == "float32" else middle.to(before.dtype)
+        moved = edit.unrounded(as_edited, replace(where, site=site))
         new = copy_for(value, moved)
         at = selected(value, site)
         # What is not moved keeps its bits; what is, is its distance from the stream that it will be added to.
-        new[at] = torch.where(moved == own, value[at], moved.to(value.dtype) - before[at])
+        new[at] = torch.where(moved == as_edited, value[at], moved.to(value.dtype) - before[at])
         return new
 
     return Site(out), place, Edit(edit.name, apply, (*edit.needs, pre), given="float32")

@@ -50,11 +50,13 @@ class Multihead:
             weights = given["in_proj_weight"].chunk(3)
         bias = given["in_proj_bias"]
         biases = (None, None, None) if bias is None else bias.chunk(3)
-        made = {}
+        projected = {}
         for name, weight, part in zip(("query", "key", "value"), weights, biases, strict=True):
             x = given[name].unsqueeze(1) if self._is_single else given[name]
-            made[name] = F.linear(x, weight, part).transpose(0, 1).unflatten(-1, (self._heads, -1))
-        return made
+            projected[name] = (
+                F.linear(x, weight, part).transpose(0, 1).unflatten(-1, (self._heads, -1))
+            )
+        return projected
 
     def scores(
         self,

@@ -305,6 +305,7 @@ class Where:
             return None
         mask = self.mask.bool().cpu()
         mask = mask.expand(batch, -1) if len(mask) == 1 else mask
+        # A mask that hides nothing is none; edits are then spared the look at each column.
         if bool(mask.all()):
             return None
         if mask.shape != (batch, end):

@@ -167,18 +167,18 @@ class Recurrence:
         if self.lengths is not None:
             order = self._input.sorted_indices
             rows = out if order is None else out[order]
+            # A packed sequence has its longest text first; `out` has the rows as they were given.
             counts = self.lengths if order is None else self.lengths[order.cpu()]
             data = pack_padded_sequence(rows, counts, batch_first=True).data
             returned = PackedSequence(
                 data, self._input.batch_sizes, order, self._input.unsorted_indices
             )
         else:
+            batch_axis = 0 if self.module.batch_first else 1
             returned = out if self.module.batch_first else out.transpose(0, 1)
-            returned = (
-                returned.squeeze(0 if self.module.batch_first else 1)
-                if self._is_single
-                else returned
-            )
+            # A sequence without a batch axis was given one for the steps.
+            if self._is_single:
+                returned = returned.squeeze(batch_axis)
         states = [s.squeeze(1) for s in last] if self._is_single else last
         return returned, (tuple(states) if isinstance(self.module, nn.LSTM) else states[0])
 

@@ -75,6 +75,8 @@ class Reference:
         whole = [Site(Site.parse(site).name) for site in sites]
         parts: list[tuple[dict[str, Tensor], Tensor]] = []
         for batch in batches:
+            # Cloned, since a model may write into its own activations after this; stopped, since nothing behind the
+            # last site is needed.
             captured = capture(model, *whole, stop=True, clone=True)
             with torch.no_grad(), captured as acts:
                 model(**batch)
@@ -87,6 +89,8 @@ class Reference:
             values[name] = torch.cat([_grow(part[name], length) for part, _ in parts])
         mask = torch.cat([_grow(mask, length) for _, mask in parts])
         if order is not None:
+            # `order` says where each text belongs; what is needed is which text belongs at each place: the inverse
+            # permutation.
             texts = torch.tensor(order).argsort()
             for name, of_site in values.items():
                 values[name] = of_site[texts.to(of_site.device)]

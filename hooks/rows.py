@@ -126,6 +126,7 @@ class _StackReader:
         """The sites of one block."""
         model, family = self.model, self.stack.family
         block = f"{self.stack.name}.{layer}"
+        # ALBERT runs one block many times: its parts have one path, and a layer is a call.
         base = self.stack.path + ("." if family.shared else f".{key}.")
         call = layer if family.shared else 0
         attention = _module_of(model, base, family.attention)

@@ -132,7 +132,7 @@ class Image:
         largest = {site: _largest(site, self._tensor(site)) for site in self.slots if site != INDEX}
         data = self._bytes.numpy()
         sums = {name: checksum(data[slot.start : slot.stop]) for name, slot in self.slots.items()}
-        said = {"format": FORMAT, "about": about, "sums": sums, "largest": largest}
+        described = {"format": FORMAT, "about": about, "sums": sums, "largest": largest}
         where: dict[str, Any] = {}
         for site, slot in self.slots.items():
             span = [slot.start, slot.stop]
@@ -141,7 +141,7 @@ class Image:
                 "shape": list(slot.shape),
                 "data_offsets": span,
             }
-        words = json.dumps(said, sort_keys=True)
+        words = json.dumps(described, sort_keys=True)
         header = {"__metadata__": {"layerscope": words, "sha256": digest([words, where])}, **where}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)

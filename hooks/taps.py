@@ -303,6 +303,7 @@ class Taps:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if not self._takes_call():
                 return None
+            # Calls of the steps are counted apart from those of the module itself.
             self._next_call(path + ":steps", wanted)
             run, before = Recurrence(module, args, kwargs), steps_of(output)
             if tap.by_step:

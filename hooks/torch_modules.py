@@ -96,6 +96,7 @@ class _Plain(TorchFunctionMode):
 
 def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -> None:
     """Let a `nn.TransformerEncoder` run on the padded batch that it is given, until the stack is closed."""
+    # A stack, since an encoder may stand in another; what an error leaves on it is taken off at the end.
     modes: list[tuple[_Plain, Tensor | None]] = []
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -112,6 +113,8 @@ def keep_padded(stack: ExitStack, module: nn.Module, mine: Callable[[], bool]) -
         padding = leave() if modes and mine() else None
         if padding is None or not isinstance(output, Tensor):
             return None
+        # What the model itself would give at the padding: its nested output is filled up with zeros, which then go
+        # through the norm.
         end = output.new_zeros(output.shape[-1])
         end = end if module.norm is None else module.norm(end)
         return torch.where(padding[..., None], end, output)
@@ -131,17 +134,17 @@ def _nested_padding(module: Any, given: dict[str, Any]) -> Tensor | None:
     src, padding = given["src"], given.get("src_key_padding_mask")
     if padding is None or given.get("mask") is not None or src.ndim != 3:
         return None
-    fast = torch.backends.mha.get_fastpath_enabled() and not torch.is_autocast_enabled()
-    nests = getattr(module, "use_nested_tensor", False) and not module.layers[0].training
-    needs_graph = torch.is_grad_enabled() and (
-        src.requires_grad or any(p.requires_grad for p in module.layers[0].parameters())
-    )
-    if not (fast and nests) or needs_graph:
+    # The conditions are PyTorch's own, from `nn.TransformerEncoder.forward`, in its order.
+    first = module.layers[0]
+    is_fast = torch.backends.mha.get_fastpath_enabled() and not torch.is_autocast_enabled()
+    nests = getattr(module, "use_nested_tensor", False) and not first.training
+    has_gradient = src.requires_grad or any(p.requires_grad for p in first.parameters())
+    needs_graph = torch.is_grad_enabled() and has_gradient
+    if not (is_fast and nests) or needs_graph:
         return None
     padding = padding if padding.dtype == torch.bool else padding != 0
     is_token = ~padding
-    if getattr(module, "mask_check", True) and not torch._nested_tensor_from_mask_left_aligned(
-        src, is_token
-    ):
+    is_checked = getattr(module, "mask_check", True)
+    if is_checked and not torch._nested_tensor_from_mask_left_aligned(src, is_token):
         return None
     return padding

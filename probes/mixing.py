@@ -273,10 +273,11 @@ class _Search:
         """The penalty that is best on dev for given weights."""
         if len(self.penalties) == 1:
             return self.penalties[0]
-        design, held = Design(self.mixed(self.layers, mix)), self.mixed(self.held, mix)
+        design = Design(self.mixed(self.layers, mix))
+        dev_rows = self.mixed(self.held, mix)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            dev = (held, {"y": self.held_index})
+            dev = (dev_rows, {"y": self.held_index})
             self.warm = fit_many(design, {"y": self.index}, self.penalties, dev=dev, tol=ROUGH)
         return self.warm["y"].l2
 

@@ -108,9 +108,9 @@ def networks_many(
     goal = torch.stack([torch.from_numpy(index) for _, index in coded.values()])  # target row
     if dev is None:
         cut = max(1, round(len(order) * HELD_OUT))
-        held = order[:cut]
+        held_rows = order[:cut]
         order = order[cut:] if cut < len(order) else order  # one row is held out and trained on
-        held_X, held_y = features[held], goal[:, held]
+        held_X, held_y = features[held_rows], goal[:, held_rows]
     else:
         held_X = as_features(dev[0], device).float()
         check_finite(held_X, "dev")

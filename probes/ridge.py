@@ -129,6 +129,7 @@ def ridge_many(
                 predicted = _predicted(design, dev_rows, cross / (eigenvalues + penalty), mean)
                 for j, name in enumerate(names):
                     scores[name][penalty] = r2(gold[name], predicted[:, j])
+            # The path goes from strong to weak, and `max` takes the first of equals: ties go to the stronger.
             choice = {name: max(path, key=scores[name].__getitem__) for name in names}
         chosen = eigenvalues.new_tensor([choice[name] for name in names])
         W = cross / (eigenvalues + chosen)

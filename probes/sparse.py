@@ -131,6 +131,8 @@ def sparse_sweep(
     random = [scores(X, X_test, rng.permutation(d)) for _ in range(n_random)]
     rotated = []
     for _ in range(n_rotations):
+        # The information is the same in every basis; only what single coordinates tell changes. What is better than
+        # this is due to the neurons themselves.
         Q = rotation(d, rng).astype(X.dtype)
         train, test = X @ Q, X_test @ Q
         rotated.append(scores(train, test, rank(train, y, ranking)))

@@ -79,6 +79,7 @@ class Saved(BaseEstimator):
         """
         tensors, header = read(path, cls.__name__)
         known = set(cls().get_params())
+        # A file may come from anyone: what it holds is checked before it is used.
         params = header.get("params")
         if not isinstance(params, dict) or not set(params) <= known:
             raise InputError(
@@ -94,6 +95,7 @@ class Saved(BaseEstimator):
             estimator._restore(tensors, header)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(f"{path}: not a whole {cls.__name__}: {_short(error)}") from None
+        # Parts may fit by themselves and not together.
         estimator._check_restored(path, tensors)
         return estimator
 

@@ -255,6 +255,7 @@ def _arcs(sentence: Sentence, spans: Sequence[slice | None], causal: bool) -> tu
             continue
         pairs = ((dependent, governor), (governor, dependent))
         for direction, (query, key) in zip(DIRECTIONS, pairs, strict=True):
+            # A causal head cannot see what is ahead: to ask for it would count against every head.
             is_ahead = key > query
             if not (causal and is_ahead):
                 arcs.append(((word.deprel, direction), query, key))

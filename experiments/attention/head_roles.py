@@ -28,24 +28,25 @@ def roles(record: Mapping[str, Any]) -> list[str]:
     >>> roles({"induction": 0.8, "first": 0.1, "entropy": 0.3})
     ['induction']
     """
-    out = [
-        name
-        for key, name in (("induction", "induction"), ("duplicate", "duplicate token"))
-        if (record.get(key) or 0.0) >= ON_REPEATS
-    ]
+
+    def value(key: str) -> float:
+        """0 where it was not measured."""
+        return record.get(key) or 0.0
+
+    names = []
+    for key, name in (("induction", "induction"), ("duplicate", "duplicate token")):
+        if value(key) >= ON_REPEATS:
+            names.append(name)
     if record.get("relation"):
-        out.append(f"{record['relation']} {record['direction']}")
-    masses = [name for key, (least, name) in MASSES.items() if (record.get(key) or 0.0) >= least]
-    if (record.get("positional") or 0.0) >= POSITIONAL and not {
-        "previous token",
-        "next token",
-    } & set(masses):
-        out.append(
-            {-1: "previous word", 1: "next word"}.get(
-                record["offset"], f"word at {record['offset']:+d}"
-            )
-        )
-    out += masses
-    if (record.get("entropy") or 0.0) >= BROAD:
-        out.append("uniform")
-    return out
+        names.append(f"{record['relation']} {record['direction']}")
+    masses = [name for key, (least, name) in MASSES.items() if value(key) >= least]
+    # A head of the previous token is one of the previous word too, wherever words are single tokens: named once.
+    is_of_token = bool({"previous token", "next token"} & set(masses))
+    if value("positional") >= POSITIONAL and not is_of_token:
+        offset = record["offset"]
+        neighbours = {-1: "previous word", 1: "next word"}
+        names.append(neighbours.get(offset, f"word at {offset:+d}"))
+    names += masses
+    if value("entropy") >= BROAD:
+        names.append("uniform")
+    return names

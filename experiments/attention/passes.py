@@ -143,12 +143,14 @@ def pass_over(
         UnknownSite: a model without a part that a reducer needs.
         SiteNeverFired: a layer whose attention is neither sdpa nor a softmax.
     """
+    # Hybrids have layers without attention: reducers count those that have some.
     place = {layer: i for i, layer in enumerate(layers_with_patterns(subject.model))}
     wanted = list(dict.fromkeys(part for reducer in reducers for part in reducer.parts))
 
     def see(site: Site, value: Tensor, batch: Batch) -> None:
         if site.layer in place:
             part = str(site).partition(".attn.")[2]
+            # One NaN would become a NaN in every mean, where nobody could tell whence it came.
             if f"attn.{part}" == PATTERN:
                 _require_numbers(subject, batch, encoded, site, value)
             for reducer in reducers:

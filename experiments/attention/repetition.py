@@ -73,6 +73,8 @@ def repetition_scores(
     before, after = _around(subject)
     lead, half = len(before), (ids.shape[1] - len(before) - len(after)) // 2
     names = sites(subject.model, "blocks.*.attn.hook_pattern")
+    # The ids are [before] A A [after]. From the second A on, the token's earlier occurrence is `half` back; an induction
+    # head looks at what came behind that one.
     second = torch.arange(lead + half, lead + 2 * half)
     offsets = {
         "previous": (torch.arange(lead + 1, lead + 2 * half), 1),
@@ -84,9 +86,8 @@ def repetition_scores(
         subject.model(input_ids=ids, attention_mask=torch.ones_like(ids))
         for site in names:
             for name, (queries, back) in offsets.items():
-                by_layer[name].append(
-                    acts[site][:, :, queries, queries - back].double().mean((0, 2)).cpu().numpy()
-                )
+                looks_back = acts[site][:, :, queries, queries - back]
+                by_layer[name].append(looks_back.double().mean((0, 2)).cpu().numpy())
     scores = {name: np.stack(rows) for name, rows in by_layer.items()}
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise InputError(

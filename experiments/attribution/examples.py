@@ -59,10 +59,12 @@ def flip(scorer: Scorer, most: int = 3) -> Flip:
         scorer = Scorer(question, scorer.batch_tokens)
     ordinary = ordinary_tokens(question.subject)
     table = embedding(question.subject)[ordinary].float()
+    # A word of several tokens cannot be changed one token at a time: what is between is no word.
     free = {places[0]: unit for unit, places in enumerate(part.tokens) if len(places) == 1}
     values = [float(scorer([Row(part.ids, part.reads)], part)[0])]
     changes: list[tuple[int, str, str]] = []
     while values[-1] >= 0 and len(changes) < most and free:
+        # The gradient only proposes; each proposal is run: a word is too large a step for a straight line.
         candidates = _candidates(scorer, part, list(free), table, ordinary)
         rows = [Row(_with_token(part.ids, at, token), part.reads) for at, token in candidates]
         measured = scorer(rows, part)

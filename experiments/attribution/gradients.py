@@ -257,6 +257,7 @@ def _own_positions(slope: Slope, x: Tensor) -> Tensor:
 def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws pos *site"]:
     """Where paths begin."""
     subject, kind = slope.question.subject, options.start
+    # No token has a vector in the middle of the model that could stand for "nothing".
     if slope.site.name != EMBED and kind != "zero":
         raise AttributionError(
             f"baseline {kind!r} is one of embeddings: at {slope.site} expected zero"
@@ -282,6 +283,7 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
         start = embedding(subject, ids).to(x)
     else:
         raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
+    # At the embedding special tokens and an answer's own stay as they are: the path goes through the units alone.
     return torch.where(_own_positions(slope, x).bool(), start, x)
 
 

@@ -17,8 +17,8 @@ from .result import Found
 
 def leave_one_out(game: Game, options: Options) -> Found:
     """The value that is lost without each unit."""
-    kept = ~np.eye(game.n, dtype=bool)
-    lost = game.value - game.each(kept)
+    all_but_one = ~np.eye(game.n, dtype=bool)
+    lost = game.value - game.each(all_but_one)
     errors = lost.std(0, ddof=1) / np.sqrt(game.draws) if game.draws > 1 else None
     return Found(lost.mean(0), game.value, errors, more={"removal": game.removal})
 
@@ -29,10 +29,11 @@ def windows(game: Game, options: Options) -> Found:
     Source: Zeiler and Fergus 2014, section 4.2 (occlusion).
     """
     size = min(options.window, game.n)
-    inside = np.array(
-        [[start <= i < start + size for i in range(game.n)] for start in range(game.n - size + 1)]
-    )
+    starts = np.arange(game.n - size + 1)[:, None]
+    units = np.arange(game.n)
+    inside = (starts <= units) & (units < starts + size)
     lost = game.value - game(~inside)
+    # Units at the ends are in fewer windows: the mean over a unit's windows, not their sum.
     scores = (inside * lost[:, None]).sum(0) / inside.sum(0)
     return Found(scores, game.value, more={"removal": game.removal, "window": size})
 
@@ -43,19 +44,20 @@ def input_reduction(game: Game, options: Options) -> Found:
     Where the value stays high while next to nothing is left, it is sure of what no person would be. Source: Feng et al.
     2018, section 3, with the value itself in place of its gradient to choose by.
     """
-    kept = np.ones(game.n, dtype=bool)
+    is_left = np.ones(game.n, dtype=bool)
     order: list[int] = []
     curve = [game.value]
-    while kept.sum() > 1:
-        left = np.flatnonzero(kept)
-        tried = np.repeat(kept[None], len(left), 0)
+    while is_left.sum() > 1:
+        left = np.flatnonzero(is_left)
+        # A row for each unit that could go next.
+        tried = np.repeat(is_left[None], len(left), 0)
         tried[np.arange(len(left)), left] = False
         values = game(tried)
         best = int(values.argmax())
         order.append(int(left[best]))
         curve.append(float(values[best]))
-        kept[left[best]] = False
-    order.append(int(np.flatnonzero(kept)[0]))
+        is_left[left[best]] = False
+    order.append(int(np.flatnonzero(is_left)[0]))
     scores = np.zeros(game.n)
     scores[order] = np.arange(1, game.n + 1) / game.n
     text = "input reduction's scores are the order in which units left (1 stayed longest), not shares of the value"

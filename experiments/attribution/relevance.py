@@ -97,8 +97,11 @@ def _attention_edits(model: nn.Module, attention: str, end: Site | None) -> dict
             f"relevance needs a model whose attention is known: {error}"
         ) from None
     if attention == "cp-lrp":
+        # CP-LRP: the pattern is a constant, and all relevance goes through the values.
         wanted = {"attn.hook_pattern": edits.function(Tensor.detach, "constant")}
     else:
+        # AttnLRP: a product of two inputs would hand its relevance to both in full, and so count it twice; each gets
+        # half.
         wanted = dict.fromkeys(_ATTENTION, edits.function(half, "half"))
     of_sites = {}
     for name in known:
@@ -138,11 +141,14 @@ def _rule_of(
 ) -> Hook | None:
     """What a module's output becomes, or None where its own gradient is right."""
     kind = type(module).__name__
+    # First of all what divides by a statistic of its input: its own gradient is orthogonal to the input, and would
+    # pass nothing on.
     if kind.endswith(("RMSNorm", "T5LayerNorm")):
         return _proportional
     if isinstance(module, nn.LayerNorm) or kind.endswith("LayerNorm"):
         return _layer_norm
     if _is_activation(module):
+        # In a gated MLP the activation is one factor of a product, the projection beside it the other.
         is_gate = _beside(model, name, "up_proj")
         return partial(_gated, _proportional) if is_gate else _proportional
     if not isinstance(module, nn.Linear) and kind != "Conv1D":
@@ -270,6 +276,7 @@ def lrp(
         )
     model, end = question.subject.model, question.endpoint.site
     start = replace(options, site=options.site or START)
+    # The relevance that passes each block's input shows where a rule loses or makes some.
     inputs_of_blocks = []
     for name in sites(model):
         if name.endswith("hook_resid_pre") and name != START and _runs(name, end):

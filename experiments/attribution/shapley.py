@@ -85,7 +85,10 @@ def kernel(game: Game, options: Options) -> Found:
     scores, errors = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
     if len(each) > 1:  # the removal is drawn
         ends = zip(each, empties.tolist(), strict=True)
-        of_draw = [kernel_solve(masks, own, weights, value, none)[0] for own, none in ends]
+        of_draw = []
+        for values, empty_value in ends:
+            of_draw.append(kernel_solve(masks, values, weights, value, empty_value)[0])
+        # Two independent errors: of the coalitions that were sampled, and of what took the removed words' place.
         errors = np.hypot(errors, over_draws(np.stack(of_draw))[1])
     figures = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
     return Found(scores, value, errors, empty, more=figures)

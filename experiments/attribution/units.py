@@ -102,6 +102,7 @@ def find_units(
             f"the text is longer than the model's {subject.max_length} tokens (it ends at character {encoded.cut})"
         )
     text = encoded.text
+    # Special tokens are part of how the model reads any text, not of this one.
     excluded = set(fixed)
     excluded.update(i for i, special in enumerate(encoded.special) if special)
     free = [i for i in range(len(encoded)) if i not in excluded]

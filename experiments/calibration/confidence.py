@@ -118,6 +118,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         QuestionError: options that do not fit together, fewer rows than bins.
         PredictionError, PromptError: a file that cannot be read.
     """
+    # The options first, then the files, then the model: a mistake costs no time that was not needed to find it.
     source = _checked(options)
     paths = [options.source]
     if options.validation:
@@ -154,6 +155,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         raise PredictionError(
             f"{options.source}: expected rows to measure, all are validation rows"
         )
+    # Each bin of equal mass takes a row at least.
     if n_measured < options.bins:
         raise QuestionError(
             f"expected at least as many rows as bins, got {n_measured} and {options.bins}: give --bins"

@@ -33,6 +33,7 @@ def recalibrated(
             )
         )
         return []
+    # Rows of one group are alike: a scaling that has seen the group looks better than it is on new ones.
     if set(validation.clusters.tolist()) & set(test.clusters.tolist()):
         notes.append(
             Note(
@@ -42,6 +43,8 @@ def recalibrated(
     methods = []
     (out / "scalings").mkdir(exist_ok=True)
     for name, kind in SCALINGS.items():
+        # A vector or matrix scaling has parameters for each class; the first choice of two questions has nothing in
+        # common but its place.
         if name != "temperature" and not test.by_class:
             notes.append(Note(kind="info", text=f"{name} scaling skipped: choices are not classes"))
             continue

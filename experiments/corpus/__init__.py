@@ -254,6 +254,7 @@ def _words(
 ) -> tuple[Word, ...]:
     """The syntactic words, with heads checked and spans inside multiword tokens dealt out."""
     rows = [(i, token) for i, token in enumerate(tokens) if isinstance(token["id"], int)]
+    # Words of "don't" or "zum" have no place of their own in the text; each gets a share of the token's characters.
     for index, first, last in surface_tokens(tokens):
         if last > first:
             parts = [token["form"] for _, token in rows[first - 1 : last]]

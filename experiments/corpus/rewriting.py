@@ -78,7 +78,10 @@ def replace_word(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
             places.append(i)
     if len(sentence.words) < MIN_WORDS or not places:
         return None
-    is_odd, i, draw = rng.random() < 0.5, places[int(rng.integers(len(places)))], rng.random()
+    # Drawn before it is known what is needed: a sentence takes three draws whichever way it goes.
+    is_odd = rng.random() < 0.5
+    i = places[int(rng.integers(len(places)))]
+    draw = rng.random()
     word = sentence.words[i]
     forms = _by_class(corpus).get(_form_class(word), [])
     others = [form for form in forms if form != word.form.lower()]

@@ -59,6 +59,7 @@ def check_classifier(subject: Subject, name: str) -> None:
         )
     if len(subject.classes) == 1:
         raise MetricError(f"--labelled: {subject.name} gives one number a text, and no classes")
+    # A softmax over labels that may all be right is no probability.
     many = getattr(subject.config, "problem_type", None) == "multi_label_classification"
     if many and name != "class_logit":
         raise MetricError(

@@ -186,7 +186,9 @@ def metric_and_texts(
         raise MetricError(f"expected one of {expected}, got {got}")
     (kind,) = given
     metric = get_metric(options.metric or DEFAULTS.get(kind, of_prompts))
-    if metric.texts != ("prompts" if kind == "text" else kind):
+    # One text on the command line is a prompt without a file.
+    needed = "prompts" if kind == "text" else kind
+    if metric.texts != needed:
         fitting = [name for name, other in METRICS.items() if other.texts == kind]
         raise MetricError(
             f"metric {metric.name} is of {metric.texts}: expected --{metric.texts} FILE, or for --{kind} one of "

@@ -68,6 +68,8 @@ def probed_words(
     probe = LogisticProbe.load(path)
     about = probe.about_
     site = Site(about["site"]) if about.get("site") else None
+    # The probe stands in the place of the unembedding: what it reads must be the residual stream, to which every head
+    # and neuron below it adds.
     if site is None or site.layer is None or not site.name.endswith("hook_resid_post"):
         raise MetricError(
             f"--probe {path}: expected a probe of a block's hook_resid_post, got {about.get('site')}"
@@ -76,6 +78,7 @@ def probed_words(
     if name not in _VALUES:
         raise MetricError(f"unknown metric {name!r} of a probe: expected {', '.join(_VALUES)}")
     prop = get_property(about["property"], corpus)
+    # Classes of words come from the corpus itself; a frequency is of the training corpus, which is not at hand here.
     if prop.level != "word" or prop.name == "frequency":
         raise MetricError(
             f"--probe {path}: expected a property that words have by themselves, got {prop.name}"
@@ -83,7 +86,8 @@ def probed_words(
     known = set(probe.classes_.tolist())
     items = []
     for sentence in corpus:
-        item = LabelledSentence(sentence, cast("Sequence[Value]", prop.read(sentence, corpus)))
+        labels = cast("Sequence[Value]", prop.read(sentence, corpus))
+        item = LabelledSentence(sentence, labels)
         if known & set(item.labels):
             items.append(item)
     if not items:

@@ -272,6 +272,7 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
     for number, pair in enumerate(pairs):
         with naming(pair, number, "pair"):
             good, bad = whole_text(subject, pair.good), whole_text(subject, pair.bad)
+            # Up to here both sentences are one, and a causal model gives them the same probabilities.
             start = _first_difference(good.ids, bad.ids)
             if start is None:
                 raise ItemError(
@@ -281,10 +282,12 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
                 raise ItemError(
                     f"{pair.good[:40]!r} differs in its first token and nothing comes before it: choose a BOS (--bos)"
                 )
+            # A masked model sees what comes later, so that even the shared beginning differs.
             first = start if subject.causal else 0
             for encoded, weight in ((good, 1.0), (bad, -1.0)):
                 versions, read = _in_turn(subject, encoded, first)
-                places += [(len(texts) + text, at, token, number) for text, at, token in read]
+                for version, at, token in read:
+                    places.append((len(texts) + version, at, token, number))
                 weights += [weight] * len(read)
                 texts += versions
     return Reads(texts, torch.tensor(places), torch.tensor(weights))

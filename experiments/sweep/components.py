@@ -57,7 +57,7 @@ def components(
     inputs = batch.inputs(device_of(model))
     start = {name: value[:1, :2] for name, value in inputs.items()}
     with torch.no_grad(), capture(model, *whole_sites) as acts:
-        model(**start)
+        model(**two_tokens)
     parts = []
     for site in whole_sites:
         for index in range(acts[site].shape[site.axis]):

@@ -85,6 +85,8 @@ def estimates(
     run = _unedited(subject, metric, chunk, edit, dropped)
     changes: dict[str, Tensor] = {}
     for name, part in parts_of.items():
+        # A softmax is flat where it is sure, and a gradient at one point is blind to what a large change would do:
+        # the new pattern is computed, and only what follows it is linear.
         if part in BEFORE_SOFTMAX:
             changes[name] = _through_softmax(subject.model, run, name, edit[name])
         else:

@@ -92,6 +92,7 @@ ONE_BATCH = 1 << 40
 
 def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[int]) -> Chunk:
     """Some prompts and their texts as a batch; reads are numbered by its rows and by the prompts' places in it."""
+    # A model that cannot be padded makes a batch of each length.
     batches = list(subject.batches([reads.texts[text] for text in texts], tokens=ONE_BATCH))
     if len(batches) > 1:
         why = subject.padding.right.why
@@ -165,7 +166,9 @@ class Sweep:
     @torch.no_grad()
     def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
         """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
+        # Logits are the largest tensors by far: vocabulary times positions, four bytes each, for every copy.
         most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
+        # In half precision a row's last bits may depend on the batch it is in: copies start again from one layer.
         if not self.resume.exact:
             at_once = min(most, self._copies(0))
             for layer, name, of_site in _by_site(range(len(parts)), parts):

@@ -166,18 +166,17 @@ def build_task(
         TaskError: no item, one class only, or no test class that training knows.
     """
     parts, dropped = {}, 0
+    # A form stands in many sentences, and the tokenizer is asked once for each.
     seen = lru_cache(maxsize=None)(form)
     for split in SPLITS:
         parts[split], lost = _part(
             prop, splits[split], splits["train"], layouts[split], offsets[split], seen
         )
         if prop.balance:
-            whole = splits[split].sentences
-            lengths = (
-                [len(whole[i].words) for i in parts[split].clusters]
-                if prop.balance == "length"
-                else None
-            )
+            lengths = None
+            if prop.balance == "length":
+                sentences = splits[split].sentences
+                lengths = [len(sentences[i].words) for i in parts[split].clusters]
             parts[split] = balanced(parts[split], lengths)
         dropped += lost
     for split in SPLITS:
@@ -191,12 +190,14 @@ def build_task(
             raise TaskError(
                 f"property {prop.name!r}: expected at least 2 classes in training, got one: {classes.pop()!r}"
             )
+        # A probe can only say classes that it was trained on; without one in common every accuracy is 0.
         if not classes & set(parts["test"].labels):
             raise TaskError(
                 f"property {prop.name!r}: no class of the test split occurs in training"
             )
     else:
         for split in ("train", "test"):
+            # R2 divides by the variance.
             if float(np.ptp(parts[split].labels)) == 0:
                 raise TaskError(
                     f"property {prop.name!r}: expected numbers that vary in {split}, got one value only"

@@ -89,7 +89,7 @@ class Named:
     text: str
 
 
-def parse_words(said: str, words: Sequence[str]) -> Named:
+def parse_words(answer: str, words: Sequence[str]) -> Named:
     """The words of a text that an answer names, wherever they stand in it.
 
     >>> parse_words('"Dog", cat and old', ["The", "old", "dog", "barks"])
@@ -101,8 +101,8 @@ def parse_words(said: str, words: Sequence[str]) -> Named:
     """
     in_text = [word.lower() for word in words]
     named = []
-    for start, end in split_words(said):
-        word = said[start:end]
+    for start, end in split_words(answer):
+        word = answer[start:end]
         if is_word(word):
             named.append(word.lower())
     lead = len(list(takewhile(FRAME.__contains__, named)))
@@ -113,13 +113,13 @@ def parse_words(said: str, words: Sequence[str]) -> Named:
     for word in named:
         if word not in in_text and word not in FRAME:
             absent[word] = None
-    refusal = REFUSAL.search(said)
+    refusal = REFUSAL.search(answer)
     if refusal and refusal[0].lower() not in " ".join(in_text):  # which a text may hold
-        return Named((), (), "refused", said)
+        return Named((), (), "refused", answer)
     if not places:
-        return Named((), tuple(absent), "unparsable", said)
+        return Named((), tuple(absent), "unparsable", answer)
     names_all = len(places) == len(in_text)
-    return Named(places, tuple(absent), "everything" if names_all else "", said)
+    return Named(places, tuple(absent), "everything" if names_all else "", answer)
 
 
 def is_word(unit: str) -> bool:

@@ -100,6 +100,7 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     named = []
     for answer, prompt in zip(answers, prompts, strict=True):
         named.append(parse_words(answer, prompt.texts))
+    # A refusal is no reason that could be tested; it is counted, not left out in silence.
     tested = [i for i, words in enumerate(named) if not words.reason]
     if not tested:
         raise QuestionError(
@@ -167,12 +168,11 @@ def _records(
 ) -> list[WordsRecord]:
     """Each kind of words: the effect of removing them, and how much larger it is than that of random ones."""
     boot = ClusterBootstrap(clusters, seed=seed)
+    # As many random words of the same text: to take out more words costs more, whichever they are.
     drawn = effects[:, KINDS.index("random")]
-    p = (
-        mean_p(effects - drawn[:, None], clusters, seed=seed)
-        if boot.n_clusters > 1
-        else [None] * len(KINDS)
-    )
+    p: Sequence[float | None] = [None] * len(KINDS)
+    if boot.n_clusters > 1:
+        p = mean_p(effects - drawn[:, None], clusters, seed=seed)
     records = []
     for k, kind in enumerate(KINDS):
         effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)

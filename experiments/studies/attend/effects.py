@@ -51,6 +51,7 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
             f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r}"
         )
     model = raw["provenance"]["model"]
+    # A model's name is not enough: other weights or another revision may have the same.
     if model["sha256"] != sha256:
         raise RunError(
             f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), they are of another "

@@ -78,14 +78,19 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     prompts = _prompts(options)
     if options.probe is not None and not options.probe.is_file():
         raise AttributionError(f"--probe {options.probe}: no such file")
+    # All files before the model is loaded, which takes longest.
     known = read_prompts(options.known, answers=False) if options.known else []
     subject = load_model(classifier=True)
     proposer = _proposer(options)
     data = _data(options, len(prompts), len(known), proposer)
-    prompts = [step for prompt in prompts for step in _steps(subject, prompt, options.generate)]
-    questions = [
-        ask(subject, p.prompt, _target(options, p), options.level, pair=p.pair) for p in prompts
-    ]
+    steps: list[Prompt] = []
+    for prompt in prompts:
+        steps += _steps(subject, prompt, options.generate)
+    questions = []
+    for prompt in steps:
+        target = _target(options, prompt)
+        questions.append(ask(subject, prompt.prompt, target, options.level, pair=prompt.pair))
+    # Checked for all texts now, not after hours at the text that cannot be changed.
     for question in questions if options.flips else ():
         flippable(question)
     return AttributeInputs(
@@ -94,7 +99,7 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         data=data,
         model=subject,
         methods=methods,
-        prompts=prompts,
+        prompts=steps,
         questions=questions,
         proposer=proposer,
         known=known,
@@ -194,6 +199,7 @@ def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
         )
     text, continued = prompt.prompt, []
     for _ in range(steps):
+        # As text, not as ids: each step is a prompt of its own, which another method or person can be given.
         longer = _continued(subject, text)
         if longer is None:
             break
@@ -261,6 +267,7 @@ class _TextRun:
             else:
                 kind = RandomRecord if is_random else MethodRecord
                 record = from_json(kind, saved[name], f"cell {cells[name]}")
+                # Later methods share the values that were measured for this one.
                 is_followed = any(saved[later] is None for later in names[place + 1 :])
                 if is_followed:
                     self._repeat(scorer, record)
@@ -325,6 +332,7 @@ class _TextRun:
     def _random_record(self, scorer: Scorer) -> RandomRecord:
         """The measures of random attributions: the mean, and the extremes."""
         options, question, game = self.options, self.question, self._game(scorer)
+        # Another seed for each text, lest all texts get the same order of units.
         drawn = random_faithfulness(game, options.null_draws, options.seed + self.number)
         means: dict[str, float] = {}
         ends: dict[str, Any] = {}
@@ -387,6 +395,7 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
         cell = f"{number:05d}-examples"
         raw = run.folder.cell(cell)
         if raw is None:
+            # Both in one cell: the two are read together, and a run that is resumed asks for one file a text.
             changed, near = None, []
             if options.flips:
                 changed = as_json(flip(Scorer(question, options.batch_tokens), options.flips))
@@ -431,6 +440,7 @@ def _notes(options: AttributeOptions, records: Sequence[MethodRecord]) -> list[N
                 text="no random attribution to compare the methods with (--null-draws 0)",
             )
         )
+    # A method that draws gives another ranking for another seed; how far it is another is part of the result.
     if not options.seeds and any(is_drawn(record.method, record.more) for record in records):
         notes.append(Note(kind="skipped", text="stability over seeds not measured (--seeds 0)"))
     counts: dict[tuple[str, Note], int] = {}

@@ -111,8 +111,10 @@ def norms_by_position(
         def see(site: Site, value: Tensor, mask: Tensor = mask) -> None:
             size = value.flatten(2).float().norm(dim=-1).cpu().double()
             n = min(POSITIONS, size.shape[1])
+            # Texts are padded on the right, so that a column is the same position in all of them.
             sums[str(site)][:n, 0] += (size * mask)[:, :n].sum(0)
             sums[str(site)][:n, 1] += mask[:, :n].sum(0)
+            # The first token of many models is ten or a hundred times as long: it is kept out of the median.
             later[str(site)].append(size[:, 1:][mask[:, 1:]])
 
         with torch.inference_mode(), observe(subject.model, *places, see=see):

@@ -132,6 +132,7 @@ def measure(inputs: GeometryInputs, run: Run) -> Results:
     if reason:
         notes.append(Note(kind="skipped", text=reason))
     _export(inputs, run, vectors, drawn)
+    # Only when all is written: an interrupted run finds its features there.
     shutil.rmtree(run.folder.path / OWN, ignore_errors=True)
     return Results(
         records=records,
@@ -170,6 +171,7 @@ def _vectors(run: Run, inputs: GeometryInputs, subject: Subject, name: str) -> V
     options, words = inputs.options, inputs.words
     is_own = name == OWN
     layout: Layout = words.layout if is_own else words.other_layout
+    # Another model has another tokenizer, so the same words stand in other rows.
     rows = torch.tensor(words.rows if is_own else words.other_rows)
     sites = inputs.sites if is_own else inputs.other_sites
     key = {"run": digest({"run": run.key, "features": name})}

@@ -175,6 +175,7 @@ def _trees(
     with console.progress() as bars:
         bar = bars.add_task("structural probes", total=len(places) * len(models))
         for model in models:
+            # Sites that are trained together share each step's overhead; how many fit is a matter of memory.
             for sites in runs(places, TOGETHER):
                 read = stores[model, view.name].read
                 make = partial(

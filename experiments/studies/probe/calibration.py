@@ -81,9 +81,8 @@ def with_calibration(results: Results, folder: Path, seed: int) -> Results:
             records.append(record)
             continue
         predictions = read_predictions(path)
-        test, validation = (
-            predictions.rows(rows) for rows in (~predictions.validation, predictions.validation)
-        )
+        test = predictions.rows(~predictions.validation)
+        validation = predictions.rows(predictions.validation)
         if len(test) < BINS:
             text = f"{record.property}: {len(test)} test items are too few for calibration"
             notes.append(Note(kind="skipped", text=text))

@@ -91,6 +91,7 @@ def _record(
     whole = cumulative[-1]
     weights = whole.mix.double().numpy()
     layers = np.array([layer_of(site, place) for place, site in enumerate(sites)], dtype=float)
+    # The embedding layer takes what a word alone tells; the centre above it is of what the context adds.
     centre_above = None
     if len(sites) > 1:
         centre_above = float(layers[1:] @ weights[1:] / weights[1:].sum())

@@ -274,6 +274,7 @@ def _group_cells(
             bits_beyond=bits_beyond.get(name, []),
         )
         if codes:
+            # What compresses shuffled labels compresses by memory, not by what the features tell.
             of_controls = [codes[task.key].compression for task in control_tasks[name]]
             cell = dataclasses.replace(
                 cell,

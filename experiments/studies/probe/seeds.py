@@ -29,6 +29,7 @@ def over_seeds(
         study: runs the study for other options.
     """
     all_results = [results]
+    # One run after the other, each with a folder of its own: what was finished before an interruption stays finished.
     for seed in range(options.seed + 1, options.seed + options.seeds):
         console.say(f"seed {seed}, {len(all_results) + 1} of {options.seeds}")
         folder = options.out / "seeds" / str(seed)

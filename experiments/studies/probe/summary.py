@@ -399,6 +399,7 @@ def _notes(cells: Sequence[Cell], task: Task, options: ProbeOptions) -> list[Not
     elif options.control_seeds:
         add("info", "selectivity of a number has no interval (R2 less the control's R2)")
     n_clusters = len(set(task.parts["test"].clusters.tolist()))
+    # A bootstrap over a handful of sentences gives intervals that are too narrow.
     few = evaluation.few_clusters(n_clusters)
     if few:
         add("warning", few)

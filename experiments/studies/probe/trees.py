@@ -81,6 +81,7 @@ def tree_scores_of(
         for split, trees in splits.items():
             features[split][site] = trees.vectors(whole)
     width = features["train"][sites[0]][0].shape[1]
+    # A matrix of more rows than the space has dimensions gives no other distances.
     rank = min(rank, width)
 
     def fit(kind: Kind) -> dict[tuple[str, int], StructuralFit]:
@@ -128,6 +129,7 @@ def tree_scores(
     distances: Sequence[np.ndarray], depths: Sequence[np.ndarray], test: Trees, seed: int
 ) -> dict[str, float | int | None]:
     """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
+    # Each sentence is a cluster: the arcs of one tree are not independent.
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
     edges = boot.statistic(
         tree_edges(distances, test.heads, test.counted),
@@ -135,11 +137,10 @@ def tree_scores(
     )
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
-    root = (
-        ClusterBootstrap(np.flatnonzero(known), seed=seed).mean(roots[known], kind="share")
-        if known.any()
-        else None
-    )
+    root = None
+    if known.any():
+        of_known = ClusterBootstrap(np.flatnonzero(known), seed=seed)
+        root = of_known.mean(roots[known], kind="share")
     return {
         "uuas": edges.value,
         "uuas_low": finite(edges.low),
