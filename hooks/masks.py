@@ -32,6 +32,7 @@ def shown_columns(
         has_window: whether a token may not see all earlier ones.
     """
     if isinstance(mask, Mapping):
+        mask = {kind: one for kind, one in mask.items() if kind not in _OF_STATES}
         # A mask that was left out means that there is no padding.
         is_left_out = any(of_kind is None for of_kind in mask.values())
         if size is not None and is_left_out:
