@@ -330,7 +330,7 @@ def vectors(
         value = acts[site]
         if value.ndim == 4:  # heads side by side
             value = value.flatten(2)
-        pooled = pool_words(value, spans, pooling)
+        pooled = subject.pool(value, spans, pooling, batch)
         # The sum is finite only if every entry is.
         if not pooled.sum(dtype=torch.float64).isfinite():
             bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
@@ -343,7 +343,7 @@ def vectors(
 
 
 def _text_of_row(
-    layout: Layout, batch: Batch, spans: Sequence[Sequence[slice | None]], row: int
+    layout: Layout, batch: AnyBatch, spans: Sequence[Sequence[slice | None]], row: int
 ) -> str:
     """The text that a row of pooled words is of."""
     texts = []
