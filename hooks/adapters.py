@@ -163,6 +163,7 @@ def _attention_places(
         path = spec.partition(":")[0]
         if _module(model, body, f"{blocks}.0.{path}") is not None:
             places[f"attn.{head}"] = f"{spec}|heads"
+    # No projection of their own: queries, keys and values are columns of one.
     if "attn.hook_q" not in places and hasattr(attention, "split_qkv_matrix"):
         places |= _fused(model, body, blocks, attention)
     return places

@@ -188,6 +188,7 @@ class AttentionWatch(TorchFunctionMode):
         mixed = call.mixed(pattern, after_edits["value"])
         seen = self._part("mixed", mixed)
         edited = seen is not mixed or any(after_edits[name] is not parts[name] for name in parts)
+        # Where nothing was edited the model's own kernel runs, so that looking changes no bit.
         if not changed and not edited:
             return func(*args, **kwargs)
         return call.returned(seen, pattern)
@@ -200,6 +201,7 @@ class AttentionWatch(TorchFunctionMode):
     def _heads(self, count: int) -> list[int] | None:
         """The heads that all who look ask for together; None for all."""
         touches = [cast(SomeHeads, touch) for touch in self.touches if hasattr(touch, "heads")]
+        # One that looks at the whole pattern makes all heads necessary.
         if len(touches) < len(self.touches):
             return None
         together: set[int] = set()

@@ -120,6 +120,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             return True
         if kind is None:
             self._taps.require([site for site in self._places if self._is_silent(site)])
+            # Asked at the end, once: each answer waits for the GPU.
             above = [str(site) for site, overflowed in self._overflowed.items() if bool(overflowed)]
             if above:
                 largest = f"{self._dtype} holds at most {torch.finfo(cast(torch.dtype, self._dtype)).max:g}"
@@ -182,6 +183,7 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             return
         if self._store_in is not None:
             values = {str(site): self.acts.all(site)[-1] for site in self._places}
+            # The last call's alone: a store takes each forward as it comes.
             at = self.positions(next(iter(values.values())))
             self._store_in.append(
                 values, positions=at, goes_on=self._forward.start > self._forward.virtual

@@ -130,6 +130,7 @@ def _first_tensor(values: Mapping[str, Any]) -> str | None:
 def _pick_given(
     given: CallArguments, place: Place, site: Site
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    # The same argument may be given by position or by name, as the model pleases.
     at = given.where(place.item)
     if at is None:
         raise SiteNeverFired(f"{site}: expected an argument {place.item!r}, got {given.summary()}")

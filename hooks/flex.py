@@ -49,6 +49,8 @@ def uses_flex(module: nn.Module) -> bool:
 def flex_calls(seen: Seen) -> Iterator[None]:
     """Within it this thread's calls of flex attention go to ``seen``."""
     global _original, _inside
+    # Flex attention is a function and no module: only its name can be hooked, for all threads at once, so blocks are
+    # counted.
     home = sys.modules[_HOME]
     with _lock:
         if not _inside:

@@ -161,6 +161,7 @@ class Forwards:
             is_running = any(at == path for at, _ in self._running)
             if not is_running or not reader.is_shown() or is_backward():
                 return
+            # Calls that ended with an error were never closed: they are taken off with the one that encloses them.
             while self._running:
                 at, forward = self._running.pop()
                 if at == path:

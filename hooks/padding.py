@@ -75,6 +75,7 @@ def probe_padding(
     ]
     with torch.inference_mode():
         alone = [_states(run({"input_ids": torch.tensor([row])}))[0] for row in rows]
+        # Another last token: a causal model's earlier states cannot know of it.
         other = [*rows[-1][:-1], rows[0][0] if rows[0][0] != rows[-1][-1] else rows[0][1]]
         changed = _states(run({"input_ids": torch.tensor([other])}))[0]
         causal = _agree(changed[:-1], alone[-1][:-1])

@@ -68,6 +68,7 @@ class Recurrence:
     def __init__(
         self, module: nn.RNNBase, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
+        # The steps run again here, where dropout would draw other units.
         if module.training and module.dropout and module.num_layers > 1:
             raise UseError(
                 f"{type(module).__name__}: expected no dropout between its layers, got {module.dropout}: call model.eval()"
@@ -102,6 +103,7 @@ class Recurrence:
         rows_of: dict[str, dict[int, Tensor]] = {}
 
         def keep(part: str, at: int, of: int, value: Tensor) -> Tensor:
+            # A packed sequence computes nothing there; what our steps compute is thrown away.
             ended = None if self.lengths is None else (at >= self.lengths).to(value.device)
             row = value if ended is None else value.masked_fill(ended[:, None], 0)
             rows_of.setdefault(part, {})[at] = row
@@ -194,6 +196,7 @@ def _step(
     state = states[0]
     recurrent = F.linear(state, weights["weight_hh"], weights["bias_hh"])
     if isinstance(module, nn.LSTM):
+        # In PyTorch's order of the gates' rows.
         i, f, g, o = (given + recurrent).chunk(4, dim=-1)
         i, f = seen("input_gate", i.sigmoid()), seen("forget_gate", f.sigmoid())
         g, o = seen("candidate", g.tanh()), seen("output_gate", o.sigmoid())
@@ -203,6 +206,7 @@ def _step(
             state = F.linear(state, weights["weight_hr"])
         return seen("state", state), cell
     if isinstance(module, nn.GRU):
+        # The candidate takes the state behind the reset gate, so the recurrent part stays apart from the input's.
         r, z, n = given.chunk(3, dim=-1)
         own_r, own_z, own_n = recurrent.chunk(3, dim=-1)
         r = seen("reset_gate", (r + own_r).sigmoid())

@@ -259,6 +259,7 @@ def partners(
             and list(reference) != list(text)
             and not related(place, number)
         ]
+        # One draw a text, able partners or none: what one text may take does not move the draws of the next.
         drawn = float(torch.rand((), generator=generator))
         chosen.append(able[int(drawn * len(able))] if able else None)
     return chosen

@@ -271,6 +271,7 @@ def resolve(
     for path, end, item, how in _alternatives(model, spec, base):
         module = model.get_submodule(path)
         kind, _, argument = how.partition(":")
+        # Some MLPs see batch and positions as one axis: the block's own input tells how to take them apart.
         like = block if kind in ("rows", "unflatten") else None
         view = _view(kind, argument, part, module, end, attention, config, counts)
         if view is not None:

@@ -144,6 +144,7 @@ class Image:
         words = json.dumps(described, sort_keys=True)
         header = {"__metadata__": {"layerscope": words, "sha256": digest([words, where])}, **where}
         text = json.dumps(header, separators=(",", ":")).encode()
+        # Values begin at a multiple of 8 bytes, as safetensors requires for memory maps.
         text += b" " * (-len(text) % 8)
         size = max(slot.stop for slot in self.slots.values())
         folder.write(name, [len(text).to_bytes(8, "little") + text, data[:size]])
@@ -183,6 +184,7 @@ def read_header(folder: Folder, name: str, size: int) -> Header:
         StoreError: the file is no shard, or not all of one; the message names it.
     """
     path = f"{folder}/{name}"
+    # The file says how long its header is; a damaged number would have gigabytes read.
     length = int.from_bytes(folder.read(name, 0, 8), "little")
     if size < 8 or length > min(_LONGEST_HEADER, size - 8):
         raise StoreError(

@@ -277,6 +277,7 @@ def _parse_index(text: str, spec: str) -> Index:
             index = int(text)
     except (ValueError, TypeError):
         index = ()
+    # A range of step 0 would never end.
     is_endless = isinstance(index, Span) and index.step == 0
     if index == () or is_endless:
         raise InputError(f"site {spec!r}: expected [5], [0,3] or [0:4], got [{text}]")

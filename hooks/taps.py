@@ -228,6 +228,7 @@ class Taps:
         if self._tap is None:
             return False
         if block.is_backward():
+            # Checkpointing runs a forward again within backward, in a thread of autograd's own.
             if not self.repeating and block.is_torch_repeat():
                 return False
         elif threading.get_ident() != self._thread:
@@ -340,6 +341,7 @@ class Taps:
         forward = self.forwards.now
         mask = forward.mask
         if lengths is not None:
+            # Texts of a packed sequence end at different steps.
             mask = torch.arange(of)[None] < lengths[:, None]
         row = value[:, None]
         with self.forwards.recalled(replace(forward, step=(at, of), mask=mask)):

@@ -34,6 +34,7 @@ def torch_stacks(model: nn.Module) -> Iterator[tuple[str, Reading, Stack | None]
     """
     names: set[str] = set()
     for path, module in model.named_modules():
+        # Exactly these: a subclass may compute its steps in another way.
         if isinstance(module, nn.RNNBase) and type(module) in (nn.LSTM, nn.GRU, nn.RNN):
             name = _free_name(path, False, names)
             if name is not None:

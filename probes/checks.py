@@ -68,6 +68,7 @@ def more_rows(
         ValueError: for an estimator read from a file, which does not hold them.
     """
     first = not hasattr(estimator, "moments_")
+    # A file holds what the rows gave, not their moments, from which further rows could go on.
     if first and (hasattr(estimator, "coef_") or hasattr(estimator, "left_")):
         raise InputError(
             f"partial_fit: expected a {type(estimator).__name__} fitted here, got one read from a file"

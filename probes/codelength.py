@@ -176,6 +176,7 @@ class _Message:
     def length(self, ends: Sequence[int], n_dev: int) -> CodeLength:
         """What all of it cost."""
         n, n_classes = len(self.index), len(self.classes)
+        # Without a model each label costs log2 of the number of classes.
         bits_each = float(np.log2(n_classes))
         return CodeLength(
             bits=sum(self.blocks),

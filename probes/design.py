@@ -139,6 +139,9 @@ class Design:
         if isinstance(features, OnDisk):
             self.block = min(self.block, features.block)
         with torch.no_grad():
+            # With more rows than columns the Gram matrix of the columns is all that is needed, and one pass over the
+            # disk gives it with the moments; else the smaller matrix of the rows is taken, which needs the moments
+            # first.
             if isinstance(features, OnDisk) and self.n >= self.d:
                 self.mean, deviation, scatter = self._in_one_pass(features)
                 self.scale = self._scale(deviation)

@@ -236,6 +236,7 @@ def erased(
     def linear(rows: np.ndarray, test: np.ndarray) -> float:
         return accuracy(y_test, fit_many(rows, {"y": y}, l2=l2, tol=1e-5)["y"].predict(test))
 
+    # Erasure is of what is linear; a network shows what of the property is left in another form.
     network = MLPProbe(hidden=64).fit(after, y)
     return {
         "gap_before": gap(X),

@@ -143,6 +143,7 @@ def per_class(gold: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
     """Support, precision, recall and F1 of each class, by falling support; precision is None where nothing was predicted."""
     classes = sorted({*gold, *predicted}, key=str)
     columns = confusion_columns(gold, predicted, classes)
+    # Right, predicted and gold, a third of the columns each.
     counts = np.split(columns.sum(0), 3)
     rows = []
     for label, right, n_predicted, n_gold in zip(classes, *counts, strict=True):

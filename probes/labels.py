@@ -55,6 +55,7 @@ def encode(labels: Labels) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
     (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
     """
     array = as_label_array(labels)
+    # NumPy sorts what is of one type; labels of mixed types need an order of our own.
     if array.dtype != object:
         classes, index = np.unique(array, return_inverse=True)
         return classes, index.astype(np.int64)

@@ -191,6 +191,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         fits = ridge_many(
             X, columns, l2=self.l2, standardize=self.standardize, device=self.device
         ).values()
+        # The targets share nothing but the factorisation, so that their objectives add up.
         coef = np.stack([fit.coef.cpu().numpy() for fit in fits])
         intercept = np.array([fit.intercept for fit in fits])
         is_single = y.ndim == 1
@@ -224,6 +225,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
         constant = deviation <= 10 * torch.finfo(torch.float64).eps * mean[:d].abs()
         scale = deviation if self.standardize else torch.ones_like(deviation)
         scale = torch.where(constant, torch.ones_like(scale), scale)
+        # Features and targets were gathered as one table: its scatter matrix has X'X, X'Y and Y'Y in blocks.
         gram, cross = scatter[:d, :d] / scale / scale[:, None], scatter[:d, d:] / scale[:, None]
         ridge = gram + l2 * torch.eye(d).to(gram)
         w = torch.linalg.solve(ridge, cross)

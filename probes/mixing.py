@@ -179,6 +179,7 @@ def _starts(top: int, before: Float[np.ndarray, " k"] | None) -> list[Float[np.n
         return [np.ones(1)]
     even = np.full(count, 1 / count)
     if before is not None:
+        # From the mix below, which leaves a little for the new layer: at weight 0 its slope alone could bring it in.
         return [even, np.append(PEAK * before, 1 - PEAK)]
     starts = [even]
     for layer in range(count):
@@ -225,6 +226,7 @@ class _Search:
         """
         if len(mix) == 1:
             return mix
+        # L-BFGS keeps only where it ends; the best point that it passed may be an earlier one.
         n, reached = len(self.index), []
 
         def value(a: np.ndarray) -> tuple[float, np.ndarray]:
@@ -290,6 +292,7 @@ class _Search:
         residual = fit.predict_proba(hidden).cpu()
         residual[torch.arange(len(residual)), torch.from_numpy(self.index)] -= 1
         back = (residual @ fit.coef.cpu()).float()
+        # The mean is 0: the layers are centred already.
         variance = hidden.square().mean(0).clamp_min(1e-12)
         along = (back * hidden).sum(0) / (variance * len(hidden))
         toward = back - along * hidden

@@ -216,6 +216,8 @@ def _sample(
         chosen = torch.arange(n, device=rows.device)
         weight = torch.ones(n, device=rows.device)
     else:
+        # Rows that the probe is sure of have next to no curvature: they are drawn rarely, and weigh more when they
+        # are.
         chosen, weight = _systematic_sample(point.sampling_weights(), size, generator)
     sampled = rows[chosen]
     logits = point.logits_of(chosen, sampled)
@@ -367,6 +369,7 @@ class _State:
         gone = done | (self.stuck >= STUCK)
         if not bool(gone.any()):
             return None
+        # Those that are done leave, so that the slowest target is not paid for by all.
         self.final[:, self.index[gone]] = point.W[:, gone]
         self.converged[self.index[gone]] = done[gone]
         keep = ~gone

@@ -107,6 +107,8 @@ class Point:
         self, Z: Float[Tensor, "n r"] | OnDisk, which: Tensor | slice = slice(None)
     ) -> None:
         """Logits, and all that follows, from W alone (rounded to the type of Z), for some of the targets."""
+        # The logits are exactly those of the weights that are kept: what is lost by rounding is lost before, not
+        # after.
         low = self.W[:, which].to(Z.dtype)
         self.W[:, which] = low.to(self.W.dtype)
         flat = low.reshape(len(low), -1)

@@ -176,6 +176,7 @@ class VectorScaling(Scaler):
             CalibrationError: logits that are not finite, or a label that is no class.
         """
         z, y = self._checked(logits, labels)
+        # A softmax does not see a number that is added to all logits of a row, but a scale for each class would.
         z = z - z.mean(1, keepdims=True)
         c = z.shape[1]
         truth = one_hot(y, c)
@@ -243,6 +244,7 @@ class IsotonicScaling(Scaler):
     def predict_proba(self, logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """The step functions' values, normalised; outside the validation rows' range the nearest one's."""
         check_is_fitted(self)
+        # The classes' knots stand one behind the other; `ends` says where each one's stop.
         ends = np.cumsum(self.sizes_).astype(int)
         P = np.exp(log_softmax(logits, axis=1))
         out = np.column_stack(

@@ -77,6 +77,7 @@ class SparseProbe(LinearClassifier):
             raise InputError(f"k: expected at least 1, got {self.k}")
         self.neurons_ = rank(X, y, self.ranking)[: self.k]
         coef, bias = _weigh(X[:, self.neurons_], y == self.classes_[1], self.l2, [self.k])[self.k]
+        # The softmax of (0, w x + b) is the sigmoid of w x + b: the form of a logistic probe of two classes.
         self.coef_, self.intercept_ = np.zeros((2, X.shape[1])), np.array([0.0, bias])
         self.coef_[1, self.neurons_] = coef
         return self
@@ -117,6 +118,7 @@ def sparse_sweep(
     def scores(train: np.ndarray, test: np.ndarray, order: np.ndarray) -> list[tuple[float, float]]:
         """F1 and Matthews' correlation of the probe on the first k neurons, for each k."""
         order = order[: max(ks)]
+        # Probes of growing k use the first columns of one order.
         test = test[:, order]
         probes = _weigh(train[:, order], positive, l2, ks)
         pairs = []

@@ -130,6 +130,7 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], header
         ) from None
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     data = save(arrays, metadata={KEY: text})
+    # In the same folder, since a rename is one step only within a file system; a name of its own for each writer.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("wb") as file:

@@ -215,6 +215,8 @@ class _Trees:
         self.kind = kind
         self.words = []
         for i in range(len(heads)):
+            # Layers differ in size by orders of magnitude; one learning rate serves all when each is brought to the
+            # same.
             of_layers = [layer[i].float() / scales[name] for name, layer in features.items()]
             self.words.append(torch.stack(of_layers))
         goal = tree_distances if kind == "distance" else tree_depths

@@ -93,6 +93,7 @@ class _Adam:
         ):
             first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
             second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
+            # Both averages began at 0; divided by the sum of their weights they are unbiased from the first step on.
             mean = first / _along(1 - FIRST_DECAY**self._steps, w)
             square = second / _along(1 - SECOND_DECAY**self._steps, w)
             move = mean / (square.sqrt() + EPSILON)

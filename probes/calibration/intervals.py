@@ -198,6 +198,7 @@ def bin_intervals(
     low, high = np.full(len(n), np.nan), np.full(len(n), np.nan)
     for b in np.flatnonzero(n):
         drawn = np.nanquantile(shares[:, b], TAILS)
+        # Where all rows of a bin are right every resample is too, and the bootstrap alone would claim certainty.
         least, most = wilson(float(p[b]), float(n[b]), z)
         low[b], high[b] = min(drawn[0], least), max(drawn[1], most)
     return low, high
