@@ -84,6 +84,7 @@ def _in_a_file(value: Any) -> Any:
         value = value.to_dict("records")
     if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
         return value
+    # A run that was interrupted must find its data again: they are put where any later process can read them.
     text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in value)
     folder = Path.cwd() / RUNS / "inputs"
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ def output_weights(model: nn.Module, layer: int) -> Float[Tensor, "head d_head d
     """
     known = anatomy(model)
     place = known.places.get(f"blocks.{layer}.{OUTPUT}")
+    # Heads are the input of the projection: where the site is another place, its weight is not what follows the
+    # heads.
     if place is None or place.end != "input":
         return None
     weight = weight_of(model.get_submodule(place.path))

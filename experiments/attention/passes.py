@@ -76,6 +76,7 @@ def runs(batch: Batch, encoded: Sequence[Encoded], most: int = 1 << 30) -> Itera
         _shape(encoded[row], shift) for row, shift in zip(batch.rows, batch.shifts, strict=True)
     ]
     start = 0
+    # Neighbours of one shape are one block: sums over it need no mask of padding.
     for shape, group in itertools.groupby(shapes):
         stop = start + len(list(group))
         shift, length, lead, end = shape

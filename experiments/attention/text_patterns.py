@@ -77,6 +77,7 @@ def shown_texts(
         count: texts at most.
         with_flow: also the flow through all layers, which takes its time.
     """
+    # Patterns grow with the square of the length, times layers and heads.
     texts_of_length = [text for text in texts if LENGTHS[0] <= len(text) <= LENGTHS[1]]
     pleasant = texts_of_length or [min(texts, key=len)]
     room, heads = MOST, 0

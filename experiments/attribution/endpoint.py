@@ -145,6 +145,7 @@ def language_end(subject: Subject) -> Endpoint:
 
 def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
     """The head, if with the body's output it gives the model's logits of a short text."""
+    # Not by name: some models scale or cap what the head gives, so that body and head alone are not the model.
     head = language_head(subject.model)
     if head is None:
         return None

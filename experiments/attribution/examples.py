@@ -165,6 +165,7 @@ def _means(subject: Subject, texts: Sequence[str], site: str) -> Float[Tensor, "
         words = [i for i, special in enumerate(text.special) if not special]
         if not words:
             raise AttributionError(f"expected a text with words, got {text.text[:40]!r}")
+        # Special tokens are the same in every text, and would make all texts alike.
         spans.append([slice(words[0], words[-1] + 1)])
     rows: dict[int, Tensor] = {}
     for batch in subject.batches(encoded):

@@ -125,6 +125,7 @@ def _labels(sites: Sequence[Site], clean: dict[Site, Tensor]) -> list[str]:
     if len(sites) > 1:
         return [str(site) for site in sites]
     site, value = sites[0], clean[sites[0]]
+    # One head or neuron has no parts; of thousands the list would tell nobody anything.
     if isinstance(site.select, int) or value.ndim < 2 or value.shape[1] > MOST:
         return []
     if type(site.select) is tuple:

@@ -247,6 +247,7 @@ class Scorer:
     ) -> Float[Tensor, "rows pos d"]:
         """Hidden states, at the reads, of rows whose beginning a cache holds."""
         length = max(map(len, rows))
+        # Padded on the right, where a causal model's earlier positions do not see it: no mask is needed.
         ids = torch.tensor([[*row, *[self.subject.pad_id] * (length - len(row))] for row in rows])
         body, device = self.subject.body, self.subject.device
         arguments: dict[str, Any] = {}
@@ -266,6 +267,7 @@ class Scorer:
                     **arguments,
                 )
 
+            # Where most positions are read, to pick them out costs more than it saves.
             only = [read or [0] for read in reads] if reads_few else None
             return self.question.endpoint.states(run, only)
 

@@ -154,8 +154,11 @@ def kernel_solve(
     min_phi sum_s w_s (v(s) - v(nothing) - s.phi)^2; the errors are the sandwich over pairs.
     """
     total = full - empty
+    # The last unit's share is what the others leave of the total: put in, the constraint is gone and a plain
+    # regression is left.
     X = masks[:, :-1].astype(float) - masks[:, -1:]
     y = values - empty - masks[:, -1] * total
+    # The sandwich (bread, meat, bread) holds whatever the variance of a coalition's value is.
     bread = np.linalg.pinv((X * weights[:, None]).T @ X)
     beta = bread @ (X * weights[:, None]).T @ y
     scores = np.append(beta, total - beta.sum())
@@ -168,6 +171,7 @@ def kernel_solve(
         np.add.at(sums, drawn, gradient[known])
         sums -= sums.mean(0)
         meat = sums.T @ sums * len(sums) / max(len(sums) - 1, 1)
+    # Back to all units, the last one included.
     onto = np.vstack([np.eye(len(beta)), -np.ones(len(beta))])
     spread = onto @ bread @ meat @ bread @ onto.T
     return scores, np.sqrt(np.maximum(np.diag(spread), 0.0))
@@ -184,6 +188,8 @@ def permutations(game: Game, options: Options) -> Found:
             f"permutation-shap: expected at least 2 pairs of permutations, got {pairs}"
         )
     rng = np.random.default_rng(options.seed)
+    # An order and its reverse err in opposite directions: what a unit gains by coming early in the one it loses in
+    # the other.
     forward = [rng.permutation(game.n) for _ in range(pairs)]
     each = (
         marginals(game.each, forward) + marginals(game.each, [order[::-1] for order in forward])

@@ -110,6 +110,7 @@ def tree(game: Game, options: Options) -> Found:
     n = len(masks)
     rng = np.random.default_rng(options.seed)
     of_all = fitted(np.arange(n))
+    # A tree's splits jump from one unit to another with few samples changed: the spread is part of the answer.
     refits = [_shares(fitted(rng.integers(n, size=n)).tree_, game.n) for _ in range(REFITS)]
     names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
     rules = export_text(of_all, feature_names=names, decimals=3)

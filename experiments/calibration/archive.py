@@ -54,6 +54,7 @@ def _check(path: Path) -> None:
     """
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
+        # A few kilobytes of zeros may unpack to terabytes.
         unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > max(UNPACKED, PACKED * size):
             raise ArchiveError(
@@ -68,6 +69,7 @@ def _check(path: Path) -> None:
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, _, kind = read(file)
+            # The header of an array is believed when memory is asked for; it must not ask for more than there is.
             if math.prod(shape) * kind.itemsize > member.file_size:
                 name = member.filename.removesuffix(".npy")
                 raise ArchiveError(f"{path}: array {name!r} says {shape} of {kind}, and holds less")

@@ -90,6 +90,7 @@ def class_probabilities(
 ) -> Float[np.ndarray, "n c"]:
     """p(class | text) of every text, which is cut where it is longer than the model takes."""
     out = np.empty((len(texts), len(subject.classes)))
+    # Pairs have token types, which the batches of single texts have not: one at a time.
     single = [number for number, text in enumerate(texts) if text.pair is None]
     encoded = subject.encode([texts[number].prompt for number in single])
     for batch in subject.batches(encoded, tokens=batch_tokens):

@@ -87,6 +87,7 @@ class Predictions:
             np.concatenate([self.probabilities, other.probabilities]),
             np.concatenate([self.labels, other.labels]),
             self.classes,
+            # Groups are numbered in each file by itself.
             np.concatenate([self.clusters, other.clusters + self.clusters.max() + 1]),
             np.concatenate([self.validation, np.ones(len(other), bool)]),
             (*self.texts, *other.texts) if self.texts and other.texts else (),

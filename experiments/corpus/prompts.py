@@ -196,6 +196,7 @@ def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:
         if set(record) != set(CLAMS.names):
             yield number, record
         elif record["acceptable"] == "True":
+            # One true sentence has several false ones: these pairs are resampled as one.
             good, group = record["sentence"], number
         elif record["acceptable"] == "False" and good:
             yield (

@@ -110,6 +110,7 @@ def _moved(word: Word, by: int) -> Word:
 def _alone(sentence: Sentence, i: int) -> bool:
     """Whether the word is a token of its own, with its neighbours apart from it or punctuation."""
     word, words = sentence.words[i], sentence.words
+    # Part of a contraction: its letters are not its form, and another form does not fit there.
     if sentence.text[word.start : word.end] != word.form:
         return False
     if i > 0:

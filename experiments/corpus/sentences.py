@@ -53,6 +53,7 @@ def _number_of(sentence: Sentence, name: str) -> str | None:
     if not dependents:
         return None
     first = dependents[0]
+    # "The cat and the dog": the first conjunct is singular, the subject is not.
     if any(w.head == first.id and relation(w) == "conj" for w in sentence.words):
         return None
     return first.feats.get("Number")

@@ -224,6 +224,7 @@ def load_for(metric: Metric, load: Load) -> Subject:
     Raises:
         MetricError: a model whose head is of another kind; the message says which option fits it.
     """
+    # A probe reads the stream, and needs no head.
     subject = load(body_only=metric.readout is not None, classifier=metric.readout is None)
     if metric.readout is not None or metric.of_classes:
         return subject

@@ -146,6 +146,7 @@ class OnRay:
     def workers(self) -> int:
         """How many work at a time."""
         resources = self.ray.cluster_resources()
+        # Of all machines together; whichever resource is scarcest decides.
         most = int(resources.get("CPU", 1) // self.needs["num_cpus"])
         if self.needs["num_gpus"]:
             most = min(most, int(resources.get("GPU", 0) // self.needs["num_gpus"]))

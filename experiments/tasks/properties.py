@@ -205,6 +205,7 @@ def shape(word: Word) -> str:
             mark = "d"
         else:
             mark = "c" if is_letter(character) else "."
+        # Long words and short ones have the same shape: what is left is the pattern, not the length.
         if not out.endswith(mark * 2):
             out += mark
     return out

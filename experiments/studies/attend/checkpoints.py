@@ -45,6 +45,7 @@ def find_checkpoints(folder: Path) -> list[tuple[int, Path]]:
         RunError: fewer than two.
     """
     checkpoints = []
+    # "step-9" comes before "step-10": by number, not by name.
     for path in folder.glob("*/") if folder.is_dir() else ():
         numbers = re.findall(r"\d+", path.name)
         if numbers and (path / "config.json").exists():

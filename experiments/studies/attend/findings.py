@@ -35,6 +35,7 @@ def findings(
 def _heads_finding(records: Sequence[HeadRecord]) -> Finding:
     """How many heads have a role, and how many attend to the first token."""
     with_role = sum(bool(record.role) for record in records)
+    # Attention that has nowhere to go rests on the first token.
     sinks = sum(record.first >= HALF for record in records)
     entropy = np.mean([record.entropy for record in records])
     text = (

@@ -416,6 +416,7 @@ def _agreement(
     """Mean Spearman correlation of each pair of methods over the texts."""
     scores = {(record.item, record.method): np.array(record.scores) for record in records}
     items = sorted({record.item for record in records})
+    # Ranks, since methods have units of their own.
     agreement: dict[str, dict[str, float | None]] = {}
     for first in methods:
         row: dict[str, float | None] = {}

@@ -106,6 +106,7 @@ def _projector(
     folder.mkdir(exist_ok=True)
 
     def line(values: Sequence[Any]) -> str:
+        # A tab or line break within a label would shift every column behind it.
         return "\t".join(" ".join(str(v).split()) for v in values) + "\n"
 
     rows = zip(*words.values(), strict=True)

@@ -70,6 +70,7 @@ def by_gradient(
 
     total = np.zeros(len(parts))
     for chunk in chunks(subject, metric.reads(subject, items), tokens):
+        # One forward and backward for all neurons of all sites, where removing each would take a forward a neuron.
         total += estimates(subject, metric, chunk, parts, edit_of_part).effects.sum(1)
     ends = np.cumsum(list(widths.values()))[:-1]
     orders = {}

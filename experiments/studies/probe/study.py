@@ -164,6 +164,8 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
     missing, and gives the same numbers.
     """
     options, views, places = inputs.options, inputs.views, inputs.places
+    # Kept with the run: batches and solves are as large when it is resumed on a machine with other memory, and so
+    # give the same bits.
     run.memory = run.folder.kept("memory", lambda: inputs.plan.record)
     with run.timed("features"):
         stores = _all_features(inputs, run)

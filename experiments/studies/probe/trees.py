@@ -45,6 +45,7 @@ class Trees:
         for sentence, at in zip(corpus.sentences, layout.rows, strict=True):
             present = [row + offset for row in at if row is not None]
             governors = [word.head for word in sentence.words]
+            # A word without a vector would leave a hole in the tree, and distances through it.
             is_complete = len(present) == len(governors)
             has_one_root = governors.count(0) == 1
             if is_complete and has_one_root and len(present) > 1:
