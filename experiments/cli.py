@@ -231,11 +231,8 @@ def _guarded(given: argparse.Namespace) -> int:
             return _explore(given)
         call = from_arguments(CallOptions, given)
         if given.command == "demo":
-            study, options, again = (
-                STUDIES["probe"],
-                _demo(given.out),
-                f"layerscope demo --out {given.out}",
-            )
+            study, options = STUDIES["probe"], _demo(given.out)
+            again = f"layerscope demo --out {given.out}"
         else:
             study = STUDIES[given.command]
             file = read_toml(call.config, given.command) if call.config is not None else {}

@@ -142,16 +142,15 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
         if self._taps.repeating:
             return raw
         if self._grad:
-            forward, view = (
-                len(self.acts._values.get(site, [])),
-                functools.partial(self._view, site, place, shape=shape),
-            )
+            forward = len(self.acts._values.get(site, []))
+            view = functools.partial(self._view, site, place, shape=shape)
             add = self.acts.grad._add
-            self._stack.callback(
-                raw.register_hook(
-                    lambda g: add(site, forward, self._store(site, view(g.detach())))
-                ).remove
-            )
+
+            def keep(gradient: Tensor) -> None:
+                add(site, forward, self._store(site, view(gradient.detach())))
+
+            # Hooks of tensors outlive the block where a graph does: they go with it.
+            self._stack.callback(raw.register_hook(keep).remove)
             self.acts._raw[site].append((raw, view))
         self._forward = self._taps.forwards.now
         value = self._view(site, place, raw, shape=shape).detach()
@@ -171,11 +170,9 @@ class capture(Tap):  # noqa: N801  (a context manager, used as a verb)
             raise UseError(
                 f"{site}: grad=True cannot be used within torch.func, which takes the gradients itself"
             )
-        return (
-            raw
-            if raw.requires_grad or not raw.is_floating_point()
-            else raw.detach().requires_grad_()
-        )
+        if raw.requires_grad or not raw.is_floating_point():
+            return raw
+        return raw.detach().requires_grad_()
 
     def after(self) -> None:
         """Once every site has fired: hand the forward to the store and end it, if that was asked for."""

@@ -247,15 +247,13 @@ class IsotonicScaling(Scaler):
         # The classes' knots stand one behind the other; `ends` says where each one's stop.
         ends = np.cumsum(self.sizes_).astype(int)
         P = np.exp(log_softmax(logits, axis=1))
-        out = np.column_stack(
-            [
-                np.interp(
-                    p, self.knots_[end - int(size) : end], self.values_[end - int(size) : end]
-                )
-                for p, end, size in zip(P.T, ends, self.sizes_, strict=True)
-            ]
-        )
+        columns = []
+        for p, end, size in zip(P.T, ends, self.sizes_, strict=True):
+            of_class = slice(end - int(size), end)
+            columns.append(np.interp(p, self.knots_[of_class], self.values_[of_class]))
+        out = np.column_stack(columns)
         total = out.sum(1, keepdims=True)
+        # Where every class has 0, nothing is known: all alike.
         return np.where(total > 0, out / np.where(total > 0, total, 1.0), 1 / out.shape[1])
 
 

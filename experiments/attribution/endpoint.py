@@ -152,18 +152,13 @@ def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
     ids = torch.arange(1, 5, device=subject.device)[None]
     with torch.inference_mode():
         try:
-            parts, whole = (
-                head(subject.body(input_ids=ids).last_hidden_state),
-                subject.model(input_ids=ids).logits,
-            )
+            parts = head(subject.body(input_ids=ids).last_hidden_state)
+            whole = subject.model(input_ids=ids).logits
         except (RuntimeError, TypeError, ValueError, AttributeError):
             return None
         error = float((parts - whole).abs().max()) if parts.shape == whole.shape else float("inf")
-    return (
-        head
-        if error <= max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
-        else None
-    )
+    tolerance = max(TOLERANCE, 2 * torch.finfo(whole.dtype).eps) * float(whole.abs().max())
+    return head if error <= tolerance else None
 
 
 def class_end(subject: Subject) -> Endpoint:

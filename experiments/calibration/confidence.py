@@ -289,11 +289,13 @@ def _checked(options: ConfidenceOptions) -> str:
         raise QuestionError(
             "expected --model for labelled texts, questions, prompts and pairs, and none for --predictions"
         )
-    if options.confidence and given[0] == "labelled":
+    if options.confidence and source == "labelled":
         raise QuestionError("--confidence: expected a language model to ask, not a classifier")
-    if getattr(options, "by", ()) and given[0] not in ("predictions", "labelled"):
+    # The options of `ask --confidence` know neither of these two.
+    by, positive = getattr(options, "by", ()), getattr(options, "positive", None)
+    if by and source not in ("predictions", "labelled"):
         raise QuestionError("--by: expected --predictions or --labelled, whose rows have columns")
-    if getattr(options, "positive", None) and not getattr(options, "by", ()):
+    if positive and not by:
         raise QuestionError("--positive: expected --by COLUMN, whose groups' errors it is about")
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")

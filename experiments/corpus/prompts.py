@@ -199,10 +199,8 @@ def _paired(records: Iterator[Numbered]) -> Iterator[Numbered]:
             # One true sentence has several false ones: these pairs are resampled as one.
             good, group = record["sentence"], number
         elif record["acceptable"] == "False" and good:
-            yield (
-                number,
-                {"sentence_good": good, "sentence_bad": record["sentence"], "group": group},
-            )
+            pair = {"sentence_good": good, "sentence_bad": record["sentence"], "group": group}
+            yield number, pair
         else:
             raise InputError(
                 "expected 'True' and a sentence, then 'False' and another, with tabs between"

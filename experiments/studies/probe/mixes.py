@@ -63,6 +63,7 @@ def _of_group(
     for task in group:
         name, test_part = task.property.name, task.parts["test"]
         cumulative = [fits[name, top] for top in range(len(sites))]
+        # As text: a fit gives labels in NumPy's type, a task as the corpus has them.
         gold = np.array([str(label) for label in test_part.labels])
         columns = [fit.predict(test).astype(str) == gold for fit in cumulative]
         right = np.column_stack(columns).astype(float)

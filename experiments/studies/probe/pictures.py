@@ -163,6 +163,10 @@ def main_picture(profile: Profile, *, narrow: bool = False) -> str:
     )
 
 
+_CODE_CAPTION = "Uniform code / online code of the labels"
+_BITS_CAPTION = "What a layer tells over the embedding layer"
+
+
 def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     """The closer looks: (caption, drawing, curves); one without numbers is left out."""
     score = interval_series(profile, "score", profile.metric, "score", points=True)
@@ -173,45 +177,25 @@ def close_pictures(profile: Profile) -> list[tuple[str, str, list[Series]]]:
     control_code = Series("control", "control", profile.column("control_compression"), points=True)
     gain = interval_series(profile, "gain", "gain", "control", points=True)
     beside = interval_series(profile, "conditional", "beside", "score", points=True)
+    selectivity = replace(selectivity, kind="control")
+    magnified = f"{profile.metric}, magnified"
+    by_type = f"{profile.metric} by word type"
+    # Key, title of the axis, caption, curves, and whether 0 is on the axis.
     looks = [
-        ("near", f"{profile.metric}, magnified", "The same curve on its own scale", [score], False),
-        (
-            "sel",
-            "selectivity",
-            "Score minus control task",
-            [replace(selectivity, kind="control")],
-            True,
-        ),
-        (
-            "seen",
-            f"{profile.metric} by word type",
-            "Seen or not in training",
-            [seen, unseen],
-            False,
-        ),
-        (
-            "code",
-            "compression",
-            "Uniform code / online code of the labels",
-            [control_code, code],
-            True,
-        ),
-        (
-            "bits",
-            "bits an item",
-            "What a layer tells over the embedding layer",
-            [gain, beside],
-            True,
-        ),
+        ("near", magnified, "The same curve on its own scale", [score], False),
+        ("sel", "selectivity", "Score minus control task", [selectivity], True),
+        ("seen", by_type, "Seen or not in training", [seen, unseen], False),
+        ("code", "compression", _CODE_CAPTION, [control_code, code], True),
+        ("bits", "bits an item", _BITS_CAPTION, [gain, beside], True),
     ]
     out: list[tuple[str, str, list[Series]]] = []
     for key, y_title, caption, curves, zero in looks:
         present = [s for s in curves if any(v is not None for v in s.values)]
         if not present:
             continue
-        box = Box(
-            290.0, 210.0, left=42.0, right=64.0 if len(present) > 1 else 8.0, top=26.0, bottom=40.0
-        )
+        # Several curves have their names at their ends.
+        right = 64.0 if len(present) > 1 else 8.0
+        box = Box(290.0, 210.0, left=42.0, right=right, top=26.0, bottom=40.0)
         picture = compose(
             profile,
             box,
