@@ -112,11 +112,11 @@ def cross_table(
     boot = ClusterBootstrap(clusters, seed=seed)
     records = []
     for ranking, probe, k in itertools.product(orders, names, ks):
+        record = {"ranking": ranking, "probe": probe, "k": k}
         score = boot.mean(ranked[ranking][probe, k])
-        record = {"ranking": ranking, "probe": probe, "k": k, "accuracy": score.value}
-        record |= {"low": score.low, "high": score.high}
-        for name, draws in (("random", random), ("rotated", rotated[ranking])):
-            record |= _band(name, [float(draw[probe, k].mean()) for draw in draws])
+        record |= {"accuracy": score.value, "low": score.low, "high": score.high}
+        record |= _band("random", random, probe, k)
+        record |= _band("rotated", rotated[ranking], probe, k)
         records.append(record)
     always_majority = np.full(len(gold), majority(labels), dtype=object)
     return CrossTable(
@@ -157,7 +157,9 @@ class _Trial:
         return out
 
 
-def _band(name: str, values: Sequence[float]) -> dict[str, float | None]:
+def _band(name: str, draws: Sequence[_Answers], probe: str, k: int) -> dict[str, float | None]:
+    """Mean accuracy over draws and the range of most of them; None without draws."""
+    values = [float(answers[probe, k].mean()) for answers in draws]
     if not values:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     low, high = np.quantile(values, BAND)

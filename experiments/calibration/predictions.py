@@ -174,21 +174,7 @@ def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
         arrays = read_arrays(path)
     except ArchiveError as error:
         raise PredictionError(str(error)) from None
-    names = [name for name in FIELDS if name in arrays]
-    if len(names) != 1 or "labels" not in arrays:
-        got = ", ".join(sorted(arrays))[:200] or "none"
-        raise PredictionError(
-            f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}"
-        )
-    field = names[0]
-    values, labels = arrays[field], arrays["labels"]
-    if values.dtype.kind not in "fiu":
-        raise PredictionError(f"{path}: expected numbers as {field}, got {values.dtype}")
-    values = values.astype(np.float64)
-    if values.ndim != 2 or labels.shape != (len(values),):
-        raise PredictionError(
-            f"{path}: expected {field} [n c] and labels [n], got {values.shape} and {labels.shape}"
-        )
+    field, values, labels = _values_and_labels(path, arrays)
     n, n_classes = values.shape
     classes = _places(n_classes)
     if "classes" in arrays:
@@ -213,6 +199,28 @@ def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
         path, field, values, labels.tolist(), classes, groups.tolist(), validation.astype(bool)
     )
     return replace(predictions, by=columns)
+
+
+def _values_and_labels(
+    path: Path, arrays: Mapping[str, np.ndarray]
+) -> tuple[str, Float[np.ndarray, "n c"], np.ndarray]:
+    """What the values are (one of `FIELDS`), the values, and the labels."""
+    names = [name for name in FIELDS if name in arrays]
+    if len(names) != 1 or "labels" not in arrays:
+        got = ", ".join(sorted(arrays))[:200] or "none"
+        raise PredictionError(
+            f"{path}: expected arrays 'labels' and one of 'probabilities' and 'logits', got {got}"
+        )
+    field = names[0]
+    values, labels = arrays[field], arrays["labels"]
+    if values.dtype.kind not in "fiu":
+        raise PredictionError(f"{path}: expected numbers as {field}, got {values.dtype}")
+    values = values.astype(np.float64)
+    if values.ndim != 2 or labels.shape != (len(values),):
+        raise PredictionError(
+            f"{path}: expected {field} [n c] and labels [n], got {values.shape} and {labels.shape}"
+        )
+    return field, values, labels
 
 
 def _array_of(

@@ -207,17 +207,20 @@ def from_values(
     for given_name, value in given.items():
         name = name_of[given_name]
         values[name] = _value(items[name], hints[name], value, spelled(name))
-    missing = []
-    for name, item in items.items():
-        instead = item.metadata.get("unless", ())
-        is_needed = item.default is MISSING or (instead and not any(map(values.get, instead)))
-        if is_needed and values.get(name) in (None, ()):
-            missing.append(spelled(name))
+    missing = [spelled(name) for name, item in items.items() if _is_missing(item, values)]
     if missing:
         raise OptionError(
             f"missing required option{'s' if len(missing) > 1 else ''}: {', '.join(missing)}"
         )
     return config(**values)
+
+
+def _is_missing(item: dataclasses.Field[Any], values: Mapping[str, Any]) -> bool:
+    """Whether an option that is needed has no value; some are needed only where no other stands in for them."""
+    instead = item.metadata.get("unless", ())
+    has_other = any(map(values.get, instead))
+    is_needed = item.default is MISSING or (bool(instead) and not has_other)
+    return is_needed and values.get(item.name) in (None, ())
 
 
 def _expected(name: str, items: Iterable[str], spelled: Callable[[str], str]) -> str:
