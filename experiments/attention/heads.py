@@ -99,6 +99,7 @@ class HeadStatistics:
         boot = ClusterBootstrap(np.arange(self.sums.shape[1]), seed=seed)
         out: dict[str, tuple[np.ndarray, ...]] = {}
         for name in self.names:
+            # A mean over all queries is a ratio of sums: texts of other lengths are other denominators.
             above, below = COLUMNS.index(name), COLUMNS.index(_DENOMINATOR.get(name, "queries"))
             ends = [boot.ratios(layer[:, above], layer[:, below]) for layer in self.sums]
             out[name] = tuple(np.stack(side) for side in zip(*ends, strict=True))

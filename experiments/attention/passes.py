@@ -179,6 +179,7 @@ def _require_numbers(
     subject: Subject, batch: Batch, encoded: Sequence[Encoded], site: Site, value: Tensor
 ) -> None:
     """Raise `InputError` for a pattern that is NaN at a token of a text; padding may be anything."""
+    # One number to wait for; the search for the place comes only where it is needed.
     if not bool(value.sum().isnan()):
         return
     broken = value.isnan().any(-1).any(1) & batch.attention_mask.to(value.device).bool()

@@ -42,6 +42,7 @@ def repeated_tokens(
             set(range(len(subject.tokenizer))) - set(subject.tokenizer.all_special_ids)
         )
     pool, generator = torch.tensor(vocabulary), torch.Generator().manual_seed(seed)
+    # Random tokens: nothing but the repetition tells what comes next.
     drawn = pool[torch.randint(len(pool), (texts, length), generator=generator)]
     return torch.cat(
         [torch.tensor([lead] * texts).long(), drawn, drawn, torch.tensor([end] * texts).long()],

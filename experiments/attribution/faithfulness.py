@@ -54,10 +54,12 @@ class Faithfulness:
 def faithfulness(game: Game, scores: Scores, seed: int = 0) -> Faithfulness:
     """The measures of one attribution; the units with the highest scores (signed) come first."""
     n = game.n
+    # Ties in the text's order, so that equal scores give equal curves.
     order = np.argsort(-scores, kind="stable")
     rank = np.empty(n, dtype=int)
     rank[order] = np.arange(n)
     steps = np.arange(n + 1)[:, None]
+    # Row k lacks, or has alone, the k units of the highest scores.
     without, alone = game(rank >= steps), game(rank < steps)
     tops = [max(1, math.ceil(share * n)) for share in SHARES]
     return Faithfulness(
@@ -108,6 +110,7 @@ def sensitivity(game: Game, run: Callable[[], Scores], draws: int = 3, seed: int
     clean = run()
     worst = 0.0
     for draw in range(draws):
+        # The same noise for all forwards of a run: what moves is the attribution, not its samples.
         noise = radius * torch.randn(
             longest, table.shape[1], generator=torch.Generator().manual_seed(seed + draw)
         )

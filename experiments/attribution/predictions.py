@@ -35,6 +35,7 @@ def predictions(question: Question, most: int = MOST) -> list[Prediction]:
     part = question.parts[0]
     logits = clean_logits(question, part)[part.slots[0]]
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # Labels that do not exclude each other have a probability each.
     probabilities = wide.softmax(-1) if question.excludes else wide.sigmoid()
     best = probabilities.topk(min(most, len(probabilities)))
     return [

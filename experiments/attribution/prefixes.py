@@ -151,6 +151,7 @@ class _Level:
         nodes: dict[int, int] = {}
         for row, ids in enumerate(rows):
             if len(ids) > start:
+                # All rows that agree up to here share one computation.
                 nodes[row] = numbers.setdefault(ids[:stop], len(numbers))
         owners = [0] * len(numbers)
         wanted: list[set[int]] = [set() for _ in numbers]

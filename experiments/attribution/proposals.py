@@ -66,6 +66,7 @@ def spelled(subject: Subject, text: str, before: str = "a ") -> tuple[int, ...]:
         if not special and end > len(before):
             tokens.append(token)
             starts.append(start)
+    # A token that begins in the text before is no token of this one.
     joins = bool(starts) and starts[0] < len(before.rstrip())
     if tokens and not joins:
         return tuple(tokens)
@@ -142,6 +143,7 @@ class Proposer:
         for token in logits.topk(min(LOOKED_AT, len(logits))).indices.tolist():
             word = tokenizer.decode([token]).strip()
             written = word[:1].upper() + word[1:] if own[:1].isupper() else word
+            # The likeliest word is most often the text's own, in another spelling too.
             if written.casefold() != own.casefold() and self._is_word(word, token):
                 words.append(written)
             if len(words) == PROPOSALS:

@@ -326,6 +326,7 @@ def _takers(model: nn.Module, attention: str) -> list[str]:
 def _conservation_note(value: float, sums: dict[str, float], takers: list[str]) -> Note:
     """How much of the value arrives at the input, and at each block's."""
     total, *of_blocks = sums.values()
+    # Biases take relevance that no input gave; without them all of it must arrive.
     share = abs(value - total) / max(abs(value), 1e-12)
     text = f"relevance sums to {total:+.4g} of {value:+.4g} at the input: {share:.1%} "
     is_lost = share > LOST and not takers

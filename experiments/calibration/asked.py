@@ -170,6 +170,7 @@ def sampled(asking: Asking, name: str, folder: RunFolder) -> list[Answer]:
         text = asking.templates.ask(
             "choose", question=q.question, choices=asking.templates.listed(q)
         )
+        # At temperature 1 the share of samples is an estimate of the model's own probability.
         texts = generate(asking.subject, text, LENGTH, asking.samples, 1.0, asking.seed + i)
         chosen = [parse_choice(text, q.choices) for text in texts]
         reasons = [one for one in chosen if isinstance(one, str)]

@@ -264,6 +264,7 @@ def _choices(value: Any) -> tuple[list[Any], list[str]]:
     labels: Any = []
     if isinstance(value, dict):
         texts, labels = value.get("text"), value.get("label")
+    # ARC has a list of objects, others one object of two lists, most a list of texts.
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         texts = [item.get("text") for item in value]
         labels = [item.get("label") for item in value]

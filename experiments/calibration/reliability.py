@@ -310,6 +310,7 @@ def errors_of(
     judged: Judged, texts: Sequence[str], answers: Sequence[str], gold: Sequence[str]
 ) -> list[ErrorRecord]:
     """The wrong answers made with most confidence."""
+    # Answers without a confidence come last.
     order = np.argsort(-np.nan_to_num(judged.confidence, nan=-1.0), kind="stable")
     wrong = [int(i) for i in order if not judged.correct[i]]
     return [

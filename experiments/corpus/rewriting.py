@@ -166,6 +166,7 @@ def swap_clauses(sentence: Sentence, rng: np.random.Generator, corpus: Corpus) -
 def _clauses(sentence: Sentence) -> tuple[range, range, range, range, range] | None:
     """First clause, comma, conjunction, second clause, closing mark, as places of words; None for another sentence."""
     root, words = root_of(sentence), sentence.words
+    # Words of one contraction share their characters, and cannot be moved apart.
     is_overlapping = any(a.end > b.start for a, b in itertools.pairwise(words))
     if root is None or is_overlapping or not _has_subject(words, root):
         return None
@@ -239,6 +240,7 @@ def _assembled(sentence: Sentence, pieces: Sequence[tuple[range, str]]) -> Sente
         text += sentence.text[first.start : last.end]
         reordered += [_moved(words[i], shift) for i in indices]
     text += sentence.text[words[-1].end :]
+    # Heads follow their words: the tree is the same, only the order is another.
     new_id = {word.id: i for i, word in enumerate(reordered, 1)}
     numbered = []
     for i, word in enumerate(reordered, 1):

@@ -37,6 +37,7 @@ def main_tense(sentence: Sentence, train: Corpus) -> str | None:
     root = root_of(sentence)
     if root is None:
         return None
+    # In "has seen" and "is old" the root has no tense of its own.
     helpers = [w for w in sentence.words if w.head == root.id and relation(w) in ("aux", "cop")]
     for word in (root, *helpers):
         if word.feats.get("VerbForm", "Fin") == "Fin" and "Tense" in word.feats:

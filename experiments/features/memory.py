@@ -120,6 +120,7 @@ class Need:
         if max_ram is None:
             return asked
         window = round(WINDOW * mean_length)
+        # Of a stream of unknown length the lengths of a whole window are sorted, which is in memory too.
         fit = (max_ram - self.memory(0, window)) // self.token
         if fit < 16:
             raise RunError(

@@ -40,6 +40,7 @@ def class_reads(subject: Subject, texts: Sequence[Prompt], name: str) -> Reads:
                 )
             whole = whole_text(subject, text.prompt)
             label = label_place(subject, text.label)
+        # A decoder's head reads the last token, an encoder's the first.
         position = len(whole.ids) - 1 if subject.causal else 0
         encoded.append(whole)
         places.append((number, position, label, number))

@@ -164,6 +164,7 @@ def _with_answer(
     Raises:
         ItemError: an answer without a token, or with more than one where one is expected.
     """
+    # The answer is encoded with its text: by itself it may have other tokens than behind a word.
     where = _continued if subject.causal else _filled
     whole, start, stop = where(subject, alone, answer)
     tokens = whole.ids[start:stop]

@@ -35,6 +35,7 @@ def usable(
     """
     measurable, total = list(items), len(items) + len(unusable)
     try:
+        # All at once first: most files have nothing to leave out, and one by one each text is encoded twice.
         reads = read(measurable)
     except ItemError:
         measurable = []
@@ -61,6 +62,7 @@ def check_share(unusable: Sequence[Unusable], total: int, allowed: float) -> Non
         return
     text = f"{count} of {total} items cannot be measured ({_named(unusable)})"
     if count < total:
+        # Rounded up, so that the advice is enough.
         share = math.ceil(100 * count / total) / 100
         text += f": correct them, or leave them out with --skip {share:g}"
     raise MetricError(text)

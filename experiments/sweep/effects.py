@@ -175,6 +175,7 @@ def _share(
         return {"normalised": None, "normalised_low": None, "normalised_high": None}
     value, low, high = effect / base.value, None, None
     if base.n_clusters > 1 and (bases != 0).all():
+        # Both are of the same prompts: resampled apart, a ratio's interval would be far too wide.
         ratio = interval(0.0, effects / bases)
         low, high = ratio.low, ratio.high
     return {"normalised": value, "normalised_low": low, "normalised_high": high}

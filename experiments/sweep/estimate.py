@@ -343,6 +343,7 @@ def weighted_spearman(
     """
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
+    # Parts were drawn with unequal chances; a weight is the number of parts that a drawn one stands for.
     x, y = _weighted_ranks(a, weights), _weighted_ranks(b, weights)
     x = x - np.average(x, weights=weights)
     y = y - np.average(y, weights=weights)

@@ -40,6 +40,7 @@ class Solve:
         solves = []
         for group in solved_together(tasks):
             parts = group[0].parts
+            # An arc or a pair has two vectors side by side.
             wide = width * group[0].beside
             classes = sum(
                 len(set(t.parts["train"].labels)) for t in group if t.property.kind == "class"

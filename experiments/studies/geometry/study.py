@@ -76,6 +76,7 @@ class GeometryInputs(Inputs):
 
 def prepare(options: GeometryOptions, load_model: Load) -> GeometryInputs:
     """The corpus, the models, and the words that are drawn."""
+    # A package that is missing is said before the model is loaded.
     maps.require(options.methods)
     export.require(options.export)
     corpus = read_conllu(options.corpus, options.limit)

@@ -295,6 +295,7 @@ def _by_gradient(
     inputs: NeuronsInputs, run: Run, features: Features, means: Mapping[str, Means]
 ) -> dict[str, list[int]]:
     """Each site's neurons by the gradient of the metric."""
+    # The ranking decides which sets are measured: a resumed run must go on with the same one.
     saved = run.folder.cell("gradient")
     if saved is not None:
         return saved
