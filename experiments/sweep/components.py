@@ -55,7 +55,7 @@ def components(
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
     # Two tokens of one text tell how many heads or neurons each layer has.
     inputs = batch.inputs(device_of(model))
-    start = {name: value[:1, :2] for name, value in inputs.items()}
+    two_tokens = {name: value[:1, :2] for name, value in inputs.items()}
     with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**two_tokens)
     parts = []
