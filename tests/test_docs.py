@@ -1,7 +1,7 @@
 """What the documentation says is true: links and commands are checked, and its Python runs on a tiny model.
 
 A block marked ``python`` runs in a folder where ``openai-community/gpt2`` is a small random GPT-2 and the corpora are a few
-sentences of the demo's; the blocks of a page share their names. ``python captum`` and ``python transformer_lens`` are another
+sentences of the demo's; the blocks of a page share their names. ``python captum``, ``python transformer_lens`` and ``python nnsight`` are another
 library's side of a comparison and run where it is installed; ``python peer`` is one that is not run, ``python other`` needs
 something that is not here.
 """
@@ -9,6 +9,7 @@ something that is not here.
 from __future__ import annotations
 
 import importlib.util
+import linecache
 import warnings
 from pathlib import Path
 
@@ -29,7 +30,7 @@ assert spec.loader is not None
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
-PEERS = ("transformer_lens", "captum")
+PEERS = ("transformer_lens", "captum", "nnsight")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"])
 WITH_CODE = [
     p for p in PAGES if any(i.strip() == "python" for i, _ in build.FENCE.findall(p.read_text()))
@@ -90,7 +91,10 @@ def test_the_python_of_a_page_runs(page, names):
         with warnings.catch_warnings():
             if peer:
                 warnings.simplefilter("ignore")
-            exec(compile(code, f"{page.name}, block {number + 1}", "exec"), names)
+            place = f"{page.name}, block {number + 1}"
+            # nnsight reads the source of the block that it traces
+            linecache.cache[place] = (len(code), None, code.splitlines(keepends=True), place)
+            exec(compile(code, place, "exec"), names)
         if {"ours", "theirs"} <= names.keys():
             ours, theirs = names.pop("ours"), names.pop("theirs")
             assert len(ours) == len(theirs) > 0
