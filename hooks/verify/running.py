@@ -407,7 +407,9 @@ def score_masks(exam: Exam) -> Iterator[Finding]:
     for site, pattern in pairs.items():
         if pattern not in acts:
             continue
-        hidden = exam.acts[pattern] == 0
+        # a weight may be 0 because its score is small: only the score says what is masked
+        scores = exam.acts[site]
+        hidden = scores <= torch.finfo(scores.dtype).min / 2
         weights = acts[pattern].double()
         seen = float(weights.masked_fill(~hidden, 0.0).abs().max())
         most = weights.masked_fill(hidden, 0.0).amax(-1)
