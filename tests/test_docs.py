@@ -1,9 +1,9 @@
 """What the documentation says is true: links and commands are checked, and its Python runs on a tiny model.
 
 A block marked ``python`` runs in a folder where ``openai-community/gpt2`` is a small random GPT-2 and the corpora are a few
-sentences of the demo's; the blocks of a page share their names. ``python captum``, ``python transformer_lens`` and ``python nnsight`` are another
-library's side of a comparison and run where it is installed; ``python peer`` is one that is not run, ``python other`` needs
-something that is not here.
+sentences of the demo's; the blocks of a page share their names. ``python captum``, ``python transformer_lens`` and ``python
+nnsight`` are another library's side of a comparison and run where it is installed; ``python peer`` is one that is not run,
+``python other`` needs something that is not here.
 """
 
 from __future__ import annotations
