@@ -430,11 +430,11 @@ def test_options_without_anything_to_act_on_are_refused(
     for words, message in (
         (
             ["--predictions", path, "--model", "x"],
-            "expected --model for questions, prompts and pairs, and none",
+            "expected --model for labelled texts, questions, prompts and pairs, and none",
         ),
         (
             ["--predictions", path, "--questions", path],
-            "expected one of --predictions, --questions",
+            "expected one of --predictions, --labelled, --questions",
         ),
         (
             ["--predictions", path, "--confidence", "p_true"],

@@ -75,7 +75,7 @@ def test_a_wrong_model_is_exit_status_one_and_the_page_says_so(
 def test_a_folder_for_each_model_unless_one_is_named():
     outs = [
         DoctorOptions(model=m, dtype=d).out
-        for m, d in (("org/gpt2", "float32"), ("/a/b", "float32"), ("/a/b", "float16"))
+        for m, d in (("org/gpt2", None), ("/a/b", None), ("/a/b", "float16"))
     ]
     assert [str(out)[:-8] for out in outs] == [
         "runs/doctor-gpt2-",

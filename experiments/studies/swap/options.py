@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runs.options import option
 from ...runs.shared_options import TextsOptions
-from .word_lists import LISTS
+from .built_in import LISTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,20 +18,6 @@ from layerscope.errors import InputError
 from ...corpus.records import Record, read_lines_as, shown
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-PRONOUNS = (("he", "she"), ("him", "her"), ("his", "her"), ("himself", "herself"))
-MEN = (
-    "James John Robert Michael David William Richard Thomas Mark Charles Steven Paul Andrew Kevin Brian George Edward Peter "
-    "Frank Scott"
-)
-WOMEN = (
-    "Mary Patricia Jennifer Linda Elizabeth Barbara Susan Jessica Sarah Karen Lisa Nancy Sandra Ashley Emily Donna Michelle "
-    "Carol Amanda Melissa"
-)
-LISTS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "pronouns": PRONOUNS,
-    "names": tuple(zip(MEN.split(), WOMEN.split(), strict=True)),
-}
-"""Name -> pairs. Names are among the most frequent in the United States of people born from 1940 to 1990."""
 
 
 @dataclass(frozen=True)
