@@ -113,10 +113,14 @@ class Image:
             end = at + value.numel() * kind.itemsize
             self.slots[name] = Slot(kind, tuple(value.shape), at, end)
             at = end
-        if len(self._bytes) < at:
-            self._bytes = torch.empty(at + at // 8, dtype=torch.uint8)
+        on_gpu = {value.device for value, _ in tensors.values() if value.is_cuda}
+        if len(self._bytes) < at or (on_gpu and not self._bytes.is_pinned()):
+            self._bytes = torch.empty(at + at // 8, dtype=torch.uint8, pin_memory=bool(on_gpu))
+        # From a GPU to pinned memory all sites are on their way at once, and are waited for together.
         for name, (value, _) in tensors.items():
-            self._tensor(name).copy_(value.detach())
+            self._tensor(name).copy_(value.detach(), non_blocking=bool(on_gpu))
+        for device in on_gpu:
+            torch.cuda.synchronize(device)
 
     def _tensor(self, name: str) -> Tensor:
         slot = self.slots[name]

@@ -325,21 +325,23 @@ def vectors(
     spans = batch.spans(layout.spans)
     with capture(subject.model, *places, stop=True, clone=True) as acts:
         subject.forward(batch)
-    values = {}
+    pool = subject.pooler(spans, pooling, batch)
+    values: dict[str, Tensor] = {}
+    finite: dict[str, Tensor] = {}
     for site in places:
         value = acts[site]
-        if value.ndim == 4:  # heads side by side
-            value = value.flatten(2)
-        pooled = subject.pool(value, spans, pooling, batch)
-        # The sum is finite only if every entry is.
-        if not pooled.sum(dtype=torch.float64).isfinite():
-            bad = int((~pooled.isfinite().all(dim=1)).nonzero()[0])
-            text = _text_of_row(layout, batch, spans, bad)
-            raise FeatureError(
-                f"{site}: expected finite activations, got NaN or infinity in {text[:60]!r}"
-            )
-        values[site] = pooled
-    return values
+        values[site] = pooled = pool(value.flatten(2) if value.ndim == 4 else value)
+        finite[site] = pooled.isfinite().all()
+    # Asked once for all sites: each answer waits for the device. Sites may lie on several of them.
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for flag in finite.values():
+        by_device.setdefault(flag.device, []).append(flag)
+    if all(bool(torch.stack(flags).all()) for flags in by_device.values()):
+        return values
+    site = next(name for name, flag in finite.items() if not flag)
+    bad = int((~values[site].isfinite().all(dim=1)).nonzero()[0])
+    text = _text_of_row(layout, batch, spans, bad)
+    raise FeatureError(f"{site}: expected finite activations, got NaN or infinity in {text[:60]!r}")
 
 
 def _text_of_row(

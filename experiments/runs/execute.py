@@ -12,6 +12,7 @@ Pages are not made here: the command line and Python's functions do that when th
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -279,6 +280,17 @@ def load_subject(
         revision=options.revision,
         **modes_of(options),
     )
+
+
+def with_device(options: RunOptions, subject: Subject) -> Any:
+    """The options with the model's device, where none was given: what is fitted on its activations runs there too.
+
+    Ray's workers without a GPU of their own keep to the CPU.
+    """
+    is_remote = getattr(options, "engine", "local") != "local"
+    if options.device is not None or (is_remote and not getattr(options, "num_gpus", 0)):
+        return options
+    return dataclasses.replace(options, device=str(subject.device))
 
 
 def modes_of(options: RunOptions) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, se
 from .loading import Parts, read_model
 from .modes import Modes
 from .twin import random_twin
-from .word_spans import Encoded, Pooling, pool_words, trimmed
+from .word_spans import Encoded, Pooler, Pooling, trimmed
 from .word_spans import word_spans as tokens_of_words
 
 __all__ = ["Subject", "SubjectError", "load"]
@@ -271,15 +271,11 @@ class Subject:
         """The tokens of each word; see `experiments.subject.word_spans`."""
         return tokens_of_words(encoded, words)
 
-    def pool(
-        self,
-        value: Float[Tensor, "batch pos d"],
-        spans: Sequence[Sequence[slice | None]],
-        pooling: Pooling,
-        batch: AnyBatch,
-    ) -> Float[Tensor, "n d"]:
-        """A vector for each word of a batch; see `experiments.subject.word_spans.pool_words`."""
-        return pool_words(value, spans, pooling)
+    def pooler(
+        self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
+    ) -> Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "n d"]]:
+        """From a site's values on a batch to a vector for each word; the words' places are looked up once for all sites."""
+        return Pooler(spans, pooling)
 
     def example(self) -> Batch:
         """A batch of one short text."""

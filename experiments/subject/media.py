@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import wave
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from .errors import SubjectError
 from .identity import hash_files, settings_sha256
 from .loading import Parts, read_media_model
 from .modes import Modes
-from .word_spans import Encoded, Pooling, pool_words
+from .word_spans import Encoded, Pooler, Pooling
 
 Kind = Literal["images", "audio"]
 EMBEDDING = "blocks.0.hook_resid_pre"
@@ -161,21 +161,27 @@ class MediaSubject(Subject):
         with torch.enable_grad() if grad else torch.inference_mode():
             return self.model(**inputs, **kwargs)
 
-    def pool(
-        self,
-        value: Float[Tensor, "batch pos d"],
-        spans: Sequence[Sequence[slice | None]],
-        pooling: Pooling,
-        batch: AnyBatch,
-    ) -> Float[Tensor, "n d"]:
-        """A vector for each item, of the positions that it covers at this site.
+    def pooler(
+        self, spans: Sequence[Sequence[slice | None]], pooling: Pooling, batch: AnyBatch
+    ) -> Callable[[Float[Tensor, "batch pos d"]], Float[Tensor, "n d"]]:
+        """From a site's values to a vector for each item, of the positions that it covers at that site.
 
         A site may have fewer positions than the first block (Swin joins patches): the share of the file that an item
         covers is what counts. CLS and register tokens belong to no item.
         """
-        n = value.shape[1]
+
+        @functools.cache
+        def of_size(n: int) -> Pooler:
+            return Pooler(self._at_site(spans, n, batch), pooling)
+
+        return lambda value: of_size(value.shape[1])(value)
+
+    def _at_site(
+        self, spans: Sequence[Sequence[slice | None]], n: int, batch: AnyBatch
+    ) -> list[list[slice | None]]:
+        """The items' positions at a site that has ``n`` of them."""
         front = self.n_front if n == self.n_positions else 0
-        at_site = []
+        at_site: list[list[slice | None]] = []
         for path, of_file in zip(batch.paths, spans, strict=True):
             length = 1 if self.kind == "images" else self._window(path) * MILLISECONDS
             scale = (n - front) / length
@@ -188,7 +194,7 @@ class MediaSubject(Subject):
                 stop = min(max(front + math.ceil(span.stop * scale), start + 1), n)
                 scaled.append(slice(start, stop))
             at_site.append(scaled)
-        return pool_words(value, at_site, pooling)
+        return at_site
 
     def _window(self, path: str) -> float:
         """Seconds that the positions cover: the sound's own, or what the extractor pads every sound to (Whisper)."""

@@ -100,47 +100,73 @@ def is_unknown(encoded: Encoded, span: slice) -> bool:
     return all(place in encoded.unknown for place in range(span.start, span.stop))
 
 
+class Pooler:
+    """One vector per word: that of its first or last token, or the mean over its tokens.
+
+    Words come row by row in the order given; those whose span is None are left out. The indices are made once, and sent once
+    to each device that values lie on.
+
+    Args:
+        spans: for each row of a batch, the token span of each word (`Batch.spans`).
+        how: "first", "last" or "mean".
+
+    Raises:
+        ValueError: another `how`; when it is called, a row too many or too few, a span that is empty or past the end.
+    """
+
+    def __init__(self, spans: Sequence[Sequence[slice | None]], how: Pooling = "mean") -> None:
+        if how not in ("first", "last", "mean"):
+            raise InputError(f"how={how!r}: expected 'first', 'last' or 'mean'")
+        self.how, self.n_rows = how, len(spans)
+        flat = []
+        for row, line in enumerate(spans):
+            flat += [(row, span.start, span.stop) for span in line if span is not None]
+        self._table = torch.tensor(flat, dtype=torch.long).view(-1, 3)
+        self._made: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def __call__(
+        self, hidden: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "words d_model"]:
+        """The words' vectors; a mean is taken in float32 or wider and returned in the dtype of ``hidden``."""
+        batch, length, width = hidden.shape
+        if self.n_rows != batch:
+            raise InputError(f"{self.n_rows} rows of spans for a batch of {batch}")
+        if not len(self._table):
+            return hidden.new_zeros((0, width))
+        key = length, hidden.device
+        if key not in self._made:
+            at, counts = self._indices(length)
+            self._made[key] = at.to(hidden.device), counts.to(hidden.device)
+        at, counts = self._made[key]
+        tokens = hidden.reshape(batch * length, width).index_select(0, at)
+        if self.how != "mean":
+            return tokens
+        wide = tokens.to(torch.promote_types(hidden.dtype, torch.float32))
+        # A segmented mean sums in a fixed order; index_add does not on a GPU.
+        return torch.segment_reduce(wide, "mean", lengths=counts, axis=0).to(hidden.dtype)
+
+    def _indices(self, length: int) -> tuple[Tensor, Tensor]:
+        """Which rows of all positions are read, and how many of them for each word."""
+        rows, starts, stops = self._table.unbind(1)
+        if (
+            bool((starts < 0).any())
+            or bool((stops <= starts).any())
+            or bool((stops > length).any())
+        ):
+            raise InputError(f"a word's span is empty or leaves the {length} positions of its row")
+        counts = stops - starts
+        if self.how != "mean":
+            return rows * length + (starts if self.how == "first" else stops - 1), counts
+        # Tokens of all words in one row of indices: word by word, then position by position.
+        begin = torch.repeat_interleave(rows * length + starts, counts)
+        before = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        return begin + torch.arange(int(counts.sum())) - before, counts
+
+
 def pool_words(
     hidden: Float[Tensor, "batch pos d_model"],
     spans: Sequence[Sequence[slice | None]],
     how: Pooling = "mean",
 ) -> Float[Tensor, "words d_model"]:
-    """One vector per word: that of its first or last token, or the mean over its tokens.
-
-    Words come row by row in the order given; those whose span is None are left out.
-
-    Args:
-        hidden: activations of a batch, in any floating dtype; the mean is taken in float32 or
-            wider and returned in the dtype of `hidden`.
-        spans: for each row of `hidden`, the token span of each word (`Batch.spans`).
-        how: "first", "last" or "mean".
-
-    Raises:
-        ValueError: another `how`, a row too many or too few, a span that is empty or past the end.
-    """
-    batch, length, width = hidden.shape
-    if how not in ("first", "last", "mean"):
-        raise InputError(f"how={how!r}: expected 'first', 'last' or 'mean'")
-    if len(spans) != batch:
-        raise InputError(f"{len(spans)} rows of spans for a batch of {batch}")
-    flat = [(row, s.start, s.stop) for row, line in enumerate(spans) for s in line if s is not None]
-    if not flat:
-        return hidden.new_zeros((0, width))
-    table = torch.tensor(flat, dtype=torch.long)
-    rows, starts, stops = table.unbind(1)
-    if bool((starts < 0).any()) or bool((stops <= starts).any()) or bool((stops > length).any()):
-        raise InputError(f"a word's span is empty or leaves the {length} positions of its row")
-    states = hidden.reshape(batch * length, width)
-    if how != "mean":
-        at = rows * length + (starts if how == "first" else stops - 1)
-        return states.index_select(0, at.to(hidden.device))
-    counts = stops - starts
-    # Tokens of all words in one row of indices: word by word, then position by position.
-    begin = torch.repeat_interleave(rows * length + starts, counts)
-    before = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    at = begin + torch.arange(int(counts.sum())) - before
-    tokens = states.index_select(0, at.to(hidden.device))
-    wide = tokens.to(torch.promote_types(hidden.dtype, torch.float32))
-    # A segmented mean sums in a fixed order; index_add does not on a GPU.
-    mean = torch.segment_reduce(wide, "mean", lengths=counts.to(hidden.device), axis=0)
-    return mean.to(hidden.dtype)
+    """One vector per word of a batch; see `Pooler`, which serves several sites of one batch."""
+    return Pooler(spans, how)(hidden)

@@ -11,19 +11,24 @@ from ..subject import Subject
 from .sweep import READ_BYTES, Chunk, pack
 
 
-def sweep_bytes(subject: Subject, groups: Sequence[Chunk], parts: int) -> int:
+def sweep_bytes(
+    subject: Subject, groups: Sequence[Chunk], parts: int, of_targets: bool = False
+) -> int:
     """What the largest batch of a sweep takes: each block's input, packed copies of the batch, and the logits that are read.
 
     Args:
         parts: how many are edited.
+        of_targets: only the logits of the reads' target tokens are made of the copies.
     """
-    vocab = subject.vocabulary
     need = Need.of(subject, {}, torch.float32).token
     most = 0
     for chunk in groups:
-        positions, reads = chunk.batch.input_ids.numel(), 4 * vocab * len(chunk.reads.positions)
+        positions, n_read = chunk.batch.input_ids.numel(), len(chunk.reads.positions)
+        tokens = len(chunk.reads.places[:, 2].unique()) if of_targets else subject.vocabulary
+        read = 4 * n_read * (subject.d_model + tokens)
         copies = max(1, min(parts, pack(subject.device) // positions))
-        projected = max(1, min(parts, READ_BYTES // max(reads, 1)))
+        projected = max(1, min(parts, READ_BYTES // max(read, 1)))
         inputs = 4 * (subject.n_layers + 1) * subject.d_model * positions
-        most = max(most, inputs + copies * positions * need + 3 * (projected + 1) * reads)
+        clean = 4 * n_read * subject.vocabulary
+        most = max(most, inputs + clean + copies * positions * need + 3 * (projected + 1) * read)
     return most

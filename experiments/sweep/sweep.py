@@ -163,11 +163,16 @@ class Sweep:
             )
         return values
 
+    @property
+    def _read_bytes(self) -> int:
+        """Bytes that a copy takes where it ends: the stream at the places that are read, and the logits that are made of it."""
+        n_read = len(self.chunk.reads.positions)
+        return 4 * (n_read * self.resume.residual(0).shape[-1] + self._baseline.numel())
+
     @torch.no_grad()
     def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
         """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
-        # Logits are the largest tensors by far: vocabulary times positions, four bytes each, for every copy.
-        most = max(1, READ_BYTES // (4 * self.resume.logits.numel()))
+        most = max(1, READ_BYTES // self._read_bytes)
         # In half precision a row's last bits may depend on the batch it is in: copies start again from one layer.
         if not self.resume.exact:
             at_once = min(most, self._copies(0))

@@ -221,7 +221,9 @@ def cost(inputs: AblateInputs) -> Cost:
     text = (
         f"{len(parts):,} {options.component} x {len(inputs.items)} {kind} in {len(groups)} batches"
     )
-    return Cost(text, memory=sweep_bytes(inputs.subject, groups, len(parts)))
+    return Cost(
+        text, memory=sweep_bytes(inputs.subject, groups, len(parts), inputs.metric.of_targets)
+    )
 
 
 def measure(inputs: AblateInputs, run: Run) -> Results:

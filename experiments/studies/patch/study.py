@@ -189,7 +189,9 @@ def cost(inputs: PatchInputs) -> Cost:
         f"{len(parts):,} patches by {options.by} x {len(inputs.items)} prompts in {len(groups)} batches, "
         f"{' and '.join(inputs.directions)}"
     )
-    return Cost(text, memory=sweep_bytes(inputs.subject, groups, len(parts)))
+    return Cost(
+        text, memory=sweep_bytes(inputs.subject, groups, len(parts), inputs.metric.of_targets)
+    )
 
 
 def measure(inputs: PatchInputs, run: Run) -> Results:

@@ -28,7 +28,7 @@ from ...features.stored import Features, open_store, stored
 from ...metrics.probe_metric import save_probe
 from ...report.schema import Note
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute, with_device
 from ...runs.folder import RunError, file_name, free_bytes
 from ...subject import Subject
 from ...tasks.memory import Fits, Solve
@@ -170,8 +170,10 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
     with run.timed("features"):
         stores = _all_features(inputs, run)
     with run.timed("probes"):
-        cells = _probe_all(inputs, run, stores)
-        across = across_layers(options, views, places, stores, run.folder, cells)
+        assert inputs.subject is not None
+        there = with_device(options, inputs.subject)
+        cells = _probe_all(inputs, there, run, stores)
+        across = across_layers(there, views, places, stores, run.folder, cells)
     with run.timed("statistics"):
         results = summarise(cells, inputs.tasks, inputs.splits, options)
         if options.calibration:
@@ -336,7 +338,7 @@ def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Featur
 # -- probes
 
 
-def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
+def _probe_all(inputs: ProbeInputs, options: ProbeOptions, run: Run, stores: Stores) -> list[Cell]:
     """All properties at all sites; sites that are done are not probed again."""
     assert inputs.subject is not None
     # A solve needs no weights; without them it can run in another process.
@@ -347,7 +349,7 @@ def _probe_all(inputs: ProbeInputs, run: Run, stores: Stores) -> list[Cell]:
             names[number, site] = f"{view.name}-{site}"
     cells_of = {place: run.folder.cell(name) for place, name in names.items()}
     missing = [place for place, cells in cells_of.items() if cells is None]
-    work = partial(_probe, inputs.options, subject, views, stores, run.memory["hold"])
+    work = partial(_probe, options, subject, views, stores, run.memory["hold"])
     with console.progress() as bars:
         bar = bars.add_task("probes", total=len(names), completed=len(names) - len(missing))
         for place, cells in run.engine.map(work, missing, lambda n: bars.advance(bar, n)):

@@ -38,7 +38,7 @@ from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
 from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component, at_positions
@@ -125,7 +125,9 @@ class UsageInputs(Inputs):
         beside = {"--eraser inlp": 8 * rows * width} if options.eraser == "inlp" else {}
         stored = 0 if options.store is None else open_store(options.store).n_rows
         index = 200 * (stored + rows)
-        other = max(proof, sweep_bytes(self.subject, self.groups, len(self.places)))
+        other = max(
+            proof, sweep_bytes(self.subject, self.groups, len(self.places), self.metric.of_targets)
+        )
         solves = Solve.of(self.view.tasks, width, 0)
         limit = as_limit(options.max_ram)
         return Fits.plan(self.need.held + index, 4 * rows * width, 1, solves, beside, limit, other)
@@ -310,7 +312,7 @@ def _layer(
     labels = {split: part.labels for split, part in task.parts.items()}
     path = options.l2 or DEFAULT_L2
     chosen_on: dict[str, Any] = {} if len(path) == 1 else {"dev": (dev, {"y": labels["dev"]})}
-    design = Design(train, device=options.device)
+    design = Design(train, device=with_device(options, inputs.subject).device)
     fit = fit_many(design, {"y": labels["train"]}, path, tol=1e-5, **chosen_on)["y"]
     right = (fit.predict(test) == labels["test"]).astype(float)
     score = ClusterBootstrap(task.parts["test"].clusters, seed=options.seed).mean(right)
