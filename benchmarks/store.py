@@ -205,7 +205,7 @@ def memory(base, given):
     peak = {}
     for count in (given.texts, 10 * given.texts):
         _, found = run(command(base / f"memory-{count}", "--text", lines(base, count)))
-        peak[count] = found["provenance"]["memory"]["peak_rss_bytes"]
+        peak[count] = found["provenance"]["resources"]["memory"]["peak_rss_bytes"]
         shutil.rmtree(base / f"memory-{count}")
     few, many = peak.values()
     print(

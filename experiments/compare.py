@@ -12,13 +12,13 @@ from layerscope.errors import InputError
 from .report.depths import Curve, depth_curves
 from .report.parts import Cell, Column, Fold, Notes, Page, Section, Table, plain_cell, score_cell
 from .report.provenance import again, caveats, model_name, provenance
+from .report.schema import StudyResults
 from .report.words import ABSENT, count, finite, interval, layer_label, listed, number, plural
 from .runs.study import Study
 from .studies import STUDIES
 from .sweep.reading import component_name, significant, strongest
 from .sweep.records import EffectResults
 
-Results = Mapping[str, Any]
 ASIDE = ("out", "force", "trust_remote_code", "keep_features", "batch_tokens", "device", "model")
 """Options that do not tell runs apart."""
 
@@ -48,35 +48,24 @@ class Named:
     """A run and what the page calls it."""
 
     name: str
-    results: Results
-
-    @property
-    def study(self) -> Study:
-        """The command that made it."""
-        return STUDIES[str(self.results.get("kind"))]
-
-    @property
-    def typed(self) -> Any:
-        """Its results, with every field checked."""
-        return self.study.read(self.results)
+    study: Study
+    results: Any
 
     @property
     def about(self) -> Mapping[str, Any]:
         """Its provenance."""
-        return self.results.get("provenance") or {}
+        return self.results.provenance
 
     @property
     def blocks(self) -> int:
         """How many blocks its model has."""
-        layers = []
-        for record in self.results.get("records") or ():
-            if finite(record.get("layer")) is not None:
-                layers.append(int(record["layer"]))
-        model = self.about.get("model") or {}
-        return int(model.get("n_layers") or max(layers, default=1) or 1)
+        if n_layers := (self.about.get("model") or {}).get("n_layers"):
+            return int(n_layers)
+        layers = [getattr(record, "layer", None) or 0 for record in self.results.records]
+        return max(layers, default=0) + 1
 
 
-def compared_page(runs: Sequence[Results]) -> Page:
+def compared_page(runs: Sequence[Mapping[str, Any]]) -> Page:
     """All parts of the page, top to bottom.
 
     Raises:
@@ -84,7 +73,9 @@ def compared_page(runs: Sequence[Results]) -> Page:
     """
     if not runs:
         raise InputError("expected at least one run to compare")
-    named = [Named(name, run) for name, run in zip(names(runs), runs, strict=True)]
+    studies = [STUDIES[str(run.get("kind"))] for run in runs]
+    typed = [study.read(run) for study, run in zip(studies, runs, strict=True)]
+    named = list(map(Named, names(typed), studies, typed))
     data: dict[str, Any] = {"charts": {}, "heats": {}}
     quantities = _quantities(named)
     sections = [_runs(named)]
@@ -98,7 +89,7 @@ def compared_page(runs: Sequence[Results]) -> Page:
         )
     sections += [section for run in named if (section := _parts(run, len(sections))) is not None]
     sections += [_caveats(named), _provenance(named)]
-    kinds = list(dict.fromkeys(str(run.get("kind")) for run in runs))
+    kinds = list(dict.fromkeys(study.name for study in studies))
     models = list(dict.fromkeys(model_name(one.about) for one in named))
     return Page(
         title=f"{plural(len(runs), 'run')} side by side: {listed(models) if len(models) <= 3 else plural(len(models), 'model')}",
@@ -124,15 +115,15 @@ def findings(
     drawn = {curve.name for curves in quantities.values() for curve in curves}
     for run in runs:
         if run.name not in drawn:
-            for finding in run.results.get("findings") or ():
-                sentences.append(("", run.name, str(finding["text"])))
+            for finding in run.results.findings:
+                sentences.append(("", run.name, finding.text))
     return sentences
 
 
-def names(runs: Sequence[Results]) -> list[str]:
+def names(runs: Sequence[StudyResults]) -> list[str]:
     """A short name for each run: its model; where that is not enough, its command and the options that differ."""
-    commands = [str(run.get("kind")) for run in runs]
-    abouts = [run.get("provenance") or {} for run in runs]
+    commands = [run.kind for run in runs]
+    abouts = [run.provenance for run in runs]
     labels = []
     for about, command in zip(abouts, commands, strict=True):
         labels.append(model_name(about) if about.get("model") else command)
@@ -211,7 +202,7 @@ def _quantities(runs: Sequence[Named]) -> dict[Quantity, list[Curve]]:
             for layer, site in zip(curve.layers, curve.sites, strict=True):
                 places.append(_place(run, layer, site))
             quantity = Quantity(curve.title, curve.metric, curve.is_change)
-            points = Curve(run.name, places, depths, curve.values, curve.low, curve.high)
+            points = Curve(run.name, places, depths, curve.values, curve.intervals)
             quantities.setdefault(quantity, []).append(points)
     return quantities
 
@@ -227,7 +218,7 @@ def _finding(quantity: Quantity, curves: Sequence[Curve]) -> str:
     for curve in curves:
         i = quantity.top(curve)
         text = f"{curve.name} {number(curve.values[i])} at {curve.places[i]}"
-        span = interval(curve.low[i], curve.high[i])
+        span = interval(curve.intervals[i])
         parts.append(f"{text} ({span})" if span else text)
     return f"by {quantity.extreme} {quantity.metric}: " + "; ".join(parts) + "."
 
@@ -245,10 +236,8 @@ def _bests(uid: str, quantity: Quantity, curves: Sequence[Curve]) -> Table:
     for curve in curves:
         known = [i for i, v in enumerate(curve.values) if v is not None]
         best = quantity.top(curve)
-        ends = (
-            score_cell(curve.values[i], curve.low[i], curve.high[i]) for i in (known[0], known[-1])
-        )
-        top = score_cell(curve.values[best], curve.low[best], curve.high[best], tone="strong")
+        ends = (score_cell(curve.values[i], curve.intervals[i]) for i in (known[0], known[-1]))
+        top = score_cell(curve.values[best], curve.intervals[best], tone="strong")
         depth = curve.depths[best]
         rows.append(
             [
@@ -292,13 +281,14 @@ def _runs(runs: Sequence[Named]) -> Section:
         model = run.about.get("model") or {}
         cells = [
             Cell(run.name, head=True),
-            Cell(str(run.results.get("kind"))),
+            Cell(run.study.name),
             Cell(model_name(run.about)),
         ]
         for size in ("n_layers", "d_model", "n_parameters"):
             cells.append(Cell(count(model.get(size)), finite(model.get(size))))
         cells += [plain_cell(config.get(key)) for key in differing]
-        cells.append(Cell(str(run.about.get("finished") or ABSENT)[:10]))
+        finished = (run.about.get("resources") or {}).get("finished")
+        cells.append(Cell(str(finished or ABSENT)[:10]))
         rows.append(cells)
     table = Table("runs-table", "The runs, with the options in which they differ", columns, rows)
     return Section("runs", "Runs", [table])
@@ -306,16 +296,15 @@ def _runs(runs: Sequence[Named]) -> Section:
 
 def _parts(run: Named, number_: int) -> Section | None:
     """The strongest parts of a run whose records are effects of parts."""
-    results: Any = run.typed
-    if not isinstance(run.typed, EffectResults) or not results.lists_parts:
+    records = run.results.records
+    if not (isinstance(run.results, EffectResults) and run.results.lists_parts and records):
         return None
-    records = results.records
     columns = [Column("part", False), Column("value", False), Column("effect"), Column("q")]
     rows = [
         [
             Cell(component_name(record), head=True),
             Cell(record.value),
-            score_cell(record.effect, record.low, record.high),
+            score_cell(record.effect, record.effect_interval),
             plain_cell(record.q),
         ]
         for record in strongest(records, 10)
@@ -334,7 +323,7 @@ def _caveats(runs: Sequence[Named]) -> Section:
     rows: list[tuple[str, str, str]] = []
     data = set()
     for run in runs:
-        (notes,) = caveats(run.typed.notes, run.study.cautions(run.results)).parts
+        (notes,) = caveats(run.results.notes, run.study.cautions(run.results)).parts
         for badge, tone, text in notes.rows:
             if tone == "warn":
                 rows.append((badge, tone, f"{run.name}: {text}"))

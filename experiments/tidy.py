@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .report.schema import tidy
 from .studies import STUDIES
 
 Row = dict[str, Any]
@@ -16,7 +17,7 @@ def tidy_rows(results: Mapping[str, Any]) -> list[Row]:
     """The rows of a run's records.
 
     A study whose records hold a value for each of several units, such as words, says in ``records.rows`` how they become
-    rows. Of other records, lists and mappings are left out: they stay in results.json.
+    rows. Of other records, lists are left out: they stay in results.json.
     """
     rows_of = getattr(STUDIES[str(results["kind"])].part("records"), "rows", _one_row)
     return [row for record in results["records"] for row in rows_of(record)]
@@ -27,8 +28,8 @@ def _one_row(record: Mapping[str, Any]) -> list[Row]:
 
 
 def plain_fields(record: Mapping[str, Any]) -> Row:
-    """The fields that a cell can hold."""
-    return {name: value for name, value in record.items() if not isinstance(value, list | dict)}
+    """The fields that a cell can hold; the ends of an interval are two of them."""
+    return {name: value for name, value in tidy(record).items() if not isinstance(value, list)}
 
 
 def as_csv(rows: Sequence[Row]) -> str:

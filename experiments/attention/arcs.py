@@ -24,6 +24,7 @@ from layerscope.errors import InputError
 from ...probes.evaluation import ClusterBootstrap
 from ..corpus import Sentence
 from ..features.layout import Layout
+from ..report.schema import Interval
 from ..subject import Subject
 from ..subject.batches import Batch
 from .passes import PATTERN, VISIBLE, layers_with_patterns
@@ -55,14 +56,13 @@ class RelationScore:
     baseline: float
     offset: int
     gain: float
-    low: float
-    high: float
+    gain_interval: Interval | None
     n: int
 
     @property
     def syntactic(self) -> bool:
         """Clearly better than every fixed offset, by at least ``SYNTACTIC``."""
-        return self.gain >= SYNTACTIC and self.low > 0
+        return self.gain >= SYNTACTIC and bool(self.gain_interval and self.gain_interval.low > 0)
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,6 @@ class _Scores:
             baseline=float(at_offset.sum() / n.sum()),
             offset=OFFSETS[offset],
             gain=gain.value,
-            low=gain.low,
-            high=gain.high,
+            gain_interval=Interval.of(gain),
             n=int(n.sum()),
         )

@@ -342,7 +342,6 @@ def _class_predictions(
 ) -> Predictions:
     """A classifier's own probabilities of labelled texts."""
     subject, options = inputs.subject, inputs.options
-    assert subject is not None
 
     def computed() -> list[list[float]]:
         return class_probabilities(subject, labelled.texts, options.batch_tokens).tolist()
@@ -358,7 +357,6 @@ def _token_predictions(
 ) -> Predictions:
     """The model's own probabilities; questions with fewer choices than others have 0 for what they lack."""
     subject, options = inputs.subject, inputs.options
-    assert subject is not None
     letters = options.choices == "letter"
 
     def computed() -> list[list[float]]:
@@ -385,7 +383,6 @@ def _token_predictions(
 def _next_token(inputs: ConfidenceInputs) -> Measurement:
     """The most probable of all tokens after each prompt: its probability, and whether it is the answer's."""
     subject, questions = inputs.subject, inputs.questions[0]
-    assert subject is not None
     texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
     prompts = [Prompt(q.prompt or q.question, q.choices[0]) for q in questions]
     confidence = _of_prompts(subject, "confidence", prompts, inputs.options.batch_tokens)
@@ -416,7 +413,6 @@ def _ask(
     """What the model says of its answers, in each of the ways that are asked for."""
     subject, options = inputs.subject, inputs.options
     assert tokens.probabilities is not None
-    assert subject is not None
     chosen = [int(k) for k in tokens.probabilities.argmax(1)]
     asking = Asking(
         subject,

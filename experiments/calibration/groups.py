@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from ...probes import calibration as cal
 from ...probes.evaluation import Interval, holm
 from ...probes.groups import group_difference, group_mean
-from ..report.schema import Note
+from ..report.schema import Note, estimated
 from .predictions import PredictionError, Predictions
 from .records import GroupDifferenceRecord, GroupRecord
 from .reliability import bootstrap
@@ -171,9 +171,7 @@ def _as_record(
         group=group,
         measure=measure,
         label=label or None,
-        value=mean.value,
-        low=_finite(mean.low),
-        high=_finite(mean.high),
+        **estimated("value", mean),
         n=int(rows.sum()),
     )
 
@@ -211,9 +209,7 @@ def _differences(
                     label=measure.label or None,
                     a=first,
                     b=second,
-                    difference=found.interval.value,
-                    low=_finite(found.interval.low),
-                    high=_finite(found.interval.high),
+                    **estimated("difference", found.interval),
                     p=_finite(found.p),
                     p_holm=None,
                 )
@@ -258,8 +254,10 @@ def group_findings(
 
 
 def _signed(record: GroupDifferenceRecord) -> str:
-    ends = "" if record.low is None else f" ({record.low:+.3f} to {record.high:+.3f})"
-    return f"{record.difference:+.3f}{ends}"
+    ends = record.difference_interval
+    if ends is not None:
+        return f"{record.difference:+.3f} ({ends.text('+.3f')})"
+    return f"{record.difference:+.3f}"
 
 
 def measure_name(measure: str, label: str | None) -> str:

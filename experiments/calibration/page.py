@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..report.charts import Series
-from ..report.controls import Control, field
+from ..report.controls import Control, field, has_interval
 from ..report.lines import lines
 from ..report.parts import (
     Cell,
@@ -33,7 +33,7 @@ CONTROLS = (
         "an error that the bins make",
         field("ece_chance"),
     ),
-    Control("interval over groups", "a difference within the rows' chance", field("ece_low")),
+    Control("interval over groups", "a difference within the rows' chance", has_interval("ece")),
 )
 """What each control rules out."""
 COLOURS = ("score", "f1", "control", "random", "type", "emb")
@@ -131,19 +131,19 @@ def _row(r: JudgedRecord) -> list[Cell]:
     return [
         Cell(r.method, head=True),
         Cell(count(r.n_answered), float(r.n_answered), ", ".join(r.unanswered)),
-        score_cell(r.confidence, r.confidence_low, r.confidence_high),
-        score_cell(r.accuracy, r.accuracy_low, r.accuracy_high),
+        score_cell(r.confidence, r.confidence_interval),
+        score_cell(r.accuracy, r.accuracy_interval),
         Cell(
             signed(r.overconfidence),
             r.overconfidence,
-            interval(r.overconfidence_low, r.overconfidence_high),
+            interval(r.overconfidence_interval),
         ),
-        score_cell(r.ece, r.ece_low, r.ece_high, tone="strong"),
+        score_cell(r.ece, r.ece_interval, tone="strong"),
         Cell(number(r.ece_chance), r.ece_chance, note),
         Cell(number(r.ece_mass), r.ece_mass, _labelled("chance", r.ece_mass_chance)),
         score_cell(r.maximum_error),
         Cell(number(r.squared_error), r.squared_error, _labelled("all rows", r.squared_error_all)),
-        score_cell(r.auroc, r.auroc_low, r.auroc_high),
+        score_cell(r.auroc, r.auroc_interval),
         Cell(number(r.aurc), r.aurc, _labelled("best", r.aurc_best)),
     ]
 
@@ -171,12 +171,12 @@ def _brier(records: Sequence[JudgedRecord]) -> Table:
     rows = [
         [
             Cell(r.method, head=True),
-            score_cell(r.brier, r.brier_low, r.brier_high),
+            score_cell(r.brier, r.brier_interval),
             *(
                 score_cell(value)
                 for value in (r.reliability, r.resolution, r.uncertainty, r.within)
             ),
-            Cell("infinite") if r.n_impossible else score_cell(r.nll, r.nll_low, r.nll_high),
+            Cell("infinite") if r.n_impossible else score_cell(r.nll, r.nll_interval),
             *(
                 [Cell(number(r.classwise), r.classwise, _labelled("chance", r.classwise_chance))]
                 if by_class
@@ -205,7 +205,7 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
             Cell(c.b, head=True),
             Cell(c.a),
             Cell(count(c.n), float(c.n)),
-            Cell(signed(c.difference), c.difference, interval(c.difference_low, c.difference_high)),
+            Cell(signed(c.difference), c.difference, interval(c.difference_interval)),
             Cell(p_value(c.p_holm), c.p_holm),
         ]
         for c in comparisons
@@ -217,14 +217,14 @@ def _diagram(record: JudgedRecord, uid: str, data: dict[str, Any]) -> Section:
     """One method's reliability diagram, and its classes."""
     data["heats"][uid] = {"tips": tips(record), "metric": "accuracy", "patterns": None}
     items = [
-        ("ECE", number(record.ece), interval(record.ece_low, record.ece_high)),
+        ("ECE", number(record.ece), interval(record.ece_interval)),
         ("by chance", number(record.ece_chance), f"p {p_value(record.ece_p)}"),
         (
             "overconfidence",
             signed(record.overconfidence),
-            interval(record.overconfidence_low, record.overconfidence_high),
+            interval(record.overconfidence_interval),
         ),
-        ("AUROC", number(record.auroc), interval(record.auroc_low, record.auroc_high)),
+        ("AUROC", number(record.auroc), interval(record.auroc_interval)),
     ]
     parts: list[Any] = [
         Stats([item for item in items if item[1] != ABSENT]),

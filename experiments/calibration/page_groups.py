@@ -73,8 +73,8 @@ def _values(number: int, column: str, records: Sequence[GroupRecord]) -> Table:
 
 def _value(record: GroupRecord, cells: dict[tuple[str, str, str | None], GroupRecord]) -> Cell:
     if record.measure == "overconfidence":
-        return signed_cell(record.value, record.low, record.high)
-    cell = score_cell(record.value, record.low, record.high)
+        return signed_cell(record.value, record.value_interval)
+    cell = score_cell(record.value, record.value_interval)
     by_chance = cells.get((record.group, "ece_chance", None))
     if record.measure != "ece" or by_chance is None:
         return cell
@@ -95,7 +95,7 @@ def _differences(number: int, records: Sequence[GroupDifferenceRecord]) -> Table
             Cell(measure_name(r.measure, r.label), head=True),
             Cell(r.b),
             Cell(r.a),
-            signed_cell(r.difference, r.low, r.high),
+            signed_cell(r.difference, r.difference_interval),
             Cell(p_value(r.p_holm), r.p_holm, tone=_tone(r.p_holm)),
         ]
         for r in ordered

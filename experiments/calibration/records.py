@@ -9,22 +9,21 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from ..report.schema import entry
+from ..report.schema import Interval, entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class BinRecord:
-    """The rows whose confidence lies in (low, high]."""
+    """The rows whose confidence lies between two edges; one on an edge lies below it."""
 
-    low: float = entry("lower edge of the bin")
-    high: float = entry("upper edge of the bin")
+    interval: Interval = entry("edges of the bin")
     n: int = entry("rows in it", "rows")
     confidence: float = entry("mean confidence")
     accuracy: float = entry("share of them that are right")
-    accuracy_low: float = entry("lower end of its 95% interval")
-    accuracy_high: float = entry("upper end of its 95% interval")
-    chance_low: float = entry("2.5th percentile of the accuracy of a perfectly calibrated model")
-    chance_high: float = entry("97.5th percentile of the accuracy of a perfectly calibrated model")
+    accuracy_interval: Interval | None = entry("its 95% interval")
+    chance_interval: Interval = entry(
+        "2.5th to 97.5th percentile of the accuracy of a perfectly calibrated model"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,52 +60,42 @@ class JudgedRecord:
         "answers from which no confidence can be read", "rows", default=None
     )
     accuracy: float = entry("share of all rows that are right")
-    accuracy_low: float | None = entry("lower end of its 95% interval")
-    accuracy_high: float | None = entry("upper end of its 95% interval")
+    accuracy_interval: Interval | None = entry("its 95% interval")
     squared_error_all: float = entry(
         "mean of (confidence - correct)^2, with 1/2 for a row without a confidence"
     )
-    squared_error_all_low: float | None = entry("lower end of its 95% interval")
-    squared_error_all_high: float | None = entry("upper end of its 95% interval")
+    squared_error_all_interval: Interval | None = entry("its 95% interval")
     measured: bool = entry(
         "false where too few rows have a confidence: what follows is then null or left out"
     )
 
     confidence: float | None = entry("mean confidence")
-    confidence_low: float | None = entry("lower end of its 95% interval")
-    confidence_high: float | None = entry("upper end of its 95% interval")
+    confidence_interval: Interval | None = entry("its 95% interval")
     overconfidence: float | None = entry("mean confidence less accuracy of the rows with one")
-    overconfidence_low: float | None = entry("lower end of its 95% interval")
-    overconfidence_high: float | None = entry("upper end of its 95% interval")
+    overconfidence_interval: Interval | None = entry("its 95% interval")
     ece: float | None = entry("expected calibration error, bins of equal width")
-    ece_low: float | None = entry("lower end of its 95% interval")
-    ece_high: float | None = entry("upper end of its 95% interval")
+    ece_interval: Interval | None = entry("its 95% interval")
     ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences")
     ece_p: float | None = entry("how often such a model has an ECE as large")
     ece_mass: float | None = entry("expected calibration error, bins of equal mass")
-    ece_mass_low: float | None = entry("lower end of its 95% interval")
-    ece_mass_high: float | None = entry("upper end of its 95% interval")
+    ece_mass_interval: Interval | None = entry("its 95% interval")
     ece_mass_chance: float | None = entry(
         "that of a perfectly calibrated model of these confidences"
     )
     maximum_error: float | None = entry("largest gap between accuracy and confidence of a bin")
     squared_error: float | None = entry("mean of (confidence - correct)^2, from 0 to 1")
-    squared_error_low: float | None = entry("lower end of its 95% interval")
-    squared_error_high: float | None = entry("upper end of its 95% interval")
+    squared_error_interval: Interval | None = entry("its 95% interval")
     auroc: float | None = entry("how often a right answer is more confident than a wrong one")
-    auroc_low: float | None = entry("lower end of its 95% interval")
-    auroc_high: float | None = entry("upper end of its 95% interval")
+    auroc_interval: Interval | None = entry("its 95% interval")
     aurc: float | None = entry("area under the risk-coverage curve")
-    aurc_low: float | None = entry("lower end of its 95% interval")
-    aurc_high: float | None = entry("upper end of its 95% interval")
+    aurc_interval: Interval | None = entry("its 95% interval")
     aurc_best: float | None = entry("that area if right answers came first")
     n_values: int | None = entry("different confidences, at six digits")
     commonest: float | None = entry("the commonest of them")
     commonest_share: float | None = entry("share of the rows that have it")
 
     brier: float | None = entry("Brier score of whole distributions, from 0 to 2", default=None)
-    brier_low: float | None = entry("lower end of its 95% interval", default=None)
-    brier_high: float | None = entry("upper end of its 95% interval", default=None)
+    brier_interval: Interval | None = entry("its 95% interval", default=None)
     reliability: float | None = entry("its part that miscalibration costs", default=None)
     resolution: float | None = entry("its part that distinguishing rows gains", default=None)
     uncertainty: float | None = entry("its part that the labels' frequencies leave", default=None)
@@ -117,8 +106,7 @@ class JudgedRecord:
     nll: float | None = entry(
         "negative log-likelihood of the label, where it is finite", "nats", default=None
     )
-    nll_low: float | None = entry("lower end of its 95% interval", "nats", default=None)
-    nll_high: float | None = entry("upper end of its 95% interval", "nats", default=None)
+    nll_interval: Interval | None = entry("its 95% interval", "nats", default=None)
     classwise: float | None = entry(
         "mean over classes of the ECE of each class's own probability", default=None
     )
@@ -155,8 +143,7 @@ class ComparisonRecord:
     b: str = entry("the other")
     n: int = entry("rows that both answered", "rows")
     difference: float | None = entry("mean squared error of b less that of a: below 0, b is better")
-    difference_low: float | None = entry("lower end of its 95% interval")
-    difference_high: float | None = entry("upper end of its 95% interval")
+    difference_interval: Interval | None = entry("its 95% interval")
     p_holm: float | None = entry(
         "paired bootstrap over groups, Holm-corrected; null with one group"
     )
@@ -173,8 +160,7 @@ class GroupRecord:
     )
     label: str | None = entry("the class that it is of; null for all")
     value: float = entry("the group's value")
-    low: float | None = entry("lower end of its 95% interval; null for one group of rows")
-    high: float | None = entry("upper end of its 95% interval")
+    value_interval: Interval | None = entry("its 95% interval; null for one group of rows")
     n: int = entry("rows that it is a mean of", "rows")
 
 
@@ -188,8 +174,7 @@ class GroupDifferenceRecord:
     a: str = entry("the first group")
     b: str = entry("the second group, or all others")
     difference: float = entry("value of b less that of a")
-    low: float | None = entry("lower end of its 95% interval")
-    high: float | None = entry("upper end of its 95% interval")
+    difference_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry("permutation test of no difference")
     p_holm: float | None = entry("Holm-corrected over all comparisons of the column")
 

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...probes import calibration as cal
-from ...probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
+from ...probes.evaluation import ClusterBootstrap, bootstrap_p, holm, interval
+from ..report.schema import Estimate, Interval, estimated
 from .predictions import Predictions
 from .records import (
     BinRecord,
@@ -181,15 +182,12 @@ def _bins(
             continue
         records.append(
             BinRecord(
-                low=float(bins.high[b] - width),
-                high=float(bins.high[b]),
+                interval=Interval(float(bins.high[b] - width), float(bins.high[b])),
                 n=int(count),
                 confidence=float(means[b]),
                 accuracy=float(shares[b]),
-                accuracy_low=float(low[b]),
-                accuracy_high=float(high[b]),
-                chance_low=float(by_chance.low[b]),
-                chance_high=float(by_chance.high[b]),
+                accuracy_interval=Interval.between(low[b], high[b]),
+                chance_interval=Interval(float(by_chance.low[b]), float(by_chance.high[b])),
             )
         )
     return records
@@ -207,20 +205,21 @@ def _coverage(risks: Float[np.ndarray, " n"], best: Float[np.ndarray, " n"]) -> 
 
 def spread(
     name: str,
-    estimate: Interval,
+    estimate: Estimate,
     boot: ClusterBootstrap,
     least: float = -math.inf,
     most: float = math.inf,
-) -> dict[str, float | None]:
-    """An interval as three fields; None for what is not finite, and for the ends where there is one group to resample.
+) -> dict[str, Any]:
+    """A number and its interval; None for what is not finite, and for the interval where there is one group to resample.
 
     Args:
         least: the smallest value that the quantity can have; an interval ends there, and covers as much.
         most: the largest.
     """
-    low, high = (estimate.low, estimate.high) if boot.n_clusters > 1 else (math.nan, math.nan)
-    fields = {name: estimate.value, f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
-    return {key: value if math.isfinite(value) else None for key, value in fields.items()}
+    fields = estimated(name, estimate)
+    ends = fields[f"{name}_interval"] if boot.n_clusters > 1 else None
+    within = ends and Interval(max(ends.low, least), min(ends.high, most))
+    return {**fields, f"{name}_interval": within}
 
 
 def _distributions(judged: Judged, bins: int, boot: ClusterBootstrap, seed: int) -> dict[str, Any]:
@@ -331,11 +330,11 @@ def finding(record: JudgedRecord) -> str:
     if not record.measured:
         return f"{name}: {record.n_answered} of {record.n} answers gave a confidence: too few to measure."
     ends = [f"n = {record.n}"]
-    if record.accuracy_low is not None:
-        ends.insert(0, f"95% {record.accuracy_low:.3f}-{record.accuracy_high:.3f}")
+    if record.accuracy_interval is not None:
+        ends.insert(0, f"95% {record.accuracy_interval.text()}")
     error = f"ECE {record.ece:.3f}"
-    if record.ece_low is not None:
-        error += f" ({record.ece_low:.3f}-{record.ece_high:.3f})"
+    if record.ece_interval is not None:
+        error += f" ({record.ece_interval.text()})"
     tested = f" (p {p_text(record.ece_p)})" if record.ece_p is not None else ""
     text = (
         f"{name}: accuracy {record.accuracy:.3f} ({', '.join(ends)}), mean confidence {record.confidence:.3f}; {error}. "
@@ -344,11 +343,7 @@ def finding(record: JudgedRecord) -> str:
     )
     if record.auroc is not None:
         text += f" Right answers are more confident than wrong ones in {record.auroc:.3f} of pairs"
-        text += (
-            "."
-            if record.auroc_low is None
-            else f" ({record.auroc_low:.3f}-{record.auroc_high:.3f})."
-        )
+        text += f" ({record.auroc_interval.text()})." if record.auroc_interval else "."
     if record.n_answered < record.n:
         text += f" {record.n - record.n_answered} of {record.n} answers gave no confidence."
     return text
@@ -364,10 +359,10 @@ def _verdict(record: JudgedRecord) -> str:
         return "miscalibration cannot be tested on a single group"
     if record.ece_p >= SIGNIFICANT:
         return "not significantly miscalibrated"
-    low, high = record.overconfidence_low, record.overconfidence_high
+    ends = record.overconfidence_interval
     assert record.overconfidence is not None
-    if low is not None and low > 0:
+    if ends is not None and ends.low > 0:
         return f"significantly miscalibrated, overconfident by {record.overconfidence:.3f}"
-    if high is not None and high < 0:
+    if ends is not None and ends.high < 0:
         return f"significantly miscalibrated, underconfident by {-record.overconfidence:.3f}"
     return "significantly miscalibrated, but on average neither significantly overconfident nor underconfident"

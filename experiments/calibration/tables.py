@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ..report.terminal_tables import number_cell, titled
+from ..report.terminal_tables import interval_cell, number_cell, titled
 from .groups import measure_name
 from .records import GroupDifferenceRecord, GroupRecord, JudgedRecord
 
@@ -30,7 +30,14 @@ def group_tables(
         return []
     shown = [record for record in groups if record.measure != "ece_chance"]
     rows = [
-        [r.by, measure_name(r.measure, r.label), r.group, number_cell(r.value), _ends(r), str(r.n)]
+        [
+            r.by,
+            measure_name(r.measure, r.label),
+            r.group,
+            number_cell(r.value),
+            interval_cell(r.value_interval),
+            str(r.n),
+        ]
         for r in shown
     ]
     left = ("by", "measure", "group", "b", "a")
@@ -41,7 +48,7 @@ def group_tables(
             r.b,
             r.a,
             f"{r.difference:+.3f}",
-            _ends(r),
+            interval_cell(r.difference_interval),
             "n/a" if r.p_holm is None else f"{r.p_holm:.4f}",
         ]
         for r in differences
@@ -52,20 +59,13 @@ def group_tables(
     ]
 
 
-def _ends(record: GroupRecord | GroupDifferenceRecord) -> str:
-    if record.low is None or record.high is None:
-        return "n/a"
-    return f"{record.low:.3f} to {record.high:.3f}"
-
-
 def _row(r: JudgedRecord) -> list[str]:
-    ends = "n/a" if r.ece_low is None else f"{r.ece_low:.3f} to {r.ece_high:.3f}"
     return [
         r.method,
         str(r.n_answered),
         number_cell(r.confidence),
         number_cell(r.ece),
-        ends,
+        interval_cell(r.ece_interval),
         number_cell(r.ece_chance),
         "n/a" if r.ece_p is None else f"{r.ece_p:.4f}",
         number_cell(r.ece_mass),

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from .schema import Interval
 from .words import number
 
 Values = Sequence[float | None]
+POINT_ROOM = 7.0
+"""Room between two positions below which a line has no points: they would be one on the other."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,13 @@ class Series:
     name: str
     kind: str
     values: Values
-    low: Values | None = None
-    high: Values | None = None
+    intervals: Sequence[Interval | None] = ()
     points: bool = False
 
     def present(self) -> list[float]:
         """Every number that the drawing of this curve has to show."""
-        parts = (self.values, self.low or (), self.high or ())
-        return [v for part in parts for v in part if v is not None]
+        ends = [end for one in self.intervals if one for end in (one.low, one.high)]
+        return [value for value in self.values if value is not None] + ends
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,23 @@ class Box:
 def px(value: float) -> str:
     """A coordinate with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def polyline(points: Sequence[tuple[float, float]], grain: int = 1) -> str:
+    """A path through the points, each drawn from the one before: equal steps make a text that compresses well.
+
+    Points are rounded before they are subtracted, so that the path does not drift.
+
+    Args:
+        grain: tenths of a pixel to which they are rounded.
+    """
+    tenths = [(round(10 * x), grain * round(10 * y / grain)) for x, y in points]
+    (x, y), *_ = tenths
+    steps = [
+        f"{px((to_x - from_x) / 10)} {px((to_y - from_y) / 10)}"
+        for (from_x, from_y), (to_x, to_y) in itertools.pairwise(tenths)
+    ]
+    return f"M{px(x / 10)} {px(y / 10)}l{' '.join(steps)}"
 
 
 def nice_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -169,7 +188,7 @@ class Plot:
         return self.box.y_end - share * (self.box.y_end - self.box.top)
 
 
-def stretches(values: Values) -> list[list[int]]:
+def stretches(values: Sequence[object | None]) -> list[list[int]]:
     """Maximal runs of positions that have a value: a missing one breaks the line."""
     out: list[list[int]] = []
     for i, value in enumerate(values):
@@ -215,32 +234,28 @@ def draw_axes(plot: Plot, labels: Sequence[str], y_title: str, x_title: str) -> 
 def draw_series(plot: Plot, series: Series, best: Sequence[int]) -> list[str]:
     """Interval as a band (as a bar where a point stands alone), line, points; best ones filled."""
     out = [f'<g class="s-{series.kind}">']
-    low, high = series.low, series.high
-    if low is not None and high is not None:
-        both = [
-            a if a is not None and b is not None else None for a, b in zip(low, high, strict=True)
-        ]
-        for run in stretches(both):
-            lows = [(plot.x(i), plot.y(v)) for i in run if (v := low[i]) is not None]
-            highs = [(plot.x(i), plot.y(v)) for i in run if (v := high[i]) is not None]
-            if len(run) == 1:
-                (x, bottom), (_, top) = lows[0], highs[0]
-                out.append(f'<path class="bar" d="M{px(x)} {px(bottom)}V{px(top)}"/>')
-            else:
-                edge = "L".join(f"{px(x)} {px(y)}" for x, y in [*highs, *reversed(lows)])
-                out.append(f'<path class="band" d="M{edge}Z"/>')
+    grain = 1 if plot.dx >= POINT_ROOM or plot.n == 1 else 5
+    for run in stretches(series.intervals):
+        ends = [(plot.x(i), one) for i in run if (one := series.intervals[i])]
+        lows = [(x, plot.y(one.low)) for x, one in ends]
+        highs = [(x, plot.y(one.high)) for x, one in ends]
+        if len(run) == 1:
+            (x, bottom), (_, top) = lows[0], highs[0]
+            out.append(f'<path class="bar" d="M{px(x)} {px(bottom)}V{px(top)}"/>')
+        else:
+            edge = polyline([*highs, *reversed(lows)], grain)
+            out.append(f'<path class="band" d="{edge}z"/>')
     for run in stretches(series.values):
         dots = [(plot.x(i), plot.y(v)) for i in run if (v := series.values[i]) is not None]
         if len(run) > 1:
-            line = "L".join(f"{px(x)} {px(y)}" for x, y in dots)
-            out.append(f'<path class="line" d="M{line}"/>')
+            out.append(f'<path class="line" d="{polyline(dots, grain)}"/>')
         small = plot.dx < 14 and plot.n > 1
         for i, (x, y) in zip(run, dots, strict=True):
             if i in best and series.points:
                 out.append(
                     f'<circle class="best" cx="{px(x)}" cy="{px(y)}" r="{4.2 if small else 5.2}"/>'
                 )
-            elif series.points or len(run) == 1:
+            elif (series.points and (plot.dx >= POINT_ROOM or plot.n == 1)) or len(run) == 1:
                 out.append(
                     f'<circle class="point" cx="{px(x)}" cy="{px(y)}" r="{2.6 if small else 3.4}"/>'
                 )

@@ -7,8 +7,26 @@ from dataclasses import replace
 from typing import Any
 
 from .controls import Control, controls_section
-from .parts import Page
-from .provenance import Row, again, caveats, provenance
+from .parts import Page, Section, Text
+from .provenance import Row, again, caveats, model_name, provenance
+
+WHY = ("wrong", "skipped", "dropped")
+"""Kinds of notes that say why something was not measured."""
+
+
+def nothing_measured(results: Any, command: str) -> Page:
+    """The page of a run without records: that there are none, and what the run says of it."""
+    name = model_name(results.provenance)
+    reasons = [note.text for note in results.notes if note.kind in WHY]
+    why = reasons or ["The run gives no reason: see its caveats and its configuration below."]
+    findings = [("", finding.property, finding.text) for finding in results.findings]
+    return Page(
+        title=f"Nothing was measured: {command} of {name}",
+        kicker=f"layerscope {command}",
+        facts=["0 records"],
+        findings=findings or [("", "", "This run measured nothing.")],
+        sections=[Section("why", "Why there is nothing to show", [Text(why)])],
+    )
 
 
 def closed(
@@ -20,7 +38,7 @@ def closed(
         controls: those of this kind of run.
         cautions: caveats that the records show, beside the notes of the results: badge, tone, text.
     """
-    day = str(results.provenance.get("finished") or "")[:10]
+    day = str((results.provenance.get("resources") or {}).get("finished") or "")[:10]
     ends = [
         controls_section(results, controls),
         caveats(results.notes, cautions, controlled=bool(controls)),

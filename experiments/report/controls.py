@@ -44,6 +44,11 @@ def field(name: str) -> Callable[[Results], bool]:
     )
 
 
+def has_interval(name: str) -> Callable[[Results], bool]:
+    """Any record has an interval of that number."""
+    return lambda results: any(getattr(one, f"{name}_interval", None) for one in results.records)
+
+
 def told(name: str) -> Callable[[Results], bool]:
     """The option was given."""
     return lambda results: bool(results.provenance.get("config", {}).get(name))

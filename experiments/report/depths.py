@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from .charts import Box, Plot, Series, draw_axes, draw_end_labels, draw_series, px, svg, value_range
 from .parts import Heat
+from .schema import Interval
 from .words import finite, interval, number
 
 TICKS = ("0", "0.25", "0.5", "0.75", "1")
@@ -26,7 +27,7 @@ class DepthCurve:
         metric: the quantity's name, with its unit where it has one.
         layers: blocks in front of each point's site: 0 for the embeddings.
         sites: each point's site.
-        low, high: ends of the 95% intervals, None where there is none.
+        intervals: of 95%, None where there is none.
         is_change: whether the largest value either way is spoken of, and not the highest.
     """
 
@@ -35,8 +36,7 @@ class DepthCurve:
     layers: Sequence[float]
     sites: Sequence[str]
     values: Sequence[float | None]
-    low: Sequence[float | None]
-    high: Sequence[float | None]
+    intervals: Sequence[Interval | None]
     is_change: bool = False
 
     @classmethod
@@ -46,7 +46,6 @@ class DepthCurve:
         metric: str,
         records: Sequence[Any],
         value: str,
-        bounds: str = "",
         *,
         is_change: bool = False,
     ) -> DepthCurve:
@@ -54,16 +53,13 @@ class DepthCurve:
 
         Args:
             value: the field.
-            bounds: what comes before ``low`` and ``high`` in the names of its interval's fields.
         """
-        fields = (value, f"{bounds}low", f"{bounds}high")
-        values, low, high = (
-            [finite(getattr(record, name, None)) for record in records] for name in fields
-        )
+        values = [finite(getattr(record, value)) for record in records]
+        intervals = [getattr(record, f"{value}_interval") for record in records]
         # a record's layer is its block, -1 the embedding
         layers = [float(record.layer + 1) for record in records]
         sites = [record.site for record in records]
-        return cls(title, metric, layers, sites, values, low, high, is_change)
+        return cls(title, metric, layers, sites, values, intervals, is_change)
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,7 @@ class Curve:
     places: Sequence[str]
     depths: Sequence[float]
     values: Sequence[float | None]
-    low: Sequence[float | None]
-    high: Sequence[float | None]
+    intervals: Sequence[Interval | None]
 
 
 class _At(Plot):
@@ -105,7 +100,8 @@ def depth_curves(
     Args:
         data: the page's data; ``heats`` gets what the pointer reads.
     """
-    whole = [v for c in curves for row in (c.values, c.low, c.high) for v in row if v is not None]
+    drawn = [Series(curve.name, "", curve.values, curve.intervals) for curve in curves]
+    whole = [value for series in drawn for value in series.present()]
     low, high = value_range(whole, [], None)
     room = 34.0 + 6.8 * max(len(c.name) for c in curves)
     box = Box(560.0 + room, 380.0, left=58.0, right=room)
@@ -117,7 +113,7 @@ def depth_curves(
     for number_, curve in enumerate(curves):
         kind = KINDS[number_ % len(KINDS)]
         plot = _At(box, curve.depths, low, high)
-        body += draw_series(plot, Series(curve.name, kind, curve.values, curve.low, curve.high), ())
+        body += draw_series(plot, Series(curve.name, kind, curve.values, curve.intervals), ())
         points.append(f'<g class="s-{kind}">')
         for i, value in enumerate(curve.values):
             if value is None:
@@ -129,7 +125,7 @@ def depth_curves(
                 [
                     f"{curve.name}, {curve.places[i]}",
                     number(value),
-                    interval(curve.low[i], curve.high[i]),
+                    interval(curve.intervals[i]),
                 ]
             )
         points.append("</g>")

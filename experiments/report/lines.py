@@ -72,7 +72,7 @@ def lines(
                 "name": s.name,
                 "kind": s.kind,
                 "values": [
-                    [number(v), interval(s.low[i], s.high[i]) if s.low and s.high else ""]
+                    [number(v), interval(s.intervals[i]) if s.intervals else ""]
                     for i, v in enumerate(s.values)
                 ],
             }

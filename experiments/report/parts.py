@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
+from .schema import Interval
 from .words import ABSENT, finite, general, interval, number, signed
 
 
@@ -31,12 +32,24 @@ class Cell:
         """The sort key as an attribute; empty sorts last."""
         if self.sort is None:
             return "" if self.text in ("", ABSENT) else self.text
-        return self.sort if isinstance(self.sort, str) else f"{self.sort:.6g}"
+        if isinstance(self.sort, str):
+            return self.sort
+        return self.text if _reads_as(self.text, self.sort) else f"{self.sort:.6g}"
 
     def style(self, numeric: bool) -> str:
         """Classes of the cell's element."""
         tone = self.tone if self.tone in ("strong", "code") else ""
         return f"n {tone}".rstrip() if numeric else tone
+
+
+def _reads_as(text: str, value: float | int) -> bool:
+    """Whether a text in fixed notation is this number, rounded: what the page's script sorts by then."""
+    digits = text.partition(".")[2]
+    try:
+        shown = float(text.replace("−", "-").replace(",", ""))
+    except ValueError:
+        return False
+    return "e" not in text and abs(shown - value) <= 0.51 * 10.0 ** -len(digits)
 
 
 @dataclass(frozen=True)
@@ -302,14 +315,14 @@ class Page:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def score_cell(value: Any, low: Any = None, high: Any = None, *, tone: str = "") -> Cell:
+def score_cell(value: Any, ends: Interval | None = None, *, tone: str = "") -> Cell:
     """A score, with its interval in small print."""
-    return Cell(number(value), finite(value), interval(low, high), tone=tone)
+    return Cell(number(value), finite(value), interval(ends), tone=tone)
 
 
-def signed_cell(value: Any, low: Any = None, high: Any = None) -> Cell:
+def signed_cell(value: Any, ends: Interval | None = None) -> Cell:
     """A change, with its sign and its interval in small print."""
-    return Cell(signed(value), finite(value), interval(low, high))
+    return Cell(signed(value), finite(value), interval(ends))
 
 
 def plain_cell(value: Any) -> Cell:

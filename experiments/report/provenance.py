@@ -104,23 +104,24 @@ def data_table(data: list[Mapping[str, Any]], prefix: str = "") -> Table:
 
 def provenance(about: Mapping[str, Any], prefix: str = "") -> Section:
     """Everything that a second run has to equal; ``prefix`` sets the parts' names apart on a page of several runs."""
-    machine, memory = about.get("machine") or {}, about.get("memory") or {}
-    timings = [(str(k), duration(v), False) for k, v in (about.get("timings") or {}).items()]
+    machine, used = about.get("machine") or {}, about.get("resources") or {}
+    memory = used.get("memory") or {}
+    timings = [(str(k), duration(v), False) for k, v in (used.get("parts") or {}).items()]
     held = {
         "held_bytes": "held in memory",
         "disk_bytes": "on disk",
         "peak_rss_bytes": "peak of the process",
     }
     run = [
-        ("started", _text(about.get("started")), False),
-        ("finished", _text(about.get("finished")), False),
+        ("started", _text(used.get("started")), False),
+        ("finished", _text(used.get("finished")), False),
         ("seed", _text(about.get("seed")), False),
         *(
             (str(name).removesuffix("_gb"), _machine(machine[name], str(name)), False)
             for name in machine
         ),
     ]
-    cost = [("in all", duration(about.get("seconds")), False), *timings]
+    cost = [("in all", duration(used.get("seconds")), False), *timings]
     cost += [(words, size(memory.get(key)), False) for key, words in held.items() if key in memory]
     parts: list[Any] = [
         model_pairs(about.get("model") or {}),

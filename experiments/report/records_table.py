@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from .parts import Column, Mistake, Section, Table, plain_cell
-from .schema import as_json
+from .schema import as_json, tidy
 from .words import number, plural
 
 
@@ -28,6 +28,8 @@ class WrongItem(Protocol):
     def sentence_id(self) -> str: ...
 
 
+LISTED = 1000
+"""Records that the table lists; a page of more would take seconds to open it."""
 WINDOW = 16
 """Words on either side of a wrong one."""
 
@@ -61,17 +63,19 @@ def shown(value: Any) -> str:
 
 def records_section(typed: Sequence[Any]) -> Section:
     """Every record with every field, as it stands in results.json."""
-    records = [as_json(record) for record in typed]
+    records = [tidy(as_json(record)) for record in typed[:LISTED]]
     fields = list(dict.fromkeys(k for r in records for k in r))
     texts = {k for k in fields if any(isinstance(r.get(k), (str, list)) for r in records)}
     rows = [[plain_cell(r.get(k)) for k in fields] for r in records]
     table = Table(
         "records-table",
-        "All records of this run",
+        "The records of this run",
         [Column(k, k not in texts) for k in fields],
         rows,
         tall=True,
         copy=True,
     )
-    about = f"{plural(len(records), 'record')}, one per site and property, as in results.json. Choose a heading to sort."
+    about = f"{plural(len(typed), 'record')} in results.json. Choose a heading to sort."
+    if len(typed) > LISTED:
+        about = f"The first {LISTED:,} of {about} `Results.load(folder).frame` has all of them in Python."
     return Section("records", "All records", [table], about)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from .charts import Box, Plot, nice_ticks, px, svg
 from .parts import Cell, Column, Table, score_cell
+from .schema import Interval
 from .words import count, interval, number
 
 SIDE, HISTOGRAM = 360.0, 100.0
@@ -20,12 +21,10 @@ CAPTION = (
 
 @runtime_checkable
 class Bin(Protocol):
-    """The rows whose confidence lies in (low, high]."""
+    """The rows whose confidence lies between the ends, the upper one included."""
 
     @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
+    def interval(self) -> Interval: ...
     @property
     def n(self) -> int: ...
     @property
@@ -33,13 +32,9 @@ class Bin(Protocol):
     @property
     def accuracy(self) -> float: ...
     @property
-    def accuracy_low(self) -> float: ...
+    def accuracy_interval(self) -> Interval | None: ...
     @property
-    def accuracy_high(self) -> float: ...
-    @property
-    def chance_low(self) -> float: ...
-    @property
-    def chance_high(self) -> float: ...
+    def chance_interval(self) -> Interval: ...
 
 
 @runtime_checkable
@@ -101,25 +96,27 @@ def diagram(record: Diagrammed, uid: str) -> str:
         )
     out.append('<g class="s-major">')
     for b in bins:
-        top, bottom = plot.y(b.chance_high), plot.y(b.chance_low)
-        out.append(_rect("choice", x(b.low), x(b.high), top, max(bottom, top + 1.0)))
+        top, bottom = plot.y(b.chance_interval.high), plot.y(b.chance_interval.low)
+        left, right = x(b.interval.low), x(b.interval.high)
+        out.append(_rect("choice", left, right, top, max(bottom, top + 1.0)))
     out.append("</g>")
     out.append(
         f'<path class="axis" d="M{px(x(0.0))} {px(plot.y(0.0))}L{px(x(1.0))} {px(plot.y(1.0))}"/>'
     )
     out.append('<g class="s-score">')
     for k, b in enumerate(bins):
-        left, right = x(b.low) + 1, x(b.high) - 1
+        left, right = x(b.interval.low) + 1, x(b.interval.high) - 1
         out.append(_rect("band", left, right, plot.y(b.accuracy), box.y_end, k))
         middle = (left + right) / 2
-        low, high = plot.y(b.accuracy_low), plot.y(b.accuracy_high)
-        out.append(f'<path class="bar" data-k="{k}" d="M{px(middle)} {px(low)}V{px(high)}"/>')
+        if b.accuracy_interval is not None:
+            low, high = plot.y(b.accuracy_interval.low), plot.y(b.accuracy_interval.high)
+            out.append(f'<path class="bar" data-k="{k}" d="M{px(middle)} {px(low)}V{px(high)}"/>')
         out.append(
             f'<circle class="point" data-k="{k}" cx="{px(x(b.confidence))}" cy="{px(plot.y(b.accuracy))}" r="3.6"/>'
         )
     out.append('</g><g class="s-f1">')
     for k, b in enumerate(bins):
-        left, right = x(b.low) + 1, x(b.high) - 1
+        left, right = x(b.interval.low) + 1, x(b.interval.high) - 1
         out.append(
             _rect("band", left, right, min(rows.y(float(b.n)), below.y_end - 1), below.y_end, k)
         )
@@ -160,9 +157,9 @@ def tips(record: Diagrammed) -> list[list[str]]:
     """What the pointer reads of each bin: its confidences, its accuracy, the rest."""
     return [
         [
-            f"confidence {number(b.low, 2)} to {number(b.high, 2)}, mean {number(b.confidence)}",
+            f"confidence {interval(b.interval, 2)}, mean {number(b.confidence)}",
             number(b.accuracy),
-            f"{interval(b.accuracy_low, b.accuracy_high)}; by chance {interval(b.chance_low, b.chance_high)}; "
+            f"{interval(b.accuracy_interval)}; by chance {interval(b.chance_interval)}; "
             f"n = {count(b.n)}",
         ]
         for b in record.bins

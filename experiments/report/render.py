@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from .packing import packed
 from .parts import Page
 from .style import HERE, palette_css, static
 
@@ -36,6 +37,7 @@ def rendered(page: Page, forced: str = "") -> str:
         lstrip_blocks=True,
     )
     environment.globals["zip"] = zip
+    bodies, data = packed(page, environment)
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -51,7 +53,8 @@ def rendered(page: Page, forced: str = "") -> str:
         css=Markup(css),
         js=Markup(js),
         policy=policy,
-        data=embedded(page.data),
+        bodies=bodies,
+        data=embedded(data),
     )
 
 

@@ -7,35 +7,81 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from layerscope.errors import LayerscopeError
 
 T = TypeVar("T")
+SCHEMA = 2
+"""Version of the format of ``results.json``."""
 
 
 class ResultsError(LayerscopeError, ValueError):
     """A file of results that no run wrote so; the message is one line with the place in the file."""
 
 
-def entry(about: str, unit: str = "", default: Any = MISSING, *, spread: bool = False) -> Any:
-    """A field of a record, with its meaning and unit.
-
-    Args:
-        spread: the field is a mapping, whose items are written as fields of the record itself.
-    """
-    metadata = {"about": about, "unit": unit, "spread": spread}
+def entry(about: str, unit: str = "", default: Any = MISSING) -> Any:
+    """A field of a record, with its meaning and unit."""
+    metadata = {"about": about, "unit": unit}
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@runtime_checkable
+class Estimate(Protocol):
+    """An estimate with the ends of its interval, such as those of `probes.evaluation`."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a number may lie: its 95% interval, where the field does not speak of another one.
+
+    The interval of the field ``score`` is the field ``score_interval``, and None where there is none.
+    """
+
+    low: float = entry("lower end")
+    high: float = entry("upper end")
+
+    @classmethod
+    def between(cls, low: float, high: float) -> Interval | None:
+        """The interval of two ends; None where they are not numbers, as those of a single group."""
+        return cls(float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Interval | None:
+        """The interval of an estimate; None where it has none."""
+        return cls.between(estimate.low, estimate.high)
+
+    def excludes(self, value: float) -> bool:
+        """Whether the value lies outside."""
+        return self.low > value or self.high < value
+
+    def text(self, form: str = ".3f") -> str:
+        """Both ends in words."""
+        return f"{self.low:{form}} to {self.high:{form}}"
+
+
+def estimated(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    """The two fields of a number with an interval, ``score`` and ``score_interval``; each None where it is not a number."""
+    if estimate is None or not math.isfinite(estimate.value):
+        return {name: None, f"{name}_interval": None}
+    return {name: float(estimate.value), f"{name}_interval": Interval.of(estimate)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +104,29 @@ class Note:
 class StudyResults:
     """What every ``results.json`` holds beside the records of its study."""
 
-    schema: int = entry("version of the format", default=1)
+    schema: int = entry("version of the format", default=SCHEMA)
     kind: str = entry("the command", default="")
     provenance: dict[str, Any] = entry("model, data, versions, machine, time, command", default={})
     findings: list[Finding] = entry("what was found, in sentences", default=[])
     notes: list[Note] = entry("what was skipped, dropped, unconverged or approximated", default=[])
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(getattr(self, "records", ()))
+
+
+def check_schema(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse results of another version of the format.
+
+    Raises:
+        ResultsError: the version, and what to do.
+    """
+    if (version := raw.get("schema")) != SCHEMA:
+        raise ResultsError(
+            f"{where}: expected results of format {SCHEMA}, got format {version!r:.20}, which numbers layers otherwise "
+            "(now block k is layer k, the embedding -1): run the command again in another folder"
+        )
 
 
 def as_json(value: Any) -> Any:
@@ -73,11 +137,7 @@ def as_json(value: Any) -> Any:
             for item in dataclasses.fields(value)
             if not _is_default(item, getattr(value, item.name))
         ]
-        written: dict[str, Any] = {}
-        for item in kept:
-            inner = as_json(getattr(value, item.name))
-            written |= inner if item.metadata.get("spread") else {item.name: inner}
-        return written
+        return {item.name: as_json(getattr(value, item.name)) for item in kept}
     if isinstance(value, Mapping):
         return {str(key): as_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -95,12 +155,37 @@ def _is_default(item: dataclasses.Field[Any], value: Any) -> bool:
     return item.default_factory is not MISSING and value == item.default_factory()
 
 
+INTERVAL = "interval"
+"""What the names of the fields that hold an `Interval` end with."""
+
+
+def tidy(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of ``results.json`` as a row of a table.
+
+    ``score_interval`` becomes ``score_low`` and ``score_high``, a field within another ``outer.inner``.
+    """
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        if name == INTERVAL or name.endswith(f"_{INTERVAL}"):
+            of = name.removesuffix(INTERVAL)
+            ends = value or {}
+            row |= {f"{of}low": ends.get("low"), f"{of}high": ends.get("high")}
+        elif isinstance(value, Mapping):
+            row |= {f"{name}.{inner}": one for inner, one in tidy(value).items()}
+        else:
+            row[name] = value
+    return row
+
+
 def from_json(kind: type[T], value: Any, where: str = "results.json") -> T:
     """A dataclass from what a file holds; keys that it does not know are ignored.
 
     Raises:
         ResultsError: a field that is missing or holds something else, with its place: ``results.json: records[3].effect``.
     """
+    # A late import: command lines that read no results do not wait for it.
+    from pydantic import ValidationError
+
     try:
         return _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -123,4 +208,6 @@ def _place(parts: Sequence[int | str], value: Any) -> str:
 
 @cache
 def _adapter(kind: type) -> Any:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-Records = Sequence[Mapping[str, Any]]
+from .schema import Interval
 
 
 def titled(
@@ -32,19 +31,6 @@ def number_cell(value: float | None) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "infinite"
 
 
-def span_cell(record: Mapping[str, Any], name: str = "") -> str:
-    """An interval."""
-    low, high = record[f"{name}low"], record[f"{name}high"]
-    return f"{low:.3f} to {high:.3f}"
-
-
-def layer_cell(record: Mapping[str, Any]) -> str:
-    return "emb" if record["layer"] < 0 else str(record["layer"])
-
-
-def p_cell(record: Mapping[str, Any]) -> str:
-    return "estimate" if record["p"] is None else f"{record['p']:.4f}"
-
-
-def q_cell(record: Mapping[str, Any]) -> str:
-    return "" if record["q"] is None else f"{record['q']:.4f}"
+def interval_cell(ends: Interval | None, form: str = ".3f") -> str:
+    """An interval; a dash where there is none."""
+    return "-" if ends is None else ends.text(form)

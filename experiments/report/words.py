@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .schema import Interval
+
 ABSENT = "–"
 
 
@@ -35,11 +37,9 @@ def signed(value: Any, digits: int = 3) -> str:
     return text if bare else f"+{text}"
 
 
-def interval(low: Any, high: Any, digits: int = 3) -> str:
-    """`low to high`, or nothing where one of the two is missing."""
-    if finite(low) is None or finite(high) is None:
-        return ""
-    return f"{number(low, digits)} to {number(high, digits)}"
+def interval(ends: Interval | None, digits: int = 3) -> str:
+    """`low to high`, or nothing where there is none."""
+    return "" if ends is None else f"{number(ends.low, digits)} to {number(ends.high, digits)}"
 
 
 def p_value(value: Any) -> str:

@@ -25,7 +25,7 @@ import torch
 
 from ...hooks import UnsoundModel
 from ..corpus.files import parsed_sha256
-from ..report.schema import as_json
+from ..report.schema import SCHEMA, as_json
 from ..report.words import size
 from ..subject import Subject, load
 from ..subject.checks import examine, summary
@@ -33,7 +33,6 @@ from ..subject.media import Kind, load_media
 from . import console
 from .engine import Engine, Local, engine_of
 from .folder import (
-    SCHEMA,
     RunFolder,
     digest,
     machine,
@@ -128,8 +127,11 @@ class Run:
     Attributes:
         key: a hash of everything that decides the numbers.
         seconds: time of the parts of the work, by name; see `timed`.
-        memory: facts about memory for the provenance.
-        speed: figures that differ from run to run, for the provenance: tokens a second, ...
+        memory: facts about memory.
+        speed: figures that differ from run to run: tokens a second, ...
+
+    Seconds, memory and speed go to ``provenance.resources``, the one place of the results in which two runs of the same
+    configuration differ. No record, finding or note holds a time.
     """
 
     study: Study
@@ -225,7 +227,8 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     study, options, folder = run.study, run.options, run.folder
     write_text(options.out / "run.toml", as_toml(study.name, options))
     if inputs.subject is not None and inputs.examined:
-        run.doctor = _examined(inputs.subject, getattr(options, "force", False))
+        with run.timed("doctor"):
+            run.doctor = _examined(inputs.subject, getattr(options, "force", False))
     console.say(f"plan: {study.work.cost(inputs).text}")
     measured = {"findings": [], "notes": [], **as_json(study.work.measure(inputs, run))}
     seconds = round(time.perf_counter() - clock, 1)
@@ -353,12 +356,13 @@ def _provenance(run: Run, inputs: Inputs, started: str, seconds: float) -> dict[
         "versions": versions(),
         "machine": machine(subject.device if subject else torch.device("cpu")),
         "seed": options.seed,
-        "started": started,
-        "finished": now(),
-        "seconds": seconds,
+        "resources": {
+            "started": started,
+            "finished": now(),
+            "seconds": seconds,
+            "parts": run.seconds,
+            "speed": run.speed,
+            "memory": {**run.memory, "peak_rss_bytes": peak_memory()},
+        },
     }
-    for name, facts in (("doctor", run.doctor), ("timings", run.seconds), ("speed", run.speed)):
-        if facts:
-            about[name] = facts
-    about["memory"] = {**run.memory, "peak_rss_bytes": peak_memory()}
-    return about
+    return {**about, "doctor": run.doctor} if run.doctor else about

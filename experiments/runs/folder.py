@@ -21,9 +21,8 @@ from filelock import FileLock, Timeout
 
 from layerscope.errors import LayerscopeError
 
+from ..report.schema import as_json, check_schema
 from ..report.words import size
-
-SCHEMA = 1
 
 
 class RunError(LayerscopeError, ValueError):
@@ -72,6 +71,18 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: expected a JSON object that a run wrote, got a {type(found).__name__}: delete the file"
         )
     return found
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a ``results.json`` holds.
+
+    Raises:
+        RunError: the file is no JSON object.
+        ResultsError: it is of another version of the format.
+    """
+    raw = read_json(path)
+    check_schema(raw, str(path))
+    return raw
 
 
 def plain(value: Any) -> Any:
@@ -171,9 +182,12 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """The finished results, if the run is complete."""
-        path = self.path / "results.json"
-        return read_json(path) if path.exists() else None
+        """The finished results, if the run is complete.
+
+        Raises:
+            ResultsError: they are of another version of the format.
+        """
+        return read_results(path) if (path := self.path / "results.json").exists() else None
 
     @property
     def kept_cells(self) -> int:
@@ -196,19 +210,18 @@ class RunFolder:
             )
         return saved["value"]
 
-    def save_cell(self, name: str, value: Any) -> None:
-        """Keep one cell, so that an interrupted run does not compute it again."""
+    def save_cell(self, name: str, value: Any) -> Any:
+        """Keep one cell, so that an interrupted run does not compute it again; returns it as a later run reads it."""
         self._still_ours()
         self._cell_path(name).parent.mkdir(exist_ok=True)
-        value = plain(value)
+        value = plain(as_json(value))
         write_json(self._cell_path(name), {"sha256": digest(value), "value": value})
+        return value
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """What was saved for one cell, or what ``make`` gives now, saved."""
         saved = self.cell(name)
-        if saved is None:
-            self.save_cell(name, saved := make())
-        return saved
+        return self.save_cell(name, make()) if saved is None else saved
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results and drop the cells."""

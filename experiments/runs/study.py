@@ -24,7 +24,7 @@ class Study:
     ``study``    prepare(options, load) -> inputs; cost(inputs) -> `Cost`; measure(inputs, run) -> results
     ``records``  ``Results``, a frozen dataclass: the fields of ``results.json`` with their units
     ``page``     page(results) -> `Page`; ``CONTROLS``; perhaps cautions(results) and curves(results)
-    ``tables``   tables(records) -> tables for the terminal; perhaps further_tables(results)
+    ``tables``   tables(results) -> tables for the terminal
 
     A module is imported when it is first asked for.
 
@@ -57,35 +57,43 @@ class Study:
         """The typed results of a run, from what its ``results.json`` holds.
 
         Raises:
-            ResultsError: a field that is missing or holds something else.
+            ResultsError: results of another version of the format, or a field that is missing or holds something else.
         """
-        from ..report.schema import from_json
+        from ..report.schema import check_schema, from_json
 
+        check_schema(raw, where)
         return from_json(self.part("records").Results, raw, where)
 
     def page(self, raw: Mapping[str, Any]) -> Page:
         """The page of a run, as parts, with the closing sections that every page has."""
-        from ..report.closing import closed
+        from ..report.closing import closed, nothing_measured
 
         results, view = self.read(raw), self.part("page")
-        return closed(view.page(results), results, view.CONTROLS, self._cautions(results))
-
-    def cautions(self, raw: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Caveats that the records show, beside the notes of the results: badge, tone, text."""
-        return self._cautions(self.read(raw))
-
-    def _cautions(self, results: Any) -> list[tuple[str, str, str]]:
-        view = self.part("page")
-        return view.cautions(results) if hasattr(view, "cautions") else []
+        page = view.page(results) if results.is_measured else nothing_measured(results, self.name)
+        return closed(page, results, view.CONTROLS, self.cautions(results))
 
     def tables(self, raw: Mapping[str, Any]) -> list[Table]:
-        """The terminal's tables of a run."""
-        results, view = self.read(raw), self.part("tables")
-        own = view.tables(results.records) if results.records else []
-        further = view.further_tables(results) if hasattr(view, "further_tables") else []
-        return [*own, *further]
+        """The terminal's tables of a run; none where nothing was measured."""
+        results = self.read(raw)
+        return self.part("tables").tables(results) if results.is_measured else []
 
-    def curves(self, raw: Mapping[str, Any]) -> list[DepthCurve]:
-        """What can be drawn over the depth of the model, beside other runs; none for many studies."""
-        view = self.part("page")
-        return view.curves(self.read(raw)) if hasattr(view, "curves") else []
+    def cautions(self, results: Any) -> list[tuple[str, str, str]]:
+        """Caveats that the records show, beside the notes of the results: badge, tone, text.
+
+        Args:
+            results: as `read` gives them.
+        """
+        return self._optional("cautions", results)
+
+    def curves(self, results: Any) -> list[DepthCurve]:
+        """What can be drawn over the depth of the model, beside other runs; none for many studies.
+
+        Args:
+            results: as `read` gives them.
+        """
+        return self._optional("curves", results)
+
+    def _optional(self, name: str, results: Any) -> list[Any]:
+        """What a function of the page that not every study has says of the records, if there are any."""
+        make = getattr(self.part("page"), name, None)
+        return make(results) if make and results.records else []

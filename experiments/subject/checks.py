@@ -66,7 +66,6 @@ def summary(verdict: Verdict) -> dict[str, Any]:
         "status": verdict.status,
         "checks": len(verdict.checks()),
         "findings": len(verdict),
-        "seconds": round(verdict.seconds, 2),
         "wrong": [str(f).removeprefix("WRONG ") for f in verdict.wrong],
     }
 

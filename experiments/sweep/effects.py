@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, mean_p
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
-from ..report.schema import Note
+from ..report.schema import Interval, Note, estimated
 from .components import Component
 from .measure import Measured
 from .reading import flips_of
@@ -65,27 +65,17 @@ def mean_of(
 
 def _mean(boot: ClusterBootstrap, values: Float[np.ndarray, " prompts"]) -> Mean:
     resampled = boot.mean(values)
-    low, high = bounds(boot, resampled.low, resampled.high)
-    return Mean(value=resampled.value, low=low, high=high, n_clusters=boot.n_clusters)
-
-
-def bounds(boot: ClusterBootstrap, low: float, high: float) -> tuple[float | None, float | None]:
-    """The ends of an interval; None where there is one cluster, whose resamples are all the same."""
-    return (low, high) if boot.n_clusters > 1 else (None, None)
+    return Mean(value=resampled.value, interval=Interval.of(resampled), n_clusters=boot.n_clusters)
 
 
 def span(mean: Mean) -> str:
     """The interval of a mean, for a sentence."""
-    if mean.low is None or mean.high is None:
-        return "no interval: one group"
-    return f"95% {mean.low:.3g} to {mean.high:.3g}"
+    return f"95% {mean.interval.text('.3g')}" if mean.interval else "no interval: one group"
 
 
 def differs_from_0(mean: Mean) -> bool:
     """Whether the interval of a mean leaves 0 out; a single cluster has no interval."""
-    if mean.low is None or mean.high is None:
-        return False
-    return mean.low > 0 or mean.high < 0
+    return mean.interval is not None and mean.interval.excludes(0.0)
 
 
 def is_comparable(whole: Mean) -> bool:
@@ -137,7 +127,6 @@ def effect_records(
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
             effect = float(values.mean())
-            low, high = bounds(boot, float(lows[i]), float(highs[i]))
             columns = {}
             for name, column in measured.columns.items():
                 columns[name] = finite(float(column[number]))
@@ -151,8 +140,7 @@ def effect_records(
                     unit=metric.unit,
                     exact=bool(measured.tested[number]),
                     effect=effect,
-                    low=low,
-                    high=high,
+                    effect_interval=Interval.between(lows[i], highs[i]),
                     p=float(p[number]) if tested[number] else None,
                     q=q[number] if tested[number] else None,
                     n=len(values),
@@ -169,13 +157,12 @@ def _share(
     base: Mean,
     effects: Float[np.ndarray, " replicates"],
     bases: Float[np.ndarray, " replicates"],
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """An effect as a share of the base, with the interval of the ratio: both are resampled together."""
     if not is_comparable(base):
-        return {"normalised": None, "normalised_low": None, "normalised_high": None}
-    value, low, high = effect / base.value, None, None
+        return estimated("normalised", None)
+    ends = None
     if base.n_clusters > 1 and (bases != 0).all():
         # Both are of the same prompts: resampled apart, a ratio's interval would be far too wide.
-        ratio = interval(0.0, effects / bases)
-        low, high = ratio.low, ratio.high
-    return {"normalised": value, "normalised_low": low, "normalised_high": high}
+        ends = Interval.of(interval(0.0, effects / bases))
+    return {"normalised": effect / base.value, "normalised_interval": ends}

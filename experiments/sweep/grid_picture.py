@@ -192,7 +192,7 @@ def _tests_text(record: EffectRecord) -> str:
         tests = "cannot be tested"
     else:
         tests = f"p = {p_value(record.p)}, q = {p_value(record.q)}".replace("= <", "< ")
-    span = interval(record.low, record.high)
+    span = interval(record.effect_interval)
     return f"{span}; {tests}" if span else tests
 
 

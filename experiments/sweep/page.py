@@ -20,8 +20,6 @@ from .records import Certificate, EffectRecord, EffectResults
 
 SHOWN = 40
 """Effects of a ranking."""
-LISTED = 5000
-"""Records up to which the page lists all."""
 OUTLINED = f"false-discovery rate below {LEVEL}"
 
 
@@ -81,8 +79,7 @@ def effects_page(
         sections.append(effects_section(family, view, data, f"effects-{len(sections)}", title))
     if results.certificates:
         sections.append(certificate_section(results.certificates, records, data))
-    if len(records) <= LISTED:
-        sections.append(records_section(records))
+    sections.append(records_section(records))
     model, metric = model_name(results.provenance), first.metric.replace("_", " ")
     return Page(
         title=f"What the {kinds} of {model} do to {metric}",
@@ -251,11 +248,11 @@ def ranking(records: Sequence[EffectRecord], total: int, view: EffectsView, uid:
     ]
     rows = []
     for record in records:
-        share = interval(record.normalised_low, record.normalised_high)
+        share = interval(record.normalised_interval)
         rows.append(
             [
                 Cell(_place(record), head=True, tone="code"),
-                signed_cell(record.effect, record.low, record.high),
+                signed_cell(record.effect, record.effect_interval),
                 Cell(signed(record.normalised), record.normalised, share),
                 *([signed_cell(record.estimate)] if has_estimates else []),
                 *([Cell(number(record.null_p), record.null_p)] if has_null else []),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..report.schema import StudyResults, entry
+from ..report.schema import Interval, StudyResults, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +13,7 @@ class Mean:
     """A mean over prompts, with its 95% interval; one group of prompts has none."""
 
     value: float = entry("mean over prompts", "the metric's")
-    low: float | None = entry("lower end of the 95% interval; null for one group", "the metric's")
-    high: float | None = entry("upper end of the 95% interval; null for one group", "the metric's")
+    interval: Interval | None = entry("the 95% interval; null for one group", "the metric's")
     n_clusters: int = entry("groups of prompts that are resampled together")
 
 
@@ -32,11 +31,9 @@ class EffectRecord:
     unit: str = entry("its unit")
     exact: bool = entry("whether the effect was measured; false for an estimate from gradients")
     effect: float = entry("metric with the edit minus metric without", "the metric's")
-    low: float | None = entry("lower end of its 95% interval; null for one group", "the metric's")
-    high: float | None = entry("upper end of its 95% interval; null for one group", "the metric's")
+    effect_interval: Interval | None = entry("its 95% interval; null for one group", "the metric's")
     normalised: float | None = entry("effect as a share of what it is compared with", "share")
-    normalised_low: float | None = entry("lower end of its 95% interval", "share")
-    normalised_high: float | None = entry("upper end of its 95% interval", "share")
+    normalised_interval: Interval | None = entry("its 95% interval", "share")
     p: float | None = entry("sign-flip test over groups of prompts; null where it was not tested")
     q: float | None = entry("its false-discovery rate over the grid (Benjamini & Hochberg 1995)")
     n: int = entry("prompts")

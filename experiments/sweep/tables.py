@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.table import Table
 
-from ..report.terminal_tables import titled
+from ..report.terminal_tables import interval_cell, titled
 from .reading import component_name, families, strongest
 from .records import EffectRecord
 
@@ -14,9 +15,9 @@ ROWS = 15
 """Effects of a kind that are shown; the report has all."""
 
 
-def tables(records: Sequence[EffectRecord]) -> list[Table]:
+def tables(results: Any) -> list[Table]:
     """The strongest effects of each kind."""
-    return [_effect_table(family) for family in families(records).values()]
+    return [_effect_table(family) for family in families(results.records).values()]
 
 
 def _effect_table(records: Sequence[EffectRecord]) -> Table:
@@ -27,7 +28,7 @@ def _effect_table(records: Sequence[EffectRecord]) -> Table:
             component_name(record),
             record.site,
             f"{record.effect:+.3f}",
-            interval_text(record.low, record.high),
+            interval_cell(record.effect_interval),
             "-" if record.normalised is None else f"{record.normalised:.3f}",
             p_text(record),
             "" if record.q is None else f"{record.q:.4f}",
@@ -35,11 +36,6 @@ def _effect_table(records: Sequence[EffectRecord]) -> Table:
         for record in strongest(records, ROWS)
     )
     return titled(title, "part|site|effect|95%|normalised|p|q", rows, ("part", "site"))
-
-
-def interval_text(low: float | None, high: float | None) -> str:
-    """An interval; a dash where there is none."""
-    return "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def p_text(record: EffectRecord) -> str:

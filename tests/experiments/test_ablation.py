@@ -37,8 +37,7 @@ FIELDS = {
     "metric",
     "baseline",
     "effect",
-    "low",
-    "high",
+    "effect_interval",
     "normalised",
     "p",
     "q",
@@ -178,7 +177,7 @@ def test_the_sweep_names_the_heads_that_are_there_and_nothing_else(
     assert named == {induction.PREVIOUS, induction.INDUCTION}
     others = [r for r in results["records"] if (r["layer"], r["index"]) not in named]
     assert all(r["effect"] == pytest.approx(0, abs=1e-5) for r in others)
-    assert results["baseline"]["low"] > 1
+    assert results["baseline"]["interval"]["low"] > 1
     if value == "zero":  # without the copying head all tokens are equally likely
         record = next(
             r for r in results["records"] if (r["layer"], r["index"]) == induction.INDUCTION
@@ -289,7 +288,7 @@ def test_a_run_has_its_fields_resumes_and_is_not_run_twice(
     assert cli.main([*command, "--out", str(base / "whole")]) == 0
     whole = json.loads((base / "whole" / "results.json").read_text())
     assert set(whole["records"][0]) >= FIELDS
-    assert (whole["schema"], whole["kind"]) == (1, "ablate")
+    assert (whole["schema"], whole["kind"]) == (2, "ablate")
     assert "L1H2" in whole["findings"][0]["text"]
     assert (base / "whole" / "report.html").exists()
 

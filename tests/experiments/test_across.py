@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
     chain = chain_scores(trees["test"], seed=0)
     assert found["code"]["uuas"] > 0.95
     assert found["code"]["root_accuracy"] > 0.95
-    assert found["code"]["uuas_low"] > chain["uuas_high"]
+    assert found["code"]["uuas_interval"]["low"] > chain["uuas_interval"]["high"]
     assert found["noise"]["uuas"] < chain["uuas"]
 
 
@@ -105,12 +105,13 @@ def test_the_mix_of_a_study_names_the_layer_and_refuses_where_nothing_is_gained(
     blind = [torch.randn(n, len(kinds), generator=generator) for _ in range(3)]
     (late,) = mix_records([task], [blind[0], blind[1], told, blind[2]], list("abcd"), seed=0)
     assert np.argmax(late.mix) == 2
-    assert late.low <= late.expected_layer <= late.high
+    assert late.expected_layer_interval is not None
+    assert not late.expected_layer_interval.excludes(late.expected_layer)
     # the third of four: -1 is the embedding layer
     assert late.expected_layer == pytest.approx(1, abs=0.1)
     (early,) = mix_records([task], [told, *blind], list("abcd"), seed=0)
     assert early.expected_layer is None
-    assert early.headroom_low <= 0
+    assert early.headroom_interval.low <= 0
 
 
 def test_a_mix_that_is_weaker_than_one_of_its_layers_is_refused(corpora):
@@ -182,7 +183,7 @@ def test_information_is_the_difference_of_the_surprisals(corpora):
     assert [r.gain for r in records] == pytest.approx([0.0, 0.5, -0.5])
     assert records[0].conditional is None
     assert [r.conditional for r in records[1:]] == pytest.approx([1.0, 0.0])
-    assert records[1].conditional_low == records[1].conditional_high == pytest.approx(1.0)
+    assert astuple(records[1].conditional_interval) == pytest.approx((1.0, 1.0))
 
 
 def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of_one_number(
@@ -219,7 +220,7 @@ def test_numbers_that_few_sentences_hold_are_summarised_without_the_resamples_of
     )
     found = summarise(cells, [task], {"length": splits}, told)
     assert json.dumps(as_json([*found.records, *found.comparisons]), allow_nan=False)
-    low = [r.low for r in found.records]
+    low = [r.score_interval.low for r in found.records]
     assert low == pytest.approx([1 - 0.25 / 0.25, 1 - 0.01 / 0.25])  # of the numbers 2 and 3 alone
     assert [r.score_seen for r in found.records] == [None, None]
     assert found.comparisons[0].p_holm < 0.05

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import cli
 from experiments.demo import demo_paths
+from experiments.report.schema import Interval
 from experiments.studies.attend.effects import Ablation, disagreement
 from experiments.studies.attend.records import HeadEffect, HeadRecord
 
@@ -66,7 +67,8 @@ def test_every_head_has_its_numbers_between_their_ends(found: dict[str, Any]) ->
             "distance",
             "output",
         ):
-            assert record[f"{name}_low"] <= record[name] <= record[f"{name}_high"]
+            ends = record[f"{name}_interval"]
+            assert ends["low"] <= record[name] <= ends["high"]
         assert record["next"] == 0 == record["end"]  # a causal model, and no token after the text
         assert 0 < record["entropy"] < 1
     assert [layer["change"] is None for layer in found["layers"]] == [True] + [False] * 4
@@ -118,13 +120,11 @@ ABOUT = {"metric": "loss", "unit": "bits", "value": "zero", "baseline": 1.0}
 def head(place: int, effect: float | None, q: float | None, exact: bool = True) -> HeadRecord:
     """A head that looks the more sharply the higher its place, from 1 to 8."""
     looks = {"confidence": place / 10, "entropy": 1 - place / 10, "output": 1.0}
-    ends = {f"{name}_{side}": 0.0 for name in SPANNED for side in ("low", "high")}
+    ends = {f"{name}_interval": Interval(0.0, 0.0) for name in SPANNED}
     values = {**dict.fromkeys(REQUIRED, 0.0), **ends, **looks}
     measured = None
     if effect is not None:
-        measured = HeadEffect(
-            effect=float(effect), effect_low=None, effect_high=None, effect_q=q, effect_exact=exact
-        )
+        measured = HeadEffect(effect=float(effect), effect_interval=None, q=q, exact=exact)
     return HeadRecord(
         site=f"head {place}", **WHERE, **values, nearest_similarity=None, role="", measured=measured
     )

@@ -16,6 +16,7 @@ from experiments.attribution import Target, attribute
 from experiments.attribution import faithfulness as faith
 from experiments.attribution.examples import nearest
 from experiments.demo import demo_paths
+from experiments.report.schema import Interval
 from experiments.runs.folder import RunFolder
 from experiments.studies.attribute.findings import findings
 from experiments.studies.attribute.options import AttributeOptions
@@ -82,9 +83,7 @@ def test_the_head_noun_decides_the_number_of_the_verb(found: tuple[dict[str, Any
 def test_no_method_is_praised_that_does_no_better_than_random() -> None:
     curves: dict[str, Any] = {"deleted": [0.0] * 11, "inserted": [0.0] * 11}
     others = ("sufficiency", "deletion", "insertion", "infidelity")
-    ends = {
-        f"{name}_{side}": 0.0 for name in ("comprehensiveness", *others) for side in ("low", "high")
-    }
+    ends = {f"{name}_interval": Interval(0.0, 0.0) for name in ("comprehensiveness", *others)}
     one: dict[str, Any] = {
         "item": 0,
         "text": "x",

@@ -82,11 +82,11 @@ def test_a_planted_temperature_is_found_mended_and_not_fitted_on_test_rows(
     assert (raw["n"], raw["n_clusters"]) == (700, 350)
     p, right = softmax(z[1500:]).max(1), z[1500:].argmax(1) == y[1500:]
     assert raw["overconfidence"] == pytest.approx((p - right).mean())
-    assert raw["overconfidence_low"] > 0.05
+    assert raw["overconfidence_interval"]["low"] > 0.05
     assert raw["ece"] > 3 * raw["ece_chance"]
     assert raw["ece_p"] < 0.01
     assert scaled["ece"] < 0.05
-    assert results["comparisons"][0]["difference_high"] < 0
+    assert results["comparisons"][0]["difference_interval"]["high"] < 0
     temperature = TemperatureScaling.load(tmp_path / "a" / "scalings" / "temperature.safetensors")
     assert temperature.temperature_[0] == pytest.approx(2.0, rel=0.1)  # 1,500 rows
     assert "overconfident by" in results["findings"][0]["text"]
@@ -405,12 +405,8 @@ def test_one_group_has_no_interval_and_no_test() -> None:
     confidence = np.where(correct, 0.95, 0.9)
     record = judge(Judged("one", confidence, correct, np.zeros(60, int)), 5, 0)
     assert record.ece == pytest.approx(abs(confidence.mean() - correct.mean()), abs=0.02)
-    assert (record.ece_low, record.ece_p, record.accuracy_low, record.overconfidence_high) == (
-        None,
-        None,
-        None,
-        None,
-    )
+    assert (record.ece_interval, record.ece_p, record.accuracy_interval) == (None, None, None)
+    assert record.overconfidence_interval is None
     assert "miscalibration cannot be tested on a single group" in finding(record)
     many = judge(Judged("many", confidence, correct, np.arange(60)), 5, 0)
     assert "significantly miscalibrated, overconfident by" in finding(many)
@@ -420,7 +416,7 @@ def test_one_group_has_no_interval_and_no_test() -> None:
     assert "not significantly miscalibrated" in finding(calm)
     other = Judged("other", confidence, ~correct, np.zeros(60, int))
     (row,) = compare([Judged("one", confidence, correct, np.zeros(60, int)), other], 0)
-    assert (row.difference_low, row.p_holm) == (None, None)
+    assert (row.difference_interval, row.p_holm) == (None, None)
 
 
 def test_options_without_anything_to_act_on_are_refused(
@@ -849,7 +845,5 @@ def test_an_interval_ends_where_its_quantity_does():
         ("overconfidence", -1, 1),
         ("squared_error", 0, 1),
     ):
-        value, low, high = (
-            getattr(record, field) for field in (name, f"{name}_low", f"{name}_high")
-        )
-        assert least <= low <= value <= high <= most, name
+        value, ends = getattr(record, name), getattr(record, f"{name}_interval")
+        assert least <= ends.low <= value <= ends.high <= most, name

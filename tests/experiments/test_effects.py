@@ -265,7 +265,7 @@ def test_one_group_has_no_interval_and_no_test_and_keeps_its_recovery() -> None:
     for size in (1, 3):
         effects = np.array([[1.0] * size, [-0.5] * size])
         first, second = some_records(effects, np.zeros(size, dtype=int))
-        assert (first.low, first.high, first.p, first.q, first.normalised_low) == (None,) * 5
+        assert (first.effect_interval, first.p, first.q, first.normalised_interval) == (None,) * 4
         assert (first.normalised, second.normalised) == (0.5, -0.25)
         (note,) = group_notes(np.zeros(size, dtype=int))
         assert "cannot be tested" in note.text

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from experiments import cli
 from experiments.corpus.prompts import read_pairs
 from experiments.demo import demo_paths
+from experiments.report.schema import Interval
 from experiments.studies.ask import study as explanation
 from experiments.studies.ask.reasons import parse_words
 from experiments.studies.ask.records import WordsRecord
@@ -117,7 +118,7 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     assert named["effect"] == pytest.approx(np.mean([top for top, _ in costs]), abs=1e-3)
     assert drawn["effect"] == pytest.approx(np.mean([mean for _, mean in costs]), abs=0.3)
     assert attribution["effect"] == pytest.approx(named["effect"], abs=1e-6)
-    assert named["over_random_low"] > 0
+    assert named["over_random_interval"]["low"] > 0
     assert named["p"] < 0.01
     assert (
         "matter significantly more than random ones: 100% of the difference"
@@ -127,7 +128,7 @@ def test_words_that_matter_are_told_from_words_that_do_not(
     rng = random.Random(1)
     results = asked(prompts, tmp_path / "any", monkeypatch, lambda words: rng.choice(words))
     named = results["records"][0]
-    assert named["over_random_low"] < 0
+    assert named["over_random_interval"]["low"] < 0
     assert "do not matter significantly more than random ones" in results["findings"][0]["text"]
     assert "The attribution's top words do" in results["findings"][0]["text"]
 
@@ -158,15 +159,11 @@ def test_what_cannot_be_tested_is_counted(
 def record(
     words: str, over: float, low: float | None, high: float | None, p: float | None
 ) -> WordsRecord:
-    ends = {
-        "over_random_low": low,
-        "over_random_high": high,
-        "p": p,
-        "n": 12,
-        "n_clusters": 1 if low is None else 12,
-    }
+    ends = None if low is None else Interval(low, high)
+    counts = {"n": 12, "n_clusters": 1 if low is None else 12}
+    intervals = {"effect_interval": ends, "over_random_interval": ends}
     return WordsRecord(
-        words=words, unit="bits", effect=1 + over, low=low, high=high, over_random=over, **ends
+        words=words, unit="bits", effect=1 + over, over_random=over, p=p, **counts, **intervals
     )
 
 
@@ -208,9 +205,9 @@ def test_one_group_of_prompts_has_no_interval_and_no_test(
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     results = asked(path, tmp_path / "run", monkeypatch, lambda words: words[0])
     for row in results["records"]:
-        assert [
-            row[name] for name in ("low", "high", "over_random_low", "over_random_high", "p")
-        ] == [None] * 5
+        assert [row[name] for name in ("effect_interval", "over_random_interval", "p")] == [
+            None
+        ] * 3
         assert row["n_clusters"] == 1
     effects = [row["named_effect"] for row in results["prompts"]]
     assert results["records"][0]["effect"] == pytest.approx(np.mean(effects))

@@ -313,7 +313,7 @@ def test_a_dry_run_writes_nothing_and_its_bytes_are_those_written(study, tmp_pat
     found = probe(**study, keep_features=True, out=out)
     written = sum(f.stat().st_size for f in out.glob("features/*/*.safetensors"))
     assert plan["disk_bytes"] <= written < 1.2 * plan["disk_bytes"]
-    assert found.provenance["memory"]["disk_bytes"] == plan["disk_bytes"]
+    assert found.provenance["resources"]["memory"]["disk_bytes"] == plan["disk_bytes"]
     # it is finished: these are its results
     assert probe.plan(**study, out=out).records == found.records
 

@@ -175,7 +175,7 @@ def test_the_lens_tells_the_share_of_right_tokens_and_the_median_rank() -> None:
     first, second = Lens(log2p, rank, rank, log2p, np.arange(5)).records()
     assert (first.top1, first.median_rank, first.log2p) == pytest.approx((0.4, 3, -2))
     assert (second.top1, second.median_rank, second.log2p) == pytest.approx((0.2, 7, -7))
-    assert first.top1_low < 0.4 < first.top1_high
+    assert first.top1_interval.low < 0.4 < first.top1_interval.high
 
 
 def test_norms_by_position_are_those_of_single_texts() -> None:
@@ -238,8 +238,11 @@ def test_the_run_tells_every_layer(found: tuple[dict[str, Any], Path]) -> None:
     records = results["records"]
     assert [r["layer"] for r in records] == [-1, 0, 1, 2, 3, 4]
     for record in records:
-        assert record["upos:space_low"] <= record["upos:space"] <= record["upos:space_high"]
-        assert record["upos:space"] > record["upos:majority"]
+        upos = record["separability"]["upos"]
+        in_space = upos["places"]["space"]
+        ends = in_space["accuracy_interval"]
+        assert ends["low"] <= in_space["accuracy"] <= ends["high"]
+        assert in_space["accuracy"] > upos["majority"]
         assert sum(record["explained"]) <= 1 + 1e-9
         assert "depth:space" not in record  # a number has no classes
     between = np.array(results["cka_between"]["values"])

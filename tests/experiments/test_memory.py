@@ -149,7 +149,9 @@ def test_the_most_memory_is_kept_to(base: Path, tmp_path: Path) -> None:
     )
     assert code == 0
     assert peak <= allowed
-    said = json.loads((tmp_path / "kept" / "results.json").read_text())["provenance"]["memory"]
+    said = json.loads((tmp_path / "kept" / "results.json").read_text())["provenance"]["resources"][
+        "memory"
+    ]
     assert 16 <= said["batch_tokens"] < 2000
     free, _ = apart(partial(run, capture(base, tmp_path / "free")), warm)
     assert free > 1.5 * 150e6  # what is not told does take more
@@ -278,8 +280,8 @@ def test_probes_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path)
     kept, whole = (
         json.loads((tmp_path / name / "results.json").read_text()) for name in ("kept", "free")
     )
-    assert kept["provenance"]["memory"]["hold"] > 0
-    assert whole["provenance"]["memory"]["hold"] is None
+    assert kept["provenance"]["resources"]["memory"]["hold"] > 0
+    assert whole["provenance"]["resources"]["memory"]["hold"] is None
     for one, other in zip(kept["records"], whole["records"], strict=True):
         assert one["converged"]
         assert one["score"] == pytest.approx(other["score"], abs=2e-3)
@@ -303,7 +305,7 @@ def test_usage_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) 
         json.loads((tmp_path / name / "results.json").read_text())
         for name in ("kept", "free", "live")
     )
-    assert kept["provenance"]["memory"]["hold"] > 0
+    assert kept["provenance"]["resources"]["memory"]["hold"] > 0
     # vectors on disk, in memory, and of the running model: one code, one answer
     for other in others:
         for one, two in zip(kept["records"], other["records"], strict=True):

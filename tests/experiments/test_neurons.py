@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from naive import naive
 from experiments import cli
 from experiments.corpus.prompts import Prompt
 from experiments.metrics.metrics import get_metric
+from experiments.report.schema import Interval
 from experiments.studies.neurons.options import NeuronsOptions
-from experiments.studies.neurons.records import Baseline
 from experiments.studies.neurons.sets import ALONE, RANDOM, NeuronSet
 from experiments.studies.neurons.summary import set_records
 from experiments.subject import load
 from experiments.sweep.components import Component
+from experiments.sweep.records import Mean
 from hooks import Site
 from probes.rankings import RANKINGS
 from probes.sparse import BAND
@@ -105,15 +107,17 @@ def test_the_planted_neuron_is_first_in_every_ranking_and_the_only_one_missed(
         assert r["neurons"][0] == detector.NEURON
         assert r["accuracy"] > 0.99
         assert r["effect"] > 0.05
-        assert r["low"] > 0
+        assert r["effect_interval"]["low"] > 0
     one = next(r for r in sets if r["k"] == 1)
     two = [r for r in sets if r["k"] == 2]
     assert two[0]["effect"] == pytest.approx(one["effect"], abs=1e-6)  # the second writes nothing
-    assert -1e-6 < one["null_low"] <= one["null_high"] < one["effect"] + 1e-6
+    assert (
+        -1e-6 < one["null_interval"]["low"] <= one["null_interval"]["high"] < one["effect"] + 1e-6
+    )
     assert one["null_p"] == pytest.approx(1 / 3)  # neither of two random neurons does as much
-    assert one["beyond_low"] > 0
+    assert one["beyond_interval"]["low"] > 0
     for r in found["records"]:
-        assert r["beyond_low"] <= r["beyond"] <= r["beyond_high"]
+        assert r["beyond_interval"]["low"] <= r["beyond"] <= r["beyond_interval"]["high"]
         assert r["beyond"] == pytest.approx(r["effect"] - r["null"])
     alone = [r for r in found["records"] if r["component"] == "neurons"]
     assert [r["index"] for r in alone] == [detector.NEURON]
@@ -207,29 +211,23 @@ def test_the_null_is_that_of_as_many_random_neurons_of_the_same_site() -> None:
     effects = np.array([mean + prompts * (i == 0) for i, mean in enumerate(means)])
     parts = [Component("sets", 0, i, Site(s.site)) for i, s in enumerate(sets)]
     options = NeuronsOptions(model="m", corpus=Path("c"), property="upos")
-    baseline = Baseline(value=5.0, low=4.0, high=6.0, n_clusters=3)
+    baseline = Mean(value=5.0, interval=Interval(4.0, 6.0), n_clusters=3)
     metric, clean = get_metric("loss"), prompts + 5
     made = set_records(options, sets, parts, effects, clean, np.arange(3), metric, "mean", baseline)
     one, two, alone = made
     assert [r.component for r in made] == ["sets", "sets", "neurons"]
     # -3.5 is as large
     assert (one.null, one.null_p, one.beyond) == pytest.approx((-0.125, 2 / 5, 3.125))
-    assert (one.null_low, one.null_high) == pytest.approx(tuple(np.quantile([-3.5, 1, 2, 0], BAND)))
-    assert one.beyond_low is not None
-    assert one.beyond_high is not None
-    assert one.beyond_low < 3.125 < one.beyond_high
+    assert astuple(one.null_interval) == pytest.approx(np.quantile([-3.5, 1, 2, 0], BAND))
+    assert one.beyond_interval is not None
+    assert one.beyond_interval.low < 3.125 < one.beyond_interval.high
     assert (two.null, two.null_p, two.beyond) == pytest.approx((9, 1, -8.5))
-    assert (alone.null_p, alone.beyond_low, alone.beyond_high) == pytest.approx(
-        (4 / 5, 0.375, 0.375)
-    )
+    assert alone.null_p == pytest.approx(4 / 5)
+    assert alone.beyond_interval == Interval(0.375, 0.375)
     (grouped, *_) = set_records(
         options, sets, parts, effects, clean, np.zeros(3, int), metric, "mean", baseline
     )
-    assert (grouped.beyond, grouped.beyond_low, grouped.beyond_high) == (
-        pytest.approx(3.125),
-        None,
-        None,
-    )
+    assert (grouped.beyond, grouped.beyond_interval) == (pytest.approx(3.125), None)
 
 
 def test_translations_move_the_first_neuron_most(folder: Path, found: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import base64
 import copy
 import itertools
 import re
+import time
 
 import pytest
 from browser import CHROMIUM, Browser
@@ -15,8 +16,10 @@ from recorded.altered import deeper, with_effects, with_markup, with_relation
 
 from experiments.compare import compared_page, names
 from experiments.pages import render_report
+from experiments.report import packing
 from experiments.report.palette import PALETTE
 from experiments.report.render import rendered
+from experiments.studies import STUDIES
 
 RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 
@@ -86,13 +89,45 @@ def test_a_page_opens_without_errors_and_fits(name, browser, tmp_path):
     assert ids[-len(closing) :] == closing
 
 
+READ = """[...document.querySelectorAll("main > section")].map((section) => {
+  const copy = section.cloneNode(true);
+  copy.querySelectorAll(".packed > summary").forEach((node) => node.remove());
+  return [section.id, copy.textContent.replace(/\\s+/g, " ").trim()];
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["probe", "ablate-heads", "attend", "geometry"])
+def test_a_packed_section_is_the_same_when_it_is_opened(name, browser, tmp_path, monkeypatch):
+    opened(browser, tmp_path, PAGES[name]())
+    whole = browser.evaluate(READ)
+    nodes = browser.evaluate("document.getElementsByTagName('*').length")
+    monkeypatch.setattr(packing, "HEAVY_PAGE", 0)
+    monkeypatch.setattr(packing, "HEAVY_SECTION", 5000)
+    opened(browser, tmp_path, PAGES[name]())
+    assert browser.evaluate("document.getElementsByTagName('*').length") < nodes / 2
+    first = browser.evaluate("document.querySelector('.packed').dataset.packed")
+    # a link to a section opens it, and a click the others
+    browser.evaluate(f"location.hash = '#{first}'")
+    browser.evaluate("document.querySelectorAll('.packed').forEach((one) => { one.open = true; })")
+    closed = "[...document.querySelectorAll('.packed')].filter((one) => !one.querySelector('div')).length"
+    for _ in range(200):
+        if browser.evaluate(closed) == 0:
+            break
+        time.sleep(0.02)
+    assert browser.evaluate("document.querySelector('.packed').open")
+    assert browser.evaluate(READ) == whole
+    assert browser.errors == []
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["probe", "ablate-heads", "side by side"])
 def test_every_table_sorts_by_every_column_both_ways(name, browser, tmp_path):
     opened(browser, tmp_path, PAGES[name]())
     columns = browser.evaluate(
         """[...document.querySelectorAll("table[data-sortable]")].flatMap((table) => {
-          const key = (row, i) => row.cells[i].dataset.s ?? row.cells[i].textContent;
+          const shown = (cell) => (cell.querySelector(".v") ?? cell).textContent;
+          const key = (row, i) => row.cells[i].dataset.s ?? shown(row.cells[i]);
           return [...table.tHead.rows[0].cells].flatMap((head, i) => [0, 1].map(() => {
             head.querySelector("button").click();
             return [head.getAttribute("aria-sort"), [...table.tBodies[0].rows].map((row) => key(row, i))];
@@ -222,12 +257,13 @@ def test_text_stands_out_from_its_background(mode):
 
 
 def test_runs_are_named_by_what_tells_them_apart():
-    a, b = (copy.deepcopy(RECORDED["probe"]) for _ in range(2))
-    b["provenance"]["config"]["site"] = "attn.hook_z"
-    name = a["provenance"]["model"]["name"]
+    a, b = (STUDIES["probe"].read(copy.deepcopy(RECORDED["probe"])) for _ in range(2))
+    b.provenance["config"]["site"] = "attn.hook_z"
+    name = a.provenance["model"]["name"]
+    heads = STUDIES["ablate"].read(RECORDED["ablate-heads"])
     assert names([a, b]) == [f"{name} (site hook_resid_post)", f"{name} (site attn.hook_z)"]
     assert names([a, a]) == [f"{name} #1", f"{name} #2"]
-    assert names([a, RECORDED["ablate-heads"]]) == [f"probe {name}", f"ablate {name}"]
+    assert names([a, heads]) == [f"probe {name}", f"ablate {name}"]
 
 
 def test_side_by_side_holds_each_runs_best_where_its_records_have_it():

@@ -98,8 +98,8 @@ def test_the_copying_head_moves_all_the_way_and_nothing_else_does(tmp_path: Path
     )
     results = execute(STUDIES["patch"], config)
     last = len(items[0]["prompt"].split()) - 1
-    assert results["baseline"]["clean"]["low"] > 1
-    assert results["baseline"]["corrupted"]["high"] < -1
+    assert results["baseline"]["clean"]["interval"]["low"] > 1
+    assert results["baseline"]["corrupted"]["interval"]["high"] < -1
     for record in results["records"]:
         place = record["component"], record["layer"], record["index"]
         moves = place in {
@@ -153,7 +153,7 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     command += ["--by", "position", "--batch-tokens", "16"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())
-    assert (whole["schema"], whole["kind"]) == (1, "patch")
+    assert (whole["schema"], whole["kind"]) == (2, "patch")
     effects, calls = Sweep.effects, []
 
     def second_fails(self: Sweep, *given: object) -> object:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import json
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +21,16 @@ from recorded import make
 from recorded.altered import with_relation
 from recorded.unread import UNREAD
 
-from experiments import terminal
+from experiments import cli, terminal
 from experiments.compare import compared_page
 from experiments.pages import page_of, render_report
 from experiments.report.render import rendered
+from experiments.report.schema import Interval, ResultsError, tidy
+from experiments.results import Results
+from experiments.runs.folder import RunFolder
 from experiments.studies import STUDIES
 
-Results = dict[str, Any]
+Raw = dict[str, Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +88,7 @@ def test_a_renamed_field_another_type_unit_or_number_is_a_change() -> None:
 RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
 
 
-def views(results: Results) -> tuple[str, str]:
+def views(results: Raw) -> tuple[str, str]:
     """The page and what the terminal shows."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
@@ -92,7 +96,7 @@ def views(results: Results) -> tuple[str, str]:
     return render_report(results), shown.getvalue()
 
 
-def of_kind(kind: str) -> list[Results]:
+def of_kind(kind: str) -> list[Raw]:
     """The recorded runs of a kind, and one of what none of them holds."""
     more = [with_relation(RECORDED["attend"])] if kind == "attend" else []
     return [*(results for results in RECORDED.values() if results["kind"] == kind), *more]
@@ -156,6 +160,55 @@ def test_a_field_of_the_records_is_read_or_stands_in_the_list(kind: str) -> None
     )
 
 
+@pytest.mark.parametrize("kind", sorted(STUDIES))
+def test_a_run_without_records_says_that_nothing_was_measured(kind: str) -> None:
+    run = copy.deepcopy(of_kind(kind)[0])
+    run = {name: [] if isinstance(value, list) else value for name, value in run.items()}
+    run["notes"] = [{"kind": "skipped", "text": "no text had an answer"}]
+    page, _ = views(run)
+    assert "Nothing was measured" in page
+    assert "no text had an answer" in page
+    rendered(compared_page([run, of_kind(kind)[0]]))
+
+
+@pytest.mark.parametrize("kind", sorted(STUDIES))
+def test_an_interval_is_the_field_beside_its_number(kind: str) -> None:
+    """``x_interval`` of ``x``, so that a table has the columns x, x_low and x_high."""
+    for one in records_in(STUDIES[kind].part("records").Results) - {Interval}:
+        hints = typing.get_type_hints(one)
+        holds = {name for name, hint in hints.items() if Interval in (hint, *typing.get_args(hint))}
+        assert holds == {name for name in hints if name.split("_")[-1] == "interval"}
+        of_nothing = {"interval", "chance_interval"}  # edges of a bin or of a value; a null's range
+        assert {name.removesuffix("_interval") for name in holds - of_nothing} <= set(hints)
+
+
+def test_a_row_of_a_table_has_the_ends_of_an_interval_as_columns() -> None:
+    record = {"score": 0.5, "score_interval": {"low": 0.25, "high": 0.75}}
+    nested = {"gain_interval": None, "on": {"map": record}}
+    assert tidy({**record, **nested}) == {
+        "score": 0.5,
+        "score_low": 0.25,
+        "score_high": 0.75,
+        "gain_low": None,
+        "gain_high": None,
+        "on.map.score": 0.5,
+        "on.map.score_low": 0.25,
+        "on.map.score_high": 0.75,
+    }
+
+
+@pytest.mark.parametrize("version", [1, None, "2"])
+def test_results_of_another_format_are_refused_in_a_line(version: Any, tmp_path: Path) -> None:
+    old = {**RECORDED["ablate-layers"], "schema": version}
+    folder = RunFolder(tmp_path / "run", {})
+    (folder.path / "results.json").write_text(json.dumps(old), encoding="utf-8")
+    for read in (Results.load, lambda path: RunFolder(path, {}).results):
+        with pytest.raises(ResultsError, match="run the command again") as error:
+            read(folder.path)
+        assert len(str(error.value).splitlines()) == 1
+    assert cli.main(["report", str(folder.path)]) == 2
+
+
 def test_a_field_that_no_view_reads_is_noticed() -> None:
     with watched(records_in(Inner | None)) as seen:
         assert Inner(shown=1, hidden=2).shown == 1
@@ -177,7 +230,7 @@ def test_provenance_is_shown_whole_but_for_the_list() -> None:
     page = page_of(run)
     keys = {(key,) for key in run["provenance"]} | {
         (part, key)
-        for part in ("model", "machine", "versions", "memory", "doctor")
+        for part in ("model", "machine", "versions", "resources", "doctor")
         for key in run["provenance"][part]
     }
     silent = set()
@@ -194,7 +247,7 @@ def test_provenance_is_shown_whole_but_for_the_list() -> None:
 def test_two_runs_of_every_kind_are_compared_by_depth(kind: str) -> None:
     run = of_kind(kind)[0]
     rendered(compared_page([run, copy.deepcopy(run)]))
-    for curve in STUDIES[kind].curves(run):
+    for curve in STUDIES[kind].curves(STUDIES[kind].read(run)):
         depth = [
             0.0 if "resid_pre" in site else int(site.split(".")[1]) + 1.0 for site in curve.sites
         ]

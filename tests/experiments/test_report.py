@@ -31,7 +31,7 @@ from experiments.pages import page_of, render_report, write_report
 from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
 from experiments.report.matrix import oriented
 from experiments.report.parts import Table
-from experiments.report.schema import ResultsError
+from experiments.report.schema import Interval, ResultsError, tidy
 from experiments.report.words import number, runs, signed
 from experiments.studies import STUDIES
 from experiments.studies.probe.pictures import layer_curves_svg
@@ -178,7 +178,7 @@ def test_page_holds_the_numbers_of_the_run() -> None:
     data = json.loads(page.scripts[0])
     third = of("probe", "classes", property="upos", layer=1)
     assert sorted(row[3] for row in data["classes"]["p0"][2]) == sorted(
-        round(c["f1"], 4) for c in third
+        round(1000 * c["f1"]) for c in third
     )
     assert PROBE["provenance"]["command"] in shown
     assert PROBE["provenance"]["model"]["sha256"] in shown
@@ -235,11 +235,11 @@ SHOWN = [
      "random": "null"}),
     ("neurons", "effects-0-0", of("neurons"), RANKED | same("k", "beyond") | {"random": "null", "null p": "null_p"}),
     ("attend", "heads-table", of("attend"),
-     same("entropy", "confidence", "distance", "first", "previous", "induction", "duplicate", "effect")
-     | {"first by value": "norm_first", "contribution": "output"}),
+     same("entropy", "confidence", "distance", "first", "previous", "induction", "duplicate")
+     | {"effect": "measured.effect", "first by value": "norm_first", "contribution": "output"}),
     ("geometry", "layers-table", of("geometry"),
      same("anisotropy") | {"dimension": "intrinsic_dimension", "PCs for 90%": "components_90", "PC 1-2": "explained_2",
-     "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "upos:space"}),
+     "centred": "anisotropy_centred", "trust PCA": "trust_pca", "upos in the space": "separability.upos.places.space.accuracy"}),
     ("geometry", "lens-table", RECORDED["geometry"]["lens"]["records"],
      {"log2 p": "log2p", "median rank": "median_rank", "likeliest": "top1"}),
     ("attribute", "scores-0", attribution_scores(), same("leave-one-out", "ig")),
@@ -251,8 +251,9 @@ SHOWN = [
      "risk area": "aurc"}),
     ("ask", "effects-table", of("ask"), same("effect", "p") | {"over random": "over_random"}),
     ("prune", "steps-table", of("prune"),
-     same("parameters", "change", "speed", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
+     same("parameters", "change", "difference") | {"heads a layer": "heads", "loss": "value", "at random": "random"}),
     ("lens", "layers-table", of("lens", "layers"), same("loss", "agreement") | {"KL": "kl", "median rank": "median_rank"}),
+    ("swap", "swap-table", of("swap"), {f"size, {of('swap')[0]['unit']}": "size", "another class": "flips"}),
     ("capture", "sites-table", of("capture"), same("width", "largest")),
 ]  # fmt: skip
 
@@ -265,7 +266,8 @@ def test_a_table_holds_the_numbers_of_its_records(run, uid, records, fields) -> 
     (table,) = (one for one in tables_of(page_of(RECORDED[run]).sections) if one.uid == uid)
     places = {column.name: i for i, column in enumerate(table.columns)}
     shown = Counter(tuple(row[places[column]].sort for column in fields) for row in table.rows)
-    there = Counter(tuple(record.get(field) for field in fields.values()) for record in records)
+    rows = [tidy(record) for record in records]
+    there = Counter(tuple(row.get(field) for field in fields.values()) for row in rows)
     assert min(len(shown), len(there)) > 0
     assert shown <= there or there <= shown
 
@@ -470,18 +472,11 @@ def test_a_grid_of_effects_colours_what_is_clear_and_reads_every_cell() -> None:
 
 
 def test_comparisons_are_turned_to_deeper_minus_shallower() -> None:
-    rows = [
-        {"layer_a": 0, "layer_b": 1, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}
-    ]
-    assert oriented(rows, [0.0, 1.0]) == {
-        (1, 0): {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.01}
-    }
-    rows = [
-        {"layer_a": 1, "layer_b": 0, "difference": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.01}
-    ]
-    assert oriented(rows, [0.0, 1.0]) == {
-        (1, 0): {"difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}
-    }
+    row = {"difference": -0.2, "difference_interval": Interval(-0.3, -0.1), "p_holm": 0.01}
+    deeper = oriented([{**row, "layer_a": 0, "layer_b": 1}], [0.0, 1.0])
+    assert deeper == {(1, 0): {"difference": -0.2, "interval": Interval(-0.3, -0.1), "p": 0.01}}
+    shallower = oriented([{**row, "layer_a": 1, "layer_b": 0}], [0.0, 1.0])
+    assert shallower == {(1, 0): {"difference": 0.2, "interval": Interval(0.1, 0.3), "p": 0.01}}
 
 
 def test_numbers_in_words() -> None:

@@ -12,6 +12,7 @@ import tiny
 from experiments import cli
 from experiments.corpus.splits import read_splits
 from experiments.pages import complete
+from experiments.report.schema import SCHEMA
 from experiments.runs.execute import execute
 from experiments.runs.folder import RunFolder
 from experiments.runs.options import add_options, as_command, from_arguments
@@ -25,8 +26,7 @@ FIELDS = [
     "property",
     "metric",
     "score",
-    "low",
-    "high",
+    "score_interval",
     "control",
     "selectivity",
     "majority",
@@ -101,11 +101,12 @@ def results(folder, tmp_path_factory):
 def test_records_are_complete(results):
     found, out = results
     assert found == json.loads((out / "results.json").read_text(encoding="utf-8"))
-    assert (found["schema"], found["kind"]) == (1, "probe")
+    assert (found["schema"], found["kind"]) == (SCHEMA, "probe")
     assert len(found["records"]) == 2 * 3  # properties x (embedding + 2 blocks)
     for record in found["records"]:
         assert set(FIELDS) <= set(record)
-        assert record["low"] <= record["score"] <= record["high"]
+        ends = record["score_interval"]
+        assert ends["low"] <= record["score"] <= ends["high"]
         assert record["converged"]
     assert [r["layer"] for r in found["records"][:3]] == [-1, 0, 1]
     score = {(r["property"], r["layer"]): r["score"] for r in found["records"]}

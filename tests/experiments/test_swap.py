@@ -111,7 +111,7 @@ def test_no_bias_is_no_effect_beyond_random_swaps(tmp_path: Path) -> None:
     assert swap["effect"] == pytest.approx(0, abs=1e-6)
     assert swap["flips"] == 0
     assert random["size"] > 0.1
-    assert swap["beyond_high"] < 0
+    assert swap["beyond_interval"]["high"] < 0
 
 
 def test_words_are_swapped_as_they_are_written() -> None:

@@ -65,7 +65,7 @@ def test_number_is_decodable_erased_and_missed(found: tuple[dict[str, Any], Path
         assert record["erased_rank"] == 1
     strong = min(erase, key=lambda r: r["effect"])
     assert strong["effect"] < -1
-    assert strong["high"] < 0
+    assert strong["effect_interval"]["high"] < 0
     assert strong["q"] < 0.05
     assert abs(strong["effect"]) > 3 * strong["null"]
     assert {r["value"] for r in results["records"]} == {"erase", "push Plur", "push Sing"}

@@ -12,6 +12,7 @@ KEPT = frozenset(
         "kind",
         "level",
         "metric",
+        "measure",
         "unit",
         "status",
         "component",
@@ -96,8 +97,7 @@ def without_controls(probe: dict[str, Any]) -> dict[str, Any]:
     skipped = (
         "control",
         "selectivity",
-        "selectivity_low",
-        "selectivity_high",
+        "selectivity_interval",
         "random_model",
         "score_seen",
         "score_unseen",
@@ -129,8 +129,7 @@ def with_effects(
         record |= {
             **clear,
             "effect": effect,
-            "low": effect - 0.1,
-            "high": effect + 0.1,
+            "effect_interval": {"low": effect - 0.1, "high": effect + 0.1},
             "exact": True,
         }
     return results
@@ -146,7 +145,13 @@ def with_relation(attention: dict[str, Any]) -> dict[str, Any]:
         "score": 0.9,
         "baseline": 0.5,
     }
-    relation |= {"offset": -1, "gain": 0.4, "low": 0.3, "high": 0.5, "n": 40, "syntactic": True}
+    relation |= {
+        "offset": -1,
+        "gain": 0.4,
+        "gain_interval": {"low": 0.3, "high": 0.5},
+        "n": 40,
+        "syntactic": True,
+    }
     return {**copy.deepcopy(attention), "relations": [relation]}
 
 

@@ -16,7 +16,6 @@ import io
 import json
 import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -290,17 +289,9 @@ def run(name: str) -> dict[str, Any]:
     return settled(json.loads((Path(name) / "results.json").read_text(encoding="utf-8")))
 
 
-MEASURED = {
-    "seconds",
-    "original_seconds",
-    "speed",
-    "tokens_per_second",
-    "cores",
-    "threads",
-    "memory_gb",
-}
 DATES = {"started", "finished"}
-MACHINE_PARTS = {"timings", "memory", "versions", "machine"}
+DIFFERING = {"resources", "versions", "machine"}
+"""The parts of the provenance that differ from run to run, or from machine to machine; nothing else may."""
 
 
 def settled(value: Any, key: str = "", within: bool = False) -> Any:
@@ -310,7 +301,7 @@ def settled(value: Any, key: str = "", within: bool = False) -> Any:
         key: where it stands.
         within: whether all numbers and texts in it are of the machine.
     """
-    within = within or key in MACHINE_PARTS
+    within = within or key in DIFFERING
     if isinstance(value, dict):
         return {name: settled(one, name, within) for name, one in value.items()}
     if isinstance(value, list):
@@ -320,16 +311,9 @@ def settled(value: Any, key: str = "", within: bool = False) -> Any:
             return "2000-01-01T00:00:00+00:00"
         if within or key.endswith("sha256"):
             return "PLACEHOLDER"
-        text = value.replace(str(DEMO.model.parent), "demo").replace(str(Path.cwd()), "work")
-        return re.sub(
-            r"\d+% of its time", "100% of its time", re.sub(r"\d+\.\d+ s\b", "1.0 s", text)
-        )
-    measured = (
-        (within or key in MEASURED)
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-    )
-    return type(value)(1) if measured else value
+        return value.replace(str(DEMO.model.parent), "demo").replace(str(Path.cwd()), "work")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value)(1) if within and is_number else value
 
 
 # -- what is recorded
@@ -406,7 +390,7 @@ def changes_of_shape(before: Any, now: Any) -> list[str]:
 
 
 def changes_of_values(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    """One line for each number that is off by more than 1e-6 of itself, and each text that is another."""
+    """One line for each number that is off by more than 1e-6 of itself (and by more than rounding), and each text that is another."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in before.keys() & now.keys():
             yield from changes_of_values(before[key], now[key], f"{path}.{key}".strip("."))
@@ -416,7 +400,7 @@ def changes_of_values(before: Any, now: Any, path: str = "") -> Iterator[str]:
         for place, (old, new) in enumerate(zip(before, now, strict=False)):
             yield from changes_of_values(old, new, f"{path}[{place}]")
     elif isinstance(before, (int, float)) and isinstance(now, (int, float)):
-        if not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-9):
+        if not math.isclose(before, now, rel_tol=1e-6, abs_tol=1e-7):
             yield f"{path}: {now}, recorded as {before}"
     elif before != now:
         yield f"{path}: {now!r}, recorded as {before!r}"

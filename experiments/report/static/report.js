@@ -98,9 +98,9 @@ function chart(box) {
 // --- tables: headings become buttons ---
 function sortKey(row, column) {
   const cell = row.cells[column];
-  const text = cell.dataset.s ?? cell.textContent;
+  const text = cell.dataset.s ?? (cell.querySelector(".v") ?? cell).textContent;
   if (text === "" || text === absent) return null;
-  const value = Number(text.replace(/,/g, ""));
+  const value = Number(text.replace(/,/g, "").replace("−", "-"));
   return Number.isNaN(value) ? text : value;
 }
 function sortBy(table, column, direction) {
@@ -147,7 +147,8 @@ function chooseLayer(select) {
   select.addEventListener("change", () => {
     const k = Number(select.value);
     order.forEach((row, j) => {
-      const [support, precision, recall, f1] = layers[k][j];
+      const [support, ...shares] = layers[k][j];
+      const [precision, recall, f1] = shares.map((x) => (x === null ? null : x / 1000));
       [support, precision, recall, f1].forEach((value, c) => {
         const cell = row.cells[c + 1];
         cell.dataset.s = value === null ? "" : String(value);
@@ -301,14 +302,37 @@ function heat(figure) {
 }
 
 // --- the triangle of comparisons, and its table, made when it is opened ---
+// Numbers are whole thousandths: `table` of pairs in words, rows and columns of the triangle in `a` and `b`.
+const thousandths = (x) => (x === null ? absent : number(x / 1000));
+const signed = (x) => (x !== null && x > 0 ? `+${thousandths(x)}` : thousandths(x));
+const pValue = (x) => (x === 0 ? "<0.001" : x >= 100 ? number(x / 1000, 2) : thousandths(x));
+// Every row with every column in front of it, unless `a` and `b` say otherwise.
+function placed(source) {
+  if (source.a) return source;
+  const rows = source.labels.map((_, a) => a);
+  source.a = rows.flatMap((a) => Array(a).fill(a));
+  source.b = rows.flatMap((a) => rows.slice(0, a));
+  return source;
+}
+function pairOf(source, k) {
+  const ends = source.low && source.low[k] !== null ? `${thousandths(source.low[k])} to ${thousandths(source.high[k])}` : "";
+  return [source.labels[source.a[k]], source.labels[source.b[k]], signed(source.difference[k]), ends, pValue(source.p[k])];
+}
 function matrix(figure) {
-  const { pairs, metric } = data.matrices[figure.dataset.matrix];
+  const source = placed(data.matrices[figure.dataset.matrix]);
+  const n = source.labels.length;
+  const cells = new Map(source.a.map((a, k) => [a * n + source.b[k], k]));
+  const svg = figure.querySelector("svg");
   figure.addEventListener("pointermove", (event) => {
-    const k = event.target.dataset?.k;
+    const frame = svg.getBoundingClientRect();
+    const scale = svg.viewBox.baseVal.width / frame.width;
+    const row = Math.floor(((event.clientY - frame.top) * scale - source.top) / source.side) + 1;
+    const column = Math.floor(((event.clientX - frame.left) * scale - source.left) / source.side);
+    const k = column >= 0 && column < n ? cells.get(row * n + column) : undefined;
     if (k === undefined) return hideTip();
-    const [a, b, difference, span, p] = pairs[Number(k)];
-    const row = make("span", `${metric} ${difference}`, "t");
-    showTip(event.pageX, event.pageY, [make("b", `layer ${a} minus layer ${b}`), row,
+    const [a, b, difference, span, p] = pairOf(source, k);
+    showTip(event.pageX, event.pageY, [make("b", `layer ${a} minus layer ${b}`),
+      make("span", `${source.metric} ${difference}`, "t"),
       make("small", `${span ? `${span}, ` : ""}p ${p.startsWith("<") ? p : `= ${p}`}`)]);
   });
   figure.addEventListener("pointerleave", hideTip);
@@ -316,27 +340,28 @@ function matrix(figure) {
 function pairTable(details) {
   details.addEventListener("toggle", () => {
     if (!details.open || details.querySelector("table")) return;
-    const { pairs, metric } = data.matrices[details.dataset.pairs];
+    const source = placed(data.matrices[details.dataset.pairs]);
     const table = make("table");
     const head = table.createTHead().insertRow();
-    ["layer", "minus layer", `${metric} difference`, "95% interval", "p (Holm)"].forEach((name, i) => {
+    ["layer", "minus layer", `${source.metric} difference`, "95% interval", "p (Holm)"].forEach((name, i) => {
       const cell = make("th", name, i === 2 || i === 4 ? "n" : "");
       cell.scope = "col";
       head.append(cell);
     });
     const body = table.createTBody();
-    for (const [a, b, difference, span, p, d, raw] of pairs) {
+    source.a.forEach((_, k) => {
       const row = body.insertRow();
-      [a, b, difference, span, p].forEach((text, i) => {
+      const numbers = [null, null, source.difference[k], null, source.p[k]];
+      pairOf(source, k).forEach((text, i) => {
         const cell = row.insertCell();
         cell.textContent = text;
         if (i === 2 || i === 4) {
           cell.className = "n";
-          cell.dataset.s = String((i === 2 ? d : raw) ?? "");
+          cell.dataset.s = String(numbers[i] ?? "");
         }
         if (i < 2) cell.dataset.s = text === "emb" ? "-1" : text;
       });
-    }
+    });
     const frame = make("div", undefined, "frame tall");
     frame.tabIndex = 0;
     frame.setAttribute("role", "region");
@@ -367,22 +392,48 @@ async function copy(text, button) {
 }
 const tabbed = (table) => [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent).join("\t")).join("\n");
 
-all(".chart").forEach(chart);
-all("table[data-sortable]").forEach(sortable);
-all("[data-classes]").forEach(chooseLayer);
-all(".mistakes").forEach(mistakes);
-all("[data-heat]").forEach(heat);
-all("[data-matrix]").forEach(matrix);
-all("[data-pairs]").forEach(pairTable);
-all("[data-attention]").forEach(attention);
-all("[data-map]").forEach(map);
-all("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));
-all("[data-copy-table]").forEach((b) => b.addEventListener("click", () => copy(tabbed(document.getElementById(b.dataset.copyTable)), b)));
+function start(inside) {
+  const each = (selector, begin) => all(selector, inside).forEach(begin);
+  each(".chart", chart);
+  each("table[data-sortable]", sortable);
+  each("[data-classes]", chooseLayer);
+  each(".mistakes", mistakes);
+  each("[data-heat]", heat);
+  each("[data-matrix]", matrix);
+  each("[data-pairs]", pairTable);
+  each("[data-attention]", attention);
+  each("[data-map]", map);
+  each("[data-copy]", (b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));
+  each("[data-copy-table]", (b) => b.addEventListener("click", () => copy(tabbed(document.getElementById(b.dataset.copyTable)), b)));
+}
+start(document);
+
+// --- packed sections: put into the page when they are opened, or when a link goes to them ---
+async function unpack(details) {
+  const coded = data.packed[details.dataset.packed];
+  if (coded === undefined) return;
+  delete data.packed[details.dataset.packed];
+  const bytes = Uint8Array.from(atob(coded), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const section = JSON.parse(await new Response(stream).text());
+  for (const [kind, entries] of Object.entries(section.data)) Object.assign(data[kind] ??= {}, entries);
+  const box = make("div");
+  box.innerHTML = section.html;  // escaped where it was written, as the rest of the page
+  details.append(box);
+  start(box);
+}
+all("[data-packed]").forEach((details) => details.addEventListener("toggle", () => { if (details.open) unpack(details); }));
+function openTarget() {
+  const details = document.getElementById(location.hash.slice(1))?.querySelector(".packed");
+  if (details) details.open = true;
+}
+addEventListener("hashchange", openTarget);
+openTarget();
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 
 let opened = [];
 addEventListener("beforeprint", () => {
-  opened = all("details:not([open])");
+  opened = all("details:not([open]):not(.packed)");
   opened.forEach((node) => { node.open = true; });
 });
 addEventListener("afterprint", () => opened.forEach((node) => { node.open = false; }));

@@ -104,8 +104,8 @@ def _effects(
     rows = [
         [
             Cell(NAMES[r.words], head=True),
-            signed_cell(r.effect, r.low, r.high),
-            signed_cell(r.over_random, r.over_random_low, r.over_random_high),
+            signed_cell(r.effect, r.effect_interval),
+            signed_cell(r.over_random, r.over_random_interval),
             Cell(p_value(r.p), r.p),
         ]
         for r in records

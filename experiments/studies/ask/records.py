@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...calibration.records import ComparisonRecord, ErrorRecord, JudgedRecord
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,9 @@ class WordsRecord:
     )
     unit: str = entry("unit of the effects")
     effect: float = entry("value of the text less its value without the words, mean over prompts")
-    low: float | None = entry("lower end of its 95% interval; null with one group of prompts")
-    high: float | None = entry("upper end of its 95% interval; null with one group of prompts")
+    effect_interval: Interval | None = entry("its 95% interval; null with one group of prompts")
     over_random: float | None = entry("effect less that of as many random words; null for those")
-    over_random_low: float | None = entry("lower end of its 95% interval")
-    over_random_high: float | None = entry("upper end of its 95% interval")
+    over_random_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry(
         "sign-flip test of over_random over groups; null with one group of prompts"
     )

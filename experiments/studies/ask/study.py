@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, Interval, mean_p
+from ....probes.evaluation import ClusterBootstrap, mean_p
 from ...attribution import explain, method_named
 from ...calibration import confidence
 from ...calibration.asked import LENGTH
@@ -23,7 +23,7 @@ from ...calibration.confidence import ConfidenceInputs
 from ...calibration.generating import generate
 from ...calibration.questions import QuestionError, Templates
 from ...corpus.prompts import Prompt, read_prompts
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Note, estimated
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
@@ -93,7 +93,6 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
     if isinstance(inputs, ConfidenceInputs):
         return Results(**confidence.measure(inputs, run))
     subject, options = inputs.subject, inputs.options
-    assert subject is not None
     prompts = [explained(subject, prompt, options) for prompt in inputs.prompts]
     questions = [partial(_answer, subject, prompt, inputs.templates) for prompt in prompts]
     answers = _kept(run, "asking", "why", questions)
@@ -176,30 +175,19 @@ def _records(
     records = []
     for k, kind in enumerate(KINDS):
         effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)
-        low, high = _ends(effect, boot)
-        over_low, over_high = _ends(over, boot)
         is_random = kind == "random"
         records.append(
             WordsRecord(
                 words=kind,
                 unit=unit,
-                effect=effect.value,
-                low=low,
-                high=high,
-                over_random=None if is_random else over.value,
-                over_random_low=None if is_random else over_low,
-                over_random_high=None if is_random else over_high,
+                **estimated("effect", effect),
+                **estimated("over_random", None if is_random else over),
                 p=None if is_random else p[k],
                 n=len(effects),
                 n_clusters=boot.n_clusters,
             )
         )
     return records
-
-
-def _ends(found: Interval, boot: ClusterBootstrap) -> tuple[float | None, float | None]:
-    """An interval's ends; one group cannot be resampled and has none."""
-    return (found.low, found.high) if boot.n_clusters > 1 else (None, None)
 
 
 def _prompt_records(
@@ -233,16 +221,16 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
     assert named.over_random is not None
     assert best.over_random is not None
     prompts = f"{named.n} of {n_prompts} prompts"
-    ends = "" if named.low is None else f"95% {named.low:.3g} to {named.high:.3g}; "
+    ends = f"95% {named.effect_interval.text('.3g')}; " if named.effect_interval else ""
     text = (
         f"named words: removing them lowers the answer by {named.effect:.3g} {named.unit} ({ends}{prompts}), removing as "
         f"many random words by {drawn.effect:.3g}: a difference of {named.over_random:+.3g}"
     )
-    if named.over_random_low is None or named.p is None:
+    if named.over_random_interval is None or named.p is None:
         return (
             f"{text}. Whether this differs from 0 cannot be tested: all prompts are of one group."
         )
-    text += f" ({named.over_random_low:.3g} to {named.over_random_high:.3g}, p = {named.p:.3g}). "
+    text += f" ({named.over_random_interval.text('.3g')}, p = {named.p:.3g}). "
     sign = _direction(named)
     if sign == 0:
         text += "The words that it names do not matter significantly more than random ones."
@@ -257,12 +245,10 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
 
 def _direction(record: WordsRecord) -> int:
     """1 or -1 where its effect is significantly above or below that of random words, else 0."""
-    low, high, p = record.over_random_low, record.over_random_high, record.p
-    if low is None or high is None or p is None or p >= SIGNIFICANT:
+    ends = record.over_random_interval
+    if ends is None or record.p is None or record.p >= SIGNIFICANT:
         return 0
-    if low > 0:
-        return 1
-    return -1 if high < 0 else 0
+    return 1 if ends.low > 0 else -1 if ends.high < 0 else 0
 
 
 REASONS = {

@@ -25,7 +25,7 @@ from ...attention.passes import (
     runs,
     with_sink,
 )
-from ...report.schema import as_json, from_json
+from ...report.schema import Interval, as_json, from_json
 from ...runs.execute import DataFile
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject, load
@@ -190,8 +190,7 @@ def _records(
             layer=layer,
             index=head,
             entropy=float(entropy[row, head]),
-            entropy_low=float(low[row, head]),
-            entropy_high=float(high[row, head]),
+            entropy_interval=Interval.between(low[row, head], high[row, head]),
             change=None if change is None else float(change[row, head]),
         )
         for row, layer in enumerate(statistics.layers)

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...runs.folder import RunError, read_json
+from ...report.schema import from_json
+from ...runs.folder import RunError, read_results
 from ...sweep.reading import LEVEL
+from ...sweep.records import EffectRecord
 from .records import Disagreement, HeadEffect, HeadRecord
 
 AGAINST = ("confidence", "entropy", "output")
@@ -44,7 +46,7 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
         raise RunError(
             f"--effects {folder}: expected the folder of a finished `layerscope ablate`, it has no results.json"
         )
-    raw = read_json(path)
+    raw = read_results(path)
     records = [record for record in raw.get("records") or () if record.get("component") == "heads"]
     if raw.get("kind") != "ablate" or not records:
         raise RunError(
@@ -57,19 +59,18 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
             f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), they are of another "
             f"({model['sha256'][:12]}; {model['name']})"
         )
-    about = {name: records[0].get(name) for name in ("metric", "unit", "value", "baseline")}
-    return Ablation(
-        {(record["layer"], record["index"]): _effect(record) for record in records}, about
-    )
+    typed = [from_json(EffectRecord, record, f"{path}: records") for record in records]
+    about = {name: getattr(typed[0], name) for name in ("metric", "unit", "value", "baseline")}
+    effects = {(one.layer, one.index): _effect(one) for one in typed if one.index is not None}
+    return Ablation(effects, about)
 
 
-def _effect(record: dict[str, Any]) -> HeadEffect:
+def _effect(record: EffectRecord) -> HeadEffect:
     return HeadEffect(
-        effect=record["effect"],
-        effect_low=record.get("low"),
-        effect_high=record.get("high"),
-        effect_q=record.get("q"),
-        effect_exact=record.get("exact"),
+        effect=record.effect,
+        effect_interval=record.effect_interval,
+        q=record.q,
+        exact=record.exact,
     )
 
 
@@ -85,9 +86,9 @@ def disagreement(records: Sequence[HeadRecord], ablation: Ablation) -> Disagreem
     low, high = np.quantile(confidence, [QUARTER, 1 - QUARTER])
     sharp, diffuse = [], []
     for record, effect in measured:
-        is_significant = effect.effect_q is not None and effect.effect_q < LEVEL
+        is_significant = effect.q is not None and effect.q < LEVEL
         # An estimate has no q: it shows neither that a head is needed nor that it is not.
-        if record.confidence >= high and not is_significant and effect.effect_exact:
+        if record.confidence >= high and not is_significant and effect.exact:
             sharp.append(record.site)
         if record.confidence <= low and is_significant:
             diffuse.append(record.site)

@@ -241,12 +241,12 @@ def _statistic_cell(record: HeadRecord, name: str) -> Cell:
     value = getattr(record, name)
     if name not in SPANNED:
         return score_cell(value)
-    return score_cell(value, getattr(record, f"{name}_low"), getattr(record, f"{name}_high"))
+    return score_cell(value, getattr(record, f"{name}_interval"))
 
 
 def _effect_cell(record: HeadRecord) -> Cell:
     effect = record.measured
-    spans = "" if effect is None else interval(effect.effect_low, effect.effect_high)
+    spans = "" if effect is None else interval(effect.effect_interval)
     return Cell(signed(record.effect), finite(record.effect), spans)
 
 
@@ -375,7 +375,7 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
                 ),
                 score_cell(relation.score, tone="strong" if relation.syntactic else ""),
                 Cell(number(relation.baseline), finite(relation.baseline), f"{relation.offset:+d}"),
-                signed_cell(relation.gain, relation.low, relation.high),
+                signed_cell(relation.gain, relation.gain_interval),
                 Cell(general(relation.n), finite(relation.n)),
                 Cell("yes" if relation.syntactic else ""),
             ]
@@ -444,7 +444,7 @@ def _disagreement_table(apart: Disagreement, records: Sequence[HeadRecord], metr
     for record in records:
         if record.site not in kinds:
             continue
-        q = None if record.measured is None else record.measured.effect_q
+        q = None if record.measured is None else record.measured.q
         row = [_head_cell(record), Cell(kinds[record.site]), Cell(record.role)]
         row += [
             score_cell(record.confidence),

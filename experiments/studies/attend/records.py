@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import model_validator
 
 from ...attention.text_patterns import ShownTexts
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,38 +34,22 @@ class Statistics:
 class Intervals:
     """The 95% intervals of the statistics, over texts."""
 
-    entropy_low: float = entry("low end of the interval of entropy")
-    entropy_high: float = entry("high end of the interval of entropy")
-    confidence_low: float = entry("low end of the interval of confidence")
-    confidence_high: float = entry("high end of the interval of confidence")
-    distance_low: float = entry("low end of the interval of distance", "tokens")
-    distance_high: float = entry("high end of the interval of distance", "tokens")
-    first_low: float = entry("low end of the interval of first")
-    first_high: float = entry("high end of the interval of first")
-    end_low: float = entry("low end of the interval of end")
-    end_high: float = entry("high end of the interval of end")
-    punctuation_low: float = entry("low end of the interval of punctuation")
-    punctuation_high: float = entry("high end of the interval of punctuation")
-    self_low: float = entry("low end of the interval of self")
-    self_high: float = entry("high end of the interval of self")
-    previous_low: float = entry("low end of the interval of previous")
-    previous_high: float = entry("high end of the interval of previous")
-    next_low: float = entry("low end of the interval of next")
-    next_high: float = entry("high end of the interval of next")
-    sink_low: float | None = entry("low end of the interval of sink", default=None)
-    sink_high: float | None = entry("high end of the interval of sink", default=None)
-    norm_first_low: float | None = entry("low end of the interval of norm_first", default=None)
-    norm_first_high: float | None = entry("high end of the interval of norm_first", default=None)
-    norm_end_low: float | None = entry("low end of the interval of norm_end", default=None)
-    norm_end_high: float | None = entry("high end of the interval of norm_end", default=None)
-    norm_punctuation_low: float | None = entry(
-        "low end of the interval of norm_punctuation", default=None
+    entropy_interval: Interval | None = entry("95% interval of entropy")
+    confidence_interval: Interval | None = entry("95% interval of confidence")
+    distance_interval: Interval | None = entry("95% interval of distance", "tokens")
+    first_interval: Interval | None = entry("95% interval of first")
+    end_interval: Interval | None = entry("95% interval of end")
+    punctuation_interval: Interval | None = entry("95% interval of punctuation")
+    self_interval: Interval | None = entry("95% interval of self")
+    previous_interval: Interval | None = entry("95% interval of previous")
+    next_interval: Interval | None = entry("95% interval of next")
+    sink_interval: Interval | None = entry("95% interval of sink", default=None)
+    norm_first_interval: Interval | None = entry("95% interval of norm_first", default=None)
+    norm_end_interval: Interval | None = entry("95% interval of norm_end", default=None)
+    norm_punctuation_interval: Interval | None = entry(
+        "95% interval of norm_punctuation", default=None
     )
-    norm_punctuation_high: float | None = entry(
-        "high end of the interval of norm_punctuation", default=None
-    )
-    output_low: float | None = entry("low end of the interval of output", default=None)
-    output_high: float | None = entry("high end of the interval of output", default=None)
+    output_interval: Interval | None = entry("95% interval of output", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +57,9 @@ class HeadEffect:
     """What an ablation of the head did, from the run that ``--effects`` names."""
 
     effect: float = entry("effect of ablating the head on the metric")
-    effect_low: float | None = entry("low end of its interval")
-    effect_high: float | None = entry("high end")
-    effect_q: float | None = entry("false-discovery rate over all heads; null for an estimate")
-    effect_exact: bool | None = entry("whether the effect was measured, not estimated")
+    effect_interval: Interval | None = entry("its interval")
+    q: float | None = entry("false-discovery rate over all heads; null for an estimate")
+    exact: bool | None = entry("whether the effect was measured, not estimated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +87,7 @@ class HeadRecord(Statistics, Intervals):
     )
     nearest_similarity: float | None = entry("their overlap: 1 for heads that attend alike")
     role: str = entry("the head's roles, from where it attends; empty for none")
-    measured: HeadEffect | None = entry("its measured effect", default=None, spread=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, raw: Any) -> Any:
-        """The effect's fields stand in the record itself."""
-        if not isinstance(raw, dict) or "effect" not in raw:
-            return raw
-        names = HeadEffect.__dataclass_fields__
-        rest = {name: value for name, value in raw.items() if name not in names}
-        return {**rest, "measured": {name: raw[name] for name in names if name in raw}}
+    measured: HeadEffect | None = entry("its measured effect", default=None)
 
     @property
     def name(self) -> str:
@@ -163,8 +133,7 @@ class RelationRecord:
     baseline: float = entry("the same for the best fixed offset")
     offset: int = entry("that offset", "words")
     gain: float = entry("score - baseline")
-    low: float = entry("low end of the gain's 95% interval over texts")
-    high: float = entry("high end")
+    gain_interval: Interval | None = entry("the gain's 95% interval over texts")
     n: int = entry("dependencies that were scored")
     syntactic: bool = entry("whether the head is clearly better than every fixed offset")
 
@@ -178,8 +147,7 @@ class CheckpointRecord:
     layer: int = entry("the block")
     index: int = entry("the head's number")
     entropy: float = entry("normalised entropy: 1 is uniform attention")
-    entropy_low: float = entry("low end of its 95% interval over texts")
-    entropy_high: float = entry("high end")
+    entropy_interval: Interval | None = entry("its 95% interval over texts")
     change: float | None = entry(
         "squared Hellinger distance to the checkpoint before; null for the first"
     )

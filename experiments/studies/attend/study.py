@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ...attention.text_patterns import shown_texts
 from ...corpus import Sentence, Word, read_conllu
 from ...corpus.prompts import read_prompts
 from ...features.layout import Layout
-from ...report.schema import Note
+from ...report.schema import Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -218,8 +218,7 @@ def head_records(
             for name, value in values.items():
                 low, high = ends[name]
                 fields[name] = float(value[row, head])
-                fields[f"{name}_low"] = float(low[row, head])
-                fields[f"{name}_high"] = float(high[row, head])
+                fields[f"{name}_interval"] = Interval.between(low[row, head], high[row, head])
             fields |= {name: float(seen.repeats[name][row, head]) for name in ON_REPEATED}
             fields |= _word_roles(seen.words, row, layer, head)
             fields |= _nearest(seen.similarity, statistics.layers, n_heads, row * n_heads + head)
@@ -268,7 +267,7 @@ def layer_records(statistics: HeadStatistics, similarity: Similarity) -> list[La
 
 
 def _relation(score: RelationScore) -> RelationRecord:
-    return RelationRecord(**asdict(score), syntactic=score.syntactic)
+    return RelationRecord(**vars(score), syntactic=score.syntactic)
 
 
 def _notes(inputs: AttendInputs, seen: Attention) -> list[Note]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
 from ...report.terminal_tables import number_cell, titled
-from .records import HeadRecord
+from .records import Results
 
 MOST = 40
 """Heads that are printed; the report has all."""
 
 
-def tables(records: Sequence[HeadRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """The heads that have a role."""
+    records = results.records
     with_role = [record for record in records if record.role]
     columns = ["entropy", "confidence", "first", "punctuation", "previous", "induction"]
     if any(record.effect is not None for record in records):

@@ -25,11 +25,23 @@ from ...report.parts import (
     Table,
     Text,
     plain_cell,
+    score_cell,
     signed_cell,
 )
 from ...report.provenance import model_name
-from ...report.words import ABSENT, count, finite, interval, number, plural, signed
-from .records import RANDOM, Example, Flip, MethodRecord, Prediction, RandomRecord, Record, Results
+from ...report.schema import Interval
+from ...report.words import ABSENT, count, finite, number, plural, signed
+from .records import (
+    MEASURED,
+    RANDOM,
+    Example,
+    Flip,
+    MethodRecord,
+    Prediction,
+    RandomRecord,
+    Record,
+    Results,
+)
 
 CONTROLS = (
     Control(
@@ -335,9 +347,7 @@ def methods_table(results: Results, methods: Sequence[str]) -> Table:
         of_method = [record for record in records if record.method == method]
         cells = [Cell(method, method, head=True)]
         for name in present:
-            low, high = (_mean(of_method, f"{name}_{side}") for side in ("low", "high"))
-            value = _mean(of_method, name)
-            cells.append(Cell(number(value), value, interval(low, high)))
+            cells.append(score_cell(_mean(of_method, name), _mean_range(of_method, name)))
         agreement = _agreement(results, method)
         cells.append(Cell(number(agreement), agreement))
         scored = [record for record in of_method if isinstance(record, MethodRecord)]
@@ -398,6 +408,15 @@ def _mean(records: Sequence[Record], name: str) -> float | None:
         value for record in records if (value := finite(getattr(record, name, None))) is not None
     ]
     return float(np.mean(known)) if known else None
+
+
+def _mean_range(records: Sequence[Record], name: str) -> Interval | None:
+    """From the mean lowest to the mean highest draw, of random attributions."""
+    drawn = [record for record in records if isinstance(record, RandomRecord)]
+    if not drawn or name not in MEASURED:
+        return None
+    ranges = [getattr(record, f"{name}_interval") for record in drawn]
+    return Interval(*np.mean([(one.low, one.high) for one in ranges], axis=0).tolist())
 
 
 def _baselines(records: Sequence[MethodRecord]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...report.schema import Note, StudyResults, entry
+from ...report.schema import Interval, Note, StudyResults, entry, tidy
 
 RANDOM = "random"
 """The method of the record that random attributions have."""
@@ -67,16 +67,11 @@ class RandomRecord(Measured):
     """Random attributions of one text: the mean of their measures, and the extremes."""
 
     draws: int = entry("random attributions")
-    comprehensiveness_low: float = entry("lowest")
-    comprehensiveness_high: float = entry("highest")
-    sufficiency_low: float = entry("lowest")
-    sufficiency_high: float = entry("highest")
-    deletion_low: float = entry("lowest")
-    deletion_high: float = entry("highest")
-    insertion_low: float = entry("lowest")
-    insertion_high: float = entry("highest")
-    infidelity_low: float = entry("lowest")
-    infidelity_high: float = entry("highest")
+    comprehensiveness_interval: Interval = entry("from the lowest to the highest draw")
+    sufficiency_interval: Interval = entry("from the lowest to the highest draw")
+    deletion_interval: Interval = entry("from the lowest to the highest draw")
+    insertion_interval: Interval = entry("from the lowest to the highest draw")
+    infidelity_interval: Interval = entry("from the lowest to the highest draw")
 
 
 Record = MethodRecord | RandomRecord
@@ -148,7 +143,9 @@ class Results(StudyResults):
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each unit that has a score: text, unit, place, method, score; for random scores a row with the measures."""
-    kept = {name: value for name, value in record.items() if not isinstance(value, list | dict)}
+    kept = {name: value for name, value in record.items() if not isinstance(value, list)}
+    kept.pop("more", None)
+    kept = tidy(kept)
     kept["measured_in"] = kept.pop("unit", None)
     if "scores" not in record:
         return [kept]

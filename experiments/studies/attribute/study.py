@@ -25,7 +25,7 @@ from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, read_prompts
 from ...metrics.reads import prediction_reads
-from ...report.schema import Note, as_json, from_json
+from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
 from ...subject import Subject, load
@@ -263,7 +263,7 @@ class _TextRun:
             is_random = name == RANDOM
             if saved[name] is None:
                 record = self._random_record(scorer) if is_random else self._record(scorer, name)
-                self.run.folder.save_cell(cells[name], as_json(record))
+                self.run.folder.save_cell(cells[name], record)
             else:
                 kind = RandomRecord if is_random else MethodRecord
                 record = from_json(kind, saved[name], f"cell {cells[name]}")
@@ -335,12 +335,11 @@ class _TextRun:
         # Another seed for each text, lest all texts get the same order of units.
         drawn = random_faithfulness(game, options.null_draws, options.seed + self.number)
         means: dict[str, float] = {}
-        ends: dict[str, Any] = {}
+        ranges: dict[str, Any] = {}
         for name in MEASURED:
             of_draws = [getattr(draw, name) for draw in drawn]
             means[name] = float(np.mean(of_draws))
-            ends[f"{name}_low"] = float(min(of_draws))
-            ends[f"{name}_high"] = float(max(of_draws))
+            ranges[f"{name}_interval"] = Interval(float(min(of_draws)), float(max(of_draws)))
         mean = Faithfulness(
             **means,
             deleted=tuple(np.mean([draw.deleted for draw in drawn], axis=0).tolist()),
@@ -355,7 +354,7 @@ class _TextRun:
             measured_by=game.removal,
             draws=len(drawn),
             **_measures(mean),
-            **ends,
+            **ranges,
         )
 
 

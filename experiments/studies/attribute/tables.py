@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from .records import MethodRecord, Record
+from .records import MethodRecord, Record, Results
 
 TEXTS = 5
 """Texts that are printed; the report has more."""
@@ -23,8 +23,9 @@ MEASURES = ("comprehensiveness", "sufficiency", "infidelity", "stability", "sens
 COSTS = ("forwards", "backwards", "asked")
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """A table for each of the first texts, and one of the methods' faithfulness and cost."""
+    records = results.records
     scored = [record for record in records if isinstance(record, MethodRecord)]
     items = sorted({record.item for record in scored})[:TEXTS]
     return [

@@ -42,7 +42,7 @@ def page(results: Results) -> Page:
 
 
 def _store(results: Results, data: dict[str, Any]) -> Section:
-    store, speed = results.store, results.provenance.get("speed", {})
+    store, speed = results.store, results.provenance.get("resources", {}).get("speed", {})
     items = [
         ("rows", count(store.rows), f"of {count(store.texts)} texts"),
         ("on disk", f"{store.bytes / 1e9:.2f} GB", plural(store.shards, "shard")),

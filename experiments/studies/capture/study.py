@@ -127,7 +127,6 @@ def cost(inputs: CaptureInputs) -> Cost:
 def measure(inputs: CaptureInputs, run: Run) -> Results:
     """Write the shards, or those that are missing."""
     options, subject = inputs.options, inputs.subject
-    assert subject is not None
     # the same until the store is whole
     batch_tokens = run.folder.kept("batch_tokens", lambda: inputs.batch_tokens)
     run.memory |= {

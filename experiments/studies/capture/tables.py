@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
 from ...report.terminal_tables import titled
-from .records import SiteRecord
+from .records import Results
 
 
-def tables(records: Sequence[SiteRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """Every site with its size."""
+    records = results.records
     first = records[0]
     rows = ((r.site, str(r.width), f"{r.bytes / 1e6:.1f}", f"{r.largest:.4g}") for r in records)
     title = f"{first.rows:,} rows at {len(records)} sites, {first.dtype}"

@@ -24,8 +24,8 @@ def cost(inputs: Inputs) -> Cost:
 
 def measure(inputs: Inputs, run: Run) -> Results:
     """Examine the model; ``status`` is WRONG where anything is."""
-    assert inputs.subject is not None
-    verdict = examine(inputs.subject)
+    with run.timed("checks"):
+        verdict = examine(inputs.subject)
     about = {check.name: check.about for check in CHECKS}
     about |= {name: (function.__doc__ or "").strip() for name, function in TEXT_CHECKS.items()}
     return Results(
@@ -42,6 +42,6 @@ def finding(verdict: Verdict) -> str:
     counts = Counter(f.status for f in verdict)
     wrong = f"WRONG: {verdict.line()}" if verdict.wrong else verdict.line()
     return (
-        f"{len(verdict.checks())} checks, {len(verdict):,} findings in {verdict.seconds:.1f} s: {counts['OK']:,} OK, "
+        f"{len(verdict.checks())} checks, {len(verdict):,} findings: {counts['OK']:,} OK, "
         f"within their bounds; {counts['UNSUPPORTED']} UNSUPPORTED, not to be had or not to be checked here; {wrong}."
     )

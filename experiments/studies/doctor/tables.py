@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ....hooks.anatomy import ORDER
 from ....hooks.verify import kind_of, worst
-from .records import CheckRecord
+from .records import CheckRecord, Results
 
 
 def map_of(
@@ -25,8 +25,9 @@ def map_of(
     return [*first, *(k for k in ORDER if k in there), *last, *([""] if "" in there else [])], grid
 
 
-def tables(records: Sequence[CheckRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """The map: checks by kinds of sites; then what is not OK, with its reasons."""
+    records = results.records
     kinds, grid = map_of(records)
     table = Table(
         title="the doctor's map: worst of all layers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...report.schema import Finding
-from ...report.words import layer_label
+from ...report.words import interval, layer_label
 from .records import LayerRecord, LensRecord
 
 
@@ -27,18 +27,17 @@ def separability_finding(
     records: Sequence[LayerRecord], name: str, methods: Sequence[str]
 ) -> Finding | None:
     """Where neighbours tell a property best; None where it has no classes to tell."""
-    scores = [record.separated(name, "space") for record in records]
-    if scores[0] is None:
+    if name not in records[0].separability:
         return None
-    best = records[max(range(len(records)), key=lambda place: scores[place] or 0.0)]
-
-    def shown(where: str) -> str:
-        return f"{best.separated(name, where) or 0.0:.2f}"
-
-    on_maps = ", ".join(f"{shown(method)} on the {method} map" for method in methods)
+    best = max(records, key=lambda record: record.separability[name].places["space"].accuracy)
+    told = best.separability[name]
+    in_space = told.places["space"]
+    on_maps = ", ".join(
+        f"{told.places[method].accuracy:.2f} on the {method} map" for method in methods
+    )
     text = (
-        f"Nearest neighbours from other sentences tell {name} best at {best.site}: {shown('space')} "
-        f"(95% {shown('space_low')}-{shown('space_high')}; most frequent class {shown('majority')}), {on_maps}."
+        f"Nearest neighbours from other sentences tell {name} best at {best.site}: {in_space.accuracy:.2f} "
+        f"(95% {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class {told.majority:.2f}), {on_maps}."
     )
     return Finding(property=name, text=text)
 

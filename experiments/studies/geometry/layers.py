@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...features.sites import layer_of
+from ...report.schema import estimated
 from . import maps, measures
 from .map_points import FEW
 from .options import GeometryOptions
-from .records import MARK
+from .records import NeighbourAccuracy, Separability
 
 NEIGHBOURS = 5
 """Nearest words of each word that the page shows."""
@@ -34,7 +35,7 @@ class MeasuredLayer:
     """
 
     figures: dict[str, Any]
-    separability: dict[str, float]
+    separability: dict[str, Separability]
     maps: dict[str, list[list[float]]]
     near: list[list[int]]
 
@@ -89,9 +90,9 @@ class LayerSpace:
             "intrinsic_dimension": measures.intrinsic_dimension(vectors),
         }
 
-    def _separability(self, clouds: dict[str, np.ndarray], seed: int) -> dict[str, float]:
+    def _separability(self, clouds: dict[str, np.ndarray], seed: int) -> dict[str, Separability]:
         """How well neighbours tell each property that has classes, in the space and on every map."""
-        scores: dict[str, float] = {}
+        told: dict[str, Separability] = {}
         for name, values in self.labels.items():
             # Words without a value, and numbers, have no class.
             has_class = np.array([isinstance(value, str) for value in values])
@@ -100,10 +101,9 @@ class LayerSpace:
             if len(classes) < FEW or len(set(classes)) < 2 or len(set(sentences)) < 2:
                 continue
             counts = np.unique(classes, return_counts=True)[1]
-            scores[f"{name}{MARK}majority"] = float(counts.max() / counts.sum())
+            places = {}
             for where, points in clouds.items():
                 score = measures.separability(points[has_class], classes, sentences, seed=seed)
-                scores[f"{name}{MARK}{where}"] = score.value
-                scores[f"{name}{MARK}{where}_low"] = score.low
-                scores[f"{name}{MARK}{where}_high"] = score.high
-        return scores
+                places[where] = NeighbourAccuracy(**estimated("accuracy", score))
+            told[name] = Separability(majority=float(counts.max() / counts.sum()), places=places)
+        return told

@@ -20,6 +20,7 @@ from layerscope.errors import LayerscopeError
 from ....hooks import Resume
 from ....hooks.resume import language_head
 from ....probes.evaluation import ClusterBootstrap
+from ...report.schema import estimated
 from ...subject import Subject
 from ...subject.word_spans import Encoded
 from .records import LensRecord
@@ -55,12 +56,8 @@ class Lens:
             records.append(
                 LensRecord(
                     layer=layer - 1,
-                    log2p=mean.value,
-                    log2p_low=mean.low,
-                    log2p_high=mean.high,
-                    top1=right.value,
-                    top1_low=right.low,
-                    top1_high=right.high,
+                    **estimated("log2p", mean),
+                    **estimated("top1", right),
                     median_rank=float(np.median(rank)),
                 )
             )

@@ -83,8 +83,11 @@ class DrawnWords:
     def notes(self, options: GeometryOptions) -> list[Note]:
         """What was left out, drawn and approximated."""
         notes = []
-        if self.layout.n_lost:
-            text = f"{self.layout.n_lost} words without tokens (truncated) left out"
+        if truncated := self.layout.n_lost - self.layout.n_unknown:
+            text = f"{truncated:,} words without tokens (truncated) left out"
+            notes.append(Note(kind="dropped", text=text))
+        if self.layout.n_unknown:
+            text = f"{self.layout.n_unknown:,} words unknown to the tokenizer have no vector and are left out"
             notes.append(Note(kind="dropped", text=text))
         if self._first:
             text = "the first word of each text is left out: without a BOS it is the attention sink"

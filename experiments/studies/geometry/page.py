@@ -27,9 +27,9 @@ from ...report.parts import (
     score_cell,
 )
 from ...report.provenance import model_name
-from ...report.schema import as_json
+from ...report.schema import Interval, as_json
 from ...report.words import finite, general, interval, layer_label, number, plural
-from .records import MARK, LayerRecord, LensResults, LensText, Results, Similarity
+from .records import LayerRecord, LensResults, LensText, Results, Similarity
 
 CONTROLS = (
     Control(
@@ -75,7 +75,10 @@ def page(results: Results) -> Page:
     return Page(
         title=f"The space of {model_name(results.provenance)}, layer by layer",
         kicker="layerscope geometry",
-        facts=[plural(len(records), "layer"), plural(records[0].n if records else 0, "word")],
+        facts=[
+            plural(sum(record.layer >= 0 for record in records), "layer"),
+            plural(records[0].n if records else 0, "word"),
+        ],
         findings=[("", finding.property, finding.text) for finding in results.findings],
         sections=sections,
         data=data,
@@ -89,8 +92,7 @@ def label_of(record: LayerRecord) -> str:
 
 def colours_of(records: Sequence[LayerRecord]) -> list[str]:
     """The properties whose separability was measured."""
-    ending = f"{MARK}majority"
-    return [key.removesuffix(ending) for key in records[0].separability if key.endswith(ending)]
+    return list(records[0].separability)
 
 
 def map_section(results: Results, data: dict[str, Any]) -> Section:
@@ -129,10 +131,9 @@ def caption(record: LayerRecord, method: str, name: str, where: str, seed: Any) 
     parts.append(
         f"Trustworthiness {number(record.trust(method), 2)} (1: all neighbours on the map are neighbours)."
     )
-    if record.separated(name, "majority") is not None:
-        in_space, on_map, majority = (
-            record.separated(name, place) for place in ("space", method, "majority")
-        )
+    if name in record.separability:
+        in_space, on_map = (_accuracy(record, name, place) for place in ("space", method))
+        majority = record.separability[name].majority
         parts.append(
             f"Neighbours from other sentences predict {name} with accuracy {number(in_space, 2)} in the space and "
             f"{number(on_map, 2)} on the map; the most frequent class alone: {number(majority, 2)}."
@@ -199,6 +200,12 @@ def figure_curves(records: Sequence[LayerRecord], data: dict[str, Any]) -> list[
     ]
 
 
+def _accuracy(record: LayerRecord, name: str, where: str) -> float | None:
+    """How well neighbours tell a property in the space or on a map."""
+    told = record.separated(name, where)
+    return told and told.accuracy
+
+
 def separability_curve(
     records: Sequence[LayerRecord],
     name: str,
@@ -209,13 +216,15 @@ def separability_curve(
     """How well neighbours tell a property at each layer, in the space and on the maps."""
 
     def column(where: str) -> list[float | None]:
-        return [record.separated(name, where) for record in records]
+        return [_accuracy(record, name, where) for record in records]
 
+    in_space = [record.separability[name].places["space"] for record in records]
+    majority = [record.separability[name].majority for record in records]
     colours = dict(zip(methods, ("control", "f1", "random"), strict=False))
     series = [Series(f"{NAMES[method]} map", colours[method], column(method)) for method in methods]
-    series.append(Series("majority", "random", column("majority")))
+    series.append(Series("majority", "random", majority))
     series.append(
-        Series("space", "score", column("space"), column("space_low"), column("space_high"))
+        Series("space", "score", column("space"), [one.accuracy_interval for one in in_space])
     )
     return lines(
         uid,
@@ -262,10 +271,8 @@ def layers_table(records: Sequence[LayerRecord], methods: Sequence[str]) -> Tabl
         ]
         row += [score_cell(record.trust(method)) for method in methods]
         for name in names:
-            score, low, high = (
-                record.separated(name, where) for where in ("space", "space_low", "space_high")
-            )
-            row.append(score_cell(score, low, high))
+            in_space = record.separability[name].places["space"]
+            row.append(score_cell(in_space.accuracy, in_space.accuracy_interval))
         rows.append(row)
     return Table("layers-table", "Every layer", columns, rows, copy=True)
 
@@ -370,8 +377,7 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
                 "log2 p",
                 "score",
                 [finite(record.log2p) for record in records],
-                [finite(record.log2p_low) for record in records],
-                [finite(record.log2p_high) for record in records],
+                [record.log2p_interval for record in records],
                 points=True,
             )
         ],
@@ -398,10 +404,10 @@ def lens_section(lens: LensResults, data: dict[str, Any]) -> Section:
             Cell(
                 number(record.log2p),
                 finite(record.log2p),
-                interval(record.log2p_low, record.log2p_high),
+                interval(record.log2p_interval),
             ),
             Cell(general(record.median_rank), finite(record.median_rank)),
-            score_cell(record.top1, record.top1_low, record.top1_high),
+            score_cell(record.top1, record.top1_interval),
         ]
         for layer, (label, record) in enumerate(zip(labels, records, strict=True))
     ]
@@ -444,14 +450,10 @@ def curves(results: Results) -> list[DepthCurve]:
     records = results.records
     layers = [float(record.layer + 1) for record in records]  # blocks in front of each site
     sites = [record.site for record in records]
-    absent: list[float | None] = [None] * len(records)
+    absent: list[Interval | None] = [None] * len(records)
     dimension = [finite(record.intrinsic_dimension) for record in records]
     centred = [finite(record.anisotropy_centred) for record in records]
     return [
-        DepthCurve(
-            "Intrinsic dimension", "intrinsic dimension", layers, sites, dimension, absent, absent
-        ),
-        DepthCurve(
-            "Anisotropy, centred", "anisotropy, centred", layers, sites, centred, absent, absent
-        ),
+        DepthCurve("Intrinsic dimension", "intrinsic dimension", layers, sites, dimension, absent),
+        DepthCurve("Anisotropy, centred", "anisotropy, centred", layers, sites, centred, absent),
     ]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import model_validator
+from ...report.schema import Interval, StudyResults, entry
 
-from ...report.schema import StudyResults, entry
 
-MARK = ":"
-"""Between a property and where it was separated, in the names of a record's fields: ``upos:space``."""
+@dataclass(frozen=True, kw_only=True)
+class NeighbourAccuracy:
+    """How often a word's ten nearest neighbours from other sentences have its class."""
+
+    accuracy: float = entry("accuracy of their majority")
+    accuracy_interval: Interval | None = entry("its 95% interval over sentences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separability:
+    """How well neighbours tell one property at one site."""
+
+    majority: float = entry("accuracy of the most frequent class alone")
+    places: dict[str, NeighbourAccuracy] = entry("in the space, and on each method's map")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +45,20 @@ class LayerRecord:
     )
     trust_tsne: float | None = entry("trustworthiness of the t-SNE map", default=None)
     trust_umap: float | None = entry("trustworthiness of the UMAP map", default=None)
-    separability: dict[str, float] = entry(
-        "PROPERTY:space, PROPERTY:METHOD: accuracy of the 10 nearest neighbours from other sentences, in the space and on "
-        "each map, with _low and _high; PROPERTY:majority: the most frequent class alone",
-        default={},
-        spread=True,
+    separability: dict[str, Separability] = entry(
+        "by property, how well neighbours tell it", default={}
     )
     norms: list[float | None] = entry("mean length of the vector at each of the first positions")
     norm_first: float | None = entry("mean length at the first position, a BOS included")
     norm_others: float = entry("median length at all later positions")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, raw: Any) -> Any:
-        """The fields that are named after a property stand in one mapping."""
-        if not isinstance(raw, dict):
-            return raw
-        of_properties = {name: value for name, value in raw.items() if MARK in name}
-        rest = {name: value for name, value in raw.items() if MARK not in name}
-        return {**rest, "separability": of_properties}
-
     def trust(self, method: str) -> float | None:
         """Trustworthiness of a method's map."""
         return getattr(self, f"trust_{method}")
 
-    def separated(self, name: str, where: str) -> float | None:
-        """How well neighbours tell a property: ``space``, a method, ``majority``, or an end such as ``space_low``."""
-        return self.separability.get(f"{name}{MARK}{where}")
+    def separated(self, name: str, where: str) -> NeighbourAccuracy | None:
+        """How well neighbours tell a property in the ``space`` or on a method's map; None where it has no classes."""
+        return self.separability[name].places.get(where) if name in self.separability else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +99,9 @@ class LensRecord:
         "the block behind which the residual stream is read; -1 for the embedding layer"
     )
     log2p: float = entry("mean log2 p(next token)", "bits")
-    log2p_low: float = entry("low end of its 95% interval over texts", "bits")
-    log2p_high: float = entry("high end", "bits")
+    log2p_interval: Interval | None = entry("its 95% interval over texts", "bits")
     top1: float = entry("share of places at which the next token is the likeliest")
-    top1_low: float = entry("low end of its 95% interval over texts")
-    top1_high: float = entry("high end")
+    top1_interval: Interval | None = entry("its 95% interval over texts")
     median_rank: float = entry("median number of tokens that are likelier than the next one")
 
 

@@ -18,7 +18,7 @@ from ...corpus import Corpus, read_conllu
 from ...features.layout import Layout
 from ...features.sites import study_sites
 from ...features.stored import read_or_run
-from ...report.schema import Finding, Note, as_json, from_json
+from ...report.schema import Finding, Note, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
 from ...runs.folder import RunError, digest
@@ -209,7 +209,7 @@ def _layers(inputs: GeometryInputs, run: Run, vectors: Vectors) -> list[Measured
                 wide = vectors[site].astype(np.float64)
                 space = LayerSpace(site, place, wide, inputs.labels, inputs.words.sentences)
                 layer = space.measured(inputs.options, before)
-                run.folder.save_cell(f"map-{site}", as_json(layer))
+                run.folder.save_cell(f"map-{site}", layer)
             layers.append(layer)
             # Each map is turned to lie on the one before, so that the slider shows movement and not a rotation.
             before = {method: np.array(points) for method, points in layer.maps.items()}

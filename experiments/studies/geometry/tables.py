@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
 from ...report.terminal_tables import number_cell, titled
 from ...report.words import layer_label
 from .page import NAMES, colours_of
-from .records import LayerRecord
+from .records import Results
 
 
-def tables(records: Sequence[LayerRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """Every layer's figures."""
+    records = results.records
     methods = [method for method in NAMES if records[0].trust(method) is not None]
     names = colours_of(records)
     rows = []
@@ -31,7 +30,7 @@ def tables(records: Sequence[LayerRecord]) -> list[Table]:
         ]
         row += [norm_first, f"{record.norm_others:.4g}"]
         row += [number_cell(record.trust(method)) for method in methods]
-        row += [number_cell(record.separated(name, "space")) for name in names]
+        row += [number_cell(record.separability[name].places["space"].accuracy) for name in names]
         rows.append(row)
     headings = (
         "layer",

@@ -28,9 +28,7 @@ def findings(
     for kind in dict.fromkeys(row.kind for row in layers if row.kind in KINDS):
         rows = [row for row in layers if row.kind == kind]
         middle, last = rows[len(rows) // 2], rows[-1]
-        span = (
-            "" if middle.kl_low is None else f" (95% {middle.kl_low:.3g} to {middle.kl_high:.3g})"
-        )
+        span = f" (95% {middle.kl_interval.text('.3g')})" if middle.kl_interval else ""
         out.append(
             Finding(
                 property=kind,

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ....probes.evaluation import ClusterBootstrap, Interval, bootstrap_p, holm, interval
+from ....probes.evaluation import ClusterBootstrap, bootstrap_p, holm, interval
 from ...lenses.jacobian import Reliability
 from ...lenses.lens import Lens
 from ...lenses.streams import all_streams
-from ...report.words import finite
+from ...report.schema import estimated
 from ...subject import Subject
 from ...subject.word_spans import Encoded
 from .inputs import LensInputs
@@ -94,7 +94,7 @@ def layer_records(
         }
         fields: dict[str, Any] = {}
         for name, found in measured.items():
-            fields |= _with_ends(name, found)
+            fields |= estimated(name, found)
         if layer < len(reliabilities):
             here = reliabilities[layer]
             fields |= {
@@ -107,11 +107,6 @@ def layer_records(
         )
         records.append(record)
     return records
-
-
-def _with_ends(name: str, found: Interval) -> dict[str, float | None]:
-    """A value and the ends of its interval; one text has none."""
-    return {name: found.value, f"{name}_low": finite(found.low), f"{name}_high": finite(found.high)}
 
 
 def reliability_records(reliabilities: Sequence[Reliability]) -> list[ReliabilityRecord]:
@@ -158,9 +153,7 @@ def compared(
             a=a,
             b=b,
             layer=layer - 1,
-            difference=found.value,
-            low=found.low,
-            high=found.high,
+            **estimated("difference", found),
             p_holm=float(p_holm),
         )
         records.append(record)

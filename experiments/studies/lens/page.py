@@ -26,6 +26,7 @@ from ...report.parts import (
     signed_cell,
 )
 from ...report.provenance import model_name
+from ...report.schema import Interval
 from ...report.words import count, finite, layer_label, number, p_value, plural, signed, unnamed
 from .circuits_page import circuits_section
 from .findings import part_name
@@ -146,11 +147,9 @@ def _layers_section(results: Results, data: dict[str, Any]) -> Section:
     series = []
     for i, kind in enumerate(kinds):
         rows = {r.layer: r for r in results.layers if r.kind == kind}
-        values, low, high = (
-            [getattr(rows[n], name) if n in rows else None for n in layers]
-            for name in ("kl", "kl_low", "kl_high")
-        )
-        series.append(Series(kind, COLOURS[i % len(COLOURS)], values, low, high, points=True))
+        values = [rows[n].kl if n in rows else None for n in layers]
+        intervals = [rows[n].kl_interval if n in rows else None for n in layers]
+        series.append(Series(kind, COLOURS[i % len(COLOURS)], values, intervals, points=True))
     labels = [layer_label(layer) for layer in layers]
     drawing = lines(
         "kl", series[::-1], data, labels=labels, names=[f"layer {label}" for label in labels],
@@ -209,10 +208,10 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
         [
             Cell(r.kind, head=True),
             Cell(layer_label(r.layer), float(r.layer)),
-            score_cell(r.kl, r.kl_low, r.kl_high),
-            score_cell(r.loss, r.loss_low, r.loss_high),
-            score_cell(r.agreement, r.agreement_low, r.agreement_high),
-            Cell(f"{r.median_rank:,.0f}", r.median_rank, _span(r.median_rank_low, r.median_rank_high)),
+            score_cell(r.kl, r.kl_interval),
+            score_cell(r.loss, r.loss_interval),
+            score_cell(r.agreement, r.agreement_interval),
+            Cell(f"{r.median_rank:,.0f}", r.median_rank, _span(r.median_rank_interval)),
             Cell("" if r.cosine is None else number(r.cosine), r.cosine, "" if r.texts_needed is None else f"{r.texts_needed:,} texts"),
             Cell("" if r.overlap is None else f"{r.overlap:.0%}", r.overlap),
         ]
@@ -228,9 +227,9 @@ def _layers_table(records: Sequence[LayerRecord]) -> Table:
     )
 
 
-def _span(low: float | None, high: float | None) -> str:
+def _span(ends: Interval | None) -> str:
     """The interval of a rank."""
-    return "" if low is None or high is None else f"{low:,.0f} to {high:,.0f}"
+    return "" if ends is None else ends.text(",.0f")
 
 
 def _comparisons(results: Results) -> Fold:
@@ -241,7 +240,7 @@ def _comparisons(results: Results) -> Fold:
     rows = [
         [
             Cell(c.b, head=True), Cell(c.a), Cell(layer_label(c.layer), float(c.layer)),
-            signed_cell(c.difference, c.low, c.high), Cell(p_value(c.p_holm), c.p_holm),
+            signed_cell(c.difference, c.difference_interval), Cell(p_value(c.p_holm), c.p_holm),
         ]
         for c in results.comparisons
     ]  # fmt: skip
@@ -263,8 +262,7 @@ def curves(results: Results) -> list[DepthCurve]:
                 layers=[row.layer + 1.0 for row in rows],  # blocks in front of each site
                 sites=[_stream_behind(row.layer) for row in rows],
                 values=[row.kl for row in rows],
-                low=[row.kl_low for row in rows],
-                high=[row.kl_high for row in rows],
+                intervals=[row.kl_interval for row in rows],
             )
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,13 @@ class LayerRecord:
     kind: str = entry("the lens, or its control")
     layer: int = entry("the block behind which is read, from 0; -1 is the embedding")
     kl: float = entry("divergence of the model's prediction from the layer's", "bits a token")
-    kl_low: float | None = entry("95% interval over texts", "bits a token")
-    kl_high: float | None = entry("95% interval over texts", "bits a token")
+    kl_interval: Interval | None = entry("95% interval over texts", "bits a token")
     loss: float = entry("cross-entropy of the next token", "bits a token")
-    loss_low: float | None = entry("95% interval over texts", "bits a token")
-    loss_high: float | None = entry("95% interval over texts", "bits a token")
+    loss_interval: Interval | None = entry("95% interval over texts", "bits a token")
     agreement: float = entry("share of tokens whose likeliest next token is the model's")
-    agreement_low: float | None = entry("95% interval over texts")
-    agreement_high: float | None = entry("95% interval over texts")
+    agreement_interval: Interval | None = entry("95% interval over texts")
     median_rank: float = entry("median rank of the true next token, 0 the likeliest")
-    median_rank_low: float | None = entry("95% interval over texts")
-    median_rank_high: float | None = entry("95% interval over texts")
+    median_rank_interval: Interval | None = entry("95% interval over texts")
     n_texts: int = entry("held-out texts", "texts")
     n_tokens: int = entry("held-out tokens", "tokens")
     cosine: float | None = entry(
@@ -83,8 +79,7 @@ class ComparisonRecord:
         "divergence under b less that under a, mean over texts: below 0, b is better",
         "bits a token",
     )
-    low: float | None = entry("95% interval over texts", "bits a token")
-    high: float | None = entry("95% interval over texts", "bits a token")
+    difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
     p_holm: float = entry("paired bootstrap over texts, Holm-corrected over layers and lenses")
 
 
@@ -171,3 +166,8 @@ class Results(StudyResults):
     contributions: list[ContributionRecord] = entry("direct logit attribution")
     circuits: list[CircuitRecord] = entry("OV and QK circuits of every head, where asked for")
     compositions: list[CompositionRecord] = entry("the strongest compositions of each kind")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether texts were read, or lenses tested, or circuits computed."""
+        return bool(self.records or self.layers or self.circuits)

@@ -25,7 +25,6 @@ __all__ = ["cost", "measure", "prepare"]
 
 def cost(inputs: LensInputs) -> Cost:
     """Texts, and the matrices of the lenses."""
-    assert inputs.subject is not None
     fitted = [kind for kind in inputs.kinds if kind != "logit"]
     width, n_layers = inputs.subject.d_model, inputs.subject.n_layers
     text = f"{len(inputs.prompts)} texts to read by {', '.join(inputs.kinds)}"
@@ -38,7 +37,6 @@ def cost(inputs: LensInputs) -> Cost:
 def measure(inputs: LensInputs, run: Run) -> Results:
     """Fit the lenses, test them, read the texts, and attribute the targets' logits."""
     subject, options = inputs.subject, inputs.options
-    assert subject is not None
     notes = list(inputs.notes)
     with run.timed("fitting"):
         lenses = fitted_lenses(inputs, notes)

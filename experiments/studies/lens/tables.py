@@ -14,9 +14,9 @@ HEADS = 10
 """Heads that are shown: those that copy most."""
 
 
-def further_tables(results: Results) -> list[Table]:
-    """The layers on the corpus, then the heads."""
-    out = []
+def tables(results: Results) -> list[Table]:
+    """What every layer would say behind the last token of each text; the layers on the corpus; the heads."""
+    out = _texts(results.records)
     if results.layers:
         out.append(_layers(results.layers))
     if results.circuits:
@@ -24,8 +24,7 @@ def further_tables(results: Results) -> list[Table]:
     return out
 
 
-def tables(records: Sequence[ReadingRecord]) -> list[Table]:
-    """What every layer would say behind the last token of each text."""
+def _texts(records: Sequence[ReadingRecord]) -> list[Table]:
     out = []
     for number in dict.fromkeys(record.text for record in records):
         of_text = [record for record in records if record.text == number]

@@ -26,6 +26,7 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.records_table import mistake, records_section
+from ...report.schema import Interval
 from ...report.words import ABSENT, finite, interval, number, p_value, plural, signed, unnamed
 from .records import NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord, WordRecord
 
@@ -92,13 +93,13 @@ def _site_section(place: int, site: SiteRecord, results: Results, data: dict[str
         (
             f"one neuron, {_words(best.ranking)}",
             number(best.accuracy),
-            interval(best.low, best.high),
+            interval(best.accuracy_interval),
         ),
         (f"all {site.width}", number(site.whole[probe]), f"{_words(probe)} probe"),
         (
             f"missed most: {most.k}, {_words(most.ranking)}",
             signed(most.effect),
-            f"random {signed(most.null_low)} to {signed(most.null_high)}",
+            f"random {interval(most.null_interval)}",
         ),
         ("clean metric", number(most.baseline), metric),
     ]
@@ -138,6 +139,12 @@ def _column(rows: Sequence[SetRecord] | Sequence[ReadRecord], name: str) -> list
     return [finite(getattr(row, name)) for row in rows]
 
 
+def _intervals(
+    rows: Sequence[SetRecord] | Sequence[ReadRecord], name: str
+) -> list[Interval | None]:
+    return [getattr(row, f"{name}_interval") for row in rows]
+
+
 def _read_chart(
     place: int, site: SiteRecord, rows: Sequence[ReadRecord], data: dict[str, Any]
 ) -> Any:
@@ -147,8 +154,7 @@ def _read_chart(
             name,
             kind,
             _column(rows, key),
-            _column(rows, f"{key}_low"),
-            _column(rows, f"{key}_high"),
+            _intervals(rows, key),
         )
         for name, kind, key in (("random", "random", "random"), ("rotated", "control", "rotated"))
     ]
@@ -160,8 +166,7 @@ def _read_chart(
                 ranking,
                 "score",
                 _column(rows, "accuracy"),
-                _column(rows, "low"),
-                _column(rows, "high"),
+                _intervals(rows, "accuracy"),
                 points=True,
             ),
         ],
@@ -183,15 +188,13 @@ def _used_chart(place: int, rows: Sequence[SetRecord], metric: str, data: dict[s
                 "random",
                 "random",
                 _column(rows, "null"),
-                _column(rows, "null_low"),
-                _column(rows, "null_high"),
+                _intervals(rows, "null"),
             ),
             Series(
                 _words(rows[0].ranking),
                 "score",
                 _column(rows, "effect"),
-                _column(rows, "low"),
-                _column(rows, "high"),
+                _intervals(rows, "effect"),
                 points=True,
             ),
         ],
@@ -239,12 +242,9 @@ def _cross(place: int, table: Sequence[ReadRecord]) -> Table:
             [
                 Cell(_words(ranking), head=True),
                 Cell(str(k), float(k)),
-                *(
-                    score_cell(by_probe[p].accuracy, by_probe[p].low, by_probe[p].high)
-                    for p in probes
-                ),
-                score_cell(first.random, first.random_low, first.random_high),
-                score_cell(first.rotated, first.rotated_low, first.rotated_high),
+                *(score_cell(by_probe[p].accuracy, by_probe[p].accuracy_interval) for p in probes),
+                score_cell(first.random, first.random_interval),
+                score_cell(first.rotated, first.rotated_interval),
             ]
         )
     return Table(
@@ -271,9 +271,9 @@ def _effects(uid: str, caption: str, sets: Sequence[SetRecord], value: str) -> T
         [
             Cell(_words(r.ranking), head=True),
             Cell(str(r.k), finite(r.k)),
-            signed_cell(r.effect, r.low, r.high),
-            score_cell(r.null, r.null_low, r.null_high),
-            signed_cell(r.beyond, r.beyond_low, r.beyond_high),
+            signed_cell(r.effect, r.effect_interval),
+            score_cell(r.null, r.null_interval),
+            signed_cell(r.beyond, r.beyond_interval),
             Cell(number(r.null_p), finite(r.null_p)),
             Cell(p_value(r.p), finite(r.p)),
             Cell(p_value(r.q), finite(r.q)),
@@ -324,7 +324,7 @@ def _neuron_row(
 ) -> list[Cell]:
     classes = sorted(neuron.classes.items(), key=lambda item: -item[1])
     ends = [f"{label} {signed(value, 2)}" for label, value in (classes[:1] + classes[-1:])]
-    effect = (None, None, None) if alone is None else (alone.effect, alone.low, alone.high)
+    effect = (None, None) if alone is None else (alone.effect, alone.effect_interval)
     q = None if alone is None else alone.q
     return [
         Cell(_name(neuron), float(neuron.index), head=True),

@@ -5,54 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
+from ...sweep.records import EffectRecord, Mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetRecord:
+class SetRecord(EffectRecord):
     """One set of neurons changed in the running model, or one neuron alone."""
 
-    site: str = entry("whose neurons")
-    layer: int = entry("the site's block")
     index: int | None = entry("the neuron that is changed alone; null for a set")
     component: Literal["sets", "neurons"] = entry("a ranking's first neurons, or one neuron alone")
     value: str = entry("the change: mean, zero or translate CLASS")
-    baseline: float = entry("mean metric without a change", "the metric's unit")
-    metric: str = entry("what is measured")
-    unit: str = entry("the metric's unit")
-    exact: bool = entry("whether the effect was measured; always here")
-    effect: float = entry(
-        "mean over texts of the metric with the change minus without", "the metric's unit"
-    )
-    low: float | None = entry("lower end of its 95% interval over texts", "the metric's unit")
-    high: float | None = entry("its upper end", "the metric's unit")
-    normalised: float | None = entry(
-        "effect divided by the baseline; null where the baseline's interval holds 0"
-    )
-    normalised_low: float | None = entry("lower end of its 95% interval over texts")
-    normalised_high: float | None = entry("its upper end")
-    p: float | None = entry("sign-flip test over texts")
-    q: float | None = entry(
-        "false-discovery rate over all sets, or all single neurons, with this change"
-    )
-    n: int = entry("texts or pairs")
-    n_clusters: int = entry("groups of them, which are resampled")
     ranking: str = entry("whose first neurons they are; alone for a single neuron")
     k: int = entry("how many neurons")
     neurons: list[int] = entry("which")
     null: float = entry(
-        "mean effect of as many neurons drawn at random at the site", "the metric's unit"
+        "mean effect of as many neurons drawn at random at the site", "the metric's"
     )
-    null_low: float = entry(
-        "lower end of the middle 95% of the draws' effects", "the metric's unit"
-    )
-    null_high: float = entry("its upper end", "the metric's unit")
+    null_interval: Interval = entry("the middle 95% of the draws' effects", "the metric's")
     null_p: float = entry("share of the random draws with at least this effect")
-    beyond: float = entry("effect minus the mean effect of the random draws", "the metric's unit")
-    beyond_low: float | None = entry(
-        "lower end of its 95% interval over texts; null for one group", "the metric's unit"
+    beyond: float = entry("effect minus the mean effect of the random draws", "the metric's")
+    beyond_interval: Interval | None = entry(
+        "its 95% interval over texts; null for one group", "the metric's"
     )
-    beyond_high: float | None = entry("its upper end", "the metric's unit")
     accuracy: float | None = entry(
         "of the first kind of probe on this set; none for a single neuron", default=None
     )
@@ -68,16 +43,13 @@ class ReadRecord:
     probe: str = entry("the kind of probe")
     k: int = entry("how many of the first neurons")
     accuracy: float = entry("on the test words")
-    low: float = entry("lower end of its 95% interval over sentences")
-    high: float = entry("its upper end")
+    accuracy_interval: Interval | None = entry("its 95% interval over sentences")
     random: float | None = entry("mean accuracy from as many neurons in random order")
-    random_low: float | None = entry("lower end of the middle 95% of the draws")
-    random_high: float | None = entry("its upper end")
+    random_interval: Interval | None = entry("the middle 95% of the draws")
     rotated: float | None = entry(
         "mean accuracy from as many directions of random rotations, ranked alike"
     )
-    rotated_low: float | None = entry("lower end of the middle 95% of the rotations")
-    rotated_high: float | None = entry("its upper end")
+    rotated_interval: Interval | None = entry("the middle 95% of the rotations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +98,6 @@ class NeuronRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """The metric without a change."""
-
-    value: float = entry("mean over texts", "the metric's unit")
-    low: float | None = entry("lower end of its 95% interval over texts", "the metric's unit")
-    high: float | None = entry("its upper end", "the metric's unit")
-    n_clusters: int = entry("groups of texts, which are resampled")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Results(StudyResults):
     """A study of neurons."""
 
@@ -144,4 +106,4 @@ class Results(StudyResults):
     sites: list[SiteRecord] = entry("one for each site")
     neurons: list[NeuronRecord] = entry("the neurons that the page names")
     property: str = entry("what the neurons are ranked by")
-    baseline: Baseline = entry("the metric without a change")
+    baseline: Mean = entry("the metric without a change")

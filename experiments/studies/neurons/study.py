@@ -31,13 +31,14 @@ from ...features.sites import vector_sites
 from ...features.stored import Features, read_or_run
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError, Reads
-from ...report.schema import Finding, Note, as_json, from_json
+from ...report.schema import Finding, Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
 from ...sweep.components import Component
 from ...sweep.effects import clusters_of, group_notes, mean_of
+from ...sweep.records import Mean
 from ...sweep.sweep import Chunk, Grid, chunks, sweep_all
 from ...tasks.properties import Property, get_property
 from ...tasks.task import Task
@@ -45,7 +46,7 @@ from ...tasks.views import View, build_views
 from .description import described, named
 from .gradient import by_gradient, halves
 from .options import NeuronsOptions
-from .records import Baseline, NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord
+from .records import NeuronRecord, ReadRecord, Results, SetRecord, SiteRecord
 from .sets import ALONE, Change, Means, NeuronSet, ablated, neuron_sets, translated
 from .summary import finding, set_records, study_notes, with_accuracy
 
@@ -81,7 +82,6 @@ class NeuronsInputs(Inputs):
     @property
     def model(self) -> Subject:
         """The model, which this study always has."""
-        assert self.subject is not None
         return self.subject
 
     @property
@@ -252,6 +252,17 @@ def _at(kind: type[T], site: str, fields: Mapping[str, Any]) -> T:
 # -- read
 
 
+def _with_intervals(crossed: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `cross_table` as the fields of a `ReadRecord`."""
+    fields = {name: crossed[name] for name in ("ranking", "probe", "k", "accuracy")}
+    fields["accuracy_interval"] = Interval.between(crossed["low"], crossed["high"])
+    for name in ("random", "rotated"):
+        value = fields[name] = crossed[name]
+        ends = (crossed[f"{name}_low"], crossed[f"{name}_high"])
+        fields[f"{name}_interval"] = None if value is None else Interval(*ends)
+    return fields
+
+
 def _features(inputs: NeuronsInputs, run: Run) -> Features:
     """Each word's vector at each site, from a store or from the model."""
     options = inputs.options
@@ -347,7 +358,7 @@ def _read(
     )
     orders = {ranking: order.tolist() for ranking, order in crossed.orders.items()}
     return {
-        "table": crossed.records,
+        "table": [_with_intervals(record) for record in crossed.records],
         "orders": orders,
         "ks": ks,
         "neurons": described(
@@ -372,7 +383,7 @@ def _changed(
     run: Run,
     means: Mapping[str, Means],
     by_site: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[SetRecord], Baseline]:
+) -> tuple[list[SetRecord], Mean]:
     """The effect of every change on every set, and the metric without a change."""
     options, sets = inputs.options, _sets(inputs, by_site)
     parts = []
@@ -400,7 +411,7 @@ def _changed(
             lambda number, edit=edit_of: edit,
         )
         effects, clean = sweep_all(run.folder, grid, run.engine)
-        baseline = Baseline(**as_json(mean_of(clean, inputs.clusters, options.seed)))
+        baseline = mean_of(clean, inputs.clusters, options.seed)
         records += set_records(
             options,
             [sets[i] for i in numbers],

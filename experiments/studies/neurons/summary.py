@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,14 +12,15 @@ from jaxtyping import Float, Int
 from ....probes.evaluation import ClusterBootstrap
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
-from ...report.schema import Note, as_json
-from ...report.words import finite
+from ...report.schema import Interval, Note, estimated
+from ...report.words import interval
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
 from ...sweep.measure import Measured
 from ...sweep.reading import LEVEL
+from ...sweep.records import Mean
 from .options import NeuronsOptions
-from .records import Baseline, ReadRecord, SetRecord, SiteRecord
+from .records import ReadRecord, SetRecord, SiteRecord
 from .sets import ALONE, RANDOM, NeuronSet
 
 
@@ -31,7 +33,7 @@ def set_records(
     clusters: Int[np.ndarray, " prompts"],
     metric: Metric,
     value: str,
-    baseline: Baseline,
+    baseline: Mean,
 ) -> list[SetRecord]:
     """One record a ranked set and a neuron alone, each compared with as many neurons drawn at random at its site.
 
@@ -64,7 +66,7 @@ def set_records(
             neurons = sets[i]
             drawn = random_at.get((neurons.site, neurons.k), [])
             fields = {
-                **as_json(record),
+                **vars(record),
                 "component": component,
                 "index": neurons.neurons[0] if component == "neurons" else None,
                 "ranking": neurons.source,
@@ -80,7 +82,7 @@ def _against_random(
     effect: Float[np.ndarray, " prompts"],
     drawn: Float[np.ndarray, "draws prompts"],
     boot: ClusterBootstrap,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """How a set's effect lies to those of as many neurons drawn at random.
 
     The interval of ``beyond`` is over prompts, with the draws as they are, and a single group of them has none;
@@ -94,12 +96,9 @@ def _against_random(
     gap = boot.mean(beyond)
     return {
         "null": float(means.mean()),
-        "null_low": float(low),
-        "null_high": float(high),
+        "null_interval": Interval(float(low), float(high)),
         "null_p": float((1 + at_least) / (1 + len(means))),
-        "beyond": gap.value,
-        "beyond_low": finite(gap.low),
-        "beyond_high": finite(gap.high),
+        **estimated("beyond", gap),
     }
 
 
@@ -151,7 +150,7 @@ def _read_best(
     whole = site.whole[best.probe]
     return (
         f"{name} is read best from one neuron at {best.site}[{neuron}] ({best.ranking}): accuracy {best.accuracy:.3f} "
-        f"(95% {best.low:.3f}-{best.high:.3f}; one at random {best.random:.3f}, all {site.width} "
+        f"(95% {interval(best.accuracy_interval) or 'n/a'}; one at random {best.random:.3f}, all {site.width} "
         f"{whole:.3f}, most frequent class {site.majority:.3f})."
     )
 
@@ -166,7 +165,7 @@ def _used_most(
         f"Taken out ({options.value}), "
         f"{len(passing)} of {len(sets)} sets change the {metric.name} at a false-discovery rate of {LEVEL:.0%} and more "
         f"than random sets do (n = {n_items}); most beyond random: the first {most.k} by {most.ranking} at "
-        f"{most.site}, {most.effect:+.3g} {metric.unit} (random {most.null_low:+.3g} to {most.null_high:+.3g})."
+        f"{most.site}, {most.effect:+.3g} {metric.unit} (random {most.null_interval.text('+.3g')})."
     )
 
 

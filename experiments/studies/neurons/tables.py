@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ...report.terminal_tables import number_cell, titled
-from .records import SetRecord
+from ...report.terminal_tables import interval_cell, number_cell, titled
+from .records import Results, SetRecord
 
 
-def tables(records: Sequence[SetRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """A table a site and change: what is read from each set, and what its change does."""
+    records = results.records
     groups: dict[tuple[str, str], list[SetRecord]] = {}
     for record in records:
         if record.component == "sets":
@@ -33,10 +34,8 @@ def _row(record: SetRecord) -> list[str]:
         str(record.k),
         number_cell(record.accuracy),
         f"{record.effect:+.3f}",
-        ""
-        if record.low is None or record.high is None
-        else f"{record.low:.3f} to {record.high:.3f}",
-        f"{record.null_low:+.3f} to {record.null_high:+.3f}",
+        interval_cell(record.effect_interval),
+        interval_cell(record.null_interval, "+.3f"),
         number_cell(record.null_p),
         "" if record.q is None else f"{record.q:.4f}",
     ]

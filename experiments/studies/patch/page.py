@@ -39,7 +39,7 @@ def page(results: Results) -> Page:
         stats=[
             ("clean run", number(runs.clean.value), metric),
             ("corrupted run", number(runs.corrupted.value), metric),
-            ("difference", number(gap.value), interval(gap.low, gap.high)),
+            ("difference", number(gap.value), interval(gap.interval)),
         ],
         tokens=results.tokens,
         shares=True,

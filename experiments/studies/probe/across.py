@@ -12,7 +12,7 @@ import numpy as np
 from ...corpus import SPLITS, Split
 from ...features.sites import layer_of
 from ...features.stored import Features
-from ...report.schema import Finding, Note, as_json
+from ...report.schema import Finding, Note, from_json
 from ...runs import console
 from ...runs.folder import RunFolder
 from ...sweep.sweep import runs
@@ -79,10 +79,8 @@ def _add_mixes(
     folder: RunFolder,
     cells: Sequence[Cell],
 ) -> None:
-    saved = folder.kept(
-        f"mix-{view.name}", lambda: as_json(_mix(options, view, places, stores, cells))
-    )
-    records = [MixRecord(**record) for record in saved]
+    saved = folder.kept(f"mix-{view.name}", lambda: _mix(options, view, places, stores, cells))
+    records = [from_json(MixRecord, record) for record in saved]
     out.mixes += records
     out.findings += [
         Finding(property=record.property, text=mix_finding(record)) for record in records
@@ -186,16 +184,15 @@ def _trees(
     chain = chain_scores(splits["test"], options.seed)
     records = []
     for place, of_site in enumerate(scores[0]):
-        random = scores[1][place] if options.random_models else None
-        records.append(
-            TreeRecord(
-                **of_site,
-                layer=layer_of(of_site["site"], place),
-                chain_uuas=chain["uuas"],
-                chain_root=chain["root_accuracy"],
-                chain_spearman=chain["distance_spearman"],
-                random_uuas=random["uuas"] if random else None,
-                random_root=random["root_accuracy"] if random else None,
-            )
-        )
+        random = scores[1][place] if options.random_models else {}
+        fields = {
+            **of_site,
+            "layer": layer_of(of_site["site"], place),
+            "chain_uuas": chain["uuas"],
+            "chain_root": chain["root_accuracy"],
+            "chain_spearman": chain["distance_spearman"],
+            "random_uuas": random.get("uuas"),
+            "random_root": random.get("root_accuracy"),
+        }
+        records.append(from_json(TreeRecord, fields))
     return records

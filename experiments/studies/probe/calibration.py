@@ -25,8 +25,7 @@ from .records import CalibrationRecord, Results
 
 FIELDS = (
     "ece",
-    "ece_low",
-    "ece_high",
+    "ece_interval",
     "ece_chance",
     "ece_p",
     "ece_mass",

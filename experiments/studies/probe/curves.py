@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ...report.schema import Interval
 from ...report.words import family, finite, interval, layer_label, listed, number, runs
 from .records import (
     METRICS,
@@ -89,14 +90,18 @@ class Profile:
         """Whether any layer has a value for the field."""
         return self.first(name) is not None
 
-    def seeds(self) -> tuple[list[float | None], list[float | None]]:
+    def intervals(self, name: str) -> list[Interval | None]:
+        """The intervals of such a field."""
+        return [getattr(record, f"{name}_interval") for record in self.records]
+
+    def control_ranges(self) -> list[Interval | None]:
         """Lowest and highest control-task score over the seeds, layer by layer."""
-        low: list[float | None] = []
-        high: list[float | None] = []
-        for record in self.records:
-            low.append(min(record.control_scores, default=None))
-            high.append(max(record.control_scores, default=None))
-        return low, high
+        return [
+            Interval(min(record.control_scores), max(record.control_scores))
+            if record.control_scores
+            else None
+            for record in self.records
+        ]
 
     def missing(self) -> list[str]:
         """Controls without a number at any layer, in words: the report calls them not supported."""
@@ -118,7 +123,7 @@ class Profile:
         """A plain sentence for a kind of site that no finding speaks of."""
         top = self.highest
         text = f"{self.name} is read best at layer {self.labels[self.top]} "
-        span = interval(top.low, top.high)
+        span = interval(top.score_interval)
         text += f"({self.metric} {number(top.score)}{f', {span}' if span else ''})."
         if len(self.best) > 1:
             text += f" Layers {self.best_text} are not shown to be worse."

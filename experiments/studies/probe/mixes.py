@@ -12,7 +12,7 @@ from ....probes.evaluation import ClusterBootstrap, interval
 from ....probes.mixing import MixFit, expected_layer, mix_many
 from ...corpus import Split
 from ...features.sites import layer_of
-from ...report.words import finite
+from ...report.schema import Interval, estimated
 from ...tasks.task import Task, solved_together
 from .records import MixRecord
 
@@ -113,16 +113,10 @@ def _record(
         centre_above=centre_above,
         peakedness=whole.peakedness,
         cumulative=[float(share) for share in right.mean(0)],
-        headroom=room.value,
-        headroom_low=finite(room.low),
-        headroom_high=finite(room.high),
-        expected_layer=expected.value if expected else None,
-        low=expected.low if expected else None,
-        high=expected.high if expected else None,
+        **estimated("headroom", room),
+        **estimated("expected_layer", expected),
+        **estimated("margin", margin),
         converged=all(fit.converged for fit in cumulative),
-        margin=margin.value if margin else None,
-        margin_low=finite(margin.low) if margin else None,
-        margin_high=finite(margin.high) if margin else None,
     )
 
 
@@ -131,7 +125,7 @@ def mix_finding(record: MixRecord) -> str:
     if record.is_weaker():
         return (
             f"{record.property}: the probe of all layers is weaker than that of the best single layer "
-            f"({record.margin:+.3f}, 95% {record.margin_low:+.3f} to {record.margin_high:+.3f}): it was not trained to its "
+            f"({record.margin:+.3f}{_span(record.margin_interval)}): it was not trained to its "
             "end, so its weights and the expected layer are not supported."
         )
     text = (
@@ -139,14 +133,16 @@ def mix_finding(record: MixRecord) -> str:
         f"layer {record.centre_of_gravity:.2f} (the embedding layer is -1)"
     )
     if record.expected_layer is None:
-        span = ""
-        if record.headroom_low is not None and record.headroom_high is not None:
-            span = f", 95% {record.headroom_low:+.3f} to {record.headroom_high:+.3f}"
         return (
             f"{text}; all layers together are not significantly better than the embedding layer "
-            f"({record.headroom:+.3f}{span}), so the expected layer is not supported."
+            f"({record.headroom:+.3f}{_span(record.headroom_interval)}), so the expected layer is not supported."
         )
     return (
         f"{text}; what further layers add ({record.headroom:+.3f} in all) comes at layer {record.expected_layer:.2f} on "
-        f"average, 95% {record.low:.2f}-{record.high:.2f}."
+        f"average{_span(record.expected_layer_interval, '.2f')}."
     )
+
+
+def _span(ends: Interval | None, form: str = "+.3f") -> str:
+    """An interval inside a sentence, where there is one."""
+    return f", 95% {ends.text(form)}" if ends else ""

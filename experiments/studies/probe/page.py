@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...report.charts import sparkline
-from ...report.controls import Control, field
+from ...report.controls import Control, field, has_interval
 from ...report.depths import DepthCurve
 from ...report.matrix import layer_matrix
 from ...report.parts import (
@@ -27,6 +27,7 @@ from ...report.parts import (
 )
 from ...report.provenance import model_name
 from ...report.records_table import records_section
+from ...report.schema import Interval
 from ...report.words import (
     ABSENT,
     count,
@@ -65,7 +66,9 @@ CONTROLS = (
         "unseen word types", "words of the training sentences are remembered", field("score_unseen")
     ),
     Control(
-        "interval over sentences", "a difference within the test sentences' chance", field("low")
+        "interval over sentences",
+        "a difference within the test sentences' chance",
+        has_interval("score"),
     ),
 )
 """What each control rules out."""
@@ -100,9 +103,9 @@ def page(results: Results) -> Page:
 
 def facts(about: Mapping[str, Any], profiles: Sequence[Profile]) -> list[str]:
     """The line under the title."""
-    depth = max((len(profile.records) for profile in profiles), default=0)
+    blocks = {record.layer for profile in profiles for record in profile.records} - {-1}
     out = [
-        plural(depth, "layer"),
+        plural(len(blocks), "layer"),
         plural(len({profile.name for profile in profiles}), "property", "properties"),
     ]
     for file in about.get("data") or ():
@@ -147,9 +150,9 @@ def overview(profiles: Sequence[Profile]) -> Section:
                 Cell(s.title, s.title, s.metric, head=True, tone=f"#{s.uid}"),
                 Cell("", drawing=Markup(sparkline(s.column("score"), s.best))),
                 Cell(s.best_text or ABSENT, float(s.best[0]) if s.best else None),
-                score_cell(top.score, top.low, top.high, tone="strong"),
+                score_cell(top.score, top.score_interval, tone="strong"),
                 score_cell(top.macro_f1),
-                control_cell(top.selectivity, top.selectivity_low, top.selectivity_high),
+                control_cell(top.selectivity, top.selectivity_interval),
                 control_cell(top.type_majority),
                 control_cell(top.embedding),
                 control_cell(top.random_model),
@@ -159,11 +162,11 @@ def overview(profiles: Sequence[Profile]) -> Section:
     return Section("overview", "At a glance", [Table("overview-table", caption, columns, rows)])
 
 
-def control_cell(value: Any, low: Any = None, high: Any = None) -> Cell:
+def control_cell(value: Any, ends: Interval | None = None) -> Cell:
     """A control's number; a badge where the run did not measure it."""
     if finite(value) is None:
         return Cell("not supported", tone="badge")
-    return score_cell(value, low, high)
+    return score_cell(value, ends)
 
 
 def profile_section(profile: Profile, results: Results, data: dict[str, Any]) -> Section:
@@ -204,7 +207,7 @@ def profile_section(profile: Profile, results: Results, data: dict[str, Any]) ->
         data["matrices"][uid] = pairs
         parts += [
             Heading("Which layers differ"),
-            Matrix(uid, Markup(drawing), words, len(pairs["pairs"])),
+            Matrix(uid, Markup(drawing), words, len(pairs["difference"])),
         ]
     if (choice := class_choice(profile, results, data)) is not None:
         parts += [Heading("Class by class"), choice]
@@ -233,16 +236,16 @@ def stats(profile: Profile) -> list[tuple[str, str, str]]:
             profile.best_text or profile.labels[profile.top],
             f"highest: {profile.labels[profile.top]}" if len(profile.best) > 1 else "",
         ),
-        (profile.metric, number(top.score), interval(top.low, top.high)),
+        (profile.metric, number(top.score), interval(top.score_interval)),
         (
             "macro-F1",
             number(top.macro_f1),
-            interval(top.macro_f1_low, top.macro_f1_high),
+            interval(top.macro_f1_interval),
         ),
         (
             "selectivity",
             signed(top.selectivity),
-            interval(top.selectivity_low, top.selectivity_high),
+            interval(top.selectivity_interval),
         ),
         (
             "above type majority",
@@ -267,8 +270,7 @@ def curves(results: Results) -> list[DepthCurve]:
             layers=[record.layer + 1.0 for record in profile.records],
             sites=[record.site for record in profile.records],
             values=profile.column("score"),
-            low=profile.column("low"),
-            high=profile.column("high"),
+            intervals=profile.intervals("score"),
         )
         for profile in gather(results)
     ]

@@ -75,11 +75,13 @@ def mixes_section(records: Sequence[MixRecord], data: dict[str, Any]) -> Section
             Cell(number(r.centre_of_gravity, 2), r.centre_of_gravity),
             Cell(number(r.centre_above, 2), r.centre_above),
             Cell(number(r.peakedness), r.peakedness),
-            signed_cell(r.headroom, r.headroom_low, r.headroom_high),
+            signed_cell(r.headroom, r.headroom_interval),
             Cell("not supported", tone="badge")
             if r.expected_layer is None
-            else Cell(number(r.expected_layer, 2), r.expected_layer, interval(r.low, r.high)),
-            signed_cell(r.margin, r.margin_low, r.margin_high),
+            else Cell(
+                number(r.expected_layer, 2), r.expected_layer, interval(r.expected_layer_interval)
+            ),
+            signed_cell(r.margin, r.margin_interval),
             Cell("yes" if r.converged else "no"),
         ]
         for r in records
@@ -97,16 +99,15 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
     """Edges and roots recovered at every layer, beside the chain and random weights."""
     labels = [layer_label(r.layer, r.site) for r in records]
     pictures = []
-    for uid, field, bounds, rule, title in (
-        ("tree-uuas", "uuas", "uuas", "chain_uuas", "Undirected edges recovered"),
-        ("tree-root", "root_accuracy", "root", "chain_root", "Roots recovered"),
+    for uid, field, at_random, rule, title in (
+        ("tree-uuas", "uuas", "random_uuas", "chain_uuas", "Undirected edges recovered"),
+        ("tree-root", "root_accuracy", "random_root", "chain_root", "Roots recovered"),
     ):
-        low, high = ([getattr(r, f"{bounds}_{end}") for r in records] for end in ("low", "high"))
+        values = [getattr(r, field) for r in records]
+        intervals = [getattr(r, f"{field}_interval") for r in records]
         series = [
-            Series("random weights", "random", [getattr(r, f"random_{bounds}") for r in records]),
-            Series(
-                "structural probe", "score", [getattr(r, field) for r in records], low, high, True
-            ),
+            Series("random weights", "random", [getattr(r, at_random) for r in records]),
+            Series("structural probe", "score", values, intervals, points=True),
         ]
         words = "; ".join(
             f"layer {x} {number(getattr(r, field))}" for x, r in zip(labels, records, strict=True)
@@ -132,9 +133,9 @@ def trees_section(records: Sequence[TreeRecord], data: dict[str, Any]) -> Sectio
     rows = [
         [
             Cell(label, float(i), "" if r.converged else "unconverged", head=True),
-            score_cell(r.uuas, r.uuas_low, r.uuas_high),
+            score_cell(r.uuas, r.uuas_interval),
             score_cell(r.distance_spearman),
-            score_cell(r.root_accuracy, r.root_low, r.root_high),
+            score_cell(r.root_accuracy, r.root_accuracy_interval),
             score_cell(r.depth_spearman),
             Cell("not supported", tone="badge")
             if r.random_uuas is None

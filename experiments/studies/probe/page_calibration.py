@@ -35,7 +35,7 @@ def calibration_parts(profile: Profile, results: Results, data: dict[str, Any]) 
     rows = [
         [
             Cell(profile.labels[i], float(i), head=True),
-            score_cell(record.ece, record.ece_low, record.ece_high),
+            score_cell(record.ece, record.ece_interval),
             Cell(number(record.ece_chance), record.ece_chance, f"p {p_value(record.ece_p)}"),
             score_cell(record.classwise),
             score_cell(record.brier),

@@ -66,7 +66,7 @@ def layer_table(profile: Profile) -> Table:
         Column("p worse", hint="p at which the layer leaves the model confidence set"),
         Column("l2"),
     ]
-    low, high = profile.seeds()
+    of_controls = profile.control_ranges()
     rows = []
     for i, r in enumerate(profile.records):
         notes = [
@@ -76,16 +76,15 @@ def layer_table(profile: Profile) -> Table:
             Cell(profile.labels[i], float(i), ", ".join(notes), head=True),
             score_cell(
                 r.score,
-                r.low,
-                r.high,
+                r.score_interval,
                 tone="strong" if i in profile.best else "",
             ),
         ]
         if not profile.is_number:
-            cells.append(score_cell(r.macro_f1, r.macro_f1_low, r.macro_f1_high))
+            cells.append(score_cell(r.macro_f1, r.macro_f1_interval))
         cells += [
-            score_cell(r.control, low[i], high[i]),
-            score_cell(r.selectivity, r.selectivity_low, r.selectivity_high),
+            score_cell(r.control, of_controls[i]),
+            score_cell(r.selectivity, r.selectivity_interval),
             score_cell(r.random_model),
             score_cell(r.score_seen),
             score_cell(r.score_unseen),
@@ -112,9 +111,9 @@ def _code(record: ProbeRecord) -> list[Cell]:
 
 def _bits(record: ProbeRecord) -> list[Cell]:
     return [
-        score_cell(record.information, record.information_low, record.information_high),
-        score_cell(record.gain, record.gain_low, record.gain_high),
-        score_cell(record.conditional, record.conditional_low, record.conditional_high),
+        score_cell(record.information, record.information_interval),
+        score_cell(record.gain, record.gain_interval),
+        score_cell(record.conditional, record.conditional_interval),
     ]
 
 
@@ -135,8 +134,13 @@ def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Ch
     at_chosen = layers[chosen][1]
     names.sort(key=lambda label: -at_chosen[label].support if label in at_chosen else 0)
     values = [[_class_scores(rows.get(name)) for name in names] for _, rows in layers]
+    # support, and whole thousandths of the shares: what the page shows, in few characters
     data["classes"][profile.uid] = [
-        [[v and round(v, 4) for v in row] for row in layer] for layer in values
+        [
+            [count, *(None if x is None else round(1000 * x) for x in shares)]
+            for count, *shares in layer
+        ]
+        for layer in values
     ]
     columns = [
         Column("class", False),
@@ -172,9 +176,9 @@ def class_choice(profile: Profile, results: Results, data: dict[str, Any]) -> Ch
     return Choice(profile.uid, "Layer", options, chosen, table)
 
 
-def _class_scores(row: ClassScores | None) -> list[float | None]:
+def _class_scores(row: ClassScores | None) -> list[int | float | None]:
     """Support, precision, recall and F1; a class that is neither there nor predicted has none."""
-    return [None] * 4 if row is None else [float(row.support), row.precision, row.recall, row.f1]
+    return [None] * 4 if row is None else [row.support, row.precision, row.recall, row.f1]
 
 
 def wrong_words(profile: Profile, results: Results) -> list[Any]:

@@ -35,11 +35,10 @@ X_TITLE = "layer (emb = embedding, k = after block k)"
 
 def all_series(profile: Profile) -> list[Series]:
     """The curves of the main picture that have a number somewhere, the score last (on top)."""
-    low, high = profile.seeds()
     out = [
         Series("random weights", "random", profile.column("random_model")),
-        Series("control task", "control", profile.column("control"), low, high),
-        replace(interval_series(profile, "macro_f1", "macro-F1", "f1"), low=None, high=None),
+        Series("control task", "control", profile.column("control"), profile.control_ranges()),
+        Series("macro-F1", "f1", profile.column("macro_f1")),
         interval_series(profile, "score", profile.metric, "score", points=True),
     ]
     return [s for s in out if any(v is not None for v in s.values)]
@@ -48,10 +47,8 @@ def all_series(profile: Profile) -> list[Series]:
 def interval_series(
     profile: Profile, field: str, name: str, kind: str, *, points: bool = False
 ) -> Series:
-    """One field with its 95% interval (the score's own bounds have no prefix)."""
-    prefix = "" if field == "score" else f"{field}_"
-    low, high = profile.column(f"{prefix}low"), profile.column(f"{prefix}high")
-    return Series(name, kind, profile.column(field), low, high, points)
+    """One field with its 95% interval."""
+    return Series(name, kind, profile.column(field), profile.intervals(field), points)
 
 
 def all_rules(profile: Profile) -> list[Rule]:
@@ -214,10 +211,8 @@ def readout(profile: Profile, series: Sequence[Series]) -> dict[str, Any]:
     """What the pointer reads at each layer: names, colours and texts, as plain data."""
     rows = []
     for s in reversed(series):
-        lows, highs = s.low or [None] * len(s.values), s.high or [None] * len(s.values)
-        values = [
-            [number(v), interval(a, b)] for v, a, b in zip(s.values, lows, highs, strict=True)
-        ]
+        ends = s.intervals or [None] * len(s.values)
+        values = [[number(v), interval(one)] for v, one in zip(s.values, ends, strict=True)]
         rows.append({"name": s.name, "kind": s.kind, "values": values})
     return {"labels": profile.labels, "best": profile.best, "series": rows}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...calibration.records import JudgedRecord
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 
 METRICS = {"accuracy": "accuracy", "r2": "R²"}
 """The scores that probes have, and what a reader calls them."""
@@ -25,17 +25,15 @@ class ProbeRecord:
     kind: Literal["class", "number"] = entry("whether labels are classes or numbers")
     metric: Score = entry("what the score is")
     score: float = entry("of the probe on the test items")
-    low: float | None = entry(
-        "lower end of the score's 95% interval over sentences; null for one sentence"
+    score_interval: Interval | None = entry(
+        "the score's 95% interval over sentences; null for one sentence"
     )
-    high: float | None = entry("its upper end")
     control: float | None = entry("mean score over the control tasks")
     control_scores: list[float] = entry("score of each control task")
     selectivity: float | None = entry("score minus control")
-    selectivity_low: float | None = entry(
-        "lower end of its 95% interval over sentences and control tasks; null for numbers"
+    selectivity_interval: Interval | None = entry(
+        "its 95% interval over sentences and control tasks; null for numbers"
     )
-    selectivity_high: float | None = entry("its upper end")
     majority: float = entry("score of the most frequent training class, or of the training mean")
     type_majority: float = entry("score of each word type's most frequent class, or of its mean")
     embedding: float = entry("score at the embedding layer")
@@ -45,8 +43,7 @@ class ProbeRecord:
     n_seen: int = entry("test items of word types that training has")
     n_unseen: int = entry("test items of word types that training lacks")
     macro_f1: float | None = entry("mean F1 over classes; null for numbers")
-    macro_f1_low: float | None = entry("lower end of its 95% interval over sentences")
-    macro_f1_high: float | None = entry("its upper end")
+    macro_f1_interval: Interval | None = entry("its 95% interval over sentences")
     n_train: int = entry("training items")
     n_dev: int = entry("dev items")
     n_test: int = entry("test items")
@@ -57,20 +54,17 @@ class ProbeRecord:
     information: float | None = entry(
         "what the probe's distribution tells of a label (V-information)", "bits per item"
     )
-    information_low: float | None = entry(
-        "lower end of its 95% interval over sentences", "bits per item"
+    information_interval: Interval | None = entry(
+        "its 95% interval over sentences", "bits per item"
     )
-    information_high: float | None = entry("its upper end", "bits per item")
     gain: float | None = entry("information minus that of the embedding layer", "bits per item")
-    gain_low: float | None = entry("lower end of its 95% interval over sentences", "bits per item")
-    gain_high: float | None = entry("its upper end", "bits per item")
+    gain_interval: Interval | None = entry("its 95% interval over sentences", "bits per item")
     conditional: float | None = entry(
         "what the site adds when a probe sees it and the embedding layer", "bits per item"
     )
-    conditional_low: float | None = entry(
-        "lower end of its 95% interval over sentences", "bits per item"
+    conditional_interval: Interval | None = entry(
+        "its 95% interval over sentences", "bits per item"
     )
-    conditional_high: float | None = entry("its upper end", "bits per item")
     code_bits: float | None = entry("online code length of the training labels", "bits")
     compression: float | None = entry("uniform code length divided by the online code length")
     control_compression: float | None = entry("mean compression of the control tasks")
@@ -80,8 +74,7 @@ class ProbeRecord:
         "of arcs and pairs: score of the most frequent class of each distance", default=None
     )
     ece: float | None = entry("expected calibration error in bins of equal width", default=None)
-    ece_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
-    ece_high: float | None = entry("its upper end", default=None)
+    ece_interval: Interval | None = entry("its 95% interval over sentences", default=None)
     ece_chance: float | None = entry(
         "mean ECE of a calibrated probe with these confidences", default=None
     )
@@ -154,8 +147,7 @@ class ComparisonRecord:
     layer_a: int = entry("the one layer; -1 is the embedding layer")
     layer_b: int = entry("the other layer")
     difference: float = entry("score at b minus score at a")
-    low: float = entry("lower end of its 95% interval over sentences")
-    high: float = entry("its upper end")
+    difference_interval: Interval | None = entry("its 95% interval over sentences")
     p_holm: float = entry("p of no difference, Holm-corrected over all pairs of the property")
 
 
@@ -173,25 +165,20 @@ class MixRecord:
     peakedness: float = entry("Kullback-Leibler divergence of the weights from equal ones", "bits")
     cumulative: list[float] = entry("accuracy of the probe of the first k sites, for each k")
     headroom: float = entry("accuracy of all sites minus that of the embedding layer")
-    headroom_low: float | None = entry("lower end of its 95% interval over sentences")
-    headroom_high: float | None = entry("its upper end")
+    headroom_interval: Interval | None = entry("its 95% interval over sentences")
     expected_layer: float | None = entry(
         "mean layer of the gain; null where the headroom's interval holds 0 or the mix is weaker than one site"
     )
-    low: float | None = entry("lower end of its 95% interval over sentences")
-    high: float | None = entry("its upper end")
+    expected_layer_interval: Interval | None = entry("its 95% interval over sentences")
     converged: bool = entry("whether every mix reached its optimum")
     margin: float | None = entry(
         "accuracy of all sites minus that of the best single site's probe", default=None
     )
-    margin_low: float | None = entry("lower end of its 95% interval over sentences", default=None)
-    margin_high: float | None = entry(
-        "its upper end; below 0 the mix is the weaker probe, and refused", default=None
-    )
+    margin_interval: Interval | None = entry("its 95% interval over sentences", default=None)
 
     def is_weaker(self) -> bool:
         """Whether the mix is significantly worse than a probe of one site, which it can imitate."""
-        return self.margin_high is not None and self.margin_high < 0
+        return self.margin_interval is not None and self.margin_interval.high < 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +191,12 @@ class TreeRecord:
     uuas: float = entry(
         "share of the gold edges in the minimum spanning tree, punctuation left out"
     )
-    uuas_low: float | None = entry("lower end of its 95% interval over sentences")
-    uuas_high: float | None = entry("its upper end")
+    uuas_interval: Interval | None = entry("its 95% interval over sentences")
     distance_spearman: float | None = entry(
         "Spearman's correlation of distances, by word and then by length"
     )
     root_accuracy: float | None = entry("share of the sentences whose root has the least depth")
-    root_low: float | None = entry("lower end of its 95% interval over sentences")
-    root_high: float | None = entry("its upper end")
+    root_accuracy_interval: Interval | None = entry("its 95% interval over sentences")
     depth_spearman: float | None = entry(
         "Spearman's correlation of depths, by sentence and then by length"
     )

@@ -103,7 +103,6 @@ class ProbeInputs(Inputs):
     @cached_property
     def models(self) -> list[Subject]:
         """The model, then random-weight models of the same shape."""
-        assert self.subject is not None
         seeds = range(self.options.seed, self.options.seed + self.options.random_models)
         return [self.subject, *(self.subject.random_twin(seed) for seed in seeds)]
 
@@ -340,7 +339,6 @@ def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Featur
 
 def _probe_all(inputs: ProbeInputs, options: ProbeOptions, run: Run, stores: Stores) -> list[Cell]:
     """All properties at all sites; sites that are done are not probed again."""
-    assert inputs.subject is not None
     # A solve needs no weights; without them it can run in another process.
     subject, views = inputs.subject.without_model(), inputs.views
     names = {}

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ....probes import controls, evaluation
-from ....probes.evaluation import ClusterBootstrap, Interval
+from ....probes.evaluation import ClusterBootstrap
 from ...corpus import Corpus, Split
 from ...features.sites import layer_of
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Interval, Note, estimated
 from ...report.words import finite, layer_label, runs
 from ...tasks.task import Part, Task
 from .options import ProbeOptions
@@ -101,7 +101,7 @@ class _Scored:
         scores = [float(score_of(column.sum(0))) for column in columns]
         return cls(boot, columns, scores, replicates[usable], numbers)
 
-    def interval(self, cell: int) -> Interval:
+    def interval(self, cell: int) -> evaluation.Interval:
         """A cell's score with its interval over sentences."""
         if self.numbers:
             return evaluation.interval(self.scores[cell], self.replicates[:, cell])
@@ -153,14 +153,11 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 level=task.property.level,
                 kind=task.property.kind,
                 metric="r2" if numbers else "accuracy",
-                score=score.value,
-                low=finite(score.low),
-                high=finite(score.high),
+                **estimated("score", score),
                 control=control,
                 control_scores=cell.control,
                 selectivity=None if control is None else score.value - control,
-                selectivity_low=finite(selectivity.low),
-                selectivity_high=finite(selectivity.high),
+                selectivity_interval=Interval.of(selectivity),
                 **base,
                 embedding=scored.scores[0],
                 random_model=cell.random_model,
@@ -168,9 +165,7 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
                 score_unseen=_score_on(scored.columns[i], ~seen, numbers),
                 n_seen=int(seen.sum()),
                 n_unseen=int((~seen).sum()),
-                macro_f1=finite(macro.value),
-                macro_f1_low=finite(macro.low),
-                macro_f1_high=finite(macro.high),
+                **estimated("macro_f1", macro),
                 n_train=len(train),
                 n_dev=len(task.parts["dev"]),
                 n_test=len(test),
@@ -191,11 +186,13 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
     return records
 
 
-_NONE = Interval(np.nan, np.nan, np.nan)
+_NONE = evaluation.Interval(np.nan, np.nan, np.nan)
 """Of what is not measured."""
 
 
-def _selectivity(cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap) -> Interval:
+def _selectivity(
+    cell: Cell, columns: Float[np.ndarray, "n k"], boot: ClusterBootstrap
+) -> evaluation.Interval:
     """Over test sentences and over the control tasks that might be drawn; numbers have no interval."""
     if not cell.control_values:
         return _NONE
@@ -219,9 +216,7 @@ def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[Compar
                 property=first.property,
                 layer_a=first.layer,
                 layer_b=second.layer,
-                difference=pair.difference.value,
-                low=pair.difference.low,
-                high=pair.difference.high,
+                **estimated("difference", pair.difference),
                 p_holm=pair.p,
             )
         )
@@ -255,21 +250,17 @@ def _saved(
     after: Sequence[float | None],
     boot: ClusterBootstrap,
     n_items: int,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Mean difference of two series of bits with its interval, over the items that both have."""
     bits, known = np.zeros(n_items), np.zeros(n_items)
     for item, (first, second) in enumerate(zip(before, after, strict=False)):
         if first is not None and second is not None:
             bits[item], known[item] = first - second, 1.0
     if not known.any():
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
+        return estimated(name, None)
     # A mean over the known items of each resample: a sum of bits over a count.
     mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums)
-    return {
-        name: finite(mean.value),
-        f"{name}_low": finite(mean.low),
-        f"{name}_high": finite(mean.high),
-    }
+    return estimated(name, mean)
 
 
 def _prior_bits(train: Part, test: Part) -> list[float | None]:
@@ -304,7 +295,7 @@ def _as_text(labels: Iterable[Any]) -> np.ndarray:
     return np.array([str(label) for label in labels], dtype=object)
 
 
-def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> Interval:
+def _macro_f1(cell: Cell, test: Part, boot: ClusterBootstrap) -> evaluation.Interval:
     return evaluation.macro_f1_interval(_as_text(test.labels), _as_text(cell.predicted), boot)
 
 
@@ -427,9 +418,9 @@ def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def _span(low: float | None, high: float | None) -> str:
+def _span(ends: Interval | None) -> str:
     """An interval inside a sentence, where there is one."""
-    return "" if low is None or high is None else f", 95% {low:.3f}-{high:.3f}"
+    return f", 95% {ends.text()}" if ends else ""
 
 
 def finding(records: Sequence[ProbeRecord]) -> str:
@@ -440,14 +431,14 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     metric = "R2" if is_number else "accuracy"
     text = (
         f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {_best_layers(records)} "
-        f"({top.score:.3f}{_span(top.low, top.high)}); layer {layer_label(last.layer, last.site)}, the last that "
+        f"({top.score:.3f}{_span(top.score_interval)}); layer {layer_label(last.layer, last.site)}, the last that "
         f"was read, has {last.score:.3f}. The most frequent {'value' if is_number else 'label'} of each word "
         f"type gives {top.type_majority:.3f}."
     )
     if top.distance_majority is not None:
         text += f" That of each distance between the two words gives {top.distance_majority:.3f}."
     if top.selectivity is not None:
-        span = _span(top.selectivity_low, top.selectivity_high)
+        span = _span(top.selectivity_interval)
         text += f" Selectivity there is {top.selectivity:.3f}{span} (the control task reaches {top.control:.3f})."
     if top.random_model is not None:
         text += f" The same layer of a random-weight model gives {top.random_model:.3f}."

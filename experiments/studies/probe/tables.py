@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ...report.terminal_tables import number_cell, titled
+from ...report.terminal_tables import interval_cell, number_cell, titled
 from ...report.words import layer_label
-from .records import ProbeRecord
+from .records import ProbeRecord, Results
 
 
-def tables(records: Sequence[ProbeRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """Scores of each property, and the calibration of its probes where it was measured."""
+    records = results.records
     out = []
     for name in dict.fromkeys(record.property for record in records):
         of_property = [record for record in records if record.property == name]
@@ -39,7 +40,7 @@ def _score_row(record: ProbeRecord) -> list[str]:
     return [
         layer_label(record.layer, record.site),
         number_cell(record.score),
-        f"{number_cell(record.low)}-{number_cell(record.high)}",
+        interval_cell(record.score_interval),
         number_cell(record.control),
         number_cell(record.selectivity),
         number_cell(record.random_model),
@@ -61,7 +62,7 @@ def _calibration_row(record: ProbeRecord) -> list[str]:
     return [
         layer_label(record.layer, record.site),
         number_cell(record.ece),
-        f"{number_cell(record.ece_low)}-{number_cell(record.ece_high)}",
+        interval_cell(record.ece_interval),
         number_cell(record.ece_chance),
         "" if record.ece_p is None else f"{record.ece_p:.4f}",
         number_cell(record.classwise),

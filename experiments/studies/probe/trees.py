@@ -22,7 +22,8 @@ from ....probes.structural import (
 )
 from ...corpus import Corpus, Split
 from ...features.layout import Layout
-from ...report.words import finite, layer_label
+from ...report.schema import estimated
+from ...report.words import layer_label
 from .records import TreeRecord
 
 TOGETHER = 8
@@ -128,7 +129,7 @@ def chain_scores(test: Trees, seed: int) -> dict[str, Any]:
 
 def tree_scores(
     distances: Sequence[np.ndarray], depths: Sequence[np.ndarray], test: Trees, seed: int
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
     # Each sentence is a cluster: the arcs of one tree are not independent.
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
@@ -143,13 +144,9 @@ def tree_scores(
         of_known = ClusterBootstrap(np.flatnonzero(known), seed=seed)
         root = of_known.mean(roots[known], kind="share")
     return {
-        "uuas": edges.value,
-        "uuas_low": finite(edges.low),
-        "uuas_high": finite(edges.high),
+        **estimated("uuas", edges),
         "distance_spearman": distance_spearman(distances, test.heads),
-        "root_accuracy": root and root.value,
-        "root_low": root and finite(root.low),
-        "root_high": root and finite(root.high),
+        **estimated("root_accuracy", root),
         "depth_spearman": depth_spearman(depths, test.heads),
         "n": len(test.heads),
     }
@@ -163,7 +160,7 @@ def tree_finding(records: Sequence[TreeRecord]) -> str:
         root = f"; the root there is right in {top.root_accuracy:.3f} of the sentences"
     if top.random_uuas is not None:
         random = f", the same layer of a random-weight model {top.random_uuas:.3f}"
-    span = "" if top.uuas_low is None else f", 95% {top.uuas_low:.3f}-{top.uuas_high:.3f},"
+    span = f", 95% {top.uuas_interval.text()}," if top.uuas_interval else ""
     return (
         f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges{span} at layer "
         f"{layer_label(top.layer, top.site)} (embeddings {records[0].uuas:.3f}, words chained in a row "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...report.charts import Series
-from ...report.controls import Control, field
+from ...report.controls import Control, field, has_interval
 from ...report.lines import lines
 from ...report.parts import Cell, Column, Drawing, Page, Picture, Section, Stats, Table, score_cell
 from ...report.provenance import model_name
@@ -17,7 +17,7 @@ CONTROLS = (
     Control(
         "as many heads at random", "any heads could have left", field("random"), "--null-draws 2"
     ),
-    Control("interval over texts", "a loss within the texts' chance", field("low")),
+    Control("interval over texts", "a loss within the texts' chance", has_interval("value")),
 )
 """What each control rules out."""
 
@@ -44,25 +44,30 @@ def page(results: Results) -> Page:
         kicker="layerscope prune",
         facts=facts,
         findings=[("steps", finding.property, finding.text) for finding in results.findings],
-        sections=[steps_section(records, data)],
+        sections=[steps_section(results, data)],
         data=data,
     )
 
 
-def steps_section(records: Sequence[StepRecord], data: dict[str, Any]) -> Section:
+def steps_section(results: Results, data: dict[str, Any]) -> Section:
     """The curve and the table."""
+    records = results.records
     first, last = records[0], records[-1]
     items = [
         ("whole model", number(first.value), f"{first.metric}, {first.unit}"),
         (
             f"with {plural(last.heads, 'head')} a layer",
             number(last.value),
-            interval(last.low, last.high),
+            interval(last.value_interval),
         ),
         ("parameters left", f"{_share(last, first):.0%}", count(last.parameters)),
-        ("speed", f"{number(last.speed, 2)}x", "forward of the whole model / of the smallest"),
+        (
+            "speed",
+            f"{number(results.speed(last.step), 2)}x",
+            "forward of the whole model / of the smallest",
+        ),
     ]
-    parts = [Stats(items), Picture([_picture(records, data)]), _table(records)]
+    parts = [Stats(items), Picture([_picture(records, data)]), _table(results)]
     return Section("steps", "Steps", parts, ABOUT, study=True)
 
 
@@ -79,8 +84,7 @@ def _picture(records: Sequence[StepRecord], data: dict[str, Any]) -> Drawing:
         "by gates",
         "score",
         [record.value for record in records],
-        [record.low for record in records],
-        [record.high for record in records],
+        [record.value_interval for record in records],
         points=True,
     )
     at_random = Series("at random", "random", [record.random for record in records], points=True)
@@ -98,7 +102,8 @@ def _picture(records: Sequence[StepRecord], data: dict[str, Any]) -> Drawing:
     )
 
 
-def _table(records: Sequence[StepRecord]) -> Table:
+def _table(results: Results) -> Table:
+    records = results.records
     columns = [
         Column("heads a layer", hint="query heads; key-value heads in small print"),
         Column("parameters"),
@@ -125,10 +130,10 @@ def _table(records: Sequence[StepRecord]) -> Table:
                     head=True,
                 ),
                 Cell(count(record.parameters), float(record.parameters), share),
-                score_cell(record.value, record.low, record.high),
-                score_cell(record.change, record.change_low, record.change_high),
+                score_cell(record.value, record.value_interval),
+                score_cell(record.change, record.change_interval),
                 Cell(number(record.random), record.random),
-                Cell(f"{number(record.speed, 2)}x", record.speed),
+                Cell(f"{number(results.speed(record.step), 2)}x", results.speed(record.step)),
                 Cell(difference, record.difference),
                 Cell(record.model or "", tone="code"),
             ]

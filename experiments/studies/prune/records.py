@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 from ...sweep.records import Mean
 
 
@@ -20,18 +20,13 @@ class StepRecord:
     unit: str = entry("its unit")
     n: int = entry("texts")
     value: float = entry("the metric, mean over texts", "the metric's")
-    low: float | None = entry("lower end of its 95% interval; null for one group", "the metric's")
-    high: float | None = entry("upper end of its 95% interval; null for one group", "the metric's")
+    value_interval: Interval | None = entry("its 95% interval; null for one group", "the metric's")
     n_clusters: int = entry("groups of texts that are resampled together")
     change: float = entry("from the given model, paired over texts", "the metric's")
-    change_low: float | None = entry("lower end of its 95% interval", "the metric's")
-    change_high: float | None = entry("upper end of its 95% interval", "the metric's")
+    change_interval: Interval | None = entry("its 95% interval", "the metric's")
     random: float | None = entry(
         "mean of models with as many heads drawn at random", "the metric's"
     )
-    speed: float = entry("time of the given model's forward / this model's")
-    seconds: float | None = entry("median time of a forward", "s")
-    original_seconds: float | None = entry("that of the given model, in turns with it", "s")
     difference: float | None = entry(
         "largest difference of an attention output to the given model's with those heads at zero",
         "share of the largest",
@@ -46,3 +41,10 @@ class Results(StudyResults):
 
     records: list[StepRecord] = entry("one for each step, the given model first")
     baseline: Mean = entry("the metric of the given model")
+
+    def speed(self, step: int) -> float:
+        """Time of the given model's forward / that of the model after a step, taken in turns."""
+        if step == 0:
+            return 1.0
+        times = self.provenance["resources"]["speed"][f"step {step}"]
+        return times["given_seconds"] / times["seconds"]

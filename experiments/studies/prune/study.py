@@ -31,7 +31,7 @@ from ...corpus.prompts import Item, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
 from ...metrics.usable import unusable_notes, usable
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, Inputs, Load, Run
 from ...runs.folder import RunError
@@ -137,6 +137,8 @@ def measure(inputs: PruneInputs, run: Run) -> Results:
         for step in range(1, inputs.steps + 1):
             saved = run.folder.kept(f"step-{step}", partial(_step, inputs, kept, step))
             kept = saved["kept"]
+            given_seconds, seconds = saved["seconds"]
+            run.speed[f"step {step}"] = {"seconds": seconds, "given_seconds": given_seconds}
             steps.append(saved)
             bars.advance(bar)
     return _results(inputs, clean, steps)
@@ -339,14 +341,12 @@ def _given(inputs: PruneInputs, base: Mean) -> StepRecord:
         metric=metric.name,
         unit=metric.unit,
         n=len(inputs.items),
-        **vars(base),
+        value=base.value,
+        value_interval=base.interval,
+        n_clusters=base.n_clusters,
         change=0.0,
-        change_low=0.0,
-        change_high=0.0,
+        change_interval=Interval(0.0, 0.0),
         random=base.value if inputs.options.null_draws else None,
-        speed=1.0,
-        seconds=None,
-        original_seconds=None,
         difference=None,
         removed=[],
         model=None,
@@ -370,7 +370,6 @@ def _record(
     removed = []
     for layer, groups in enumerate(before):
         removed += [[layer, head] for head in flat(groups) if head not in left[layer]]
-    original_seconds, seconds = saved["seconds"]
     return StepRecord(
         step=step,
         heads=len(left[0]),
@@ -379,14 +378,12 @@ def _record(
         metric=inputs.metric.name,
         unit=inputs.metric.unit,
         n=len(inputs.items),
-        **vars(quality),
+        value=quality.value,
+        value_interval=quality.interval,
+        n_clusters=quality.n_clusters,
         change=change.value,
-        change_low=change.low,
-        change_high=change.high,
+        change_interval=change.interval,
         random=float(np.mean(saved["random"])) if saved["random"] else None,
-        speed=original_seconds / seconds,
-        seconds=seconds,
-        original_seconds=original_seconds,
         difference=saved["difference"],
         removed=removed,
         model=f"models/step-{step}",
@@ -405,7 +402,7 @@ def _finding(records: Sequence[StepRecord]) -> str:
         parts.append(
             f"with {record.heads} of {whole.heads} heads a layer the {record.metric} goes from {whole.value:.3g} to "
             f"{record.value:.3g} {whole.unit}{by_chance}, {1 - record.parameters / whole.parameters:.1%} of the parameters "
-            f"are gone and a forward takes {1 / record.speed:.0%} of its time"
+            "are gone"
         )
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
-from ...report.terminal_tables import titled
-from ...sweep.tables import interval_text
-from .records import StepRecord
+from ...report.terminal_tables import interval_cell, titled
+from .records import Results
 
 
-def tables(records: Sequence[StepRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """Every step."""
+    records = results.records
     first = records[0]
     rows = (
         (
@@ -21,9 +19,9 @@ def tables(records: Sequence[StepRecord]) -> list[Table]:
             str(record.kv_heads),
             f"{record.parameters:,}",
             f"{record.value:.3f}",
-            interval_text(record.low, record.high),
+            interval_cell(record.value_interval),
             "" if record.random is None else f"{record.random:.3f}",
-            f"{record.speed:.2f}x",
+            f"{results.speed(record.step):.2f}x",
             record.model or "",
         )
         for record in records

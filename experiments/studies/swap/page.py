@@ -58,16 +58,16 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
 
 def _row(r: SwapRecord) -> list[Cell]:
     groups = "" if r.n_clusters == r.n else plural(r.n_clusters, "group")
-    beyond = Cell("") if r.beyond is None else signed_cell(r.beyond, r.beyond_low, r.beyond_high)
+    beyond = Cell("") if r.beyond is None else signed_cell(r.beyond, r.beyond_interval)
     return [
         Cell(r.list, head=True),
         Cell(r.kind),
         Cell(count(r.n), float(r.n), groups),
-        Cell("") if r.effect is None else signed_cell(r.effect, r.low, r.high),
+        Cell("") if r.effect is None else signed_cell(r.effect, r.effect_interval),
         Cell("" if r.p is None else p_value(r.p_holm), r.p_holm, f"p {p_value(r.p)}" if r.p is not None else ""),
-        score_cell(r.size, r.size_low, r.size_high),
+        score_cell(r.size, r.size_interval),
         beyond if r.beyond_p is None else Cell(beyond.text, beyond.sort, f"{beyond.note}; p {p_value(r.beyond_p)}"),
-        Cell("") if r.flips is None else score_cell(r.flips, r.flips_low, r.flips_high),
+        Cell("") if r.flips is None else score_cell(r.flips, r.flips_interval),
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...report.schema import StudyResults, entry
+from ...report.schema import Interval, StudyResults, entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +22,18 @@ class SwapRecord:
     effect: float | None = entry(
         "swap: mean of the metric with the words of b less that with those of a", "the metric's"
     )
-    low: float | None = entry("lower end of its 95% interval", "the metric's")
-    high: float | None = entry("upper end of its 95% interval", "the metric's")
+    effect_interval: Interval | None = entry("its 95% interval", "the metric's")
     p: float | None = entry("of no effect: sign flips and studentised bootstrap")
     p_holm: float | None = entry("Holm-corrected over the lists")
     size: float = entry("mean size of the change, in either direction", "the metric's")
-    size_low: float | None = entry("lower end of its 95% interval", "the metric's")
-    size_high: float | None = entry("upper end of its 95% interval", "the metric's")
+    size_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond: float | None = entry(
         "swap: its size less that of the random swaps of the same texts", "the metric's"
     )
-    beyond_low: float | None = entry("lower end of its 95% interval", "the metric's")
-    beyond_high: float | None = entry("upper end of its 95% interval", "the metric's")
+    beyond_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
     flips: float | None = entry("classifiers: share of the texts that get another class", "share")
-    flips_low: float | None = entry("lower end of its 95% interval", "share")
-    flips_high: float | None = entry("upper end of its 95% interval", "share")
+    flips_interval: Interval | None = entry("its 95% interval", "share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,16 +23,16 @@ from ...corpus.prompts import Prompt, Unusable
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError
 from ...metrics.usable import unusable_notes, usable
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Interval, Note, estimated
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
-from ...sweep.effects import bounds, clusters_of, group_notes
+from ...sweep.effects import clusters_of, group_notes
 from ...sweep.sweep import chunks, clean_values
+from .built_in import LISTS
 from .options import SwapOptions
 from .records import MovedText, Results, SwapRecord
 from .word_lists import (
-    LISTS,
     WORD,
     Change,
     WordList,
@@ -285,13 +285,9 @@ def _values(inputs: SwapInputs, run: Run, items: Sequence[Prompt], cell: str) ->
 
 def _mean_fields(
     name: str, values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], seed: int
-) -> dict[str, float | None]:
-    """A mean with its interval as three fields."""
-    boot = ClusterBootstrap(clusters, seed=seed)
-    mean = boot.mean(values)
-    low, high = bounds(boot, mean.low, mean.high)
-    prefix = "" if name == "effect" else f"{name}_"
-    return {name: mean.value, f"{prefix}low": low, f"{prefix}high": high}
+) -> dict[str, Any]:
+    """A mean with its interval."""
+    return estimated(name, ClusterBootstrap(clusters, seed=seed).mean(values))
 
 
 def _effect_fields(
@@ -299,7 +295,7 @@ def _effect_fields(
 ) -> dict[str, Any]:
     """The signed mean and its test; only a swap has a direction."""
     if not is_swap:
-        return dict.fromkeys(("effect", "low", "high", "p"))
+        return dict.fromkeys(("effect", "effect_interval", "p"))
     return {**_mean_fields("effect", effect, clusters, seed), "p": _p(effect, clusters, seed)}
 
 
@@ -307,15 +303,15 @@ def _size_fields(
     size: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], seed: int
 ) -> dict[str, Any]:
     fields = _mean_fields("size", size, clusters, seed)
-    low = fields["size_low"]
-    return {**fields, "size_low": None if low is None else max(0.0, low)}
+    ends = fields["size_interval"]
+    return {**fields, "size_interval": ends and Interval(max(0.0, ends.low), ends.high)}
 
 
 def _beyond_fields(
     beyond: Float[np.ndarray, " n"] | None, clusters: Int[np.ndarray, " n"], seed: int
 ) -> dict[str, Any]:
     if beyond is None:
-        return dict.fromkeys(("beyond", "beyond_low", "beyond_high", "beyond_p"))
+        return dict.fromkeys(("beyond", "beyond_interval", "beyond_p"))
     fields = _mean_fields("beyond", beyond, clusters, seed)
     return {**fields, "beyond_p": _p(beyond, clusters, seed)}
 
@@ -328,15 +324,13 @@ def _flip_fields(
 ) -> dict[str, Any]:
     """How often the class changes; of one swap a share, of several draws a mean of shares."""
     if share is None:
-        return dict.fromkeys(("flips", "flips_low", "flips_high"))
+        return estimated("flips", None)
     if not is_one:
         fields = _mean_fields("flips", share, clusters, seed)
-        ends = (fields["flips_low"], fields["flips_high"])
-        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in ends)
-        return {**fields, "flips_low": low, "flips_high": high}
-    mean = group_mean(share, clusters, share=True, seed=seed)
-    low, high = bounds(ClusterBootstrap(clusters, 1, seed), mean.low, mean.high)
-    return {"flips": mean.value, "flips_low": low, "flips_high": high}
+        ends = fields["flips_interval"]
+        within = ends and Interval(max(0.0, ends.low), min(1.0, ends.high))
+        return {**fields, "flips_interval": within}
+    return estimated("flips", group_mean(share, clusters, share=True, seed=seed))
 
 
 def _p(values: Float[np.ndarray, " n"], clusters: Int[np.ndarray, " n"], seed: int) -> float | None:
@@ -353,11 +347,12 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
         if positive and record.metric == "class_log_odds"
         else record.metric
     )
-    ends = "" if record.low is None else f", 95% {record.low:+.3f} to {record.high:+.3f}"
+    ends = record.effect_interval
+    span = "" if ends is None else f", 95% {ends.text('+.3f')}"
     p = "" if record.p_holm is None else f", p {record.p_holm:.3g}"
     text = (
         f"Swapping {record.list} from a to b moves {what} by {record.effect:+.3f} {record.unit} on average (n = "
-        f"{record.n}{ends}{p}), and by {record.size:.3f} in either direction."
+        f"{record.n}{span}{p}), and by {record.size:.3f} in either direction."
     )
     if record.beyond is not None and record.beyond_p is not None:
         random = record.size - record.beyond

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
-from ...report.terminal_tables import number_cell, titled
-from .records import SwapRecord
+from ...report.terminal_tables import interval_cell, number_cell, titled
+from .records import Results, SwapRecord
 
 HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p|another class"
 
 
-def tables(records: Sequence[SwapRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """Every list and kind of swap on a line."""
+    records = results.records
     first = records[0]
     title = f"effect of swapped words on {first.metric}, in {first.unit}"
     return [titled(title, HEADINGS, [_row(record) for record in records], ("list", "swap"))]
@@ -25,7 +24,7 @@ def _row(r: SwapRecord) -> list[str]:
         r.kind,
         str(r.n),
         "" if r.effect is None else f"{r.effect:+.3f}",
-        "" if r.low is None else f"{r.low:+.3f} to {r.high:+.3f}",
+        interval_cell(r.effect_interval, "+.3f"),
         "" if r.p_holm is None else f"{r.p_holm:.4f}",
         number_cell(r.size),
         "" if r.beyond is None else f"{r.beyond:+.3f}",

@@ -95,7 +95,7 @@ def layers_section(records: Sequence[UsageRecord], positions: str, data: dict[st
         (
             f"decodable best at layer {top.layer}",
             number(top.decodable),
-            interval(top.decodable_low, top.decodable_high),
+            interval(top.decodable_interval),
         ),
         (f"largest effect at layer {most.layer}", signed(most.effect), metric),
         significant_stat(records),
@@ -129,8 +129,7 @@ def _decodable_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Dr
         "decodable",
         "score",
         [record.decodable for record in records],
-        [record.decodable_low for record in records],
-        [record.decodable_high for record in records],
+        [record.decodable_interval for record in records],
     )
     words = [f"layer {record.layer} {number(record.decodable)}" for record in records]
     return lines(
@@ -157,8 +156,7 @@ def _used_chart(records: Sequence[UsageRecord], data: dict[str, Any]) -> Drawing
         "erased",
         "score",
         [record.effect for record in records],
-        [record.low for record in records],
-        [record.high for record in records],
+        [record.effect_interval for record in records],
         points=True,
     )
     words = [f"layer {record.layer} {signed(record.effect)}" for record in records]
@@ -193,8 +191,7 @@ def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
                 label,
                 kinds[i % len(kinds)],
                 [record.effect for record in family],
-                [record.low for record in family],
-                [record.high for record in family],
+                [record.effect_interval for record in family],
             )
         )
         words.append(f"{label}: {', '.join(signed(record.effect) for record in family)}")
@@ -230,10 +227,10 @@ def _table(records: Sequence[UsageRecord]) -> Table:
     rows = [
         [
             Cell(str(record.layer), float(record.layer), head=True),
-            score_cell(record.decodable, record.decodable_low, record.decodable_high),
+            score_cell(record.decodable, record.decodable_interval),
             Cell(number(record.erased_linear), record.erased_linear),
             Cell(number(record.erased_mlp), record.erased_mlp),
-            signed_cell(record.effect, record.low, record.high),
+            signed_cell(record.effect, record.effect_interval),
             Cell(number(record.null), record.null),
             Cell(number(record.null_p), record.null_p),
             p_cell(record),
@@ -253,5 +250,5 @@ def curves(results: Results) -> list[DepthCurve]:
         effect = DepthCurve.of(f"{name}, {value}", metric, family, "effect", is_change=True)
         out.append(effect)
         if value == "erase":
-            out.append(DepthCurve.of(name, "accuracy", family, "decodable", "decodable_"))
+            out.append(DepthCurve.of(name, "accuracy", family, "decodable"))
     return out

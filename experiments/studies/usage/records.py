@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...report.schema import entry
+from ...report.schema import Interval, entry
 from ...sweep.records import EffectRecord, EffectResults, Mean
 
 
@@ -15,8 +15,7 @@ class Decoding:
 
     property: str = entry("the property")
     decodable: float = entry("test accuracy of a linear probe", "share")
-    decodable_low: float = entry("lower end of its 95% interval over sentences", "share")
-    decodable_high: float = entry("upper end of its 95% interval", "share")
+    decodable_interval: Interval | None = entry("its 95% interval over sentences", "share")
     majority: float = entry("share of the most frequent class", "share")
     erased_linear: float = entry("accuracy of a linear probe after the erasure", "share")
     erased_mlp: float = entry("accuracy of a small network after the erasure", "share")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -36,7 +36,8 @@ from ...features.stored import Features, open_store, read_or_run
 from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
-from ...report.schema import Finding, Note
+from ...report.schema import Finding, Note, estimated, from_json
+from ...report.words import interval
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
 from ...runs.folder import RunError
@@ -155,13 +156,15 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
     subject = load_for(metric, load)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
-    notes = [*(Note(**note) for note in read_notes), *notes, *unusable_notes(unusable, len(items))]
+    read = [Note(**note) for note in read_notes]
+    notes = [*read, *notes, *unusable_notes(unusable, len(items))]
     names = sites(subject.model, "blocks.*.hook_resid_post")
     parts = [Component("layers", Site(name).layer or 0, None, Site(name)) for name in names]
     # what comes after the probed layer changes nothing that the probe reads
     if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
     (view,) = build_views(subject, splits, [prop], options.seed)
+    notes = [*notes, *view.notes]
     if options.probe is not None:
         kind, measured = "sentences", [DataFile.of("probe", options.probe, 1)]
     else:
@@ -247,7 +250,7 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
         records=records,
         baseline=base,
         findings=[Finding(property=name, text=_finding(name, metric, len(items), records))],
-        notes=[*inputs.notes, *_notes(task, records), *group_notes(clusters), *notes],
+        notes=[*inputs.notes, *_notes(records), *group_notes(clusters), *notes],
         certificates=certificates,
     )
 
@@ -295,9 +298,9 @@ def _probe_and_erase(
             if saved is None:
                 decoding, eraser = _layer(inputs, run, features, name, hold)
                 eraser.save(path)
-                saved = asdict(decoding)
-                folder.save_cell(f"erase-{name}", saved)
-            decodings[name], erasers[name] = Decoding(**saved), ERASERS[options.eraser].load(path)
+                saved = folder.save_cell(f"erase-{name}", decoding)
+            decodings[name] = from_json(Decoding, saved)
+            erasers[name] = ERASERS[options.eraser].load(path)
             bars.advance(bar)
     return decodings, erasers
 
@@ -335,9 +338,7 @@ def _layer(
     )
     decoding = Decoding(
         property=task.property.name,
-        decodable=score.value,
-        decodable_low=score.low,
-        decodable_high=score.high,
+        **estimated("decodable", score),
         majority=float(proof["majority"]),
         erased_linear=float(proof["linear"]),
         erased_mlp=float(proof["mlp"]),
@@ -378,8 +379,8 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     erased_records = [record for record in records if record.value == "erase"]
     top = max(erased_records, key=lambda record: record.decodable)
     text = (
-        f"{name} is decodable best at layer {top.layer} (accuracy {top.decodable:.3f}, 95% {top.decodable_low:.3f}-"
-        f"{top.decodable_high:.3f}; most frequent class {top.majority:.3f}). Erasing it at one layer at a time (n = "
+        f"{name} is decodable best at layer {top.layer} (accuracy {top.decodable:.3f}, 95% "
+        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}). Erasing it at one layer at a time (n = "
         f"{n_items}): {significance_text(erased_records, 'layers', f'change the {metric.name}')} The strongest are "
         f"{ranking(erased_records)}."
     )
@@ -394,12 +395,9 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     return text
 
 
-def _notes(task: Task, records: Sequence[UsageRecord]) -> list[Note]:
-    """What was left out, what the erasure leaves, and what did not converge."""
+def _notes(records: Sequence[UsageRecord]) -> list[Note]:
+    """What the erasure leaves, and what did not converge."""
     notes = []
-    if task.n_dropped:
-        text = f"{task.n_dropped} words without tokens (truncated) left out"
-        notes.append(Note(kind="dropped", text=text))
     erased_records = [record for record in records if record.value == "erase"]
     left = [
         record.erased_mlp

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
-from ...report.terminal_tables import titled
-from ...sweep.tables import interval_text, p_text
-from .records import UsageRecord
+from ...report.terminal_tables import interval_cell, titled
+from ...sweep.tables import p_text
+from .records import Results
 
 
-def tables(records: Sequence[UsageRecord]) -> list[Table]:
+def tables(results: Results) -> list[Table]:
     """The erasure at every layer."""
+    records = results.records
     erased = [record for record in records if record.value == "erase"]
     first = erased[0]
     rows = (
@@ -22,7 +21,7 @@ def tables(records: Sequence[UsageRecord]) -> list[Table]:
             f"{record.erased_linear:.3f}",
             f"{record.erased_mlp:.3f}",
             f"{record.effect:+.3f}",
-            interval_text(record.low, record.high),
+            interval_cell(record.effect_interval),
             "-" if record.null is None else f"{record.null:.3f}",
             p_text(record),
             "" if record.q is None else f"{record.q:.4f}",
