@@ -102,6 +102,12 @@ BENCHMARKS = {
         "3x; integrated gradients 1.5x",
         "attribution.py --model {smollm} --batches 16 32 64 --repeats 2",
     ),
+    "lens": Benchmark(
+        "the Jacobian lens's fit against TransformerLens's at the same texts; least squares against capturing alone; the "
+        "page of a prompt on SmolLM2",
+        "1.0x; 1.2x; 3 s",
+        "lens.py --model {smollm}",
+    ),
 }
 
 

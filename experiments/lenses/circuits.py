@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ...hooks import anatomy, capture, sites
+from ...hooks.configuration import setting
+from ...hooks.placement import weight_of
 from ..attention.norms import output_weights
 from ..subject import Subject
 from .frozen_norm import LinearNorm, linear_norm
@@ -114,7 +115,8 @@ class _Trial:
             raise LensError(
                 f"{subject.name}: circuits need {missing[0]}, which cannot be read on it"
             )
-        ids = torch.arange(PROVED_ON, device=subject.device)[None] % subject.config.vocab_size
+        vocabulary = int(setting(subject.config, "vocab_size"))
+        ids = torch.arange(PROVED_ON, device=subject.device)[None] % vocabulary
         modules = list(subject.model.modules())
         handles = [one.register_forward_hook(keep, with_kwargs=True) for one in modules]
         try:
@@ -166,17 +168,16 @@ def _reading_weights(
     if place is None:
         raise LensError(f"{name}: {part} cannot be read on this model: no circuits")
     module: Any = subject.model.get_submodule(place.path)
-    is_plain = isinstance(module, nn.Linear | Conv1D) and place.end == "output"
-    if not is_plain or not module.weight.is_floating_point():
-        raise LensError(f"{name}: {part} is no output of a plain projection: no circuits")
-    weight = module.weight.detach().float()
-    rows = weight if isinstance(module, Conv1D) else weight.T
+    rows = weight_of(module) if place.end == "output" else None
+    if rows is None:
+        raise LensError(f"{name}: {part} is no output of a linear projection: no circuits")
+    rows = rows.float()
     taken, given = tried.taken[module].float(), tried.given[module].float()
     if rows.shape[0] != subject.d_model:
         raise LensError(
             f"{name}: {part} is read from {rows.shape[0]} numbers and not from the stream of {subject.d_model}: no circuits"
         )
-    bias = 0 if module.bias is None else module.bias.detach().float()
+    bias = 0 if getattr(module, "bias", None) is None else module.bias.detach().float()
     error = float((taken @ rows + bias - given).abs().max())
     if error > TOLERANCE * float(given.abs().max()):
         raise LensError(f"{name}: {part} is not what its weights give: no circuits")
@@ -274,22 +275,21 @@ def token_sides(subject: Subject, heads: Heads) -> TokenSides:
     """
     model: Any = subject.model
     place = anatomy(model).places.get("ln_final.hook_normalized")
-    weights = []
-    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
-        weight = getattr(part, "weight", None)
-        is_known = isinstance(weight, Tensor) and weight.ndim == 2
-        if place is None or not is_known or weight.shape[1] != subject.d_model:
-            raise LensError(f"{subject.name}: expected embeddings, a final norm and a linear head")
-        weights.append(weight.detach().float())
-    embedded, head = weights
+    embedding, head = model.get_input_embeddings(), weight_of(model.get_output_embeddings())
+    embedded = getattr(embedding, "weight", None)
+    parts = [] if embedded is None or head is None else [embedded, head.T]
+    widths = {int(part.shape[-1]) for part in parts}
+    if place is None or widths != {subject.d_model}:
+        raise LensError(f"{subject.name}: expected embeddings, a final norm and a linear head")
+    embedded, head = embedded.detach().float(), head.float()
     final = model.get_submodule(place.path)
-    row = model.get_input_embeddings().weight[-1:].detach()
+    row = embedding.weight[-1:].detach()
     with torch.no_grad():
         normed = final(row)[0].float()
     norm = linear_norm(final, row[0].float(), normed, f"{subject.name}: its final norm")
     if heads.reading is not None:
         embedded = heads.reading.unit(embedded)
-    unembedded = norm.in_front(head.T).T
+    unembedded = norm.in_front(head).T
     return TokenSides(embedded, unembedded, unembedded.T @ embedded, embedded.T @ embedded)
 
 
