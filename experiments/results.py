@@ -173,10 +173,10 @@ def _why_none(path: Path) -> str:
     if not folder.exists():
         near = difflib.get_close_matches(folder.name, _run_folders(folder.parent), 1)
         hint = f": did you mean {folder.parent / near[0]}?" if near else ""
-        return f"no such run folder{hint}"
+        return f"expected a finished run's folder, got no such run folder{hint}"
     if (folder / "config.json").exists():
         return "the run there is not finished: call its command again to go on"
-    return "expected a run's folder, with a results.json"
+    return "expected a finished run's folder, with a results.json"
 
 
 def _run_folders(parent: Path) -> list[str]:

@@ -126,7 +126,7 @@ def test_a_reader_that_stops_early_breaks_no_pipe() -> None:
     [
         ("ablat --model x", "did you mean ablate?"),
         ("report {folder}/rums", "no such run folder: did you mean {folder}/runs?"),
-        ("report {folder}", "expected a run's folder, with a results.json"),
+        ("report {folder}", "expected a finished run's folder, with a results.json"),
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant(
