@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 import experiments
 from experiments import cli
 from experiments.demo import demo_paths
-from experiments.studies.swap.word_lists import LISTS, WordList, random_swap
+from experiments.studies.swap.built_in import LISTS
+from experiments.studies.swap.word_lists import WordList, random_swap
 
 SOME_WORDS = "in the garden near an old house with his her him man woman clerk nurse saw says reads"
 PLACES = SOME_WORDS.split()
