@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from dataclasses import replace
@@ -402,7 +401,7 @@ def test_calls_that_are_read_off_the_keywords_of_the_outermost_module(monkeypatc
 
 @finds("autocast")
 def test_an_erasure_that_autocast_rounds(monkeypatch):
-    monkeypatch.setattr(edits, "_without_autocast", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(edits, "_has_autocast", lambda device: False)
     assert wrong(tiny.model("llama"), "autocast") == ["blocks.1.hook_resid_post"]
 
 
