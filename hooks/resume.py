@@ -460,7 +460,12 @@ class Resume:
             return None
         if logits.shape != self.logits.shape:
             return None
-        return float((logits - self.logits).abs().max()) / float(self.logits.abs().max())
+        difference, largest = (
+            float((logits - self.logits).abs().max()),
+            float(self.logits.abs().max()),
+        )
+        # a model of zeros gives logits of 0
+        return difference / largest if largest else difference
 
     def _whole(self, layer: int, residual: Tensor, copies: int) -> Tensor:
         from .edits import patch

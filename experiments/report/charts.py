@@ -184,7 +184,8 @@ class Plot:
     def y(self, value: float) -> float:
         """Ordinate of a value; what lies outside the range stays at its edge."""
         clipped = min(max(value, self.low), self.high)
-        share = (clipped - self.low) / (self.high - self.low)
+        # no range: equal values, or values so large that their margin is lost in rounding
+        share = (clipped - self.low) / ((self.high - self.low) or 1.0)
         return self.box.y_end - share * (self.box.y_end - self.box.top)
 
 

@@ -279,3 +279,13 @@ def test_chosen_tokens_of_a_head_that_is_kept_elsewhere():
     torch.testing.assert_close(
         logits[0], tiny.model("llama")(IDS).logits[torch.arange(3), LAST][:, tokens]
     )
+
+
+def test_a_model_of_zeros_is_resumed():
+    model = tiny.model("llama")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    clean = Resume(model, {"input_ids": torch.tensor([[5, 6, 7]])})
+    assert clean.error == 0.0
+    assert not clean.run(1, clean.residual(1)).any()
