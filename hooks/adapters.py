@@ -208,8 +208,10 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
     """Which columns of a fused projection are queries, keys and values: the adapter's own split of a labelled weight."""
     qkv = (attention.submodules or {}).get("qkv")
     module = _module(model, body, f"{blocks}.0.{attention.name}")
-    linear = getattr(module, qkv.name, None) if qkv is not None and module is not None else None
-    if module is None or not isinstance(linear, nn.Module):
+    if qkv is None or module is None:
+        return {}
+    linear = getattr(module, qkv.name, None)
+    if not isinstance(linear, nn.Module):
         return {}
     # The adapter splits a copy whose weight holds the number of each output column: its parts then say whose they are.
     columns_last = type(linear).__name__ == "Conv1D"

@@ -406,8 +406,7 @@ def _as_masked(edited: Tensor, given: Tensor) -> Tensor:
 def _size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Positions of the residual stream that a module is called with."""
     stream = kwargs.get("hidden_states", args[0] if args else None)
-    is_stream = isinstance(stream, Tensor) and stream.ndim == 3
-    return stream.shape[1] if is_stream else None
+    return stream.shape[1] if isinstance(stream, Tensor) and stream.ndim == 3 else None
 
 
 def _repeat_heads(states: Tensor, n_heads: int) -> Tensor:

@@ -223,6 +223,7 @@ class Where:
 
     def _at(self, positions: Positions, at: Tensor, lengths: Tensor, end: int) -> Tensor:
         """Rows and columns whose text position is among these."""
+        assert not isinstance(positions, slice)
         wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
         self._refuse_pieces(wanted, end)
         # A row without tokens has length 0, and no position is asked of it.

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from torch import nn
 
@@ -192,7 +192,8 @@ def _keys_of(blocks: nn.Module) -> list[str]:
     for name, child in blocks.named_children():
         stage = next((part for part in ("blocks", "layers") if _is_list(child, part)), None)
         if stage is not None:
-            keys += [f"{name}.{stage}.{i}" for i in range(len(child.get_submodule(stage)))]
+            of_stage = cast(nn.ModuleList, child.get_submodule(stage))
+            keys += [f"{name}.{stage}.{i}" for i in range(len(of_stage))]
         else:
             keys.append(name)
     return keys

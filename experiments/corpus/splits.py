@@ -63,7 +63,7 @@ def read_splits(
     in_order = sorted(parts["train"].sentences, key=lambda s: place[s.id])
     parts["train"] = replace(parts["train"], sentences=tuple(in_order))
 
-    splits = {split: parts[split] for split in SPLITS}
+    splits: dict[Split, Corpus] = {split: parts[split] for split in SPLITS}
     for split, part in splits.items():
         if not part.sentences:
             raise CorpusError(

@@ -258,7 +258,7 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
     if not (isinstance(value, kind) or is_large) or (is_truth and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
     if kind in (int, float):
-        _check_bounds(item, kind, value, name)
+        _check_bounds(item, kind, typing.cast(float, value), name)
     choices = item.metadata.get("choices")
     if choices and value not in choices:
         raise OptionError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -70,7 +70,7 @@ def described(
             words.append(
                 {
                     "words": [word.form for word in place.sentence.words],
-                    "index": place.index,
+                    "index": place.number,
                     "sentence_id": place.sentence.id,
                     "split": place.split,
                     "value": float(values[row]),
@@ -99,12 +99,12 @@ class _Place(NamedTuple):
 
     split: str
     sentence: Sentence
-    index: int
+    number: int
 
     @property
     def form(self) -> str:
         """The word in small letters."""
-        return self.sentence.words[self.index].form.lower()
+        return self.sentence.words[self.number].form.lower()
 
 
 def _word_places(view: View) -> list[_Place]:
