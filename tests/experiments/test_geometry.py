@@ -335,3 +335,13 @@ def test_another_model_to_compare_with_is_another_run(
         "cka_between"
     ]["values"]
     assert np.abs(np.subtract(before, after)).max() > 1e-3
+
+
+def test_one_vector_for_all_words_is_one_line():
+    from experiments.studies.geometry.measures import intrinsic_dimension
+    from layerscope.errors import InputError
+
+    with pytest.raises(
+        InputError, match="expected at least 3 different vectors at every layer, got 1"
+    ):
+        intrinsic_dimension(np.zeros((5, 4)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from layerscope.errors import InputError
+
 from ....probes.evaluation import ClusterBootstrap, Interval
 
 
@@ -65,6 +67,9 @@ def intrinsic_dimension(vectors: Float[np.ndarray, "n d"], discard: float = 0.1)
     the ``discard`` share of the largest ratios. Vectors that stand twice are taken once. Source: Facco et al. 2017.
     """
     distinct = np.unique(vectors, axis=0)
+    if len(distinct) < 3:
+        got = f"{len(distinct)} among {len(vectors)}: the model gives the same one for other words"
+        raise InputError(f"expected at least 3 different vectors at every layer, got {got}")
     near = np.sort(_squared(distinct), axis=1)[:, 1:3]
     ratio = np.sort(0.5 * np.log(near[:, 1] / np.maximum(near[:, 0], 1e-300)))
     n = len(ratio)
