@@ -209,7 +209,8 @@ class Where:
             return self._of_value(self._marked(positions, len(value), first, size, end))
         if isinstance(positions, slice):
             return self._of_value(self._in_slice(positions, at, lengths, end))
-        return self._of_value(self._at(positions, at, lengths, end))
+        numbers = positions.tolist() if isinstance(positions, Tensor) else positions
+        return self._of_value(self._at(numbers, at, lengths, end))
 
     def _in_slice(self, positions: slice, at: Tensor, lengths: Tensor, end: int) -> Tensor:
         """Rows and columns whose text position is in a slice, which counts from each text's own end."""
@@ -221,7 +222,7 @@ class Where:
             chosen |= torch.isin(at, inside) & (lengths == length)
         return chosen
 
-    def _at(self, positions: Positions, at: Tensor, lengths: Tensor, end: int) -> Tensor:
+    def _at(self, positions: int | Sequence[int], at: Tensor, lengths: Tensor, end: int) -> Tensor:
         """Rows and columns whose text position is among these."""
         assert not isinstance(positions, slice)
         wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]

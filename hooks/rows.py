@@ -336,7 +336,7 @@ def _view(
         case "latent":
             own = getattr(attention, "qk_nope_head_dim", None)
             size = None if own is None else own + getattr(attention, "v_head_dim", 0)
-            if size is None or width is None or width % size:
+            if own is None or size is None or width is None or width % size:
                 return None
             return views.latent(int(argument), width // size, own)
         case "channel_heads":

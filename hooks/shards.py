@@ -178,7 +178,7 @@ def digest(value: Any) -> str:
 
 def checksum(data: np.ndarray) -> str:
     """XXH3 of the bytes, 64 bits as 16 hexadecimal digits."""
-    return xxhash.xxh3_64_hexdigest(data)
+    return xxhash.xxh3_64_hexdigest(data.data)
 
 
 def read_header(folder: Folder, name: str, size: int) -> Header:
@@ -293,7 +293,7 @@ def read_rows(
             else:
                 rows = buffer[: stop - first]
             _fill(rows.reshape(-1).data, file, f"{folder}/{name}")
-            total.update(rows.reshape(-1))
+            total.update(rows.reshape(-1).data)
             # as memory moves it, which torch's own copy by index does not
             if not isinstance(where, slice):
                 table[where[first:stop]] = rows

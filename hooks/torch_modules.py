@@ -146,6 +146,6 @@ def _nested_padding(module: Any, given: dict[str, Any]) -> Tensor | None:
     padding = padding if padding.dtype == torch.bool else padding != 0
     is_token = ~padding
     is_checked = getattr(module, "mask_check", True)
-    if is_checked and not torch._nested_tensor_from_mask_left_aligned(src, is_token):
+    if is_checked and not torch._nested_tensor_from_mask_left_aligned(src, is_token):  # pyright: ignore[reportPrivateImportUsage]
         return None
     return padding

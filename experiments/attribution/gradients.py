@@ -109,7 +109,7 @@ class Slope:
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:
         """The site has these values inside the block."""
-        edit = {self.site: edits.function(lambda old: points, "path")}
+        edit: dict[SiteLike, Any] = {self.site: edits.function(lambda old: points, "path")}
         with warnings.catch_warnings(), intervene(self.question.subject.model, edit):
             warnings.simplefilter("ignore", NothingChanged)  # the end of a path is what was there
             yield

@@ -291,12 +291,12 @@ def lrp(
             if not later:
                 return slope.at(x[None])[1][0] * x, {}
             with capture(model, *later, grad=True) as acts:
-                shares = slope.at(x[None])[1][0] * x
+                gradient = slope.at(x[None])[1][0]
         for name in later:
             # Value times gradient, summed over a block's input, is the relevance that passes it.
             relevance = float((acts[name] * acts.grad[name]).double().sum())
             sums[name] = sums.get(name, 0.0) + relevance
-        return shares, {}
+        return gradient * x, {}  # pyright: ignore[reportPossiblyUnbound]
 
     scored, figures = each_part(scorer, start, method)
     total = float(scored.scores.sum()) + figures["outside"]

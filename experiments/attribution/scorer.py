@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
 from ...hooks.configuration import head_counts
+from ...hooks.sites import SiteLike
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
@@ -188,7 +189,7 @@ class Scorer:
             new[is_vector.to(value.device)] = table[which].to(value)
             return new
 
-        edit = {EMBED: edits.function(put, "absent")}
+        edit: dict[SiteLike, Any] = {EMBED: edits.function(put, "absent")}
         with warnings.catch_warnings(), intervene(self.subject.model, edit):
             # a pad's embedding is often zero already
             warnings.simplefilter("ignore", NothingChanged)

@@ -225,7 +225,7 @@ def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     if not getattr(options, "by", ()) or measurement.test is None:
         return fields
     groups, differences, notes = compare_groups(
-        measurement.test, options.positive, options.bins, options.seed
+        measurement.test, getattr(options, "positive", None), options.bins, options.seed
     )
     sentences = [Finding(property=name, text=text) for name, text in group_findings(differences)]
     return {
@@ -449,7 +449,7 @@ def _answer_notes(name: str, answers: Sequence[Answer]) -> list[Note]:
 
 def _judged(name: str, answers: Sequence[Answer], tokens: Judged) -> Judged:
     confidence = []
-    counts = dict.fromkeys(("refused", "unparsable"), 0)
+    counts: dict[str, int] = {"refused": 0, "unparsable": 0}
     for answer in answers:
         confidence.append(np.nan if answer.confidence is None else answer.confidence)
         if answer.reason in counts:

@@ -190,7 +190,7 @@ def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
             f"{path}: expected true or false as validation, got {validation.dtype}"
         )
     for name, column in (("groups", groups), ("validation", validation)):
-        if column.shape != labels.shape:
+        if column is not None and column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {n} rows, got {column.shape}")
     columns = {name: _array_of(path, arrays, name, n) for name in by}
     if "groups" in by:  # groups that are compared are not resampled as one

@@ -324,7 +324,7 @@ def vectors(
     """
     spans = batch.spans(layout.spans)
     with capture(subject.model, *places, stop=True, clone=True) as acts:
-        subject.forward(batch)
+        subject.forward(batch)  # pyright: ignore[reportArgumentType]  # each subject reads batches of its own
     pool = subject.pooler(spans, pooling, batch)
     values: dict[str, Tensor] = {}
     finite: dict[str, Tensor] = {}

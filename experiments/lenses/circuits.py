@@ -279,7 +279,7 @@ def token_sides(subject: Subject, heads: Heads) -> TokenSides:
     embedded = getattr(embedding, "weight", None)
     parts = [] if embedded is None or head is None else [embedded, head.T]
     widths = {int(part.shape[-1]) for part in parts}
-    if place is None or widths != {subject.d_model}:
+    if place is None or embedded is None or head is None or widths != {subject.d_model}:
         raise LensError(f"{subject.name}: expected embeddings, a final norm and a linear head")
     embedded, head = embedded.detach().float(), head.float()
     final = model.get_submodule(place.path)

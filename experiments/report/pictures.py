@@ -72,8 +72,8 @@ def _converted(svg: str, ending: str) -> bytes:
             "save as .svg"
         ) from None
     if ending == ".pdf":
-        return cairosvg.svg2pdf(bytestring=svg.encode())
-    return cairosvg.svg2png(bytestring=svg.encode(), scale=PNG_SCALE)
+        return bytes(cairosvg.svg2pdf(bytestring=svg.encode()) or b"")
+    return bytes(cairosvg.svg2png(bytestring=svg.encode(), scale=PNG_SCALE) or b"")
 
 
 def pictures(page: Page) -> list[Picture]:

@@ -257,7 +257,7 @@ def _single(item: dataclasses.Field[Any], kind: Any, value: Any, name: str) -> A
     is_large = kind is float and isinstance(value, int)
     if not (isinstance(value, kind) or is_large) or (is_truth and kind is not bool):
         raise OptionError(f"{name}: expected {_words(kind)}, got {value!r:.80}")
-    if kind in (int, float):
+    if kind in (int, float) and isinstance(value, (int, float)):
         _check_bounds(item, kind, typing.cast(float, value), name)
     choices = item.metadata.get("choices")
     if choices and value not in choices:

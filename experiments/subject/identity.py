@@ -35,7 +35,8 @@ def hash_tensors(model: nn.Module) -> str:
         if not isinstance(value, torch.Tensor):
             continue
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+        gather: Any = getattr(value, "full_tensor", None)  # of a tensor on several devices
+        whole = value if gather is None else gather()
         flat = whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.numpy().data)
     return digest.hexdigest()
@@ -69,7 +70,7 @@ def settings_sha256(settings: Any) -> str:
 
 def quantisation_of(config: Any) -> Any:
     """How a model's weights are quantised; None for plain ones."""
-    settings = getattr(config, "quantization_config", None)
+    settings: Any = getattr(config, "quantization_config", None)
     return settings.to_dict() if hasattr(settings, "to_dict") else settings
 
 

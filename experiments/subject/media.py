@@ -59,7 +59,8 @@ class MediaSubject(Subject):
         hasher: Any = None,
     ) -> None:
         _require_eval(model)
-        self.model, self.tokenizer, self.kind = model, processor, kind
+        self.model, self.tokenizer = model, processor
+        self.kind: Kind = kind
         self.config: Any = model.config
         self.name = name or type(model).__name__
         self.random_seed, self.notes, self._hasher = random_seed, list(notes), hasher
@@ -126,7 +127,7 @@ class MediaSubject(Subject):
             spans.append(slice(start, end) if start < end else None)
         return spans
 
-    def batches(
+    def batches(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, encoded: Sequence[Encoded], tokens: int = 8192, side: str = "right"
     ) -> Iterator[FileBatch]:
         """Files of one length together, the longest first."""
@@ -147,7 +148,7 @@ class MediaSubject(Subject):
         """Samples of a sound; pictures are all brought to one size."""
         return _samples(path)[0] if self.kind == "audio" else 0
 
-    def example(self) -> FileBatch:
+    def example(self) -> FileBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A batch of one blank item."""
         return FileBatch(("",), (0,))
 
@@ -156,6 +157,7 @@ class MediaSubject(Subject):
     ) -> Any:
         """Read the batch's files, process them, and run the model."""
         _require_eval(self.model)
+        assert isinstance(batch, FileBatch)
         read = _read_image if self.kind == "images" else self._read_sound
         inputs = self._process([read(path) if path else self._blank() for path in batch.paths])
         with torch.enable_grad() if grad else torch.inference_mode():
@@ -180,6 +182,7 @@ class MediaSubject(Subject):
         self, spans: Sequence[Sequence[slice | None]], n: int, batch: AnyBatch
     ) -> list[list[slice | None]]:
         """The items' positions at a site that has ``n`` of them."""
+        assert isinstance(batch, FileBatch)
         front = self.n_front if n == self.n_positions else 0
         at_site: list[list[slice | None]] = []
         for path, of_file in zip(batch.paths, spans, strict=True):
@@ -212,7 +215,7 @@ class MediaSubject(Subject):
         else:
             rate = self.tokenizer.sampling_rate
             made = self.tokenizer(list(items), sampling_rate=rate, return_tensors="pt")
-        wanted = {self.model.main_input_name}
+        wanted = {str(self.model.main_input_name)}
         inputs = {}
         for name in wanted & set(made):
             inputs[name] = made[name].to(device=self.device, dtype=self.dtype)
@@ -231,7 +234,7 @@ class MediaSubject(Subject):
     def _patches(self, inputs: Mapping[str, Tensor]) -> int:
         """Patches of a picture, of which the positions hold some more in front."""
         size = getattr(self.config, "patch_size", None)
-        height, width = inputs[self.model.main_input_name].shape[-2:]
+        height, width = inputs[str(self.model.main_input_name)].shape[-2:]
         if not isinstance(size, int):
             return self.n_positions
         return min((height // size) * (width // size), self.n_positions)
@@ -333,7 +336,7 @@ def _read_sound(path: str, rate: int) -> np.ndarray:
 
 def _soundfile(path: str) -> Any:
     try:
-        import soundfile
+        import soundfile  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SubjectError(
             f"{path}: expected a WAV file; other formats need the package soundfile: pip install soundfile"

@@ -158,7 +158,10 @@ def _quantised(load_in: str) -> Any:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     if importlib.util.find_spec("torchao") is not None:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
+            Int4WeightOnlyConfig,
+            Int8WeightOnlyConfig,
+        )
         from transformers import TorchAoConfig
 
         kind = Int8WeightOnlyConfig if load_in == "8bit" else Int4WeightOnlyConfig

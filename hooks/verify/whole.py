@@ -68,7 +68,7 @@ def cut_heads(exam: Exam) -> Iterator[Finding]:
 def _matrix(module: nn.Module, width: int) -> Tensor | None:
     """A projection's weight as (out, in)."""
     with present(module):
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
     # A quantised weight is a tensor of a class of its own.
     if type(weight) not in (nn.Parameter, Tensor) or weight.ndim != 2:
         return None

@@ -23,7 +23,9 @@ class ProbeOptions(WordsOptions, ProbesOptions, RunOptions, EngineOptions):
         (),
         unless=MEDIA,
     )
-    corpus: Path | None = option("training sentences, CoNLL-U", None, metavar="FILE", unless=MEDIA)
+    corpus: Path | None = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "training sentences, CoNLL-U", None, metavar="FILE", unless=MEDIA
+    )
     images: Path | None = option(
         "labelled pictures instead of sentences: a table with the columns file and label, or others",
         None,
