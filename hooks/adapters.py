@@ -208,7 +208,7 @@ def _fused(model: nn.Module, body: str, blocks: str, attention: Any) -> dict[str
     """Which columns of a fused projection are queries, keys and values: the adapter's own split of a labelled weight."""
     qkv = (attention.submodules or {}).get("qkv")
     module = _module(model, body, f"{blocks}.0.{attention.name}")
-    if qkv is None or module is None:
+    if qkv is None or qkv.name is None or module is None:
         return {}
     linear = getattr(module, qkv.name, None)
     if not isinstance(linear, nn.Module):

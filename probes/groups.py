@@ -152,7 +152,8 @@ def _permutation_p(sums: _Sums, draws: int, seed: int) -> float:
     own, other = np.where(in_both, 0, sums.m[1] > 0).astype(int), np.arange(sums.m.shape[1])
     y = np.stack([sums.y[own, other], np.where(in_both, sums.y[1], 0.0)])
     m = np.stack([sums.m[own, other], np.where(in_both, sums.m[1], 0.0)])
-    observed = abs(_studentised(y, m, (own == 1)[None])[0])
+    is_second_group = np.equal(own, 1)
+    observed = abs(_studentised(y, m, is_second_group[None])[0])
     as_large = 1
     for start in range(0, draws, BLOCK):
         count = min(BLOCK, draws - start)

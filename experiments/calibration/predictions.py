@@ -183,14 +183,14 @@ def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
         raise PredictionError(
             f"{path}: expected {n_classes} classes, a name each, got {len(classes)}"
         )
-    groups = arrays.get("groups", np.arange(n))
-    validation = arrays.get("validation", np.zeros(n, bool))
+    groups: np.ndarray = arrays.get("groups", np.arange(n))
+    validation: np.ndarray = arrays.get("validation", np.zeros(n, bool))
     if validation.dtype.kind not in "biu":
         raise PredictionError(
             f"{path}: expected true or false as validation, got {validation.dtype}"
         )
     for name, column in (("groups", groups), ("validation", validation)):
-        if column is not None and column.shape != labels.shape:
+        if column.shape != labels.shape:
             raise PredictionError(f"{path}: expected {name} [n] of {n} rows, got {column.shape}")
     columns = {name: _array_of(path, arrays, name, n) for name in by}
     if "groups" in by:  # groups that are compared are not resampled as one
