@@ -152,12 +152,12 @@ def _permutation_p(sums: _Sums, draws: int, seed: int) -> float:
     own, other = np.where(in_both, 0, sums.m[1] > 0).astype(int), np.arange(sums.m.shape[1])
     y = np.stack([sums.y[own, other], np.where(in_both, sums.y[1], 0.0)])
     m = np.stack([sums.m[own, other], np.where(in_both, sums.m[1], 0.0)])
-    is_second_group = np.equal(own, 1)
+    is_second_group = np.asarray(own == 1)
     observed = abs(_studentised(y, m, is_second_group[None])[0])
     as_large = 1
     for start in range(0, draws, BLOCK):
         count = min(BLOCK, draws - start)
-        swapped = rng.random((count, len(in_both))) < 0.5
+        swapped = rng.random((count, sums.m.shape[1])) < 0.5
         swapped[:, alone] = rng.permuted(np.tile(is_second, (count, 1)), axis=1)
         as_large += int((np.abs(_studentised(y, m, swapped)) >= observed * (1 - 1e-12)).sum())
     return as_large / (draws + 1)

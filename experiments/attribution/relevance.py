@@ -296,7 +296,7 @@ def lrp(
             # Value times gradient, summed over a block's input, is the relevance that passes it.
             relevance = float((acts[name] * acts.grad[name]).double().sum())
             sums[name] = sums.get(name, 0.0) + relevance
-        return gradient * x, {}  # pyright: ignore[reportPossiblyUnbound]
+        return gradient * x, {}  # pyright: ignore[reportPossiblyUnboundVariable]
 
     scored, figures = each_part(scorer, start, method)
     total = float(scored.scores.sum()) + figures["outside"]

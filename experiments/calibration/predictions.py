@@ -183,8 +183,8 @@ def _read_npz(path: Path, by: Sequence[str]) -> Predictions:
         raise PredictionError(
             f"{path}: expected {n_classes} classes, a name each, got {len(classes)}"
         )
-    groups: np.ndarray = arrays.get("groups", np.arange(n))
-    validation: np.ndarray = arrays.get("validation", np.zeros(n, bool))
+    groups: Any = arrays.get("groups", np.arange(n))
+    validation: Any = arrays.get("validation", np.zeros(n, bool))
     if validation.dtype.kind not in "biu":
         raise PredictionError(
             f"{path}: expected true or false as validation, got {validation.dtype}"
