@@ -51,7 +51,6 @@ from .measures import (
 
 __all__ = [
     "BINS",
-    "Bands",
     "Bins",
     "BrierParts",
     "CalibrationError",

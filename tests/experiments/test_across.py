@@ -73,7 +73,7 @@ def test_trees_written_into_the_vectors_are_recovered_and_noise_is_not(corpora):
     chain = chain_scores(trees["test"], seed=0)
     assert found["code"]["uuas"] > 0.95
     assert found["code"]["root_accuracy"] > 0.95
-    assert found["code"]["uuas_interval"]["low"] > chain["uuas_interval"]["high"]
+    assert found["code"]["uuas_interval"].low > chain["uuas_interval"].high
     assert found["noise"]["uuas"] < chain["uuas"]
 
 

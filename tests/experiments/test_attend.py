@@ -90,12 +90,12 @@ def test_the_trained_model_follows_its_grammar(found: dict[str, Any]) -> None:
 def test_effects_stand_beside_attention(found: dict[str, Any], ablated: Path) -> None:
     told = json.loads((ablated / "results.json").read_text(encoding="utf-8"))["records"]
     effects = {(r["layer"], r["index"]): r["effect"] for r in told}
-    assert {(r["layer"], r["index"]): r["effect"] for r in found["records"]} == effects
+    assert {(r["layer"], r["index"]): r["measured"]["effect"] for r in found["records"]} == effects
     apart = found["effects"]
     assert apart["n"] == 20
     ranks = [
         rankdata([size(r) for r in found["records"]])
-        for size in (lambda r: abs(r["effect"]), lambda r: r["confidence"])
+        for size in (lambda r: abs(r["measured"]["effect"]), lambda r: r["confidence"])
     ]
     assert apart["spearman"]["confidence"] == pytest.approx(np.corrcoef(ranks)[0, 1])
 
