@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 import queue
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from layerscope.errors import LayerscopeError
 
 PROGRAM = Path(__file__).with_name("chat_child.py")
 START_SECONDS = 120
@@ -24,7 +27,7 @@ _LOOK = 0.02
 _CHILDREN: weakref.WeakKeyDictionary[Any, Renderer] = weakref.WeakKeyDictionary()
 
 
-class OutOfBoundsError(Exception):
+class OutOfBoundsError(LayerscopeError):
     """A child that took more time or memory than it may, or ended."""
 
 
@@ -33,15 +36,16 @@ class Renderer:
 
     def __init__(self, tokenizer: Any) -> None:
         # by its path, and without its folder among the places of imports
-        command = [sys.executable, "-P", str(PROGRAM)]
+        self._folder = tempfile.mkdtemp()
+        tokenizer.save_pretrained(self._folder)
+        command = [sys.executable, "-P", str(PROGRAM), self._folder]
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self._watched = psutil.Process(self._child.pid)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
-        weakref.finalize(self, _end, self._child)
-        self._write(pickle.dumps(tokenizer))
+        weakref.finalize(self, _end, self._child, self._folder)
         self._wait(START_SECONDS, None, None)
 
     def render(self, message: str, cpu: int, wall: int, memory: int) -> dict[str, str]:
@@ -77,7 +81,7 @@ class Renderer:
                 break
             if memory is not None and self._bytes() > memory:
                 break
-        _end(self._child)
+        _end(self._child, self._folder)
         raise OutOfBoundsError
 
     def _seconds(self) -> float:
@@ -92,9 +96,10 @@ class Renderer:
         return 0
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child, and take its pipes away."""
+def _end(child: subprocess.Popen[bytes], folder: str) -> None:
+    """End a child, and take its pipes and its tokenizer's folder away."""
     child.kill()
+    shutil.rmtree(folder, ignore_errors=True)
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError, ValueError):
