@@ -30,7 +30,6 @@ from .intervals import (
 from .measures import (
     BINS,
     TOLERANCE,
-    Bands,
     Bins,
     BrierParts,
     CalibrationError,
@@ -47,6 +46,9 @@ from .measures import (
     risk_coverage,
     squared_error,
     top_label,
+)
+from .measures import (
+    Bands as Bands,
 )
 
 __all__ = [

@@ -79,7 +79,7 @@ def test_labelled_texts_give_the_probabilities_and_rates_of_other_libraries(
         assert values[group, "accuracy"]["value"] == pytest.approx((tp + tn) / 30)
         ends = stats.binomtest(int(fp), int(fp + tn)).proportion_ci(method="wilson")
         # Student's t in place of the normal quantile: a little wider
-        own = values[group, "false_positives"]
+        own = values[group, "false_positives"]["value_interval"]
         assert own["low"] <= ends.low + 1e-9
         assert own["high"] >= ends.high - 1e-9
         assert own["high"] - own["low"] < 1.3 * (ends.high - ends.low)
@@ -113,8 +113,9 @@ def test_a_difference_that_is_there_is_found_and_one_that_is_not_is_not(tmp_path
     }
     assert of_accuracy["a", "b"]["p_holm"] > 0.05
     assert of_accuracy["a", "c"]["p_holm"] < 0.01
-    assert of_accuracy["a", "c"]["high"] < -0.2
-    assert of_accuracy["a", "b"]["low"] < 0 < of_accuracy["a", "b"]["high"]
+    assert of_accuracy["a", "c"]["difference_interval"]["high"] < -0.2
+    alike = of_accuracy["a", "b"]["difference_interval"]
+    assert alike["low"] < 0 < alike["high"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from experiments.corpus import CorpusError, read_conllu
 from experiments.demo import demo_paths
+from experiments.report.schema import SCHEMA, ResultsError
 from experiments.runs.folder import RunError, RunFolder
 from experiments.subject import Subject, load
 from experiments.subject.word_spans import word_spans
@@ -149,6 +150,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_results_come_back_as_they_were_written(tmp_path_factory, results):
     folder = RunFolder(tmp_path_factory.mktemp("r") / "run", {"model": "m"})
+    results = {**results, "schema": SCHEMA}
     folder.finish(results)
     assert folder.results == results
     assert RunFolder(folder.path, {"model": "m"}).results == results
@@ -185,7 +187,9 @@ def test_a_folder_where_nothing_was_computed_may_be_taken_once(tmp_path):
 @given(st.data())
 def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("r") / "run"
-    RunFolder(path, {"model": "m", "seed": 3}).finish({"records": [{"site": "é", "score": 0.5}]})
+    RunFolder(path, {"model": "m", "seed": 3}).finish(
+        {"schema": SCHEMA, "records": [{"site": "é", "score": 0.5}]}
+    )
     file = path / data.draw(st.sampled_from(["config.json", "results.json"]))
     whole = file.read_bytes()
     at, to = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
@@ -198,7 +202,7 @@ def test_a_runs_file_that_was_cut_or_changed_is_read_or_named_in_one_line(tmp_pa
     )
     try:
         results, said = RunFolder(path, {"model": "m", "seed": 3}).results, ""
-    except RunError as error:
+    except (RunError, ResultsError) as error:
         results, said = {}, str(error)
     assert len(said.splitlines()) <= 1
     assert isinstance(results, dict)
@@ -226,7 +230,7 @@ def test_html_in_names_and_words_does_not_run(tmp_path):
         "reason": HOSTILE,
     }
     results = {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": "doctor",
         "status": "WRONG",
         "records": [record, {**record, "status": "WRONG"}],

@@ -37,14 +37,14 @@ def tokenizer() -> Any:
 
 
 def classifier(folder: Path, biased: bool) -> Path:
-    """A random BERT; without a bias the two pronouns have one embedding."""
+    """A random BERT: near to linear, so that a pronoun moves every text alike, or with one embedding for both pronouns."""
     config = hf.BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        initializer_range=0.3,
+        initializer_range=0.05 if biased else 0.3,
         id2label={0: "clerk", 1: "boss"},
         label2id={"clerk": 0, "boss": 1},
     )
