@@ -117,6 +117,7 @@ def test_records_are_complete(results):
     assert sorted(p.name for p in out.iterdir()) == [
         "config.json",
         "probes",
+        "records.csv",
         "report.html",
         "results.json",
         "run.toml",

@@ -93,7 +93,7 @@ def test_a_dispatched_model_is_read_like_any_other():
         assert not torch.equal(spread(IDS).logits, expected)
 
 
-def test_an_offloaded_model_can_be_read_and_not_examined():
+def test_an_offloaded_model_can_be_read_and_examined():
     accelerate = pytest.importorskip("accelerate")
     model = tiny.model("gpt2")
     with torch.no_grad(), capture(model, "blocks.*.hook_resid_post") as plain:
@@ -102,8 +102,7 @@ def test_an_offloaded_model_can_be_read_and_not_examined():
     with torch.no_grad(), capture(away, "blocks.*.hook_resid_post") as acts:
         away(IDS)
     assert all(torch.equal(acts[site], plain[site]) for site in plain)
-    with pytest.raises(ValueError, match=r"are offloaded .* load it whole"):
-        verify(away)
+    assert not verify(away, only=QUICK).wrong
 
 
 class Bits(nn.Module):
@@ -129,4 +128,4 @@ def test_quantised_layers_are_read_as_they_run():
     verdict = verify(model, only=[*QUICK, "head = columns"])
     assert not verdict.wrong
     assert "quantised layers: 8 Bits" in " ".join(f.reason for f in verdict.of("weights"))
-    assert "a Bits, is no plain matrix" in verdict.of("head = columns")[0].reason
+    assert "a Bits is no plain matrix" in verdict.of("head = columns")[0].reason
