@@ -22,7 +22,7 @@ def main(model=None, pairs=None, out="runs/agreement-heads", limit=60):
     )
     print("\n".join(results.findings))
     strongest = results.frame.sort_values("effect").head(5)
-    print(strongest[["site", "effect", "low", "high", "q"]].to_string(index=False))
+    print(strongest[["site", "effect", "effect_low", "effect_high", "q"]].to_string(index=False))
     results.plot().save(f"{out}/heads.svg")
     return results
 

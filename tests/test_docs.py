@@ -99,6 +99,7 @@ def test_the_python_of_a_page_runs(page, names):
             ours, theirs = names.pop("ours"), names.pop("theirs")
             assert len(ours) == len(theirs) > 0
             assert all(map(close, ours, theirs))
+        names.pop("ours", None)  # of a comparison whose other side is not installed
 
 
 def test_links_commands_and_options_are_true():
