@@ -234,7 +234,7 @@ class Forwards:
         if mask is not None and size is not None and mask.shape[1] > size:
             return mask.shape[1] - size, mask, unknown
         for cache, end, before in self._counted:
-            if cache() is past:
+            if past is not None and cache() is past:
                 return end, masks.joined(before, mask, end, size), unknown
         return 0, mask, unknown if is_empty(past) else BEFORE
 
@@ -292,13 +292,14 @@ def working_hooks(module: nn.Module) -> tuple[set[int], set[int]]:
 def bound(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a module's call by name, those left out as None."""
     is_patched = "forward" in vars(module)  # an instance's own forward has its own signature
-    names = _signature(module.forward) if is_patched else _names(type(module))
+    names = _signature(module.forward) if is_patched else _names(type(module).forward)
     return {**dict.fromkeys(names), **dict(zip(names, args, strict=False)), **kwargs}
 
 
 @functools.lru_cache(maxsize=512)
-def _names(kind: type[nn.Module]) -> tuple[str, ...]:
-    return _signature(kind.forward)[1:]
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Of a class's forward; by the function and not by the class, whose forward may be another for a while."""
+    return _signature(forward)[1:]
 
 
 def _signature(forward: Callable[..., Any]) -> tuple[str, ...]:

@@ -287,7 +287,9 @@ def test_probes_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path)
         assert one["score"] == pytest.approx(other["score"], abs=2e-3)
         assert one["control"] == pytest.approx(other["control"], abs=5e-3)
     left = {p.name for p in (tmp_path / "kept").iterdir()}
-    assert left == {"config.json", "run.toml", "probes", "report.html", "results.json"}
+    assert left == {
+        "config.json", "run.toml", "probes", "records.csv", "report.html", "results.json",
+    }  # fmt: skip
 
 
 def test_usage_of_vectors_that_memory_does_not_hold(wide: Path, tmp_path: Path) -> None:
