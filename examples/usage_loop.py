@@ -17,7 +17,16 @@ def main(model=None, corpus=None, pairs=None, out="runs/number-used", limit=300)
         limit=60, sample=limit, l2=10.0, null_draws=2, out=out,
     )  # fmt: skip
     print("\n".join(results.findings))
-    columns = ["site", "decodable", "erased_linear", "erased_mlp", "effect", "effect_low", "effect_high", "null"]
+    columns = [
+        "site",
+        "decodable",
+        "erased_linear",
+        "erased_mlp",
+        "effect",
+        "effect_low",
+        "effect_high",
+        "null",
+    ]
     print(results.frame[columns].round(3).to_string(index=False))
     return results
 
