@@ -33,6 +33,22 @@ def _llama(**more: Any) -> nn.Module:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**_WIDE, **_IDS, num_key_value_heads=2, **more))
 
 
+def save_classifier(folder: Path, tokenizer: Any, **changes: Any) -> None:
+    """A Llama with a random head of two classes, good and bad, and the tokenizer that its texts are read with."""
+    config = hf.LlamaConfig(
+        **{**_WIDE, **changes},
+        vocab_size=len(tokenizer),
+        num_key_value_heads=4,
+        pad_token_id=0,
+        id2label={0: "good", 1: "bad"},
+        label2id={"good": 0, "bad": 1},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hf.LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 #: name -> how to build it. Every architecture that the tests speak of is here once.
 BUILD: dict[str, Callable[[], nn.Module]] = {
     "gpt2": lambda: hf.GPT2LMHeadModel(

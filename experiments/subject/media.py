@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...hooks import capture
+from ..corpus.items import MILLISECONDS, WHOLE
 from . import Subject, _require_eval
 from .batches import AnyBatch, FileBatch
 from .errors import SubjectError
@@ -28,7 +29,6 @@ from .word_spans import Encoded, Pooler, Pooling
 
 Kind = Literal["images", "audio"]
 EMBEDDING = "blocks.0.hook_resid_pre"
-MILLISECONDS = 1000
 
 
 class MediaSubject(Subject):
@@ -123,7 +123,7 @@ class MediaSubject(Subject):
         length = round(_seconds(encoded.text) * MILLISECONDS)
         spans: list[slice | None] = []
         for start, end in words:
-            end = length if (start, end) == (0, 1) else min(end, length)
+            end = length if (start, end) == WHOLE else min(end, length)
             spans.append(slice(start, end) if start < end else None)
         return spans
 

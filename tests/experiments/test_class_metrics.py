@@ -111,19 +111,8 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's architecture and tokenizer with a random head that classifies."""
     folder = tmp_path_factory.mktemp("classifier")
     tokenizer = hf.AutoTokenizer.from_pretrained(demo_paths().model)
-    config = hf.LlamaConfig(
-        # three of its four heads still divide its width, as transformers asks
-        **{**tiny._WIDE, "hidden_size": 48},
-        vocab_size=len(tokenizer),
-        num_key_value_heads=4,
-        pad_token_id=0,
-        id2label={0: "good", 1: "bad"},
-        label2id={"good": 0, "bad": 1},
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        hf.LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    # three of its four heads still divide its width, as transformers asks
+    tiny.save_classifier(folder, tokenizer, hidden_size=48)
     return folder
 
 

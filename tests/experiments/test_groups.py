@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import torch
 import transformers as hf
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix
@@ -26,18 +25,7 @@ WORDS = ("The guards smile .", "A dog sees the house .", "The teacher reads .", 
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     tokenizer = hf.AutoTokenizer.from_pretrained(demo_paths().model)
-    config = hf.LlamaConfig(
-        **{**tiny._WIDE, "initializer_range": 0.2},
-        vocab_size=len(tokenizer),
-        num_key_value_heads=4,
-        pad_token_id=0,
-        id2label={0: "good", 1: "bad"},
-        label2id={"good": 0, "bad": 1},
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        hf.LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tiny.save_classifier(folder, tokenizer, initializer_range=0.2)
     return folder
 
 

@@ -127,14 +127,19 @@ def _last(subject, pixels) -> torch.Tensor:
     return kept[0]
 
 
-def write_tones(path: Path, tones: list[int], seconds: float) -> None:
-    time = np.arange(round(RATE * seconds)) / RATE
-    samples = np.concatenate([np.sin(2 * math.pi * tone * time) for tone in tones])
+def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
+    """One channel of 16 bits."""
     with wave.open(str(path), "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
-        sound.setframerate(RATE)
-        sound.writeframes((samples * 2**14).astype("<i2").tobytes())
+        sound.setframerate(rate)
+        sound.writeframes(samples.astype("<i2").tobytes())
+
+
+def write_tones(path: Path, tones: list[int], seconds: float) -> None:
+    time = np.arange(round(RATE * seconds)) / RATE
+    samples = np.concatenate([np.sin(2 * math.pi * tone * time) for tone in tones])
+    write_wav(path, samples * 2**14, RATE)
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +195,7 @@ def test_pitch_is_read_from_its_own_stretch(sounds, hearing, tmp_path):
 def test_a_sound_is_read_at_the_rate_of_the_model(tmp_path):
     """A sine of 100 Hz written at 8 kHz is the same sine at 16 kHz."""
     time = np.arange(8000) / 8000
-    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(8000)
-        sound.writeframes((np.sin(2 * math.pi * 100 * time) * 2**15 * 0.9).astype("<i2").tobytes())
+    write_wav(tmp_path / "a.wav", np.sin(2 * math.pi * 100 * time) * 2**15 * 0.9, 8000)
     read = _read_sound(str(tmp_path / "a.wav"), RATE)
     expected = 0.9 * np.sin(2 * math.pi * 100 * np.arange(RATE) / RATE)
     assert len(read) == RATE

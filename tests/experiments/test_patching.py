@@ -75,6 +75,11 @@ def lines(path: Path, items: list[dict[str, str]]) -> Path:
     return path
 
 
+def command(model: Path, clean: Path) -> list[str]:
+    """Patch this model on these prompts, which bring their own beginning."""
+    return ["patch", "--model", str(model), "--clean", str(clean), "--bos", "never"]
+
+
 def hand_built(folder: Path) -> tuple[Path, list[dict[str, str]]]:
     """Prompts whose last token is exchanged for the one before the wrong answer: the model then says the wrong answer."""
     tiny.save(induction.model(), folder / "model")
@@ -139,19 +144,9 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     corrupted = lines(
         tmp_path / "corrupted.jsonl", [{"prompt": item["corrupted"]} for item in items]
     )
-    command = [
-        "patch",
-        "--model",
-        str(model),
-        "--clean",
-        str(clean),
-        "--corrupted",
-        str(corrupted),
-        "--bos",
-        "never",
-    ]
-    command += ["--by", "position", "--batch-tokens", "16"]
-    assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
+    words = [*command(model, clean), "--corrupted", str(corrupted)]
+    words += ["--by", "position", "--batch-tokens", "16"]
+    assert cli.main([*words, "--out", str(tmp_path / "whole")]) == 0
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert (whole["schema"], whole["kind"]) == (2, "patch")
     effects, calls = Sweep.effects, []
@@ -163,9 +158,9 @@ def test_a_run_from_two_files_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
         return effects(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sweep, "effects", second_fails)
-    assert cli.main([*command, "--out", str(tmp_path / "cut")]) == 130
+    assert cli.main([*words, "--out", str(tmp_path / "cut")]) == 130
     assert len(list((tmp_path / "cut" / "cells").iterdir())) == 1
-    assert cli.main([*command, "--out", str(tmp_path / "cut")]) == 0
+    assert cli.main([*words, "--out", str(tmp_path / "cut")]) == 0
     assert (
         json.loads((tmp_path / "cut" / "results.json").read_text())["records"] == whole["records"]
     )
@@ -193,18 +188,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     model, items = hand_built(tmp_path)
     clean = lines(tmp_path / "p.jsonl", [{**items[0], **change}])  # type: ignore[dict-item]
-    command = [
-        "patch",
-        "--model",
-        str(model),
-        "--clean",
-        str(clean),
-        "--bos",
-        "never",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert cli.main([*command, *more]) == 2
+    assert cli.main([*command(model, clean), "--out", str(tmp_path / "run"), *more]) == 2
     said = capsys.readouterr().err.replace("\r", "\n").strip()
     assert message in said
     assert said.splitlines()[-1].startswith("layerscope: ")
@@ -214,18 +198,8 @@ def test_positions_must_align(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     model, items = hand_built(tmp_path)
     longer = {"prompt": "w3 w4 w5", "corrupted": "w3 w4 w6", "answer": " w7", "wrong": " w8"}
     clean = lines(tmp_path / "p.jsonl", [items[0], longer])
-    command = [
-        "patch",
-        "--model",
-        str(model),
-        "--clean",
-        str(clean),
-        "--bos",
-        "never",
-        "--by",
-        "position",
-    ]
-    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 2
+    words = [*command(model, clean), "--by", "position"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 2
     assert (
         "expected prompts of one length, so that positions align, got 3 to 8 tokens"
         in capsys.readouterr().err.replace("\n", " ")
