@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ...hooks import NothingChanged, Readout, Site, capture, edits, intervene, sites
 from ...hooks.edits import Edit, Where
 from ...hooks.sites import SiteLike
+from ...probes import evaluation
 from ..metrics.metrics import Metric
 from ..metrics.reads import MetricError
 from ..subject import Subject
@@ -315,8 +316,7 @@ def _spearman_of_grid(
     if n_others and not len(sampled):
         return None
     verified = np.concatenate([top, sampled])
-    weights = np.ones(len(verified))
-    weights[len(top) :] = n_others / max(1, len(sampled))
+    weights = evaluation.stratum_weights(len(top), len(sampled), len(estimate))
     return weighted_spearman(estimate[verified], exact[verified], weights)
 
 
@@ -337,25 +337,10 @@ def _reasons(agreement: Certificate) -> list[str]:
 def weighted_spearman(
     a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> float | None:
-    """Spearman's correlation where each pair counts ``weights`` times; None where there is nothing to rank.
+    """`probes.evaluation.weighted_spearman`; None of fewer than three pairs, or where one side does not vary.
 
-    rank(x) = sum of the weights below x + half of those at x:  for whole weights the rank among so many copies.
+    Parts are drawn with unequal chances: a weight is the number of parts that a drawn one stands for.
     """
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    # Parts were drawn with unequal chances; a weight is the number of parts that a drawn one stands for.
-    x, y = _weighted_ranks(a, weights), _weighted_ranks(b, weights)
-    x = x - np.average(x, weights=weights)
-    y = y - np.average(y, weights=weights)
-    covariance = (weights * x * y).sum()
-    variances = (weights * x**2).sum() * (weights * y**2).sum()
-    return float(covariance / np.sqrt(variances))
-
-
-def _weighted_ranks(
-    values: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
-    _, place = np.unique(values, return_inverse=True)
-    at_each = np.bincount(place, weights)
-    below = np.cumsum(at_each) - at_each
-    return (below + at_each / 2)[place]
+    return evaluation.weighted_spearman(a, b, weights)
