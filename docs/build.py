@@ -29,6 +29,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import typing_extensions
+
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 GALLERY = ROOT / "docs" / "gallery"
@@ -298,6 +300,8 @@ def type_name(hint: Any) -> str:
         return f"object of {type_name(inner[1])}" if inner and inner[1] is not Any else "object"
     if origin is typing.Literal:
         return ", ".join(map(str, inner))
+    if typing_extensions.is_typeddict(hint):
+        return "object"
     if inner:
         return " or ".join(type_name(part) for part in inner)
     return getattr(hint, "__name__", "object")

@@ -322,6 +322,8 @@ def _study(study: Study, options: Any, call: CallOptions) -> int:
     console.talk.level = 0 if call.quiet else 2 if call.verbose else 1
     results = planned(study, options) if call.dry_run else execute(study, options)
     failure = None if "plan" in results else complete(results, options.out)
+    if isinstance(failure, (LayerscopeError, OSError)):
+        raise failure
     show = terminal.show_json if call.json else terminal.show
     show(results, options.out)
     if failure is not None:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from layerscope.errors import InputError
+from layerscope.errors import InputError, LayerscopeError
 
 from .report.parts import Page
 from .report.render import forced_past, rendered, write_page
-from .runs.folder import write_text
+from .report.schema import ResultsError
+from .runs.folder import is_as_written, write_text
 from .studies import STUDIES
 from .tidy import as_csv, tidy_rows
+
+
+@contextmanager
+def blaming_edits(*runs: Mapping[str, Any]) -> Iterator[None]:
+    """Make one line of whatever goes wrong with results that no run wrote so; with a run's own it is a bug.
+
+    Each value is checked when it is read, but not whether it agrees with the others: a curve that lacks a point, a name that
+    no record has.
+
+    Raises:
+        ResultsError: the error, and that the file was edited.
+    """
+    try:
+        yield
+    except LayerscopeError:
+        raise
+    except Exception as error:
+        if all(map(is_as_written, runs)):
+            raise
+        raise ResultsError(
+            f"the results were edited since their run wrote them, and do not fit together any more "
+            f"({type(error).__name__}: {error}): run the command again in another folder"
+        ) from error
 
 
 def page_of(results: Mapping[str, Any]) -> Page:
@@ -24,17 +49,20 @@ def page_of(results: Mapping[str, Any]) -> Page:
     kind = str(results.get("kind"))
     if kind not in STUDIES:
         raise InputError(f"expected results of kind {' or '.join(STUDIES)}, got {kind!r}")
-    return STUDIES[kind].page(results)
+    with blaming_edits(results):
+        return STUDIES[kind].page(results)
 
 
 def render_report(results: Mapping[str, Any]) -> str:
     """The report as one HTML text."""
-    return rendered(page_of(results), forced_past(results))
+    with blaming_edits(results):
+        return rendered(page_of(results), forced_past(results))
 
 
 def write_report(results: Mapping[str, Any], path: Path) -> None:
     """Write the report of a run; a reader sees the old file or the new, never half."""
-    write_page(page_of(results), Path(path), forced_past(results))
+    with blaming_edits(results):
+        write_page(page_of(results), Path(path), forced_past(results))
 
 
 def complete(results: Mapping[str, Any], folder: Path) -> Exception | None:
@@ -44,7 +72,8 @@ def complete(results: Mapping[str, Any], folder: Path) -> Exception | None:
     if path.exists() and table.exists():
         return None
     try:
-        write_text(table, as_csv(tidy_rows(results)))
+        with blaming_edits(results):
+            write_text(table, as_csv(tidy_rows(results)))
         write_report(results, path)
     except Exception as error:
         return error

@@ -191,10 +191,14 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
         RunError: no run, or one that is not finished.
     """
     from .compare import compared_page
+    from .pages import blaming_edits
     from .report.render import rendered
 
     loaded = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, rendered(compared_page([one.raw for one in loaded])))
+    runs = [one.raw for one in loaded]
+    with blaming_edits(*runs):
+        page = rendered(compared_page(runs))
+    write_text(path, page)
     return path

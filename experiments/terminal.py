@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .pages import blaming_edits
 from .runs.console import console
 from .studies import STUDIES
 
@@ -20,7 +21,9 @@ def show(results: dict[str, Any], out: Path) -> None:
     """The table of a run on standard output, then its findings and where the report is."""
     printer = Console(width=None if console.is_terminal else 140)
     if "plan" not in results:  # a plan measured nothing
-        for table in STUDIES[results["kind"]].tables(results):
+        with blaming_edits(results):
+            tables = STUDIES[results["kind"]].tables(results)
+        for table in tables:
             printer.print(table)
     for finding in results["findings"]:
         printer.print(finding["text"], highlight=False, markup=False)

@@ -61,7 +61,7 @@ def confidence_page(
     sections = [_measures(records, comparisons)] if records else []
     measured = [(f"m{k}", record) for k, record in enumerate(records) if record.measured]
     sections += [_diagram(record, uid, data) for uid, record in measured]
-    if measured:
+    if any(record.coverage for _, record in measured):
         sections.append(_risk([record for _, record in measured], data))
     if errors:
         sections.append(_errors(errors))

@@ -17,6 +17,8 @@ import numpy as np
 
 from layerscope.errors import LayerscopeError
 
+from .provenance_fields import Provenance
+
 T = TypeVar("T")
 SCHEMA = 2
 """Version of the format of ``results.json``."""
@@ -106,9 +108,10 @@ class StudyResults:
 
     schema: int = entry("version of the format", default=SCHEMA)
     kind: str = entry("the command", default="")
-    provenance: dict[str, Any] = entry("model, data, versions, machine, time, command", default={})
+    provenance: Provenance = entry("model, data, versions, machine, time, command", default={})
     findings: list[Finding] = entry("what was found, in sentences", default=[])
     notes: list[Note] = entry("what was skipped, dropped, unconverged or approximated", default=[])
+    sha256: str = entry("hash of all other fields, as the run wrote them", default="")
 
     @property
     def is_measured(self) -> bool:

@@ -173,6 +173,7 @@ def planned(study: Study, options: Any) -> dict[str, Any]:
     inputs = study.work.prepare(options, partial(load_subject, options))
     folder = RunFolder(options.out, identity_of(inputs), make=False)
     if (finished := folder.results) is not None:
+        study.read(finished, str(folder.path / "results.json"))  # a person may have edited it
         return finished
     cost = study.work.cost(inputs)
     memory = peak_memory() + cost.memory
@@ -215,6 +216,7 @@ def _execute(study: Study, options: Any, engine: Engine) -> dict[str, Any]:
     folder = RunFolder(options.out, identity)
     finished = folder.results
     if finished is not None:
+        study.read(finished, str(folder.path / "results.json"))  # a person may have edited it
         console.say(f"{options.out} holds this run already, finished: nothing is computed again")
         return finished
     with folder.locked():
@@ -247,7 +249,7 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
         "notes": notes,
     }
     # Saved before any page is made: a page that fails loses nothing.
-    folder.finish(results)
+    results = folder.finish(results)
     parts = "; ".join(f"{name} {value} s" for name, value in run.seconds.items())
     console.detail(f"{seconds} s in all{': ' if parts else ''}{parts}")
     return results

@@ -85,6 +85,12 @@ def read_results(path: Path) -> dict[str, Any]:
     return raw
 
 
+def is_as_written(raw: Mapping[str, Any]) -> bool:
+    """Whether results are those that their run wrote, by the hash that they carry."""
+    rest = {name: value for name, value in raw.items() if name != "sha256"}
+    return raw.get("sha256") == digest(rest)
+
+
 def plain(value: Any) -> Any:
     """The value as JSON gives it back: paths and dates as text, tuples as lists."""
     return json.loads(json.dumps(value, default=str))
@@ -223,11 +229,15 @@ class RunFolder:
         saved = self.cell(name)
         return self.save_cell(name, make()) if saved is None else saved
 
-    def finish(self, results: Mapping[str, Any]) -> None:
-        """Write the results and drop the cells."""
+    def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the results with their hash, and drop the cells; returns them as they are read back."""
         self._still_ours()
-        write_json(self.path / "results.json", results)
+        # hashed as a reader will see them: JSON makes lists of tuples
+        read_back = json.loads(json.dumps(results))
+        written = {**read_back, "sha256": digest(read_back)}
+        write_json(self.path / "results.json", written)
         shutil.rmtree(self.path / "cells", ignore_errors=True)
+        return written
 
     def _cell_path(self, name: str) -> Path:
         return self.path / "cells" / f"{file_name(name)}.json"

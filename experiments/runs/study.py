@@ -67,10 +67,14 @@ class Study:
     def page(self, raw: Mapping[str, Any]) -> Page:
         """The page of a run, as parts, with the closing sections that every page has."""
         from ..report.closing import closed, nothing_measured
+        from .folder import is_as_written
 
         results, view = self.read(raw), self.part("page")
         page = view.page(results) if results.is_measured else nothing_measured(results, self.name)
-        return closed(page, results, view.CONTROLS, self.cautions(results))
+        cautions = self.cautions(results)
+        if results.sha256 and not is_as_written(raw):
+            cautions.append(("edited", "warn", "The results were edited since the run wrote them."))
+        return closed(page, results, view.CONTROLS, cautions)
 
     def tables(self, raw: Mapping[str, Any]) -> list[Table]:
         """The terminal's tables of a run; none where nothing was measured."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ...report.schema import from_json
+from ...report.schema import entry, from_json
 from ...runs.folder import RunError, read_results
 from ...sweep.reading import LEVEL
-from ...sweep.records import EffectRecord
+from ...sweep.records import EffectRecord, EffectResults
 from .records import Disagreement, HeadEffect, HeadRecord
 
 AGAINST = ("confidence", "entropy", "output")
@@ -35,6 +35,13 @@ class Ablation:
     about: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ablated(EffectResults):
+    """What is read of the results of `layerscope ablate`."""
+
+    records: list[EffectRecord] = entry("one for each part")
+
+
 def read_effects(folder: Path, sha256: str) -> Ablation:
     """The effects of an ablation of heads.
 
@@ -47,21 +54,23 @@ def read_effects(folder: Path, sha256: str) -> Ablation:
             f"--effects {folder}: expected the folder of a finished `layerscope ablate`, it has no results.json"
         )
     raw = read_results(path)
-    records = [record for record in raw.get("records") or () if record.get("component") == "heads"]
-    if raw.get("kind") != "ablate" or not records:
+    if raw.get("kind") != "ablate":
         raise RunError(
-            f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r}"
+            f"--effects {folder}: expected an ablation of heads, got a run of kind {raw.get('kind')!r:.40}"
         )
-    model = raw["provenance"]["model"]
+    results = from_json(_Ablated, raw, str(path))
+    records = [record for record in results.records if record.component == "heads"]
+    if not records:
+        raise RunError(f"--effects {folder}: expected an ablation of heads, it has no head")
+    model = results.provenance.get("model") or {}
     # A model's name is not enough: other weights or another revision may have the same.
-    if model["sha256"] != sha256:
+    if (other := model.get("sha256")) != sha256:
         raise RunError(
             f"--effects {folder}: expected effects of this model (sha256 {sha256[:12]}), they are of another "
-            f"({model['sha256'][:12]}; {model['name']})"
+            f"({str(other)[:12]}; {model.get('name')})"
         )
-    typed = [from_json(EffectRecord, record, f"{path}: records") for record in records]
-    about = {name: getattr(typed[0], name) for name in ("metric", "unit", "value", "baseline")}
-    effects = {(one.layer, one.index): _effect(one) for one in typed if one.index is not None}
+    about = {name: getattr(records[0], name) for name in ("metric", "unit", "value", "baseline")}
+    effects = {(one.layer, one.index): _effect(one) for one in records if one.index is not None}
     return Ablation(effects, about)
 
 

@@ -109,9 +109,9 @@ def page(results: Results) -> Page:
     if results.effects is not None:
         sections.append(effects_section(results.effects, records, data))
     texts = sum(
-        int(file["sentences"])
+        file.get("sentences", 0)
         for file in about.get("data") or ()
-        if file["split"] in ("corpus", "prompts")
+        if file.get("split") in ("corpus", "prompts")
     )
     return Page(
         title=f"What the heads of {model_name(about)} attend to",

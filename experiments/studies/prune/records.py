@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ...report.schema import Interval, StudyResults, entry
@@ -46,5 +47,5 @@ class Results(StudyResults):
         """Time of the given model's forward / that of the model after a step, taken in turns."""
         if step == 0:
             return 1.0
-        times = self.provenance["resources"]["speed"][f"step {step}"]
-        return times["given_seconds"] / times["seconds"]
+        times = self.provenance.get("resources", {}).get("speed", {}).get(f"step {step}")
+        return times["given_seconds"] / times["seconds"] if isinstance(times, dict) else math.nan
