@@ -103,16 +103,19 @@ class Resume:
         self._norm = model.get_submodule(final.path) if final is not None else None
         self.error: float | None = None
         with torch.no_grad():
-            whole, self._end = self._record()
-            self.batch = len(whole)
-            self.logits = self._read(whole)
+            self.logits, self._end = self._record()
             self._finish = self._tail(self._read(self._end)) if self._repeats() else None
         self.exact = self._finish is not None
         self._few = self.exact and self._reads_few()
         self._recorded_under = self._hooks()
 
     def residual(self, layer: int) -> Float[Tensor, "*batch pos d_model"]:
-        """The recorded input of a block (Gemma 3n has several streams, `streams batch pos d_model`)."""
+        """The recorded input of a block (Gemma 3n has several streams, `streams batch pos d_model`).
+
+        That of the block behind the last, at ``n_layers``, is the last one's output.
+        """
+        if layer == self._stop:
+            return self._end
         args, kwargs = self._calls[layer]
         return args[0] if args else kwargs["hidden_states"]
 
@@ -360,7 +363,7 @@ class Resume:
         return self._held[layer]
 
     def _record(self) -> tuple[Tensor, Tensor]:
-        """Run the model; keep what each block is called with. Returns its logits and the last block's output."""
+        """Run the model; keep what each block is called with. Returns the logits that are read, and the last block's output."""
         ends: list[Any] = []
         handles = []
 
@@ -380,10 +383,14 @@ class Resume:
                 block.register_forward_pre_hook(before, with_kwargs=True),
                 block.register_forward_hook(after),
             ]
+        inputs = dict(self.inputs)
+        if self._caches():
+            inputs["use_cache"] = False
+        asked_for, of_read = self._logits_to_keep()
+        if asked_for is not None:
+            inputs["logits_to_keep"] = asked_for
         try:
-            out = self.model(
-                **{**self.inputs, "use_cache": False} if self._caches() else self.inputs
-            )
+            out = self.model(**inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -395,13 +402,32 @@ class Resume:
             map(torch.equal, ends[: self._stop - 1], map(self.residual, range(1, self._stop)))
         )
         if self._readout is not None:
-            return self._readout.of(ends[self._readout.layer]), ends[self._readout.layer]
+            end = ends[self._readout.layer]
+            self.batch = len(end)
+            return self._read(self._readout.of(end)), end
         logits = getattr(out, "logits", None)
         if logits is None:
             raise InputError(
                 f"{type(self.model).__name__} gives no logits: expected a language model with its head"
             )
-        return logits, ends[-1]
+        self.batch = len(logits)
+        if asked_for is None or logits.shape[1] != len(asked_for):
+            return self._read(logits), ends[-1]
+        assert self.positions is not None
+        return logits[self.positions[:, 0], of_read], ends[-1]
+
+    def _logits_to_keep(self) -> tuple[Int[Tensor, " kept"] | None, Int[Tensor, " reads"] | None]:
+        """The positions whose logits the model is asked for, and where each read is among them; None for all.
+
+        A head over 128,000 tokens gives half a megabyte a position: what nobody reads is not computed.
+        """
+        takes = inspect.signature(self.model.forward).parameters
+        is_open = "logits_to_keep" in takes and "logits_to_keep" not in self.inputs
+        if self.positions is None or self._readout is not None or not is_open:
+            return None, None
+        if bool((self.positions < 0).any()):  # counted from the end
+            return None, None
+        return self.positions[:, 1].unique(return_inverse=True)
 
     def _caches(self) -> bool:
         return setting(self.model.config, "use_cache") is not None

@@ -139,13 +139,6 @@ class Bench:
                 )
         return record(self.subject, encoded)
 
-    def position(self, clean: Clean) -> int:
-        """Where the answer is read: the last token, a masked model's mask."""
-        ids = clean.encoded.ids
-        if self.kind == "masked":
-            return ids.index(self.subject.tokenizer.mask_token_id)
-        return len(ids) - 1
-
     # -- runs
 
     def run(self, view: View, changes: Sequence[Change] | None = None) -> Run:
@@ -195,18 +188,17 @@ class Bench:
         ids = [one for some in found for one in (some if isinstance(some, list) else [some])]
         return {token for token in ids if token is not None}
 
-    def answer(self, clean: Clean, run: Run) -> Float[Tensor, " vocab"]:
+    def answer(self, run: Run) -> Float[Tensor, " vocab"]:
         """Logits where the answer is read.
 
         Raises:
             InputError: a model without a head.
         """
-        if run.logits is None:
+        if run.answer is None:
             raise InputError(
                 f"{self.subject.name} has no head: it gives hidden states and no answer"
             )
-        logits = run.logits if run.logits.ndim == 1 else run.logits[self.position(clean)]
-        return logits.float()
+        return run.answer.float()
 
     def contrast(self, view: View) -> tuple[int, int]:
         """The token (or class) that is followed, and the one it is compared with.
@@ -215,7 +207,7 @@ class Bench:
             InputError: a number that no token has, or the same twice.
         """
         clean = self.read(view.text)
-        logits = self.answer(clean, clean.run)
+        logits = self.answer(clean.run)
         size = len(logits)
         chosen = [number for number in (view.answer, view.wrong) if number is not None]
         for number in chosen:
@@ -237,7 +229,7 @@ class Bench:
     def difference(self, view: View, run: Run) -> float:
         """logit(answer) - logit(wrong) in nats."""
         answer, wrong = self.contrast(view)
-        logits = self.answer(self.read(view.text), run)
+        logits = self.answer(run)
         return float(logits[answer] - logits[wrong])
 
     def effect(self, view: View, changes: Sequence[Change]) -> float:
@@ -254,8 +246,7 @@ class Bench:
         """The contrast as the metric of one prompt."""
         clean = self.read(view.text)
         answer, wrong = self.contrast(view)
-        position = self.position(clean)
-        places = torch.tensor([[0, position, answer, 0], [0, position, wrong, 0]])
+        places = torch.tensor([[0, clean.position, answer, 0], [0, clean.position, wrong, 0]])
         reads = Reads([clean.encoded], places, torch.tensor([1.0, -1.0]))
         return METRICS["logit_difference"], next(chunks(self.subject, reads, 1 << 20))
 

@@ -159,7 +159,7 @@ def _attention(bench: Bench, view: View, by: str, token: int) -> list[dict[str, 
     length = len(clean.encoded)
     if not 0 <= token < length:
         raise InputError(f"attention: the text has tokens 0 to {length - 1}, got {token}")
-    query = bench.position(clean) if bench.kind != "classifier" else length - 1
+    query = clean.position
     layers = _pattern_layers(bench)
     names = [f"blocks.{layer}.{PATTERN}" for layer in layers]
     acts = values_under_edits(bench, view, names)
@@ -180,7 +180,7 @@ def _pattern_layers(bench: Bench) -> list[int]:
 
 def _norms(bench: Bench, view: View) -> list[dict[str, Any]]:
     clean = bench.read(view.text)
-    query = bench.position(clean) if bench.kind != "classifier" else len(clean.encoded) - 1
+    query = clean.position
     layers = sorted({part.layer for part in bench.parts("heads")})
     grams = grams_of(bench.model, layers) if layers else None
     if grams is None:

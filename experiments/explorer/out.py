@@ -75,7 +75,7 @@ def as_python(bench: Bench, view: View) -> str:
     lines.append(f"\nwith {', '.join(blocks)}:\n    output = model(**inputs)\n")
     if bench.kind == "encoder":
         return "".join([*lines, "print(output.last_hidden_state.shape)\n"])
-    place = "" if bench.kind == "classifier" else f", {bench.position(clean)}"
+    place = "" if bench.kind == "classifier" else f", {clean.position}"
     lines.append(f"logits = output.logits[0{place}].float()\n")
     name = "model.config.id2label[i]" if bench.kind == "classifier" else "subject.token(i)"
     lines.append("p, best = logits.softmax(-1).topk(min(10, len(logits)))\n")

@@ -11,7 +11,7 @@ import contextlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -36,20 +36,23 @@ class Run:
     """What a forward gave.
 
     Args:
-        logits: of every position, or of the classes; None of a model without a head.
+        answer: logits where the answer is read, or of the classes; None of a model without a head.
         streams: the residual stream in front of each block that ran under edits, and behind the last one (at
             ``n_layers``); empty where the parts of the model are not known.
         unchanged: edited sites whose values all stayed as they were.
+        logits: of every position, where the last stream does not give them.
     """
 
-    logits: Float[Tensor, "*pos vocab"] | None
+    answer: Float[Tensor, " vocab"] | None
     streams: Mapping[int, Float[Tensor, "pos d_model"]]
     unchanged: tuple[str, ...] = ()
+    logits: Float[Tensor, "pos vocab"] | None = None
 
     @property
     def n_bytes(self) -> int:
         """Of memory that it holds."""
-        kept = [*self.streams.values(), *([] if self.logits is None else [self.logits])]
+        logits = [value for value in (self.answer, self.logits) if value is not None]
+        kept = [*self.streams.values(), *logits]
         return sum(value.numel() * value.element_size() for value in kept)
 
 
@@ -59,12 +62,14 @@ class Clean:
 
     Args:
         inputs: of the forward.
+        position: where the answer is read: the last token, a masked model's mask.
         resume: the recorded forward; None where the model has no blocks that are known.
         exact: effects that were measured, by contrast and edit.
     """
 
     encoded: Encoded
     inputs: dict[str, Tensor]
+    position: int
     resume: Resume | None
     run: Run
     exact: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
@@ -74,31 +79,49 @@ class Clean:
         """Whether edits may begin at their block."""
         return self.resume is not None and self.resume.exact
 
+    def logits(self, run: Run) -> Float[Tensor, "pos vocab"] | None:
+        """Logits of every position of a run of this text; None where a model gives none.
+
+        They are not kept: of a long text and a large vocabulary they are the most that a run would hold.
+        """
+        if run.logits is not None or self.resume is None or not run.streams:
+            return run.logits
+        with torch.no_grad():
+            return self.resume.finish(run.streams[self.resume.n_layers][None])[0]
+
 
 def record(subject: Subject, encoded: Encoded) -> Clean:
     """Run a text without edits, and keep what later runs continue."""
     (batch,) = subject.batches([encoded])
     inputs = batch.inputs(subject.device)
+    position = answer_position(subject, encoded)
     resume = None
     with torch.no_grad():
         # a classifier reads one position in a way of its own, and a body has no logits: both run whole
         if subject.gives_tokens and not subject.classes:
             with contextlib.suppress(LookupError):
-                resume = Resume(subject.model, inputs)
-        if resume is None:
-            return Clean(encoded, inputs, None, Run(_logits(subject.model, inputs), {}))
-        streams = {}
-        if resume.exact:
-            last = resume.n_layers - 1
-            streams = {layer: resume.residual(layer)[0] for layer in range(resume.n_layers)}
-            end = resume.run(last, resume.residual(last), until=resume.n_layers)
-            streams[resume.n_layers] = end[0]
-        return Clean(encoded, inputs, resume, Run(resume.logits[0], streams))
+                resume = Resume(subject.model, inputs, torch.tensor([position]))
+        if resume is None or not resume.exact:
+            return Clean(encoded, inputs, position, resume, _whole(subject.model, inputs, position))
+        streams = {layer: resume.residual(layer)[0] for layer in range(resume.n_layers + 1)}
+        return Clean(encoded, inputs, position, resume, Run(resume.logits[0], streams))
 
 
-def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
+def answer_position(subject: Subject, encoded: Encoded) -> int:
+    """Where a text's answer is read: the last token, a masked model's mask."""
+    if subject.gives_tokens and not subject.causal and not subject.classes:
+        return encoded.ids.index(subject.tokenizer.mask_token_id)
+    return len(encoded) - 1
+
+
+def _whole(model: nn.Module, inputs: Mapping[str, Tensor], position: int) -> Run:
+    """A forward of the whole model."""
     logits = getattr(model(**inputs), "logits", None)
-    return None if logits is None else logits[0]
+    if logits is None:
+        return Run(None, {})
+    if logits.ndim == 2:  # a class each
+        return Run(logits[0], {})
+    return Run(logits[0, position], {}, logits=logits[0])
 
 
 class Values:
@@ -230,32 +253,39 @@ def edited(
     resume = clean.resume
     if resume is None or not resume.exact:
         with torch.no_grad(), in_force(model, groups) as unchanged:
-            logits = _logits(model, clean.inputs)
-        return Run(logits, {}, tuple(unchanged))
+            run = _whole(model, clean.inputs, clean.position)
+        return replace(run, unchanged=tuple(unchanged))
     if all(change.site.startswith("blocks.") for change in changes):
-        return _continued(model, resume, groups, min(change.layer or 0 for change in changes))
+        first = min(change.layer or 0 for change in changes)
+        return _continued(model, clean, resume, groups, first)
     end = resume.n_layers
     names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in range(end)}
     names[end] = f"blocks.{end - 1}.hook_resid_post"
-    logits = None
     with torch.no_grad(), in_force(model, groups) as unchanged:
         with capture(model, *names.values()) as acts:
-            logits = _logits(model, clean.inputs)
-    return Run(logits, {layer: acts[name][0] for layer, name in names.items()}, tuple(unchanged))
+            run = _whole(model, clean.inputs, clean.position)
+    streams = {layer: acts[name][0] for layer, name in names.items()}
+    return replace(run, streams=streams, unchanged=tuple(unchanged))
 
 
 def _continued(
-    model: nn.Module, resume: Resume, groups: Sequence[Mapping[str, Edit]], first: int
+    model: nn.Module,
+    clean: Clean,
+    resume: Resume,
+    groups: Sequence[Mapping[str, Edit]],
+    first: int,
 ) -> Run:
     """From the first edited block on."""
-    end = resume.n_layers
-    names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in range(first + 1, end)}
+    last = resume.n_layers - 1
+    names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in range(first + 1, last + 1)}
     acts: Mapping[str, Tensor] = {}
     with torch.no_grad(), in_force(model, groups) as unchanged, contextlib.ExitStack() as stack:
         if names:
             acts = stack.enter_context(capture(model, *names.values()))
-        residual = resume.run(first, resume.residual(first), until=end)
+        in_front = resume.run(first, resume.residual(first), until=last)
+        # `run` would leave out the positions that give no answer; the lens shows them
+        end = resume.block(last, in_front)
     with torch.no_grad():
-        logits = resume.run(0, residual, order=[])
+        answer = resume.finish(end[:, clean.position])
     streams = {layer: acts[name][0] for layer, name in names.items()}
-    return Run(logits[0], {**streams, end: residual[0]}, tuple(unchanged))
+    return Run(answer[0], {**streams, last + 1: end[0]}, tuple(unchanged))

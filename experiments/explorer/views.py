@@ -19,7 +19,7 @@ from ..attribution.question import spelled_token
 from ..attribution.units import split_words
 from ..subject.word_spans import pool_words, word_spans
 from .bench import Bench
-from .runs import Clean, Run, in_force
+from .runs import Clean, in_force
 from .session import View
 
 TOP = 10
@@ -62,29 +62,30 @@ def tokens_of(bench: Bench, clean: Clean) -> list[dict[str, Any]]:
 
 
 def look(bench: Bench, view: View) -> Iterator[dict[str, Any]]:
-    """Tokens and answer at once; then each edit by itself."""
+    """Tokens and answer at once; then the words' surprise, and each edit by itself."""
     clean = bench.read(view.text)
     run = bench.run(view)
     yield {
         "part": "look",
         "tokens": tokens_of(bench, clean),
-        "position": bench.position(clean) if bench.kind != "classifier" else None,
-        "surprise": surprise(bench, clean, run),
-        "surprise_clean": surprise(bench, clean, clean.run),
-        "answer": answer(bench, view, clean, run),
+        "position": clean.position if bench.kind != "classifier" else None,
+        "answer": answer(bench, view),
         "unchanged": list(run.unchanged),
         "other": other_text(bench, view),
     }
+    if bench.kind == "causal":
+        yield {"part": "surprise", "bits": surprise(bench, view)}
     if view.changes and bench.kind != "encoder":
         yield {"part": "edits", **edits_alone(bench, view)}
 
 
-def answer(bench: Bench, view: View, clean: Clean, run: Run) -> dict[str, Any] | None:
+def answer(bench: Bench, view: View) -> dict[str, Any] | None:
     """The likeliest tokens or classes, clean and edited, and the contrast; None of a model without a head."""
     if bench.kind == "encoder":
         return None
-    before = bench.answer(clean, clean.run).double().softmax(-1)
-    after = bench.answer(clean, run).double().softmax(-1)
+    clean, run = bench.read(view.text), bench.run(view)
+    before = bench.answer(clean.run).double().softmax(-1)
+    after = bench.answer(run).double().softmax(-1)
     pair = bench.contrast(view)
     count = min(TOP, len(before))
     best = [*before.topk(count).indices.tolist(), *after.topk(count).indices.tolist(), *pair]
@@ -115,13 +116,15 @@ def name_of(bench: Bench, number: int) -> str:
     return spelled_token(bench.subject, number)
 
 
-def surprise(bench: Bench, clean: Clean, run: Run) -> list[float | None] | None:
-    """-log2 p(token | those before it), in bits; None where nothing stands before it."""
-    if bench.kind != "causal" or run.logits is None:
-        return None
-    ids = torch.tensor(clean.encoded.ids[1:], device=run.logits.device)
-    logp = run.logits[:-1].double().log_softmax(-1)
-    bits = -BITS * logp.gather(1, ids[:, None])[:, 0]
+def surprise(bench: Bench, view: View) -> list[float | None]:
+    """-log2 p(token | those before it) under the edits, in bits; None of the first, which nothing stands before."""
+    clean = bench.read(view.text)
+    logits = clean.logits(bench.run(view))
+    assert logits is not None
+    ids = torch.tensor(clean.encoded.ids[1:], device=logits.device)
+    of_token = logits[:-1].gather(1, ids[:, None])[:, 0].double()
+    total = logits[:-1].double().logsumexp(-1)
+    bits = BITS * (total - of_token)
     return [None, *bits.tolist()]
 
 
@@ -267,7 +270,7 @@ def _ended(
     resume = bench.read(view.text).resume
     assert resume is not None
     with torch.no_grad():
-        return resume.run(0, rows[None], order=[])[0].float()
+        return resume.finish(rows).float()
 
 
 # -- saved probes

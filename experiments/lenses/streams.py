@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,15 +74,7 @@ class Streams:
 
     def stream(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
         """In front of block ``layer``; ``n_layers`` is behind the last block, before the final norm."""
-        if layer < self.n_layers:
-            return self.clean.residual(layer)
-        return self._last
-
-    @functools.cached_property
-    def _last(self) -> Float[Tensor, "batch pos d_model"]:
-        last = self.n_layers - 1
-        with torch.no_grad():
-            return self.clean.run(last, self.clean.residual(last), until=self.n_layers)
+        return self.clean.residual(layer)
 
     def logits(self, stream: Float[Tensor, "*places d_model"]) -> Float[Tensor, "*places vocab"]:
         """The model's own final norm, head, scale and soft cap."""

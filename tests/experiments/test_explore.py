@@ -58,6 +58,11 @@ def hooks_of(model):
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
+def every_logit(bench, view):
+    """Logits of all positions of a view's run."""
+    return bench.read(view.text).logits(bench.run(view))
+
+
 def made_by_hand(model, subject):
     """Edits as a person would write them with the public names: the text of a change -> site and edit."""
     inputs, other = inputs_of(subject, TEXT), inputs_of(subject, OTHER)
@@ -87,7 +92,7 @@ def test_a_thousand_random_edits_and_undos_are_intervene_bit_for_bit(bench):
     known = made_by_hand(model, subject)
     inputs = inputs_of(subject, TEXT)
     session, draw = Session(View(TEXT, OTHER)), random.Random(0)
-    start = bench.run(session.view).logits.clone()
+    start = every_logit(bench, session.view).clone()
     expected = {}
 
     def plainly(changes):
@@ -110,13 +115,14 @@ def test_a_thousand_random_edits_and_undos_are_intervene_bit_for_bit(bench):
             session.remove(draw.randrange(len(session.view.changes)))
         elif step in ("undo", "redo"):
             getattr(session, step)()
-        assert torch.equal(bench.run(session.view).logits, plainly(session.view.changes)), (
-            session.view
-        )
+        expected_logits = plainly(session.view.changes)
+        assert torch.equal(every_logit(bench, session.view), expected_logits), session.view
+        answer = bench.run(session.view).answer
+        assert torch.allclose(answer, expected_logits[-1], atol=1e-6), session.view
     assert len(expected) > 80
     while session.view.changes:
         session.undo()
-    assert torch.equal(bench.run(session.view).logits, start)
+    assert torch.equal(every_logit(bench, session.view), start)
     assert hooks_of(model) == 0
 
 
@@ -149,13 +155,13 @@ def test_the_answer_is_the_softmax_of_the_edited_logits(bench):
         logits = bench.model(**inputs_of(bench.subject, TEXT)).logits[0].double()
     with torch.no_grad():
         clean = bench.model(**inputs_of(bench.subject, TEXT)).logits[0].double()
-    first, alone = views.look(bench, view)
+    first, words, alone = views.look(bench, view)
     for row in first["answer"]["rows"]:
         assert row["edited"] == pytest.approx(float(logits[-1].softmax(-1)[row["id"]]), abs=1e-7)
         assert row["clean"] == pytest.approx(float(clean[-1].softmax(-1)[row["id"]]), abs=1e-7)
     ids = inputs_of(bench.subject, TEXT)["input_ids"][0]
     bits = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none") / np.log(2)
-    assert first["surprise"][1:] == pytest.approx(bits.tolist(), abs=1e-6)
+    assert words["bits"][1:] == pytest.approx(bits.tolist(), abs=1e-6)
     pair = first["answer"]["contrast"]
     a, b = pair["answer"]["id"], pair["wrong"]["id"]
     assert [a, b] == clean[-1].topk(2).indices.tolist()
@@ -405,7 +411,7 @@ def test_a_forward_that_is_given_up_leaves_no_hook(llama):
     assert hooks_of(llama.model) == 0
     with torch.no_grad():
         after = llama.model(**inputs_of(llama.subject, TEXT)).logits[0]
-    assert torch.equal(after, llama.read(TEXT).run.logits)
+    assert torch.equal(after, every_logit(llama, View(TEXT)))
 
 
 def test_the_latest_request_wins_and_screens_take_turns(llama):
@@ -507,7 +513,7 @@ def test_a_model_without_a_map_is_edited_by_its_modules(monkeypatch):
     bench = Bench(subject)
     assert not views.about(bench)["has_map"]
     name = "module:model.layers.0.mlp:output"
-    first, alone = views.look(bench, Session(TEXT).edit(f"{name}=zero"))
+    first, _, alone = views.look(bench, Session(TEXT).edit(f"{name}=zero"))
     with torch.no_grad(), intervene(subject.model, {name: edits.zero()}):
         logits = subject.model(**inputs_of(subject, TEXT)).logits[0, -1].double()
     for row in first["answer"]["rows"]:
@@ -536,7 +542,7 @@ def test_no_memory_is_a_message_and_the_worker_lives(llama, monkeypatch, error):
         assert worker.idle()
     finally:
         worker.close()
-    assert [m["part"] for m in heard] == ["problem", "done", "look", "done"]
+    assert [m["part"] for m in heard] == ["problem", "done", "look", "surprise", "done"]
     assert "not enough memory" in heard[0]["text"]
 
 

@@ -204,14 +204,14 @@ def test_every_number_on_the_page_is_the_functions(browser, running):
     click(browser, "measure the 12 largest exactly")
     wait(browser)
     numbers = shown(browser)
-    look, alone = views.look(bench, view)
+    look, words, alone = views.look(bench, view)
     pair = look["answer"]["contrast"]
     expected = {"contrast-clean": pair["clean"], "contrast-edited": pair["edited"],
                 "together": alone["together"], "sum": alone["sum"], "other-difference": look["other"]["difference"]}  # fmt: skip
     for row in look["answer"]["rows"]:
         expected |= {f"clean-{row['id']}": row["clean"], f"edited-{row['id']}": row["edited"]}
     expected |= {
-        f"surprise-{i}": bits for i, bits in enumerate(look["surprise"]) if bits is not None
+        f"surprise-{i}": bits for i, bits in enumerate(words["bits"]) if bits is not None
     }
     expected |= {f"alone-{i}": row["effect"] for i, row in enumerate(alone["alone"])}
     for message in views.lens(bench, view):
@@ -405,7 +405,7 @@ def test_a_notebook_runs_it_in_the_kernel(tmp_path, running):
     printed = "".join(one.get("text", "") for one in outputs)
     bench = Bench(Subject(tiny.model("llama"), tiny.tokenizer()))
     expected = next(views.look(bench, View.parse(view)))["answer"]["contrast"]["edited"]
-    assert printed.startswith(f"['look', 'edits', 'done'] {expected} s")
+    assert printed.startswith(f"['look', 'surprise', 'edits', 'done'] {expected} s")
     assert any("application/vnd.jupyter.widget-view+json" in one.get("data", {}) for one in outputs)
 
 

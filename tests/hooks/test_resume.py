@@ -289,3 +289,30 @@ def test_a_model_of_zeros_is_resumed():
     clean = Resume(model, {"input_ids": torch.tensor([[5, 6, 7]])})
     assert clean.error == 0.0
     assert not clean.run(1, clean.residual(1)).any()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral"])
+def test_logits_that_nobody_reads_are_not_computed(name):
+    model = tiny.model(name)
+    with torch.no_grad():
+        whole = model(input_ids=IDS).logits
+    rows = []
+    handle = model.lm_head.register_forward_hook(
+        lambda module, args, output: rows.append(output.shape[:-1].numel())
+    )
+    reads = torch.tensor([[0, 1], [2, 4], [1, 1], [2, 0], [0, 4]])
+    clean = Resume(model, {"input_ids": IDS}, positions=reads)
+    handle.remove()
+    # three different positions of three texts in the model's own forward, then the five reads by the parts
+    assert rows == [9, 5]
+    torch.testing.assert_close(clean.logits, whole[reads[:, 0], reads[:, 1]])
+    last = Resume(model, {"input_ids": IDS}, positions=torch.tensor([-1, 2, 1]))
+    torch.testing.assert_close(last.logits, whole[torch.arange(3), torch.tensor([-1, 2, 1])])
+
+
+def test_behind_the_last_block_stands_its_output():
+    model = tiny.model("gpt2")
+    clean = Resume(model, {"input_ids": IDS}, positions=LAST)
+    with torch.no_grad(), capture(model, "blocks.1.hook_resid_post") as acts:
+        model(input_ids=IDS)
+    assert torch.equal(clean.residual(clean.n_layers), acts["blocks.1.hook_resid_post"])

@@ -3,7 +3,7 @@
 const mount = (root, channelOf) => {
   const app = {
     root, view: { text: "", other: "", edits: [], answer: null, wrong: null }, token: 0, colour: "surprise", by: "effect",
-    look: null, heads: null, pattern: null, attribution: null, part: null, past: [], future: [], number: 0, lookNumber: 0, open: 0,
+    look: null, surprise: null, heads: null, pattern: null, attribution: null, part: null, past: [], future: [], number: 0, lookNumber: 0, open: 0,
   };
   root.classList.add("explore");
   root.replaceChildren();
@@ -101,7 +101,7 @@ const mount = (root, channelOf) => {
       problem.hidden = false;
       problem.textContent = message.text;
       root.dataset.problem = message.text;
-    } else if (["look", "heads", "pattern", "attribution"].includes(message.part)) app[message.part] = message;
+    } else if (["look", "surprise", "heads", "pattern", "attribution"].includes(message.part)) app[message.part] = message;
     for (const panel of panels) panel.hear(message);
     if (message.part === "hello") {
       if (app.channel.kind === "saved") viewed();

@@ -61,9 +61,10 @@ const wordsPanel = (app) => {
 
   const scores = () => {
     const { look, attribution } = app;
-    if (app.colour === "surprise" && look.surprise) {
-      const most = largest(look.surprise);
-      return look.surprise.map((bits) => ({ value: bits, share: (bits ?? 0) / most, name: "surprise", unit: "bits" }));
+    if (app.colour === "surprise" && app.surprise?.bits.length === look.tokens.length) {
+      const { bits: all } = app.surprise;
+      const most = largest(all);
+      return all.map((bits) => ({ value: bits, share: (bits ?? 0) / most, name: "surprise", unit: "bits" }));
     }
     if (attribution && attribution.method === app.colour) {
       const most = largest(attribution.units.map((unit) => unit.score));
@@ -130,7 +131,7 @@ const wordsPanel = (app) => {
     hear: (message) => {
       if (message.part === "look") {
         app.token = Math.min(app.token, message.tokens.length - 1);
-        if (app.colour === "surprise" && !message.surprise) app.colour = by.value = "none";
+        if (app.colour === "surprise" && app.about.kind !== "causal") app.colour = by.value = "none";
         paint();
         const compared = message.other;
         otherChips.replaceChildren();
@@ -143,7 +144,8 @@ const wordsPanel = (app) => {
         bar.hidden = false;
         bar.max = message.total;
         bar.value = message.done;
-      } else if (message.part === "attribution") {
+      } else if (message.part === "surprise") paint();
+      else if (message.part === "attribution") {
         bar.hidden = true;
         paint();
       }
