@@ -97,6 +97,8 @@ class Browser:
                 key=key,
                 code=key,
                 text="\r" if key == "Enter" else "",
+                # Chromium moves the focus by the number of the key alone
+                windowsVirtualKeyCode=9 if key == "Tab" else 0,
             )
 
     def screenshot(self, path: Path, whole: bool = False) -> None:

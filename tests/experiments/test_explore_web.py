@@ -210,9 +210,7 @@ def test_every_number_on_the_page_is_the_functions(browser, running):
                 "together": alone["together"], "sum": alone["sum"], "other-difference": look["other"]["difference"]}  # fmt: skip
     for row in look["answer"]["rows"]:
         expected |= {f"clean-{row['id']}": row["clean"], f"edited-{row['id']}": row["edited"]}
-    expected |= {
-        f"surprise-{i}": bits for i, bits in enumerate(words["bits"]) if bits is not None
-    }
+    expected |= {f"surprise-{i}": bits for i, bits in enumerate(words["bits"]) if bits is not None}
     expected |= {f"alone-{i}": row["effect"] for i, row in enumerate(alone["alone"])}
     for message in views.lens(bench, view):
         for at, column in zip(message["positions"], message["columns"], strict=True):
@@ -287,6 +285,31 @@ def test_clicks_undos_and_keys_end_where_they_began_and_nothing_leaves_the_machi
     assert len(browser.requests) >= 4
     model = running.bench.model
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+CONTROLS = """[...document.querySelectorAll('.explore button, .explore input, .explore select, .explore textarea,'
+  + ' .explore canvas, .explore [tabindex], .explore a, .explore summary')].filter((part) => part.tabIndex >= 0
+  && !part.disabled && part.checkVisibility({visibilityProperty: true}))"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1300, 400])
+def test_tab_reaches_every_control_once_and_shows_where_it_is(browser, running, width):
+    opened(browser, running, {"text": TEXT, "edits": EDITS}, width)
+    browser.evaluate(f"window.controls = {CONTROLS}; document.activeElement.blur(); 0")
+    count = browser.evaluate("controls.length")
+    reached = []
+    for _ in range(count):
+        browser.press("Tab")
+        at = browser.evaluate("controls.indexOf(document.activeElement)")
+        assert at >= 0, browser.evaluate("document.activeElement.outerHTML.slice(0, 100)")
+        assert browser.evaluate(
+            "(({outlineStyle, boxShadow}) => outlineStyle !== 'none' || boxShadow !== 'none')"
+            "(getComputedStyle(document.activeElement))"
+        ), browser.evaluate("document.activeElement.outerHTML.slice(0, 100)")
+        reached.append(at)
+    assert sorted(reached) == list(range(count))
+    assert count > 10  # a phone shows one panel at a time
 
 
 @pytest.mark.browser
