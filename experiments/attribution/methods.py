@@ -169,6 +169,13 @@ _ROWS = (
         draws=True,
     ),
     _of_game(
+        "leverage-shap",
+        "Shapley values to a stated standard error, from sets drawn by leverage and a surrogate",
+        "leverage",
+        "leverage",
+        draws=True,
+    ),
+    _of_game(
         "permutation-shap",
         "Shapley values from random orders of the units",
         "shapley",

@@ -8,6 +8,9 @@ from ...hooks.sites import SiteLike
 from ..subject import Subject
 from .units import AttributionError
 
+ERROR = 0.05
+"""Largest standard error over the largest score, where drawing stops by default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -18,8 +21,10 @@ class Options:
         draws: how often a removal that is drawn is drawn.
         proposals: another masked model, whose words the removal ``propose`` draws (and which makes it the default).
         window: units that `windows` takes out together.
-        samples: changed texts of LIME (5,000), the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of permutations (10);
-            noisy copies of SmoothGrad (50).
+        samples: changed texts of the tree (5,000) and KernelSHAP (2 M + 2,048); pairs of permutations (10); noisy copies of
+            SmoothGrad (50). Of LIME (5,000) and leverage-shap (4,096) the most, where an error is asked for.
+        error: LIME and leverage-shap stop once the largest standard error is this share of the largest score: 0.05 by default,
+            or never where samples are given.
         features: LIME keeps so many units, as published; 0 keeps all.
         steps: of integrated gradients, doubled until complete.
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
@@ -38,6 +43,7 @@ class Options:
     proposals: Subject | None = None
     window: int = 3
     samples: int | None = None
+    error: float | None = None
     features: int = 10
     steps: int = 50
     baseline: str | None = None
@@ -48,10 +54,19 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.error is not None and not 0 < self.error < 1:
+            raise AttributionError(
+                f"error {self.error}: expected a share of the largest score, above 0 and below 1"
+            )
         least = {"draws": 1, "window": 1, "samples": 1, "features": 0, "steps": 1}
         for name, low in least.items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise AttributionError(f"{name} {value}: expected at least {low}")
+
+    @property
+    def asked_error(self) -> float:
+        """The share of the largest score at which drawing stops; 0 where a number of samples was asked for instead."""
+        return self.error or (ERROR if self.samples is None else 0.0)
 
     @property
     def start(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,16 @@ class Found:
     inner: Float[np.ndarray, "units parts"] | None = None
     notes: tuple[Note, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
+
+
+def largest_share(
+    scores: Float[np.ndarray, " units"], errors: Float[np.ndarray, " units"]
+) -> float:
+    """The largest standard error over the largest score: where methods that draw stop."""
+    largest, error = float(np.abs(scores).max()), float(errors.max())
+    if error == 0:
+        return 0.0
+    return error / largest if largest > 0 else math.inf
 
 
 @dataclass(frozen=True)

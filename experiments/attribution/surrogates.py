@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ from jaxtyping import Bool, Float
 from ..report.schema import Note
 from .game import Game
 from .options import Options
-from .result import Found
+from .result import Found, largest_share
 from .units import AttributionError
 
 WIDTH = 25.0
 """LIME's kernel width for text, on a distance of 100 (1 - cos)."""
 SAMPLES = 5000
+FIRST_ROUND, GROWTH = 100, 1.5
+"""Changed texts of the first line, at least, and by how much each round multiplies them."""
 DEPTH = 3
 """Of the tree."""
 REFITS = 30
@@ -66,30 +70,74 @@ def lime(game: Game, options: Options) -> Found:
     Features: forward selection up to 6, else those with the largest weights of a first regression (penalty 0.01).
     Source: Ribeiro et al. 2016, section 3.4, and the defaults of the authors' LimeTextExplainer.
     """
-    masks, values = _sampled(game, options)
-    X, weights = masks.astype(float), lime_weights(masks)
-    wanted = options.features or game.n
-    if wanted >= game.n:
-        chosen = np.arange(game.n)
-    elif wanted <= 6:
-        chosen = _forward(X, values, weights, wanted)
-    else:
-        first = ridge(X, values, weights, 0.01)[0]
-        chosen = np.sort(np.argsort(-np.abs(first), kind="stable")[:wanted])
-    # The published penalties: 0.01 to choose features, 1 for the line that is shown.
-    coef, errors, r2 = ridge(X[:, chosen], values, weights, 1.0)
-    scores, spread = np.zeros(game.n), np.zeros(game.n)
-    scores[chosen], spread[chosen] = coef, errors
+    masks = _masks(game, options)
+    asked, wanted = options.asked_error, options.features or game.n
+    # The same texts in the same order whatever the error: a smaller one goes on where a larger one stopped.
+    n = min(len(masks), max(FIRST_ROUND, 2 * game.n)) if asked else len(masks)
+    values = game(masks[:n])
+    while True:
+        line = _line(masks[:n], values, wanted)
+        if n == len(masks) or line.share <= asked:
+            break
+        n_before, n = n, min(len(masks), math.ceil(GROWTH * n))
+        values = np.concatenate([values, game(masks[n_before:n])])
+    chosen, scores, spread, r2 = line.chosen, line.scores, line.errors, line.r2
     texts = [
-        f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})"
+        f"LIME's line explains {r2:.0%} of the weighted variance around the text (R^2 {r2:.3f})",
     ]
     if len(chosen) < game.n:
         texts.append(
             f"LIME keeps {len(chosen)} of {game.n} units; the others have score 0 (features=0 keeps all)"
         )
-    notes = tuple(Note(kind="info", text=text) for text in texts)
-    figures = {"removal": game.removal, "samples": len(masks), "r2": r2}
-    return Found(scores, game.value, spread, notes=notes, more=figures)
+    texts.append(
+        f"{n} changed texts: the largest standard error is {line.share:.1%} of the largest score"
+    )
+    notes = [Note(kind="info", text=text) for text in texts]
+    if line.share > asked > 0:
+        short = f"the asked standard error of {asked:.1%} was not reached in {n} texts: give more --samples"
+        notes.append(Note(kind="warning", text=short))
+    figures = {"removal": game.removal, "samples": n, "r2": r2, "error": line.share}
+    return Found(scores, game.value, spread, notes=tuple(notes), more=figures)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """LIME's line on some changed texts.
+
+    Args:
+        chosen: the units that it keeps.
+        scores, errors: of all units; 0 of the others.
+    """
+
+    chosen: np.ndarray
+    scores: Float[np.ndarray, " units"]
+    errors: Float[np.ndarray, " units"]
+    r2: float
+
+    @property
+    def share(self) -> float:
+        """The largest standard error over the largest score."""
+        return largest_share(self.scores, self.errors)
+
+
+def _line(
+    masks: Bool[np.ndarray, "rows units"], values: Float[np.ndarray, " rows"], wanted: int
+) -> _Line:
+    X, weights = masks.astype(float), lime_weights(masks)
+    # The published penalties, 0.01 to choose features and 1 for the line that is shown, are of 5,000 texts: of fewer a
+    # share, or the line would be flatter the sooner it is ready.
+    penalty = len(masks) / SAMPLES
+    if wanted >= X.shape[1]:
+        chosen = np.arange(X.shape[1])
+    elif wanted <= 6:
+        chosen = _forward(X, values, weights, wanted)
+    else:
+        first = ridge(X, values, weights, 0.01 * penalty)[0]
+        chosen = np.sort(np.argsort(-np.abs(first), kind="stable")[:wanted])
+    coef, errors, r2 = ridge(X[:, chosen], values, weights, penalty)
+    scores, spread = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    scores[chosen], spread[chosen] = coef, errors
+    return _Line(chosen, scores, spread, r2)
 
 
 def tree(game: Game, options: Options) -> Found:
@@ -100,8 +148,8 @@ def tree(game: Game, options: Options) -> Found:
     """
     from sklearn.tree import DecisionTreeRegressor, export_text
 
-    masks, values = _sampled(game, options)
-    weights = lime_weights(masks)
+    masks = _masks(game, options)
+    values, weights = game(masks), lime_weights(masks)
 
     def fitted(rows: np.ndarray) -> DecisionTreeRegressor:
         regressor = DecisionTreeRegressor(max_depth=DEPTH, random_state=options.seed)
@@ -140,9 +188,8 @@ def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
     return scores / total if total else scores
 
 
-def _sampled(
-    game: Game, options: Options
-) -> tuple[Bool[np.ndarray, "rows units"], Float[np.ndarray, " rows"]]:
+def _masks(game: Game, options: Options) -> Bool[np.ndarray, "rows units"]:
+    """The whole text and the changed ones, as many as may be used."""
     if game.n < 2:
         raise AttributionError(
             "a surrogate compares units: expected at least 2, got 1; use leave-one-out"
@@ -152,8 +199,7 @@ def _sampled(
         raise AttributionError(
             f"expected at least {game.n + 2} samples for {game.n} units, got {samples}"
         )
-    masks = lime_sample(game.n, samples, np.random.default_rng(options.seed))
-    return masks, game(masks)
+    return lime_sample(game.n, samples, np.random.default_rng(options.seed))
 
 
 def _forward(X: np.ndarray, y: np.ndarray, weights: np.ndarray, wanted: int) -> np.ndarray:

@@ -194,13 +194,18 @@ def test_the_table_of_methods_is_the_help_and_says_what_is_drawn() -> None:
     assert str(options.help).startswith(", ".join(METHODS))
     subject = classifier()
     for name, method in METHODS.items():
-        if method.module not in ("surrogates", "shapley", "perturbation") and name not in (
+        if method.module not in (
+            "surrogates",
+            "shapley",
+            "leverage",
+            "perturbation",
+        ) and name not in (
             "saliency",
             "smoothgrad",
         ):
             continue
-        samples = {"kernel-shap": 12, "permutation-shap": 2}.get(name, 20)
-        text = "w5 w6 w7 w8 w9 w10" if name == "kernel-shap" else TEXT
+        samples = {"kernel-shap": 12, "leverage-shap": 12, "permutation-shap": 2}.get(name, 20)
+        text = "w5 w6 w7 w8 w9 w10" if name in ("kernel-shap", "leverage-shap") else TEXT
         scores = [
             attribute(subject, text, method=name, seed=seed, samples=samples).scores
             for seed in (0, 1, 2)

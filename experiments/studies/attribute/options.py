@@ -65,6 +65,11 @@ class AttributeOptions(RunOptions):
         metavar="N",
         least=1,
     )
+    error: float | None = option(
+        "lime and leverage-shap stop at this standard error, a share of the largest score (default: 0.05, unless --samples)",
+        None,
+        metavar="SHARE",
+    )
     steps: int = option("of integrated gradients, doubled until complete", 50, least=1)
     baseline: str | None = option(
         "where gradients are integrated from (default: the mean embedding, at a site zero)",

@@ -292,6 +292,7 @@ class _TextRun:
             seed=seed,
             removal=options.removal,
             samples=options.samples,
+            error=options.error,
             steps=options.steps,
             baseline=options.baseline,
             site=options.site,
