@@ -21,6 +21,8 @@ def one_line(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # safetensors and tokenizers raise bare Exception subclasses
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        if "ignore_mismatched_sizes" in first:
+            first = "the weights have other shapes than its config.json describes"
         hint = (
             "; pass trust_remote_code=True (--trust-remote-code) if you trust its code"
             if "remote" in first

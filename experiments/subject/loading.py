@@ -13,6 +13,7 @@ from torch import nn
 
 from ...hooks.placement import dtype_of
 from .checkpoint_files import find_gguf, is_offline, quick_gguf, require_safetensors, weight_files
+from .claims import check_folder, check_gguf, check_parameters, held_in
 from .errors import SubjectError, one_line, quiet
 from .modes import Modes, base_of_adapter, with_adapter
 
@@ -72,9 +73,11 @@ def read_model(
     where: dict[str, Any] = {"trust_remote_code": parts.trust_remote_code}
     if gguf is not None:
         source, where = str(gguf.parent), {"gguf_file": gguf.name}
+        check_gguf(gguf)
     elif path.is_dir():
         source = str(path)
         require_safetensors(path, parts.allow_pickle)
+        _check_claims(path)
     elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SubjectError(
             f"no model at {name!r}: expected a folder with config.json, a .gguf file or a hub id"
@@ -124,6 +127,8 @@ def _read(
     told = modes.to_read()
     if gguf is None:
         told["use_safetensors"] = None if parts.allow_pickle else True
+        if Path(source).is_dir() and (held := held_in(weight_files(source))) is not None:
+            check_parameters(name, config, auto, held)
     elif told["dtype"] == "auto":
         told["dtype"] = torch.float32  # a GGUF file holds quantised blocks, which are unpacked
     model, info = auto.from_pretrained(
@@ -134,6 +139,13 @@ def _read(
     if modes.adapter is not None:
         model, files = _with_adapter(model, modes.adapter, files)
     return Loaded(model.eval(), tokenizer, name, files, tuple(notes))
+
+
+def _check_claims(folder: Path) -> None:
+    """Refuse a folder whose configuration asks for far more than its weights hold."""
+    held = held_in(weight_files(str(folder)))
+    if held is not None:
+        check_folder(folder, held)
 
 
 def _with_adapter(
@@ -201,6 +213,7 @@ def read_media_model(
     source = os.fspath(name_or_path)
     if Path(source).is_dir():
         require_safetensors(Path(source), parts.allow_pickle)
+        _check_claims(Path(source))
     where: dict[str, Any] = {"trust_remote_code": parts.trust_remote_code}
     if not Path(source).is_dir():
         where |= {"local_files_only": is_offline(), "revision": modes.revision}
