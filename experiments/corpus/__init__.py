@@ -10,7 +10,8 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +26,11 @@ from .conllu_format import (
     deal,
     global_columns,
     in_order,
+    lines_of,
     parse,
     surface_tokens,
 )
+from .files import opened_bytes, parsed_sha256
 
 __all__ = ["Corpus", "CorpusError", "Sentence", "Word", "read_conllu"]
 
@@ -144,15 +147,17 @@ def read_conllu(path: str | Path, limit: int | None = None) -> Corpus:
     path = Path(path)
     if limit is not None and limit < 1:
         raise CorpusError(f"{path}: expected limit to be at least 1, got {limit}")
-    text, digest = read_text(path)
+    _require_file(path)
     reader = _SentenceReader(path)
-    for first_line, lines in blocks(text):
-        reader.read(first_line, lines)
-        if len(reader.sentences) == limit:
-            break
+    # Line by line: of a large corpus only what its words hold stays in memory.
+    with _readable(path), opened_bytes(path) as file:
+        for first_line, lines in blocks(lines_of(path, file)):
+            reader.read(first_line, lines)
+            if len(reader.sentences) == limit:
+                break
     if not reader.sentences:
         raise CorpusError(f"{path}:1: expected at least one sentence, got none")
-    return Corpus(tuple(reader.sentences), path, digest)
+    return Corpus(tuple(reader.sentences), path, parsed_sha256(path))
 
 
 class _SentenceReader:
@@ -172,6 +177,7 @@ class _SentenceReader:
         self.n_documents = 0
         self.has_heads = True
         self._ids: dict[str, int] = {}
+        self._texts: dict[str, str] = {}
 
     def read(self, first_line: int, given_lines: list[str]) -> None:
         """The lines of one sentence; comments alone, such as a licence at the end of the file, are none."""
@@ -187,12 +193,16 @@ class _SentenceReader:
         text_line = next((i for i, line in enumerate(lines) if _TEXT_LINE.match(line)), None)
         given_text = tokens.metadata.get("text") if text_line is not None else None
         text, spans = align(tokens, token_lines, given_text, text_line or 0, fail)
-        words = _words(tokens, token_lines, spans, fail)
+        words = _words(tokens, token_lines, spans, self._once, fail)
         if not words:
             fail(token_lines[0], "a word in the sentence", "only empty nodes")
         name = tokens.metadata.get("sent_id") or f"sentence-{len(self.sentences) + 1}"
         self.sentences.append(Sentence(_unique(name, self._ids), text, words, self.document))
         self._check_heads(tokens, token_lines[0], fail)
+
+    def _once(self, text: str) -> str:
+        """The text, as the same object wherever the file has it: most of a corpus is repeated."""
+        return self._texts.setdefault(text, text)
 
     def _see_document(self, metadata: Mapping[str, str]) -> None:
         if "newdoc id" in metadata or "newdoc" in metadata:
@@ -220,7 +230,9 @@ def read_text(path: Path) -> tuple[str, str]:
     Raises:
         CorpusError: no such file, a directory, a file that cannot be read or is no UTF-8.
     """
-    data = _read_bytes(path)
+    _require_file(path)
+    with _readable(path):
+        data = path.read_bytes()
     try:
         return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
@@ -229,7 +241,8 @@ def read_text(path: Path) -> tuple[str, str]:
         raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
 
 
-def _read_bytes(path: Path) -> bytes:
+def _require_file(path: Path) -> None:
+    """Refuse what is no file, with what there is."""
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.conllu"))
         hint = f" (it holds {', '.join(inside[:5])})" if inside else ""
@@ -239,8 +252,13 @@ def _read_bytes(path: Path) -> bytes:
         near = difflib.get_close_matches(path.name, names, n=1)
         hint = f"; the nearest is {path.parent / near[0]}" if near else ""
         raise CorpusError(f"{path}: expected a corpus file, got no such file{hint}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Make one line of a file that cannot be read."""
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise CorpusError(f"{path}: expected a readable file, got {reason}") from None
@@ -250,6 +268,7 @@ def _words(
     tokens: Sequence[Mapping[str, Any]],
     lines: list[int],
     spans: dict[int, tuple[int, int]],
+    once: Callable[[str], str],
     fail: Failure,
 ) -> tuple[Word, ...]:
     """The syntactic words, with heads checked and spans inside multiword tokens dealt out."""
@@ -267,17 +286,17 @@ def _words(
         words.append(
             Word(
                 id=number,
-                form=token["form"],
-                lemma=token["lemma"],
-                upos=token["upos"],
-                xpos=token["xpos"],
+                form=once(token["form"]),
+                lemma=once(token["lemma"]),
+                upos=once(token["upos"]),
+                xpos=once(token["xpos"]),
                 feats=token["feats"],
                 head=heads[number],
-                deprel=token["deprel"],
+                deprel=once(token["deprel"]),
                 start=start,
                 end=end,
-                deps=token["deps"],
-                misc=token["misc"],
+                deps=once(token["deps"]),
+                misc=once(token["misc"]),
             )
         )
     return tuple(words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -44,13 +44,30 @@ class Failure:
         raise CorpusError(f"{where}: expected {expected}, got {got}")
 
 
-def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first line, lines) of each sentence; a line feed ends a line, or a carriage return if there is none."""
+def lines_of(path: Path, file: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a UTF-8 file, read one at a time; a line feed ends a line, or a carriage return if there is none.
+
+    Raises:
+        CorpusError: a line that is no UTF-8.
+    """
+    # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            got = f"the byte 0x{raw[error.start]:02x}"
+            raise CorpusError(f"{path}:{number}: expected UTF-8 text, got {got}") from None
+        if number == 1 and not line.endswith("\n"):
+            yield from line.split("\r")
+        else:
+            yield line.removesuffix("\n")
+
+
+def blocks(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """(number of the first line, lines) of each sentence."""
     block: list[str] = []
     start = 0
-    # str.splitlines would also break at U+0085 and U+2028, which forms may hold.
-    line_end = "\n" if "\n" in text else "\r"
-    for number, raw in enumerate(text.split(line_end), start=1):
+    for number, raw in enumerate(lines, start=1):
         # a byte order mark, where a file begins that was joined to another
         line = raw.rstrip("\r").lstrip("\ufeff")
         if line.strip():

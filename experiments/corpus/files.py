@@ -29,16 +29,25 @@ class _Hashing(io.RawIOBase):
 
 
 @contextmanager
-def opened_text(path: Path) -> Iterator[io.TextIOBase]:
-    """A UTF-8 file, without its byte order mark; `parsed_sha256` knows its hash when the block ends."""
+def opened_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    """A file; `parsed_sha256` knows its hash when the block ends."""
     with path.open("rb", buffering=0) as raw:
         hashing = _Hashing(raw)
-        with io.TextIOWrapper(io.BufferedReader(hashing), encoding="utf-8-sig") as file:
+        with io.BufferedReader(hashing, 1 << 16) as file:
             with contextlib.suppress(GeneratorExit):  # a reader that has enough lines
                 yield file
             while hashing.read(1 << 20):  # what was not asked for is part of the file too
                 pass
         _HASHES[str(path)] = hashing.digest.hexdigest()
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[io.TextIOBase]:
+    """A UTF-8 file, without its byte order mark; `parsed_sha256` knows its hash when the block ends."""
+    with opened_bytes(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        yield text
+        text.detach()  # the file is still read to its end
 
 
 def parsed_sha256(path: Path) -> str:
