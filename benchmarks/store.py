@@ -204,7 +204,7 @@ def memory(base, given):
     """Peak memory of a capture of ten times as many texts."""
     peak = {}
     for count in (given.texts, 10 * given.texts):
-        _, found = run(command(base / f"memory-{count}", "--text", lines(base, count)))
+        _, found = run(command(base / f"memory-{count}", "--lines", lines(base, count)))
         peak[count] = found["provenance"]["resources"]["memory"]["peak_rss_bytes"]
         shutil.rmtree(base / f"memory-{count}")
     few, many = peak.values()
@@ -240,7 +240,7 @@ def linear(base, given):
                 ours, theirs = PROCESSES.Pipe(duplex=False)
                 out = base / "linear"
                 process = PROCESSES.Process(
-                    target=timed, args=(command(out, "--text", files[times]), theirs)
+                    target=timed, args=(command(out, "--lines", files[times]), theirs)
                 )
                 process.start()
                 taken.append(ours.recv())
@@ -362,7 +362,7 @@ def ray(base, given):
         out = base / f"ray-{len(found)}"
         before = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            assert cli.main(command(out, "--text", path, *more)) == 0
+            assert cli.main(command(out, "--lines", path, *more)) == 0
         taken[name] = time.perf_counter() - before
         found[name] = contents(out)
     one, _, both = found.values()

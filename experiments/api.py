@@ -37,6 +37,7 @@ class StudyFunction:
         options = [
             f"    {item.name}: {item.metadata['help']}"
             for item in dataclasses.fields(study.options)
+            if not item.metadata.get("hidden")
         ]
         text = f"{study.help[0].upper()}{study.help[1:]}."
         raises = "Raises:\n    LayerscopeError, OSError: bad input, each one clear line."

@@ -24,7 +24,7 @@ from .studies import STUDIES
 
 EXPLORED = (
     "explore --model openai-community/gpt2 --text 'The keys to the cabinet'",
-    "explore --model HuggingFaceTB/SmolLM2-135M --edit 'blocks.3.attn.hook_z[5]=zero' --print",
+    "explore --model HuggingFaceTB/SmolLM2-135M --edit 'blocks.3.attn.hook_z[5]=zero' --json",
 )
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
@@ -312,6 +312,16 @@ def _report(folders: Sequence[Path], out: Path | None) -> int:
     return 0
 
 
+def _report_page_failure(failure: Exception, folder: Path) -> None:
+    """The traceback, and how the page is made later."""
+    traceback.print_exception(failure)
+    print(
+        f"layerscope: the results are saved in {folder}, but their page could not be made. This is a bug in "
+        f"layerscope, please report it: {ISSUES}. Once it is mended, 'layerscope report {folder}' makes the page",
+        file=sys.stderr,
+    )
+
+
 def _study(study: Study, options: Any, call: CallOptions) -> int:
     """Run a study, or plan it, and show what it gives."""
     from . import terminal
@@ -325,14 +335,13 @@ def _study(study: Study, options: Any, call: CallOptions) -> int:
     if isinstance(failure, (LayerscopeError, OSError)):
         raise failure
     show = terminal.show_json if call.json else terminal.show
-    show(results, options.out)
+    try:
+        show(results, options.out)
+    finally:
+        # The tables may fail too: what became of the page is reported in any case.
+        if failure is not None:
+            _report_page_failure(failure, options.out)
     if failure is not None:
-        traceback.print_exception(failure)
-        print(
-            f"layerscope: the results are saved in {options.out}, but their page could not be made. This is a bug in "
-            f"layerscope, please report it: {ISSUES}. Once it is mended, 'layerscope report {options.out}' makes the page",
-            file=sys.stderr,
-        )
         return BUG
     return WRONG if results.get("status") == "WRONG" else 0
 

@@ -5,16 +5,18 @@ comments           comments per 1,000 lines of code
 comprehensions     comprehensions per 1,000 lines of code
 vague names        share of assigned names that say nothing of the value (`VAGUE`)
 rooms, circles     rooms of experiments, and those that import each other in a circle
-spellings          files of the product that spell a command's name, mean over commands
+calling a command  files of the product outside a command's folder that call it by its name
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import re
 import statistics
 import sys
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOMS = ("layerscope", "hooks", "probes", "experiments")
@@ -106,39 +108,54 @@ def in_circles(root: Path) -> tuple[int, list[str]]:
     return len(graph), sorted(circles)
 
 
-def spellings(root: Path) -> float:
-    """Files that hold a command's name as a string or in a name such as ``ProbeOptions``, mean over commands."""
-    commands = (
-        "probe",
-        "ablate",
-        "patch",
-        "attend",
-        "geometry",
-        "attribute",
-        "usage",
-        "neurons",
-        "calibrate",
-        "ask",
-        "prune",
-    )
-    files = [
-        path
-        for room in ROOMS
-        for path in (root / room).rglob("*.py")
-        if f"{'/'}demo{'/'}" not in str(path)
-    ]
-    texts = {path: path.read_text(encoding="utf-8") for path in files}
-    counts = []
-    for command in commands:
-        strings = (
-            f'"{command}"',
-            f"{command.capitalize()}Options",
-            f"{command.capitalize()}Config",
-            f"{command}_page",
-        )
-        outside = {path for path, text in texts.items() if any(s in text for s in strings)}
-        counts.append(len({path for path in outside if f"studies/{command}/" not in str(path)}))
-    return statistics.mean(counts)
+def spellings(root: Path) -> dict[str, list[str]]:
+    """Command -> the files of the product, outside its own folder, that call it by its name."""
+    studies = root / "experiments" / "studies"
+    commands = sorted(path.name for path in studies.iterdir() if (path / "options.py").is_file())
+    named: dict[str, list[str]] = {command: [] for command in commands}
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            where = path.relative_to(root).as_posix()
+            text = path.read_text(encoding="utf-8")
+            for command in called(text, commands):
+                if f"studies/{command}/" not in where:
+                    named[command].append(where)
+    return named
+
+
+def called(text: str, commands: Iterable[str]) -> set[str]:
+    """The commands that a file calls by their name.
+
+    Many names are words of the field too ("neurons" is also a kind of part). A name counts where it stands for the command:
+    in ``layerscope NAME``, in an import from its folder, as a key of a table of commands, as an index of `STUDIES`,
+    behind ``"layerscope"`` in a list of words, or compared with a ``kind``, ``command`` or ``name``.
+    """
+    known = set(commands)
+    found = set(re.findall(r"layerscope (\w+)", text)) & known
+    for node in ast.walk(ast.parse(text)):
+        names: list[str | None] = []
+        if isinstance(node, ast.ImportFrom):
+            names += (node.module or "").split(".")[:-1]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            keys = [text_of(key) for key in node.value.keys]
+            names += keys if known.issuperset(keys) else ()
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "STUDIES":
+            names.append(text_of(node.slice))
+        elif isinstance(node, ast.List):
+            words = [text_of(one) for one in node.elts]
+            names += words[1:2] if words[:1] == ["layerscope"] else ()
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            compared = " ".join(ast.unparse(one) for one in sides)
+            names += map(text_of, sides) if re.search(r"\b(kind|command|name)\b", compared) else ()
+        found |= known.intersection(name for name in names if name)
+    return found
+
+
+def text_of(node: ast.AST | None) -> str | None:
+    """A text that stands in the code as it is."""
+    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_text else None  # pyright: ignore
 
 
 def main(root: Path) -> None:
@@ -170,7 +187,11 @@ def main(root: Path) -> None:
     print(f"comprehensions per 1,000  {1000 * comprehensions / lines:.0f}")
     print(f"vague names               {vague:.1%} of {len(names):,} assignments")
     print(f"rooms of experiments      {n_rooms}, in a circle: {len(circles)} {', '.join(circles)}")
-    print(f"files spelling a command  {spellings(root):.1f} outside its own folder, mean")
+    named = spellings(root)
+    mean = statistics.mean(len(files) for files in named.values())
+    most = max(named, key=lambda command: len(named[command]))
+    print(f"files calling a command   {mean:.1f} outside its own folder, mean of {len(named)}")
+    print(f"                          most: {most}, in {', '.join(named[most])}")
 
 
 if __name__ == "__main__":

@@ -85,12 +85,12 @@ COMMANDS = {
     "doctor": "",
     "probe": f"{CORPUS} --property upos --l2 10 --control-seeds 1 --random-models 1",
     "capture": f"{CORPUS} --site hook_resid_post",
-    "geometry": f"{CORPUS} --property upos --method pca --words 40 --lens 2",
+    "geometry": f"{CORPUS} --property upos --method pca --sample 40 --lens-texts 2",
     "attend": f"{CORPUS} --limit 4 --show 1",
     "ablate": "--prompts prompts.jsonl --component heads --value mean",
     "patch": "--clean prompts.jsonl --by head",
     "attribute": "--prompts prompts.jsonl --limit 2 --method leave-one-out --method ig --steps 4",
-    "lens": "--prompts prompts.jsonl --limit 2 --random-models 0 --exact 1",
+    "lens": "--prompts prompts.jsonl --limit 2 --random-models 0 --verify 1",
     "usage": f"{CORPUS} --property upos --l2 10 --limit 4 --null-draws 1 --prompts prompts.jsonl",
     "neurons": (
         f"{CORPUS} --property upos --layer 1 --limit 4 --null-draws 1 --rotations 0 --show 0 --k 1 "

@@ -43,9 +43,18 @@ COLUMNS = (
     "entropy", "confidence", "distance", "first", "end", "punctuation", "self", "previous", "next", "sink",
     "norm_first", "norm_end", "norm_punctuation", "output", "queries", "text", "norm",
 )  # fmt: skip
+PLACE = {name: place for place, name in enumerate(COLUMNS)}
+"""Column -> its place among ``COLUMNS``."""
 STATISTICS = COLUMNS[:-3]
 OF_NORM = ("norm_first", "norm_end", "norm_punctuation")
 _DENOMINATOR = {"distance": "text", **dict.fromkeys(OF_NORM, "norm")}
+TINY = torch.finfo(torch.float32).tiny
+"""Put in the place of 0 in front of a logarithm: 0 log 0 is 0."""
+
+
+def _ratio_of(name: str) -> tuple[int, int]:
+    """The columns that a statistic is the ratio of."""
+    return PLACE[name], PLACE[_DENOMINATOR.get(name, "queries")]
 
 
 def deal(n: int, seed: int, groups: int = GROUPS) -> Int[np.ndarray, " n"]:
@@ -55,10 +64,12 @@ def deal(n: int, seed: int, groups: int = GROUPS) -> Int[np.ndarray, " n"]:
 
 def punctuation(text: Encoded) -> list[bool]:
     """Whether each token is nothing but punctuation."""
-    pieces = [text.text[start:end].strip() for start, end in text.offsets]
-    return [
-        bool(piece) and all(unicodedata.category(c)[0] == "P" for c in piece) for piece in pieces
-    ]
+    marks = []
+    for start, end in text.offsets:
+        piece = text.text[start:end].strip()
+        kinds = {unicodedata.category(character)[0] for character in piece}
+        marks.append(kinds == {"P"})
+    return marks
 
 
 @dataclass(frozen=True)
@@ -82,17 +93,18 @@ class HeadStatistics:
     @property
     def names(self) -> tuple[str, ...]:
         """The statistics that there are."""
-        absent = set() if self.has_norms else {*OF_NORM, "output"}
-        absent |= set() if self.has_sink else {"sink"}
+        absent: set[str] = set()
+        if not self.has_norms:
+            absent |= {*OF_NORM, "output"}
+        if not self.has_sink:
+            absent.add("sink")
         return tuple(name for name in STATISTICS if name not in absent)
 
     def value(self, name: str) -> Float[np.ndarray, "layer head"]:
         """One statistic of every head."""
         total = self.sums.sum(1)
-        return _divide(
-            total[:, COLUMNS.index(name)],
-            total[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))],
-        )
+        above, below = _ratio_of(name)
+        return _divide(total[:, above], total[:, below])
 
     def intervals(self, seed: int = 0) -> dict[str, tuple[Float[np.ndarray, "layer head"], ...]]:
         """Low and high end of every statistic's interval."""
@@ -100,21 +112,25 @@ class HeadStatistics:
         out: dict[str, tuple[np.ndarray, ...]] = {}
         for name in self.names:
             # A mean over all queries is a ratio of sums: texts of other lengths are other denominators.
-            above, below = COLUMNS.index(name), COLUMNS.index(_DENOMINATOR.get(name, "queries"))
-            ends = [boot.ratios(layer[:, above], layer[:, below]) for layer in self.sums]
-            out[name] = tuple(np.stack(side) for side in zip(*ends, strict=True))
+            above, below = _ratio_of(name)
+            lows, highs = [], []
+            for of_layer in self.sums:
+                low, high = boot.ratios(of_layer[:, above], of_layer[:, below])
+                lows.append(low)
+                highs.append(high)
+            out[name] = np.stack(lows), np.stack(highs)
         return out
 
     def under_uniform(self) -> dict[str, Float[np.ndarray, " layer"]]:
         """What uniform attention would score: the value to compare a mass with."""
-        return {
-            name: _divide(
-                self.uniform[:, COLUMNS.index(name)],
-                self.uniform[:, COLUMNS.index(_DENOMINATOR.get(name, "queries"))],
-            )
-            for name in self.names
-            if name not in OF_NORM and name != "output"
-        }
+        uniform = {}
+        for name in self.names:
+            # Norms depend on the values, which uniform attention does not decide.
+            if name in OF_NORM or name == "output":
+                continue
+            above, below = _ratio_of(name)
+            uniform[name] = _divide(self.uniform[:, above], self.uniform[:, below])
+        return uniform
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -131,7 +147,7 @@ class HeadTotals:
         self.grams = grams_of(subject.model, self.layers)
         self.parts = (PATTERN, VISIBLE, *((VALUE, OUTPUT) if self.grams else ()))
         self._encoded, self._groups = encoded, torch.from_numpy(groups)
-        self._marks = [torch.tensor(punctuation(text)) for text in encoded]
+        self._marks = [torch.tensor(punctuation(text), dtype=torch.float32) for text in encoded]
         self._sums: Tensor | None = None
         self._uniform = torch.zeros(len(self.layers), len(COLUMNS), dtype=torch.float64)
         self._n_groups = int(groups.max()) + 1
@@ -168,35 +184,46 @@ class HeadTotals:
     def _add_pattern(self, layer: int, pattern: Float[Tensor, "batch head query key"]) -> None:
         assert self._visible is not None
         table = self._table(pattern.shape[1])
-        most = max(1, BLOCK // max(pattern[0].numel(), 1))
+        size = max(pattern[0].numel(), 1)
+        most_rows = max(1, BLOCK // size)
         sinks = sink_of(pattern) if self._has_sink else None
-        # Layers that see the same keys have the same uniform attention. Sliding and full layers alternate in some
-        # models, so equality is looked at.
-        is_known = self._alike is not None and torch.equal(self._alike[0], self._visible)
-        if self._alike is not None and is_known:
-            uniform = self._alike[1]
-        else:
+        uniform = self._known_uniform()
+        is_known = uniform is not None
+        if uniform is None:
             uniform = torch.zeros(len(COLUMNS), dtype=torch.float64)
-        for run in runs(self._batch, self._encoded, most):
+        for run in runs(self._batch, self._encoded, most_rows):
             part = pattern[run.rows, :, run.queries, run.keys]
             visible = self._visible[run.rows, run.queries, run.keys]
             weights = self._value_norms[run.rows, :, run.keys] if self.grams else None
-            marks = torch.stack([self._marks[i] for i in run.texts]).to(part.device, torch.float32)
+            marks = torch.stack([self._marks[i] for i in run.texts]).to(part.device)
             sink = None if sinks is None else sinks[run.rows, :, run.queries].float()
             sums = pattern_sums(part, visible, run.words, marks, weights, sink)
-            table[layer].index_add_(0, self._groups[run.texts], sums.double().cpu())
+            groups = self._groups[run.texts]
+            table[layer].index_add_(0, groups, sums.double().cpu())
             if not is_known:
                 uniform += _uniform_sums(visible, run.words, marks, sink is not None)
         self._uniform[layer] += uniform
         self._alike = (self._visible, uniform)
 
+    def _known_uniform(self) -> Tensor | None:
+        """The sums of uniform attention, where the last layer's queries saw the same keys.
+
+        Sliding and full layers alternate in some models, so equality is looked at.
+        """
+        if self._alike is None:
+            return None
+        visible, uniform = self._alike
+        return uniform if torch.equal(visible, self._visible) else None
+
     def _add_output(self, layer: int, sizes: Float[Tensor, "batch head pos"]) -> None:
         assert self._visible is not None
         table = self._table(sizes.shape[1])
+        column = table[layer, :, PLACE["output"]]
         for run in runs(self._batch, self._encoded):
-            seen = (self._visible[run.rows, run.queries, run.keys].sum(-1) > 1).float()
-            total = (sizes[run.rows, :, run.queries] * seen[:, None]).sum(-1)
-            column = table[layer, :, COLUMNS.index("output")]
+            n_seen = self._visible[run.rows, run.queries, run.keys].sum(-1)
+            counted = (n_seen > 1).float()
+            of_queries = sizes[run.rows, :, run.queries] * counted[:, None]
+            total = of_queries.sum(-1)
             column.index_add_(0, self._groups[run.texts], total.double().cpu())
 
     def result(self) -> HeadStatistics:
@@ -245,46 +272,84 @@ def pattern_sums(
         sink: what goes to no token, in a model that has a sink.
     """
     attention = pattern.float().contiguous()
-    batch, heads, _, n_key = attention.shape
-    n = visible.sum(-1)
-    counted = (n > 1).float()  # a query with one key to see has no choice
-    out = attention.new_zeros(batch, len(COLUMNS), heads)
-    column = (counted[:, None, None] @ attention)[:, :, 0]  # how much each key gets
-    text = column[:, :, words]
-    lead = words.start
-    for name, value in {
-        "first": column[:, :, 0],
-        "end": column[:, :, words.stop :].sum(-1),
-        "punctuation": (column * marks[:, None]).sum(-1),
-        "text": text.sum(-1),
+    batch, heads, _, n_keys = attention.shape
+    n_seen = visible.sum(-1)
+    # A query with one key to see has no choice.
+    counted = (n_seen > 1).float()
+    received = (counted[:, None, None] @ attention)[:, :, 0]  # how much each key gets
+    named = {
         "queries": counted.sum(-1, keepdim=True).expand(batch, heads),
-        "self": _diagonal(attention, counted, lead),
-        "previous": _diagonal(attention, counted, lead - 1),
-        "next": _diagonal(attention, counted, lead + 1),
-    }.items():
-        out[:, COLUMNS.index(name)] = value
+        "text": received[:, :, words].sum(-1),
+        **_by_place(received, words, marks),
+        # Query i is key words.start + i.
+        "self": _diagonal(attention, counted, words.start),
+        "previous": _diagonal(attention, counted, words.start - 1),
+        "next": _diagonal(attention, counted, words.start + 1),
+        "confidence": _confidence(attention[..., words], counted),
+        "distance": _distance(attention, counted, words, n_keys),
+        "entropy": _entropy(attention, n_seen, counted, sink),
+    }
     if value_norms is not None:
-        moved = column * value_norms
-        out[:, COLUMNS.index("norm")] = moved.sum(-1)
-        out[:, COLUMNS.index("norm_first")] = moved[:, :, 0]
-        out[:, COLUMNS.index("norm_end")] = moved[:, :, words.stop :].sum(-1)
-        out[:, COLUMNS.index("norm_punctuation")] = (moved * marks[:, None]).sum(-1)
-    most = attention[..., words].amax(-1)
-    out[:, COLUMNS.index("confidence")] = (most @ counted[..., None])[..., 0]
-    places = torch.arange(n_key, device=attention.device)
-    reach = (places[words, None] - places).abs().float()
-    reach[:, : words.start], reach[:, words.stop :] = 0.0, 0.0
-    far = (counted[..., None] * reach).flatten(1)
-    out[:, COLUMNS.index("distance")] = (attention.flatten(2) @ far[..., None])[..., 0]
-    tiny = torch.finfo(torch.float32).tiny
-    surprise = attention.clamp(min=tiny).log_().mul_(attention).sum(-1)
+        moved = received * value_norms
+        named["norm"] = moved.sum(-1)
+        for name, value in _by_place(moved, words, marks).items():
+            named[f"norm_{name}"] = value
     if sink is not None:
-        n = n + 1
-        surprise = surprise + sink.clamp(min=tiny).log() * sink
-        out[:, COLUMNS.index("sink")] = (sink * counted[:, None]).sum(-1)
-    share = counted / n.clamp(min=2).float().log()
-    out[:, COLUMNS.index("entropy")] = -(surprise @ share[..., None])[..., 0]
-    return out
+        named["sink"] = (sink * counted[:, None]).sum(-1)
+    sums = attention.new_zeros(batch, len(COLUMNS), heads)
+    for name, value in named.items():
+        sums[:, PLACE[name]] = value
+    return sums
+
+
+def _by_place(
+    received: Float[Tensor, "batch head key"], words: slice, marks: Float[Tensor, "batch key"]
+) -> dict[str, Float[Tensor, "batch head"]]:
+    """What falls on the first token, on special tokens after the text, and on punctuation."""
+    return {
+        "first": received[:, :, 0],
+        "end": received[:, :, words.stop :].sum(-1),
+        "punctuation": (received * marks[:, None]).sum(-1),
+    }
+
+
+def _confidence(
+    to_text: Float[Tensor, "batch head query key"], counted: Float[Tensor, "batch query"]
+) -> Float[Tensor, "batch head"]:
+    """The largest weight on a token of the text, summed over queries."""
+    largest = to_text.amax(-1)
+    return (largest @ counted[..., None])[..., 0]
+
+
+def _distance(
+    attention: Float[Tensor, "batch head query key"],
+    counted: Float[Tensor, "batch query"],
+    words: slice,
+    n_keys: int,
+) -> Float[Tensor, "batch head"]:
+    """sum |q - k| A over tokens of the text."""
+    places = torch.arange(n_keys, device=attention.device)
+    reach = (places[words, None] - places).abs().float()
+    # Special tokens are at no distance that says anything.
+    reach[:, : words.start] = 0.0
+    reach[:, words.stop :] = 0.0
+    weights = (counted[..., None] * reach).flatten(1)
+    return (attention.flatten(2) @ weights[..., None])[..., 0]
+
+
+def _entropy(
+    attention: Float[Tensor, "batch head query key"],
+    n_seen: Int[Tensor, "batch query"],
+    counted: Float[Tensor, "batch query"],
+    sink: Float[Tensor, "batch head query"] | None,
+) -> Float[Tensor, "batch head"]:
+    """-sum A log A / log n, summed over queries; a sink is one more key."""
+    surprise = attention.clamp(min=TINY).log_().mul_(attention).sum(-1)
+    if sink is not None:
+        n_seen = n_seen + 1
+        surprise = surprise + sink.clamp(min=TINY).log() * sink
+    share = counted / n_seen.clamp(min=2).float().log()
+    return -(surprise @ share[..., None])[..., 0]
 
 
 def _diagonal(
@@ -295,4 +360,5 @@ def _diagonal(
     """Attention on the key at a fixed place from the query, summed over queries that have one."""
     line = attention.diagonal(offset, -2, -1)
     start = max(0, -offset)
-    return (line * counted[:, None, start : start + line.shape[-1]]).sum(-1)
+    stop = start + line.shape[-1]
+    return (line * counted[:, None, start:stop]).sum(-1)

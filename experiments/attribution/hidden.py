@@ -1,12 +1,13 @@
-"""Leave-one-out inside the model: what the value loses where a site's values at a unit's tokens are put out.
+"""Ablation by word: what the value loses where a site's values at a unit's tokens are replaced.
 
     hidden-out   score(i) = v(all) - v(the site's values at i's tokens replaced); at several sites (a glob) in all of them
     inner(i, k)  the same of one head or neuron of the site, or of one of several sites
     whole(k)     the same at every unit at once: the head, the neuron, the whole hidden layer
 
-Replaced by, as ``hidden`` says:
+The replacements, as ``value`` says (the words are those of an ablation):
 
     zero      0
+    mean      the site's mean over the reference texts' tokens but their first, or over the tokens of the text's own units
     shuffle   what the site holds at another unit's token, drawn: one cycle through all of them (the mean over ``draws``)
     layer:N   what the same part of block N holds in the unchanged text
 """
@@ -24,9 +25,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ...hooks import NothingChanged, Site, SiteNeverFired, capture, edits, intervene
+from ...hooks import NothingChanged, Reference, Site, SiteNeverFired, capture, edits, intervene
 from ...hooks.anatomy import locate
+from ...hooks.reference import select_part
 from ..report.schema import Note
+from ..subject import Subject
 from .gradients import sites_of
 from .options import Options
 from .question import Part
@@ -34,7 +37,7 @@ from .result import Found
 from .scorer import Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
-HIDDEN = ("zero", "shuffle", "layer:N")
+VALUES = ("zero", "mean", "shuffle", "layer:N")
 MOST = 64
 """Heads or neurons of a site that are put out one by one; of more, those that the site selects: ``hook_post[5,17]``."""
 
@@ -47,8 +50,9 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         )
     question, model = scorer.question, scorer.subject.model
     sites = sites_of(question, options.site)
-    draws = options.draws if options.hidden == "shuffle" else 1
-    others = _others(model, sites, options.hidden)
+    draws = options.draws if options.value == "shuffle" else 1
+    others = _others(model, sites, options.value)
+    means = _reference_means(scorer.subject, sites, options)
     n_units, labels = len(question.units), []
     lost: Any = None  # (draws, units and the whole, all parts and each)
     value = 0.0
@@ -63,7 +67,10 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
         generator = torch.Generator().manual_seed(options.seed)
         by_draw = []
         for _ in range(draws):
-            new = _replacements(part, sites, others, clean, options.hidden, generator)
+            if means:
+                new = [means[site].expand_as(clean[site]) for site in sites]
+            else:
+                new = _replacements(part, sites, others, clean, options.value, generator)
             left = _values(scorer, part, sites, new, rows, len(labels))
             # What is lost: the value less that of the text with the replacement.
             by_draw.append(whole_value - left)
@@ -75,12 +82,12 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
     mean = lost.mean(0)
     whole = dict(zip(["all", *labels], mean[n_units].tolist(), strict=True))
     figures = {
-        "hidden": options.hidden,
+        "value": options.value,
         "site": str(options.site),
         "columns": labels,
         "whole": whole,
     }
-    note = f"put out ({options.hidden}) at every unit at once, {options.site} takes {whole['all']:+.4g} of the value with it"
+    note = f"replaced ({options.value}) at every unit at once, {options.site} takes {whole['all']:+.4g} of the value with it"
     return Found(
         mean[:n_units, 0],
         value,
@@ -93,20 +100,39 @@ def hidden_out(scorer: Scorer, options: Options) -> Found:
 
 def _others(model: Any, sites: Sequence[Site], kind: str) -> list[Site]:
     """For ``layer:N``, where each site's values come from."""
-    if kind in ("zero", "shuffle"):
+    if kind in ("zero", "mean", "shuffle"):
         return []
     name, _, layer = kind.partition(":")
     if name != "layer" or not layer.removeprefix("-").isdigit():
-        raise AttributionError(f"hidden {kind!r}: expected {', '.join(HIDDEN)}")
+        raise AttributionError(f"value {kind!r}: expected {', '.join(VALUES)}")
     others = []
     for site in sites:
         if site.layer is None:
             raise AttributionError(
-                f"hidden {kind!r}: {site} is in no block, and no other layer has it"
+                f"value {kind!r}: {site} is in no block, and no other layer has it"
             )
         (other,) = locate(model, f"blocks.{layer}.{site.part}")
         others.append(Site(other.name, site.select))
     return others
+
+
+def _reference_means(
+    subject: Subject, sites: Sequence[Site], options: Options
+) -> dict[Site, Tensor]:
+    """Each site's mean over the reference texts; nothing where they are not asked for."""
+    if not options.reference:
+        return {}
+    if options.value != "mean":
+        raise AttributionError(f"reference: value {options.value!r} takes nothing from other texts")
+    encoded = subject.encode(list(options.reference))
+    batches = [batch.inputs(subject.device) for batch in subject.batches(encoded)]
+    # The first token may be an attention sink, whose values are far from those of all others.
+    reference = Reference.of(subject.model, *sites, batches=batches, skip=1)
+    means = {}
+    for site in sites:
+        mean, _ = reference.moments(Site(site.name))
+        means[site] = select_part(mean, site)
+    return means
 
 
 def _clean(scorer: Scorer, part: Part, sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -147,6 +173,9 @@ def _replacements(
     """What takes each site's place, for every position."""
     if kind == "zero":
         return [torch.zeros_like(clean[site]) for site in sites]
+    positions = torch.tensor([at for places in part.tokens for at in places])
+    if kind == "mean":
+        return [clean[site][positions].mean(0).expand_as(clean[site]) for site in sites]
     if kind != "shuffle":
         for site, other in zip(sites, others, strict=True):
             if clean[site].shape != clean[other].shape:
@@ -154,9 +183,8 @@ def _replacements(
                     f"{other} has another shape than {site}: it cannot take its place"
                 )
         return [clean[other] for other in others]
-    positions = torch.tensor([at for places in part.tokens for at in places])
     if len(positions) < 2:
-        raise AttributionError("hidden 'shuffle': expected at least 2 tokens to exchange, got 1")
+        raise AttributionError("value 'shuffle': expected at least 2 tokens to exchange, got 1")
     # One cycle through all positions: none keeps its own value, at any site.
     cycle = positions[torch.randperm(len(positions), generator=generator)]
     shuffled = []

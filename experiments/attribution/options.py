@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...hooks.sites import SiteLike
@@ -30,7 +31,8 @@ class Options:
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
         noise: SmoothGrad's standard deviation, as a share of the input's range.
         site: where gradients are taken; by default the embedding. For hidden-out what is put out, one or several.
-        hidden: what hidden-out puts in a site's place: zero, shuffle, layer:N.
+        value: what hidden-out puts in a site's place: zero, mean, shuffle, layer:N.
+        reference: texts whose values give the mean; by default the words of the text itself.
         rule: of relevance propagation, at linear layers: 0, epsilon, gamma or zplus.
         seed: everything drawn comes from it.
 
@@ -49,7 +51,8 @@ class Options:
     baseline: str | None = None
     noise: float = 0.15
     site: SiteLike | None = None
-    hidden: str = "zero"
+    value: str = "zero"
+    reference: Sequence[str] = ()
     rule: str = "epsilon"
     seed: int = 0
 

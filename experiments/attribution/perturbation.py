@@ -19,7 +19,9 @@ def leave_one_out(game: Game, options: Options) -> Found:
     """The value that is lost without each unit."""
     all_but_one = ~np.eye(game.n, dtype=bool)
     lost = game.value - game.each(all_but_one)
-    errors = lost.std(0, ddof=1) / np.sqrt(game.draws) if game.draws > 1 else None
+    errors = None
+    if game.draws > 1:
+        errors = lost.std(0, ddof=1) / np.sqrt(game.draws)
     return Found(lost.mean(0), game.value, errors, more={"removal": game.removal})
 
 
@@ -31,10 +33,11 @@ def windows(game: Game, options: Options) -> Found:
     size = min(options.window, game.n)
     starts = np.arange(game.n - size + 1)[:, None]
     units = np.arange(game.n)
-    inside = (starts <= units) & (units < starts + size)
+    inside = (starts <= units) & (units < starts + size)  # window unit
     lost = game.value - game(~inside)
     # Units at the ends are in fewer windows: the mean over a unit's windows, not their sum.
-    scores = (inside * lost[:, None]).sum(0) / inside.sum(0)
+    n_windows = inside.sum(0)
+    scores = (inside * lost[:, None]).sum(0) / n_windows
     return Found(scores, game.value, more={"removal": game.removal, "window": size})
 
 
@@ -54,10 +57,12 @@ def input_reduction(game: Game, options: Options) -> Found:
         tried[np.arange(len(left)), left] = False
         values = game(tried)
         best = int(values.argmax())
-        order.append(int(left[best]))
+        goes = int(left[best])
+        order.append(goes)
         curve.append(float(values[best]))
-        is_left[left[best]] = False
-    order.append(int(np.flatnonzero(is_left)[0]))
+        is_left[goes] = False
+    last = int(is_left.argmax())
+    order.append(last)
     scores = np.zeros(game.n)
     scores[order] = np.arange(1, game.n + 1) / game.n
     text = "input reduction's scores are the order in which units left (1 stayed longest), not shares of the value"

@@ -32,22 +32,25 @@ def exact(game: Game, options: Options) -> Found:
             f"exact Shapley values of {game.n} units would take {2**game.n:,} texts: expected at most {MOST_EXACT} units; "
             "use kernel-shap or permutation-shap"
         )
-    masks = (np.arange(2**game.n)[:, None] >> np.arange(game.n)) & 1 > 0
+    # Bit i of a set's number says whether unit i is in it.
+    sets, bits = np.arange(2**game.n)[:, None], np.arange(game.n)
+    masks = (sets >> bits) & 1 > 0
     each = game.each(masks)
-    scores, errors = over_draws(np.stack([shapley_values(values) for values in each]))
-    return Found(
-        scores, game.value, errors, float(each[:, 0].mean()), more={"removal": game.removal}
-    )
+    of_draws = np.stack([shapley_values(values) for values in each])
+    scores, errors = over_draws(of_draws)
+    empty = float(each[:, 0].mean())
+    return Found(scores, game.value, errors, empty, more={"removal": game.removal})
 
 
 def over_draws(
     each: Float[np.ndarray, "draws units"],
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"]]:
     """The mean over draws of the removal, and its standard error: 0 of a removal that is not drawn."""
-    draws = len(each)
-    return each.mean(0), each.std(0, ddof=1) / math.sqrt(draws) if draws > 1 else np.zeros(
-        each.shape[1]
-    )
+    n_draws, n_units = each.shape
+    errors = np.zeros(n_units)
+    if n_draws > 1:
+        errors = each.std(0, ddof=1) / math.sqrt(n_draws)
+    return each.mean(0), errors
 
 
 def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " units"]:
@@ -56,11 +59,13 @@ def shapley_values(values: Float[np.ndarray, " sets"]) -> Float[np.ndarray, " un
     sets = np.arange(len(values))
     size = np.array([int(s).bit_count() for s in sets])
     weight = np.array([1 / (n * math.comb(n - 1, s)) for s in range(n)])
-    out = np.empty(n)
+    shares = np.empty(n)
     for i in range(n):
         without = sets[(sets >> i) & 1 == 0]
-        out[i] = (weight[size[without]] * (values[without | 1 << i] - values[without])).sum()
-    return out
+        with_it = without | 1 << i
+        added = values[with_it] - values[without]
+        shares[i] = (weight[size[without]] * added).sum()
+    return shares
 
 
 def kernel_weight(units: int, size: int) -> float:
@@ -84,13 +89,15 @@ def kernel(game: Game, options: Options) -> Found:
     each = game.each(masks)
     scores, errors = kernel_solve(masks, each.mean(0), weights, value, empty, pairs)
     if len(each) > 1:  # the removal is drawn
-        ends = zip(each, empties.tolist(), strict=True)
-        of_draw = []
-        for values, empty_value in ends:
-            of_draw.append(kernel_solve(masks, values, weights, value, empty_value)[0])
+        of_draws = []
+        for values, empty_value in zip(each, empties.tolist(), strict=True):
+            of_draw, _ = kernel_solve(masks, values, weights, value, empty_value)
+            of_draws.append(of_draw)
+        _, removal_errors = over_draws(np.stack(of_draws))
         # Two independent errors: of the coalitions that were sampled, and of what took the removed words' place.
-        errors = np.hypot(errors, over_draws(np.stack(of_draw))[1])
-    figures = {"removal": game.removal, "samples": len(masks), "drawn": int((pairs >= 0).sum())}
+        errors = np.hypot(errors, removal_errors)
+    n_drawn = int((pairs >= 0).sum())
+    figures = {"removal": game.removal, "samples": len(masks), "drawn": n_drawn}
     return Found(scores, value, errors, empty, more=figures)
 
 
@@ -126,8 +133,10 @@ def kernel_sample(
         # Of the other sizes sets are drawn, each with its complement, which lowers the variance.
         sizes = np.array(list(left))
         chances = np.array(list(left.values()))
+        chances /= chances.sum()
         weight = sum(left.values()) / (2 * n_drawn)
-        for pair, size in enumerate(rng.choice(sizes, size=n_drawn, p=chances / chances.sum())):
+        drawn = rng.choice(sizes, size=n_drawn, p=chances)
+        for pair, size in enumerate(drawn):
             mask = _mask(units, rng.permutation(units)[:size])
             masks += [mask, ~mask]
             weights += [weight] * 2
@@ -159,10 +168,12 @@ def kernel_solve(
     X = masks[:, :-1].astype(float) - masks[:, -1:]
     y = values - empty - masks[:, -1] * total
     # The sandwich (bread, meat, bread) holds whatever the variance of a coalition's value is.
-    bread = np.linalg.pinv((X * weights[:, None]).T @ X)
-    beta = bread @ (X * weights[:, None]).T @ y
+    weighted = (X * weights[:, None]).T
+    bread = np.linalg.pinv(weighted @ X)
+    beta = bread @ weighted @ y
     scores = np.append(beta, total - beta.sum())
-    gradient = X * (weights * (y - X @ beta))[:, None]
+    residual = y - X @ beta
+    gradient = X * (weights * residual)[:, None]
     meat = np.zeros_like(bread)
     known = np.zeros(len(X), dtype=bool) if pairs is None else pairs >= 0
     drawn = np.zeros(0, dtype=int) if pairs is None else pairs[known].astype(int)
@@ -190,12 +201,14 @@ def permutations(game: Game, options: Options) -> Found:
     rng = np.random.default_rng(options.seed)
     # An order and its reverse err in opposite directions: what a unit gains by coming early in the one it loses in
     # the other.
-    forward = [rng.permutation(game.n) for _ in range(pairs)]
-    each = (
-        marginals(game.each, forward) + marginals(game.each, [order[::-1] for order in forward])
-    ) / 2
-    scores, drawn = over_draws(each.mean(1))
-    errors = np.hypot(each.mean(0).std(0, ddof=1) / math.sqrt(pairs), drawn)
+    orders = [rng.permutation(game.n) for _ in range(pairs)]
+    reversed_orders = [order[::-1] for order in orders]
+    forwards = marginals(game.each, orders)
+    backwards = marginals(game.each, reversed_orders)
+    of_pairs = (forwards + backwards) / 2  # draw pair unit
+    scores, removal_errors = over_draws(of_pairs.mean(1))
+    order_errors = of_pairs.mean(0).std(0, ddof=1) / math.sqrt(pairs)
+    errors = np.hypot(order_errors, removal_errors)
     figures = {"removal": game.removal, "permutations": 2 * pairs}
     return Found(scores, game.value, errors, game.empty, more=figures)
 
@@ -210,8 +223,9 @@ def marginals(
         for step, unit in enumerate(order, 1):
             row[step:, unit] = True
     # All orders in one call, so that equal sets are scored once.
-    steps = np.diff(each(masks.reshape(-1, n)).reshape(-1, len(orders), n + 1))
-    out = np.empty_like(steps)
+    values = each(masks.reshape(-1, n))
+    added = np.diff(values.reshape(-1, len(orders), n + 1))  # draw order step
+    of_units = np.empty_like(added)
     for at, order in enumerate(orders):
-        out[:, at, order] = steps[:, at]
-    return out
+        of_units[:, at, order] = added[:, at]
+    return of_units

@@ -14,6 +14,9 @@ from .result import Attribution, joined
 from .scorer import Scorer
 from .units import AttributionError
 
+FORMER = {"hidden": "value"}
+"""Settings that had another name in an earlier version."""
+
 
 def attribute(
     subject: Subject,
@@ -56,6 +59,7 @@ def explain(scorer: Scorer, method: str = "leave-one-out", **settings: Any) -> A
         settings: fields of `Options`.
     """
     chosen = method_named(method)
+    settings = {FORMER.get(name, name): value for name, value in settings.items()}
     if unknown := sorted(set(settings) - set(Options.__dataclass_fields__)):
         raise AttributionError(
             f"setting {unknown[0]!r}: expected one of {', '.join(Options.__dataclass_fields__)}"

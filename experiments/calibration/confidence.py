@@ -126,7 +126,7 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     predictions: list[Predictions] = []
     labelled: list[LabelledTexts] = []
     questions: list[list[Question]] = []
-    by: tuple[str, ...] = getattr(options, "by", ())
+    by: tuple[str, ...] = getattr(options, "group_by", ())
     if source == "predictions":
         predictions = [read_predictions(path, options.limit, by) for path in paths]
     elif source == "labelled":
@@ -222,7 +222,7 @@ def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     options = inputs.options
     measurement = _next_token(inputs) if inputs.is_open else _of_distributions(inputs, run)
     fields = measurement.fields(inputs.source, options.bins, options.seed)
-    if not getattr(options, "by", ()) or measurement.test is None:
+    if not getattr(options, "group_by", ()) or measurement.test is None:
         return fields
     groups, differences, notes = compare_groups(
         measurement.test, getattr(options, "positive", None), options.bins, options.seed
@@ -292,11 +292,15 @@ def _checked(options: ConfidenceOptions) -> str:
     if options.confidence and source == "labelled":
         raise QuestionError("--confidence: expected a language model to ask, not a classifier")
     # The options of `ask --confidence` know neither of these two.
-    by, positive = getattr(options, "by", ()), getattr(options, "positive", None)
+    by, positive = getattr(options, "group_by", ()), getattr(options, "positive", None)
     if by and source not in ("predictions", "labelled"):
-        raise QuestionError("--by: expected --predictions or --labelled, whose rows have columns")
+        raise QuestionError(
+            "--group-by: expected --predictions or --labelled, whose rows have columns"
+        )
     if positive and not by:
-        raise QuestionError("--positive: expected --by COLUMN, whose groups' errors it is about")
+        raise QuestionError(
+            "--positive: expected --group-by COLUMN, whose groups' errors it is about"
+        )
     if options.validation is not None and options.split:
         raise QuestionError("expected one of --validation FILE and --split SHARE")
     for path in (options.source, options.validation):

@@ -84,7 +84,7 @@ def compare_groups(
         groups = sorted(set(values))
         if not 1 < len(groups) <= MOST_GROUPS:
             raise PredictionError(
-                f"--by {column}: expected 2 to {MOST_GROUPS} groups of rows, got {len(groups)} ({', '.join(groups[:3])})"
+                f"--group-by {column}: expected 2 to {MOST_GROUPS} groups of rows, got {len(groups)} ({', '.join(groups[:3])})"
             )
         for group in groups:
             rows = of_row == group

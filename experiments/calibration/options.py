@@ -11,6 +11,9 @@ from ..runs.shared_options import RunOptions
 SOURCES = ("predictions", "labelled", "questions", "prompts", "pairs")
 """Options of which one names the file that is measured; ``ask`` has the last three."""
 
+ASKED = ("p_true", "verbalised", "sampled")
+"""Ways to ask a model how sure it is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidenceOptions(RunOptions):
@@ -37,8 +40,7 @@ class ConfidenceOptions(RunOptions):
     confidence: tuple[str, ...] = option(
         "ask the model how sure it is: p_true, verbalised or sampled (repeatable)",
         (),
-        choices=("p_true", "verbalised", "sampled"),
-        aliases=("ask",),
+        choices=ASKED,
     )
     samples: int = option("answers drawn for each question with --confidence sampled", 10, least=1)
     templates: Path | None = option("a folder whose files replace the wording", None, metavar="DIR")

@@ -229,7 +229,9 @@ def _array_of(
     """An array that rows are compared by, as texts."""
     if name not in arrays or arrays[name].shape != (count,):
         got = ", ".join(sorted(arrays))[:200]
-        raise PredictionError(f"{path}: --by {name}: expected an array of {count} rows, got {got}")
+        raise PredictionError(
+            f"{path}: --group-by {name}: expected an array of {count} rows, got {got}"
+        )
     return tuple(map(str, arrays[name].tolist()))
 
 
@@ -243,7 +245,7 @@ def column_of(record: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str | int | float) or value == "":
         fields = ", ".join(sorted(record))[:200]
         raise InputError(
-            f"--by {name}: expected a text or a number in this column, got {shown(value)}; the line has {fields}"
+            f"--group-by {name}: expected a text or a number in this column, got {shown(value)}; the line has {fields}"
         )
     return str(value)
 

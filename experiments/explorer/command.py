@@ -26,14 +26,14 @@ from .session import View, read_changes
 
 
 def run_command(options: ExploreOptions) -> None:
-    """``layerscope explore``: serve the bench, or with ``print`` show its numbers."""
-    if not options.print:
+    """``layerscope explore``: serve the bench, or with ``json`` show its numbers."""
+    if not options.json:
         from .server import require_packages
 
         require_packages()
     bench = bench_of(options)
     view = view_of(options)
-    if options.print:
+    if options.json:
         messages = list(answered(bench, {"do": "look", "view": view.to_json()}))
         print(json.dumps(messages, indent=1, ensure_ascii=False))
         return

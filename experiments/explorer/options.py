@@ -43,7 +43,9 @@ class ExploreOptions:
     )
     port: int = option("port to listen on; 0 takes a free one", 8765, most=65535)
     no_browser: bool = option("print the address only", False)
-    print: bool = option("print the numbers of the text and its edits as JSON, and end", False)
+    json: bool = option(
+        "print the numbers of the text and its edits as JSON, and end", False, aliases=("print",)
+    )
     bos: str = option("token placed in front of each text: auto, always, never, or a token", "auto")
     device: str | None = option("cpu, cuda, ... (default: a GPU where there is one)", None)
     dtype: str = option(

@@ -115,7 +115,7 @@ def as_commands(bench: Bench, view: View) -> str:
         numbers += [] if value is None else [name, str(value)]
     again = ["layerscope", "explore", *model, "--text", view.text, *other, *edits, *numbers]
     lines = [
-        "# this screen; with --print its numbers as JSON, without a browser",
+        "# this screen; with --json its numbers as JSON, without a browser",
         shlex.join(again),
     ]
     if bench.kind in ("causal", "masked"):

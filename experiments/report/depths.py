@@ -8,7 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .charts import Box, Plot, Series, draw_axes, draw_end_labels, draw_series, px, svg, value_range
+from .axes import Plot, draw_axes, value_range
+from .canvas import Box, px, svg
+from .charts import Series, draw_end_labels, draw_series
 from .parts import Heat
 from .schema import Interval
 from .words import finite, interval, number

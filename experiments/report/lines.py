@@ -7,17 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .charts import (
-    Box,
-    Plot,
-    Rule,
-    Series,
-    draw_axes,
-    draw_end_labels,
-    draw_series,
-    svg,
-    value_range,
-)
+from .axes import Plot, draw_axes, value_range
+from .canvas import Box, svg
+from .charts import Rule, Series, draw_cursor, draw_end_labels, draw_rule, draw_series
 from .parts import Drawing
 from .words import interval, number
 
@@ -51,15 +43,11 @@ def lines(
     def drawn(box: Box, size: str) -> Markup:
         plot = Plot(box, len(labels), low, high)
         body = draw_axes(plot, labels, y_title, x_title)
-        for rule in rules:
-            y = plot.y(rule.value)
-            body.append(
-                f'<g class="s-{rule.kind}"><path class="line" d="M{box.left} {y:.1f}H{box.x_end:.1f}"/></g>'
-            )
+        body += [draw_rule(plot, rule) for rule in rules]
         for s in series:
             body += draw_series(plot, s, ())
         body += draw_end_labels(plot, list(reversed(series)), rules, 15.0)
-        body.append(f'<path class="cursor" d="M0 {box.top}V{box.y_end}"/>')
+        body.append(draw_cursor(box))
         scale = f' data-x0="{plot.x0:.3f}" data-dx="{plot.dx:.3f}"'
         return Markup(svg(box, body, title=title, desc=words, uid=f"{uid}-{size}", attrs=scale))
 

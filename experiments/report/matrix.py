@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from .charts import Box, label_step, px, svg
+from .axes import Cells, label_step
+from .canvas import Box, px, svg
 from .schema import Interval
 from .words import finite, layer_label, plural, signed
 
@@ -64,7 +64,8 @@ def layer_matrix(
     n = len(layers)
     side = min(46.0, 470.0 / max(n - 1, 1))
     left = 40.0
-    box = Box(left + side * (n - 1) + 30, side * (n - 1) + 34)
+    grid = Cells(left, TOP, side, side, n - 1, n - 1)
+    box = Box(grid.right + 30, grid.bottom + 30)
     largest = max(
         (abs(c["difference"]) for c in cells.values() if c["difference"] is not None), default=0.0
     )
@@ -87,16 +88,11 @@ def layer_matrix(
         crowded = every > 1 and (0 < i < 2 or n - 2 <= i < n - 1)
         if not shown or crowded:
             continue
+        # The first layer is in no row, the last in no column.
         if i > 0:
-            y = (i - 1) * side + side / 2 + 7
-            body.append(
-                f'<text class="tick" x="{px(left - 7)}" y="{px(y)}" text-anchor="end">{escape(label)}</text>'
-            )
+            body.append(grid.row_tick(i - 1, label))
         if i < n - 1:
-            x = left + i * side + side / 2 - 1
-            body.append(
-                f'<text class="tick" x="{px(x)}" y="{px(box.height - 12)}" text-anchor="middle">{escape(label)}</text>'
-            )
+            body.append(grid.column_tick(i, label))
     known = sum(c["p"] is not None for c in cells.values())
     words = (
         f"Of {plural(known, 'pair')} of layers, {better + worse} differ after Holm's correction "

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Protocol, runtime_checkable
 
-from .charts import Box, Plot, nice_ticks, px, svg
+from .axes import (
+    Scale,
+    diagonal,
+    draw_names,
+    draw_values,
+    draw_values_across,
+    level_line,
+    tick,
+    upright_line,
+)
+from .canvas import Box, px, svg
 from .parts import Cell, Column, Table, score_cell
 from .schema import Interval
 from .words import count, interval, number
@@ -77,80 +86,72 @@ def diagram(record: Diagrammed, uid: str) -> str:
     """
     bins = record.bins
     box = Box(SIDE, SIDE - 30.0, left=52.0, top=26.0, bottom=14.0)
-    plot = Plot(box, 2, 0.0, 1.0)
     below = Box(SIDE, box.height + HISTOGRAM, left=52.0, top=box.height + 8.0, bottom=40.0)
-    most = float(max((b.n for b in bins), default=1))
-    rows = Plot(below, 2, 0.0, most * 1.05)
-
-    def x(value: float) -> float:
-        return box.left + value * (box.x_end - box.left)
-
-    out: list[str] = []
-    for tick in nice_ticks(0.0, 1.0):
-        out.append(f'<path class="grid" d="M{px(box.left)} {px(plot.y(tick))}H{px(box.x_end)}"/>')
-        out.append(
-            f'<text class="tick" x="{px(box.left - 8)}" y="{px(plot.y(tick) + 4)}" text-anchor="end">{number(tick, 1)}</text>'
-        )
-        out.append(
-            f'<text class="tick" x="{px(x(tick))}" y="{px(below.y_end + 18)}" text-anchor="middle">{number(tick, 1)}</text>'
-        )
-    out.append('<g class="s-major">')
-    for b in bins:
-        top, bottom = plot.y(b.chance_interval.high), plot.y(b.chance_interval.low)
-        left, right = x(b.interval.low), x(b.interval.high)
-        out.append(_rect("choice", left, right, top, max(bottom, top + 1.0)))
-    out.append("</g>")
-    out.append(
-        f'<path class="axis" d="M{px(x(0.0))} {px(plot.y(0.0))}L{px(x(1.0))} {px(plot.y(1.0))}"/>'
-    )
-    out.append('<g class="s-score">')
-    for k, b in enumerate(bins):
-        left, right = x(b.interval.low) + 1, x(b.interval.high) - 1
-        out.append(_rect("band", left, right, plot.y(b.accuracy), box.y_end, k))
-        middle = (left + right) / 2
-        if b.accuracy_interval is not None:
-            low, high = plot.y(b.accuracy_interval.low), plot.y(b.accuracy_interval.high)
-            out.append(f'<path class="bar" data-k="{k}" d="M{px(middle)} {px(low)}V{px(high)}"/>')
-        out.append(
-            f'<circle class="point" data-k="{k}" cx="{px(x(b.confidence))}" cy="{px(plot.y(b.accuracy))}" r="3.6"/>'
-        )
-    out.append('</g><g class="s-f1">')
-    for k, b in enumerate(bins):
-        left, right = x(b.interval.low) + 1, x(b.interval.high) - 1
-        out.append(
-            _rect("band", left, right, min(rows.y(float(b.n)), below.y_end - 1), below.y_end, k)
-        )
-    out.append("</g>")
-    out.append(f'<path class="axis" d="M{px(below.left)} {px(below.y_end)}H{px(below.x_end)}"/>')
+    most = float(max((one.n for one in bins), default=1))
+    x, y = Scale.across(box, 0.0, 1.0), Scale.upwards(box, 0.0, 1.0)
+    rows = Scale.upwards(below, 0.0, most * 1.05)
+    body = draw_values(box, y)
+    body += draw_values_across(below, x, lines=False)
+    body += _chance(bins, x, y)
+    body.append(diagonal(x, y))
+    body += _accuracies(bins, box, x, y)
+    body += _counts(bins, below, x, rows)
+    body.append(level_line(below, below.y_end, "axis"))
     for value, kind in ((record.accuracy, "score"), (record.confidence, "control")):
-        if value is None:
-            continue
-        at = px(x(value))
-        out.append(
-            f'<g class="s-{kind}"><path class="line" d="M{at} {px(below.top)}V{px(below.y_end)}"/></g>'
-        )
-    out.append(
-        f'<text class="tick" x="{px(below.left - 8)}" y="{px(rows.y(most) + 4)}" text-anchor="end">{count(most)}</text>'
-    )
-    out.append(f'<text class="name" x="0" y="{px(box.top - 12)}">accuracy</text>')
-    out.append(f'<text class="name" x="0" y="{px(below.y_end)}">rows</text>')
-    centre = px((box.left + box.x_end) / 2)
-    named = f"confidence: {escape(str(record.method))}"
-    out.append(
-        f'<text class="name" x="{centre}" y="{px(below.y_end + 35)}" text-anchor="middle">{named}</text>'
-    )
-    words = "; ".join(
-        f"confidence {number(b.confidence)}: accuracy {number(b.accuracy)}, {b.n} rows"
-        for b in bins
-    )
+        if value is not None:
+            body.append(f'<g class="s-{kind}">{upright_line(below, x(value), "line")}</g>')
+    body.append(tick(below.left - 8, rows(most) + 4, count(most), "end"))
+    body += draw_names(below, "", f"confidence: {record.method}")
+    body.append(f'<text class="name" x="0" y="{px(box.top - 12)}">accuracy</text>')
+    body.append(f'<text class="name" x="0" y="{px(below.y_end)}">rows</text>')
+    words = [
+        f"confidence {number(one.confidence)}: accuracy {number(one.accuracy)}, {one.n} rows"
+        for one in bins
+    ]
     return svg(
         Box(SIDE, below.height),
-        out,
+        body,
         title=f"Reliability diagram of {record.method}",
-        desc=words,
+        desc="; ".join(words),
         uid=f"{uid}-svg",
         attrs=f' width="{px(SIDE)}"',
     )
+
+
+def _chance(bins: Sequence[Bin], x: Scale, y: Scale) -> list[str]:
+    """Behind each bar, where 95% of perfectly calibrated models would have it."""
+    out = ['<g class="s-major">']
+    for one in bins:
+        top, bottom = y(one.chance_interval.high), y(one.chance_interval.low)
+        # A band without height would not be seen.
+        bottom = max(bottom, top + 1.0)
+        out.append(_rect("choice", x(one.interval.low), x(one.interval.high), top, bottom))
+    return [*out, "</g>"]
+
+
+def _accuracies(bins: Sequence[Bin], box: Box, x: Scale, y: Scale) -> list[str]:
+    """A bar to each bin's accuracy with its interval, and a point at its mean confidence."""
+    out = ['<g class="s-score">']
+    for k, one in enumerate(bins):
+        left, right = x(one.interval.low) + 1, x(one.interval.high) - 1
+        out.append(_rect("band", left, right, y(one.accuracy), box.y_end, k))
+        if one.accuracy_interval is not None:
+            low, high = y(one.accuracy_interval.low), y(one.accuracy_interval.high)
+            line = f"M{px((left + right) / 2)} {px(low)}V{px(high)}"
+            out.append(f'<path class="bar" data-k="{k}" d="{line}"/>')
+        place = f'cx="{px(x(one.confidence))}" cy="{px(y(one.accuracy))}"'
+        out.append(f'<circle class="point" data-k="{k}" {place} r="3.6"/>')
+    return [*out, "</g>"]
+
+
+def _counts(bins: Sequence[Bin], below: Box, x: Scale, rows: Scale) -> list[str]:
+    """The histogram: how many rows each bin holds."""
+    out = ['<g class="s-f1">']
+    for k, one in enumerate(bins):
+        left, right = x(one.interval.low) + 1, x(one.interval.high) - 1
+        top = min(rows(float(one.n)), below.y_end - 1)
+        out.append(_rect("band", left, right, top, below.y_end, k))
+    return [*out, "</g>"]
 
 
 def tips(record: Diagrammed) -> list[list[str]]:

@@ -44,8 +44,8 @@ def option(
         decides: whether it can change a number: a run that differs in such an option is another run.
         in_memory: whether a call in Python may also give an object.
         more: ``choices``, ``metavar``, ``least`` (of a number; 0 where it is not given), ``most``, ``aliases`` (names that it had in
-            an earlier version: they are taken, and shown nowhere), ``unless`` (names of options: it must be given where none
-            of them is).
+            an earlier version: they are taken, and shown nowhere), ``hidden`` (the whole option is of an earlier version),
+            ``unless`` (names of options: it must be given where none of them is).
     """
     metadata = {"help": text, "decides": decides, "in_memory": in_memory, **more}
     return (
@@ -89,8 +89,10 @@ def _add_option(
         group.add_argument(
             flag(alias), dest=item.name, default=None, help=argparse.SUPPRESS, **as_given
         )
+    is_hidden = item.metadata.get("hidden", False)
     text = item.metadata["help"]
     if kind is bool:
+        text = argparse.SUPPRESS if is_hidden else text
         group.add_argument(flag(item.name), action="store_true", default=None, help=text)
         return
     extra: dict[str, Any] = {}
@@ -103,6 +105,7 @@ def _add_option(
         default = shlex.join(map(str, item.default)) if several else item.default
         text += f" (default: {default})"
     action = "append" if several else "store"
+    text = argparse.SUPPRESS if is_hidden else text
     group.add_argument(flag(item.name), type=kind, action=action, help=text, **extra)
 
 

@@ -102,7 +102,7 @@ _ROWS: tuple[Study, ...] = (
         "write activations to disk for later studies",
         (
             f"capture {GPT2} --site hook_resid_post {TRAIN} --out runs/gpt2-store",
-            f"capture {GPT2} --site blocks.5.mlp.hook_post --text lines.txt --store-as bfloat16 --max-ram 4GB --max-disk 100GB",
+            f"capture {GPT2} --site blocks.5.mlp.hook_post --lines lines.txt --store-as bfloat16 --max-ram 4GB --max-disk 100GB",
         ),
     ),
     Study(
@@ -110,7 +110,7 @@ _ROWS: tuple[Study, ...] = (
         "calibration of classifiers and of language models' token probabilities",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
-            "calibrate --model ./my-classifier --labelled test.jsonl --by group --out runs/by-group",
+            "calibrate --model ./my-classifier --labelled test.jsonl --group-by group --out runs/by-group",
             f"calibrate {SMOL} --questions facts.jsonl --out runs/facts",
         ),
     ),

@@ -66,7 +66,7 @@ def summary(verdict: Verdict) -> dict[str, Any]:
         "status": verdict.status,
         "checks": len(verdict.checks()),
         "findings": len(verdict),
-        "wrong": [str(f).removeprefix("WRONG ") for f in verdict.wrong],
+        "wrong": [f.text for f in verdict.wrong],
     }
 
 

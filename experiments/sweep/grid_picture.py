@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from ..report.charts import Box, label_step, px, svg
+from ..report.axes import Cells
+from ..report.canvas import Box, px, svg
 from ..report.matrix import step_of
 from ..report.words import general, interval, p_value, plural, signed
 from .reading import LEVEL, significant
@@ -60,24 +60,32 @@ def effect_grid(
     for record, name, size in zip(records, names, sizes, strict=True):
         x, y = grid.corner(record)
         is_significant = bool(significant([record]))
-        body += _cell(size, end, is_significant, len(tips), x, y, grid.side, grid.gap)
+        body += _cell(size, end, is_significant, len(tips), x, y, grid.cells.width, grid.gap)
         tips.append([name, _effect_text(record, shares), _tests_text(record)])
-    body += _layer_ticks(grid)
-    body += _column_ticks(grid, tokens, axis=records[0].component.removesuffix("s"))
+    body += _ticks(grid, tokens, axis=records[0].component.removesuffix("s"))
     caption = _caption(records, shares, end)
     width = f' width="{px(grid.box.width)}"'
     picture = svg(grid.box, body, title=title, desc=caption, uid=f"{uid}-svg", attrs=width)
     return picture, tips, caption
 
 
-def _column_ticks(grid: _Layout, tokens: Sequence[str], axis: str) -> list[str]:
-    """What stands under the columns: tokens or numbers; nothing where there is one column."""
+def _ticks(grid: _Layout, tokens: Sequence[str], axis: str) -> list[str]:
+    """Numbers of the layers, and under the columns tokens or numbers; nothing there where there is one column."""
+    cells = grid.cells
+    ticks = cells.row_ticks([str(layer) for layer in grid.layers])
     if len(grid.columns) < 2:
-        return []
+        return ticks
     if tokens:
-        of_columns = [tokens[at] for at in grid.columns]
-        return _token_ticks(of_columns, LEFT, grid.bottom, grid.side)
-    return _index_ticks(grid, axis=axis)
+        for column, at in enumerate(grid.columns):
+            ticks.append(cells.slanted_tick(column, _shortened(tokens[at])))
+        return ticks
+    ticks += cells.column_ticks([str(column) for column in grid.columns])
+    return [*ticks, cells.columns_name(axis)]
+
+
+def _shortened(token: str) -> str:
+    """A token, cut to what there is room for."""
+    return token if len(token) <= TOKEN_LETTERS else f"{token[: TOKEN_LETTERS - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -86,15 +94,13 @@ class _Layout:
 
     Attributes:
         layers, columns: what the rows and columns are, in order.
-        side: of a cell, its gap to the next included.
-        bottom: the line under the cells on which their names stand.
+        cells: their places, with the gap to the next included in their size.
     """
 
     layers: list[int]
     columns: list[int]
-    side: float
+    cells: Cells
     gap: float
-    bottom: float
     box: Box
 
     @classmethod
@@ -105,46 +111,22 @@ class _Layout:
         side = max(LEAST_SIDE, min(LARGEST_SIDE, SPAN / max(len(columns), 1), SPAN / len(layers)))
         if with_tokens:
             side = max(side, TOKEN_SIDE)
-        width, height = side * len(columns), side * len(layers)
+        cells = Cells(LEFT, TOP, side, side, len(layers), len(columns))
         under = (90 if with_tokens else 34) if len(columns) > 1 else 8
         beside = 40 if with_tokens else 6  # the last token is written aslant
         return cls(
             layers,
             columns,
-            side,
+            cells,
             gap=1.0 if side < 16 else 2.0,
-            bottom=TOP + height + 13,
-            box=Box(LEFT + width + beside, TOP + height + under),
+            box=Box(cells.right + beside, cells.bottom + under),
         )
 
     def corner(self, record: EffectRecord) -> tuple[float, float]:
         """The upper left corner of a record's cell."""
-        x = LEFT + self.side * self.columns.index(record.index or 0)
-        y = TOP + self.side * self.layers.index(record.layer)
-        return x, y
-
-
-def _layer_ticks(grid: _Layout) -> list[str]:
-    """Numbers of layers, left of the rows."""
-    labels = [str(layer) for layer in grid.layers]
-
-    def place(at: float) -> tuple[float, float]:
-        return LEFT - 6, TOP + at + grid.side / 2 + 3
-
-    return _ticks(labels, grid.side, place, anchor="end", each=14.0)
-
-
-def _index_ticks(grid: _Layout, axis: str) -> list[str]:
-    """Numbers under the columns, and what they count."""
-    labels = [str(column) for column in grid.columns]
-
-    def place(at: float) -> tuple[float, float]:
-        return LEFT + at + grid.side / 2 - 1, grid.bottom
-
-    ticks = _ticks(labels, grid.side, place, anchor="middle", each=20.0)
-    x, y = px(LEFT + grid.side * len(labels) / 2), px(grid.bottom + 15)
-    name = f'<text class="tick" x="{x}" y="{y}" text-anchor="middle">{escape(axis)}</text>'
-    return [*ticks, name]
+        column = self.columns.index(record.index or 0)
+        row = self.layers.index(record.layer)
+        return self.cells.x(column), self.cells.y(row)
 
 
 def _cell(
@@ -206,34 +188,3 @@ def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
         verb = "is" if passing == 1 else "are"
         outlined = f"{plural(passing, 'outlined cell')} {verb} significant (false-discovery rate below {LEVEL})."
     return f"{plural(len(records), 'cell')}, layers from top to bottom. Colour: {what}. {outlined}"
-
-
-def _ticks(
-    labels: Sequence[str],
-    side: float,
-    place: Callable[[float], tuple[float, float]],
-    anchor: str,
-    each: float,
-) -> list[str]:
-    """Labels along an axis, as many as there is room for."""
-    every = label_step(len(labels), side * len(labels), each)
-    out = []
-    for i, label in enumerate(labels):
-        if i % every == 0:
-            x, y = place(i * side)
-            out.append(
-                f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(label)}</text>'
-            )
-    return out
-
-
-def _token_ticks(tokens: Sequence[str], left: float, bottom: float, side: float) -> list[str]:
-    """Tokens under their columns, aslant."""
-    out = []
-    for i, token in enumerate(tokens):
-        text = token if len(token) <= TOKEN_LETTERS else f"{token[: TOKEN_LETTERS - 1]}…"
-        x, y = px(left + i * side + side / 2), px(bottom)
-        out.append(
-            f'<text class="tick" x="{x}" y="{y}" transform="rotate(40 {x} {y})">{escape(text)}</text>'
-        )
-    return out

@@ -38,9 +38,16 @@ class Finding:
     bound: float | None = None
     reason: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The finding in a line, without its status."""
         number = "" if self.measured is None else f" {self.measured:.2g} (bound {self.bound:.2g})"
-        return f"{self.status} {self.check}{number}{' at ' + self.site if self.site else ''}{': ' if self.reason else ''}{self.reason}"
+        place = f" at {self.site}" if self.site else ""
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.check}{number}{place}{reason}"
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.text}"
 
 
 @dataclass(frozen=True)

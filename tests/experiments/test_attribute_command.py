@@ -294,15 +294,15 @@ def test_what_hidden_out_puts_in_is_what_was_asked_for(tmp_path: Path) -> None:
         "0",
     ]
     scores = {}
-    for hidden in ("zero", "layer:0"):
-        out = tmp_path / hidden[:4]
-        assert cli.main(command(out, *given, "--hidden", hidden)) == 0
+    for flag, value in (("--value", "zero"), ("--hidden", "layer:0")):  # the second is the old name
+        out = tmp_path / value[:4]
+        assert cli.main(command(out, *given, flag, value)) == 0
         (record,) = json.loads((out / "results.json").read_text(encoding="utf-8"))["records"]
-        scores[hidden] = record["scores"]
+        scores[value] = record["scores"]
     subject = load(demo_paths().model)
-    for hidden, found in scores.items():
+    for value, found in scores.items():
         expected = attribute(
-            subject, TEXT, target=" are", method="hidden-out", site=site, hidden=hidden
+            subject, TEXT, target=" are", method="hidden-out", site=site, value=value
         )
         np.testing.assert_allclose(found, expected.scores, atol=1e-5)
     assert np.abs(np.subtract(*scores.values())).max() > 1e-3

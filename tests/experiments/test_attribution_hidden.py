@@ -123,9 +123,7 @@ def test_neurons_that_are_chosen_and_several_layers(subject: Subject) -> None:
 
 def test_another_layers_value_takes_its_place(subject: Subject) -> None:
     site, ids = "blocks.1.hook_mlp_out", torch.tensor([subject.encode([TEXT])[0].ids])
-    found = attribute(
-        subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:0"
-    )
+    found = attribute(subject, TEXT, target=TARGET, method="hidden-out", site=site, value="layer:0")
     with torch.no_grad(), capture(subject.model, "blocks.0.hook_mlp_out") as acts:
         subject.model(ids)
     other = edits.patch(acts["blocks.0.hook_mlp_out"])
@@ -136,10 +134,28 @@ def test_another_layers_value_takes_its_place(subject: Subject) -> None:
     assert found.more["whole"]["all"] == pytest.approx(every, abs=1e-5)
     with pytest.warns(UserWarning, match="changed nothing"):
         assert logit(subject, {"blocks.0.hook_mlp_out": other}) == logit(subject)
-    same = attribute(
-        subject, TEXT, target=TARGET, method="hidden-out", site=site, hidden="layer:-1"
-    )
+    same = attribute(subject, TEXT, target=TARGET, method="hidden-out", site=site, value="layer:-1")
     np.testing.assert_allclose(same.scores, 0, atol=1e-6)
+
+
+def test_a_mean_is_that_of_the_texts_own_words_or_of_the_reference_texts(subject: Subject) -> None:
+    site = "blocks.1.hook_mlp_out"
+
+    def values(text: str) -> torch.Tensor:
+        """What the site holds at each word; a BOS stands in front."""
+        ids = torch.tensor([subject.encode([text])[0].ids])
+        with torch.no_grad(), capture(subject.model, site) as acts:
+            subject.model(ids)
+        return acts[site][0, 1:]
+
+    others = ["w1 w2 w3", "w7 w8"]
+    pooled = torch.cat([values(text) for text in others])
+    for reference, mean in (((), values(TEXT).mean(0)), (others, pooled.mean(0))):
+        found = attribute(
+            subject, TEXT, target=TARGET, method="hidden-out", site=site, value="mean", reference=reference
+        )  # fmt: skip
+        replaced = logit(subject, {site: edits.constant(mean).at(6)})
+        assert found.scores[5] == pytest.approx(logit(subject) - replaced, abs=1e-5)
 
 
 def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
@@ -150,14 +166,14 @@ def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
         "method": "hidden-out",
         "site": "blocks.0.hook_resid_pre",
     }
-    found = attribute(planted.subject(), planted.TEXT, hidden="shuffle", **more)
+    found = attribute(planted.subject(), planted.TEXT, value="shuffle", **more)
     zero = attribute(planted.subject(), planted.TEXT, **more)
     assert abs(found.more["whole"]["all"]) < 1e-4 * abs(zero.more["whole"]["all"])
     rest = [i for i in range(8) if i not in (1, 4)]
     assert found.scores[[1, 4]].min() > 1
     assert found.errors is not None
     assert found.scores[rest].max() < 1e-4  # at most a second one comes in, which only adds
-    again = attribute(planted.subject(), planted.TEXT, hidden="shuffle", **more)
+    again = attribute(planted.subject(), planted.TEXT, value="shuffle", **more)
     assert np.array_equal(found.scores, again.scores)
 
 
@@ -166,8 +182,15 @@ def test_a_shuffled_layer_keeps_what_does_not_depend_on_order() -> None:
     [
         ({}, "hidden-out is of a site: give one"),
         ({"site": "blocks.0.attn.hook_pattern"}, "expected a value of each position"),
-        ({"site": "blocks.0.hook_mlp_out", "hidden": "noise"}, "expected zero, shuffle, layer:N"),
-        ({"site": "hook_embed", "hidden": "layer:0"}, "is in no block"),
+        (
+            {"site": "blocks.0.hook_mlp_out", "value": "noise"},
+            "expected zero, mean, shuffle, layer:N",
+        ),
+        (
+            {"site": "blocks.0.hook_mlp_out", "reference": ["w1 w2"]},
+            "takes nothing from other texts",
+        ),
+        ({"site": "hook_embed", "value": "layer:0"}, "is in no block"),
     ],
 )
 def test_what_cannot_be_put_out_is_one_line(

@@ -69,7 +69,7 @@ def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
     texts = [s.text for s in read_conllu(demo_paths().dev, 20)]
     (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8")
     given = (
-        "--text",
+        "--lines",
         tmp_path / "lines.txt",
         "--store-as",
         "bfloat16",
@@ -87,7 +87,7 @@ def test_tokens_of_lines_in_windows(tmp_path, monkeypatch):
 
 
 def test_a_token_knows_its_word(tmp_path):
-    given = ("--corpus", demo_paths().dev, "--limit", 3, "--unit", "token")
+    given = ("--corpus", demo_paths().dev, "--limit", 3, "--level", "token")
     assert cli.main(command(tmp_path / "run", *given)) == 0
     store = ActivationStore(tmp_path / "run" / "store")
     words = store.index[store.rows(0), 2].tolist()
@@ -100,9 +100,9 @@ def test_a_token_knows_its_word(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "--corpus or --text"),
-        (("--text", "{}", "--unit", "word"), "needs annotated sentences"),
-        (("--text", "{}", "--site", "attn.hook_pattern"), "one vector a token"),
+        ((), "--corpus or --lines"),
+        (("--lines", "{}", "--level", "word"), "needs annotated sentences"),
+        (("--lines", "{}", "--site", "attn.hook_pattern"), "one vector a token"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, more, message):
@@ -117,17 +117,17 @@ def test_a_byte_order_mark_is_no_text_and_other_bytes_are_named(tmp_path, capsys
     (tmp_path / "marked.txt").write_text("\ufeffThe cat sat.\n", encoding="utf-8")
     rows = []
     for name in ("plain", "marked"):
-        assert cli.main(command(tmp_path / name, "--text", tmp_path / f"{name}.txt")) == 0
+        assert cli.main(command(tmp_path / name, "--lines", tmp_path / f"{name}.txt")) == 0
         rows.append(ActivationStore(tmp_path / name / "store").n_rows)
     assert rows[0] == rows[1] > 3
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9\n")
-    assert cli.main(command(tmp_path / "bad", "--text", tmp_path / "bad.txt")) == 2
+    assert cli.main(command(tmp_path / "bad", "--lines", tmp_path / "bad.txt")) == 2
     assert "bad.txt: expected UTF-8 text" in capsys.readouterr().err
 
 
 def test_a_finished_capture_is_not_taken_for_one_at_another_place(tmp_path, capsys):
     (tmp_path / "x.txt").write_text("The cat sat.\n", encoding="utf-8")
-    given = command(tmp_path / "run", "--text", tmp_path / "x.txt")
+    given = command(tmp_path / "run", "--lines", tmp_path / "x.txt")
     assert cli.main(given) == cli.main(given) == 0
     assert cli.main([*given, "--to", str(tmp_path / "elsewhere")]) == 2
     assert f"finished, but not at --to {tmp_path / 'elsewhere'}" in capsys.readouterr().err

@@ -323,7 +323,7 @@ def test_the_copied_command_prints_the_same_numbers(saved, capsys):
     lines = as_commands(bench, view).splitlines()
     words = shlex.split(lines[1])
     assert words[:2] == ["layerscope", "explore"]
-    assert main([*words[1:], "--print"]) == 0
+    assert main([*words[1:], "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed[0]["answer"]["contrast"] == next(views.look(bench, view))["answer"]["contrast"]
 

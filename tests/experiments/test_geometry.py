@@ -304,7 +304,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--method", "mds"], "--method mds: expected pca, tsne, umap"),
         (["--export", "csv"], "--export csv: expected npz, parquet, projector"),
         (["--property", "tree_depth"], "expected a property of words, it is one of a sentence"),
-        (["--words", "5"], "expected at least 30 words to draw, got 5"),
+        (["--sample", "5"], "expected at least 30 words to draw, got 5"),
         (
             ["--site", "hook_resid_post[0]"],
             "expected a whole site, without an index: hook_resid_post",
@@ -320,7 +320,9 @@ def test_another_model_to_compare_with_is_another_run(
     """The other model's configuration alone decides CKA: a finished run is not returned for it."""
     other = tmp_path / "other"
     shutil.copytree(PATHS.model, other)
-    given = command(tmp_path / "run", "--method", "pca", "--lens", "0", "--compare", str(other))
+    given = command(
+        tmp_path / "run", "--method", "pca", "--lens-texts", "0", "--compare", str(other)
+    )
     assert cli.main(given) == 0
     before = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))[
         "cka_between"

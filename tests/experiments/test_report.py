@@ -28,7 +28,8 @@ from recorded.altered import (
 )
 
 from experiments.pages import page_of, render_report, write_report
-from experiments.report.charts import nice_ticks, shown_labels, spread, value_range
+from experiments.report.axes import nice_ticks, shown_labels, value_range
+from experiments.report.charts import spread
 from experiments.report.matrix import oriented
 from experiments.report.parts import Table
 from experiments.report.schema import Interval, ResultsError, tidy

@@ -156,7 +156,7 @@ def test_maps_and_neurons_read_what_was_captured(
     """What is said of layers and neurons is the same; the running model is still changed."""
     site = ("--site", "blocks.4.hook_resid_post")
     given = ("--model", MODEL, "--corpus", files["train"], *site)
-    geometry = ("geometry", *given, "--words", 60, "--method", "pca", "--lens", 0)
+    geometry = ("geometry", *given, "--sample", 60, "--method", "pca", "--lens-texts", 0)
     neurons = (
         "neurons",
         *given,

@@ -123,8 +123,8 @@ COMMANDS: dict[str, list[str]] = {
         ("attend-masked", "attend --model masked --prompts texts.jsonl --show 1"),
         (
             "geometry",
-            f"geometry {MODEL} --corpus test.conllu --limit 10 --words 40 --property upos --property depth "
-            f"--method pca --method tsne --perplexity 5 --lens 2 --compare {DEMO.model}",
+            f"geometry {MODEL} --corpus test.conllu --limit 10 --sample 40 --property upos --property depth "
+            f"--method pca --method tsne --perplexity 5 --lens-texts 2 --compare {DEMO.model}",
         ),
         (
             "calibrate-questions",
@@ -135,7 +135,7 @@ COMMANDS: dict[str, list[str]] = {
         ("calibrate-predictions", "calibrate --predictions predictions.jsonl --split 0.5 --bins 5"),
         (
             "calibrate-labelled",
-            "calibrate --model classifier --labelled labelled.jsonl --by who --bins 4",
+            "calibrate --model classifier --labelled labelled.jsonl --group-by who --bins 4",
         ),
         ("calibrate-prompts", f"calibrate {MODEL} {PROMPTS} --bins 4"),
         ("calibrate-pairs", f"calibrate {MODEL} {PAIRS} --limit 12 --bins 4"),
@@ -152,7 +152,7 @@ COMMANDS: dict[str, list[str]] = {
         (
             "lens",
             "lens --model small --corpus test.conllu --kind logit --kind least-squares --kind jacobian "
-            "--jacobian-texts 6 --first-position 4 --exact 2 --head 1.2",
+            "--jacobian-texts 6 --first-position 4 --verify 2 --head 1.2",
             *(*TEXT, "--target", " answer", "--wrong", " answers"),
         ),
     )

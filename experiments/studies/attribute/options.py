@@ -79,7 +79,16 @@ class AttributeOptions(RunOptions):
     site: str | None = option(
         "where gradients are taken (default: the embedding), or what hidden-out puts out", None
     )
-    hidden: str = option("what hidden-out puts in the site's place: zero, shuffle, layer:N", "zero")
+    value: str = option(
+        "with hidden-out: what takes the site's place: zero, mean, shuffle, layer:N",
+        "zero",
+        aliases=("hidden",),
+    )
+    reference: Path | None = option(
+        "with hidden-out: prompts whose values give mean (default: the words of each text)",
+        None,
+        metavar="FILE",
+    )
     null_draws: int = option(
         "random attributions to compare with; 0 skips them, which the report shows",
         5,

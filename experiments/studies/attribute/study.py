@@ -43,7 +43,7 @@ from .records import (
     Results,
 )
 
-DRAWN_STARTS, DRAWN_HIDDEN = ("sampled",), ("shuffle",)
+DRAWN_STARTS, DRAWN_VALUES = ("sampled",), ("shuffle",)
 """Baselines, and replacements of hidden values, that are drawn."""
 SHOWN_TEXT = 40
 """Characters of a text that a message quotes."""
@@ -60,6 +60,7 @@ class AttributeInputs(Inputs):
         questions: what is asked about each.
         proposer: the masked model whose words take the absent ones' places.
         known: texts to look for similar ones in.
+        references: texts whose values give hidden-out's mean.
     """
 
     model: Subject
@@ -68,6 +69,7 @@ class AttributeInputs(Inputs):
     questions: list[Question]
     proposer: Subject | None
     known: list[Prompt]
+    references: list[str]
 
 
 def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
@@ -78,11 +80,16 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     prompts = _prompts(options)
     if options.probe is not None and not options.probe.is_file():
         raise AttributionError(f"--probe {options.probe}: no such file")
+    if options.reference is not None and options.value != "mean":
+        raise AttributionError(
+            f"--reference: --value {options.value} takes nothing from other prompts, expected --value mean"
+        )
     # All files before the model is loaded, which takes longest.
     known = read_prompts(options.known, answers=False) if options.known else []
+    references = read_prompts(options.reference, answers=False) if options.reference else []
     subject = load_model(classifier=True)
     proposer = _proposer(options)
-    data = _data(options, len(prompts), len(known), proposer)
+    data = _data(options, len(prompts), len(known), len(references), proposer)
     steps: list[Prompt] = []
     for prompt in prompts:
         steps += _steps(subject, prompt, options.generate)
@@ -103,6 +110,7 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         questions=questions,
         proposer=proposer,
         known=known,
+        references=[prompt.prompt for prompt in references],
     )
 
 
@@ -167,7 +175,11 @@ def _proposer(options: AttributeOptions) -> Subject | None:
 
 
 def _data(
-    options: AttributeOptions, n_prompts: int, n_known: int, proposer: Subject | None
+    options: AttributeOptions,
+    n_prompts: int,
+    n_known: int,
+    n_references: int,
+    proposer: Subject | None,
 ) -> list[DataFile]:
     """Everything that is read beside the model."""
     data = []
@@ -177,6 +189,8 @@ def _data(
         data.append(DataFile.of("probe", options.probe, 0))
     if options.known is not None:
         data.append(DataFile.of("known", options.known, n_known))
+    if options.reference is not None:
+        data.append(DataFile.of("reference", options.reference, n_references))
     if proposer is not None:
         data.append(DataFile.of_model("proposals", proposer))
     return data
@@ -296,7 +310,8 @@ class _TextRun:
             steps=options.steps,
             baseline=options.baseline,
             site=options.site,
-            hidden=options.hidden,
+            value=options.value,
+            reference=self.inputs.references,
             proposals=self.inputs.proposer,
         )
 
@@ -365,7 +380,7 @@ def is_drawn(method: str, more: Mapping[str, Any]) -> bool:
         METHODS[method].draws
         or more.get("removal") in DRAWN
         or more.get("start") in DRAWN_STARTS
-        or more.get("hidden") in DRAWN_HIDDEN
+        or more.get("value") in DRAWN_VALUES
     )
 
 

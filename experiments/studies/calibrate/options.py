@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...calibration.options import ConfidenceOptions
+from ...calibration.options import ASKED, ConfidenceOptions
 from ...runs.options import option
 
 
@@ -30,14 +30,20 @@ class CalibrateOptions(ConfidenceOptions):
         None,
         metavar="FILE",
     )
-    by: tuple[str, ...] = option(
+    group_by: tuple[str, ...] = option(
         "compare accuracy, calibration and errors between the values of this column of --predictions or --labelled "
         "(repeatable)",
         (),
         metavar="COLUMN",
+        aliases=("by",),
     )
     positive: str | None = option(
-        "with --by and two classes: the class whose false positives and negatives are counted (default: the second)",
+        "with --group-by and two classes: the class whose false positives and negatives are counted (default: the second)",
         None,
         metavar="CLASS",
     )
+    # What a model says of its confidence is the command ask's; earlier versions took these here.
+    confidence: tuple[str, ...] = option(
+        "see layerscope ask --confidence", (), choices=ASKED, aliases=("ask",), hidden=True
+    )
+    samples: int = option("see layerscope ask --samples", 10, least=1, hidden=True)

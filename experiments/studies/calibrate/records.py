@@ -22,7 +22,9 @@ class Results(StudyResults):
     comparisons: list[ComparisonRecord] = entry("the first confidence against each other one")
     errors: list[ErrorRecord] = entry("the wrong answers that the first confidence was surest of")
     source: str = entry("what was measured: predictions, labelled, questions, prompts or pairs")
-    groups: list[GroupRecord] = entry("with --by: each measure of each group of rows", default=[])
+    groups: list[GroupRecord] = entry(
+        "with --group-by: each measure of each group of rows", default=[]
+    )
     group_differences: list[GroupDifferenceRecord] = entry(
-        "with --by: each measure compared between groups", default=[]
+        "with --group-by: each measure compared between groups", default=[]
     )

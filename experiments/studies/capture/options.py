@@ -19,11 +19,14 @@ class CaptureOptions(RunOptions, EngineOptions):
     corpus: tuple[Path, ...] = option(
         "annotated sentences, CoNLL-U (repeatable)", (), metavar="FILE"
     )
-    text: Path | None = option("plain text, one text a line", None, metavar="FILE")
-    unit: str | None = option(
-        "what a row is (default: a word of --corpus, a token of --text)",
+    lines: Path | None = option(
+        "plain text, one text a line", None, metavar="FILE", aliases=("text",)
+    )
+    level: str | None = option(
+        "what a row is (default: a word of --corpus, a token of --lines)",
         None,
         choices=("word", "token"),
+        aliases=("unit",),
     )
     pooling: str = option(
         "a word's vector from its tokens' vectors", "mean", choices=("first", "last", "mean")

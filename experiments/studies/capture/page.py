@@ -32,7 +32,7 @@ def page(results: Results) -> Page:
         title=f"Activations of {model_name(results.provenance)}",
         kicker="layerscope capture",
         facts=[
-            f"{plural(first.rows, first.unit)} at {plural(len(results.records), 'site')}",
+            f"{plural(first.rows, first.level)} at {plural(len(results.records), 'site')}",
             first.dtype,
         ],
         findings=[("store", finding.property, finding.text) for finding in results.findings],

@@ -13,7 +13,7 @@ class SiteRecord:
 
     site: str = entry("the site")
     layer: int | None = entry("the block, from 0; null outside the blocks")
-    unit: str = entry("what a row is: word or token")
+    level: str = entry("what a row is: word or token")
     rows: int = entry("how many rows", "rows")
     width: int = entry("values of a row", "values")
     dtype: str = entry("their type on disk")

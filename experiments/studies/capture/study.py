@@ -132,7 +132,7 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     run.memory |= {
         "held_bytes": inputs.memory(batch_tokens), "disk_bytes": inputs.disk, "batch_tokens": batch_tokens
     }  # fmt: skip
-    about = made_from(subject, inputs.source.unit, options.pooling)
+    about = made_from(subject, inputs.source.level, options.pooling)
     about |= {
         "data": [{"sha256": data.sha256, "texts": data.size} for data in inputs.data],
         "sites": inputs.sites,
@@ -155,7 +155,7 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top = max(records, key=lambda record: record.largest)
     text = (
-        f"{end.rows:,} {inputs.source.unit}s of {end.texts:,} texts at {len(records)} sites: {whole.bytes / 1e9:.2f} GB in "
+        f"{end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites: {whole.bytes / 1e9:.2f} GB in "
         f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
     )
     return Results(
@@ -177,7 +177,7 @@ def _records(inputs: CaptureInputs, store: ActivationStore, end: End) -> list[Si
             SiteRecord(
                 site=site,
                 layer=Site(site).layer,
-                unit=inputs.source.unit,
+                level=inputs.source.level,
                 rows=end.rows,
                 width=width,
                 dtype=dtype,
@@ -231,7 +231,7 @@ class Reader:
         return pieces(self.subject, self._layouts(), self.batch_tokens)
 
     def _layouts(self) -> Iterator[Layout]:
-        of_window = Layout.of if self.source.unit == "word" else Layout.of_tokens
+        of_window = Layout.of if self.source.level == "word" else Layout.of_tokens
         for window in windows(self.source.texts(), WINDOW):
             layout = of_window(self.subject, window)
             self.need.check(layout, self.ram)
@@ -245,7 +245,7 @@ class Source:
     corpora: tuple[Corpus, ...]
     lines: Path | None
     limit: int | None
-    unit: str
+    level: str
     data: list[DataFile]
 
     @property
@@ -261,25 +261,25 @@ class Source:
             RunError: both or neither of corpus and text, words of plain text, no text at all.
             CorpusError, OSError: a file that cannot be read.
         """
-        if bool(options.corpus) == (options.text is not None):
-            raise RunError("expected --corpus or --text, one of the two")
-        unit = options.unit or ("word" if options.corpus else "token")
-        if unit == "word" and not options.corpus:
+        if bool(options.corpus) == (options.lines is not None):
+            raise RunError("expected --corpus or --lines, one of the two")
+        level = options.level or ("word" if options.corpus else "token")
+        if level == "word" and not options.corpus:
             raise RunError(
-                "--unit word needs annotated sentences (--corpus): plain text has tokens only"
+                "--level word needs annotated sentences (--corpus): plain text has tokens only"
             )
         corpora = tuple(read_conllu(path, options.limit) for path in options.corpus)
         files = [(corpus.path, corpus.sha256, len(corpus)) for corpus in corpora]
-        if options.text is not None:
-            size = sum(1 for _ in islice(numbered_lines(options.text), options.limit))
+        if options.lines is not None:
+            size = sum(1 for _ in islice(numbered_lines(options.lines), options.limit))
             if not size:
-                raise RunError(f"{options.text}: expected at least one text, got none")
-            files = [(options.text, file_sha256(options.text), size)]
+                raise RunError(f"{options.lines}: expected at least one text, got none")
+            files = [(options.lines, file_sha256(options.lines), size)]
         data = []
         for number, (path, sha256, size) in enumerate(files, 1):
             name = "text" if len(files) == 1 else f"text {number}"
             data.append(DataFile(name, str(path), sha256, size))
-        return cls(corpora, options.text, options.limit, unit, data)
+        return cls(corpora, options.lines, options.limit, level, data)
 
     def texts(self) -> Iterator[Sentence | str]:
         """The texts in order; lines are read as they are needed."""
@@ -292,7 +292,7 @@ class Source:
         """Rows in all and tokens a text: words are counted, tokens taken to be as many as in the first texts."""
         first = self._first()
         tokens = sum(map(len, subject.encode(first))) / len(first)
-        if self.unit == "word":
+        if self.level == "word":
             return sum(corpus.n_words for corpus in self.corpora), tokens
         return round(self.size * tokens), tokens
 

@@ -33,7 +33,7 @@ def measure(inputs: Inputs, run: Run) -> Results:
         records=[CheckRecord(**record) for record in verdict.records()],
         checks=about,
         findings=[Finding(property="doctor", text=finding(verdict))],
-        notes=[Note(kind="wrong", text=str(f).removeprefix("WRONG ")) for f in verdict.wrong],
+        notes=[Note(kind="wrong", text=f.text) for f in verdict.wrong],
     )
 
 

@@ -37,12 +37,12 @@ class DrawnWords:
         self._first = 0 if subject.bos is not None or not subject.causal else 1
         usable = self._usable()
         rng = np.random.default_rng(options.seed)
-        picked = sorted(rng.permutation(len(usable))[: options.words].tolist())
+        picked = sorted(rng.permutation(len(usable))[: options.sample].tolist())
         self.chosen = [usable[p] for p in picked]
         self.n_usable = len(usable)
         if len(self.chosen) < FEW:
             raise RunError(
-                f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --words"
+                f"expected at least {FEW} words to draw, got {len(self.chosen)}: more sentences, or --sample"
             )
 
     def _usable(self) -> list[tuple[int, int]]:

@@ -19,7 +19,9 @@ class GeometryOptions(StoreOptions, RunOptions):
         "what colours the maps: upos, deprel, depth, ... (repeatable; default: upos)", ()
     )
     limit: int | None = option("use the first N sentences", 400, metavar="N", least=1)
-    words: int = option("words that are drawn", 1000, metavar="N", least=1)
+    sample: int = option(
+        "draw N of their words at random", 1000, metavar="N", least=1, aliases=("words",)
+    )
     method: tuple[str, ...] = option("pca, tsne, umap (repeatable; default: pca and tsne)", ())
     perplexity: float = option("of t-SNE", 30.0, least=1)
     site: str = option("site or glob that is read at every layer", "hook_resid_post")
@@ -29,8 +31,11 @@ class GeometryOptions(StoreOptions, RunOptions):
     compare: str | None = option(
         "another model, whose layers are compared with this one's", None, metavar="M"
     )
-    lens: int = option(
-        "texts whose every layer is read by the model's own head; 0 skips them", 24, metavar="N"
+    lens_texts: int = option(
+        "texts whose every layer is read by the model's own head; 0 skips them",
+        24,
+        metavar="N",
+        aliases=("lens",),
     )
     export: tuple[str, ...] = option("also write npz, parquet, projector (repeatable)", ())
     batch_tokens: int = option("tokens of the texts that share a batch", 4096, least=1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
-from ...report.charts import Box, Series, label_step, px, svg
+from ...report.axes import Cells
+from ...report.canvas import Box, px, svg
+from ...report.charts import Series
 from ...report.controls import Control, always, field
 from ...report.depths import DepthCurve
 from ...report.lines import lines
@@ -319,31 +320,19 @@ def cka_section(cka: Similarity, uid: str, title: str, data: dict[str, Any]) -> 
         for k, site in enumerate(side)
     }
     side = max(7.0, min(30.0, 560.0 / max(len(rows), len(columns))))
-    left, top = 40.0, 6.0
-    box = Box(left + side * len(columns) + 8, top + side * len(rows) + 26)
+    grid = Cells(40.0, 6.0, side, side, len(rows), len(columns))
+    box = Box(grid.right + 8, grid.bottom + 26)
     body, tips = [], []
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            body.append(
-                f'<rect class="m-up4" fill-opacity="{max(0.03, min(1.0, value)):.2f}" data-k="{len(tips)}" '
-            )
-            body.append(
-                f'x="{px(left + side * j)}" y="{px(top + side * i)}" width="{px(side - 1)}" height="{px(side - 1)}"/>'
-            )
+            opacity = max(0.03, min(1.0, value))
+            place = f'x="{px(grid.x(j))}" y="{px(grid.y(i))}"'
+            size = f'width="{px(side - 1)}" height="{px(side - 1)}"'
+            style = f'class="m-up4" fill-opacity="{opacity:.2f}"'
+            body.append(f'<rect {style} data-k="{len(tips)}" {place} {size}/>')
             tips.append([f"{short[rows[i]]} and {short[columns[j]]}", number(value), ""])
-    for names, axis in ((rows, "y"), (columns, "x")):
-        step = label_step(len(names), side * len(names), 24.0)
-        for k, site in enumerate(names):
-            if k % step == 0:
-                x, y = (
-                    (left - 6, top + side * (k + 0.5) + 4)
-                    if axis == "y"
-                    else (left + side * (k + 0.5), box.height - 8)
-                )
-                anchor = "end" if axis == "y" else "middle"
-                body.append(
-                    f'<text class="tick" x="{px(x)}" y="{px(y)}" text-anchor="{anchor}">{escape(short[site])}</text>'
-                )
+    body += grid.row_ticks([short[site] for site in rows], each=24.0)
+    body += grid.column_ticks([short[site] for site in columns], each=24.0)
     other = cka.model
     words = (
         "Linear CKA of the same words' vectors, without the bias of few words: 1 is the same cloud up to rotation and scale. "

@@ -229,11 +229,11 @@ def _between(inputs: GeometryInputs, run: Run, vectors: Vectors) -> Similarity |
 def _lens(inputs: GeometryInputs) -> tuple[LensResults | None, str]:
     """The logit lens of the first texts, or why there is none."""
     options, subject = inputs.options, inputs.model
-    if not options.lens:
+    if not options.lens_texts:
         return None, ""
     if (reason := why_not(subject)) is not None:
         return None, f"logit lens: {reason}"
-    texts = inputs.words.layout.encoded[: options.lens]
+    texts = inputs.words.layout.encoded[: options.lens_texts]
     try:
         lens = logit_lens(subject, texts)
     except LensError as error:

@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ...report.charts import Box, px, svg
+from ...report.axes import Cells
+from ...report.canvas import Box, px, svg
 from ...report.parts import Heat
 from ...report.words import layer_label, number
 from .records import ReadingRecord
@@ -19,6 +20,8 @@ PROBABILITIES = (0.05, 0.2, 0.4, 0.7)
 RANKS = (1, 5, 20, 100)
 """Ranks from which on a cell is a shade lighter; 0 is the likeliest token."""
 WIDTH, HEIGHT = 62.0, 19.0
+LEFT, TOP = 40.0, 8.0
+"""Where the cells begin."""
 LETTERS = 8
 """Of a token in its cell."""
 
@@ -70,19 +73,14 @@ def reading_grid(
         "shades": shades,
     }
     layers = sorted({record.layer for record in records}, reverse=True)
-    left, top = 40.0, 8.0
-    box = Box(left + WIDTH * len(tokens) + 6, top + HEIGHT * len(layers) + 26)
+    grid = Cells(LEFT, TOP, WIDTH, HEIGHT, len(layers), len(tokens))
+    box = Box(grid.right + 6, grid.bottom + 26)
     body: list[str] = []
     for k, (record, shade) in enumerate(zip(records, shades[0], strict=True)):
-        x, y = left + WIDTH * record.position, top + HEIGHT * layers.index(record.layer)
+        x, y = grid.x(record.position), grid.y(layers.index(record.layer))
         body += _cell(k, record.top[0].token, x, y, shade)
-    for row, layer in enumerate(layers):
-        y = top + HEIGHT * row + HEIGHT / 2 + 3
-        body.append(_tick(left - 6, y, "end", layer_label(layer)))
-    under = top + HEIGHT * len(layers) + 14
-    for position, token in enumerate(tokens):
-        x = left + WIDTH * position + WIDTH / 2
-        body.append(_tick(x, under, "middle", _short(token)))
+    body += grid.row_ticks([layer_label(layer) for layer in layers], each=HEIGHT)
+    body += grid.column_ticks([_short(token) for token in tokens], each=WIDTH)
     words = (
         "The likeliest next token behind each token, at each layer. Deeper shades: more probable; for the rank of the target, "
         "deepest is the likeliest and grey is not among 100. Click a cell for the ten likeliest."
@@ -107,12 +105,6 @@ def _cell(k: int, token: str, x: float, y: float, shade: int) -> list[str]:
         f'width="{px(WIDTH - 1)}" height="{px(HEIGHT - 1)}"/>',
         f'<text class="m-text{on}" {middle} text-anchor="middle">{escape(_short(token))}</text>',
     ]
-
-
-def _tick(x: float, y: float, anchor: str, text: str) -> str:
-    """A label of a row or a column."""
-    place = f'x="{px(x)}" y="{px(y)}" text-anchor="{anchor}"'
-    return f'<text class="tick" {place}>{escape(text)}</text>'
 
 
 def _tip(record: ReadingRecord) -> list[str]:

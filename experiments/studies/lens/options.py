@@ -50,8 +50,11 @@ class LensOptions(RunOptions):
         None,
         choices=("head", "layer", "mlp", "neuron", "position"),
     )
-    exact: int = option(
-        "ablate the N parts with the largest contributions exactly", 10, metavar="N"
+    verify: int = option(
+        "number of largest contributions whose parts are also ablated, to measure their effects exactly",
+        10,
+        metavar="N",
+        aliases=("exact",),
     )
     circuits: bool = option(
         "also OV and QK circuits of every head and composition between heads, from the weights",

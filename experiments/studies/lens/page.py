@@ -47,7 +47,7 @@ CONTROLS = (
     ),
     Control(
         "exact ablation of the largest contributions", "a direct contribution is taken for the whole effect",
-        lambda r: any(x.exact is not None for x in r.contributions), "--exact 10", lambda r: bool(r.contributions),
+        lambda r: any(x.exact is not None for x in r.contributions), "--verify 10", lambda r: bool(r.contributions),
     ),
 )  # fmt: skip
 """What each control rules out."""

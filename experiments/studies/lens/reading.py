@@ -54,7 +54,7 @@ def read_text(
     if target is None:
         return ReadText(record, readings, [])
     direct = contributions(subject, encoded, target, wrong, options.by or "head")
-    parts = contribution_records(subject, number, encoded, direct, target, wrong, options.exact)
+    parts = contribution_records(subject, number, encoded, direct, target, wrong, options.verify)
     record = replace(record, logit=direct.logit, bias=direct.biases, sum_error=direct.error)
     return ReadText(record, readings, parts)
 

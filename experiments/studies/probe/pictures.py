@@ -9,19 +9,17 @@ from typing import Any
 
 from layerscope.errors import UnknownName
 
+from ...report.axes import Plot, draw_axes, level_line, value_range
+from ...report.canvas import Box, px, svg
 from ...report.charts import (
-    Box,
-    Plot,
     Rule,
     Series,
-    draw_axes,
     draw_best,
+    draw_cursor,
     draw_end_labels,
     draw_legend,
+    draw_rule,
     draw_series,
-    px,
-    svg,
-    value_range,
 )
 from ...report.provenance import model_name
 from ...report.schema import from_json
@@ -105,10 +103,8 @@ def compose(
     body += draw_best(plot, profile.best, "" if is_small else f"best: {profile.best_text}")
     body += draw_axes(plot, profile.labels, y_title, "layer" if is_small else X_TITLE)
     if zero and low <= 0 <= high:
-        body.append(f'<path class="axis" d="{_across(plot, 0.0)}"/>')
-    for rule in rules:
-        line = f'<path class="line" d="{_across(plot, rule.value)}"/>'
-        body.append(f'<g class="s-{rule.kind}">{line}</g>')
+        body.append(level_line(box, plot.y(0.0), "axis"))
+    body += [draw_rule(plot, rule) for rule in rules]
     for curve in series:
         body += draw_series(plot, curve, profile.best)
     if ends == "names":
@@ -117,7 +113,7 @@ def compose(
         body += draw_legend(box, list(reversed(series)), rules, box.y_end + 56)
     elif len(series) > 1:
         body += draw_end_labels(plot, series, (), 14.0)
-    body.append(f'<path class="cursor" d="M0 {px(box.top)}V{px(box.y_end)}"/>')
+    body.append(draw_cursor(box))
     scale = f' data-x0="{px(plot.x0)}" data-dx="{plot.dx:.3f}"'
     words = describe(profile, series, rules)
     return svg(box, body, title=title, desc=words, uid=uid, attrs=scale + attrs)
@@ -132,11 +128,6 @@ def _range(series: Sequence[Series], rules: Sequence[Rule], zero: bool) -> tuple
     if zero:
         others.append(0.0)
     return value_range(main, others, 1.0)
-
-
-def _across(plot: Plot, value: float) -> str:
-    """A level line at a value."""
-    return f"M{px(plot.box.left)} {px(plot.y(value))}H{px(plot.box.x_end)}"
 
 
 MAIN_KINDS = {"score", "f1", "seen", "unseen", "selectivity"}

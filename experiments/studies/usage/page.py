@@ -180,9 +180,9 @@ def pushes_section(records: Sequence[UsageRecord], data: dict[str, Any]) -> Sect
     """The metric with the property put where each class has its mean."""
     kinds = ("score", "f1", "control", "random")
     pushes = [
-        (value.removeprefix("push "), family)
-        for (value, _), family in families(records).items()
-        if value.startswith("push")
+        (family[0].pushed_to, family)
+        for family in families(records).values()
+        if family[0].pushed_to is not None
     ]
     series, words = [], []
     for i, (label, family) in enumerate(pushes):

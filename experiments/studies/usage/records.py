@@ -31,6 +31,10 @@ class Decoding:
 class UsageRecord(EffectRecord, Decoding):
     """The effect of a change of one layer, with what probes read there."""
 
+    pushed_to: str | None = entry(
+        "the class whose mean the vectors are moved to; null for the erasure", default=None
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Results(EffectResults):

@@ -224,7 +224,7 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
     certificates: dict[str, Certificate] = {}
     notes: list[Note] = []
     base: Mean | None = None
-    for value, change in _changes(options, erasers, task):
+    for value, pushed_to, change in _changes(options, erasers, task):
         edit_of = partial(_edit, change, first_position(options))
         grid = Grid(
             value, inputs.subject, metric, inputs.groups, inputs.parts, lambda _, e=edit_of: e
@@ -235,9 +235,9 @@ def measure(inputs: UsageInputs, run: Run) -> Results:
         effects = effect_records(
             inputs.parts, measured, measured.clean, clusters, metric, options.seed, **common
         )
-        records += [
-            UsageRecord(**vars(effect), **vars(decodings[effect.site])) for effect in effects
-        ]
+        for effect in effects:
+            decoding = decodings[effect.site]
+            records.append(UsageRecord(**vars(effect), **vars(decoding), pushed_to=pushed_to))
         notes += unchanged_notes(measured, f"layers ({value})", metric.name)
         if measured.certificate is not None:
             certificates[value] = measured.certificate
@@ -354,12 +354,15 @@ def _layer(
 
 def _changes(
     options: UsageOptions, erasers: Mapping[str, Eraser], task: Task
-) -> list[tuple[str, Change]]:
-    """What is done to a layer, by name: the erasure, and a push to each class where that is asked for."""
-    changes: list[tuple[str, Change]] = [("erase", lambda name: erasers[name].erase)]
+) -> list[tuple[str, str | None, Change]]:
+    """What is done to a layer: its name, the class that it pushes to, the change. The erasure pushes to none."""
+    changes: list[tuple[str, str | None, Change]] = [
+        ("erase", None, lambda name: erasers[name].erase)
+    ]
     if options.push:
         for label in sorted(set(task.parts["train"].labels.astype(str))):
-            changes.append((f"push {label}", partial(_pushed, erasers, label, options.push)))
+            push = partial(_pushed, erasers, label, options.push)
+            changes.append((f"push {label}", label, push))
     return changes
 
 

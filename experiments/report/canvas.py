@@ -1,0 +1,46 @@
+"""The paper of a drawing: its size and margins, its coordinates, and the SVG element around it.
+
+Colours come from style sheets through classes, so that one drawing serves light, dark and paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class Box:
+    """The drawing's size and margins, in the units of its viewBox."""
+
+    width: float
+    height: float
+    left: float = 46.0
+    right: float = 14.0
+    top: float = 30.0
+    bottom: float = 40.0
+
+    @property
+    def x_end(self) -> float:
+        """Right edge of the plotting area."""
+        return self.width - self.right
+
+    @property
+    def y_end(self) -> float:
+        """Bottom edge of the plotting area."""
+        return self.height - self.bottom
+
+
+def px(value: float) -> str:
+    """A coordinate with at most one decimal."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def svg(box: Box, body: Sequence[str], *, title: str, desc: str, uid: str, attrs: str = "") -> str:
+    """The drawing with its text alternative: title and description, read out as one image."""
+    return (
+        f'<svg role="img" viewBox="0 0 {px(box.width)} {px(box.height)}" aria-labelledby="{uid}-t {uid}-d"'
+        f'{attrs}><title id="{uid}-t">{escape(title)}</title><desc id="{uid}-d">{escape(desc)}</desc>'
+        f"{''.join(body)}</svg>"
+    )
