@@ -7,9 +7,6 @@ TransformerLens (imported only then). Raw ``module:path:output`` sites need none
 from __future__ import annotations
 
 import copy
-import difflib
-import fnmatch
-import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,18 +15,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from layerscope.errors import InputError, LayerscopeError
+from layerscope.errors import LayerscopeError
 
 from . import views
 from .configuration import head_counts, text_config
 from .families import Family
+from .module_paths import raw_places
+from .order import ORDER, in_order
 from .placement import adapted
 from .rows import ATTENTION_SITES, Place, Reading, read
-from .sites import Site, SiteLike, Span, UnknownSite, braces, expand
+from .sites import Site, SiteLike, Span, UnknownSite, expand
 from .stacks import Stack, stacks_of, submodule
 from .torch_modules import torch_stacks
-
-_MODULE = re.compile(r"^module:(?P<path>.*?):(?P<end>input|output)(?:\[(?P<item>[\w]+)\])?$")
 
 __all__ = [
     "ATTENTION_SITES",
@@ -283,7 +280,7 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
     each: list[dict[Site, Place]] = []
     for site in parsed:
         if site.name.startswith("module:"):
-            each.append(_raw_places(model, site))
+            each.append(raw_places(model, site))
         else:
             each.append({own: places[own.name] for own in _expanded(model, site, places)})
     _refuse_compiled_around(
@@ -345,7 +342,7 @@ def _of_torch(model: nn.Module) -> Anatomy:
     _SHAPES[model] = tuple(_shape(model, s.path, s.config) for _, _, s in found if s is not None)
     n_heads = 0 if stack is None else head_counts(stack.config)[0]
     return Anatomy(
-        _in_order(places),
+        in_order(places),
         main.n_layers,
         n_heads,
         n_heads,
@@ -386,7 +383,7 @@ def _from_stacks(model: nn.Module, stacks: Sequence[Stack], source: str) -> Anat
     if len(counts) == 1:
         n_heads, n_kv = counts.pop()
     return Anatomy(
-        _in_order(places),
+        in_order(places),
         readings[main.name].n_layers,
         n_heads,
         n_kv,
@@ -427,59 +424,6 @@ def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> st
     return "no module of this architecture takes or returns it by itself"
 
 
-#: The order in which a forward meets the sites of a block.
-ORDER = (
-    "hook_resid_pre",
-    "attn.hook_q",
-    "attn.hook_k",
-    "attn.hook_v",
-    "attn.hook_attn_scores",
-    "attn.hook_pattern",
-    "attn.hook_z",
-    "hook_attn_out",
-    "hook_resid_mid",
-    "mlp.hook_pre",
-    "mlp.hook_post",
-    "hook_mlp_out",
-    "hook_resid_post",
-)
-
-
-#: Parts that only some families have, each behind the part of `ORDER` that a forward meets before it.
-_BEHIND = {
-    "attn.hook_gate": "attn.hook_v",
-    "mixer.": "hook_resid_pre",
-    "cross_attn.": "hook_resid_mid",
-    "hook_cross_attn_out": "hook_resid_mid",
-    "hook_resid_mid_cross": "hook_resid_mid",
-    "mlp.": "hook_resid_mid",
-}
-
-
-def _in_order(places: dict[str, Place]) -> dict[str, Place]:
-    def rank(name: str) -> tuple[int, int, int]:
-        site = Site(name)
-        stack = name.partition("blocks.")[0] if site.layer is not None else ""
-        which = (
-            ("vision_", "audio_", "", "decoder_").index(stack)
-            if stack in ("vision_", "audio_", "", "decoder_")
-            else 4
-        )
-        if site.layer is None:
-            final = "ln_final" in name
-            return (3 if name.startswith("decoder_") else 2, 10**9 if final else -1, 0)
-        return (which, site.layer, _rank_in_block(site.part))
-
-    return {name: places[name] for name in sorted(places, key=rank)}
-
-
-def _rank_in_block(part: str) -> int:
-    if part in ORDER:
-        return 10 * ORDER.index(part)
-    before = next((last for start, last in _BEHIND.items() if part.startswith(start)), ORDER[-1])
-    return 10 * ORDER.index(before) + 1
-
-
 def _body_prefix(model: nn.Module, family: Family) -> str:
     """``"transformer."`` for a GPT2LMHeadModel, ``""`` for a GPT2Model: rows are written from the body."""
     name = getattr(model, "base_model_prefix", "")
@@ -487,52 +431,6 @@ def _body_prefix(model: nn.Module, family: Family) -> str:
     if isinstance(inner, nn.Module) and submodule(model, f"{name}.{family.blocks}") is not None:
         return f"{name}."
     return ""
-
-
-def _raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
-    """The modules that a path stands for, in the model's order."""
-    match = _MODULE.match(site.name)
-    if match is None:
-        raise InputError(
-            f"site {str(site)!r}: expected 'module:PATH:input' or 'module:PATH:output', with [0] for a tuple and a second "
-            "[...] for a selection"
-        )
-    end, item = match["end"], match["item"]
-    number = int(item) if item is not None and item.isdigit() else item
-    found: dict[Site, Place] = {}
-    for pattern in braces(match["path"]):
-        paths = _matching(model, pattern)
-        if not paths:
-            raise UnknownSite(_no_such_module(model, pattern))
-        for path in paths:
-            name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
-            found[Site(name, site.select)] = Place(path, end, item=number)  # type: ignore[arg-type]
-    return found
-
-
-def _matching(model: nn.Module, pattern: str) -> list[str]:
-    """The paths of a model's modules that a pattern stands for, name by name; ``-1`` is the last."""
-    if submodule(model, pattern) is not None:
-        return [pattern]
-    found: list[tuple[str, nn.Module]] = [("", model)]
-    for part in pattern.split("."):
-        below = []
-        for path, module in found:
-            names = [name for name, child in module._modules.items() if child is not None]
-            if part.startswith("-") and part[1:].isdigit():
-                chosen = names[int(part) :][:1] if int(part) >= -len(names) else []
-            else:
-                chosen = fnmatch.filter(names, part)
-            below += [(f"{path}.{name}".lstrip("."), module._modules[name]) for name in chosen]
-        found = below
-    return [path for path, _ in found]
-
-
-def _no_such_module(model: nn.Module, path: str) -> str:
-    paths = [name for name, _ in model.named_modules()]
-    near = difflib.get_close_matches(path, paths, n=3, cutoff=0.3)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    return f"no module {path!r} in {type(model).__name__}{hint}"
 
 
 def _from_bridge(model: Any) -> Anatomy:
@@ -552,5 +450,5 @@ def _from_bridge(model: Any) -> Anatomy:
             )
             places[name] = Place(paths[id(point)], "output", view)
     return Anatomy(
-        _in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points"
+        in_order(places), config.n_layers, config.n_heads, n_kv, "TransformerBridge's hook points"
     )

@@ -14,7 +14,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,14 +24,12 @@ from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
-from .configuration import setting, text_config
+from .configuration import setting
 from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
-from .placement import adapted
+from .output_heads import Head, class_heads, language_heads
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
 
-Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
-"""From the residual stream to logits: of all tokens, or of those given second."""
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest logit, between the parts' logits and the model's."""
 
@@ -535,87 +533,3 @@ def _blocks_of(model: nn.Module) -> list[nn.Module]:
         )
         raise InputError(f"{type(model).__name__} cannot be continued from a block: {why}")
     return blocks
-
-
-def language_head(model: nn.Module) -> Head | None:
-    """The first of `language_heads`; None where there are several heads or none."""
-    return next(iter(language_heads(model)), None)
-
-
-def language_heads(model: nn.Module) -> list[Head]:
-    """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
-
-    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. A model of pictures and text
-    may name scale and cap in the text's configuration, and use them or not: each way is given. Which is what the model does
-    is for the caller to measure.
-    """
-    model = adapted(model)
-    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    heads = [
-        m for m in model.children() if m is not body and next(m.parameters(), None) is not None
-    ]
-    if body is None or len(heads) != 1:
-        return []
-    config: Any = model.config
-    text = text_config(config)
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    ways = (tuple(getattr(part, name, None) for name in names) for part in (config, text))
-    return [functools.partial(_logits, heads[0], *way) for way in dict.fromkeys(ways)]
-
-
-def _logits(
-    head: Any,
-    cap: float | None,
-    up: float | None,
-    down: float | None,
-    x: Tensor,
-    tokens: Tensor | None = None,
-) -> Tensor:
-    """A head's logits of all tokens or of these, scaled and capped."""
-    if tokens is None:
-        logits = head(x)
-    elif _is_plain(head):
-        bias = None if head.bias is None else head.bias[tokens]
-        logits = nn.functional.linear(x, head.weight[tokens], bias)
-    else:
-        logits = head(x)[..., tokens]
-    logits = logits * up if up else logits / down if down else logits
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def class_heads(model: nn.Module) -> list[Head]:
-    """Ways from the state that a classifier of texts pools to its logits: its parts one after the other.
-
-    The parts are the body's pooler, where there is one, and the modules with weights beside the body. Each is given a text
-    of one position, since a pooler takes a text's first. Which way is the model's is for the caller to measure.
-    """
-    if not type(model).__name__.endswith("ForSequenceClassification"):
-        return []
-    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    beside = [
-        m for m in model.children() if m is not body and next(m.parameters(), None) is not None
-    ]
-    pooler = getattr(body, "pooler", None)
-    ways = [beside] if pooler is None else [[pooler, *beside], beside]
-    return [_in_turn(parts) for parts in ways]
-
-
-def _in_turn(parts: Sequence[nn.Module]) -> Head:
-    """Modules one after the other, on states as texts of one position."""
-
-    def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        value = x[:, None]
-        for part in parts:
-            value = part(value)
-        logits = value[:, 0] if value.ndim == 3 else value
-        return logits if tokens is None else logits[..., tokens]
-
-    return head
-
-
-def _is_plain(head: nn.Module) -> bool:
-    """Whether a head is its weight and bias and nothing else: neither hooked nor kept elsewhere until it is called."""
-    called_as_it_is = (
-        "forward" not in vars(head) and not head._forward_hooks and not head._forward_pre_hooks
-    )
-    return type(head) is nn.Linear and called_as_it_is and not head.weight.is_meta

@@ -14,12 +14,10 @@ written by a thread of the store's own while the model goes on.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from threading import Lock
@@ -31,17 +29,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .folders import folder_at
+from .shard_folder import PLAN, ShardFolder, shard_name
 from .shards import (
     COLUMNS,
     FORMAT,
     INDEX,
-    Header,
     Image,
-    Slot,
     StoreError,
     as_tensor,
     digest,
-    read_header,
     read_rows,
     read_tensor,
 )
@@ -49,8 +45,6 @@ from .spool import Spool
 
 __all__ = ["COLUMNS", "ActivationStore", "StoreError"]
 
-_PLAN = "store.json"
-_SHARD = re.compile(r"shard-([0-9]{6,12})\.safetensors")
 _READERS = 4
 """Threads that read a site."""
 _AHEAD = 256 << 20
@@ -78,13 +72,11 @@ class ActivationStore:
     ) -> None:
         self.folder = folder_at(folder)
         self._dtype, self._shared = dtype, shared
-        self._about = (
-            None
-            if about is None
-            else json.loads(json.dumps({**about, **_type(dtype)}, default=str))
-        )
-        self._headers: dict[tuple[str, int], Header] = {}
-        self._rows: dict[tuple[str, int], slice | np.ndarray] = {}
+        made_from = None
+        if about is not None:
+            # As JSON gives it back, so that it compares with what is read.
+            made_from = json.loads(json.dumps({**about, **_type(dtype)}, default=str))
+        self._files = ShardFolder(self.folder, made_from, self.flush)
         self._lock: Any | None = None
         self._turn = Lock()
         self._spool = Spool(self._write)
@@ -97,7 +89,10 @@ class ActivationStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Elsewhere it is opened anew: what is being written here, and the lock, stay."""
         again = functools.partial(ActivationStore, dtype=self._dtype, shared=self._shared)
-        return again, (str(self.folder), None if self._about is None else dict(self._about))
+        return again, (
+            str(self.folder),
+            None if self._files.about is None else dict(self._files.about),
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
@@ -113,11 +108,11 @@ class ActivationStore:
     @property
     def about(self) -> dict[str, Any]:
         """What the rows are made from."""
-        if self._about is None:
-            found = self._said()
+        if self._files.about is None:
+            found = self._files.made_from()
             if found is None:
                 return _type(self._dtype)
-            self._about = found
+            self._files.about = found
             kept = found.get("dtype")
             if self._dtype is None and kept is not None:
                 self._dtype = getattr(torch, kept)
@@ -125,37 +120,37 @@ class ActivationStore:
                 raise StoreError(
                     f"{self.folder} holds {kept}, got dtype {self._dtype}: use another folder or its type"
                 )
-        return self._about
+        return self._files.about
 
     @property
     def sites(self) -> list[str]:
         """The sites that it holds, in order."""
-        first = next(iter(self._names().items()), None)
-        return [] if first is None else self._header(*first).sites
+        first = next(iter(self._files.names().items()), None)
+        return [] if first is None else self._files.header(*first).sites
 
     @property
     def n_shards(self) -> int:
         """How many shards are there."""
-        return len(self._names())
+        return len(self._files.names())
 
     @property
     def n_rows(self) -> int:
         """How many rows: what was sealed, or else what is there."""
-        plan = self._plan()
+        plan = self._files.plan()
         return (
             int(plan["rows"])
             if plan is not None
-            else sum(self._header(*found).n_rows for found in self._names().items())
+            else sum(self._files.header(*found).n_rows for found in self._files.names().items())
         )
 
     @property
     def sealed(self) -> bool:
         """Whether it is said how many shards and rows there are in all (see `seal`)."""
-        return self._plan() is not None
+        return self._files.plan() is not None
 
     def size(self) -> int:
         """Bytes of all shards."""
-        return sum(self._names().values())
+        return sum(self._files.names().values())
 
     def width(self, site: str) -> int:
         """How many values a row has at a site.
@@ -163,12 +158,16 @@ class ActivationStore:
         Raises:
             StoreError: there is no shard, or no such site in one.
         """
-        return math.prod(self._slots(site, list(self._all().items()))[0].shape[1:])
+        return math.prod(self._files.slots(site, list(self._files.all().items()))[0].shape[1:])
 
     def largest(self, site: str) -> float:
         """The largest absolute value at a site; 0 where there is no shard."""
         return max(
-            (self._with(*found, site).largest[site] for found in self._names().items()), default=0.0
+            (
+                self._files.header_with(*found, site).largest[site]
+                for found in self._files.names().items()
+            ),
+            default=0.0,
         )
 
     def has(self, shard: int) -> bool:
@@ -179,10 +178,10 @@ class ActivationStore:
         """
         if shard in self._spool:
             return True
-        size = self.folder.size(_name(shard))
+        size = self.folder.size(shard_name(shard))
         if size is None:
             return False
-        self._header(_name(shard), size)
+        self._files.header(shard_name(shard), size)
         return True
 
     # -- writing
@@ -194,7 +193,7 @@ class ActivationStore:
             StoreError: another process is writing there, or it holds something else.
         """
         with self._turn:
-            self._about = self.about
+            self._files.about = self.about
             if self._lock is not None or self._shared:
                 return
             with self._told(""):
@@ -271,10 +270,10 @@ class ActivationStore:
             "rows": rows,
         }
         plan["sha256"] = digest(plan)
-        if self._plan() != plan:
+        if self._files.plan() != plan:
             self.claim()
-            with self._told(_PLAN):
-                self.folder.write(_PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
+            with self._told(PLAN):
+                self.folder.write(PLAN, [json.dumps(plan, indent=1, sort_keys=True).encode()])
 
     def flush(self) -> None:
         """Wait until what was given is written.
@@ -296,12 +295,11 @@ class ActivationStore:
     def delete(self) -> None:
         """Remove the shards, and the folder if nothing else is in it."""
         self.close()
-        for name in self._names():
+        for name in self._files.names():
             self.folder.remove(name)
-        self.folder.remove(_PLAN)
+        self.folder.remove(PLAN)
         self.folder.clear()
-        self._headers.clear()
-        self._rows.clear()
+        self._files.clear()
         self._index = self._last = None
 
     # -- reading
@@ -317,8 +315,8 @@ class ActivationStore:
         """
         if rows is not None:
             return self._some(site, rows)
-        n_rows, parts = self._require_rows(), list(self._all().items())
-        slots, seen = self._slots(site, parts), np.zeros(n_rows, dtype=bool)
+        n_rows, parts = self._require_rows(), list(self._files.all().items())
+        slots, seen = self._files.slots(site, parts), np.zeros(n_rows, dtype=bool)
         kind, width = slots[0].dtype, math.prod(slots[0].shape[1:])
         # numpy asks for large pages, torch does not
         space = np.empty(n_rows * width * kind.itemsize, dtype=np.uint8)
@@ -332,7 +330,7 @@ class ActivationStore:
                 if soon < len(parts):
                     self.folder.announce(parts[soon][0], slots[soon].start, slots[soon].stop)
             part = parts[number]
-            where = self._where(*part)
+            where = self._files.rows_of(*part)
             in_order = isinstance(where, slice)
             first = where.start if in_order else int(where.min())
             last = where.stop - 1 if in_order else int(where.max())
@@ -340,7 +338,7 @@ class ActivationStore:
                 raise StoreError(
                     f"{self.folder}/{part[0]}: expected rows below {n_rows}, got {first} to {last}"
                 )
-            read_rows(self.folder, part[0], self._header(*part), site, table, where)
+            read_rows(self.folder, part[0], self._files.header(*part), site, table, where)
             return where
 
         # some shards are read while others are summed and put
@@ -355,8 +353,8 @@ class ActivationStore:
 
     def shards(self, site: str) -> Iterator[tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]]:
         """Each shard's index and its rows of one site, mapped into memory: for sums over more rows than memory holds."""
-        for name, size in self._all().items():
-            header = self._with(name, size, site)
+        for name, size in self._files.all().items():
+            header = self._files.header_with(name, size, site)
             slot = header.slots[site]
             index = read_tensor(self.folder, name, header, INDEX)
             yield index, as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
@@ -364,10 +362,10 @@ class ActivationStore:
     def shard(self, number: int, site: str) -> tuple[Int[Tensor, "n 5"], Float[Tensor, "n ..."]]:
         """One shard's index and its rows of one site, compared with their checksums."""
         self.flush()
-        name, size = _name(number), self.folder.size(_name(number))
+        name, size = shard_name(number), self.folder.size(shard_name(number))
         if size is None:
             raise StoreError(f"{self.folder}/{name} is missing: run it again")
-        header = self._with(name, size, site)
+        header = self._files.header_with(name, size, site)
         return read_tensor(self.folder, name, header, INDEX), read_tensor(
             self.folder, name, header, site
         )
@@ -392,14 +390,14 @@ class ActivationStore:
     def problems(self) -> list[str]:
         """What is wrong with the store, a line for each shard: every byte is read."""
         found = []
-        for name, size in self._names().items():
+        for name, size in self._files.names().items():
             try:
-                header = self._header(name, size)
+                header = self._files.header(name, size)
                 for tensor in header.slots:
                     read_tensor(self.folder, name, header, tensor)
             except StoreError as error:
                 found.append(str(error))
-        missing, first = self._missing()
+        missing, first = self._files.missing()
         if missing:
             more = f" and {missing - 1} others are" if missing > 1 else " is"
             return [*found, f"{self.folder}/{first}{more} missing"]
@@ -412,115 +410,12 @@ class ActivationStore:
 
     # -- inside
 
-    def _names(self) -> dict[str, int]:
-        """The bytes of the shards that are there, by name, once what was given is written."""
-        self.flush()
-        return {n: size for n, size in self.folder.sizes().items() if _SHARD.fullmatch(n)}
-
-    def _plan(self) -> dict[str, Any] | None:
-        found = self.folder.size(_PLAN)
-        if found is None:
-            return None
-        try:
-            plan = json.loads(self.folder.read(_PLAN, 0, found))
-            whole = plan.pop("sha256", None) == digest(plan)
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            plan, whole = {}, False
-        if not whole:
-            raise StoreError(
-                f"{self.folder}/{_PLAN} is damaged: delete it and run again, the shards are kept"
-            )
-        if plan.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.folder}/{_PLAN} is foreign (expected {FORMAT}, got {plan.get('format')})"
-            )
-        for count in ("shards", "rows"):
-            if type(plan.get(count)) is not int or plan[count] < 0:
-                raise StoreError(
-                    f"{self.folder}/{_PLAN}: expected a number of {count}, got {plan.get(count)!r:.40}"
-                )
-        plan["sha256"] = digest(plan)
-        if self._about is not None:
-            self._compare(_PLAN, plan.get("about"))
-        return plan
-
-    def _said(self) -> dict[str, Any] | None:
-        """What the folder says its rows are made from; None for an empty one."""
-        if (plan := self._plan()) is not None:
-            return plan["about"]
-        first = next(iter(self._names().items()), None)
-        return None if first is None else self._header(*first).about
-
-    def _missing(self) -> tuple[int, str]:
-        """How many shards are missing, and the name of the first; however many the plan speaks of."""
-        there = {_number(name) for name in self._names()}
-        plan = self._plan()
-        wanted = plan["shards"] if plan is not None else max(there, default=-1) + 1
-        missing = wanted - sum(number < wanted for number in there)
-        first = next(number for number in itertools.count() if number not in there)
-        return missing, _name(first)
-
-    def _all(self) -> dict[str, int]:
-        """The bytes of all shards by name, none of which is missing."""
-        missing, first = self._missing()
-        if missing:
-            raise StoreError(
-                f"{self.folder}: {missing} shards are missing, the first is {first}: run it again"
-            )
-        return self._names()
-
-    def _header(self, name: str, size: int) -> Header:
-        if (name, size) not in self._headers:
-            header = read_header(self.folder, name, size)
-            if self._about is not None:
-                self._compare(name, header.about)
-            self._headers[name, size] = header
-        return self._headers[name, size]
-
-    def _where(self, name: str, size: int) -> slice | np.ndarray:
-        """Which rows a shard holds: a slice where they follow each other."""
-        if (name, size) not in self._rows:
-            at = read_tensor(self.folder, name, self._header(name, size), INDEX).numpy()[:, 0]
-            first = int(at[0]) if len(at) else 0
-            ordered = np.array_equal(at, np.arange(first, first + len(at)))
-            self._rows[name, size] = slice(first, first + len(at)) if ordered else at.copy()
-        return self._rows[name, size]
-
-    def _compare(self, name: str, found: Any) -> None:
-        wanted, found = self._about or {}, found if isinstance(found, dict) else {}
-        differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-        if differing:
-            raise StoreError(
-                f"{self.folder}/{name} was made from another model, text or setting ({', '.join(differing)} differ): use "
-                "another folder or delete it"
-            )
-
-    def _with(self, name: str, size: int, site: str) -> Header:
-        header = self._header(name, size)
-        if site not in header.slots:
-            raise StoreError(
-                f"{self.folder}/{name}: expected site {site!r}, it holds {header.sites[:5]}"
-            )
-        return header
-
-    def _slots(self, site: str, parts: Sequence[tuple[str, int]]) -> list[Slot]:
-        """Where a site is in each of these shards: at least one, and all in one type and width."""
-        if not parts:
-            raise StoreError(f"{self.folder}: expected shards, it holds none")
-        slots = [self._with(*part, site).slots[site] for part in parts]
-        for (name, _), slot in zip(parts, slots, strict=True):
-            if _kind(slot) != _kind(slots[0]):
-                raise StoreError(
-                    f"{self.folder}/{name}: expected {site} in {_kind(slots[0])}, got {_kind(slot)}"
-                )
-        return slots
-
     def _table(self) -> Int[Tensor, "rows 7"]:
         """The index, and for each row its shard and its place in it."""
         if self._index is None:
             parts = []
-            for number, (name, size) in enumerate(self._all().items()):
-                part = read_tensor(self.folder, name, self._header(name, size), INDEX)
+            for number, (name, size) in enumerate(self._files.all().items()):
+                part = read_tensor(self.folder, name, self._files.header(name, size), INDEX)
                 where = torch.stack(
                     [torch.full((len(part),), number), torch.arange(len(part))], dim=1
                 )
@@ -534,14 +429,14 @@ class ActivationStore:
 
     def _require_rows(self) -> int:
         """How many rows the shards hold, which is what was sealed."""
-        held = sum(self._header(*part).n_rows for part in self._all().items())
+        held = sum(self._files.header(*part).n_rows for part in self._files.all().items())
         if held != self.n_rows:
             raise StoreError(f"{self.folder}: expected {self.n_rows} rows, its shards hold {held}")
         return held
 
     def _some(self, site: str, rows: Int[Tensor, " n"]) -> Tensor:
-        table, parts = self._table(), list(self._all().items())
-        slots = self._slots(site, parts)
+        table, parts = self._table(), list(self._files.all().items())
+        slots = self._files.slots(site, parts)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(table)):
             raise StoreError(
                 f"{self.folder}: expected rows below {len(table)}, got {int(rows.min())} to {int(rows.max())}"
@@ -552,7 +447,7 @@ class ActivationStore:
             (name, size), slot = parts[number], slots[number]
             here = (shard == number).nonzero().squeeze(1)
             if 2 * len(here) >= slot.shape[0]:  # most of it: then all of it, with its checksum
-                part = read_tensor(self.folder, name, self._header(name, size), site)
+                part = read_tensor(self.folder, name, self._files.header(name, size), site)
             else:
                 part = as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
             values[here] = part[place[here]]
@@ -561,10 +456,10 @@ class ActivationStore:
     def _end(self) -> tuple[int, int, int, int]:
         """Number of the next shard, row and sentence, and how many texts the shard before has."""
         if self._last is None or self.has(self._last[0]):
-            parts = list(self._all().items())
+            parts = list(self._files.all().items())
             self._last = len(parts), 0, 0, 0
             for name, size in reversed(parts):
-                index = read_tensor(self.folder, name, self._header(name, size), INDEX)
+                index = read_tensor(self.folder, name, self._files.header(name, size), INDEX)
                 if len(index):  # a forward of nothing but padding has no rows
                     row, sentence = (index[:, :2].amax(0) + 1).tolist()
                     self._last = len(parts), row, sentence, len(index[:, 1].unique())
@@ -572,11 +467,10 @@ class ActivationStore:
         return self._last
 
     def _write(self, shard: int, image: Image) -> None:
-        name = _name(shard)
+        name = shard_name(shard)
         with self._told(name):
             size = image.write(self.folder, name, self.about)
-        self._headers.pop((name, size), None)  # what was known of a shard that stood there before
-        self._rows.pop((name, size), None)
+        self._files.forget(name, size)  # what was known of a shard that stood there before
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -590,21 +484,6 @@ class ActivationStore:
                 f"cannot write {self.folder}/{name}: {error.strerror or error}{room}. The shards already written "
                 "are kept: make room and run the same command again"
             ) from error
-
-
-def _name(shard: int) -> str:
-    return f"shard-{shard:06d}.safetensors"
-
-
-def _number(name: str) -> int:
-    """The number in a shard's name."""
-    found = _SHARD.fullmatch(name)
-    return int(found[1]) if found is not None else -1
-
-
-def _kind(slot: Slot) -> str:
-    """A row's type and shape, as messages show them."""
-    return f"{str(slot.dtype).removeprefix('torch.')} {list(slot.shape[1:])}"
 
 
 def _type(dtype: torch.dtype | None) -> dict[str, str]:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ...hooks import Site, UnknownArchitecture, anatomy
 from ...hooks.anatomy import Place, locate
-from ...hooks.resume import TOLERANCE, language_head
+from ...hooks.output_heads import language_head
+from ...hooks.resume import TOLERANCE
 from ...hooks.shortcuts import Parts, is_free, only_positions, padded, parts_of
 from ...hooks.taps import Tap, Taps, as_site
 from ...probes import LogisticProbe

@@ -12,7 +12,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 
 from ...hooks import Resume
-from ...hooks.resume import language_head
+from ...hooks.output_heads import language_head
 from ..subject import Subject
 from ..subject.batches import Batch
 from ..subject.word_spans import Encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..order import ORDER
 from .decoders import OLMO2
 from .llama import LLAMA, MOE, PARALLEL, SCALED
 from .row import NO_EXPERT_NEURONS, RESIDUAL, Family, same
@@ -33,19 +34,8 @@ LONGCAT = replace(
     },
     attention=None,
     missing=dict.fromkeys(
-        (
-            "attn.hook_q",
-            "attn.hook_k",
-            "attn.hook_v",
-            "attn.hook_attn_scores",
-            "attn.hook_pattern",
-            "attn.hook_z",
-            "hook_attn_out",
-            "hook_resid_mid",
-            "mlp.hook_pre",
-            "mlp.hook_post",
-            "hook_mlp_out",
-        ),
+        # All but the stream in front of the block and behind it.
+        ORDER[1:-1],
         "a block has two attentions and two MLPs, which these names do not tell apart",
     ),
 )

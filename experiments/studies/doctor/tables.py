@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ....hooks.anatomy import ORDER
+from ....hooks.order import ORDER
 from ....hooks.verify import kind_of, worst
 from .records import CheckRecord, Results
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from layerscope.errors import LayerscopeError
 
 from ....hooks import Resume
-from ....hooks.resume import language_head
+from ....hooks.output_heads import language_head
 from ....probes.evaluation import ClusterBootstrap
 from ...report.schema import estimated
 from ...subject import Subject

@@ -1,0 +1,114 @@
+"""Output heads of transformers models: from the end of the residual stream to logits.
+
+Each function gives the ways that a model may go; which of them is the model's own is measured by the caller.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .configuration import text_config
+from .placement import adapted
+
+Head: TypeAlias = "Callable[..., Float[Tensor, '*places tokens']]"
+"""From the residual stream to logits: of all tokens, or of those given second."""
+
+
+def language_head(model: nn.Module) -> Head | None:
+    """The first of `language_heads`; None where there are several heads or none."""
+    return next(iter(language_heads(model)), None)
+
+
+def language_heads(model: nn.Module) -> list[Head]:
+    """From the body's output to logits: the one head beside it, with the scale and the cap that the configuration names.
+
+    A second argument chooses tokens; a plain linear head then multiplies by their rows alone. A model of pictures and text
+    may name scale and cap in the text's configuration, and use them or not: each way is given. Which is what the model does
+    is for the caller to measure.
+    """
+    model = adapted(model)
+    body, heads = _body_and_beside(model)
+    if body is None or len(heads) != 1:
+        return []
+    config: Any = model.config
+    settings = []
+    for part in (config, text_config(config)):
+        cap = getattr(part, "final_logit_softcapping", None)
+        up, down = getattr(part, "logit_scale", None), getattr(part, "logits_scaling", None)
+        settings.append((cap, up, down))
+    return [functools.partial(_logits, heads[0], *way) for way in dict.fromkeys(settings)]
+
+
+def _body_and_beside(model: nn.Module) -> tuple[nn.Module | None, list[nn.Module]]:
+    """A model's body, and the modules with weights beside it."""
+    body = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    beside = []
+    for module in model.children():
+        has_weights = next(module.parameters(), None) is not None
+        if module is not body and has_weights:
+            beside.append(module)
+    return body, beside
+
+
+def _logits(
+    head: Any,
+    cap: float | None,
+    up: float | None,
+    down: float | None,
+    x: Tensor,
+    tokens: Tensor | None = None,
+) -> Tensor:
+    """A head's logits of all tokens or of these, scaled and capped."""
+    if tokens is None:
+        logits = head(x)
+    elif _is_plain(head):
+        bias = None if head.bias is None else head.bias[tokens]
+        logits = nn.functional.linear(x, head.weight[tokens], bias)
+    else:
+        logits = head(x)[..., tokens]
+    if up:
+        logits = logits * up
+    elif down:
+        logits = logits / down
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def class_heads(model: nn.Module) -> list[Head]:
+    """Ways from the state that a classifier of texts pools to its logits: its parts one after the other.
+
+    The parts are the body's pooler, where there is one, and the modules with weights beside the body. Each is given a text
+    of one position, since a pooler takes a text's first. Which way is the model's is for the caller to measure.
+    """
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return []
+    body, beside = _body_and_beside(model)
+    pooler = getattr(body, "pooler", None)
+    ways = [beside] if pooler is None else [[pooler, *beside], beside]
+    return [_in_turn(parts) for parts in ways]
+
+
+def _in_turn(parts: Sequence[nn.Module]) -> Head:
+    """Modules one after the other, on states as texts of one position."""
+
+    def head(x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        value = x[:, None]
+        for part in parts:
+            value = part(value)
+        logits = value[:, 0] if value.ndim == 3 else value
+        return logits if tokens is None else logits[..., tokens]
+
+    return head
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether a head is its weight and bias and nothing else: neither hooked nor kept elsewhere until it is called."""
+    has_hooks = bool(head._forward_hooks or head._forward_pre_hooks)
+    is_replaced = "forward" in vars(head)
+    is_linear = type(head) is nn.Linear
+    return is_linear and not has_hooks and not is_replaced and not head.weight.is_meta
