@@ -145,9 +145,12 @@ class _Trial:
         """1 for each test row that a probe gets right from the order's first k columns, for each k."""
         out = {}
         for k in ks:
-            train = X[:, order[:k]].astype(np.float64)
-            mean, scale = train.mean(0), np.maximum(train.std(0), 1e-12)
-            Z, Z_test = (train - mean) / scale, (X_test[:, order[:k]] - mean) / scale
+            first_k = order[:k]
+            train = X[:, first_k].astype(np.float64)
+            mean = train.mean(0)
+            scale = np.maximum(train.std(0), 1e-12)
+            Z = (train - mean) / scale
+            Z_test = (X_test[:, first_k] - mean) / scale
             for name in self._names:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)  # counted

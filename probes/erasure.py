@@ -73,7 +73,8 @@ class Eraser(TransformerMixin, Saved):
         if not places:
             raise InputError(f"expected one of {self.classes_.tolist()}, got {label!r}")
         # Only the part of the class mean that was erased is put back.
-        toward = self.right_ @ (self.left_.T @ (self.class_means_[places[0]] - self.mean_))
+        apart = self.class_means_[places[0]] - self.mean_
+        toward = self.right_ @ (self.left_.T @ apart)
         return self.erase(x) + strength * torch.from_numpy(toward).to(x)
 
     def erase(self, x: Float[Tensor, "*places d"]) -> Float[Tensor, "*places d"]:
@@ -132,7 +133,8 @@ class Leace(Eraser):
         Raises:
             ValueError: one class only.
         """
-        self.moments_, self.n_features_in_ = moments, moments.means.shape[1]
+        self.moments_ = moments
+        self.n_features_in_ = moments.means.shape[1]
         check_classes(moments.classes)
         self.classes_, counts, means = moments.sorted()
         covariance = moments.total() / moments.n
@@ -140,13 +142,17 @@ class Leace(Eraser):
         keep = values > self.rtol * values[-1]
         values, vectors = values[keep], vectors[:, keep]
         # Into coordinates of unit variance, and back.
-        whiten, colour = vectors / values.sqrt(), vectors * values.sqrt()
+        deviations = values.sqrt()
+        whiten, colour = vectors / deviations, vectors * deviations
         # Columns sqrt(p_c) (m_c - m): their span is that of Sigma_xz, and of unit-variance z the sizes are correlations.
-        apart = ((means - moments.mean) * (counts / moments.n).sqrt()[:, None]).T
+        shares = counts / moments.n
+        apart = ((means - moments.mean) * shares.sqrt()[:, None]).T
         basis, sizes, _ = torch.linalg.svd(whiten.T @ apart, full_matrices=False)
         used = basis[:, sizes > self.rtol**0.5]
-        self.mean_, self.class_means_ = moments.mean.cpu().numpy(), means.cpu().numpy()
-        self.left_, self.right_ = (whiten @ used).cpu().numpy(), (colour @ used).cpu().numpy()
+        self.mean_ = moments.mean.cpu().numpy()
+        self.class_means_ = means.cpu().numpy()
+        self.left_ = (whiten @ used).cpu().numpy()
+        self.right_ = (colour @ used).cpu().numpy()
         return self
 
 

@@ -25,6 +25,8 @@ from .resampling import LEVEL, ClusterBootstrap, Interval, wilson
 
 DRAWS = 5_000
 """Permutations of a test."""
+ROUNDING = 1e-12
+"""Differences below this, and shares of a value that a draw may miss, are rounding."""
 BLOCK = 500
 """Permutations that are held at a time."""
 
@@ -113,9 +115,11 @@ class _Sums:
         clusters: Int[np.ndarray, " n"],
     ) -> _Sums:
         _, index = np.unique(clusters, return_inverse=True)
-        y, m = (np.zeros((2, int(index.max()) + 1)) for _ in range(2))
-        np.add.at(y, (in_second.astype(int), index), values)
-        np.add.at(m, (in_second.astype(int), index), 1.0)
+        places = in_second.astype(int), index
+        shape = 2, int(index.max()) + 1
+        y, m = np.zeros(shape), np.zeros(shape)
+        np.add.at(y, places, values)
+        np.add.at(m, places, 1.0)
         return cls(y, m)
 
     @property
@@ -125,9 +129,10 @@ class _Sums:
 
     def student(self, value: float) -> Interval:
         """Student's interval of the difference, from what each cluster adds to it."""
-        rest = self._rest() / self.m.sum(1, keepdims=True)
-        n = rest.shape[1]
-        error = math.sqrt(float(((rest[1] - rest[0]) ** 2).sum()) * n / (n - 1))
+        shares = self._rest() / self.m.sum(1, keepdims=True)
+        of_clusters = shares[1] - shares[0]
+        n = len(of_clusters)
+        error = math.sqrt(float((of_clusters**2).sum()) * n / (n - 1))
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
         return Interval(value, value - half, value + half)
 
@@ -148,18 +153,24 @@ def _permutation_p(sums: _Sums, draws: int, seed: int) -> float:
     in_both = (sums.m > 0).all(0)
     alone = np.flatnonzero(~in_both)
     is_second = sums.m[1, alone] > 0
-    # what a cluster gives to its own group, and to the other: nothing, unless it is in both
-    own, other = np.where(in_both, 0, sums.m[1] > 0).astype(int), np.arange(sums.m.shape[1])
-    y = np.stack([sums.y[own, other], np.where(in_both, sums.y[1], 0.0)])
-    m = np.stack([sums.m[own, other], np.where(in_both, sums.m[1], 0.0)])
+    n_clusters = sums.m.shape[1]
+    # What a cluster gives to its own group, and to the other: nothing, unless it is in both.
+    own = np.where(in_both, 0, sums.m[1] > 0).astype(int)
+    each = np.arange(n_clusters)
+    y = np.stack([sums.y[own, each], np.where(in_both, sums.y[1], 0.0)])
+    m = np.stack([sums.m[own, each], np.where(in_both, sums.m[1], 0.0)])
     is_second_group = np.asarray(own == 1)
     observed = abs(_studentised(y, m, is_second_group[None])[0])
+    # Draws that differ from the sample by rounding alone count as large.
+    limit = observed * (1 - ROUNDING)
     as_large = 1
     for start in range(0, draws, BLOCK):
         count = min(BLOCK, draws - start)
-        swapped = rng.random((count, sums.m.shape[1])) < 0.5
+        # A cluster in both groups exchanges its parts; the others are dealt again.
+        swapped = rng.random((count, n_clusters)) < 0.5
         swapped[:, alone] = rng.permuted(np.tile(is_second, (count, 1)), axis=1)
-        as_large += int((np.abs(_studentised(y, m, swapped)) >= observed * (1 - 1e-12)).sum())
+        drawn = np.abs(_studentised(y, m, swapped))
+        as_large += int((drawn >= limit).sum())
     return as_large / (draws + 1)
 
 
@@ -172,14 +183,19 @@ def _studentised(
         y, m: sums and counts of each cluster, in its first part and in its second.
         swapped: whether the first part is in the second group.
     """
-    z = swapped.astype(float)
-    ya, yb = y[0] + z * (y[1] - y[0]), y[1] + z * (y[0] - y[1])
-    ma, mb = m[0] + z * (m[1] - m[0]), m[1] + z * (m[0] - m[1])
-    na, nb = ma.sum(1, keepdims=True), mb.sum(1, keepdims=True)
-    mean_a, mean_b = ya.sum(1, keepdims=True) / na, yb.sum(1, keepdims=True) / nb
-    rest = (yb - mean_b * mb) / nb - (ya - mean_a * ma) / na
-    error = np.sqrt((rest**2).sum(1))
-    difference = (mean_b - mean_a)[:, 0]
-    difference[np.abs(difference) < 1e-12] = 0.0
+    is_swapped = swapped.astype(float)
+    means, shares = [], []
+    for part, other in ((0, 1), (1, 0)):
+        # What each cluster gives to this group: its own part, or where it is swapped the other one.
+        sums = y[part] + is_swapped * (y[other] - y[part])
+        counts = m[part] + is_swapped * (m[other] - m[part])
+        n = counts.sum(1, keepdims=True)
+        mean = sums.sum(1, keepdims=True) / n
+        means.append(mean)
+        shares.append((sums - mean * counts) / n)
+    # By how much each cluster moves the difference: the delta method.
+    error = np.sqrt(((shares[1] - shares[0]) ** 2).sum(1))
+    difference = (means[1] - means[0])[:, 0]
+    difference[np.abs(difference) < ROUNDING] = 0.0
     without_spread = np.where(difference == 0, 0.0, np.inf)
-    return np.divide(np.abs(difference), error, out=without_spread, where=error > 1e-12)
+    return np.divide(np.abs(difference), error, out=without_spread, where=error > ROUNDING)

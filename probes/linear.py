@@ -222,19 +222,25 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, Saved):
     def _solve(self, d: int, ndim: int, l2: float) -> RidgeProbe:
         mean, scatter, n = self.moments_.mean, self.moments_.within, self.moments_.n
         deviation = (scatter.diagonal()[:d] / n).sqrt()
-        constant = deviation <= 10 * torch.finfo(torch.float64).eps * mean[:d].abs()
+        rounding = 10 * torch.finfo(torch.float64).eps * mean[:d].abs()
+        constant = deviation <= rounding
         scale = deviation if self.standardize else torch.ones_like(deviation)
         scale = torch.where(constant, torch.ones_like(scale), scale)
         # Features and targets were gathered as one table: its scatter matrix has X'X, X'Y and Y'Y in blocks.
-        gram, cross = scatter[:d, :d] / scale / scale[:, None], scatter[:d, d:] / scale[:, None]
+        gram = scatter[:d, :d] / scale / scale[:, None]
+        cross = scatter[:d, d:] / scale[:, None]
+        squares = scatter[d:, d:].diagonal()
         ridge = gram + l2 * torch.eye(d).to(gram)
         w = torch.linalg.solve(ridge, cross)
+        # Back to the features' own units.
         weights = torch.where(constant[:, None], 0.0, w / scale[:, None]).T
-        coef, intercept = weights.cpu().numpy(), (mean[d:] - weights @ mean[:d]).cpu().numpy()
-        self.coef_, self.intercept_ = (coef, intercept) if ndim == 2 else (coef[0], intercept[0])
-        self.objective_ = float(
-            (scatter[d:, d:].diagonal() - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)).sum()
-        )
+        coef = weights.cpu().numpy()
+        intercept = (mean[d:] - weights @ mean[:d]).cpu().numpy()
+        is_table = ndim == 2
+        self.coef_ = coef if is_table else coef[0]
+        self.intercept_ = intercept if is_table else intercept[0]
+        of_targets = squares - 2 * (w * cross).sum(0) + (w * (ridge @ w)).sum(0)
+        self.objective_ = float(of_targets.sum())
         self.gradient_norm_ = float(2 * (ridge @ w - cross).norm())
         return self
 

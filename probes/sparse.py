@@ -198,7 +198,8 @@ def _weigh(
     features /= scale
     # Both classes weigh the same, however many rows they have.
     n_positive = positive.sum()
-    share = np.where(positive, n / (2 * n_positive), n / (2 * (~positive).sum()))
+    n_negative = n - n_positive
+    share = np.where(positive, n / (2 * n_positive), n / (2 * n_negative))
     # Rows times their labels' signs: the loss is then a function of Z w alone.
     Z *= np.where(positive, 1.0, -1.0)[:, None]
     ridge = np.full(width + 1, l2)

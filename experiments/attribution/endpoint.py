@@ -173,8 +173,11 @@ def probe_end(subject: Subject, probe: LogisticProbe, site: Site) -> Endpoint:
 
     def of(hidden: Tensor, present: Tensor) -> Tensor:
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        weights = present.to(wide) / present.sum(1, keepdim=True).clamp(min=1)
-        return ((wide * weights[..., None]).sum(1) @ coef.to(wide).T + bias.to(wide))[:, None]
+        n_present = present.sum(1, keepdim=True).clamp(min=1)
+        weights = present.to(wide) / n_present
+        mean = (wide * weights[..., None]).sum(1)
+        logits = mean @ coef.to(wide).T + bias.to(wide)
+        return logits[:, None]
 
     return Endpoint(subject, of, site=site)
 

@@ -27,6 +27,9 @@ from ...hooks import edits, intervene
 from .game import Game, embedding
 from .scorer import EMBED
 
+TINY = 1e-300
+"""Divisors are at least this: 0 by 0 is 0."""
+
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 POINTS = 11
 """Points of a curve: 0, 10, ..., 100% of the units."""
@@ -84,8 +87,10 @@ def infidelity(game: Game, scores: Scores, seed: int = 0) -> float:
     gone = random_sets(game.n, DRAWN, seed)
     lost = game.value - game(~gone)
     predicted = gone @ scores
-    scale = float(predicted @ lost) / max(float(predicted @ predicted), 1e-300)
-    return float(((scale * predicted - lost) ** 2).mean()) / max(float((lost**2).mean()), 1e-300)
+    # Scores on another scale foretell as well: the best scale is taken (least squares).
+    scale = float(predicted @ lost) / max(float(predicted @ predicted), TINY)
+    errors = scale * predicted - lost
+    return float((errors**2).mean()) / max(float((lost**2).mean()), TINY)
 
 
 def random_sets(units: int, draws: int, seed: int) -> Bool[np.ndarray, "rows units"]:

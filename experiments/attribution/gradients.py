@@ -202,7 +202,8 @@ def saliency(scorer: Scorer, options: Options) -> Found:
     """How much the value moves when a unit's vectors do, whichever way."""
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        return slope.at(x[None])[1][0].abs(), {}
+        _, slopes = slope.at(x[None])
+        return slopes[0].abs(), {}
 
     scored, figures = each_part(scorer, options, method)
     note = Note(kind="info", text="saliency has no sign")
@@ -213,7 +214,8 @@ def grad_input(scorer: Scorer, options: Options) -> Found:
     """The value's first-order change when a unit's vectors go to zero."""
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        return slope.at(x[None])[1][0] * x, {}
+        _, slopes = slope.at(x[None])
+        return slopes[0] * x, {}
 
     scored, figures = each_part(scorer, options, method)
     return with_figures(scored, figures, options)
@@ -232,9 +234,12 @@ def smoothgrad(scorer: Scorer, options: Options) -> Found:
         # Drawn on the CPU, so that a seed means the same on every device.
         noise = torch.randn(samples, *x.shape, generator=generator).to(x)
         moves = _own_positions(slope, x)
-        shares = slope.at(x + scale * noise * moves)[1] * x
-        at_position = shares.double().flatten(2).sum(2).cpu()
-        of_units = [at_position[:, list(places)].sum(1).numpy() for places in slope.part.tokens]
+        _, slopes = slope.at(x + scale * noise * moves)
+        shares = slopes * x
+        at_position = shares.double().flatten(2).sum(2).cpu()  # sample pos
+        of_units = []
+        for places in slope.part.tokens:
+            of_units.append(at_position[:, list(places)].sum(1).numpy())
         by_sample.append(np.stack(of_units, 1))
         return shares.mean(0), {}
 

@@ -205,20 +205,24 @@ def _values(
 ) -> np.ndarray:
     """The part's value for each (unit, column): where that column of that unit's tokens is replaced; -1 is all columns."""
     n_units, length = len(part.tokens), len(part.ids)
+    # The last row is all units at once.
     tokens = torch.zeros(n_units + 1, length, dtype=torch.bool)
     for unit, places in enumerate(part.tokens):
-        tokens[unit, list(places)] = True
-        tokens[n_units, list(places)] = True
+        for row in (unit, n_units):
+            tokens[row, list(places)] = True
     values = []
     size = max(1, scorer.batch_tokens // length)
     for start in range(0, len(rows), size):
         unit, column = torch.from_numpy(rows[start : start + size]).T
-        is_all, numbers = column[:, None] == -1, torch.arange(max(parts, 1))
+        is_all = column[:, None] == -1
+        numbers = torch.arange(max(parts, 1))
         which = is_all | (column[:, None] == numbers)  # row part
+        positions = tokens[unit]  # row pos
         put = {}
         for number, (site, value) in enumerate(zip(sites, new, strict=True)):
+            # Of several sites each is one part; of one site its heads or neurons are.
             of_site = which[:, number : number + 1] if len(sites) > 1 else which
-            where = tokens[unit][:, :, None] & of_site[:, None, :]
+            where = positions[:, :, None] & of_site[:, None, :]
             put[site] = edits.function(partial(_put, where=where, new=value), "put out")
         batch = row_batch(scorer.question, part, len(unit))
         with warnings.catch_warnings(), intervene(scorer.subject.model, put):

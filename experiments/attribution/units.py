@@ -123,7 +123,8 @@ def _tokens(subject: Subject, encoded: Encoded, free: Sequence[int]) -> Units:
     names = []
     for i, (start, end) in zip(free, places, strict=True):
         names.append(encoded.text[start:end] or subject.token(encoded.ids[i]))
-    return Units("token", tuple(names), tuple(places), tuple((i,) for i in free))
+    tokens = tuple((i,) for i in free)
+    return Units("token", tuple(names), tuple(places), tokens)
 
 
 def _joined(

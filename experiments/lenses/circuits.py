@@ -191,10 +191,12 @@ def _require_values_are_written(name: str, layer: int, tried: _Trial, n_heads: i
     values = tried.acts[f"blocks.{layer}.attn.hook_v"][0]
     value = values.repeat_interleave(n_heads // len(values), dim=0)
     if z.shape == value.shape:
+        # The share of the value that is written, by least squares.
         squares = (value * value).sum(-1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
         share = (z * value).sum(-1, keepdim=True) / squares
         error = float((z - share * value).abs().max())
-        if error <= TOLERANCE * float(value.abs().max()) and bool((share >= 0).all()):
+        is_written = error <= TOLERANCE * float(value.abs().max())
+        if is_written and bool((share >= 0).all()):
             return
     raise LensError(f"{name}: what its heads write is not their values weighted: no circuits")
 
@@ -331,18 +333,21 @@ def top_pairs(
 
     No entry of row i is larger than ||a_i|| max ||b_j||, so rows are taken by falling norm until that is too small.
     """
+    n_columns = b.shape[1]
     order = a.norm(dim=1).argsort(descending=True)
     longest = float(b.norm(dim=0).max())
     best = torch.full((count,), -math.inf, device=a.device)
     places = torch.zeros(count, 2, dtype=torch.long, device=a.device)
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
-        if float(a[rows[0]].norm()) * longest < float(best[-1]):
+        bound = float(a[rows[0]].norm()) * longest
+        if bound < float(best[-1]):
             break
-        values, flat = (a[rows] @ b).flatten().topk(min(count, len(rows) * b.shape[1]))
-        found = torch.stack([rows[flat // b.shape[1]], flat % b.shape[1]], dim=1)
+        entries = (a[rows] @ b).flatten()
+        values, flat = entries.topk(min(count, len(entries)))
+        of_block = torch.stack([rows[flat // n_columns], flat % n_columns], dim=1)
         best, kept = torch.cat([best, values]).topk(count)
-        places = torch.cat([places, found])[kept]
+        places = torch.cat([places, of_block])[kept]
     pairs = []
     for (source, target), value in zip(places.tolist(), best.tolist(), strict=True):
         if math.isfinite(value):
@@ -371,13 +376,16 @@ def composition_scores(
     out = torch.zeros(len(layers), n_heads, len(layers), n_heads)
     for i, writer in enumerate(layers):
         v, o = heads[writer].v, heads[writer].o
-        gram_v, own = v.transpose(1, 2) @ v, _norms(v, o.transpose(1, 2))
+        gram_v = v.transpose(1, 2) @ v
+        written = _norms(v, o.transpose(1, 2))
         for j, reader in enumerate(layers[i + 1 :], i + 1):
             x, y = sides[reader]
-            gram_y, others = y.transpose(1, 2) @ y, _norms(x, y)
-            met = torch.einsum("adm,bme->abde", o, x)
+            gram_y = y.transpose(1, 2) @ y
+            read = _norms(x, y)
+            met = torch.einsum("adm,bme->abde", o, x)  # O X, of writer a and reader b
             squares = torch.einsum("abde,bef,abcf,acd->ab", met, gram_y, met, gram_v)
-            scores = squares.clamp(min=0).sqrt() / (own[:, None] * others[None, :])
+            product = squares.clamp(min=0).sqrt()
+            scores = product / (written[:, None] * read[None, :])
             out[i, :, j] = scores.cpu()
     return out
 

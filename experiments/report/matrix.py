@@ -12,8 +12,13 @@ from .schema import Interval
 from .words import finite, layer_label, plural, signed
 
 LEVEL = 0.05
-TOP = 4.0
-"""Pixels above the triangle."""
+LEFT, TOP = 40.0, 4.0
+"""Pixels left of the triangle and above it."""
+LARGEST_SIDE = 46.0
+SPAN = 470.0
+"""Pixels that the cells may take, across and down."""
+NUMBER_SIDE, SIGN_SIDE = 34.0, 13.0
+"""Pixels of a cell's side from which it holds a number, and a sign."""
 WITH_INTERVALS = 1000
 """Pairs up to which the page holds their intervals."""
 
@@ -55,48 +60,23 @@ def layer_matrix(
     A cell is coloured where Holm's correction leaves p < 0.05: blue where the deeper layer is
     better, orange where it is worse, and carries a sign so that colour is not needed to read it.
     """
-    ends = [finite(r.get(k)) for r in rows for k in ("layer_a", "layer_b")]
-    layers = sorted({x for x in ends if x is not None})
+    ends = [finite(row.get(key)) for row in rows for key in ("layer_a", "layer_b")]
+    layers = sorted({layer for layer in ends if layer is not None})
     cells = oriented(rows, layers)
     if not cells:
         return None
-    labels = [layer_label(x) for x in layers]
+    labels = [layer_label(layer) for layer in layers]
     n = len(layers)
-    side = min(46.0, 470.0 / max(n - 1, 1))
-    left = 40.0
-    grid = Cells(left, TOP, side, side, n - 1, n - 1)
+    side = min(LARGEST_SIDE, SPAN / max(n - 1, 1))
+    # The first layer is in no row, the last in no column.
+    grid = Cells(LEFT, TOP, side, side, n - 1, n - 1)
     box = Box(grid.right + 30, grid.bottom + 30)
-    largest = max(
-        (abs(c["difference"]) for c in cells.values() if c["difference"] is not None), default=0.0
-    )
-    every = label_step(n, side * (n - 1), 20.0)
-    gap = 1.0 if side < 20 else 2.0
-    body: list[str] = []
-    places: dict[str, list[tuple[int, int]]] = {}
-    better = worse = 0
-    for (a, b), cell in sorted(cells.items()):
-        d, p = cell["difference"], cell["p"]
-        kind = "even"
-        if p is not None and p < LEVEL and d is not None:
-            better, worse = better + (d > 0), worse + (d < 0)
-            kind = f"{'up' if d > 0 else 'down'}{step_of(d, largest)}"
-            body += _sign(d, step_of(d, largest), left + b * side, (a - 1) * side, side, gap)
-        places.setdefault(kind, []).append((a, b))
-    body = [_cells(kind, at, left, side, gap) for kind, at in sorted(places.items())] + body
-    for i, label in enumerate(labels):
-        shown = i in (0, n - 1) or (label.isdigit() and int(label) % every == 0)
-        crowded = every > 1 and (0 < i < 2 or n - 2 <= i < n - 1)
-        if not shown or crowded:
-            continue
-        # The first layer is in no row, the last in no column.
-        if i > 0:
-            body.append(grid.row_tick(i - 1, label))
-        if i < n - 1:
-            body.append(grid.column_tick(i, label))
-    known = sum(c["p"] is not None for c in cells.values())
+    body, n_better, n_worse = _body(cells, grid)
+    body += _ticks(labels, grid)
+    n_tested = sum(cell["p"] is not None for cell in cells.values())
     words = (
-        f"Of {plural(known, 'pair')} of layers, {better + worse} differ after Holm's correction "
-        f"(p < {LEVEL}): the deeper layer is better in {better} and worse in {worse}."
+        f"Of {plural(n_tested, 'pair')} of layers, {n_better + n_worse} differ after Holm's correction "
+        f"(p < {LEVEL}): the deeper layer is better in {n_better} and worse in {n_worse}."
     )
     drawing = svg(
         box,
@@ -106,48 +86,85 @@ def layer_matrix(
         uid=uid,
         attrs=f' width="{px(box.width)}"',
     )
-    caption = (
-        words
-        + f" Cells: {metric} of the row's layer minus the column's"
-        + (", in points." if side >= 34 else ".")
-    )
+    unit = ", in points" if side >= NUMBER_SIDE else ""
+    caption = f"{words} Cells: {metric} of the row's layer minus the column's{unit}."
     if len(cells) > WITH_INTERVALS:
         caption += " The intervals of so many pairs are in results.json."
-    data = {"labels": labels, "metric": metric, "left": left, "top": TOP, "side": side}
+    data = {"labels": labels, "metric": metric, "left": LEFT, "top": TOP, "side": side}
     return drawing, {**data, **_numbers(cells, n)}, caption
 
 
-def _cells(
-    kind: str, places: Sequence[tuple[int, int]], left: float, side: float, gap: float
-) -> str:
+def _body(
+    cells: Mapping[tuple[int, int], Mapping[str, Any]], grid: Cells
+) -> tuple[list[str], int, int]:
+    """The cells with their signs, and in how many the deeper layer is better and worse."""
+    sizes = [abs(cell["difference"]) for cell in cells.values() if cell["difference"] is not None]
+    largest = max(sizes, default=0.0)
+    gap = 1.0 if grid.width < 20 else 2.0
+    signs: list[str] = []
+    places: dict[str, list[tuple[int, int]]] = {}
+    n_better = n_worse = 0
+    for (deeper, shallower), cell in sorted(cells.items()):
+        difference, p = cell["difference"], cell["p"]
+        kind = "even"
+        if p is not None and p < LEVEL and difference is not None:
+            is_better = difference > 0
+            n_better += is_better
+            n_worse += difference < 0
+            step = step_of(difference, largest)
+            kind = f"{'up' if is_better else 'down'}{step}"
+            x, y = grid.x(shallower), grid.y(deeper - 1)
+            signs += _sign(difference, step, x, y, grid.width, gap)
+        places.setdefault(kind, []).append((deeper - 1, shallower))
+    coloured = [_cells(kind, at, grid, gap) for kind, at in sorted(places.items())]
+    return [*coloured, *signs], n_better, n_worse
+
+
+def _ticks(labels: Sequence[str], grid: Cells) -> list[str]:
+    """Layers left of the rows and under the columns: the first, the last, and round ones between."""
+    n = len(labels)
+    every = label_step(n, grid.width * (n - 1), 20.0)
+    out = []
+    for i, label in enumerate(labels):
+        is_end = i in (0, n - 1)
+        is_round = label.isdigit() and int(label) % every == 0
+        # Where not every layer has room, one beside an end has none.
+        is_crowded = every > 1 and i in (1, n - 2)
+        if not (is_end or is_round) or is_crowded:
+            continue
+        if i > 0:
+            out.append(grid.row_tick(i - 1, label))
+        if i < n - 1:
+            out.append(grid.column_tick(i, label))
+    return out
+
+
+def _cells(kind: str, places: Sequence[tuple[int, int]], grid: Cells, gap: float) -> str:
     """All cells of a colour as one path: neighbours in a row are drawn from one another, which compresses to little."""
-    width = px(side - gap)
+    width = px(grid.width - gap)
     square = f"h{width}v{width}h-{width}z"
     out: list[str] = []
     before = (-1, -1)
-    for a, b in places:
-        is_neighbour = before == (a, b - 1)
-        start = f"m{side:.3f} 0" if is_neighbour else f"M{px(left + b * side)} {px(_y(a, side))}"
+    for row, column in places:
+        if before == (row, column - 1):
+            start = f"m{grid.width:.3f} 0"
+        else:
+            start = f"M{px(grid.x(column))} {px(grid.y(row))}"
         out.append(start + square)
-        before = (a, b)
+        before = (row, column)
     return f'<path class="m-{kind}" d="{"".join(out)}"/>'
 
 
-def _y(row: int, side: float) -> float:
-    """Upper edge of a row; that of the first layer has no cell."""
-    return (row - 1) * side + TOP
-
-
-def _sign(d: float, step: int, x: float, y: float, side: float, gap: float) -> list[str]:
+def _sign(difference: float, step: int, x: float, y: float, side: float, gap: float) -> list[str]:
     """The difference in a cell, or its sign where there is less room."""
-    middle = px(x + (side - gap) / 2)
-    if side >= 34:
-        text, style, below = signed(100 * d, 1), "m-text", 3.0
-    elif side >= 13:
-        text, style, below = "+" if d > 0 else "−", "m-text m-sign", 2.6
+    if side >= NUMBER_SIDE:
+        text, style, below = signed(100 * difference, 1), "m-text", 3.0
+    elif side >= SIGN_SIDE:
+        text, style, below = "+" if difference > 0 else "−", "m-text m-sign", 2.6
     else:
         return []
-    place = f'text-anchor="middle" x="{middle}" y="{px(y + side / 2 + below)}"'
+    middle = f'x="{px(x + (side - gap) / 2)}" y="{px(y + side / 2 + below)}"'
+    place = f'text-anchor="middle" {middle}'
     return [f'<text class="{style} m-on{step}" {place}>{text}</text>']
 
 

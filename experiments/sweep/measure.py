@@ -76,7 +76,8 @@ def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
     ``null`` is the mean of |effect| over draws and ``null_p`` = (1 + draws with at least the edit's |effect|) / (1 + draws).
     """
     tested = np.flatnonzero(measured.tested).tolist()
-    sizes, seed = [], run.options.seed
+    seed = run.options.seed
+    drawn_sizes = []
     for draw in range(run.options.null_draws):
 
         def turned(number: int, draw: int = draw) -> Callable[[Component], Edit]:
@@ -85,11 +86,14 @@ def _null(run: Run, grid: Grid, measured: Measured) -> dict[str, np.ndarray]:
 
         drawn_grid = replace(grid.of(tested), name=f"{grid.name} null {draw}", edits_for=turned)
         effects, _ = sweep_all(run.folder, drawn_grid, run.engine)
-        sizes.append(np.abs(effects.mean(1)))
-    drawn, size = np.stack(sizes), np.abs(measured.effects[tested].mean(1))
-    null, p = np.full(len(grid.parts), np.nan), np.full(len(grid.parts), np.nan)
+        drawn_sizes.append(np.abs(effects.mean(1)))
+    drawn = np.stack(drawn_sizes)  # draw part
+    size = np.abs(measured.effects[tested].mean(1))
+    n_as_large = (drawn >= size).sum(0)
+    null = np.full(len(grid.parts), np.nan)
     null[tested] = drawn.mean(0)
-    p[tested] = (1 + (drawn >= size).sum(0)) / (1 + len(drawn))
+    p = np.full(len(grid.parts), np.nan)
+    p[tested] = (1 + n_as_large) / (1 + len(drawn))
     return {"null": null, "null_p": p}
 
 

@@ -10,6 +10,9 @@ from ..features.memory import Need
 from ..subject import Subject
 from .sweep import READ_BYTES, Chunk, pack
 
+FLOAT = 4
+"""Bytes of a number."""
+
 
 def sweep_bytes(
     subject: Subject, groups: Sequence[Chunk], parts: int, of_targets: bool = False
@@ -25,10 +28,13 @@ def sweep_bytes(
     for chunk in groups:
         positions, n_read = chunk.batch.input_ids.numel(), len(chunk.reads.positions)
         tokens = len(chunk.reads.places[:, 2].unique()) if of_targets else subject.vocabulary
-        read = 4 * n_read * (subject.d_model + tokens)
-        copies = max(1, min(parts, pack(subject.device) // positions))
-        projected = max(1, min(parts, READ_BYTES // max(read, 1)))
-        inputs = 4 * (subject.n_layers + 1) * subject.d_model * positions
-        clean = 4 * n_read * subject.vocabulary
-        most = max(most, inputs + clean + copies * positions * need + 3 * (projected + 1) * read)
+        inputs = FLOAT * (subject.n_layers + 1) * subject.d_model * positions
+        clean = FLOAT * n_read * subject.vocabulary
+        n_copies = max(1, min(parts, pack(subject.device) // positions))
+        copies = n_copies * positions * need
+        # States and logits that are read of one copy.
+        read = FLOAT * n_read * (subject.d_model + tokens)
+        n_projected = max(1, min(parts, READ_BYTES // max(read, 1)))
+        projected = 3 * (n_projected + 1) * read
+        most = max(most, inputs + clean + copies + projected)
     return most

@@ -389,24 +389,28 @@ def sweep_all(
 
 def sweep_grid(folder: RunFolder, grid: Grid, engine: Engine) -> Swept:
     """Every component edited in turn on every prompt; blocks of components whose effects are saved are not run."""
-    parts = grid.parts
-    effects, clean = np.empty((len(parts), grid.n_prompts)), np.empty(grid.n_prompts)
-    changed = np.zeros(len(parts), dtype=bool)
-    blocks = [
-        Block(number, some) for number in range(len(grid.groups)) for some in _cuts(grid, number)
-    ]
-    cells: dict[str, Any] = {block.cell(grid): folder.cell(block.cell(grid)) for block in blocks}
+    n_parts = len(grid.parts)
+    blocks = []
+    for number in range(len(grid.groups)):
+        blocks += [Block(number, parts) for parts in _cuts(grid, number)]
+    cells: dict[str, Any] = {}
+    for block in blocks:
+        name = block.cell(grid)
+        cells[name] = folder.cell(name)
     missing = [block for block in blocks if cells[block.cell(grid)] is None]
     with console.progress() as bars:
         done = sum(len(block.parts) for block in blocks if block not in missing)
-        bar = bars.add_task(grid.name, total=len(grid.groups) * len(parts), completed=done)
+        bar = bars.add_task(grid.name, total=len(grid.groups) * n_parts, completed=done)
         work = partial(_of_block, grid)
         for block, saved in engine.map(work, missing, lambda steps: bars.advance(bar, steps)):
             folder.save_cell(block.cell(grid), saved)
             cells[block.cell(grid)] = saved
     _LAST.clear()
+    effects, clean = np.empty((n_parts, grid.n_prompts)), np.empty(grid.n_prompts)
+    changed = np.zeros(n_parts, dtype=bool)
     for block in blocks:
-        saved, prompts = cells[block.cell(grid)], grid.groups[block.group].prompts
+        saved = cells[block.cell(grid)]
+        prompts = grid.groups[block.group].prompts
         clean[prompts] = saved["clean"]
         effects[np.ix_(block.parts, prompts)] = saved["effects"]
         changed[list(block.parts)] |= np.array(saved["changed"])
