@@ -58,6 +58,12 @@ class Padding:
     causal: bool
 
 
+def _token_at(place: int, pad_id: int, vocabulary: int) -> int:
+    """One of a row of tokens that look drawn, none of which is the padding (7,919 is a prime)."""
+    step = (7919 * place + 13) % (vocabulary - 1)
+    return (pad_id + 1 + step) % vocabulary
+
+
 def probe_padding(
     run: Callable[[dict[str, Tensor]], Any], pad_id: int, vocabulary: int, told: bool
 ) -> Padding:
@@ -69,14 +75,15 @@ def probe_padding(
         vocabulary: number of token ids; the rows hold ids spread over it, never the pad's.
         told: whether the model can be given position ids.
     """
-    rows = [
-        [(pad_id + 1 + (7919 * (9 * r + i) + 13) % (vocabulary - 1)) % vocabulary for i in range(n)]
-        for r, n in enumerate(LENGTHS)
-    ]
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        places = range(9 * number, 9 * number + length)
+        rows.append([_token_at(place, pad_id, vocabulary) for place in places])
     with torch.inference_mode():
         alone = [_states(run({"input_ids": torch.tensor([row])}))[0] for row in rows]
         # Another last token: a causal model's earlier states cannot know of it.
-        other = [*rows[-1][:-1], rows[0][0] if rows[0][0] != rows[-1][-1] else rows[0][1]]
+        last, (first, second, *_) = rows[-1], rows[0]
+        other = [*last[:-1], second if last[-1] == first else first]
         changed = _states(run({"input_ids": torch.tensor([other])}))[0]
         causal = _agree(changed[:-1], alone[-1][:-1])
         right = _find(run, rows, alone, pad_id, "right", told)

@@ -112,10 +112,12 @@ class ShardFolder:
     def rows_of(self, name: str, size: int) -> slice | np.ndarray:
         """Which rows a shard holds: a slice where they follow each other."""
         if (name, size) not in self._rows:
-            at = read_tensor(self.folder, name, self.header(name, size), INDEX).numpy()[:, 0]
-            first = int(at[0]) if len(at) else 0
-            ordered = np.array_equal(at, np.arange(first, first + len(at)))
-            self._rows[name, size] = slice(first, first + len(at)) if ordered else at.copy()
+            index = read_tensor(self.folder, name, self.header(name, size), INDEX)
+            rows = index.numpy()[:, 0]
+            first = int(rows[0]) if len(rows) else 0
+            stop = first + len(rows)
+            follow_each_other = np.array_equal(rows, np.arange(first, stop))
+            self._rows[name, size] = slice(first, stop) if follow_each_other else rows.copy()
         return self._rows[name, size]
 
     def _compare(self, name: str, found: Any) -> None:

@@ -232,7 +232,8 @@ def _slot(place: Mapping[str, Any], base: int) -> Slot:
     start, stop = (int(offset) for offset in place["data_offsets"])
     shape = tuple(int(size) for size in place["shape"])
     kind = _TYPES[place["dtype"]]
-    if min(start, *shape) < 0 or math.prod(shape) * kind.itemsize != stop - start:
+    n_bytes = math.prod(shape) * kind.itemsize
+    if min(start, *shape) < 0 or n_bytes != stop - start:
         raise ValueError(f"{list(shape)} of {kind} are not {stop - start} bytes")
     return Slot(kind, shape, base + start, base + stop)
 

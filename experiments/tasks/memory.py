@@ -68,11 +68,12 @@ class Solve:
     def least(self) -> int:
         """With the vectors on disk: blocks, coefficients and what L-BFGS keeps of them, the Gram matrix and its eigenvectors."""
         block = block_of(4 * self.width)
-        blocks = 16 * block * self.width + 16 * min(block, CPU_BLOCK) * (
-            2 * self.width + 4 * self.columns
-        )
-        copies = 4 * (2 * MEMORY + 20) * self.width * self.columns
-        return self.labels + blocks + copies + 48 * self.width**2
+        on_cpu = min(block, CPU_BLOCK)
+        blocks = 16 * block * self.width + 16 * on_cpu * (2 * self.width + 4 * self.columns)
+        coefficients = self.width * self.columns
+        copies = 4 * (2 * MEMORY + 20) * coefficients
+        gram = 48 * self.width**2
+        return self.labels + blocks + copies + gram
 
     @property
     def sample(self) -> int:

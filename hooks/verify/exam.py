@@ -209,10 +209,10 @@ class Exam:
 
     def in_precision(self, dtype: torch.dtype) -> Exam:
         """The same examination of a copy with weights and inputs of another precision."""
-        real = {
-            k for k, v in self.inputs.items() if isinstance(v, Tensor) and v.is_floating_point()
-        }
-        inputs = {k: v.to(dtype) if k in real else v for k, v in self.inputs.items()}
+        inputs = {}
+        for name, value in self.inputs.items():
+            is_real = isinstance(value, Tensor) and value.is_floating_point()
+            inputs[name] = value.to(dtype) if is_real else value
         return Exam(copied(self.model, dtype), inputs, self.sites, self.padding)
 
     def of_one(self, tokens: int) -> Exam:
@@ -444,8 +444,11 @@ def noise(like: Tensor, seed: int, size: float) -> Tensor:
 def token_rows(value: Tensor, site: str, row: int, keep: Tensor, prefix: int = 0) -> Tensor:
     """One text's values at its real tokens, in whatever shape the site has; scores, which count up to a constant, from their top."""
     if HEAD_AXIS.get(Site(site).part) == 1:
-        learned = keep.new_ones(prefix)
-        sink = keep.new_ones(value.shape[-1] - len(keep) - prefix)  # a column that is no token
-        part = value[row][:, keep][:, :, torch.cat([learned, keep, sink])]
-        return part - part.amax(-1, keepdim=True) if site.endswith("scores") else part
+        # Keys are the learned prefix, the tokens, and perhaps a sink, which is a column that is no token.
+        n_sinks = value.shape[-1] - len(keep) - prefix
+        columns = torch.cat([keep.new_ones(prefix), keep, keep.new_ones(n_sinks)])
+        part = value[row][:, keep][:, :, columns]
+        if site.endswith("scores"):
+            part = part - part.amax(-1, keepdim=True)
+        return part
     return value[row, keep]

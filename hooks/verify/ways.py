@@ -95,9 +95,11 @@ def by_position(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     takes = inspect.signature(forward).parameters.values()
     named = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     last = max(at for at, p in enumerate(named) if p.name in given and p.name != "use_cache")
-    names = {p.name for p in named[: last + 1]}
-    args = [given.get(p.name, p.default) for p in named[: last + 1]]
-    return function(*args, **{name: value for name, value in given.items() if name not in names})
+    positional = named[: last + 1]
+    args = [given.get(p.name, p.default) for p in positional]
+    names = {p.name for p in positional}
+    kwargs = {name: value for name, value in given.items() if name not in names}
+    return function(*args, **kwargs)
 
 
 # ---------------------------------------------------------------- ways

@@ -152,14 +152,17 @@ def _effects(
     """In the order of `KINDS`: the named words, random ones (mean over draws), the attribution's."""
     # Of each prompt its own, so that a run that is continued draws the same.
     rng = random.Random(f"{options.seed}-{number}")
-    scores = explain(
+    attribution = explain(
         prompt.game.scorer, options.attribution, removal=options.removal, seed=options.seed
-    ).scores
-    ranked = sorted(range(len(prompt.words)), key=lambda k: -scores[prompt.words[k]])
+    )
+    scores = attribution.scores
+    words, size = range(len(prompt.words)), len(places)
+    ranked = sorted(words, key=lambda k: -scores[prompt.words[k]])
     # As many random words as the model named: more words would move the answer more.
-    drawn = [rng.sample(range(len(prompt.words)), len(places)) for _ in range(options.null_draws)]
-    costs = prompt.cost([places, ranked[: len(places)], *drawn])
-    return [float(costs[0]), float(costs[2:].mean()), float(costs[1])]
+    drawn = [rng.sample(words, size) for _ in range(options.null_draws)]
+    costs = prompt.cost([places, ranked[:size], *drawn])
+    of_random = costs[2:].mean()
+    return [float(costs[0]), float(of_random), float(costs[1])]
 
 
 def _records(

@@ -22,11 +22,14 @@ def findings(records: Sequence[Record], methods: Sequence[str]) -> list[Finding]
 
 
 def _strongest(record: MethodRecord) -> Finding:
-    order = np.argsort(-np.abs(record.scores), kind="stable")[:SHOWN_UNITS]
-    units = ", ".join(f"{record.units[i]!r} ({record.scores[i]:+.2f})" for i in order)
+    largest_first = np.argsort(-np.abs(record.scores), kind="stable")
+    units = []
+    for i in largest_first[:SHOWN_UNITS]:
+        units.append(f"{record.units[i]!r} ({record.scores[i]:+.2f})")
     target = f"{record.target[0].upper()}{record.target[1:]}"
-    text = f"{target} is {record.value:.2f} {record.unit}; by {record.method} most of it is due to {units}."
-    return Finding(property="", text=text)
+    value = f"{target} is {record.value:.2f} {record.unit}"
+    due = f"by {record.method} most of it is due to {', '.join(units)}"
+    return Finding(property="", text=f"{value}; {due}.")
 
 
 def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | None:

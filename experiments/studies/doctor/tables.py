@@ -18,11 +18,13 @@ def map_of(
     grid: dict[str, dict[str, list[CheckRecord]]] = {}
     for record in records:
         grid.setdefault(record.check, {}).setdefault(kind_of(record.site), []).append(record)
-    there = dict.fromkeys(kind for row in grid.values() for kind in row)
-    outside = [k for k in there if k and k not in ORDER]
-    first = [k for k in outside if "embed" in k]
-    last = [k for k in outside if k not in first]
-    return [*first, *(k for k in ORDER if k in there), *last, *([""] if "" in there else [])], grid
+    there = list(dict.fromkeys(kind for row in grid.values() for kind in row))
+    in_blocks = [kind for kind in ORDER if kind in there]
+    outside = [kind for kind in there if kind and kind not in ORDER]
+    embeddings = [kind for kind in outside if "embed" in kind]
+    behind = [kind for kind in outside if kind not in embeddings]
+    whole = [""] if "" in there else []
+    return [*embeddings, *in_blocks, *behind, *whole], grid
 
 
 def tables(results: Results) -> list[Table]:

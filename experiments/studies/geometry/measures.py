@@ -38,9 +38,11 @@ def components(vectors: Float[np.ndarray, "n d"]) -> Components:
     """
     centred = vectors - vectors.mean(0)
     left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
-    signs = np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])
-    total = max(float((sizes**2).sum()), 1e-300)
-    return Components(left * sizes * signs, sizes**2 / total)
+    largest = np.abs(axes).argmax(1)
+    signs = np.sign(axes[np.arange(len(axes)), largest])
+    variances = sizes**2
+    total = max(float(variances.sum()), 1e-300)
+    return Components(left * sizes * signs, variances / total)
 
 
 def unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -108,13 +110,17 @@ def separability(
     Asked of the space and of its map alike, it says how much of the classes' separation a map keeps or makes up.
     """
     distance = _squared(points)
-    distance[sentences[:, None] == sentences] = np.inf
+    is_same_sentence = sentences[:, None] == sentences
+    distance[is_same_sentence] = np.inf
     near = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    # Where fewer than k are of other sentences, the rest has no vote.
+    has_vote = np.isfinite(np.take_along_axis(distance, near, axis=1))
     classes, index = np.unique(labels, return_inverse=True)
     votes = np.zeros((len(points), len(classes)))
-    others = np.isfinite(np.take_along_axis(distance, near, axis=1))
-    np.add.at(votes, (np.arange(len(points))[:, None], index[near]), others.astype(float))
-    return ClusterBootstrap(sentences, seed=seed).mean((votes.argmax(1) == index).astype(float))
+    voter = np.arange(len(points))[:, None]
+    np.add.at(votes, (voter, index[near]), has_vote.astype(float))
+    is_right = votes.argmax(1) == index
+    return ClusterBootstrap(sentences, seed=seed).mean(is_right.astype(float))
 
 
 def centred_gram(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:

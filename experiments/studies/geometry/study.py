@@ -108,9 +108,11 @@ def cost(inputs: GeometryInputs) -> Cost:
         f"{len(words.chosen):,} of {words.layout.n_rows:,} words at {len(inputs.sites)} sites, maps by "
         f"{', '.join(options.methods)}"
     )
-    stored = len(words.chosen) * inputs.model.d_model * len(inputs.sites) * FLOAT32_BYTES
-    compared = len(inputs.sites) + len(inputs.other_sites)
-    return Cost(text, memory=2 * stored + cka_bytes(compared, len(words.chosen)), disk=stored)
+    n_words = len(words.chosen)
+    stored = n_words * inputs.model.d_model * len(inputs.sites) * FLOAT32_BYTES
+    n_compared = len(inputs.sites) + len(inputs.other_sites)
+    memory = 2 * stored + cka_bytes(n_compared, n_words)
+    return Cost(text, memory=memory, disk=stored)
 
 
 def measure(inputs: GeometryInputs, run: Run) -> Results:

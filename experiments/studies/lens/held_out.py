@@ -73,8 +73,10 @@ def _judged(guess: Tensor, model: Tensor, following: Tensor) -> Float[Tensor, "4
     bits = float(np.log(2))
     kl = (model.exp() * (model - guess)).sum(-1) / bits
     of_next = guess.gather(1, following[:, None])
+    loss = -of_next[:, 0] / bits
     agree = (guess.argmax(-1) == model.argmax(-1)).float()
-    return torch.stack([kl, -of_next[:, 0] / bits, agree, (guess > of_next).sum(-1).float()])
+    rank = (guess > of_next).sum(-1).float()
+    return torch.stack([kl, loss, agree, rank])
 
 
 def layer_records(
