@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...attribution import AttributionError, Game, Scorer, Target, ask, explain
+from ...attribution import AttributionError, Game, Scorer, ask, explain
 from ...attribution.examples import flip, flippable, nearest
 from ...attribution.faithfulness import (
     Faithfulness,
@@ -24,13 +24,13 @@ from ...attribution.methods import METHODS, method_named
 from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, read_prompts
-from ...metrics.reads import prediction_reads
 from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
-from ...subject import Subject, load
+from ...runs.execute import Cost, Inputs, Load, Run
+from ...subject import Subject
 from .findings import findings
 from .options import AttributeOptions
+from .reading import data_of, prompts_of, proposer_of, steps_of, target_of
 from .records import (
     MEASURED,
     RANDOM,
@@ -45,8 +45,6 @@ from .records import (
 
 DRAWN_STARTS, DRAWN_VALUES = ("sampled",), ("shuffle",)
 """Baselines, and replacements of hidden values, that are drawn."""
-SHOWN_TEXT = 40
-"""Characters of a text that a message quotes."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +75,7 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     methods = tuple(dict.fromkeys(options.method)) or ("leave-one-out",)
     for method in methods:
         method_named(method)
-    prompts = _prompts(options)
+    prompts = prompts_of(options)
     if options.probe is not None and not options.probe.is_file():
         raise AttributionError(f"--probe {options.probe}: no such file")
     if options.reference is not None and options.value != "mean":
@@ -88,14 +86,14 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
     known = read_prompts(options.known, answers=False) if options.known else []
     references = read_prompts(options.reference, answers=False) if options.reference else []
     subject = load_model(classifier=True)
-    proposer = _proposer(options)
-    data = _data(options, len(prompts), len(known), len(references), proposer)
+    proposer = proposer_of(options)
+    data = data_of(options, len(prompts), len(known), len(references), proposer)
     steps: list[Prompt] = []
     for prompt in prompts:
-        steps += _steps(subject, prompt, options.generate)
+        steps += steps_of(subject, prompt, options.generate)
     questions = []
     for prompt in steps:
-        target = _target(options, prompt)
+        target = target_of(options, prompt)
         questions.append(ask(subject, prompt.prompt, target, options.level, pair=prompt.pair))
     # Checked for all texts now, not after hours at the text that cannot be changed.
     for question in questions if options.flips else ():
@@ -145,100 +143,6 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
         findings=findings(records, inputs.methods),
         notes=_notes(inputs.options, scored),
     )
-
-
-# -- what is read
-
-
-def _prompts(options: AttributeOptions) -> list[Prompt]:
-    """The texts, from the command line or a file."""
-    if bool(options.text) == (options.prompts is not None):
-        raise AttributionError("expected one of --text TEXT and --prompts FILE")
-    if options.prompts is not None:
-        if options.text_pair:
-            raise AttributionError(
-                "--text-pair belongs to --text: in a file, give each line its own text_pair"
-            )
-        return read_prompts(options.prompts, options.limit, answers=False)
-    if options.text_pair and len(options.text_pair) != len(options.text):
-        raise AttributionError(
-            f"expected a --text-pair for each of {len(options.text)} --text, got {len(options.text_pair)}"
-        )
-    pairs = options.text_pair or (None,) * len(options.text)
-    return [Prompt(text, "", pair=pair) for text, pair in zip(options.text, pairs, strict=True)]
-
-
-def _proposer(options: AttributeOptions) -> Subject | None:
-    if options.proposals is None:
-        return None
-    return load(options.proposals, **modes_of(options))
-
-
-def _data(
-    options: AttributeOptions,
-    n_prompts: int,
-    n_known: int,
-    n_references: int,
-    proposer: Subject | None,
-) -> list[DataFile]:
-    """Everything that is read beside the model."""
-    data = []
-    if options.prompts is not None:
-        data.append(DataFile.of("prompts", options.prompts, n_prompts))
-    if options.probe is not None:
-        data.append(DataFile.of("probe", options.probe, 0))
-    if options.known is not None:
-        data.append(DataFile.of("known", options.known, n_known))
-    if options.reference is not None:
-        data.append(DataFile.of("reference", options.reference, n_references))
-    if proposer is not None:
-        data.append(DataFile.of_model("proposals", proposer))
-    return data
-
-
-def _target(options: AttributeOptions, prompt: Prompt) -> Target:
-    """The target of one text: its line's, or the command's."""
-    answer = prompt.answer or options.target
-    wrong = prompt.wrong if prompt.answer else options.wrong
-    return Target(answer, wrong, options.measure, options.probe, options.word)
-
-
-def _steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
-    """A text and the model's own continuation, one token at a time; each is asked why that token came."""
-    if not steps:
-        return [prompt]
-    if not (subject.causal and subject.gives_tokens):
-        raise AttributionError(
-            f"--generate needs a causal language model, got {type(subject.model).__name__}"
-        )
-    text, continued = prompt.prompt, []
-    for _ in range(steps):
-        # As text, not as ids: each step is a prompt of its own, which another method or person can be given.
-        longer = _continued(subject, text)
-        if longer is None:
-            break
-        continued.append(Prompt(text, longer[len(text) :]))
-        text = longer
-    if not continued:
-        raise AttributionError(
-            f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain"
-        )
-    return continued
-
-
-def _continued(subject: Subject, text: str) -> str | None:
-    """The text with the model's likeliest next token; None where it ends, or where that is half a character."""
-    read = prediction_reads(subject, [Prompt(text, "")])
-    encoded, last = read.texts[0], int(read.places[0, 1])
-    (batch,) = subject.batches(read.texts)
-    token = int(subject.forward(batch, logits=True).logits[0, last].argmax())
-    if token in subject.tokenizer.all_special_ids:
-        return None
-    # The special tokens stand in front of the text: what follows them is the text itself.
-    special = sum(encoded.special)
-    ids = [*encoded.ids[: last + 1], token]
-    longer = subject.tokenizer.decode(ids[special:], clean_up_tokenization_spaces=False)
-    return longer if longer.startswith(text) and longer != text else None
 
 
 # -- one text

@@ -9,8 +9,8 @@ from ...report.controls import Control, field
 from ...report.parts import Cell, Column, Fold, Notes, Page, Section, Stats, Table
 from ...report.provenance import model_name
 from ...report.words import plural
+from .kinds import map_of, short_name
 from .records import CheckRecord, Results
-from .tables import map_of
 
 CONTROLS = (
     Control("a bound for every check", "an error is small because it is called so", field("bound")),
@@ -75,7 +75,7 @@ def map_section(
     about = results.checks
     columns = [
         Column("check", False),
-        *(Column(_name(kind), False, kind or "the whole model") for kind in kinds),
+        *(Column(short_name(kind), False, kind or "the whole model") for kind in kinds),
     ]
     rows = [
         [Cell(check, head=True), *(_cell(row.get(kind, [])) for kind in kinds)]
@@ -149,7 +149,3 @@ def _listed(uid: str, title: str, records: Sequence[CheckRecord]) -> Section:
 
 def _largest(records: Sequence[CheckRecord]) -> float | None:
     return max((m for r in records if (m := r.measured) is not None), default=None)
-
-
-def _name(kind: str) -> str:
-    return kind.removeprefix("attn.").removeprefix("hook_").replace("mlp.hook_", "mlp.") or "model"
