@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import experiments
 from experiments import Results, cli, probe
 from experiments.demo import demo_paths
+from experiments.explorer.options import ExploreOptions
 from experiments.runs.folder import RunError
 from experiments.runs.options import (
     OptionError,
+    _kind,
     as_toml,
     as_values,
     from_arguments,
@@ -200,6 +203,23 @@ def test_every_example_is_a_command_that_is_understood(name):
                 and (value := given_.get(word[2:].replace("-", "_"), True)) is not True
             ):
                 assert following in map(str, value if isinstance(value, tuple) else (value,))
+
+
+def test_an_option_word_takes_one_kind_of_value_in_every_command():
+    """And an old name of an option is no other option's name in the same command."""
+    commands = {name: study.options for name, study in STUDIES.items()} | {
+        "explore": ExploreOptions
+    }
+    kinds: dict[str, dict[type, str]] = {}
+    for command, options in commands.items():
+        hints = typing.get_type_hints(options)
+        fields = dataclasses.fields(options)
+        names = {field.name for field in fields}
+        for field in fields:
+            kind, _ = _kind(hints[field.name])
+            kinds.setdefault(field.name, {})[kind] = command
+            assert not names & set(field.metadata.get("aliases", ())), field.name
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
 
 
 def test_help_shows_examples_and_what_is_required(capsys):

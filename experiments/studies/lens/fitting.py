@@ -42,7 +42,7 @@ def fitted_lenses(inputs: LensInputs, notes: list[Note]) -> list[Lens]:
             save_lens(lenses[kind], path)
         notes += _notes(lenses[kind], subject.n_layers)
     asked = [lenses[kind] for kind in inputs.kinds]
-    if options.export:
+    if options.published:
         _export(asked, folder, inputs)
     return asked
 

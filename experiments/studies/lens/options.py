@@ -37,9 +37,10 @@ class LensOptions(RunOptions):
         (),
         metavar="FILE",
     )
-    export: bool = option(
+    published: bool = option(
         "also write tuned and Jacobian lenses in the layouts of tuned-lens and of the Jacobian lens",
         False,
+        aliases=("export",),
     )
     target: str | None = option(
         "continuation whose rank and logit are followed, with its leading space", None
