@@ -16,11 +16,14 @@ import transformers as t
 
 import layerscope as ls
 
-sizes = dict(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
-adapted = t.OlmoForCausalLM(t.OlmoConfig(**sizes, num_key_value_heads=4)).eval()
-tabled = t.GPT2LMHeadModel(t.GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4)).eval()
-for model in (adapted, tabled):
+sizes = dict(vocab_size=60, n_embd=32, n_layer=2, n_head=4)
+tabled = t.GPT2LMHeadModel(t.GPT2Config(**sizes)).eval()
+adapted = t.GPTJForCausalLM(t.GPTJConfig(**sizes, rotary_dim=4)).eval()
+for model, source in ((tabled, "layerscope"), (adapted, "TransformerLens")):
+    anatomy = ls.anatomy(model)
+    assert anatomy.source.startswith(source), anatomy.source
     assert "blocks.1.attn.hook_z" in ls.sites(model)
+    assert ls.verify(model, quick=True).status == "OK"
 print("SAELens", sae_lens.__version__, "TransformerLens", importlib.metadata.version("transformer-lens"), "ok")
 PYTHON
 }
