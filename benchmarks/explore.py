@@ -29,6 +29,7 @@ from layerscope.experiments.explorer.bench import Bench
 from layerscope.experiments.explorer.runner import Runner
 from layerscope.experiments.explorer.server import Site, bound, server_of
 from layerscope.experiments.explorer.session import View
+from layerscope.experiments.explorer.views import tokens_of
 from layerscope.experiments.subject import load
 from websockets.sync.client import connect
 
@@ -225,6 +226,38 @@ def peer(served, repeats):
     thread.join()
 
 
+def patterns(served, repeats):
+    """CircuitsVis: one forward that gives attention, and a layer's patterns as HTML; ours: a head's over the socket."""
+    try:
+        from circuitsvis.attention import attention_patterns
+    except ImportError as error:
+        print(f"no peer: {error.name} is not installed")
+        return
+    bench = served.bench
+    ratios = []
+    for number in range(repeats):
+        layer = (7 * number) % bench.subject.n_layers
+        text = f"{TEXT} {number}"
+        served.until("look", do="look", view={"text": text})
+        served.settle()
+        clean = bench.read(text)
+        tokens = [token["text"] for token in tokens_of(bench, clean)]
+        own = served.until("pattern", do="pattern", view={"text": text}, layer=layer, head=0)[0]
+        served.settle()
+        begun = time.perf_counter()
+        bench.model.set_attn_implementation("eager")
+        with torch.no_grad():
+            weights = bench.model(**clean.inputs, output_attentions=True).attentions[layer][0]
+        str(attention_patterns(tokens, weights))
+        ratios.append((time.perf_counter() - begun) / own)
+        bench.model.set_attn_implementation("sdpa")
+    shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    print(
+        f"CircuitsVis, a layer's patterns: takes {statistics.median(ratios):.2f}x our time for one head ({shown})",
+        flush=True,
+    )
+
+
 def painted(served, repeats, forwards):
     """In Chromium, from the click to the frame that shows the answer."""
     from browser import CHROMIUM, Browser
@@ -268,7 +301,9 @@ def main():
     parser.add_argument("--smollm", required=True)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument(
-        "--peer", action="store_true", help="also interpkit's GUI, where it is installed"
+        "--peer",
+        action="store_true",
+        help="also interpkit's GUI and CircuitsVis, where they are installed",
     )
     given = parser.parse_args()
     start()
@@ -284,6 +319,7 @@ def main():
         generation(served, given.repeats)
         painted(served, given.repeats, forwards)
         if given.peer:
+            patterns(served, given.repeats)
             peer(served, given.repeats)
     finally:
         served.close()

@@ -194,7 +194,7 @@ const modelPanel = (app) => {
           agreement.replaceChildren(
             ...(a
               ? [`Estimates against ${a.n} exact values so far: rank correlation `, num(a.spearman, "agreement", 2), `, ${Math.round(100 * (a.same_sign ?? 0))}% of signs right${a.misleads.length ? "; they mislead here" : ""}.`]
-              : [`Estimates are unchecked: ${count} exact values so far, 3 are needed.`]),
+              : [`Estimates are unchecked: ${count === 1 ? "1 exact value" : `${count} exact values`} so far, 3 are needed.`]),
           );
         }
       } else if (message.part === "pattern") {
