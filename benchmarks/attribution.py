@@ -50,7 +50,7 @@ def sides(given, method):
     def ours():
         scorer = Scorer(question, given.tokens)
         if method == "ig":
-            gradients.MOST_STEPS = 0  # 50 steps on both sides: neither doubles them
+            gradients.MOST_STEPS = 0  # about as many steps on both sides
         found = explain(
             scorer, method, removal="pad", baseline="pad", samples=given.samples, features=0
         )

@@ -56,10 +56,10 @@ def discretised(scorer: Scorer, options: Options) -> Found:
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         (start,) = baselines(slope, x, options)
-        path = x.repeat(options.steps + 1, 1, 1)
+        path = x.repeat(options.path_steps + 1, 1, 1)
         for places in slope.part.tokens:
             for at in places:
-                points = word_path(x[at].float(), start[at].float(), table, options.steps)
+                points = word_path(x[at].float(), start[at].float(), table, options.path_steps)
                 path[:, at] = points.to(x)
         values, slopes = slope.at(path)
         mean_slopes = (slopes[1:] + slopes[:-1]) / 2
@@ -69,6 +69,6 @@ def discretised(scorer: Scorer, options: Options) -> Found:
         return shares, {"gap": gap, "change": change, "baseline": float(values[-1])}
 
     scored, figures = each_part(scorer, options, method)
-    way = f"{options.steps} steps between words to {options.start}"
-    figures = {**figures, "steps": options.steps}
+    way = f"{options.path_steps} steps between words to {options.start}"
+    figures = {**figures, "steps": options.path_steps}
     return complete(scored, figures, options, way, "more steps (--steps) make it smaller")

@@ -7,8 +7,8 @@
     conductance sum_k dF/dy (y(x_k+1) - y(x_k)) for a site y along the same path, the slope the mean of both ends'
                 (Dhamdhere et al. 2019)
 
-Integrated gradients sum to F(x) - F(x'). The gap is measured, and the steps are doubled until it is below 1%. At the
-embedding, only the units' own tokens leave for the baseline: specials and a continuation stay.
+Integrated gradients sum to F(x) - F(x'). The gap is measured, and steps are added where it is largest until it is below 1%
+(`paths`). At the embedding, only the units' own tokens leave for the baseline: specials and a continuation stay.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ...hooks.sites import SiteLike
 from ..report.schema import Note
 from .game import embedding, ordinary_tokens
 from .options import Options
+from .paths import integrate
 from .question import Part, Question
 from .result import Found
 from .scorer import EMBED, Cost, Row, Scorer, part_values, row_batch
@@ -37,7 +38,8 @@ from .units import AttributionError
 
 GAP = 0.01
 """Largest share of F(x) - F(x') by which integrated gradients may miss it."""
-MOST_STEPS = 1000
+FIRST_STEPS, MOST_STEPS = 10, 1000
+"""Gradients of a path, in the first round and in all."""
 SAMPLES = 50
 """Noisy copies of SmoothGrad, and draws of a sampled baseline."""
 
@@ -292,42 +294,33 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
     return torch.where(_own_positions(slope, x).bool(), start, x)
 
 
-def _nodes(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre points and weights on [0, 1]."""
-    # Of smooth integrands Gauss-Legendre needs far fewer points than equal steps.
-    points, weights = np.polynomial.legendre.leggauss(steps)
-    return torch.from_numpy((points + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
-
-
-def integrate(
-    slope: Slope, x: Float[Tensor, "pos *site"], start: Float[Tensor, "pos *site"], steps: int
-) -> Float[Tensor, "pos *site"]:
-    """The integral of the gradient from one value of a site to another, times the way."""
-    points, weights = _nodes(steps, x)
-    shape = (-1, *[1] * x.ndim)
-    slopes = slope.at(start + points.view(shape) * (x - start))[1]
-    return (weights.view(shape) * slopes).sum(0) * (x - start)
-
-
 def integrated(scorer: Scorer, options: Options) -> Found:
-    """Integrated gradients by Gauss-Legendre, the steps doubled until the completeness gap is below 1%."""
+    """Integrated gradients by Gauss-Legendre, with steps where the gradient moves, until the completeness gap is below 1%."""
     used: list[int] = []
 
     def method(slope: Slope, x: Tensor) -> tuple[Tensor, dict[str, float]]:
         starts = baselines(slope, x, options)
-        ends = slope.values(torch.cat([starts, x[None]])).double()
-        baseline = ends[:-1].mean()
-        change = float(ends[-1] - baseline)
+        *of_starts, full = slope.values(torch.cat([starts, x[None]])).double().tolist()
+        baseline = float(np.mean(of_starts))
+        change = full - baseline
         # Several baselines share the steps that one would have.
-        steps = options.steps if len(starts) == 1 else max(1, options.steps // len(starts))
-        while True:
-            shares = torch.stack([integrate(slope, x, start, steps) for start in starts]).mean(0)
-            gap = float(shares.double().sum()) - change
-            if abs(gap) <= GAP * abs(change) or 2 * steps > MOST_STEPS:
-                break
-            steps *= 2
+        most = max(1, MOST_STEPS // len(starts))
+        total, steps = torch.zeros_like(x), 0
+        for start, of_start in zip(starts, of_starts, strict=True):
+            integral = integrate(
+                slope,
+                x,
+                start,
+                (of_start, full),
+                first=max(1, (options.steps or FIRST_STEPS) // len(starts)),
+                allowed=GAP * abs(change),
+                most=most,
+            )
+            total += integral.shares / len(starts)
+            steps += integral.steps
         used.append(steps)
-        return shares, {"gap": gap, "change": change, "baseline": float(baseline)}
+        gap = float(total.double().sum()) - change
+        return total, {"gap": gap, "change": change, "baseline": baseline}
 
     scored, figures = each_part(scorer, options, method)
     way = f"integrated from {options.start} in {max(used)} steps"
@@ -369,7 +362,7 @@ def conductance(scorer: Scorer, options: Options) -> Found:
         raise AttributionError(
             "conductance goes along one path: choose the baseline zero, pad, mask or mean"
         )
-    steps = options.steps
+    steps = options.path_steps
 
     def method(slope: Slope, y: Tensor) -> tuple[Tensor, dict[str, float]]:
         path = Slope(scorer, slope.part, Site(EMBED))

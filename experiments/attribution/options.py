@@ -11,6 +11,8 @@ from .units import AttributionError
 
 ERROR = 0.05
 """Largest standard error over the largest score, where drawing stops by default."""
+STEPS = 50
+"""Of a path that is walked once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Options:
         error: LIME and leverage-shap stop once the largest standard error is this share of the largest score: 0.05 by default,
             or never where samples are given.
         features: LIME keeps so many units, as published; 0 keeps all.
-        steps: of integrated gradients, doubled until complete.
+        steps: gradients along the path of conductance and dig (50); of integrated gradients those of the first round (10).
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
         noise: SmoothGrad's standard deviation, as a share of the input's range.
         site: where gradients are taken; by default the embedding. For hidden-out what is put out, one or several.
@@ -47,7 +49,7 @@ class Options:
     samples: int | None = None
     error: float | None = None
     features: int = 10
-    steps: int = 50
+    steps: int | None = None
     baseline: str | None = None
     noise: float = 0.15
     site: SiteLike | None = None
@@ -70,6 +72,11 @@ class Options:
     def asked_error(self) -> float:
         """The share of the largest score at which drawing stops; 0 where a number of samples was asked for instead."""
         return self.error or (ERROR if self.samples is None else 0.0)
+
+    @property
+    def path_steps(self) -> int:
+        """Steps of a path that is walked once."""
+        return self.steps or STEPS
 
     @property
     def start(self) -> str:

@@ -70,7 +70,12 @@ class AttributeOptions(RunOptions):
         None,
         metavar="SHARE",
     )
-    steps: int = option("of integrated gradients, doubled until complete", 50, least=1)
+    steps: int | None = option(
+        "gradients along a path: of conductance and dig (default: 50), of ig in its first round (default: 10)",
+        None,
+        metavar="N",
+        least=1,
+    )
     baseline: str | None = option(
         "where gradients are integrated from (default: the mean embedding, at a site zero)",
         None,
