@@ -25,7 +25,7 @@ from .order import ORDER, in_order
 from .placement import adapted
 from .rows import ATTENTION_SITES, Place, Reading, read
 from .sites import Site, SiteLike, Span, UnknownSite, expand
-from .stacks import Stack, stacks_of, submodule
+from .stacks import Stack, stacks_of, submodule, without_clipped
 from .torch_modules import torch_stacks
 
 __all__ = [
@@ -358,7 +358,7 @@ def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:
     from .adapters import family_from_transformer_lens
 
     try:
-        family = family_from_transformer_lens(model)
+        family = without_clipped(family_from_transformer_lens(model), model.config)
     except UnknownArchitecture:
         if required:
             raise

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .positions import EditError, Positions, Where
+from .positions import EditError, Positions, Where, checked_positions
 from .reference import Reference, select_part
 from .sites import Site, SiteLike
 
@@ -64,7 +64,7 @@ class Edit:
             return _given_back(self.apply(value, where), self.name, where)
         changed = value.clone()
         new = self.apply(changed, where)
-        return changed if new is None else new
+        return changed if new is None else _given_back(new, self.name, where)
 
     def at(self, positions: Positions) -> Edit:
         """The edit at some positions only: an index, several, a slice, or a mask ``batch pos`` (a token predicate).
@@ -74,8 +74,10 @@ class Edit:
         attention positions are the queries. Where no position is chosen the edit is not computed.
 
         Raises:
+            EditError: for what is no position.
             PositionsUnknown: in the forward, where it does not tell which tokens it runs on.
         """
+        positions = checked_positions(positions)
 
         def apply(value: Tensor, where: Where) -> Tensor:
             chosen = where.choose(positions, value)
@@ -104,9 +106,10 @@ def _has_autocast(device: str) -> bool:
 _may_autocast = functools.cache(torch.amp.is_autocast_available)
 
 
-def _given_back(new: Tensor | None, name: str, where: Where) -> Tensor:
-    if new is None:
-        raise EditError(f"{where.site}: expected a tensor from {name}, got None")
+def _given_back(new: Any, name: str, where: Where) -> Tensor:
+    if not isinstance(new, Tensor):
+        kind = "None" if new is None else f"a {type(new).__name__}"
+        raise EditError(f"{where.site}: expected a tensor from {name}, got {kind}")
     return new
 
 
@@ -407,12 +410,15 @@ def window(layer: int, width: int, n_layers: int) -> range:
 def _cut(
     queries: Positions | None, keys: Positions | None, value: float, part: str
 ) -> Callable[[Tensor, Where], Tensor]:
+    everywhere = slice(None)
+    query_positions = everywhere if queries is None else checked_positions(queries)
+    key_positions = everywhere if keys is None else checked_positions(keys)
+
     def apply(tensor: Tensor, where: Where) -> Tensor:
         if where.site.name and where.site.part != part:
             raise EditError(f"{where.site}: this edit is for {part}")
-        everywhere = slice(None)
-        rows = where.choose(everywhere if queries is None else queries, tensor)
-        columns = where.choose(everywhere if keys is None else keys, tensor, keys=True)
+        rows = where.choose(query_positions, tensor)
+        columns = where.choose(key_positions, tensor, keys=True)
         is_cut = rows[..., :, None] & columns[..., None, :]
         if not bool(is_cut.any()):
             return tensor

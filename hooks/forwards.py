@@ -42,6 +42,7 @@ class Forward:
         unknown: why positions are not known; empty where they are.
         tokens: ids or embeddings of this call, ``batch pos`` first.
         step: which of so many steps a recurrence is at: a value is then one column of this call; None for all columns.
+        position_ids: those of this call, where no mask of its columns keeps each row one text.
     """
 
     start: int = 0
@@ -51,6 +52,7 @@ class Forward:
     unknown: str = ""
     tokens: Tensor | None = None
     step: tuple[int, int] | None = None
+    position_ids: Tensor | None = None
 
 
 class _Announced(threading.local):
@@ -190,6 +192,10 @@ class Forwards:
         size = None if tokens is None else tokens.shape[1]
 
         mask, square_mask, unknown = _masks(given, outer)
+        # Without a mask of columns, models take position ids that begin again for several texts in one row.
+        position_ids = given.get("position_ids") if mask is None else None
+        if position_ids is None and outer is not None:
+            position_ids = outer.position_ids
         # The cache comes first: how a square mask is read depends on how many columns stand before this call's.
         past, start = self._cache(path, module, given, outer)
         if square_mask is not None and start is not None:
@@ -202,7 +208,7 @@ class Forwards:
         if past is not None and mask is not None and size is not None:
             # A static cache's mask covers all columns that it has room for; a slice keeps a narrower one whole.
             mask = mask[:, : start + size]
-        return Forward(start, mask, virtual, prefix, unknown, tokens)
+        return Forward(start, mask, virtual, prefix, unknown, tokens, position_ids=position_ids)
 
     def _cache(
         self, path: str, module: nn.Module, given: Mapping[str, Any], outer: Forward | None

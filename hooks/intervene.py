@@ -32,6 +32,7 @@ from .taps import Tap, Taps, as_site, read
 from .transforms import copy_for, is_wrapped, share_memory
 
 EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
+_Asked: TypeAlias = tuple[Site, Place, Edit]
 
 
 class NothingChanged(UserWarning):
@@ -43,10 +44,11 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
 
     Plain PyTorch hooks attach on entry and are gone on every exit; nothing of the model is replaced, and forwards of other
     threads are not edited. Gradients flow through edits; `generate` with a KV cache sees them at every step. Interventions
-    nest: on one site they apply in the order in which they were entered. A `capture` entered inside sees edited values, one
-    outside what the model gave.
+    nest: on one site they apply in the order in which they were entered, and those of one block in that of ``edits``. A
+    `capture` entered inside sees edited values, one outside what the model gave.
 
-    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum twice.
+    A ``hook_resid_mid`` is edited by what attention adds to it, because the block reads the sum twice; an edit of
+    ``hook_attn_out`` in the same block comes before it.
 
     Args:
         model: any `nn.Module`.
@@ -68,28 +70,46 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
     def __init__(self, model: nn.Module, edits: Mapping[SiteLike, EditLike]) -> None:
         if not edits:
             raise InputError("intervene needs at least one site and its edit")
+        asked: list[_Asked] = []
+        for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
+            given = edits[spec]
+            edit = given if isinstance(given, Edit) else function(given)
+            for site, place in located.items():
+                if place.read_only:
+                    raise EditError(f"{site} can only be read: {place.read_only}")
+                asked.append((site, place, edit))
+        # What attention adds is edited before the sum with it, which is edited in the same place.
+        asked.sort(key=lambda one: one[0].part == "hook_resid_mid")
+        self._prepare(model, asked)
+
+    def _prepare(self, model: nn.Module, asked: list[_Asked]) -> None:
         self._edits: dict[Site, list[Edit]] = {}
         self._summed: dict[Site, str] = {}
         needed: dict[str, dict[Site, Place]] = {}
         places: dict[Site, Place] = {}
-        for spec, located in zip(edits, locate_each(model, list(edits)), strict=True):
-            given = edits[spec]
-            edit_of_spec = given if isinstance(given, Edit) else function(given)
-            for site, place in located.items():
-                if place.read_only:
-                    raise EditError(f"{site} can only be read: {place.read_only}")
-                edit = edit_of_spec
-                if site.part == "hook_resid_mid":
-                    # The block reads the sum twice: what can be edited is what attention adds to it.
-                    block = site.name.removesuffix(".hook_resid_mid")
-                    pre = f"{block}.hook_resid_pre"
-                    site, place, edit = _through_attn_out(model, site, edit_of_spec, block)
-                    self._summed[site] = pre
-                places[site] = place
-                self._edits.setdefault(site, []).append(edit)
-                for name in edit.needs:
-                    if name not in needed:
-                        needed[name] = locate(model, name)
+        latest: dict[str, Site] = {}
+        later: list[_Asked] = []
+        for site, place, edit in asked:
+            original = site, place, edit
+            if site.part == "hook_resid_mid":
+                # The block reads the sum twice: what can be edited is what attention adds to it.
+                block = site.name.removesuffix(".hook_resid_mid")
+                site, place, edit = _through_attn_out(model, site, edit, block)
+                self._summed[site] = f"{block}.hook_resid_pre"
+            # Where another selection of a site stands between two edits of it, the second waits for both.
+            is_later = any(one[0].name == site.name for one in later)
+            if is_later or (site in places and latest[site.name] != site):
+                later.append(original)
+                continue
+            places[site], latest[site.name] = place, site
+            self._edits.setdefault(site, []).append(edit)
+            for name in edit.needs:
+                if name not in needed:
+                    needed[name] = locate(model, name)
+        self._later: intervene | None = None
+        if later:
+            self._later = intervene.__new__(intervene)
+            self._later._prepare(model, later)
         self._taps = Taps(model, places)
         self._live = _Live(model, needed, self._taps)
         self._changed: dict[Site, Tensor | bool] = {}
@@ -101,13 +121,15 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             self._live.attach(stack)
             stack.enter_context(self._taps.attach(self))
             self._live.attach(stack, behind=True)
+            if self._later is not None:
+                stack.enter_context(self._later)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)  # of edits that come later too
         self._taps.live = {}
         if kind is not None:
             return
@@ -149,6 +171,8 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         if self._summed and site in self._summed:
             kind = self._taps.live[self._summed[site]].dtype
         if new.dtype != kind or new.device != old.device:
+            if new.is_complex():
+                raise EditError(f"{site}: expected real values from an edit, got {new.dtype}")
             new = new.to(old.device, kind)
         if self._changed.get(site) is not True:
             self._compare(site, old, new)

@@ -6,9 +6,10 @@ the text as far as the forward goes. A mask ``batch column`` marks tokens of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
@@ -28,6 +29,46 @@ class EditError(LayerscopeError, ValueError):
 
 class PositionsUnknown(EditError):
     """A place, a mean per position or a store asked of a forward that does not tell where its tokens stand."""
+
+
+def checked_positions(positions: Any) -> Positions:
+    """An index, several, a slice or a mask, of whatever types they are given in.
+
+    Raises:
+        EditError: it is none of these.
+    """
+    wrong = EditError(
+        f"expected positions as an index, several, a slice or a mask 'batch pos', got {positions!r}"
+    )
+    if isinstance(positions, slice):
+        if positions.step is not None and _index(positions.step, wrong) < 1:
+            raise wrong
+        for bound in (positions.start, positions.stop):
+            if bound is not None:
+                _index(bound, wrong)
+        return positions
+    if hasattr(positions, "tolist"):  # a tensor or an array
+        values = torch.as_tensor(positions)
+        if values.dtype == torch.bool and values.ndim in (1, 2):
+            return torch.atleast_2d(values)
+        positions = values.tolist()
+    if not isinstance(positions, Iterable):
+        return _index(positions, wrong)
+    if isinstance(positions, str | Mapping):
+        raise wrong
+    numbers = list(positions)
+    if numbers and all(isinstance(number, bool) for number in numbers):
+        return torch.tensor([numbers])
+    return [_index(number, wrong) for number in numbers]
+
+
+def _index(number: Any, wrong: EditError) -> int:
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise wrong
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise wrong from None
 
 
 class Seen:
@@ -120,6 +161,7 @@ class Where:
         unknown: why positions are not known; empty where they are.
         tokens: this forward's ids or embeddings, where they are known.
         step: which of so many steps of this forward a value is of; None where it is of all of them.
+        position_ids: this forward's, where they may pack several texts into a row.
         chosen: ``rows pos``, where the edit's value is used; None everywhere.
         seen: what the block's forwards have shown.
     """
@@ -133,6 +175,7 @@ class Where:
     unknown: str = ""
     tokens: Tensor | None = None
     step: tuple[int, int] | None = None
+    position_ids: Tensor | None = None
     chosen: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
 
@@ -151,6 +194,7 @@ class Where:
             unknown=forward.unknown,
             tokens=forward.tokens,
             step=forward.step,
+            position_ids=forward.position_ids,
             chosen=None,
             seen=seen,
         )
@@ -284,6 +328,13 @@ class Where:
         end = self.start + self._columns(value)
         columns = torch.arange(first, first + size)
         mask = self._covering(len(value), end)
+        if self.position_ids is not None and _begins_again(
+            self.position_ids, mask, self.start, end
+        ):
+            raise PositionsUnknown(
+                f"{self.site}: positions are not known: the position ids begin again within a row, which packs several texts: "
+                "give each text a row of its own"
+            )
         if mask is None:
             at = (columns - self.virtual)[None]
             lengths = torch.tensor([[end - self.virtual]])
@@ -316,3 +367,17 @@ class Where:
                 f"{list(mask.shape)}"
             )
         return mask
+
+
+def _begins_again(position_ids: Tensor, mask: Tensor | None, start: int, end: int) -> bool:
+    """Whether some token's position id is not above those before it in its row."""
+    if position_ids.ndim != 2 or position_ids.shape[1] != end - start:
+        return False  # of pictures, or with an adapter's columns in front
+    numbers = position_ids.cpu()
+    is_token = torch.ones_like(numbers, dtype=torch.bool) if mask is None else mask[:, start:end]
+    numbers, is_token = torch.broadcast_tensors(numbers, is_token)
+    # Padding has whatever number.
+    numbers = numbers.masked_fill(~is_token, torch.iinfo(numbers.dtype).min)
+    highest = numbers.cummax(1).values
+    is_above = numbers[:, 1:] > highest[:, :-1]
+    return bool((is_token[:, 1:] & ~is_above).any())

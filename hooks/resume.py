@@ -24,6 +24,7 @@ from layerscope.errors import InputError, UseError
 
 from .anatomy import anatomy
 from .block import as_layer
+from .caches import CACHES, cached_columns
 from .configuration import setting
 from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
 from .output_heads import Head, class_heads, language_heads
@@ -78,6 +79,9 @@ class Resume:
         readout: Readout | None = None,
     ) -> None:
         self.model, self.inputs, self._readout = model, dict(inputs), readout
+        held = [name for name in CACHES if cached_columns(self.inputs.get(name))]
+        if held:
+            raise InputError(f"expected a text from its start, got {held[0]} that holds tokens")
         if positions is not None and positions.ndim == 1:
             positions = torch.stack(
                 [torch.arange(len(positions), device=positions.device), positions], dim=1

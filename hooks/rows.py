@@ -339,6 +339,8 @@ def _view(
             if own is None or size is None or width is None or width % size:
                 return None
             return views.latent(int(argument), width // size, own)
+        case "turned_heads":
+            return views.turned_heads(count())
         case "channel_heads":
             return views.channel_heads(n_heads)
         case "turned" | "channels" | "pixels" | "grid" | "copied":

@@ -79,7 +79,7 @@ def _matches(model: nn.Module) -> Iterator[Stack]:
             if resolved is None:
                 continue
             inside.append(prefix)
-            yield Stack("blocks", prefix, resolved, config)
+            yield Stack("blocks", prefix, without_clipped(resolved, config), config)
             if not prefix:
                 return
             break
@@ -113,6 +113,15 @@ def _resolved(module: nn.Module, family: Family) -> Family | None:
             decoder=None,
         )
     return None
+
+
+def without_clipped(row: Family, config: Any) -> Family:
+    """A row without what this configuration clips behind the module that gives it (OLMo, MPT)."""
+    of_attention = getattr(config, "attn_config", config)
+    if getattr(of_attention, "clip_qkv", None) is None:
+        return row
+    why = "clipped behind its projection, by no module"
+    return row.without(why, *(f"attn.hook_{part}" for part in "qkv"))
 
 
 def _without_cross(row: Family) -> dict[str, PlaceSpec]:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from layerscope.errors import UseError
+
 from . import block
 from .activations import SiteNeverFired, select
 from .anatomy import Place, heads_of, modules_at
@@ -238,6 +240,10 @@ class Taps:
 
     def begin(self, is_whole: bool) -> None:
         """A forward begins: of the model or its body, or of one block that is called by itself."""
+        if torch.compiler.is_exporting():
+            raise UseError(
+                "hooks look at values, which torch.export does not have: export the model outside the block"
+            )
         self._with_grad = torch.is_grad_enabled() or block.is_checkpointed()
         if not is_whole:
             return

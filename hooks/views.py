@@ -107,7 +107,7 @@ def stream(index: int) -> View:
 
 
 def turned(raw: Float[Tensor, "pos batch width"]) -> Float[Tensor, "batch pos width"]:
-    """A stream kept position by position (XLNet)."""
+    """A stream kept position by position (XLNet, FSMT)."""
     return raw.transpose(0, 1)
 
 
@@ -139,6 +139,19 @@ def grid(raw: Float[Tensor, "batch height width channel"]) -> Float[Tensor, "bat
 def channels(raw: Float[Tensor, "batch width pos"]) -> Float[Tensor, "batch pos width"]:
     """A stream kept channel by channel (SqueezeBERT)."""
     return raw.transpose(1, 2)
+
+
+class turned_heads:  # noqa: N801
+    """`turned`, split into heads."""
+
+    def __init__(self, n_heads: int) -> None:
+        self.n_heads = n_heads
+
+    def __call__(
+        self, raw: Float[Tensor, "pos batch width"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """The site's tensor."""
+        return raw.transpose(0, 1).unflatten(-1, (self.n_heads, -1))
 
 
 class channel_heads:  # noqa: N801

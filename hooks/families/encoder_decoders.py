@@ -97,7 +97,18 @@ LED = replace(
     decoder=_unseen(BART.decoder),
 )
 
-FSMT = replace(_unseen(BART), decoder=_unseen(BART.decoder))
+
+def _by_position(family: Family) -> Family:
+    """A row whose blocks run on ``pos batch width``."""
+    inside: dict[str, PlaceSpec] = {}
+    for site, place in family.inside.items():
+        assert isinstance(place, str)
+        where, _, view = place.partition("|")
+        inside[site] = f"{where}|turned_heads" if view else f"{where}|turned"
+    return replace(family, inside=inside)
+
+
+FSMT = replace(_by_position(_unseen(BART)), decoder=_by_position(_unseen(BART.decoder)))
 
 TROCR = replace(BART, decoder=_unseen(BART.decoder))
 

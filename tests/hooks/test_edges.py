@@ -1,0 +1,160 @@
+"""What people hand to edits and models beside the usual: packed rows, odd positions and values, edits of one place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import running_modes as modes
+import torch
+import transformers as hf
+import zoo
+from running_modes import LONG, SHORT, VECTOR
+
+from hooks import EditError, PositionsUnknown, Reference, Resume, capture, edits, intervene, sites
+from layerscope.errors import InputError, UseError
+
+SITE = "blocks.1.hook_resid_post"
+LLAMA = modes.model("llama")
+ROWS = torch.stack([LONG, LONG.flip(0)])
+
+
+def logits(changes, rows=ROWS):
+    with torch.no_grad(), intervene(LLAMA, changes):
+        return LLAMA(input_ids=rows).logits
+
+
+def packed():
+    ids = torch.cat([LONG, SHORT])[None]
+    at = torch.cat([torch.arange(len(LONG)), torch.arange(len(SHORT))])[None]
+    with torch.no_grad():  # the model itself keeps the texts apart
+        alone = LLAMA(input_ids=SHORT[None]).logits[0]
+        together = LLAMA(input_ids=ids, position_ids=at, use_cache=False).logits[0]
+    torch.testing.assert_close(together[len(LONG) :], alone)
+    return {"input_ids": ids, "position_ids": at, "use_cache": False}
+
+
+@pytest.mark.parametrize(
+    "edit", [edits.scale(2.0).at(0), edits.scale(2.0).at(torch.ones(1, 11, dtype=torch.bool))]
+)
+def test_places_are_refused_where_a_row_packs_several_texts(edit):
+    batch = packed()
+    with pytest.raises(PositionsUnknown, match="packs several texts"), intervene(
+        LLAMA, {SITE: edit}
+    ):  # fmt: skip
+        LLAMA(**batch)
+
+
+def test_packed_rows_are_no_reference_and_take_edits_without_a_place():
+    batch = packed()
+    with pytest.raises(PositionsUnknown, match="packs several texts"):
+        Reference.of(LLAMA, SITE, batches=[batch])
+    with torch.no_grad(), intervene(LLAMA, {SITE: edits.scale(2.0)}):
+        found = LLAMA(**batch).logits[:, len(LONG) :]
+    torch.testing.assert_close(found, logits({SITE: edits.scale(2.0)}, SHORT[None]))
+
+
+def test_position_ids_that_only_padding_repeats_pack_nothing():
+    ids, mask, at = modes.TEXTS.batch("left")
+    square = torch.ones(7, 7, dtype=torch.bool).tril() & mask.bool()[:, None, None, :]
+    with torch.no_grad(), intervene(LLAMA, {SITE: edits.add(VECTOR).at(0)}):
+        found = LLAMA(input_ids=ids, attention_mask=square, position_ids=at).logits[1, 3:]
+    expected = logits({SITE: edits.add(VECTOR).at(0)}, SHORT[None])[0]
+    torch.testing.assert_close(found, expected, atol=modes.TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        (np.int64(1), 1),
+        (torch.tensor(1), 1),
+        (np.array([0, 2]), [0, 2]),
+        (range(3), [0, 1, 2]),
+        ({0, 2}, [0, 2]),
+        ([True, False, True, False, False, False, False], [0, 2]),
+        (np.array([[False, True] + [False] * 5] * 2), 1),
+    ],
+)
+def test_positions_may_be_of_any_whole_numbers(given, means):
+    found, expected = (logits({SITE: edits.add(VECTOR).at(at)}) for at in (given, means))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [True, 1.5, "a", None, [0.5], ["a"], slice(0, 4, -1), slice(0, 4, 0), slice(0.5, 2),
+     torch.tensor([0.5]), torch.ones(1, 2, 3, dtype=torch.bool), {0: 1}],
+)  # fmt: skip
+def test_what_is_no_position_is_refused_when_the_edit_is_made(given):
+    with pytest.raises(EditError, match="expected positions as an index"):
+        edits.zero().at(given)
+    if given is not None:
+        with pytest.raises(EditError, match="expected positions as an index"):
+            edits.knockout(keys=given)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: 0.0, "expected a tensor from function, got a float"),
+        (lambda x: (x,), "got a tuple"),
+        (lambda x: x.numpy(), "got a ndarray"),
+        (lambda x: x.to(torch.complex64), "expected real values from an edit, got torch.complex64"),
+    ],
+)
+def test_a_function_that_gives_no_value_of_the_site_is_refused(function, message):
+    with pytest.raises(EditError, match=message):
+        logits({SITE: function})
+
+
+def test_edits_of_one_place_come_in_their_order():
+    """A neuron that is zeroed between two edits of all neurons has the second one's value."""
+    changes = {SITE: edits.scale(2.0), f"{SITE}[3]": edits.zero(), ("resid_post", 1): edits.add(VECTOR)}  # fmt: skip
+    with torch.no_grad(), capture(LLAMA, SITE) as plain:
+        LLAMA(ROWS)
+    with torch.no_grad(), intervene(LLAMA, changes), capture(LLAMA, SITE) as edited:
+        LLAMA(ROWS)
+    expected = plain[SITE] * 2
+    expected[..., 3] = 0
+    torch.testing.assert_close(edited[SITE], expected + VECTOR)
+
+
+def test_attention_is_edited_before_the_sum_with_it():
+    """mid = 2 (pre + 0), whichever of the two edits is written first."""
+    middle, added, pre = (f"blocks.1.hook_{name}" for name in ("resid_mid", "attn_out", "resid_pre"))  # fmt: skip
+    changes = {middle: edits.scale(2.0), added: edits.zero()}
+    with torch.no_grad(), intervene(LLAMA, changes), capture(LLAMA, middle, pre) as acts:
+        LLAMA(ROWS)
+    torch.testing.assert_close(acts[middle], 2 * acts[pre])
+
+
+def test_blocks_that_run_position_first_are_read_text_first():
+    model, ids = zoo.build("FSMTForConditionalGeneration"), torch.randint(3, 99, (3, 6))
+    names = [name for name in sites(model) if "blocks." in name and "cross_attn.hook_" not in name]
+    with torch.no_grad(), capture(model, *names) as acts:
+        model(input_ids=ids, decoder_input_ids=ids[:, :5])
+    assert {tuple(acts[n].shape[:2]) for n in names if n.startswith("blocks.")} == {(3, 6)}
+    assert {tuple(acts[n].shape[:2]) for n in names if n.startswith("decoder")} == {(3, 5)}
+    hidden = model.model.encoder(ids, output_hidden_states=True).hidden_states[1]
+    torch.testing.assert_close(acts["blocks.0.hook_resid_post"], hidden)
+
+
+def test_projections_that_are_clipped_behind_their_module_are_not_listed():
+    sizes = {name: value for name, value in modes.SIZES.items() if name != "eos_token_id"}
+    model = hf.OlmoForCausalLM(hf.OlmoConfig(**sizes, eos_token_id=2, clip_qkv=0.5))
+    assert not sites(model, "blocks.*.attn.hook_z")[2:]
+    assert "blocks.0.attn.hook_v" not in sites(model)
+
+
+def test_an_export_is_refused():
+    with pytest.raises(UseError, match=r"torch\.export"), torch.no_grad(), intervene(
+        LLAMA, {SITE: edits.zero()}
+    ):  # fmt: skip
+        torch.export.export(LLAMA, (ROWS,), {"use_cache": False}, strict=False)
+
+
+def test_a_text_that_goes_on_from_a_cache_is_not_resumed():
+    cache = hf.DynamicCache(config=LLAMA.config)
+    with torch.no_grad():
+        LLAMA(input_ids=ROWS, past_key_values=cache)
+    with pytest.raises(InputError, match="expected a text from its start, got past_key_values"):
+        Resume(LLAMA, {"input_ids": ROWS, "past_key_values": cache})
