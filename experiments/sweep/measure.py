@@ -65,6 +65,11 @@ def measure_grid(run: Run, grid: Grid) -> Measured:
         measured = Measured(swept.effects, swept.clean, tested, unchanged=~swept.changed)
     else:
         measured = _screened(run, grid)
+    return with_null(run, grid, measured)
+
+
+def with_null(run: Run, grid: Grid, measured: Measured) -> Measured:
+    """The same beside equally large random changes, where the run's options ask for them."""
     if not run.options.null_draws:
         return measured
     return replace(measured, columns={**measured.columns, **_null(run, grid, measured)})

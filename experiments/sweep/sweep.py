@@ -9,7 +9,7 @@ vocabulary, or to those tokens of it that the metric reads.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -56,14 +56,21 @@ class Chunk:
     reads: Reads
 
 
-def chunks(subject: Subject, reads: Reads, tokens: int) -> Iterator[Chunk]:
+def chunks(
+    subject: Subject, reads: Reads, tokens: int, only: Collection[int] | None = None
+) -> Iterator[Chunk]:
     """Prompts by falling length, as many to a batch as hold about ``tokens`` positions (at least one).
+
+    Args:
+        only: some of the prompts; by default all.
 
     Raises:
         MetricError: texts of one prompt differ in length and this architecture cannot be padded.
     """
     texts_of: dict[int, set[int]] = {}
     for text, _, _, prompt in reads.places.tolist():
+        if only is not None and prompt not in only:
+            continue
         texts_of.setdefault(prompt, set()).add(text)
     length = {}
     for prompt, texts in texts_of.items():

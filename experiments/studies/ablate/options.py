@@ -22,6 +22,12 @@ class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
         "zero",
         choices=("zero", "mean", "mean-position", "resample", "optimal"),
     )
+    race: int | None = option(
+        "find the K largest effects: parts that are surely smaller stop before they have run on all prompts",
+        None,
+        metavar="K",
+        least=1,
+    )
     positions: str = positions_option(NOT_FIRST)
     steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(

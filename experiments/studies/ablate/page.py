@@ -22,6 +22,9 @@ def page(results: Results) -> Page:
     """The page of a run, as parts."""
     first = results.records[0]
     has_roles = any(record.induction is not None for record in results.records)
+    extra = [ROLES] if has_roles else []
+    if any(record.ran_on is not None for record in results.records):
+        extra.append(RAN_ON)
     view = EffectsView(
         noun="ablations",
         about="Metric with the part taken out minus metric of the untouched model, mean over prompts.",
@@ -31,7 +34,7 @@ def page(results: Results) -> Page:
             "effect / clean metric; absent where that is not significantly different from 0",
         ),
         stats=[("clean metric", number(results.baseline.value), f"{first.metric}, {first.unit}")],
-        extra=[ROLES] if has_roles else [],
+        extra=extra,
         patterns=as_json(results.patterns) if results.patterns is not None else None,
     )
     return effects_page(results, results.records, view)
@@ -49,6 +52,20 @@ def _role(record: AblationRecord) -> Cell:
     return Cell(f"{name} {number(scores[name], 2)}" if scores[name] >= ROLE else "", scores[name])
 
 
+def _ran_on(record: AblationRecord) -> Cell:
+    """The prompts of a race that the part ran on."""
+    ran_on = record.ran_on or 0
+    text = f"{ran_on}, stopped" if record.effect_interval is None else str(ran_on)
+    return Cell(text, ran_on)
+
+
+RAN_ON = ExtraColumn(
+    Column(
+        "prompts",
+        hint="that the part ran on before the race stopped it: its effect is then an estimate without an interval",
+    ),
+    _ran_on,
+)
 ROLES = ExtraColumn(
     Column(
         "on repeated tokens",

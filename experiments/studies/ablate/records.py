@@ -12,6 +12,10 @@ from ...sweep.records import EffectRecord, EffectResults, Mean
 class AblationRecord(EffectRecord):
     """The effect of one part taken out; heads also with where they look on repeated random tokens."""
 
+    ran_on: int | None = entry(
+        "with --race: prompts that the part ran on; below all, its effect has no interval",
+        default=None,
+    )
     previous: float | None = entry("a head's mean attention to the token before", default=None)
     duplicate: float | None = entry("to the same token's earlier occurrence", default=None)
     induction: float | None = entry("to the token after that occurrence", default=None)

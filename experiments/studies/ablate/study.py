@@ -43,9 +43,16 @@ from ...sweep.effects import (
     mean_of,
     span,
 )
-from ...sweep.measure import Measured, certificate_notes, measure_grid, unchanged_notes
+from ...sweep.measure import (
+    Measured,
+    certificate_notes,
+    measure_grid,
+    unchanged_notes,
+    with_null,
+)
 from ...sweep.memory import sweep_bytes
 from ...sweep.positions import first_position
+from ...sweep.race import Race, run_race, staged_chunks, stages
 from ...sweep.reading import ranking, significance_text
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
 from .optimal import optimal_constants
@@ -63,6 +70,7 @@ class AblateInputs(Inputs):
     Args:
         metric: what is measured; ``items`` what it has one value of each.
         reads: where the metric reads the items' texts; ``groups`` the same in batches.
+        race: with --race the batches of each stage.
         parts: what is ablated, one at a time.
         references: texts whose values give mean and resample.
         partners: with resample, which reference takes the place of each text of ``reads``.
@@ -74,6 +82,7 @@ class AblateInputs(Inputs):
     items: Sequence[Item]
     reads: Reads
     groups: Sequence[Chunk]
+    race: Sequence[Sequence[Chunk]]
     parts: Sequence[Component]
     references: Sequence[Encoded]
     partners: Sequence[int]
@@ -107,8 +116,13 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
             items, reads, references, options, lambda some: metric.reads(subject, some)
         )
         notes += left_out
-    groups = list(chunks(subject, reads, options.batch_tokens))
+    batches = _batches(options, subject, items, reads)
+    groups = [chunk for of_stage in batches for chunk in of_stage]
     parts = components(subject.model, options.component, groups[0].batch)
+    if options.race is not None and options.race >= len(parts):
+        raise RunError(
+            f"--race {options.race}: expected fewer than the {len(parts)} {options.component} of this model"
+        )
     # what comes after the probed layer changes nothing that the probe reads
     if metric.readout is not None:
         parts = [part for part in parts if part.layer <= metric.readout.layer]
@@ -120,10 +134,22 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         items=items,
         reads=reads,
         groups=groups,
+        race=batches if options.race is not None else [],
         parts=parts,
         references=references,
         partners=rows,
         notes=notes,
+    )
+
+
+def _batches(
+    options: AblateOptions, subject: Subject, items: Sequence[Item], reads: Reads
+) -> list[list[Chunk]]:
+    """All prompts in batches, or those of each stage of a race."""
+    if options.race is None:
+        return [list(chunks(subject, reads, options.batch_tokens))]
+    return staged_chunks(
+        subject, reads, options.batch_tokens, stages(clusters_of(items), options.seed)
     )
 
 
@@ -154,6 +180,8 @@ def _refuse(options: AblateOptions) -> None:
         raise RunError(
             "--value optimal: its constants disturb the model's own predictions least, not a probe's"
         )
+    if options.race is not None and options.estimate != "none":
+        raise RunError("expected one of --race and --estimate: both leave parts out")
     if options.value == "optimal" and options.component == "neurons":
         raise RunError(
             "--value optimal: expected heads, mlps, attentions or layers; a neuron has too many to descend for"
@@ -237,13 +265,19 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
     name = f"{options.component} {options.value}"
     edits_for = _edits(inputs, run.folder)
     grid = Grid(name, inputs.subject, inputs.metric, groups, parts, edits_for)
-    measured = measure_grid(run, grid)
+    race = None
+    if options.race is None:
+        measured = measure_grid(run, grid)
+    else:
+        race = run_race(run, grid, inputs.race, clusters_of(inputs.items), options.race)
+        measured = with_null(run, grid, race.measured)
     roles = _roles(inputs)
     patterns = text_patterns(inputs.subject, inputs.reads.texts) if roles else None
     return _results(
         inputs,
         dataclasses.replace(measured, columns={**measured.columns, **roles}),
         HeadPatterns(**patterns) if patterns is not None else None,
+        race,
     )
 
 
@@ -313,7 +347,18 @@ def _reference(inputs: AblateInputs, first: int) -> Reference:
     )
 
 
-def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | None) -> Results:
+def _raced(record: AblationRecord, ran_on: int) -> AblationRecord:
+    """A record with the prompts that its part ran on; one that left a race has no interval: it was selected for being small."""
+    if ran_on == record.n:
+        return dataclasses.replace(record, ran_on=ran_on)
+    return dataclasses.replace(
+        record, ran_on=ran_on, n=ran_on, effect_interval=None, normalised_interval=None
+    )
+
+
+def _results(
+    inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | None, race: Race | None
+) -> Results:
     """Records, findings and notes."""
     options, metric, items = inputs.options, inputs.metric, inputs.items
     clusters = clusters_of(items)
@@ -330,6 +375,9 @@ def _results(inputs: AblateInputs, measured: Measured, patterns: HeadPatterns | 
         **common,
     )
     notes = [*inputs.notes, *group_notes(clusters)]
+    if race is not None and options.race is not None:
+        records = [_raced(*pair) for pair in zip(records, race.ran_on.tolist(), strict=True)]
+        notes.append(race.note(options.component, options.race))
     notes += unchanged_notes(measured, options.component, metric.name)
     if not metric.baseline_is_zero and not is_comparable(base):
         text = f"effects are not normalised: the clean {metric.name} is not significantly different from 0 ({span(base)})"
