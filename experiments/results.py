@@ -156,14 +156,21 @@ class Results:
         )
 
     def _repr_html_(self) -> str:
-        """Findings, the first picture and the first table, for a notebook."""
+        """Findings and the head of the page with what the pointer reads, for a notebook."""
         from .pages import page_of
+        from .report.notebook import cell_html
         from .report.pictures import first_table
+        from .report.render import forced_past
 
+        page = page_of(self.raw)
+        if self.records:
+            cell = cell_html(page, self.findings, forced_past(self.raw))
+            if cell is not None:
+                return cell
         parts = [f"<p>{escape(text)}</p>" for text in self.findings]
         if self.records:
             parts += [picture._repr_html_() for picture in self.pictures[:1]]
-            parts += [first_table(page_of(self.raw))]
+            parts += [first_table(page)]
         return "\n".join(parts)
 
 

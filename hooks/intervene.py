@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,6 +34,10 @@ from .transforms import copy_for, is_wrapped, share_memory
 
 EditLike: TypeAlias = "Edit | Callable[..., Tensor | None]"
 _Asked: TypeAlias = tuple[Site, Place, Edit]
+
+
+_ENTERED: dict[str, intervene] = {}
+"""The interventions that models run under now, by a name for each entry."""
 
 
 class NothingChanged(UserWarning):
@@ -117,7 +122,10 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         self._stack = ExitStack()
 
     def __enter__(self) -> intervene:
+        entry = uuid.uuid4().hex
         with ExitStack() as stack:
+            stack.callback(_ENTERED.pop, entry, None)
+            _ENTERED[entry] = self
             self._live.attach(stack)
             stack.enter_context(self._taps.attach(self))
             self._live.attach(stack, behind=True)
@@ -187,6 +195,21 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
             self._changed[site] = not torch.equal(new, old)
         else:
             self._changed[site] = (new.detach() != old.detach()).any() | known
+
+
+def edits_on(model: nn.Module) -> dict[str, list[str]]:
+    """The edits that a model runs under now: sites and edits of each intervention, by a name of its entry."""
+    found = {}
+    parts = set(model.modules())
+    for entry, entered in _ENTERED.items():
+        other = entered._taps.model
+        if other in parts or model in set(other.modules()):
+            found[entry] = [
+                f"{site} {edit.name}"
+                for site, of_site in entered._edits.items()
+                for edit in of_site
+            ]
+    return found
 
 
 class _Live(Tap):

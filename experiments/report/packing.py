@@ -30,7 +30,7 @@ LIGHT_PARTS = ("stats", "text")
 
 def packed(page: Page, environment: Environment) -> tuple[list[Markup], dict[str, Any]]:
     """The HTML of each section, and the page's data, with packed sections under ``packed``."""
-    bodies = [_html(environment, section.parts) for section in page.sections]
+    bodies = [html_of(environment, section.parts) for section in page.sections]
     if sum(map(len, bodies)) < HEAVY_PAGE:
         return bodies, page.data
     data: dict[str, Any] = {kind: dict(entries) for kind, entries in page.data.items()}
@@ -39,15 +39,16 @@ def packed(page: Page, environment: Environment) -> tuple[list[Markup], dict[str
         if len(body) < HEAVY_SECTION:
             continue
         head, rest = _split(section)
-        html = _html(environment, rest)
-        data["packed"][section.uid] = _compressed({"html": html, "data": _taken(data, html)})
+        html = html_of(environment, rest)
+        data["packed"][section.uid] = _compressed({"html": html, "data": taken(data, html)})
         template = environment.get_template("packed.html.j2")
-        body = template.render(head=_html(environment, head), uid=section.uid)
+        body = template.render(head=html_of(environment, head), uid=section.uid)
         bodies[place] = Markup(body)
     return bodies, data
 
 
-def _html(environment: Environment, parts: Sequence[Any]) -> Markup:
+def html_of(environment: Environment, parts: Sequence[Any]) -> Markup:
+    """The HTML of some parts."""
     return Markup(environment.get_template("parts.html.j2").render(parts=parts))
 
 
@@ -59,7 +60,7 @@ def _split(section: Section) -> tuple[Sequence[Any], Sequence[Any]]:
     return section.parts[:light], section.parts[light:]
 
 
-def _taken(data: dict[str, Any], html: str) -> dict[str, dict[str, Any]]:
+def taken(data: dict[str, Any], html: str) -> dict[str, dict[str, Any]]:
     """The entries of the data that the section's elements name, taken out of the page's."""
     named = set(re.findall(r'data-[a-z]+="([^"]*)"', html))
     taken: dict[str, dict[str, Any]] = {}

@@ -74,6 +74,7 @@ class Table:
     tall: bool = False
     compact: bool = False
     copy: bool = False
+    shows: bool = False  # the caption, which otherwise only a screen reader hears
 
 
 @dataclass(frozen=True)

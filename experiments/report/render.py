@@ -15,10 +15,10 @@ from markupsafe import Markup
 
 from .packing import packed
 from .parts import Page
-from .style import HERE, palette_css, static
+from .style import HERE, palette_css, standalone_style, static
 
 STYLES = ("charts.css", "report.css", "marks.css", "attention.css", "maps.css")
-SCRIPTS = ("attention.js", "maps.js", "report.js")
+SCRIPTS = ("attention.js", "maps.js", "figures.js", "report.js")
 
 
 def rendered(page: Page, forced: str = "") -> str:
@@ -27,34 +27,55 @@ def rendered(page: Page, forced: str = "") -> str:
     Args:
         forced: what stands over every number.
     """
-    css = "\n".join((palette_css(), *map(static, STYLES)))
-    js = "\n".join(map(static, SCRIPTS))
-    environment = Environment(
+    bodies, data = packed(page, environment())
+    return document("page.html.j2", page, data, forced=forced, bodies=bodies)
+
+
+def environment() -> Environment:
+    """The templates; every text is escaped where it is put in."""
+    made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["zip"] = zip
-    bodies, data = packed(page, environment)
+    made.globals["zip"] = zip
+    return made
+
+
+def document(template: str, page: Page, data: Mapping[str, Any], **fields: Any) -> str:
+    """A document of its own, with style, script and data inside."""
+    facts = ", ".join(page.facts)
+    # what the page's script needs for figures that are saved
+    figures = {
+        "style": standalone_style(),
+        "name": page.title,
+        "about": f"{page.title} ({facts}; {page.kicker})",
+    }
+    css = "\n".join((palette_css(), *map(static, STYLES)))
+    js = "\n".join(map(static, SCRIPTS))
     policy = "; ".join(
         (
             "default-src 'none'",
             f"style-src '{digest(css)}'",
             f"script-src '{digest(js)}'",
+            "img-src data:",  # a figure that is saved as PNG is drawn from its own text
             "base-uri 'none'",
             "form-action 'none'",
         )
     )
-    return environment.get_template("page.html.j2").render(
-        page=page,
-        forced=forced,
-        css=Markup(css),
-        js=Markup(js),
-        policy=policy,
-        bodies=bodies,
-        data=embedded(data),
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            page=page,
+            css=Markup(css),
+            js=Markup(js),
+            policy=policy,
+            data=embedded({**data, "figures": figures}),
+            **fields,
+        )
     )
 
 

@@ -23,7 +23,10 @@ from typing import Any
 
 import torch
 
+from layerscope.errors import LayerscopeError
+
 from ...hooks import UnsoundModel
+from ...hooks.intervene import edits_on
 from ..corpus.files import parsed_sha256
 from ..report.schema import SCHEMA, as_json
 from ..report.words import size
@@ -46,6 +49,7 @@ from .options import as_call, as_command, as_toml, as_values
 from .shared_options import EngineOptions, RunOptions
 from .study import Study
 
+FINGERPRINT_TEXT = "The cat that she saw in 1999 sat on the mat, because it was tired."
 Load = Callable[..., Subject]
 """load(body_only=False, classifier=False): the model that the options name, or hold."""
 
@@ -228,7 +232,11 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     """Doctor, plan, the study's own work, and the results in the folder."""
     study, options, folder = run.study, run.options, run.folder
     write_text(options.out / "run.toml", as_toml(study.name, options))
-    if inputs.subject is not None and inputs.examined:
+    edited = _edits_of(inputs)
+    if edited:
+        # The doctor compares what a model does with what its sites say, and under edits they differ on purpose.
+        console.say(f"doctor: not asked, the model runs under edits: {', '.join(edited)}")
+    elif inputs.subject is not None and inputs.examined:
         with run.timed("doctor"):
             run.doctor = _examined(inputs.subject, getattr(options, "force", False))
     console.say(f"plan: {study.work.cost(inputs).text}")
@@ -238,6 +246,8 @@ def _measured(run: Run, inputs: Inputs, started: str, clock: float) -> dict[str,
     notes = []
     for text in run.doctor.get("wrong", ()):
         notes.append({"kind": "wrong", "text": f"forced past the doctor: {text}"})
+    if edited:
+        notes.append({"kind": "warning", "text": f"measured under edits: {', '.join(edited)}"})
     notes += measured["notes"]
     if inputs.subject:
         notes += [{"kind": "info", "text": note} for note in inputs.subject.notes]
@@ -316,11 +326,33 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
     if inputs.subject:
         for name, value in inputs.subject.identity.items():
             identity[f"model: {name}"] = value
+        if edited := _edits_of(inputs):
+            identity["edits"] = [*edited, _fingerprint(inputs.subject)]
     for data in inputs.data:
         identity[f"data: {data.split}"] = data.sha256
     # Another version may compute another number.
     identity["layerscope"] = versions()["layerscope"]
     return identity
+
+
+def _edits_of(inputs: Inputs) -> list[str]:
+    """Sites and edits of the interventions that the study runs in."""
+    if not isinstance(inputs.subject, Subject):
+        return []
+    return [name for names in edits_on(inputs.subject.model).values() for name in names]
+
+
+def _fingerprint(subject: Subject) -> str:
+    """What tells the edits that a model runs under from others of their names: a hash of what it gives for a short text.
+
+    Where they do not fit that text, the entry of the intervention stands for them: such a run is never continued.
+    """
+    (batch,) = subject.batches(subject.encode([FINGERPRINT_TEXT]))
+    try:
+        hidden = subject.forward(batch)[0]
+    except LayerscopeError:
+        return ", ".join(edits_on(subject.model))
+    return digest(hidden.float().cpu().numpy().tobytes().hex())
 
 
 def _examined(subject: Subject, force: bool) -> dict[str, Any]:

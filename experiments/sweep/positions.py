@@ -2,21 +2,28 @@
 
 Position 0 is where many models keep an attention sink: whatever token is there, its values are far from those of all
 others. A mean that holds it is no mean of words; an ablation that overwrites it takes the sink from the model, and not what
-the part knows. So ablations and erasures leave it out of both by default. A patch puts in what the same position held in
-another run, and by default covers all.
+the part knows. So ablations and erasures leave it out of both by default. A classifier that attends both ways mostly reads its
+answer at the first token ([CLS]): there all positions are edited by default, or the last layers would seem to do nothing. A
+patch puts in what the same position held in another run, and by default covers all.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from ..runs.options import option
 
-ALL, NOT_FIRST = "all", "not-first"
+if TYPE_CHECKING:
+    from ..subject import Subject
+
+ALL, NOT_FIRST, AUTO = "all", "not-first", "auto"
 HELP = (
     "positions that are edited and that means are taken over; not-first leaves out the first token of each text, where a model "
     "may keep an attention sink"
 )
+HELP_AUTO = f"{HELP}; auto: all for classifiers that attend both ways, else not-first"
+Options = TypeVar("Options")
 
 
 @runtime_checkable
@@ -29,7 +36,17 @@ class HasPositions(Protocol):
 
 def positions_option(default: str) -> Any:
     """The option ``--positions``."""
+    if default == AUTO:
+        return option(HELP_AUTO, AUTO, choices=(AUTO, ALL, NOT_FIRST))
     return option(HELP, default, choices=(ALL, NOT_FIRST))
+
+
+def with_positions(options: Options, subject: Subject) -> Options:
+    """The options with ``auto`` decided for this model."""
+    if getattr(options, "positions", None) != AUTO:
+        return options
+    reads_first = bool(subject.classes) and not subject.causal
+    return dataclasses.replace(options, positions=ALL if reads_first else NOT_FIRST)  # pyright: ignore[reportArgumentType]
 
 
 def first_position(options: HasPositions) -> int:

@@ -214,3 +214,28 @@ def test_a_text_of_the_command_line_is_a_prompt(tmp_path: Path) -> None:
     assert [r["effect"] for r in found.records] == [r["effect"] for r in filed.records]
     moved = experiments.ablate(model=demo, text=text, component="layers", out=tmp_path / "c")
     assert {record["metric"] for record in moved.records} == {"kl"}
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_an_encoder_is_ablated_where_its_head_reads(name: str, tmp_path: Path) -> None:
+    """By default the first token is edited in encoders, whose head reads it, and left in decoders."""
+    one = subject(name)
+    texts = [
+        {"text": text.prompt, "label": f"LABEL_{k}"}
+        for text, k in zip(TEXTS, (1, 2, 0), strict=True)
+    ]
+    found = experiments.ablate(
+        model=one, labelled=texts, component="heads", metric="class_logit", out=tmp_path / "run"
+    )
+    first = 0 if name == "bert" else 1
+    site = "blocks.1.attn.hook_z[2]"
+    effects = []
+    for text, label in zip(TEXTS, (1, 2, 0), strict=True):
+        ids = torch.tensor([one.encode([text.prompt])[0].ids])
+        with torch.no_grad():
+            clean = one.model(input_ids=ids).logits[0, label]
+            with intervene(one.model, {site: edits.zero().at(slice(first, None))}):
+                effects.append(float(one.model(input_ids=ids).logits[0, label] - clean))
+    record = next(record for record in found.records if record["site"] == site)
+    assert record["effect"] == pytest.approx(np.mean(effects), abs=1e-5)
+    assert found.raw.get("positions", "all") == ("all" if name == "bert" else "not-first")

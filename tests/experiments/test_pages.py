@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import base64
 import copy
+import io
 import itertools
 import re
 import time
+from xml.etree import ElementTree
 
 import pytest
 from browser import CHROMIUM, Browser
 from made import EVIL
+from PIL import Image
 from recorded import make
 from recorded.altered import deeper, with_effects, with_markup, with_relation
 
 from experiments.compare import compared_page, names
+from experiments.pages import page_of as run_page
 from experiments.pages import render_report
 from experiments.report import packing
 from experiments.report.palette import PALETTE
+from experiments.report.pictures import pictures
 from experiments.report.render import rendered
+from experiments.results import Results
 from experiments.studies import STUDIES
 
 RECORDED = {name: make.recorded(name) for name in make.COMMANDS}
@@ -278,3 +284,64 @@ def test_side_by_side_holds_each_runs_best_where_its_records_have_it():
         )
     with pytest.raises(ValueError, match="at least one run"):
         compared_page([])
+
+
+# What a click would save, kept instead: (name, text or bytes as a data address).
+SAVES = """window.saved = []; window.saveAs = (blob, name) => {
+  const reader = new FileReader();
+  reader.onload = () => window.saved.push([name, reader.result]);
+  reader.readAsDataURL(blob);
+}"""
+
+
+@pytest.mark.browser
+def test_a_figure_leaves_as_svg_png_and_caption(browser, tmp_path):
+    opened(browser, tmp_path, PAGES["ablate-heads"]())
+    browser.evaluate(SAVES)
+    figure = "document.querySelector('.heat').parentNode"
+    browser.evaluate(
+        f"[...{figure}.querySelectorAll('.leave button')].slice(0, 2).forEach((b) => b.click())"
+    )
+    for _ in range(200):
+        if browser.evaluate("window.saved.length") == 2:
+            break
+        time.sleep(0.02)
+    kept = {name.rpartition(".")[2]: address for name, address in browser.evaluate("window.saved")}
+    svg = base64.b64decode(kept["svg"].partition(",")[2]).decode()
+    root = ElementTree.fromstring(svg)
+    oracle = ElementTree.fromstring(pictures(run_page(RECORDED["ablate-heads"]))[0].svg)
+    assert root.attrib["viewBox"] == oracle.attrib["viewBox"]
+    assert len(root.findall(".//{*}rect")) == len(oracle.findall(".//{*}rect"))
+    image = Image.open(io.BytesIO(base64.b64decode(kept["png"].partition(",")[2])))
+    assert image.size == tuple(int(3 * float(root.attrib[side])) for side in ("width", "height"))
+    assert len(image.convert("RGB").getcolors(1_000_000)) > 10  # drawn, not blank
+    caption = browser.evaluate("captionOf(document.querySelector('.heat').parentNode, 'Effects')")
+    assert caption.startswith("Effects. ")
+    assert "6 prompts" in caption
+    assert "outline significant" not in caption
+    assert browser.errors == []
+
+
+@pytest.mark.browser
+def test_cells_of_a_notebook_do_not_meet(browser, tmp_path):
+    names = ("ablate-heads", "attend", "attribute-classifier", "ablate-heads", "lens")
+    cells = [Results(RECORDED[name])._repr_html_() for name in names]
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><body>{''.join(cells)}", encoding="utf-8")
+    browser.open(path, 400)
+    of_frames = (
+        "[...document.querySelectorAll('iframe')].map((f) => f.contentDocument.documentElement)"
+    )
+    for _ in range(200):
+        ready = browser.evaluate(f"{of_frames}.map((root) => root.dataset.ready)")
+        if ready == ["true"] * len(names):
+            break
+        browser.evaluate(
+            "document.querySelectorAll('iframe').forEach((f) => { f.loading = 'eager'; })"
+        )
+        time.sleep(0.02)
+    assert ready == ["true"] * len(names)
+    assert browser.evaluate(f"{of_frames}.every((root) => root.dataset.error === undefined)")
+    assert browser.evaluate(f"{of_frames}.every((root) => root.scrollWidth <= root.clientWidth)")
+    assert browser.requests == [path.as_uri()]
+    assert browser.errors == []

@@ -403,6 +403,7 @@ function start(inside) {
   each("[data-pairs]", pairTable);
   each("[data-attention]", attention);
   each("[data-map]", map);
+  each("figure, .attention, .map", leaving);
   each("[data-copy]", (b) => b.addEventListener("click", () => copy(document.getElementById(b.dataset.copy).textContent, b)));
   each("[data-copy-table]", (b) => b.addEventListener("click", () => copy(tabbed(document.getElementById(b.dataset.copyTable)), b)));
 }
@@ -450,4 +451,11 @@ const watch = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "-12% 0px -80% 0px" });
 all("main > section").forEach((section) => watch.observe(section));
+// In a notebook's cell the frame is as tall as what it holds, where the notebook lets it say so.
+if (root.classList.contains("cell")) {
+  const fit = () => {
+    try { frameElement.style.height = `${Math.ceil(document.body.getBoundingClientRect().height) + 24}px`; } catch { /* another origin */ }
+  };
+  new ResizeObserver(() => requestAnimationFrame(fit)).observe(document.body);
+}
 root.setAttribute("data-ready", "true");

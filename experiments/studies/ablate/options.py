@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runs.options import option
 from ...runs.shared_options import EffectsOptions, EngineOptions, TextsOptions
-from ...sweep.positions import NOT_FIRST, positions_option
+from ...sweep.positions import AUTO, positions_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class AblateOptions(TextsOptions, EffectsOptions, EngineOptions):
         metavar="K",
         least=1,
     )
-    positions: str = positions_option(NOT_FIRST)
+    positions: str = positions_option(AUTO)
     steps: int = option("with --value optimal: steps of gradient descent", 50, least=1)
     reference: Path | None = option(
         "prompts whose values give mean and resample (default: the measured ones)",

@@ -51,7 +51,7 @@ from ...sweep.measure import (
     with_null,
 )
 from ...sweep.memory import sweep_bytes
-from ...sweep.positions import first_position
+from ...sweep.positions import first_position, with_positions
 from ...sweep.race import Race, run_race, staged_chunks, stages
 from ...sweep.reading import ranking, significance_text
 from ...sweep.sweep import Chunk, EditsFor, Grid, chunks
@@ -104,6 +104,7 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
     subject = load_for(metric, load)
+    options = with_positions(options, subject)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes += unusable_notes(unusable, len(items))
     references = reads.texts

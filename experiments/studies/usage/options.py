@@ -14,7 +14,7 @@ from ...runs.shared_options import (
     TextsOptions,
     WordsOptions,
 )
-from ...sweep.positions import NOT_FIRST, positions_option
+from ...sweep.positions import AUTO, positions_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class UsageOptions(WordsOptions, ProbesOptions, TextsOptions, EffectsOptions, En
         metavar="FILE",
     )
     eraser: str = option("how it is erased", "leace", choices=("leace", "inlp"))
-    positions: str = positions_option(NOT_FIRST)
+    positions: str = positions_option(AUTO)
     push: float = option(
         "also put the property where each class has its mean, times this; 0 does not",
         0.0,

@@ -46,7 +46,7 @@ from ...sweep.components import Component, at_positions
 from ...sweep.effects import clusters_of, effect_records, group_notes, mean_of
 from ...sweep.measure import certificate_notes, measure_grid, unchanged_notes
 from ...sweep.memory import sweep_bytes
-from ...sweep.positions import first_position
+from ...sweep.positions import first_position, with_positions
 from ...sweep.reading import ranking, significance_text, significant
 from ...sweep.records import Certificate, Mean
 from ...sweep.sweep import Chunk, Grid, chunks
@@ -155,6 +155,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     if (prop.level, prop.kind) != ("word", "class") or prop.rewrite is not None:
         raise RunError(f"--property {prop.name}: expected one with a class for each word")
     subject = load_for(metric, load)
+    options = with_positions(options, subject)
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     read = [Note(**note) for note in read_notes]
     notes = [*read, *notes, *unusable_notes(unusable, len(items))]
