@@ -17,6 +17,7 @@ from layerscope.errors import LayerscopeError
 
 from .demo import demo_paths
 from .explorer.options import ExploreOptions
+from .making.options import DATASETS, MakeOptions
 from .runs.options import add_options, as_command, from_arguments, read_toml, required_of
 from .runs.shared_options import CallOptions
 from .runs.study import Study
@@ -25,6 +26,10 @@ from .studies import STUDIES
 EXPLORED = (
     "explore --model openai-community/gpt2 --text 'The keys to the cabinet'",
     "explore --model HuggingFaceTB/SmolLM2-135M --edit 'blocks.3.attn.hook_z[5]=zero' --json",
+)
+MADE = (
+    "make ioi --model openai-community/gpt2",
+    "make agreement --model HuggingFaceTB/SmolLM2-135M --n 200 --out agreement.jsonl",
 )
 REPORTS = ("report runs/gpt2", "report runs/gpt2 runs/smollm --out compared.html")
 WIDTH = 100
@@ -57,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if given.command == "completion":
         return _printed(_completion(parser, given.shell))
+    if getattr(given, "quiet", False):
+        os.environ["TQDM_DISABLE"] = "1"  # bars of other libraries; read when tqdm is imported
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -147,6 +154,16 @@ def make_parser() -> argparse.ArgumentParser:
         required_of(ExploreOptions),
     )
     add_options(explore, ExploreOptions)
+    made = _add(
+        commands,
+        "make",
+        "write a data set for a model: ioi, agreement, names or questions",
+        MADE,
+        ("DATASET", *required_of(MakeOptions)),
+    )
+    about = "; ".join(f"{name}: {text}" for name, text in DATASETS.items())
+    made.add_argument("dataset", choices=tuple(DATASETS), metavar="DATASET", help=about)
+    add_options(made, MakeOptions)
     report = _add(
         commands,
         "report",
@@ -229,6 +246,11 @@ def _guarded(given: argparse.Namespace) -> int:
             return _report(given.folder, given.out)
         if given.command == "explore" or getattr(given, "explore", False):
             return _explore(given)
+        if given.command == "make":
+            from .making.command import make
+
+            print(make(given.dataset, from_arguments(MakeOptions, given)))
+            return 0
         call = from_arguments(CallOptions, given)
         if given.command == "demo":
             study, options = STUDIES["probe"], _demo(given.out)

@@ -1,0 +1,97 @@
+"""``layerscope make``: a data set for one model, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from layerscope.errors import InputError
+
+from ..metrics.metrics import get_metric
+from ..metrics.reads import ItemError
+from ..subject import Subject, load
+from .items import KINDS, Candidate, Record
+from .options import MakeOptions
+
+TRIES = 200
+"""Candidates for each item that is wanted, before the words are taken to be used up."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The records that were drawn, and of each reason how many candidates were left out."""
+
+    records: list[Record]
+    left_out: Counter[str]
+
+
+def make(name: str, options: MakeOptions) -> str:
+    """Write the file; returns what to print.
+
+    Raises:
+        InputError: a file that is there already, a model that none of the words suit.
+    """
+    path = options.out or Path(f"{name}.jsonl")
+    if path.exists():
+        raise InputError(f"{path} is there already: delete it, or give --out FILE")
+    subject = load(options.model, bos=options.bos, trust_remote_code=options.trust_remote_code)
+    made = drawn(name, subject, options.n, options.seed)
+    if not made.records:
+        reason = made.left_out.most_common(1)[0][0]
+        raise InputError(f"no item of {name} suits {subject.name}: {reason}")
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made.records)
+    path.write_text(text, encoding="utf-8")
+    lines = [f"{path}: {len(made.records)} items for {subject.name}, seed {options.seed}"]
+    if len(made.records) < options.n:
+        lines.append(f"  the words give no more than these: {options.n} were asked for")
+    count = made.left_out.total()
+    if count:
+        reason, times = made.left_out.most_common(1)[0]
+        lines.append(f"  {count} candidates left out; the commonest reason ({times}): {reason}")
+    example = KINDS[name].example.format(model=options.model, file=path)
+    return "\n".join([*lines, f"next: layerscope {example}"])
+
+
+def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
+    """Different records whose words suit a model, until there are ``n`` or the words are used up."""
+    made = Made([], Counter())
+    seen: set[str] = set()
+    candidates = KINDS[name].draw(random.Random(seed))
+    for _ in range(TRIES * n):
+        candidate = next(candidates)
+        key = json.dumps(candidate.record, sort_keys=True)
+        key = key if name != "questions" else str(candidate.record["question"])
+        if key in seen:
+            continue
+        seen.add(key)
+        why = unsuited(subject, candidate)
+        if why is None:
+            made.records.append(candidate.record)
+        else:
+            made.left_out[why] += 1
+        if len(made.records) == n:
+            break
+    return made
+
+
+def unsuited(subject: Subject, candidate: Candidate) -> str | None:
+    """Why a candidate cannot be measured on a model; None where it can."""
+    difference, pairs = get_metric("logit_difference"), get_metric("pair_difference")
+    try:
+        for prompt in candidate.prompts:
+            difference.reads(subject, [prompt])
+        for pair in candidate.pairs:
+            pairs.reads(subject, [pair])
+    except ItemError as error:
+        return error.why
+    lengths = (
+        {len(encoded.ids) for encoded in subject.encode(candidate.equal)}
+        if candidate.equal
+        else set()
+    )
+    if len(lengths) > 1:
+        return "the two texts have different numbers of tokens"
+    return None
