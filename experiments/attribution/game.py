@@ -14,7 +14,7 @@ The last four are drawn; a value is then the mean over ``draws``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,13 @@ class Game:
             rows = [self._row(part, runs, fill, keep) for fill in fills for keep in kept]
             out += self.scorer(rows, part).reshape(self.draws, len(kept))
         return out
+
+    def fills(self, part: Part) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Where each unit's tokens begin and what takes their places, one for one, in the first draw."""
+        runs, fills = self._plans[self.question.parts.index(part)]
+        for run in runs:
+            if run.unit is not None and len(fills[0][run.start]) == len(run.ids):
+                yield run.start, fills[0][run.start]
 
     def _row(
         self, part: Part, runs: Sequence[_Run], fill: dict[int, tuple[int, ...]], keep: Any

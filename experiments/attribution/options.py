@@ -28,6 +28,8 @@ class Options:
             SmoothGrad (50). Of LIME (5,000) and leverage-shap (4,096) the most, where an error is asked for.
         error: LIME and leverage-shap stop once the largest standard error is this share of the largest score: 0.05 by default,
             or never where samples are given.
+        verify: leave-one-out is exact for so many units, those of largest estimate, and for a few drawn ones; the rest is estimated
+            from one gradient. By default all are exact.
         features: LIME keeps so many units, as published; 0 keeps all.
         steps: gradients along the path of conductance and dig (50); of integrated gradients those of the first round (10).
         baseline: where gradients are integrated from: zero, pad, mask, mean, sampled; by default the mean, at a site zero.
@@ -48,6 +50,7 @@ class Options:
     window: int = 3
     samples: int | None = None
     error: float | None = None
+    verify: int | None = None
     features: int = 10
     steps: int | None = None
     baseline: str | None = None
@@ -63,7 +66,7 @@ class Options:
             raise AttributionError(
                 f"error {self.error}: expected a share of the largest score, above 0 and below 1"
             )
-        least = {"draws": 1, "window": 1, "samples": 1, "features": 0, "steps": 1}
+        least = {"draws": 1, "window": 1, "samples": 1, "verify": 1, "features": 0, "steps": 1}
         for name, low in least.items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise AttributionError(f"{name} {value}: expected at least {low}")

@@ -13,10 +13,13 @@ from ..report.schema import Note
 from .game import Game
 from .options import Options
 from .result import Found
+from .verified import DRAWN, largest_left_out
 
 
 def leave_one_out(game: Game, options: Options) -> Found:
-    """The value that is lost without each unit."""
+    """The value that is lost without each unit; with ``verify`` exact for the largest and estimated for the rest."""
+    if options.verify is not None and options.verify + DRAWN < game.n:
+        return largest_left_out(game, options, options.verify)
     all_but_one = ~np.eye(game.n, dtype=bool)
     lost = game.value - game.each(all_but_one)
     errors = None

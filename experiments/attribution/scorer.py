@@ -108,6 +108,12 @@ class Scorer:
             self._ids[key] = -len(self._vectors)
         return self._ids[key]
 
+    def embedded(
+        self, token: int, table: Float[Tensor, "vocab d_model"]
+    ) -> Float[Tensor, " d_model"]:
+        """The vector of an id of a row: a token's, or one of the scorer's own."""
+        return table[token] if token >= 0 else self._vectors[-1 - token]
+
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What ``make`` gives, made at the first call with this key."""
         if key not in self._made:

@@ -358,6 +358,35 @@ def test_a_sampled_baseline_is_the_mean_over_texts_of_drawn_words(subject: Subje
     np.testing.assert_allclose(found.scores, np.mean(shares, 0), atol=0.01 * np.abs(shares).max())
 
 
+@pytest.mark.parametrize("removal", ["pad", "mean"])
+def test_verified_leave_one_out_is_exact_on_top_and_captums_gradient_below(
+    captum: Any, subject: Subject, removal: str
+) -> None:
+    """Estimates are gradient x (input - baseline) of Captum; the measured ones those of leaving every unit out."""
+    text = " ".join(f"w{i}" for i in range(3, 23))
+    question = ask(subject, text, TARGET, "token")
+    whole = explain(Scorer(question), "leave-one-out", removal=removal)
+    found = explain(Scorer(question), "leave-one-out", removal=removal, verify=4)
+    (part,) = question.parts
+    embed = subject.model.get_input_embeddings()
+    vectors = embed(torch.tensor([part.ids])).detach()
+    weight = embed.weight.detach()
+    absent = vectors.clone()
+    absent[0, [p for (p,) in part.tokens]] = (
+        weight[subject.pad_id] if removal == "pad" else weight.mean(0)
+    )
+    value = logit_of_vectors(subject, part.reads[0])
+    gradient = captum.Saliency(value).attribute(vectors.requires_grad_(), abs=False)[0].detach()
+    expected = ((vectors.detach() - absent)[0] * gradient).sum(-1)[[p for (p,) in part.tokens]]
+    np.testing.assert_allclose(found.more["estimates"], expected.numpy(), rtol=2e-3, atol=1e-5)
+    exact = found.more["exact"]
+    assert len(exact) == 12
+    assert set(np.argsort(-np.abs(expected.numpy()))[:4].tolist()) <= set(exact)
+    np.testing.assert_allclose(found.scores[exact], whole.scores[exact], atol=1e-5)
+    assert found.cost.forwards < whole.cost.forwards
+    assert "Spearman" in " ".join(note.text for note in found.notes)
+
+
 def test_occlusion_is_captums(captum: Any, subject: Subject) -> None:
     text, ids, read = text_of(subject)
     baselines = torch.full_like(ids, subject.pad_id)

@@ -70,6 +70,12 @@ class AttributeOptions(RunOptions):
         None,
         metavar="SHARE",
     )
+    verify: int | None = option(
+        "leave-one-out: measure the K units of largest estimate exactly, and estimate the rest from one gradient",
+        None,
+        metavar="K",
+        least=1,
+    )
     steps: int | None = option(
         "gradients along a path: of conductance and dig (default: 50), of ig in its first round (default: 10)",
         None,

@@ -211,6 +211,7 @@ class _TextRun:
             removal=options.removal,
             samples=options.samples,
             error=options.error,
+            verify=options.verify,
             steps=options.steps,
             baseline=options.baseline,
             site=options.site,
