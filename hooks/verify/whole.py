@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import capture
-from ..edits import patch, scale, zero
+from ..edits import Edit, patch, scale, zero
 from ..intervene import intervene
-from ..placement import present
+from ..placement import is_offloaded, present
 from ..resume import Resume
-from ..sites import HEAD_AXIS, Site
+from ..sites import HEAD_AXIS, Site, SiteLike
 from .exam import Exam, noise, quiet, relative
 from .findings import Finding
 
@@ -135,20 +135,20 @@ def resumed(exam: Exam) -> Iterator[Finding]:
         )
         return
     why = "resumed from here, the answer is not the whole model's"
+    middle: SiteLike = f"blocks.{exam.n_layers // 2}.hook_resid_post"
     for layer in sorted({0, exam.n_layers // 2, exam.n_layers - 1}):
         site = f"blocks.{layer}.hook_resid_pre"
         clean = resume.residual(layer)
         moved = clean + noise(clean, layer, 0.1)
+        # The first also under an edit behind it.
+        edit: dict[SiteLike, Edit] = {middle: scale(-2.0).at([0, 1])} if layer == 0 else {}
+        patched: dict[SiteLike, Edit] = {site: patch(moved), **edit}
         with torch.no_grad(), quiet():
-            again = resume.run(layer, moved)
-            with intervene(exam.model, {site: patch(moved)}):
+            with intervene(exam.model, edit) if edit else nullcontext():
+                again = resume.run(layer, moved)
+            with intervene(exam.model, patched):
                 whole = exam.run()
         yield exam.within(site, relative(again, whole), exam.far, why)
-    site = f"blocks.{exam.n_layers // 2}.hook_resid_post"
-    with torch.no_grad(), quiet(), intervene(exam.model, {site: scale(-2.0).at([0, 1])}):
-        again = resume.run(0, resume.residual(0))
-        whole = exam.run()
-    yield exam.within(site, relative(again, whole), exam.far, why)
 
 
 def cached(exam: Exam) -> Iterator[Finding]:
@@ -218,6 +218,11 @@ def drift(exam: Exam, dtype: torch.dtype) -> Iterator[Finding]:
     name = str(dtype).removeprefix("torch.")
     if dtype == exam.dtype:
         yield exam.cannot("", f"the weights are {name}: the others are compared with it")
+        return
+    if is_offloaded(exam.model):
+        yield exam.cannot(
+            "", "its weights are brought when they are used, in the precision that they are kept in"
+        )
         return
     if sum(p.numel() for p in exam.model.parameters()) > LARGEST:
         yield exam.cannot(

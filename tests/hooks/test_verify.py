@@ -391,7 +391,12 @@ def test_a_static_cache_that_is_taken_for_an_empty_one(monkeypatch):
 def test_calls_that_are_read_off_the_keywords_of_the_outermost_module(monkeypatch):
     pytest.importorskip("peft")
     real = forwards.bound
-    monkeypatch.setattr(forwards, "bound", lambda module, args, kwargs: real(module, (), kwargs))
+
+    def read(module, args, kwargs):
+        # position ids without their mask would be refused
+        return real(module, (), {**kwargs, "position_ids": None})
+
+    monkeypatch.setattr(forwards, "bound", read)
     monkeypatch.setattr(forwards, "_owners", lambda model, paths: ([""], []))
     model = tiny.model("llama")
     assert wrong(model, "cached steps") == []
@@ -429,7 +434,7 @@ def test_a_resumed_block_that_no_edit_reaches(monkeypatch):
                 module._forward_hooks.update(hooks)
 
     monkeypatch.setattr(resume.Resume, "run", unedited)
-    assert wrong(tiny.model("llama"), "resumed") == ["blocks.1.hook_resid_post"]
+    assert wrong(tiny.model("llama"), "resumed") == ["blocks.0.hook_resid_pre"]
 
 
 @finds("resumed")

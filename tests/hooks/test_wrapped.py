@@ -105,6 +105,15 @@ def test_an_offloaded_model_can_be_read_and_examined():
     assert not verify(away, only=QUICK).wrong
 
 
+def test_no_adapter_is_put_around_offloaded_weights():
+    """PEFT would put the adapter's weights where accelerate keeps none: they are memory that nobody has written."""
+    accelerate = pytest.importorskip("accelerate")
+    away = accelerate.cpu_offload(tiny.model("llama"), execution_device="cpu")
+    (found,) = verify(away, only=["PEFT"]).findings
+    assert found.status == "UNSUPPORTED"
+    assert "no adapter is put around a copy" in found.reason
+
+
 class Bits(nn.Module):
     """A linear layer with its weight in 8 bits, as quantising libraries make them."""
 
