@@ -114,7 +114,7 @@ def gap_of(calibration):
     raise SystemExit("expected good letters of both groups")
 
 
-def main(model=None, out="runs/classifier-bias", count=400, steps=60):
+def main(model=None, out="runs/classifier-bias", count=240, steps=60):
     path, out = model or demo_paths().model, Path(out)
     biased, fair = texts(2 * count, 0.8, seed=0), texts(count, 0.5, seed=1)
     choose, test = fair[: count // 2], fair[count // 2 :]

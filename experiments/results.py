@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerscope.errors import UseError
+
 from .runs.folder import RunError, read_json, write_json, write_text
 from .studies import STUDIES
 from .tidy import tidy_rows
@@ -123,6 +125,26 @@ class Results:
             )
         return pictures[number]
 
+    def altair(self, **encodings: Any) -> Any:
+        """The tidy frame as an `altair.Chart`, to restyle; needs the package altair.
+
+        Args:
+            encodings: channels and columns, such as ``x="layer:O", y="head:O", color="effect:Q"``; without any, points of the
+                first measured column over the layers.
+
+        Raises:
+            UseError: altair is not installed.
+        """
+        try:
+            import altair
+        except ImportError:
+            raise UseError(
+                "altair is not installed: pip install altair, or use results.frame with another library"
+            ) from None
+        frame = self.frame
+        marks = altair.Chart(frame).mark_point()
+        return marks.encode(**(encodings or _first_encodings(frame)))
+
     def report(self, path: Path | str) -> Path:
         """Write the report, one page that works offline; returns where."""
         from .pages import write_report
@@ -172,6 +194,16 @@ class Results:
             parts += [picture._repr_html_() for picture in self.pictures[:1]]
             parts += [first_table(page)]
         return "\n".join(parts)
+
+
+VALUES = ("score", "effect", "value", "ece", "entropy")
+"""Columns of what is measured, by which a chart without encodings is drawn."""
+
+
+def _first_encodings(frame: pandas.DataFrame) -> dict[str, str]:
+    value = next((name for name in VALUES if name in frame), frame.columns[-1])
+    place = "layer" if "layer" in frame else frame.columns[0]
+    return {"x": f"{place}:O", "y": f"{value}:Q"}
 
 
 def _why_none(path: Path) -> str:

@@ -19,6 +19,7 @@ Which positions are read, also in masked models, is in `experiments.metrics.read
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +159,9 @@ METRICS = {
 def get_metric(name: str) -> Metric:
     """A metric by its name; raises `MetricError` with the names there are."""
     if name not in METRICS:
-        raise MetricError(f"unknown metric {name!r}: expected {', '.join(METRICS)}")
+        near = difflib.get_close_matches(name, METRICS, 1)
+        hint = f": did you mean {near[0]}?" if near else f": expected {', '.join(METRICS)}"
+        raise MetricError(f"unknown metric {name!r}{hint}")
     return METRICS[name]
 
 

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import rankdata
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments import cli
+from experiments import attend, cli
 from experiments.demo import demo_paths
 from experiments.report.schema import Interval
 from experiments.studies.attend.effects import Ablation, disagreement
@@ -174,7 +174,7 @@ def test_bad_input_is_one_clear_line(
     told["provenance"]["model"]["sha256"] = "0" * 64
     (other / "results.json").write_text(json.dumps(told), encoding="utf-8")
     for more, message in (
-        ({}, "expected one of --corpus FILE (annotated sentences) and --prompts FILE"),
+        ({}, "expected one of --corpus FILE (annotated sentences), --prompts FILE and --text TEXT"),
         ({"corpus": PATHS.dev, "prompts": PATHS.dev}, "expected one of --corpus FILE"),
         ({"corpus": PATHS.dev, "effects": tmp_path}, "it has no results.json"),
         ({"corpus": PATHS.dev, "effects": other}, "expected effects of this model"),
@@ -202,3 +202,11 @@ def test_a_token_whose_embedding_is_nan_is_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "is NaN in the text 'The dogs are here.'" in error
     assert "Ġare" in error
+
+
+def test_texts_on_the_command_line_are_those_of_a_file(tmp_path):
+    texts = ("The guards near the garden", "The teacher read the books")
+    given = attend(model=PATHS.model, text=texts, out=tmp_path / "given")
+    prompts = [{"prompt": text} for text in texts]
+    read = attend(model=PATHS.model, prompts=prompts, out=tmp_path / "read")
+    assert given.records == read.records

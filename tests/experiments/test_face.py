@@ -38,6 +38,7 @@ from experiments.studies.ablate.options import AblateOptions
 from experiments.studies.capture.options import CaptureOptions
 from experiments.studies.geometry.options import GeometryOptions
 from experiments.studies.probe.options import ProbeOptions
+from layerscope.errors import UseError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = demo_paths()
@@ -461,3 +462,17 @@ def test_records_in_memory_are_the_same_data_as_their_file(tmp_path, monkeypatch
     again = experiments.ablate(prompts=pandas.DataFrame(prompts), out="b", **given)
     assert from_file.records == from_list.records == again.records
     assert len(list(Path("runs/inputs").iterdir())) == 1
+
+
+def test_the_tidy_frame_is_a_chart_where_altair_is_installed(run, monkeypatch):
+    found = Results.load(run)
+    monkeypatch.setitem(sys.modules, "altair", None)  # as where it is not installed
+    with pytest.raises(UseError, match="pip install altair"):
+        found.altair()
+    monkeypatch.undo()
+    pytest.importorskip("altair")
+    chart = found.altair(x="layer:O", y="score:Q").to_dict()
+    assert chart["encoding"]["y"]["field"] == "score"
+    (rows,) = chart["datasets"].values()
+    assert [row["score"] for row in rows] == [record["score"] for record in found.records]
+    assert found.altair().to_dict()["encoding"]["x"]["field"] == "layer"

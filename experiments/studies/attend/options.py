@@ -17,6 +17,7 @@ class AttendOptions(RunOptions):
     prompts: Path | None = option(
         "or texts without annotation, JSONL with prompt", None, metavar="FILE"
     )
+    text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
     effects: Path | None = option(
         "a finished ablation of heads, to set beside what they look at", None, metavar="DIR"

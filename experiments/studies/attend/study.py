@@ -83,7 +83,10 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     """The texts, the model, the ablation and the checkpoints."""
     sentences = read_texts(options)
     subject = load(body_only=True)
-    data = [DataFile.of("corpus" if options.corpus else "prompts", options.source, len(sentences))]
+    data = []
+    if not options.text:
+        split = "corpus" if options.corpus else "prompts"
+        data.append(DataFile.of(split, options.source, len(sentences)))
     ablation = None
     if options.effects:
         ablation = read_effects(options.effects, subject.sha256)
@@ -142,8 +145,14 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
 
 def read_texts(options: AttendOptions) -> list[Sentence]:
     """The annotated sentences, or the prompts' texts cut into words at white space."""
-    if (options.corpus is None) == (options.prompts is None):
-        raise RunError("expected one of --corpus FILE (annotated sentences) and --prompts FILE")
+    given = (options.corpus is not None, options.prompts is not None, bool(options.text))
+    if sum(given) != 1:
+        raise RunError(
+            "expected one of --corpus FILE (annotated sentences), --prompts FILE and --text TEXT"
+        )
+    if options.text:
+        texts = options.text[: options.limit]
+        return [plain_sentence(f"text {i + 1}", text) for i, text in enumerate(texts)]
     if options.corpus is not None:
         return list(read_conllu(options.corpus, options.limit))
     assert options.prompts is not None
