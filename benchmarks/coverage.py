@@ -1,6 +1,6 @@
 """How often intervals cover and tests reject, by simulation: what was used before, and what is used now.
 
-    python benchmarks/coverage.py [--runs 400] [--only selectivity ece best f1 mean test]
+    python benchmarks/coverage.py [--runs 400] [--only selectivity ece best ...]
 
 selectivity  accuracy less that of 5 control tasks, against the mean over all control tasks
 ece          of models whose calibration is known, rows alone and in groups that are right together; the share of samples whose
@@ -8,18 +8,31 @@ ece          of models whose calibration is known, rows alone and in groups that
 best         how often any of k equal layers is called worse than the best
 f1           macro-F1 of 12 classes, the rarest of 0.6% of the words, against that of the population
 mean         means of few clusters, against the mean of the population
+uneven       the same of clusters of 1 to 12 items, and of one that holds half of them
 test         how often effects of mean 0 are called different from 0 at 5%
+paired       how often any of 12 differences of 0 between two methods (lenses, confidences) is called significant (Holm)
+fdr          of a grid of 60 parts, 12 with an effect: the share of the significant ones that have none
+layers       few sentences: how often some pair of equal layers is called different, and some layer worse than the best
+share        effects as a share of the unedited metric: a ratio of two means over the same prompts
+weighted     means over the queries of few texts, as attention's statistics are
+ranking      AUROC of few wrong answers
+median       medians of few texts
+groups       difference of two groups' accuracy: groups apart, and templates that are in both
+swap         the size of a swap's effect beyond that of random swaps, where both are alike
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from layerscope.probes import calibration as cal
 from layerscope.probes import evaluation as ev
 from layerscope.probes.evaluation import ClusterBootstrap, interval
+from layerscope.probes.groups import group_difference
+from scipy import stats
 
 BOOT = 600
 """Resamples of one simulated study."""
@@ -133,7 +146,7 @@ KINDS = {
 
 
 def mean(
-    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (5, 10, 20, 30, 50)
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (5, 6, 8, 10, 15, 20, 30, 50, 100)
 ) -> Iterator[Row]:
     for n in sizes:
         for kind, (draw, true) in KINDS.items():
@@ -153,7 +166,7 @@ def mean(
 
 
 def rejections(
-    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 30)
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (6, 8, 10, 15, 20, 30)
 ) -> Iterator[Row]:
     for n in sizes:
         for kind in ("normal", "exponential", "lognormal"):
@@ -165,13 +178,279 @@ def rejections(
             yield f"{n} effects of mean 0, {kind}: called different at 5%", *rates, ".05"
 
 
+def _covers(ends: Any, true: float) -> bool:
+    return bool(ends.low <= true + 1e-12 and true - 1e-12 <= ends.high)
+
+
+def _boot(groups: np.ndarray, rng: np.random.Generator) -> ClusterBootstrap:
+    return ClusterBootstrap(groups, 1000, int(rng.integers(2**31)))
+
+
+def _percentiles(boot: ClusterBootstrap, values: np.ndarray) -> np.ndarray:
+    return boot.means(values[:, None].astype(float))[:, 0]
+
+
+def uneven(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (6, 8, 10, 15, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        items = {
+            "1 to 12 items": np.resize([1, 2, 3, 5, 12], n),
+            "half in one": np.r_[n, np.ones(n - 1, int)],
+        }
+        for what, of_cluster in items.items():
+            groups = np.repeat(np.arange(n), of_cluster)
+            for kind in ("normal", "lognormal", "shares"):
+                covered = np.zeros(2)
+                for _ in range(runs):
+                    boot = _boot(groups, rng)
+                    if kind == "shares":
+                        true, values = (
+                            0.75,
+                            (rng.random(len(groups)) < rng.beta(6, 2, n)[groups]).astype(float),
+                        )
+                    else:
+                        draw, true = KINDS[kind]
+                        values = draw(rng, n)[groups] + 0.5 * rng.normal(size=len(groups))
+                    before = interval(0.0, _percentiles(boot, values))
+                    share = "share" if kind == "shares" else None
+                    covered += [_covers(before, true), _covers(boot.mean(values, kind=share), true)]
+                yield f"mean of {n} clusters, {what}, {kind}: covers", *(covered / runs), ".95"
+
+
+def paired(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (6, 10, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        for kind in ("normal", "exponential"):
+            called = np.zeros(2)
+            draw, true = KINDS[kind]
+            for _ in range(runs):
+                # Layers of one model move together.
+                values = np.column_stack([draw(rng, n) - true for _ in range(12)])
+                values = 0.7 * values + 0.7 * (draw(rng, n) - true)[:, None]
+                boot = _boot(np.arange(n), rng)
+                before = [ev.bootstrap_p(replicates) for replicates in boot.means(values).T]
+                now = ev.mean_p(values, replicates=2000, seed=int(rng.integers(2**31)))
+                called += [min(ev.holm(before)) < 0.05, min(ev.holm(now)) < 0.05]
+            yield (
+                f"some of 12 differences of 0 over {n} texts, {kind}: called",
+                *(called / runs),
+                "<= .05",
+            )
+
+
+def fdr(runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (15, 30)) -> Iterator[Row]:
+    for n in sizes:
+        for kind in ("normal", "exponential"):
+            false = np.zeros(2)
+            draw, true = KINDS[kind]
+            for _ in range(runs):
+                values = np.column_stack([draw(rng, n) - true for _ in range(60)])
+                values[:, :12] += 1.5
+                for k, test in enumerate((ev.sign_flip_p, ev.mean_p)):
+                    q = ev.benjamini_hochberg(
+                        test(values, replicates=10_000, seed=int(rng.integers(2**31)))
+                    )
+                    is_called = np.array(q) < 0.05
+                    false[k] += is_called[12:].sum() / max(1, is_called.sum())
+            yield (
+                f"60 parts, 12 with an effect, {n} prompts, {kind}: false discoveries",
+                *(false / runs),
+                "<= .05",
+            )
+
+
+def layers(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (8, 10, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        called, worse = np.zeros(2), np.zeros(2)
+        for _ in range(runs):
+            groups = np.repeat(np.arange(n), 12)
+            # Words of a sentence are right together, and so are layers.
+            hard = rng.normal(size=n)[groups][:, None] + 1.5 * rng.normal(size=(len(groups), 1))
+            right = (hard + rng.normal(size=(len(groups), 7)) < 1.5).astype(float)
+            boot = _boot(groups, rng)
+            scores, drawn = right.mean(0), boot.means(right)
+            for k, drawn_by in enumerate((None, boot)):
+                replicates = drawn if drawn_by is None else boot.widened(scores, drawn)
+                pairs = ev.compare_pairs(list(scores), drawn, drawn_by)
+                called[k] += min(pair.p for pair in pairs) < 0.05
+                worse[k] += not ev.best_set(list(scores), replicates)[0].all()
+        yield (
+            f"7 equal layers, {n} sentences: some pair called different",
+            *(called / runs),
+            "<= .05",
+        )
+        yield (
+            f"7 equal layers, {n} sentences: some called worse than the best",
+            *(worse / runs),
+            "<= .05",
+        )
+
+
+def share(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (6, 10, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        for kind in ("normal", "lognormal"):
+            covered = np.zeros(2)
+            for _ in range(runs):
+                base = 3 + rng.normal(size=n) if kind == "normal" else 2 * rng.lognormal(size=n)
+                effect = 0.3 * base + 0.5 * rng.normal(size=n)
+                boot = _boot(np.arange(n), rng)
+                drawn = boot.means(np.column_stack([effect, base]))
+                before = interval(0.0, drawn[:, 0] / drawn[:, 1])
+                covered += [_covers(before, 0.3), _covers(boot.ratio(effect, base), 0.3)]
+            yield f"share of the metric, {n} prompts, {kind}: covers", *(covered / runs), ".95"
+
+
+def weighted(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (6, 10, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        covered = np.zeros(2)
+        for _ in range(runs):
+            queries = rng.integers(5, 40, n).astype(float)
+            mass = queries * rng.beta(2, 3, n)
+            boot = _boot(np.arange(n), rng)
+            sums = boot.sums(np.column_stack([mass, queries]))
+            before = interval(0.0, sums[:, 0] / sums[:, 1])
+            covered += [_covers(before, 0.4), _covers(boot.ratio(mass, queries), 0.4)]
+        yield f"mean over the queries of {n} texts: covers", *(covered / runs), ".95"
+
+
+def ranking(
+    runs: int,
+    rng: np.random.Generator,
+    sizes: tuple[tuple[int, float], ...] = (
+        (12, 0.9),
+        (20, 0.8),
+        (50, 0.9),
+        (200, 0.95),
+        (200, 0.7),
+    ),
+) -> Iterator[Row]:
+    for n, accuracy in sizes:
+        for apart in (1.0, 2.5):
+            covered, known = np.zeros(2), 0
+            true = float(stats.norm.cdf(apart / 2**0.5))
+            for _ in range(runs):
+                right = rng.random(n) < accuracy
+                if right.all() or not right.any():
+                    continue
+                known += 1
+                confidence = stats.norm.cdf(rng.normal(size=n) + apart * right)
+                boot = _boot(np.arange(n), rng)
+                counts = boot.sums(np.eye(n))
+                drawn = _aurocs(confidence, right, counts)
+                now = cal.ranking_intervals(confidence, right, boot)[0]
+                covered += [_covers(interval(0.0, drawn), true), _covers(now, true)]
+            yield (
+                f"AUROC of {true:.2f}, {n} rows, {accuracy:.0%} right: covers",
+                *(covered / known),
+                ".95",
+            )
+
+
+def _aurocs(confidence: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AUROC of each resample; NaN of one without right or wrong rows."""
+    above = (confidence[right][:, None] > confidence[~right]).astype(float)
+    won = np.einsum("bi,ij,bj->b", counts[:, right], above, counts[:, ~right])
+    pairs = counts[:, right].sum(1) * counts[:, ~right].sum(1)
+    return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+
+
+def median(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 50)
+) -> Iterator[Row]:
+    for n in sizes:
+        covered = np.zeros(2)
+        for _ in range(runs):
+            groups = np.repeat(np.arange(n), 8)
+            values = np.exp(rng.normal(size=n)[groups] + rng.normal(size=len(groups)))
+            boot = _boot(groups, rng)
+            counts = np.random.default_rng(int(rng.integers(2**31))).integers(0, n, (300, n))
+            drawn = np.array([np.median(values.reshape(n, 8)[row]) for row in counts])
+            covered += [_covers(interval(0.0, drawn), 1.0), _covers(boot.median(values), 1.0)]
+        yield f"median over the tokens of {n} texts: covers", *(covered / runs), ".95"
+
+
+def groups(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (8, 15, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        for what in ("apart", "apart, uneven", "templates in both"):
+            covered, called = np.zeros(2), np.zeros(2)
+            for _ in range(runs):
+                if what == "templates in both":
+                    clusters = np.repeat(np.arange(n), 2)
+                    in_second = np.tile([False, True], n)
+                else:
+                    clusters = np.arange(2 * n)
+                    in_second = clusters >= (n // 2 if "uneven" in what else n)
+                ease = rng.beta(4, 2, len(np.unique(clusters)))[clusters]
+                values = (rng.random(len(clusters)) < ease).astype(float)
+                # Before: Student's interval and test of two means, as if rows were independent.
+                naive: Any = stats.ttest_ind(values[in_second], values[~in_second])
+                ends = naive.confidence_interval()
+                found = group_difference(
+                    values,
+                    in_second,
+                    clusters,
+                    share=True,
+                    seed=int(rng.integers(2**31)),
+                    draws=1000,
+                )
+                covered += [_covers(ends, 0.0), _covers(found.interval, 0.0)]
+                called += [naive.pvalue < 0.05, found.p < 0.05]
+            yield f"two groups, {n} rows or templates, {what}: covers", *(covered / runs), ".95"
+            yield (
+                f"two equal groups, {n} rows or templates, {what}: called",
+                *(called / runs),
+                "<= .05",
+            )
+
+
+def swap(
+    runs: int, rng: np.random.Generator, sizes: tuple[int, ...] = (10, 20, 30)
+) -> Iterator[Row]:
+    for n in sizes:
+        called, covered = np.zeros(2), np.zeros(2)
+        for _ in range(runs):
+            scale = rng.lognormal(size=n)
+            size = scale * np.abs(rng.normal(size=n))
+            random = (scale[:, None] * np.abs(rng.normal(size=(n, 5)))).mean(1)
+            beyond, boot = size - random, _boot(np.arange(n), rng)
+            before = ev.sign_flip_p(beyond[:, None], replicates=2000)[0]
+            now = ev.mean_p(beyond[:, None], replicates=2000, seed=int(rng.integers(2**31)))[0]
+            called += [before < 0.05, now < 0.05]
+            covered += [
+                _covers(interval(0.0, _percentiles(boot, beyond)), 0.0),
+                _covers(boot.mean(beyond), 0.0),
+            ]
+        yield f"swap as large as random swaps, {n} texts: called", *(called / runs), "<= .05"
+        yield f"swap as large as random swaps, {n} texts: covers", *(covered / runs), ".95"
+
+
 PARTS = {
     "selectivity": selectivity,
     "ece": ece,
     "best": best,
     "f1": f1,
     "mean": mean,
+    "uneven": uneven,
     "test": rejections,
+    "paired": paired,
+    "fdr": fdr,
+    "layers": layers,
+    "share": share,
+    "weighted": weighted,
+    "ranking": ranking,
+    "median": median,
+    "groups": groups,
+    "swap": swap,
 }
 
 

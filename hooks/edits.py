@@ -133,8 +133,8 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Each text's value becomes that of a text drawn from the reference set, position by position.
 
-    The draw is a function of the seed alone, so that two sites of one forward draw the same texts. It knows nothing of the
-    texts themselves: where the forward's own texts are in the reference set, `hooks.reference.partners` draws others.
+    The draw is a function of the seed and the texts, so that two sites of one forward draw the same. A reference text that
+    begins with a text's own tokens is never drawn for it; `hooks.reference.partners` also keeps related texts apart.
 
     Args:
         rows: which reference text takes the place of each text; they are drawn if it is not given.

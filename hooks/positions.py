@@ -213,6 +213,22 @@ class Where:
         size = self._columns(value)
         return self._of_value(self._along(value, self.start, size)[0])
 
+    def text(self, batch: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]] | None:
+        """The ids of the text, as its first forward had them, and which of them are no padding; None where they are not known."""
+        tokens = self.tokens
+        if self.start > self.virtual or self.seen.grown:
+            # Behind a cache a forward has the last tokens only, without one also those that were added.
+            tokens = self.seen.ends[min(self.seen.ends)] if self.seen.ends else None
+        if tokens is None or tokens.ndim != 2 or tokens.is_floating_point() or len(tokens) != batch:
+            return None
+        is_token = torch.ones(tokens.shape, dtype=torch.bool)
+        if self.mask is not None and self.mask.ndim == 2:
+            columns = self.mask[:, self.virtual : self.virtual + tokens.shape[1]]
+            if columns.shape != tokens.shape:
+                return None
+            is_token = columns.cpu() != 0
+        return tokens.cpu(), is_token
+
     @property
     def first(self) -> int:
         """The column of a value's first position."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from layerscope.errors import LayerscopeError
@@ -42,6 +42,7 @@ class Reference:
         mask: Bool[Tensor, "text pos"],
         templates: Sequence[str] | None = None,
         skip: int = 0,
+        ids: Int[Tensor, "text pos"] | None = None,
     ) -> None:
         if templates is not None and len(templates) != len(mask):
             raise ReferenceMismatch(
@@ -50,7 +51,7 @@ class Reference:
         self._values, self._mask = dict(values), mask
         self._templates = list(templates) if templates is not None else None
         self._means: dict[tuple[str, str], Tensor] = {}
-        self._skip = skip
+        self._skip, self._ids = skip, ids
         self.n_texts, self.n_tokens = len(mask), int(mask.sum())
 
     @classmethod
@@ -73,21 +74,23 @@ class Reference:
             order: the place of each text in the reference set, if that is not the order of the batches.
         """
         whole = [Site(Site.parse(site).name) for site in sites]
-        parts: list[tuple[dict[str, Tensor], Tensor]] = []
+        parts: list[tuple[dict[str, Tensor], Tensor, Tensor | None]] = []
         for batch in batches:
             # Cloned, since a model may write into its own activations after this; stopped, since nothing behind the
             # last site is needed.
             captured = capture(model, *whole, stop=True, clone=True)
             with torch.no_grad(), captured as acts:
                 model(**batch)
-            parts.append(cls._aligned(acts, captured))
+            parts.append(cls._aligned(acts, captured, batch.get("input_ids")))
         if not parts:
             raise ReferenceMismatch("a reference set needs at least one batch, got none")
-        length = max(mask.shape[1] for _, mask in parts)
+        length = max(mask.shape[1] for _, mask, _ in parts)
         values = {}
         for name in parts[0][0]:
-            values[name] = torch.cat([_grow(part[name], length) for part, _ in parts])
-        mask = torch.cat([_grow(mask, length) for _, mask in parts])
+            values[name] = torch.cat([_grow(part[name], length) for part, _, _ in parts])
+        mask = torch.cat([_grow(mask, length) for _, mask, _ in parts])
+        of_parts = [_grow(part, length) for _, _, part in parts if part is not None]
+        ids = torch.cat(of_parts) if len(of_parts) == len(parts) else None
         if order is not None:
             # `order` says where each text belongs; what is needed is which text belongs at each place: the inverse
             # permutation.
@@ -95,11 +98,14 @@ class Reference:
             for name, of_site in values.items():
                 values[name] = of_site[texts.to(of_site.device)]
             mask = mask[texts]
-        return cls(values, mask, templates, skip)
+            ids = ids[texts] if ids is not None else None
+        return cls(values, mask, templates, skip, ids)
 
     @staticmethod
-    def _aligned(acts: Activations, captured: capture) -> tuple[dict[str, Tensor], Tensor]:
-        """Values with every text starting at column 0."""
+    def _aligned(
+        acts: Activations, captured: capture, ids: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Values, mask and tokens with every text starting at column 0; None for tokens that are not of the same columns."""
         names = list(acts)
         for name in names:
             if HEAD_AXIS.get(Site.parse(name).part) == 1:
@@ -110,7 +116,10 @@ class Reference:
         # Sorted stably, tokens come first in their own order, and padding is behind them.
         order = torch.argsort(~is_token, dim=1, stable=True)
         rows = torch.arange(len(is_token))[:, None]
-        return {name: acts[name][rows, order] for name in names}, is_token[rows, order]
+        # Pictures and virtual tokens stand in columns that have no id.
+        has_ids = ids is not None and ids.shape == is_token.shape
+        aligned = ids.cpu()[rows, order] if ids is not None and has_ids else None
+        return {name: acts[name][rows, order] for name in names}, is_token[rows, order], aligned
 
     def mean_for(self, value: Tensor, where: Where, per: str) -> Tensor:
         """The mean that `edits.mean` puts in; the shape of ``value``."""
@@ -182,7 +191,7 @@ class Reference:
         return whole[torch.tensor(rows)[:, None], at.clamp(0, whole.shape[1] - 1)].to(value)
 
     def draw_for(self, value: Tensor, where: Where, seed: int) -> Tensor:
-        """What `edits.resample` puts in: for each text the values of one drawn reference text."""
+        """What `edits.resample` puts in: for each text the values of one drawn reference text, never those of the text itself."""
         whole = select_part(self._whole(where.site), where.site, lead=2)
         at, used = where.used(value)
         lengths = self._mask.sum(1)
@@ -195,18 +204,50 @@ class Reference:
             )
         copies = where.seen.copies(len(value))
         generator = torch.Generator().manual_seed(seed)
+        itself = self._itself(value, whole, where)
         rows = []
-        for longest in needed.view(-1, copies).amax(1).tolist():
-            long_enough = (lengths > longest).nonzero().squeeze(1)
-            if not len(long_enough):
+        for text, longest in enumerate(needed.view(-1, copies).amax(1).tolist()):
+            is_long_enough = lengths > longest
+            long_enough = (is_long_enough & ~itself[text * copies]).nonzero().squeeze(1)
+            if not is_long_enough.any():
                 raise ReferenceMismatch(
                     f"{where.site}: expected reference texts of {longest + 1} tokens, the longest has {int(lengths.max())}"
+                )
+            if not len(long_enough):
+                raise ReferenceMismatch(
+                    f"{where.site}: expected another reference text of {longest + 1} tokens for text {text}, got only the text itself"
                 )
             # The same numbers at every site, so that two sites of one forward draw the same texts.
             place = int(torch.rand((), generator=generator) * len(long_enough))
             rows.append(int(long_enough[place]))
         row_of = torch.tensor(rows).repeat_interleave(copies)[:, None]
         return whole[row_of, at.clamp(max=whole.shape[1] - 1)].to(value)
+
+    def _itself(self, value: Tensor, whole: Tensor, where: Where) -> Bool[Tensor, "row text"]:
+        """For each row of the forward the reference texts that begin with its own tokens: they would put back what was there.
+
+        Where the reference does not know tokens, or the edit is applied outside a forward, the values say it.
+        """
+        itself = torch.zeros(len(value), self.n_texts, dtype=torch.bool)
+        lengths = self._mask.sum(1).cpu()
+        text = where.text(len(value))
+        if self._ids is not None and text is not None:
+            for row, (ids, is_token) in enumerate(zip(*text, strict=True)):
+                own = ids[is_token]
+                if len(own) <= self._ids.shape[1]:
+                    begins = (self._ids[:, : len(own)] == own).all(1)
+                    itself[row] = begins & (lengths >= len(own))
+            return itself
+        if where.tokens is not None:
+            return itself
+        at, is_used = where.used(value)
+        for row in range(len(value)):
+            columns = is_used[row].nonzero().squeeze(1)
+            places = at[row, columns]
+            if len(places) and int(places.max()) < whole.shape[1]:
+                same = (whole[:, places] == value[row, columns].to(whole)).flatten(1).all(1)
+                itself[row] = same.cpu() & (lengths > int(places.max()))
+        return itself
 
     def _whole(self, site: Site) -> Tensor:
         if site.name not in self._values:

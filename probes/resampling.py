@@ -11,12 +11,16 @@ Below `FEW` clusters percentiles of the replicates are too narrow, and the inter
 one cluster            none: both ends are NaN
 a share                Wilson's, with the effective number of items and Student's t; never of width 0
 values -1, 0, 1        a difference of two shares, by the recovery of variances from their Wilson intervals
-a mean                 the studentised bootstrap; Student's t below `STUDENT` clusters, where resamples repeat each other
+a mean, a ratio        the wider of the studentised bootstrap, for skewed values, and Student's t, for heavy tails and uneven
+                       clusters; t alone below `ratios.STUDENT` clusters, where resamples repeat each other
 any other statistic    the bias-corrected and accelerated bootstrap, at levels widened by Student's t
 =====================  ==================================================================================================
 
-Source: Efron & Tibshirani 1993, chapters 6, 12 to 14; Davison & Hinkley 1997, sections 3.8 and 5.2; Newcombe 1998; Hesterberg
-2015, section 3.5 (levels widened by Student's t).
+Errors are the jackknife's, and Student's t has the degrees of freedom of as many clusters of one size (`ratios`): a mean over
+clusters of 1 to 12 items is then covered as one over equal clusters.
+
+Source: Efron & Tibshirani 1993, chapters 6, 11 to 14; Davison & Hinkley 1997, sections 3.8 and 5.2; Newcombe 1998; Hesterberg
+2015, section 3.5 (levels widened by Student's t); Kish 1965.
 """
 
 from __future__ import annotations
@@ -28,21 +32,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy import stats
 
 from layerscope.errors import InputError
 
+from .ratios import LEVEL as LEVEL
+from .ratios import Ratios, Studentised, student
+
 REPLICATES = 10_000
-LEVEL = 0.95
-FEW = 100
+FEW = 500
 """Clusters below which intervals are not percentiles of the replicates."""
-ALIKE = 0.05
-"""Share of the sample's standard error below which a resample's is taken for 0."""
-MOST_ALIKE = 0.01
-"""Share of resamples without spread above which a mean is not studentised by them."""
-STUDENT = 5
-"""Clusters below which a mean has Student's interval."""
 Kind = Literal["share", "difference"]
 """What values of -1, 0 and 1 are."""
 WARNED = 20
@@ -145,13 +145,10 @@ class ClusterBootstrap:
         k = values.shape[1]
         if self.n_clusters == 1:
             return np.full(k, np.nan), np.full(k, np.nan)
-        if self.n_clusters >= FEW:
-            tails = [(1 - level) / 2, (1 + level) / 2]
-            low, high = np.quantile(self.means(values), tails, axis=0)
-        else:
-            low, high = self.studentised(values).ends(level)
-        errors = self.standard_errors(values)
-        quantile = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
+        ratios = self._of_values(values)
+        low, high = self._ends(ratios, level)
+        errors = ratios.error
+        (quantile,) = student(ratios.freedom, level, 1)
         for j, column in enumerate(values.T):
             are_answers = bool(np.isin(column, (-1.0, 0.0, 1.0)).all())
             is_measured_zero = kind is None and not column.any()
@@ -161,9 +158,21 @@ class ClusterBootstrap:
             if self.n_clusters < FEW or errors[j] == 0:
                 two_sided = kind == "difference" or bool((column == -1).any())
                 low[j], high[j] = _answers_ends(
-                    column, float(errors[j]), self.n_clusters, quantile, two_sided
+                    column, float(errors[j]), self.n_clusters, float(quantile), two_sided
                 )
         return low, high
+
+    def _ends(
+        self, ratios: Ratios, level: float
+    ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Of few clusters studentised; of many the percentiles, or Student's where a few of them hold most of the items."""
+        if self.n_clusters < FEW:
+            return ratios.studentised(self._weights).ends(level)
+        total, size = self._weights @ ratios.above, self._weights @ ratios.below
+        replicates = np.divide(total, size, out=np.zeros_like(total), where=size != 0)
+        low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        half = student(ratios.freedom, level, len(low)) * ratios.error
+        return np.minimum(low, ratios.value - half), np.maximum(high, ratios.value + half)
 
     def means(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "b k"]:
         """Resampled means of several columns, for comparing them in pairs."""
@@ -171,42 +180,56 @@ class ClusterBootstrap:
         return sums[:, :-1] / sums[:, -1:]
 
     def standard_errors(self, values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
-        r"""Of the means: :math:`s^2 = \frac{S}{S-1} \sum_c (y_c - \bar v\,m_c)^2 / n^2`, clusters of sums y and sizes m."""
-        sums = self.by_cluster(_with_ones(values))
-        y, m = sums[:, :-1], sums[:, -1:]
-        rest = y - values.mean(0) * m
-        # Clusters that are all alike have an error of 0, and not of rounding.
-        rest[np.abs(rest) < 1e-12 * np.abs(y).max(0, initial=0.0)] = 0.0
-        return np.sqrt((rest**2).sum(0) * self.n_clusters / (self.n_clusters - 1)) / len(values)
+        """Of the means; see `Ratios.error`."""
+        return self._of_values(values).error
 
     def studentised(self, values: Float[np.ndarray, "n k"]) -> Studentised:
         """Resampled means of columns, each divided by its own standard error."""
-        sums = self.by_cluster(_with_ones(values))
-        y, m, n = sums[:, :-1], sums[:, -1:], self.n_clusters
-        # A resample's own error needs sum_c (y_c - v m_c)^2 at its mean v, which is made of these five sums.
-        drawn = self._weights @ np.concatenate([y, y**2, y * m, m, m**2], axis=1)
-        k = y.shape[1]
-        total, squares, cross = drawn[:, :k], drawn[:, k : 2 * k], drawn[:, 2 * k : 3 * k]
-        size, size2 = drawn[:, -2:-1], drawn[:, -1:]
-        means = total / size
-        variance = (squares - 2 * means * cross + means**2 * size2) * n / (n - 1)
-        errors = np.sqrt(np.maximum(variance, 0.0)) / size
-        value, error = values.mean(0), self.standard_errors(values)
-        # a resample of one value, up to rounding, says nothing of the spread
-        usable = errors > ALIKE * error
-        t = np.divide(means - value, errors, out=np.full_like(means, np.nan), where=usable)
-        return Studentised(value, error, t, n)
+        return self._of_values(values).studentised(self._weights)
 
-    def ratios(
-        self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n k"], level: float = LEVEL
+    def _of_values(self, values: Float[np.ndarray, "n k"]) -> Ratios:
+        """Means of items are ratios of the clusters' sums to the clusters' sizes."""
+        sums = self.by_cluster(_with_ones(values))
+        return Ratios(sums[:, :-1], sums[:, -1:])
+
+    def ratio_ends(
+        self, above: Float[np.ndarray, "n k"], below: Float[np.ndarray, "n _"], level: float = LEVEL
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0."""
+        """Low and high ends of the intervals of ratios of sums, column by column; 0 where ``below`` sums to 0.
+
+        Args:
+            below: one column for all ratios, or one for each.
+        """
+        k = above.shape[1]
         if self.n_clusters == 1:
-            return np.full(above.shape[1], np.nan), np.full(above.shape[1], np.nan)
-        top, bottom = self.sums(above), self.sums(below)
-        replicates = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
-        low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return low, high
+            return np.full(k, np.nan), np.full(k, np.nan)
+        return self._ends(Ratios(self.by_cluster(above), self.by_cluster(below)), level)
+
+    def ratio(
+        self, above: Float[np.ndarray, " n"], below: Float[np.ndarray, " n"], level: float = LEVEL
+    ) -> Interval:
+        """A ratio of two sums with its interval, such as a mean over some of the items."""
+        low, high = self.ratio_ends(
+            above[:, None].astype(float), below[:, None].astype(float), level
+        )
+        total = float(below.sum())
+        value = float(above.sum()) / total if total else 0.0
+        return Interval(value, float(low[0]), float(high[0]))
+
+    def widened(
+        self, value: Float[np.ndarray, " k"] | float, replicates: Float[np.ndarray, "b *k"]
+    ) -> Float[np.ndarray, "b *k"]:
+        r"""Replicates as far from the value as Student's t of so few clusters asks for.
+
+        .. math:: v + \sqrt{\tfrac{S}{S-1}}\,\frac{t_{S-1}}{z}\,(v^* - v)
+
+        Percentiles, tests and sets of best conditions of them hold where those of plain replicates are too narrow; for a
+        statistic that is not a mean and has no error of its own in each resample. Source: Hesterberg 2015, section 3.5.
+        """
+        n = self.n_clusters
+        tail = (1 + LEVEL) / 2
+        factor = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
+        return value + factor * (replicates - value)
 
     def grouped(
         self, group: Int[np.ndarray, " n"], size: int, values: Float[np.ndarray, " n"]
@@ -216,59 +239,6 @@ class ClusterBootstrap:
         bins = self._index * size + group
         sums = np.bincount(bins, values, minlength=self.n_clusters * size)
         return self._weights @ sums.reshape(self.n_clusters, size)
-
-
-@dataclass(frozen=True)
-class Studentised:
-    """Means with their standard errors, and how far resampled means are from them in their own standard errors.
-
-    Attributes:
-        value, error: of the sample, [k].
-        t: of each resample, [b k]; NaN where all clusters that were drawn are alike.
-        n_clusters: clusters.
-    """
-
-    value: Float[np.ndarray, " k"]
-    error: Float[np.ndarray, " k"]
-    t: Float[np.ndarray, "b k"]
-    n_clusters: int
-
-    @property
-    def _has_spread(self) -> Bool[np.ndarray, " k"]:
-        """Columns whose resamples can be studentised: where many of them hold one value only, Student's t stands in."""
-        return np.isfinite(self.t).mean(0) >= 1 - MOST_ALIKE
-
-    def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Low and high ends: value - t error, at the upper and the lower quantile of t."""
-        student = float(stats.t.ppf((1 + level) / 2, self.n_clusters - 1))
-        lower, upper = np.full_like(self.value, -student), np.full_like(self.value, student)
-        # Of very few clusters the resamples are too few for quantiles: Student's t stays.
-        if self.n_clusters >= STUDENT:
-            known = np.flatnonzero(self._has_spread)
-            if len(known):
-                tails = [(1 - level) / 2, (1 + level) / 2]
-                lower[known], upper[known] = np.nanquantile(self.t[:, known], tails, axis=0)
-        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive t.
-        return self.value - upper * self.error, self.value - lower * self.error
-
-    def p(self) -> Float[np.ndarray, " k"]:
-        """Two-sided p of each mean being 0, which is below 1 - level where the interval leaves 0 out.
-
-        Where no resample is as far out, it is the tail of Student's t, if that is smaller.
-        """
-        student = np.full_like(self.value, np.inf)
-        np.divide(self.value, self.error, out=student, where=self.error > 0)
-        student[(self.error == 0) & (self.value == 0)] = 0.0
-        tail = stats.t.sf(np.abs(student), self.n_clusters - 1)
-        if self.n_clusters < STUDENT:
-            return 2 * tail
-        count = np.isfinite(self.t).sum(0)
-        with np.errstate(invalid="ignore"):  # NaN is on neither side
-            above, below = (self.t >= student).sum(0), (self.t <= student).sum(0)
-        n_beyond = np.where(student > 0, above, below)
-        p = (n_beyond + 1) / (count + 1)
-        p = np.where(n_beyond == 0, np.minimum(p, tail), p)
-        return np.minimum(1.0, 2 * np.where(self._has_spread, p, tail))
 
 
 def _with_ones(values: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k1"]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
 
 from layerscope.errors import InputError
 
@@ -219,13 +220,17 @@ class Comparison:
 
 
 def compare_pairs(
-    estimates: Sequence[float], replicates: Float[np.ndarray, "b k"]
+    estimates: Sequence[float],
+    replicates: Float[np.ndarray, "b k"],
+    boot: ClusterBootstrap | None = None,
 ) -> list[Comparison]:
     """All pairs of conditions scored on the same resamples, two-sided, Holm-corrected over the pairs.
 
     Args:
         estimates: each condition's score.
         replicates: the same of each resample, a column a condition.
+        boot: what drew them. Of few clusters their spread is too small, and far out their tails too thin: intervals are then
+            those of `ClusterBootstrap.widened`, and no p is below Student's.
 
     Returns:
         For each pair a < b the difference b - a with its percentile interval, and the corrected p.
@@ -234,13 +239,29 @@ def compare_pairs(
         ValueError: replicates that are not finite.
     """
     pairs = list(itertools.combinations(range(len(estimates)), 2))
-    differences = [replicates[:, b] - replicates[:, a] for a, b in pairs]
-    corrected = holm([bootstrap_p(difference) for difference in differences])
-    comparisons = []
-    for (a, b), difference, p in zip(pairs, differences, corrected, strict=True):
-        ends = interval(estimates[b] - estimates[a], difference)
-        comparisons.append(Comparison(a, b, ends, p))
-    return comparisons
+    found: list[Interval] = []
+    p: list[float] = []
+    for a, b in pairs:
+        value, drawn = estimates[b] - estimates[a], replicates[:, b] - replicates[:, a]
+        least = 0.0
+        if boot is not None and boot.n_clusters > 1:
+            least = _student_p(value, drawn, boot.n_clusters)
+            drawn = boot.widened(value, drawn)
+        found.append(interval(value, drawn))
+        p.append(max(least, bootstrap_p(drawn)))
+    return [
+        Comparison(a, b, ends, corrected)
+        for (a, b), ends, corrected in zip(pairs, found, holm(p), strict=True)
+    ]
+
+
+def _student_p(value: float, replicates: Float[np.ndarray, " b"], n_clusters: int) -> float:
+    """Two-sided p of 0, from the replicates' spread and Student's t of so many clusters."""
+    # Resamples of n clusters vary by (n - 1) / n less than samples do.
+    error = float(replicates.std()) * math.sqrt(n_clusters / (n_clusters - 1))
+    if error < EXACT:
+        return 1.0 if abs(value) < EXACT else 0.0
+    return float(2 * stats.t.sf(abs(value) / error, n_clusters - 1))
 
 
 def best_set(

@@ -323,8 +323,7 @@ class _Scores:
         offset = int(fixed.sum(0).argmax())
         at_offset = fixed[:, offset]
         assert self.boot is not None
-        columns = np.column_stack([hits - at_offset, n])
-        gain = self.boot.statistic(columns, lambda s: s[..., 0] / np.maximum(s[..., 1], 1))
+        gain = self.boot.ratio(hits - at_offset, n)
         relation, direction = self.kinds[kind]
         return RelationScore(
             layer=self.layers[layer],

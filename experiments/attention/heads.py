@@ -47,6 +47,8 @@ PLACE = {name: place for place, name in enumerate(COLUMNS)}
 """Column -> its place among ``COLUMNS``."""
 STATISTICS = COLUMNS[:-3]
 OF_NORM = ("norm_first", "norm_end", "norm_punctuation")
+UNBOUNDED = ("distance", "output")
+"""Statistics that may be above 1; none is below 0."""
 _DENOMINATOR = {"distance": "text", **dict.fromkeys(OF_NORM, "norm")}
 TINY = torch.finfo(torch.float32).tiny
 """Put in the place of 0 in front of a logarithm: 0 log 0 is 0."""
@@ -115,10 +117,11 @@ class HeadStatistics:
             above, below = _ratio_of(name)
             lows, highs = [], []
             for of_layer in self.sums:
-                low, high = boot.ratios(of_layer[:, above], of_layer[:, below])
+                low, high = boot.ratio_ends(of_layer[:, above], of_layer[:, below])
                 lows.append(low)
                 highs.append(high)
-            out[name] = np.stack(lows), np.stack(highs)
+            most = np.inf if name in UNBOUNDED else 1.0
+            out[name] = np.clip(np.stack(lows), 0.0, most), np.clip(np.stack(highs), 0.0, most)
         return out
 
     def under_uniform(self) -> dict[str, Float[np.ndarray, " layer"]]:

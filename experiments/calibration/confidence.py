@@ -17,8 +17,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool
 
-from ..corpus.prompts import Prompt, read_pairs, read_prompts
+from ..corpus.prompts import Prompt, Unusable, read_pairs, read_prompts
 from ..metrics.metrics import get_metric
+from ..metrics.usable import check_share, unusable_notes, usable
 from ..report.schema import Finding, Note
 from ..runs.execute import Cost, DataFile, Inputs, Load, Run
 from ..subject import Subject
@@ -28,11 +29,11 @@ from .asked import ASKED, Answer, Asking
 from .groups import compare_groups, group_findings
 from .labelled import (
     LabelledTexts,
-    check_labels,
     class_probabilities,
     n_cut,
     predicted,
     read_labelled_texts,
+    with_known_labels,
 )
 from .options import SOURCES, ConfidenceOptions
 from .predictions import (
@@ -46,6 +47,7 @@ from .questions import (
     Question,
     QuestionError,
     Templates,
+    asked_items,
     of_pairs,
     of_prompts,
     read_questions,
@@ -53,7 +55,7 @@ from .questions import (
 )
 from .recalibration import recalibrated
 from .records import JudgedRecord
-from .reliability import Judged, compare, errors_of, finding, judge
+from .reliability import Judged, compare, errors_of, finding, judge_all
 
 Names: TypeAlias = "tuple[Sequence[str], Sequence[str], Sequence[str]]"
 """Of each row: what it is, what was answered, what is right."""
@@ -74,6 +76,7 @@ class ConfidenceInputs(Inputs):
         labelled: texts of both files, where a classifier is asked.
         questions: of both files, where a model is asked.
         templates: the wording of what it is asked.
+        dropped: what was left out of the files.
     """
 
     options: ConfidenceOptions
@@ -82,6 +85,7 @@ class ConfidenceInputs(Inputs):
     labelled: list[LabelledTexts]
     questions: list[list[Question]]
     templates: Templates
+    dropped: list[Note]
 
     @property
     def is_open(self) -> bool:
@@ -126,17 +130,38 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     predictions: list[Predictions] = []
     labelled: list[LabelledTexts] = []
     questions: list[list[Question]] = []
+    unusable: list[list[Unusable]] = [[] for _ in paths]
     by: tuple[str, ...] = getattr(options, "group_by", ())
     if source == "predictions":
-        predictions = [read_predictions(path, options.limit, by) for path in paths]
+        for path, left_out in zip(paths, unusable, strict=True):
+            predictions.append(read_predictions(path, options.limit, by, left_out))
     elif source == "labelled":
-        labelled = [read_labelled_texts(path, options.limit, by) for path in paths]
+        for path, left_out in zip(paths, unusable, strict=True):
+            labelled.append(read_labelled_texts(path, options.limit, by, left_out))
     else:
-        questions = [_read(options, source, path) for path in paths]
+        for path, left_out in zip(paths, unusable, strict=True):
+            questions.append(_read(options, source, path, left_out))
+    # A file of which too much is left out is refused before the model is loaded, and again with what it cannot read.
+    for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
+        check_share(left_out, len(rows) + len(left_out), options.skip)
     subject = None
     if source != "predictions":
         subject = load(classifier=True)
-        _check_model(subject, source, labelled, paths)
+        _check_model(subject, source)
+    templates = Templates(subject, options.templates, options.chat)
+    if subject is not None:
+        labelled = [
+            with_known_labels(subject, rows, left_out)
+            for rows, left_out in zip(labelled, unusable, strict=False)
+        ]
+        questions = [
+            _measurable(subject, rows, templates, options, left_out)
+            for rows, left_out in zip(questions, unusable, strict=False)
+        ]
+    notes: list[Note] = []
+    for rows, left_out in zip(predictions or labelled or questions, unusable, strict=True):
+        check_share(left_out, len(rows) + len(left_out), options.skip)
+        notes += unusable_notes(left_out, len(rows))
     inputs = ConfidenceInputs(
         options=options,
         subject=subject,
@@ -144,7 +169,8 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
         predictions=predictions,
         labelled=labelled,
         questions=questions,
-        templates=Templates(subject, options.templates, options.chat),
+        templates=templates,
+        dropped=notes,
     )
     files = zip((source, "validation"), paths, predictions or labelled or questions, strict=False)
     inputs.data = [DataFile.of(name, path, len(rows)) for name, path, rows in files]
@@ -163,16 +189,31 @@ def prepare(options: ConfidenceOptions, load: Load) -> ConfidenceInputs:
     return inputs
 
 
-def _check_model(
-    subject: Subject, source: str, labelled: Sequence[LabelledTexts], paths: Sequence[Path]
-) -> None:
+def _check_model(subject: Subject, source: str) -> None:
     """Refuse a classifier that is asked questions, and a language model that is given labelled texts."""
     if source != "labelled" and subject.classes:
         raise QuestionError(
             f"--{source}: expected a language model, {subject.name} classifies texts: give --labelled FILE"
         )
-    for texts, path in zip(labelled, paths, strict=False):
-        check_labels(subject, texts, path)
+
+
+def _measurable(
+    subject: Subject,
+    questions: Sequence[Question],
+    templates: Templates,
+    options: ConfidenceOptions,
+    unusable: list[Unusable],
+) -> list[Question]:
+    """The questions that the model can be asked; those that are too long for it, or whose choices join them, are left out."""
+
+    def read(some: Sequence[Question]) -> None:
+        if some[0].is_open:
+            metric, items = "confidence", [_open_prompt(question) for question in some]
+        else:
+            metric, items = asked_items(some, templates, options.choices == "letter")
+        get_metric(metric).reads(subject, items)
+
+    return usable(questions, read, unusable, options.skip)[0]
 
 
 def cost(inputs: ConfidenceInputs) -> Cost:
@@ -201,7 +242,7 @@ class Measurement:
 
     def fields(self, source: str, bins: int, seed: int) -> dict[str, Any]:
         """The fields of the results."""
-        records = [judge(judged, bins, seed) for judged in self.methods]
+        records = judge_all(self.methods, bins, seed)
         return {
             "records": records,
             "comparisons": compare(self.methods, seed),
@@ -222,6 +263,7 @@ def measure(inputs: ConfidenceInputs, run: Run) -> dict[str, Any]:
     options = inputs.options
     measurement = _next_token(inputs) if inputs.is_open else _of_distributions(inputs, run)
     fields = measurement.fields(inputs.source, options.bins, options.seed)
+    fields["notes"] = [*inputs.dropped, *fields["notes"]]
     if not getattr(options, "group_by", ()) or measurement.test is None:
         return fields
     groups, differences, notes = compare_groups(
@@ -309,21 +351,27 @@ def _checked(options: ConfidenceOptions) -> str:
     return source
 
 
-def _read(options: ConfidenceOptions, source: str, path: Path) -> list[Question]:
+def _read(
+    options: ConfidenceOptions, source: str, path: Path, unusable: list[Unusable]
+) -> list[Question]:
     """The questions of a file; prompts of which none has a wrong answer are open ones."""
     templates = Templates(folder=options.templates)
     if source == "pairs":
-        return of_pairs(read_pairs(path, options.limit), templates, options.seed)
+        return of_pairs(read_pairs(path, options.limit, unusable), templates, options.seed)
     if source == "questions":
-        return read_questions(path, options.limit)
-    prompts = read_prompts(path, options.limit)
+        return read_questions(path, options.limit, unusable)
+    prompts = read_prompts(path, options.limit, unusable=unusable)
     if any(prompt.wrong is not None for prompt in prompts):
-        return of_prompts(prompts, templates, options.seed)
+        return of_prompts(prompts, templates, options.seed, unusable)
     if options.confidence or options.validation or options.split:
         raise QuestionError(
             "--confidence, --validation and --split need prompts with a 'wrong' answer to choose from"
         )
-    return [Question(p.prompt, (p.answer,), 0, p.group, p.prompt) for p in prompts]
+    return [Question(p.prompt, (p.answer,), 0, p.group, p.prompt, line=p.line) for p in prompts]
+
+
+def _open_prompt(question: Question) -> Prompt:
+    return Prompt(question.prompt or question.question, question.choices[0])
 
 
 def _names(test: Predictions, questions: Sequence[Question]) -> Names:
@@ -388,7 +436,7 @@ def _next_token(inputs: ConfidenceInputs) -> Measurement:
     """The most probable of all tokens after each prompt: its probability, and whether it is the answer's."""
     subject, questions = inputs.subject, inputs.questions[0]
     texts, answers = [q.question for q in questions], [q.choices[0] for q in questions]
-    prompts = [Prompt(q.prompt or q.question, q.choices[0]) for q in questions]
+    prompts = [_open_prompt(question) for question in questions]
     confidence = _of_prompts(subject, "confidence", prompts, inputs.options.batch_tokens)
     rank = _of_prompts(subject, "rank", prompts, inputs.options.batch_tokens)
     is_right = rank == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from jaxtyping import Float
 
 from ...hooks.configuration import setting
-from ..corpus.prompts import Prompt, labelled_text
-from ..corpus.records import read_lines_as
+from ..corpus.prompts import COLA, Prompt, labelled_text
+from ..corpus.records import Unusable, read_lines_as
 from ..metrics.class_metrics import check_classifier, label_place
 from ..metrics.reads import ItemError
 from ..subject import Subject
@@ -37,37 +38,65 @@ class LabelledTexts:
         return len(self.texts)
 
 
-def read_labelled_texts(path: Path, limit: int | None, by: Sequence[str]) -> LabelledTexts:
+@dataclass(frozen=True)
+class _Row:
+    """A line of the file."""
+
+    text: Prompt
+    is_validation: bool
+    by: Mapping[str, str]
+    line: int | None = None
+
+
+def read_labelled_texts(
+    path: Path, limit: int | None, by: Sequence[str], unusable: list[Unusable] | None = None
+) -> LabelledTexts:
     """Read a file of labelled texts.
 
+    Args:
+        unusable: is given the lines without text, label or one of the columns; without it, the first one is an error.
+
     Raises:
-        PromptError: a file that cannot be read, a line without text, label or one of the columns.
+        PromptError: a file that cannot be read, no line that can be used.
     """
 
-    def make(record: Mapping[str, Any]) -> tuple[Prompt, bool, dict[str, str]]:
+    def make(record: Mapping[str, Any]) -> _Row:
         columns = {name: column_of(record, name) for name in by}
         text = labelled_text(record)
         if "group" in by:  # compared, and so not resampled together
             text = replace(text, group=None)
-        return text, record.get("split") == "validation", columns
+        return _Row(text, record.get("split") == "validation", columns)
 
-    rows = read_lines_as(path, limit, make)
-    columns = {name: tuple(row[2][name] for row in rows) for name in by}
-    return LabelledTexts([row[0] for row in rows], [row[1] for row in rows], columns)
+    rows = read_lines_as(path, limit, make, unusable, (COLA,))
+    columns = {name: tuple(row.by[name] for row in rows) for name in by}
+    texts = [replace(row.text, line=row.line) for row in rows]
+    return LabelledTexts(texts, [row.is_validation for row in rows], columns)
 
 
-def check_labels(subject: Subject, labelled: LabelledTexts, path: Path) -> None:
-    """Refuse a model or a label that nothing can be measured with.
+def with_known_labels(
+    subject: Subject, labelled: LabelledTexts, unusable: list[Unusable]
+) -> LabelledTexts:
+    """The texts whose label is a class of the model; the others are added to ``unusable``.
 
     Raises:
-        MetricError, PredictionError: see `class_metrics.check_classifier`; a label that is no class, with its row.
+        MetricError: no classifier; see `class_metrics.check_classifier`.
     """
     check_classifier(subject, "class_accuracy")
-    for number, text in enumerate(labelled.texts, 1):
+    known = []
+    for text in labelled.texts:
         try:
             label_place(subject, text.label)
         except ItemError as error:
-            raise PredictionError(f"{path}: row {number}: {error.why}") from None
+            unusable.append(Unusable(text.line, error.why))
+            known.append(False)
+        else:
+            known.append(True)
+    if all(known):
+        return labelled
+    by = {name: tuple(compress(values, known)) for name, values in labelled.by.items()}
+    return LabelledTexts(
+        list(compress(labelled.texts, known)), list(compress(labelled.validation, known)), by
+    )
 
 
 def predicted(

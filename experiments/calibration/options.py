@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..runs.options import option
-from ..runs.shared_options import RunOptions
+from ..runs.shared_options import SKIP, RunOptions
 
 SOURCES = ("predictions", "labelled", "questions", "prompts", "pairs")
 """Options of which one names the file that is measured; ``ask`` has the last three."""
@@ -44,6 +44,7 @@ class ConfidenceOptions(RunOptions):
     )
     samples: int = option("answers drawn for each question with --confidence sampled", 10, least=1)
     templates: Path | None = option("a folder whose files replace the wording", None, metavar="DIR")
+    skip: float = option(SKIP, 0.1, metavar="SHARE")
     chat: bool = option("ask through the tokenizer's chat template", False)
 
     @property

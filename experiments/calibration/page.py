@@ -127,7 +127,7 @@ def _measures(records: Sequence[JudgedRecord], comparisons: Sequence[ComparisonR
 
 
 def _row(r: JudgedRecord) -> list[Cell]:
-    note = f"p {p_value(r.ece_p)}" if r.ece_p is not None else ""
+    note = f"p {p_value(r.ece_p_holm)}" if r.ece_p_holm is not None else ""
     return [
         Cell(r.method, head=True),
         Cell(count(r.n_answered), float(r.n_answered), ", ".join(r.unanswered)),
@@ -198,7 +198,9 @@ def _comparisons(comparisons: Sequence[ComparisonRecord]) -> Table:
             "squared error",
             hint="mean of (confidence - correct) squared minus the other's; below 0 is better",
         ),
-        Column("p", hint="paired bootstrap over groups, Holm-corrected"),
+        Column(
+            "p", hint="paired over groups: sign flips and studentised bootstrap, Holm-corrected"
+        ),
     ]
     rows = [
         [
@@ -218,7 +220,7 @@ def _diagram(record: JudgedRecord, uid: str, data: dict[str, Any]) -> Section:
     data["heats"][uid] = {"tips": tips(record), "metric": "accuracy", "patterns": None}
     items = [
         ("ECE", number(record.ece), interval(record.ece_interval)),
-        ("by chance", number(record.ece_chance), f"p {p_value(record.ece_p)}"),
+        ("by chance", number(record.ece_chance), f"p {p_value(record.ece_p_holm)}"),
         (
             "overconfidence",
             signed(record.overconfidence),

@@ -23,7 +23,7 @@ from scipy.special import softmax
 from layerscope.errors import InputError, LayerscopeError
 
 from ...probes.calibration import CalibrationError, check
-from ..corpus.records import Numbered, group_of, place_of, read_lines_as, shown
+from ..corpus.records import Numbered, Unusable, group_of, place_of, read_lines_as, shown
 from .archive import ArchiveError, read_arrays
 
 
@@ -141,18 +141,25 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
     partial.replace(path)
 
 
-def read_predictions(path: Path, limit: int | None = None, by: Sequence[str] = ()) -> Predictions:
+def read_predictions(
+    path: Path,
+    limit: int | None = None,
+    by: Sequence[str] = (),
+    unusable: list[Unusable] | None = None,
+) -> Predictions:
     """Read a file of predictions.
 
     Args:
         by: columns that rows are compared by; of these ``group`` is then not resampled as one.
+        unusable: is given the records that are no distribution, or have a label that is no class; without it, and in npz, the
+            first one is an error.
 
     Raises:
         PredictionError: a file or a line that cannot be read, rows that are no distributions, labels out of range, a column
             that is not there.
     """
-    read = _read_npz if path.suffix == ".npz" else _read_records
-    predictions = read(path, by)
+    is_archive = path.suffix == ".npz"
+    predictions = _read_npz(path, by) if is_archive else _read_records(path, by, unusable)
     if limit is not None:
         predictions = predictions.rows(np.arange(len(predictions)) < limit)
     P = predictions.probabilities
@@ -250,9 +257,9 @@ def column_of(record: Mapping[str, Any], name: str) -> str:
     return str(value)
 
 
-def _read_records(path: Path, by: Sequence[str]) -> Predictions:
+def _read_records(path: Path, by: Sequence[str], unusable: list[Unusable] | None) -> Predictions:
     reader = _RecordReader(by)
-    rows = read_lines_as(path, None, reader.row, prepare=_joined)
+    rows = read_lines_as(path, None, reader.row, unusable, prepare=_joined)
     values = np.array([row for row, _, _ in rows])
     labels, groups, validation, texts = [], [], [], []
     columns: dict[str, list[str]] = {name: [] for name in by}
@@ -319,10 +326,11 @@ class _RecordReader:
         values = [row[name] for name in self.classes] if isinstance(row, dict) else row
         if not all(map(_is_number, values)):
             raise InputError(f"expected numbers as {self.field}, got {shown(row)}")
-        _label(record["label"], self.classes)
+        numbers = [float(value) for value in values]
+        _check_row(numbers, self.field, _label(record["label"], self.classes))
         for name in self.by:
             column_of(record, name)
-        return [float(v) for v in values], group_of(record), record
+        return numbers, group_of(record), record
 
     @staticmethod
     def _field(record: Mapping[str, Any]) -> str:
@@ -334,6 +342,19 @@ class _RecordReader:
                 f"expected 'label' and one of 'probabilities' and 'logits', got {fields}"
             )
         return names[0]
+
+
+def _check_row(values: Sequence[float], field: str, label: int) -> None:
+    """Refuse numbers that are no distribution, or not finite as logits."""
+    row = np.array([values], dtype=float)
+    if field == "logits":
+        if not np.isfinite(row).all():
+            raise InputError(f"expected finite logits, got {shown(list(values))}")
+        return
+    try:
+        check(row, np.array([label]))
+    except CalibrationError as error:
+        raise InputError(str(error).removeprefix("row 1: ")) from None
 
 
 def _joined(records: Iterator[Numbered]) -> Iterator[Numbered]:

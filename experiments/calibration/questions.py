@@ -17,7 +17,7 @@ import itertools
 import random
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from ..corpus.records import (
     Headerless,
     Numbered,
     PromptError,
+    Unusable,
     first_of,
     group_of,
     read_lines_as,
@@ -58,6 +59,7 @@ class Question:
         answer: the place of the right choice.
         prompt: the text that each choice continues; None where the template makes it.
         whole: the choices are whole texts, and continue nothing.
+        line: of the file, from 1.
 
     A question with one choice is open: the choice is its answer, among all tokens.
     """
@@ -68,6 +70,7 @@ class Question:
     group: str | None = None
     prompt: str | None = None
     whole: bool = False
+    line: int | None = field(default=None, compare=False)
 
     @property
     def is_open(self) -> bool:
@@ -152,28 +155,39 @@ def _template(path: Path) -> str:
         raise QuestionError(f"{path}: expected UTF-8 text") from None
 
 
-def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+def read_questions(
+    path: Path, limit: int | None = None, unusable: list[Unusable] | None = None
+) -> list[Question]:
     """Read a question file.
+
+    Args:
+        unusable: is given the questions that cannot be asked; without it, the first one is an error.
 
     Raises:
         PromptError: another format, a field that is missing, an answer that is no choice, two equal choices, an empty file.
     """
     rows = read_lines_as(path, limit, lambda record: record, headerless=(MMLU,), prepare=_numbered)
-    drafts = []
+    refused: list[Unusable] = []
+    drafts: list[tuple[int, _Draft]] = []
     for row in rows:
         try:
-            drafts.append(_draft(row))
+            drafts.append((row[_LINE], _draft(row)))
         except InputError as error:
-            raise PromptError(f"{path}:{row[_LINE]}: {error}") from None
-    whole = [draft for draft in drafts if isinstance(draft.answer, int)]
+            refused.append(Unusable(row[_LINE], str(error)))
+    whole = [draft for _, draft in drafts if isinstance(draft.answer, int)]
     # In a file in which every whole number is one of its row's choices, a number is a choice and not a place.
     by_name = all(str(draft.answer) in draft.choices for draft in whole)
     questions = []
-    for row, draft in zip(rows, drafts, strict=True):
+    for line, draft in drafts:
         try:
-            questions.append(draft.question(by_name))
+            questions.append(replace(draft.question(by_name), line=line))
         except InputError as error:
-            raise PromptError(f"{path}:{row[_LINE]}: {error}") from None
+            refused.append(Unusable(line, str(error)))
+    refused.sort(key=lambda one: one.line or 0)
+    if refused and (unusable is None or not questions):
+        raise PromptError(f"{path}:{refused[0].line}: {refused[0].why}")
+    if unusable is not None:
+        unusable += refused
     return questions
 
 
@@ -227,7 +241,10 @@ def _draft(record: Mapping[str, Any]) -> _Draft:
     if isinstance(text, dict):  # ARC as it is published
         text, choices = text.get("stem"), text.get("choices")
     if not isinstance(text, str) or not text:
-        raise InputError(f"expected 'question' to be a text, got {shown(text)}")
+        fields = ", ".join(sorted(set(record) - {_LINE}))[:200]
+        raise InputError(
+            f"expected 'question' to be a text, got {shown(text)}; the line has {fields}"
+        )
     if choices is None:  # columns A, B, C, ...
         choices = [record[letter] for letter in itertools.takewhile(record.__contains__, LETTERS)]
     texts, labels = _choices(choices)
@@ -284,18 +301,24 @@ def _labels_of(labels: Any, count: int) -> list[str]:
     return [str(label) for label in labels]
 
 
-def of_prompts(prompts: Sequence[Prompt], templates: Templates, seed: int) -> list[Question]:
-    """Prompts with a right and a wrong continuation as questions; which comes first is drawn with the seed."""
+def of_prompts(
+    prompts: Sequence[Prompt], templates: Templates, seed: int, unusable: list[Unusable]
+) -> list[Question]:
+    """Prompts with a right and a wrong continuation as questions; which comes first is drawn with the seed.
+
+    Args:
+        unusable: is given the prompts without a wrong one.
+    """
     rng, out = random.Random(seed), []
-    for number, prompt in enumerate(prompts):
+    for prompt in prompts:
         if prompt.wrong is None:
-            raise QuestionError(
-                f"prompt {number + 1} ({prompt.prompt[:40]!r}) has no 'wrong' to choose from"
-            )
+            why = f"{prompt.prompt[:40]!r} has no 'wrong' to choose from"
+            unusable.append(Unusable(prompt.line, why))
+            continue
         place = rng.randrange(2)
         choices = (prompt.answer, prompt.wrong) if place == 0 else (prompt.wrong, prompt.answer)
         asked = templates.fill("continuation", text=prompt.prompt.strip())
-        out.append(Question(asked, choices, place, prompt.group, prompt.prompt))
+        out.append(Question(asked, choices, place, prompt.group, prompt.prompt, line=prompt.line))
     return out
 
 
@@ -306,8 +329,21 @@ def of_pairs(pairs: Sequence[Pair], templates: Templates, seed: int) -> list[Que
         place = rng.randrange(2)
         choices = (pair.good, pair.bad) if place == 0 else (pair.bad, pair.good)
         asked = templates.fill("pair", first=choices[0], second=choices[1])
-        out.append(Question(asked, choices, place, pair.group, whole=True))
+        out.append(Question(asked, choices, place, pair.group, whole=True, line=pair.line))
     return out
+
+
+def asked_items(
+    questions: Sequence[Question], templates: Templates, letters: bool
+) -> tuple[str, list[Any]]:
+    """What is measured of questions: the name of the metric, and its items, in the order of questions and choices."""
+    if questions[0].whole and not letters:
+        return "pair_difference", [Pair(q.choices[0], q.choices[1]) for q in questions]
+    prompts = []
+    for question in questions:
+        text, answers = _asked(question, templates, letters)
+        prompts += [Prompt(text, answer) for answer in answers]
+    return "log_probability", prompts
 
 
 def token_probabilities(
@@ -325,16 +361,11 @@ def token_probabilities(
     Raises:
         MetricError: a choice whose tokens join the question's, or a text that is too long.
     """
-    if questions[0].whole and not letters:
-        pairs = [Pair(q.choices[0], q.choices[1]) for q in questions]
-        bits = _values(subject, "pair_difference", pairs, batch_tokens)
+    metric, items = asked_items(questions, templates, letters)
+    bits = _values(subject, metric, items, batch_tokens)
+    if metric == "pair_difference":
         # Of two choices only the difference counts.
         return [softmax(np.array([difference, 0.0]) / BITS) for difference in bits]
-    prompts = []
-    for question in questions:
-        text, answers = _asked(question, templates, letters)
-        prompts += [Prompt(text, answer) for answer in answers]
-    bits = _values(subject, "log_probability", prompts, batch_tokens)
     ends = np.cumsum([len(q.choices) for q in questions])[:-1]
     return [softmax(of_question / BITS) for of_question in np.split(bits, ends)]
 

@@ -77,6 +77,9 @@ class JudgedRecord:
     ece_interval: Interval | None = entry("its 95% interval")
     ece_chance: float | None = entry("ECE of a perfectly calibrated model of these confidences")
     ece_p: float | None = entry("how often such a model has an ECE as large")
+    ece_p_holm: float | None = entry(
+        "the same, Holm-corrected over the confidences of the run", default=None
+    )
     ece_mass: float | None = entry("expected calibration error, bins of equal mass")
     ece_mass_interval: Interval | None = entry("its 95% interval")
     ece_mass_chance: float | None = entry(
@@ -145,7 +148,7 @@ class ComparisonRecord:
     difference: float | None = entry("mean squared error of b less that of a: below 0, b is better")
     difference_interval: Interval | None = entry("its 95% interval")
     p_holm: float | None = entry(
-        "paired bootstrap over groups, Holm-corrected; null with one group"
+        "paired over groups: sign flips and studentised bootstrap, Holm-corrected; null with one group"
     )
 
 

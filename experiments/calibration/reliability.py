@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...probes import calibration as cal
-from ...probes.evaluation import ClusterBootstrap, bootstrap_p, holm, interval
+from ...probes.evaluation import ClusterBootstrap, holm, mean_p
 from ..report.schema import Estimate, Interval, estimated
 from .predictions import Predictions
 from .records import (
@@ -139,6 +139,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
     error_mass = cal.ece_interval(confidence, correct, equal, boot, equal_chance)
     squared = boot.mean(cal.squared_error(confidence, correct))
     auc, area = cal.ranking_intervals(confidence, correct, boot)
+    # Rows of one group may all be right together: nothing says how often chance does that.
+    p = wide_chance.p(error.value) if boot.n_clusters > 1 else None
     # The best ranking of the same answers: every right one before every wrong one.
     best = cal.risk_coverage(correct.astype(float), correct)
     gaps = wide.means(correct.astype(float)) - wide.means(confidence)
@@ -148,8 +150,8 @@ def _confidences(judged: Judged, bins: int, seed: int) -> dict[str, Any]:
         **spread("overconfidence", boot.mean(confidence - correct), boot, -1.0, 1.0),
         **spread("ece", error, boot),
         "ece_chance": wide_chance.mean,
-        # Rows of one group may all be right together: nothing says how often chance does that.
-        "ece_p": wide_chance.p(error.value) if boot.n_clusters > 1 else None,
+        "ece_p": p,
+        "ece_p_holm": p,
         **spread("ece_mass", error_mass, boot),
         "ece_mass_chance": equal_chance.mean,
         "maximum_error": float(np.nanmax(np.abs(gaps))),
@@ -277,6 +279,16 @@ def _by_class(
     return {**means, "classes": classes}
 
 
+def judge_all(all_judged: Sequence[Judged], bins: int, seed: int) -> list[JudgedRecord]:
+    """The record of every method, with the p of its ECE corrected over them."""
+    records = [judge(judged, bins, seed) for judged in all_judged]
+    tested = [n for n, record in enumerate(records) if record.ece_p is not None]
+    corrected = holm([records[n].ece_p or 0.0 for n in tested])
+    for n, p in zip(tested, corrected, strict=True):
+        records[n] = replace(records[n], ece_p_holm=p)
+    return records
+
+
 def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
     """Every method against the first on the rows that both answered: the difference of their squared errors
     (confidence - correct)^2, paired, Holm-corrected; below 0 the other is better."""
@@ -289,12 +301,9 @@ def compare(all_judged: Sequence[Judged], seed: int) -> list[ComparisonRecord]:
         boot = bootstrap(np.unique(first.clusters[both], return_inverse=True)[1], seed)
         of_first = cal.squared_error(first.confidence, first.correct)[both]
         of_other = cal.squared_error(other.confidence, other.correct)[both]
-        # A mean over resampled clusters, whose sizes differ: a sum over a count.
-        columns = np.column_stack([of_other - of_first, np.ones(n)])
-        sums = boot.sums(columns)
-        replicates = sums[:, 0] / sums[:, 1]
-        difference = interval(float(columns[:, 0].mean()), replicates)
-        p.append(bootstrap_p(replicates) if boot.n_clusters > 1 else math.nan)
+        values, clusters = of_other - of_first, first.clusters[both]
+        difference = boot.mean(values)
+        p += mean_p(values[:, None], clusters, seed=seed)
         fields = {"a": first.method, "b": other.method, "n": n}
         rows.append({**fields, **spread("difference", difference, boot)})
     corrected = iter(holm([value for value in p if math.isfinite(value)]))
@@ -335,7 +344,7 @@ def finding(record: JudgedRecord) -> str:
     error = f"ECE {record.ece:.3f}"
     if record.ece_interval is not None:
         error += f" ({record.ece_interval.text()})"
-    tested = f" (p {p_text(record.ece_p)})" if record.ece_p is not None else ""
+    tested = f" (p {p_text(record.ece_p_holm)})" if record.ece_p_holm is not None else ""
     text = (
         f"{name}: accuracy {record.accuracy:.3f} ({', '.join(ends)}), mean confidence {record.confidence:.3f}; {error}. "
         f"A perfectly calibrated model with these confidences would show {record.ece_chance:.3f} by chance{tested}: "
@@ -355,9 +364,9 @@ def p_text(p: float) -> str:
 
 
 def _verdict(record: JudgedRecord) -> str:
-    if record.ece_p is None:
+    if record.ece_p_holm is None:
         return "miscalibration cannot be tested on a single group"
-    if record.ece_p >= SIGNIFICANT:
+    if record.ece_p_holm >= SIGNIFICANT:
         return "not significantly miscalibrated"
     ends = record.overconfidence_interval
     assert record.overconfidence is not None

@@ -67,7 +67,7 @@ def _row(r: JudgedRecord) -> list[str]:
         number_cell(r.ece),
         interval_cell(r.ece_interval),
         number_cell(r.ece_chance),
-        "n/a" if r.ece_p is None else f"{r.ece_p:.4f}",
+        "n/a" if r.ece_p_holm is None else f"{r.ece_p_holm:.4f}",
         number_cell(r.ece_mass),
         number_cell(r.squared_error),
         number_cell(r.brier),

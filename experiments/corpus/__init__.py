@@ -30,7 +30,7 @@ from .conllu_format import (
     parse,
     surface_tokens,
 )
-from .files import opened_bytes, parsed_sha256
+from .files import encoding_of, opened_bytes, parsed_sha256
 
 __all__ = ["Corpus", "CorpusError", "Sentence", "Word", "read_conllu"]
 
@@ -237,7 +237,7 @@ def read_text(path: Path) -> tuple[str, str]:
         return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        got = f"the byte 0x{data[error.start]:02x}"
+        got = encoding_of(error)
         raise CorpusError(f"{path}:{line}: expected UTF-8 text, got {got}") from None
 
 

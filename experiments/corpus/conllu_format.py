@@ -19,6 +19,8 @@ import conllu
 
 from layerscope.errors import LayerscopeError
 
+from .files import encoding_of
+
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
 _WORD_ID = re.compile(r"[1-9][0-9]{0,8}")
@@ -55,7 +57,7 @@ def lines_of(path: Path, file: Iterable[bytes]) -> Iterator[str]:
         try:
             line = raw.decode()
         except UnicodeDecodeError as error:
-            got = f"the byte 0x{raw[error.start]:02x}"
+            got = encoding_of(error)
             raise CorpusError(f"{path}:{number}: expected UTF-8 text, got {got}") from None
         if number == 1 and not line.endswith("\n"):
             yield from line.split("\r")

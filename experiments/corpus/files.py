@@ -50,6 +50,17 @@ def opened_text(path: Path) -> Iterator[io.TextIOBase]:
         text.detach()  # the file is still read to its end
 
 
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""Byte order marks of UTF-16."""
+
+
+def encoding_of(error: UnicodeDecodeError) -> str:
+    """What a file that is no UTF-8 holds, as far as its first bad byte tells."""
+    if error.start == 0 and error.object.startswith(UTF16):
+        return "UTF-16: save it as UTF-8"
+    return f"the byte 0x{error.object[error.start]:02x}"
+
+
 def parsed_sha256(path: Path) -> str:
     """The hash of the bytes that were last read by `opened_text`; of the file as it is where it was read otherwise."""
     if str(path) in _HASHES:

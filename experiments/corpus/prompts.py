@@ -24,7 +24,6 @@ from .records import (
     Numbered,
     PromptError,
     Unusable,
-    UnusableItem,
     first_of,
     group_of,
     numbered_lines,
@@ -38,7 +37,6 @@ __all__ = [
     "Prompt",
     "PromptError",
     "Unusable",
-    "UnusableItem",
     "group_of",
     "labelled_text",
     "numbered_lines",
@@ -115,13 +113,18 @@ def read_prompts(
     return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
 
 
-def read_labelled(path: Path | str, limit: int | None = None) -> list[Prompt]:
+def read_labelled(
+    path: Path | str, limit: int | None = None, unusable: list[Unusable] | None = None
+) -> list[Prompt]:
     """Read a file of texts with their labels: ``text`` (or ``sentence``, or ``prompt``) and ``label``.
+
+    Args:
+        unusable: is given the lines that are of no use; without it, the first one is an error.
 
     Raises:
         PromptError: a field that is missing or no text, an empty file.
     """
-    return read_lines_as(Path(path), limit, labelled_text, headerless=(COLA,))
+    return read_lines_as(Path(path), limit, labelled_text, unusable, (COLA,))
 
 
 def read_pairs(
@@ -149,7 +152,7 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
     if not isinstance(label, str | int | float | None):
         raise InputError(f"expected 'label' to be a text or a number, got {shown(label)}")
     if answer == wrong:
-        raise UnusableItem(
+        raise InputError(
             f"expected an answer that differs from the wrong one, got {answer!r} twice"
         )
     return Prompt(
@@ -185,7 +188,7 @@ def _pair(record: Mapping[str, Any]) -> Pair:
         record = {**record, "sentence_good": both[0], "sentence_bad": both[1]}
     good, bad = _text(record, GOOD, True), _text(record, BAD, True)
     if good == bad:
-        raise UnusableItem(f"expected two sentences that differ, got {good!r} twice")
+        raise InputError(f"expected two sentences that differ, got {good!r} twice")
     return Pair(str(good), str(bad), group_of(record))
 
 

@@ -1,9 +1,10 @@
 """Records of a data file, under every reader of prompts, pairs, questions and predictions.
 
 A file holds JSON lines, a JSON array, CSV or TSV. The format is known by the file's first character (``{``: an object a line,
-``[``: an array), else by its name (``.csv``, ``.tsv``, or ``.txt`` with tabs). An empty cell of a table is a field that is not
-there, and one in brackets or braces is read as JSON. A table without a line of names is read if its reader knows it
-(`Headerless`).
+``[``: an array), else by its name (``.csv``, ``.tsv``, or ``.txt`` with tabs). The columns of CSV are separated by commas, or by
+the semicolons or tabs that its first line has more of. An empty cell of a table is a field that is not there, and one in brackets
+or braces is read as JSON. A table without a line of names is read if its reader knows it (`Headerless`); a line of names that is
+repeated, as in joined files, is no record.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ from typing import Any, TypeVar
 
 from layerscope.errors import InputError, LayerscopeError
 
-from .files import opened_text
+from .files import encoding_of, opened_text
 
 Line = TypeVar("Line")
 Record = Mapping[str, Any]
 Numbered = tuple[int, dict[str, Any]]
 
+MARK = "\ufeff"
+"""The byte order mark; joined files have it within."""
 MOST_DIGITS = 300
 """Of a whole number: one that a real number can hold."""
 MOST_CELL = 10_000_000
 """Characters of a table's cell."""
 FORMATS = "a JSON object a line, a JSON array of objects, CSV (.csv) or TSV (.tsv)"
+_BETWEEN = re.compile(r"[\s,]*")
+"""What stands between the elements of a JSON array."""
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN = 60
 
@@ -57,10 +62,6 @@ class Headerless:
 
 class PromptError(LayerscopeError, ValueError):
     """A file of records that cannot be read; the message begins with ``file:line``."""
-
-
-class UnusableItem(InputError):
-    """A record that is well formed and of no use, such as a pair of identical sentences: a file may have some."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_lines_as(
     An item that has a ``line`` is given its own.
 
     Args:
-        unusable: is given the records for which ``make`` raises `UnusableItem`; without it, the first one is an error.
+        unusable: is given the records that ``make`` refuses by an `InputError`; without it, the first one is an error.
         headerless: tables without a line of names that it may be.
         prepare: what is done to the records first, such as joining two of them.
 
@@ -114,7 +115,7 @@ def read_lines_as(
                 break
             try:
                 item: Any = make(record)
-            except UnusableItem as error:
+            except InputError as error:
                 if unusable is None:
                     raise
                 unusable.append(Unusable(at, str(error)))
@@ -149,7 +150,8 @@ def read_records(path: Path, headerless: Sequence[Headerless] = ()) -> Iterator[
     first = begun[-1][1].lstrip()
     is_table = path.suffix in (".csv", ".tsv", ".tab") or (path.suffix == ".txt" and "\t" in first)
     if is_table and first[0] not in "{[":
-        yield from _table(path, all_lines, path.suffix == ".csv", headerless)
+        separator = _separator(begun[-1][1]) if path.suffix == ".csv" else "\t"
+        yield from _table(path, all_lines, separator, headerless)
     elif first[0] == "[":
         yield from _array(path, "".join(line for _, line in all_lines))
     elif first.strip() == "{" and path.suffix == ".json":
@@ -169,13 +171,16 @@ def numbered_lines(path: Path, blank: bool = False) -> Iterator[tuple[int, str]]
     """
     try:
         with opened_text(path) as file:
-            yield from (
-                (number, line) for number, line in enumerate(file, 1) if blank or line.strip()
-            )
+            for number, line in enumerate(file, 1):
+                text = line.removeprefix(MARK)
+                if "\0" in text:
+                    raise PromptError(f"{path}:{number}: expected UTF-8 text, got a zero byte")
+                if blank or text.strip():
+                    yield number, text
     except OSError as error:
         raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PromptError(f"{path}: expected UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: expected UTF-8 text, got {encoding_of(error)}") from None
 
 
 def parse_json(text: str) -> Any:
@@ -253,20 +258,46 @@ def _array(path: Path, text: str) -> Iterator[Numbered]:
         records = parse_json(text)
     except InputError as error:
         raise PromptError(f"{path}: {error}") from None
-    for number, record in enumerate(records, 1):
+    for number, record in zip(_lines_of_array(text), records, strict=True):
         yield number, _object(path, number, record)
 
 
+def _lines_of_array(text: str) -> Iterator[int]:
+    """The line on which each element of a JSON array begins."""
+    decoder, at, line = json.JSONDecoder(), text.index("[") + 1, 1
+    counted = 0
+    while True:
+        at = _BETWEEN.match(text, at).end()  # pyright: ignore[reportOptionalMemberAccess]
+        if text[at] == "]":
+            return
+        line += text.count("\n", counted, at)
+        counted = at
+        yield line
+        _, at = decoder.raw_decode(text, at)
+
+
+SEPARATORS = ",;\t"
+
+
+def _separator(line: str) -> str:
+    """The one that a line has most of; of equally many the comma."""
+    return max(SEPARATORS, key=line.count)
+
+
 def _table(
-    path: Path, lines: Iterable[tuple[int, str]], commas: bool, headerless: Sequence[Headerless]
+    path: Path,
+    lines: Iterable[tuple[int, str]],
+    separator: str,
+    headerless: Sequence[Headerless],
 ) -> Iterator[Numbered]:
     """The rows of a table. TSV has no quotes: a quotation mark there is part of the text."""
     csv.field_size_limit(MOST_CELL)
     texts = (line for _, line in lines)
-    if commas:
-        rows = csv.reader(texts, strict=True)
+    quotes = path.suffix == ".csv"
+    if quotes:
+        rows = csv.reader(texts, delimiter=separator, strict=True)
     else:
-        rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = csv.reader(texts, delimiter=separator, quoting=csv.QUOTE_NONE)
     names: Sequence[str] = ()
     try:
         for row in rows:
@@ -274,8 +305,8 @@ def _table(
                 continue
             if not names:
                 names = next((form.names for form in headerless if form.fits(row)), row)
-                if names == row:  # the first row names the columns
-                    continue
+            if row == names:  # the first row names the columns, and that of a joined file again
+                continue
             if len(row) != len(names):
                 expected = f"{len(names)} columns ({', '.join(names)[:_SHOWN]})"
                 raise PromptError(f"{path}:{rows.line_num}: expected {expected}, got {len(row)}")
@@ -283,7 +314,7 @@ def _table(
             yield rows.line_num, {name: _cell(cell) for name, cell in cells if cell != ""}
     except (csv.Error, InputError) as error:
         raise PromptError(
-            f"{path}:{rows.line_num}: expected {'CSV' if commas else 'TSV'}: {error}"
+            f"{path}:{rows.line_num}: expected {'CSV' if quotes else 'TSV'}: {error}"
         ) from None
 
 

@@ -202,7 +202,7 @@ def metric_and_texts(
     if kind == "pairs":
         return metric, read_pairs(options.source, options.limit, unusable)
     if kind == "labelled":
-        return metric, read_labelled(options.source, options.limit)
+        return metric, read_labelled(options.source, options.limit, unusable)
     return metric, read_prompts(options.source, options.limit, metric.of_answers, unusable)
 
 

@@ -79,6 +79,11 @@ class Interval:
         return f"{self.low:{form}} to {self.high:{form}}"
 
 
+def is_above(ends: Interval | None, value: float) -> bool:
+    """Whether an interval shows that a number is larger than this one; without an interval nothing does."""
+    return ends is not None and ends.low > value
+
+
 def estimated(name: str, estimate: Estimate | None) -> dict[str, Any]:
     """The two fields of a number with an interval, ``score`` and ``score_interval``; each None where it is not a number."""
     if estimate is None or not math.isfinite(estimate.value):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, interval, mean_p
+from ...probes.evaluation import ClusterBootstrap, benjamini_hochberg, few_clusters, mean_p
 from ..corpus.prompts import Item
 from ..metrics.metrics import Metric
 from ..report.schema import Interval, Note, estimated
@@ -21,8 +21,6 @@ from .measure import Measured
 from .reading import flips_of
 from .records import EffectRecord, Mean
 
-FEW = 10
-"""Groups below which resampling them is not to be trusted."""
 BLOCK = 256
 """Components whose resamples are held at a time."""
 
@@ -43,17 +41,13 @@ def clusters_of(items: Sequence[Item]) -> Int[np.ndarray, " prompts"]:
 def group_notes(clusters: Int[np.ndarray, " prompts"]) -> list[Note]:
     """A warning where there are too few groups, or items without groups, to resample."""
     count = int(clusters.max()) + 1
-    if count >= FEW:
-        return []
-    kind = "item" if count == len(clusters) else "group"
-    what = f"{count} {kind}{'s' if count > 1 else ''}"
-    if kind == "group":
-        what += f" of {len(clusters)} items"
+    what = "items" if count == len(clusters) else f"groups of {len(clusters)} items"
     if count == 1:
-        text = f"only {what}: there are no intervals, and effects cannot be tested"
-    else:
-        text = f"only {what}: below {FEW} of them intervals and tests say little"
-    return [Note(kind="warning", text=text)]
+        what = what.replace("items", "item", len(clusters) == 1).replace("groups", "group")
+        text = f"only 1 {what}: there are no intervals, and effects cannot be tested"
+        return [Note(kind="warning", text=text)]
+    few = few_clusters(count, what)
+    return [] if few is None else [Note(kind="warning", text=f"only {few}")]
 
 
 def mean_of(
@@ -121,9 +115,9 @@ def effect_records(
     records = []
     for start in range(0, len(parts), BLOCK):
         block = effects[start : start + BLOCK]
-        # Effects and base in the same resamples, so that their ratio is resampled as one.
-        replicates = boot.means(np.column_stack([whole, block.T]))
         lows, highs = boot.mean_ends(block.T)
+        # Effects and base in the same resamples, so that their ratio is resampled as one.
+        shares = boot.ratio_ends(block.T, whole[:, None])
         for i, values in enumerate(block):
             part, number = parts[start + i], start + i
             effect = float(values.mean())
@@ -145,24 +139,18 @@ def effect_records(
                     q=q[number] if tested[number] else None,
                     n=len(values),
                     n_clusters=boot.n_clusters,
-                    **_share(effect, base, replicates[:, i + 1], replicates[:, 0]),
+                    **_share(effect, base, shares[0][i], shares[1][i]),
                     **{**common, **columns},
                 )
             )
     return records
 
 
-def _share(
-    effect: float,
-    base: Mean,
-    effects: Float[np.ndarray, " replicates"],
-    bases: Float[np.ndarray, " replicates"],
-) -> dict[str, Any]:
-    """An effect as a share of the base, with the interval of the ratio: both are resampled together."""
+def _share(effect: float, base: Mean, low: float, high: float) -> dict[str, Any]:
+    """An effect as a share of the base, with the ends of the ratio's interval."""
     if not is_comparable(base):
         return estimated("normalised", None)
-    ends = None
-    if base.n_clusters > 1 and (bases != 0).all():
-        # Both are of the same prompts: resampled apart, a ratio's interval would be far too wide.
-        ends = Interval.of(interval(0.0, effects / bases))
-    return {"normalised": effect / base.value, "normalised_interval": ends}
+    return {
+        "normalised": effect / base.value,
+        "normalised_interval": Interval.between(low, high),
+    }

@@ -21,6 +21,7 @@ outcomes).
 
 from .intervals import (
     Chance,
+    auroc_interval,
     bin_intervals,
     chance,
     correlation,
@@ -59,6 +60,7 @@ __all__ = [
     "Chance",
     "TOLERANCE",
     "auroc",
+    "auroc_interval",
     "bin_intervals",
     "brier",
     "brier_parts",

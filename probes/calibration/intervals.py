@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import stats
+from scipy.stats import rankdata
 
 from ..resampling import LEVEL, ClusterBootstrap, Interval, interval, wilson
 from .measures import Bins, auroc, ece_in, risk_coverage
@@ -157,19 +160,14 @@ def ece_interval(
 def ranking_intervals(
     confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], boot: ClusterBootstrap
 ) -> tuple[Interval, Interval]:
-    """AUROC of confidence and the area under the risk-coverage curve, with percentile intervals.
+    """AUROC of confidence and the area under the risk-coverage curve, with their intervals.
 
-    The values are exact; their resamples take the confidences in at most ``RANKS`` groups of equal mass, of which each is
-    one tie.
+    The area's are percentiles of resamples that take the confidences in at most ``RANKS`` groups of equal mass, each one tie.
     """
     groups = Bins.of(confidence, min(RANKS, len(confidence)), "mass")
     size = len(groups.high)
     right = boot.grouped(groups.index, size, correct.astype(float))
     wrong = boot.grouped(groups.index, size, (~correct).astype(float))
-    # AUROC of each resample: pairs in which the right row is in a higher group, ties half.
-    pairs = right.sum(1) * wrong.sum(1)
-    won = (right * (np.cumsum(wrong, 1) - wrong / 2)).sum(1)
-    aurocs = won[pairs > 0] / pairs[pairs > 0]
     # Area of each resample: from the most confident group down, each row at the middle of its group.
     rows, errors = (right + wrong)[:, ::-1], wrong[:, ::-1]
     errors_before = np.cumsum(errors, 1) - errors / 2
@@ -178,10 +176,52 @@ def ranking_intervals(
     risks = np.divide(errors_before, rows_before, out=nothing, where=rows_before > 0)
     areas = (risks * rows).sum(1) / rows.sum(1)
 
-    value, area = auroc(confidence, correct), float(risk_coverage(confidence, correct).mean())
-    is_known = np.isfinite(value) and len(aurocs)
-    ranking = interval(value, aurocs) if is_known else Interval(value, value, value)
-    return ranking, interval(area, areas)
+    area = float(risk_coverage(confidence, correct).mean())
+    ranking = auroc_interval(confidence, correct, boot)
+    if boot.n_clusters == 1:
+        return ranking, Interval(area, math.nan, math.nan)
+    ends = interval(area, boot.widened(area, areas))
+    return ranking, Interval(area, max(0.0, ends.low), min(1.0, ends.high))
+
+
+def auroc_interval(
+    confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], boot: ClusterBootstrap
+) -> Interval:
+    r"""AUROC with Wilson's interval of a share, of as many items as give its standard error.
+
+    .. math:: s^2 = \frac{S}{S-1} \sum_c \Bigl(\sum_{i \in c,\,\text{right}} \frac{V_i - A}{n_1} +
+        \sum_{j \in c,\,\text{wrong}} \frac{V_j - A}{n_0}\Bigr)^2, \qquad
+        n = \min\Bigl(\frac{A(1-A)}{s^2},\ \frac{m_1 m_0}{1 + (m_1 + m_0 - 2)/4}\Bigr)
+
+    with the share of the other side's rows that each row is on the right side of, V. A ranking without a mistake has no standard
+    error, and one wrong row tells little of all others: what :math:`m_1` and :math:`m_0` clusters with right and with wrong rows
+    can tell at most bounds the number of items. NaN where all are right or all wrong.
+
+    Source: DeLong et al. 1988; Obuchowski 1997 (clusters); Newcombe 2006, method 5 (the bound).
+    """
+    value = auroc(confidence, correct)
+    if not math.isfinite(value) or boot.n_clusters == 1:
+        return Interval(value, math.nan, math.nan)
+    if confidence.min() == confidence.max():
+        # One confidence for all ranks nothing, in every sample.
+        return Interval(value, value, value)
+    n_right, n_wrong = int(correct.sum()), int((~correct).sum())
+    ranks, of_right, of_wrong = (
+        rankdata(some) for some in (confidence, confidence[correct], confidence[~correct])
+    )
+    influence = np.empty(len(confidence))
+    # A row's rank among all less that among its own side counts the other side's rows below it.
+    influence[correct] = ((ranks[correct] - of_right) / n_wrong - value) / n_right
+    influence[~correct] = (1 - (ranks[~correct] - of_wrong) / n_right - value) / n_wrong
+    by_cluster = boot.by_cluster(influence[:, None])[:, 0]
+    n = boot.n_clusters
+    variance = float((by_cluster**2).sum()) * n / (n - 1)
+    sides = boot.by_cluster(np.column_stack([correct, ~correct]).astype(float)) > 0
+    with_right, with_wrong = (int(count) for count in sides.sum(0))
+    most = with_right * with_wrong / (1 + (with_right + with_wrong - 2) / 4)
+    items = min(most, value * (1 - value) / variance) if variance > 0 else most
+    quantile = float(stats.t.ppf(TAILS[1], n - 1))
+    return Interval(value, *wilson(value, items, quantile))
 
 
 def bin_intervals(

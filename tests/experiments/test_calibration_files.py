@@ -51,30 +51,33 @@ def test_npz_and_jsonl_files_are_the_same_rows(tmp_path: Path) -> None:
     [
         (
             ['{"probabilities": [0.5, 0.4], "label": 0}'],
-            "row 1: expected probabilities that sum to 1, got 0.5, 0.4",
+            "line 1: expected probabilities that sum to 1, got 0.5, 0.4",
         ),
         (
             ['{"probabilities": [0.5, 0.5], "label": 2}'],
-            ":1: expected a label from 0 to 1 or one of 0, 1, got 2",
+            "line 1: expected a label from 0 to 1 or one of 0, 1, got 2",
         ),
-        (['{"probabilities": [NaN, 0.5], "label": 0}'], "row 1: expected finite probabilities"),
-        (['{"logits": [NaN, 0.5], "label": 0}'], "row 1: expected finite logits"),
+        (['{"probabilities": [NaN, 0.5], "label": 0}'], "line 1: expected finite probabilities"),
+        (['{"logits": [NaN, 0.5], "label": 0}'], "line 1: expected finite logits"),
         (
             ['{"probabilities": [0.5, 0.5]}'],
-            ":1: expected 'label' and one of 'probabilities' and 'logits'",
+            "line 1: expected 'label' and one of 'probabilities' and 'logits'",
         ),
-        (['{"probabilities": ["a", 0.5], "label": 0}'], ":1: expected numbers as probabilities"),
+        (
+            ['{"probabilities": ["a", 0.5], "label": 0}'],
+            "line 1: expected numbers as probabilities",
+        ),
         (
             ['{"probabilities": 5, "label": 0}'],
-            ":1: expected a list or an object as probabilities, got 5",
+            "line 1: expected a list or an object as probabilities, got 5",
         ),
         (
             ['{"probabilities": true, "label": 0}'],
-            ":1: expected a list or an object as probabilities, got True",
+            "line 1: expected a list or an object as probabilities, got True",
         ),
         (
             ['{"probabilities": [' + "9" * 299 + '.0, 1], "label": 0}'],
-            "row 1: expected probabilities from 0 to 1",
+            "line 1: expected probabilities from 0 to 1",
         ),
         (
             ['{"probabilities": [' + "9" * 310 + ', 1], "label": 0}'],
@@ -86,7 +89,7 @@ def test_npz_and_jsonl_files_are_the_same_rows(tmp_path: Path) -> None:
         ),
         (
             ['{"probabilities": [1, 0], "label": 0}', '{"logits": [1, 0], "label": 0}'],
-            ":2: expected probabilities of 2",
+            "1 of 2 items cannot be measured (line 2: expected probabilities of 2",
         ),
         (
             ['{"probabilities": [0.5, 0.5], "label": 0}'] * 3,
@@ -246,6 +249,22 @@ def test_a_table_of_predictions_is_its_jsonl(tmp_path: Path) -> None:
         assert read.probabilities.tolist() == [[0.25, 0.75], [1.0, 0.0]]
         assert read.labels.tolist() == [1, 0]
     assert len(set(read_predictions(tmp_path / "a.csv").clusters.tolist())) == 1
+
+
+def test_a_row_that_is_no_distribution_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.csv"
+    good = [f"{'ab'[i % 2]};0.{3 + i % 4};0.{7 - i % 4}" for i in range(18)]
+    path.write_text("\n".join(["label;p_a;p_b", *good, "c;0.5;0.5", "a;0.9;0.9"]) + "\n")
+    found = run(tmp_path / "run", "--predictions", path, "--bins", 4)
+    assert found["records"][0]["n"] == 18
+    (note,) = (n["text"] for n in found["notes"] if n["kind"] == "dropped")
+    assert "2 of 20 items left out: line 20: expected a label" in note
+    assert "line 21: expected probabilities that sum to 1" in note
+    words = ["calibrate", "--predictions", str(path), "--bins", "4", "--skip", "0.05"]
+    assert cli.main([*words, "--out", str(tmp_path / "strict")]) == 2
+    assert "2 of 20 items cannot be measured" in capsys.readouterr().err
 
 
 def test_an_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

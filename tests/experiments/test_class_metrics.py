@@ -172,7 +172,7 @@ def test_ablate_usage_and_prune_take_labelled_texts(classifier: Path, tmp_path: 
         ("--labelled {file} --metric loss", "metric loss is of prompts: expected --prompts FILE"),
         ("--labelled {file} --prompts {file}", "expected one of --prompts, --pairs, --labelled, --text, got --prompts and"),
         ("--labelled {odd}", "expected a label of good, bad, got 'ugly'"),
-        ("--labelled {bare}", "bare.jsonl:1: expected 'label', the text's class; the line has text"),
+        ("--labelled {bare}", "bare.jsonl: no line can be used; line 1: expected 'label', the text's class; the line has text"),
         ("", "expected one of --prompts, --pairs, --labelled, --text, got none"),
     ],
 )  # fmt: skip

@@ -76,6 +76,68 @@ def test_pairs_by_the_names_of_the_field(tmp_path: Path, name: str, text: str) -
     assert read_pairs(tmp_path / name) == [PAIR]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("semicolons.csv", "sentence_good;sentence_bad\n{good};{bad}\n{good};{bad}\n"),
+        ("excel.csv", "\ufeffsentence_good;sentence_bad\r\n{good};{bad}\r\n{good};{bad}\r\n"),
+        ("tabs.csv", "sentence_good\tsentence_bad\n{good}\t{bad}\n{good}\t{bad}\n"),
+        ("cr.tsv", "sentence_good\tsentence_bad\r{good}\t{bad}\r{good}\t{bad}\r"),
+        (
+            "joined.csv",
+            "\ufeffsentence_good,sentence_bad\n{good},{bad}\n\ufeffsentence_good,sentence_bad\n{good},{bad}\n",
+        ),
+        (
+            "joined.jsonl",
+            '\ufeff{{"sentences": ["{good}", "{bad}"]}}\n\ufeff{{"sentences": ["{good}", "{bad}"]}}\n',
+        ),
+    ],
+)
+def test_files_as_spreadsheets_and_joining_leave_them(tmp_path: Path, name: str, text: str) -> None:
+    written = text.format(good=PAIR.good, bad=PAIR.bad)
+    (tmp_path / name).write_bytes(written.encode())
+    assert read_pairs(tmp_path / name) == [PAIR, PAIR]
+
+
+def test_an_element_of_an_array_has_the_line_on_which_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"a": [1,\n 2]}, {"b": "]"}\n,\n\n{"c":\n3}]', encoding="utf-8")
+    assert [number for number, _ in read_records(path)] == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", "expected UTF-8 text, got UTF-16: save it as UTF-8"),
+        ("utf-16-le", "expected UTF-8 text, got a zero byte"),
+        ("latin-1", "expected UTF-8 text, got the byte 0xe9"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path: Path, encoding: str, message: str) -> None:
+    path = tmp_path / "prompts.csv"
+    text = "un cafe" if encoding == "utf-16-le" else "un caf\xe9"
+    path.write_bytes(f"prompt,answer\n{text}, noir\n".encode(encoding))
+    with pytest.raises(PromptError, match=message):
+        read_prompts(path)
+
+
+def test_a_question_that_cannot_be_asked_does_not_end_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "questions.csv"
+    rows = ["What is 2+2?,3,4,5,6,B", '"Twice?",a,a,b,c,A', "None?,1,2,3,4,F", "Two?,2,3,4,5,A"]
+    path.write_text("question,A,B,C,D,answer\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    unusable: list[Unusable] = []
+    questions = read_questions(path, unusable=unusable)
+    assert [(q.question, q.answer, q.line) for q in questions] == [
+        ("What is 2+2?", 1, 2),
+        ("Two?", 0, 5),
+    ]
+    assert [one.line for one in unusable] == [3, 4]
+    assert "expected choices that differ" in unusable[0].why
+    assert "expected 'answer' to be a choice" in unusable[1].why
+    with pytest.raises(PromptError, match=r"questions.csv:3: expected choices that differ"):
+        read_questions(path)
+
+
 def test_clams_lines_are_pairs(tmp_path: Path) -> None:
     path = tmp_path / "clams.txt"
     path.write_text(

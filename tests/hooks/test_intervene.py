@@ -396,7 +396,8 @@ def test_means_are_over_words_alone_on_either_side_of_the_padding():
 def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
     """The padded text's positions are those of the text alone, also of the tokens that `generate` adds."""
     model = tiny.model("gpt2")
-    site, text = "blocks.0.hook_mlp_out", IDS[:1, :5]
+    # The reference text is another one: a text's own values are never drawn.
+    site, text = "blocks.0.hook_mlp_out", IDS[1:2, :5]
     reference = Reference.of(model, site, batches=[{"input_ids": tiny.ids(1, 12)}])
     left = torch.cat([torch.zeros(1, 2, dtype=torch.long), text], dim=1)
     with torch.no_grad(), capture(model, site) as own:
@@ -412,6 +413,39 @@ def test_padding_on_the_left_shifts_no_position_with_a_cache_and_without(edit):
             )
         seen = torch.cat(acts.all(site), dim=1) if cached else acts.all(site)[-1]
         torch.testing.assert_close(seen[:, ids.shape[1] - 5 :], own[site][:, :8])
+
+
+def test_resampling_never_draws_the_text_itself():
+    """Padded and not, at two sites of one forward: each text has the values of one other text that is long enough."""
+    model, sites = tiny.model("llama"), ("blocks.0.hook_mlp_out", "blocks.1.attn.hook_z")
+    ids, lengths = tiny.ids(5, 8), [8, 6, 5, 8, 4]
+    mask = torch.tensor([[0] * (8 - n) + [1] * n for n in lengths])
+    batch = {"input_ids": ids, "attention_mask": mask}
+    reference = Reference.of(model, *sites, batches=[batch])
+    with torch.no_grad(), capture(model, *sites, clone=True) as own:
+        model(**batch)
+    for seed in range(12):
+        edit = edits.resample(reference, seed)
+        put = intervene(model, dict.fromkeys(sites, edit))
+        with torch.no_grad(), put, capture(model, *sites, clone=True) as acts:
+            model(**batch)
+        for text, n in enumerate(lengths):
+            sources = []
+            for site in sites:
+                now = acts[site][text, 8 - n :]
+                same = []
+                for other, m in enumerate(lengths):
+                    first = own[site][other, 8 - m :][:n]
+                    if m >= n and torch.allclose(first, now, atol=1e-6):
+                        same.append(other)
+                sources.append(same)
+            assert sources[0] == sources[1]
+            assert len(sources[0]) == 1
+            assert sources[0] != [text]
+    alone = Reference.of(model, sites[0], batches=[{"input_ids": ids[:1]}])
+    put = intervene(model, {sites[0]: edits.resample(alone)})
+    with pytest.raises(ValueError, match="for text 0, got only the text itself"), put:
+        model(ids[:1, :5])
 
 
 def test_a_mean_of_no_tokens_is_refused():

@@ -275,6 +275,37 @@ def test_a_studentised_mean_has_the_closed_form_error_and_students_width():
     np.testing.assert_allclose((few_low, few_high), expected)
 
 
+def test_errors_of_uneven_clusters_are_those_of_leaving_each_one_out():
+    """Means and ratios; Student's t has the degrees of freedom of as many clusters of one size."""
+    rng = np.random.default_rng(3)
+    sizes = np.array([1, 1, 2, 3, 12])
+    clusters = np.repeat(np.arange(5), sizes)
+    values = rng.normal(size=(19, 1))
+    boot = ClusterBootstrap(clusters)
+    without = np.array([values[clusters != c].mean() for c in range(5)])
+    error = np.sqrt(4 / 5 * ((without - values.mean()) ** 2).sum())
+    np.testing.assert_allclose(boot.standard_errors(values), [error])
+    found = boot.mean(values[:, 0])
+    freedom = 19**2 / (sizes**2).sum() - 1
+    assert found.high - found.value >= stats.t.ppf(0.975, freedom) * error * (1 - 1e-9)
+    # A ratio of sums is a mean of items in the shares of what is below.
+    above, below = rng.normal(size=4), np.array([1.0, 2.0, 3.0, 4.0])
+    ratio = ClusterBootstrap(np.arange(4)).ratio(above, below)
+    left = [np.delete(above, c).sum() / np.delete(below, c).sum() for c in range(4)]
+    spread = np.sqrt(3 / 4 * ((np.array(left) - ratio.value) ** 2).sum())
+    half = stats.t.ppf(0.975, 10**2 / 30 - 1) * spread
+    assert (ratio.low, ratio.high) == pytest.approx((ratio.value - half, ratio.value + half))
+
+
+def test_replicates_of_few_clusters_are_widened_to_students_interval():
+    values = np.random.default_rng(4).normal(size=8)
+    boot = ClusterBootstrap(np.arange(8), 20_000)
+    drawn = boot.means(values[:, None])[:, 0]
+    low, high = np.quantile(boot.widened(float(values.mean()), drawn), [0.025, 0.975])
+    expected = stats.t.interval(0.95, 7, values.mean(), stats.sem(values))
+    assert (low, high) == pytest.approx(expected, abs=0.06)
+
+
 def test_p_and_interval_agree_and_the_larger_p_counts():
     rng = np.random.default_rng(2)
     values = rng.exponential(size=(15, 200)) - 0.6

@@ -22,7 +22,8 @@ class WordsRecord:
     over_random: float | None = entry("effect less that of as many random words; null for those")
     over_random_interval: Interval | None = entry("its 95% interval")
     p: float | None = entry(
-        "sign-flip test of over_random over groups; null with one group of prompts"
+        "of over_random being 0: sign flips and studentised bootstrap over groups, Holm-corrected over both kinds of words; null "
+        "with one group of prompts"
     )
     n: int = entry("prompts that are tested", "prompts")
     n_clusters: int = entry("groups that are resampled", "groups")

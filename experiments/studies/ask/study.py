@@ -15,14 +15,15 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from ....probes.evaluation import ClusterBootstrap, mean_p
+from ....probes.evaluation import ClusterBootstrap, holm, mean_p
 from ...attribution import explain, method_named
 from ...calibration import confidence
 from ...calibration.asked import LENGTH
 from ...calibration.confidence import ConfidenceInputs
 from ...calibration.generating import generate
 from ...calibration.questions import QuestionError, Templates
-from ...corpus.prompts import Prompt, read_prompts
+from ...corpus.prompts import Prompt, Unusable, read_prompts
+from ...metrics.usable import check_share, unusable_notes
 from ...report.schema import Finding, Note, estimated
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -45,6 +46,7 @@ class ReasonsInputs(Inputs):
     options: AskOptions
     prompts: list[Prompt]
     templates: Templates
+    dropped: list[Note]
 
 
 def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs:
@@ -64,13 +66,20 @@ def prepare(options: AskOptions, load: Load) -> ReasonsInputs | ConfidenceInputs
             "--reasons: expected --prompts FILE, and neither --questions nor --pairs"
         )
     method_named(options.attribution)
-    prompts = read_prompts(options.prompts, options.limit)
+    unusable: list[Unusable] = []
+    prompts = read_prompts(options.prompts, options.limit, unusable=unusable)
+    check_share(unusable, len(prompts) + len(unusable), options.skip)
     subject = load()
     templates = Templates(subject, options.templates, options.chat)
     data = [DataFile.of("prompts", options.prompts, len(prompts))]
     data += [DataFile.of(f"template {path.stem}", path, 1) for path in templates.replaced]
     return ReasonsInputs(
-        options=options, subject=subject, data=data, prompts=prompts, templates=templates
+        options=options,
+        subject=subject,
+        data=data,
+        prompts=prompts,
+        templates=templates,
+        dropped=unusable_notes(unusable, len(prompts)),
     )
 
 
@@ -115,7 +124,7 @@ def measure(inputs: ReasonsInputs | ConfidenceInputs, run: Run) -> Results:
         records=list(records),
         prompts=_prompt_records(prompts, named, dict(zip(tested, effects.tolist(), strict=True))),
         findings=[Finding(property="named", text=finding(records, len(prompts)))],
-        notes=[*_notes(named), *group_notes(clusters)],
+        notes=[*inputs.dropped, *_notes(named), *group_notes(clusters)],
     )
 
 
@@ -172,9 +181,11 @@ def _records(
     boot = ClusterBootstrap(clusters, seed=seed)
     # As many random words of the same text: to take out more words costs more, whichever they are.
     drawn = effects[:, KINDS.index("random")]
-    p: Sequence[float | None] = [None] * len(KINDS)
+    compared = [k for k, kind in enumerate(KINDS) if kind != "random"]
+    p: dict[int, float] = {}
     if boot.n_clusters > 1:
-        p = mean_p(effects - drawn[:, None], clusters, seed=seed)
+        over_random = effects[:, compared] - drawn[:, None]
+        p = dict(zip(compared, holm(mean_p(over_random, clusters, seed=seed)), strict=True))
     records = []
     for k, kind in enumerate(KINDS):
         effect, over = boot.mean(effects[:, k]), boot.mean(effects[:, k] - drawn)
@@ -185,7 +196,7 @@ def _records(
                 unit=unit,
                 **estimated("effect", effect),
                 **estimated("over_random", None if is_random else over),
-                p=None if is_random else p[k],
+                p=p.get(k),
                 n=len(effects),
                 n_clusters=boot.n_clusters,
             )
@@ -241,7 +252,7 @@ def finding(records: Sequence[WordsRecord], n_prompts: int) -> str:
             text += f" The attribution's top words do: removing them lowers the answer by {best.effect:.3g}."
         return text
     text += f"The words that it names matter significantly {'more' if sign > 0 else 'less'} than random ones"
-    if sign > 0 and best.over_random > 0:
+    if sign > 0 and _direction(best) > 0:
         text += f": {named.over_random / best.over_random:.0%} of the difference that the attribution's top words make"
     return f"{text}."
 

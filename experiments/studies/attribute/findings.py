@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...report.schema import Finding
-from .records import RANDOM, MethodRecord, Record
+from .records import RANDOM, MethodRecord, RandomRecord, Record
 
 SHOWN_TEXTS, SHOWN_UNITS = 3, 3
 """Texts that have a sentence, and units that it names."""
@@ -28,8 +28,8 @@ def _strongest(record: MethodRecord) -> Finding:
         units.append(f"{record.units[i]!r} ({record.scores[i]:+.2f})")
     target = f"{record.target[0].upper()}{record.target[1:]}"
     value = f"{target} is {record.value:.2f} {record.unit}"
-    due = f"by {record.method} most of it is due to {', '.join(units)}"
-    return Finding(property="", text=f"{value}; {due}.")
+    scores = f"the largest scores by {record.method} are {', '.join(units)}"
+    return Finding(property="", text=f"{value}; {scores}.")
 
 
 def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | None:
@@ -42,13 +42,18 @@ def _faithful(records: Sequence[Record], methods: Sequence[str]) -> Finding | No
     means = {method: float(np.mean(losses[method])) for method in methods}
     by_chance = float(np.mean(losses[RANDOM]))
     best = max(means, key=lambda method: means[method])
-    above = [method for method, loss in means.items() if loss > by_chance]
-    cost = f"{means[best]:.2f} {records[0].unit}, mean over texts and shares; random words {round(by_chance, 2) + 0.0:.2f}"
-    if above:
-        text = (
-            f"Removing the words that {best} ranks highest costs most ({cost}). {len(above)} of {len(means)} methods do "
-            "better than random scores."
-        )
-    else:
-        text = f"No method ranks words higher whose removal costs more than that of random ones; the best is {best} ({cost})."
+    # Of each text the draw that costs most: a method above these is above every random ranking.
+    of_draws = [r.comprehensiveness_interval.high for r in records if isinstance(r, RandomRecord)]
+    highest = float(np.mean(of_draws))
+    n_above = sum(loss > by_chance for loss in means.values())
+    n_beyond = sum(loss > highest for loss in means.values())
+    text = (
+        f"Of the words that a method ranks highest, removing those of {best} costs most: {means[best]:.2f} {records[0].unit}, mean "
+        f"over texts and shares. Random words cost {_rounded(by_chance)}, their costliest draws {_rounded(highest)}: {n_above} of "
+        f"{len(means)} methods cost more than the former, {n_beyond} more than the latter."
+    )
     return Finding(property="faithfulness", text=text)
+
+
+def _rounded(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no negative zero

@@ -155,7 +155,7 @@ def measure(inputs: CaptureInputs, run: Run) -> Results:
     whole = StoreRecord(rows=end.rows, texts=end.texts, shards=end.shards, bytes=store.size())
     top = max(records, key=lambda record: record.largest)
     text = (
-        f"{end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites: {whole.bytes / 1e9:.2f} GB in "
+        f"{end.rows:,} {inputs.source.level}s of {end.texts:,} texts at {len(records)} sites: {size(whole.bytes)} in "
         f"{store.folder}. The largest value is {top.largest:.4g}, at {top.site}."
     )
     return Results(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...report.schema import Finding
+from ...report.schema import Finding, is_above
 from ...report.words import interval, layer_label
 from .records import LayerRecord, LensRecord
 
@@ -35,9 +35,13 @@ def separability_finding(
     on_maps = ", ".join(
         f"{told.places[method].accuracy:.2f} on the {method} map" for method in methods
     )
+    doubt = (
+        "" if is_above(in_space.accuracy_interval, told.majority) else ", not significantly less"
+    )
     text = (
-        f"Nearest neighbours from other sentences tell {name} best at {best.site}: {in_space.accuracy:.2f} "
-        f"(95% {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class {told.majority:.2f}), {on_maps}."
+        f"Nearest neighbours from other sentences tell {name} with the highest accuracy at {best.site}: "
+        f"{in_space.accuracy:.2f} (95% {interval(in_space.accuracy_interval, 2) or 'n/a'}; most frequent class "
+        f"{told.majority:.2f}{doubt}), {on_maps}."
     )
     return Finding(property=name, text=text)
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ....probes.evaluation import ClusterBootstrap, bootstrap_p, holm, interval
+from ....probes.evaluation import ClusterBootstrap, few_clusters, floor_of, holm, mean_p
 from ...lenses.jacobian import Reliability
 from ...lenses.lens import Lens
 from ...lenses.streams import all_streams
-from ...report.schema import estimated
+from ...report.schema import Note, estimated
 from ...subject import Subject
 from ...subject.word_spans import Encoded
 from .inputs import LensInputs
@@ -132,30 +132,47 @@ def random_models(subject: Subject, inputs: LensInputs) -> list[LayerRecord]:
     return records
 
 
+def test_notes(texts: int, comparisons: int) -> list[Note]:
+    """What so few held-out texts cannot show."""
+    notes = []
+    if few := few_clusters(texts, "held-out texts"):
+        notes.append(Note(kind="warning", text=f"only {few}"))
+    floor = floor_of(texts, comparisons)
+    if comparisons and floor.silent:
+        text = (
+            f"with {texts} held-out texts the smallest possible p is {floor.p:.2g}: no comparison of lenses can reach 0.05 "
+            f"after Holm's correction over {comparisons}"
+        )
+        notes.append(Note(kind="warning", text=text))
+    return notes
+
+
 def compared(
     scores: Mapping[str, Scores], kinds: Sequence[str], seed: int
 ) -> list[ComparisonRecord]:
     """Every two lenses, paired over texts, at every layer that both read; Holm over all."""
-    boot = ClusterBootstrap(scores[kinds[0]][0, 4].astype(int), seed=seed)
+    texts = scores[kinds[0]][0, 4].astype(int)
+    boot = ClusterBootstrap(texts, seed=seed)
     if boot.n_clusters < 2:
         return []
-    places, intervals, p = [], [], []
+    places, columns = [], []
     for a, b in itertools.combinations(kinds, 2):
         differences = scores[b][:, 0] - scores[a][:, 0]
         for layer, values in enumerate(differences):
             if np.isnan(values).any():
                 continue
-            replicates = boot.means(values[:, None])[:, 0]
             places.append((a, b, layer))
-            intervals.append(interval(float(values.mean()), replicates))
-            p.append(bootstrap_p(replicates))
+            columns.append(values)
+    if not places:
+        return []
+    p = holm(mean_p(np.column_stack(columns), texts, seed=seed))
     records = []
-    for (a, b, layer), found, p_holm in zip(places, intervals, holm(p), strict=True):
+    for (a, b, layer), values, p_holm in zip(places, columns, p, strict=True):
         record = ComparisonRecord(
             a=a,
             b=b,
             layer=layer - 1,
-            **estimated("difference", found),
+            **estimated("difference", boot.mean(values)),
             p_holm=float(p_holm),
         )
         records.append(record)

@@ -80,7 +80,9 @@ class ComparisonRecord:
         "bits a token",
     )
     difference_interval: Interval | None = entry("95% interval over texts", "bits a token")
-    p_holm: float = entry("paired bootstrap over texts, Holm-corrected over layers and lenses")
+    p_holm: float = entry(
+        "of no difference, paired over texts: sign flips and studentised bootstrap; Holm-corrected over layers and lenses"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

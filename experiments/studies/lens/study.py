@@ -14,6 +14,7 @@ from .held_out import (
     random_models,
     reliability_records,
     scores_of,
+    test_notes,
     with_shuffled,
 )
 from .inputs import LensInputs, prepare
@@ -51,6 +52,7 @@ def measure(inputs: LensInputs, run: Run) -> Results:
                 layers += layer_records(kind, values, options.seed, known)
             comparisons = compared(scores, [lens.kind for lens in lenses], options.seed)
             layers += random_models(subject, inputs)
+        notes += test_notes(len(inputs.test), len(comparisons))
     elif inputs.prompts:
         text = "single texts have no interval: --corpus tests the lenses on many"
         notes.append(Note(kind="info", text=text))

@@ -24,13 +24,14 @@ from ....hooks.edits import Edit
 from ....probes import cross_table
 from ....probes.rankings import RANKINGS
 from ...corpus import Corpus, Split
-from ...corpus.prompts import Item, Prompt
+from ...corpus.prompts import Item, Prompt, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import site_widths
 from ...features.sites import vector_sites
 from ...features.stored import Features, read_or_run
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError, Reads
+from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Interval, Note, as_json, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
@@ -113,15 +114,19 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
         options.corpus, options.dev, options.test, options.sample, options.seed
     )
     prop = _property(options, splits["train"])
-    metric, items = _metric_and_texts(options, [sentence.text for sentence in splits["test"]])
+    unusable: list[Unusable] = []
+    texts = [sentence.text for sentence in splits["test"]]
+    metric, items = _metric_and_texts(options, texts, unusable)
     data = files_of(options, len(items)) if options.given else []
     for split, corpus in splits.items():
         data.append(DataFile(split, str(corpus.path), corpus.sha256, len(corpus)))
+    subject = load_for(metric, load)
+    items, _ = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
+    left_out = unusable_notes(unusable, len(items))
     ranked_on: Sequence[Item] = []
     if options.gradient:
         # Neurons that are ranked and measured on the same texts would look better than they are.
         ranked_on, items = halves(items)
-    subject = load_for(metric, load)
     places = _places(options, vector_sites(subject, [options.site]))
     # One property, and no rewriting: one text.
     (view,) = build_views(subject, splits, [prop], options.seed)
@@ -136,7 +141,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
         items=items,
         ranked_on=ranked_on,
         reads=metric.reads(subject, items),
-        notes=[*view.notes, *(Note(**note) for note in notes)],
+        notes=[*view.notes, *(Note(**note) for note in notes), *left_out],
     )
 
 
@@ -161,11 +166,11 @@ def _property(options: NeuronsOptions, train: Corpus) -> Property:
 
 
 def _metric_and_texts(
-    options: NeuronsOptions, tested: Sequence[str]
+    options: NeuronsOptions, tested: Sequence[str], unusable: list[Unusable]
 ) -> tuple[Metric, Sequence[Item]]:
     """The metric and its prompts or pairs; without either the texts of the test sentences."""
     if options.given:
-        return metric_and_texts(options, "loss")
+        return metric_and_texts(options, "loss", unusable)
     metric = get_metric(options.metric or "loss")
     if metric.texts != "prompts" or metric.of_answers:
         wanted = f"--{metric.texts}{' with answers' if metric.of_answers else ''}"

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from ....probes.evaluation import ClusterBootstrap
 from ....probes.sparse import BAND
 from ...metrics.metrics import Metric
-from ...report.schema import Interval, Note, estimated
+from ...report.schema import Interval, Note, estimated, is_above
 from ...report.words import interval
 from ...sweep.components import Component
 from ...sweep.effects import effect_records
@@ -148,10 +148,11 @@ def _read_best(
     at_best = [r for r in sets if (r.site, r.ranking) == (best.site, best.ranking)]
     neuron = at_best[0].neurons[0]
     whole = site.whole[best.probe]
+    doubt = "" if is_above(best.accuracy_interval, site.majority) else ", not significantly less"
     return (
-        f"{name} is read best from one neuron at {best.site}[{neuron}] ({best.ranking}): accuracy {best.accuracy:.3f} "
+        f"{name} is read from one neuron with the highest accuracy at {best.site}[{neuron}] ({best.ranking}): {best.accuracy:.3f} "
         f"(95% {interval(best.accuracy_interval) or 'n/a'}; one at random {best.random:.3f}, all {site.width} "
-        f"{whole:.3f}, most frequent class {site.majority:.3f})."
+        f"{whole:.3f}, most frequent class {site.majority:.3f}{doubt})."
     )
 
 

@@ -104,7 +104,8 @@ def _record(
     if room.low > 0 and is_trained:
         # The probes' own function counts the embedding layer as 0.
         value = float(expected_layer(right.mean(0))) - 1
-        expected = interval(value, expected_layer(boot.means(right)) - 1)
+        replicates = expected_layer(boot.means(right)) - 1
+        expected = interval(value, boot.widened(value, replicates))
     return MixRecord(
         property=name,
         sites=list(sites),

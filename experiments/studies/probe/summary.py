@@ -14,7 +14,7 @@ from ....probes import controls, evaluation
 from ....probes.evaluation import ClusterBootstrap
 from ...corpus import Corpus, Split
 from ...features.sites import layer_of
-from ...report.schema import Finding, Interval, Note, estimated
+from ...report.schema import Finding, Interval, Note, estimated, is_above
 from ...report.words import finite, layer_label, runs
 from ...tasks.task import Part, Task
 from .options import ProbeOptions
@@ -101,10 +101,16 @@ class _Scored:
         scores = [float(score_of(column.sum(0))) for column in columns]
         return cls(boot, columns, scores, replicates[usable], numbers)
 
+    def widened(self) -> Float[np.ndarray, "b cells"]:
+        """The replicates, as far from the scores as so few sentences ask for."""
+        if self.boot.n_clusters == 1:
+            return self.replicates
+        return self.boot.widened(np.array(self.scores), self.replicates)
+
     def interval(self, cell: int) -> evaluation.Interval:
         """A cell's score with its interval over sentences."""
         if self.numbers:
-            return evaluation.interval(self.scores[cell], self.replicates[:, cell])
+            return self.boot.statistic(self.columns[cell], evaluation.r2_of_sums)
         return self.boot.mean(self.columns[cell][:, 0], kind="share")
 
 
@@ -138,7 +144,7 @@ def _records(cells: Sequence[Cell], task: Task, scored: _Scored) -> list[ProbeRe
     seen = np.array([kind in known for kind in test.types])
     base, prior = _baselines(task), _prior_bits(train, test)
     # All layers at once: pairs alone would not say which layers may be the best.
-    is_best, p_worse = evaluation.best_set(scored.scores, scored.replicates)
+    is_best, p_worse = evaluation.best_set(scored.scores, scored.widened())
     records = []
     for i, cell in enumerate(cells):
         score = scored.interval(i)
@@ -209,7 +215,7 @@ def _score_on(columns: Float[np.ndarray, "n k"], rows: np.ndarray, numbers: bool
 def _comparisons(records: Sequence[ProbeRecord], scored: _Scored) -> list[ComparisonRecord]:
     """Every pair of layers on the same resamples."""
     comparisons = []
-    for pair in evaluation.compare_pairs(scored.scores, scored.replicates):
+    for pair in evaluation.compare_pairs(scored.scores, scored.replicates, scored.boot):
         first, second = records[pair.a], records[pair.b]
         comparisons.append(
             ComparisonRecord(
@@ -259,8 +265,7 @@ def _saved(
     if not known.any():
         return estimated(name, None)
     # A mean over the known items of each resample: a sum of bits over a count.
-    mean = boot.statistic(np.column_stack([bits, known]), _mean_of_sums)
-    return estimated(name, mean)
+    return estimated(name, boot.ratio(bits, known))
 
 
 def _prior_bits(train: Part, test: Part) -> list[float | None]:
@@ -430,10 +435,17 @@ def finding(records: Sequence[ProbeRecord]) -> str:
     is_number = top.metric == "r2"
     metric = "R2" if is_number else "accuracy"
     text = (
-        f"{top.property} is decodable from the embeddings with {metric} {first.score:.3f} and best at {_best_layers(records)} "
-        f"({top.score:.3f}{_span(top.score_interval)}); layer {layer_label(last.layer, last.site)}, the last that "
-        f"was read, has {last.score:.3f}. The most frequent {'value' if is_number else 'label'} of each word "
-        f"type gives {top.type_majority:.3f}."
+        f"{top.property}: linear probes reach {metric} {first.score:.3f} on the embeddings and are best at "
+        f"{_best_layers(records)} ({top.score:.3f}{_span(top.score_interval)}); layer "
+        f"{layer_label(last.layer, last.site)}, the last that was read, has {last.score:.3f}."
+    )
+    if not is_number and not is_above(top.score_interval, top.majority):
+        text += f" That is not significantly above the most frequent class ({top.majority:.3f})."
+    if is_number and not is_above(top.score_interval, 0.0):
+        text += " That is not significantly above a constant guess (0)."
+    text += (
+        f" The most frequent {'value' if is_number else 'label'} of each word type gives "
+        f"{top.type_majority:.3f}."
     )
     if top.distance_majority is not None:
         text += f" That of each distance between the two words gives {top.distance_majority:.3f}."

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....probes.evaluation import ClusterBootstrap
+from ....probes.evaluation import Interval as Share
 from ....probes.structural import (
     Kind,
     StructuralFit,
@@ -133,10 +134,9 @@ def tree_scores(
     """All four scores, and intervals over sentences of the two that are shares; no root's where none counts."""
     # Each sentence is a cluster: the arcs of one tree are not independent.
     boot = ClusterBootstrap(np.arange(len(test.heads)), seed=seed)
-    edges = boot.statistic(
-        tree_edges(distances, test.heads, test.counted),
-        lambda s: s[..., 0] / np.maximum(s[..., 1], 1),
-    )
+    recovered, of_tree = tree_edges(distances, test.heads, test.counted).T
+    edges = boot.ratio(recovered, of_tree)
+    edges = Share(edges.value, max(0.0, edges.low), min(1.0, edges.high))
     roots = tree_roots(depths, test.heads, test.counted)
     known = np.isfinite(roots)
     root = None
@@ -162,7 +162,7 @@ def tree_finding(records: Sequence[TreeRecord]) -> str:
         random = f", the same layer of a random-weight model {top.random_uuas:.3f}"
     span = f", 95% {top.uuas_interval.text()}," if top.uuas_interval else ""
     return (
-        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges{span} at layer "
-        f"{layer_label(top.layer, top.site)} (embeddings {records[0].uuas:.3f}, words chained in a row "
+        f"tree: structural probes of rank {top.rank} recover {top.uuas:.3f} of the undirected edges{span} at the best of "
+        f"{len(records)} layers, {layer_label(top.layer, top.site)} (embeddings {records[0].uuas:.3f}, words chained in a row "
         f"{top.chain_uuas:.3f}{random}){root}."
     )

@@ -44,7 +44,7 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
         Column(f"size, {unit}", hint="mean size of the change in either direction"),
         Column(
             "beyond random",
-            hint="size less that of random swaps of the same texts; p in small print",
+            hint="size less that of random swaps of the same texts; Holm-corrected p in small print",
         ),
         Column("another class", hint="share of the texts that get another class"),
     ]
@@ -59,6 +59,9 @@ def _swaps(records: Sequence[SwapRecord]) -> Section:
 def _row(r: SwapRecord) -> list[Cell]:
     groups = "" if r.n_clusters == r.n else plural(r.n_clusters, "group")
     beyond = Cell("") if r.beyond is None else signed_cell(r.beyond, r.beyond_interval)
+    if r.beyond_p is not None:
+        p = f"p {p_value(r.beyond_p_holm)}, uncorrected {p_value(r.beyond_p)}"
+        beyond = Cell(beyond.text, beyond.sort, f"{beyond.note}; {p}")
     return [
         Cell(r.list, head=True),
         Cell(r.kind),
@@ -66,7 +69,7 @@ def _row(r: SwapRecord) -> list[Cell]:
         Cell("") if r.effect is None else signed_cell(r.effect, r.effect_interval),
         Cell("" if r.p is None else p_value(r.p_holm), r.p_holm, f"p {p_value(r.p)}" if r.p is not None else ""),
         score_cell(r.size, r.size_interval),
-        beyond if r.beyond_p is None else Cell(beyond.text, beyond.sort, f"{beyond.note}; p {p_value(r.beyond_p)}"),
+        beyond,
         Cell("") if r.flips is None else score_cell(r.flips, r.flips_interval),
     ]  # fmt: skip
 

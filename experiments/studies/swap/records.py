@@ -32,6 +32,7 @@ class SwapRecord:
     )
     beyond_interval: Interval | None = entry("its 95% interval", "the metric's")
     beyond_p: float | None = entry("of no difference of the sizes, paired over texts")
+    beyond_p_holm: float | None = entry("Holm-corrected over the lists")
     flips: float | None = entry("classifiers: share of the texts that get another class", "share")
     flips_interval: Interval | None = entry("its 95% interval", "share")
 

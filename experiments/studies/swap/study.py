@@ -189,10 +189,9 @@ def measure(inputs: SwapInputs, run: Run) -> Results:
         records += made
         texts += moved
     swaps = [number for number, record in enumerate(records) if record.kind == SWAP]
-    tested = [number for number in swaps if records[number].p is not None]
-    corrected = holm([records[number].p or 0.0 for number in tested])
-    for number, p in zip(tested, corrected, strict=True):
-        records[number] = replace(records[number], p_holm=p)
+    # Each question is one family of as many tests as there are lists.
+    for name in ("p", "beyond_p"):
+        records = _corrected(records, name)
     notes = list(inputs.notes)
     for one in inputs.lists:
         notes += group_notes(clusters_of(one.items))
@@ -203,6 +202,16 @@ def measure(inputs: SwapInputs, run: Run) -> Results:
     return Results(
         records=records, texts=texts, positive=inputs.positive, findings=findings, notes=notes
     )
+
+
+def _corrected(records: Sequence[SwapRecord], name: str) -> list[SwapRecord]:
+    """The records with the p of this name Holm-corrected over those that have one."""
+    tested = [n for n, record in enumerate(records) if getattr(record, name) is not None]
+    corrected = holm([getattr(records[n], name) for n in tested])
+    out = list(records)
+    for n, p in zip(tested, corrected, strict=True):
+        out[n] = replace(out[n], **{f"{name}_holm": p})
+    return out
 
 
 def _of_list(
@@ -242,6 +251,7 @@ def _of_list(
                 n=len(one.items),
                 n_clusters=int(clusters.max()) + 1,
                 p_holm=None,
+                beyond_p_holm=None,
                 **fields,
             )
         )
@@ -354,11 +364,11 @@ def _finding(record: SwapRecord, positive: str | None) -> str:
         f"Swapping {record.list} from a to b moves {what} by {record.effect:+.3f} {record.unit} on average (n = "
         f"{record.n}{span}{p}), and by {record.size:.3f} in either direction."
     )
-    if record.beyond is not None and record.beyond_p is not None:
+    if record.beyond is not None and record.beyond_p_holm is not None:
         random = record.size - record.beyond
         text += (
             f" Random swaps of as many words move it by {random:.3f} (difference {record.beyond:+.3f}, p "
-            f"{record.beyond_p:.3g})."
+            f"{record.beyond_p_holm:.3g})."
         )
     if record.flips is not None:
         text += f" {record.flips:.1%} of the texts get another class."

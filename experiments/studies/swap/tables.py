@@ -7,7 +7,7 @@ from rich.table import Table
 from ...report.terminal_tables import interval_cell, number_cell, titled
 from .records import Results, SwapRecord
 
-HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p|another class"
+HEADINGS = "list|swap|texts|effect|95%|p (Holm)|size|beyond random|p (Holm)|another class"
 
 
 def tables(results: Results) -> list[Table]:
@@ -28,6 +28,6 @@ def _row(r: SwapRecord) -> list[str]:
         "" if r.p_holm is None else f"{r.p_holm:.4f}",
         number_cell(r.size),
         "" if r.beyond is None else f"{r.beyond:+.3f}",
-        "" if r.beyond_p is None else f"{r.beyond_p:.4f}",
+        "" if r.beyond_p_holm is None else f"{r.beyond_p_holm:.4f}",
         "" if r.flips is None else f"{r.flips:.3f}",
     ]

@@ -36,7 +36,7 @@ from ...features.stored import Features, open_store, read_or_run
 from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
-from ...report.schema import Finding, Note, estimated, from_json
+from ...report.schema import Finding, Note, estimated, from_json, is_above
 from ...report.words import interval
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, with_device
@@ -382,10 +382,11 @@ def _finding(name: str, metric: Metric, n_items: int, records: Sequence[UsageRec
     """Decodable where, used where."""
     erased_records = [record for record in records if record.value == "erase"]
     top = max(erased_records, key=lambda record: record.decodable)
+    doubt = "" if is_above(top.decodable_interval, top.majority) else ", not significantly less"
     text = (
-        f"{name} is decodable best at layer {top.layer} (accuracy {top.decodable:.3f}, 95% "
-        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}). Erasing it at one layer at a time (n = "
-        f"{n_items}): {significance_text(erased_records, 'layers', f'change the {metric.name}')} The strongest are "
+        f"{name} is read with the highest accuracy at layer {top.layer} ({top.decodable:.3f}, 95% "
+        f"{interval(top.decodable_interval) or 'n/a'}; most frequent class {top.majority:.3f}{doubt}). Erasing it at one layer at a "
+        f"time (n = {n_items}): {significance_text(erased_records, 'layers', f'change the {metric.name}')} The strongest are "
         f"{ranking(erased_records)}."
     )
     passing = significant(erased_records)

@@ -1,0 +1,154 @@
+r"""Ratios of two sums over clusters, such as means: their standard errors, and the studentised bootstrap.
+
+A mean over items is the ratio of the clusters' sums to the clusters' sizes; attention's weight on a token is the ratio of the weight
+to the queries, an effect's share the ratio of the effects to the metric.
+
+Source: Efron & Tibshirani 1993, chapters 11 and 12; Kish 1965.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+LEVEL = 0.95
+ALIKE = 0.05
+"""Share of the sample's standard error below which a resample's is taken for 0."""
+MOST_ALIKE = 0.01
+"""Share of resamples without spread above which a mean is not studentised by them."""
+STUDENT = 5
+"""Clusters below which a mean has Student's interval."""
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Ratios of two sums over clusters, such as means: sums of values above, counts below.
+
+    Attributes:
+        above: y, the sums of each cluster, [s k].
+        below: m, [s k], or [s 1] for all.
+    """
+
+    above: Float[np.ndarray, "s k"]
+    below: Float[np.ndarray, "s _"]
+
+    @property
+    def value(self) -> Float[np.ndarray, " k"]:
+        """0 where nothing is below."""
+        total, size = self.above.sum(0), self.below.sum(0)
+        return np.divide(total, size, out=np.zeros_like(total), where=size != 0)
+
+    @property
+    def error(self) -> Float[np.ndarray, " k"]:
+        r"""Standard errors, of the jackknife: how far the ratio :math:`v` moves without each cluster in turn.
+
+        .. math:: s^2 = \frac{S - 1}{S} \sum_c (v - v_{-c})^2, \qquad v - v_{-c} = \frac{y_c - v\,m_c}{\sum m - m_c}
+
+        Of clusters of one size it is the usual :math:`s/\sqrt{S}`; of uneven ones it does not let a large cluster pull the
+        mean towards itself and then count as near to it.
+        """
+        n, rest = len(self.above), self.above - self.value * self.below
+        # Clusters that are all alike have an error of 0, and not of rounding.
+        rest[np.abs(rest) < 1e-12 * np.abs(self.above).max(0, initial=0.0)] = 0.0
+        others = self.below.sum(0) - self.below
+        # Where all that is below is in one cluster, nothing is left without it.
+        moved = np.divide(rest, others, out=np.zeros_like(rest), where=(others != 0) & (rest != 0))
+        return np.sqrt((moved**2).sum(0) * (n - 1) / n)
+
+    @property
+    def freedom(self) -> Float[np.ndarray, " _"]:
+        r"""Degrees of freedom of the errors: :math:`(\sum m)^2 / \sum m^2 - 1`, as of so many clusters of one size.
+
+        Source: Kish 1965 (effective number); Imbens & Kolesár 2016 (few and uneven clusters need fewer degrees).
+        """
+        size = np.abs(self.below)
+        total, squares = size.sum(0), (size**2).sum(0)
+        alike = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
+        return np.maximum(1.0, alike - 1)
+
+    def studentised(self, weights: Float[np.ndarray, "b s"]) -> Studentised:
+        """Resampled ratios, each divided by its own standard error.
+
+        Args:
+            weights: how often each cluster is in each resample.
+        """
+        y, m, n = self.above, self.below, len(self.above)
+        # A resample's own error needs sum_c (y_c - v m_c)^2 at its ratio v, which is made of these five sums.
+        drawn = [weights @ column for column in (y, y**2, y * m, m, m**2)]
+        total, squares, cross, size, size2 = drawn
+        values = np.divide(total, size, out=np.full_like(total, np.nan), where=size != 0)
+        variance = (squares - 2 * values * cross + values**2 * size2) * n / (n - 1)
+        errors = np.sqrt(np.maximum(variance, 0.0)) / np.where(size == 0, np.nan, np.abs(size))
+        value, error = self.value, self.error
+        # A resample of one value, up to rounding, says nothing of the spread.
+        usable = errors > ALIKE * error
+        t = np.divide(values - value, errors, out=np.full_like(values, np.nan), where=usable)
+        return Studentised(value, error, t, self.freedom, n)
+
+
+@dataclass(frozen=True)
+class Studentised:
+    """Ratios with their standard errors, and how far resampled ones are from them in their own standard errors.
+
+    Attributes:
+        value, error: of the sample, [k].
+        t: of each resample, [b k]; NaN where all clusters that were drawn are alike.
+        freedom: degrees of freedom of Student's t, for each or for all.
+        n_clusters: clusters.
+    """
+
+    value: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]
+    t: Float[np.ndarray, "b k"]
+    freedom: Float[np.ndarray, " _"]
+    n_clusters: int
+
+    @property
+    def _has_spread(self) -> Bool[np.ndarray, " k"]:
+        """Columns whose resamples can be studentised: where many of them hold one value only, Student's t stands in."""
+        enough = self.n_clusters >= STUDENT
+        return enough & (np.isfinite(self.t).mean(0) >= 1 - MOST_ALIKE)
+
+    def ends(self, level: float = LEVEL) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Low and high ends: value - t error, at the upper and the lower quantile of t or of Student's, whichever is further out.
+
+        Student's alone is too narrow for skewed values, the resamples' alone for heavy tails on both sides.
+        """
+        ends = student(self.freedom, level, len(self.value))
+        lower, upper = -ends, ends.copy()
+        # Of very few clusters the resamples are too few for quantiles: Student's t stays.
+        known = np.flatnonzero(self._has_spread)
+        if len(known):
+            tails = [(1 - level) / 2, (1 + level) / 2]
+            drawn = self.t[:, known]
+            # Columns without a missing value take a tenth of the time.
+            quantile = np.quantile if np.isfinite(drawn).all() else np.nanquantile
+            low, high = quantile(drawn, tails, axis=0)
+            lower[known] = np.minimum(low, -ends[known])
+            upper[known] = np.maximum(high, ends[known])
+        # The upper quantile of t gives the lower end: a mean that was drawn too high has a positive t.
+        return self.value - upper * self.error, self.value - lower * self.error
+
+    def p(self) -> Float[np.ndarray, " k"]:
+        """Two-sided p of each being 0, which is below 1 - level where the interval leaves 0 out.
+
+        The larger of the resamples' and of Student's; where no resample is as far out, Student's.
+        """
+        observed = np.full_like(self.value, np.inf)
+        np.divide(self.value, self.error, out=observed, where=self.error > 0)
+        observed[(self.error == 0) & (self.value == 0)] = 0.0
+        tail = stats.t.sf(np.abs(observed), self.freedom)
+        count = np.isfinite(self.t).sum(0)
+        with np.errstate(invalid="ignore"):  # NaN is on neither side
+            above, below = (self.t >= observed).sum(0), (self.t <= observed).sum(0)
+        n_beyond = np.where(observed > 0, above, below)
+        p = np.where(n_beyond == 0, tail, np.maximum(tail, (n_beyond + 1) / (count + 1)))
+        return np.minimum(1.0, 2 * np.where(self._has_spread, p, tail))
+
+
+def student(freedom: Float[np.ndarray, " _"], level: float, count: int) -> Float[np.ndarray, " k"]:
+    """Student's t of a level, a value for each of ``count`` columns."""
+    return np.broadcast_to(stats.t.ppf((1 + level) / 2, freedom), count).astype(float)
