@@ -14,7 +14,7 @@ UNREAD = {
         ClassCalibrationRecord.probability ClassCalibrationRecord.share
         ClassCalibrationRecord.support ErrorRecord.method JudgedRecord.aurc_interval
         JudgedRecord.classwise_chance JudgedRecord.commonest JudgedRecord.commonest_share
-        JudgedRecord.ece_mass_interval JudgedRecord.n_clusters JudgedRecord.n_values
+        JudgedRecord.ece_mass_interval JudgedRecord.ece_p JudgedRecord.n_clusters JudgedRecord.n_values
         JudgedRecord.squared_error_all_interval JudgedRecord.squared_error_interval
         PromptRecord.clean PromptRecord.n_words Results.kind Results.schema WordsRecord.n_clusters
     """,
@@ -36,7 +36,7 @@ UNREAD = {
     """,
     "calibrate": """
         ErrorRecord.method GroupDifferenceRecord.p JudgedRecord.aurc_interval JudgedRecord.commonest
-        JudgedRecord.commonest_share JudgedRecord.ece_mass_interval JudgedRecord.n_clusters
+        JudgedRecord.commonest_share JudgedRecord.ece_mass_interval JudgedRecord.ece_p JudgedRecord.n_clusters
         JudgedRecord.n_values JudgedRecord.squared_error_all_interval
         JudgedRecord.squared_error_interval Results.kind Results.schema
     """,
@@ -68,7 +68,7 @@ UNREAD = {
         CalibrationRecord.commonest_share CalibrationRecord.confidence_interval
         CalibrationRecord.coverage CalibrationRecord.ece CalibrationRecord.ece_chance
         CalibrationRecord.ece_interval CalibrationRecord.ece_mass CalibrationRecord.ece_mass_chance
-        CalibrationRecord.ece_mass_interval CalibrationRecord.ece_p CalibrationRecord.layer
+        CalibrationRecord.ece_mass_interval CalibrationRecord.ece_p CalibrationRecord.ece_p_holm CalibrationRecord.layer
         CalibrationRecord.maximum_error CalibrationRecord.measured CalibrationRecord.n
         CalibrationRecord.n_answered CalibrationRecord.n_clusters CalibrationRecord.n_impossible
         CalibrationRecord.n_refused CalibrationRecord.n_unparsable CalibrationRecord.n_values
