@@ -50,7 +50,7 @@ UNREAD = {
         LensText.log2p Results.kind Results.schema
     """,
     "lens": """
-        Note.kind Note.text Results.kind Results.schema TextRecord.bias
+        Results.kind Results.schema TextRecord.bias
     """,
     "neurons": """
         Mean.interval Mean.n_clusters Mean.value ReadRecord.layer Results.baseline Results.kind
@@ -85,7 +85,7 @@ UNREAD = {
         StepRecord.n_clusters StepRecord.removed
     """,
     "swap": """
-        Note.kind Note.text Results.kind Results.schema
+        Results.kind Results.schema
     """,
     "usage": """
         Certificate.method Certificate.misleads Certificate.missed Certificate.n_sample
