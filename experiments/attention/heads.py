@@ -120,8 +120,11 @@ class HeadStatistics:
                 low, high = boot.ratio_ends(of_layer[:, above], of_layer[:, below])
                 lows.append(low)
                 highs.append(high)
-            most = np.inf if name in UNBOUNDED else 1.0
-            out[name] = np.clip(np.stack(lows), 0.0, most), np.clip(np.stack(highs), 0.0, most)
+            # Shares end at 0 and 1, or at a value that rounding has put beyond.
+            value = self.value(name)
+            least = np.minimum(value, 0.0)
+            most = np.inf if name in UNBOUNDED else np.maximum(value, 1.0)
+            out[name] = np.clip(np.stack(lows), least, most), np.clip(np.stack(highs), least, most)
         return out
 
     def under_uniform(self) -> dict[str, Float[np.ndarray, " layer"]]:
