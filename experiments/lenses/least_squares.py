@@ -52,7 +52,12 @@ class _Sums:
             * variance.diagonal().mean()
             * torch.eye(len(mean_x), dtype=variance.dtype, device=variance.device)
         )
-        weight = torch.linalg.solve(variance + ridge, covariance).T
+        # Half the work of a general solver; where rounding leaves a variance that is not positive, that one.
+        factor, failed = torch.linalg.cholesky_ex(variance + ridge)
+        if int(failed):
+            weight = torch.linalg.solve(variance + ridge, covariance).T
+        else:
+            weight = torch.cholesky_solve(covariance, factor).T
         return weight, mean_y - weight @ mean_x
 
 
