@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -158,6 +159,8 @@ def main() -> None:
     parser.add_argument("--peers", default=None)
     given = parser.parse_args()
     if given.peers:
+        # numba, which they import, takes the coverage.py beside this file for the package of that name.
+        sys.path.remove(str(Path(__file__).resolve().parent))
         sys.path.append(given.peers)
     start()
     subject = load(given.model, dtype="float32", classifier=given.target is None)

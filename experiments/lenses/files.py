@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..subject import Subject
-from .lens import Lens
+from .lens import KINDS, Lens
 from .streams import LensError
 
 KEY = "layerscope_lens"
@@ -55,7 +55,7 @@ def load_lens(path: Path, subject: Subject) -> Lens:
         return _read_tuned(path, subject)
     tensors, header = _read(path)
     if KEY in header:
-        return _read_own(path, tensors, json.loads(header[KEY]), subject)
+        return _read_own(path, tensors, _object(path, header[KEY]), subject)
     if any(name.startswith("J.") for name in tensors):
         return _read_jacobian(path, tensors, header, subject)
     if (path.parent / CONFIG).exists() and "0.weight" in tensors:
@@ -162,9 +162,21 @@ def _read_own(
     if about.get("model_sha256") != subject.sha256:
         model = about.get("model")
         raise LensError(f"{path}: expected a lens of {subject.name}, it is of {model}")
-    parts = {name: value.to(subject.device) for name, value in tensors.items()}
-    missing = frozenset(about.pop("missing", ()))
-    kind = str(about.pop("kind"))
+    n_layers, width = subject.n_layers, subject.d_model
+    shapes = {"weight": (n_layers, width, width), "bias": (n_layers, width)}
+    parts = {}
+    for name in tensors:
+        if name not in shapes:
+            raise LensError(f"{path}: expected the tensors weight and bias, got {name}")
+        parts[name] = _matrix(path, tensors, name, shapes[name]).to(subject.device)
+    absent = about.pop("missing", [])
+    is_known = isinstance(absent, list) and all(layer in range(n_layers) for layer in absent)
+    if not is_known:
+        raise LensError(f"{path}: expected missing to list layers below {n_layers}, got {absent!r}")
+    missing = frozenset(absent)
+    kind = str(about.pop("kind", ""))
+    if kind not in KINDS:
+        raise LensError(f"{path}: expected a lens of kind {', '.join(KINDS)}, got {kind!r}")
     return Lens(kind, parts.get("weight"), parts.get("bias"), about, missing)
 
 
@@ -175,7 +187,9 @@ def _read_tuned(folder: Path, subject: Subject) -> Lens:
         if (folder / "params.pt").is_file():
             _read(folder / "params.pt")
         raise LensError(f"{folder}: expected a tuned lens, {CONFIG} and {PARAMETERS}")
-    config = json.loads((folder / CONFIG).read_text())
+    config = _object(
+        folder / CONFIG, (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+    )
     model = str(config.get("base_model_name_or_path"))
     _require_shape(folder, model, subject, config.get("d_model"), config.get("num_hidden_layers"))
     known = config.get("unembed_hash")
@@ -198,11 +212,16 @@ def _read_jacobian(
     path: Path, tensors: dict[str, Tensor], header: dict[str, str], subject: Subject
 ) -> Lens:
     """A file of the Jacobian lens: layer n of ours is behind block n - 1."""
-    metadata = json.loads(header.get("metadata", "{}")) or {}
+    metadata = _object(path, header.get("metadata", "{}"))
     model = str(metadata.get("model_name"))
-    blocks = sorted(int(name[2:]) for name in tensors if name.startswith("J."))
-    widths = {int(tensors[f"J.{block}"].shape[-1]) for block in blocks}
-    _require_shape(path, model, subject, max(widths), None)
+    named = [name[2:] for name in tensors if name.startswith("J.")]
+    for number in named:
+        if not (number.isascii() and number.isdigit()):
+            raise LensError(f"{path}: expected matrices J.0, J.1, ..., got J.{number}")
+    blocks = sorted(map(int, named))
+    shapes = [tuple(tensors[f"J.{number}"].shape) for number in named]
+    widths = [shape[-1] for shape in shapes if len(shape) == 2]
+    _require_shape(path, model, subject, max(widths, default=None), None)
     if (known := metadata.get("model_sha256")) and known != subject.sha256:
         raise LensError(f"{path}: expected a lens of {subject.name}, it is of {model}")
     n_layers, width = subject.n_layers, subject.d_model
@@ -220,9 +239,12 @@ def _read_jacobian(
     for block in read:
         weight[block + 1] = _matrix(path, tensors, f"J.{block}", (width, width))
     missing = frozenset(range(n_layers)) - {block + 1 for block in read}
+    n_texts = header.get("n_prompts", "0").strip()
+    if not (n_texts.isascii() and n_texts.isdigit()):
+        raise LensError(f"{path}: expected n_prompts to be a number, got {n_texts[:20]!r}")
     about = {
         "model": model,
-        "texts": int(json.loads(header.get("n_prompts", "0"))),
+        "texts": int(n_texts),
         "first_position": metadata.get("skip_first_positions"),
         "file": str(path),
     }
@@ -253,4 +275,23 @@ def _matrix(path: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int,
     if value is None or tuple(value.shape) != shape:
         found = "none" if value is None else f"shape {tuple(value.shape)}"
         raise LensError(f"{path}: expected {name} of shape {shape}, got {found}")
+    if not value.is_floating_point():
+        raise LensError(f"{path}: expected {name} in floating point, got {value.dtype}")
+    if not bool(value.isfinite().all()):
+        raise LensError(f"{path}: expected numbers in {name}, got NaN or infinity")
     return value.float()
+
+
+def _object(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object that stands in a file.
+
+    Raises:
+        LensError: it is none.
+    """
+    try:
+        value = json.loads(text) or {}
+    except ValueError as error:
+        raise LensError(f"{path}: expected a JSON object, got {text[:20]!r} ({error})") from None
+    if not isinstance(value, dict):
+        raise LensError(f"{path}: expected a JSON object, got {text[:20]!r}")
+    return value

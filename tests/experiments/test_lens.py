@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -210,6 +211,53 @@ def test_a_published_lens_of_another_model_is_refused(change, message, subject, 
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     save_file({"0.weight": torch.zeros(2, 2)}, tmp_path / "params.safetensors")
     with pytest.raises(LensError, match=message):
+        load_lens(tmp_path, subject)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "message"),
+    [
+        ({"J.x": (4, 4)}, {}, "expected matrices J.0, J.1, ..., got J.x"),
+        ({"J.-1": (4, 4)}, {}, "got J.-1"),
+        ({"J.0": ()}, {}, "expected J.0 of shape"),
+        ({"J.0": (7, 7)}, {}, "width 7"),
+        ({"J.0": None}, {"n_prompts": "many"}, "expected n_prompts to be a number, got 'many'"),
+        ({"J.0": None}, {"metadata": "{"}, "expected a JSON object, got '{'"),
+        ({"J.0": None}, {"metadata": "[1]"}, "expected a JSON object"),
+        ({"J.0": None}, {"metadata": '{"target_layer": "x"}'}, "it leads to block x"),
+        ({"weight": (1, 2, 2)}, {"layerscope_lens": "not JSON"}, "expected a JSON object"),
+        ({"weight": (1, 2, 2)}, {"layerscope_lens": "OWN"}, "expected weight of shape"),
+        ({"other": (1,)}, {"layerscope_lens": "OWN"}, "expected the tensors weight and bias"),
+        ({"weight": "layers"}, {"layerscope_lens": "KIND"}, "expected a lens of kind logit"),
+        ({"weight": "layers"}, {"layerscope_lens": "GONE"}, "expected missing to list layers"),
+        ({"weight": "nan"}, {"layerscope_lens": "OWN"}, "expected numbers in weight, got NaN"),
+        ({"weight": "int"}, {"layerscope_lens": "OWN"}, "expected weight in floating point"),
+    ],
+)
+def test_a_file_that_is_no_lens_is_one_line(tensors, header, message, subject, tmp_path):
+    width, own = subject.d_model, {"model_sha256": subject.sha256, "kind": "tuned"}
+    known = {"OWN": own, "KIND": own | {"kind": "odd"}, "GONE": own | {"missing": [99]}}
+    made = {}
+    for name, shape in tensors.items():
+        whole = torch.zeros(subject.n_layers, width, width)
+        special = {"layers": whole, "nan": whole + float("nan"), "int": whole.int()}
+        if shape is None:
+            made[name] = torch.eye(width)
+        else:
+            made[name] = special[shape] if isinstance(shape, str) else torch.zeros(shape)
+    written = {
+        key: json.dumps(known[value]) if value in known else value for key, value in header.items()
+    }
+    save_file(made, tmp_path / "lens.safetensors", written or None)
+    with pytest.raises(LensError, match=re.escape(message)):
+        load_lens(tmp_path / "lens.safetensors", subject)
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "\x00"])
+def test_a_tuned_lens_without_a_configuration_is_one_line(config, subject, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    save_file({"0.weight": torch.zeros(2, 2)}, tmp_path / "params.safetensors")
+    with pytest.raises(LensError, match="expected"):
         load_lens(tmp_path, subject)
 
 
