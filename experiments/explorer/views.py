@@ -304,9 +304,17 @@ def probes(bench: Bench, view: View) -> dict[str, Any]:
 def values_under_edits(bench: Bench, view: View, names: Sequence[str]) -> dict[str, Tensor]:
     """What sites hold on the text with the edits in force."""
     clean = bench.read(view.text)
+    layers = {Site.parse(name).layer for name in names}
+    is_one_block = len(layers) == 1 and None not in layers and clean.goes_on
+    streams = {**clean.run.streams, **bench.run(view).streams} if is_one_block else {}
     with torch.no_grad(), in_force(bench.model, bench.groups(view)):
         with capture(bench.model, *dict.fromkeys(names)) as acts:
-            bench.model(**clean.inputs)
+            if is_one_block and clean.resume is not None:
+                # the stream in front of the block is known: the others need not run
+                (layer,) = layers
+                clean.resume.block(layer, streams[layer][None])
+            else:
+                bench.model(**clean.inputs)
     return {name: acts[name] for name in names}
 
 

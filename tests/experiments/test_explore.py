@@ -191,6 +191,23 @@ def test_the_lens_is_the_models_own_norm_and_head_on_each_stream(llama):
     assert len(ten) == 10
 
 
+def test_a_pattern_under_edits_is_that_of_the_whole_forward(bench):
+    known = made_by_hand(bench.model, bench.subject)
+    inputs = inputs_of(bench.subject, TEXT)
+    for text, (site, edit) in known.items():
+        view = Session(View(TEXT, OTHER)).edit(text)
+        for layer in (0, 1):
+            name = f"blocks.{layer}.attn.hook_pattern"
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with intervene(bench.model, {site: edit}), capture(bench.model, name) as acts:
+                    bench.model(**inputs)
+            expected = acts[name][0, 2].numpy()
+            assert np.allclose(grids.pattern_values(bench, view, layer, 2), expected, atol=1e-6), (
+                text
+            )
+
+
 def test_patterns_sinks_and_sizes_are_those_of_the_captured_tensors(llama):
     view = Session(TEXT).edit("blocks.0.hook_mlp_out=zero")
     name = "blocks.1.attn.hook_pattern"
