@@ -181,7 +181,7 @@ class Forwards:
         if outer is not None and outer.virtual:
             virtual, prefix = outer.virtual, outer.prefix
         else:
-            virtual, prefix = self._virtual(path)
+            virtual, prefix = self.virtual(path)
 
         tokens = _tokens(given)
         has_media = any(given.get(name) is not None for name in MEDIA)
@@ -262,7 +262,7 @@ class Forwards:
             ]
             self._counted = [*others, (reference(past), end, forward.mask)]
 
-    def _virtual(self, path: str) -> tuple[int, int]:
+    def virtual(self, path: str = "") -> tuple[int, int]:
         """Columns that PEFT puts before every text, inside its own forward or while its `generate` runs: all, and in a cache."""
         for above in self._stacks:
             if above != path and not _is_within(path, above):

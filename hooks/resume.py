@@ -26,7 +26,7 @@ from .anatomy import anatomy
 from .block import as_layer
 from .caches import CACHES, cached_columns
 from .configuration import setting
-from .forwards import ODD_MASK, Forward, belonging_to, working_hooks
+from .forwards import ODD_MASK, Forward, Forwards, belonging_to, working_hooks
 from .output_heads import Head, class_heads, language_heads
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
@@ -290,10 +290,17 @@ class Resume:
 
     def _forward(self, copies: int, start: int) -> Forward:
         """What edits inside a block are told of the forward that it belongs to."""
-        mask = self.inputs.get("attention_mask")
-        if mask is None or is_rows(mask):
-            return Forward(start, None if mask is None else mask.repeat(copies, 1))
-        return Forward(start, unknown=ODD_MASK)
+        mask, at = self.inputs.get("attention_mask"), self.inputs.get("position_ids")
+        virtual, _ = Forwards(self.model, ()).virtual()
+        if mask is None:
+            is_of_rows = isinstance(at, Tensor) and at.ndim == 2
+            position_ids = at[:, start:].repeat(copies, 1) if is_of_rows else None
+            return Forward(start, None, virtual, position_ids=position_ids)
+        if not is_rows(mask):
+            return Forward(start, unknown=ODD_MASK)
+        # The mask is the text's; an adapter's own columns stand before it.
+        columns = torch.cat([mask.new_ones(len(mask), virtual), mask], dim=1)
+        return Forward(start, columns.repeat(copies, 1), virtual)
 
     @functools.cached_property
     def _table(self) -> Int[Tensor, "batch p"]:

@@ -162,6 +162,9 @@ def projections(exam: Exam) -> Iterator[Finding]:
             site, out = f"{block}.{site}", f"{block}.{out}"
             if not exam.has(site, out):
                 continue
+            if type(getattr(projection_of(exam, site), "weight", None)).__name__ == "DTensor":
+                yield exam.cannot(out, "its projection's weight is whole only within a forward")
+                continue
             with torch.no_grad():
                 made = main_tensor(project(exam, site, exam.acts[site]))
             why = (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import running_modes as modes
@@ -158,3 +161,53 @@ def test_a_text_that_goes_on_from_a_cache_is_not_resumed():
         LLAMA(input_ids=ROWS, past_key_values=cache)
     with pytest.raises(InputError, match="expected a text from its start, got past_key_values"):
         Resume(LLAMA, {"input_ids": ROWS, "past_key_values": cache})
+
+
+def test_edits_of_a_resumed_prompt_tuned_model_count_the_text_alone():
+    pytest.importorskip("peft")
+    model = modes.model("prompt")
+    ids, mask, _ = modes.TEXTS.batch("right")
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad():
+        clean = Resume(model, inputs)
+        with intervene(model, {SITE: edits.add(VECTOR).at([0, -1])}):
+            found, expected = clean.run(0, clean.residual(0)), model(**inputs).logits
+    assert clean.exact
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_may_cover_the_room_of_a_static_cache():
+    """The mask's columns behind this call's are of tokens to come."""
+    ids, mask, at = modes.TEXTS.batch("left")
+    room = torch.cat([mask, torch.ones(2, 9, dtype=torch.long)], dim=1)
+    cache = hf.StaticCache(config=LLAMA.config, max_cache_len=16)
+    changes = {SITE: edits.add(VECTOR).at([0, -1])}
+    with torch.no_grad(), intervene(LLAMA, changes):
+        found = LLAMA(ids, attention_mask=room, position_ids=at, past_key_values=cache).logits
+    expected = logits(changes, SHORT[None])[0]
+    torch.testing.assert_close(found[1, 3:], expected, atol=modes.TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("site", ["module:model.layers.1:input", "blocks.1.attn.hook_z[1]"])
+def test_a_function_that_changes_its_value_in_place_changes_nothing_else(site):
+    def double(value):
+        value.mul_(2)
+
+    names = ("blocks.0.hook_resid_post", "blocks.1.attn.hook_z")
+    with torch.no_grad(), capture(LLAMA, *names) as before, intervene(LLAMA, {site: double}):
+        found = LLAMA(ROWS).logits
+    with torch.no_grad(), capture(LLAMA, *names) as plain:
+        LLAMA(ROWS)
+    torch.testing.assert_close(found, logits({site: edits.scale(2.0)}))
+    assert torch.equal(before[names[0]], plain[names[0]])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda acts: pickle.loads(pickle.dumps(acts))])
+def test_copied_activations_are_read_as_they_were(copied):
+    with torch.no_grad(), capture(LLAMA, SITE) as acts:
+        LLAMA(ROWS)
+    found = copied(acts)
+    assert torch.equal(found[SITE], acts[SITE])
+    found[SITE].zero_()
+    with pytest.raises(UseError, match="modified in place"):
+        _ = found[SITE]
