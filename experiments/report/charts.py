@@ -243,7 +243,7 @@ def draw_legend(box: Box, series: Sequence[Series], rules: Sequence[Rule], top: 
 def sparkline(
     values: Sequence[float | None], best: Sequence[int], *, dot: int | None = None
 ) -> str:
-    """A curve the size of a word, for a table's cell; decoration only, the numbers stand beside it."""
+    """A curve the size of a word, for a table's cell; decoration only, next to its numbers."""
     known = [value for value in values if value is not None]
     if not known:
         return ""

@@ -95,7 +95,7 @@ def controls_section(results: Results, known: Sequence[Control]) -> Section | No
         Column("what it rules out", False),
     ]
     table = Table("controls-table", "Controls of this run", columns, rows, sortable=False)
-    about = "What stands beside the numbers, and what would be believed without it."
+    about = "Controls of this run, and the mistake that each one rules out."
     return Section("controls", "Controls", [table], about)
 
 

@@ -238,7 +238,7 @@ class Mistakes:
 
 @dataclass(frozen=True)
 class Mark:
-    """A stretch of a text: its shade (``up1`` to ``up4``, ``down1`` to ``down4``, or none) and what is said of it."""
+    """A stretch of a text: its shade (``up1`` to ``up4``, ``down1`` to ``down4``, or none) and its hint."""
 
     text: str
     shade: str = ""
@@ -255,7 +255,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Contexts:
-    """Sentences with one word marked, and what is said of it: its value, its label, where it is from."""
+    """Sentences with one word marked, with its value, its label and its source."""
 
     kind: ClassVar[str] = "contexts"
     rows: Sequence[Mistake]

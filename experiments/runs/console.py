@@ -22,7 +22,7 @@ console = Console(stderr=True)
 
 @dataclass
 class Level:
-    """How much is said while a run goes on: 0 nothing, 1 the plan and progress, 2 also details."""
+    """How much is printed during a run: 0 nothing, 1 the plan and progress, 2 also details."""
 
     level: int = 1
 

@@ -20,7 +20,7 @@ class AttendOptions(RunOptions):
     text: tuple[str, ...] = option("or a text (repeatable)", (), metavar="TEXT")
     limit: int | None = option("use the first N sentences or prompts", None, metavar="N", least=1)
     effects: Path | None = option(
-        "a finished ablation of heads, to set beside what they look at", None, metavar="DIR"
+        "a finished ablation of heads, to compare effects with attention", None, metavar="DIR"
     )
     checkpoints: Path | None = option(
         "a folder of models of one training run, named by their step: how each head comes to look where it looks",

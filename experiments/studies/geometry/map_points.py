@@ -21,7 +21,7 @@ from .options import GeometryOptions
 FEW = 30
 """Words below which a map says nothing."""
 POSITIONS = 16
-"""First positions whose vectors' lengths are told one by one."""
+"""First positions whose vectors' lengths are reported one by one."""
 
 
 class DrawnWords:
