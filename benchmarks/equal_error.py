@@ -103,7 +103,7 @@ def of_shapiq(name: str) -> Callable[[Values, int, int, int], np.ndarray]:
 
         more = {"max_order": 1, "index": "SV"} if name == "KernelSHAPIQ" else {}
         method = getattr(shapiq, name)(n, random_state=seed, **more)
-        found = method.approximate(samples, values)
+        found = method.approximate(samples, lambda masks: values(np.atleast_2d(masks)))
         return np.array([found[(i,)] for i in range(n)])
 
     return scores

@@ -245,7 +245,8 @@ def frozen_end(
     scale, cap = _scale_of(model.config), setting(model.config, "final_logit_softcapping")
     bias = float(read @ linear.beta) * scale
     if getattr(head, "bias", None) is not None:
-        bias += float(head.bias[target] - (head.bias[wrong] if wrong is not None else 0)) * scale
+        of_head = head.bias.detach()
+        bias += float(of_head[target] - (of_head[wrong] if wrong is not None else 0)) * scale
     values = logits if not cap else cap * torch.atanh((logits / cap).clamp(-0.9999999, 0.9999999))
     logit = float(values[target] - (values[wrong] if wrong is not None else 0))
     return FrozenEnd(linear.through(read) * scale, bias, logit)

@@ -321,7 +321,8 @@ def test_halves_of_equal_texts_read_alike(subject, texts):
     assert min(row.overlap for row in reliabilities_of(lens)) < 1
 
 
-FAMILIES = ("gpt2", "llama", "gemma2", "neox", "falcon")
+# gptj has a bias at the head, olmo2 norms behind attention and MLP.
+FAMILIES = ("gpt2", "llama", "gemma2", "neox", "falcon", "gptj", "olmo2")
 
 
 def tiny_subject(family):
