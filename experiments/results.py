@@ -236,8 +236,8 @@ def compare(runs: Sequence[Results | Path | str], path: Path | str) -> Path:
     loaded = [run if isinstance(run, Results) else Results.load(run) for run in runs]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs = [one.raw for one in loaded]
-    with blaming_edits(*runs):
-        page = rendered(compared_page(runs))
+    raw = [one.raw for one in loaded]
+    with blaming_edits(*raw):
+        page = rendered(compared_page(raw))
     write_text(path, page)
     return path

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from types import TracebackType
 from typing import TypeAlias
 
 import torch
@@ -135,7 +136,10 @@ class intervene(Tap):  # noqa: N801  (a context manager, used as a verb)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stack.__exit__(kind, error, trace)  # of edits that come later too
         self._taps.live = {}
