@@ -261,6 +261,7 @@ def edited(
     end = resume.n_layers
     names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in range(end)}
     names[end] = f"blocks.{end - 1}.hook_resid_post"
+    run = Run(None, {})
     with torch.no_grad(), in_force(model, groups) as unchanged:
         with capture(model, *names.values()) as acts:
             run = _whole(model, clean.inputs, clean.position)

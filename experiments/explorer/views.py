@@ -305,16 +305,15 @@ def values_under_edits(bench: Bench, view: View, names: Sequence[str]) -> dict[s
     """What sites hold on the text with the edits in force."""
     clean = bench.read(view.text)
     layers = {Site.parse(name).layer for name in names}
-    is_one_block = len(layers) == 1 and None not in layers and clean.goes_on
-    streams = {**clean.run.streams, **bench.run(view).streams} if is_one_block else {}
+    layer = layers.pop() if len(layers) == 1 else None
+    resume = clean.resume if clean.goes_on and layer is not None else None
+    streams = {**clean.run.streams, **bench.run(view).streams} if resume is not None else {}
     with torch.no_grad(), in_force(bench.model, bench.groups(view)):
         with capture(bench.model, *dict.fromkeys(names)) as acts:
-            if is_one_block and clean.resume is not None:
-                # the stream in front of the block is known: the others need not run
-                (layer,) = layers
-                clean.resume.block(layer, streams[layer][None])
-            else:
+            if resume is None or layer is None:
                 bench.model(**clean.inputs)
+            else:  # the stream in front of the block is known: the others need not run
+                resume.block(layer, streams[layer][None])
     return {name: acts[name] for name in names}
 
 

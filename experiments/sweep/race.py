@@ -113,7 +113,7 @@ def run_race(
         prompts, stage_grid = _stage(grid, stage, groups, first_group)
         first_group += len(groups)
         swept = sweep_grid(run.folder, stage_grid.of(alive.tolist()), run.engine)
-        effects[np.ix_(alive, prompts)] = swept.effects
+        effects[np.ix_(alive, np.asarray(prompts))] = swept.effects
         clean[prompts] = swept.clean
         changed[alive] |= swept.changed
         seen[prompts] = True
