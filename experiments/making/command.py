@@ -59,6 +59,7 @@ def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
     """Different records whose words suit a model, until there are ``n`` or the words are used up."""
     made = Made([], Counter())
     seen: set[str] = set()
+    length = None
     candidates = KINDS[name].draw(random.Random(seed))
     for _ in range(TRIES * n):
         candidate = next(candidates)
@@ -68,6 +69,11 @@ def drawn(name: str, subject: Subject, n: int, seed: int) -> Made:
             continue
         seen.add(key)
         why = unsuited(subject, candidate)
+        if why is None and candidate.aligned:
+            n_tokens = len(subject.encode([candidate.equal[0]])[0].ids)
+            length = length or n_tokens
+            if n_tokens != length:
+                why = "another number of tokens than the first item, so that positions do not align"
         if why is None:
             made.records.append(candidate.record)
         else:

@@ -20,12 +20,14 @@ class Candidate:
         prompts: each answer, and each wrong one, must be one token.
         pairs: the two sentences must differ in one token.
         equal: texts that must have as many tokens as each other.
+        aligned: they must also have as many as those of the other items.
     """
 
     record: Record
     prompts: tuple[Prompt, ...] = ()
     pairs: tuple[Pair, ...] = ()
     equal: tuple[str, ...] = ()
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class Kind:
 
 IOI = (
     "When {a} and {b} went to the {place}, {c} gave a {thing} to",
-    "After {a} and {b} came from the {place}, {c} handed a {thing} to",
-    "Yesterday {a} and {b} met at the {place}, and {c} showed a {thing} to",
+    "After {a} and {b} got to the {place}, {c} handed a {thing} to",
+    "While {a} and {b} were at the {place}, {c} showed a {thing} to",
 )
+"""Of one length and one order of roles, so that positions align between prompts."""
 
 
 def ioi(rng: random.Random) -> Iterator[Candidate]:
@@ -58,7 +61,9 @@ def ioi(rng: random.Random) -> Iterator[Candidate]:
         answer, wrong = f" {a}", f" {b}"
         record: Record = {"prompt": prompt, "answer": answer, "wrong": wrong}
         record["corrupted"] = corrupted
-        yield Candidate(record, (Prompt(prompt, answer, wrong),), equal=(prompt, corrupted))
+        yield Candidate(
+            record, (Prompt(prompt, answer, wrong),), equal=(prompt, corrupted), aligned=True
+        )
 
 
 AGREEMENT = "The {noun} near the {other} {verb}", "The {noun} behind the {other} {verb}"

@@ -44,6 +44,17 @@ def test_answers_are_one_token_behind_their_prompt(tmp_path):
             assert len(with_it) == len(without) + 1
 
 
+def test_positions_of_indirect_objects_align(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    path, _ = made("ioi", tmp_path, "--n", "3", "--seed", "1")
+    prompts = read_prompts(path)
+    texts = [text for prompt in prompts for text in (prompt.prompt, prompt.corrupted)]
+    assert len({len(tokenizer(text)["input_ids"]) for text in texts}) == 1
+    for prompt in prompts:
+        assert prompt.prompt.count(prompt.answer) == 1
+        assert f"{prompt.corrupted} ".count(f"{prompt.answer} ") == 2
+
+
 def test_pairs_differ_in_one_token_and_agree_as_they_say(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     path, rows = made("agreement", tmp_path, "--n", "30")
