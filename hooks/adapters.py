@@ -18,8 +18,7 @@ from torch import nn
 from . import views
 from .configuration import setting
 from .families import Family, PlaceSpec
-from .families.row import FOLDED, RESIDUAL
-from .rows import ATTENTION_SITES
+from .families.row import RESIDUAL
 
 _BLOCK_ALIASES = ("hook_resid_mid", "hook_attn_out", "hook_mlp_out")
 _OUTSIDE = {
@@ -29,19 +28,12 @@ _OUTSIDE = {
 }
 """Sites outside the blocks -> the adapter's name of the component whose output they are."""
 _STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
-_FOLDED = ("xglm",)
-"""Model types whose softmax runs on ``(batch head) query key``, where attention is not seen."""
 PROVED = (
-    "bloom",
     "codegen",
     "falcon",
     "gpt_bigcode",
     "gpt_neo",
     "gptj",
-    "jetmoe",
-    "modernbert-decoder",
-    "mpt",
-    "xglm",
 )
 """Model types whose adapters the tests put to oracles: an adapter describes where parts are, not that they add up."""
 
@@ -117,13 +109,11 @@ def _row(model: nn.Module, components: dict[str, Any], stack: Any) -> Family:
     if mlp is not None and not has_experts(model):  # experts have no hidden layer in common
         inside |= _mlp_places(mlp)
 
-    is_folded = model.config.model_type in _FOLDED  # type: ignore[union-attr]
     return Family(
         stack.name.removeprefix(body),
         _outside(components, body),
         inside,
-        attention.name if attention is not None and not is_folded else None,
-        missing=dict.fromkeys(ATTENTION_SITES, FOLDED) if is_folded else {},
+        attention.name if attention is not None else None,
     )
 
 

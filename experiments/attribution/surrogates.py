@@ -18,6 +18,10 @@ from .units import AttributionError
 WIDTH = 25.0
 """LIME's kernel width for text, on a distance of 100 (1 - cos)."""
 SAMPLES = 5000
+CHOOSING_PENALTY, PENALTY = 0.01, 1.0
+"""The published penalties: to choose features, and of the line that is shown."""
+MOST_FORWARD = 6
+"""Features up to which they are chosen one by one."""
 FIRST_ROUND, GROWTH = 100, 1.5
 """Changed texts of the first line, at least, and by how much each round multiplies them."""
 DEPTH = 3
@@ -31,8 +35,10 @@ def lime_sample(
 ) -> Bool[np.ndarray, "rows units"]:
     """The whole text, then texts from which U{1..M} units are gone, whichever they are."""
     masks = np.ones((samples, units), dtype=bool)
-    for row, removed in zip(masks[1:], rng.integers(1, units + 1, samples - 1), strict=True):
-        row[rng.permutation(units)[:removed]] = False
+    how_many = rng.integers(1, units + 1, samples - 1)
+    for row, n_removed in zip(masks[1:], how_many, strict=True):
+        removed = rng.permutation(units)[:n_removed]
+        row[removed] = False
     return masks
 
 
@@ -42,7 +48,9 @@ def lime_weights(masks: Bool[np.ndarray, "rows units"]) -> Float[np.ndarray, " r
     >>> lime_weights(np.array([[True] * 5 + [False] * 5])).round(4)
     array([0.5034])
     """
-    distance = 100 * (1 - np.sqrt(masks.mean(1)))
+    # The cosine of a mask of 0 and 1 with one of 1 alone.
+    cosine = np.sqrt(masks.mean(1))
+    distance = 100 * (1 - cosine)
     return np.sqrt(np.exp(-((distance / WIDTH) ** 2)))
 
 
@@ -52,16 +60,26 @@ def ridge(
     weights: Float[np.ndarray, " rows"],
     penalty: float,
 ) -> tuple[Float[np.ndarray, " units"], Float[np.ndarray, " units"], float]:
-    """Weighted ridge regression with a free intercept: coefficients, their standard errors, weighted R^2."""
+    """Weighted ridge regression with a free intercept: coefficients, their standard errors, weighted R^2.
+
+        coef = (x'Wx + penalty I)^-1 x'Wz,    x and z less their weighted means
+
+    The errors are White's sandwich, which holds whatever the variance of a row is.
+    """
     share = weights / weights.sum()
+    # Centred, so that the intercept is left out of the penalty.
     x, z = X - share @ X, y - share @ y
-    bread = np.linalg.inv((x * weights[:, None]).T @ x + penalty * np.eye(X.shape[1]))
-    coef = bread @ (x * weights[:, None]).T @ z
-    left = z - x @ coef
-    scores = x * (weights * left)[:, None]
-    errors = np.sqrt(np.diag(bread @ (scores.T @ scores) @ bread))
-    spread = float(weights @ z**2)
-    return coef, errors, 1 - float(weights @ left**2) / spread if spread > 0 else 1.0
+    weighted = (x * weights[:, None]).T
+    bread = np.linalg.inv(weighted @ x + penalty * np.eye(X.shape[1]))
+    coef = bread @ weighted @ z
+    residual = z - x @ coef
+    scores = x * (weights * residual)[:, None]
+    meat = scores.T @ scores
+    errors = np.sqrt(np.diag(bread @ meat @ bread))
+    total = float(weights @ z**2)
+    unexplained = float(weights @ residual**2)
+    r2 = 1 - unexplained / total if total > 0 else 1.0
+    return coef, errors, r2
 
 
 def lime(game: Game, options: Options) -> Found:
@@ -123,21 +141,31 @@ class _Line:
 def _line(
     masks: Bool[np.ndarray, "rows units"], values: Float[np.ndarray, " rows"], wanted: int
 ) -> _Line:
+    """The line's units and their weights; the others have score 0."""
     X, weights = masks.astype(float), lime_weights(masks)
-    # The published penalties, 0.01 to choose features and 1 for the line that is shown, are of 5,000 texts: of fewer a
-    # share, or the line would be flatter the sooner it is ready.
-    penalty = len(masks) / SAMPLES
-    if wanted >= X.shape[1]:
-        chosen = np.arange(X.shape[1])
-    elif wanted <= 6:
-        chosen = _forward(X, values, weights, wanted)
-    else:
-        first = ridge(X, values, weights, 0.01 * penalty)[0]
-        chosen = np.sort(np.argsort(-np.abs(first), kind="stable")[:wanted])
-    coef, errors, r2 = ridge(X[:, chosen], values, weights, penalty)
-    scores, spread = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    scores[chosen], spread[chosen] = coef, errors
-    return _Line(chosen, scores, spread, r2)
+    # The published penalties are of 5,000 texts: of fewer a share, or the line would be flatter the sooner it is ready.
+    share = len(masks) / SAMPLES
+    chosen = _chosen(X, values, weights, wanted, CHOOSING_PENALTY * share)
+    coef, coef_errors, r2 = ridge(X[:, chosen], values, weights, PENALTY * share)
+    n_units = X.shape[1]
+    scores, errors = np.zeros(n_units), np.zeros(n_units)
+    scores[chosen] = coef
+    errors[chosen] = coef_errors
+    return _Line(chosen, scores, errors, r2)
+
+
+def _chosen(
+    X: np.ndarray, values: np.ndarray, weights: np.ndarray, wanted: int, penalty: float
+) -> np.ndarray:
+    """The units that the line is fitted on, in order."""
+    n_units = X.shape[1]
+    if wanted >= n_units:
+        return np.arange(n_units)
+    if wanted <= MOST_FORWARD:
+        return _forward(X, values, weights, wanted)
+    coef, _, _ = ridge(X, values, weights, penalty)
+    largest_first = np.argsort(-np.abs(coef), kind="stable")
+    return np.sort(largest_first[:wanted])
 
 
 def tree(game: Game, options: Options) -> Found:
@@ -156,10 +184,13 @@ def tree(game: Game, options: Options) -> Found:
         return regressor.fit(masks[rows], values[rows], sample_weight=weights[rows])
 
     n = len(masks)
-    rng = np.random.default_rng(options.seed)
     of_all = fitted(np.arange(n))
     # A tree's splits jump from one unit to another with few samples changed: the spread is part of the answer.
-    refits = [_shares(fitted(rng.integers(n, size=n)).tree_, game.n) for _ in range(REFITS)]
+    rng = np.random.default_rng(options.seed)
+    refits = []
+    for _ in range(REFITS):
+        of_drawn = fitted(rng.integers(n, size=n))
+        refits.append(_shares(of_drawn.tree_, game.n))
     names = [f"{i}:{text}" for i, text in enumerate(game.question.units.texts)]
     rules = export_text(of_all, feature_names=names, decimals=3)
     rules = rules.replace("<= 0.500", "absent").replace("> 0.500", "there")
@@ -170,20 +201,25 @@ def tree(game: Game, options: Options) -> Found:
     )
     notes = tuple(Note(kind="info", text=text) for text in texts)
     figures = {"removal": game.removal, "samples": n, "r2": r2, "rules": rules}
-    scores, errors = _shares(of_all.tree_, game.n), np.std(refits, axis=0, ddof=1)
+    scores = _shares(of_all.tree_, game.n)
+    errors = np.std(refits, axis=0, ddof=1)
     return Found(scores, game.value, errors, notes=notes, more=figures)
 
 
 def _shares(nodes: Any, units: int) -> Float[np.ndarray, " units"]:
     """Each unit's signed share of a tree's gain."""
     scores = np.zeros(units)
-    rows, impurity, value = nodes.weighted_n_node_samples, nodes.impurity, nodes.value[:, 0, 0]
-    for at in range(nodes.node_count):
-        left, right = nodes.children_left[at], nodes.children_right[at]
+    value = nodes.value[:, 0, 0]
+    # Of each node: the weight of its rows times their variance.
+    variance = nodes.weighted_n_node_samples * nodes.impurity
+    for node in range(nodes.node_count):
+        left, right = nodes.children_left[node], nodes.children_right[node]
         if left < 0:  # a leaf
             continue
-        gain = rows[at] * impurity[at] - rows[left] * impurity[left] - rows[right] * impurity[right]
-        scores[nodes.feature[at]] += np.sign(value[right] - value[left]) * gain
+        gain = variance[node] - variance[left] - variance[right]
+        # A unit that is there goes to the right.
+        sign = np.sign(value[right] - value[left])
+        scores[nodes.feature[node]] += sign * gain
     total = np.abs(scores).sum()
     return scores / total if total else scores
 
@@ -206,7 +242,11 @@ def _forward(X: np.ndarray, y: np.ndarray, weights: np.ndarray, wanted: int) -> 
     """Units one by one, each the one that raises R^2 most (penalty 0, as published)."""
     chosen: list[int] = []
     for _ in range(wanted):
-        rest = [i for i in range(X.shape[1]) if i not in chosen]
-        gains = [ridge(X[:, [*chosen, i]], y, weights, 1e-9)[2] for i in rest]
-        chosen.append(rest[int(np.argmax(gains))])
+        rest = [unit for unit in range(X.shape[1]) if unit not in chosen]
+        r2_with = []
+        for unit in rest:
+            _, _, r2 = ridge(X[:, [*chosen, unit]], y, weights, 1e-9)
+            r2_with.append(r2)
+        best = int(np.argmax(r2_with))
+        chosen.append(rest[best])
     return np.sort(np.array(chosen))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .encoder_decoders import BIOGPT
+from .encoders import MODERNBERT
 from .llama import GEMMA2, GLM4, LLAMA, PARALLEL, SANDWICH, SCALED
-from .row import RESIDUAL, Family, mlp, qkvo, same
+from .row import FOLDED, RESIDUAL, Family, mlp, qkvo, same
 
 # A norm over all heads, or all neurons, stands before each output projection.
 BITNET = LLAMA.without(
@@ -198,6 +199,62 @@ CTRL = Family(
     "multi_head_attention",
 )
 
+# Attention and MLP are given the stream and add it themselves: what they add is their last projection's.
+BLOOM = Family(
+    "h",
+    {"hook_embed": "word_embeddings:output", "ln_final.hook_normalized": "ln_f:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "post_attention_layernorm:input",
+        "hook_attn_out": "self_attention.dense:output",
+        "hook_mlp_out": "mlp.dense_4h_to_h:output",
+        "attn.hook_q": "self_attention.query_key_value:output|interleaved:0",
+        "attn.hook_k": "self_attention.query_key_value:output|interleaved:1",
+        "attn.hook_v": "self_attention.query_key_value:output|interleaved:2",
+        "attn.hook_z": "self_attention.dense:input|heads",
+        **mlp("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+    },
+    "self_attention",
+    # Else the sum is with the normed stream.
+    when=lambda config: not config.apply_residual_connection_post_layernorm,
+)
+
+# The MLP adds the stream itself.
+MPT = Family(
+    "blocks",
+    {"hook_embed": "wte:output", "ln_final.hook_normalized": "norm_f:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "norm_2:input",
+        "hook_attn_out": "attn:output",
+        "hook_mlp_out": "ffn.down_proj:output",
+        "attn.hook_q": "attn.Wqkv:output|thirds:0",
+        "attn.hook_k": "attn.Wqkv:output|thirds:1",
+        "attn.hook_v": "attn.Wqkv:output|thirds:2",
+        "attn.hook_z": "attn.out_proj:input|heads",
+        **mlp("ffn.up_proj", "ffn.down_proj"),
+    },
+    "attn",
+)
+
+MODERNBERT_DECODER = MODERNBERT.but(
+    qkvo("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.Wo"),
+)
+
+XGLM = Family(
+    "layers",
+    {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "layer_norm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "final_layer_norm:input",
+        "hook_attn_out": "self_attn:output",
+        "hook_mlp_out": "fc2:output",
+        **qkvo("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+        **mlp("fc1", "fc2"),
+    },
+    None,
+    missing=dict.fromkeys(("attn.hook_attn_scores", "attn.hook_pattern"), FOLDED),
+)
 
 #: ``model_type`` -> its rows.
 ROWS: dict[str, tuple[Family, ...]] = {
@@ -228,4 +285,8 @@ ROWS: dict[str, tuple[Family, ...]] = {
     "opt": (OPT, OPT_POST_NORM),
     "biogpt": (BIOGPT,),
     "ctrl": (CTRL,),
+    "bloom": (BLOOM,),
+    "mpt": (MPT,),
+    "modernbert-decoder": (MODERNBERT_DECODER,),
+    "xglm": (XGLM,),
 }

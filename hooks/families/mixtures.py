@@ -40,6 +40,19 @@ LONGCAT = replace(
     ),
 )
 
+# Heads are experts of a mixture too: none has a projection of its own.
+JETMOE = Family(
+    "layers",
+    {"hook_embed": "embed_tokens:output", "ln_final.hook_normalized": "norm:output"},
+    {
+        **RESIDUAL,
+        "hook_resid_mid": "post_attention_layernorm:input",
+        "hook_attn_out": "self_attention:output",
+        "hook_mlp_out": "mlp:output",
+    },
+    "self_attention",
+)
+
 # The output of attention is multiplied by a gate before its projection.
 AFMOE = LLAMA.but(
     {
@@ -95,6 +108,7 @@ ROWS: dict[str, tuple[Family, ...]] = {
     "minicpm3": (MLA_SCALED,),
     "deepseek_v4": (DEEPSEEK_V4,),
     "longcat_flash": (LONGCAT,),
+    "jetmoe": (JETMOE,),
     "afmoe": (AFMOE,),
     "laguna": (LAGUNA,),
 }

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
-
-from markupsafe import Markup
 
 from ...attention.head_roles import BROAD
 from ...report.charts import Series
@@ -16,8 +13,6 @@ from ...report.parts import (
     Attention,
     Cell,
     Column,
-    Drawing,
-    Heat,
     Page,
     Picture,
     Section,
@@ -27,12 +22,11 @@ from ...report.parts import (
     signed_cell,
 )
 from ...report.provenance import model_name
-from ...report.scatter import scatter
 from ...report.schema import as_json
-from ...report.words import ABSENT, finite, general, interval, number, p_value, plural, signed
+from ...report.words import ABSENT, finite, general, number, plural
+from .page_checkpoints import checkpoints_section
+from .page_effects import HEAD_ORDER, effect_cell, effects_section, head_cell
 from .records import (
-    CheckpointRecord,
-    Disagreement,
     HeadRecord,
     LayerRecord,
     RelationRecord,
@@ -87,8 +81,6 @@ SHOWS = {
 """What a line of the viewer can be."""
 TITLE = 46
 """Characters of a text in the viewer's list."""
-HEAD_ORDER = 1000.0
-"""A layer's heads sort together: fewer heads than this in a layer."""
 
 
 def page(results: Results) -> Page:
@@ -179,10 +171,6 @@ def _title(place: int, tokens: Sequence[str]) -> str:
     return f"{place + 1}: {text[:TITLE]}{'…' if len(text) > TITLE else ''}"
 
 
-def _head_cell(record: HeadRecord) -> Cell:
-    return Cell(record.name, HEAD_ORDER * record.layer + record.index, head=True)
-
-
 def heads_section(results: Results) -> Section:
     """Every head with its roles and numbers."""
     records, names, uniform = results.records, present(results.records), results.uniform
@@ -201,7 +189,7 @@ def heads_section(results: Results) -> Section:
     rows = [alike]
     for record in records:
         row = [
-            _head_cell(record),
+            head_cell(record),
             Cell(record.role),
             *(_statistic_cell(record, name) for name in names),
         ]
@@ -213,7 +201,7 @@ def heads_section(results: Results) -> Section:
             )
         )
         if has_effects:
-            row.append(_effect_cell(record))
+            row.append(effect_cell(record))
         rows.append(row)
     about = (
         "Means over tokens of the texts, with 95% intervals over texts in small print. The row “uniform” is a head with "
@@ -242,12 +230,6 @@ def _statistic_cell(record: HeadRecord, name: str) -> Cell:
     if name not in SPANNED:
         return score_cell(value)
     return score_cell(value, getattr(record, f"{name}_interval"))
-
-
-def _effect_cell(record: HeadRecord) -> Cell:
-    effect = record.measured
-    spans = "" if effect is None else interval(effect.effect_interval)
-    return Cell(signed(record.effect), finite(record.effect), spans)
 
 
 def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Section:
@@ -291,66 +273,6 @@ def layers_section(layers: Sequence[LayerRecord], data: dict[str, Any]) -> Secti
     return Section("layers", "Layers", pictures, "", study=True)
 
 
-TRAINING = {
-    "entropy": (
-        "Entropy over training",
-        "1 is uniform attention: a head that stays there has learned nothing yet.",
-    ),
-    "change": (
-        "Movement over training",
-        "Squared Hellinger distance of each token's attention to the checkpoint before.",
-    ),
-}
-"""What is drawn over the checkpoints: its title and caption."""
-
-
-def checkpoints_section(records: Sequence[CheckpointRecord], data: dict[str, Any]) -> Section:
-    """Entropy and movement of heads over a training run: their mean, and the heads that end sharpest and most diffuse."""
-    pictures = [Picture([checkpoint_curves(records, name, data)]) for name in TRAINING]
-    return Section("checkpoints", "Training", pictures, "", study=True)
-
-
-def checkpoint_curves(
-    records: Sequence[CheckpointRecord], name: str, data: dict[str, Any]
-) -> Drawing:
-    """One quantity over the checkpoints."""
-    steps = sorted({record.step for record in records})
-    at = {(record.step, record.layer, record.index): record for record in records}
-    heads = sorted(
-        {(record.layer, record.index) for record in records},
-        key=lambda head: at[steps[-1], *head].entropy,
-    )
-
-    def values(head: tuple[int, int]) -> list[float | None]:
-        return [finite(getattr(at[step, *head], name)) for step in steps]
-
-    means: list[float | None] = []
-    for place in range(len(steps)):
-        known = [value for head in heads if (value := values(head)[place]) is not None]
-        means.append(fmean(known) if known else None)
-    sharpest, broadest = heads[0], heads[-1]
-    series = [
-        Series(head_name(*sharpest), "control", values(sharpest)),
-        Series(head_name(*broadest), "random", values(broadest)),
-        Series("mean of heads", "score", means),
-    ]
-    title, caption = TRAINING[name]
-    return lines(
-        f"checkpoints-{name}",
-        series,
-        data,
-        labels=[str(step) for step in steps],
-        names=[f"step {step}" for step in steps],
-        title=title,
-        x_title="step",
-        y_title=name,
-        caption=caption,
-        words="; ".join(
-            f"step {s} {number(v)}" for s, v in zip(steps, means, strict=True) if v is not None
-        ),
-    )
-
-
 def relations_section(relations: Sequence[RelationRecord]) -> Section:
     """The best head for each dependency and direction."""
     columns = [
@@ -388,70 +310,3 @@ def relations_section(relations: Sequence[RelationRecord]) -> Section:
         "relations-table", "The best head for each dependency", columns, rows, tall=True, copy=True
     )
     return Section("dependencies", "Dependencies", [table], about, study=True)
-
-
-def effects_section(
-    apart: Disagreement, records: Sequence[HeadRecord], data: dict[str, Any]
-) -> Section:
-    """Each head's effect over its confidence, and the heads for which the two disagree."""
-    measured = [(record, record.effect) for record in records if record.effect is not None]
-    metric = f"{apart.metric}, {apart.unit}"
-    tips = [
-        [r.name, signed(effect), f"confidence {number(r.confidence)}"] for r, effect in measured
-    ]
-    data["heats"]["apart"] = {"metric": str(apart.metric), "tips": tips}
-    words = f"Effect of ablating each of {plural(len(measured), 'head')} over its confidence."
-    drawing = scatter(
-        [(record.confidence, effect) for record, effect in measured],
-        uid="apart",
-        title="Effect and confidence of every head",
-        desc=words,
-        x_title="confidence",
-        y_title=f"effect on {metric}",
-        one_scale=False,
-    )
-    items = [
-        (f"Spearman with {name}", signed(rho, 2), f"of |effect|, {apart.n} heads")
-        for name, rho in apart.spearman.items()
-    ]
-    about = (
-        "Weight is not importance. Sharp, not needed: among the most confident quarter, no significant effect "
-        "(FDR < 0.05). Diffuse, needed: among the least confident quarter, a significant one."
-    )
-    parts = [
-        Stats(items),
-        Heat("apart", Markup(drawing), words, label="Effect over confidence", key=False),
-        _disagreement_table(apart, [record for record, _ in measured], metric),
-    ]
-    return Section("effects", "Attention and effect", parts, about, study=True)
-
-
-def _disagreement_table(apart: Disagreement, records: Sequence[HeadRecord], metric: str) -> Table:
-    """The heads whose attention and effect disagree."""
-    kinds = dict.fromkeys(apart.sharp_unneeded, "sharp, not needed")
-    kinds |= dict.fromkeys(apart.diffuse_needed, "diffuse, needed")
-    columns = [
-        Column("head", False),
-        Column("disagree", False),
-        Column("role", False),
-        Column("confidence"),
-        Column("entropy"),
-        Column("contribution"),
-        Column("effect", hint=f"of {apart.value} ablation on {metric}"),
-        Column("q", hint="false-discovery rate over all heads"),
-    ]
-    rows = []
-    for record in records:
-        if record.site not in kinds:
-            continue
-        q = None if record.measured is None else record.measured.q
-        row = [_head_cell(record), Cell(kinds[record.site]), Cell(record.role)]
-        row += [
-            score_cell(record.confidence),
-            score_cell(record.entropy),
-            score_cell(record.output),
-        ]
-        rows.append([*row, _effect_cell(record), Cell(p_value(q), finite(q))])
-    return Table(
-        "apart-table", "Heads whose attention and effect disagree", columns, rows, tall=True
-    )
