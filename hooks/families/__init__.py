@@ -9,8 +9,8 @@ A row maps a site to a place in the grammar of raw modules, ``path:end|view if o
 - ``one or another``: the first whose modules the block has, so that one row serves the layers of a hybrid
 
 Paths of the sites inside a block are relative to the block; the others to the body (the model without its head). An empty
-path is the block itself. Rows for families that TransformerLens describes well are here only when its import (seconds)
-would be felt; every other family is read off its adapters.
+path is the block itself. Five families that every version of TransformerLens that we take describes alike are read off its
+adapters (`hooks.adapters.PROVED`); its import takes seconds.
 """
 
 from __future__ import annotations
