@@ -184,10 +184,10 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 def modules_at(model: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
     """The modules at some paths and above them, by path; raises `AttributeError` where one is gone."""
-    found = {"": model}
+    modules = {"": model}
     for path in paths:
-        _find_module(path, found)
-    return found
+        _find_module(path, modules)
+    return modules
 
 
 def _find_module(path: str, found: dict[str, nn.Module]) -> nn.Module:
@@ -221,20 +221,20 @@ def copied(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of a model, with the anatomy that is known of it; its weights straight in another precision, if one is given."""
     memo: dict[int, Any] = {}
     if dtype is not None:
-        for own in (p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()):
-            new = own.detach().to(dtype, copy=True)
-            memo[id(own)] = (
-                nn.Parameter(new, own.requires_grad) if isinstance(own, nn.Parameter) else new
+        for tensor in (p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()):
+            new = tensor.detach().to(dtype, copy=True)
+            memo[id(tensor)] = (
+                nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
             )
-    made = copy.deepcopy(model, memo)
-    for known, new in {model: made, adapted(model): adapted(made)}.items():
+    twin = copy.deepcopy(model, memo)
+    for known, new in {model: twin, adapted(model): adapted(twin)}.items():
         if known in _CACHE:
             _CACHE[new] = anatomy(known)
         if known in _SHAPES:
             _SHAPES[new] = tuple(
                 _shape(new, s.path, memo.get(id(s.config), s.config)) for s in _SHAPES[known]
             )
-    return made
+    return twin
 
 
 def sites(model: nn.Module, *patterns: SiteLike) -> list[str]:
@@ -258,7 +258,7 @@ def locate(model: nn.Module, *specs: SiteLike) -> dict[Site, Place]:
         UnknownArchitecture: a TransformerLens name asked of a model whose anatomy is not known.
         WrappedModel: a compiled or replicated model, in which hooks would not run.
     """
-    return {site: place for found in locate_each(model, specs) for site, place in found.items()}
+    return {site: place for of_spec in locate_each(model, specs) for site, place in of_spec.items()}
 
 
 def locate_each(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Place]]:
@@ -282,9 +282,10 @@ def _located(model: nn.Module, specs: Sequence[SiteLike]) -> list[dict[Site, Pla
         if site.name.startswith("module:"):
             each.append(raw_places(model, site))
         else:
-            each.append({own: places[own.name] for own in _expanded(model, site, places)})
+            whole = _expanded(model, site, places)
+            each.append({one: places[one.name] for one in whole})
     _refuse_compiled_around(
-        model, {place.path: place for found in each for place in found.values()}.values()
+        model, {place.path: place for of_spec in each for place in of_spec.values()}.values()
     )
     return each
 
@@ -303,14 +304,14 @@ def _expanded(model: nn.Module, site: Site, places: Mapping[str, Place]) -> list
 def _find(model: nn.Module) -> Anatomy:
     if (inner := adapted(model)) is not model:
         path = next(name for name, module in model.named_modules() if module is inner)
-        found = anatomy(inner)
+        inner_anatomy = anatomy(inner)
         places = {
             site: replace(
                 p, path=f"{path}.{p.path}", like=None if p.like is None else f"{path}.{p.like}"
             )
-            for site, p in found.places.items()
+            for site, p in inner_anatomy.places.items()
         }
-        return replace(found, places=places)
+        return replace(inner_anatomy, places=places)
     if hasattr(model, "hook_dict") and hasattr(model, "original_model"):
         return _from_bridge(model)
     config = getattr(model, "config", None)
@@ -331,15 +332,19 @@ def _find(model: nn.Module) -> Anatomy:
 
 def _of_torch(model: nn.Module) -> Anatomy:
     """What PyTorch's own layers in a model of any other kind have."""
-    found = list(torch_stacks(model))
-    if not found:
+    stacks_of_torch = list(torch_stacks(model))
+    if not stacks_of_torch:
         raise UnknownArchitecture(
             f"{type(model).__name__} has no Hugging Face config and none of PyTorch's transformer or recurrent layers, so its "
             "sites are not known by name: use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
         )
-    _, main, stack = found[0]
-    places = {site: place for _, reading, _ in found for site, place in reading.places.items()}
-    _SHAPES[model] = tuple(_shape(model, s.path, s.config) for _, _, s in found if s is not None)
+    _, main, stack = stacks_of_torch[0]
+    places = {
+        site: place for _, reading, _ in stacks_of_torch for site, place in reading.places.items()
+    }
+    _SHAPES[model] = tuple(
+        _shape(model, s.path, s.config) for _, _, s in stacks_of_torch if s is not None
+    )
     n_heads = 0 if stack is None else head_counts(stack.config)[0]
     return Anatomy(
         in_order(places),
@@ -349,7 +354,7 @@ def _of_torch(model: nn.Module) -> Anatomy:
         "PyTorch's own modules",
         {} if stack is None else _missing(model, stack.family, main, f"{stack.name}."),
         main.heads,
-        {name: reading.n_layers for name, reading, _ in found},
+        {name: reading.n_layers for name, reading, _ in stacks_of_torch},
     )
 
 
@@ -373,8 +378,12 @@ def _adapted_stack(model: nn.Module, required: bool) -> list[Stack]:
 
 
 def _from_stacks(model: nn.Module, stacks: Sequence[Stack], source: str) -> Anatomy:
-    readings = {stack.name: found for stack in stacks if (found := read(model, stack)) is not None}
-    places = {name: place for found in readings.values() for name, place in found.places.items()}
+    readings = {
+        stack.name: reading for stack in stacks if (reading := read(model, stack)) is not None
+    }
+    places = {
+        name: place for reading in readings.values() for name, place in reading.places.items()
+    }
     _SHAPES[model] = tuple(_shape(model, stack.path, text_config(stack.config)) for stack in stacks)
     main = stacks[0]
     n_heads, n_kv = head_counts(main.config)
@@ -390,7 +399,7 @@ def _from_stacks(model: nn.Module, stacks: Sequence[Stack], source: str) -> Anat
         source,
         _missing(model, main.family, readings[main.name], f"{main.name}."),
         by_layer,
-        {name: found.n_layers for name, found in readings.items()},
+        {name: reading.n_layers for name, reading in readings.items()},
     )
 
 
@@ -401,15 +410,15 @@ def _missing(model: nn.Module, family: Family, reading: Reading, stack: str) -> 
         site = Site(name)
         if site.layer is not None and name.startswith(stack):
             layers.setdefault(site.part, set()).add(site.layer)
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for part in (*ORDER, *family.missing):
         have = layers.get(part, set())
         if not have:
-            found[part] = family.missing.get(part) or _why_none(model, part, layers)
+            reasons[part] = family.missing.get(part) or _why_none(model, part, layers)
         elif len(have) < reading.n_layers:
             without = [layer for layer in range(reading.n_layers) if layer not in have]
-            found[part] = f"not in blocks {', '.join(map(str, without))}: they have no such part"
-    return found
+            reasons[part] = f"not in blocks {', '.join(map(str, without))}: they have no such part"
+    return reasons
 
 
 def _why_none(model: nn.Module, part: str, layers: Mapping[str, set[int]]) -> str:

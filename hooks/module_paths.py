@@ -27,33 +27,33 @@ def raw_places(model: nn.Module, site: Site) -> dict[Site, Place]:
         )
     end, item = match["end"], match["item"]
     number = int(item) if item is not None and item.isdigit() else item
-    found: dict[Site, Place] = {}
+    places: dict[Site, Place] = {}
     for pattern in braces(match["path"]):
         paths = _matching(model, pattern)
         if not paths:
             raise UnknownSite(_no_such_module(model, pattern))
         for path in paths:
             name = f"module:{path}:{end}" + (f"[{item}]" if item is not None else "")
-            found[Site(name, site.select)] = Place(path, end, item=number)  # type: ignore[arg-type]
-    return found
+            places[Site(name, site.select)] = Place(path, end, item=number)  # type: ignore[arg-type]
+    return places
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
     """The paths of a model's modules that a pattern stands for, name by name; ``-1`` is the last."""
     if submodule(model, pattern) is not None:
         return [pattern]
-    found: list[tuple[str, nn.Module]] = [("", model)]
+    reached: list[tuple[str, nn.Module]] = [("", model)]
     for part in pattern.split("."):
         below = []
-        for path, module in found:
+        for path, module in reached:
             names = [name for name, child in module._modules.items() if child is not None]
             if part.startswith("-") and part[1:].isdigit():
                 chosen = names[int(part) :][:1] if int(part) >= -len(names) else []
             else:
                 chosen = fnmatch.filter(names, part)
             below += [(f"{path}.{name}".lstrip("."), module._modules[name]) for name in chosen]
-        found = below
-    return [path for path, _ in found]
+        reached = below
+    return [path for path, _ in reached]
 
 
 def _no_such_module(model: nn.Module, path: str) -> str:

@@ -50,11 +50,11 @@ class ShardFolder:
         return {n: size for n, size in self.folder.sizes().items() if SHARD.fullmatch(n)}
 
     def plan(self) -> dict[str, Any] | None:
-        found = self.folder.size(PLAN)
-        if found is None:
+        size = self.folder.size(PLAN)
+        if size is None:
             return None
         try:
-            plan = json.loads(self.folder.read(PLAN, 0, found))
+            plan = json.loads(self.folder.read(PLAN, 0, size))
             whole = plan.pop("sha256", None) == digest(plan)
         except (ValueError, TypeError, AttributeError, RecursionError):
             plan, whole = {}, False
@@ -85,11 +85,11 @@ class ShardFolder:
 
     def missing(self) -> tuple[int, str]:
         """How many shards are missing, and the name of the first; however many the plan speaks of."""
-        there = {shard_number(name) for name in self.names()}
+        numbers = {shard_number(name) for name in self.names()}
         plan = self.plan()
-        wanted = plan["shards"] if plan is not None else max(there, default=-1) + 1
-        missing = wanted - sum(number < wanted for number in there)
-        first = next(number for number in itertools.count() if number not in there)
+        wanted = plan["shards"] if plan is not None else max(numbers, default=-1) + 1
+        missing = wanted - sum(number < wanted for number in numbers)
+        first = next(number for number in itertools.count() if number not in numbers)
         return missing, shard_name(first)
 
     def all(self) -> dict[str, int]:
@@ -156,8 +156,8 @@ def shard_name(shard: int) -> str:
 
 def shard_number(name: str) -> int:
     """The number in a shard's name."""
-    found = SHARD.fullmatch(name)
-    return int(found[1]) if found is not None else -1
+    match = SHARD.fullmatch(name)
+    return int(match[1]) if match is not None else -1
 
 
 def _kind(slot: Slot) -> str:

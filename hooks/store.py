@@ -109,16 +109,16 @@ class ActivationStore:
     def about(self) -> dict[str, Any]:
         """What the rows are made from."""
         if self._files.about is None:
-            found = self._files.made_from()
-            if found is None:
+            made_from = self._files.made_from()
+            if made_from is None:
                 return _type(self._dtype)
-            self._files.about = found
-            kept = found.get("dtype")
-            if self._dtype is None and kept is not None:
-                self._dtype = getattr(torch, kept)
-            elif _type(self._dtype).get("dtype", kept) != kept:
+            self._files.about = made_from
+            dtype = made_from.get("dtype")
+            if self._dtype is None and dtype is not None:
+                self._dtype = getattr(torch, dtype)
+            elif _type(self._dtype).get("dtype", dtype) != dtype:
                 raise StoreError(
-                    f"{self.folder} holds {kept}, got dtype {self._dtype}: use another folder or its type"
+                    f"{self.folder} holds {dtype}, got dtype {self._dtype}: use another folder or its type"
                 )
         return self._files.about
 
@@ -140,7 +140,7 @@ class ActivationStore:
         return (
             int(plan["rows"])
             if plan is not None
-            else sum(self._files.header(*found).n_rows for found in self._files.names().items())
+            else sum(self._files.header(*part).n_rows for part in self._files.names().items())
         )
 
     @property
@@ -164,8 +164,8 @@ class ActivationStore:
         """The largest absolute value at a site; 0 where there is no shard."""
         return max(
             (
-                self._files.header_with(*found, site).largest[site]
-                for found in self._files.names().items()
+                self._files.header_with(*part, site).largest[site]
+                for part in self._files.names().items()
             ),
             default=0.0,
         )
@@ -379,34 +379,34 @@ class ActivationStore:
         self, sentence: int, word: int | None = None, token: int | None = None
     ) -> Int[Tensor, " n"]:
         """The rows of a sentence, of a word of it, or those that a token of it is part of."""
-        found = self.index
-        keep = found[:, 1] == sentence
+        index = self.index
+        keep = index[:, 1] == sentence
         if word is not None:
-            keep &= found[:, 2] == word
+            keep &= index[:, 2] == word
         if token is not None:
-            keep &= (found[:, 3] <= token) & (token < found[:, 4])
+            keep &= (index[:, 3] <= token) & (token < index[:, 4])
         return keep.nonzero().squeeze(1)
 
     def problems(self) -> list[str]:
         """What is wrong with the store, a line for each shard: every byte is read."""
-        found = []
+        lines = []
         for name, size in self._files.names().items():
             try:
                 header = self._files.header(name, size)
                 for tensor in header.slots:
                     read_tensor(self.folder, name, header, tensor)
             except StoreError as error:
-                found.append(str(error))
+                lines.append(str(error))
         missing, first = self._files.missing()
         if missing:
-            more = f" and {missing - 1} others are" if missing > 1 else " is"
-            return [*found, f"{self.folder}/{first}{more} missing"]
-        if not found:
+            others = f" and {missing - 1} others are" if missing > 1 else " is"
+            return [*lines, f"{self.folder}/{first}{others} missing"]
+        if not lines:
             try:
                 self._table()
             except StoreError as error:
-                found.append(str(error))
-        return found
+                lines.append(str(error))
+        return lines
 
     # -- inside
 
@@ -429,10 +429,12 @@ class ActivationStore:
 
     def _require_rows(self) -> int:
         """How many rows the shards hold, which is what was sealed."""
-        held = sum(self._files.header(*part).n_rows for part in self._files.all().items())
-        if held != self.n_rows:
-            raise StoreError(f"{self.folder}: expected {self.n_rows} rows, its shards hold {held}")
-        return held
+        n_rows = sum(self._files.header(*part).n_rows for part in self._files.all().items())
+        if n_rows != self.n_rows:
+            raise StoreError(
+                f"{self.folder}: expected {self.n_rows} rows, its shards hold {n_rows}"
+            )
+        return n_rows
 
     def _some(self, site: str, rows: Int[Tensor, " n"]) -> Tensor:
         table, parts = self._table(), list(self._files.all().items())
@@ -445,12 +447,12 @@ class ActivationStore:
         values = torch.empty(len(rows), *slots[0].shape[1:], dtype=slots[0].dtype)
         for number in shard.unique().tolist():
             (name, size), slot = parts[number], slots[number]
-            here = (shard == number).nonzero().squeeze(1)
-            if 2 * len(here) >= slot.shape[0]:  # most of it: then all of it, with its checksum
+            in_shard = (shard == number).nonzero().squeeze(1)
+            if 2 * len(in_shard) >= slot.shape[0]:  # most of it: then all of it, with its checksum
                 part = read_tensor(self.folder, name, self._files.header(name, size), site)
             else:
                 part = as_tensor(self.folder.view(name, slot.start, slot.stop), slot)
-            values[here] = part[place[here]]
+            values[in_shard] = part[place[in_shard]]
         return values
 
     def _end(self) -> tuple[int, int, int, int]:

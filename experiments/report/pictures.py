@@ -78,15 +78,15 @@ def _converted(svg: str, ending: str) -> bytes:
 
 def pictures(page: Page) -> list[Picture]:
     """Every picture of a run's report, in its order."""
-    found = []
+    drawings = []
     for part in _parts(page):
         if isinstance(part, Drawn):
-            found += [Picture(drawing.label, alone(drawing.wide)) for drawing in part.drawings]
+            drawings += [Picture(drawing.label, alone(drawing.wide)) for drawing in part.drawings]
         elif isinstance(part, Heat):
-            found.append(Picture(part.label, alone(part.drawing)))
+            drawings.append(Picture(part.label, alone(part.drawing)))
         elif isinstance(part, Matrix):
-            found.append(Picture(part.caption, alone(part.drawing)))
-    return found
+            drawings.append(Picture(part.caption, alone(part.drawing)))
+    return drawings
 
 
 def first_table(page: Page) -> str:

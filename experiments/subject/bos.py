@@ -51,16 +51,18 @@ def decide_bos(subject: Subject, asked: str | int) -> Choice:
     Raises:
         SubjectError: a token that the vocabulary lacks, or "always" where none is declared.
     """
-    own = _own_prefix(subject)
+    prefix = _own_prefix(subject)
     declared = _declared(subject)
     if isinstance(asked, bool) or not isinstance(asked, (str, int)):
         raise SubjectError(f"bos={asked!r}: expected a token, its id, or a word such as 'auto'")
     if asked == "never":
         return Choice(None, "no token in front, as asked", ())
-    if asked == "tokenizer" or (asked == "auto" and own):
-        if not own:
+    if asked == "tokenizer" or (asked == "auto" and prefix):
+        if not prefix:
             return Choice(None, "the tokenizer puts no special token in front", None)
-        return Choice(own[0], f"{subject.token(own[0])} is put in front by the tokenizer", None)
+        return Choice(
+            prefix[0], f"{subject.token(prefix[0])} is put in front by the tokenizer", None
+        )
     if asked == "always":
         if declared is None:
             raise SubjectError(
@@ -108,11 +110,11 @@ def _candidates(subject: Subject, declared: int | None) -> list[int | None]:
     tokenizer, config = subject.tokenizer, subject.config
     openers = [t for t in map(tokenizer.get_vocab().get, OPENERS) if t is not None]
     ends = [tokenizer.eos_token_id, _first(setting(config, "eos_token_id"))]
-    found: list[int | None] = [declared, None, _first(setting(config, "bos_token_id"))]
+    candidates: list[int | None] = [declared, None, _first(setting(config, "bos_token_id"))]
     for token in (*openers, *ends):
         if token is not None and token < subject.vocabulary:
-            found.append(int(token))
-    return [t for t in dict.fromkeys(found) if t is None or 0 <= t < subject.vocabulary]
+            candidates.append(int(token))
+    return [t for t in dict.fromkeys(candidates) if t is None or 0 <= t < subject.vocabulary]
 
 
 def _loss(subject: Subject, token: int | None) -> float:
@@ -142,8 +144,8 @@ def _own_prefix(subject: Subject) -> tuple[int, ...]:
 
 
 def _declared(subject: Subject) -> int | None:
-    for found in (subject.tokenizer.bos_token_id, setting(subject.config, "bos_token_id")):
-        token = _first(found)
+    for token_id in (subject.tokenizer.bos_token_id, setting(subject.config, "bos_token_id")):
+        token = _first(token_id)
         if token is not None and 0 <= token < subject.vocabulary:
             return token
     return None

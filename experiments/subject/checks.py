@@ -104,16 +104,18 @@ def spans(subject: Subject) -> Iterator[Finding]:
     for text in TEXTS:
         (encoded,) = subject.encode([text])
         words = [m.span() for m in re.finditer(r"\w+|[^\w\s]", text) if _folded(m[0])]
-        found = word_spans(encoded, words)
-        lost = [text[a:b] for (a, b), span in zip(words, found, strict=True) if span is None]
+        word_places = word_spans(encoded, words)
+        lost = [text[a:b] for (a, b), span in zip(words, word_places, strict=True) if span is None]
         if encoded.cut is not None:
             yield Finding(
                 "", "", "UNSUPPORTED", reason=f"{text[:24]!r} is longer than the model reads"
             )
             continue
-        kept = [span for span in found if span is not None]
-        ordered = all(a.start <= b.start and a.stop <= b.stop for a, b in itertools.pairwise(kept))
-        stray = _stray(encoded, text, kept)
+        with_tokens = [span for span in word_places if span is not None]
+        ordered = all(
+            a.start <= b.start and a.stop <= b.stop for a, b in itertools.pairwise(with_tokens)
+        )
+        stray = _stray(encoded, text, with_tokens)
         if not ordered or stray:
             why = (
                 "words are out of order"
@@ -137,8 +139,8 @@ def spans(subject: Subject) -> Iterator[Finding]:
 def _stray(encoded: Encoded, text: str, kept: list[slice]) -> list[int]:
     """Tokens with characters that are shown, in no word's span."""
     inside = {i for span in kept for i in range(span.start, span.stop)}
-    there = [i for i, special in enumerate(encoded.special) if not special and i not in inside]
-    return [i for i in there if _folded(text[slice(*encoded.offsets[i])])]
+    outside = [i for i, special in enumerate(encoded.special) if not special and i not in inside]
+    return [i for i in outside if _folded(text[slice(*encoded.offsets[i])])]
 
 
 def opener(subject: Subject) -> Iterator[Finding]:

@@ -54,29 +54,29 @@ class Modes:
         Raises:
             SubjectError: a mode that is unknown, or that needs a package or a device that is not there.
         """
-        told: dict[str, Any] = {"dtype": as_dtype(self.dtype) or "auto"}
+        arguments: dict[str, Any] = {"dtype": as_dtype(self.dtype) or "auto"}
         if self.device_map == TENSOR_PARALLEL:
-            told["tp_plan"] = _tensor_parallel()
+            arguments["tp_plan"] = _tensor_parallel()
         elif self.device_map is not None:
-            told["device_map"] = _spread(self.device_map, self.device)
-            told["offload_folder"] = _offload_folder(told["device_map"])
+            arguments["device_map"] = _spread(self.device_map, self.device)
+            arguments["offload_folder"] = _offload_folder(arguments["device_map"])
         else:
-            told["device_map"] = {"": str(as_device(self.device))}
+            arguments["device_map"] = {"": str(as_device(self.device))}
         if self.load_in is not None:
-            told["quantization_config"] = _quantised(self.load_in)
+            arguments["quantization_config"] = _quantised(self.load_in)
         if self.attention is not None:
-            told["attn_implementation"] = self.attention
-        return told
+            arguments["attn_implementation"] = self.attention
+        return arguments
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A type of weights by its name; None stays None."""
     if dtype is None:
         return None
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
         raise SubjectError(f"dtype {dtype!r} is not one of float32, bfloat16, float16, float64")
-    return found
+    return known
 
 
 def as_device(device: torch.device | str | None) -> torch.device:
@@ -84,14 +84,14 @@ def as_device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
         raise SubjectError(
             f"device {device!r}: expected cpu, cuda, cuda:1, mps or another of torch's devices"
         ) from None
-    if found.type == "meta":
+    if parsed.type == "meta":
         raise SubjectError("device 'meta' holds no values: expected cpu, cuda, ...")
-    return found
+    return parsed
 
 
 def _spread(device_map: str | dict[str, Any], device: Any) -> Any:

@@ -246,7 +246,7 @@ class Exam:
     @functools.cached_property
     def _norms(self) -> dict[str, list[tuple[Tensor, Tensor]]]:
         assert self.anatomy is not None
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        inputs_of: dict[str, list[tuple[Tensor, Tensor]]] = {}
         made: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
         places = {
             block: self.anatomy.places.get(f"{block}.hook_resid_pre") for block in self.blocks
@@ -261,17 +261,17 @@ class Exam:
             for block, place in places.items():
                 calls = [made[m] for m in self._modules_of(block) if m in made]
                 # A block that all layers share has made as many calls as there are layers.
-                found[block] = [
+                inputs_of[block] = [
                     c[place.call] if place is not None and place.calls > 1 else c[0]
                     for c in calls
                     if c
                 ]
                 post = self.anatomy.places.get(f"{block}.hook_resid_post")
                 if post is not None and post.view in (turned, channels):
-                    found[block] = [
-                        (post.view(given), post.view(out)) for given, out in found[block]
+                    inputs_of[block] = [
+                        (post.view(given), post.view(out)) for given, out in inputs_of[block]
                     ]
-        return found
+        return inputs_of
 
     def _modules_of(self, block: str) -> list[nn.Module]:
         """The modules of a block, which some models keep in several lists."""
@@ -436,9 +436,9 @@ def main_tensor(output: Any) -> Tensor:
 
 def noise(like: Tensor, seed: int, size: float) -> Tensor:
     """Random numbers of ``size`` times the tensor's root mean square, the same each time."""
-    made = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    random = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
     scale = torch.where(like.isfinite(), like, 0.0).float().square().mean().sqrt()
-    return made * (size * scale if float(scale) > 0 else size)
+    return random * (size * scale if float(scale) > 0 else size)
 
 
 def token_rows(value: Tensor, site: str, row: int, keep: Tensor, prefix: int = 0) -> Tensor:

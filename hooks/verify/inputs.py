@@ -103,9 +103,9 @@ def _random(model: nn.Module, config: Any, main: str, generator: torch.Generator
         raise InputError(
             f"{type(model).__name__} takes {main}: give verify(model, inputs={{{main!r}: ...}})"
         )
-    made = torch.randn(TEXTS, *shape, generator=generator)
+    random = torch.randn(TEXTS, *shape, generator=generator)
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return made if first is None else made.to(first.dtype)
+    return random if first is None else random.to(first.dtype)
 
 
 def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
@@ -138,5 +138,5 @@ def _input_shape(config: Any, main: str) -> tuple[int, ...] | None:
 
 def pad_id(config: Any) -> int:
     """The id that a model pads with."""
-    found = getattr(config, "pad_token_id", None)
-    return found if isinstance(found, int) and found >= 0 else 0
+    pad = getattr(config, "pad_token_id", None)
+    return pad if isinstance(pad, int) and pad >= 0 else 0

@@ -383,7 +383,7 @@ def _block_gradients(
         f"blocks.{layer}.hook_resid_pre": functools.partial(reset, layer=layer)
         for layer in range(exam.n_layers)
     }
-    found: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
     outs: dict[SiteLike, Any] = {site: functools.partial(keep, site=site) for site in weights}
     with (
         torch.enable_grad(),
@@ -394,8 +394,8 @@ def _block_gradients(
     ):
         exam.run(exam.item(0))
         loss = torch.stack([(ends[site] * weight).sum() for site, weight in weights.items()]).sum()
-        found = {site: gradient[0] for site, gradient in acts.gradients(loss).items()}
-    return found
+        gradients = {site: gradient[0] for site, gradient in acts.gradients(loss).items()}
+    return gradients
 
 
 def _whole_gradients(exam: Exam, sites: list[str], step: float, why: str) -> Iterator[Finding]:

@@ -28,18 +28,20 @@ def _tied(model: nn.Module) -> Iterator[str]:
         owners[id(parameter)].append(name)
     shared = [names for names in owners.values() if len(names) > 1]
     if shared:
-        more = f" (and {len(shared) - 1} other groups)" if len(shared) > 1 else ""
-        yield f"{' and '.join(shared[0][:3])} are one tensor{more}: a change of one is a change of the others"
+        others = f" (and {len(shared) - 1} other groups)" if len(shared) > 1 else ""
+        yield f"{' and '.join(shared[0][:3])} are one tensor{others}: a change of one is a change of the others"
 
 
 def _adapters(model: nn.Module) -> Iterator[str]:
-    found = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
-    if found:
-        names = sorted({adapter for _, module in found for adapter in module.lora_A})  # type: ignore[union-attr]
-        merged = sum(bool(getattr(module, "merged", False)) for _, module in found)
-        off = sum(bool(getattr(module, "disable_adapters", False)) for _, module in found)
+    adapted = [
+        (name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")
+    ]
+    if adapted:
+        names = sorted({adapter for _, module in adapted for adapter in module.lora_A})  # type: ignore[union-attr]
+        merged = sum(bool(getattr(module, "merged", False)) for _, module in adapted)
+        off = sum(bool(getattr(module, "disable_adapters", False)) for _, module in adapted)
         yield (
-            f"adapters {', '.join(names)} on {len(found)} modules ({merged} merged, {off} switched off): sites are read with "
+            f"adapters {', '.join(names)} on {len(adapted)} modules ({merged} merged, {off} switched off): sites are read with "
             "them at work, as the model runs"
         )
 

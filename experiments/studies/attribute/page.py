@@ -316,13 +316,13 @@ def faithful_section(results: Results, methods: Sequence[str], data: dict[str, A
     """Methods compared: faithfulness, agreement, cost."""
     records = results.records
     has_random = any(isinstance(record, RandomRecord) for record in records)
-    shown = [RANDOM, *methods] if has_random else list(methods)
-    parts: list[Any] = [methods_table(results, shown)]
+    compared = [RANDOM, *methods] if has_random else list(methods)
+    parts: list[Any] = [methods_table(results, compared)]
     parts.append(
-        Picture([curve(records, shown, "deleted", "Units leave, the highest score first", data)])
+        Picture([curve(records, compared, "deleted", "Units leave, the highest score first", data)])
     )
     parts.append(
-        Picture([curve(records, shown, "inserted", "Units come, the highest score first", data)])
+        Picture([curve(records, compared, "inserted", "Units come, the highest score first", data)])
     )
     removal = ", ".join(sorted({record.measured_by for record in records}))
     about = (
@@ -429,5 +429,5 @@ def _baselines(records: Sequence[MethodRecord]) -> str:
         return ""
     if len(methods_of) == 1:
         return f"Score with all words removed: {next(iter(methods_of))}."
-    shown = [f"{value} ({', '.join(methods)})" for value, methods in methods_of.items()]
-    return f"Score with all words removed: {'; '.join(shown)}."
+    shares = [f"{value} ({', '.join(methods)})" for value, methods in methods_of.items()]
+    return f"Score with all words removed: {'; '.join(shares)}."

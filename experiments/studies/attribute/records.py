@@ -143,12 +143,12 @@ class Results(StudyResults):
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each unit that has a score: text, unit, place, method, score; for random scores a row with the measures."""
-    kept = {name: value for name, value in record.items() if not isinstance(value, list)}
-    kept.pop("more", None)
-    kept = tidy(kept)
-    kept["measured_in"] = kept.pop("unit", None)
+    plain = {name: value for name, value in record.items() if not isinstance(value, list)}
+    plain.pop("more", None)
+    plain = tidy(plain)
+    plain["measured_in"] = plain.pop("unit", None)
     if "scores" not in record:
-        return [kept]
+        return [plain]
     named = zip(record["units"], record["scores"], strict=True)
     return [
         {
@@ -157,7 +157,7 @@ def rows(record: dict[str, Any]) -> list[dict[str, Any]]:
             "place": place,
             "method": record["method"],
             "score": score,
-            **kept,
+            **plain,
         }
         for place, (unit, score) in enumerate(named)
     ]

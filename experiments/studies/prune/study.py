@@ -239,11 +239,11 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
     """
     every, layers = range(heads_of(model).n_heads), range(len(kept))
     inputs = chunk.batch.inputs(device_of(model))
-    there = chunk.batch.attention_mask.bool().to(device_of(model))
+    is_token = chunk.batch.attention_mask.bool().to(device_of(model))
     ends = [f"blocks.{layer}.hook_attn_out" for layer in layers]
     gone: dict[SiteLike, edits.Edit] = {}
     for layer in layers:
-        missing = torch.tensor([h not in flat(kept[layer]) for h in every], device=there.device)
+        missing = torch.tensor([h not in flat(kept[layer]) for h in every], device=is_token.device)
         gone[f"blocks.{layer}.attn.hook_z"] = edits.function(
             lambda z, m=missing: z.masked_fill(m[:, None], 0), "zero"
         )
@@ -260,7 +260,7 @@ def zeroed_difference(model: nn.Module, smaller: nn.Module, kept: Kept, chunk: C
         with intervene(smaller, starts), capture(smaller, *ends) as cut:
             smaller(**inputs)
     return max(
-        float((cut[end] - whole[end])[there].abs().max() / whole[end][there].abs().max())
+        float((cut[end] - whole[end])[is_token].abs().max() / whole[end][is_token].abs().max())
         for end in ends
     )
 
@@ -393,9 +393,9 @@ def _record(
 def _finding(records: Sequence[StepRecord]) -> str:
     """The first step and the last, in a sentence."""
     whole = records[0]
-    shown = [records[1]] if len(records) == 2 else [records[1], records[-1]]
+    compared = [records[1]] if len(records) == 2 else [records[1], records[-1]]
     parts = []
-    for record in shown:
+    for record in compared:
         by_chance = ""
         if record.random is not None:
             by_chance = f" (with heads drawn at random {record.random:.3g})"
