@@ -9,17 +9,12 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from layerscope.errors import LayerscopeError
 
-from .demo import demo_paths
-from .explorer.options import ExploreOptions
-from .making.options import DATASETS, MakeOptions
-from .runs.options import add_options, as_command, from_arguments, read_toml, required_of
-from .runs.shared_options import CallOptions
 from .runs.study import Study
 from .studies import STUDIES
 
@@ -47,7 +42,10 @@ ISSUES = "https://github.com/layerscope/layerscope/issues"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: see ``STATUS``."""
-    parser = make_parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    # No option stands before the command and takes a value, so that the first other word is the command.
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = make_parser(None if command == "completion" else command)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         print(f"layerscope: {_unknown(parser, given.command, unknown)}", file=sys.stderr)
@@ -113,8 +111,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{shorten(f'{self.prog}: {message}')}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, read from `STUDIES`."""
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, read from `STUDIES`.
+
+    Args:
+        command: the only one whose options are read, since reading those of all takes a tenth of a second; None: all.
+    """
     firsts = [study.examples[0] for study in STUDIES.values()]
     parser = _Parser(
         prog="layerscope",
@@ -126,69 +128,86 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, study in STUDIES.items():
-        one = _add(commands, name, study.help, study.examples, required_of(study.options))
-        add_options(one, study.options)
-        add_options(one.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
-    demo = _add(
-        commands,
-        "demo",
-        "a small probing study of an embedded model and corpus (nothing is downloaded)",
-        ("demo",),
-    )
-    demo.add_argument(
+        one = _add(commands, name, study.help, study.examples)
+        if command in (None, name):
+            _add_study_options(one, study)
+    for name, (text, examples, add) in OTHERS.items():
+        one = _add(commands, name, text, examples)
+        if command in (None, name):
+            add(one)
+    return parser
+
+
+def _add_study_options(parser: argparse.ArgumentParser, study: Study) -> None:
+    from .runs.options import add_options
+
+    _show_required(parser, study.name, study.options)
+    add_options(parser, study.options)
+    _add_call_options(parser)
+
+
+def _add_call_options(parser: argparse.ArgumentParser) -> None:
+    from .runs.options import add_options
+    from .runs.shared_options import CallOptions
+
+    group = parser.add_argument_group((CallOptions.__doc__ or "").rstrip("."))
+    add_options(group, CallOptions)
+
+
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("demo-run"),
         metavar="DIR",
         help="run folder (default: %(default)s)",
     )
-    demo.add_argument(
+    parser.add_argument(
         "--explore", action="store_true", help="open the embedded model in the browser instead"
     )
-    add_options(demo.add_argument_group((CallOptions.__doc__ or "").rstrip(".")), CallOptions)
-    explore = _add(
-        commands,
-        "explore",
-        "try edits on a text live, in the browser: heads, lens, attribution, generation",
-        EXPLORED,
-        required_of(ExploreOptions),
-    )
-    add_options(explore, ExploreOptions)
-    made = _add(
-        commands,
-        "make",
-        "write a data set for a model: ioi, agreement, names or questions",
-        MADE,
-        ("DATASET", *required_of(MakeOptions)),
-    )
+    _add_call_options(parser)
+
+
+def _add_explore_options(parser: argparse.ArgumentParser) -> None:
+    from .explorer.options import ExploreOptions
+    from .runs.options import add_options
+
+    _show_required(parser, "explore", ExploreOptions)
+    add_options(parser, ExploreOptions)
+
+
+def _add_make_options(parser: argparse.ArgumentParser) -> None:
+    from .making.options import DATASETS, MakeOptions
+    from .runs.options import add_options
+
+    _show_required(parser, "make", MakeOptions, "DATASET")
     about = "; ".join(f"{name}: {text}" for name, text in DATASETS.items())
-    made.add_argument("dataset", choices=tuple(DATASETS), metavar="DATASET", help=about)
-    add_options(made, MakeOptions)
-    report = _add(
-        commands,
-        "report",
-        "make the report of a finished run again, or compare several runs",
-        REPORTS,
-    )
-    report.add_argument(
+    parser.add_argument("dataset", choices=tuple(DATASETS), metavar="DATASET", help=about)
+    add_options(parser, MakeOptions)
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "folder", type=Path, nargs="+", metavar="DIR", help="folders of finished runs"
     )
-    report.add_argument(
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="output page (default: report.html in the run folder; compared.html for several runs)",
     )
-    completion = _add(
-        commands,
-        "completion",
-        "print a shell completion script",
-        tuple(
-            f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)
-        ),
-    )
-    completion.add_argument("shell", choices=SHELLS, help="whose script")
-    return parser
+
+
+def _add_completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="whose script")
+
+
+def _show_required(parser: argparse.ArgumentParser, name: str, options: type, *words: str) -> None:
+    """A usage line with the words and options that must be given."""
+    from .runs.options import required_of
+
+    if required := [*words, *required_of(options)]:
+        parser.usage = " ".join(("layerscope", name, *required, "[options]"))
 
 
 _PLACES = (
@@ -198,16 +217,44 @@ _PLACES = (
 )
 """Where each shell looks for it."""
 
+OTHERS: dict[str, tuple[str, tuple[str, ...], Callable[[argparse.ArgumentParser], None]]] = {
+    "demo": (
+        "a small probing study of an embedded model and corpus (nothing is downloaded)",
+        ("demo",),
+        _add_demo_options,
+    ),
+    "explore": (
+        "try edits on a text live, in the browser: heads, lens, attribution, generation",
+        EXPLORED,
+        _add_explore_options,
+    ),
+    "make": (
+        "write a data set for a model: ioi, agreement, names or questions",
+        MADE,
+        _add_make_options,
+    ),
+    "report": (
+        "make the report of a finished run again, or compare several runs",
+        REPORTS,
+        _add_report_options,
+    ),
+    "completion": (
+        "print a shell completion script",
+        tuple(
+            f"completion {shell} > {where}" for shell, where in zip(SHELLS, _PLACES, strict=True)
+        ),
+        _add_completion_options,
+    ),
+}
+"""The commands that are no studies: their help, examples and options."""
 
-def _add(
-    commands: Any, name: str, text: str, examples: Sequence[str], required: Sequence[str] = ()
-) -> argparse.ArgumentParser:
+
+def _add(commands: Any, name: str, text: str, examples: Sequence[str]) -> argparse.ArgumentParser:
     """A command's parser; its description is its help, and examples stand below its options."""
     return commands.add_parser(
         name,
         allow_abbrev=False,
         help=text,
-        usage=" ".join(("layerscope", name, *required, "[options]")) if required else None,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog=_examples(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -240,6 +287,9 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _guarded(given: argparse.Namespace) -> int:
     """Run the command; what the user can mend is one line, a bug is a traceback, and a Ctrl-C says how to go on."""
+    from .runs.options import as_command, from_arguments, read_toml
+    from .runs.shared_options import CallOptions
+
     again, folder = "the same command", None
     try:
         if given.command == "report":
@@ -248,6 +298,7 @@ def _guarded(given: argparse.Namespace) -> int:
             return _explore(given)
         if given.command == "make":
             from .making.command import make
+            from .making.options import MakeOptions
 
             print(make(given.dataset, from_arguments(MakeOptions, given)))
             return 0
@@ -296,6 +347,8 @@ def shorten(text: str) -> str:
 
 def _demo(out: Path) -> Any:
     """The embedded study: part of speech and dependency relation in the embedded model."""
+    from .demo import demo_paths
+
     paths = demo_paths()
     return STUDIES["probe"].options(
         model=str(paths.model),
@@ -313,6 +366,8 @@ def _demo(out: Path) -> Any:
 def _explore(given: argparse.Namespace) -> int:
     """Serve the bench until Ctrl-C."""
     from .explorer.command import run_command, run_demo
+    from .explorer.options import ExploreOptions
+    from .runs.options import from_arguments
 
     if given.command == "demo":
         run_demo()

@@ -10,10 +10,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
-from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 ROOMS = ("hooks", "probes", "experiments")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -39,8 +38,11 @@ class RoomFinder:
         return None
 
 
-class _SameModule(InspectLoader):
-    """Loads ``hooks.x`` by giving the module ``layerscope.hooks.x``."""
+class _SameModule:
+    """Loads ``hooks.x`` by giving the module ``layerscope.hooks.x``.
+
+    No class of ``importlib.abc``, whose import takes longer than everything else of ours that ``import layerscope`` does.
+    """
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(f"layerscope.{spec.name}")
@@ -50,15 +52,23 @@ class _SameModule(InspectLoader):
     def exec_module(self, module: ModuleType) -> None:
         module.__spec__ = self._own_spec  # the import system has put the short name's there
 
-    def get_source(self, fullname: str) -> str | None:
+    def is_package(self, fullname: str) -> bool:
+        """Whether it has modules of its own."""
+        return _own_spec(fullname).submodule_search_locations is not None
+
+    def get_code(self, fullname: str) -> CodeType | None:
         """For ``python -m experiments.cli``."""
-        spec = importlib.util.find_spec(f"layerscope.{fullname}")
-        loader = spec.loader if spec else None
-        return (
-            loader.get_source(f"layerscope.{fullname}")
-            if isinstance(loader, InspectLoader)
-            else None
-        )
+        own = _own_spec(fullname)
+        get_code = getattr(own.loader, "get_code", None)
+        return get_code(own.name) if get_code else None
+
+
+def _own_spec(short_name: str) -> ModuleSpec:
+    """The specification of the module that a short name is another name of."""
+    own = importlib.util.find_spec(f"layerscope.{short_name}")
+    if own is None:
+        raise ImportError(f"no module named layerscope.{short_name}", name=short_name)
+    return own
 
 
 def same_modules(room: str) -> None:

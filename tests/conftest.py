@@ -12,8 +12,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Pure Python that is called once a word: a checked call costs half a millisecond, and no tensor is passed here.
 import layerscope.experiments.tasks.properties
 from jaxtyping import install_import_hook
+from layerscope.experiments.studies import STUDIES
 
 import layerscope
+
+# Options are what users give, checked by `runs.options` with lines of its own: imported before the hook, they stay so.
+for _study in STUDIES.values():
+    _ = _study.options
 
 install_import_hook([f"layerscope.{room}" for room in layerscope.ROOMS], "beartype.beartype")
 

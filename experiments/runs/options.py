@@ -276,7 +276,7 @@ def _can_be_a_file(path: Path) -> bool:
         return False
 
 
-def _check_bounds(item: dataclasses.Field[Any], kind: type, value: float, name: str) -> None:
+def _check_bounds(item: dataclasses.Field[Any], kind: type, value: int | float, name: str) -> None:
     """Raise `OptionError` for a number that is none, too small or too large; 0 is the least where nothing is said."""
     least, most = item.metadata.get("least", 0), item.metadata.get("most", LARGEST)
     is_finite = isinstance(value, int) or math.isfinite(value)

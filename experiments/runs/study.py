@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .options import command_of
+STUDIES_ROOM = f"{__package__.rpartition('.')[0]}.studies"
+"""The package of which each study is a folder."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """One command. Its folder holds, beside the options:
+    """One command. Its folder holds:
 
+    ``options``  a frozen dataclass, called ``ProbeOptions`` in the folder ``probe``
     ``study``    prepare(options, load) -> inputs; cost(inputs) -> `Cost`; measure(inputs, run) -> results
     ``records``  ``Results``, a frozen dataclass: the fields of ``results.json`` with their units
     ``page``     page(results) -> `Page`; ``CONTROLS``; perhaps cautions(results) and curves(results)
@@ -29,24 +31,23 @@ class Study:
     A module is imported when it is first asked for.
 
     Args:
-        options: the dataclass of its options; the folder of its module is the study's.
+        name: the command's name, which is its folder's.
         help: what it does, in a line.
         examples: command lines, without ``layerscope``; the first also stands in the help of all.
     """
 
-    options: type
+    name: str
     help: str
     examples: tuple[str, ...]
 
-    @property
-    def name(self) -> str:
-        """The command's name, which is its folder's."""
-        return command_of(self.options)
-
     def part(self, name: str) -> Any:
         """A module of its folder."""
-        package = self.options.__module__.rpartition(".")[0]
-        return importlib.import_module(f"{package}.{name}")
+        return importlib.import_module(f"{STUDIES_ROOM}.{self.name}.{name}")
+
+    @cached_property
+    def options(self) -> Any:
+        """The dataclass of its options."""
+        return getattr(self.part("options"), f"{self.name.title().replace('_', '')}Options")
 
     @cached_property
     def work(self) -> Any:

@@ -2,26 +2,12 @@
 
 The name of a command is its folder's here, and everything else of it lies in that folder (`experiments.runs.study.Study`
 says what a folder holds). The command line, the functions in Python and the completion of shells are read from this list.
+Nothing of a folder is imported before it is asked for: the help of all commands needs this module alone.
 """
 
 from __future__ import annotations
 
 from ..runs.study import Study
-from .ablate.options import AblateOptions
-from .ask.options import AskOptions
-from .attend.options import AttendOptions
-from .attribute.options import AttributeOptions
-from .calibrate.options import CalibrateOptions
-from .capture.options import CaptureOptions
-from .doctor.options import DoctorOptions
-from .geometry.options import GeometryOptions
-from .lens.options import LensOptions
-from .neurons.options import NeuronsOptions
-from .patch.options import PatchOptions
-from .probe.options import ProbeOptions
-from .prune.options import PruneOptions
-from .swap.options import SwapOptions
-from .usage.options import UsageOptions
 
 GPT2 = "--model openai-community/gpt2"
 SMOL = "--model HuggingFaceTB/SmolLM2-135M"
@@ -30,7 +16,7 @@ TRAIN, DEV = "--corpus en_ewt-ud-train.conllu", "--corpus en_ewt-ud-dev.conllu"
 
 _ROWS: tuple[Study, ...] = (
     Study(
-        ProbeOptions,
+        "probe",
         "train linear probes on every layer, with controls and baselines",
         (
             f"probe {GPT2} {TRAIN} --dev en_ewt-ud-dev.conllu --test en_ewt-ud-test.conllu "
@@ -40,7 +26,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        AblateOptions,
+        "ablate",
         "ablate every head, neuron, MLP, attention or layer in turn",
         (
             f"ablate {GPT2} --prompts ioi.jsonl --component heads --value mean --out runs/ioi",
@@ -49,7 +35,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        PatchOptions,
+        "patch",
         "activation patching between a clean and a corrupted run",
         (
             f"patch {GPT2} --clean ioi.jsonl --by position --out runs/ioi-positions",
@@ -57,7 +43,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        AttendOptions,
+        "attend",
         "attention patterns of every head, over a corpus and on chosen texts",
         (
             f"attend {GPT2} {DEV} --out runs/attention",
@@ -65,7 +51,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        GeometryOptions,
+        "geometry",
         "maps and statistics of every layer's representation space; logit lens",
         (
             f"geometry {GPT2} {DEV} --property upos --out runs/geometry",
@@ -73,7 +59,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        AttributeOptions,
+        "attribute",
         "attribute an answer to the words of the text, with a faithfulness test for each method",
         (
             f"attribute {GPT2} --text 'The keys to the cabinet' --target ' are' --wrong ' is' "
@@ -82,7 +68,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        UsageOptions,
+        "usage",
         "test whether a decodable property is used: erase it at each layer (amnesic probing)",
         (
             f"usage {GPT2} {TRAIN} --property feats:Number --pairs agreement.jsonl --out runs/number",
@@ -90,7 +76,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        NeuronsOptions,
+        "neurons",
         "rank the neurons that carry a property, and test what the model loses without them",
         (
             f"neurons {GPT2} {TRAIN} --property feats:Number --layer 5 --pairs agreement.jsonl --out runs/number-neurons",
@@ -98,7 +84,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        CaptureOptions,
+        "capture",
         "write activations to disk for later studies",
         (
             f"capture {GPT2} --site hook_resid_post {TRAIN} --out runs/gpt2-store",
@@ -106,7 +92,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        CalibrateOptions,
+        "calibrate",
         "calibration of classifiers and of language models' token probabilities",
         (
             "calibrate --predictions test.jsonl --split 0.5 --out runs/classifier",
@@ -115,7 +101,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        AskOptions,
+        "ask",
         "test what a model says about its answers: its reasons, or its confidence",
         (
             f"ask {INSTRUCT} --reasons --prompts ioi.jsonl --chat --out runs/why",
@@ -123,12 +109,12 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        DoctorOptions,
+        "doctor",
         "verify that every site reads the right values on this model",
         (f"doctor {GPT2}", "doctor --model ./my-model --dtype bfloat16 --json"),
     ),
     Study(
-        PruneOptions,
+        "prune",
         "remove the least important heads from the weights, step by step",
         (
             f"prune {SMOL} --prompts texts.jsonl --out runs/smaller",
@@ -136,7 +122,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        SwapOptions,
+        "swap",
         "test whether names, pronouns or other words change the answer: a paired swap test of bias",
         (
             "swap --model ./my-classifier --labelled test.jsonl --positive toxic --out runs/swap",
@@ -144,7 +130,7 @@ _ROWS: tuple[Study, ...] = (
         ),
     ),
     Study(
-        LensOptions,
+        "lens",
         "what each layer would predict, how far to believe it, and which parts write the prediction",
         (
             f"lens {GPT2} --text 'The Eiffel Tower is in the city of' --target ' Paris' --wrong ' Rome' --out runs/tower",

@@ -406,6 +406,21 @@ def test_help_and_completion_import_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_help_of_all_commands_reads_no_options_and_a_command_only_its_own():
+    code = (
+        "import sys\nfrom experiments.cli import main\n"
+        "def read():\n    return [n for n in sys.modules if n.startswith('layerscope.') and n.endswith('.options')]\n"
+        "def run(words):\n    try: main(words)\n    except SystemExit: pass\n    return read()\n"
+        "print(run(['--help']), run(['patch', '--help']), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    studies = "layerscope.experiments.studies"
+    expected = f"[] ['layerscope.experiments.runs.options', '{studies}.patch.options']"
+    assert done.stderr.strip() == expected
+
+
 def test_bash_completes_commands_options_and_choices(tmp_path, capsys):
     assert cli.main(["completion", "bash"]) == 0
     script = tmp_path / "layerscope.bash"
