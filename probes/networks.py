@@ -130,10 +130,11 @@ def networks_many(
         # A bias between two linear maps adds nothing to the second's.
         weights[1].zero_()
         frozen_bias = torch.zeros(1, device=Z.device)
+    labels, held_labels = goal[which], held_y[which]
     trained = train(
         weights,
-        lambda w, rows: networks.losses(w, Z[rows], goal[which][:, rows]),
-        lambda w: networks.losses(w, held_Z, held_y[which]),
+        lambda w, rows: networks.losses(w, Z[rows], labels[:, rows]),
+        lambda w: networks.losses(w, held_Z, held_labels),
         len(Z),
         Schedule(rate, epochs, batch, weight_decay=weight_decay),
         generator,

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -31,6 +33,8 @@ BLEND = 0.5
 """Share of the labels' curvature far from the optimum, where a sample of predictions says little."""
 ROUGH = 1e-5
 """Relative decrement to which gradients from rough products lead; they are wrong by about 5e-7."""
+ROUGH_REMAINDER = 1e-6
+"""What rough products can tell of a relative decrement."""
 MARGIN = 20
 """The sampled curvature may err by this factor where it says that a target is done."""
 STUCK = 3
@@ -82,6 +86,15 @@ class Solution:
     W: Float[Tensor, "r k c"]
     n_iter: Int[Tensor, " k"]
     converged: Tensor
+
+
+@dataclass
+class _Sampling:
+    """How many rows the curvature is sampled from, which grows as the fits get close, and the random numbers for it."""
+
+    size: int
+    largest: int
+    generator: torch.Generator
 
 
 def gap_bound(
@@ -235,9 +248,19 @@ def sample_size(design: Design) -> int:
 def _quick(design: Design) -> Float[Tensor, "n r"] | OnDisk:
     """The rows in the type of the fastest products; as they are where they all fit in a sample, and on disk."""
     rows = design.rotated
+    return rows if isinstance(rows, OnDisk) else rows.to(_quick_dtype(design))
+
+
+def _quick_dtype(design: Design) -> torch.dtype:
+    rows = design.rotated
     if isinstance(rows, OnDisk) or design.n <= SMALL_SAMPLE:
-        return rows
-    return rows.to(fast_dtype(rows))
+        return design.dtype
+    return fast_dtype(rows)
+
+
+def is_rough(design: Design, tol: float) -> bool:
+    """Whether `minimise` to tol ends on rough products: what it gives must be judged by exact ones."""
+    return tol >= ROUGH and _quick_dtype(design) != design.dtype
 
 
 def decrement(
@@ -273,35 +296,71 @@ def minimise(
     tol: float,
     max_iter: int,
     seed: int = 0,
+    exact: bool = False,
     trace: Callable[[dict[str, object]], None] | None = None,
 ) -> Solution:
     """Minimise every target's objective to a relative error of tol.
 
     Stops a target when ``gap_bound`` is below tol times its objective, or when the error
     that the last Newton decrements predict is (with ``MARGIN``).
-    Gradients come from rough products, where the machine has faster ones, until the first target is
-    within ``ROUGH`` of its end; from there on from exact ones.
+    Gradients come from rough products, where the machine has faster ones, until every target is within ``ROUGH`` of its
+    end: one that is there waits outside the products. If tol asks for more, exact products take all of them on from there.
+
+    Args:
+        exact: exact products from the start.
+    """
+    largest = design.sample_limit(start[0].numel())
+    generator = torch.Generator().manual_seed(seed)
+    sampling = _Sampling(min(sample_size(design), largest), largest, generator)
+    quick = _quick(design)
+    steps = partial(_iterate, design, Y, l2=l2, quick=quick, sampling=sampling, trace=trace)
+    enough = tol / MARGIN
+    if exact or quick is design.rotated:
+        return steps(start=start, rows=design.rotated, tol=tol, enough=enough, max_iter=max_iter)
+    is_rough_enough = tol >= ROUGH
+    enough_of_rough = max(enough, ROUGH_REMAINDER) if is_rough_enough else ROUGH
+    rough = steps(
+        start=start, rows=quick, tol=max(tol, ROUGH), enough=enough_of_rough, max_iter=max_iter
+    )
+    left = max_iter - int(rough.n_iter.max())
+    if is_rough_enough or left < 1:
+        return rough
+    fine = steps(
+        start=rough.W, rows=design.rotated, tol=tol, enough=enough, max_iter=left, near=ROUGH
+    )
+    return Solution(fine.W, rough.n_iter + fine.n_iter, fine.converged)
+
+
+def _iterate(
+    design: Design,
+    Y: Int[Tensor, "n k"],
+    *,
+    l2: Float[Tensor, " k"],
+    quick: Float[Tensor, "n r"] | OnDisk,
+    sampling: _Sampling,
+    trace: Callable[[dict[str, object]], None] | None,
+    start: Float[Tensor, "r k c"],
+    rows: Float[Tensor, "n r"] | OnDisk,
+    tol: float,
+    enough: float,
+    max_iter: int,
+    near: float = inf,
+) -> Solution:
+    """Newton steps with gradients from ``rows`` until every target is done or stuck.
+
+    Args:
+        quick: the rows of the curvature's sample.
+        enough: what may remain of the relative decrement.
+        near: the relative decrement at the start, where it is known.
     """
     Z, block, n = design.rotated, design.block, design.n
-    largest = design.sample_limit(start[0].numel())
-    size = min(sample_size(design), largest)
-    is_exact = size == n <= SMALL_SAMPLE
-    generator = torch.Generator().manual_seed(seed)
-    # Far from the end gradients may be rough; exact rows take over when the first target is close.
-    rows = quick = _quick(design)
+    is_exact = sampling.size == n <= SMALL_SAMPLE
     point = Point(rows, Y, start, l2, block)
-    state = _State(start, Y.shape[1])
+    state = _State(start, Y.shape[1], near)
     memory = _Memory()
 
     for iteration in range(max_iter + 1):
-        done = _is_proved(point, tol)
-        is_close = done | (state.stuck > 0) | (state.remaining <= max(ROUGH, tol / MARGIN))
-        if rows is not Z and bool(is_close.any()):
-            rows = Z
-            point.recompute(Z)
-            done = _is_proved(point, tol)
-        else:
-            done |= state.remaining <= tol / MARGIN
+        done = _is_proved(point, tol) | (state.remaining <= enough)
         keep = state.leave(point, done)
         if keep is not None:
             if not bool(keep.any()):
@@ -313,9 +372,10 @@ def minimise(
             break
 
         # The direction: a sampled Newton step within the L-BFGS memory.
+        size = sampling.size
         blend = torch.where(state.relative > FAR, BLEND, 0.0)
         # A fresh sample each iteration, so that no error of one is repeated.
-        sample = _sample(quick, point, size, generator)
+        sample = _sample(quick, point, size, sampling.generator)
         curvature = Curvature(*sample, point.present, point.l2, design.eigenvalues, blend, block)
         solve = _inner_solve(curvature, state.relative, is_exact, size < n)
         gradient, loss, W = point.gradient.clone(), point.loss.clone(), point.W.clone()
@@ -337,9 +397,9 @@ def minimise(
             memory.pairs = []
         if trace is not None:
             trace({"rows": size, "loss": point.loss, "relative": relative, "taken": taken})
-        if size < largest and _asks_for_rows(before, relative, size, n):
+        if size < sampling.largest and _asks_for_rows(before, relative, size, n):
             doubled = 2 * size
-            size = min(doubled if doubled < WHOLE * n else n, largest)
+            sampling.size = min(doubled if doubled < WHOLE * n else n, sampling.largest)
     return Solution(state.final, state.n_iter, state.converged)
 
 
@@ -354,14 +414,14 @@ class _State:
         stuck: iterations in a row without a step.
     """
 
-    def __init__(self, start: Float[Tensor, "r k c"], k: int) -> None:
+    def __init__(self, start: Float[Tensor, "r k c"], k: int, near: float) -> None:
         device = start.device
         self.final = start.clone()
         self.n_iter = torch.zeros(k, dtype=torch.int64, device=device)
         self.converged = torch.zeros(k, dtype=torch.bool, device=device)
         self.index = torch.arange(k, device=device)
-        self.relative = torch.full((k,), float("inf"), dtype=torch.float64, device=device)
-        self.remaining = self.relative
+        self.relative = torch.full((k,), near, dtype=torch.float64, device=device)
+        self.remaining = torch.full_like(self.relative, inf)
         self.stuck = torch.zeros(k, dtype=torch.int64, device=device)
 
     def leave(self, point: Point, done: Tensor) -> Tensor | None:

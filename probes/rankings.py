@@ -32,7 +32,7 @@ Scores = Float[np.ndarray, " d"]
 
 def mean_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
     """Sum over pairs of classes of the absolute difference of their means."""
-    return _apart(_class_means(X, y)[0])
+    return _apart(_class_means(X, y, squares=False)[0])
 
 
 def standard_difference(X: Float[np.ndarray, "n d"], y: Labels) -> Scores:
@@ -49,9 +49,13 @@ def _apart(means: Float[np.ndarray, "c d"]) -> Scores:
 
 
 def _class_means(
-    X: Float[np.ndarray, "n d"], y: Labels
+    X: Float[np.ndarray, "n d"], y: Labels, squares: bool = True
 ) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " d"]]:
-    """Means of the classes about a point amid the rows, and the standard deviation of all; one pass, summed in float64."""
+    """Means of the classes about a point amid the rows, and the standard deviation of all; one pass, summed in float64.
+
+    Args:
+        squares: whether the deviation is asked for; 0 without.
+    """
     features = as_features(X)
     check_finite(features)
     classes, index = encode(y)
@@ -61,15 +65,16 @@ def _class_means(
     amid = features[:BLOCK].mean(0)
     n, width = features.shape
     sums = torch.zeros(len(classes), width, dtype=torch.float64)
-    squares = torch.zeros(width, dtype=torch.float64)
+    square_sums = torch.zeros(width, dtype=torch.float64)
     room, ones = features.new_empty(BLOCK, width), features.new_ones(BLOCK)
     for start in range(0, n, BLOCK):
         rows = features[start : start + BLOCK]
         part = torch.sub(rows, amid, out=room[: len(rows)])
         sums += of_class[:, start : start + BLOCK] @ part
-        squares += ones[: len(rows)] @ part.square_()
+        if squares:
+            square_sums += ones[: len(rows)] @ part.square_()
     mean = sums.sum(0) / n
-    deviation = (squares / n - mean**2).clamp_min(0).sqrt()
+    deviation = (square_sums / n - mean**2).clamp_min(0).sqrt()
     counts = of_class.sum(1, dtype=torch.float64)
     return (sums / counts[:, None]).numpy(), deviation.numpy()
 

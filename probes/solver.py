@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from layerscope.errors import InputError
 from .design import CPU_BLOCK, Design, penalties
 from .fit import Fit
 from .labels import Labels, encode_classes, encode_with, of_dev
-from .newton import Solution, decrement, gap_bound, minimise
+from .newton import Solution, decrement, gap_bound, is_rough, minimise
 from .objective import ABSENT, dot
 from .rows import OnDisk, blocks_of
 
@@ -195,10 +195,41 @@ def fit_many(
             l2s = torch.tensor(strengths, dtype=torch.float64, device=design.device)
             labels = _labels(group, design)
             solution = minimise(design, labels, begin, l2s, tol=tol, max_iter=max_iter)
-            fits |= _certify(design, group, solution, l2s, tol, dev_rows, choose)
+            solved = _certify(design, group, solution, l2s, tol, dev_rows, choose)
+            solved |= _polish(design, group, solution, solved, tol, max_iter, dev_rows, choose)
+            fits |= solved
             advance(len(group))
     _warn_unconverged([(name, fits[name]) for name in targets], tol, max_iter)
     return {name: fits[name] for name in targets}
+
+
+def _polish(
+    design: Design,
+    group: Sequence[_Target],
+    solution: Solution,
+    solved: Mapping[str, Fit],
+    tol: float,
+    max_iter: int,
+    held: Float[Tensor, "m r"] | OnDisk | None,
+    choose: Choose,
+) -> dict[str, Fit]:
+    """Again, by exact products from where the rough ones ended: the fits whose certificate they missed."""
+    which = []
+    for j, target in enumerate(group):
+        has_time = solution.n_iter[j] < max_iter
+        if not solved[target.name].converged and has_time:
+            which.append(j)
+    if not which or not is_rough(design, tol):
+        return {}
+    members = [group[j] for j in which]
+    penalty_of = [solved[target.name].l2 for target in members]
+    l2s = torch.tensor(penalty_of, dtype=torch.float64, device=design.device)
+    labels = _labels(members, design)
+    left = max_iter - int(solution.n_iter[which].min())
+    start = solution.W[:, which]
+    exact = minimise(design, labels, start, l2s, tol=tol, max_iter=left, exact=True)
+    exact = replace(exact, n_iter=solution.n_iter[which] + exact.n_iter)
+    return _certify(design, members, exact, l2s, tol, held, choose)
 
 
 def _warn_unconverged(fits: Sequence[tuple[str, Fit]], tol: float, max_iter: int) -> None:

@@ -68,16 +68,30 @@ class Trained:
 
 
 class _Adam:
-    """Adam with a rate and a count of steps for each model."""
+    """Adam with a rate and a count of steps for each model.
+
+    All weights of a model lie side by side in one row, so that a step is a few operations however many tensors there are:
+    of small networks the number of operations is what takes the time.
+    """
 
     def __init__(
         self, weights: Sequence[Tensor], schedule: Schedule, free: Sequence[Tensor | None] | None
     ) -> None:
-        self._first = [torch.zeros_like(w) for w in weights]
-        self._second = [torch.zeros_like(w) for w in weights]
-        self._free = list(free) if free is not None else [None] * len(weights)
-        self._decay = schedule.weight_decay
-        count = len(weights[0])
+        flat = _side_by_side(weights)
+        self._first, self._second = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._shapes = [w.shape for w in weights]
+        self._free = None
+        if free is not None and any(mask is not None for mask in free):
+            masks = []
+            for w, mask in zip(weights, free, strict=True):
+                masks.append(torch.ones_like(w) if mask is None else mask.to(w).expand_as(w))
+            self._free = _side_by_side(masks)
+        self._decay = None
+        if schedule.weight_decay:
+            # Only weights of matrices decay.
+            shares = [torch.full_like(w, schedule.weight_decay * (w.ndim > 2)) for w in weights]
+            self._decay = _side_by_side(shares)
+        count = len(flat)
         self.rates = torch.full((count,), schedule.rate)
         self._steps = torch.zeros(count)
 
@@ -86,33 +100,30 @@ class _Adam:
     ) -> list[Tensor]:
         """The weights after one step; models that are done stay."""
         self._steps += 1
-        rates = self.rates * ~done
-        moved = []
-        for w, slope, first, second, free in zip(
-            weights, slopes, self._first, self._second, self._free, strict=True
-        ):
-            first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
-            second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
-            # Both averages began at 0; divided by the sum of their weights they are unbiased from the first step on.
-            mean = first / _along(1 - FIRST_DECAY**self._steps, w)
-            square = second / _along(1 - SECOND_DECAY**self._steps, w)
-            move = mean / (square.sqrt() + EPSILON)
-            if w.ndim > 2:
-                move += self._decay * w
-            move *= _along(rates, w)
-            moved.append(w - (move if free is None else move * free))
-        return moved
+        w, slope = _side_by_side(weights), _side_by_side(slopes)
+        self._first.mul_(FIRST_DECAY).add_(slope, alpha=1 - FIRST_DECAY)
+        self._second.mul_(SECOND_DECAY).addcmul_(slope, slope, value=1 - SECOND_DECAY)
+        # Both averages began at 0; divided by the sum of their weights they are unbiased from the first step on.
+        mean = self._first / (1 - FIRST_DECAY**self._steps)[:, None].to(w)
+        square = self._second / (1 - SECOND_DECAY**self._steps)[:, None].to(w)
+        move = mean / (square.sqrt() + EPSILON)
+        if self._decay is not None:
+            move += self._decay * w
+        move *= (self.rates * ~done)[:, None].to(w)
+        if self._free is not None:
+            move *= self._free
+        parts = (w - move).split([shape[1:].numel() for shape in self._shapes], dim=1)
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def forget(self, models: Bool[Tensor, " m"]) -> None:
         """Moments and steps of some models at 0."""
-        for moment in (*self._first, *self._second):
-            moment[models] = 0
+        self._first[models] = self._second[models] = 0
         self._steps[models] = 0
 
 
-def _along(values: Float[Tensor, " m"], w: Tensor) -> Tensor:
-    """One value a model, shaped and placed to multiply its weights."""
-    return values.view(-1, *[1] * (w.ndim - 1)).to(w)
+def _side_by_side(tensors: Sequence[Tensor]) -> Float[Tensor, "m p"]:
+    """All of a model's weights in one row."""
+    return torch.cat([tensor.flatten(1) for tensor in tensors], dim=1)
 
 
 def train(
