@@ -79,6 +79,8 @@ class Edit:
         """
         positions = checked_positions(positions)
 
+        name = f"{self.name} at {_shown(positions)}"
+
         def apply(value: Tensor, where: Where) -> Tensor:
             chosen = where.choose(positions, value)
             if where.chosen is not None:
@@ -93,7 +95,7 @@ class Edit:
 
         # this edit changes nothing in place itself
         given = "value" if self.given == "copy" else self.given
-        return replace(self, name=f"{self.name} at {_shown(positions)}", apply=apply, given=given)
+        return replace(self, name=name, apply=apply, given=given)
 
 
 _HALF = (torch.float16, torch.bfloat16)

@@ -54,6 +54,11 @@ class Forward:
     step: tuple[int, int] | None = None
     position_ids: Tensor | None = None
 
+    @functools.cached_property
+    def mask_on_host(self) -> Tensor | None:
+        """The mask as truth values in main memory; copied once a forward, since every copy waits for the GPU."""
+        return None if self.mask is None else self.mask.bool().cpu()
+
 
 class _Announced(threading.local):
     """The forward that blocks belong to which somebody calls by themselves."""

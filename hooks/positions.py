@@ -50,7 +50,8 @@ def checked_positions(positions: Any) -> Positions:
     if hasattr(positions, "tolist"):  # a tensor or an array
         values = torch.as_tensor(positions)
         if values.dtype == torch.bool and values.ndim in (1, 2):
-            return torch.atleast_2d(values)
+            # To main memory here once, and not at every site of every forward.
+            return torch.atleast_2d(values).cpu()
         positions = values.tolist()
     if not isinstance(positions, Iterable):
         return _index(positions, wrong)
@@ -164,6 +165,7 @@ class Where:
         position_ids: this forward's, where they may pack several texts into a row.
         chosen: ``rows pos``, where the edit's value is used; None everywhere.
         seen: what the block's forwards have shown.
+        forward: the call that all sites of a forward share.
     """
 
     site: Site = field(default_factory=lambda: Site(""))
@@ -178,6 +180,7 @@ class Where:
     position_ids: Tensor | None = None
     chosen: Tensor | None = None
     seen: Seen = field(default_factory=Seen)
+    forward: Forward | None = None
 
     @classmethod
     def of(cls, forward: Forward, site: Site, live: Mapping[str, Tensor], seen: Seen) -> Where:
@@ -197,6 +200,7 @@ class Where:
             position_ids=forward.position_ids,
             chosen=None,
             seen=seen,
+            forward=forward,
         )
         return where
 
@@ -372,7 +376,8 @@ class Where:
             )
         if self.mask is None:
             return None
-        mask = self.mask.bool().cpu()
+        is_shared = self.forward is not None and self.forward.mask is self.mask
+        mask = self.forward.mask_on_host if is_shared else self.mask.bool().cpu()
         mask = mask.expand(batch, -1) if len(mask) == 1 else mask
         # A mask that hides nothing is none; edits are then spared the look at each column.
         if bool(mask.all()):

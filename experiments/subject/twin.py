@@ -11,11 +11,11 @@ from ...hooks.placement import adapted, device_of, dtype_of
 from .errors import SubjectError, quiet
 
 
-def random_twin(model: Any, seed: int, config: Any = None) -> Any:
-    """The same class and configuration (or another) with fresh weights, by the model's own initialisation.
+def require_configured(model: Any) -> Any:
+    """The model without its adapters, whose class builds others from a configuration.
 
-    The weights are drawn where they stay and in the model's type, as transformers draws those that a checkpoint lacks: on the
-    model's device, or by its device map. A seed gives other numbers on another kind of device.
+    Raises:
+        SubjectError: a model of another class.
     """
     model = adapted(model)
     if not hasattr(type(model), "from_pretrained"):
@@ -23,6 +23,16 @@ def random_twin(model: Any, seed: int, config: Any = None) -> Any:
             f"{type(model).__name__} cannot be built from a configuration: expected a "
             "transformers model; build the random one yourself and pass it to Subject"
         )
+    return model
+
+
+def random_twin(model: Any, seed: int, config: Any = None) -> Any:
+    """The same class and configuration (or another) with fresh weights, by the model's own initialisation.
+
+    The weights are drawn where they stay and in the model's type, as transformers draws those that a checkpoint lacks: on the
+    model's device, or by its device map. A seed gives other numbers on another kind of device.
+    """
+    model = require_configured(model)
     config = copy.deepcopy(model.config if config is None else config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the twin holds plain tensors

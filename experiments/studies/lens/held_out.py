@@ -129,6 +129,7 @@ def random_models(subject: Subject, inputs: LensInputs) -> list[LayerRecord]:
         twin = subject.random_twin(options.seed + number)
         scores = scores_of(twin, logit, inputs.test, options.batch_tokens)
         records += layer_records("logit, random weights", scores["logit"], options.seed)
+        del twin  # before the next one is drawn
     return records
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, execute, with_device
 from ...runs.folder import RunError, file_name, free_bytes
 from ...subject import Subject
+from ...subject.twin import require_configured
 from ...tasks.memory import Fits, Solve
 from ...tasks.properties import get_property
 from ...tasks.task import Part, Task, Vectors
@@ -100,16 +101,21 @@ class ProbeInputs(Inputs):
         """Property -> the corpora as the model sees them for it."""
         return {task.property.name: view.splits for view in self.views for task in view.tasks}
 
-    @cached_property
-    def models(self) -> list[Subject]:
-        """The model, then random-weight models of the same shape."""
-        seeds = range(self.options.seed, self.options.seed + self.options.random_models)
-        return [self.subject, *(self.subject.random_twin(seed) for seed in seeds)]
+    @property
+    def n_models(self) -> int:
+        """The model, and its random-weight models."""
+        return 1 + self.options.random_models
+
+    def model(self, number: int) -> Subject:
+        """The model, or one of the random-weight models of the same shape: they are drawn when they are asked for."""
+        if number == 0:
+            return self.subject
+        return self.subject.random_twin(self.options.seed + number - 1)
 
     @cached_property
     def plan(self) -> Plan:
         """Memory and disk; see `plan_of`."""
-        return plan_of(self.views, self.models, self.places, self.options)
+        return plan_of(self.views, self.subject, self.places, self.options)
 
 
 def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
@@ -127,6 +133,8 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     if media is not None:
         text = "an item, a line of the table, stands where the report says word; a file stands where it says sentence"
         notes.append({"kind": "info", "text": text})
+    if options.random_models:
+        require_configured(subject.model)
     views = build_views(subject, splits, properties, options.seed, pooling)
     if options.store is not None:
         text = f"features of {subject.name} read from {options.store}, where no text is rewritten"
@@ -192,7 +200,7 @@ def measure(inputs: ProbeInputs, run: Run) -> Results:
 
 
 def plan_of(
-    views: Sequence[View], models: Sequence[Subject], places: Sequence[str], options: ProbeOptions
+    views: Sequence[View], subject: Subject, places: Sequence[str], options: ProbeOptions
 ) -> Plan:
     """What is held and what is stored.
 
@@ -202,13 +210,16 @@ def plan_of(
     Raises:
         RunError: a disk without room, or memory that is not allowed.
     """
-    ram = as_limit(options.max_ram)
-    widths = site_widths(models[0], places)
+    ram, n_models = as_limit(options.max_ram), 1 + options.random_models
+    widths = site_widths(subject, places)
     width = max(widths.values())
-    need = Need.of(models[0], widths, torch.float32)
+    need = Need.of(subject, widths, torch.float32)
+    if options.random_models:  # one at a time stands beside the model
+        weights = sum(p.numel() * p.element_size() for p in subject.model.parameters())
+        need = replace(need, held=need.held + weights)
 
     # The forwards of the texts that no store has.
-    to_compute = _to_compute(views, len(models), options)
+    to_compute = _to_compute(views, n_models, options)
     batch_tokens = need.batch_tokens(options.batch_tokens, ram if to_compute else None, 0.0)
     for view in to_compute:
         need.check(view.layout, ram)
@@ -226,14 +237,12 @@ def plan_of(
     solves: list[Solve] = []
     for view in views:
         solves += Solve.of(view.tasks, width, options.control_seeds)
-    fits = Fits.plan(before, one_site, len(models), solves, optional, ram)
+    fits = Fits.plan(before, one_site, n_models, solves, optional, ram)
 
     # The two come one after the other: the larger one counts.
     memory = max(fits.memory, need.memory(batch_tokens) if to_compute else 0)
     _check_disk(options, disk + fits.disk)
-    counts = (
-        f"{sum(n_rows):,} words x {width} dimensions x {len(places)} sites x {len(models)} models"
-    )
+    counts = f"{sum(n_rows):,} words x {width} dimensions x {len(places)} sites x {n_models} models"
     stored = f"{counts}: {disk / 1e9:.2f} GB on disk"
     if to_compute:
         stored += f", batches of {batch_tokens:,} tokens"
@@ -295,7 +304,9 @@ def _all_features(inputs: ProbeInputs, run: Run) -> Stores:
     """Of every model and view, read or made."""
     options = inputs.options
     features = {}
-    for number, subject in enumerate(inputs.models):
+    for number in range(inputs.n_models):
+        # One random model at a time is in memory, beside the model itself.
+        subject = inputs.model(number)
         for view in inputs.views:
             if options.store is not None and is_stored(view, number, options):
                 corpora, pooling = view.splits.values(), options.pooling
@@ -303,11 +314,14 @@ def _all_features(inputs: ProbeInputs, run: Run) -> Stores:
                     options.store, subject, corpora, view.layout, inputs.places, pooling
                 )
             else:
-                features[number, view.name] = _extracted(inputs, run, number, view)
+                features[number, view.name] = _extracted(inputs, run, number, subject, view)
+        del subject  # before the next one is drawn
     return features
 
 
-def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Features:
+def _extracted(
+    inputs: ProbeInputs, run: Run, number: int, subject: Subject, view: View
+) -> Features:
     """Features that one of the models makes of one view."""
     name = "model" if number == 0 else f"random-{number - 1}"
     label = file_name(view.name)
@@ -321,7 +335,7 @@ def _extracted(inputs: ProbeInputs, run: Run, number: int, view: View) -> Featur
         )
         try:
             extract(
-                inputs.models[number],
+                subject,
                 view.layout,
                 inputs.places,
                 store,
