@@ -1,10 +1,14 @@
 """Run the benchmarks and write what they print into RESULTS.md.
 
-    python benchmarks/run.py [NAME ...] [--minilm FOLDER] [--smollm FILE] [--ud FOLDER]
+    python benchmarks/run.py [NAME ...] [--minilm FOLDER] [--smollm FILE] [--ud FOLDER] [--check]
+    python benchmarks/run.py --readme
 
 Without names all are run, minutes each; with names only those, and the others' results stay. A benchmark whose model or
 corpus is not given is left as it is. Each block of RESULTS.md is the output of its command, with the date and what a
 product of 2 x 2.4 GFLOP took just before and after it: where the two differ, the machine did other work meanwhile.
+
+``--check`` leaves RESULTS.md as it is, and ends with 1 if a ratio got worse than the one there by more than its spread.
+``--readme`` prints the rows of README's table from RESULTS.md and runs nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from check import ratios, worse
 from measure import machine
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +37,8 @@ class Benchmark:
     what: str
     asked: str
     command: str
+    costs: str = ""
+    """A pattern of what is better the smaller it is; every other ratio is a gain."""
 
 
 BENCHMARKS = {
@@ -39,6 +46,7 @@ BENCHMARKS = {
         "capture against the bare body's forward, and against TransformerBridge `run_with_cache`, GPT-2-small shape",
         "at most 1.03x the bare forward; 1.3x faster than the bridge; under half its memory growth",
         "capture.py",
+        costs="bare body|peak memory",
     ),
     "hooks": Benchmark(
         "entering a block and running in it, us a site, on 12 and 80 layers, against hooks by hand; one head's pattern",
@@ -83,6 +91,7 @@ BENCHMARKS = {
         "statistics of all heads over a corpus, against the bare forward with eager attention",
         "at most 1.5x",
         "attention.py",
+        costs="bare eager forward",
     ),
     "store": Benchmark(
         "activations on disk: written while capturing against kept in memory; memory at 10x the text; batches by length "
@@ -90,6 +99,7 @@ BENCHMARKS = {
         "1.15x; 1.05x; 1.8x; within 10%; identical; identical",
         "store.py --only writing,memory,batches,linear,kills,ray --repeats 15 --texts 4096 --turns 5 --ud {ud} "
         "--model {minilm} --sentences 1500",
+        costs="writing|peak memory|by the clock|of the processors",
     ),
     "reading": Benchmark(
         "one layer of a 5 GB store against a plain read of as many bytes, and of the same ranges",
@@ -107,8 +117,82 @@ BENCHMARKS = {
         "page of a prompt on SmolLM2",
         "1.0x; 1.2x; 3 s",
         "lens.py --model {smollm}",
+        costs=".",
+    ),
+    "growth": Benchmark(
+        "time a token at 1x, 4x, 16x text and 12 to 80 layers, and a property's at 1 to 64 properties; peak memory",
+        "time within 10% of linear; memory flat in text",
+        "growth.py",
+        costs=".",
+    ),
+    "startup": Benchmark(
+        "`import layerscope` over `import torch`, `layerscope --help`, and the demo",
+        "30 ms; 100 ms; 12 s",
+        "startup.py",
+    ),
+    "pages": Benchmark(
+        "seconds, bytes and DOM nodes of the pages of large runs",
+        "an ablation of 30 layers of 16 heads over 60 prompts: 2 s, 3 MB",
+        "pages.py",
     ),
 }
+
+README = (
+    (
+        "capture of resid_post at all layers, GPT-2-small shape",
+        "the forward of the bare model body",
+        "capture",
+        "bare body",
+        "{:.2f}x its time",
+    ),
+    (
+        "capture of three sites at all layers",
+        "TransformerLens `run_with_cache`",
+        "capture",
+        "mlp.post",
+        "{:.2f}x faster",
+    ),
+    (
+        "solving 84 probes of MiniLM's 7 layers, 3,000 sentences",
+        "a scikit-learn loop",
+        "study",
+        "joint solve: # s against # s",
+        "{:.1f}x faster",
+    ),
+    (
+        "the whole probing study",
+        "transformers and a scikit-learn loop",
+        "study",
+        "whole study",
+        "{:.1f}x faster",
+    ),
+    (
+        "zero-ablating 144 heads, 1x16 tokens",
+        "TransformerLens, one forward per head",
+        "heads-short",
+        "#x#",
+        "{:.1f}x faster",
+    ),
+    (
+        "integrated gradients, 50 steps, SmolLM2",
+        "Captum at its best batch",
+        "attribution",
+        "ig:",
+        "{:.2f}x faster (target 1.5x: missed)",
+    ),
+)
+"""Rows of README: what, compared with, the block, the start of a ratio's label there, and how the ratio reads."""
+
+
+def readme_rows(found: dict[str, str]) -> list[str]:
+    """README's table, from the blocks of RESULTS.md."""
+    rows = ["| what | compared with | measured |", "|---|---|---|"]
+    for what, peer, name, label, text in README:
+        measured = [
+            r.value for found_label, r in ratios(found[name]).items() if label in found_label
+        ]
+        rows.append(f"| {what} | {peer} | {text.format(measured[0])} |")
+    return rows
 
 
 def speed() -> str:
@@ -155,11 +239,16 @@ def main() -> int:
     parser.add_argument("--minilm", help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--smollm", help="SmolLM2-135M, a GGUF file")
     parser.add_argument("--ud", help="folder of UD English-EWT")
+    parser.add_argument("--check", action="store_true", help="compare with RESULTS.md")
+    parser.add_argument("--readme", action="store_true", help="print README's rows")
     given = parser.parse_args()
     unknown = sorted({*given.names} - {*BENCHMARKS})
     if unknown:
         parser.error(f"expected some of {', '.join(BENCHMARKS)}, got {', '.join(unknown)}")
     found = blocks(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if given.readme:
+        print("\n".join(readme_rows(found)))
+        return 0
     places = {"minilm": given.minilm, "smollm": given.smollm, "ud": given.ud}
     failed = False
     for name in given.names or BENCHMARKS:
@@ -169,19 +258,31 @@ def main() -> int:
             continue
         print(f"{name} ...", flush=True)
         try:
-            found[name] = measure(name, BENCHMARKS[name].command.format(**places))
+            block = measure(name, BENCHMARKS[name].command.format(**places))
         except RuntimeError as error:  # a peer that is not installed, most often
             print(f"{name}: left as it is, {error}")
             failed = True
             continue
-        print(found[name], flush=True)
-        order = [n for n in BENCHMARKS if n in found] + [n for n in found if n not in BENCHMARKS]
-        head = (
-            "# Results\n\nWhat the benchmarks print, each run with both sides in one process "
-            f"(`python benchmarks/run.py`), and at the end what bounds some of it. The machine: {machine()}."
-        )
-        RESULTS.write_text("\n\n".join([head, *(found[n] for n in order)]) + "\n", encoding="utf-8")
+        print(block, flush=True)
+        if given.check:
+            lines = worse(found.get(name, ""), block, BENCHMARKS[name].costs)
+            for line in lines:
+                print(f"{name}: got worse: {line}")
+            failed |= bool(lines)
+            continue
+        found[name] = block
+        write(found)
     return int(failed)
+
+
+def write(found: dict[str, str]) -> None:
+    """RESULTS.md, the benchmarks in their order and then what else stands there."""
+    order = [n for n in BENCHMARKS if n in found] + [n for n in found if n not in BENCHMARKS]
+    head = (
+        "# Results\n\nWhat the benchmarks print, each run with both sides in one process "
+        f"(`python benchmarks/run.py`), and at the end what bounds some of it. The machine: {machine()}."
+    )
+    RESULTS.write_text("\n\n".join([head, *(found[n] for n in order)]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
