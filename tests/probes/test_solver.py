@@ -311,33 +311,6 @@ def test_cuda_agrees_with_the_cpu():
     assert there.objective == pytest.approx(here.objective, rel=1e-6)
 
 
-def test_rough_products_that_miss_the_certificate_are_gone_on_with_by_exact_ones(monkeypatch):
-    """At the least tolerance that rough products may end on, with products that are far too rough."""
-    X, y = softmax_data(9000, 12, 5, seed=6)
-    X = X.astype(np.float32)
-
-    def coarse(design):
-        return design.rotated.round()
-
-    monkeypatch.setattr(newton_module, "_quick", coarse)
-    monkeypatch.setattr(newton_module, "_quick_dtype", lambda design: torch.bfloat16)
-    calls = []
-    true = newton_module.minimise
-
-    def noted(*args, **options):
-        calls.append(options.get("exact", False))
-        return true(*args, **options)
-
-    monkeypatch.setattr(solver_module, "minimise", noted)
-    fit = fit_many(X, {"y": y}, l2=1.0, tol=newton_module.ROUGH)["y"]
-    assert calls == [False, True]
-    assert fit.converged
-    Z = StandardScaler().fit_transform(X.astype(float))
-    best = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-9, max_iter=200).fit(Z, y)
-    least = objective(Z, y, best.coef_, best.intercept_, 1.0)
-    assert least <= fit.objective * (1 + 1e-9) <= least * (1 + 1e-5)
-
-
 @pytest.mark.parametrize("tol", [1e-4, 1e-5, 5e-7])
 def test_rough_and_exact_phases_reach_the_tolerance(tol):
     X, y = softmax_data(9000, 12, 5, seed=6)
