@@ -29,7 +29,7 @@ def blaming_edits(*runs: Mapping[str, Any]) -> Iterator[None]:
     """
     try:
         yield
-    except LayerscopeError:
+    except (LayerscopeError, OSError):  # a full disk is not the results' fault
         raise
     except Exception as error:
         if all(map(is_as_written, runs)):
