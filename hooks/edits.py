@@ -135,8 +135,9 @@ def mean(reference: Reference, per: str = "all") -> Edit:
 def resample(reference: Reference, seed: int = 0, rows: Sequence[int] | None = None) -> Edit:
     """Each text's value becomes that of a text drawn from the reference set, position by position.
 
-    The draw is a function of the seed and the texts, so that two sites of one forward draw the same. A reference text that
-    begins with a text's own tokens is never drawn for it; `hooks.reference.partners` also keeps related texts apart.
+    The draw is a function of the seed and the texts, so that two sites of one forward draw the same. The text itself is never
+    drawn for it, and a longer reference text that begins with its tokens only where all do; `hooks.reference.partners` also
+    keeps related texts apart.
 
     Args:
         rows: which reference text takes the place of each text; they are drawn if it is not given.

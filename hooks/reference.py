@@ -204,11 +204,15 @@ class Reference:
             )
         copies = where.seen.copies(len(value))
         generator = torch.Generator().manual_seed(seed)
-        itself = self._itself(value, whole, where)
+        itself, begins = self._itself(value, whole, where)
         rows = []
         for text, longest in enumerate(needed.view(-1, copies).amax(1).tolist()):
             is_long_enough = lengths > longest
-            long_enough = (is_long_enough & ~itself[text * copies]).nonzero().squeeze(1)
+            others = is_long_enough & ~begins[text * copies]
+            if not others.any():
+                # All begin alike: so few tokens do not tell the text from the others.
+                others = is_long_enough & ~itself[text * copies]
+            long_enough = others.nonzero().squeeze(1)
             if not is_long_enough.any():
                 raise ReferenceMismatch(
                     f"{where.site}: expected reference texts of {longest + 1} tokens, the longest has {int(lengths.max())}"
@@ -223,23 +227,27 @@ class Reference:
         row_of = torch.tensor(rows).repeat_interleave(copies)[:, None]
         return whole[row_of, at.clamp(max=whole.shape[1] - 1)].to(value)
 
-    def _itself(self, value: Tensor, whole: Tensor, where: Where) -> Bool[Tensor, "row text"]:
-        """For each row of the forward the reference texts that begin with its own tokens: they would put back what was there.
+    def _itself(
+        self, value: Tensor, whole: Tensor, where: Where
+    ) -> tuple[Bool[Tensor, "row text"], Bool[Tensor, "row text"]]:
+        """For each row of the forward the reference texts that are it, and those that begin with it: they put back what was there.
 
         Where the reference does not know tokens, or the edit is applied outside a forward, the values say it.
         """
         itself = torch.zeros(len(value), self.n_texts, dtype=torch.bool)
+        begins = torch.zeros_like(itself)
         lengths = self._mask.sum(1).cpu()
         text = where.text(len(value))
         if self._ids is not None and text is not None:
             for row, (ids, is_token) in enumerate(zip(*text, strict=True)):
-                own = ids[is_token]
-                if len(own) <= self._ids.shape[1]:
-                    begins = (self._ids[:, : len(own)] == own).all(1)
-                    itself[row] = begins & (lengths >= len(own))
-            return itself
+                tokens = ids[is_token]
+                if len(tokens) <= self._ids.shape[1]:
+                    is_alike = (self._ids[:, : len(tokens)] == tokens).all(1)
+                    begins[row] = is_alike & (lengths >= len(tokens))
+                    itself[row] = is_alike & (lengths == len(tokens))
+            return itself, begins
         if where.tokens is not None:
-            return itself
+            return itself, begins
         at, is_used = where.used(value)
         for row in range(len(value)):
             columns = is_used[row].nonzero().squeeze(1)
@@ -247,7 +255,7 @@ class Reference:
             if len(places) and int(places.max()) < whole.shape[1]:
                 same = (whole[:, places] == value[row, columns].to(whole)).flatten(1).all(1)
                 itself[row] = same.cpu() & (lengths > int(places.max()))
-        return itself
+        return itself, itself
 
     def _whole(self, site: Site) -> Tensor:
         if site.name not in self._values:
