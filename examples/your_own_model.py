@@ -10,8 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from layerscope.experiments.attribution import attribute
 from layerscope.experiments.corpus import read_conllu
 from layerscope.experiments.demo import demo_paths
+from layerscope.experiments.subject.own_model import of_function
 from torch import nn
 
 from layerscope import LogisticProbe, capture, intervene, verify
@@ -144,19 +146,23 @@ def main(path=None, epochs=3, sentences=400, text=None):
     worst = max(effects, key=lambda unit: effects[unit])
     print(f"clean {clean:.3f} nats a word; without unit {worst} {effects[worst]:+.3f}")
 
-    # 5. The next word attributed to the words before it: gradient x input at the embedding.
+    # 5. The next word attributed to the words before it, by the methods that transformers are asked with.
     row = max(test[:30], key=len)
-    with capture(model, "module:embed:output", grad=True) as acts:
-        logits = model(torch.tensor([row[:-1]]))
-        logits[0, -1, row[-1]].backward()
-        given = (acts["module:embed:output"] * acts.grad["module:embed:output"]).sum(-1)[0]
-    words = [f"{names[i]} {v:+.2f}" for i, v in zip(row[1:-1], given[1:].tolist(), strict=True)]
-    print(f"logit of {names[row[-1]]!r} from: {', '.join(words[-6:])}")
+    subject = of_function(model, vocabulary, embedding="embed", bos="<s>")
+    text, target = " ".join(names[i] for i in row[1:-1]), f" {names[row[-1]]}"
+    scores = {}
+    for method in ("leave-one-out", "grad-input", "ig"):
+        found = attribute(subject, text, target=target, method=method)
+        scores[method] = found.scores
+        words = [f"{w} {v:+.2f}" for w, v in zip(found.units, found.scores, strict=True)]
+        print(f"{found.target} from, by {method}: {', '.join(words[-6:])}")
     return {
         "upos": score,
         "majority": y[1].count(majority) / len(y[1]),
         "effects": effects,
         "status": verdict.status,
+        "scores": scores,
+        "path": found.more,
     }
 
 

@@ -333,15 +333,22 @@ def _find(model: nn.Module) -> Anatomy:
 def _of_torch(model: nn.Module) -> Anatomy:
     """What PyTorch's own layers in a model of any other kind have."""
     stacks_of_torch = list(torch_stacks(model))
+    # A model of another make may say where its embedding is.
+    embedding = (
+        getattr(model, "embedding", None) if hasattr(model, "get_input_embeddings") else None
+    )
+    outside = {"hook_embed": Place(embedding, "output")} if isinstance(embedding, str) else {}
+    if not stacks_of_torch and outside:
+        return Anatomy(outside, 0, 0, 0, "the model's own word")
     if not stacks_of_torch:
         raise UnknownArchitecture(
             f"{type(model).__name__} has no Hugging Face config and none of PyTorch's transformer or recurrent layers, so its "
             "sites are not known by name: use raw paths such as 'module:encoder.rnn:output[0]' (see model.named_modules())"
         )
     _, main, stack = stacks_of_torch[0]
-    places = {
-        site: place for _, reading, _ in stacks_of_torch for site, place in reading.places.items()
-    }
+    places = dict(outside)
+    for _, reading, _ in stacks_of_torch:
+        places.update(reading.places)
     _SHAPES[model] = tuple(
         _shape(model, s.path, s.config) for _, _, s in stacks_of_torch if s is not None
     )

@@ -30,6 +30,7 @@ from .forwards import ODD_MASK, Forward, Forwards, belonging_to, working_hooks
 from .output_heads import Head, class_heads, language_heads
 from .prefix import Prefix, causal_mask, is_cache, is_rows, late
 from .shortcuts import is_free, only_positions, padded, parts_of, run_once
+from .sites import Site
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest logit, between the parts' logits and the model's."""
@@ -244,6 +245,23 @@ class Resume:
                 f"{type(self.model).__name__} has a tail that is not known: let run() finish"
             )
         return self._finish(residual, tokens)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a state that `finish` turns into logits."""
+        return self.residual(0).shape[-1]
+
+    def again(
+        self, copies: int, layer: int, edited: str, start: int = 0, until: int | None = None
+    ) -> Float[Tensor, "*read vocab"]:
+        """`run` on so many copies of what was recorded: rows k * batch to (k + 1) * batch are the k-th.
+
+        Args:
+            edited: the whole name of the site of block ``layer`` that an intervention around this call edits.
+        """
+        residual = self.residual(layer)[:, start:].repeat(copies, 1, 1)
+        part = Site(edited).part
+        return self.run(layer, residual, start=start, until=until, edited=part)
 
     def block(
         self, layer: int, residual: Float[Tensor, "copies pos d_model"], start: int = 0

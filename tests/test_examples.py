@@ -89,6 +89,8 @@ def test_your_own_model(capsys, tmp_path):
     assert found["status"] == "OK"
     assert found["upos"] > found["majority"] + 0.2
     assert max(map(abs, found["effects"].values())) > 0
+    assert found["path"]["gap_share"] < 0.01  # integrated gradients sum to the change
+    assert all(scores.any() for scores in found["scores"].values())
     assert "forget gate: mean 0." in capsys.readouterr().out
 
 
@@ -172,3 +174,22 @@ def test_classifier_bias_runs_the_edited_model(biased_classifier):
     assert "warning" not in kinds
     assert biased_classifier["heads"].frame.effect.min() < 0
     assert set(biased_classifier["calibrations"]) == {"plain", "smoothed"}
+
+
+def test_shapes(tmp_path):
+    """Colour is linear in the pixels; shape is what four trained blocks make of them."""
+    results = example("shapes").main(out=tmp_path, count=500)
+    scores = results.frame.pivot_table(index="layer", columns="property", values="score")
+    assert scores.colour.min() > 0.95
+    assert scores["shape"].loc[-1] < 0.55
+    assert scores["shape"].max() > 0.8
+    assert scores["shape"].idxmax() >= 2
+    assert scores.coin.max() < 0.75
+
+
+def test_translation(tmp_path):
+    """Each target word comes from one source word, which attribution must find, through cross-attention."""
+    found = example("translation").main(out=tmp_path, texts=2)
+    assert min(found["hits"].values()) >= 0.9 * found["count"]
+    strongest = found["effects"].nsmallest(1, "effect").site.iloc[0]
+    assert "cross_attn" in strongest

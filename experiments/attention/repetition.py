@@ -84,7 +84,7 @@ def repetition_scores(
     }
     by_layer: dict[str, list[np.ndarray]] = {name: [] for name in offsets}
     with torch.no_grad(), capture(subject.model, *names) as acts:
-        subject.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        subject.body(input_ids=ids, attention_mask=torch.ones_like(ids))
         for site in names:
             for name, (queries, back) in offsets.items():
                 looks_back = acts[site][:, :, queries, queries - back]

@@ -13,13 +13,23 @@ from ...hooks import Site
 from ...hooks.configuration import setting
 from ...probes import LogisticProbe
 from ..corpus.prompts import Prompt
-from ..metrics.reads import Reads, answer_reads, prediction_reads
+from ..metrics.reads import Reads, answer_reads, prediction_reads, text_of
 from ..report.schema import Note
 from ..subject import Subject
+from ..subject.pictures import Picture
 from ..subject.word_spans import Encoded, word_spans
-from .endpoint import Endpoint, class_end, language_end, probe_end
-from .question import MEASURES, Part, Question, Target, clean_logits, spelled_token, token_types
-from .units import AttributionError, find_units, split_words
+from .endpoint import Endpoint, class_end, language_end, probe_end, whole_end
+from .question import (
+    MEASURES,
+    Part,
+    Question,
+    Target,
+    as_encoded,
+    clean_logits,
+    spelled_token,
+    token_types,
+)
+from .units import AttributionError, Units, find_units, split_words
 
 
 def ask(
@@ -29,11 +39,13 @@ def ask(
     level: str = "word",
     spans: Sequence[tuple[int, int]] | None = None,
     pair: str | None = None,
+    picture: Picture | None = None,
 ) -> Question:
     """The question that a target puts to a subject about a text.
 
     Args:
         pair: the second text of a classifier of pairs; its words are units too.
+        picture: that a vision-language model is shown with the text; its cells are the first units.
 
     Raises:
         AttributionError: an empty text, one too long, a target that this model cannot be asked for.
@@ -41,10 +53,18 @@ def ask(
     """
     target = target if isinstance(target, Target) else Target(answer=target)
     _check(subject, text, target, pair)
+    if picture is not None:
+        _check_picture(subject, target, pair)
+        return _of_tokens(subject, text, target, level, spans, picture)
     if target.probe is not None:
         return _of_probe(subject, text, target, level, spans)
     if target.word is not None:
         raise AttributionError("a word is read by a probe: give one")
+    if target.prefix is not None and not subject.has_decoder:
+        raise AttributionError(
+            f"the beginning of a target ({target.prefix[:40]!r}) is for encoder-decoders, {subject.name} is none: write it at "
+            "the text's end"
+        )
     if subject.classes:
         return _of_classes(subject, text, target, level, spans, pair)
     return _of_tokens(subject, text, target, level, spans)
@@ -66,36 +86,66 @@ def _check(subject: Subject, text: str, target: Target, pair: str | None) -> Non
         raise AttributionError(f"expected a second text with words, got {pair!r}")
 
 
+def _check_picture(subject: Subject, target: Target, pair: str | None) -> None:
+    """Raise `AttributionError` for what is not asked with a picture."""
+    if target.probe is not None or target.word is not None or pair is not None:
+        raise AttributionError("a picture (--image) goes with one text, and without a probe")
+    if not subject.gives_tokens:
+        raise AttributionError(
+            f"--image: {subject.name} ({type(subject.model).__name__}) has no language-model head; expected a vision-language "
+            "model"
+        )
+
+
 def _of_tokens(
-    subject: Subject, text: str, target: Target, level: str, spans: Sequence[tuple[int, int]] | None
+    subject: Subject,
+    text: str,
+    target: Target,
+    level: str,
+    spans: Sequence[tuple[int, int]] | None,
+    picture: Picture | None = None,
 ) -> Question:
-    """The question of a language model: how probable it finds an answer, or else the token that it says itself."""
-    endpoint = language_end(subject)
-    encoded = subject.encode([text])[0]
-    mask = None if subject.causal else getattr(subject.tokenizer, "mask_token_id", None)
+    """The question of a language model: how probable it finds an answer, or else the token that it says itself.
+
+    Of an encoder-decoder the text is the source; the units are its words and those of the target's beginning.
+    """
+    given = Prompt(text, target.answer or "", target.wrong, target_prefix=target.prefix)
+    if picture is not None:
+        endpoint, encoded = whole_end(subject), picture.encode(text)
+    else:
+        endpoint = language_end(subject)
+        encoded = text_of(subject, given) if subject.has_decoder else subject.encode([text])[0]
+    continues = subject.continues or picture is not None
+    mask = None if continues else getattr(subject.tokenizer, "mask_token_id", None)
     fixed = [i for i, token in enumerate(encoded.ids) if token == mask]
     # A mask that is to be filled is no unit: it stays where it is.
     units = find_units(subject, encoded, level, spans, fixed)
-    question = Question(subject, text, units, (), endpoint, "", "", units.notes)
+    if picture is not None:
+        units = _with_cells(units, picture)
+    question = Question(
+        subject, encoded.text, units, (), endpoint, "", "", units.notes, picture=picture
+    )
     if target.answer is None:
-        return _of_own_token(question, encoded, target.measure or "log-probability")
+        return _of_own_token(question, given, encoded, target.measure or "log-probability")
 
     has_wrong = target.wrong is not None
     sides = (("answer", 1.0), ("wrong", -1.0)) if has_wrong else (("answer", 1.0),)
-    prompt = Prompt(text, target.answer, target.wrong)
-    reads = answer_reads(
-        subject, [prompt], sides, target.measure or "log-probability", target.measure != "logit"
-    )
+    several = target.measure != "logit"
+    if picture is not None:
+        reads = _picture_reads(subject, picture, encoded, given, sides, several)
+    else:
+        name = target.measure or "log-probability"
+        reads = answer_reads(subject, [given], sides, name, several)
     is_single = len(reads.places) == len(sides)  # each answer is one token
     measure = target.measure
     if measure is None:
         measure = "logit" if has_wrong and is_single else "log-probability"
 
     parts = []
-    for ids, of_row in _terms(reads, subject.causal and is_single).items():
+    for ids, of_row in _terms(reads, continues and is_single).items():
         longer = len(ids) - len(encoded)
         tokens = _moved(units.tokens, fixed, longer)
-        parts.append(_trimmed(_part(ids, tokens, int(subject.causal), of_row)))
+        parts.append(_trimmed(_part(ids, tokens, int(continues), of_row)))
 
     notes = units.notes
     if mask is not None and len(parts) > 1:
@@ -104,6 +154,50 @@ def _of_tokens(
     answers = f"{target.answer!r} against {target.wrong!r}" if has_wrong else repr(target.answer)
     name = f"{_spaced(measure)} of {answers}"
     return replace(question, parts=tuple(parts), name=name, measure=measure, notes=notes)
+
+
+def _with_cells(units: Units, picture: Picture) -> Units:
+    """The cells of a picture, row by row, and the units of its text."""
+    names, spans, tokens = [], [], []
+    for cell in range(picture.n_cells):
+        row, column = divmod(cell, picture.columns)
+        names.append(f"patch {row + 1},{column + 1}")
+        spans.append((0, 0))
+        tokens.append((cell,))
+    return replace(
+        units,
+        texts=(*names, *units.texts),
+        spans=(*spans, *units.spans),
+        tokens=(*tokens, *units.tokens),
+    )
+
+
+def _picture_reads(
+    subject: Subject,
+    picture: Picture,
+    encoded: Encoded,
+    given: Prompt,
+    sides: Sequence[tuple[str, float]],
+    several: bool,
+) -> Reads:
+    """Reads of the answers behind a text with its picture."""
+    texts, places, weights = [], [], []
+    for row, (field, weight) in enumerate(sides):
+        answer = str(getattr(given, field))
+        ids = picture.answer(encoded, given.prompt, answer)
+        if not ids:
+            raise AttributionError(f"the {field} {answer!r} has no token")
+        if len(ids) > 1 and not several:
+            raise AttributionError(f"expected one token, {field} {answer!r} is {len(ids)}")
+        if len(ids) > 1 and not subject.causal:
+            raise AttributionError(
+                f"{subject.name} sees what follows a token: expected an answer of one token, {answer!r} is {len(ids)}"
+            )
+        texts.append(as_encoded((*encoded.ids, *ids)))
+        for number, token in enumerate(ids):
+            places.append((row, len(encoded) + number - 1, token, 0))
+            weights.append(weight)
+    return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
 def _terms(reads: Reads, ends_at_read: bool) -> dict[tuple[int, ...], list[tuple[int, int, float]]]:
@@ -122,12 +216,15 @@ def _terms(reads: Reads, ends_at_read: bool) -> dict[tuple[int, ...], list[tuple
     return terms
 
 
-def _of_own_token(question: Question, encoded: Encoded, measure: str) -> Question:
+def _of_own_token(question: Question, given: Prompt, encoded: Encoded, measure: str) -> Question:
     """The question of the token that a language model finds most probable."""
     subject = question.subject
-    back = int(subject.causal)
-    places = prediction_reads(subject, [Prompt(question.text, "")]).places
-    anchor = int(places[0, 1]) + back
+    if question.picture is not None:
+        back, position = 1, len(encoded) - 1
+    else:
+        back = int(subject.continues)
+        position = int(prediction_reads(subject, [given]).places[0, 1])
+    anchor = position + back
     part = Part(encoded.ids, question.units.tokens, (anchor,), back, (0,), (0,), (1.0,))
     # What a causal model reads nothing of need not be run.
     part = _trimmed(part)

@@ -128,8 +128,15 @@ def last_block(subject: Subject) -> LastBlock | None:
     return last if float((few - whole).abs().max()) <= tolerance else None
 
 
+def whole_end(subject: Subject) -> Endpoint:
+    """The end of a model that runs whole: its states are its logits."""
+    return Endpoint(subject, lambda hidden, present: hidden, whole=True)
+
+
 def language_end(subject: Subject) -> Endpoint:
     """The end of a language model; where its head is not known, all its logits."""
+    if subject.has_decoder:
+        return whole_end(subject)
     if not subject.gives_tokens:
         raise AttributionError(
             f"{subject.name} ({type(subject.model).__name__}) has no head that predicts tokens or classes: expected a language "
@@ -140,7 +147,7 @@ def language_end(subject: Subject) -> Endpoint:
         _ENDS[model] = _measured_head(subject), last_block(subject)
     head, last = _ENDS[model]
     if head is None:
-        return Endpoint(subject, lambda hidden, present: hidden, whole=True)
+        return whole_end(subject)
     return Endpoint(subject, lambda hidden, present: head(hidden), last=last)
 
 
@@ -164,7 +171,7 @@ def _measured_head(subject: Subject) -> Callable[[Tensor], Tensor] | None:
 
 def class_end(subject: Subject) -> Endpoint:
     """The end of a classifier of texts."""
-    return Endpoint(subject, lambda hidden, present: hidden, whole=True)
+    return whole_end(subject)
 
 
 def probe_end(subject: Subject, probe: LogisticProbe, site: Site) -> Endpoint:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...hooks import Site, capture
 from ..subject import Subject
+from ..subject.targets import as_target, in_target
 from ..subject.word_spans import pool_words
 from .game import embedding, ordinary_tokens
 from .gradients import Slope
@@ -110,6 +111,7 @@ def _candidates(
 
 
 def _with_token(ids: tuple[int, ...], at: int, token: int) -> tuple[int, ...]:
+    token = as_target(token) if in_target(ids[at]) else token
     return (*ids[:at], token, *ids[at + 1 :])
 
 
@@ -120,6 +122,8 @@ def flippable(question: Question) -> Part:
         AttributionError: an answer, or a wrong one, of several tokens.
     """
     part = question.parts[0]
+    if question.picture is not None:
+        raise AttributionError("word flips: expected a text without a picture (--flips 0)")
     if len(question.parts) > 1 or part.weights not in ((1.0,), (1.0, -1.0)):
         raise AttributionError(
             f"word flips: expected answers of one token, got the {question.name}"

@@ -23,10 +23,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...hooks import anatomy
 from ..subject import Subject
+from ..subject.cells import as_cell, cell_of, is_cell
+from ..subject.targets import as_target, in_target, plain
 from .proposals import PROPOSALS, Proposer, own_tokens, spelled
 from .question import Part
-from .scorer import Row, Scorer
+from .scorer import EMBED, TARGET_EMBED, Row, Scorer
 from .units import AttributionError
 
 REMOVALS = (
@@ -53,6 +56,7 @@ class _Run:
     unit: int | None
     start: int
     ids: tuple[int, ...]
+    in_target: bool = False
 
 
 class Game:
@@ -135,7 +139,9 @@ class Game:
         reads = tuple(moved[anchor] - part.back for anchor in part.anchors)
         # In a causal model every read must stand on a token; else one is enough.
         telling = (min if part.back else max)(reads, default=0)
-        if not ids or telling < 0:
+        # The encoder must have something to read.
+        has_source = not self.question.subject.has_decoder or not in_target(ids[0])
+        if not ids or telling < 0 or not has_source:
             raise AttributionError(
                 f"removal {self.removal!r} leaves nothing that can be read: choose mask, pad or mean, or a BOS (--bos)"
             )
@@ -159,7 +165,17 @@ class Game:
                 runs.append(_Run(unit, at, (token,)))
         of_units = [run for run in runs if run.unit is not None]
         filler = self._filler(part, generator)
-        fills = [{run.start: filler(run) for run in of_units} for _ in range(self.draws)]
+
+        def filled(run: _Run) -> tuple[int, ...]:
+            if is_cell(run.ids[0]):
+                return tuple(as_cell(cell_of(cell)[0], absent=True) for cell in run.ids)
+            if not in_target(run.ids[0]):
+                return filler(run)
+            # What is a token of the decoder's stays one.
+            own = _Run(run.unit, run.start, tuple(map(plain, run.ids)), in_target=True)
+            return tuple(map(as_target, filler(own)))
+
+        fills = [{run.start: filled(run) for run in of_units} for _ in range(self.draws)]
         return runs, fills
 
     def _filler(self, part: Part, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
@@ -236,14 +252,21 @@ class Game:
         return tokens
 
     def _vectors(self, kind: str, generator: torch.Generator) -> Callable[[_Run], tuple[int, ...]]:
-        table = embedding(self.question.subject).float()
-        mean, spread = table.mean(0), table.std(0)
+        subject = self.question.subject
+        tables = {False: embedding(subject).float()}
+        if subject.has_decoder:
+            tables[True] = embedding(subject, in_target=True).float()
         if kind in ("zero", "mean"):
-            # A vector of the scorer's own: a row may hold it where a token's id stands.
-            fixed = self.scorer.vector(torch.zeros_like(mean) if kind == "zero" else mean)
-            return lambda run: (fixed,) * len(run.ids)
+            fixed = {}
+            for side, table in tables.items():
+                mean = table.mean(0)
+                # A vector of the scorer's own: a row may hold it where a token's id stands.
+                fixed[side] = self.scorer.vector(torch.zeros_like(mean) if kind == "zero" else mean)
+            return lambda run: (fixed[run.in_target],) * len(run.ids)
 
         def drawn(run: _Run) -> tuple[int, ...]:
+            table = tables[run.in_target]
+            mean, spread = table.mean(0), table.std(0)
             noise = torch.randn(len(run.ids), len(mean), generator=generator).to(mean)
             centre = mean if kind == "random" else table[list(run.ids)]
             scale = spread if kind == "random" else NOISE * table.std()
@@ -269,17 +292,29 @@ def default_removal(scorer: Scorer) -> str:
     return "delete"
 
 
-def embedding(subject: Any, ids: Tensor | None = None) -> Float[Tensor, "*ids d_model"]:
-    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma 3's scales)."""
-    layer = _embedding_layer(subject)
+def embedding(
+    subject: Any, ids: Tensor | None = None, in_target: bool = False
+) -> Float[Tensor, "*ids d_model"]:
+    """The word embeddings of some ids, by default of the vocabulary, as the layer gives them (Gemma 3's scales).
+
+    Args:
+        in_target: those of the decoder, in an encoder-decoder.
+    """
+    layer = _embedding_layer(subject, in_target)
     ids = torch.arange(len(layer.weight)) if ids is None else ids
     with torch.no_grad():
         # past its hooks: nothing that is put there for a while
         return layer.forward(ids.to(subject.device))
 
 
-def _embedding_layer(subject: Any) -> Any:
-    layer = subject.model.get_input_embeddings()
+def _embedding_layer(subject: Any, in_target: bool = False) -> Any:
+    # A decoder may scale what it shares with the encoder, or have a layer of its own.
+    site = TARGET_EMBED if in_target else EMBED
+    place = anatomy(subject.model).places.get(site) if subject.has_decoder else None
+    if place is None:
+        layer = subject.model.get_input_embeddings()
+    else:
+        layer = subject.model.get_submodule(place.path)
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         raise AttributionError(

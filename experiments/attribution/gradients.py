@@ -14,7 +14,7 @@ Integrated gradients sum to F(x) - F(x'). The gap is measured, and steps are add
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +28,13 @@ from ...hooks import NothingChanged, Site, capture, edits, intervene
 from ...hooks.anatomy import locate
 from ...hooks.sites import SiteLike
 from ..report.schema import Note
+from ..subject.targets import in_target
 from .game import embedding, ordinary_tokens
 from .options import Options
 from .paths import integrate
 from .question import Part, Question
 from .result import Found
-from .scorer import EMBED, Cost, Row, Scorer, part_values, row_batch
+from .scorer import EMBED, TARGET_EMBED, Cost, Row, Scorer, part_values, row_batch
 from .units import AttributionError
 
 GAP = 0.01
@@ -56,13 +57,32 @@ class Slope:
     def question(self) -> Question:
         return self.scorer.question
 
+    @property
+    def n_source(self) -> int:
+        """Tokens of the row's source in an encoder-decoder; else all of them."""
+        return sum(not in_target(token) for token in self.part.ids)
+
+    @property
+    def halves(self) -> tuple[Site, ...]:
+        """The site; of an encoder-decoder's embedding those of source and target, whose values follow one another."""
+        is_row = self.site.name == EMBED and self.n_source < len(self.part.ids)
+        return (self.site, Site(TARGET_EMBED)) if is_row else (self.site,)
+
+    def places(self, tokens: Sequence[int]) -> list[int]:
+        """Where the site has the values of some positions of the row: a stack's site has those of its own text."""
+        if self.site.name == EMBED or self.n_source == len(self.part.ids):
+            return list(tokens)
+        if self.site.name.startswith("decoder_"):
+            return [at - self.n_source for at in tokens if at >= self.n_source]
+        return [at for at in tokens if at < self.n_source]
+
     def clean(self) -> Float[Tensor, "pos *site"]:
         """The site's value on the unchanged row."""
         batch = row_batch(self.question, self.part, 1)
-        with capture(self.question.subject.model, self.site, clone=True, stop=True) as acts:
+        with capture(self.question.subject.model, *self.halves, clone=True, stop=True) as acts:
             self.question.forward(batch, logits=self.question.endpoint.whole)
         self.scorer.cost += Cost(forwards=1, tokens=len(self.part.ids))
-        return acts[self.site][0].clone()
+        return torch.cat([acts[half][0] for half in self.halves])
 
     def at(
         self, points: Float[Tensor, "points pos *site"]
@@ -111,7 +131,11 @@ class Slope:
     @contextmanager
     def put(self, points: Tensor) -> Iterator[None]:
         """The site has these values inside the block."""
-        edit: dict[SiteLike, Any] = {self.site: edits.function(lambda old: points, "path")}
+        sizes = [self.n_source, points.shape[1] - self.n_source]
+        values = points.split(sizes, dim=1) if len(self.halves) > 1 else (points,)
+        edit: dict[SiteLike, Any] = {}
+        for half, value in zip(self.halves, values, strict=True):
+            edit[half] = edits.function(lambda old, value=value: value, "path")
         with warnings.catch_warnings(), intervene(self.question.subject.model, edit):
             warnings.simplefilter("ignore", NothingChanged)  # the end of a path is what was there
             yield
@@ -138,12 +162,13 @@ def each_part(scorer: Scorer, options: Options, method: _Method) -> tuple[Found,
             shares = shares.sum(-1)
         in_units = 0.0
         for unit, places in enumerate(part.tokens):
-            of_unit = shares[list(places)].sum()
+            of_unit = shares[slope.places(places)].sum()
             scores[unit] += float(of_unit)
             in_units = in_units + of_unit
         outside += float(shares.sum() - in_units)
         if options.site is not None and shares.ndim == 2:
-            by_unit = np.stack([shares[list(places)].sum(0).numpy() for places in part.tokens])
+            of_units = [shares[slope.places(places)].sum(0).numpy() for places in part.tokens]
+            by_unit = np.stack(of_units)
             # Parts are terms of one sum, and so are their shares.
             inner = by_unit if inner is None else inner + by_unit
         figures = {name: figures.get(name, 0.0) + number for name, number in of_part.items()}
@@ -263,7 +288,7 @@ def _own_positions(slope: Slope, x: Tensor) -> Tensor:
 
 def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws pos *site"]:
     """Where paths begin."""
-    subject, kind = slope.question.subject, options.start
+    kind = options.start
     # No token has a vector in the middle of the model that could stand for "nothing".
     if slope.site.name != EMBED and kind != "zero":
         raise AttributionError(
@@ -271,9 +296,24 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
         )
     if kind == "zero":
         start = torch.zeros_like(x)[None]
-    elif kind == "mean":
-        start = embedding(subject).float().mean(0).to(x).expand_as(x)[None]
-    elif kind in ("pad", "mask"):
+    elif len(slope.halves) == 1:
+        start = _starts(slope, x, options)
+    else:
+        cut = (slope.n_source, len(x) - slope.n_source)
+        sides = zip(x.split(cut), (False, True), strict=True)
+        start = torch.cat([_starts(slope, half, options, side) for half, side in sides], dim=1)
+    # At the embedding special tokens and an answer's own stay as they are: the path goes through the units alone.
+    return torch.where(_own_positions(slope, x).bool(), start, x)
+
+
+def _starts(
+    slope: Slope, x: Float[Tensor, "pos d"], options: Options, in_target: bool = False
+) -> Float[Tensor, "draws pos d"]:
+    """Embeddings that paths begin at, of so many positions of the source or of the target."""
+    subject, kind = slope.question.subject, options.start
+    if kind == "mean":
+        return embedding(subject, in_target=in_target).float().mean(0).to(x).expand_as(x)[None]
+    if kind in ("pad", "mask"):
         token = subject.pad_id
         if kind == "mask":
             token = getattr(subject.tokenizer, "mask_token_id", None)
@@ -281,17 +321,15 @@ def baselines(slope: Slope, x: Tensor, options: Options) -> Float[Tensor, "draws
             raise AttributionError(
                 f"baseline 'mask': {subject.name} has no mask token: choose zero, pad or mean"
             )
-        start = embedding(subject, torch.tensor([int(token)])).to(x).expand_as(x)[None]
-    elif kind == "sampled":
+        one = embedding(subject, torch.tensor([int(token)]), in_target)
+        return one.to(x).expand_as(x)[None]
+    if kind == "sampled":
         ordinary = torch.tensor(ordinary_tokens(subject))
         generator = torch.Generator().manual_seed(options.seed)
         shape = (options.samples or SAMPLES, len(x))
         ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
-        start = embedding(subject, ids).to(x)
-    else:
-        raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
-    # At the embedding special tokens and an answer's own stay as they are: the path goes through the units alone.
-    return torch.where(_own_positions(slope, x).bool(), start, x)
+        return embedding(subject, ids, in_target).to(x)
+    raise AttributionError(f"baseline {kind!r}: expected zero, pad, mask, mean or sampled")
 
 
 def integrated(scorer: Scorer, options: Options) -> Found:

@@ -40,8 +40,36 @@ class Method:
     on_game: bool = False
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def of_one_stack(self) -> bool:
+        """Whether it needs a model of one stack of blocks."""
+        return self.family == RELEVANCE or self.name in ("hidden-out", "conductance")
+
     def __call__(self, scorer: Scorer, options: Options) -> Found:
-        """Its scores for a question."""
+        """Its scores for a question.
+
+        Raises:
+            AttributionError: a method that follows one stack of blocks, and an encoder-decoder.
+        """
+        if self.of_one_stack and scorer.subject.has_decoder:
+            from .units import AttributionError
+
+            able = ", ".join(name for name, method in METHODS.items() if not method.of_one_stack)
+            raise AttributionError(
+                f"method {self.name} follows one stack of blocks, {scorer.subject.name} is an encoder-decoder: expected one of "
+                f"{able}"
+            )
+        if scorer.question.picture is not None and not self.on_game:
+            from . import picture_gradients
+            from .units import AttributionError
+
+            if self.name in picture_gradients.METHODS:
+                return picture_gradients.picture_gradients(self.name, scorer, options)
+            able = [name for name, method in METHODS.items() if method.on_game]
+            named = ", ".join([*picture_gradients.METHODS, *able])
+            raise AttributionError(
+                f"method {self.name} reads text alone: with a picture expected one of {named}"
+            )
         function: Callable[..., Found] = getattr(
             importlib.import_module(f".{self.module}", __package__), self.function
         )

@@ -25,6 +25,7 @@ from ..metrics.metrics import BITS
 from ..report.schema import Note
 from ..subject import Subject
 from ..subject.batches import Batch
+from ..subject.pictures import Picture
 from ..subject.word_spans import Encoded
 from .endpoint import Endpoint
 from .units import AttributionError, Units
@@ -42,6 +43,7 @@ class Target:
         measure: ``log-probability`` or ``logit``; by default a logit where a class, a label or two single tokens are
             compared, else a log-probability.
         probe: a saved probe (of a probing run) or its file; the answer is then one of its labels.
+        prefix: of an encoder-decoder, what its decoder has written before the answer; its words are units too.
         word: with a probe, the number of the word that it reads, from 0; by default it reads the mean of all words.
     """
 
@@ -50,6 +52,7 @@ class Target:
     measure: str | None = None
     probe: LogisticProbe | Path | None = None
     word: int | None = None
+    prefix: str | None = None
 
 
 def as_encoded(ids: Sequence[int]) -> Encoded:
@@ -99,6 +102,7 @@ class Question:
         measure: log-probability or logit.
         labels: the answers of a classifier or a probe; empty for a language model.
         separator: of a pair of texts, the token behind the first one, where the model tells the two by token types.
+        picture: that the text is about; its cells are the first units.
     """
 
     subject: Subject
@@ -111,6 +115,7 @@ class Question:
     notes: tuple[Note, ...] = ()
     labels: tuple[str, ...] = ()
     separator: int | None = None
+    picture: Picture | None = None
 
     @property
     def excludes(self) -> bool:
@@ -123,12 +128,25 @@ class Question:
         if self.separator is not None:
             of_tokens = token_types(batch.input_ids, self.separator)
             types["token_type_ids"] = of_tokens.to(self.subject.device)
+        if self.picture is not None:
+            shown = self.picture.inputs(batch)
+            types |= {name: value.to(self.subject.device) for name, value in shown.items()}
         return self.subject.forward(batch, logits=logits, grad=grad, **types)
 
     @property
     def unit(self) -> str:
         """The unit of the number."""
         return MEASURES[self.measure]
+
+    def read_at(self, batch: Batch, reads: Sequence[Sequence[int]]) -> Int[Tensor, "rows reads"]:
+        """Where the states of a batch hold each row's reads; -1 for one that was deleted.
+
+        The states of an encoder-decoder are the target's alone, and a row begins with its source; before a text stand the
+        cells of its picture.
+        """
+        at = torch.tensor([list(of_row) or [0] for of_row in reads])
+        before = torch.tensor(batch.n_before)[:, None]
+        return torch.where(at < 0, at, at - before)
 
     def value(
         self, logits: Float[Tensor, "rows slots classes"], part: Part
@@ -176,7 +194,7 @@ def clean_logits(question: Question, part: Part) -> Float[Tensor, "slots classes
     (batch,) = subject.batches([part.encoded])
     with torch.inference_mode():
         states = endpoint.states(lambda whole: question.forward(batch, logits=whole))
-        hidden = states[:, list(part.reads) or [0]]
+        hidden = states[:, question.read_at(batch, [part.reads])[0].tolist()]
         is_token = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         logits = endpoint.of(hidden, is_token)[0]
     if bool(logits.isnan().any()):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...hooks import NothingChanged, edits, intervene
@@ -27,7 +27,7 @@ from .question import Part, Question, as_encoded, no_number
 from .units import AttributionError
 
 Made = TypeVar("Made")
-EMBED = "hook_embed"
+EMBED, TARGET_EMBED = "hook_embed", "decoder_hook_embed"
 SHARE_BELOW = 0.85
 """Beginnings are shared where that leaves less than this share of the tokens to compute."""
 CHECKED = 2
@@ -97,7 +97,8 @@ class Scorer:
         self._made: dict[Hashable, Any] = {}
         self._known: dict[tuple[Part, Row], float] = {}
         end = question.endpoint
-        self._share = share and self.subject.causal and not end.whole
+        is_text = question.picture is None
+        self._share = share and is_text and self.subject.causal and not end.whole
         self._checked = False
 
     def vector(self, value: Float[Tensor, " d_model"]) -> int:
@@ -153,19 +154,26 @@ class Scorer:
         values = [0.0] * len(rows)
         encoded = [as_encoded(row.ids) for row in rows]
         for batch in self.subject.batches(encoded, tokens=self.batch_tokens):
-            with self._embedded(batch.input_ids) as ids:
-                forward = partial(self.question.forward, replace(batch, input_ids=ids))
+            with contextlib.ExitStack() as stack:
+                ids = stack.enter_context(self._embedded(batch.input_ids))
+                known = replace(batch, input_ids=ids)
+                if batch.target is not None:
+                    target_ids = self._embedded(batch.target.ids, TARGET_EMBED)
+                    target = replace(batch.target, ids=stack.enter_context(target_ids))
+                    known = replace(known, target=target)
+                forward = partial(self.question.forward, known)
                 states = self.question.endpoint.states(lambda whole, run=forward: run(logits=whole))
-            of_batch = self._values(states, [rows[i].reads for i in batch.rows], part)
+            wanted = self.question.read_at(batch, [rows[i].reads for i in batch.rows])
+            of_batch = self._values(states, wanted, part)
             for i, value in zip(batch.rows, of_batch, strict=True):
                 values[i] = value
             self.cost += Cost(tokens=int(batch.attention_mask.sum()))
         return values
 
     def _values(
-        self, states: Float[Tensor, "rows pos d"], reads: Sequence[Sequence[int]], part: Part
+        self, states: Float[Tensor, "rows pos d"], reads: Int[Tensor, "rows reads"], part: Part
     ) -> list[float]:
-        wanted = torch.tensor([list(r) or [0] for r in reads], device=states.device)
+        wanted = reads.to(states.device)
         row = torch.arange(len(wanted), device=states.device)[:, None]
         hidden = states[row, wanted.clamp(min=0)]
         return self._of(hidden, wanted >= 0, part)
@@ -180,7 +188,7 @@ class Scorer:
         return values
 
     @contextlib.contextmanager
-    def _embedded(self, ids: Tensor) -> Iterator[Tensor]:
+    def _embedded(self, ids: Tensor, site: str = EMBED) -> Iterator[Tensor]:
         """The ids that the model can be given, the scorer's own vectors taking their places in the embedding."""
         is_vector = ids < 0
         if not bool(is_vector.any()):
@@ -195,7 +203,7 @@ class Scorer:
             new[is_vector.to(value.device)] = table[which].to(value)
             return new
 
-        edit: dict[SiteLike, Any] = {EMBED: edits.function(put, "absent")}
+        edit: dict[SiteLike, Any] = {site: edits.function(put, "absent")}
         with warnings.catch_warnings(), intervene(self.subject.model, edit):
             # a pad's embedding is often zero already
             warnings.simplefilter("ignore", NothingChanged)
@@ -322,7 +330,8 @@ def part_values(
         return question.forward(batch, logits=whole, grad=grad)
 
     states = end.states(run, only)
+    places = question.read_at(batch, [reads] * len(batch))[0].tolist()
     with torch.set_grad_enabled(grad):
-        hidden = states[:, reads]
+        hidden = states[:, places]
         present = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         return question.value(end.of(hidden, present), part)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..subject import Subject
+from ..subject.pictures import Picture
 from .asking import ask
 from .methods import method_named
 from .options import Options
@@ -28,6 +29,7 @@ def attribute(
     seed: int = 0,
     spans: Sequence[tuple[int, int]] | None = None,
     pair: str | None = None,
+    picture: Picture | None = None,
     batch_tokens: int = 2048,
     **settings: Any,
 ) -> Attribution:
@@ -41,6 +43,7 @@ def attribute(
         seed: everything drawn comes from it.
         spans: (start, end) in characters of each unit, for the level ``span``; by default the clauses.
         pair: the second text of a classifier of pairs.
+        picture: that a vision-language model is shown with the text; its patches are the first units.
         batch_tokens: tokens of the changed texts that share a batch.
         settings: fields of `Options`.
 
@@ -48,7 +51,7 @@ def attribute(
         AttributionError: an unknown method or setting, an empty text, one too long, a target that cannot be asked for.
         MetricError: an answer whose tokens join the text's.
     """
-    question = ask(subject, text, target, level, spans, pair)
+    question = ask(subject, text, target, level, spans, pair, picture)
     return explain(Scorer(question, batch_tokens), method, seed=seed, **settings)
 
 

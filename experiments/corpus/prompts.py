@@ -2,7 +2,8 @@
 
 A record of a prompt file (`.records`: JSON lines, a JSON array, CSV or TSV) has ``prompt`` (or ``sentence``, or ``text``) and
 ``answer`` and, where a metric needs them, ``wrong`` (what should be less likely), ``corrupted`` (the prompt that patching takes
-from) and ``group`` (prompts made from one template, resampled together); BLiMP's lines for the one-prefix method are prompts
+from), ``target_prefix`` (of an encoder-decoder: what its decoder has written before the answer) and ``group`` (prompts made
+from one template, resampled together); BLiMP's lines for the one-prefix method are prompts
 too. A record of a pair file has two sentences, by BLiMP's names (``sentence_good``, ``sentence_bad``), JBLiMP's
 (``good_sentence``), CrowS-Pairs' (``sent_more``, ``sent_less``) or as ``sentences: [good, bad]``, and perhaps a ``group``. In a
 file of CLAMS a line is ``True`` or ``False`` and a sentence; each false one is paired with the true one before it. A paradigm's
@@ -12,7 +13,7 @@ name (``UID``) is no group: a file of one paradigm would be a single one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -72,6 +73,9 @@ class Prompt:
     Args:
         pair: the second text, for a classifier of pairs.
         label: the text's right class.
+        target_prefix: of an encoder-decoder, which reads the prompt as its source: the beginning of the target, behind which
+            the answer stands.
+        image: of a vision-language model, the file of the picture that it is shown with the prompt.
         line: of the file, from 1.
     """
 
@@ -82,6 +86,8 @@ class Prompt:
     group: str | None = None
     pair: str | None = None
     label: str | None = None
+    target_prefix: str | None = None
+    image: str | None = None
     line: int | None = field(default=None, compare=False)
 
 
@@ -110,7 +116,15 @@ def read_prompts(
     Raises:
         PromptError: no JSON, a field that is missing or no text, an answer that equals the wrong one, an empty file.
     """
-    return read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
+    prompts = read_lines_as(Path(path), limit, partial(_prompt, answers=answers), unusable, (COLA,))
+    return [_beside(Path(path), prompt) for prompt in prompts]
+
+
+def _beside(file: Path, prompt: Prompt) -> Prompt:
+    """A prompt whose picture's path is taken from the folder of its file."""
+    if prompt.image is None:
+        return prompt
+    return replace(prompt, image=str(file.parent / prompt.image))
 
 
 def read_labelled(
@@ -163,6 +177,8 @@ def _prompt(record: Mapping[str, Any], answers: bool) -> Prompt:
         group_of(record),
         _text(record, "text_pair", False),
         None if label is None else str(label),
+        _text(record, "target_prefix", False),
+        _text(record, "image", False),
     )
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ from torch import Tensor
 from ...hooks import Readout
 from ..corpus.prompts import Pair, Prompt, Unusable, read_labelled, read_pairs, read_prompts
 from ..runs.execute import DataFile, Load
-from ..runs.shared_options import TextsOptions
+from ..runs.shared_options import RunOptions, TextsOptions
 from ..subject import Subject
+from ..subject.pictures import read_processor
 from .class_metrics import class_reads, is_most_probable, log_odds
 from .reads import (
     BITS,
@@ -212,7 +214,8 @@ def _prompts_of(options: TextsOptions, metric: Metric) -> list[Prompt]:
         raise MetricError(
             f"metric {metric.name} needs an answer: expected --target (with its space) beside --text"
         )
-    return [Prompt(text, options.target or "", options.wrong) for text in options.text]
+    target = (options.target or "", options.wrong)
+    return [Prompt(text, *target, target_prefix=options.target_prefix) for text in options.text]
 
 
 def files_of(options: TextsOptions, count: int) -> list[DataFile]:
@@ -236,9 +239,42 @@ def load_for(metric: Metric, load: Load) -> Subject:
         raise MetricError(
             f"{subject.name} classifies texts ({kind}): expected --labelled FILE, texts with their labels"
         )
-    if not subject.gives_tokens:
+    if not (subject.gives_tokens or subject.has_decoder):
         raise MetricError(
             f"{subject.name} has no language-model head ({kind}): metric {metric.name} needs a language model; expected "
             "another --model, or --probe FILE to measure what a probe reads"
         )
     return subject
+
+
+def images_of(prompts: Sequence[Any]) -> list[Path]:
+    """The files of the prompts' pictures, each once; they must be there before a model is loaded.
+
+    Raises:
+        MetricError: one that is not there.
+    """
+    names = (getattr(prompt, "image", None) for prompt in prompts)
+    images = list(dict.fromkeys(Path(name) for name in names if name))
+    for path in images:
+        if not path.is_file():
+            raise MetricError(f"{path}: no such picture")
+    return images
+
+
+def show_pictures(subject: Subject, options: RunOptions, images: Sequence[Path]) -> None:
+    """Give the subject what prepares pictures for its model, where there are any.
+
+    Raises:
+        MetricError: a model of text alone.
+        SubjectError: a model whose processor cannot be read.
+    """
+    if not images:
+        return
+    if not hasattr(subject.config, "vision_config"):
+        raise MetricError(
+            f"{images[0]}: {subject.name} ({type(subject.model).__name__}) reads text alone; expected a vision-language model"
+        )
+    if subject.processor is None:
+        subject.processor = read_processor(
+            subject.name, trust_remote_code=options.trust_remote_code
+        )

@@ -4,6 +4,10 @@ A causal model says of a token what its predecessor's position holds. A tokenize
 beginning of an answer: the answer's tokens are those of the whole text that reach past the prompt's end, and an answer
 whose first token begins before it is an error that says so.
 
+An encoder-decoder reads the prompt as its source; the answer follows the target's beginning (``target_prefix``), which the
+decoder is given with the answer's earlier tokens (teacher forcing). Positions are those of a row: the source's tokens, then
+the decoder's (`experiments.subject.targets`).
+
 A masked model is read at its mask: an answer takes the place of the prompt's one mask. Of several tokens there is no joint
 probability: the sum over them of log2 p(token | all the others) stands for it, each masked in turn (Salazar et al. 2020).
 """
@@ -24,6 +28,8 @@ from layerscope.errors import LayerscopeError
 
 from ..corpus.prompts import Pair, Prompt
 from ..subject import Subject
+from ..subject.pictures import Picture
+from ..subject.targets import plain
 from ..subject.word_spans import Encoded
 
 BITS = 1 / math.log(2)
@@ -135,7 +141,7 @@ def answer_reads(
     weights: list[float] = []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
-            alone = whole_text(subject, prompt.prompt)
+            alone = text_of(subject, prompt)
             if not several:
                 texts.append(alone)
             for field, weight in what:
@@ -144,20 +150,21 @@ def answer_reads(
                     raise MetricError(
                         f"metric {name}: prompt {number + 1} ({prompt.prompt[:40]!r}) has no {field!r}"
                     )
-                whole, start, stop = _with_answer(subject, alone, answer, field, several)
-                if several and subject.causal:
+                whole, start, stop = _with_answer(subject, prompt, alone, answer, field, several)
+                continues = subject.continues or alone.picture is not None
+                if several and continues:
                     texts.append(whole)
                 for at in range(start, stop):
-                    if several and not subject.causal:  # a text for each masked token
+                    if several and not continues:  # a text for each masked token
                         texts.append(_hidden(subject, whole, at))
-                    position = at - 1 if subject.causal else at
-                    places.append((len(texts) - 1, position, whole.ids[at], number))
+                    position = at - 1 if continues else at
+                    places.append((len(texts) - 1, position, plain(whole.ids[at]), number))
                     weights.append(weight)
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
 def _with_answer(
-    subject: Subject, alone: Encoded, answer: str, field: str, several: bool
+    subject: Subject, prompt: Prompt, alone: Encoded, answer: str, field: str, several: bool
 ) -> tuple[Encoded, int, int]:
     """The text with an answer, and where the answer's tokens begin and end.
 
@@ -165,9 +172,16 @@ def _with_answer(
         ItemError: an answer without a token, or with more than one where one is expected.
     """
     # The answer is encoded with its text: by itself it may have other tokens than behind a word.
-    where = _continued if subject.causal else _filled
-    whole, start, stop = where(subject, alone, answer)
-    tokens = whole.ids[start:stop]
+    if alone.picture is not None:
+        ids = alone.picture.answer(alone, prompt.prompt, answer)
+        start, stop = len(alone), len(alone) + len(ids)
+        whole = replace(alone, ids=(*alone.ids, *ids))
+    elif subject.has_decoder:
+        whole, start, stop = _in_target(subject, prompt, alone, answer)
+    else:
+        where = _continued if subject.causal else _filled
+        whole, start, stop = where(subject, alone, answer)
+    tokens = [plain(token) for token in whole.ids[start:stop]]
     if not tokens:
         raise ItemError(f"the {field} {answer!r} has no token")
     if not several and len(tokens) > 1:
@@ -177,6 +191,48 @@ def _with_answer(
             "several tokens)"
         )
     return whole, start, stop
+
+
+def text_of(subject: Subject, prompt: Prompt, answer: str = "") -> Encoded:
+    """What the model reads of a prompt; with an encoder-decoder the source, and the target up to the end of the answer.
+
+    Raises:
+        ItemError: a text that is longer than the model takes, a beginning of a target for a model without a decoder.
+    """
+    if prompt.image is not None:
+        if subject.processor is None:
+            raise ItemError(
+                f"image {prompt.image}: pictures are read by 'layerscope attribute' and 'layerscope ablate' alone"
+            )
+        picture = Picture(prompt.image, subject.processor, dtype=subject.dtype)
+        return picture.encode(prompt.prompt)
+    if subject.has_decoder:
+        row = subject.encode_row(prompt.prompt, (prompt.target_prefix or "") + answer)
+        if row.cut is not None:
+            raise ItemError(
+                f"source or target longer than the model's {subject.max_length} tokens: {prompt.prompt[:40]!r}"
+            )
+        return row
+    if prompt.target_prefix:
+        raise ItemError(
+            f"target_prefix {prompt.target_prefix[:40]!r} is for encoder-decoders, {subject.name} is none: write it at the "
+            "prompt's end"
+        )
+    return whole_text(subject, prompt.prompt)
+
+
+def _in_target(
+    subject: Subject, prompt: Prompt, alone: Encoded, answer: str
+) -> tuple[Encoded, int, int]:
+    """The row with an answer behind the target's beginning, and where the answer's tokens begin and end."""
+    start = len(alone)
+    whole = text_of(subject, prompt, answer)
+    if whole.ids[:start] != alone.ids:
+        raise ItemError(
+            f"the tokens of {(prompt.target_prefix or '')[-20:]!r} change when {answer!r} follows: begin the answer where a "
+            "token begins (often with its space)"
+        )
+    return whole, start, len(whole)
 
 
 def whole_text(subject: Subject, text: str, answer: str = "") -> Encoded:
@@ -267,6 +323,11 @@ def pair_reads(subject: Subject, pairs: Sequence[Pair]) -> Reads:
         MetricError: a pair whose sentences are longer than the model takes, have the same tokens, or differ in the first where
             nothing stands before it.
     """
+    if subject.has_decoder:
+        raise MetricError(
+            f"{subject.name} is an encoder-decoder, whose targets follow a source: expected --prompts FILE with prompt (the "
+            "source), answer and wrong (--metric answer_difference)"
+        )
     texts: list[Encoded] = []
     places: list[tuple[int, int, int, int]] = []
     weights: list[float] = []
@@ -315,12 +376,18 @@ def _in_turn(
 
 
 def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
-    """All tokens that something stands before; in a masked model all."""
+    """All tokens that something stands before; in a masked model all; of an encoder-decoder the answer's, given its source."""
+    if subject.has_decoder:
+        return _target_loss(subject, prompts)
     texts: list[Encoded] = []
     places: list[tuple[int, int, int, int]] = []
     weights: list[float] = []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
+            if prompt.image is not None:
+                raise ItemError(
+                    "metric loss is of a text alone: with a picture choose answer_difference or log_probability"
+                )
             encoded = whole_text(subject, prompt.prompt)
             versions, read = _in_turn(subject, encoded, 1 if subject.causal else 0)
             if not read:
@@ -334,13 +401,32 @@ def loss_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     return Reads(texts, torch.tensor(places), torch.tensor(weights))
 
 
+def _target_loss(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
+    """The answers' tokens, weighted so that they sum to the mean of -log p."""
+    for number, prompt in enumerate(prompts):
+        with naming(prompt, number, "prompt"):
+            if not prompt.answer:
+                raise ItemError(
+                    f"metric loss of an encoder-decoder needs the target of {prompt.prompt[:40]!r}: expected an 'answer' "
+                    "(--target beside --text)"
+                )
+    reads = answer_reads(subject, prompts, (("answer", 1.0),), "loss", True)
+    of_prompt = reads.places[:, 3]
+    return replace(reads, weights=-1 / torch.bincount(of_prompt)[of_prompt].float())
+
+
 def prediction_reads(subject: Subject, prompts: Sequence[Prompt]) -> Reads:
     """Where the model predicts what comes: the last position, in a masked model the mask."""
     texts, places = [], []
     for number, prompt in enumerate(prompts):
         with naming(prompt, number, "prompt"):
-            encoded = whole_text(subject, prompt.prompt)
-            position = _end(encoded) - 1 if subject.causal else _mask_position(subject, encoded)
+            encoded = text_of(subject, prompt)
+            if subject.has_decoder or encoded.picture is not None:
+                position = len(encoded) - 1
+            elif subject.causal:
+                position = _end(encoded) - 1
+            else:
+                position = _mask_position(subject, encoded)
         texts.append(encoded)
         places.append((number, position, 0, number))
     return Reads(texts, torch.tensor(places), torch.ones(len(texts)))

@@ -132,6 +132,9 @@ class TextsOptions(RunOptions):
     )
     target: str | None = option("with --text: its answer, with its leading space", None)
     wrong: str | None = option("with --text: the answer that --target is compared with", None)
+    target_prefix: str | None = option(
+        "with --text, of an encoder-decoder: what its decoder has written before the answer", None
+    )
     prompts: Path | None = option(
         "prompts (JSONL, JSON, CSV or TSV) with prompt and, if the metric needs them, answer and wrong",
         None,

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .errors import SubjectError
 from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, settings_sha256
 from .loading import Parts, read_model
 from .modes import Modes
+from .targets import decoder_start, joined
 from .twin import random_twin
 from .word_spans import Encoded, Pooler, Pooling, trimmed
 from .word_spans import word_spans as tokens_of_words
@@ -81,6 +83,7 @@ class Subject:
                 "a fast tokenizer (AutoTokenizer.from_pretrained gives one where it exists)"
             )
         self.model, self.tokenizer = model, tokenizer
+        self.processor: Any = None  # of pictures and text, where prompts have pictures
         self.config: Any = config
         self.name = name or getattr(config, "_name_or_path", "") or type(model).__name__
         self.random_seed = random_seed
@@ -129,6 +132,17 @@ class Subject:
         """Whether the model says of each token of a text what it might be."""
         encoder_decoder = getattr(self.config, "is_encoder_decoder", False)
         return not encoder_decoder and _method(self.model, "get_output_embeddings")() is not None
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether it is an encoder-decoder with its head: what it says of a target's tokens, given a source."""
+        is_pair = getattr(self.config, "is_encoder_decoder", False) and not self.classes
+        return bool(is_pair) and _method(self.model, "get_output_embeddings")() is not None
+
+    @property
+    def continues(self) -> bool:
+        """Whether an answer stands behind what was given, and not in a mask's place."""
+        return self.causal or self.has_decoder
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -331,6 +345,44 @@ class Subject:
         encoded = self._encoded(f"{first}\n{second}", ids, offsets, special)
         return encoded, list(out.get("token_type_ids") or [0] * len(ids))
 
+    def encode_row(self, source: str, target: str) -> Encoded:
+        """A source and what the decoder reads behind its start token, as one row; see `experiments.subject.targets`.
+
+        ``cut`` is set where either is longer than `max_length`.
+
+        Raises:
+            SubjectError: a model without a decoder.
+        """
+        if not self.has_decoder:
+            raise SubjectError(
+                f"{self.name} ({type(self.model).__name__}) is no encoder-decoder: expected a text without a target"
+            )
+        (encoded,) = self.encode([source])
+        front, n_back = self._target_frame
+        ids, offsets = [decoder_start(self), *front], [(0, 0)] * (1 + len(front))
+        special = [True] * len(ids)
+        if target:
+            _require_characters([target])
+            out = self._tokenizer(
+                text_target=target, return_offsets_mapping=True, truncation=False, verbose=False
+            )
+            inside = slice(len(front), len(out["input_ids"]) - n_back)
+            ids += out["input_ids"][inside]
+            offsets += out["offset_mapping"][inside]
+            special += [False] * (len(ids) - len(special))
+        row = joined(encoded, Encoded(target, tuple(ids), tuple(offsets), tuple(special)))
+        is_cut = encoded.cut is not None or len(ids) > self.max_length
+        return replace(row, cut=0 if is_cut else None)
+
+    @functools.cached_property
+    def _target_frame(self) -> tuple[tuple[int, ...], int]:
+        """The special tokens that the tokenizer puts in front of every target, such as its language, and how many behind."""
+        out = self._tokenizer(text_target="a", return_special_tokens_mask=True)
+        special = out["special_tokens_mask"]
+        front = next((i for i, s in enumerate(special) if not s), 0)
+        back = next((i for i, s in enumerate(reversed(special)) if not s), 0)
+        return tuple(out["input_ids"][:front]), back
+
     def _encoded(
         self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
     ) -> Encoded:
@@ -424,11 +476,13 @@ class Subject:
             SubjectError: a model set to training since, or logits of a model without a head.
         """
         _require_eval(self.model)
-        if logits and not (self.gives_tokens or self.classes):
+        if logits and not (self.gives_tokens or self.classes or self.has_decoder):
             raise SubjectError(
                 f"{type(self.model).__name__} gives no logits for a text alone: expected a causal "
                 "or masked language model with its head"
             )
+        if not logits and batch.target is not None:
+            batch = batch.sources()  # the body of an encoder-decoder is its encoder
         with torch.enable_grad() if grad else torch.inference_mode():
             return self._run(batch.inputs(), model=self.model if logits else self.body, **kwargs)
 

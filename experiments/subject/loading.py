@@ -245,7 +245,8 @@ def auto_class(config: Any, *, body_only: bool = False, classifier: bool = False
 
     kind = config.model_type
     architecture = (getattr(config, "architectures", None) or [None])[0]
-    encoder = kind in names.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    # T5Gemma's encoder class takes only checkpoints of an encoder: the pair's is a part of its body.
+    encoder = kind in names.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES and kind != "t5gemma"
     masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     def offers(table: Any) -> bool:

@@ -59,7 +59,7 @@ class MediaSubject(Subject):
         hasher: Any = None,
     ) -> None:
         _require_eval(model)
-        self.model, self.tokenizer = model, processor
+        self.model, self.tokenizer, self.processor = model, processor, None
         self.kind: Kind = kind
         self.config: Any = model.config
         self.name = name or type(model).__name__
@@ -276,7 +276,12 @@ def load_media(
 # -- files
 
 
-def _read_image(path: str) -> Any:
+def read_picture(path: str) -> Any:
+    """A picture in red, green and blue.
+
+    Raises:
+        SubjectError: no such file, or no picture.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class Encoded:
         prefixes: places of tokens that only spell the space in front of the text, though their offsets hold its first
             character; no word owns them.
         unknown: places of the tokenizer's unknown token.
+        picture: that the text is about (`experiments.subject.pictures.Picture`); its cells stand first.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Encoded:
     cut: int | None = None
     prefixes: tuple[int, ...] = ()
     unknown: tuple[int, ...] = ()
+    picture: Any = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ KINDS = {
 }
 """Kind of component -> the site that it is; heads and neurons are indices of theirs."""
 INDEXED = ("heads", "neurons")
+CROSS = {"heads": "cross_attn.hook_z", "attentions": "hook_cross_attn_out"}
+"""The same of a decoder's attention to the source."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Component:
 def components(
     model: nn.Module, kind: str, batch: Batch, part: str | None = None
 ) -> list[Component]:
-    """All parts of a kind, in the model's order.
+    """All parts of a kind, in the model's order; of an encoder-decoder also the decoder's.
 
     Args:
         part: the site within a block, if not the kind's own: ``attn.hook_q`` for the queries of heads.
-        batch: any text: how many heads or neurons a site has is read off a forward.
+        batch: any text: how many heads or neurons a site has is read off a forward. The decoder's parts are there only if it
+            has targets.
 
     Raises:
         ValueError: an unknown kind.
@@ -50,11 +53,16 @@ def components(
     """
     if kind not in KINDS:
         raise InputError(f"unknown component {kind!r}: expected {', '.join(KINDS)}")
-    whole_sites = [Site(name) for name in sites(model, f"blocks.*.{part or KINDS[kind]}")]
+    patterns = [f"blocks.*.{part or KINDS[kind]}"]
+    if batch.target is not None:
+        patterns.append(f"decoder_{patterns[0]}")
+        if kind in CROSS and part is None:
+            patterns.append(f"decoder_blocks.*.{CROSS[kind]}")
+    whole_sites = [Site(name) for name in sites(model, *patterns)]
     if kind not in INDEXED:
         return [Component(kind, site.layer or 0, None, site) for site in whole_sites]
     # Two tokens of one text tell how many heads or neurons each layer has.
-    inputs = batch.inputs(device_of(model))
+    inputs = replace(batch, pictures=()).inputs(device_of(model))
     two_tokens = {name: value[:1, :2] for name, value in inputs.items()}
     with torch.no_grad(), capture(model, *whole_sites) as acts:
         model(**two_tokens)

@@ -31,6 +31,7 @@ from ...probes import evaluation
 from ..metrics.metrics import Metric
 from ..metrics.reads import MetricError
 from ..subject import Subject
+from ..subject.batches import Batch
 from .components import Component
 from .records import Certificate
 from .sweep import Chunk
@@ -102,13 +103,13 @@ class _Unedited(NamedTuple):
     """One forward and backward without edits.
 
     Attributes:
-        inputs: of the forward; ``mask`` marks the texts' tokens.
+        inputs: of the forward; ``batch`` tells which of a site's positions are tokens.
         values: activations of the edited sites, of what their edits need, and of the patterns behind queries and keys.
         gradients: d metric / d value of each, summed over prompts, which do not meet.
     """
 
     inputs: Mapping[str, Tensor]
-    mask: Tensor
+    batch: Batch
     values: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
 
@@ -135,20 +136,21 @@ def _unedited(
             raise MetricError(f"metric {metric.name} has no gradient to estimate effects from")
         # Prompts do not meet, so the gradient of the sum is each prompt's own.
         gradients = values.gradients(value.sum(), retain_graph=False)
-    return _Unedited(inputs, chunk.batch.attention_mask, values, gradients)
+    return _Unedited(inputs, chunk.batch, values, gradients)
 
 
 def _detached(model: nn.Module, layer: int) -> dict[SiteLike, Edit]:
     """Edits that cut the gradient through a layer's attention and MLP; its residual stream keeps it."""
     cut = edits.function(Tensor.detach)
-    outputs = ("hook_attn_out", "hook_mlp_out")
-    return {name: cut for name in sites(model, f"blocks.{layer}.*") if name.endswith(outputs)}
+    outputs = ("hook_attn_out", "hook_cross_attn_out", "hook_mlp_out")
+    names = sites(model, f"*blocks.{layer}.*")
+    return {name: cut for name in names if name.endswith(outputs)}
 
 
 def _first_order(run: _Unedited, name: str, edit: Edit) -> Float[Tensor, "batch pos *width"]:
     """(edited value - value) * gradient at each number of a site."""
     live = {need: run.values[need] for need in edit.needs}
-    where = Where(Site(name), mask=run.mask, live=live)
+    where = Where(Site(name), mask=run.batch.mask_of(name), live=live)
     with torch.no_grad():
         change = edit(run.values[name], where) - run.values[name]
         return change.float() * run.gradients[name].float()
@@ -177,7 +179,7 @@ def _through_softmax(
 
 def _pattern_of(name: str) -> str:
     """The attention pattern that a layer's queries and keys make."""
-    return f"blocks.{Site.parse(name).layer}.attn.hook_pattern"
+    return name.rpartition(".")[0] + ".hook_pattern"
 
 
 def _logits(
@@ -210,7 +212,7 @@ def _by_prompt(
     out = np.zeros((len(parts), len(chunk.prompts)))
     for name, numbers in by_site.items():
         of_site = [parts[i] for i in numbers]
-        by_text = _by_text(changes[name], of_site, chunk.batch.attention_mask, per_position)
+        by_text = _by_text(changes[name], of_site, chunk.batch.mask_of(name), per_position)
         by_prompt = by_text.new_zeros(len(chunk.prompts), len(numbers))
         by_prompt.index_add_(0, prompt_of_text.to(by_text.device), by_text)
         out[numbers] = by_prompt.T.double().cpu().numpy()

@@ -9,7 +9,7 @@ from ..report.axes import Cells
 from ..report.canvas import Box, px, svg
 from ..report.matrix import step_of
 from ..report.words import general, interval, p_value, plural, signed
-from .reading import LEVEL, significant
+from .reading import LEVEL, STACKS, row_of, significant, stack_of
 from .records import EffectRecord
 
 CELLS = 4000
@@ -72,7 +72,10 @@ def effect_grid(
 def _ticks(grid: _Layout, tokens: Sequence[str], axis: str) -> list[str]:
     """Numbers of the layers, and under the columns tokens or numbers; nothing there where there is one column."""
     cells = grid.cells
-    ticks = cells.row_ticks([str(layer) for layer in grid.layers])
+    # With the stack's letter where there are several.
+    has_stacks = len({stack for stack, _ in grid.rows}) > 1
+    letters = list(STACKS) if has_stacks else [""] * len(STACKS)
+    ticks = cells.row_ticks([f"{letters[stack]}{layer}" for stack, layer in grid.rows])
     if len(grid.columns) < 2:
         return ticks
     if tokens:
@@ -93,11 +96,11 @@ class _Layout:
     """Where the cells of a grid are, in pixels.
 
     Attributes:
-        layers, columns: what the rows and columns are, in order.
+        rows, columns: what the rows (stack and layer) and columns are, in order.
         cells: their places, with the gap to the next included in their size.
     """
 
-    layers: list[int]
+    rows: list[tuple[int, int]]
     columns: list[int]
     cells: Cells
     gap: float
@@ -106,16 +109,16 @@ class _Layout:
     @classmethod
     def of(cls, records: Sequence[EffectRecord], with_tokens: bool) -> _Layout:
         """Cells as large as the page allows; larger ones where tokens name the columns."""
-        layers = sorted({record.layer for record in records})
+        rows = sorted({row_of(record) for record in records})
         columns = sorted({record.index or 0 for record in records})
-        side = max(LEAST_SIDE, min(LARGEST_SIDE, SPAN / max(len(columns), 1), SPAN / len(layers)))
+        side = max(LEAST_SIDE, min(LARGEST_SIDE, SPAN / max(len(columns), 1), SPAN / len(rows)))
         if with_tokens:
             side = max(side, TOKEN_SIDE)
-        cells = Cells(LEFT, TOP, side, side, len(layers), len(columns))
+        cells = Cells(LEFT, TOP, side, side, len(rows), len(columns))
         under = (90 if with_tokens else 34) if len(columns) > 1 else 8
         beside = 40 if with_tokens else 6  # the last token is written aslant
         return cls(
-            layers,
+            rows,
             columns,
             cells,
             gap=1.0 if side < 16 else 2.0,
@@ -125,7 +128,7 @@ class _Layout:
     def corner(self, record: EffectRecord) -> tuple[float, float]:
         """The upper left corner of a record's cell."""
         column = self.columns.index(record.index or 0)
-        row = self.layers.index(record.layer)
+        row = self.rows.index(row_of(record))
         return self.cells.x(column), self.cells.y(row)
 
 
@@ -187,4 +190,9 @@ def _caption(records: Sequence[EffectRecord], shares: bool, end: float) -> str:
     if testable:
         verb = "is" if passing == 1 else "are"
         outlined = f"{plural(passing, 'outlined cell')} {verb} significant (false-discovery rate below {LEVEL})."
-    return f"{plural(len(records), 'cell')}, layers from top to bottom. Colour: {what}. {outlined}"
+    stacks = dict.fromkeys(stack_of(record.site) for record in records)
+    named = ""
+    if len(stacks) > 1:
+        named = " (" + ", ".join(f"{letter}: {STACKS[letter]}" for letter in stacks) + ")"
+    rows = f"{plural(len(records), 'cell')}, layers from top to bottom{named}"
+    return f"{rows}. Colour: {what}. {outlined}"

@@ -26,7 +26,7 @@ def sweep_bytes(
     need = Need.of(subject, {}, torch.float32).token
     most = 0
     for chunk in groups:
-        positions, n_read = chunk.batch.input_ids.numel(), len(chunk.reads.positions)
+        positions, n_read = chunk.batch.n_positions, len(chunk.reads.positions)
         tokens = len(chunk.reads.places[:, 2].unique()) if of_targets else subject.vocabulary
         inputs = FLOAT * (subject.n_layers + 1) * subject.d_model * positions
         clean = FLOAT * n_read * subject.vocabulary

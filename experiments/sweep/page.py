@@ -15,7 +15,7 @@ from ..report.records_table import records_section
 from ..report.scatter import scatter
 from ..report.words import count, finite, interval, number, p_value, plural, signed
 from .grid_picture import effect_grid
-from .reading import LEVEL, families, power_note, significant, strongest
+from .reading import LEVEL, STACKS, families, power_note, significant, stack_of, strongest
 from .records import Certificate, EffectRecord, EffectResults
 
 SHOWN = 40
@@ -143,10 +143,12 @@ def _patterns(
 ) -> dict[str, Any]:
     """Where each cell's head looks in one text: the tokens, the weights, and the place of each cell among them."""
     layers, heads = list(patterns["layers"]), int(patterns["heads"])
-    places = [
-        layers.index(record.layer) * heads + (record.index or 0) if record.layer in layers else None
-        for record in records
-    ]
+    places: list[int | None] = []
+    for record in records:
+        # Patterns are of the stack that reads the texts.
+        has_pattern = record.layer in layers and stack_of(record.site) == "L"
+        place = layers.index(record.layer) * heads + (record.index or 0) if has_pattern else None
+        places.append(place)
     return {
         "tokens": list(patterns["tokens"]),
         "weights": patterns["weights"],
@@ -279,9 +281,14 @@ def effect_curves(records: Sequence[EffectRecord]) -> list[DepthCurve]:
     """The effects of parts that a layer has one of, over depth."""
     curves = []
     for (value, component), family in families(records).items():
-        if component in ("layers", "mlps", "attentions"):
+        if component not in ("layers", "mlps", "attentions"):
+            continue
+        stacks: dict[str, list[EffectRecord]] = {}
+        for record in family:
+            stacks.setdefault(stack_of(record.site), []).append(record)
+        for stack, of_stack in stacks.items():
             metric = f"change of {family[0].metric}, {family[0].unit}"
-            title = f"{component}, {value}"
-            curve = DepthCurve.of(title, metric, family, "effect", is_change=True)
-            curves.append(curve)
+            where = f" of the {STACKS[stack]}" if len(stacks) > 1 else ""
+            title = f"{component}{where}, {value}"
+            curves.append(DepthCurve.of(title, metric, of_stack, "effect", is_change=True))
     return curves

@@ -20,6 +20,8 @@ class Place(Protocol):
     """A part of the model, as a record names it."""
 
     @property
+    def site(self) -> str: ...
+    @property
     def component(self) -> str: ...
     @property
     def layer(self) -> int: ...
@@ -45,8 +47,28 @@ def significant(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.q is not None and record.q < LEVEL]
 
 
-def part_name(kind: str, layer: int, index: int | None) -> str:
-    """How people call a part: L3H5, L3N1024, L3 MLP, L3 at position 7."""
+STACKS = {"L": "encoder", "D": "decoder", "X": "decoder's attention to the source"}
+"""Letters of a part's name in an encoder-decoder; in any other model all are L."""
+
+
+def stack_of(site: str) -> str:
+    """The letter of the stack that a site is in.
+
+    >>> stack_of("blocks.0.attn.hook_z"), stack_of("decoder_blocks.0.attn.hook_z"), stack_of("decoder_blocks.0.cross_attn.hook_z")
+    ('L', 'D', 'X')
+    """
+    if not site.startswith("decoder_"):
+        return "L"
+    return "X" if "cross_attn" in site else "D"
+
+
+def row_of(record: Place) -> tuple[int, int]:
+    """The row of a part in a grid: its stack's place in `STACKS`, and its layer."""
+    return list(STACKS).index(stack_of(record.site)), record.layer
+
+
+def part_name(kind: str, layer: int, index: int | None, stack: str = "L") -> str:
+    """How people call a part: L3H5, L3N1024, L3 MLP, L3 at position 7; D3H5 and X3H5 in a decoder."""
     after = {
         "heads": f"H{index}",
         "neurons": f"N{index}",
@@ -54,12 +76,12 @@ def part_name(kind: str, layer: int, index: int | None) -> str:
         "mlps": " MLP",
         "attentions": " attention",
     }
-    return f"L{layer}{after.get(kind, '')}"
+    return f"{stack}{layer}{after.get(kind, '')}"
 
 
 def component_name(record: Place) -> str:
     """`part_name` of a record."""
-    return part_name(record.component, record.layer, record.index)
+    return part_name(record.component, record.layer, record.index, stack_of(record.site))
 
 
 def ranking(records: Sequence[EffectRecord], count: int = 5) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...hooks import NothingChanged, Resume, Site, intervene
 from ...hooks.activations import selected
 from ...hooks.edits import Edit, Where
+from ...hooks.teacher import TeacherForced
 from ..metrics.metrics import Metric
 from ..metrics.reads import MetricError, Reads
 from ..runs import console
@@ -75,6 +76,8 @@ def chunks(
     length = {}
     for prompt, texts in texts_of.items():
         length[prompt] = max(len(reads.texts[text]) for text in texts)
+    # What a processor makes of a picture and its text is not padded.
+    has_pictures = any(text.picture is not None for text in reads.texts)
     order = sorted(texts_of, key=lambda prompt: (-length[prompt], prompt))
     # The longest that is left opens a batch, which is then as wide as it.
     while order:
@@ -82,7 +85,8 @@ def chunks(
         longest = length[order[0]]
         for prompt in order:
             fits = (n_texts + len(texts_of[prompt])) * longest <= tokens
-            can_pad = subject.padding.right.possible or length[prompt] == longest
+            can_pad = subject.padding.right.possible and not has_pictures
+            can_pad = can_pad or length[prompt] == longest
             if together and not (fits and can_pad):
                 break
             together.append(prompt)
@@ -102,7 +106,7 @@ def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[i
     # A model that cannot be padded makes a batch of each length.
     batches = list(subject.batches([reads.texts[text] for text in texts], tokens=ONE_BATCH))
     if len(batches) > 1:
-        why = subject.padding.right.why
+        why = subject.padding.right.why or "a picture and its text are not padded"
         raise MetricError(f"{subject.name}: {why}; these texts differ in length")
     batch = batches[0]
     row_of = {texts[place]: row for row, place in enumerate(batch.rows)}
@@ -110,7 +114,9 @@ def _chunk(subject: Subject, reads: Reads, prompts: list[int], texts: Sequence[i
     is_chosen = torch.isin(reads.places[:, 3], torch.tensor(prompts))
     places = []
     for text, position, target, prompt in reads.places[is_chosen].tolist():
-        places.append((row_of[text], position, target, number_of[prompt]))
+        row = row_of[text]
+        # Logits are of the target alone in an encoder-decoder, and of the tokens behind a picture's cells.
+        places.append((row, position - batch.n_before[row], target, number_of[prompt]))
     ordered = [reads.texts[texts[place]] for place in batch.rows]
     words = reads.words[is_chosen] if reads.words is not None else None
     of_batch = Reads(ordered, torch.tensor(places), reads.weights[is_chosen], words)
@@ -128,8 +134,12 @@ class Sweep:
     def __init__(self, subject: Subject, metric: Metric, chunk: Chunk) -> None:
         self.model, self.metric, self.chunk = subject.model, metric, chunk
         self.tokens = pack(subject.device)
-        self.resume = Resume(
-            self.model, chunk.batch.inputs(subject.device), chunk.reads.positions, metric.readout
+        inputs, positions = chunk.batch.inputs(subject.device), chunk.reads.positions
+        # An encoder-decoder has two stacks, and no block of the first is followed by all others.
+        self.resume: Resume | TeacherForced = (
+            Resume(self.model, inputs, positions, metric.readout)
+            if chunk.batch.target is None
+            else TeacherForced(self.model, inputs, positions)
         )
         self._baseline, self._reads, self._targets = self.resume.logits, chunk.reads, None
         if metric.of_targets and self.resume.exact:
@@ -156,7 +166,8 @@ class Sweep:
         self.changed = np.zeros(len(parts), dtype=bool)
         for numbers, read in self._ends(parts):
             with torch.no_grad():
-                logits = self.resume.finish(read, self._targets) if self.resume.exact else read
+                is_state = isinstance(self.resume, Resume) and self.resume.exact
+                logits = self.resume.finish(read, self._targets) if is_state else read
                 values[numbers] = self._value(logits, [parts[i][0] for i in numbers])
             advance(len(numbers))
         # Effects are differences to the run without edits.
@@ -174,14 +185,14 @@ class Sweep:
     def _read_bytes(self) -> int:
         """Bytes that a copy takes where it ends: the stream at the places that are read, and the logits that are made of it."""
         n_read = len(self.chunk.reads.positions)
-        return 4 * (n_read * self.resume.residual(0).shape[-1] + self._baseline.numel())
+        return 4 * (n_read * self.resume.width + self._baseline.numel())
 
     @torch.no_grad()
     def _ends(self, parts: Sequence[tuple[Component, Edit]]) -> Iterator[tuple[list[int], Tensor]]:
         """Which components, and what is read of their copies; as many together as are projected to the vocabulary at once."""
         most = max(1, READ_BYTES // self._read_bytes)
         # In half precision a row's last bits may depend on the batch it is in: copies start again from one layer.
-        if not self.resume.exact:
+        if not isinstance(self.resume, Resume) or not self.resume.exact:
             at_once = min(most, self._copies(0))
             for layer, name, of_site in _by_site(range(len(parts)), parts):
                 for numbers in runs(of_site, at_once):
@@ -203,21 +214,23 @@ class Sweep:
         self, numbers: Sequence[int], parts: Sequence[tuple[Component, Edit]], start: int, most: int
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Components that first change the position ``start``, from the first edited block up: each block's join the others."""
+        resume = self.resume
+        assert isinstance(resume, Resume)
         running: list[int] = []
-        residual, layer_at = self.resume.residual(0), 0
+        residual, layer_at = resume.residual(0), 0
         for layer, name, of_site in _by_site(numbers, parts):
             for joining in runs(of_site, most):
                 if len(running) + len(joining) > most:
                     # Full: those that run go on to the end without the new ones.
-                    yield running, self.resume.run(layer_at, residual, start=start, finish=False)
+                    yield running, resume.run(layer_at, residual, start=start, finish=False)
                     running = []
                 edited = self._edited(layer, name, parts, joining, start, layer + 1)
                 if running:
-                    behind = self.resume.run(layer_at, residual, start=start, until=layer + 1)
+                    behind = resume.run(layer_at, residual, start=start, until=layer + 1)
                     edited = torch.cat([behind, edited])
                 running, residual, layer_at = running + joining, edited, layer + 1
         if running:
-            yield running, self.resume.run(layer_at, residual, start=start, finish=False)
+            yield running, resume.run(layer_at, residual, start=start, finish=False)
 
     def _starts(self, parts: Sequence[tuple[Component, Edit]]) -> dict[int, list[int]]:
         """Where components start -> those components: a position that they change, or one a little before it."""
@@ -240,8 +253,8 @@ class Sweep:
 
     def _copies(self, start: int) -> int:
         """How many copies of the batch run together from a position on."""
-        rows, length = self.chunk.batch.input_ids.shape
-        return max(1, self.tokens // (rows * (length - start)))
+        batch = self.chunk.batch
+        return max(1, self.tokens // (batch.n_positions - start * len(batch)))
 
     def _edited(
         self,
@@ -257,7 +270,7 @@ class Sweep:
         Args:
             numbers: which of ``parts``, a copy for each.
         """
-        size, mask = self.resume.batch, self.chunk.batch.attention_mask
+        size, mask = self.resume.batch, self.chunk.batch.mask_of(name)
         needs = tuple(dict.fromkeys(need for i in numbers for need in parts[i][1].needs))
 
         def apply(value: Tensor, where: Where) -> Tensor:
@@ -276,7 +289,7 @@ class Sweep:
             return edited
 
         site = Site(name)
-        if not needs:
+        if not needs and isinstance(self.resume, Resume):
             # What stands before the site is equal in all copies, and runs once.
             self.resume.share(layer, site.part)
         together = Edit(f"{len(numbers)} edits, one a copy", apply, needs, given="value")
@@ -284,8 +297,7 @@ class Sweep:
             # `changed` tells which component did nothing
             warnings.simplefilter("ignore", NothingChanged)
             # Copy by copy: rows k * size to (k + 1) * size belong to the k-th edit.
-            copies = self.resume.residual(layer)[:, start:].repeat(len(numbers), 1, 1)
-            return self.resume.run(layer, copies, start=start, until=until, edited=site.part)
+            return self.resume.again(len(numbers), layer, name, start=start, until=until)
 
     def _value(
         self, logits: Tensor, edited: Sequence[Component] = ()
@@ -442,8 +454,7 @@ BLOCK_PACKS = 4
 
 def _cuts(grid: Grid, number: int) -> Iterator[tuple[int, ...]]:
     """The components of a group in blocks of whole layers, each with some packed batches of work."""
-    rows, length = grid.groups[number].batch.input_ids.shape
-    enough = BLOCK_PACKS * pack(grid.subject.device) // (rows * length)
+    enough = BLOCK_PACKS * pack(grid.subject.device) // grid.groups[number].batch.n_positions
     by_layer: dict[int, list[int]] = {}
     for i, part in enumerate(grid.parts):
         by_layer.setdefault(part.layer, []).append(i)

@@ -19,7 +19,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "BartForConditionalGeneration": {"decoder_start_token_id": 2},
     "MBartForConditionalGeneration": {},
     "PegasusForConditionalGeneration": {},
-    "MarianMTModel": {},
+    "MarianMTModel": {"decoder_start_token_id": 0},
     "BlenderbotForConditionalGeneration": {},
     "BlenderbotSmallForConditionalGeneration": {},
     "M2M100ForConditionalGeneration": {},

@@ -10,7 +10,7 @@ the model least, see `experiments.studies.ablate.optimal`). Position 0 is in the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,24 @@ from ....hooks.reference import partners
 from ...attention.repetition import repetition_scores
 from ...attention.text_patterns import text_patterns
 from ...corpus import read_conllu
-from ...corpus.prompts import Item, Unusable, read_prompts
-from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
+from ...corpus.prompts import Item, Prompt, Unusable, read_prompts
+from ...metrics.metrics import (
+    Metric,
+    files_of,
+    images_of,
+    load_for,
+    metric_and_texts,
+    show_pictures,
+)
 from ...metrics.probe_metric import probed_words
-from ...metrics.reads import Reads
+from ...metrics.reads import Reads, text_of
 from ...metrics.usable import unusable_notes, usable
 from ...report.schema import Finding, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError, RunFolder
 from ...subject import Subject
+from ...subject.targets import cut_row, source_of
 from ...subject.word_spans import Encoded
 from ...sweep.components import Component, at_positions, components
 from ...sweep.effects import (
@@ -103,14 +111,20 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     else:
         corpus = read_conllu(options.corpus or Path(), options.limit)
         metric, items, notes = probed_words(options.probe, corpus, options.metric)
+    images = images_of(items)
     subject = load_for(metric, load)
     options = with_positions(options, subject)
+    show_pictures(subject, options, images)
+    if subject.has_decoder and options.value == "optimal":
+        raise RunError(
+            f"--value optimal: its descent continues a forward from one block, which {subject.name} (an encoder-decoder) does "
+            "not allow; expected zero, mean, mean-position or resample"
+        )
     items, reads = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     notes += unusable_notes(unusable, len(items))
     references = reads.texts
     if options.reference is not None:
-        prompts = read_prompts(options.reference, answers=False)
-        references = subject.encode([prompt.prompt for prompt in prompts])
+        references = _encoded(subject, read_prompts(options.reference, answers=False))
     rows: list[int] = []
     if options.value == "resample":
         items, reads, rows, left_out = _with_partners(
@@ -130,7 +144,10 @@ def prepare(options: AblateOptions, load: Load) -> AblateInputs:
     return AblateInputs(
         options=options,
         subject=subject,
-        data=_data(options, len(items), len(references)),
+        data=[
+            *_data(options, len(items), len(references)),
+            *(DataFile.of("image", path, 1) for path in images),
+        ],
         metric=metric,
         items=items,
         reads=reads,
@@ -152,6 +169,13 @@ def _batches(
     return staged_chunks(
         subject, reads, options.batch_tokens, stages(clusters_of(items), options.seed)
     )
+
+
+def _encoded(subject: Subject, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """Reference texts; of an encoder-decoder sources with their targets."""
+    if not subject.has_decoder:
+        return subject.encode([prompt.prompt for prompt in prompts])
+    return [text_of(subject, prompt, prompt.answer) for prompt in prompts]
 
 
 def _default_metric(options: AblateOptions) -> str:
@@ -213,7 +237,10 @@ def _with_partners(
         [text.ids for text in reads.texts],
         [text.ids for text in references],
         options.seed,
-        related=lambda text, reference: are_measured and owner[text] == owner[reference],
+        related=lambda text, reference: (
+            (are_measured and owner[text] == owner[reference])
+            or not _reaches(references[reference], reads.texts[text])
+        ),
     )
     alone = {owner[text] for text, partner in enumerate(drawn) if partner is None}
     rows = [row for text, row in enumerate(drawn) if row is not None and owner[text] not in alone]
@@ -229,6 +256,12 @@ def _with_partners(
         "gives more)"
     )
     return kept, read(kept), rows, [Note(kind="dropped", text=text)]
+
+
+def _reaches(reference: Encoded, text: Encoded) -> bool:
+    """Whether a reference text is as long as a text, its source and its target each."""
+    lengths = [[len(part) for part in cut_row(encoded.ids)] for encoded in (reference, text)]
+    return all(have >= needed for have, needed in zip(*lengths, strict=True))
 
 
 def _data(options: AblateOptions, n_items: int, n_references: int) -> list[DataFile]:
@@ -273,7 +306,8 @@ def measure(inputs: AblateInputs, run: Run) -> Results:
         race = run_race(run, grid, inputs.race, clusters_of(inputs.items), options.race)
         measured = with_null(run, grid, race.measured)
     roles = _roles(inputs)
-    patterns = text_patterns(inputs.subject, inputs.reads.texts) if roles else None
+    texts = [source_of(text) for text in inputs.reads.texts if text.picture is None]
+    patterns = text_patterns(inputs.subject, texts) if roles and texts else None
     return _results(
         inputs,
         dataclasses.replace(measured, columns={**measured.columns, **roles}),
@@ -288,9 +322,19 @@ def _roles(inputs: AblateInputs) -> dict[str, np.ndarray]:
     if inputs.options.component != "heads" or not sites(model, "blocks.*.attn.hook_pattern"):
         return {}
     scores = repetition_scores(inputs.subject, seed=inputs.options.seed)
-    layers = sorted({part.layer for part in inputs.parts})
-    places = [(layers.index(part.layer), part.index or 0) for part in inputs.parts]
-    return {name: np.array([grid[place] for place in places]) for name, grid in scores.items()}
+    # The text is read by the encoder alone, where there is a decoder beside it.
+    of_text = [part.site.name.startswith("blocks.") for part in inputs.parts]
+    layers = sorted(
+        {part.layer for part, reads in zip(inputs.parts, of_text, strict=True) if reads}
+    )
+    columns: dict[str, np.ndarray] = {}
+    for name, grid in scores.items():
+        column = np.full(len(inputs.parts), np.nan)
+        for number, part in enumerate(inputs.parts):
+            if of_text[number]:
+                column[number] = grid[layers.index(part.layer), part.index or 0]
+        columns[name] = column
+    return columns
 
 
 def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
@@ -299,10 +343,11 @@ def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
     if options.value == "zero":
         zero = _skipped if options.component == "layers" else lambda part: edits.zero()
         return lambda number: lambda part: at_positions(zero(part), first)
-    reference = _reference(inputs, first)
+    references = _references(inputs, first)
     if options.value == "resample":
-        return _resampled(inputs, reference, first)
+        return _resampled(inputs, references, first)
     if options.value == "optimal":
+        (reference,) = references.values()
         constants = optimal_constants(
             folder, inputs.subject, inputs.groups, inputs.parts, reference, options.steps, first
         )
@@ -310,42 +355,58 @@ def _edits(inputs: AblateInputs, folder: RunFolder) -> EditsFor:
             lambda part: at_positions(edits.constant(constants[part.site.name]), first)
         )
     per = "position" if options.value == "mean-position" else "all"
-    mean = at_positions(edits.mean(reference, per), first)
-    return lambda number: lambda part: mean
+    means = {
+        stack: at_positions(edits.mean(reference, per), first)
+        for stack, reference in references.items()
+    }
+    return lambda number: lambda part: means[_stack(part)]
+
+
+def _stack(part: Component) -> str:
+    """``blocks`` or ``decoder_blocks``: the values of a stack's sites have the positions of one text."""
+    return part.site.name.partition(".")[0]
 
 
 def _skipped(part: Component) -> Edit:
     """A block that adds nothing: its output is its input."""
-    return dataclasses.replace(edits.copy(f"blocks.{part.layer}.hook_resid_pre"), name="skip")
+    before = part.site.name.replace("hook_resid_post", "hook_resid_pre")
+    return dataclasses.replace(edits.copy(before), name="skip")
 
 
-def _resampled(inputs: AblateInputs, reference: Reference, first: int) -> EditsFor:
+def _resampled(inputs: AblateInputs, references: Mapping[str, Reference], first: int) -> EditsFor:
     """Each text of a batch with the values of its partner."""
     place = {id(text): number for number, text in enumerate(inputs.reads.texts)}
-    made = []
+    made: list[dict[str, Edit]] = []
     for chunk in inputs.groups:
         rows = [inputs.partners[place[id(text)]] for text in chunk.reads.texts]
-        made.append(at_positions(edits.resample(reference, rows=rows), first))
+        made.append({})
+        for stack, reference in references.items():
+            made[-1][stack] = at_positions(edits.resample(reference, rows=rows), first)
 
     def edits_for(number: int) -> Callable[[Component], Edit]:
-        return lambda part: made[number]
+        return lambda part: made[number][_stack(part)]
 
     return edits_for
 
 
-def _reference(inputs: AblateInputs, first: int) -> Reference:
-    """What the ablated sites hold on the reference texts, in their order."""
+def _references(inputs: AblateInputs, first: int) -> dict[str, Reference]:
+    """What the ablated sites of each stack hold on the reference texts, in their order."""
     subject = inputs.subject
     batches = list(subject.batches(list(inputs.references)))
-    names = list(dict.fromkeys(part.site.name for part in inputs.parts))
     order = [row for batch in batches for row in batch.rows]
-    return Reference.of(
-        subject.model,
-        *names,
-        batches=[batch.inputs(subject.device) for batch in batches],
-        skip=first,
-        order=order,
-    )
+    names: dict[str, dict[str, None]] = {}
+    for part in inputs.parts:
+        names.setdefault(_stack(part), {})[part.site.name] = None
+    made = {}
+    for stack, of_stack in names.items():
+        made[stack] = Reference.of(
+            subject.model,
+            *of_stack,
+            batches=[batch.inputs(subject.device) for batch in batches],
+            skip=first,
+            order=order,
+        )
+    return made
 
 
 def _raced(record: AblationRecord, ran_on: int) -> AblationRecord:

@@ -26,6 +26,7 @@ from ...report.schema import as_json
 from ...report.words import ABSENT, finite, general, number, plural
 from .page_checkpoints import checkpoints_section
 from .page_effects import HEAD_ORDER, effect_cell, effects_section, head_cell
+from .pictures_page import picture_section
 from .records import (
     HeadRecord,
     LayerRecord,
@@ -33,6 +34,7 @@ from .records import (
     Results,
     head_name,
 )
+from .targets_page import target_section
 
 CONTROLS = (
     Control("uniform attention", "a number that uniform attention has too", holds("uniform")),
@@ -94,6 +96,10 @@ def page(results: Results) -> Page:
             heads_section(results),
             layers_section(results.layers, data),
         ]
+    if results.target_heads:
+        sections.append(target_section(results.target_heads, results.shown_targets))
+    if results.picture_heads:
+        sections.append(picture_section(results.picture_heads, results.shown_pictures))
     if results.checkpoints:
         sections.append(checkpoints_section(results.checkpoints, data))
     if results.relations:

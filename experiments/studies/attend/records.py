@@ -174,6 +174,77 @@ class Disagreement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TargetHeadRecord:
+    """One head of a decoder that is given targets."""
+
+    site: str = entry("the head's pattern")
+    stack: str = entry("D: the decoder's own text; X: the source")
+    layer: int = entry("the block")
+    index: int = entry("the head's number")
+    entropy: float = entry("normalised entropy: 1 is uniform attention")
+    confidence: float = entry("largest weight, mean over the target's tokens")
+    first: float = entry("weight on the first token")
+    previous: float | None = entry("weight on the token before; null for X")
+    end: float | None = entry("weight on special tokens behind the source; null for D")
+    monotone: float | None = entry(
+        "rank correlation of a token's place with the mean place that it attends to; null for D"
+    )
+    n: int = entry("texts")
+
+    @property
+    def name(self) -> str:
+        """How people call it: D3H5."""
+        return f"{self.stack}{self.layer}H{self.index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownTarget:
+    """Attention of one target to its source."""
+
+    source: list[str] = entry("tokens that the encoder reads")
+    target: list[str] = entry("tokens that the decoder reads")
+    mean: list[list[float]] = entry("mean weights over heads and layers, by target and source")
+    heads: list[list[list[list[float]]]] = entry("weights by layer, head, target and source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureHeadRecord:
+    """One head's attention to pictures."""
+
+    site: str = entry("the head's pattern")
+    layer: int = entry("the block")
+    index: int = entry("the head's number")
+    picture: float = entry(
+        "weight of the text's last token on the picture's tokens, mean over prompts"
+    )
+    n: int = entry("prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownHead:
+    """One head over one picture."""
+
+    layer: int = entry("the block")
+    index: int = entry("the head's number")
+    picture: float = entry("its weight on the picture")
+    weights: list[float] = entry("by the picture's token, row by row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownAttention:
+    """One picture under the attention of its text's last token."""
+
+    file: str = entry("its file")
+    rows: int = entry("rows of the picture's tokens; 1 where their grid is not known")
+    columns: int = entry("columns of the picture's tokens")
+    width: int = entry("of the file", "pixels")
+    height: int = entry("of the file", "pixels")
+    jpeg: str = entry("the picture, made smaller, base64")
+    mean: list[float] = entry("mean weights over heads and layers, row by row")
+    heads: list[ShownHead] = entry("the heads with the largest weight on it, the largest first")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results(StudyResults):
     """A model's heads, by what they attend to."""
 
@@ -184,3 +255,11 @@ class Results(StudyResults):
     shown: ShownTexts = entry("patterns of a few texts")
     checkpoints: list[CheckpointRecord] = entry("one for each checkpoint and head", default=[])
     effects: Disagreement | None = entry("attention against measured effects", default=None)
+    target_heads: list[TargetHeadRecord] = entry(
+        "one for each head of an encoder-decoder's decoder, where prompts have answers", default=[]
+    )
+    shown_targets: list[ShownTarget] = entry("attention to the source, of a few texts", default=[])
+    picture_heads: list[PictureHeadRecord] = entry(
+        "one for each head, where prompts have pictures", default=[]
+    )
+    shown_pictures: list[ShownAttention] = entry("attention to a few pictures", default=[])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +17,41 @@ from ...attention.arcs import OFFSETS, RelationScore, WordRoles, WordTotals
 from ...attention.head_roles import roles
 from ...attention.heads import GROUPS, HeadStatistics, HeadTotals, deal
 from ...attention.passes import PATTERN, layers_with_patterns, pass_over
+from ...attention.picture_patterns import PictureAttention, picture_attention
 from ...attention.repetition import repetition_scores
 from ...attention.similarity import ROWS, Similarity, SimilarityTotals
+from ...attention.targets import PATTERNS, head_statistics, target_patterns
 from ...attention.text_patterns import shown_texts
 from ...corpus import Sentence, Word, read_conllu
-from ...corpus.prompts import read_prompts
+from ...corpus.prompts import Prompt, read_prompts
 from ...features.layout import Layout
+from ...metrics.metrics import images_of, show_pictures
+from ...metrics.reads import text_of
 from ...report.schema import Interval, Note
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
+from ...subject.word_spans import Encoded
 from .checkpoints import checkpoint_file, find_checkpoints, over_checkpoints
 from .effects import Ablation, disagreement, read_effects
 from .findings import checkpoint_finding, effects_finding, findings
 from .options import AttendOptions
-from .records import CheckpointRecord, HeadRecord, LayerRecord, RelationRecord, Results
+from .records import (
+    CheckpointRecord,
+    HeadRecord,
+    LayerRecord,
+    PictureHeadRecord,
+    RelationRecord,
+    Results,
+    ShownAttention,
+    ShownHead,
+    ShownTarget,
+    TargetHeadRecord,
+)
 
+SHOWN_HEADS = 8
+"""Heads of a picture that are kept, those with the largest weight on it."""
 ON_REPEATED = ("duplicate", "induction")
 """Scores on repeated random tokens that a record has."""
 
@@ -46,12 +65,16 @@ class AttendInputs(Inputs):
         sentences: the texts, with their words.
         ablation: the effects of an ablation of the heads, where one was given.
         checkpoints: step and folder of each checkpoint.
+        rows: of an encoder-decoder, the sources with the targets that their prompts have.
+        pictures: the texts that are about a picture, with it.
     """
 
     model: Subject
     sentences: list[Sentence]
     ablation: Ablation | None
     checkpoints: list[tuple[int, Path]]
+    rows: list[Encoded]
+    pictures: list[Encoded]
 
     @cached_property
     def layout(self) -> Layout:
@@ -82,8 +105,21 @@ class Attention:
 def prepare(options: AttendOptions, load: Load) -> AttendInputs:
     """The texts, the model, the ablation and the checkpoints."""
     sentences = read_texts(options)
-    subject = load(body_only=True)
-    data = []
+    prompts = _prompts(options)
+    answered = [prompt for prompt in prompts if prompt.answer]
+    shown = [prompt for prompt in prompts if prompt.image is not None]
+    images = images_of(shown)
+    # A decoder is read only where there are targets for it.
+    subject = load(body_only=not (answered or shown))
+    show_pictures(subject, options, images)
+    if images:
+        # The statistics of texts are of words: a place for a picture without one is none.
+        place = str(subject.processor.image_token)
+        texts = [prompt.prompt.replace(place, " ").strip() for prompt in prompts]
+        sentences = [plain_sentence(f"prompt {i + 1}", text) for i, text in enumerate(texts)]
+    rows = [text_of(subject, prompt, prompt.answer) for prompt in answered if subject.has_decoder]
+    pictures = [text_of(subject, prompt) for prompt in shown]
+    data = [DataFile.of("image", path, 1) for path in images]
     if not options.text:
         split = "corpus" if options.corpus else "prompts"
         data.append(DataFile.of(split, options.source, len(sentences)))
@@ -101,7 +137,16 @@ def prepare(options: AttendOptions, load: Load) -> AttendInputs:
         sentences=sentences,
         ablation=ablation,
         checkpoints=checkpoints,
+        rows=rows,
+        pictures=pictures,
     )
+
+
+def _prompts(options: AttendOptions) -> list[Prompt]:
+    """The prompts as they are, with their answers and pictures."""
+    if options.prompts is None:
+        return []
+    return read_prompts(options.prompts, options.limit, answers=False)
 
 
 def cost(inputs: AttendInputs) -> Cost:
@@ -127,7 +172,13 @@ def measure(inputs: AttendInputs, run: Run) -> Results:
         apart = disagreement(records, inputs.ablation)
         sentences_of_findings.append(effects_finding(apart))
     uniform = seen.heads.under_uniform()
+    target_heads, shown_targets = _of_targets(inputs)
+    picture_heads, shown_pictures = _of_pictures(inputs)
     return Results(
+        picture_heads=picture_heads,
+        shown_pictures=shown_pictures,
+        target_heads=target_heads,
+        shown_targets=shown_targets,
         records=records,
         layers=layer_records(seen.heads, seen.similarity),
         relations=[_relation(relation) for relation in seen.words.relations],
@@ -206,6 +257,68 @@ def _checkpoints(inputs: AttendInputs, run: Run) -> list[CheckpointRecord]:
             batch_tokens=inputs.options.batch_tokens,
             advance=lambda: bars.advance(bar),
         )
+
+
+def _of_targets(inputs: AttendInputs) -> tuple[list[TargetHeadRecord], list[ShownTarget]]:
+    """The heads of the decoder on the targets, and the first targets' attention to their sources."""
+    if not inputs.rows:
+        return [], []
+    texts = [target_patterns(inputs.model, row) for row in inputs.rows]
+    records = []
+    for letter, where in PATTERNS.items():
+        statistics = head_statistics(texts, letter)
+        n_layers, n_heads = statistics["entropy"].shape
+        for layer, head in itertools.product(range(n_layers), range(n_heads)):
+            values: dict[str, float | None] = dict.fromkeys(("previous", "end", "monotone"))
+            values |= {name: float(grid[layer, head]) for name, grid in statistics.items()}
+            site = f"{where.replace('*', str(layer))}[{head}]"
+            about: dict[str, Any] = {"site": site, "stack": letter, "n": len(texts)}
+            records.append(TargetHeadRecord(**about, layer=layer, index=head, **values))
+    shown = []
+    for text in texts[: inputs.options.show]:
+        weights = text.weights["X"].round(3)
+        mean = text.weights["X"].mean((0, 1)).round(3)
+        words = {"source": text.source, "target": text.target}
+        shown.append(ShownTarget(**words, mean=mean.tolist(), heads=weights.tolist()))
+    return records, shown
+
+
+def _of_pictures(inputs: AttendInputs) -> tuple[list[PictureHeadRecord], list[ShownAttention]]:
+    """Every head's weight on the pictures, and the first pictures under the heads that look at them most."""
+    if not inputs.pictures:
+        return [], []
+    seen = [picture_attention(inputs.model, row) for row in inputs.pictures]
+    shares = np.mean([one.shares for one in seen], axis=0)
+    places = list(itertools.product(enumerate(inputs.layers), range(shares.shape[1])))
+    records = []
+    for (row, layer), head in places:
+        site = f"blocks.{layer}.{PATTERN}[{head}]"
+        about: dict[str, Any] = {"site": site, "layer": layer, "index": head}
+        share = float(shares[row, head])
+        records.append(PictureHeadRecord(**about, picture=share, n=len(seen)))
+    shown = [_shown_picture(one, inputs.layers) for one in seen[: inputs.options.show]]
+    return records, shown
+
+
+def _shown_picture(seen: PictureAttention, layers: Sequence[int]) -> ShownAttention:
+    shares = seen.shares
+    strongest = np.argsort(-shares, axis=None, kind="stable")[:SHOWN_HEADS]
+    heads = []
+    for place in strongest.tolist():
+        row, head = divmod(place, shares.shape[1])
+        about = {"layer": layers[row], "index": head, "picture": float(shares[row, head])}
+        heads.append(ShownHead(**about, weights=seen.weights[row, head].round(5).tolist()))
+    width, height = seen.picture.image.size
+    return ShownAttention(
+        file=Path(seen.picture.path).name,
+        rows=seen.rows,
+        columns=seen.columns,
+        width=width,
+        height=height,
+        jpeg=seen.picture.jpeg(),
+        mean=seen.weights.mean((0, 1)).round(5).tolist(),
+        heads=heads,
+    )
 
 
 # -- records

@@ -18,8 +18,19 @@ class AttributeOptions(RunOptions):
     text_pair: tuple[str, ...] = option(
         "the second text of each --text, for classifiers of pairs (repeatable)", (), metavar="TEXT"
     )
+    image: tuple[str, ...] = option(
+        "the picture that a vision-language model is shown with --text: one for all texts, or one each (repeatable)",
+        (),
+        metavar="FILE",
+    )
+    patches: int = option(
+        "with a picture: cut it into N x N patches, each of which gets a score",
+        6,
+        metavar="N",
+        least=1,
+    )
     prompts: Path | None = option(
-        "many texts, JSONL with prompt and perhaps answer, wrong, text_pair, label",
+        "many texts, JSONL with prompt and perhaps answer, wrong, text_pair, image, label",
         None,
         metavar="FILE",
     )
@@ -29,6 +40,10 @@ class AttributeOptions(RunOptions):
         None,
     )
     wrong: str | None = option("another answer that the target is compared with", None)
+    target_prefix: str | None = option(
+        "of an encoder-decoder, which reads the text as its source: what its decoder has written before the target",
+        None,
+    )
     measure: str | None = option(
         "of the target (default: a logit for classes, labels and pairs of tokens, else a log-probability)",
         None,

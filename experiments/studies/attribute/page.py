@@ -31,6 +31,7 @@ from ...report.parts import (
 from ...report.provenance import model_name
 from ...report.schema import Interval
 from ...report.words import ABSENT, count, finite, number, plural, signed
+from .picture_parts import modalities_table, patches_picture
 from .records import (
     MEASURED,
     RANDOM,
@@ -122,12 +123,18 @@ def words_section(
     """The texts: what the model answers, the words shaded, all scores, changed words and texts like it."""
     examples = {example.item: example for example in results.examples}
     answers = {prediction.item: prediction for prediction in results.predictions}
+    pictures = {picture.item: picture for picture in results.pictures}
+    shares = {share.item: share for share in results.modalities}
     parts: list[Any] = []
     for item in items[:SHOWN_TEXTS]:
         of_text = [record for record in records if record.item == item]
         if item in answers:
             parts += answer_parts(answers[item], of_text[0], item)
         parts += text_parts(of_text, item)
+        if item in pictures:
+            parts.append(patches_picture(pictures[item], of_text))
+        if item in shares:
+            parts.append(modalities_table(shares[item], of_text[0]))
         if item in examples:
             parts += example_parts(examples[item], of_text[0], item)
     if len(items) > SHOWN_TEXTS:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 from ...attribution import AttributionError, Target
 from ...corpus.prompts import Prompt, read_prompts
+from ...metrics.metrics import images_of
 from ...metrics.reads import prediction_reads
 from ...runs.execute import DataFile, modes_of
 from ...subject import Subject, load
+from ...subject.targets import in_target, plain
 from .options import AttributeOptions
 
 SHOWN_TEXT = 40
@@ -22,13 +28,40 @@ def prompts_of(options: AttributeOptions) -> list[Prompt]:
             raise AttributionError(
                 "--text-pair belongs to --text: in a file, give each line its own text_pair"
             )
+        if options.image:
+            raise AttributionError(
+                "--image belongs to --text: in a file, give each line its own image"
+            )
         return read_prompts(options.prompts, options.limit, answers=False)
+    if len(options.image) > 1 and len(options.image) != len(options.text):
+        raise AttributionError(
+            f"--image: expected one picture, or one for each of {len(options.text)} --text, got {len(options.image)} (a text "
+            "is shown with one picture)"
+        )
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise AttributionError(
             f"expected a --text-pair for each of {len(options.text)} --text, got {len(options.text_pair)}"
         )
     pairs = options.text_pair or (None,) * len(options.text)
-    return [Prompt(text, "", pair=pair) for text, pair in zip(options.text, pairs, strict=True)]
+    images: Sequence[str | None] = options.image or (None,)
+    if len(images) == 1:
+        images = [images[0]] * len(options.text)
+    prompts = []
+    for text, pair, image in zip(options.text, pairs, images, strict=True):
+        prompts.append(Prompt(text, "", pair=pair, image=image))
+    return prompts
+
+
+def images_for(options: AttributeOptions, prompts: Sequence[Prompt]) -> list[Path]:
+    """The pictures, each once; they must be there before a model is loaded.
+
+    Raises:
+        AttributionError: a file that is not there, and what does not go with a picture.
+    """
+    images = images_of(prompts)
+    if images and options.generate:
+        raise AttributionError("--generate continues a text without a picture: give a --target")
+    return images
 
 
 def proposer_of(options: AttributeOptions) -> Subject | None:
@@ -63,16 +96,19 @@ def target_of(options: AttributeOptions, prompt: Prompt) -> Target:
     """The target of one text: its line's, or the command's."""
     answer = prompt.answer or options.target
     wrong = prompt.wrong if prompt.answer else options.wrong
-    return Target(answer, wrong, options.measure, options.probe, options.word)
+    prefix = prompt.target_prefix or options.target_prefix
+    return Target(answer, wrong, options.measure, options.probe, options.word, prefix)
 
 
 def steps_of(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
     """A text and the model's own continuation, one token at a time; each is asked why that token came."""
     if not steps:
         return [prompt]
+    if subject.has_decoder:
+        return _target_steps(subject, prompt, steps)
     if not (subject.causal and subject.gives_tokens):
         raise AttributionError(
-            f"--generate needs a causal language model, got {type(subject.model).__name__}"
+            f"--generate needs a causal language model or an encoder-decoder, got {type(subject.model).__name__}"
         )
     text, continued = prompt.prompt, []
     for _ in range(steps):
@@ -87,6 +123,39 @@ def steps_of(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
             f"the model ends {prompt.prompt[:SHOWN_TEXT]!r} at once: nothing to explain"
         )
     return continued
+
+
+def _target_steps(subject: Subject, prompt: Prompt, steps: int) -> list[Prompt]:
+    """A source and the target that the model writes for it, one token at a time, each behind the tokens before it."""
+    written, continued = prompt.target_prefix or "", []
+    for _ in range(steps):
+        step = replace(prompt, answer="", target_prefix=written)
+        longer = _longer_target(subject, step)
+        if longer is None:
+            break
+        continued.append(replace(step, answer=longer[len(written) :]))
+        written = longer
+    if not continued:
+        raise AttributionError(
+            f"the model writes nothing for {prompt.prompt[:SHOWN_TEXT]!r}: nothing to explain"
+        )
+    return continued
+
+
+def _longer_target(subject: Subject, prompt: Prompt) -> str | None:
+    """The target with the model's likeliest next token; None where it ends, or where that is half a character."""
+    (row,) = prediction_reads(subject, [prompt]).texts
+    (batch,) = subject.batches([row])
+    token = int(subject.forward(batch, logits=True).logits[0, -1].argmax())
+    if token in subject.tokenizer.all_special_ids:
+        return None
+    ids = []
+    for at, special in enumerate(row.special):
+        if in_target(row.ids[at]) and not special:
+            ids.append(plain(row.ids[at]))
+    before = prompt.target_prefix or ""
+    longer = subject.tokenizer.decode([*ids, token], clean_up_tokenization_spaces=False)
+    return longer if longer.startswith(before) and longer != before else None
 
 
 def _continued(subject: Subject, text: str) -> str | None:

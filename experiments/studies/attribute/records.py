@@ -60,6 +60,9 @@ class MethodRecord(Measured):
     sensitivity: float | None = entry(
         "largest relative change of the scores under small noise; null if not asked for"
     )
+    patches: int = entry(
+        "how many of the first units are patches of the picture, row by row", default=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,36 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Modalities:
+    """How much of one answer comes from the picture, and how much from the words."""
+
+    item: int = entry("the text's number")
+    value: float = entry("the number that is explained, with all patches and words", "its unit")
+    without_picture: float = entry("with every patch grey", "its unit")
+    without_words: float = entry("with every word absent", "its unit")
+    without_both: float = entry("with both", "its unit")
+    picture: float = entry(
+        "Shapley value of the picture as one player of two: the mean of what it adds with and without the words",
+        "its unit",
+    )
+    words: float = entry("the same of the words; both sum to value - without_both", "its unit")
+    measured_by: str = entry("what an absent word is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPicture:
+    """A picture as the page shows it, and the grid of its patches."""
+
+    item: int = entry("the text's number")
+    file: str = entry("its file")
+    rows: int = entry("rows of patches")
+    columns: int = entry("columns of patches")
+    width: int = entry("of the file", "pixels")
+    height: int = entry("of the file", "pixels")
+    jpeg: str = entry("the picture, made smaller, base64")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results(StudyResults):
     """Which words made the model give its answers."""
 
@@ -139,6 +172,10 @@ class Results(StudyResults):
     )
     examples: list[Example] = entry("explanations by example, where asked for")
     predictions: list[Prediction] = entry("what the model answers for each text", default=[])
+    modalities: list[Modalities] = entry(
+        "of texts with a picture, the share of each in the answer", default=[]
+    )
+    pictures: list[ShownPicture] = entry("the pictures that the model was shown", default=[])
 
 
 def rows(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,23 +26,27 @@ from ...attribution.methods import METHODS, method_named
 from ...attribution.predictions import predictions
 from ...attribution.question import Question
 from ...corpus.prompts import Prompt, read_prompts
+from ...metrics.metrics import show_pictures
 from ...report.schema import Interval, Note, as_json, from_json
 from ...runs import console
-from ...runs.execute import Cost, Inputs, Load, Run
+from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...subject import Subject
+from ...subject.pictures import Picture
 from .findings import findings
 from .options import AttributeOptions
-from .reading import data_of, prompts_of, proposer_of, steps_of, target_of
+from .reading import data_of, images_for, prompts_of, proposer_of, steps_of, target_of
 from .records import (
     MEASURED,
     RANDOM,
     AnswerProbability,
     Example,
     MethodRecord,
+    Modalities,
     Prediction,
     RandomRecord,
     Record,
     Results,
+    ShownPicture,
 )
 
 DRAWN_STARTS, DRAWN_VALUES = ("sampled",), ("shuffle",)
@@ -84,17 +90,26 @@ def prepare(options: AttributeOptions, load_model: Load) -> AttributeInputs:
         )
     # All files before the model is loaded, which takes longest.
     known = read_prompts(options.known, answers=False) if options.known else []
+    images = images_for(options, prompts)
     references = read_prompts(options.reference, answers=False) if options.reference else []
     subject = load_model(classifier=True)
     proposer = proposer_of(options)
     data = data_of(options, len(prompts), len(known), len(references), proposer)
+    data += [DataFile.of("image", path, 1) for path in images]
+    show_pictures(subject, options, images)
     steps: list[Prompt] = []
     for prompt in prompts:
         steps += steps_of(subject, prompt, options.generate)
     questions = []
     for prompt in steps:
         target = target_of(options, prompt)
-        questions.append(ask(subject, prompt.prompt, target, options.level, pair=prompt.pair))
+        picture = None
+        if prompt.image is not None:
+            grid = (options.patches, options.patches)
+            picture = Picture(prompt.image, subject.processor, *grid, subject.dtype)
+        questions.append(
+            ask(subject, prompt.prompt, target, options.level, pair=prompt.pair, picture=picture)
+        )
     # Checked for all texts now, not after hours at the text that cannot be changed.
     for question in questions if options.flips else ():
         flippable(question)
@@ -134,12 +149,16 @@ def measure(inputs: AttributeInputs, run: Run) -> Results:
             records += _TextRun(inputs, run, number).records(lambda: bars.advance(bar))
     with run.timed("examples"):
         examples = _examples(inputs, run)
+    with run.timed("modalities"):
+        modalities = _modalities(inputs, run)
     scored = [record for record in records if isinstance(record, MethodRecord)]
     return Results(
         records=records,
         agreement=_agreement(scored, inputs.methods),
         examples=examples,
         predictions=[answer for answer in answers if answer.answers],
+        modalities=modalities,
+        pictures=_pictures(inputs),
         findings=findings(records, inputs.methods),
         notes=_notes(inputs.options, scored),
     )
@@ -248,6 +267,7 @@ class _TextRun:
             measured_by=game.removal,
             stability=stability,
             sensitivity=shaken,
+            patches=0 if question.picture is None else question.picture.n_cells,
         )
 
     def _random_record(self, scorer: Scorer) -> RandomRecord:
@@ -320,11 +340,71 @@ def _examples(inputs: AttributeInputs, run: Run) -> list[Example]:
             if options.flips:
                 changed = as_json(flip(Scorer(question, options.batch_tokens), options.flips))
             if known:
-                near = nearest(question.subject, question.text, known, options.known_site)
+                text = inputs.prompts[number].prompt if inputs.model.has_decoder else question.text
+                near = nearest(question.subject, text, known, options.known_site)
             raw = {"item": number, "flip": changed, "nearest": [as_json(text) for text in near]}
             run.folder.save_cell(cell, raw)
         examples.append(from_json(Example, raw, f"cell {cell}"))
     return examples
+
+
+# -- pictures
+
+
+def _modalities(inputs: AttributeInputs, run: Run) -> list[Modalities]:
+    """The answer without the picture, without the words and without both, for each text with a picture."""
+    found = []
+    for number, question in enumerate(inputs.questions):
+        if question.picture is not None:
+            make = partial(_of_modalities, inputs, number)
+            raw = run.folder.kept(f"{number:05d}-modalities", make)
+            found.append(from_json(Modalities, raw, f"cell {number:05d}-modalities"))
+    return found
+
+
+def _of_modalities(inputs: AttributeInputs, number: int) -> Any:
+    question, options = inputs.questions[number], inputs.options
+    assert question.picture is not None
+    scorer = Scorer(question, options.batch_tokens)
+    game = Game(scorer, options.removal, options.seed, proposals=inputs.proposer)
+    is_cell = np.arange(game.n) < question.picture.n_cells
+    # with both, words alone, picture alone, neither
+    kept = np.array([is_cell | ~is_cell, ~is_cell, is_cell, is_cell & ~is_cell])
+    both, words, picture, neither = game(kept).tolist()
+    return as_json(
+        Modalities(
+            item=number,
+            value=both,
+            without_picture=words,
+            without_words=picture,
+            without_both=neither,
+            picture=((both - words) + (picture - neither)) / 2,
+            words=((both - picture) + (words - neither)) / 2,
+            measured_by=game.removal,
+        )
+    )
+
+
+def _pictures(inputs: AttributeInputs) -> list[ShownPicture]:
+    """The pictures as the page shows them."""
+    shown = []
+    for number, question in enumerate(inputs.questions):
+        picture = question.picture
+        if picture is None:
+            continue
+        width, height = picture.image.size
+        shown.append(
+            ShownPicture(
+                item=number,
+                file=Path(picture.path).name,
+                rows=picture.rows,
+                columns=picture.columns,
+                width=width,
+                height=height,
+                jpeg=picture.jpeg(),
+            )
+        )
+    return shown
 
 
 # -- all texts

@@ -28,6 +28,7 @@ from ...report.schema import Finding, Note
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run
 from ...runs.folder import RunError
 from ...subject import Subject
+from ...subject.targets import source_of
 from ...sweep.components import Component, at_positions, components, places
 from ...sweep.effects import (
     clusters_of,
@@ -171,7 +172,8 @@ def _parts(options: PatchOptions, subject: Subject, groups: Sequence[Chunk]) -> 
         return components(model, "heads", batch, options.site)
     if options.by == "layer":
         return components(model, "attentions", batch) + components(model, "mlps", batch)
-    lengths = {len(text) for chunk in groups for text in chunk.reads.texts}
+    # Of an encoder-decoder the positions are the source's.
+    lengths = {len(source_of(text)) for chunk in groups for text in chunk.reads.texts}
     if len(lengths) > 1:
         raise MetricError(
             f"--by position: expected prompts of one length, so that positions align, got {min(lengths)} to "
@@ -238,7 +240,7 @@ def measure(inputs: PatchInputs, run: Run) -> Results:
         notes.append(Note(kind="skipped", text=why))
     tokens = []
     if options.by == "position":
-        tokens = spelled(inputs.subject, inputs.clean.texts[0])
+        tokens = spelled(inputs.subject, source_of(inputs.clean.texts[0]))
     return Results(
         positions=options.positions,
         records=records,

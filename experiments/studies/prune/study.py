@@ -97,6 +97,11 @@ def prepare(options: PruneOptions, load: Load) -> PruneInputs:
             f"metric {metric.name} is a distance from the same model: expected one of its quality"
         )
     subject = load_for(metric, load)
+    if subject.has_decoder:
+        raise RunError(
+            f"{subject.name} is an encoder-decoder: heads are cut out of models of one stack; 'layerscope ablate --component "
+            "heads' measures its heads"
+        )
     heads = heads_of(subject.model)
     possible = heads.n_heads // heads.n_kv_heads - 1 + heads.n_kv_heads - 1
     steps = possible if options.steps is None else options.steps
