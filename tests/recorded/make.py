@@ -24,13 +24,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parents[1]))
+    sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import sklearn
 import torch
 import transformers as hf
+import vision_language
 
 from experiments import cli
 from experiments.demo import demo_paths
@@ -113,6 +114,12 @@ COMMANDS: dict[str, list[str]] = {
             "attribute --model classifier --prompts texts.jsonl --method leave-one-out --method ig --random 2",
         ),
         (
+            "attribute-picture",
+            "attribute --model vision --image noise.png --patches 2 --method leave-one-out --method ig --steps 8 "
+            "--random 2 --bos never",
+            *("--text", "<image> the old dog", "--target", " sees"),
+        ),
+        (
             "attend",
             f"attend {MODEL} --corpus test.conllu --effects ablate-heads --flow --show 2",
         ),
@@ -121,6 +128,8 @@ COMMANDS: dict[str, list[str]] = {
             "attend --model small --corpus test.conllu --limit 8 --checkpoints steps --show 1",
         ),
         ("attend-masked", "attend --model masked --prompts texts.jsonl --show 1"),
+        ("attend-targets", f"attend --model translator {PROMPTS} --limit 2 --show 1"),
+        ("attend-pictures", "attend --model vision --prompts pictures.jsonl --show 1 --bos never"),
         (
             "geometry",
             f"geometry {MODEL} --corpus test.conllu --limit 10 --sample 40 --property upos --property depth "
@@ -224,6 +233,8 @@ def write_inputs() -> None:
     for name in ("answer", "choose", "continuation", "p_true", "pair", "verbalised"):
         Path(f"wording/{name}.txt").write_text("{text}", encoding="utf-8")
     Path("wording/why.txt").write_text("{text} {answer} that", encoding="utf-8")
+    vision_language.noise_picture().save("noise.png")
+    write_lines("pictures.jsonl", [{"prompt": "<image> the old dog", "image": "noise.png"}])
     write_models()
 
 
@@ -233,7 +244,12 @@ def write_lines(name: str, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def write_models() -> None:
-    """Random models with the demo's tokenizer: small and its checkpoints, a classifier, a masked language model."""
+    """Random models with the demo's tokenizer: small and its checkpoints, a classifier, a masked language model, an
+    encoder-decoder; and one of pictures with its own processor.
+    """
+    vision, processor = vision_language.build("llava")
+    vision.save_pretrained("vision")
+    processor.save_pretrained("vision")
     tokenizer = hf.AutoTokenizer.from_pretrained(DEMO.model)
     tokenizer.mask_token = "Ġit"
     demo = hf.AutoConfig.from_pretrained(DEMO.model).to_dict()
@@ -245,6 +261,9 @@ def write_models() -> None:
     bert = hf.BertConfig(
         **size, **ids, num_attention_heads=4, max_position_embeddings=64, initializer_range=0.4
     )
+    pair = hf.T5Config(
+        **ids, d_model=24, d_kv=6, d_ff=24, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
     with torch.random.fork_rng():
         for seed, (name, made) in enumerate(
             (
@@ -253,6 +272,7 @@ def write_models() -> None:
                 ("steps/step-2", lambda: hf.LlamaForCausalLM(llama)),
                 ("masked", lambda: hf.BertForMaskedLM(bert)),
                 ("classifier", lambda: hf.BertForSequenceClassification(bert)),
+                ("translator", lambda: hf.T5ForConditionalGeneration(pair)),
             )
         ):
             torch.manual_seed(seed)
