@@ -28,7 +28,8 @@ UNREAD = {
         HeadRecord.relation_baseline HeadRecord.self_interval HeadRecord.sink_interval
         LayerRecord.confidence LayerRecord.distance LayerRecord.end LayerRecord.next
         LayerRecord.norm_end LayerRecord.norm_punctuation LayerRecord.output LayerRecord.punctuation
-        LayerRecord.self LayerRecord.sink Results.kind Results.schema
+        LayerRecord.self LayerRecord.sink PictureHeadRecord.n PictureHeadRecord.site Results.kind
+        Results.schema TargetHeadRecord.n TargetHeadRecord.site
     """,
     "attribute": """
         Flip.other MethodRecord.notes RandomRecord.draws RandomRecord.item RandomRecord.target
