@@ -174,22 +174,3 @@ def test_classifier_bias_runs_the_edited_model(biased_classifier):
     assert "warning" not in kinds
     assert biased_classifier["heads"].frame.effect.min() < 0
     assert set(biased_classifier["calibrations"]) == {"plain", "smoothed"}
-
-
-def test_shapes(tmp_path):
-    """Colour is linear in the pixels; shape is what four trained blocks make of them."""
-    results = example("shapes").main(out=tmp_path, count=500)
-    scores = results.frame.pivot_table(index="layer", columns="property", values="score")
-    assert scores.colour.min() > 0.95
-    assert scores["shape"].loc[-1] < 0.55
-    assert scores["shape"].max() > 0.8
-    assert scores["shape"].idxmax() >= 2
-    assert scores.coin.max() < 0.75
-
-
-def test_translation(tmp_path):
-    """Each target word comes from one source word, which attribution must find, through cross-attention."""
-    found = example("translation").main(out=tmp_path, texts=2)
-    assert min(found["hits"].values()) >= 0.9 * found["count"]
-    strongest = found["effects"].nsmallest(1, "effect").site.iloc[0]
-    assert "cross_attn" in strongest
