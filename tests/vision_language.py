@@ -106,38 +106,6 @@ def paligemma() -> tuple[Any, Any]:
     return hf.PaliGemmaForConditionalGeneration(config), processor
 
 
-def qwen() -> tuple[Any, Any]:
-    tokenizer = _tokenizer(
-        image_token="<|image_pad|>",
-        video_token="<|video_pad|>",
-        vision_start_token="<|vision_start|>",
-        vision_end_token="<|vision_end|>",
-    )
-    sizes = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
-    pictures = hf.Qwen2VLImageProcessor(patch_size=PATCH, merge_size=2, size=sizes)
-    processor = hf.Qwen2_5_VLProcessor(pictures, tokenizer)
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 4,
-        "patch_size": PATCH,
-        "out_hidden_size": 32,
-        "window_size": 32,
-        "fullatt_block_indexes": [1],
-    }
-    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    config = hf.Qwen2_5_VLConfig(
-        text_config={**_TEXT, "rope_parameters": rotary},
-        vision_config=vision,
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.video_token_id,
-        vision_start_token_id=tokenizer.vision_start_token_id,
-        vision_end_token_id=tokenizer.vision_end_token_id,
-    )
-    return hf.Qwen2_5_VLForConditionalGeneration(config), processor
-
-
 def idefics3() -> tuple[Any, Any]:
     tokenizer = _tokenizer(
         image_token="<image>",
@@ -165,7 +133,6 @@ BUILD: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llava": llava,
     "gemma3": gemma3,
     "paligemma": paligemma,
-    "qwen2.5-vl": qwen,
     "idefics3": idefics3,
 }
 """Family -> its model and its processor."""
@@ -208,4 +175,4 @@ def one_patch_llava(patch: int) -> tuple[Any, Any]:
                 module.weight.zero_()
                 module.bias.zero_()
     model.model.multi_modal_projector = OnePatch(model.model.multi_modal_projector, patch)
-    return model, processor
+    return model.eval(), processor

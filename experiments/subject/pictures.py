@@ -210,12 +210,14 @@ class Picture:
 
     def _processed(self, absent: frozenset[int]) -> dict[str, Tensor]:
         """What the processor makes of the picture, without what belongs to tokens."""
-        out = self._call(self.placeholder, self.without(absent))
-        n_tokens = out["input_ids"].shape
         made = {}
-        for name, value in out.items():
-            if isinstance(value, Tensor) and value.shape != n_tokens:
-                made[name] = value.to(self._dtype) if value.is_floating_point() else value
+        # Kept for later, where gradients may be asked for: no tensors of inference.
+        with torch.inference_mode(False):
+            out = self._call(self.placeholder, self.without(absent))
+            n_tokens = out["input_ids"].shape
+            for name, value in out.items():
+                if isinstance(value, Tensor) and value.shape != n_tokens:
+                    made[name] = value.to(self._dtype) if value.is_floating_point() else value
         return made
 
     @functools.cached_property
