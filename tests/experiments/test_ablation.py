@@ -328,7 +328,7 @@ def test_the_command_comes_back() -> None:
         (
             '{"prompt": "w3"}',
             [],
-            "p.jsonl:1: expected 'answer' to be a text, got None; the line has prompt",
+            "p.jsonl: no line can be used; line 1: expected 'answer' to be a text, got None",
         ),
         ("[1]", [], "p.jsonl:1: expected a JSON object, got 1"),
         ("{", [], "p.jsonl:1: expected a JSON object: "),

@@ -294,7 +294,10 @@ def test_the_sensitivity_of_a_gradient_is_its_closed_form(curvature: float) -> N
     parts = [SimpleNamespace(ids=(1, 2, 3, 4))]
     game = Fake(4, lambda mask: 0.0)
     game.question = SimpleNamespace(
-        subject=SimpleNamespace(model=model, name="curved", device=torch.device("cpu")), parts=parts
+        subject=SimpleNamespace(
+            model=model, name="curved", device=torch.device("cpu"), has_decoder=False
+        ),
+        parts=parts,
     )
 
     def gradient() -> np.ndarray:
