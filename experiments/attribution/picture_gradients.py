@@ -27,7 +27,7 @@ from ...hooks.sites import SiteLike
 from ..report.schema import Note
 from ..subject.pictures import Picture
 from .game import embedding
-from .gradients import GAP, MOST_STEPS
+from .gradients import FIRST_STEPS, GAP, MOST_STEPS
 from .options import Options
 from .question import Part, Question
 from .result import Found
@@ -76,7 +76,8 @@ def picture_gradients(name: str, scorer: Scorer, options: Options) -> Found:
         start = _start(question, part, end)
         first = float(_value(question, part, start).detach())
         change = float(_value(question, part, end).detach()) - first
-        slopes, steps = _integrated(scorer, part, start, end, change, options.steps)
+        first_steps = options.steps or FIRST_STEPS
+        slopes, steps = _integrated(scorer, part, start, end, change, first_steps)
         scores += _shares(part, picture, slopes, ways, end.embeds - start.embeds, False)
         baseline += first
     if name == "saliency":

@@ -47,7 +47,7 @@ def overlay(
     """The picture with its cells shaded, row by row; None leaves a cell as it is."""
     height = SIDE * image.height / image.width
     across, down = SIDE / image.columns, height / image.rows
-    source = f"data:image/jpeg;base64,{image.jpeg}"
+    source = f"data:image/jpeg;base64,{escape(image.jpeg)}"
     size = f'width="{px(SIDE)}" height="{px(height)}"'
     body = [f'<image href="{source}" {size} preserveAspectRatio="none"/>']
     for cell, shade in enumerate(shades):
