@@ -18,10 +18,11 @@ OPACITY = 0.62
 
 def patches_picture(picture: ShownPicture, records: Sequence[MethodRecord]) -> Picture:
     """The picture once for each method."""
-    return Picture([_drawing(picture, record) for record in records], small=len(records) > 1)
+    drawings = [_drawing(picture, record, number) for number, record in enumerate(records)]
+    return Picture(drawings, small=len(records) > 1)
 
 
-def _drawing(picture: ShownPicture, record: MethodRecord) -> Drawing:
+def _drawing(picture: ShownPicture, record: MethodRecord, method_number: int) -> Drawing:
     """The picture with its patches coloured by one method's scores."""
     scores = record.scores[: record.patches]
     largest = max(map(abs, scores), default=0.0)
@@ -37,7 +38,7 @@ def _drawing(picture: ShownPicture, record: MethodRecord) -> Drawing:
         f"{record.method}: {picture.rows} x {picture.columns} patches of {picture.file}. Blue patches raise the number that is "
         f"explained, orange ones lower it; the strongest has {number(largest)} {record.unit}."
     )
-    uid, title = f"patches-{picture.item}-{record.method}", f"Patches by {record.method}"
+    uid, title = f"patches-{picture.item}-{method_number}", f"Patches by {record.method}"
     return overlay(picture, shades, uid=uid, title=title, caption=caption)
 
 
