@@ -457,7 +457,7 @@ def test_bad_sources_are_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "nowhere", "no model at"),
         (tmp_path / "empty", "no model in the folder"),
         (pickled, "pickled weights"),
-        (cut, "could not be loaded"),
+        (cut, "expected safetensors"),
         ("someone/unheard-of", "the hub cannot be reached"),
     ]:
         with pytest.raises(SubjectError, match=message) as caught:
