@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -306,14 +307,21 @@ def values_under_edits(bench: Bench, view: View, names: Sequence[str]) -> dict[s
     clean = bench.read(view.text)
     layers = {Site.parse(name).layer for name in names}
     layer = layers.pop() if len(layers) == 1 else None
-    resume = clean.resume if clean.goes_on and layer is not None else None
-    streams = {**clean.run.streams, **bench.run(view).streams} if resume is not None else {}
-    with torch.no_grad(), in_force(bench.model, bench.groups(view)):
-        with capture(bench.model, *dict.fromkeys(names)) as acts:
-            if resume is None or layer is None:
+    # a module by its path may stand in any block
+    has_paths = any(change.site.startswith("module:") for change in view.changes)
+    resume = clean.resume if clean.goes_on and not has_paths else None
+    if layer is None or resume is None:
+        with torch.no_grad(), in_force(bench.model, bench.groups(view)):
+            with capture(bench.model, *dict.fromkeys(names)) as acts:
                 bench.model(**clean.inputs)
-            else:  # the stream in front of the block is known: the others need not run
-                resume.block(layer, streams[layer][None])
+        return {name: acts[name] for name in names}
+    # The stream in front of the block holds what edits did before it: no other block need run.
+    streams = {**clean.run.streams, **bench.run(view).streams}
+    inside = tuple(change for change in view.changes if change.layer == layer)
+    groups = bench.groups(replace(view, changes=inside))
+    with torch.no_grad(), in_force(bench.model, groups):
+        with capture(bench.model, *dict.fromkeys(names)) as acts:
+            resume.block(layer, streams[layer][None])
     return {name: acts[name] for name in names}
 
 

@@ -69,6 +69,7 @@ def read_model(
             parts,
         )
         return replace(loaded, name=name)
+    modes.to_read()  # what is wrong with the modes is reported before anything is read
     gguf = find_gguf(path)
     where: dict[str, Any] = {"trust_remote_code": parts.trust_remote_code}
     if gguf is not None:
@@ -91,7 +92,6 @@ def read_model(
         raise SubjectError(
             f"--revision {modes.revision}: expected with a hub id, {name!r} is on this machine"
         )
-    modes.to_read()  # what is wrong with the modes is said before anything is read
     silence = quick_gguf() if gguf is not None else contextlib.nullcontext()
     with silence, quiet(), one_line(name):
         return _read(name, source, where, gguf, tokenizer, modes, parts)

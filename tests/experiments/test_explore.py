@@ -194,18 +194,25 @@ def test_the_lens_is_the_models_own_norm_and_head_on_each_stream(llama):
 def test_a_pattern_under_edits_is_that_of_the_whole_forward(bench):
     known = made_by_hand(bench.model, bench.subject)
     inputs = inputs_of(bench.subject, TEXT)
-    for text, (site, edit) in known.items():
-        view = Session(View(TEXT, OTHER)).edit(text)
+    texts = list(known)
+    for one, other in zip(texts, texts[3:] + texts[:3], strict=True):
+        view = Session(View(TEXT, OTHER)).edit(one)
+        session = Session(view)
+        view = session.edit(other)
         for layer in (0, 1):
             name = f"blocks.{layer}.attn.hook_pattern"
-            with torch.no_grad(), warnings.catch_warnings():
+            with ExitStack() as stack:
+                stack.enter_context(torch.no_grad())
+                stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
-                with intervene(bench.model, {site: edit}), capture(bench.model, name) as acts:
-                    bench.model(**inputs)
+                for text in (one, other):
+                    site, edit = known[text]
+                    stack.enter_context(intervene(bench.model, {site: edit}))
+                acts = stack.enter_context(capture(bench.model, name))
+                bench.model(**inputs)
             expected = acts[name][0, 2].numpy()
-            assert np.allclose(grids.pattern_values(bench, view, layer, 2), expected, atol=1e-6), (
-                text
-            )
+            found = grids.pattern_values(bench, view, layer, 2)
+            assert np.allclose(found, expected, atol=1e-6), (one, other, layer)
 
 
 def test_patterns_sinks_and_sizes_are_those_of_the_captured_tensors(llama):
