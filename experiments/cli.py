@@ -11,12 +11,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from layerscope.errors import LayerscopeError
 
 from .runs.study import Study
 from .studies import STUDIES
+
+if TYPE_CHECKING:
+    from .runs.shared_options import CallOptions
 
 EXPLORED = (
     "explore --model openai-community/gpt2 --text 'The keys to the cabinet'",

@@ -376,8 +376,10 @@ class Where:
             )
         if self.mask is None:
             return None
-        is_shared = self.forward is not None and self.forward.mask is self.mask
-        mask = self.forward.mask_on_host if is_shared else self.mask.bool().cpu()
+        on_host = None
+        if self.forward is not None and self.forward.mask is self.mask:
+            on_host = self.forward.mask_on_host  # copied once for all sites
+        mask = self.mask.bool().cpu() if on_host is None else on_host
         mask = mask.expand(batch, -1) if len(mask) == 1 else mask
         # A mask that hides nothing is none; edits are then spared the look at each column.
         if bool(mask.all()):

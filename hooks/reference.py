@@ -209,7 +209,7 @@ class Reference:
         for text, longest in enumerate(needed.view(-1, copies).amax(1).tolist()):
             is_long_enough = lengths > longest
             others = is_long_enough & ~begins[text * copies]
-            if not others.any():
+            if not others.any() and self.n_texts > 1:
                 # All begin alike: so few tokens do not tell the text from the others.
                 others = is_long_enough & ~itself[text * copies]
             long_enough = others.nonzero().squeeze(1)

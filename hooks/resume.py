@@ -311,8 +311,9 @@ class Resume:
         mask, at = self.inputs.get("attention_mask"), self.inputs.get("position_ids")
         virtual, _ = Forwards(self.model, ()).virtual()
         if mask is None:
-            is_of_rows = isinstance(at, Tensor) and at.ndim == 2
-            position_ids = at[:, start:].repeat(copies, 1) if is_of_rows else None
+            position_ids = None
+            if isinstance(at, Tensor) and at.ndim == 2:
+                position_ids = at[:, start:].repeat(copies, 1)
             return Forward(start, None, virtual, position_ids=position_ids)
         if not is_rows(mask):
             return Forward(start, unknown=ODD_MASK)

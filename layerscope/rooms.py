@@ -34,7 +34,7 @@ class RoomFinder:
             )
         ours = sys.modules.get(f"layerscope.{first}")
         if first in ROOMS and rest and ours is not None and sys.modules.get(first) is ours:
-            return importlib.util.spec_from_loader(name, _SameModule())
+            return importlib.util.spec_from_loader(name, _SameModule())  # pyright: ignore[reportArgumentType]
         return None
 
 

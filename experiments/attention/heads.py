@@ -216,7 +216,7 @@ class HeadTotals:
 
         Sliding and full layers alternate in some models, so equality is looked at.
         """
-        if self._alike is None:
+        if self._alike is None or self._visible is None:
             return None
         visible, uniform = self._alike
         return uniform if torch.equal(visible, self._visible) else None

@@ -35,7 +35,7 @@ def opened_bytes(path: Path) -> Iterator[io.BufferedReader]:
         hashing = _Hashing(raw)
         with io.BufferedReader(hashing, 1 << 16) as file:
             with contextlib.suppress(GeneratorExit):  # a reader that has enough lines
-                yield file
+                yield file  # pyright: ignore[reportReturnType]
             while hashing.read(1 << 20):  # what was not asked for is part of the file too
                 pass
         _HASHES[str(path)] = hashing.digest.hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-STUDIES_ROOM = f"{__package__.rpartition('.')[0]}.studies"
+STUDIES_ROOM = f"{__name__.removesuffix('.runs.study')}.studies"
 """The package of which each study is a folder."""
 
 if TYPE_CHECKING:

@@ -158,7 +158,7 @@ class MediaSubject(Subject):
         """Read the batch's files, process them, and run the model."""
         _require_eval(self.model)
         assert isinstance(batch, FileBatch)
-        read = _read_image if self.kind == "images" else self._read_sound
+        read = read_picture if self.kind == "images" else self._read_sound
         inputs = self._process([read(path) if path else self._blank() for path in batch.paths])
         with torch.enable_grad() if grad else torch.inference_mode():
             return self.model(**inputs, **kwargs)

@@ -166,8 +166,9 @@ class Sweep:
         self.changed = np.zeros(len(parts), dtype=bool)
         for numbers, read in self._ends(parts):
             with torch.no_grad():
-                is_state = isinstance(self.resume, Resume) and self.resume.exact
-                logits = self.resume.finish(read, self._targets) if is_state else read
+                resume, logits = self.resume, read
+                if isinstance(resume, Resume) and resume.exact:
+                    logits = resume.finish(read, self._targets)
                 values[numbers] = self._value(logits, [parts[i][0] for i in numbers])
             advance(len(numbers))
         # Effects are differences to the run without edits.

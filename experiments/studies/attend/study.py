@@ -269,7 +269,7 @@ def _of_targets(inputs: AttendInputs) -> tuple[list[TargetHeadRecord], list[Show
         statistics = head_statistics(texts, letter)
         n_layers, n_heads = statistics["entropy"].shape
         for layer, head in itertools.product(range(n_layers), range(n_heads)):
-            values: dict[str, float | None] = dict.fromkeys(("previous", "end", "monotone"))
+            values: dict[str, Any] = dict.fromkeys(("previous", "end", "monotone"))
             values |= {name: float(grid[layer, head]) for name, grid in statistics.items()}
             site = f"{where.replace('*', str(layer))}[{head}]"
             about: dict[str, Any] = {"site": site, "stack": letter, "n": len(texts)}
