@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -14,6 +15,7 @@ from .parts import Drawing
 
 SIDE = 300.0
 """Pixels of a drawn picture's width."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 @runtime_checkable
@@ -47,9 +49,11 @@ def overlay(
     """The picture with its cells shaded, row by row; None leaves a cell as it is."""
     height = SIDE * image.height / image.width
     across, down = SIDE / image.columns, height / image.rows
-    source = f"data:image/jpeg;base64,{escape(image.jpeg)}"
-    size = f'width="{px(SIDE)}" height="{px(height)}"'
-    body = [f'<image href="{source}" {size} preserveAspectRatio="none"/>']
+    body = []
+    if _BASE64.fullmatch(image.jpeg):  # results that were edited may hold anything
+        source = f"data:image/jpeg;base64,{image.jpeg}"
+        size = f'width="{px(SIDE)}" height="{px(height)}"'
+        body.append(f'<image href="{source}" {size} preserveAspectRatio="none"/>')
     for cell, shade in enumerate(shades):
         if shade is None:
             continue
