@@ -334,10 +334,14 @@ def _guarded(given: argparse.Namespace) -> int:
 
 def _left(folder: Path | None) -> str:
     """What an interrupted run leaves to go on from."""
-    cells = list((folder / "cells").glob("*.json")) if folder is not None else []
-    others = ("features", "erasers", "models", "activations")
-    has_more = folder is not None and any((folder / name).exists() for name in others)
-    if cells or has_more:
+    from .runs.folder import holds_work
+
+    if folder is None or not (folder / "config.json").exists():
+        return "nothing was done yet"
+    if (folder / "results.json").exists():
+        return f"the results are saved in {folder}"
+    cells = list((folder / "cells").glob("*.json"))
+    if cells or holds_work(folder):
         return f"{len(cells)} parts are done and kept in {folder}"
     return "nothing was done yet"
 

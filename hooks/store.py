@@ -148,6 +148,12 @@ class ActivationStore:
         """Whether it is said how many shards and rows there are in all (see `seal`)."""
         return self._files.plan() is not None
 
+    @property
+    def sha256(self) -> str:
+        """Hash of what it was made from and of the checksums of all its values."""
+        headers = [self._files.header(*part) for part in sorted(self._files.names().items())]
+        return digest([self.about, *(header.sums for header in headers)])
+
     def size(self) -> int:
         """Bytes of all shards."""
         return sum(self._files.names().values())

@@ -8,7 +8,11 @@ import sys
 
 def main() -> int:
     """Run the command line; returns its exit status."""
-    return importlib.import_module("layerscope.experiments.cli").main()
+    try:
+        return importlib.import_module("layerscope.experiments.cli").main()
+    except KeyboardInterrupt:  # while modules are imported, which takes a second
+        print("layerscope: interrupted; nothing was done yet", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from layerscope.errors import InputError
 
 from . import SPLITS, Corpus, CorpusError, Sentence, Split, Word
+from .files import parsed_sha256
 from .records import Record, read_lines_as
 
 COLUMNS = ("file", "split", "start", "end", "item")
@@ -64,7 +65,7 @@ def read_items(path: Path) -> Corpus | dict[Split, Corpus]:
     by_file: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
         by_file.setdefault((line.get("split", ""), line["file"]), []).append(line)
-    digest = hashlib.sha256(path.read_bytes())
+    digest = hashlib.sha256(parsed_sha256(path).encode())
     sentences: dict[str, list[Sentence]] = {}
     for (split, file), of_file in by_file.items():
         digest.update(Path(file).read_bytes())

@@ -23,6 +23,7 @@ from ...probes.rows import OnDisk
 from ..corpus import Corpus, read_conllu
 from ..runs import console
 from ..runs.engine import Engine
+from ..runs.execute import DataFile
 from ..runs.folder import versions
 from ..subject import Subject
 from .layout import FeatureError, Layout, extract
@@ -188,6 +189,18 @@ def stored(
             f"--store {where}: {missing} of {len(asked)} words are not in it: capture with a larger --limit"
         )
     return Features(store, rows)
+
+
+def store_data(where: str | None) -> list[DataFile]:
+    """The capture that a study reads, as data of its run; nothing where it reads none.
+
+    Raises:
+        FeatureError, StoreError: see `open_store`.
+    """
+    if where is None:
+        return []
+    store = open_store(where)
+    return [DataFile("store", where, store.sha256, 0)]
 
 
 def open_store(where: str) -> ActivationStore:

@@ -45,6 +45,13 @@ def save_lens(lens: Lens, path: Path) -> None:
     _write(path, tensors, {KEY: json.dumps(about)})
 
 
+def lens_files(path: Path) -> list[Path]:
+    """The files that make up a lens: one, or the two of tuned-lens."""
+    folder = path if path.is_dir() else path.parent
+    is_tuned = path.is_dir() or (path.name == PARAMETERS and (folder / CONFIG).exists())
+    return [folder / CONFIG, folder / PARAMETERS] if is_tuned else [path]
+
+
 def load_lens(path: Path, subject: Subject) -> Lens:
     """A lens from a file or folder in any of the layouts.
 

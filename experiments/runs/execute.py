@@ -328,8 +328,11 @@ def identity_of(inputs: Inputs) -> dict[str, Any]:
             identity[f"model: {name}"] = value
         if edited := _edits_of(inputs):
             identity["edits"] = [*edited, _fingerprint(inputs.subject)]
+    hashes: dict[str, list[str]] = {}
     for data in inputs.data:
-        identity[f"data: {data.split}"] = data.sha256
+        hashes.setdefault(data.split, []).append(data.sha256)
+    for split, of_files in hashes.items():  # several pictures, or the two files of a lens
+        identity[f"data: {split}"] = " ".join(of_files)
     # Another version may compute another number.
     identity["layerscope"] = versions()["layerscope"]
     return identity

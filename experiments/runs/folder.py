@@ -112,6 +112,11 @@ _BEFORE_WORK = {"config.json", "run.toml", LOCK}
 """What a run writes before it computes anything: a folder with no more may be taken by another run."""
 
 
+def holds_work(folder: Path) -> bool:
+    """Whether anything was computed in a run's folder."""
+    return any(file.name not in _BEFORE_WORK for file in folder.iterdir())
+
+
 def file_name(name: str) -> str:
     """A name as a file or folder is called: another one for every name, and the same where it is plain already.
 

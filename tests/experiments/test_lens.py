@@ -188,6 +188,21 @@ def test_a_published_tuned_lens_adds_its_translator(subject, texts, tmp_path):
             stream = streams.stream(layer)
             want = stream + translator(stream)
             torch.testing.assert_close(lens(layer, stream), want, atol=1e-4, rtol=1e-4)
+    words = [
+        "lens",
+        "--model",
+        str(PATHS.model),
+        "--text",
+        "The dog",
+        "--lens",
+        str(tmp_path),
+        "--quiet",
+    ]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "config.json").write_text(json.dumps({**config, "bias": True, "more": 1}))
+    assert (
+        main([*words, "--out", str(tmp_path / "run")]) == 2
+    )  # another lens than the run was made with
     export_tuned(lens, tmp_path / "ours", subject)
     state = load_file(tmp_path / "ours" / "params.safetensors")
     for name, value in translators.state_dict().items():

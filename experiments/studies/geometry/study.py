@@ -17,7 +17,7 @@ from ....hooks import ActivationStore
 from ...corpus import Corpus, read_conllu
 from ...features.layout import Layout
 from ...features.sites import study_sites
-from ...features.stored import read_or_run
+from ...features.stored import read_or_run, store_data
 from ...report.schema import Finding, Note, from_json
 from ...runs import console
 from ...runs.execute import Cost, DataFile, Inputs, Load, Run, modes_of
@@ -85,6 +85,7 @@ def prepare(options: GeometryOptions, load_model: Load) -> GeometryInputs:
     sites = study_sites(subject, options.site)
     other = _other(options) if options.compare else None
     data = [DataFile("corpus", str(options.corpus), corpus.sha256, len(corpus))]
+    data += store_data(options.store)
     if other is not None:
         data.append(DataFile.of_model("compare", other))
     return GeometryInputs(

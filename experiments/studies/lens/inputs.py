@@ -10,7 +10,7 @@ import numpy as np
 
 from ...corpus import read_conllu
 from ...corpus.prompts import Prompt, numbered_lines, read_prompts
-from ...lenses.files import load_lens
+from ...lenses.files import lens_files, load_lens
 from ...lenses.lens import KINDS, Lens
 from ...lenses.streams import LensError, require_lens
 from ...report.schema import Note
@@ -71,11 +71,12 @@ def prepare(options: LensOptions, load: Load) -> LensInputs:
     texts = _corpus(options)
     if options.corpus is not None:
         data.append(DataFile.of("corpus", options.corpus, len(texts)))
-    data += [DataFile.of(f"lens {number}", path, 1) for number, path in enumerate(options.lens, 1)]
     subject = load()
     require_lens(subject)
     heads = parsed_heads(options.head, subject)
     saved = [load_lens(path, subject) for path in options.lens]
+    for number, path in enumerate(options.lens, 1):
+        data += [DataFile.of(f"lens {number}", file, 1) for file in lens_files(path)]
     kinds = tuple(
         kind for kind in KINDS if kind in options.kind or kind in {lens.kind for lens in saved}
     ) or ("logit",)

@@ -28,7 +28,7 @@ from ...corpus.prompts import Item, Prompt, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import site_widths
 from ...features.sites import vector_sites
-from ...features.stored import Features, read_or_run
+from ...features.stored import Features, read_or_run, store_data
 from ...metrics.metrics import Metric, files_of, get_metric, load_for, metric_and_texts
 from ...metrics.reads import MetricError, Reads
 from ...metrics.usable import unusable_notes, usable
@@ -120,6 +120,7 @@ def prepare(options: NeuronsOptions, load: Load) -> NeuronsInputs:
     data = files_of(options, len(items)) if options.given else []
     for split, corpus in splits.items():
         data.append(DataFile(split, str(corpus.path), corpus.sha256, len(corpus)))
+    data += store_data(options.store)
     subject = load_for(metric, load)
     items, _ = usable(items, lambda some: metric.reads(subject, some), unusable, options.skip)
     left_out = unusable_notes(unusable, len(items))

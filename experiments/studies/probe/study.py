@@ -24,7 +24,7 @@ from ...corpus.splits import read_sentences, read_splits
 from ...features.layout import FeatureError, extract
 from ...features.memory import Need, as_limit, site_widths
 from ...features.sites import EMBEDDING, study_sites
-from ...features.stored import Features, open_store, stored
+from ...features.stored import Features, open_store, store_data, stored
 from ...metrics.probe_metric import save_probe
 from ...report.schema import Note
 from ...runs import console
@@ -136,13 +136,15 @@ def prepare(options: ProbeOptions, load: Load) -> ProbeInputs:
     if options.random_models:
         require_configured(subject.model)
     views = build_views(subject, splits, properties, options.seed, pooling)
+    data = [_data_file(split, corpus, views) for split, corpus in splits.items()]
+    data += store_data(options.store)
     if options.store is not None:
         text = f"features of {subject.name} read from {options.store}, where no text is rewritten"
         notes.append({"kind": "info", "text": text})
     return ProbeInputs(
         options=options,
         subject=subject,
-        data=[_data_file(split, corpus, views) for split, corpus in splits.items()],
+        data=data,
         places=places,
         views=views,
         notes=[*(note for view in views for note in view.notes), *(Note(**note) for note in notes)],

@@ -32,7 +32,7 @@ from ...corpus import Corpus
 from ...corpus.prompts import Item, Unusable
 from ...corpus.splits import read_splits
 from ...features.memory import Need, as_limit
-from ...features.stored import Features, open_store, read_or_run
+from ...features.stored import Features, open_store, read_or_run, store_data
 from ...metrics.metrics import Metric, files_of, load_for, metric_and_texts
 from ...metrics.probe_metric import LabelledSentence, probed_words
 from ...metrics.usable import unusable_notes, usable
@@ -173,6 +173,7 @@ def prepare(options: UsageOptions, load: Load) -> UsageInputs:
     data = [
         *measured,
         *(DataFile(name, str(part.path), part.sha256, len(part)) for name, part in splits.items()),
+        *store_data(options.store),
     ]
     return UsageInputs(
         options=options,
