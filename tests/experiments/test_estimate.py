@@ -24,10 +24,11 @@ from experiments.studies.ablate.options import AblateOptions
 from experiments.subject import Subject
 from experiments.sweep import measure
 from experiments.sweep.components import Component, components, edit_at, places
-from experiments.sweep.effects import FEW, differs_from_0, group_notes, mean_of
+from experiments.sweep.effects import differs_from_0, group_notes, mean_of
 from experiments.sweep.estimate import Estimates, certificate, estimates, grad_drop, to_verify
 from experiments.sweep.sweep import Chunk, Sweep, chunks
 from hooks import capture, edits, intervene
+from probes.resampling import WARNED
 
 PROMPTS = [
     Prompt("w3 w4 w5 w6", " w7", " w8"),
@@ -318,10 +319,10 @@ def test_the_screen_finds_the_neuron_that_is_there_and_nothing_else(tmp_path: Pa
 
 
 def test_few_prompts_are_said_and_one_says_nothing() -> None:
-    one, few, many = np.zeros(1, int), np.arange(FEW - 1), np.arange(FEW)
+    one, few, many = np.zeros(1, int), np.arange(WARNED - 1), np.arange(WARNED)
     assert [len(group_notes(clusters)) for clusters in (one, few, many)] == [1, 1, 0]
-    assert f"only {FEW - 1} items" in group_notes(few)[0].text
-    assert f"only 2 groups of {FEW} items" in group_notes(many % 2)[0].text
+    assert f"only {WARNED - 1} items" in group_notes(few)[0].text
+    assert f"only 2 groups of {WARNED} items" in group_notes(many % 2)[0].text
     assert not differs_from_0(mean_of(np.array([4.0]), one))
     assert differs_from_0(mean_of(np.array([4.0, 4.1]), np.arange(2)))
 

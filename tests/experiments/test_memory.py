@@ -105,7 +105,7 @@ def test_one_layer_is_held_at_a_time(base: Path) -> None:
     layers, _ = apart(partial(features, base, "many", False), partial(features, base, "few", False))
     assert layers < 3 * layer + 35e6 < everything / 3
     held, _ = apart(partial(features, base, "many", True), partial(features, base, "few", True))
-    assert held > 0.9 * everything
+    assert held > 0.8 * everything  # the allocator finds room for some of it
 
 
 def fill(count: int) -> int:
