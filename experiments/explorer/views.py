@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -310,18 +311,17 @@ def values_under_edits(bench: Bench, view: View, names: Sequence[str]) -> dict[s
     # a module by its path may stand in any block
     has_paths = any(change.site.startswith("module:") for change in view.changes)
     resume = clean.resume if clean.goes_on and not has_paths else None
-    if layer is None or resume is None:
-        with torch.no_grad(), in_force(bench.model, bench.groups(view)):
-            with capture(bench.model, *dict.fromkeys(names)) as acts:
-                bench.model(**clean.inputs)
-        return {name: acts[name] for name in names}
-    # The stream in front of the block holds what edits did before it: no other block need run.
-    streams = {**clean.run.streams, **bench.run(view).streams}
-    inside = tuple(change for change in view.changes if change.layer == layer)
-    groups = bench.groups(replace(view, changes=inside))
-    with torch.no_grad(), in_force(bench.model, groups):
+    inside = view
+    if layer is not None and resume is not None:
+        # The stream in front of the block holds what edits did before it: no other block need run.
+        inside = replace(view, changes=tuple(c for c in view.changes if c.layer == layer))
+        stream = {**clean.run.streams, **bench.run(view).streams}[layer]
+        forward = partial(resume.block, layer, stream[None])
+    else:
+        forward = partial(bench.model, **clean.inputs)
+    with torch.no_grad(), in_force(bench.model, bench.groups(inside)):
         with capture(bench.model, *dict.fromkeys(names)) as acts:
-            resume.block(layer, streams[layer][None])
+            forward()
     return {name: acts[name] for name in names}
 
 
