@@ -9,7 +9,10 @@ the same run, because a shared machine makes seconds alone say little.
 """
 
 import argparse
+import contextlib
 import copy
+import importlib.metadata
+import io
 import json
 import statistics
 import sys
@@ -213,14 +216,19 @@ def peer(served, repeats):
         view = {"text": text, "edits": [f"blocks.{layer}.hook_mlp_out=zero"]}
         own = served.until("look", do="look", view=view)[0]
         served.settle()
-        ablations.append(theirs("ablate", text=text, at=f"model.layers.{layer}.mlp") / own)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints tables of its own
+            ablated = theirs("ablate", text=text, at=f"model.layers.{layer}.mlp")
+        ablations.append(ablated / own)
         begun = time.perf_counter()
         served.until("done", do="lens", view={"text": text})
         own = time.perf_counter() - begun
-        lenses.append(theirs("lens", text=text) / own)
+        with contextlib.redirect_stdout(io.StringIO()):
+            lensed = theirs("lens", text=text)
+        lenses.append(lensed / own)
+    version = importlib.metadata.version("interpkit")
     for name, ratios in (("a module zeroed", ablations), ("the lens at all positions", lenses)):
         shown = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"interpkit {interpkit.__version__} over its HTTP API, {name}: takes "
+        print(f"interpkit {version} over its HTTP API, {name}: takes "
               f"{statistics.median(ratios):.2f}x our time ({shown})", flush=True)  # fmt: skip
     server.should_exit = True
     thread.join()

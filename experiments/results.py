@@ -126,7 +126,7 @@ class Results:
         return pictures[number]
 
     def altair(self, **encodings: Any) -> Any:
-        """The tidy frame as an `altair.Chart`, to restyle; needs the package altair.
+        """The tidy frame as an `altair.Chart`, to restyle; needs the extra figures.
 
         Args:
             encodings: channels and columns, such as ``x="layer:O", y="head:O", color="effect:Q"``; without any, points of the
@@ -139,7 +139,7 @@ class Results:
             import altair
         except ImportError:
             raise UseError(
-                "altair is not installed: pip install altair, or use results.frame with another library"
+                "altair is not installed: pip install 'layerscope[figures]', or use results.frame with another library"
             ) from None
         frame = self.frame
         marks = altair.Chart(frame).mark_point()
