@@ -17,9 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("layerscope", "hooks", "probes", "experiments", "tests", "pyproject.toml")
-FIRST = ("running_modes", "positions", "edges", "values", "block", "resume", "wrapped", "attention")
-"""Files of tests that notice most; the others run behind them."""
+COPIED = (
+    "layerscope",
+    "hooks",
+    "probes",
+    "experiments",
+    "tests",
+    "docs",
+    "tools",
+    "pyproject.toml",
+)
+TESTS = ("running_modes", "positions", "edges", "values", "block", "resume", "wrapped", "attention")
+"""Files of tests that run, in this order: those of edits, positions and ways of running."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +250,16 @@ MUTANTS = {
 }
 
 
-def who_notices(mutant: Mutant) -> str:
-    """The first test that fails on the mutant; empty where all pass."""
+def apply(mutant: Mutant, file: Path) -> None:
+    """Exchange the line."""
+    code = file.read_text(encoding="utf-8")
+    if (times := code.count(mutant.line)) != 1:
+        raise SystemExit(f"{mutant.file}: expected once, got {times} times: {mutant.line}")
+    file.write_text(code.replace(mutant.line, mutant.instead), encoding="utf-8")
+
+
+def who_notices(mutant: Mutant | None) -> str:
+    """The first test that fails on the mutant, or on the tree as it is; empty where all pass."""
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder)
         for name in COPIED:
@@ -251,30 +268,22 @@ def who_notices(mutant: Mutant) -> str:
                 shutil.copytree(ROOT / name, copied / name, ignore=ignored)
             else:
                 shutil.copy(ROOT / name, copied)
-        mutated = copied / "hooks" / mutant.file
-        code = mutated.read_text(encoding="utf-8")
-        if code.count(mutant.line) != 1:
-            raise SystemExit(
-                f"{mutant.file}: expected once, got {code.count(mutant.line)} times: {mutant.line}"
-            )
-        mutated.write_text(code.replace(mutant.line, mutant.instead), encoding="utf-8")
-        files = sorted(
-            (copied / "tests/hooks").glob("test_*.py"),
-            key=lambda file: file.stem.removeprefix("test_") not in FIRST,
-        )
+        if mutant is not None:
+            apply(mutant, copied / "hooks" / mutant.file)
+        files = [str(copied / f"tests/hooks/test_{name}.py") for name in TESTS]
         command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider"]
         environment = {**os.environ, "PYTHONPATH": str(copied), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [*command, *map(str, files)],
+            [*command, *files],
             cwd=copied,
             env=environment,
             capture_output=True,
             text=True,
         )
-        if done.returncode == 0:
-            return ""
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return failed[0].split(" - ")[0] if failed else done.stdout[-300:] + done.stderr[-300:]
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        if done.returncode and not failed:
+            raise SystemExit(f"the tests do not run: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return failed[0].split(" - ")[0].removeprefix("FAILED ") if failed else ""
 
 
 def main() -> int:
@@ -285,6 +294,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     names = given.names or list(MUTANTS)
+    if broken := who_notices(None):
+        raise SystemExit(f"the tests fail without a mutant: {broken}")
     alive = 0
     with ThreadPoolExecutor(given.jobs) as pool:
         noticed = pool.map(lambda name: who_notices(MUTANTS[name]), names)

@@ -21,13 +21,14 @@ from ...hooks.padding import Padding, Side, probe_padding
 from ...hooks.placement import device_of, dtype_of
 from .batches import AnyBatch, Batch, make_batches
 from .bos import decide_bos
+from .encoding import TextEncoder, own_copy
 from .errors import SubjectError
 from .identity import adapters_of, hash_files, hash_tensors, quantisation_of, settings_sha256
 from .loading import Parts, read_model
 from .modes import Modes
 from .targets import decoder_start, joined
 from .twin import random_twin
-from .word_spans import Encoded, Pooler, Pooling, trimmed
+from .word_spans import Encoded, Pooler, Pooling
 from .word_spans import word_spans as tokens_of_words
 
 __all__ = ["Subject", "SubjectError", "load"]
@@ -89,10 +90,7 @@ class Subject:
         self.random_seed = random_seed
         self.notes: list[str] = list(notes)
         self._hasher = hasher
-        # Calling a fast tokenizer resets the truncation and padding it was set up with.
-        self._tokenizer = copy.deepcopy(tokenizer)
-        self._tokenizer.backend_tokenizer.no_truncation()
-        self._tokenizer.backend_tokenizer.no_padding()
+        self._tokenizer = own_copy(tokenizer)
         self.pad_id = self._pad_id()
         takes = inspect.signature(self.body.forward).parameters
         if "input_ids" not in takes:
@@ -111,8 +109,9 @@ class Subject:
             ) from error
         self.causal = self.padding.causal
         choice = decide_bos(self, bos)
-        self.bos, self.bos_reason, self._prefix = choice.token, choice.reason, choice.prefix
+        self.bos, self.bos_reason = choice.token, choice.reason
         self.max_length = max_length or self._max_length()
+        self._encoder = TextEncoder(self._tokenizer, choice.prefix, self.max_length)
         if self.bos is None:
             self.notes.append(
                 "no BOS: the first word of a text stands at position 0, where a model may keep an attention sink"
@@ -297,53 +296,14 @@ class Subject:
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenize, with the recorded BOS in front, cut to `max_length` at the end of the text."""
-        if isinstance(texts, str):
-            raise SubjectError("encode takes a list of texts, got one string")
-        if not texts:
-            return []
-        _require_characters(texts)
-        out = self._tokenizer(
-            list(texts),
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            verbose=False,
-        )
-        return [
-            self._encoded(text, ids, offsets, special)
-            for text, ids, offsets, special in zip(
-                texts,
-                out["input_ids"],
-                out["offset_mapping"],
-                out["special_tokens_mask"],
-                strict=True,
-            )
-        ]
+        return self._encoder.encode(texts)
 
     def encode_pair(self, first: str, second: str) -> tuple[Encoded, list[int]]:
         """Two texts as the tokenizer joins them, and the type of each token; offsets are in both texts, a line each.
 
         Nothing is cut: ``cut`` is set where the two are longer than `max_length`.
         """
-        out = self._tokenizer(
-            first,
-            second,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_token_type_ids=True,
-            truncation=False,
-            verbose=False,
-        )
-        shift = len(first) + 1
-        offsets = [
-            (start + shift, end + shift) if number == 1 else (start, end)
-            for (start, end), number in zip(out["offset_mapping"], out.sequence_ids(0), strict=True)
-        ]
-        ids, special = out["input_ids"], out["special_tokens_mask"]
-        encoded = self._encoded(f"{first}\n{second}", ids, offsets, special)
-        return encoded, list(out.get("token_type_ids") or [0] * len(ids))
+        return self._encoder.encode_pair(first, second)
 
     def encode_row(self, source: str, target: str) -> Encoded:
         """A source and what the decoder reads behind its start token, as one row; see `experiments.subject.targets`.
@@ -358,91 +318,13 @@ class Subject:
                 f"{self.name} ({type(self.model).__name__}) is no encoder-decoder: expected a text without a target"
             )
         (encoded,) = self.encode([source])
-        front, n_back = self._target_frame
-        ids, offsets = [decoder_start(self), *front], [(0, 0)] * (1 + len(front))
-        special = [True] * len(ids)
-        if target:
-            _require_characters([target])
-            out = self._tokenizer(
-                text_target=target, return_offsets_mapping=True, truncation=False, verbose=False
-            )
-            inside = slice(len(front), len(out["input_ids"]) - n_back)
-            ids += out["input_ids"][inside]
-            offsets += out["offset_mapping"][inside]
-            special += [False] * (len(ids) - len(special))
-        row = joined(encoded, Encoded(target, tuple(ids), tuple(offsets), tuple(special)))
-        is_cut = encoded.cut is not None or len(ids) > self.max_length
-        return replace(row, cut=0 if is_cut else None)
-
-    @functools.cached_property
-    def _target_frame(self) -> tuple[tuple[int, ...], int]:
-        """The special tokens that the tokenizer puts in front of every target, such as its language, and how many behind."""
-        out = self._tokenizer(text_target="a", return_special_tokens_mask=True)
-        special = out["special_tokens_mask"]
-        front = next((i for i, s in enumerate(special) if not s), 0)
-        back = next((i for i, s in enumerate(reversed(special)) if not s), 0)
-        return tuple(out["input_ids"][:front]), back
-
-    def _encoded(
-        self, text: str, ids: list[int], offsets: list[tuple[int, int]], special: list[int]
-    ) -> Encoded:
-        front = next((i for i, s in enumerate(special) if not s), 0)
-        back = next((i for i, s in enumerate(reversed(special)) if not s), len(special) - front)
-        stop = len(ids) - back
-        prefix = list(ids[:front]) if self._prefix is None else list(self._prefix)
-        if prefix and front < stop and ids[front] == prefix[-1] and prefix[-1] in self._special_ids:
-            front += 1  # the text spells its own BOS, as chat templates do: one is enough
-        room = max(self.max_length - len(prefix) - back, 0)
-        cut = None
-        if stop - front > room:
-            dropped = (trimmed(text, *pair) for pair in offsets[front + room : stop])
-            cut = next((start for start, end in dropped if end > start), None)
-            stop = front + room
-        zero = (0, 0)
-        inside = range(len(prefix), len(prefix) + stop - front)
-        whole = (*prefix, *ids[front:stop], *ids[len(ids) - back :])
-        places = (
-            *([zero] * len(prefix)),
-            *((start, end) for start, end in offsets[front:stop]),
-            *([zero] * back),
-        )
-        return Encoded(
-            text,
-            whole,
-            places,
-            (*([True] * len(prefix)), *map(bool, special[front:stop]), *([True] * back)),
-            cut,
-            tuple(
-                i
-                for i in inside
-                if whole[i] in self._spaces
-                and text[slice(*places[i])].strip() not in ("", "\u2581")
-            ),
-            tuple(i for i in inside if whole[i] == self._unknown),
-        )
-
-    @functools.cached_property
-    def _spaces(self) -> frozenset[int]:
-        """Ids of tokens that spell a space and nothing else, in SentencePiece's spelling and in that of bytes."""
-        known = self._tokenizer.get_vocab()
-        return frozenset(known[token] for token in ("\u2581", "\u0120") if token in known)
-
-    @functools.cached_property
-    def _unknown(self) -> int | None:
-        """Id of the unknown token; None for a tokenizer that can spell everything."""
-        return self._tokenizer.unk_token_id
+        read = self._encoder.target(target, decoder_start(self))
+        is_cut = encoded.cut is not None or len(read) > self.max_length
+        return replace(joined(encoded, read), cut=0 if is_cut else None)
 
     def form(self, word: str) -> str:
         """A word as the model sees it: an uncased tokenizer makes no difference between ``The`` and ``the``."""
-        normalizer = self._tokenizer.backend_tokenizer.normalizer
-        return word if normalizer is None else normalizer.normalize_str(word)
-
-    @functools.cached_property
-    def _special_ids(self) -> frozenset[int]:
-        """Tokens that no ordinary text makes."""
-        added = self._tokenizer.added_tokens_decoder
-        special = (token for token, content in added.items() if content.special)
-        return frozenset((*special, *self._tokenizer.all_special_ids))
+        return self._encoder.form(word)
 
     def batches(
         self, encoded: Sequence[Encoded], tokens: int = 8192, side: Side = "right"
@@ -593,17 +475,6 @@ def _require_eval(model: nn.Module) -> None:
             f"{type(model).__name__} is in training mode, where dropout changes every activation: "
             "call model.eval() first"
         )
-
-
-def _require_characters(texts: Sequence[str]) -> None:
-    for number, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(text[error.start]):04x}"
-            raise SubjectError(
-                f"text {number} ({text[:40]!a}): expected characters, got half of one ({half}, a lone surrogate)"
-            ) from None
 
 
 def _method(model: nn.Module, name: str) -> Callable[[], Any]:
